@@ -78,14 +78,15 @@ class Many:
         """The age bucket of each cohort."""
         ends = [*(begin - 1 for begin in self.begins[1:]), self.tick]
         return [
-            delays.age_bucket((2 * self.tick - begin - end) // 2) for begin, end in zip(self.begins, ends, strict=True)
+            delays.get_age_bucket((2 * self.tick - begin - end) // 2)
+            for begin, end in zip(self.begins, ends, strict=True)
         ]
 
     def pass_tick(self) -> None:
         """Reckon with the whole tick, and begin the next one."""
         ages = self.ages()
         firsts = [at for at in range(len(ages)) if at == 0 or ages[at] != ages[at - 1]]
-        hour = delays.part_of_day(self.tick)
+        hour = delays.get_part_of_day(self.tick)
         if self.learns.any():
             self.watched[hour, [ages[at] for at in firsts]] += np.add.reduceat(self.requests, firsts) * self.learns
         behind = self._expected(ages, firsts) * self.hours[hour]
@@ -115,7 +116,7 @@ class Many:
     def _begin_tick(self, bet: Numbers) -> None:
         self.tick += 1
         self.begins.append(self.tick)
-        for at in complaints.joins(self.begins):
+        for at in complaints.choose_joins(self.begins):
             del self.begins[at + 1]
             self._join(at)
         self.requests = np.concatenate([self.requests, np.zeros((1, self.requests.shape[1]))])
@@ -140,7 +141,7 @@ class Many:
         soon = (count >= complaints.REFERENCE_SEEN) & (seconds >= complaints.REFERENCE_SECONDS_MIN)
         late = (count >= complaints.REFERENCE_SEEN_MIN) & (seconds >= complaints.REFERENCE_SECONDS_MAX)
         done = np.flatnonzero(self.learns & (soon | late))
-        self._teach(done, [delays.learned(self.reference(int(version))) for version in done])
+        self._teach(done, [delays.learn(self.reference(int(version))) for version in done])
 
     def reference(self, version: int) -> Reference:
         """The reference period of one version."""
@@ -168,7 +169,7 @@ class Many:
         self.requests[cohort, version] -= 1
         learning = self.learns[version]
         self.events[age[learning], version[learning]] += 1
-        self.by_hour[delays.part_of_day(self.tick), version[learning]] += 1
+        self.by_hour[delays.get_part_of_day(self.tick), version[learning]] += 1
         tested = ~learning & (self.hazards[age, version] > 0)
         version, cohort = version[tested], cohort[tested]
         behind = np.arange(len(self.begins))[:, None] <= cohort
@@ -222,7 +223,7 @@ def in_order_of_arrival(bad: list[Numbers], baselines: Numbers, thresholds: Numb
     labels = np.full((longest, len(bad)), np.nan)
     for column, one in enumerate(bad):
         labels[: len(one), column] = one
-    p1 = np.array([slip.alternatives(float(m), "above") for m in baselines]).T
+    p1 = np.array([slip.list_alternatives(float(m), "above") for m in baselines]).T
     if_bad, if_good = p1 / baselines, (1 - p1) / (1 - baselines)
     sums, found = np.zeros_like(p1), np.full(len(bad), math.inf)
     weights = np.array(slip.WEIGHTS)

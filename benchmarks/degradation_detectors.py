@@ -34,7 +34,7 @@ class Design:
 def factors(baselines: Floats, design: Design | None = None) -> tuple[Floats, Floats]:
     """What a bad label and a good one multiply the sums by: alternatives by runs."""
     if design is None:
-        rates = np.array([slip.alternatives(float(one), "above") for one in baselines]).T
+        rates = np.array([slip.list_alternatives(float(one), "above") for one in baselines]).T
     else:
         rates = baselines + np.array(design.points)[:, None]
     return rates / baselines, (1.0 - rates) / (1.0 - baselines)

@@ -55,7 +55,7 @@ def fleet(versions: int, months: int, budget: float, seed: int) -> dict[str, Any
     rates = np.clip(draw.beta(2, 23, versions), 0.005, 0.4)
     wrong = draw.binomial(GATE_ROWS, rates)
     bounds = beta.ppf(GATE_CONFIDENCE, wrong + 1, GATE_ROWS - wrong)
-    between = np.array(planning.labels_between_false_alarms(budget, labels.tolist()))
+    between = np.array(planning.find_labels_between_false_alarms(budget, labels.tolist()))
     found: dict[str, Any] = {
         "versions": versions,
         "months": months,

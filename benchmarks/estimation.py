@@ -236,8 +236,8 @@ def month_of(
     sums = sums_of(
         population.right[ours] - population.right[theirs], population.judged[ours] - population.judged[theirs], month
     )
-    found["ppi", "difference"] = estimates.difference(sums)
-    found["labels", "difference"] = estimates.difference(without_judge(sums))
+    found["ppi", "difference"] = estimates.estimate_difference(sums)
+    found["labels", "difference"] = estimates.estimate_difference(without_judge(sums))
     return {name: one for name, one in found.items() if one is not None}
 
 

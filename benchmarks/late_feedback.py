@@ -156,7 +156,7 @@ def by_complaints(
     """At which tick each version first alarms, and at which its reference ended."""
     versions = events.requests.shape[1]
     many = Many(FIRST_TICK, versions, learned)
-    bar = np.full(versions, slip.threshold(labels, alpha))
+    bar = np.full(versions, slip.find_threshold(labels, alpha))
     return first_alarms(many, events, bar), many.learned_at - FIRST_TICK
 
 
@@ -168,7 +168,7 @@ def taught(world: World, seed: int) -> Delays:
     many = Many(FIRST_TICK, 1)
     for _ in through(many, events):
         pass
-    return delays.learned(many.reference(0))
+    return delays.learn(many.reference(0))
 
 
 def change_day(world: World) -> int:
@@ -188,7 +188,7 @@ def by_arrival(
     of = world.error * world.complain
     share = of / (of + (1 - world.error) * world.praise)
     known = draw.binomial(BASELINE_LABELS, share, versions)
-    bounds = np.array([baselines.upper_bound(float(wrong), BASELINE_LABELS) for wrong in known])
+    bounds = np.array([baselines.find_upper_bound(float(wrong), BASELINE_LABELS) for wrong in known])
     version, when = np.r_[bad.version, good.version], np.r_[bad.comes, good.comes]
     is_bad = np.r_[np.ones(len(bad.comes)), np.zeros(len(good.comes))]
     inside = (when >= ticks[0]) & (when < ticks[1])
@@ -198,7 +198,7 @@ def by_arrival(
     rows, comes = np.split(is_bad[order], cuts), np.split(when[order], cuts)
     month = MONTH_DAYS * TICKS_PER_DAY / (ticks[1] - ticks[0])
     labels = max(1.0, float(np.median([len(row) for row in rows])) * month)
-    found = in_order_of_arrival(rows, bounds, np.full(versions, slip.threshold(labels, alpha)))
+    found = in_order_of_arrival(rows, bounds, np.full(versions, slip.find_threshold(labels, alpha)))
     at = [times[int(n) - 1] if n < math.inf else math.inf for n, times in zip(found, comes, strict=True)]
     return np.array(at, float), labels
 

@@ -48,8 +48,8 @@ def first_pairs(count: int) -> Places:
     """The first pair of those on which an estimate rests, after each pair: the blocks that an arm keeps."""
     arm, found = Arm(other="general"), []
     for number in range(count):
-        arm = arms.with_label(arms.with_pair(arm, number, None), number, (1.0, 1.0), None)
-        found.append(int(arms.lately(arm, None)[-1].begins))
+        arm = arms.add_label(arms.add_pair(arm, number, None), number, (1.0, 1.0), None)
+        found.append(int(arms.get_newest_blocks(arm, None)[-1].begins))
     return np.array(found)
 
 
@@ -64,8 +64,8 @@ def bounds_of(differences: npt.NDArray[np.int8], first: Places) -> dict[str, Num
     rows = n + ADDED_DIFFERENCE * len(DIFFERENCES)
     middle = y / rows
     spread = np.maximum(0.0, (yy + ADDED_DIFFERENCE * sum(one * one for one, _ in DIFFERENCES)) / rows - middle**2)
-    radius = np.array([estimates.radius(float(one), ALPHA) for one in n])
-    student = np.array([estimates.student(1 - 2 * ALPHA, int(one) - 1) for one in n])
+    radius = np.array([estimates.find_radius(float(one), ALPHA) for one in n])
+    student = np.array([estimates.find_student_quantile(1 - 2 * ALPHA, int(one) - 1) for one in n])
     least, deviation = np.minimum(y / n, middle), np.sqrt(spread * rows / (rows - 1))
     found = {"fixed": least - student * deviation / np.sqrt(rows), "always": least - radius * deviation}
     return {name: np.where(n < arms.LABELS_MIN, -1.0, low) for name, low in found.items()}
@@ -96,9 +96,9 @@ def judged_too(runs: int, labels: int, different: float, draw: np.random.Generat
         apart, sums = word[0] - word[1], Sums()
         for at in range(labels):
             for one in apart[at, 1:]:
-                sums = estimates.judged(sums, float(one))
-            sums = estimates.labelled(sums, float(told[at, 0]), float(apart[at, 0]))
-            bounds = estimates.always(sums, ALPHA) if sums.labelled >= arms.LABELS_MIN else None
+                sums = estimates.add_guess(sums, float(one))
+            sums = estimates.add_label(sums, float(told[at, 0]), float(apart[at, 0]))
+            bounds = estimates.bound_always(sums, ALPHA) if sums.labelled >= arms.LABELS_MIN else None
             if bounds is not None and bounds[0] > 0.0:
                 shown += 1
                 break

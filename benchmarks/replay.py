@@ -100,10 +100,10 @@ def replayed(rows: Rows, version: Version) -> list[Turn]:
 def baseline_of(asked: argparse.Namespace, at: float) -> Baseline | None:
     """What was given; None where the stream's own first labels are the baseline."""
     if asked.baseline is not None:
-        return baselines.stated(asked.baseline, at, "replay", "--baseline")
+        return baselines.state_rate(asked.baseline, at, "replay", "--baseline")
     if asked.gate_rows is not None:
         wrong, of = asked.gate_rows
-        return baselines.measured("gate", wrong, of, at, "replay", "--gate-rows")
+        return baselines.measure("gate", wrong, of, at, "replay", "--gate-rows")
     return None
 
 

@@ -101,7 +101,7 @@ class Stream:
         self.of_class = of_class
         self.track = track
         self._labels_min = labels_min
-        self._roll = leaving_out.served(raters.roll(track.salt), CALLER)
+        self._roll = leaving_out.add_request(raters.start_roll(track.salt), CALLER)
         self._places = array("L")
         self._wrong = array("L", [0])
         self._tested = array("L")
@@ -138,7 +138,7 @@ class Stream:
             labelled=True,
             observed=float(self.track.labels),
             wrong=self.track.wrong,
-            estimate=lately.mean(self.track.recent),
+            estimate=lately.find_mean(self.track.recent),
             baseline={} if baseline is None else msgspec.to_builtins(baseline),
             e_value=math.exp(min(LOG_E_TOLD_MAX, self.track.find_evidence(alarming))),
             threshold=labels / alpha,
@@ -151,7 +151,7 @@ class Stream:
         count = len(self._places)
         guard = self.track.reverse if recovered else self.track.guard
         assert guard is not None, "it alarms, or has recovered"
-        since = raters.since(guard)
+        since = raters.find_change(guard)
         since = self._tested[min(since, len(self._tested) - 1)] if recovered else self.track.begun + since
         since = min(since, count - 1)
         share = (self._wrong[count] - self._wrong[since]) / (count - since)

@@ -43,7 +43,7 @@ COVERAGE_LEAST = 0.93
 
 def between(per_week: int, streams: int) -> float:
     """Labels between two false alarms of one stream."""
-    return planning.labels_between_false_alarms(1.0, [per_week * MONTH_WEEKS] * streams)[0]
+    return planning.find_labels_between_false_alarms(1.0, [per_week * MONTH_WEEKS] * streams)[0]
 
 
 def labels_until_found(baseline: float, error: float, labels: float, chance: random.Random) -> int:
@@ -56,14 +56,14 @@ def labels_until_found(baseline: float, error: float, labels: float, chance: ran
 
 def found(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each number of reviews a week and each change."""
-    baseline = baselines.upper_bound(asked.error * asked.gate_rows, asked.gate_rows)
+    baseline = baselines.find_upper_bound(asked.error * asked.gate_rows, asked.gate_rows)
     rows = []
     for per_week in PER_WEEK:
         labels = between(per_week, asked.streams) * ALPHA
         for points in POINTS:
             chance = random.Random(f"{asked.seed} {per_week} {points}")
             runs = [labels_until_found(baseline, asked.error + points, labels, chance) for _ in range(asked.runs)]
-            planned = planning.labels_to_detect(baseline, points, labels, ALPHA, rate=asked.error)
+            planned = planning.find_labels_to_detect(baseline, points, labels, ALPHA, rate=asked.error)
             rows.append(
                 {
                     "per_week": per_week,

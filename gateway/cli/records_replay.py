@@ -19,11 +19,11 @@ from gateway.errors import SettingsError
 from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.slip import BASELINE_MIN
+from monitoring.quality.signal_table import LABELLED
 from monitoring.quality.signals.replay import Placed, Replaying, Turn
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.health import Judgement
 
-LABELLED = ("reviewed", "feedback")
 TOLD_EVERY = 50_000
 TOLD_VERSIONS_MAX = 20
 SET_AT = 1.0
@@ -47,15 +47,15 @@ class Held:
         if self.rate is not None:
             if not BASELINE_MIN <= self.rate <= 1 - BASELINE_MIN:
                 raise SettingsError(f"--baseline: a rate from {BASELINE_MIN:g} to {1 - BASELINE_MIN:g}.")
-            found = baselines.stated(self.rate, SET_AT, "replay", "--baseline")
+            found = baselines.state_rate(self.rate, SET_AT, "replay", "--baseline")
         else:
             rows = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(self.gate_rows))
             if rows is None or int(rows[1]) >= int(rows[2]):
                 raise SettingsError(
                     f"--gate-rows: {self.gate_rows!r} is not as in 50/1000, fewer wrong rows than rows."
                 )
-            found = baselines.measured("gate", int(rows[1]), int(rows[2]), SET_AT, "replay", "--gate-rows")
-        return {str(self.version): dict.fromkeys(LABELLED, found)}
+            found = baselines.measure("gate", int(rows[1]), int(rows[2]), SET_AT, "replay", "--gate-rows")
+        return {str(self.version): {name: found for name, row in LABELLED.items() if row.measure == "share"}}
 
 
 def begun(settings: Settings, tasks: list[str], held: Held, look_seconds: float) -> Replaying:

@@ -74,12 +74,12 @@ UNLABELLED: Mapping[UnlabelledName, UnlabelledRow] = MappingProxyType(
 )
 
 
-def measure_of(name: str) -> Measure | None:
+def get_measure(name: str) -> Measure | None:
     """The measure of a labelled signal; None for any other name."""
     return next((row.measure for labelled, row in LABELLED.items() if labelled == name), None)
 
 
 def is_of_feedback_metric(name: str) -> bool:
-    """Whether the labels of a signal, or of a signal of a class, are values of the task's feedback metric."""
+    """Return whether the labels of a signal, or of a signal of a class, are values of the task's feedback metric."""
     signal = name.partition(":")[0]
     return any(row.is_of_feedback_metric for labelled, row in LABELLED.items() if labelled == signal)

@@ -41,7 +41,7 @@ def test_the_detector_in_numpy_is_the_monitors_to_the_last_digits(baseline: floa
 
 def served(guard: Guarded, caller: str) -> Guarded:
     """The monitor's guard once a request of this caller was answered."""
-    return raters.used_by(guard, leaving_out.served(guard.callers, caller))
+    return raters.set_callers(guard, leaving_out.add_request(guard.callers, caller))
 
 
 @pytest.mark.parametrize("callers", [2, 3, 6, 8])
@@ -164,7 +164,7 @@ def test_false_verdicts_of_a_fleet_are_those_of_the_monitors_detector_begun_anew
 
 @pytest.mark.parametrize("wrong", [0, 3, 20])
 def test_bounds_of_first_labels_are_the_baselines_that_the_monitor_takes(wrong: int) -> None:
-    track, roll = label_signal.start(50, "returns@v3"), raters.roll("returns@v3")
+    track, roll = label_signal.start(50, "returns@v3"), raters.start_roll("returns@v3")
     for n in range(50):
         track = track.take(entries.Label(badness=float(n < wrong), caller="shop"), float(n), roll, False)
     assert track.baseline is not None

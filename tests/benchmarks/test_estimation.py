@@ -32,9 +32,9 @@ def test_the_sums_of_a_month_are_those_of_its_rows_one_by_one() -> None:
     word = population.judged["adapter"] - population.judged["general"]
     singly = Sums()
     for at in month.labelled:
-        singly = estimates.labelled(singly, float(label[at]), float(word[at]))
+        singly = estimates.add_label(singly, float(label[at]), float(word[at]))
     for at in month.others:
-        singly = estimates.judged(singly, float(word[at]))
+        singly = estimates.add_guess(singly, float(word[at]))
     found = estimation.sums_of(label, word, month)
     assert (found.labelled, found.unlabelled) == (singly.labelled, singly.unlabelled) == (40, 260)
     for part in ("y", "f", "yf", "yy", "ff", "other_f", "other_ff"):

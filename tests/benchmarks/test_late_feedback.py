@@ -30,12 +30,12 @@ def test_many_versions_at_once_are_the_detector_of_each(shape: str, monkeypatch:
             for version, request in zip(versions, requests, strict=True):
                 about = float((FIRST_TICK + request) * TICK_SECONDS)
                 seen = singly[version].seen
-                singly[version] = complaints.complained(singly[version], about, now)
+                singly[version] = complaints.take_complaint(singly[version], about, now)
                 if singly[version].seen > seen:
                     largest[version] = max(largest[version], complaints.log_e(singly[version]))
         for version, count in enumerate(events.requests[at]):
-            one = complaints.advanced(singly[version], now)
-            singly[version] = complaints.served(one, now, int(count)) if count else one
+            one = complaints.advance(singly[version], now)
+            singly[version] = complaints.take_requests(one, now, int(count)) if count else one
     assert not many.learns.any()
     for version, one in enumerate(singly):
         assert one.seen == many.seen[version] > 100
@@ -51,7 +51,7 @@ def test_many_versions_at_once_are_the_detector_of_each(shape: str, monkeypatch:
 def test_labels_in_order_of_arrival_are_those_of_slip() -> None:
     draw = np.random.default_rng(2)
     bad = [(draw.random(300) < rate).astype(float) for rate in (0.1, 0.3, 0.5)]
-    found = in_order_of_arrival(bad, np.array([0.1, 0.15, 0.2]), np.full(3, slip.threshold(100, 0.1)))
+    found = in_order_of_arrival(bad, np.array([0.1, 0.15, 0.2]), np.full(3, slip.find_threshold(100, 0.1)))
     for labels, baseline, at in zip(bad, (0.1, 0.15, 0.2), found, strict=True):
         one, wanted = slip.start(baseline), math.inf
         for number, label in enumerate(labels):
@@ -88,8 +88,8 @@ def test_at_night_nobody_complains() -> None:
 def test_delays_of_the_version_before_are_about_those_of_the_world() -> None:
     world = World(per_hour=400)
     found = late_feedback.taught(world, 1)
-    assert delays.complaint_rate(found) == pytest.approx(world.complaint_rate, rel=0.2)
-    median = delays.delay_quantile(found, 0.5)
+    assert delays.get_complaint_rate(found) == pytest.approx(world.complaint_rate, rel=0.2)
+    median = delays.find_delay_quantile(found, 0.5)
     assert median is not None
     assert median == pytest.approx(world.delay_hours * 3600, rel=0.3)
 

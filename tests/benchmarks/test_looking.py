@@ -21,12 +21,14 @@ def test_bounds_of_many_runs_are_those_of_the_monitor_after_each_pair() -> None:
     arm = Arm(other="general")
     for number, apart in enumerate(differences[0]):
         right = (float(apart < 0), float(apart > 0))
-        arm = arms.with_label(arms.with_pair(arm, number, None), number, right, None)
+        arm = arms.add_label(arms.add_pair(arm, number, None), number, right, None)
         if number in (18, 19, 100, 700, 1_250, 1_299):
-            found = arms.found(arm, None)
+            found = arms.compare(arm, None)
             low = -1.0 if found is None else found.advantage_low
             assert bounds["always"][0, number] == pytest.approx(low)
-            one = estimates.difference(arms.total(block.sure.difference.low for block in arms.lately(arm, None)), 0.9)
+            one = estimates.estimate_difference(
+                arms.add_up(block.sure.difference.low for block in arms.get_newest_blocks(arm, None)), 0.9
+            )
             assert one is not None
             assert bounds["fixed"][0, number] == pytest.approx(one.low) or number < 19
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from monitoring import archive, archive_entries, archive_run
 from monitoring.archive import Asked, Nothing, columns_of
-from monitoring.quality.detectors.baselines import stated
+from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.signals.entries import Given
 from monitoring.quality.signals.replay import Placed, Replaying, Turn
 from monitoring.quality.signals.run import Monitor
@@ -262,7 +262,7 @@ def placed(wrong: list[bool], every_seconds: float, begin: int = 0) -> list[Plac
 
 
 def turned(entries: list[Placed], look_seconds: float) -> list[Turn]:
-    replaying = Replaying(step(), {V3: {"feedback": stated(0.08, 1.0, "admin", "known")}}, look_seconds)
+    replaying = Replaying(step(), {V3: {"feedback": state_rate(0.08, 1.0, "admin", "known")}}, look_seconds)
     return list(replaying.run(entries))
 
 

@@ -260,9 +260,9 @@ def test_the_first_caller_of_a_canary_is_not_alone_beside_those_of_the_active_ve
     failing = list(
         both(30, good("canary", error=True, latency_seconds=None, caller="shop0"), good("active", caller="shop0"))
     )
-    used = raters.roll("returns@v1")
+    used = raters.start_roll("returns@v1")
     for number in range(100):
-        used = leaving_out.served(used, SHOPS[number % 4])
+        used = leaving_out.add_request(used, SHOPS[number % 4])
     assert rollout.verdict(seen(PLAN, *failing), PLAN, 1.0).action == "roll_back"
     beside_others = rollout.start(PLAN, callers=used)
     assert rollout.verdict(seen(PLAN, *failing, state=beside_others), PLAN, 1.0).action == "continue"

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from gateway.features.evaluations.gates import STREAM
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.webhooks import KEY as MESSAGES
-from monitoring.quality.detectors.baselines import stated
+from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
@@ -50,7 +50,7 @@ class World:
 
     async def baseline(self, version: str, rate: float = 0.05) -> None:
         """Have the version's streams held against a rate that an admin states."""
-        one = msgspec.to_builtins(stated(rate, time.time(), "admin", "a test"))
+        one = msgspec.to_builtins(state_rate(rate, time.time(), "admin", "a test"))
         await self.running.services.objects.baselines.put(version, {STREAM: one, "feedback": one})
 
     async def ask_and_judge(self) -> str:

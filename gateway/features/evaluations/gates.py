@@ -15,7 +15,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
 from gateway.state.audited_step import Drafts
 from gateway.state.redis import redis_time
-from monitoring.quality.detectors.baselines import Baseline, counted
+from monitoring.quality.detectors.baselines import Baseline, measure_counts
 from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
 from serving.adapters.entries import VersionState
 from serving.object_store import UNREADABLE, Change, Stale, change_together
@@ -39,7 +39,7 @@ async def gate_of(evaluations: Evaluations, one: Evaluation) -> Gate | None:
     if counts is None:
         return None
     try:
-        found = counted("gate", *counts, 0.0, "system", "")
+        found = measure_counts("gate", *counts, 0.0, "system", "")
     except ValueError as error:
         return Gate(taken=False, because=f"It is no baseline: {error}")
     why_not = await _why_not(evaluations, one)
@@ -84,7 +84,9 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
         held = await _held(evaluations, one.version)
         if held is None or STREAM in held:
             return
-        found = counted("gate", *counts, await redis_time(evaluations.services.redis), "system", f"evaluation {one.id}")
+        found = measure_counts(
+            "gate", *counts, await redis_time(evaluations.services.redis), "system", f"evaluation {one.id}"
+        )
         after = msgspec.to_builtins({**held, STREAM: found})
         told = {"stream": STREAM, **after[STREAM]}
         noted = drafts.change(

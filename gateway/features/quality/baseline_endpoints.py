@@ -16,8 +16,8 @@ from gateway.feature import feature_of
 from gateway.features.evaluations.gates import counts_of
 from gateway.features.quality.quality import Quality
 from gateway.state.redis import redis_time
-from monitoring.quality.detectors.baselines import OF_MIN, RATE_MAX, Baseline, counted, stated
-from monitoring.quality.signal_table import SignalName, measure_of
+from monitoring.quality.detectors.baselines import OF_MIN, RATE_MAX, Baseline, measure_counts, state_rate
+from monitoring.quality.signal_table import SignalName, get_measure
 from monitoring.quality.signals.entries import TEXT_MAX
 from monitoring.quality.verdicts.health import StreamReport
 from monitoring.quality.verdicts.verdict import name_of
@@ -54,9 +54,9 @@ class BaselineIn(Body):
             raise ValueError("`wrong` and `of` go together")
         if self.wrong is not None and self.of is not None and self.wrong > self.of:
             raise ValueError("wrong: more than of: give the wrong ones of all that were judged")
-        if not self.accept and measure_of(self.stream) != "share":
+        if not self.accept and get_measure(self.stream) != "share":
             raise ValueError(f"stream: {self.stream} is not counted as wrong or right: accept what was seen lately")
-        if self.of_class is not None and measure_of(self.stream) != "share":
+        if self.of_class is not None and get_measure(self.stream) != "share":
             raise ValueError(f"of_class: {self.stream} has no classes")
         if self.of_class is not None and self.evaluation is not None:
             raise ValueError("of_class: an evaluation is of all classes")
@@ -125,7 +125,7 @@ async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, no
         wrong, of = await _evaluated(quality, version, body.evaluation)
         source, param = f"evaluation {body.evaluation}: {body.reason}", "evaluation"
     try:
-        return counted("admin", wrong, of, now, by, source)
+        return measure_counts("admin", wrong, of, now, by, source)
     except ValueError as error:
         raise Problem("invalid_value", str(error), param) from None
 
@@ -144,19 +144,19 @@ async def _evaluated(quality: Quality, version: str, name: str) -> tuple[int, in
 def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
     """Raises Problem (409) where there is nothing to accept, or too little of it."""
     complaint_metric = quality.services.settings.tasks[task].monitor.complaint_metric
-    if measure_of(body.stream) == "complaints" and complaint_metric is None:
+    if get_measure(body.stream) == "complaints" and complaint_metric is None:
         text = f"{task} has no complaints: set tasks.{task}.monitor.complaint_metric to the metric that complains."
         raise Problem("state_conflict", text, "stream")
-    if measure_of(body.stream) not in ("share", "difference"):
+    if get_measure(body.stream) not in ("share", "difference"):
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned anew")
     seen = _seen(quality, version, body)
     if seen is None or seen.observed < OF_MIN or seen.low is None or seen.high is None:
         raise Problem("state_conflict", _too_few(body, version, 0.0 if seen is None else seen.observed), "stream")
     low, high = seen.low, seen.high
     source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
-    if measure_of(body.stream) == "difference":
+    if get_measure(body.stream) == "difference":
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
-    return stated(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
+    return state_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
 
 
 def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | None:
@@ -168,7 +168,7 @@ def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | No
 
 def _too_few(body: BaselineIn, version: str, observed: float) -> str:
     """That so many labels or pairs are too few to be accepted, and what to do."""
-    of_pairs = measure_of(body.stream) == "difference"
+    of_pairs = get_measure(body.stream) == "difference"
     what = f"{observed:g} {'pair' if of_pairs else 'label'}{'' if observed == 1 else 's'}"
     stream = body.stream if body.of_class is None else f"{body.stream}, class {body.of_class},"
     instead = "" if of_pairs else ", or give `wrong` and `of` as they were counted"

@@ -23,7 +23,7 @@ from gateway.features.quality.responding import Responding
 from gateway.features.releases.availability import around
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
-from monitoring.quality.explanations.report import Situation, Told, told
+from monitoring.quality.explanations.report import Situation, TaskReport, make_report
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts import responses
 from monitoring.quality.verdicts.health import Action, Judgement, Pin, TaskHealth, VersionHealth
@@ -200,7 +200,7 @@ async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, An
     return {
         "task": task,
         "generation": generation,
-        "told": msgspec.to_builtins(told(found)),
+        "told": msgspec.to_builtins(make_report(found)),
         "health": msgspec.to_builtins(health),
         "judgements": {name: msgspec.to_builtins(one) for name, one in found.judgements.items()},
         "roles": msgspec.to_builtins(found.roles),
@@ -245,7 +245,7 @@ def situation(
 
 def _row(quality: Quality, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
     found = situation(quality, snapshot, task, now)
-    said: Told = told(found)
+    said: TaskReport = make_report(found)
     known = found.health.versions.get(said.version or "", VersionHealth())
     return {
         "task": task,

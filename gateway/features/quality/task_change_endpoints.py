@@ -21,7 +21,7 @@ from gateway.features.quality.quality import Quality
 from gateway.features.retraining.opening import draft_retraining
 from gateway.features.rules.endpoints import fallback_fault
 from gateway.state.redis import redis_time
-from monitoring.quality.explanations.phrases import day
+from monitoring.quality.explanations.phrases import format_day
 from monitoring.quality.verdicts import changing
 from monitoring.quality.verdicts.health import Action, Changed, TaskHealth
 from monitoring.quality.verdicts.retraining import Retraining, closed
@@ -134,8 +134,8 @@ def _see_that_it_can_be(effective_at: float, now: float) -> None:
     first, last = now - PAST_YEARS_MAX * YEAR_SECONDS, now + AHEAD_YEARS_MAX * YEAR_SECONDS
     if not first <= effective_at <= last:
         text = (
-            f"effective_at is {day(effective_at)}: a change is at most {PAST_YEARS_MAX} year past and "
-            f"{AHEAD_YEARS_MAX} years to come, so from {day(first)} to {day(last)}."
+            f"effective_at is {format_day(effective_at)}: a change is at most {PAST_YEARS_MAX} year past and "
+            f"{AHEAD_YEARS_MAX} years to come, so from {format_day(first)} to {format_day(last)}."
         )
         raise Problem("invalid_value", text, "effective_at")
 

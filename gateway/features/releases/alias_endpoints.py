@@ -242,7 +242,7 @@ async def _warnings(releases: Releases, task: str, before: AliasEntry | None, af
             found.append((lack, f"Run {COMMAND_OF['scope'].format(version=version)}."))
     now = await redis_time(releases.services.redis)
     beside = around(releases, releases.services.snapshot.current, task, now, after.weights)
-    away = in_words.known(task, beside, [name for name, weight in after.weights.items() if weight])
+    away = in_words.describe_obstacles(task, beside, [name for name, weight in after.weights.items() if weight])
     return [*(f"{lack.rstrip('.')}. {advice}" for lack, advice in found), *away]
 
 

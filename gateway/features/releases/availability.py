@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from gateway.features.releases.releases import Releases
 from gateway.state.snapshot import Snapshot
-from monitoring.quality.explanations.obstacles import Around, Rule
+from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
 from serving.adapters.entries import Version
 from serving.adapters.placement import HELD
 
@@ -21,10 +21,10 @@ def ready_and_up(releases: Releases, snapshot: Snapshot, version: Version) -> tu
     return ready, sum(replica is not None and replica.up for replica in there)
 
 
-def rules_away(snapshot: Snapshot, task: str, now: float) -> list[Rule]:
+def rules_away(snapshot: Snapshot, task: str, now: float) -> list[ActiveRule]:
     """The rules in force at `now` (Unix seconds) that send requests of the task elsewhere, in their order."""
     return [
-        Rule(
+        ActiveRule(
             name=one.id,
             action=one.action,
             version=one.version,
@@ -43,10 +43,10 @@ def around(
     now: float,
     names: Iterable[str | None],
     reviews: int | None = None,
-) -> Around:
+) -> Obstacles:
     """All of it for these versions of the task; `reviews` is how many wait for a person."""
     there = [snapshot.versions[name] for name in names if name is not None and name in snapshot.versions]
-    return Around(
+    return Obstacles(
         rules=rules_away(snapshot, task, now),
         ready={one.name: ready_and_up(releases, snapshot, one) for one in there},
         reviews=reviews,

@@ -1,4 +1,4 @@
-"""What a stream is held against: how often its version was wrong while it was healthy, of which kind, on what evidence.
+"""Baselines: the error rate of a version while it was healthy, with its kind and its evidence.
 
 Each kind of stream has a baseline of its own kind: reviewed labels are held against the gate's rows, user feedback
 against the previous version or the version's own first labels, and an admin may set either. A detector's false alarms
@@ -44,41 +44,41 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-def measured(
+def measure(
     kind: Kind, wrong: float, of: float, at: float, by: str, source: str, confidence: float = CONFIDENCE
 ) -> Baseline:
     """The baseline that these labels are evidence for. Raises ValueError as `upper_bound` does."""
-    upper = upper_bound(wrong, of, confidence)
+    upper = find_upper_bound(wrong, of, confidence)
     return Baseline(kind=kind, wrong=float(wrong), of=float(of), upper=upper, at=at, by=by, source=source)
 
 
-def counted(kind: Kind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
+def measure_counts(kind: Kind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
     """The same, for who takes what was counted elsewhere: an evaluation, or an admin.
 
     Raises ValueError, whose message is a sentence, where it is no evidence that a stream could be held against.
     """
     if of < OF_MIN:
         raise ValueError(f"{of:g} were judged, and a baseline takes at least {OF_MIN}.")
-    found = measured(kind, wrong, of, at, by, source)
+    found = measure(kind, wrong, of, at, by, source)
     if found.upper >= RATE_MAX:
         told = f"As many as {100 * found.upper:.1f}% may be wrong by that, so that the stream could never alarm."
         raise ValueError(told)
     return found
 
 
-def stated(rate: float, at: float, by: str, source: str) -> Baseline:
+def state_rate(rate: float, at: float, by: str, source: str) -> Baseline:
     """A rate that an admin sets without labels. Raises ValueError if it is not between 0 and 1."""
     if not 0.0 < rate < 1.0:
         raise ValueError(f"A baseline of {rate}: it must lie between 0 and 1.")
     return Baseline(kind="admin", wrong=0.0, of=0.0, upper=float(rate), at=at, by=by, source=source)
 
 
-def rate(baseline: Baseline) -> float | None:
+def get_rate(baseline: Baseline) -> float | None:
     """The share that was wrong; None where no labels stand behind it."""
     return baseline.wrong / baseline.of if baseline.of else None
 
 
-def upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
+def find_upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
     """The rate that the true one exceeds with probability at most 1 - confidence, from so many wrong labels.
 
     1.0 where all are wrong, or there are none. Sums of badness may be fractions. Raises ValueError if the counts can't
@@ -90,7 +90,7 @@ def upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> floa
     return _root(lambda p: incomplete_beta(wrong + 1.0, of - wrong, p), confidence)
 
 
-def lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
+def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
     """The rate that the true one is under with probability at most 1 - confidence. 0.0 where none is wrong.
 
     Raises ValueError as `upper_bound` does.

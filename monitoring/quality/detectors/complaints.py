@@ -1,4 +1,5 @@
-"""Do more complaints come than should? Late and rare feedback, held against what the requests so far let one expect.
+"""A detector of more complaints than expected: late and rare feedback, against the number that the requests so far lead
+to.
 
 Complaints that are counted in the order in which they come say more of the traffic than of the version: of young
 requests few were heard of yet. Here each request is expected to bring complaints according to its age, by the delays
@@ -89,18 +90,18 @@ def start(now: float, learned: Delays | None = None) -> Complaints:
 
 
 def learns(state: Complaints) -> bool:
-    """Whether it is still in its reference period, and so can't alarm."""
+    """Return whether it is still in its reference period, and so can't alarm."""
     return state.learned is None
 
 
-def served(state: Complaints, now: float, count: int = 1) -> Complaints:
+def take_requests(state: Complaints, now: float, count: int = 1) -> Complaints:
     """The detector after so many requests were answered now. Raises ValueError if there are none.
 
     A time before the last one counts as that.
     """
     if count < 1:
         raise ValueError(f"{count} requests: at least 1.")
-    state = advanced(state, now)
+    state = advance(state, now)
     last = state.cohorts[-1]
     return msgspec.structs.replace(
         state,
@@ -109,13 +110,13 @@ def served(state: Complaints, now: float, count: int = 1) -> Complaints:
     )
 
 
-def complained(state: Complaints, request_at: float, now: float) -> Complaints:
+def take_complaint(state: Complaints, request_at: float, now: float) -> Complaints:
     """The detector after the first complaint about a request that was answered at `request_at`.
 
     A second one about the same request must not be given. A complaint about a request that is not waited for (older
     than 30 days, or from before the start), or at an age of which the reference tells too little, is set aside.
     """
-    state = _settled(advanced(state, now))
+    state = _settled(advance(state, now))
     tick = int(min(request_at, state.at) // TICK_SECONDS)
     at = bisect_right(state.cohorts, tick, key=lambda cohort: cohort.begins) - 1
     age = _age(state.cohorts, at, state.tick) if at >= 0 else 0
@@ -131,21 +132,21 @@ def complained(state: Complaints, request_at: float, now: float) -> Complaints:
     won = tuple([Cohort(one.begins, one.requests, _more(one.logs, LOG_RATIOS)) for one in state.cohorts[: at + 1]])
     back = state.back
     if back is not None and about.begins >= back.begins:
-        back = fewer.complained(back)
+        back = fewer.take_complaint(back)
     return msgspec.structs.replace(state, seen=state.seen + 1, cohorts=(*won, *state.cohorts[at + 1 :]), back=back)
 
 
-def turned(state: Complaints, since: float) -> Complaints:
+def begin_reverse_test(state: Complaints, since: float) -> Complaints:
     """The detector with a reverse test, of the requests from the first tick on that begins after `since`."""
     return msgspec.structs.replace(state, back=Fewer(int(since // TICK_SECONDS) + 1))
 
 
-def untested(state: Complaints) -> Complaints:
+def end_reverse_test(state: Complaints) -> Complaints:
     """The detector without a reverse test."""
     return msgspec.structs.replace(state, back=None)
 
 
-def resumed(state: Complaints, now: float) -> Complaints:
+def resume(state: Complaints, now: float) -> Complaints:
     """The detector in its reference period after a time of which it was told nothing: that is no part of it.
 
     Requests from before are watched no more, as complaints about them may have come meanwhile.
@@ -166,12 +167,12 @@ def log_e(state: Complaints) -> float:
     return max(LOG_FLOOR, _log_of_sum([one for cohort in state.cohorts for one in cohort.logs]) - log(len(RATIOS)))
 
 
-def since(state: Complaints) -> float:
-    """From which time on (Unix seconds) requests bring more complaints, by the bets that stand highest."""
+def find_change(state: Complaints) -> float:
+    """The time from which requests bring more complaints (Unix seconds), by the highest bets."""
     return max(state.cohorts, key=lambda cohort: _log_of_sum(cohort.logs)).begins * TICK_SECONDS
 
 
-def advanced(state: Complaints, now: float) -> Complaints:
+def advance(state: Complaints, now: float) -> Complaints:
     """The detector at a later moment at which nothing has happened."""
     if now - state.at > HORIZON_TICKS * TICK_SECONDS:
         return _after_a_pause(state, now)
@@ -204,10 +205,10 @@ def _settled(state: Complaints) -> Complaints:
     watched[-1] = state.open_watched
     ages = _ages(state.cohorts, state.tick)
     if state.reference is not None:
-        reference = delays.watched(state.reference, state.tick, ages, watched, state.at)
+        reference = delays.add_watched(state.reference, state.tick, ages, watched, state.at)
         return msgspec.structs.replace(state, settled=state.at, open_watched=0.0, reference=reference)
     assert state.learned is not None
-    due = delays.expected(state.learned, ages, watched, state.tick)
+    due = delays.find_expected(state.learned, ages, watched, state.tick)
     cohorts = [
         Cohort(one.begins, one.requests, _paid(one.logs, mu)) if mu else one
         for one, mu in zip(state.cohorts, due, strict=True)
@@ -226,7 +227,7 @@ def _settled(state: Complaints) -> Complaints:
 def _with_expected(back: Fewer, cohorts: tuple[Cohort, ...], due: list[float]) -> Fewer:
     """The reverse test after what was due, of each cohort with all younger ones."""
     first = bisect_left(cohorts, back.begins, key=lambda cohort: cohort.begins)
-    return fewer.expected(back, due[first]) if first < len(due) and due[first] else back
+    return fewer.take_expected(back, due[first]) if first < len(due) and due[first] else back
 
 
 def _ticked(state: Complaints) -> Complaints:
@@ -234,7 +235,7 @@ def _ticked(state: Complaints) -> Complaints:
     tick = state.tick + 1
     bet = max(LOG_FLOOR, log(state.in_tick)) if state.in_tick > 0.0 else LOG_FLOOR
     cohorts = [*state.cohorts, Cohort(tick, 0.0, (bet, bet, bet, bet))]
-    for at in joins([cohort.begins for cohort in cohorts]):
+    for at in choose_joins([cohort.begins for cohort in cohorts]):
         one, next_one = cohorts[at], cohorts.pop(at + 1)
         cohorts[at] = Cohort(one.begins, one.requests + next_one.requests, _both(one.logs, next_one.logs))
     if len(cohorts) > 1 and cohorts[1].begins <= tick - HORIZON_TICKS:
@@ -244,8 +245,8 @@ def _ticked(state: Complaints) -> Complaints:
     return _taught(state) if state.reference is not None else state
 
 
-def joins(begins: list[int]) -> list[int]:
-    """Which cohort is to be joined with its next one, one after the other; the last cohort is still open."""
+def choose_joins(begins: list[int]) -> list[int]:
+    """The cohorts to join with their next one, one after the other; the last cohort is still open."""
     found: list[int] = []
     end, width, edges = len(begins) - 1, 1, list(begins)
     while True:
@@ -272,12 +273,12 @@ def _ages(cohorts: tuple[Cohort, ...], tick: int) -> list[int]:
 def _age(cohorts: tuple[Cohort, ...], at: int, tick: int) -> int:
     """The age bucket of a cohort's middle."""
     end = cohorts[at + 1].begins - 1 if at + 1 < len(cohorts) else tick
-    return delays.age_bucket((2 * tick - cohorts[at].begins - end) // 2)
+    return delays.get_age_bucket((2 * tick - cohorts[at].begins - end) // 2)
 
 
 def _noted(state: Complaints, reference: Reference, age: int) -> Complaints:
     """A complaint in the reference period."""
-    return msgspec.structs.replace(state, reference=delays.noted(reference, state.tick, age))
+    return msgspec.structs.replace(state, reference=delays.add_complaint(reference, state.tick, age))
 
 
 def _taught(state: Complaints) -> Complaints:
@@ -288,7 +289,7 @@ def _taught(state: Complaints) -> Complaints:
     enough = count >= REFERENCE_SEEN and seconds >= REFERENCE_SECONDS_MIN
     if not enough and not (count >= REFERENCE_SEEN_MIN and seconds >= REFERENCE_SECONDS_MAX):
         return state
-    return msgspec.structs.replace(state, reference=None, learned=delays.learned(reference))
+    return msgspec.structs.replace(state, reference=None, learned=delays.learn(reference))
 
 
 def _more(logs: Logs, by: Logs) -> Logs:

@@ -1,4 +1,4 @@
-"""After how long do complaints come? Their delays, learned from a reference period in which most are still to come.
+"""The delays of complaints, learned from a reference period in which most are still to come.
 
 A request's chance of a complaint within the next moment depends on how old it is. That hazard is taken as constant
 within an age bucket, and each bucket is as wide as all before it together. It is the complaints seen in a bucket by the
@@ -30,12 +30,12 @@ EVENTS_MIN = 5
 Z_UPPER = 1.959963984540054
 """Of the bound that holds with 97.5% confidence."""
 RHYTHM_SHARE = 0.25
-"""How much of the doubt about a part of the day is left over the several parts that a verdict takes."""
+"""The part of the doubt about a part of the day that is left over the several parts that a verdict takes."""
 DAY_SECONDS = 86400.0
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen in a reference period: complaints, and how long requests were watched.
+    """The observations of a reference period: complaints, and the time that requests were watched.
 
     `watched` are request-ticks by part of the day and, within it, by age bucket; `events` complaints by age bucket,
     `by_hour` by part of the day. `began` and `ended` are in Unix seconds.
@@ -64,17 +64,17 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
     ended: float
 
 
-def age_bucket(ticks: int) -> int:
+def get_age_bucket(ticks: int) -> int:
     """The bucket of an age in whole ticks: 0, 1, 2-3, 4-7 and so on."""
     return min(ticks.bit_length(), AGES - 1)
 
 
-def part_of_day(tick: int) -> int:
-    """In which part of the day (UTC) a tick lies."""
+def get_part_of_day(tick: int) -> int:
+    """The part of the day (UTC) in which a tick lies."""
     return int(tick * TICK_SECONDS % DAY_SECONDS // (DAY_SECONDS / HOURS))
 
 
-def learned(reference: Reference) -> Delays:
+def learn(reference: Reference) -> Delays:
     """The delays from a reference period. A bucket without complaints before the last tested one counts half of one."""
     watched = [math.fsum(reference.watched[age::AGES]) for age in range(AGES)]
     tested = 1 + max((age for age, seen in enumerate(reference.events) if seen >= EVENTS_MIN), default=-1)
@@ -113,20 +113,20 @@ def _rhythm(reference: Reference, hazards: list[float]) -> tuple[tuple[float, ..
     return tuple(max(HOUR_MIN, one / scale) if scale > 0.0 else 1.0 for one in raw), kept
 
 
-def watched(
+def add_watched(
     reference: Reference, tick: int, ages: Sequence[int], request_ticks: Sequence[float], at: float
 ) -> Reference:
     """The reference after requests of these age buckets were watched for so long in a tick, until `at`."""
-    first = part_of_day(tick) * AGES
+    first = get_part_of_day(tick) * AGES
     whole = list(reference.watched)
     for age, more in zip(ages, request_ticks, strict=True):
         whole[first + age] += more
     return msgspec.structs.replace(reference, watched=tuple(whole), ended=at)
 
 
-def noted(reference: Reference, tick: int, age: int) -> Reference:
+def add_complaint(reference: Reference, tick: int, age: int) -> Reference:
     """The reference after a complaint about a request in this age bucket."""
-    hour = part_of_day(tick)
+    hour = get_part_of_day(tick)
     return msgspec.structs.replace(
         reference,
         events=tuple([count + (at == age) for at, count in enumerate(reference.events)]),
@@ -134,14 +134,14 @@ def noted(reference: Reference, tick: int, age: int) -> Reference:
     )
 
 
-def expected(delays: Delays, ages: Sequence[int], request_ticks: Sequence[float], tick: int) -> list[float]:
+def find_expected(delays: Delays, ages: Sequence[int], request_ticks: Sequence[float], tick: int) -> list[float]:
     """The complaints that may come in a tick at most, of each cohort with all younger ones: the 97.5% bound.
 
     The cohorts stand oldest first, with their age buckets. The bound is that of a Poisson rate (Garwood 1936, by Wilson
     and Hilferty's formula) from as many complaints as weigh the same for these ages: where most requests are of an age
     of which little is known, it is wider. That is so of the youngest ones alone.
     """
-    hour, doubt = delays.hours[part_of_day(tick)], delays.rhythm_variance
+    hour, doubt = delays.hours[get_part_of_day(tick)], delays.rhythm_variance
     found, mean, squares, younger, of_age, last = [0.0] * len(ages), 0.0, 0.0, 0.0, 0.0, -1
     for at in range(len(ages) - 1, -1, -1):
         age = ages[at]
@@ -152,23 +152,23 @@ def expected(delays: Delays, ages: Sequence[int], request_ticks: Sequence[float]
             mean, of_age = mean + due, of_age + due
             squares = younger + of_age * of_age / delays.weights[age]
         if mean:
-            found[at] = mean * hour * widening(1.0 / (squares / (mean * mean) + doubt))
+            found[at] = mean * hour * find_widening(1.0 / (squares / (mean * mean) + doubt))
     return found
 
 
-def widening(complaints: float) -> float:
+def find_widening(complaints: float) -> float:
     """By which factor the 97.5% upper bound of a Poisson mean is above the count that was seen."""
     more = complaints + 1.0
     return more * (1.0 - 1.0 / (9.0 * more) + Z_UPPER / (3.0 * math.sqrt(more))) ** 3 / complaints
 
 
-def complaint_rate(delays: Delays) -> float:
+def get_complaint_rate(delays: Delays) -> float:
     """The share of requests that get a complaint at an age that is tested."""
     return -math.expm1(-math.fsum(h * ticks for h, ticks in zip(delays.hazards, _widths(), strict=True)))
 
 
-def delay_quantile(delays: Delays, share: float) -> float | None:
-    """After how many seconds this share of the complaints has come; None if none is expected at all.
+def find_delay_quantile(delays: Delays, share: float) -> float | None:
+    """The seconds after which this share of the complaints has come; None if none is expected at all.
 
     Within a bucket it is read along a straight line.
     """
@@ -184,7 +184,7 @@ def delay_quantile(delays: Delays, share: float) -> float | None:
 
 
 def _widths() -> tuple[float, ...]:
-    """How many ticks long a request is in each age bucket."""
+    """The number of ticks that a request is in each age bucket."""
     ends = [0.0, 1.0, *(float(1 << age) for age in range(1, AGES))]
     ends[-1] = float(HORIZON_TICKS)
     return tuple(end - begin for begin, end in pairwise(ends))

@@ -65,7 +65,7 @@ def start(kind: Kind, sides: Sides = "both") -> Signal:
 
 
 def learns(signal: Signal) -> bool:
-    """Whether its reference is not complete yet, so that it can't alarm."""
+    """Return whether its reference is not complete yet, so that it can't alarm."""
     return signal.observed < REFERENCE
 
 
@@ -82,14 +82,14 @@ def observe(signal: Signal, value: float | bool) -> Signal:
     else:
         assert signal.low is not None
         assert signal.high is not None
-        value = shortened(value)
+        value = shorten(value)
         above = above and slip.observe(above, float(value > signal.high))
         below = below and slip.observe(below, float(value < signal.low))
     signal = msgspec.structs.replace(signal, observed=signal.observed + 1, above=above, below=below)
     return msgspec.structs.replace(signal, log_max=max(signal.log_max, log_e(signal)))
 
 
-def shortened(value: float) -> float:
+def shorten(value: float) -> float:
     """A value to five digits, which is how it is kept and compared."""
     return float(f"{value:.5g}")
 
@@ -104,25 +104,25 @@ def log_e(signal: Signal) -> float:
 
 
 def alarms(signal: Signal, labels: float, alpha: float) -> bool:
-    """Whether it has ever reached the threshold for so many values. What it finds is a change, not a fault."""
-    return signal.log_max >= restarts.threshold(labels, alpha)
+    """Return whether it has ever reached the threshold for so many values. What it finds is a change, not a fault."""
+    return signal.log_max >= restarts.find_threshold(labels, alpha)
 
 
-def since(signal: Signal) -> int | None:
-    """After how many values, the reference's included, the change is likeliest to have begun; None while it learns."""
+def find_change(signal: Signal) -> int | None:
+    """The number of values, with the reference's, after which the change likeliest began; None while it learns."""
     there = [one for one in (signal.above, signal.below) if one is not None]
-    return REFERENCE + slip.since(max(there, key=slip.log_e)) if there else None
+    return REFERENCE + slip.find_change(max(there, key=slip.log_e)) if there else None
 
 
-def direction(signal: Signal) -> Literal["above", "below"] | None:
+def find_direction(signal: Signal) -> Literal["above", "below"] | None:
     """On which side there is more evidence; None while it learns."""
     if signal.above is None or signal.below is None:
         return "above" if signal.above is not None else "below" if signal.below is not None else None
     return "above" if slip.log_e(signal.above) >= slip.log_e(signal.below) else "below"
 
 
-def reference(signal: Signal) -> dict[str, float | int | str | None]:
-    """What it is held against, for people: the values behind it, its quantiles or its rate, and the bounds tested.
+def describe_reference(signal: Signal) -> dict[str, float | int | str | None]:
+    """The reference, for people: the number of its values, its quantiles or its rate, and the bounds that are tested.
 
     `seen_above` and `seen_below` are the shares that were seen since (of a rate: the rate).
     """
@@ -135,8 +135,8 @@ def reference(signal: Signal) -> dict[str, float | int | str | None]:
         "rate": signal.happened / REFERENCE if signal.kind == "rate" and not learns(signal) else None,
         "above_at_most": above.baseline if above is not None else None,
         "below_at_most" if signal.kind == "value" else "at_least": below.baseline if below is not None else None,
-        "seen_above": slip.mean(above) if above is not None else None,
-        "seen_below": slip.mean(below) if below is not None else None,
+        "seen_above": slip.find_mean(above) if above is not None else None,
+        "seen_below": slip.find_mean(below) if below is not None else None,
     }
 
 
@@ -145,7 +145,7 @@ def _learned(signal: Signal, value: float) -> Signal:
     kept = signal.sorted_values
     if signal.kind == "value":
         values = [*kept]
-        insort(values, shortened(value))
+        insort(values, shorten(value))
         kept = tuple(values)
     signal = msgspec.structs.replace(
         signal,
@@ -159,8 +159,8 @@ def _learned(signal: Signal, value: float) -> Signal:
 
 
 def _of_rate(signal: Signal) -> Signal:
-    upper = baselines.upper_bound(signal.happened, REFERENCE)
-    lower = baselines.lower_bound(signal.happened, REFERENCE)
+    upper = baselines.find_upper_bound(signal.happened, REFERENCE)
+    lower = baselines.find_lower_bound(signal.happened, REFERENCE)
     return msgspec.structs.replace(
         signal,
         above=slip.start(upper) if signal.sides != "below" and upper <= 1.0 - BASELINE_MIN else None,
@@ -169,9 +169,9 @@ def _of_rate(signal: Signal) -> Signal:
 
 
 def _of_values(signal: Signal) -> Signal:
-    """So many of the reference lie outside of its quantiles, and the bound is what that says of values to come."""
+    """Start the detectors: a fixed number of the reference lies outside its quantiles, which bounds values to come."""
     outside = round(OUTSIDE * REFERENCE)
-    bound = baselines.upper_bound(outside, REFERENCE)
+    bound = baselines.find_upper_bound(outside, REFERENCE)
     return msgspec.structs.replace(
         signal,
         sorted_values=(),

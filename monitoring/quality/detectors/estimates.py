@@ -1,4 +1,4 @@
-"""How good is an arm on all of its task's requests, from a few labels by people and a judge's word on many?
+"""The quality of an arm on all requests of its task, from few labels by people and a judge's opinion on many.
 
 The mean of the labels is corrected by how much more the judge thinks of the other rows than of the labelled ones, as
 far as the judge is worth it: mean(y) + lam·(mean(f, others) - mean(f, labelled)). With the weight lam that makes the
@@ -26,7 +26,7 @@ from statistics import NormalDist
 import msgspec
 
 ADDED = 0.35
-"""How many rows of each of the four ways are added for an interval."""
+"""The number of rows of each of the four ways that are added for an interval."""
 ADDED_DIFFERENCE = 0.175
 LABELS_MIN = 2
 TIGHT_AT = 100
@@ -39,7 +39,7 @@ DIFFERENCES = (
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True, array_like=True, omit_defaults=True):
-    """What an estimate needs of the rows. JSON gives back the same, to the last bit.
+    """The sums over rows that an estimate needs. JSON gives back the same, to the last bit.
 
     Of the labelled rows: their number, the sums of the labels y, of the judge's word f, of their product and their
     squares. Of the other rows, which only the judge has seen: their number, the sum of f and of its squares.
@@ -67,7 +67,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     lam: float
 
 
-def labelled(sums: Sums, y: float, f: float | None = None) -> Sums:
+def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
     """The sums after a row that a person has judged, and the judge too. Both lie in [-1, 1].
 
     Where the judge said nothing its word counts as 0, as it must then in `judged` too. Raises ValueError if a value
@@ -86,7 +86,7 @@ def labelled(sums: Sums, y: float, f: float | None = None) -> Sums:
     )
 
 
-def judged(sums: Sums, f: float) -> Sums:
+def add_guess(sums: Sums, f: float) -> Sums:
     """The sums after a row that only the judge has seen. Raises ValueError if its word is not within -1 and 1."""
     _see_that_it_is_bounded(f)
     return msgspec.structs.replace(
@@ -94,13 +94,13 @@ def judged(sums: Sums, f: float) -> Sums:
     )
 
 
-def relabelled(sums: Sums, y: float, f: float) -> Sums:
+def replace_guess(sums: Sums, y: float, f: float) -> Sums:
     """The sums after a person has judged a row that counted as the judge's alone. Raises ValueError as they do."""
     _see_that_it_is_bounded(y, f)
     without = msgspec.structs.replace(
         sums, unlabelled=sums.unlabelled - 1, other_f=sums.other_f - f, other_ff=sums.other_ff - f * f
     )
-    return labelled(without, y, f)
+    return add_label(without, y, f)
 
 
 def estimate(sums: Sums, confidence: float = 0.95) -> Estimate | None:
@@ -109,7 +109,7 @@ def estimate(sums: Sums, confidence: float = 0.95) -> Estimate | None:
     return _estimated(sums, confidence, cells, ADDED, 0.0, 1.0)
 
 
-def difference(sums: Sums, confidence: float = 0.95) -> Estimate | None:
+def estimate_difference(sums: Sums, confidence: float = 0.95) -> Estimate | None:
     """The mean difference of two arms on the same rows, in [-1, 1]; None with fewer than two labels.
 
     Each row's label is one arm's less the other's, and so is the judge's word.
@@ -117,7 +117,7 @@ def difference(sums: Sums, confidence: float = 0.95) -> Estimate | None:
     return _estimated(sums, confidence, DIFFERENCES, ADDED_DIFFERENCE, -1.0, 1.0)
 
 
-def always(sums: Sums, alpha: float = 0.05) -> tuple[float, float] | None:
+def bound_always(sums: Sums, alpha: float = 0.05) -> tuple[float, float] | None:
     """The lower and the upper bound of the mean difference of two arms; None with fewer than two labels.
 
     Each holds by itself, at whatever number of labels one looks, with a probability of 1 - alpha. That is so once there
@@ -132,12 +132,12 @@ def always(sums: Sums, alpha: float = 0.05) -> tuple[float, float] | None:
     mean, _, lam = _mean_and_variance(sums, n, None)
     rows = n + ADDED_DIFFERENCE * len(DIFFERENCES)
     middle, variance, _ = _mean_and_variance(_widened(sums, DIFFERENCES, ADDED_DIFFERENCE), rows, lam)
-    half = math.sqrt(variance * rows) * radius(n, alpha)
+    half = math.sqrt(variance * rows) * find_radius(n, alpha)
     return max(-1.0, min(mean, middle) - half), min(1.0, max(mean, middle) + half)
 
 
-def radius(n: float, alpha: float) -> float:
-    """How far from its mean the one-sided bound of n rows of variance 1 lies (the paper's appendix, one-sided).
+def find_radius(n: float, alpha: float) -> float:
+    """The distance of the one-sided bound of n rows of variance 1 from their mean (the paper's appendix).
 
     The tuning is the paper's for a two-sided bound at twice alpha, which this one is within 1% of.
     """
@@ -155,7 +155,7 @@ def _estimated(
     mean, _, lam = _mean_and_variance(sums, sums.labelled, None)
     rows = sums.labelled + added * len(cells)
     middle, variance, _ = _mean_and_variance(_widened(sums, cells, added), rows, lam)
-    half = student(confidence, sums.labelled - 1) * math.sqrt(variance)
+    half = find_student_quantile(confidence, sums.labelled - 1) * math.sqrt(variance)
     mean = min(most, max(least, mean))
     return Estimate(
         mean=mean,
@@ -198,7 +198,7 @@ def _mean_and_variance(sums: Sums, n: float, lam: float | None) -> tuple[float, 
     return y + lam * (other_f - f), residual / n + lam * lam * whole_variance / others, lam
 
 
-def student(confidence: float, degrees: int) -> float:
+def find_student_quantile(confidence: float, degrees: int) -> float:
     """Student's two-sided quantile, by the Cornish-Fisher series: within 1% from 5 degrees of freedom on.
 
     Raises ValueError if the confidence is no probability between 0 and 1.

@@ -1,4 +1,5 @@
-"""Do complaints come down again? The reverse test of `complaints.py`, begun anew all the time as `restarts.py` says.
+"""The reverse test of `complaints.py`: it finds that complaints come down. It begins again all the time
+(`restarts.py`).
 
 It refutes that there are still 1.5 times as many complaints as mu, those that are expected at most. While there are, a
 bet that c complaints come where mu were expected is (1/1.5)^c·exp(0.5·mu), which is at most 1 on average. Bets begin as
@@ -30,13 +31,13 @@ class Fewer(msgspec.Struct, frozen=True, array_like=True):
     log: float = 0.0
 
 
-def expected(fewer: Fewer, mu: float) -> Fewer:
+def take_expected(fewer: Fewer, mu: float) -> Fewer:
     """The test after so many complaints were expected at most."""
     grown = fewer.log + log1p(exp(-fewer.log)) + (RATIO - 1.0) * mu
     return Fewer(fewer.begins, grown + log1p(-exp(-grown)))
 
 
-def complained(fewer: Fewer) -> Fewer:
+def take_complaint(fewer: Fewer) -> Fewer:
     """The test after a complaint."""
     return Fewer(fewer.begins, max(0.0, fewer.log + log1p((RATIO - 1.0) * exp(-fewer.log)) - LOG_RATIO))
 

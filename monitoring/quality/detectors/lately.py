@@ -1,4 +1,4 @@
-"""What was seen lately: shares and rates that fade, and at which time something was counted. All of fixed size.
+"""Recent values: shares and rates that fade, and the times of counts. All of fixed size.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -10,7 +10,7 @@ import math
 import msgspec
 
 WINDOW = 200
-"""About so many of the newest values make a share."""
+"""The number of newest values that make a share, about."""
 FADING = 1.0 - 1.0 / WINDOW
 Z_95 = 1.959963984540054
 RATE_SECONDS = 3 * 86_400.0
@@ -25,7 +25,7 @@ COUNTED_MAX = 1000.0
 DIGITS = 3
 
 
-class Recent(msgspec.Struct, frozen=True, array_like=True):
+class FadedSums(msgspec.Struct, frozen=True, array_like=True):
     """Faded sums: of the weights, of their squares, of the values and of their squares."""
 
     weight: float = 0.0
@@ -34,9 +34,9 @@ class Recent(msgspec.Struct, frozen=True, array_like=True):
     total_squares: float = 0.0
 
 
-def with_value(recent: Recent, value: float) -> Recent:
+def add_value(recent: FadedSums, value: float) -> FadedSums:
     """The sums after a value."""
-    return Recent(
+    return FadedSums(
         FADING * recent.weight + 1.0,
         FADING * FADING * recent.squares + 1.0,
         FADING * recent.total + value,
@@ -44,20 +44,22 @@ def with_value(recent: Recent, value: float) -> Recent:
     )
 
 
-def with_value_of(parts: tuple[Recent, ...], own: int | None, value: float) -> tuple[Recent, ...]:
-    """What each of several has given to the sums, after a value of one's (None: of nobody's).
+def add_value_of(parts: tuple[FadedSums, ...], own: int | None, value: float) -> tuple[FadedSums, ...]:
+    """The part of each giver in the sums, after a value of one of them (None: of nobody).
 
     Rounded, so that it takes little room.
     """
     moved = [
-        with_value(one, value)
+        add_value(one, value)
         if place == own
-        else Recent(FADING * one.weight, FADING * FADING * one.squares, FADING * one.total, FADING * one.total_squares)
+        else FadedSums(
+            FADING * one.weight, FADING * FADING * one.squares, FADING * one.total, FADING * one.total_squares
+        )
         for place, one in enumerate(parts)
     ]
     return tuple(
         [
-            Recent(
+            FadedSums(
                 round(one.weight, DIGITS),
                 round(one.squares, DIGITS),
                 round(one.total, DIGITS),
@@ -68,9 +70,9 @@ def with_value_of(parts: tuple[Recent, ...], own: int | None, value: float) -> t
     )
 
 
-def without(recent: Recent, part: Recent) -> Recent:
+def take_away(recent: FadedSums, part: FadedSums) -> FadedSums:
     """The sums without what one has given."""
-    return Recent(
+    return FadedSums(
         max(0.0, recent.weight - part.weight),
         max(0.0, recent.squares - part.squares),
         max(0.0, recent.total - part.total),
@@ -78,12 +80,12 @@ def without(recent: Recent, part: Recent) -> Recent:
     )
 
 
-def mean(recent: Recent) -> float | None:
+def find_mean(recent: FadedSums) -> float | None:
     """The mean lately; None before the first value."""
     return recent.total / recent.weight if recent.weight else None
 
 
-def share_interval(recent: Recent) -> tuple[float, float] | None:
+def find_share_interval(recent: FadedSums) -> tuple[float, float] | None:
     """The 95% interval of a share (E. B. Wilson, 1927), by as many values as weigh the same; None before the first."""
     if not recent.weight:
         return None
@@ -95,7 +97,7 @@ def share_interval(recent: Recent) -> tuple[float, float] | None:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def mean_interval(recent: Recent) -> tuple[float, float] | None:
+def find_mean_interval(recent: FadedSums) -> tuple[float, float] | None:
     """The 95% interval of a mean of values in [-1, 1], reckoned as if one of each end had been seen; None before."""
     if not recent.weight:
         return None
@@ -114,7 +116,7 @@ class Rate(msgspec.Struct, frozen=True, array_like=True):
     count: float = 0.0
 
 
-def with_event(rate: Rate | None, at: float) -> Rate:
+def add_event(rate: Rate | None, at: float) -> Rate:
     """The rate after an event. One that comes before the last counts as at that time."""
     if rate is None:
         return Rate(at, at, 1.0)
@@ -124,7 +126,7 @@ def with_event(rate: Rate | None, at: float) -> Rate:
     return Rate(rate.since, at, rate.count * math.exp(-passed / RATE_SECONDS) + 1.0)
 
 
-def per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_SECONDS_MIN) -> float:
+def count_per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_SECONDS_MIN) -> float:
     """Events a day, lately. What is known for less than so many seconds counts as if it were for as long."""
     if rate is None:
         return 0.0
@@ -134,19 +136,19 @@ def per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_SECOND
     return count / (RATE_SECONDS * -math.expm1(-known / RATE_SECONDS)) * DAY_SECONDS
 
 
-def busiest(before: float, rate: Rate | None, at: float) -> float:
+def find_busiest(before: float, rate: Rate | None, at: float) -> float:
     """The most events a day so far, where `before` was the most; the first three days count as whole ones.
 
     A threshold that followed the rate down would let evidence of long ago alarm once events stop.
     """
-    return max(before, per_day(rate, at, RATE_SECONDS))
+    return max(before, count_per_day(rate, at, RATE_SECONDS))
 
 
 Marks = tuple[tuple[int, float, float], ...]
 """Counts, when each was reached (Unix seconds), and the sum by then: dense lately, and ever less so the longer ago."""
 
 
-def with_mark(marks: Marks, count: int, at: float, total: float) -> Marks:
+def add_mark(marks: Marks, count: int, at: float, total: float) -> Marks:
     """The marks with one more; of too many, the one that is missed least."""
     marks = (*marks, (count, at, total))
     if len(marks) <= MARKS_MAX:
@@ -158,7 +160,7 @@ def with_mark(marks: Marks, count: int, at: float, total: float) -> Marks:
     return marks[:least] + marks[least + 1 :]
 
 
-def time_of(marks: Marks, count: int) -> float | None:
+def find_time(marks: Marks, count: int) -> float | None:
     """The time of the last mark before the next one was counted; None without marks."""
     found = None
     for marked, at, _ in marks:
@@ -168,7 +170,7 @@ def time_of(marks: Marks, count: int) -> float | None:
     return found
 
 
-def since_then(marks: Marks, count: int) -> tuple[float, int] | None:
+def sum_since(marks: Marks, count: int) -> tuple[float, int] | None:
     """The sum and number of what came after so many were counted, as closely as marks tell; None where too few did."""
     if not marks:
         return None
@@ -185,7 +187,7 @@ class DelayCounts(msgspec.Struct, frozen=True, array_like=True):
     counts: tuple[float, ...] = (0.0,) * DELAYS
 
 
-def with_delay(delays: DelayCounts, seconds: float) -> DelayCounts:
+def add_delay(delays: DelayCounts, seconds: float) -> DelayCounts:
     """The counts after a delay."""
     at = min(DELAYS - 1, max(0, int(math.log2(seconds)) + 1 if seconds >= 1.0 else 0))
     counts = [count + (i == at) for i, count in enumerate(delays.counts)]
@@ -194,7 +196,7 @@ def with_delay(delays: DelayCounts, seconds: float) -> DelayCounts:
     return DelayCounts(tuple(counts))
 
 
-def median(delays: DelayCounts) -> float | None:
+def find_median(delays: DelayCounts) -> float | None:
     """The median delay in seconds, to within its power of 2; None before the first."""
     half = sum(delays.counts) / 2
     if not half:

@@ -1,4 +1,4 @@
-"""Nobody alone: the evidence of a stream is what stays whoever is left out.
+"""Leave one out: the evidence of a signal is the part that remains whoever is left out.
 
 Beside the detector over all there is one without each group of callers (or raters, or who else gives it what it sees),
 and the evidence is the least of them. The first who are met are a group each; those after them share the groups by
@@ -26,13 +26,13 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from monitoring.quality.detectors.restarts import LOG_FLOOR, threshold
+from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
 
 OTHERS_MIN = 0.05
 FADING_LABELS = 1.0 - 1.0 / 500
 FADING_REQUESTS = 1.0 - 1.0 / 1000
 FADING_SECONDS = 7 * 86_400.0
-"""In this time counts fade to 1/e."""
+"""The time in which counts fade to 1/e."""
 AGED_SECONDS = 3600.0
 """Counts fade in steps of at least this time: the rounding of smaller ones would add up."""
 DIGITS = 3
@@ -43,8 +43,9 @@ REPORTS_COUNT_AFTER_SECONDS = 7 * 86_400.0
 Detector = TypeVar("Detector")
 
 
-class Roll(msgspec.Struct, frozen=True, kw_only=True):
-    """Who was met, and how much of the latest is theirs. `salt` keeps digests of names apart between versions.
+class GiverRoll(msgspec.Struct, frozen=True, kw_only=True):
+    """The known givers, and their parts of the latest requests and labels. `salt` keeps digests of names apart between
+    versions.
 
     `known` are the digests of those who were met first, a group each, of `groups`. `requests` and `labels` are the
     faded counts of each group's, empty where none are counted: of what was served here last at `served_at` (Unix
@@ -77,50 +78,50 @@ class LeaveOneOut(msgspec.Struct, Generic[Detector], frozen=True, kw_only=True):
 # ---- who ---------------------------------------------------------------------------------------------
 
 
-def digest(roll: Roll, name: str) -> str:
-    """What somebody is known by."""
+def make_digest(roll: GiverRoll, name: str) -> str:
+    """The digest by which a giver is known."""
     return hashlib.blake2b(f"{roll.salt}\n{name}".encode(), digest_size=NAME_BYTES).hexdigest()
 
 
-def group(roll: Roll, name: str) -> int:
+def get_group(roll: GiverRoll, name: str) -> int:
     """The group that somebody is left out with."""
-    return group_of(roll, digest(roll, name))
+    return get_group_of_digest(roll, make_digest(roll, name))
 
 
-def group_of(roll: Roll, known_by: str) -> int:
+def get_group_of_digest(roll: GiverRoll, known_by: str) -> int:
     """The same by a digest."""
     return roll.known.index(known_by) if known_by in roll.known else int(known_by, 16) % roll.groups
 
 
-def met(roll: Roll, name: str) -> Roll:
+def meet(roll: GiverRoll, name: str) -> GiverRoll:
     """Somebody was met: the first have a group each."""
-    known_by = digest(roll, name)
+    known_by = make_digest(roll, name)
     if known_by in roll.known or len(roll.known) >= roll.groups:
         return roll
     return msgspec.structs.replace(roll, known=(*roll.known, known_by))
 
 
-def served(roll: Roll, name: str, at: float = 0.0, reported: bool = False) -> Roll:
+def add_request(roll: GiverRoll, name: str, at: float = 0.0, reported: bool = False) -> GiverRoll:
     """Somebody's request was answered at `at` (Unix seconds), here or as is `reported`. The counts begin anew where
     they were of the other kind; a report beside what is served here is not counted."""
     last = roll.served_at
     if reported and not roll.reported and last is not None and at - last < REPORTS_COUNT_AFTER_SECONDS:
-        return met(roll, name)
-    roll = aged(met(of_kind(roll, reported), name), at)
+        return meet(roll, name)
+    roll = fade(meet(count_kind(roll, reported), name), at)
     requests = _counted(roll, roll.requests, name, FADING_REQUESTS)
     return msgspec.structs.replace(roll, requests=requests, served_at=last if reported else at)
 
 
-def spoke(roll: Roll, name: str, reported: bool = False, at: float = 0.0) -> Roll:
+def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.0) -> GiverRoll:
     """Somebody gave a label at `at` (Unix seconds), of a request that was served here or is `reported`: it counts if
     such requests do."""
-    roll = aged(met(roll, name), at)
+    roll = fade(meet(roll, name), at)
     if reported != roll.reported:
         return roll
     return msgspec.structs.replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS))
 
 
-def aged(roll: Roll, at: float) -> Roll:
+def fade(roll: GiverRoll, at: float) -> GiverRoll:
     """The roll at a later time (Unix seconds): all counts have faded alike."""
     passed = at - roll.aged_at
     if passed < AGED_SECONDS:
@@ -132,33 +133,33 @@ def aged(roll: Roll, at: float) -> Roll:
     return msgspec.structs.replace(roll, requests=requests, labels=labels, aged_at=at)
 
 
-def of_kind(roll: Roll, reported: bool) -> Roll:
+def count_kind(roll: GiverRoll, reported: bool) -> GiverRoll:
     """The roll once what is served here counts, or what is `reported`."""
     return (
         roll if roll.reported == reported else msgspec.structs.replace(roll, reported=reported, requests=(), labels=())
     )
 
 
-def believed(roll: Roll) -> Iterator[int]:
+def find_believed(roll: GiverRoll) -> Iterator[int]:
     """The groups that may not be left out: beside them no others count."""
     return (place for place in range(roll.groups) if not _others_count(roll, place))
 
 
-def alone(roll: Roll) -> str | None:
+def find_alone(roll: GiverRoll) -> str | None:
     """The digest of whom no others count beside; None where there are several, or nobody was met."""
     return next((known_by for place, known_by in enumerate(roll.known) if not _others_count(roll, place)), None)
 
 
-def _counted(roll: Roll, counts: tuple[float, ...], name: str, fading: float) -> tuple[float, ...]:
+def _counted(roll: GiverRoll, counts: tuple[float, ...], name: str, fading: float) -> tuple[float, ...]:
     """The counts with one more of this group, of which alone some fades for it: who sends many shows that it is there,
     and not that others are gone. They are rounded, so that they take little room as JSON."""
-    own = group(roll, name)
+    own = get_group(roll, name)
     counts = counts or (0.0,) * roll.groups
     return (*counts[:own], round(fading * counts[own] + 1.0, DIGITS), *counts[own + 1 :])
 
 
-def _others_count(roll: Roll, own: int) -> bool:
-    """Whether all but this group have enough of the requests, or of the labels, to be asked for."""
+def _others_count(roll: GiverRoll, own: int) -> bool:
+    """Return whether all but this group have enough of the requests, or of the labels, to be asked for."""
     for counts in (roll.requests, roll.labels):
         total = sum(counts)
         if total > 0.0 and total - counts[own] >= OTHERS_MIN * total:
@@ -174,7 +175,7 @@ def start(whole: Detector, groups: int) -> LeaveOneOut[Detector]:
     return LeaveOneOut(whole=whole, without=(None,) * groups)
 
 
-def moved(
+def move(
     one: LeaveOneOut[Detector], move: Callable[[Detector], Detector], own: Collection[int] = ()
 ) -> LeaveOneOut[Detector]:
     """The detectors after something that these groups gave: those that leave one of them out do not see it.
@@ -191,7 +192,7 @@ def moved(
     return msgspec.structs.replace(one, whole=move(whole), without=without)
 
 
-def judged(
+def judge(
     one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]
 ) -> LeaveOneOut[Detector]:
     """The detectors with the evidence now, and the largest so far.
@@ -199,21 +200,21 @@ def judged(
     Where somebody who was believed for want of others may be left out now, what rested on that belief is void: the
     largest is what stands without it. Nothing rests on who has given nothing.
     """
-    found = evidence(one, log_e, believed)
+    found = find_evidence(one, log_e, believed)
     is_void = any(place not in believed and one.without[place] is not None for place in one.believed)
     log_max = found if is_void else max(found, one.log_max)
     return msgspec.structs.replace(one, log_now=found, log_max=log_max, believed=tuple(sorted(believed)))
 
 
-def evidence(one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]) -> float:
+def find_evidence(one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]) -> float:
     """The natural logarithm of the evidence now: the least over all whom one may leave out."""
     least = [log_e(left) for place, left in enumerate(one.without) if left is not None and place not in believed]
     return min([log_e(one.whole), *least])
 
 
 def alarms(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
-    """Whether the evidence has ever reached the threshold for so many labels."""
-    return one.log_max >= threshold(labels, alpha)
+    """Return whether the evidence has ever reached the threshold for so many labels."""
+    return one.log_max >= find_threshold(labels, alpha)
 
 
 def rests_on(
@@ -234,9 +235,10 @@ def rests_on(
 
 
 def stands(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
-    """Whether the evidence reaches the threshold for so many labels as it stands: the first time that it does is the
-    first time that `alarms` says so, and with the same probability; it is not so any more once the evidence is gone."""
-    return one.log_now >= threshold(labels, alpha)
+    """Return whether the evidence reaches the threshold for so many labels as it stands: the first time that it does is
+    the first time that `alarms` says so, and with the same probability; it is not so any more once the evidence is
+    gone."""
+    return one.log_now >= find_threshold(labels, alpha)
 
 
 def stands_between(one: LeaveOneOut[Detector], labels: float) -> bool:

@@ -1,4 +1,4 @@
-"""Has a version become worse than another on the same inputs? The detector of `slip.py` for paired differences.
+"""A detector of a version that gets worse than another on the same inputs: `slip.py` for paired differences.
 
 A difference D in [-1, 1] is the version's badness less the other's on one input. Shares of the largest stake that could
 lose all are bet on D above the margin d0, each with the factor 1 + stake·(D - d0)/(1 + d0), which is at most 1 on
@@ -56,9 +56,9 @@ def observe(slip: PairedSlip, difference: float) -> PairedSlip:
     margin = slip.margin
     won = (difference - margin) / (1 + margin) if slip.side == "above" else (margin - difference) / (1 - margin)
     gained = tuple([log1p(stake * won) for stake in STAKES])
-    logs = restarts.grown(slip.logs, gained)
+    logs = restarts.grow(slip.logs, gained)
     observed = slip.observed + 1
-    rises, begun = restarts.runs(slip.rises, slip.begun, gained, observed)
+    rises, begun = restarts.find_runs(slip.rises, slip.begun, gained, observed)
     return PairedSlip(
         margin=margin,
         side=slip.side,
@@ -74,6 +74,6 @@ def log_e(slip: PairedSlip) -> float:
     return restarts.log_of_mean(slip.logs, WEIGHTS)
 
 
-def since(slip: PairedSlip) -> int:
-    """After how many pairs the change is likeliest to have begun, by the stake that leads."""
-    return restarts.since(slip.logs, slip.begun, WEIGHTS)
+def find_change(slip: PairedSlip) -> int:
+    """The number of pairs after which the change likeliest began, by the stake that leads."""
+    return restarts.find_change(slip.logs, slip.begun, WEIGHTS)

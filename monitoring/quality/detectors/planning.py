@@ -1,4 +1,4 @@
-"""How many false alarms, and how soon a true one? What an operator sets, in the units of the detectors, and back.
+"""The number of false alarms and the time to a true one, from an operator's units to the detectors' and back.
 
 Operators say how many false alarms the whole fleet may have in a month. Each stream gets an equal part. A stream that
 raises one in `A` labels on average while nothing is wrong, and has `L` labels a month, raises L/A. The detectors of
@@ -23,7 +23,7 @@ BETWEEN_MIN = 200.0
 """A stream with few labels a month raises an alarm no more often than once in so many labels."""
 
 
-def labels_between_false_alarms(
+def find_labels_between_false_alarms(
     false_alarms_per_month: float, streams: Sequence[float], between_min: float = BETWEEN_MIN
 ) -> tuple[float, ...]:
     """For each stream, of so many labels a month, how many labels shall lie between two false alarms on average.
@@ -38,10 +38,10 @@ def labels_between_false_alarms(
     return tuple(max(between_min, labels / part) for labels in streams)
 
 
-def labels_to_detect(
+def find_labels_to_detect(
     baseline: float, points: float, labels: float, alpha: float, rate: float | None = None, side: Side = "above"
 ) -> float | None:
-    """About how many labels it takes on average until a detector alarms, once the rate has changed by so many points.
+    """The mean number of labels until a detector alarms, about, once the rate has changed by so many points.
 
     `baseline` is what the detector tests against, `rate` what the stream had before, by default the baseline; `points`
     is a share, 0.05 for 5 points. The best of the detector's alternatives, which gains g a label, has to come to the
@@ -51,10 +51,10 @@ def labels_to_detect(
     slip.start(baseline, side)
     before = baseline if rate is None else rate
     true = min(1.0, before + points) if side == "above" else max(0.0, before - points)
-    gain = max(_growth(true, baseline, p1) for p1 in slip.alternatives(baseline, side))
+    gain = max(_growth(true, baseline, p1) for p1 in slip.list_alternatives(baseline, side))
     if gain <= 0.0:
         return None
-    return max(1.0, max(1.0, slip.threshold(labels, alpha) - math.log(max(1.0, 1.0 / gain))) / gain)
+    return max(1.0, max(1.0, slip.find_threshold(labels, alpha) - math.log(max(1.0, 1.0 / gain))) / gain)
 
 
 def _growth(true: float, baseline: float, p1: float) -> float:
@@ -63,7 +63,7 @@ def _growth(true: float, baseline: float, p1: float) -> float:
     return true * math.log(p1 / baseline) + (1.0 - true) * math.log((1.0 - p1) / (1.0 - baseline))
 
 
-def seconds_to_detect(
+def find_seconds_to_detect(
     labels_per_day: float,
     baseline: float,
     points: float,
@@ -71,8 +71,8 @@ def seconds_to_detect(
     alpha: float,
     rate: float | None = None,
 ) -> float | None:
-    """How long that takes at so many labels a day; None where it is not found, or nothing is labelled."""
-    wanted = labels_to_detect(baseline, points, labels, alpha, rate)
+    """The seconds that this takes at so many labels a day; None where it is not found, or nothing is labelled."""
+    wanted = find_labels_to_detect(baseline, points, labels, alpha, rate)
     if wanted is None or labels_per_day <= 0.0:
         return None
     return wanted / labels_per_day * DAY_SECONDS

@@ -1,4 +1,4 @@
-"""No caller moves a verdict alone, and no rater of a caller either: the detector of `slip.py`, guarded.
+"""The guarded detector: `slip.py`, so that no caller and no rater of a caller moves a verdict alone.
 
 Each caller is left out in turn, and each rater (`leaving_out.py`): up to eight callers (raters) by themselves, and
 those after them in eight groups by their hash. Labels of trusted givers (operators, admins, reviewers) are in all
@@ -16,7 +16,7 @@ import msgspec
 
 from monitoring.quality.detectors import leaving_out, restarts
 from monitoring.quality.detectors import slip as detector
-from monitoring.quality.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.quality.detectors.leaving_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.slip import Side, Slip
 
 GROUPS = 8
@@ -29,16 +29,16 @@ FADING = 1.0 - 1.0 / WINDOW
 
 
 class Heavy(msgspec.Struct, frozen=True, kw_only=True):
-    """How much the labels of a rater weigh among the latest."""
+    """The weight of a rater's labels among the latest."""
 
     rater: str
     weight: float
 
 
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
-    """Who gives the labels of a stream: its raters, the faded count of labels, and the weights of the heaviest."""
+    """The givers of a signal's labels: its raters, the faded count of labels, and the weights of the heaviest."""
 
-    raters: Roll
+    raters: GiverRoll
     labels: float = 0.0
     heavy: tuple[Heavy, ...] = ()
 
@@ -51,16 +51,16 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     detectors: LeaveOneOut[Slip]
-    callers: Roll
-    raters: Roll
+    callers: GiverRoll
+    raters: GiverRoll
     labels: float = 0.0
     heavy: tuple[Heavy, ...] = ()
     share_max: float = RATER_SHARE_MAX
 
 
-def roll(salt: str) -> Roll:
-    """Who uses a version, of whom nobody was met yet; `salt` is the version."""
-    return Roll(salt=salt, groups=GROUPS)
+def start_roll(salt: str) -> GiverRoll:
+    """The roll of a version that nobody has used yet; `salt` is the version."""
+    return GiverRoll(salt=salt, groups=GROUPS)
 
 
 def start(baseline: float, salt: str, side: Side = "above", rater_share_max: float = RATER_SHARE_MAX) -> Guarded:
@@ -71,10 +71,10 @@ def start(baseline: float, salt: str, side: Side = "above", rater_share_max: flo
     if not 0.0 < rater_share_max <= 1.0:
         raise ValueError(f"A rater's largest share is {rater_share_max}: above 0, and at most 1.")
     detectors = leaving_out.start(detector.start(baseline, side), 2 * GROUPS)
-    return Guarded(detectors=detectors, callers=roll(salt), raters=roll(salt), share_max=rater_share_max)
+    return Guarded(detectors=detectors, callers=start_roll(salt), raters=start_roll(salt), share_max=rater_share_max)
 
 
-def anew(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
+def restart(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
     """A detector that has seen nothing, and knows its callers and raters as this one does."""
     detectors = leaving_out.start(detector.start(baseline, side), 2 * GROUPS)
     return msgspec.structs.replace(guarded, detectors=detectors)
@@ -86,12 +86,12 @@ def start_knowing(baseline: float, salt: str, shares: Shares) -> Guarded:
     return msgspec.structs.replace(fresh, raters=shares.raters, labels=shares.labels, heavy=shares.heavy)
 
 
-def shares(salt: str) -> Shares:
+def start_shares(salt: str) -> Shares:
     """The shares of a stream without labels; `salt` is the version."""
-    return Shares(raters=roll(salt))
+    return Shares(raters=start_roll(salt))
 
 
-def heard(
+def add_label(
     known: Shares,
     caller: str,
     rater: str | None,
@@ -101,19 +101,21 @@ def heard(
     at: float = 0.0,
 ) -> tuple[Shares, float]:
     """The shares after a label of somebody who is not trusted, given at `at` (Unix seconds), and what it may weigh."""
-    name = name_of(caller, rater)
-    by_rater = leaving_out.digest(known.raters, name)
+    name = get_name(caller, rater)
+    by_rater = leaving_out.make_digest(known.raters, name)
     fading, labels = _faded(known.heavy), FADING * known.labels + 1.0
     counted = min(weight, _allowed(fading, labels, by_rater, share_max))
-    spoken = leaving_out.spoke(known.raters, name, reported, at)
+    spoken = leaving_out.add_label(known.raters, name, reported, at)
     return Shares(raters=spoken, labels=labels, heavy=_weighed(fading, by_rater, counted)), counted
 
 
-def used_by(guarded: Guarded, roll: Roll) -> Guarded:
+def set_callers(guarded: Guarded, roll: GiverRoll) -> Guarded:
     """The detector once it is known who uses the version, and how much."""
-    callers = leaving_out.of_kind(guarded.callers, roll.reported)
+    callers = leaving_out.count_kind(guarded.callers, roll.reported)
     callers = msgspec.structs.replace(callers, known=roll.known, requests=roll.requests)
-    return msgspec.structs.replace(guarded, callers=callers, raters=leaving_out.of_kind(guarded.raters, roll.reported))
+    return msgspec.structs.replace(
+        guarded, callers=callers, raters=leaving_out.count_kind(guarded.raters, roll.reported)
+    )
 
 
 def observe(
@@ -134,30 +136,31 @@ def observe(
     if trusted:
         return _seen(guarded, badness, weight, ())
     known = Shares(raters=guarded.raters, labels=guarded.labels, heavy=guarded.heavy)
-    known, counted = heard(known, caller, rater, reported, guarded.share_max, weight, at)
+    known, counted = add_label(known, caller, rater, reported, guarded.share_max, weight, at)
     guarded = msgspec.structs.replace(
         guarded,
-        callers=leaving_out.spoke(guarded.callers, caller, reported, at),
+        callers=leaving_out.add_label(guarded.callers, caller, reported, at),
         raters=known.raters,
         labels=known.labels,
         heavy=known.heavy,
     )
-    by_rater = GROUPS + leaving_out.group(guarded.raters, name_of(caller, rater))
-    return _seen(guarded, badness, counted, (leaving_out.group(guarded.callers, caller), by_rater))
+    by_rater = GROUPS + leaving_out.get_group(guarded.raters, get_name(caller, rater))
+    return _seen(guarded, badness, counted, (leaving_out.get_group(guarded.callers, caller), by_rater))
 
 
 def log_e(guarded: Guarded) -> float:
     """The natural logarithm of the evidence now: what stays whichever caller or rater is left out."""
-    return leaving_out.evidence(guarded.detectors, detector.log_e, _believed(guarded))
+    return leaving_out.find_evidence(guarded.detectors, detector.log_e, _believed(guarded))
 
 
 def alarms(guarded: Guarded, labels: float, alpha: float) -> bool:
-    """Whether the evidence has ever reached the threshold for so many labels."""
+    """Return whether the evidence has ever reached the threshold for so many labels."""
     return leaving_out.alarms(guarded.detectors, labels, alpha)
 
 
 def rests_on_one(guarded: Guarded, labels: float, alpha: float) -> bool:
-    """Whether all labels would alarm as they stand, and not without one caller or rater alone: somebody should look.
+    """Return whether all labels would alarm as they stand, and not without one caller or rater alone: somebody should
+    look.
 
     Where it is not enough without another of them either, there is too little evidence yet, and it rests on nobody.
     """
@@ -173,31 +176,31 @@ def rests_on_most(guarded: Guarded, labels: float, alpha: float) -> bool:
 
 def _rests_on(guarded: Guarded, labels: float, alpha: float) -> list[int]:
     """The places of the one caller and the one rater without whom it is not enough."""
-    enough, believed = restarts.threshold(labels, alpha), _believed(guarded)
+    enough, believed = restarts.find_threshold(labels, alpha), _believed(guarded)
     return leaving_out.rests_on(guarded.detectors, detector.log_e, enough, believed, GROUPS)
 
 
-def since(guarded: Guarded) -> int:
-    """After how many labels the change is likeliest to have begun."""
-    return detector.since(guarded.detectors.whole)
+def find_change(guarded: Guarded) -> int:
+    """The number of labels after which the change likeliest began."""
+    return detector.find_change(guarded.detectors.whole)
 
 
 def _seen(guarded: Guarded, badness: float, weight: float, own: tuple[int, ...]) -> Guarded:
     """The detector after a label that those of these places have given."""
-    moved = leaving_out.moved(guarded.detectors, lambda slip: detector.observe(slip, badness, weight), own)
-    detectors = leaving_out.judged(moved, detector.log_e, _believed(guarded))
+    moved = leaving_out.move(guarded.detectors, lambda slip: detector.observe(slip, badness, weight), own)
+    detectors = leaving_out.judge(moved, detector.log_e, _believed(guarded))
     return msgspec.structs.replace(guarded, detectors=detectors)
 
 
 def _believed(guarded: Guarded) -> set[int]:
     """The places of callers and raters who may not be left out."""
     return {
-        *leaving_out.believed(guarded.callers),
-        *[GROUPS + place for place in leaving_out.believed(guarded.raters)],
+        *leaving_out.find_believed(guarded.callers),
+        *[GROUPS + place for place in leaving_out.find_believed(guarded.raters)],
     }
 
 
-def name_of(caller: str, rater: str | None) -> str:
+def get_name(caller: str, rater: str | None) -> str:
     """The name of a rater among those of all callers; a caller who names none is its own rater."""
     return caller if rater is None else f"{caller}\n{rater}"
 
@@ -207,7 +210,7 @@ def _faded(heavy: tuple[Heavy, ...]) -> tuple[Heavy, ...]:
 
 
 def _allowed(heavy: tuple[Heavy, ...], labels: float, rater: str, share_max: float) -> float:
-    """What a label of this rater may weigh, so that its latest labels weigh no more than their share."""
+    """The greatest weight of a label of this rater, so that its latest labels weigh no more than their share."""
     have = next((one.weight for one in heavy if one.rater == rater), None)
     raters = sum(one.weight >= PRESENT_MIN for one in heavy) + (have is None or have < PRESENT_MIN)
     if raters < RATERS_MIN:

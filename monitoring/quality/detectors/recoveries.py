@@ -1,4 +1,4 @@
-"""What a recovery has to show, so that a version does not go back and forth between healthy and degraded.
+"""The evidence that a recovery needs, so that a version does not go back and forth between healthy and degraded.
 
 A reverse test finds a recovery that is none at most once in so many labels on average. After one that did not hold it
 asks for four times as many, and so on: of a slip that lasts for T labels there are some log4(T / 200) false recoveries
@@ -15,17 +15,17 @@ IN_A_ROW_MAX = 6
 """More recoveries in a row that did not hold ask for no more: some 800,000 labels lie between two by chance then."""
 
 
-def asked(in_a_row: int, first: float = BETWEEN) -> float:
-    """How many labels lie between two false recoveries at least, on average, after so many that have not held yet."""
+def count_asked(in_a_row: int, first: float = BETWEEN) -> float:
+    """The least mean number of labels between two false recoveries, after so many that have not held yet."""
     return first * TIMES**in_a_row
 
 
-def one_more(in_a_row: int) -> int:
+def add_recovery(in_a_row: int) -> int:
     """The count after a recovery."""
     return min(IN_A_ROW_MAX, in_a_row + 1)
 
 
-def left(in_a_row: int, labels: float, first: float = BETWEEN) -> int:
+def count_left(in_a_row: int, labels: float, first: float = BETWEEN) -> int:
     """The count when the version is degraded again, after so many labels from the last recovery until then: those of
     while it was degraded are none of them, though an admin has ended that."""
-    return 0 if labels >= asked(in_a_row, first) else in_a_row
+    return 0 if labels >= count_asked(in_a_row, first) else in_a_row

@@ -17,11 +17,11 @@ import math
 from math import exp, expm1, log, log1p
 
 LOG_FLOOR = -700.0
-"""What stands for the logarithm of nothing."""
+"""The value in place of the logarithm of 0."""
 EXPONENT_MAX = 700.0
 
 
-def grown(logs: tuple[float, ...], gains: tuple[float, ...]) -> tuple[float, ...]:
+def grow(logs: tuple[float, ...], gains: tuple[float, ...]) -> tuple[float, ...]:
     """The sums after an observation, one for each bet, as log(S + 1). `gains` are the logarithms of the factors."""
     return tuple(
         [
@@ -40,7 +40,7 @@ def log_of_mean(logs: tuple[float, ...], weights: tuple[float, ...]) -> float:
     return largest + log(sum([w * exp(one - largest) for one, w in zip(logs, weights, strict=True)]))
 
 
-def runs(
+def find_runs(
     rises: tuple[float, ...], begun: tuple[int, ...], gains: tuple[float, ...], observed: int
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Since when each bet has been winning: its gain since it was last at its lowest, and after which observation.
@@ -55,13 +55,13 @@ def runs(
     )
 
 
-def since(logs: tuple[float, ...], begun: tuple[int, ...], weights: tuple[float, ...]) -> int:
-    """After which observation the change is likeliest to have begun, by the bet that leads."""
+def find_change(logs: tuple[float, ...], begun: tuple[int, ...], weights: tuple[float, ...]) -> int:
+    """The observation after which the change likeliest began, by the bet that leads."""
     leads = max(range(len(logs)), key=lambda at: logs[at] + log(weights[at]))
     return begun[leads]
 
 
-def threshold(labels: float, alpha: float) -> float:
+def find_threshold(labels: float, alpha: float) -> float:
     """The logarithm that is reached within so many observations with probability at most alpha: log(N/alpha).
 
     Raises ValueError if there are none, or if alpha is no probability between 0 and 1.

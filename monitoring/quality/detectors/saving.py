@@ -1,4 +1,4 @@
-"""What a version saves at present, and what its shadows cost: sums that fade as rates do. Of fixed size, and pure."""
+"""A version's present saving and the cost of its shadows: sums that fade as rates do. Of fixed size, and pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from monitoring.quality.detectors.lately import RATE_SECONDS, Rate, per_day
+from monitoring.quality.detectors.lately import RATE_SECONDS, Rate, count_per_day
 
 
 class Saving(msgspec.Struct, frozen=True, array_like=True):
@@ -22,7 +22,7 @@ class Saving(msgspec.Struct, frozen=True, array_like=True):
     unknown: float = 0.0
 
 
-def served(saving: Saving | None, at: float, usd: float | None) -> Saving | None:
+def add_request(saving: Saving | None, at: float, usd: float | None) -> Saving | None:
     """The sums after a request that has saved so much; below 0 where it was dearer.
 
     None: that is not known. Before the first of which it is there are no sums.
@@ -32,12 +32,12 @@ def served(saving: Saving | None, at: float, usd: float | None) -> Saving | None
     return Saving(at, at, usd, 0.0, 1.0) if saving is None else _moved(saving, at, usd, 0.0, 1.0, 0.0)
 
 
-def shadowed(saving: Saving | None, at: float, usd: float) -> Saving:
+def add_shadow(saving: Saving | None, at: float, usd: float) -> Saving:
     """The sums after a shadow that has cost so much, its judge's cost with it."""
     return Saving(at, at, 0.0, usd) if saving is None else _moved(saving, at, 0.0, usd, 0.0, 0.0)
 
 
-def faded(saving: Saving, at: float) -> Saving:
+def fade(saving: Saving, at: float) -> Saving:
     """The sums as they are at a later time."""
     return _moved(saving, at, 0.0, 0.0, 0.0, 0.0)
 
@@ -59,7 +59,9 @@ def _moved(saving: Saving, at: float, saved: float, shadow: float, requests: flo
     )
 
 
-def a_day(saving: Saving, at: float) -> tuple[float, float]:
-    """What is saved in a day, and what shadows cost in a day, in US dollars."""
-    saved, shadows = (per_day(Rate(saving.since, saving.at, usd), at) for usd in (saving.saved_usd, saving.shadow_usd))
+def find_per_day(saving: Saving, at: float) -> tuple[float, float]:
+    """The saving of a day, and the cost of a day's shadows, in US dollars."""
+    saved, shadows = (
+        count_per_day(Rate(saving.since, saving.at, usd), at) for usd in (saving.saved_usd, saving.shadow_usd)
+    )
     return saved, shadows

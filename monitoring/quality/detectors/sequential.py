@@ -90,17 +90,17 @@ def log_e(bets: Bets) -> float:
     return _log_of_sum(bets.log_capitals)
 
 
-def told(log_of_e: float) -> float:
+def round_e_value(log_of_e: float) -> float:
     """An e-value for people and JSON, from its natural logarithm: four digits, at most 1e12."""
     return float(f"{min(math.exp(min(log_of_e, 700.0)), E_VALUE_MAX):.4g}")
 
 
 def stands(bets: Bets, alpha: float) -> bool:
-    """Whether the null hypothesis is rejected at error probability alpha by the e-value as it stands now."""
+    """Return whether the null hypothesis is rejected at error probability alpha by the e-value as it stands now."""
     return log_e(bets) >= -math.log(alpha)
 
 
-def mean(bets: Bets) -> float | None:
+def find_mean(bets: Bets) -> float | None:
     """The mean of the differences so far; None before the first."""
     return bets.total / bets.observed if bets.observed else None
 

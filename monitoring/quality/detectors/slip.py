@@ -1,4 +1,4 @@
-"""Has the error rate begun to slip? A detector over labels as they come, with a known rate of false alarms.
+"""A detector of a rising error rate, over labels as they come, with a known rate of false alarms.
 
 Each label is a badness in [0, 1]: 1 is wrong, 0 is right. Several alternatives to the baseline m are bet on, p1 = m
 plus 2, 5, 11, 24, 45 points, each with the factor L = x·p1/m + (1 - x)·(1 - p1)/(1 - m), which is at most 1 on average
@@ -20,9 +20,20 @@ from typing import Literal
 import msgspec
 
 from monitoring.quality.detectors import restarts
-from monitoring.quality.detectors.restarts import LOG_FLOOR, threshold
+from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
 
-__all__ = ["Side", "Slip", "alarms", "alternatives", "log_e", "mean", "observe", "since", "start", "threshold"]
+__all__ = [
+    "Side",
+    "Slip",
+    "alarms",
+    "find_change",
+    "find_mean",
+    "find_threshold",
+    "list_alternatives",
+    "log_e",
+    "observe",
+    "start",
+]
 
 Side = Literal["above", "below"]
 
@@ -64,17 +75,17 @@ def start(baseline: float, side: Side = "above") -> Slip:
     return Slip(baseline=float(baseline), side=side)
 
 
-def alternatives(baseline: float, side: Side) -> tuple[float, ...]:
+def list_alternatives(baseline: float, side: Side) -> tuple[float, ...]:
     """The rates that are bet on, from the nearest to the farthest."""
     if side == "below":
         return tuple([baseline * (1.0 - way) for way in WAYS])
     return tuple([baseline + min(p, (1.0 - baseline) * way) for p, way in zip(POINTS, WAYS, strict=True)])
 
 
-def gains(baseline: float, side: Side, badness: float, weight: float) -> tuple[float, ...]:
+def find_gains(baseline: float, side: Side, badness: float, weight: float) -> tuple[float, ...]:
     """The logarithms of the factors of one label, an alternative each."""
     bad, good = badness / baseline, (1.0 - badness) / (1.0 - baseline)
-    return tuple([log(1.0 + weight * (bad * p + good * (1.0 - p) - 1.0)) for p in alternatives(baseline, side)])
+    return tuple([log(1.0 + weight * (bad * p + good * (1.0 - p) - 1.0)) for p in list_alternatives(baseline, side)])
 
 
 def observe(slip: Slip, badness: float, weight: float = 1.0) -> Slip:
@@ -84,10 +95,10 @@ def observe(slip: Slip, badness: float, weight: float = 1.0) -> Slip:
     """
     if not (0.0 <= badness <= 1.0 and 0.0 < weight <= 1.0):
         raise ValueError(f"A badness of {badness}, weight {weight}: within 0 and 1, and above 0 and at most 1.")
-    gained = gains(slip.baseline, slip.side, badness, weight)
-    logs = restarts.grown(slip.logs, gained)
+    gained = find_gains(slip.baseline, slip.side, badness, weight)
+    logs = restarts.grow(slip.logs, gained)
     observed = slip.observed + 1
-    rises, begun = restarts.runs(slip.rises, slip.begun, gained, observed)
+    rises, begun = restarts.find_runs(slip.rises, slip.begun, gained, observed)
     return Slip(
         baseline=slip.baseline,
         side=slip.side,
@@ -107,15 +118,15 @@ def log_e(slip: Slip) -> float:
 
 
 def alarms(slip: Slip, labels: float, alpha: float) -> bool:
-    """Whether it has ever reached the threshold for so many labels: the same however seldom one looks."""
-    return slip.log_max >= threshold(labels, alpha)
+    """Return whether it has ever reached the threshold for so many labels: the same however seldom one looks."""
+    return slip.log_max >= find_threshold(labels, alpha)
 
 
-def since(slip: Slip) -> int:
-    """After how many labels the change is likeliest to have begun, by the alternative that leads."""
-    return restarts.since(slip.logs, slip.begun, WEIGHTS)
+def find_change(slip: Slip) -> int:
+    """The number of labels after which the change likeliest began, by the alternative that leads."""
+    return restarts.find_change(slip.logs, slip.begun, WEIGHTS)
 
 
-def mean(slip: Slip) -> float | None:
+def find_mean(slip: Slip) -> float | None:
     """The weighted mean of the badness so far; None before the first label."""
     return slip.total / slip.weight if slip.weight else None

@@ -1,11 +1,11 @@
-"""What has to be borne in mind when the monitor's word on a task is read, in plain words. Pure."""
+"""The caveats of a report on a task, in plain words. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
 from monitoring.quality.explanations import savings
-from monitoring.quality.explanations.phrases import count, listed, moment, percent, span
+from monitoring.quality.explanations.phrases import format_count, format_moment, format_percent, format_span, join_words
 from monitoring.quality.signals.arms import LABELS_MIN
 from monitoring.quality.verdicts.health import Judgement, TaskHealth
 from monitoring.quality.verdicts.plan import Plan
@@ -25,7 +25,7 @@ ANSWERED_MIN = 20
 """A judge that has given its word on so many pairs in a row is back."""
 
 
-def doubts(
+def list_caveats(
     health: TaskHealth,
     plan: Plan,
     roles: Roles,
@@ -44,14 +44,14 @@ def doubts(
         silent = list(_of_silent_judge(roles.active, active, plan))
         found += [*silent, *_of_judge(active, plan, bool(silent))]
         if active is not None:
-            found += savings.doubts(roles.active, active.task, active, health)
+            found += savings.list_saving_caveats(roles.active, active.task, active, health)
         if not plan.enforced and "shift" in plan.responses:
             found.append("The task's check degraded is not enforced: the monitor tells, and shifts no share by itself.")
     return found
 
 
 def has_stopped(judged_at: float | None, now: float) -> bool:
-    """Whether the monitor does not judge, or has not for a while."""
+    """Return whether the monitor does not judge, or has not for a while."""
     return judged_at is None or now - judged_at > STOPPED_SECONDS
 
 
@@ -60,11 +60,12 @@ def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> I
         yield "The monitor has judged nothing yet: is a gateway running, and does it have the monitor's job?"
     elif now - judged_at > STOPPED_SECONDS:
         yield (
-            f"The monitor has stopped judging: its last word is {span(now - judged_at)} old ({moment(judged_at)}). "
+            f"The monitor has stopped judging: its last word is {format_span(now - judged_at)} old "
+            f"({format_moment(judged_at)}). "
             "All that is told here is as it was then. Look at the gateways' logs for `monitor`."
         )
     elif behind_seconds > BEHIND_SECONDS:
-        yield f"The monitor is {span(behind_seconds)} behind: newer requests and feedback are not in this yet."
+        yield f"The monitor is {format_span(behind_seconds)} behind: newer requests and feedback are not in this yet."
 
 
 def _of_pins(health: TaskHealth, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
@@ -72,9 +73,9 @@ def _of_pins(health: TaskHealth, judgements: Mapping[str, Judgement], now: float
         word = known.pin
         if word is None or (word.until is not None and word.until <= now):
             continue
-        until = "until it is released" if word.until is None else f"until {moment(word.until)}"
+        until = "until it is released" if word.until is None else f"until {format_moment(word.until)}"
         what = "is held: nothing is done about its verdict" if word.verdict is None else f"is pinned as {word.verdict}"
-        yield f"{name} {what} {until}, by {word.by} since {moment(word.at)}: {word.reason.rstrip('.')}."
+        yield f"{name} {what} {until}, by {word.by} since {format_moment(word.at)}: {word.reason.rstrip('.')}."
         if word.verdict in ("healthy", "suspect") and name in judgements and against(judgements[name]):
             yield f"The monitor would say that {name} is degraded: labels speak against it."
 
@@ -91,11 +92,11 @@ def _of_recovery(health: TaskHealth, judgements: Mapping[str, Judgement]) -> Ite
 
 def _of_undone(health: TaskHealth) -> Iterator[str]:
     if health.undone:
-        what = listed([one.replace("_", " ") for one in health.undone])
+        what = join_words([one.replace("_", " ") for one in health.undone])
         yield f"An admin has undone: {what}. It is not done again until the task's leader and canary are healthy."
     for name, known in sorted(health.versions.items()):
         if known.undone:
-            what = listed([one.replace("_", " ") for one in known.undone])
+            what = join_words([one.replace("_", " ") for one in known.undone])
             yield f"An admin has undone of {name}: {what}. It is not done again before {name} is healthy."
 
 
@@ -103,15 +104,19 @@ def _of_change(health: TaskHealth, review_by: Mapping[str, float], now: float) -
     for name, known in sorted(health.versions.items()):
         if known.stale_from is not None:
             tense = "is stale since" if known.stale_from <= now else "gets stale on"
-            yield f"{name} {tense} {moment(known.stale_from)}: it was trained on rules that no longer hold then."
+            yield f"{name} {tense} {format_moment(known.stale_from)}: it was trained on rules that no longer hold then."
     for name, due in sorted(review_by.items()):
         if due <= now:
-            yield f"The review of {name} by its owner is overdue since {moment(due)}."
+            yield f"The review of {name} by its owner is overdue since {format_moment(due)}."
 
 
 def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
     if active is None or active.labels < plan.labels_min:
-        has = "no labels" if active is None or not active.labels else count(active.labels, "label", "labels") + " only"
+        has = (
+            "no labels"
+            if active is None or not active.labels
+            else format_count(active.labels, "label", "labels") + " only"
+        )
         complain = active is not None and any(one.stream == "complaints" for one in active.streams)
         but = "; its complaints may" if complain else ""
         yield f"{name} has {has}: fewer than {plan.labels_min} never make it degraded, however bad they are{but}."
@@ -120,23 +125,23 @@ def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]
 
 
 def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
-    """Whether the model that judges pairs is asked and says nothing, and what to look at."""
+    """Return whether the model that judges pairs is asked and says nothing, and what to look at."""
     found = active.judge if active is not None else None
     if found is None or active is None or plan.judge_pool is None:
         return
     if found.asked < JUDGE_ASKED_MIN or found.silent < SILENT_SHARE_MIN or found.answered_since >= ANSWERED_MIN:
         return
-    asked = count(round(found.asked), "pair", "pairs")
+    asked = format_count(round(found.asked), "pair", "pairs")
     yield (
         f"Of about the latest {asked} of {name} that the model in the pool {plan.judge_pool} was to judge, "
-        f"{percent(found.silent)} got no word from it, so that they compare no arms. Is that pool up "
+        f"{format_percent(found.silent)} got no word from it, so that they compare no arms. Is that pool up "
         f"(`apprentice_replica_up`)? The gateways' logs say why at `the judge of {active.task} rests`; "
         "`apprentice_pairs_total` counts such pairs as unjudged."
     )
 
 
 def _of_judge(active: Judgement | None, plan: Plan, silent: bool) -> Iterator[str]:
-    """Whether the judge is one of those that it judges, and whether pairs that should be there are missing.
+    """Return whether the judge is one of those that it judges, and whether pairs that should be there are missing.
 
     `silent`: it has been told that the judge says nothing, which is why.
     """

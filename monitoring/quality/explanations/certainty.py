@@ -1,12 +1,21 @@
-"""How sure the monitor is, in plain words: each stream with its estimate, its baseline and its evidence. Pure."""
+"""The monitor's certainty, in plain words: each signal with its estimate, its baseline and its evidence. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, assert_never
 
-from monitoring.quality.explanations.phrases import count, day, digits, evidence, listed, moment, percent, span
-from monitoring.quality.signal_table import LABELLED, measure_of
+from monitoring.quality.explanations.phrases import (
+    format_count,
+    format_day,
+    format_digits,
+    format_evidence,
+    format_moment,
+    format_percent,
+    format_span,
+    join_words,
+)
+from monitoring.quality.signal_table import LABELLED, get_measure
 from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport
 from monitoring.quality.verdicts.plan import Plan
 
@@ -16,10 +25,10 @@ KINDS: Mapping[str, str] = {
     "own": "its own first labels",
     "admin": "an admin",
 }
-"""Where a baseline comes from."""
+"""The words for the source of a baseline."""
 
 
-def streams(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
+def describe_signals(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
     """A sentence on each labelled stream and on each alarm, and one on all others. `stale`: the task has changed."""
     quiet: list[str] = []
     learning: list[str] = []
@@ -33,28 +42,28 @@ def streams(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
         else:
             quiet.append(one.stream)
     if quiet:
-        names = listed(list(dict.fromkeys(quiet)))
+        names = join_words(list(dict.fromkeys(quiet)))
         yield f"Without labels, {names} {'is' if len(set(quiet)) == 1 else 'are'} as before."
     if learning:
-        names = listed(list(dict.fromkeys(learning)))
+        names = join_words(list(dict.fromkeys(learning)))
         yield f"What is usual of {names} is still being learned: nothing of it can be unlike before."
     if stale and judged.streams:
         yield "What these are held against was learned under the old rules: a change in them may be the new rules'."
 
 
-def detection(judged: Judgement) -> Iterator[str]:
-    """How soon a rise would be found at today's label rate."""
+def describe_detection(judged: Judgement) -> Iterator[str]:
+    """The time in which a rise would be found at today's label rate."""
     for points, seconds in sorted(judged.seconds_to_detect.items(), key=lambda item: int(item[0])):
         if seconds is None:
             yield f"A rise of {points} points would never be found: {_why_never(judged)}."
         else:
-            yield f"A rise of {points} points would be found in about {span(seconds)} at today's label rate."
+            yield f"A rise of {points} points would be found in about {format_span(seconds)} at today's label rate."
 
 
 def _why_never(judged: Judgement) -> str:
     if judged.labels_per_day <= 0.0:
         return "no labels come"
-    of_all = [one for one in judged.streams if measure_of(one.stream) == "share" and one.of_class is None]
+    of_all = [one for one in judged.streams if get_measure(one.stream) == "share" and one.of_class is None]
     if all(one.baseline.get("upper") is None for one in of_all):
         return "labels are held against nothing yet"
     return (
@@ -72,15 +81,15 @@ def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
         parts.append(f"held against {held}")
     elif wanted := one.baseline.get("wanted"):
         of = ("pair", "pairs") if one.baseline.get("difference") else ("label", "labels")
-        has = count(float(one.baseline.get("labels") or 0.0), *of)
-        parts.append(f"held against nothing before {count(float(wanted), *of)} are there ({has} so far)")
+        has = format_count(float(one.baseline.get("labels") or 0.0), *of)
+        parts.append(f"held against nothing before {format_count(float(wanted), *of)} are there ({has} so far)")
     if one.baseline.get("rests_on_one"):
         parts.append("it would alarm, but rests on one caller or rater, whose labels alone make nothing degraded")
     return "; ".join([*parts, _evidence(one)]) + _outdated(one) + "."
 
 
 def _seen(one: StreamReport) -> str:
-    measure = measure_of(one.stream)
+    measure = get_measure(one.stream)
     match measure:
         case "complaints":
             return _complaints(one)
@@ -99,28 +108,30 @@ def _name(one: StreamReport) -> str:
 
 
 def _outdated(one: StreamReport) -> str:
-    """That what was set for it is in force no more."""
+    """The note that its baseline is no longer in force."""
     if not one.baseline.get("set_for_another_metric"):
         return ""
     return "; the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)"
 
 
 def _amount(one: StreamReport) -> str:
-    seen = f"{evidence(one.wrong)} of {evidence(one.observed)} were wrong" if one.wrong is not None else ""
+    seen = (
+        f"{format_evidence(one.wrong)} of {format_evidence(one.observed)} were wrong" if one.wrong is not None else ""
+    )
     if one.estimate is None:
-        return seen or f"{evidence(one.observed)} seen"
-    return f"{percent(one.estimate)} wrong lately{_interval(one)}" + (f" ({seen} in all)" if seen else "")
+        return seen or f"{format_evidence(one.observed)} seen"
+    return f"{format_percent(one.estimate)} wrong lately{_interval(one)}" + (f" ({seen} in all)" if seen else "")
 
 
 def _interval(one: StreamReport) -> str:
     if one.low is None or one.high is None:
         return ""
-    return f", 95% interval {percent(one.low)} to {percent(one.high)}"
+    return f", 95% interval {format_percent(one.low)} to {format_percent(one.high)}"
 
 
 def _difference(one: StreamReport) -> str:
     """A stream of pairs: how much more often the version is wrong than the other arm, on the same requests."""
-    pairs = count(one.observed, "pair", "pairs")
+    pairs = format_count(one.observed, "pair", "pairs")
     other = next((row.compared_with for name, row in LABELLED.items() if name == one.stream), "")
     if one.estimate is None:
         return f"{pairs} so far"
@@ -132,13 +143,15 @@ def _difference(one: StreamReport) -> str:
 
 
 def _complaints(one: StreamReport) -> str:
-    come = count(one.wrong or 0.0, "complaint", "complaints")
-    said = f"{come} about {count(one.observed, 'request', 'requests')}"
+    come = format_count(one.wrong or 0.0, "complaint", "complaints")
+    said = f"{come} about {format_count(one.observed, 'request', 'requests')}"
     rate = one.baseline.get("rate")
     if one.baseline.get("learning"):
         return f"{said}; how many are usual, and how late they come, is being learned"
     return (
-        f"{said}; about {digits(10_000 * float(rate))} in 10,000 are usual" if isinstance(rate, int | float) else said
+        f"{said}; about {format_digits(10_000 * float(rate))} in 10,000 are usual"
+        if isinstance(rate, int | float)
+        else said
     )
 
 
@@ -150,29 +163,30 @@ def _held(baseline: Mapping[str, Any]) -> str:
     if baseline.get("difference"):
         said = f"at most {100 * float(upper):.1f} points more often"
     else:
-        said = f"at most {percent(float(upper))}"
+        said = f"at most {format_percent(float(upper))}"
     kind = KINDS.get(str(baseline.get("kind")))
     if kind is None:
         return said
     kind = kind.replace("labels", "pairs") if baseline.get("difference") else kind
     said += f", from {kind}"
     if baseline.get("of") and not baseline.get("difference"):
-        said += f" ({evidence(float(baseline.get('wrong') or 0.0))} of {evidence(float(baseline['of']))} wrong)"
+        wrong, of = float(baseline.get("wrong") or 0.0), float(baseline["of"])
+        said += f" ({format_evidence(wrong)} of {format_evidence(of)} wrong)"
     if baseline.get("at"):
-        said += f" on {day(float(baseline['at']))}"
+        said += f" on {format_day(float(baseline['at']))}"
     return said
 
 
 def _evidence(one: StreamReport) -> str:
-    word = f"e-value {evidence(one.e_value)}, alarm at {evidence(one.threshold)}"
+    word = f"e-value {format_evidence(one.e_value)}, alarm at {format_evidence(one.threshold)}"
     if one.alarming:
-        since = f", growing since {moment(one.since)}" if one.since else ""
+        since = f", growing since {format_moment(one.since)}" if one.since else ""
         return f"ALARM ({word}{since})" + ("; recovered since then" if one.recovered else "")
     return f"recovered ({word})" if one.recovered else f"no alarm ({word})"
 
 
 def _unlabelled(one: StreamReport) -> str:
-    seen = count(one.observed, "value", "values")
+    seen = format_count(one.observed, "value", "values")
     way = {"above": "more of it than before", "below": "less of it than before"}.get(
         str(one.baseline.get("direction")), "not as it was"
     )

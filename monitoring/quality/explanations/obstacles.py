@@ -1,4 +1,4 @@
-"""What stands between a task's versions and its callers, in plain words: rules, replicas without them. Pure.
+"""Obstacles between a task's versions and its callers, in plain words: rules, and versions ready nowhere. Pure.
 
 A verdict says nothing of that: a healthy version that a rule passes over, or that is loaded nowhere, answers nobody.
 """
@@ -10,10 +10,10 @@ from typing import Literal
 
 import msgspec
 
-from monitoring.quality.explanations.phrases import count, moment
+from monitoring.quality.explanations.phrases import format_count, format_moment
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class ActiveRule(msgspec.Struct, frozen=True, kw_only=True):
     """An admin's rule in force that sends requests of a task elsewhere: all of them, or those that fit it (`some`)."""
 
     name: str
@@ -23,56 +23,56 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     ends_at: float | None = None
 
 
-class Around(msgspec.Struct, frozen=True, kw_only=True):
-    """What is around a task's versions. `ready` says of each that has a role on how many replicas it can answer, and
+class Obstacles(msgspec.Struct, frozen=True, kw_only=True):
+    """The obstacles of a task's versions. `ready` says of each with a role on how many replicas it can answer, and
     how many of those that are to have it are up; `reviews` is how many wait for a person (None: not known)."""
 
-    rules: list[Rule] = []
+    rules: list[ActiveRule] = []
     ready: dict[str, tuple[int, int]] = {}
     reviews: int | None = None
 
 
-def is_nowhere(around: Around, name: str | None) -> bool:
-    """Whether it is known that no replica can answer by this version."""
+def is_nowhere(around: Obstacles, name: str | None) -> bool:
+    """Return whether it is known that no replica can answer by this version."""
     return name is not None and around.ready.get(name, (1, 1))[0] == 0
 
 
-def takes_all(around: Around) -> Rule | None:
+def find_rule_for_all(around: Obstacles) -> ActiveRule | None:
     """The rule that sends all of the task's requests elsewhere, if there is one."""
     return next((one for one in around.rules if not one.some), None)
 
 
-def line(around: Around, name: str) -> list[str]:
-    """What belongs into the one line on a task that this version leads."""
-    rule = takes_all(around)
+def list_for_line(around: Obstacles, name: str) -> list[str]:
+    """The obstacles for the one line on a task that this version leads."""
+    rule = find_rule_for_all(around)
     return [
         *(["ready nowhere"] if is_nowhere(around, name) else []),
         *([f"the rule {rule.name} keeps its requests from it"] if rule is not None else []),
     ]
 
 
-def known(task: str, around: Around, names: Iterable[str]) -> Iterator[str]:
+def describe_obstacles(task: str, around: Obstacles, names: Iterable[str]) -> Iterator[str]:
     """A sentence for each rule that sends requests elsewhere, and for each of these versions that is ready nowhere."""
     for one in around.rules:
         yield _rule(task, one)
     for name in names:
         if is_nowhere(around, name):
-            yield nowhere(name, around.ready[name][1])
+            yield describe_nowhere(name, around.ready[name][1])
 
 
-def nowhere(name: str, up: int) -> str:
-    """That a version can answer nobody; `up` replicas that are to have it are up."""
+def describe_nowhere(name: str, up: int) -> str:
+    """The sentence on a version that is ready nowhere; `up` of the replicas that are to have it are up."""
     return (
-        f"{name} is ready on none of its replicas ({count(up, 'is up', 'are up')}): what is meant for it goes to the "
-        "task's fallback, or is refused."
+        f"{name} is ready on none of its replicas ({format_count(up, 'is up', 'are up')}): what is meant for it goes "
+        "to the task's fallback, or is refused."
     )
 
 
-def steps(task: str, around: Around, name: str, stale: bool, set_for_change: str | None) -> Iterator[str]:
-    """What to do about it, for the version that leads. `set_for_change` is the rule that a word of change set."""
+def list_steps(task: str, around: Obstacles, name: str, stale: bool, set_for_change: str | None) -> Iterator[str]:
+    """The steps against them, for the version that leads. `set_for_change` is the rule that an announced change set."""
     if is_nowhere(around, name):
         yield f"See why {name} is ready nowhere, and bring it back: `apprentice adapters why {name}`."
-    rule = takes_all(around)
+    rule = find_rule_for_all(around)
     if rule is not None and rule.name == set_for_change and not stale:
         yield (
             f"End the rule that the change of {task} set, now that {name} leads, which is not stale: "
@@ -82,8 +82,8 @@ def steps(task: str, around: Around, name: str, stale: bool, set_for_change: str
         yield f"Let {name} answer again once that is right: `apprentice overrides delete {rule.name}`."
 
 
-def _rule(task: str, one: Rule) -> str:
-    until = f" until {moment(one.ends_at)}" if one.ends_at is not None else ""
+def _rule(task: str, one: ActiveRule) -> str:
+    until = f" until {format_moment(one.ends_at)}" if one.ends_at is not None else ""
     whose = f"requests of {task} that fit it" if one.some else f"all requests of {task}"
     if one.action == "refuse":
         return f"The rule {one.name} refuses {whose}{until}."

@@ -1,4 +1,4 @@
-"""How numbers, times and spans are said in the monitor's plain words."""
+"""Formats of numbers, times and spans for the monitor's plain words."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ YEAR_10000 = 253_402_300_800
 SPANS = ((86_400.0, "day", "days"), (3_600.0, "hour", "hours"), (60.0, "minute", "minutes"), (1.0, "second", "seconds"))
 
 
-def moment(unix_seconds: float) -> str:
+def format_moment(unix_seconds: float) -> str:
     """A time in UTC, to the minute."""
     if not 0 <= unix_seconds < YEAR_10000:
         return "an unknown time"
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def day(unix_seconds: float) -> str:
+def format_day(unix_seconds: float) -> str:
     """A day in UTC."""
-    return moment(unix_seconds)[:10]
+    return format_moment(unix_seconds)[:10]
 
 
-def span(seconds: float) -> str:
+def format_span(seconds: float) -> str:
     """A length of time in its greatest unit, to two digits."""
     for length, one, several in SPANS:
         if seconds >= 0.95 * length:
-            said = digits(seconds / length)
+            said = format_digits(seconds / length)
             return f"{said} {one if said == '1' else several}"
     return "less than a second"
 
 
-def digits(value: float) -> str:
+def format_digits(value: float) -> str:
     """A number to two digits, with all of those before its point."""
     if not math.isfinite(value):
         return "infinitely many"
@@ -42,23 +42,23 @@ def digits(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".") if "e" in text else text
 
 
-def count(number: float, one: str, several: str) -> str:
+def format_count(number: float, one: str, several: str) -> str:
     """A number of things: `1 label`, `1,204 labels`."""
-    said = f"{number:,.0f}" if float(number).is_integer() else digits(number)
+    said = f"{number:,.0f}" if float(number).is_integer() else format_digits(number)
     return f"{said} {one if said == '1' else several}"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share, to a tenth of a per cent."""
     return f"{100 * share:.1f}%"
 
 
-def part(share: float) -> str:
+def format_part(share: float) -> str:
     """A share that was set, as short as it can be said."""
     return f"{100 * share:g}%"
 
 
-def evidence(value: float) -> str:
+def format_evidence(value: float) -> str:
     """An e-value or a threshold: how many times likelier something is, to three digits."""
     if not math.isfinite(value):
         return "infinite" if value > 0 else "0"
@@ -67,11 +67,11 @@ def evidence(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
-def dollars(usd: float) -> str:
+def format_dollars(usd: float) -> str:
     """An amount of US dollars: to the cent, and what is less than ten cents to two digits."""
-    return f"{usd:,.2f}" if abs(usd) >= 0.095 else digits(usd)
+    return f"{usd:,.2f}" if abs(usd) >= 0.095 else format_digits(usd)
 
 
-def listed(words: list[str]) -> str:
+def join_words(words: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

@@ -1,4 +1,4 @@
-"""What the monitor knows of a task in plain words: what is known, how sure, what was done, what to do next. Pure.
+"""The report on a task in plain words: facts, their certainty, actions done, and next steps. Pure.
 
 Every sentence stands alone, and names the version, the number and its unit: it is read at night, and out of its order.
 """
@@ -10,9 +10,17 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from monitoring.quality.explanations import caveats, certainty, obstacles
-from monitoring.quality.explanations.obstacles import Around
-from monitoring.quality.explanations.phrases import count, digits, listed, moment, part, percent, span
-from monitoring.quality.explanations.savings import net_of_shadows
+from monitoring.quality.explanations.obstacles import Obstacles
+from monitoring.quality.explanations.phrases import (
+    format_count,
+    format_digits,
+    format_moment,
+    format_part,
+    format_percent,
+    format_span,
+    join_words,
+)
+from monitoring.quality.explanations.savings import describe_net_saving
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
@@ -47,10 +55,10 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     behind_seconds: float = 0.0
     review_by: dict[str, float] = {}
     retraining: list[str] = []
-    around: Around = Around()
+    around: Obstacles = Obstacles()
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     """A task in plain words. `verdict` is that of the version that leads it (None: no version, or not judged yet), and
     `since` when it became so, in Unix seconds."""
 
@@ -66,13 +74,13 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     caveats: list[str]
 
 
-def told(of: Situation) -> Told:
+def make_report(of: Situation) -> TaskReport:
     """All of it in words."""
     name = of.roles.active
     known = of.health.versions.get(name or "")
     judged = of.judgements.get(name or "")
     verdict = known.verdict if known is not None else ("healthy" if judged is not None else None)
-    return Told(
+    return TaskReport(
         task=of.task,
         version=name,
         verdict=verdict,
@@ -82,7 +90,7 @@ def told(of: Situation) -> Told:
         sure=list(_sure(of, name, known, judged)),
         done=list(_done(of)),
         next=list(dict.fromkeys(_next(of, name, known, judged))) or ["Nothing: it is watched."],
-        caveats=caveats.doubts(
+        caveats=caveats.list_caveats(
             of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
         ),
     )
@@ -92,7 +100,7 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
     """The whole of it in one line."""
     if of.roles.active is None:
         return f"{of.task} has no version: there is nothing to judge."
-    around_it = obstacles.line(of.around, of.roles.active)
+    around_it = obstacles.list_for_line(of.around, of.roles.active)
     if known is None and judged is None:
         return "; ".join([f"{of.roles.active} has not been judged yet", *around_it]) + "."
     known = known or VersionHealth()
@@ -100,7 +108,7 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
     parts = [f"{of.roles.active} is {known.verdict}{_since(known, of.now)}"]
     parts += ["as far as can be told with so few labels"] if unsure else []
     if known.to is not None:
-        parts.append(f"keeps {part(known.kept)} of its requests")
+        parts.append(f"keeps {format_part(known.kept)} of its requests")
     elif known.held:
         parts.append(f"goes on, as {_why_held(known, judged)}")
     if known.pin is not None:
@@ -111,7 +119,7 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
     if of.roles.canary is not None and (beside := _known_of(of, of.roles.canary)).verdict != "healthy":
         paused = " and paused" if of.roles.canary_share == 0.0 else ""
         parts.append(f"the canary {of.roles.canary} is {beside.verdict}{paused}")
-    parts.append(count(judged.labels, "label", "labels") if judged is not None else "no labels")
+    parts.append(format_count(judged.labels, "label", "labels") if judged is not None else "no labels")
     return "; ".join(parts) + "."
 
 
@@ -138,12 +146,12 @@ def _known(of: Situation) -> Iterator[str]:
     if of.health.ticket is not None and of.health.ticket.closed_at is None:
         ticket = of.health.ticket
         yield (
-            f"Ticket {ticket.id} is open since {moment(ticket.opened_at)}: raised shadows have cost "
+            f"Ticket {ticket.id} is open since {format_moment(ticket.opened_at)}: raised shadows have cost "
             f"{ticket.shadow_usd_spent:.2f} of at most {ticket.shadow_usd_max:.2f} US dollars."
         )
     if of.health.changed is not None:
         yield _changed(of)
-    yield from obstacles.known(of.task, of.around, [one for _, one in roles if one is not None])
+    yield from obstacles.describe_obstacles(of.task, of.around, [one for _, one in roles if one is not None])
 
 
 def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
@@ -151,36 +159,38 @@ def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judge
     if known.verdict != "healthy" and known.because:
         yield f"Why {name} is {known.verdict}: {known.because}"
         if known.verdict == "degraded" and judged is not None and (wanting := unrecovered(known, judged)):
-            yield f"{name} is degraded until labels show that {listed(wanting)} came down."
+            yield f"{name} is degraded until labels show that {join_words(wanting)} came down."
     elif known.because and role == "leads":
         yield f"How it came to that: {known.because}"
     if known.to is not None:
-        yield f"{name} answers {part(known.kept)} of its requests; {ARMS[known.to].lower()} gets the rest."
+        yield f"{name} answers {format_part(known.kept)} of its requests; {ARMS[known.to].lower()} gets the rest."
     elif name == of.roles.canary and of.roles.canary_share == 0.0:
-        had = "" if known.paused_share is None else f", and had {part(known.paused_share)} of them before"
+        had = "" if known.paused_share is None else f", and had {format_part(known.paused_share)} of them before"
         yield f"{name} is paused: it gets none of the requests{had}."
     elif known.held:
         yield f"{name} still answers all of its requests: {_why_held(known, judged)}."
     if judged is not None:
         yield from _traffic(name, judged)
         if role == "leads":
-            yield from net_of_shadows(name, of.task, judged)
+            yield from describe_net_saving(name, of.task, judged)
 
 
 def _traffic(name: str, judged: Judgement) -> Iterator[str]:
-    requests = f"{count(judged.requests, 'request', 'requests')}, about {digits(judged.requests_per_day)} a day"
-    labels = f"{count(judged.labels, 'label', 'labels')}, about {digits(judged.labels_per_day)} a day"
-    covered = f" ({percent(judged.label_coverage)} of the requests)" if judged.label_coverage is not None else ""
+    requests = (
+        f"{format_count(judged.requests, 'request', 'requests')}, about {format_digits(judged.requests_per_day)} a day"
+    )
+    labels = f"{format_count(judged.labels, 'label', 'labels')}, about {format_digits(judged.labels_per_day)} a day"
+    covered = f" ({format_percent(judged.label_coverage)} of the requests)" if judged.label_coverage is not None else ""
     yield f"{name} has had {requests}, and {labels}{covered}."
     if judged.feedback_delay_seconds is not None:
-        yield f"Half of its labels come within {span(judged.feedback_delay_seconds)} of their request."
+        yield f"Half of its labels come within {format_span(judged.feedback_delay_seconds)} of their request."
     if judged.complaints_seen is not None and judged.complaints_expected is not None:
-        seen = count(judged.complaints_seen, "complaint has", "complaints have")
-        yield f"{seen} come about {name} where about {digits(judged.complaints_expected)} were to be expected."
+        seen = format_count(judged.complaints_seen, "complaint has", "complaints have")
+        yield f"{seen} come about {name} where about {format_digits(judged.complaints_expected)} were to be expected."
 
 
 def _why_held(known: VersionHealth, judged: Judgement | None) -> str:
-    """Why nothing of a degraded version's share is shifted."""
+    """The reason why nothing of a degraded version's share is shifted."""
     if judged is not None and _better_arms(judged):
         if "shift" in known.undone:
             return "an admin has undone the shift to the better arm"
@@ -199,13 +209,13 @@ def _changed(of: Situation) -> str:
     when = "has changed" if word.effective_at <= of.now else "changes"
     note = f": {word.note.rstrip('.')}" if word.note else ""
     rule = f" The rule {word.override} was set for it." if word.override is not None else ""
-    return f"{word.by} says that {of.task} {when} on {moment(word.effective_at)}{note}.{rule}"
+    return f"{word.by} says that {of.task} {when} on {format_moment(word.effective_at)}{note}.{rule}"
 
 
 def _since(known: VersionHealth, now: float) -> str:
     if not known.since:
         return ""
-    return f" since {moment(known.since)}, for {span(max(0.0, now - known.since))}"
+    return f" since {format_moment(known.since)}, for {format_span(max(0.0, now - known.since))}"
 
 
 # ---- how sure ----------------------------------------------------------------------------------------
@@ -216,16 +226,17 @@ def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: 
         yield "Nothing was measured yet."
         return
     stale = known is not None and known.stale_from is not None and known.stale_from <= of.now
-    yield from certainty.streams(judged, of.plan, stale)
+    yield from certainty.describe_signals(judged, of.plan, stale)
     for arm in judged.arms:
         yield from _arm(arm, name or "the version")
     yield from _sure_of_canary(of)
     if judged.judge_agreement is not None:
-        yield f"The judge of pairs agrees with people on {percent(judged.judge_agreement)} of what both have judged."
-    yield from certainty.detection(judged)
+        agreement = format_percent(judged.judge_agreement)
+        yield f"The judge of pairs agrees with people on {agreement} of what both have judged."
+    yield from certainty.describe_detection(judged)
     yield (
-        f"Over all tasks and versions, {count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} a month "
-        "is the most that is to be expected."
+        f"Over all tasks and versions, {format_count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} "
+        "a month is the most that is to be expected."
     )
 
 
@@ -235,23 +246,26 @@ def _sure_of_canary(of: Situation) -> Iterator[str]:
     if name is None or name not in of.judgements or (known := _known_of(of, name)).verdict == "healthy":
         return
     stale = known.stale_from is not None and known.stale_from <= of.now
-    for one in certainty.streams(of.judgements[name], of.plan, stale):
+    for one in certainty.describe_signals(of.judgements[name], of.plan, stale):
         yield f"{name}, the canary: {one}"
 
 
 def _arm(arm: ArmReport, name: str) -> Iterator[str]:
     who = name if arm.arm == "version" else ARMS[arm.arm]
-    rests = f"{count(arm.labels, 'label', 'labels')} and {count(arm.pairs, 'judged pair', 'judged pairs')}"
+    rests = (
+        f"{format_count(arm.labels, 'label', 'labels')} and {format_count(arm.pairs, 'judged pair', 'judged pairs')}"
+    )
     better = ""
     if arm.arm != "version" and arm.advantage_low is not None:
         by = f"{100 * abs(arm.advantage_low):.1f} points"
         better = f"; it is better by at least {by}" if arm.advantage_low > 0 else "; it is not known to be better"
         if arm.labels and arm.advantage_words:
-            better += f", by the judge's word alone on {count(arm.advantage_words, 'pair', 'pairs')}"
+            better += f", by the judge's word alone on {format_count(arm.advantage_words, 'pair', 'pairs')}"
     if arm.mean is None or arm.low is None or arm.high is None:
         yield f"How often {who[0].lower() + who[1:]} is right is not known ({rests}){better}."
         return
-    yield f"{who} is right on {percent(arm.mean)} ({percent(arm.low)} to {percent(arm.high)}, {rests}){better}."
+    mean, low, high = format_percent(arm.mean), format_percent(arm.low), format_percent(arm.high)
+    yield f"{who} is right on {mean} ({low} to {high}, {rests}){better}."
 
 
 # ---- what was done, and what to do ---------------------------------------------------------------------
@@ -267,21 +281,22 @@ def _done(of: Situation) -> Iterator[str]:
 def _action(one: Action, of: Situation) -> str:
     moved = ""
     if "kept" in one.after and one.after.get("kept") != one.before.get("kept"):
-        moved = f" ({part(one.before.get('kept', 1.0))} to {part(one.after['kept'])} of its requests)"
+        moved = f" ({format_part(one.before.get('kept', 1.0))} to {format_part(one.after['kept'])} of its requests)"
     elif "share" in one.after and "share" in one.before:
-        moved = f" ({part(one.before['share'])} to {part(one.after['share'])} of the requests)"
+        moved = f" ({format_part(one.before['share'])} to {format_part(one.after['share'])} of the requests)"
     undone = ""
     if one.undone_at is not None:
-        undone = f" It was undone by {one.undone_by} at {moment(one.undone_at)}."
+        undone = f" It was undone by {one.undone_by} at {format_moment(one.undone_at)}."
     if one.failed is not None:
         undone = f" {_failed(one, of)}: {one.failed.rstrip('.')}.{undone}"
     whose = f" of {one.version}" if one.version else ""
     because = f" {one.because.rstrip('.')}." if one.because else ""
-    return f"{moment(one.at)}, {one.kind}{whose}{moved} by {one.by}, action {one.id}.{because}{undone}"
+    return f"{format_moment(one.at)}, {one.kind}{whose}{moved} by {one.by}, action {one.id}.{because}{undone}"
 
 
 def _failed(one: Action, of: Situation) -> str:
-    """That it was not carried out; "yet" where it is asked for again, as it still follows from what is known."""
+    """The note that it was not carried out; "yet" where it is asked for again, as it still follows from what is
+    known."""
     if is_asked_again(of.health, one, of.judgements, of.roles, of.plan, of.now):
         return "It is not carried out yet, and is tried again"
     return "It was not carried out"
@@ -295,7 +310,7 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
     known = known or VersionHealth()
     stale = known.stale_from is not None and known.stale_from <= of.now
     set_for_change = of.health.changed.override if of.health.changed is not None else None
-    kept_away = list(obstacles.steps(of.task, of.around, name, stale, set_for_change))
+    kept_away = list(obstacles.list_steps(of.task, of.around, name, stale, set_for_change))
     yield from kept_away
     if known.verdict == "degraded":
         yield from _next_of_degraded(of, name, known, judged)
@@ -322,7 +337,7 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
 def _nothing(
     of: Situation, known: VersionHealth, judged: Judgement | None, due: float | None, beside: bool
 ) -> Iterator[str]:
-    """What there is to do where nothing is wrong with the version, or not known to be; `beside`: there is something to
+    """The steps where nothing is wrong with the version, or not known to be; `beside`: there is something to
     do about another one."""
     quiet = VersionHealth(since=known.since, because=known.because, cleared=known.cleared)
     if caveats.has_stopped(of.judged_at, of.now):
@@ -363,7 +378,7 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Ju
         can_help = previous_version is not None and _known_of(of, previous_version).verdict != "degraded"
         if can_help and not obstacles.is_nowhere(of.around, previous_version):
             yield f"Go back to {of.roles.previous_version} if you trust it: `apprentice adapters rollback {of.task}`."
-        if of.roles.general and obstacles.takes_all(of.around) is None:
+        if of.roles.general and obstacles.find_rule_for_all(of.around) is None:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
         if judged is None or not _better_arms(judged):
@@ -375,7 +390,7 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Ju
 
 
 def _next_of_canary(of: Situation) -> Iterator[str]:
-    """What there is to do about a canary: one that is paused is not judged on new requests."""
+    """The steps about a canary: one that is paused is not judged on new requests."""
     name, share = of.roles.canary, of.roles.canary_share
     if name is None:
         return
@@ -384,7 +399,11 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
         yield from _next_of_suspect(of, name, of.judgements.get(name))
     elif known.verdict == "degraded":
         if share == 0.0:
-            back = "" if known.paused_share is None else f", and its share of {part(known.paused_share)} is given back"
+            back = (
+                ""
+                if known.paused_share is None
+                else f", and its share of {format_part(known.paused_share)} is given back"
+            )
             yield (
                 f"Wait for labels and judged pairs of what {name} answered before it was paused, if they still come: "
                 f"once they show that it has recovered it is healthy{back}."
@@ -395,7 +414,7 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
             small = f"apprentice adapters canary {name} --share 0.01"
             yield f"Have new requests show how {name} is: `{small}` (with its plan again, if it has one)."
         else:
-            yield f"Decide about {name}: it still gets {part(share)} of the requests, and is known to be worse."
+            yield f"Decide about {name}: it still gets {format_part(share)} of the requests, and is known to be worse."
         yield f"End the canary, if {name} is not to lead: `apprentice adapters rollback {of.task} --canary`."
         yield f"Have {name} lead, if you trust it all the same: `apprentice adapters promote {name}`."
         yield _say_healthy(of, name)
@@ -404,7 +423,7 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
 
 
 def _next_of_previous_version(of: Situation) -> Iterator[str]:
-    """What there is to do about a previous version that can't help."""
+    """The steps about a previous version that can't help."""
     name = of.roles.previous_version
     if name is None or (verdict := _known_of(of, name).verdict) == "healthy":
         return
@@ -433,8 +452,8 @@ def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iter
         yield f"Look at who says so: one caller or rater alone speaks against {name} (`{export}`)."
         yield f"Have people review answers of {name}: labels of operators and admins count without anybody else's."
     yield (
-        f"Have answers of {name} judged: about {count(wanted, 'label', 'labels')} of one stream from now on, of more "
-        "than one caller, show whether it is as good as before."
+        f"Have answers of {name} judged: about {format_count(wanted, 'label', 'labels')} of one stream from now on, of "
+        "more than one caller, show whether it is as good as before."
     )
     if judged is None or not judged.labels_per_day:
         yield _label_more(of)
@@ -449,5 +468,7 @@ def _label_more(of: Situation) -> str:
     waiting = of.around.reviews
     if waiting == 0:
         return "Have answers judged: requests that are drawn will wait at GET /v1/reviews/next; none waits now."
-    there = "requests that wait" if waiting is None else count(waiting, "request that waits", "requests that wait")
+    there = (
+        "requests that wait" if waiting is None else format_count(waiting, "request that waits", "requests that wait")
+    )
     return f"Have answers judged: GET /v1/reviews/next has {there} for a person."

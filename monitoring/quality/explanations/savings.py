@@ -1,4 +1,4 @@
-"""What a version saves, in plain words: at present and in all, and what is not in that. Pure.
+"""A version's saving in plain words: at present and in all, and its limits. Pure.
 
 It is what requests saved less what their shadows cost, which one version's streams can tell. The task's net saving
 takes reviews and tuning off as well (docs/guides/alerts-and-dashboards.md), and is Prometheus' alone.
@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monitoring.quality.explanations.phrases import count, dollars, percent
+from monitoring.quality.explanations.phrases import format_count, format_dollars, format_percent
 from monitoring.quality.verdicts.health import Judgement, SavingReport, TaskHealth
 
 REQUESTS_MIN = 200.0
-"""So many requests of the last days before it is told that they cost more than they save."""
+"""The number of requests of the last days before a caveat says that they cost more than they save."""
 KNOWN_MIN = 0.95
-"""Where it is known of fewer of the requests what they saved, that is told."""
+"""A caveat follows where the saving of a smaller share of the requests is known."""
 
 
-def net_of_shadows(name: str, task: str, judged: Judgement) -> Iterator[str]:
-    """What the version saves; nothing where no prices are known, or all of them are 0."""
+def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str]:
+    """The version's saving; nothing where no prices are known, or all of them are 0."""
     found = judged.saving
     if found is None or not any((judged.saving_usd, judged.shadow_usd)):
         return
-    of = f" (the {percent(found.known)} of them of which that is known)" if found.known < KNOWN_MIN else ""
+    of = f" (the {format_percent(found.known)} of them of which that is known)" if found.known < KNOWN_MIN else ""
     parts = _parts(found.saved_usd_per_day, found.shadow_usd_per_day)
     yield f"{name} {_net(found.net_usd_per_day)} a day at present, net of shadows: {parts}, {_over(found)}{of}."
     net = judged.saving_usd - judged.shadow_usd
@@ -35,39 +35,39 @@ def net_of_shadows(name: str, task: str, judged: Judgement) -> Iterator[str]:
     )
 
 
-def doubts(name: str, task: str, judged: Judgement, health: TaskHealth) -> Iterator[str]:
-    """Whether the version costs more than it saves, at present and over enough requests."""
+def list_saving_caveats(name: str, task: str, judged: Judgement, health: TaskHealth) -> Iterator[str]:
+    """Return whether the version costs more than it saves, at present and over enough requests."""
     found = judged.saving
     if found is None or found.requests < REQUESTS_MIN or found.net_usd_per_day >= 0.0:
         return
     if found.saved_usd_per_day <= 0.0:
         yield (
-            f"{name} and its shadows cost about {dollars(-found.net_usd_per_day)} US dollars a day more than general "
-            f"alone would have, {_over(found)}. Are the prices right (`pools.POOL.price`), and is there enough traffic "
-            "for an adapter?"
+            f"{name} and its shadows cost about {format_dollars(-found.net_usd_per_day)} US dollars a day more than "
+            f"general alone would have, {_over(found)}. Are the prices right (`pools.POOL.price`), and is there enough "
+            "traffic for an adapter?"
         )
         return
     ticket = health.ticket
     raised = ""
     if ticket is not None and ticket.closed_at is None:
         raised = f"They are raised while ticket {ticket.id} is open. "
+    cost, saved = format_dollars(found.shadow_usd_per_day), format_dollars(found.saved_usd_per_day)
     yield (
-        f"Shadows and their judges cost more than {name} saves: {dollars(found.shadow_usd_per_day)} US dollars a day "
-        f"against {dollars(found.saved_usd_per_day)}, {_over(found)}. {raised}Lower tasks.{task}.monitor.shadow_share "
-        "if it stays so."
+        f"Shadows and their judges cost more than {name} saves: {cost} US dollars a day against {saved}, "
+        f"{_over(found)}. {raised}Lower tasks.{task}.monitor.shadow_share if it stays so."
     )
 
 
 def _net(usd: float, past: bool = False) -> str:
-    """What is left of a saving, or what is lost instead."""
+    """The rest of a saving, or the loss."""
     verb = ("has saved" if past else "saves") if usd >= 0.0 else ("has lost" if past else "loses")
-    return f"{verb} about {dollars(abs(usd))} US dollars"
+    return f"{verb} about {format_dollars(abs(usd))} US dollars"
 
 
 def _over(found: SavingReport) -> str:
-    return f"over about {count(round(found.requests), 'request', 'requests')} of the last days"
+    return f"over about {format_count(round(found.requests), 'request', 'requests')} of the last days"
 
 
 def _parts(saved: float, shadows: float) -> str:
-    against = f"{dollars(abs(saved))} {'less' if saved >= 0.0 else 'more'} than general would have cost"
-    return f"{against}, {dollars(shadows)} for shadows and their judges"
+    against = f"{format_dollars(abs(saved))} {'less' if saved >= 0.0 else 'more'} than general would have cost"
+    return f"{against}, {format_dollars(shadows)} for shadows and their judges"

@@ -1,4 +1,4 @@
-"""How the accepted false alarms are parted: among how many streams, and what each stream's part rests on.
+"""The shares of the accepted false alarms: the number of signals that share them, and the labels of each.
 
 Both grow as they do, and never come down while a detector stands: it keeps the most streams that there were when
 something came that it sees, as it keeps the most labels a day. Evidence that was not enough when it came is not made
@@ -20,19 +20,19 @@ from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.signals.watch import Watch, get_labelled, replace_labelled
 
 
-class Streams(NamedTuple):
-    """How many labelled and unlabelled streams there are: those of which anything was seen."""
+class SignalCounts(NamedTuple):
+    """The numbers of labelled and unlabelled signals of which anything was seen."""
 
     labelled: int = 0
     unlabelled: int = 0
 
 
-def streams_of(watch: Watch) -> Streams:
+def count_signals(watch: Watch) -> SignalCounts:
     """The signals of one version."""
-    return Streams(sum([one.is_counted for one in get_labelled(watch).values()]), len(watch.signals))
+    return SignalCounts(sum([one.is_counted for one in get_labelled(watch).values()]), len(watch.signals))
 
 
-def with_most(known: Watch | None, moved: Watch, streams: Streams, at: float) -> Watch:
+def keep_most(known: Watch | None, moved: Watch, streams: SignalCounts, at: float) -> Watch:
     """A watch that an entry at `at` has moved, with the number of signals of all versions now."""
     before = get_labelled(known) if known is not None else {}
     more: dict[str, Any] = {
@@ -50,7 +50,7 @@ def with_most(known: Watch | None, moved: Watch, streams: Streams, at: float) ->
 
 def _of_signals(before: Mapping[str, Signal], moved: Watch, streams: int, at: float) -> dict[str, Signal]:
     """Those unlabelled streams that a value was added to while there is more than ever since their detectors began."""
-    per_day = lately.busiest(0.0, moved.request_rate, at)
+    per_day = lately.find_busiest(0.0, moved.request_rate, at)
     return {
         name: msgspec.structs.replace(
             signal, streams=max(signal.streams, streams), busiest=max(signal.busiest, per_day)

@@ -1,4 +1,4 @@
-"""How good a version is, and how much better another arm, on the same requests: pairs of shadows, judged and labelled.
+"""The quality of a version, and the advantage of another arm on the same requests, from judged and labelled pairs.
 
 What a label leaves open (`noted_pairs.py`) counts for the version in the lower bound of the other arm's advantage, for
 the other arm in the upper one, and is in no quality. A judge's word on both answers makes labels go farther
@@ -43,7 +43,7 @@ LATELY_JUDGED = 2000
 """An estimate rests on the newest blocks with about so many labels, or so many pairs that only the judge has judged.
 With fewer, a bound that always holds would begin anew too often."""
 TOLD_SHARE_MIN = 0.5
-"""Where feedback judges fewer of the pairs it is a sample of complaints."""
+"""Feedback on a smaller share of the pairs is a sample of complaints."""
 KNOWN_SHARE_MIN = 0.5
 """The quality of an arm is known where at least so many of the labels say whether its own answer was right."""
 OPEN_SHARE_MAX = 0.1
@@ -60,7 +60,8 @@ class Ends(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How right the version was and how right the other, of pairs of which that is known, and the difference of all."""
+    """The rightness of the version and of the other arm, of pairs where it is known, and the difference of all
+    pairs."""
 
     version: Sums = Sums()
     other: Sums = Sums()
@@ -68,7 +69,7 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Words(msgspec.Struct, frozen=True, array_like=True):
-    """What the judge says of both answers of so many pairs, and their difference: the sums, and those of squares."""
+    """The judge's opinions on both answers of so many pairs, and their difference: sums, and sums of squares."""
 
     pairs: int
     version: float
@@ -110,7 +111,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     blocks: tuple[Block, ...] = ()
 
 
-def against(arm: Arm, digest: str | None) -> Arm:
+def compare_with(arm: Arm, digest: str | None) -> Arm:
     """The arm once it is known to go by this; begun anew if it went by another (`stacks.py`)."""
     if digest is None or digest == arm.against:
         return arm
@@ -119,7 +120,7 @@ def against(arm: Arm, digest: str | None) -> Arm:
     return Arm(other=arm.other, against=digest)
 
 
-def with_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_right: bool = False) -> Arm:
+def add_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_right: bool = False) -> Arm:
     """The arm after a pair that nobody but the judge has judged; without its word the pair only counts.
 
     `says_right`: its word is how right the answers are, and not how alike.
@@ -138,7 +139,7 @@ def with_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_rig
     return msgspec.structs.replace(arm, blocks=(*blocks[:-1], block))
 
 
-def with_label(
+def add_label(
     arm: Arm,
     begins: float,
     right: Right,
@@ -168,7 +169,7 @@ def with_label(
     return msgspec.structs.replace(arm, givers=known, blocks=(*arm.blocks[:place], block, *arm.blocks[place + 1 :]))
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The estimates of a version and of another arm, where these are known, and how much better the other is: a lower
     and an upper bound.
 
@@ -186,15 +187,15 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     words: int
 
 
-def found(arm: Arm, since: float | None) -> Found | None:
-    """What the pairs say, of requests since then where that is known; None with fewer than 20 labelled or judged.
+def compare(arm: Arm, since: float | None) -> ArmComparison | None:
+    """Compare both arms on the requests since then, where that is known; None with fewer than 20 labelled or judged.
 
     The labels of reviewers and trusted callers count where there are enough, with the judge's word; or else those of
     other callers, where they are of at least half of the pairs; or else the judge's word alone. The advantage is by the
     judge's word alone too where it says whether both answers are right, and fewer than 20 of the labels, or less than
     nine tenths of them, do.
     """
-    blocks = lately(arm, since)
+    blocks = get_newest_blocks(arm, since)
     outright, labelled = _outright(blocks), _labelled_sides(blocks)
     if labelled is None:
         return _by_the_judge(blocks, outright)
@@ -203,7 +204,7 @@ def found(arm: Arm, since: float | None) -> Found | None:
     known_min = max(LABELS_MIN, KNOWN_SHARE_MIN * labels)
     by_judge = outright is not None and not _is_complete(sides)
     all_ends = [outright.difference] if outright is not None and by_judge else [sides.difference, *without]
-    return Found(
+    return ArmComparison(
         version=estimates.estimate(sides.version) if sides.version.labelled >= known_min else None,
         other=estimates.estimate(sides.other) if sides.other.labelled >= known_min else None,
         advantage_low=min(_bounds(one.low)[0] for one in all_ends),
@@ -228,7 +229,7 @@ def _labelled_sides(blocks: Sequence[Block]) -> tuple[Sides, list[Ends]] | None:
 
 
 def _is_complete(sides: Sides) -> bool:
-    """Whether enough of the labels say of both answers whether they are right. Each says it of one at least."""
+    """Return whether enough of the labels say of both answers whether they are right. Each says it of one at least."""
     labels = sides.difference.low.labelled
     complete = sides.version.labelled + sides.other.labelled - labels
     return complete >= LABELS_MIN and labels - complete <= OPEN_SHARE_MAX * labels
@@ -248,15 +249,15 @@ def _outright(blocks: Sequence[Block]) -> Sides | None:
     )
 
 
-def _by_the_judge(blocks: Sequence[Block], outright: Sides | None) -> Found | None:
-    """What the pairs say by its word alone; None where it has judged too few."""
+def _by_the_judge(blocks: Sequence[Block], outright: Sides | None) -> ArmComparison | None:
+    """Compare both arms by the judge alone; None where it has judged too few."""
     sides = outright or _taken_for_labels(_whole([block.sure for block in blocks]))
     judged = sides.difference.low.labelled
     if judged < LABELS_MIN:
         return None
     knows = outright is not None or not any(block.agreements for block in blocks)
     low, high = _bounds(sides.difference.low)
-    return Found(
+    return ArmComparison(
         version=estimates.estimate(sides.version) if knows else None,
         other=estimates.estimate(sides.other) if knows else None,
         advantage_low=low,
@@ -268,8 +269,8 @@ def _by_the_judge(blocks: Sequence[Block], outright: Sides | None) -> Found | No
 
 
 def _bounds(difference: Sums) -> tuple[float, float]:
-    """How much better the other arm is, at least and at most; all that can be where there are too few labels."""
-    bounds = estimates.always(difference) if difference.labelled >= LABELS_MIN else None
+    """The least and the greatest advantage of the other arm: -1 and 1 where there are too few labels."""
+    bounds = estimates.bound_always(difference) if difference.labelled >= LABELS_MIN else None
     return (-1.0, 1.0) if bounds is None else bounds
 
 
@@ -277,9 +278,9 @@ def _judged(sides: Sides, guessed: tuple[float, float]) -> Sides:
     own, other = guessed
     ends, apart = sides.difference, other - own
     return Sides(
-        version=estimates.judged(sides.version, own),
-        other=estimates.judged(sides.other, other),
-        difference=Ends(estimates.judged(ends.low, apart), estimates.judged(ends.high, apart)),
+        version=estimates.add_guess(sides.version, own),
+        other=estimates.add_guess(sides.other, other),
+        difference=Ends(estimates.add_guess(ends.low, apart), estimates.add_guess(ends.high, apart)),
     )
 
 
@@ -302,11 +303,11 @@ def _with_word(sums: Sums, y: float | None, guessed: float | None) -> Sums:
     """The sums after a person's word on a row that the judge may have seen; the same where it leaves the row open."""
     if y is None:
         return sums
-    return estimates.labelled(sums, y) if guessed is None else estimates.relabelled(sums, y, guessed)
+    return estimates.add_label(sums, y) if guessed is None else estimates.replace_guess(sums, y, guessed)
 
 
 def _differences(right: Right) -> tuple[float, float]:
-    """How much more right the other was, at least and at most."""
+    """The least and the greatest difference in rightness."""
     own, other = right
     low = (0.0 if other is None else other) - (1.0 if own is None else own)
     return low, (1.0 if other is None else other) - (0.0 if own is None else own)
@@ -314,13 +315,13 @@ def _differences(right: Right) -> tuple[float, float]:
 
 def _apart(ends: Ends, right: Right, word: float | None) -> Ends:
     low, high = _differences(right)
-    return Ends(estimates.labelled(ends.low, low, word), estimates.labelled(ends.high, high, word))
+    return Ends(estimates.add_label(ends.low, low, word), estimates.add_label(ends.high, high, word))
 
 
 def _whole(sides: Sequence[Sides]) -> Sides:
     return Sides(
-        version=total(one.version for one in sides),
-        other=total(one.other for one in sides),
+        version=add_up(one.version for one in sides),
+        other=add_up(one.other for one in sides),
         difference=_all_ends(one.difference for one in sides),
     )
 
@@ -332,7 +333,7 @@ def _all_words(some: Iterable[Words | None]) -> Words | None:
 
 def _all_ends(some: Iterable[Ends]) -> Ends:
     known = list(some)
-    return Ends(total(one.low for one in known), total(one.high for one in known))
+    return Ends(add_up(one.low for one in known), add_up(one.high for one in known))
 
 
 def _without(whole: Ends, part: Ends) -> Ends:
@@ -352,7 +353,7 @@ def _less(whole: Sums, part: Sums) -> Sums:
     )
 
 
-def total(sums: Iterable[Sums]) -> Sums:
+def add_up(sums: Iterable[Sums]) -> Sums:
     """Sums put together."""
     whole = Sums()
     for one in sums:
@@ -379,7 +380,7 @@ def _taken_for_labels(sides: Sides) -> Sides:
     return Sides(version=version, other=other, difference=Ends(apart, apart))
 
 
-def lately(arm: Arm, since: float | None) -> list[Block]:
+def get_newest_blocks(arm: Arm, since: float | None) -> list[Block]:
     """The newest blocks with enough in them, newest first, of those all of whose pairs came since then."""
     kept: list[Block] = []
     labels = judged = 0
@@ -424,7 +425,7 @@ def _joined(one: Block, two: Block) -> Block:
 
 
 def _place(blocks: Sequence[Block], at: float) -> int | None:
-    """Which block has the pairs of this time."""
+    """The index of the block that has the pairs of this time."""
     place = None
     for index, block in enumerate(blocks):
         if block.begins > at:

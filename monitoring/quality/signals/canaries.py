@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.detectors.leaving_out import Roll
+from monitoring.quality.detectors.leaving_out import GiverRoll
 from monitoring.quality.signals import noted_pairs
-from monitoring.quality.signals.entries import Label, Seen, asked_version, contract_broken, labelled_version
-from monitoring.quality.signals.noted_pairs import Noted
+from monitoring.quality.signals.entries import Label, Seen, get_asked_version, get_labelled_version, has_broken_contract
+from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.rollout import Arm, Outcome, ShadowPair, Tally
@@ -30,7 +30,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
         return "canary" if version == self.version else "active" if version == self.active else None
 
 
-def begun(tally: Tally | None, canary: Canary | None, callers: Roll | None) -> Tally | None:
+def start_tally(tally: Tally | None, canary: Canary | None, callers: GiverRoll | None) -> Tally | None:
     """The tally of a canary, started afresh where it is of another one; None without a canary.
 
     `callers` are who has used the active version so far.
@@ -42,9 +42,9 @@ def begun(tally: Tally | None, canary: Canary | None, callers: Roll | None) -> T
     return rollout.start(canary.plan, canary.started_at, callers)
 
 
-def with_record(tally: Tally, canary: Canary, seen: Seen, at: float) -> Tally:
+def add_record(tally: Tally, canary: Canary, seen: Seen, at: float) -> Tally:
     """The tally after a request that came at `at`: an outcome of the version that was asked first."""
-    asked = asked_version(seen) if seen.purpose == "serve" else None
+    asked = get_asked_version(seen) if seen.purpose == "serve" else None
     arm = canary.arm(asked)
     if asked is None or arm is None or at < canary.started_at:
         return tally
@@ -53,22 +53,22 @@ def with_record(tally: Tally, canary: Canary, seen: Seen, at: float) -> Tally:
     outcome = Outcome(
         arm=arm,
         error=not (answered or rejected),
-        contract_broken=contract_broken(seen, asked) if answered or rejected else None,
+        contract_broken=has_broken_contract(seen, asked) if answered or rejected else None,
         latency_seconds=seen.duration_seconds if answered and not rejected else None,
         caller=seen.caller,
     )
     return rollout.observe(tally, canary.plan, outcome, at)
 
 
-def with_label(
+def add_label(
     tally: Tally, canary: Canary, label: Label | None, seen: Seen, note: Note, at: float
 ) -> tuple[Tally, Note]:
     """The tally after a feedback at `at` that the request's note has heard, and the note. `label` is the feedback's.
 
     The first value of the canary's metric counts, and a demonstration judges the request's pair.
     """
-    tally, note = with_pairs(tally, canary, note)
-    arm = canary.arm(labelled_version(seen)) if seen.purpose == "serve" else None
+    tally, note = add_pairs(tally, canary, note)
+    arm = canary.arm(get_labelled_version(seen)) if seen.purpose == "serve" else None
     if label is None or label.metric != canary.plan.feedback_metric or arm is None:
         return tally, note
     if note.canary or seen.placed_at < canary.started_at:
@@ -77,7 +77,7 @@ def with_label(
     return rollout.observe(tally, canary.plan, outcome, at), msgspec.structs.replace(note, canary=True)
 
 
-def with_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
+def add_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
     """The tally after what is known of a request's pairs of both arms, and the note: each pair counts once.
 
     Where both answers have a contract, it alone judges; else the right answer does, if somebody has given it.
@@ -96,11 +96,11 @@ def with_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
     return tally, note
 
 
-def _right(noted: Noted, canary: str, demonstration: str | None) -> tuple[float, float] | None:
-    """How right the canary's and the active version's answer were; None where nobody has said so yet."""
+def _right(noted: NotedPair, canary: str, demonstration: str | None) -> tuple[float, float] | None:
+    """The rightness of the canary's and of the active version's answer; None where nobody has judged them yet."""
     if noted.kept is not None:
         shadow, served = map(float, noted.kept)
         return (served, shadow) if noted.served == canary else (shadow, served)
     if noted.failed:
         noted = msgspec.structs.replace(noted, digest="")  # it is never right
-    return noted_pairs.demonstrated(noted, canary, demonstration)
+    return noted_pairs.judge_by_demonstration(noted, canary, demonstration)

@@ -21,9 +21,9 @@ from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.complaints import EXPECTED_MIN, SEEN_MIN, Complaints
 from monitoring.quality.detectors.delays import HORIZON_TICKS, TICK_SECONDS, Delays
 from monitoring.quality.detectors.lately import Rate
-from monitoring.quality.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.quality.detectors.leaving_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
-from monitoring.quality.signals.labelled import ALPHA, Terms, e_value_of
+from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
 from monitoring.quality.verdicts.health import StreamReport
 
 GROUPS = 4
@@ -39,7 +39,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     detectors: LeaveOneOut[Complaints]
-    complainers: Roll
+    complainers: GiverRoll
     last: float
     rate: Rate | None = None
     busiest: float = 0.0
@@ -50,27 +50,27 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def learns(self) -> bool:
-        """Whether it still learns how many complaints are usual, and how late they come."""
+        """Return whether it still learns how many complaints are usual, and how late they come."""
         return complaints.learns(self.detectors.whole)
 
     @property
     def is_counted(self) -> bool:
-        """Whether it shares the accepted false alarms: always, since requests alone are evidence."""
+        """Return whether it shares the accepted false alarms: always, since requests alone are evidence."""
         return True
 
     @property
     def is_reported(self) -> bool:
-        """Whether there is anything to report: always."""
+        """Return whether there is anything to report: always."""
         return True
 
     @property
     def is_tested(self) -> bool:
-        """Whether there is a reverse test."""
+        """Return whether there is a reverse test."""
         return self.detectors.whole.back is not None
 
     @property
     def is_doubted(self) -> bool:
-        """Whether its evidence now would be an alarm of the signal that may alarm most often.
+        """Return whether its evidence now would be an alarm of the signal that may alarm most often.
 
         Time without a complaint takes evidence away too.
         """
@@ -79,45 +79,47 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_recovered(self) -> bool:
-        """Whether the reverse test finds that complaints came down. More of them take that back."""
+        """Return whether the reverse test finds that complaints came down. More of them take that back."""
         back = self.detectors.whole.back
-        return back is not None and fewer.log_e(back) >= math.log(recoveries.asked(self.recoveries))
+        return back is not None and fewer.log_e(back) >= math.log(recoveries.count_asked(self.recoveries))
 
     @property
     def evidence_since(self) -> float | None:
         """The time from which on requests likeliest bring more complaints (Unix seconds); None while it learns."""
-        return None if self.learns else complaints.since(self.detectors.whole)
+        return None if self.learns else complaints.find_change(self.detectors.whole)
 
     def take_request(self, caller: str, at: float) -> ComplaintSignal:
         """The signal after a request that was answered."""
         last, at = self.last, max(at, self.last)
         own = list[int]()
         if any(self.detectors.without):
-            place = leaving_out.group(self.complainers, caller)
+            place = leaving_out.get_group(self.complainers, caller)
             own = [place] if self.detectors.without[place] is not None else []
-        moved = leaving_out.moved(self.detectors, lambda one: complaints.served(_catch_up(one, last, at), at), own)
+        moved = leaving_out.move(
+            self.detectors, lambda one: complaints.take_requests(_catch_up(one, last, at), at), own
+        )
         return msgspec.structs.replace(self, detectors=moved, last=at)
 
     def take_complaint(self, caller: str, request_at: float, at: float, alone: str | None) -> ComplaintSignal:
         """The signal after the first complaint about a request. `alone` is as in `leaving_out.py`."""
-        last, at, rate = self.last, max(at, self.last), lately.with_event(self.rate, at)
+        last, at, rate = self.last, max(at, self.last), lately.add_event(self.rate, at)
         whole = _catch_up(self.detectors.whole, last, at)
         detectors = msgspec.structs.replace(self.detectors, whole=whole)
         roll, own = self.complainers, list[int]()
         if not complaints.learns(whole):
-            roll = leaving_out.met(roll, caller)
-            own = [leaving_out.group(roll, caller)]
-        moved = leaving_out.moved(
-            detectors, lambda one: complaints.complained(_catch_up(one, last, at), request_at, at), own
+            roll = leaving_out.meet(roll, caller)
+            own = [leaving_out.get_group(roll, caller)]
+        moved = leaving_out.move(
+            detectors, lambda one: complaints.take_complaint(_catch_up(one, last, at), request_at, at), own
         )
-        believed = () if alone is None else (leaving_out.group_of(roll, alone),)
+        believed = () if alone is None else (leaving_out.get_group_of_digest(roll, alone),)
         return msgspec.structs.replace(
             self,
-            detectors=leaving_out.judged(moved, complaints.log_e, believed) if own else moved,
+            detectors=leaving_out.judge(moved, complaints.log_e, believed) if own else moved,
             complainers=roll,
             last=at,
             rate=rate,
-            busiest=lately.busiest(self.busiest, rate, at),
+            busiest=lately.find_busiest(self.busiest, rate, at),
         )
 
     def tick(self, at: float) -> ComplaintSignal:
@@ -128,11 +130,11 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         until = _tick_before(min(at, self.last + HORIZON_SECONDS))
         if until <= self.detectors.whole.at or (self.learns and self.is_tested):
             return self
-        detectors = leaving_out.moved(self.detectors, lambda one: complaints.advanced(one, until))
+        detectors = leaving_out.move(self.detectors, lambda one: complaints.advance(one, until))
         return msgspec.structs.replace(self, detectors=detectors)
 
     def alarms(self, labels: float, alpha: float) -> bool:
-        """Whether the evidence ever reached the threshold for so many expected complaints, once enough were."""
+        """Return whether the evidence ever reached the threshold for so many expected complaints, once enough were."""
         whole = self.detectors.whole
         enough = whole.seen >= SEEN_MIN and whole.expected >= EXPECTED_MIN
         return enough and leaving_out.alarms(self.detectors, labels, alpha)
@@ -144,9 +146,9 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         """Begin the reverse test of a version that is degraded `since` then."""
         whole, signal = self.detectors.whole, self
         if not self.is_tested:
-            left = recoveries.left(self.recoveries, whole.expected - self.apart)
+            left = recoveries.count_left(self.recoveries, whole.expected - self.apart)
             signal = msgspec.structs.replace(self, recoveries=left, tested_at=whole.expected)
-        return signal._with_whole(complaints.turned(whole, since))
+        return signal._with_whole(complaints.begin_reverse_test(whole, since))
 
     def restart(self, at: float) -> ComplaintSignal:
         """Begin again from `at` on, with the delays that it knows, since the version is no longer degraded.
@@ -156,7 +158,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         """
         learned = self.detectors.whole.learned
         fresh = start(self.complainers.salt, self.last if learned is not None else max(self.last, at), learned)
-        count = recoveries.one_more(self.recoveries) if self.has_recovered else self.recoveries
+        count = recoveries.add_recovery(self.recoveries) if self.has_recovered else self.recoveries
         return msgspec.structs.replace(fresh, rate=self.rate, recoveries=count)
 
     def restart_if_recovered(self, at: float) -> ComplaintSignal:
@@ -172,24 +174,24 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         if not signal.learns:
             return signal
         at = max(signal.last, at)
-        resumed = signal._with_whole(complaints.resumed(signal.detectors.whole, at))
+        resumed = signal._with_whole(complaints.resume(signal.detectors.whole, at))
         return msgspec.structs.replace(resumed, last=at)
 
-    def report(self, name: str, of_class: str | None, terms: Terms) -> StreamReport:
+    def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
         """Report it with its evidence."""
         whole = self.detectors.whole
         alarming = self.alarms(terms.threshold * ALPHA, ALPHA)
         baseline: dict[str, Any] = {"kind": "own", "learning": whole.learned is None}
         if whole.learned is not None:
             baseline |= {
-                "rate": delays.complaint_rate(whole.learned),
-                "delay_seconds": delays.delay_quantile(whole.learned, 0.5),
+                "rate": delays.get_complaint_rate(whole.learned),
+                "delay_seconds": delays.find_delay_quantile(whole.learned, 0.5),
                 "from": whole.learned.began,
                 "to": whole.learned.ended,
             }
         share = None
         if terms.requests_per_day:
-            share = min(1.0, lately.per_day(self.rate, terms.at) / terms.requests_per_day)
+            share = min(1.0, lately.count_per_day(self.rate, terms.at) / terms.requests_per_day)
         return StreamReport(
             stream=name,
             of_class=of_class,
@@ -216,13 +218,13 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             return self
         whole = self.detectors.whole
         apart = self.apart + whole.expected - self.tested_at
-        return msgspec.structs.replace(self._with_whole(complaints.untested(whole)), apart=apart)
+        return msgspec.structs.replace(self._with_whole(complaints.end_reverse_test(whole)), apart=apart)
 
 
 def start(salt: str, at: float, learned: Delays | None) -> ComplaintSignal:
     """A signal without complaints, with the delays that another version's signal has learned, if any."""
     detectors = leaving_out.start(complaints.start(at, learned), GROUPS)
-    return ComplaintSignal(detectors=detectors, complainers=Roll(salt=salt, groups=GROUPS), last=at)
+    return ComplaintSignal(detectors=detectors, complainers=GiverRoll(salt=salt, groups=GROUPS), last=at)
 
 
 def _catch_up(state: Complaints, last: float, at: float) -> Complaints:
@@ -230,7 +232,7 @@ def _catch_up(state: Complaints, last: float, at: float) -> Complaints:
     if at - last <= HORIZON_SECONDS:
         return state
     until = _tick_before(last + HORIZON_SECONDS)
-    return complaints.advanced(state, until) if until > state.at else state
+    return complaints.advance(state, until) if until > state.at else state
 
 
 def _tick_before(at: float) -> float:

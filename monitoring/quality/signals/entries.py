@@ -1,4 +1,4 @@
-"""What the monitor looks at in records and feedback, and what each of them may say of a version.
+"""The fields of records and feedback that the monitor reads, and the version that each is evidence on.
 
 Only what chance has led to a version tells how it behaves: a caller who pins it, an admin's rule, or a version that
 stands in for another, chooses the requests. The share of a degraded version that goes to the one before it is drawn
@@ -35,8 +35,8 @@ class Attempt(msgspec.Struct):
     fault: str | None = None
 
 
-class Finding(msgspec.Struct):
-    """What a check found."""
+class RecordedFinding(msgspec.Struct):
+    """A check's finding."""
 
     check: str
     fired: bool = False
@@ -69,7 +69,7 @@ class Pair(msgspec.Struct):
 
 
 class Seen(msgspec.Struct):
-    """What is looked at in a record. `placed_at` is when it came into the stream, by Redis's clock."""
+    """The fields of a record that are read. `placed_at` is when it came into the stream, by Redis's clock."""
 
     id: str
     caller: str = ""
@@ -83,7 +83,7 @@ class Seen(msgspec.Struct):
     outcome: str = "failed"
     override_id: str | None = None
     attempts: list[Attempt] = []
-    findings: list[Finding] = []
+    findings: list[RecordedFinding] = []
     stack: str | None = None
     text_digest: str | None = None
     contract_kept: bool | None = None
@@ -97,7 +97,7 @@ class Seen(msgspec.Struct):
 
 
 class Given(msgspec.Struct):
-    """What is looked at in a feedback, and the request that it is on."""
+    """The fields of a feedback that are read, and the id of its request."""
 
     metric: str
     value: Any
@@ -140,12 +140,12 @@ def read_label(given: Given, seen: Seen, plan: Plan, metrics: Mapping[str, Metri
 
 
 def is_trusted(given: Given, plan: Plan) -> bool:
-    """Whether this feedback counts like a reviewer's."""
+    """Return whether this feedback counts like a reviewer's."""
     return given.reviewed or given.caller in plan.trusted_callers
 
 
 def is_drawn(seen: Seen) -> bool:
-    """Whether chance decided here which arm a caller's request went to."""
+    """Return whether chance decided here which arm a caller's request went to."""
     if seen.purpose != "serve" or "@" in seen.model_asked or seen.override_id is not None:
         return False
     asked = seen.attempts[0].version if seen.attempts else None
@@ -157,23 +157,23 @@ def is_drawn(seen: Seen) -> bool:
 
 
 def is_by_chance(seen: Seen) -> bool:
-    """Whether labels of this request may speak for or against whoever answered it."""
+    """Return whether labels of this request may speak for or against whoever answered it."""
     return is_drawn(seen) if seen.purpose == "serve" else seen.purpose in LABELLED_PURPOSES
 
 
 def is_reported(seen: Seen) -> bool:
-    """Whether it was served elsewhere, and only reported here."""
+    """Return whether it was served elsewhere, and only reported here."""
     return seen.purpose == "reported"
 
 
-def labelled_version(seen: Seen) -> str | None:
+def get_labelled_version(seen: Seen) -> str | None:
     """The version that a label of this request speaks of: the one whose answer was given; None if it is of none."""
     if seen.version is None or not is_by_chance(seen):
         return None
-    return seen.version if seen.led_to in (None, seen.version) or shifted_to(seen) == seen.version else None
+    return seen.version if seen.led_to in (None, seen.version) or get_shifted_version(seen) == seen.version else None
 
 
-def shifted_to(seen: Seen) -> str | None:
+def get_shifted_version(seen: Seen) -> str | None:
     """The version that got this request as one of the share that a degraded version does not keep; None: none did."""
     asked = seen.attempts[0].version if seen.attempts else None
     if seen.reason != "degraded" or asked == seen.led_to or not is_drawn(seen):
@@ -181,16 +181,16 @@ def shifted_to(seen: Seen) -> str | None:
     return asked
 
 
-def held_out_of(seen: Seen) -> str | None:
+def get_held_out_version(seen: Seen) -> str | None:
     """The version from which chance has sent this request to general, so that a label speaks of general beside it."""
     if seen.version is not None or seen.reason not in BY_CHANCE_TO_GENERAL or not is_drawn(seen):
         return None
-    if shifted_to(seen) is not None:
+    if get_shifted_version(seen) is not None:
         return None
     return seen.led_to
 
 
-def asked_version(seen: Seen) -> str | None:
+def get_asked_version(seen: Seen) -> str | None:
     """The version that was asked first and may be judged by what became of it; None where it says nothing of any."""
     if seen.purpose == "reported":
         return seen.version
@@ -200,23 +200,23 @@ def asked_version(seen: Seen) -> str | None:
     return asked.version
 
 
-def led_version(seen: Seen) -> str | None:
+def get_led_version(seen: Seen) -> str | None:
     """The version that the request was led to by chance, whatever answered it then; None where that is not known."""
     if seen.purpose == "reported":
         return seen.version
-    return (shifted_to(seen) or seen.led_to) if is_drawn(seen) else None
+    return (get_shifted_version(seen) or seen.led_to) if is_drawn(seen) else None
 
 
-def score_of(seen: Seen, check: str, version: str | None) -> float | None:
-    """What the task's check made of it, by the models of this version."""
+def get_score(seen: Seen, check: str, version: str | None) -> float | None:
+    """The score of the task's check, by the models of this version; None without one."""
     for one in seen.findings:
         if one.check == check and one.score is not None and one.version in (None, version):
             return one.score
     return None
 
 
-def contract_broken(seen: Seen, version: str) -> bool | None:
-    """Whether this version's answer broke its contract, though its caller may have got another's."""
+def has_broken_contract(seen: Seen, version: str) -> bool | None:
+    """Return whether this version's answer broke its contract, though its caller may have got another's."""
     if any(one.version == version and one.fault == "contract" for one in seen.attempts):
         return True
     if seen.version != version or seen.contract_kept is None:
@@ -225,13 +225,13 @@ def contract_broken(seen: Seen, version: str) -> bool | None:
 
 
 def says_nothing(seen: Seen) -> bool:
-    """Whether what became of its first attempt says nothing of the version that was asked."""
+    """Return whether what became of its first attempt says nothing of the version that was asked."""
     return bool(seen.attempts) and seen.attempts[0].fault in OUR_FAULTS
 
 
-def contracts_kept(shadow: Seen) -> tuple[bool, bool] | None:
-    """Whether the shadow's and the caller's answer kept their contracts; None where not both have one. A shadow that
-    failed by its own fault did not."""
+def have_kept_contracts(shadow: Seen) -> tuple[bool, bool] | None:
+    """Return whether the shadow's and the caller's answer kept their contracts; None where not both have one. A shadow
+    that failed by its own fault did not."""
     if shadow.pair is None or shadow.pair.contract_kept is None or says_nothing(shadow):
         return None
     if shadow.outcome == "ok" and shadow.contract_kept is None:
@@ -239,23 +239,23 @@ def contracts_kept(shadow: Seen) -> tuple[bool, bool] | None:
     return shadow.outcome == "ok" and bool(shadow.contract_kept), shadow.pair.contract_kept
 
 
-def sides(shadow: Seen) -> tuple[str, str]:
+def get_sides(shadow: Seen) -> tuple[str, str]:
     """Whose answer the shadow's is, and whose the caller got: versions, or `general`."""
     assert shadow.pair is not None, "it is a shadow's"
     general = shadow.pair.arm == GENERAL or shadow.version is None
     return GENERAL if general else str(shadow.version), shadow.pair.version or GENERAL
 
 
-def stack_of_general(shadow: Seen) -> str | None:
+def get_general_stack(shadow: Seen) -> str | None:
     """The stack of general's answer, where it is one of the shadow's pair; None where that is not known."""
     assert shadow.pair is not None, "it is a shadow's"
-    other, served = sides(shadow)
+    other, served = get_sides(shadow)
     if other == GENERAL:
         return shadow.stack
     return shadow.pair.served_stack if served == GENERAL else None
 
 
-def class_of(given: Given, tag: str | None) -> str | None:
+def get_class(given: Given, tag: str | None) -> str | None:
     """The class that the feedback names for its request; None where it names none, or none is looked for."""
     named = (given.tags or {}).get(tag) if tag is not None else None
     return named[:TEXT_MAX] if named and named != OTHER_CLASS else None

@@ -1,4 +1,4 @@
-"""Which stack of general a version is compared with: one at a time, though a pool may have several.
+"""The fingerprint of general that a version is compared with: one at a time, though a pool may have several.
 
 While a pool is upgraded, or has engines of two builds for good, each next answer may come from another stack. What is
 of another than the one that the watch goes by is passed over, until so many answers in a row are of that one: then all
@@ -38,12 +38,12 @@ class GeneralStack(msgspec.Struct, frozen=True, array_like=True):
     shadow_at: float | None = None
 
 
-def is_of(stack: GeneralStack, digest: str | None) -> bool:
-    """Whether an answer of general's counts, as far as is known."""
+def is_compared_with(stack: GeneralStack, digest: str | None) -> bool:
+    """Return whether an answer of general's counts, as far as is known."""
     return None in (stack.digest, digest) or stack.digest == digest
 
 
-def after(
+def add_answer(
     stack: GeneralStack,
     digest: str | None,
     shadow: PairSignal,
@@ -53,7 +53,7 @@ def after(
     is_shadow: bool,
     is_degraded: bool,
 ) -> dict[str, Any]:
-    """What is another in a watch after one more answer of general's; begun anew where that is now another stack."""
+    """The changed fields of a watch after one more answer of general; begun again where the fingerprint is another."""
     if digest is None or not (is_shadow or _served_counts(stack, at, is_degraded)):
         return {}
     known = stack
@@ -70,7 +70,7 @@ def after(
         "stack": moved,
         "shadow": shadow.compare_with(moved.digest),
         "holdout": holdout.compare_with(moved.digest),
-        "general": arms.against(general, moved.digest),
+        "general": arms.compare_with(general, moved.digest),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a version's watch says at one moment: each stream with its evidence, both arms, and how soon a slip is found.
+"""The judgement of a version at one moment: each signal with its evidence, both arms, and the time to find a slip.
 
 The fleet's accepted false alarms go in equal parts to all labelled streams of all versions, and as many again to the
 unlabelled ones, which only make suspect: a stream's part and its labels a month give the e-value at which it alarms
@@ -19,10 +19,10 @@ from monitoring.quality.detectors import baselines, drift, lately, planning, sav
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
 from monitoring.quality.detectors.slip import BASELINE_MIN
-from monitoring.quality.signal_table import UNLABELLED, measure_of
+from monitoring.quality.signal_table import UNLABELLED, get_measure
 from monitoring.quality.signals import arms
 from monitoring.quality.signals.label_signal import BASELINE_MAX, LabelSignal
-from monitoring.quality.signals.labelled import ALPHA, LabelledSignal, Terms, e_value_of
+from monitoring.quality.signals.labelled import ALPHA, LabelledSignal, ReportTerms, e_value_of
 from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.watch import Watch, get_labelled
 from monitoring.quality.verdicts.health import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
@@ -43,13 +43,13 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     unlabelled: int
 
 
-def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version: str | None = None) -> Judgement:
+def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version: str | None = None) -> Judgement:
     """All that the watch says at `at` (Unix seconds). The same for the same watch, plan, budget and time.
 
     `previous_version` is the task's previous version now: pairs with one that was it before are not spoken of.
     """
-    label_rate = lately.per_day(watch.label_rate, at)
-    request_rate = lately.per_day(watch.request_rate, at)
+    label_rate = lately.count_per_day(watch.label_rate, at)
+    request_rate = lately.count_per_day(watch.request_rate, at)
     streams = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
     complained = watch.complaints.detectors.whole if watch.complaints is not None else None
     return Judgement(
@@ -60,8 +60,8 @@ def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, previous_vers
         requests_per_day=request_rate,
         labels=watch.labels,
         labels_per_day=label_rate,
-        label_coverage=min(1.0, lately.per_day(watch.judged, at) / request_rate) if request_rate else None,
-        feedback_delay_seconds=lately.median(watch.delays),
+        label_coverage=min(1.0, lately.count_per_day(watch.judged, at) / request_rate) if request_rate else None,
+        feedback_delay_seconds=lately.find_median(watch.delays),
         complaints_expected=complained.expected if complained is not None else None,
         complaints_seen=float(complained.seen) if complained is not None else None,
         seconds_to_detect={str(points): _seconds_to_detect(watch, budget, at, points / 100) for points in POINTS},
@@ -70,44 +70,44 @@ def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, previous_vers
         shadows=watch.shadows,
         streams=streams,
         arms=list(_arms(watch, _slips_since(watch, streams), previous_version)),
-        judge_agreement=lately.mean(watch.agreed),
+        judge_agreement=lately.find_mean(watch.agreed),
         judge=_of_judge(watch),
         saving=_of_saving(watch, at),
     )
 
 
 def _of_judge(watch: Watch) -> JudgeReport | None:
-    """How the model that judges its pairs has done lately."""
-    silent = lately.mean(watch.judge.silent)
+    """The recent record of the model that judges its pairs."""
+    silent = lately.find_mean(watch.judge.silent)
     if silent is None:
         return None
     return JudgeReport(asked=watch.judge.silent.weight, silent=silent, answered_since=watch.judge.answered_since)
 
 
 def _of_saving(watch: Watch, at: float) -> SavingReport | None:
-    """What the version saves at present, and what its shadows cost."""
+    """The version's present saving, and the cost of its shadows."""
     if watch.saving is None or not watch.saving.requests:
         return None
-    saved, shadows = saving.a_day(watch.saving, at)
+    saved, shadows = saving.find_per_day(watch.saving, at)
     known, unknown = watch.saving.requests, watch.saving.unknown
     return SavingReport(
         saved_usd_per_day=saved,
         shadow_usd_per_day=shadows,
-        requests=saving.faded(watch.saving, at).requests,
+        requests=saving.fade(watch.saving, at).requests,
         known=known / (known + unknown),
     )
 
 
-def between(false_alarms_per_month: float, streams: int, labels_per_day: float) -> float:
-    """How many labels shall lie between two false alarms of a stream, on average: the e-value at which it alarms."""
+def find_labels_between(false_alarms_per_month: float, streams: int, labels_per_day: float) -> float:
+    """The mean number of labels between two false alarms of a signal: the e-value at which it alarms."""
     part = false_alarms_per_month / max(1, streams)
-    return planning.labels_between_false_alarms(part, (labels_per_day * MONTH_DAYS,))[0]
+    return planning.find_labels_between_false_alarms(part, (labels_per_day * MONTH_DAYS,))[0]
 
 
 def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
     """The same for a labelled signal, by the most signals and labels a day since its detector began."""
-    streams, per_day = max(signal.streams, budget.labelled), lately.busiest(signal.busiest, signal.rate, at)
-    return between(budget.false_alarms_per_month, streams, per_day)
+    streams, per_day = max(signal.streams, budget.labelled), lately.find_busiest(signal.busiest, signal.rate, at)
+    return find_labels_between(budget.false_alarms_per_month, streams, per_day)
 
 
 # ---- labelled signals ------------------------------------------------------------------------------
@@ -119,14 +119,14 @@ def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[S
         signal = signals[name]
         stream, _, of_class = name.partition(":")
         is_outdated = name in watch.outdated
-        if not (of_class or signal.is_reported or (is_outdated and measure_of(stream) == "share")):
+        if not (of_class or signal.is_reported or (is_outdated and get_measure(stream) == "share")):
             continue
-        terms = Terms(
+        terms = ReportTerms(
             at=at,
             labels_min=plan.labels_min,
             threshold=_threshold(signal, budget, at),
             roll=watch.roll,
-            requests_per_day=lately.per_day(watch.request_rate, at),
+            requests_per_day=lately.count_per_day(watch.request_rate, at),
             is_outdated=is_outdated,
         )
         report = signal.report(stream, of_class or None, terms)
@@ -135,8 +135,9 @@ def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[S
 
 
 def _is_over(holdout: PairSignal, feedback: LabelSignal) -> bool:
-    """Whether the last pair is older than the labels of which feedback's share lately is: nothing is held out now."""
-    begins = lately.time_of(feedback.marks, max(0, feedback.labels - lately.WINDOW))
+    """Return whether the last pair is older than the labels of which feedback's share lately is: nothing is held out
+    now."""
+    begins = lately.find_time(feedback.marks, max(0, feedback.labels - lately.WINDOW))
     return begins is not None and bool(holdout.marks) and holdout.marks[-1][1] < begins
 
 
@@ -148,22 +149,24 @@ def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamRepor
         signal = watch.signals.get(stream)
         if signal is not None:
             streams = max(signal.streams, budget.unlabelled)
-            per_day = lately.busiest(signal.busiest, watch.request_rate, at)
-            yield _of_signal(stream, signal, watch, between(budget.false_alarms_per_month, streams, per_day))
+            per_day = lately.find_busiest(signal.busiest, watch.request_rate, at)
+            yield _of_signal(
+                stream, signal, watch, find_labels_between(budget.false_alarms_per_month, streams, per_day)
+            )
 
 
 def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> StreamReport:
     learns = drift.learns(signal)
     alarming = not learns and drift.alarms(signal, wanted * ALPHA, ALPHA)
-    told: dict[str, Any] = drift.reference(signal)
-    told |= {"direction": drift.direction(signal), "learning": learns}
+    told: dict[str, Any] = drift.describe_reference(signal)
+    told |= {"direction": drift.find_direction(signal), "learning": learns}
     if stream == "language":
         told["main"] = watch.languages.main
-    begun = drift.since(signal)
+    begun = drift.find_change(signal)
     since = None
     if begun is not None and signal.observed:
         back = (signal.observed - begun) * watch.requests / max(signal.observed, watch.looked_at)
-        since = lately.time_of(watch.request_marks, max(0, int(watch.requests - back)))
+        since = lately.find_time(watch.request_marks, max(0, int(watch.requests - back)))
     return StreamReport(
         stream=stream,
         labelled=False,
@@ -180,7 +183,7 @@ def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> Stre
 
 
 def _slips_since(watch: Watch, streams: Sequence[StreamReport]) -> float | None:
-    """When the first evidence began to grow that makes the version degraded still; None where there is none.
+    """The time when the first evidence began to grow that still makes the version degraded; None without any.
 
     Evidence of a signal that has recovered, or that is gone, begins again all the time: no pair came since then.
     """
@@ -197,14 +200,14 @@ def _arms(watch: Watch, since: float | None, previous_version: str | None) -> It
     `since` is when the labels began to get worse: their requests did so before, most of them by less than twice
     the median delay of labels.
     """
-    since = None if since is None else since - 2.0 * (lately.median(watch.delays) or 0.0)
-    general = arms.found(watch.general, since)
+    since = None if since is None else since - 2.0 * (lately.find_median(watch.delays) or 0.0)
+    general = arms.compare(watch.general, since)
     other = (
         watch.previous_version
         if watch.previous_version is not None and watch.previous_version.other == previous_version
         else None
     )
-    beside = arms.found(other, since) if other is not None else None
+    beside = arms.compare(other, since) if other is not None else None
     there = [one for one in (general, beside) if one is not None]
     own = next((one for one in there if one.version is not None), there[0] if there else None)
     if own is not None:
@@ -216,7 +219,7 @@ def _arms(watch: Watch, since: float | None, previous_version: str | None) -> It
             yield msgspec.structs.replace(report, advantage_low=low, advantage_high=high, advantage_words=words)
 
 
-def _of_arm(name: Any, version: str | None, found: arms.Found, quality: Estimate | None) -> ArmReport:
+def _of_arm(name: Any, version: str | None, found: arms.ArmComparison, quality: Estimate | None) -> ArmReport:
     """An arm with its quality, if that is known."""
     return ArmReport(
         arm=name,
@@ -230,23 +233,23 @@ def _of_arm(name: Any, version: str | None, found: arms.Found, quality: Estimate
 
 
 def _seconds_to_detect(watch: Watch, budget: Budget, at: float, points: float) -> float | None:
-    """How soon so much more badness would be found by the stream that finds it first; None where none would."""
+    """The seconds until the fastest signal finds so much more badness; None where none would."""
     found = [_seconds_by(track, budget, at, points) for track in (watch.reviewed, watch.feedback)]
     return min((one for one in found if one is not None), default=None)
 
 
 def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) -> float | None:
-    per_day = lately.per_day(track.rate, at)
+    per_day = lately.count_per_day(track.rate, at)
     if per_day <= 0.0:
         return None
     wanted = _threshold(track, budget, at)
     if track.guard is not None and track.baseline is not None:
-        held, rate, missing = track.guard.detectors.whole.baseline, baselines.rate(track.baseline), 0
+        held, rate, missing = track.guard.detectors.whole.baseline, baselines.get_rate(track.baseline), 0
     elif track.first >= GUESSED_FROM:
-        held = baselines.upper_bound(track.first_wrong * track.wanted / track.first, track.wanted)
+        held = baselines.find_upper_bound(track.first_wrong * track.wanted / track.first, track.wanted)
         rate, missing = track.first_wrong / track.first, track.wanted - track.first
     else:
         return None
     held = min(BASELINE_MAX, max(BASELINE_MIN, held))
-    found = planning.seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate)
+    found = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate)
     return None if found is None else found + missing / per_day * lately.DAY_SECONDS

@@ -21,12 +21,12 @@ import msgspec
 
 from monitoring.quality.detectors import baselines, lately, leaving_out, raters, recoveries
 from monitoring.quality.detectors.baselines import Baseline, Kind
-from monitoring.quality.detectors.lately import Recent
-from monitoring.quality.detectors.leaving_out import OTHERS_MIN, LeaveOneOut, Roll
+from monitoring.quality.detectors.lately import FadedSums
+from monitoring.quality.detectors.leaving_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.slip import BASELINE_MIN, Slip
 from monitoring.quality.signals.entries import Label
-from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, Terms, begin, describe
+from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 
 BASELINE_MAX = 1.0 - BASELINE_MIN
 CONFIDENCE = 0.99
@@ -59,7 +59,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     steadies: Parts = ()
     guard: Guarded | None = None
     reverse: Guarded | None = None
-    by_caller: tuple[Recent, ...] = ()
+    by_caller: tuple[FadedSums, ...] = ()
     shares: Shares | None = None
 
     @property
@@ -81,7 +81,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def changed_after(self) -> int:
         """The number of labels after which the change likeliest began."""
         assert self.guard is not None, "it has a detector"
-        return self.begun + raters.since(self.guard)
+        return self.begun + raters.find_change(self.guard)
 
     def log_e(self) -> float:
         """The logarithm of the evidence now, whichever caller or rater is left out."""
@@ -94,16 +94,16 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return self
         upper = min(BASELINE_MAX, max(BASELINE_MIN, baseline.upper))
         if self.guard is not None:
-            guard = raters.anew(self.guard, upper)
+            guard = raters.restart(self.guard, upper)
         else:
-            guard = raters.start_knowing(upper, self.salt, self.shares or raters.shares(self.salt))
+            guard = raters.start_knowing(upper, self.salt, self.shares or raters.start_shares(self.salt))
         return begin(msgspec.structs.replace(self, baseline=baseline, guard=guard, shares=None))
 
     def take(
         self,
         label: Label,
         at: float,
-        roll: Roll,
+        roll: GiverRoll,
         is_degraded: bool,
         is_late: bool = False,
         is_doubted: bool = False,
@@ -115,7 +115,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         request came before the version was degraded. It shows no recovery. `is_doubted`: the version is doubted now.
         No other version is held against the label.
         """
-        own = None if label.trusted else leaving_out.group(roll, label.caller)
+        own = None if label.trusted else leaving_out.get_group(roll, label.caller)
         if is_late:
             return self._with_count(label.badness, own, at)
         signal = self.begin_reverse_test() if is_degraded and self.reverse is None else self
@@ -147,14 +147,14 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.guard is None or self.baseline is None:
             return self
         held = self.guard.detectors.whole.baseline
-        since_then = lately.since_then(self.marks, self.changed_after)
+        since_then = lately.sum_since(self.marks, self.changed_after)
         error = held + STEP_UP_MIN
         if since_then is not None:
             wrong, of = since_then
-            error = max(error, baselines.lower_bound(min(of, max(0.0, wrong)), of))
+            error = max(error, baselines.find_lower_bound(min(of, max(0.0, wrong)), of))
         half_way = min(BASELINE_MAX, (held + error) / 2)
-        left = recoveries.left(self.recoveries, self.observed - self.apart)
-        return msgspec.structs.replace(self, reverse=raters.anew(self.guard, half_way, "below"), recoveries=left)
+        left = recoveries.count_left(self.recoveries, self.observed - self.apart)
+        return msgspec.structs.replace(self, reverse=raters.restart(self.guard, half_way, "below"), recoveries=left)
 
     def restart(self, at: float = 0.0) -> LabelSignal:
         """Begin the detector again at its baseline, since the version is no longer degraded.
@@ -163,36 +163,36 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """
         if self.guard is None:
             return self
-        guard = raters.anew(self.guard, self.guard.detectors.whole.baseline)
-        count = recoveries.one_more(self.recoveries) if self.has_recovered else self.recoveries
+        guard = raters.restart(self.guard, self.guard.detectors.whole.baseline)
+        count = recoveries.add_recovery(self.recoveries) if self.has_recovered else self.recoveries
         return msgspec.structs.replace(begin(self), guard=guard, recoveries=count)
 
     def rests_on_most(self, labels_min: int, labels: float, alpha: float) -> bool:
-        """Whether it would alarm now by the labels alone of a caller or rater who gave most of them, once it has seen
-        enough labels."""
+        """Return whether it would alarm now by the labels alone of a caller or rater who gave most of them, once it has
+        seen enough labels."""
         enough = self.guard is not None and self.observed >= labels_min
         return enough and self.guard is not None and raters.rests_on_most(self.guard, labels, alpha)
 
-    def sums_since(self, total: float, of: int) -> Recent:
+    def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` labels, whose badness has this total."""
-        return Recent(float(of), float(of), max(0.0, total), total)
+        return FadedSums(float(of), float(of), max(0.0, total), total)
 
-    def find_interval(self, recent: Recent) -> tuple[float, float] | None:
+    def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
         """The 95% interval of its errors lately."""
-        return lately.share_interval(recent)
+        return lately.find_share_interval(recent)
 
-    def high_without_one(self, roll: Roll, high: float | None) -> float | None:
+    def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
         """The greatest upper end of the interval of its errors lately, whichever caller is left out who may be."""
         if not self.recent.weight:
             return None
-        believed = set(leaving_out.believed(roll))
+        believed = set(leaving_out.find_believed(roll))
         parts = [one for place, one in enumerate(self.by_caller) if place not in believed and one.weight >= PART_MIN]
-        left = [self.recent, *[lately.without(self.recent, part) for part in parts]]
-        intervals = [lately.share_interval(one) if one.weight >= PART_MIN else (0.0, 1.0) for one in left]
+        left = [self.recent, *[lately.take_away(self.recent, part) for part in parts]]
+        intervals = [lately.find_share_interval(one) if one.weight >= PART_MIN else (0.0, 1.0) for one in left]
         return max([one[1] for one in intervals if one is not None], default=None)
 
-    def describe_baseline(self, terms: Terms) -> dict[str, Any]:
-        """What it is held against, as JSON, with what makes its labels doubtful."""
+    def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
+        """The baseline, as JSON, with the doubts about its labels."""
         described = describe(self.baseline, self.first, self.wanted)
         if self.guard is not None and raters.rests_on_one(self.guard, terms.threshold * ALPHA, ALPHA):
             described["rests_on_one"] = True
@@ -202,27 +202,27 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _with_count(self, bad: float, own: int | None, at: float) -> LabelSignal:
         """The signal with a label that no detector has seen."""
-        parts = self.by_caller or (() if own is None else (Recent(),) * raters.GROUPS)
-        count, wrong, rate = self.labels + 1, self.wrong + bad, lately.with_event(self.rate, at)
+        parts = self.by_caller or (() if own is None else (FadedSums(),) * raters.GROUPS)
+        count, wrong, rate = self.labels + 1, self.wrong + bad, lately.add_event(self.rate, at)
         return msgspec.structs.replace(
             self,
             labels=count,
             wrong=wrong,
             begun=self.begun + 1,
-            recent=lately.with_value(self.recent, bad),
-            by_caller=lately.with_value_of(parts, own, bad),
+            recent=lately.add_value(self.recent, bad),
+            by_caller=lately.add_value_of(parts, own, bad),
             rate=rate,
-            busiest=lately.busiest(self.busiest, rate, at),
-            marks=lately.with_mark(self.marks, count, at, wrong),
+            busiest=lately.find_busiest(self.busiest, rate, at),
+            marks=lately.add_mark(self.marks, count, at, wrong),
         )
 
-    def _shares_after(self, label: Label, at: float, roll: Roll) -> Shares | None:
+    def _shares_after(self, label: Label, at: float, roll: GiverRoll) -> Shares | None:
         """The shares of its raters after a label that no detector has seen."""
         if label.trusted:
             return self.shares
-        shares = self.shares or raters.shares(self.salt)
-        shares = msgspec.structs.replace(shares, raters=leaving_out.of_kind(shares.raters, roll.reported))
-        return raters.heard(shares, label.caller, label.rater, label.reported, at=at)[0]
+        shares = self.shares or raters.start_shares(self.salt)
+        shares = msgspec.structs.replace(shares, raters=leaving_out.count_kind(shares.raters, roll.reported))
+        return raters.add_label(shares, label.caller, label.rater, label.reported, at=at)[0]
 
     def _learn(self, own: int | None, bad: float, at: float) -> LabelSignal:
         """The signal after one of the first labels; with the last of them its baseline is known."""
@@ -239,13 +239,14 @@ def start(wanted: int, salt: str) -> LabelSignal:
     return LabelSignal(wanted=wanted, salt=salt)
 
 
-def may_teach(label: Label, roll: Roll) -> bool:
-    """Whether a label may become part of a baseline. A label on a report may where reports are all that there is."""
+def may_teach(label: Label, roll: GiverRoll) -> bool:
+    """Return whether a label may become part of a baseline. A label on a report may where reports are all that there
+    is."""
     return label.trusted or label.reported == roll.reported
 
 
-def _observe(guard: Guarded, label: Label, at: float, roll: Roll) -> Guarded:
-    guard = raters.used_by(guard, roll)
+def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll) -> Guarded:
+    guard = raters.set_callers(guard, roll)
     return raters.observe(
         guard, label.badness, label.caller, label.trusted, rater=label.rater, reported=label.reported, at=at
     )
@@ -270,7 +271,7 @@ def _measure(kind: Kind, wrong: float, of: int, parts: Parts, at: float, by: str
     error = (1.0 - CONFIDENCE) / 2
     confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
     bounds = [
-        baselines.measured(kind, bad, count, at, by, source, confidence)
+        baselines.measure(kind, bad, count, at, by, source, confidence)
         for (bad, count), confidence in zip(((wrong, of), *without), confidences, strict=True)
     ]
     return min(bounds, key=lambda one: one.upper)

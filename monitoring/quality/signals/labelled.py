@@ -13,8 +13,8 @@ import msgspec
 
 from monitoring.quality.detectors import baselines, lately, leaving_out, recoveries
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.detectors.lately import Marks, Rate, Recent
-from monitoring.quality.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.quality.detectors.lately import FadedSums, Marks, Rate
+from monitoring.quality.detectors.leaving_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.verdicts.health import StreamReport
@@ -25,7 +25,7 @@ STEP_UP_MIN = 0.02
 """The error of a degraded version lies at least so far above its baseline, for the reverse test."""
 
 
-class Terms(NamedTuple):
+class ReportTerms(NamedTuple):
     """The terms of a report at `at` (Unix seconds).
 
     `labels_min` is the least number of labels for an alarm, `threshold` the e-value that is an alarm: the number of
@@ -36,7 +36,7 @@ class Terms(NamedTuple):
     at: float
     labels_min: int
     threshold: float
-    roll: Roll
+    roll: GiverRoll
     requests_per_day: float
     is_outdated: bool = False
 
@@ -58,19 +58,19 @@ class LabelledSignal(Protocol):
 
     @property
     def is_counted(self) -> bool:
-        """Whether it shares the accepted false alarms: something of it was seen."""
+        """Return whether it shares the accepted false alarms: something of it was seen."""
 
     @property
     def is_reported(self) -> bool:
-        """Whether there is anything to report."""
+        """Return whether there is anything to report."""
 
     @property
     def is_doubted(self) -> bool:
-        """Whether its evidence now would be an alarm of the signal that may alarm most often."""
+        """Return whether its evidence now would be an alarm of the signal that may alarm most often."""
 
     @property
     def has_recovered(self) -> bool:
-        """Whether the reverse test finds a recovery. New errors take that back."""
+        """Return whether the reverse test finds a recovery. New errors take that back."""
 
     def hold_against(self, baseline: Baseline) -> Self | None:
         """Hold it against this baseline from now on. None: it begins again, and learns what is usual."""
@@ -87,7 +87,7 @@ class LabelledSignal(Protocol):
     def end_reverse_test(self, at: float) -> Self:
         """End the reverse test; the evidence remains."""
 
-    def report(self, name: str, of_class: str | None, terms: Terms) -> StreamReport:
+    def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
         """Report it with its evidence. The same state and terms give the same report."""
 
 
@@ -107,7 +107,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     streams: int = 0
     recoveries: int = 0
     apart: int = 0
-    recent: Recent = Recent()
+    recent: FadedSums = FadedSums()
     rate: Rate | None = None
     marks: Marks = ()
 
@@ -145,12 +145,12 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_counted(self) -> bool:
-        """Whether it shares the accepted false alarms."""
+        """Return whether it shares the accepted false alarms."""
         return self.count > 0
 
     @property
     def is_reported(self) -> bool:
-        """Whether there is anything to report."""
+        """Return whether there is anything to report."""
         return self.count > 0 or self.baseline is not None
 
     @property
@@ -160,22 +160,23 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_doubted(self) -> bool:
-        """Whether its evidence now would be an alarm of the signal that may alarm most often."""
+        """Return whether its evidence now would be an alarm of the signal that may alarm most often."""
         return self.detectors is not None and leaving_out.stands_between(self.detectors, BETWEEN_MIN)
 
     @property
     def has_recovered(self) -> bool:
-        """Whether the reverse test finds that errors came down. Errors that rise again take that back."""
-        labels = recoveries.asked(self.recoveries)
+        """Return whether the reverse test finds that errors came down. Errors that rise again take that back."""
+        labels = recoveries.count_asked(self.recoveries)
         return self.reverse_detectors is not None and leaving_out.stands_between(self.reverse_detectors, labels)
 
     @property
     def evidence_since(self) -> float | None:
         """The time when the evidence of now began to grow, in Unix seconds; None without a detector."""
-        return None if self.detectors is None else lately.time_of(self.marks, self.changed_after)
+        return None if self.detectors is None else lately.find_time(self.marks, self.changed_after)
 
     def alarms(self, labels_min: int, labels: float, alpha: float) -> bool:
-        """Whether its evidence ever reached the threshold for so many labels, once it has seen enough of them."""
+        """Return whether its evidence ever reached the threshold for so many labels, once it has seen enough of
+        them."""
         enough = self.detectors is not None and self.observed >= labels_min
         return enough and self.detectors is not None and leaving_out.alarms(self.detectors, labels, alpha)
 
@@ -193,18 +194,18 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         """End the reverse test; the evidence remains."""
         return msgspec.structs.replace(self, reverse=None)
 
-    def find_recent(self, alarming: bool) -> Recent:
+    def find_recent(self, alarming: bool) -> FadedSums:
         """Its values lately; of the time since its evidence began where that is an alarm, and still is one now."""
         since = None
         if alarming and self.is_doubted:
-            since = lately.since_then(self.marks, self.changed_after)
+            since = lately.sum_since(self.marks, self.changed_after)
         return self.recent if since is None else self.sums_since(*since)
 
-    def sums_since(self, total: float, of: int) -> Recent:
+    def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` values, which have this total."""
         raise NotImplementedError
 
-    def report(self, name: str, of_class: str | None, terms: Terms) -> StreamReport:
+    def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
         """Report it with its evidence."""
         alarming = self.alarms(terms.labels_min, terms.threshold * ALPHA, ALPHA)
         recent = self.find_recent(alarming)
@@ -216,7 +217,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             labelled=True,
             observed=float(self.count),
             wrong=self.wrong,
-            estimate=lately.mean(recent),
+            estimate=lately.find_mean(recent),
             low=low,
             high=high,
             high_without_one=self.high_without_one(terms.roll, high),
@@ -229,20 +230,20 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             since=self.evidence_since,
         )
 
-    def find_interval(self, recent: Recent) -> tuple[float, float] | None:
+    def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
         """The 95% interval of its values lately; None without any."""
         raise NotImplementedError
 
-    def high_without_one(self, roll: Roll, high: float | None) -> float | None:
+    def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
         """The greatest upper end of that interval, whichever caller is left out; None where it is not known."""
         raise NotImplementedError
 
-    def describe_baseline(self, terms: Terms) -> dict[str, Any]:
-        """What it is held against, as JSON."""
+    def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
+        """The baseline, as JSON."""
         raise NotImplementedError
 
     def rests_on_most(self, labels_min: int, labels: float, alpha: float) -> bool:
-        """Whether the giver of most labels alone would make it alarm."""
+        """Return whether the giver of most labels alone would make it alarm."""
         return False
 
 
@@ -261,7 +262,7 @@ def describe(baseline: Baseline | None, first: int, wanted: int) -> dict[str, An
     if baseline is None:
         return {"labels": first, "wanted": wanted}
     described: dict[str, Any] = msgspec.to_builtins(baseline)
-    rate = baselines.rate(baseline)
+    rate = baselines.get_rate(baseline)
     return described if rate is None else {**described, "rate": rate}
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import msgspec
 
 Right = tuple[float | None, float | None]
-"""How right the version's and the other's answer were, from 0 to 1; None where that is open."""
+"""The rightness of the version's and of the other's answer, from 0 to 1; None where that is open."""
 
 
-class Noted(msgspec.Struct, frozen=True, kw_only=True):
+class NotedPair(msgspec.Struct, frozen=True, kw_only=True):
     """Whose answers, in the judge's form, and its word. `stack` is general's, if it is one of both.
 
     `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the word of a
@@ -47,13 +47,13 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     canary: bool = False
 
 
-def rightness(noted: Noted, version: str, bad: float | None, demonstration: str | None) -> Right | None:
-    """How right the version's and the other's answer were, by a person's word; None where that tells neither.
+def judge_by_labels(noted: NotedPair, version: str, bad: float | None, demonstration: str | None) -> Right | None:
+    """The rightness of the version's and of the other's answer, by a person; None where neither is known.
 
     `bad` is the label of the answer that the caller got, `demonstration` the digest of the right one. An empty digest
     is that of an answer which is not in the judge's form, and so never right.
     """
-    known, own_served = demonstrated(noted, version, demonstration), noted.served == version
+    known, own_served = judge_by_demonstration(noted, version, demonstration), noted.served == version
     if known is not None or bad is None or noted.digest is None or noted.served_digest is None:
         return known
     served = 1.0 - bad
@@ -63,7 +63,7 @@ def rightness(noted: Noted, version: str, bad: float | None, demonstration: str 
     return (served, shadow) if own_served else (shadow, served)
 
 
-def demonstrated(noted: Noted, version: str, demonstration: str | None) -> tuple[float, float] | None:
+def judge_by_demonstration(noted: NotedPair, version: str, demonstration: str | None) -> tuple[float, float] | None:
     """The same by the right answer alone, which judges both."""
     if noted.digest is None or noted.served_digest is None or not demonstration:
         return None
@@ -71,8 +71,8 @@ def demonstrated(noted: Noted, version: str, demonstration: str | None) -> tuple
     return (served, shadow) if noted.served == version else (shadow, served)
 
 
-def guesses(noted: Noted, version: str) -> tuple[float, float] | None:
-    """What the judge makes of the version's and the other's answer, from 0 to 1; None without its word on both."""
+def get_guesses(noted: NotedPair, version: str) -> tuple[float, float] | None:
+    """The judge's opinion on the version's and on the other's answer, from 0 to 1; None unless it has both."""
     shadow = noted.score if noted.score is not None else None if noted.right is None else float(noted.right)
     served = noted.served_score
     if served is None:
@@ -83,8 +83,8 @@ def guesses(noted: Noted, version: str) -> tuple[float, float] | None:
     return (served, shadow) if noted.served == version else (shadow, served)
 
 
-def outright(noted: Noted, version: str) -> tuple[float, float] | None:
-    """What a contract or a model says outright of both answers; a guess is not enough for a test."""
+def get_outright(noted: NotedPair, version: str) -> tuple[float, float] | None:
+    """The verdict of a contract or a model on both answers; a guess is not enough for a test."""
     if noted.right is None or noted.served_right is None:
         return None
     shadow, served = float(noted.right), float(noted.served_right)

@@ -1,4 +1,4 @@
-"""What is known of one request, for as long as it may be judged.
+"""The note on one request, kept for as long as the request may be judged.
 
 What has counted of it already, and the pair that waits for a person's word, or the word that waits for the pair.
 
@@ -15,13 +15,13 @@ from monitoring.quality.signals.entries import (
     Given,
     Label,
     Seen,
-    contracts_kept,
+    get_general_stack,
+    get_sides,
+    have_kept_contracts,
     is_trusted,
     says_nothing,
-    sides,
-    stack_of_general,
 )
-from monitoring.quality.signals.noted_pairs import Noted
+from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.verdicts.plan import Plan
 
 PAIRS_MAX = 4
@@ -31,7 +31,7 @@ KEPT_SECONDS_MAX = 30 * 86_400
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one request. `given` has its first value in each labelled stream, as badness.
+    """The note on one request. `given` has its first value in each labelled signal, as badness.
 
     `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
     the callers on whose word these rest, but for trusted ones. `canary`: a canary's tally has its feedback.
@@ -42,18 +42,18 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     bad: float | None = None
     right: dict[str, str] = {}
     givers: tuple[str, ...] = ()
-    pairs: tuple[Noted, ...] = ()
+    pairs: tuple[NotedPair, ...] = ()
     canary: bool = False
 
 
-def noted_pair(note: Note, shadow: Seen) -> Note:
+def add_pair(note: Note, shadow: Seen) -> Note:
     """The note with a shadow's pair, if it can ever be judged."""
     pair = shadow.pair
     if pair is None or len(note.pairs) >= PAIRS_MAX:
         return note
-    other, served = sides(shadow)
+    other, served = get_sides(shadow)
     on_trial = pair.arm is None
-    found = Noted(
+    found = NotedPair(
         shadow=other,
         served=served,
         on_trial=on_trial,
@@ -65,17 +65,17 @@ def noted_pair(note: Note, shadow: Seen) -> Note:
         score=pair.score,
         served_score=pair.served_score,
         judge_digest=pair.judge_digest,
-        stack=stack_of_general(shadow),
+        stack=get_general_stack(shadow),
         caller=pair.caller or "",
         failed=shadow.outcome != "ok" and not says_nothing(shadow),
-        kept=contracts_kept(shadow),
+        kept=have_kept_contracts(shadow),
     )
     if any((one.shadow, one.served) == (other, served) for one in note.pairs):
         return note
     return msgspec.structs.replace(note, pairs=(*note.pairs, found))
 
 
-def heard(note: Note, given: Given, plan: Plan, label: Label | None) -> Note:
+def add_feedback(note: Note, given: Given, plan: Plan, label: Label | None) -> Note:
     """The note with the first label and the first demonstration that may judge pairs.
 
     Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere

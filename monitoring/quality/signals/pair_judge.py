@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.quality.detectors import lately
-from monitoring.quality.detectors.lately import Recent
+from monitoring.quality.detectors.lately import FadedSums
 from monitoring.quality.signals.entries import Pair
 
 
@@ -21,29 +21,29 @@ class PairJudge(msgspec.Struct, frozen=True, array_like=True):
 
     judge: str | None = None
     digest: str | None = None
-    silent: Recent = Recent()
+    silent: FadedSums = FadedSums()
     answered_since: int = 0
 
 
-def after(track: PairJudge, pair: Pair) -> PairJudge:
+def add_pair(track: PairJudge, pair: Pair) -> PairJudge:
     """The track after a pair; that of another judge is begun anew. The same object where nothing is new.
 
     A pair with a version on trial has no judge. One of an older gateway does not say which model judged it.
     """
     if pair.judge is None or pair.arm is None:
         return track
-    if not is_of(track, pair.judge, pair.judge_digest):
+    if not is_judged_by(track, pair.judge, pair.judge_digest):
         track = PairJudge(pair.judge, pair.judge_digest)
     elif track.judge is None or (track.digest is None and pair.judge_digest is not None):
         track = PairJudge(pair.judge, pair.judge_digest, track.silent, track.answered_since)
     if pair.judge_answered is None:
         return track
-    silent = lately.with_value(track.silent, float(not pair.judge_answered))
+    silent = lately.add_value(track.silent, float(not pair.judge_answered))
     return PairJudge(track.judge, track.digest, silent, track.answered_since + 1 if pair.judge_answered else 0)
 
 
-def is_of(track: PairJudge, judge: str | None, digest: str | None) -> bool:
-    """Whether a pair has the track's judge, as far as is known."""
+def is_judged_by(track: PairJudge, judge: str | None, digest: str | None) -> bool:
+    """Return whether a pair has the track's judge, as far as is known."""
     if None not in (track.judge, judge) and track.judge != judge:
         return False
     return None in (track.digest, digest) or track.digest == digest

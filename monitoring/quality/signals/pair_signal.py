@@ -26,10 +26,10 @@ import msgspec
 from monitoring.quality.detectors import delays, estimates, lately, leaving_out, paired, recoveries
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.estimates import Sums
-from monitoring.quality.detectors.lately import Recent
-from monitoring.quality.detectors.leaving_out import OTHERS_MIN, LeaveOneOut, Roll
+from monitoring.quality.detectors.lately import FadedSums
+from monitoring.quality.detectors.leaving_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.paired import PairedSlip
-from monitoring.quality.signals.labelled import STEP_UP_MIN, BaselinedSignal, Terms, begin, describe
+from monitoring.quality.signals.labelled import STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 
 FIRST_PAIRS = 100
 TWO_SIDED, TWO_SIDED_WITHOUT = 0.9, 0.8
@@ -47,7 +47,7 @@ class First(msgspec.Struct, frozen=True, array_like=True):
     sums: Sums
 
 
-class Reference(NamedTuple):
+class DifferenceReference(NamedTuple):
     """A sum of so many differences, and the upper bound of their mean."""
 
     wrong: float
@@ -64,7 +64,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     requests.
     """
 
-    givers: Roll
+    givers: GiverRoll
     against: str | None = None
     pairs: int = 0
     other_wrong: float = 0.0
@@ -96,7 +96,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     def changed_after(self) -> int:
         """The number of pairs after which the change likeliest began."""
         assert self.guard is not None, "it has a detector"
-        return self.begun + paired.since(self.guard.whole)
+        return self.begun + paired.find_change(self.guard.whole)
 
     def log_e(self) -> float:
         """The logarithm of the evidence of all pairs now."""
@@ -138,13 +138,13 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         difference, count = wrong - other_wrong, signal.pairs + 1
         total = signal.wrong - signal.other_wrong + difference
         roll = _meet(signal.givers, givers)
-        own = tuple(sorted({leaving_out.group(roll, one) for one in givers}))
-        believed = () if alone is None else (leaving_out.group_of(roll, alone),)
+        own = tuple(sorted({leaving_out.get_group(roll, one) for one in givers}))
+        believed = () if alone is None else (leaving_out.get_group_of_digest(roll, alone),)
         guard = signal.guard and _observe(signal.guard, difference, own, believed)
         reverse = signal.reverse
         if reverse is not None and not is_early:
             reverse = _observe(reverse, difference, own, believed)
-        rate = lately.with_event(signal.rate, at)
+        rate = lately.add_event(signal.rate, at)
         signal = msgspec.structs.replace(
             signal,
             givers=roll,
@@ -154,10 +154,10 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             guard=guard,
             apart=signal.apart + (reverse is not None),
             reverse=reverse,
-            recent=lately.with_value(signal.recent, difference),
+            recent=lately.add_value(signal.recent, difference),
             rate=rate,
-            busiest=lately.busiest(signal.busiest, rate, at),
-            marks=lately.with_mark(signal.marks, count, at, total),
+            busiest=lately.find_busiest(signal.busiest, rate, at),
+            marks=lately.add_mark(signal.marks, count, at, total),
         )
         return signal._learn(difference, own, at) if guard is None and not is_degraded else signal
 
@@ -191,13 +191,13 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         """Begin the reverse test, since the version is degraded."""
         if self.guard is None:
             return self
-        margin, since_then = self.guard.whole.margin, lately.since_then(self.marks, self.changed_after)
+        margin, since_then = self.guard.whole.margin, lately.sum_since(self.marks, self.changed_after)
         error = margin + STEP_UP_MIN
         if since_then is not None:
             total, of = since_then
             error = max(error, total / of - delays.Z_UPPER * math.sqrt(self._spread() / of))
         reverse = leaving_out.start(paired.start(_bound((margin + error) / 2), "below"), GROUPS)
-        left = recoveries.left(self.recoveries, self.observed - self.apart)
+        left = recoveries.count_left(self.recoveries, self.observed - self.apart)
         return msgspec.structs.replace(self, reverse=reverse, recoveries=left)
 
     def restart(self, at: float = 0.0) -> PairSignal:
@@ -210,34 +210,34 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             return signal
         without = tuple([left and paired.start(left.margin) for left in self.guard.without])
         guard = LeaveOneOut(whole=paired.start(self.guard.whole.margin), without=without)
-        count = recoveries.one_more(self.recoveries) if self.has_recovered else self.recoveries
+        count = recoveries.add_recovery(self.recoveries) if self.has_recovered else self.recoveries
         return msgspec.structs.replace(begin(signal), guard=guard, recoveries=count)
 
-    def sums_since(self, total: float, of: int) -> Recent:
+    def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` differences, which have this total."""
-        return Recent(float(of), float(of), total, of * (self._spread() + (total / of) ** 2))
+        return FadedSums(float(of), float(of), total, of * (self._spread() + (total / of) ** 2))
 
-    def find_interval(self, recent: Recent) -> tuple[float, float] | None:
+    def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
         """The 95% interval of its differences lately."""
-        return lately.mean_interval(recent)
+        return lately.find_mean_interval(recent)
 
-    def high_without_one(self, roll: Roll, high: float | None) -> float | None:
+    def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
         """The upper end of the interval, where nobody gave a label who could be left out: a judge or reviewers did, or
         the version's only caller."""
-        return high if {*self.givers.known} <= {leaving_out.alone(roll)} else None
+        return high if {*self.givers.known} <= {leaving_out.find_alone(roll)} else None
 
-    def describe_baseline(self, terms: Terms) -> dict[str, Any]:
-        """What it is held against, as JSON: a difference, against which arm."""
+    def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
+        """The baseline, as JSON: a difference, and the other arm."""
         described = describe(self.baseline, self.first.labelled, FIRST_PAIRS)
         return {**described, "difference": True, "other_wrong": self.other_wrong, "against": self.against}
 
     def _learn(self, difference: float, own: tuple[int, ...], at: float) -> PairSignal:
         """The signal after one of the first pairs; with the last of them its references are known."""
         by_givers = {one.givers: one.sums for one in self.firsts}
-        by_givers[own] = estimates.labelled(by_givers.get(own, Sums()), difference)
+        by_givers[own] = estimates.add_label(by_givers.get(own, Sums()), difference)
         signal = msgspec.structs.replace(
             self,
-            first=estimates.labelled(self.first, difference),
+            first=estimates.add_label(self.first, difference),
             firsts=tuple([First(*one) for one in sorted(by_givers.items())]),
         )
         if signal.first.labelled < FIRST_PAIRS:
@@ -264,15 +264,15 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _spread(self) -> float:
         """The variance of its differences lately."""
-        return max(0.0, self.recent.total_squares / self.recent.weight - (lately.mean(self.recent) or 0.0) ** 2)
+        return max(0.0, self.recent.total_squares / self.recent.weight - (lately.find_mean(self.recent) or 0.0) ** 2)
 
 
 def start(salt: str, against: str | None = None) -> PairSignal:
     """A signal without pairs; `salt` is the version."""
-    return PairSignal(givers=Roll(salt=salt, groups=GROUPS), against=against)
+    return PairSignal(givers=GiverRoll(salt=salt, groups=GROUPS), against=against)
 
 
-def _reference(firsts: tuple[First, ...], left_out: tuple[int, ...]) -> Reference | None:
+def _reference(firsts: tuple[First, ...], left_out: tuple[int, ...]) -> DifferenceReference | None:
     """The reference of the first pairs without these givers: the least one, whoever else is left out.
 
     None where too few are left without these; whoever else would leave too few is not left out.
@@ -284,28 +284,28 @@ def _reference(firsts: tuple[First, ...], left_out: tuple[int, ...]) -> Referenc
     return min(there, key=lambda one: one.upper) if references[0] is not None else None
 
 
-def _measure(firsts: tuple[First, ...], left_out: set[int], two_sided: float) -> Reference | None:
+def _measure(firsts: tuple[First, ...], left_out: set[int], two_sided: float) -> DifferenceReference | None:
     """The mean difference of the first pairs without these givers, with its bound; None where too few are left."""
     sums = [one.sums for one in firsts if left_out.isdisjoint(one.givers)]
     of = sum([one.labelled for one in sums])
     if of < OTHERS_MIN * sum([one.sums.labelled for one in firsts]):
         return None
     wrong = math.fsum([one.y for one in sums])
-    mean = estimates.difference(Sums(labelled=of, y=wrong, yy=math.fsum([one.yy for one in sums])), two_sided)
-    return None if mean is None else Reference(wrong, float(of), mean.high)
+    mean = estimates.estimate_difference(Sums(labelled=of, y=wrong, yy=math.fsum([one.yy for one in sums])), two_sided)
+    return None if mean is None else DifferenceReference(wrong, float(of), mean.high)
 
 
-def _meet(roll: Roll, givers: tuple[str, ...]) -> Roll:
-    for one in sorted(givers, key=partial(leaving_out.digest, roll)):
-        roll = leaving_out.met(roll, one)
+def _meet(roll: GiverRoll, givers: tuple[str, ...]) -> GiverRoll:
+    for one in sorted(givers, key=partial(leaving_out.make_digest, roll)):
+        roll = leaving_out.meet(roll, one)
     return roll
 
 
 def _observe(
     guard: LeaveOneOut[PairedSlip], difference: float, own: tuple[int, ...], believed: tuple[int, ...]
 ) -> LeaveOneOut[PairedSlip]:
-    moved = leaving_out.moved(guard, lambda slip: paired.observe(slip, difference), own)
-    return leaving_out.judged(moved, paired.log_e, believed)
+    moved = leaving_out.move(guard, lambda slip: paired.observe(slip, difference), own)
+    return leaving_out.judge(moved, paired.log_e, believed)
 
 
 def _bound(margin: float) -> float:

@@ -14,9 +14,17 @@ import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.signals import alarm_shares, canaries, judging, notes, turning, watch
-from monitoring.quality.signals.alarm_shares import Streams
+from monitoring.quality.signals.alarm_shares import SignalCounts
 from monitoring.quality.signals.canaries import Canary
-from monitoring.quality.signals.entries import GENERAL, Given, Seen, held_out_of, labelled_version, read_label, sides
+from monitoring.quality.signals.entries import (
+    GENERAL,
+    Given,
+    Seen,
+    get_held_out_version,
+    get_labelled_version,
+    get_sides,
+    read_label,
+)
 from monitoring.quality.signals.judging import Budget
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.steps import Step, WatchedTask
@@ -35,7 +43,7 @@ RECORDS, REPORTED, FEEDBACK = range(3)
 """The streams, in the order of entries that came in the same millisecond."""
 
 
-class Entry(NamedTuple):
+class StreamEntry(NamedTuple):
     """An entry of a stream: when it came, which stream it is of, its number; its name; what is in it."""
 
     milliseconds: int
@@ -45,13 +53,13 @@ class Entry(NamedTuple):
     fields: Mapping[str, bytes]
 
 
-def entry(stream: int, name: str, fields: Mapping[str, bytes]) -> Entry:
+def read_entry(stream: int, name: str, fields: Mapping[str, bytes]) -> StreamEntry:
     """An entry by its name in its stream. Raises ValueError where that is none."""
     milliseconds, _, number = name.partition("-")
-    return Entry(int(milliseconds), stream, int(number), name, fields)
+    return StreamEntry(int(milliseconds), stream, int(number), name, fields)
 
 
-def in_order(streams: Sequence[Sequence[Entry]], count: int, until_ms: int | None) -> list[Entry]:
+def order_entries(streams: Sequence[Sequence[StreamEntry]], count: int, until_ms: int | None) -> list[StreamEntry]:
     """Those entries of these streams before which no other can come any more, in their order.
 
     `count` is how many were asked for of each: a stream that gave so many may have more, and what is behind its last
@@ -83,8 +91,8 @@ class Reckoning:
         self.unreadable = 0
         self.unmatched = 0
         self._failing: set[str] = set()
-        self._streams: dict[str, Streams] = {}
-        self._all_streams = Streams()
+        self._streams: dict[str, SignalCounts] = {}
+        self._all_streams = SignalCounts()
         self._step = Step(tasks={}, versions={}, metrics={})
         self._baselines: Mapping[str, Mapping[str, Baseline]] = {}
 
@@ -99,12 +107,12 @@ class Reckoning:
                 continue
             known = self.watches.get(name) or watch.start(name, version.task, self.epoch)
             try:
-                moved = turning.rebased(known, baselines.get(name, {}))
+                moved = turning.hold_against(known, baselines.get(name, {}))
                 moved = turning.follow(moved, version.phase, version.since)
                 self._put(self._with_canary(turning.follow_step(moved, version.stepped_at)))
             except Exception:
                 self._fails(name)
-        self._streams, self._all_streams = {}, Streams()
+        self._streams, self._all_streams = {}, SignalCounts()
         for known in self.watches.values():
             self._count(known)
 
@@ -121,7 +129,7 @@ class Reckoning:
             if known is not None:
                 self._move(watch.take_record(known, seen, task.plan, at, self._previous(known)), at)
         for canary, known, tally in self._canaries(task):
-            self._put(_with_tally(known, canaries.with_record(tally, canary, seen, at)))
+            self._put(_with_tally(known, canaries.add_record(tally, canary, seen, at)))
 
     def hear(self, given: Given, seen: Seen, at: float) -> None:
         """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
@@ -130,15 +138,15 @@ class Reckoning:
             return
         label = read_label(given, seen, task.plan, self._step.metrics)
         note = self.notes.get(given.request) or Note(epoch=self.epoch)
-        note, all_moved = notes.heard(note, given, task.plan, label), dict[str, Watch]()
-        for name in dict.fromkeys((labelled_version(seen), held_out_of(seen), *_sides(note))):
+        note, all_moved = notes.add_feedback(note, given, task.plan, label), dict[str, Watch]()
+        for name in dict.fromkeys((get_labelled_version(seen), get_held_out_version(seen), *_sides(note))):
             known = self._watch(name, seen.task)
             if known is not None:
                 previous = self._previous(known)
                 moved, note = watch.take_feedback(known, given, label, seen, note, task.plan, at, previous)
                 all_moved[known.version] = moved
         for canary, known, before in self._canaries(task):
-            tally, note = canaries.with_label(before, canary, label, seen, note, at)
+            tally, note = canaries.add_label(before, canary, label, seen, note, at)
             all_moved[known.version] = _with_tally(all_moved.get(known.version, known), tally)
         for moved in all_moved.values():
             self._move(moved, at)
@@ -170,7 +178,7 @@ class Reckoning:
     def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
         """The judgements of these versions at `at`. The fleet's false alarms are parted among its streams: those of the
         tasks that are watched."""
-        parts = [alarm_shares.streams_of(one) for one in self.watches.values() if one.task in self._step.tasks]
+        parts = [alarm_shares.count_signals(one) for one in self.watches.values() if one.task in self._step.tasks]
         labelled, unlabelled = sum(one for one, _ in parts), sum(one for _, one in parts)
         found = {}
         for name in names:
@@ -182,7 +190,7 @@ class Reckoning:
                 false_alarms_per_month=task.plan.false_alarms_per_month, labelled=labelled, unlabelled=unlabelled
             )
             try:
-                found[name] = judging.judgement(known, task.plan, budget, at, task.previous_version)
+                found[name] = judging.judge(known, task.plan, budget, at, task.previous_version)
             except Exception:
                 self._fails(name)
         return found
@@ -209,21 +217,23 @@ class Reckoning:
         canary = self._step.tasks[known.task].canary
         canary = canary if canary is not None and canary.version == known.version else None
         active = self.watches.get(canary.active) if canary is not None else None
-        return _with_tally(known, canaries.begun(known.canary, canary, active.roll if active is not None else None))
+        return _with_tally(
+            known, canaries.start_tally(known.canary, canary, active.roll if active is not None else None)
+        )
 
     def _take_shadow(self, shadow: Seen, task: WatchedTask, at: float) -> None:
         if shadow.pair is None or shadow.shadow_of is None:
             return
         known = self.notes.get(shadow.shadow_of) or Note(epoch=self.epoch)
-        note = notes.noted_pair(known, shadow)
-        for version in dict.fromkeys(sides(shadow)):
+        note = notes.add_pair(known, shadow)
+        for version in dict.fromkeys(get_sides(shadow)):
             one = self._watch(version, shadow.task) if version != GENERAL else None
             if one is not None:
                 moved, note = watch.take_pair(one, shadow, note, at, task.previous_version)
                 self._move(moved, at)
         for canary, on_trial, before in self._canaries(task):
             if at >= canary.started_at:
-                tally, note = canaries.with_pairs(before, canary, note)
+                tally, note = canaries.add_pairs(before, canary, note)
                 self._put(_with_tally(on_trial, tally))
         self._note(shadow.shadow_of, note)
 
@@ -240,7 +250,7 @@ class Reckoning:
         told = self._step.versions.get(version)
         if told is not None and (told.state == RETIRED or told.task != task):
             return None
-        return turning.rebased(watch.start(version, task, self.epoch), self._baselines.get(version, {}))
+        return turning.hold_against(watch.start(version, task, self.epoch), self._baselines.get(version, {}))
 
     def _previous(self, known: Watch) -> Watch | None:
         told = self._step.versions.get(known.version)
@@ -258,17 +268,17 @@ class Reckoning:
         known = self.watches.get(moved.version)
         if moved is not known:
             self._count(moved)
-            self._put(alarm_shares.with_most(known, moved, self._all_streams, at))
+            self._put(alarm_shares.keep_most(known, moved, self._all_streams, at))
 
     def _count(self, one: Watch) -> None:
         """Count its streams among those of all versions that are told of, so that whoever reads counts the same."""
         if one.version not in self._step.versions or one.task not in self._step.tasks:
             return
-        before, now = self._streams.get(one.version, Streams()), alarm_shares.streams_of(one)
+        before, now = self._streams.get(one.version, SignalCounts()), alarm_shares.count_signals(one)
         if now != before:
             self._streams[one.version] = now
             labelled, unlabelled = self._all_streams
-            self._all_streams = Streams(
+            self._all_streams = SignalCounts(
                 labelled + now.labelled - before.labelled, unlabelled + now.unlabelled - before.unlabelled
             )
 
@@ -287,7 +297,7 @@ def _with_tally(known: Watch, tally: Tally | None) -> Watch:
     return known if tally is known.canary else msgspec.structs.replace(known, canary=tally)
 
 
-def versions_in(seen: Iterable[Seen]) -> set[str]:
+def find_versions(seen: Iterable[Seen]) -> set[str]:
     """The versions that these records may move."""
     found = {name for one in seen for name in (one.version, one.led_to) if name is not None}
     return found | {one.pair.version for one in seen if one.pair is not None and one.pair.version}
@@ -308,8 +318,8 @@ def replay(
     reckoning.begin(step, baselines or {})
     placed: dict[str, Seen] = {}
     order: list[tuple[tuple[int, int, int], Seen | Given]] = [
-        *((entry(RECORDS, name, {})[:3], seen) for name, seen in records),
-        *((entry(FEEDBACK, name, {})[:3], given) for name, given in feedback),
+        *((read_entry(RECORDS, name, {})[:3], seen) for name, seen in records),
+        *((read_entry(FEEDBACK, name, {})[:3], given) for name, given in feedback),
     ]
     for key, seen in order:
         if isinstance(seen, Seen):

@@ -79,7 +79,7 @@ class Replaying:
             yield from self._look(looked_ms / 1000)
 
     def judged(self, at: float) -> dict[str, Judgement]:
-        """How all versions stand at that time."""
+        """The judgements of all versions at that time."""
         self.reckoning.tick(at)
         return self.reckoning.judged(list(self.reckoning.watches), at)
 

@@ -35,10 +35,10 @@ from monitoring.quality.signals.reckoning import (
     RECORDS,
     REPORTED,
     RETIRED,
-    Entry,
     Reckoning,
-    entry,
-    versions_in,
+    StreamEntry,
+    find_versions,
+    read_entry,
 )
 from monitoring.quality.signals.saved import UNREADABLE, pack, read_watch
 from monitoring.quality.signals.steps import (
@@ -51,7 +51,7 @@ from monitoring.quality.signals.steps import (
     Judged,
     Step,
 )
-from monitoring.quality.signals.stream_reader import LOOK, Look, look
+from monitoring.quality.signals.stream_reader import READ_STREAMS, Batch, read_streams
 from monitoring.quality.signals.watch import Watch
 from monitoring.records import streams_of
 
@@ -106,7 +106,7 @@ class Monitor:
     def __init__(self, begin: Begin) -> None:
         self._redis: Any = Redis.from_url(begin.redis_url, socket_timeout=10, socket_connect_timeout=2)
         self._note_seconds = min(KEPT_SECONDS_MAX, begin.retention_seconds)
-        self._look_script = self._redis.register_script(LOOK)
+        self._look_script = self._redis.register_script(READ_STREAMS)
         self._write_script = self._redis.register_script(WRITE)
         self._cursors = Cursors()
         self._written = self._cursors
@@ -248,10 +248,10 @@ class Monitor:
 
     # ---- the streams -------------------------------------------------------------------------------
 
-    def _read_on(self, reckoning: Reckoning, step: Step) -> Look:
+    def _read_on(self, reckoning: Reckoning, step: Step) -> Batch:
         """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
         takes. Raises Raced, RedisError."""
-        found = look(self._look_script, self._cursors.read, step.known_at)
+        found = read_streams(self._look_script, self._cursors.read, step.known_at)
         if found.step != self._written.step:
             raise Raced
         if found.entries:
@@ -272,9 +272,9 @@ class Monitor:
         )
         return found
 
-    def _take(self, reckoning: Reckoning, entries: Sequence[Entry]) -> None:
+    def _take(self, reckoning: Reckoning, entries: Sequence[StreamEntry]) -> None:
         """Move the watches by these entries, in their order. One that can't be read is counted, and passed over."""
-        found: list[tuple[Entry, Seen | Given]] = []
+        found: list[tuple[StreamEntry, Seen | Given]] = []
         for one in entries:
             try:
                 found.append((one, _given(one.fields) if one.stream == FEEDBACK else _seen(one)))
@@ -285,7 +285,7 @@ class Monitor:
         shadowed = [one.shadow_of for _, one in found if isinstance(one, Seen) and one.shadow_of is not None]
         self._load_notes(reckoning, {*shadowed, *(one.request for one in told)})
         seen = [one for _, one in found if isinstance(one, Seen)]
-        self._load(reckoning, versions_in([*seen, *judged.values()]))
+        self._load(reckoning, find_versions([*seen, *judged.values()]))
         for place, said in found:
             try:
                 if isinstance(said, Seen):
@@ -317,7 +317,7 @@ class Monitor:
         for (request, _, _), rows in zip(places, pipeline.execute(), strict=True):
             for name, fields in rows:
                 try:
-                    seen = _seen(entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
+                    seen = _seen(read_entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
                     if seen.id == request:
                         found[request] = seen
                 except (msgspec.DecodeError, KeyError, ValueError, RecursionError):
@@ -362,7 +362,7 @@ class Monitor:
         return {name for name in step.versions if name not in before or before[name].state != RETIRED}
 
 
-def _until(found: Look, end_ms: int) -> Look:
+def _until(found: Batch, end_ms: int) -> Batch:
     """What was found, without the entries that came later than that."""
     later = next((place for place, one in enumerate(found.entries) if one.milliseconds > end_ms), None)
     if later is None:
@@ -387,12 +387,12 @@ def _cursors(held: Mapping[bytes, bytes]) -> Cursors:
     read = told.get("records", ""), told.get("reported", BEGINNING), told.get("feedback", "")
     found = Cursors(told.get("step", ""), told.get("epoch", ""), *read)
     for stream, name in enumerate(read):
-        entry(stream, name, {})
+        read_entry(stream, name, {})
     int(found.step)
     return found
 
 
-def _seen(one: Entry) -> Seen:
+def _seen(one: StreamEntry) -> Seen:
     seen = msgspec.json.decode(one.fields["record"], type=Seen)
     seen.placed_at = one.milliseconds / 1000
     return seen

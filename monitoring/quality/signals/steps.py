@@ -1,4 +1,4 @@
-"""What the monitor's job and its child say to each other: a line of JSON each.
+"""The messages between the monitor's job and its child: a line of JSON each.
 
 The child is told once where Redis is (`Begin`), and then what to judge, a `Step` a line; each is answered by a
 `Judged`. Whatever is not in a Step the child reads from Redis.

@@ -1,4 +1,4 @@
-"""What the monitor's child reads of the streams: the next entries of each, at one moment of Redis's clock.
+"""The reader of Redis's streams: the next entries of each, at one moment of Redis's clock.
 
 A script packs the fields that are needed, so that Python takes one string apart instead of thousands of replies.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
-from monitoring.quality.signals.reckoning import Entry, entry, in_order
+from monitoring.quality.signals.reckoning import StreamEntry, order_entries, read_entry
 from monitoring.quality.signals.steps import CURSORS_KEY
 from monitoring.records import REPORTED_STREAM_KEY
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
@@ -16,9 +16,9 @@ from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 READ_MAX = 500
 STREAMS = (RECORDS_STREAM_KEY, REPORTED_STREAM_KEY, FEEDBACK_STREAM_KEY)
 FIELDS = (("record",), ("record",), ("request", "feedback"))
-"""What is read of an entry of each stream."""
+"""The fields that are read of an entry of each stream."""
 
-LOOK = """
+READ_STREAMS = """
 local function packed(key, after, count, names)
   local heads, bodies = {}, {}
   for _, entry in ipairs(redis.call('XRANGE', key, '(' .. after, '+', 'COUNT', count)) do
@@ -44,41 +44,41 @@ return told
 """
 
 
-class Look(NamedTuple):
-    """What was found: the entries to take, in their order, whether there are more, and the writing of the cursors.
+class Batch(NamedTuple):
+    """The entries to take, in their order, whether there are more, and the writing of the cursors.
 
     `now_ms` is Redis's clock, or an earlier time up to which it was looked; of what is not to be taken yet the first is
     of `left_ms`, which is `now_ms` without any.
     """
 
-    entries: list[Entry]
+    entries: list[StreamEntry]
     more: bool
     step: str
     now_ms: int
     left_ms: int
 
 
-def look(script: Any, read: tuple[str, str, str], known_at: float | None = None) -> Look:
+def read_streams(script: Any, read: tuple[str, str, str], known_at: float | None = None) -> Batch:
     """The next entries behind those that were `read` of each stream, up to `known_at` (Unix seconds; None: up to now).
 
     `script` is LOOK, registered. Raises RedisError.
     """
     seconds, microseconds, step, *packed = script(keys=[CURSORS_KEY, *STREAMS], args=[*read, READ_MAX])
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-    streams = [unpacked(stream, packed[2 * stream], packed[2 * stream + 1]) for stream in range(len(STREAMS))]
+    streams = [unpack(stream, packed[2 * stream], packed[2 * stream + 1]) for stream in range(len(STREAMS))]
     found = [one for entries in streams for one in entries]
     last_ms = max([one.milliseconds for entries in streams for one in entries[-1:]], default=0)
     clock_was_set_back = last_ms > now_ms
     now_ms = now_ms if known_at is None else min(now_ms, int(known_at * 1000))
     until_ms = None if clock_was_set_back else now_ms - 1  # else entries would wait for the clock
-    taken = in_order(streams, READ_MAX, until_ms)
+    taken = order_entries(streams, READ_MAX, until_ms)
     known = {one[:3] for one in taken}
     left_ms = min([one.milliseconds for one in found if one[:3] not in known], default=now_ms)
     full = any(len(entries) >= READ_MAX for entries in streams)
-    return Look(taken, full or left_ms < now_ms, step.decode(errors="replace"), now_ms, left_ms)
+    return Batch(taken, full or left_ms < now_ms, step.decode(errors="replace"), now_ms, left_ms)
 
 
-def unpacked(stream: int, heads: bytes, bodies: bytes) -> list[Entry]:
+def unpack(stream: int, heads: bytes, bodies: bytes) -> list[StreamEntry]:
     """Entries from their names and the lengths of their fields (-1: not there), and the fields' bytes in a row."""
     names = FIELDS[stream]
     told, place, found = iter(heads.decode().split()), 0, []
@@ -89,5 +89,5 @@ def unpacked(stream: int, heads: bytes, bodies: bytes) -> list[Entry]:
             if length >= 0:
                 fields[field] = bodies[place : place + length]
                 place += length
-        found.append(entry(stream, name, fields))
+        found.append(read_entry(stream, name, fields))
     return found

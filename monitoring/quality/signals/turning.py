@@ -10,13 +10,13 @@ import msgspec
 from monitoring.quality import phases
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase
-from monitoring.quality.signal_table import measure_of
+from monitoring.quality.signal_table import get_measure
 from monitoring.quality.signals import label_signal
 from monitoring.quality.signals.labelled import LabelledSignal
 from monitoring.quality.signals.watch import FIRST_OF_CLASS, Watch, get_labelled, replace_labelled
 
 
-def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
+def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
     """The watch held against the baselines that admins and evaluations have set, where they are others than before.
 
     `baselines` go by stream, or `STREAM:CLASS`. One of an unlabelled stream has it learn its reference anew, and so has
@@ -32,7 +32,7 @@ def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
             anew={**watch.anew, name: baseline.at},
             outdated=tuple([one for one in watch.outdated if one != name]),
         )
-        is_another = is_another or measure_of(name.partition(":")[0]) is not None
+        is_another = is_another or get_measure(name.partition(":")[0]) is not None
     return _tested(watch) if is_another and watch.course.is_degraded else watch
 
 
@@ -66,7 +66,7 @@ def follow_step(watch: Watch, stepped_at: float) -> Watch:
 def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
     """The watch whose signal of this name, or `SIGNAL:CLASS`, is held against the baseline, or learns it again."""
     signal, _, of_class = name.partition(":")
-    measure = measure_of(signal)
+    measure = get_measure(signal)
     if measure is None:
         left = {known: state for known, state in watch.signals.items() if known != signal}
         return msgspec.structs.replace(watch, signals=left)
@@ -89,5 +89,5 @@ def _each(watch: Watch, move: Callable[[LabelledSignal, float], LabelledSignal])
 
 
 def _has_recovered(watch: Watch) -> bool:
-    """Whether any of its signals has, by its own reverse test."""
+    """Return whether any of its signals has, by its own reverse test."""
     return any(signal.has_recovered for signal in get_labelled(watch).values())

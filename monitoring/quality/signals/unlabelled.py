@@ -22,19 +22,19 @@ from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.signal_table import UNLABELLED, UnlabelledName
 from monitoring.quality.signals.entries import (
     Seen,
-    asked_version,
-    contract_broken,
+    get_asked_version,
+    get_led_version,
+    get_score,
+    get_shifted_version,
+    has_broken_contract,
     is_drawn,
-    led_version,
-    score_of,
-    shifted_to,
 )
 
 LOOKED_AT_PER_DAY = 100_000.0
 KNOWN_SECONDS_MIN = 60.0
 SHARE_MIN = 1.0 / 16
 WHOLE_MAX = 1000
-"""So many requests are all looked at, whatever the traffic."""
+"""The first requests of a version are all read, whatever the traffic."""
 LOOKED_EVERY = 16
 RELEARNED_AFTER = 5000
 REFERENCE_SPACING_SECONDS = 3600.0 / drift.REFERENCE
@@ -54,31 +54,31 @@ class Languages(msgspec.Struct, frozen=True, array_like=True):
 
 
 def is_looked_at(request: str, requests: int, per_day: float) -> bool:
-    """Whether a request is among those that are looked at: by its id alone, so that anybody finds the same."""
+    """Return whether a request is among those that are looked at: by its id alone, so that anybody finds the same."""
     if requests < WHOLE_MAX or per_day <= LOOKED_AT_PER_DAY:
         return True
     share = max(SHARE_MIN, LOOKED_AT_PER_DAY / per_day)
     return hashlib.blake2b(request.encode(), digest_size=2).digest() < int(65535 * share).to_bytes(2, "big")
 
 
-def values_of(seen: Seen, version: str) -> Iterator[tuple[UnlabelledName, float]]:
-    """What a record says of a version, by stream, but for its language."""
+def read_values(seen: Seen, version: str) -> Iterator[tuple[UnlabelledName, float]]:
+    """The values of a record for a version, by signal, without its language."""
     ours = seen.purpose != "reported"
-    if led_version(seen) == version:
-        coverage = score_of(seen, "out_of_scope", version)
+    if get_led_version(seen) == version:
+        coverage = get_score(seen, "out_of_scope", version)
         if coverage is not None:
             yield "coverage", coverage
-        shifted = shifted_to(seen) is not None
+        shifted = get_shifted_version(seen) is not None
         if ours and not shifted and (seen.version == version or seen.reason in ESCALATED):
             yield "escalation", float(seen.version != version)
-    if asked_version(seen) != version:
+    if get_asked_version(seen) != version:
         return
-    broken = contract_broken(seen, version)
+    broken = has_broken_contract(seen, version)
     if broken is not None:
         yield "contract", float(broken)
     if not ours:
         return
-    sure = score_of(seen, "low_confidence", version)
+    sure = get_score(seen, "low_confidence", version)
     if sure is not None:
         yield "confidence", sure
     for one in seen.findings:
@@ -93,7 +93,7 @@ def values_of(seen: Seen, version: str) -> Iterator[tuple[UnlabelledName, float]
             yield "cost", seen.cost_usd
 
 
-def with_language(languages: Languages, seen: Seen) -> tuple[Languages, float | None]:
+def add_language(languages: Languages, seen: Seen) -> tuple[Languages, float | None]:
     """The languages after a request, and whether its own is another than the main one; None while that is learned."""
     if seen.language is None or not is_drawn(seen):
         return languages, None
@@ -107,21 +107,21 @@ def with_language(languages: Languages, seen: Seen) -> tuple[Languages, float | 
     return Languages(counts, max(sorted(counts), key=lambda name: counts[name])), None
 
 
-def after(
+def add_record(
     known: Mapping[str, Signal], languages: Languages, seen: Seen, version: str, at: float
 ) -> tuple[dict[str, Signal], Languages]:
     """A version's streams, and its languages, after a record."""
     found, foreign = dict(known), None
-    for stream, value in values_of(seen, version):
-        found[stream] = with_value(found, stream, value, at)
-    if (shifted_to(seen) or seen.led_to) == version:
-        languages, foreign = with_language(languages, seen)
+    for stream, value in read_values(seen, version):
+        found[stream] = add_value(found, stream, value, at)
+    if (get_shifted_version(seen) or seen.led_to) == version:
+        languages, foreign = add_language(languages, seen)
     if foreign is not None:
-        found["language"] = with_value(found, "language", foreign, at)
+        found["language"] = add_value(found, "language", foreign, at)
     return found, languages
 
 
-def with_value(signals: Mapping[str, Signal], stream: UnlabelledName, value: float, at: float) -> Signal:
+def add_value(signals: Mapping[str, Signal], stream: UnlabelledName, value: float, at: float) -> Signal:
     """The stream after a value that came at `at`, in Unix seconds.
 
     Its reference spans an hour at least: what is learned in a moment, such as at a start, is not like the rest.
@@ -136,7 +136,7 @@ def with_value(signals: Mapping[str, Signal], stream: UnlabelledName, value: flo
         return signal
     if drift.log_e(signal) < signal.log_max / 2:
         return _anew(signal)
-    begun = drift.since(signal)
+    begun = drift.find_change(signal)
     if begun is not None and signal.observed - begun >= RELEARNED_AFTER:
         return drift.start(*UNLABELLED[stream])
     return signal

@@ -18,8 +18,8 @@ import msgspec
 from monitoring.badness import is_bad
 from monitoring.quality.detectors import lately, leaving_out, raters, saving
 from monitoring.quality.detectors.drift import Signal
-from monitoring.quality.detectors.lately import DelayCounts, Marks, Rate, Recent
-from monitoring.quality.detectors.leaving_out import Roll
+from monitoring.quality.detectors.lately import DelayCounts, FadedSums, Marks, Rate
+from monitoring.quality.detectors.leaving_out import GiverRoll
 from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.phases import Course
 from monitoring.quality.signal_table import LABELLED, is_of_feedback_metric
@@ -41,17 +41,17 @@ from monitoring.quality.signals.entries import (
     Label,
     Pair,
     Seen,
-    class_of,
-    held_out_of,
+    get_class,
+    get_held_out_version,
+    get_labelled_version,
+    get_sides,
     is_by_chance,
     is_reported,
-    labelled_version,
-    sides,
 )
 from monitoring.quality.signals.fingerprints import GeneralStack
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import LabelledSignal
-from monitoring.quality.signals.noted_pairs import Noted
+from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.pair_judge import PairJudge
 from monitoring.quality.signals.pair_signal import PairSignal
@@ -86,7 +86,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     task: str
     epoch: str
-    roll: Roll
+    roll: GiverRoll
     reviewed: LabelSignal
     feedback: LabelSignal
     shadow: PairSignal
@@ -108,7 +108,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     label_rate: Rate | None = None
     judged: Rate | None = None
     delays: DelayCounts = DelayCounts()
-    agreed: Recent = Recent()
+    agreed: FadedSums = FadedSums()
     judge: PairJudge = PairJudge()
     saving: Saving | None = None
     saving_usd: float = 0.0
@@ -127,7 +127,7 @@ def start(version: str, task: str, epoch: str) -> Watch:
         version=version,
         task=task,
         epoch=epoch,
-        roll=raters.roll(version),
+        roll=raters.start_roll(version),
         reviewed=label_signal.start(FIRST_REVIEWED, version),
         feedback=label_signal.start(FIRST_FEEDBACK, version),
         shadow=pair_signal.start(version),
@@ -166,21 +166,21 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
         return watch
     moved: dict[str, Any] = {}
     if watch.version in (seen.version, seen.led_to):
-        watch = _with_roll(watch, leaving_out.served(watch.roll, seen.caller, at, is_reported(seen)))
-    if labelled_version(seen) == watch.version:
+        watch = _with_roll(watch, leaving_out.add_request(watch.roll, seen.caller, at, is_reported(seen)))
+    if get_labelled_version(seen) == watch.version:
         moved["requests"] = watch.requests + 1
-        moved["request_rate"] = lately.with_event(watch.request_rate, at)
+        moved["request_rate"] = lately.add_event(watch.request_rate, at)
         if watch.requests % MARKED_EVERY == 0:
-            moved["request_marks"] = lately.with_mark(watch.request_marks, watch.requests + 1, at, 0.0)
+            moved["request_marks"] = lately.add_mark(watch.request_marks, watch.requests + 1, at, 0.0)
         if seen.purpose == "serve":
-            moved["saving"] = saving.served(watch.saving, at, seen.saving_usd)
+            moved["saving"] = saving.add_request(watch.saving, at, seen.saving_usd)
             moved["saving_usd"] = watch.saving_usd + (seen.saving_usd or 0.0)
         if plan.complaint_metric is not None:
             watch = _with_served(watch, seen, plan.complaint_metric, at, previous)
     if unlabelled.is_looked_at(
-        seen.id, watch.requests, lately.per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
+        seen.id, watch.requests, lately.count_per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
     ):
-        found, languages = unlabelled.after(watch.signals, watch.languages, seen, watch.version, at)
+        found, languages = unlabelled.add_record(watch.signals, watch.languages, seen, watch.version, at)
         moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
     if seen.version is None and seen.led_to == watch.version:
         watch = _with_stack(watch, seen.stack, at)
@@ -202,8 +202,8 @@ def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Wat
 
 
 def _teaches_complaints(watch: Watch, track: ComplaintSignal, seen: Seen) -> bool:
-    """Whether complaints may take a request, or a complaint about it: while they learn, none of what is not to be
-    learned from."""
+    """Return whether complaints may take a request, or a complaint about it: while they learn, none of what is not to
+    be learned from."""
     if not track.learns:
         return True
     return is_reported(seen) == watch.roll.reported and not watch.course.is_degraded
@@ -221,7 +221,7 @@ def take_pair(
     """
     if shadow.pair is None:
         return watch, note
-    whose = sides(shadow)
+    whose = get_sides(shadow)
     if watch.version == (whose[1] if whose[1] != GENERAL else whose[0]):
         watch = _with_cost(watch, shadow.cost_usd, at)
     watch = _with_judge(watch, shadow.pair)
@@ -232,15 +232,15 @@ def take_pair(
     arm = _arm(watch, noted, previous_version) if noted is not None else None
     if place is None or noted is None or arm is None or watch.version in noted.counted:
         return watch, note
-    if not fingerprints.is_of(watch.stack, noted.stack):
+    if not fingerprints.is_compared_with(watch.stack, noted.stack):
         return watch, note
-    says_right = noted_pairs.outright(noted, watch.version) is not None
-    arm = arms.with_pair(arm, at, noted_pairs.guesses(noted, watch.version), says_right)
+    says_right = noted_pairs.get_outright(noted, watch.version) is not None
+    arm = arms.add_pair(arm, at, noted_pairs.get_guesses(noted, watch.version), says_right)
     noted = msgspec.structs.replace(noted, counted={**noted.counted, watch.version: arm.blocks[-1].begins})
     return _judged(_with_arm(watch, arm), note, place, noted, at, shadow.placed_at)
 
 
-def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked_at: float) -> tuple[Watch, Note]:
+def _judged(watch: Watch, note: Note, place: int, noted: NotedPair, at: float, asked_at: float) -> tuple[Watch, Note]:
     """Watch and note with what is known of a pair: a person's word goes into its sums, either one into the test.
 
     The test sees only pairs of which both answers are judged: by a label of one alone, differences follow who answered.
@@ -248,22 +248,22 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
     version = watch.version
     arm, other = _arm(watch, noted, None), noted.shadow if noted.served == version else noted.served
     demonstrated = note.right.get(noted.judge) if noted.judge is not None else None
-    right = noted_pairs.rightness(noted, version, None if noted.on_trial else note.bad, demonstrated)
-    guessed = noted_pairs.guesses(noted, version)
+    right = noted_pairs.judge_by_labels(noted, version, None if noted.on_trial else note.bad, demonstrated)
+    guessed = noted_pairs.get_guesses(noted, version)
     begins = noted.counted.get(version)
     seen = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
     if right is not None and arm is not None and begins is not None and version not in seen:
-        watch = _with_arm(watch, arms.with_label(arm, begins, right, guessed, note.givers))
+        watch = _with_arm(watch, arms.add_label(arm, begins, right, guessed, note.givers))
         if version not in noted.told and right[0] is not None:
             watch = _with_agreement(watch, noted, right[0])
         field = "told" if note.givers else "labelled"
         noted = msgspec.structs.replace(noted, **{field: (*getattr(noted, field), version)})
-    both = noted_pairs.demonstrated(noted, version, demonstrated)
-    sure = both if both is not None else noted_pairs.outright(noted, version)
+    both = noted_pairs.judge_by_demonstration(noted, version, demonstrated)
+    sure = both if both is not None else noted_pairs.get_outright(noted, version)
     is_late, is_early = watch.course.is_late(asked_at), watch.course.is_early(asked_at)
     if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
         givers = note.givers if both is not None else ()
-        alone, is_degraded = leaving_out.alone(watch.roll), watch.course.is_degraded
+        alone, is_degraded = leaving_out.find_alone(watch.roll), watch.course.is_degraded
         wrong, other_wrong = 1.0 - sure[0], 1.0 - sure[1]
         track = watch.shadow.take_pair(wrong, other_wrong, givers, at, alone, is_degraded, is_early)
         watch = msgspec.structs.replace(watch, shadow=track)
@@ -275,7 +275,7 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
 def _with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
     """The watch after one more answer of general's: a shadow, or what a caller got."""
     is_degraded = watch.course.is_degraded
-    moved = fingerprints.after(
+    moved = fingerprints.add_answer(
         watch.stack, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded
     )
     return msgspec.structs.replace(watch, **moved) if moved else watch
@@ -285,29 +285,29 @@ def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
     """The watch after a shadow that was asked for it, and what that cost, where it is known."""
     moved: dict[str, Any] = {"shadows": watch.shadows + 1}
     if usd:
-        moved |= {"shadow_usd": watch.shadow_usd + usd, "saving": saving.shadowed(watch.saving, at, usd)}
+        moved |= {"shadow_usd": watch.shadow_usd + usd, "saving": saving.add_shadow(watch.saving, at, usd)}
     return msgspec.structs.replace(watch, **moved)
 
 
 def _with_judge(watch: Watch, pair: Pair) -> Watch:
     """The watch once it is known which judge its pairs have: what another one has agreed with says nothing of it."""
-    judge = pair_judge.after(watch.judge, pair)
+    judge = pair_judge.add_pair(watch.judge, pair)
     if judge is watch.judge:
         return watch
-    agreed = watch.agreed if pair_judge.is_of(watch.judge, judge.judge, judge.digest) else Recent()
+    agreed = watch.agreed if pair_judge.is_judged_by(watch.judge, judge.judge, judge.digest) else FadedSums()
     return msgspec.structs.replace(watch, judge=judge, agreed=agreed)
 
 
-def _with_agreement(watch: Watch, noted: Noted, right: float) -> Watch:
-    """How the judge's word on the version's answer compares with a person's; that of an earlier judge is left out."""
-    guessed = noted_pairs.guesses(noted, watch.version)
-    if guessed is None or not pair_judge.is_of(watch.judge, noted.judge, noted.judge_digest):
+def _with_agreement(watch: Watch, noted: NotedPair, right: float) -> Watch:
+    """Compare the judge's opinion on the version's answer with a person's; that of an earlier judge is left out."""
+    guessed = noted_pairs.get_guesses(noted, watch.version)
+    if guessed is None or not pair_judge.is_judged_by(watch.judge, noted.judge, noted.judge_digest):
         return watch
     agrees = float((guessed[0] >= 0.5) == (right >= 0.5))
-    return msgspec.structs.replace(watch, agreed=lately.with_value(watch.agreed, agrees))
+    return msgspec.structs.replace(watch, agreed=lately.add_value(watch.agreed, agrees))
 
 
-def _arm(watch: Watch, noted: Noted, previous_version: str | None) -> Arm | None:
+def _arm(watch: Watch, noted: NotedPair, previous_version: str | None) -> Arm | None:
     """The arm that a pair is with: general, or the previous version; None for any other."""
     other = noted.shadow if noted.served == watch.version else noted.served
     if other == GENERAL:
@@ -323,7 +323,7 @@ def _with_arm(watch: Watch, arm: Arm) -> Watch:
     return msgspec.structs.replace(watch, previous_version=arm)
 
 
-def _with_roll(watch: Watch, roll: Roll) -> Watch:
+def _with_roll(watch: Watch, roll: GiverRoll) -> Watch:
     return watch if roll is watch.roll else msgspec.structs.replace(watch, roll=roll)
 
 
@@ -347,7 +347,7 @@ def take_feedback(
     """
     if watch.metric != plan.feedback_metric:
         watch = _of_another_metric(watch, plan.feedback_metric)
-    own = labelled_version(seen) == watch.version
+    own = get_labelled_version(seen) == watch.version
     known = note
     if label is not None and label.metric == plan.complaint_metric and own:
         watch, note = _with_complaint(watch, label, seen, note, at)
@@ -359,11 +359,11 @@ def take_feedback(
     if note is not known and own and not known.given:
         watch = msgspec.structs.replace(
             watch,
-            judged=lately.with_event(watch.judged, at),
-            delays=lately.with_delay(watch.delays, max(0.0, at - seen.placed_at)),
+            judged=lately.add_event(watch.judged, at),
+            delays=lately.add_delay(watch.delays, max(0.0, at - seen.placed_at)),
         )
     for place, noted in enumerate(note.pairs):
-        if watch.version in noted.counted and fingerprints.is_of(watch.stack, noted.stack):
+        if watch.version in noted.counted and fingerprints.is_compared_with(watch.stack, noted.stack):
             watch, note = _judged(watch, note, place, noted, at, seen.placed_at)
     return watch, note
 
@@ -380,10 +380,10 @@ def _with_label(
     own: bool,
 ) -> Watch:
     """The watch after the first label of a request in a stream."""
-    roll = watch.roll if label.trusted else leaving_out.spoke(watch.roll, label.caller, label.reported, at)
-    alone, moved = leaving_out.alone(roll), dict[str, Any](roll=roll)
+    roll = watch.roll if label.trusted else leaving_out.add_label(watch.roll, label.caller, label.reported, at)
+    alone, moved = leaving_out.find_alone(roll), dict[str, Any](roll=roll)
     is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(seen.placed_at)
-    held_out = held_out_of(seen) == watch.version and fingerprints.is_of(watch.stack, seen.stack)
+    held_out = get_held_out_version(seen) == watch.version and fingerprints.is_compared_with(watch.stack, seen.stack)
     at_the_time = (own and not label.reported) or held_out
     if stream == "feedback" and not is_late and at_the_time:
         since = watch.course.tested_from
@@ -397,16 +397,16 @@ def _with_label(
         is_early = watch.course.is_early(seen.placed_at)
         moved[stream] = track.take(label, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
         moved["labels"] = watch.labels + 1
-        moved["label_rate"] = lately.with_event(watch.label_rate, at)
-        of_class = class_of(given, plan.class_tag)
+        moved["label_rate"] = lately.add_event(watch.label_rate, at)
+        of_class = get_class(given, plan.class_tag)
         if of_class is not None:
             moved["classes"] = _with_class(watch, stream, of_class, label, at, roll, is_late, is_early)
     return msgspec.structs.replace(watch, **moved)
 
 
 def _is_doubted(watch: Watch) -> bool:
-    """Whether the evidence of any of its streams would make it degraded, whatever an admin says of it."""
-    return any(one.is_doubted for one in (watch.reviewed, watch.feedback, watch.shadow, watch.holdout))
+    """Return whether the evidence of labels or pairs would make it degraded, whatever an admin's verdict is."""
+    return any(getattr(watch, name).is_doubted for name, row in LABELLED.items() if row.measure != "complaints")
 
 
 def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: float) -> LabelSignal:
@@ -418,7 +418,7 @@ def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: f
 
 
 def _with_class(
-    watch: Watch, stream: str, of_class: str, label: Label, at: float, roll: Roll, is_late: bool, is_early: bool
+    watch: Watch, stream: str, of_class: str, label: Label, at: float, roll: GiverRoll, is_late: bool, is_early: bool
 ) -> dict[str, LabelSignal]:
     """The streams of classes after a label: the first twenty by themselves, all others together. A report beside what
     is served here begins none."""
@@ -440,8 +440,8 @@ def _with_complaint(watch: Watch, label: Label, seen: Seen, note: Note, at: floa
     note = msgspec.structs.replace(note, given={**note.given, "complaints": label.badness})
     if not is_bad(label.badness) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
         return watch, note
-    roll = leaving_out.spoke(watch.roll, label.caller, label.reported, at)
-    track = watch.complaints.take_complaint(label.caller, seen.placed_at, at, leaving_out.alone(roll))
+    roll = leaving_out.add_label(watch.roll, label.caller, label.reported, at)
+    track = watch.complaints.take_complaint(label.caller, seen.placed_at, at, leaving_out.find_alone(roll))
     return msgspec.structs.replace(watch, roll=roll, complaints=track), note
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from monitoring.quality.detectors import leaving_out, raters, sequential
-from monitoring.quality.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.quality.detectors.leaving_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import GROUPS
 from monitoring.quality.detectors.sequential import Bets
 
@@ -144,8 +144,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
     bounds: tuple[float, float, float]
     started_at: float = 0.0
-    callers: Roll
-    raters: Roll
+    callers: GiverRoll
+    raters: GiverRoll
     canary_requests: int = 0
     active_requests: int = 0
     error: LeaveOneOut[Evidence]
@@ -163,16 +163,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any]
 
 
-def start(plan: Plan, started_at: float = 0.0, callers: Roll | None = None) -> Tally:
+def start(plan: Plan, started_at: float = 0.0, callers: GiverRoll | None = None) -> Tally:
     """The state before the first outcome. `callers` are who used the active version until then: beside them the first
     caller of a canary is not alone."""
-    callers = raters.roll("canary") if callers is None else leaving_out.of_kind(callers, reported=False)
+    callers = raters.start_roll("canary") if callers is None else leaving_out.count_kind(callers, reported=False)
     rate = _evidence(plan.margin, plan.margin, GROUPS)
     return Tally(
         bounds=_bounds(plan),
         started_at=started_at,
         callers=callers,
-        raters=raters.roll(callers.salt),
+        raters=raters.start_roll(callers.salt),
         error=rate,
         contract=rate,
         latency=_evidence(0.0, 0.0, GROUPS),
@@ -197,8 +197,8 @@ def observe(state: Tally, plan: Plan, outcome: Outcome, at: float = 0.0) -> Tall
         state = _with_feedback(state, canary, outcome, outcome.badness, at)
     if outcome.error is None:
         return state
-    callers = leaving_out.served(state.callers, outcome.caller, at)
-    own, believed = (leaving_out.group(callers, outcome.caller),), set(leaving_out.believed(callers))
+    callers = leaving_out.add_request(state.callers, outcome.caller, at)
+    own, believed = (leaving_out.get_group(callers, outcome.caller),), set(leaving_out.find_believed(callers))
 
     def paired(
         seen: LeaveOneOut[Evidence], value: float | None, compare: Callable[[float, float], float]
@@ -223,9 +223,9 @@ def observe_pair(state: Tally, plan: Plan, pair: ShadowPair) -> Tally:
     _see_that_it_is_the_plan(state, plan)
     callers, difference = state.callers, float(pair.canary_wrong - pair.active_wrong)
     for one in pair.callers:
-        callers = leaving_out.met(callers, one)
-    own = {leaving_out.group(callers, one) for one in pair.callers}
-    believed = set(leaving_out.believed(callers))
+        callers = leaving_out.meet(callers, one)
+    own = {leaving_out.get_group(callers, one) for one in pair.callers}
+    believed = set(leaving_out.find_believed(callers))
     shadow = _moved(state.shadow, lambda seen: _seen(seen, difference), own, believed)
     return msgspec.structs.replace(state, callers=callers, shadow=shadow)
 
@@ -283,9 +283,12 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
     own: tuple[int, ...] = ()
     callers, known = state.callers, state.raters
     if not outcome.trusted:
-        name = raters.name_of(outcome.caller, outcome.rater)
-        callers, known = leaving_out.spoke(callers, outcome.caller, at=at), leaving_out.spoke(known, name, at=at)
-        own = (leaving_out.group(callers, outcome.caller), GROUPS + leaving_out.group(known, name))
+        name = raters.get_name(outcome.caller, outcome.rater)
+        callers, known = (
+            leaving_out.add_label(callers, outcome.caller, at=at),
+            leaving_out.add_label(known, name, at=at),
+        )
+        own = (leaving_out.get_group(callers, outcome.caller), GROUPS + leaving_out.get_group(known, name))
     state = msgspec.structs.replace(state, callers=callers, raters=known)
     believed = _believed(state, "feedback")
     feedback = _moved(state.feedback, lambda one: _paired(one, canary, badness, _difference), own, believed)
@@ -294,9 +297,9 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
 
 def _believed(state: Tally, name: Signal) -> set[int]:
     """The groups that may not be left out of a signal's evidence."""
-    found = set(leaving_out.believed(state.callers))
+    found = set(leaving_out.find_believed(state.callers))
     if name == "feedback":
-        found |= {GROUPS + place for place in leaving_out.believed(state.raters)}
+        found |= {GROUPS + place for place in leaving_out.find_believed(state.raters)}
     return found
 
 
@@ -304,7 +307,7 @@ def _moved(
     seen: LeaveOneOut[Evidence], move: Callable[[Evidence], Evidence], own: Collection[int], believed: Collection[int]
 ) -> LeaveOneOut[Evidence]:
     """The evidence after something that these groups gave, with its evidence of harm now and the largest so far."""
-    return leaving_out.judged(leaving_out.moved(seen, move, own), _log_e_of_harm, believed)
+    return leaving_out.judge(leaving_out.move(seen, move, own), _log_e_of_harm, believed)
 
 
 def _paired(seen: Evidence, canary: bool, value: float, compare: Callable[[float, float], float]) -> Evidence:
@@ -384,7 +387,9 @@ def _log_e_of_harm(seen: Evidence) -> float:
 
 def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
     """The evidence that it is no worse, as it stands now: what is left whoever is left out."""
-    return leaving_out.evidence(_of(state, name), lambda one: sequential.log_e(one.no_worse), _believed(state, name))
+    return leaving_out.find_evidence(
+        _of(state, name), lambda one: sequential.log_e(one.no_worse), _believed(state, name)
+    )
 
 
 def _harm_excess(state: Tally, plan: Plan, shares: Mapping[Signal, float], name: Signal) -> float:
@@ -407,9 +412,9 @@ def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, 
     if name == "latency":
         seen = f"{100 * _share_slower(harm):.0f} % of {harm.observed} pairs"
     else:
-        seen = f"{100 * (sequential.mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
+        seen = f"{100 * (sequential.find_mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
     e_value, threshold = (
-        sequential.told(one) for one in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
+        sequential.round_e_value(one) for one in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
     )
     return f"It is shown that {said} ({seen}; e-value {e_value:g}, threshold {threshold:g})."
 
@@ -423,20 +428,22 @@ def _shown(name: Signal, state: Tally, plan: Plan, share: float, required: bool)
         "pairs": seen.harm.observed,
         "unpaired": seen.unpaired,
         "waiting": len(seen.canary) + len(seen.active),
-        "mean_difference": sequential.mean(seen.harm),
+        "mean_difference": sequential.find_mean(seen.harm),
         "required": required,
         "harm": {
             "margin": seen.harm.margin,
-            "e_value": sequential.told(leaving_out.evidence(guarded, _log_e_of_harm, _believed(state, name))),
-            "e_value_max": sequential.told(max(0.0, guarded.log_max)),
-            "threshold": None if threshold is None else sequential.told(threshold),
+            "e_value": sequential.round_e_value(
+                leaving_out.find_evidence(guarded, _log_e_of_harm, _believed(state, name))
+            ),
+            "e_value_max": sequential.round_e_value(max(0.0, guarded.log_max)),
+            "threshold": None if threshold is None else sequential.round_e_value(threshold),
             "shown": threshold is not None and guarded.log_max >= threshold,
             "rests_on_one": _rests_on_one(state, plan, share, name),
         },
         "no_worse": {
             "margin": seen.no_worse.margin,
-            "e_value": sequential.told(no_worse),
-            "threshold": sequential.told(-math.log(plan.alpha)),
+            "e_value": sequential.round_e_value(no_worse),
+            "threshold": sequential.round_e_value(-math.log(plan.alpha)),
             "shown": no_worse >= -math.log(plan.alpha),
         },
     }
@@ -447,7 +454,7 @@ def _shown(name: Signal, state: Tally, plan: Plan, share: float, required: bool)
 
 
 def _share_slower(bets: Bets) -> float:
-    return (1 + (sequential.mean(bets) or 0.0)) / 2
+    return (1 + (sequential.find_mean(bets) or 0.0)) / 2
 
 
 # ---- bounds --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.detectors.baselines import Baseline, measured
+from monitoring.quality.detectors.baselines import Baseline, measure
 from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
 from monitoring.quality.signals.reckoning import Reckoning, replay
 from monitoring.quality.signals.steps import Step
@@ -26,7 +26,7 @@ from tests.monitoring.quality.traffic import (
 )
 
 DAY = 86_400.0
-GATE = measured("gate", 40, 1000, 1.0, "gate", "evaluation-1")
+GATE = measure("gate", 40, 1000, 1.0, "gate", "evaluation-1")
 BY_GATE = {V3: {"reviewed": GATE, "feedback": GATE}}
 HELD = {V3: {"feedback": GATE}}
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.explanations.obstacles import Around, Rule
-from monitoring.quality.explanations.report import Situation, Told
+from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
+from monitoring.quality.explanations.report import Situation, TaskReport
 from monitoring.quality.verdicts.health import (
     Action,
     ArmReport,
@@ -227,16 +227,16 @@ SITUATIONS: Mapping[str, Situation] = {
             ),
         ),
         JUDGED,
-        around=Around(
+        around=Obstacles(
             rules=[
-                Rule(name="changed-returns", action="general", ends_at=NOW + 13 * DAY),
-                Rule(name="vases", action="refuse", some=True),
+                ActiveRule(name="changed-returns", action="general", ends_at=NOW + 13 * DAY),
+                ActiveRule(name="vases", action="refuse", some=True),
             ],
             ready={"returns@v3": (2, 2), "returns@v2": (0, 1)},
             reviews=12,
         ),
     ),
-    "ready_nowhere": of(single(HEALTHY), JUDGED, around=Around(ready={"returns@v3": (0, 2)})),
+    "ready_nowhere": of(single(HEALTHY), JUDGED, around=Obstacles(ready={"returns@v3": (0, 2)})),
     "degraded_and_held": of(single(msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))), UNCOMPARED),
     "pinned": of(
         single(
@@ -333,7 +333,7 @@ SITUATIONS: Mapping[str, Situation] = {
 }
 
 
-def text_of(told: Told) -> str:
+def text_of(told: TaskReport) -> str:
     """All that is told, a sentence a line."""
     lines = [told.line]
     for name in ("known", "sure", "done", "next", "caveats"):

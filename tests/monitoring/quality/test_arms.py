@@ -11,8 +11,8 @@ import pytest
 
 from monitoring.quality.detectors import estimates
 from monitoring.quality.signals import arms, noted_pairs
-from monitoring.quality.signals.arms import Arm, Found
-from monitoring.quality.signals.noted_pairs import Noted, Right
+from monitoring.quality.signals.arms import Arm, ArmComparison
+from monitoring.quality.signals.noted_pairs import NotedPair, Right
 from monitoring.quality.signals.reckoning import Reckoning, replay
 from monitoring.quality.signals.steps import Step
 from monitoring.quality.verdicts.health import ArmReport
@@ -25,14 +25,14 @@ def judged(rights: Sequence[Right], callers: Sequence[str] = (), begin: float = 
     """An arm with a pair a second, each judged by a trusted caller, or by one of these callers in turn."""
     arm = Arm(other="general")
     for number, right in enumerate(rights):
-        arm = arms.with_pair(arm, begin + number, None)
+        arm = arms.add_pair(arm, begin + number, None)
         givers = (callers[number % len(callers)],) if callers else ()
-        arm = arms.with_label(arm, begin + number, right, None, givers)
+        arm = arms.add_label(arm, begin + number, right, None, givers)
     return arm
 
 
-def found(arm: Arm, since: float | None = None) -> Found:
-    one = arms.found(arm, since)
+def found(arm: Arm, since: float | None = None) -> ArmComparison:
+    one = arms.compare(arm, since)
     assert one is not None
     return one
 
@@ -46,8 +46,8 @@ def test_equal_arms_are_hardly_ever_shown_better_though_each_pair_is_looked_at()
         arm = Arm(other="general")
         for number in range(400):
             right = (float(draw.random() < 0.7), float(draw.random() < 0.7))
-            arm = arms.with_label(arms.with_pair(arm, number, None), number, right, None)
-            seen = arms.found(arm, None)
+            arm = arms.add_label(arms.add_pair(arm, number, None), number, right, None)
+            seen = arms.compare(arm, None)
             if seen is not None and (seen.advantage_low > 0.0 or seen.advantage_high < 0.0):
                 wrongly += 1
                 break
@@ -60,9 +60,9 @@ def test_the_bounds_are_those_of_the_paper_with_a_spread_that_is_never_0() -> No
     assert same.advantage_high == -same.advantage_low
     many = found(judged([SAME, BETTER, WORSE, SAME] * 25))
     assert many.advantage_high == pytest.approx(0.5**0.5 * 0.278, rel=0.02)
-    assert estimates.always(estimates.Sums(labelled=1, y=1.0, yy=1.0)) is None
+    assert estimates.bound_always(estimates.Sums(labelled=1, y=1.0, yy=1.0)) is None
     with pytest.raises(ValueError, match="alpha"):
-        estimates.always(estimates.Sums(), 0.5)
+        estimates.bound_always(estimates.Sums(), 0.5)
 
 
 def test_an_arm_that_is_worse_has_an_upper_bound_below_0() -> None:
@@ -80,7 +80,7 @@ def told_by_labels(number: int, draw: random.Random, rates: tuple[float, float],
         for place, right in enumerate((version, other))
     ]
     shadow, served = (words[1], words[0]) if own_served else (words[0], words[1])
-    noted = Noted(
+    noted = NotedPair(
         shadow="general" if own_served else V3,
         served=V3 if own_served else "general",
         judge="normal",
@@ -89,7 +89,7 @@ def told_by_labels(number: int, draw: random.Random, rates: tuple[float, float],
     )
     if demonstrated:
         return float(version), float(other)
-    right = noted_pairs.rightness(noted, V3, 1.0 - float(version if own_served else other), None)
+    right = noted_pairs.judge_by_labels(noted, V3, 1.0 - float(version if own_served else other), None)
     assert right is not None
     return right
 
@@ -100,7 +100,7 @@ def test_labels_of_what_was_answered_never_show_a_better_arm_to_be_worse() -> No
         draw, arm = random.Random(f"open {run}"), Arm(other="general")
         for number in range(240):
             right = told_by_labels(number, draw, (0.6, 0.9))
-            arm = arms.with_label(arms.with_pair(arm, number, None), number, right, None)
+            arm = arms.add_label(arms.add_pair(arm, number, None), number, right, None)
             if number % 40 == 39:
                 seen = found(arm)
                 assert seen.advantage_high >= 0.3
@@ -112,7 +112,7 @@ def test_demonstrations_show_a_worse_arm_to_be_worse_and_a_better_one_better() -
         draw, arm = random.Random(f"both {side}"), Arm(other="general")
         for number in range(240):
             right = told_by_labels(number, draw, rates, demonstrated=True)
-            arm = arms.with_label(arms.with_pair(arm, number, None), number, right, None)
+            arm = arms.add_label(arms.add_pair(arm, number, None), number, right, None)
         seen = found(arm)
         assert (seen.advantage_high < 0.0) is (side < 0)
         assert (seen.advantage_low > 0.0) is (side > 0)
@@ -135,25 +135,25 @@ def test_the_quality_of_an_arm_is_that_of_labels_of_its_own_answers() -> None:
 def test_complaints_about_a_part_of_the_pairs_make_no_arm_better() -> None:
     arm = Arm(other="general")
     for number in range(60):
-        arm = arms.with_pair(arm, number, (0.5, 0.5))
+        arm = arms.add_pair(arm, number, (0.5, 0.5))
     for number in range(25):
-        arm = arms.with_label(arm, number, BETTER, (0.5, 0.5), ("shop",))
+        arm = arms.add_label(arm, number, BETTER, (0.5, 0.5), ("shop",))
     seen = found(arm)
     assert (seen.labels, seen.pairs) == (0, 60), "the judge's word alone"
     assert seen.advantage_low < 0.0
     for number in range(25, 30):
-        arm = arms.with_label(arm, number, BETTER, (0.5, 0.5), ("shop",))
+        arm = arms.add_label(arm, number, BETTER, (0.5, 0.5), ("shop",))
     assert found(arm).labels == 30, "half of the pairs"
 
 
 def test_trusted_labels_count_of_however_few_pairs_and_before_all_others() -> None:
     arm = Arm(other="general")
     for number in range(200):
-        arm = arms.with_pair(arm, number, None)
+        arm = arms.add_pair(arm, number, None)
     for number in range(200):
-        arm = arms.with_label(arm, number, BETTER, None, ("shop",))
+        arm = arms.add_label(arm, number, BETTER, None, ("shop",))
     for number in range(0, 200, 10):
-        arm = arms.with_label(arm, number, WORSE, None)
+        arm = arms.add_label(arm, number, WORSE, None)
     seen = found(arm)
     assert (seen.labels, seen.other.mean) == (20, 0.0)
     assert seen.advantage_high < 0.0
@@ -175,11 +175,11 @@ def test_no_pair_counts_that_came_before_the_version_began_to_slip() -> None:
     arm = judged([WORSE] * 30)
     for number in range(20):
         when = 90 * 86_400.0 + number
-        arm = arms.with_label(arms.with_pair(arm, when, None), when, BETTER, None)
-    assert arms.found(arm, 89 * 86_400.0) is None, "20 came since, of which some are in a block with older ones"
+        arm = arms.add_label(arms.add_pair(arm, when, None), when, BETTER, None)
+    assert arms.compare(arm, 89 * 86_400.0) is None, "20 came since, of which some are in a block with older ones"
     for number in range(20, 30):
         when = 90 * 86_400.0 + number
-        arm = arms.with_label(arms.with_pair(arm, when, None), when, BETTER, None)
+        arm = arms.add_label(arms.add_pair(arm, when, None), when, BETTER, None)
     seen = found(arm, 89 * 86_400.0)
     assert (seen.other.mean, seen.version.mean) == (1.0, 0.0)
     assert 20 <= seen.labels < 30
@@ -195,9 +195,9 @@ def test_blocks_are_few_and_lose_no_label() -> None:
 
 
 def test_another_general_model_begins_anew() -> None:
-    arm = arms.against(judged([BETTER] * 30), "general-1")
-    assert (found(arm).labels, arms.against(arm, None), arms.against(arm, "general-1")) == (30, arm, arm)
-    assert arms.against(arm, "general-2") == Arm(other="general", against="general-2")
+    arm = arms.compare_with(judged([BETTER] * 30), "general-1")
+    assert (found(arm).labels, arms.compare_with(arm, None), arms.compare_with(arm, "general-1")) == (30, arm, arm)
+    assert arms.compare_with(arm, "general-2") == Arm(other="general", against="general-2")
 
 
 # ---- as the streams tell it -----------------------------------------------------------------------

@@ -23,9 +23,9 @@ class Labelled:
     """A watch with labels in two streams, and each time a pair, of which general's answer is right."""
 
     def __init__(self) -> None:
-        self.watch = turning.rebased(watch.start(V3, "returns", "e"), {"reviewed": GATE, "feedback": GATE})
+        self.watch = turning.hold_against(watch.start(V3, "returns", "e"), {"reviewed": GATE, "feedback": GATE})
         self.draw, self.count = random.Random(2), 0
-        self.roll = leaving_out.served(self.watch.roll, "app", MORNING)
+        self.roll = leaving_out.add_request(self.watch.roll, "app", MORNING)
 
     @property
     def now(self) -> float:
@@ -41,8 +41,8 @@ class Labelled:
                 feedback=self._label(self.watch.feedback, feedback, trusted=False),
             )
             right = (float(self.draw.random() >= pairs), 1.0)
-            arm = arms.with_pair(self.watch.general, self.now, None)
-            arm = arms.with_label(arm, arm.blocks[-1].begins, right, None)
+            arm = arms.add_pair(self.watch.general, self.now, None)
+            arm = arms.add_label(arm, arm.blocks[-1].begins, right, None)
             self.watch = msgspec.structs.replace(self.watch, general=arm)
 
     def _label(self, track: label_signal.LabelSignal, wrong: float, trusted: bool) -> label_signal.LabelSignal:
@@ -53,7 +53,7 @@ class Labelled:
         self.watch = turning.follow(self.watch, Phase(own=verdict), self.now)
 
     def judged(self) -> tuple[dict[str, StreamReport], dict[str, ArmReport]]:
-        found = judging.judgement(self.watch, PLAN, BUDGET, self.now)
+        found = judging.judge(self.watch, PLAN, BUDGET, self.now)
         return {one.stream: one for one in found.streams}, {one.arm: one for one in found.arms}
 
 

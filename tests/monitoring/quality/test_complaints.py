@@ -58,7 +58,7 @@ def traffic(
 
 def after(state: Complaints, events: Iterator[tuple[float, float | None]]) -> Complaints:
     for now, about in events:
-        state = complaints.served(state, now) if about is None else complaints.complained(state, about, now)
+        state = complaints.take_requests(state, now) if about is None else complaints.take_complaint(state, about, now)
     return state
 
 
@@ -68,7 +68,7 @@ def tracked() -> ComplaintSignal:
 
 
 def heard(track: ComplaintSignal, events: Iterator[tuple[float, float | None]]) -> ComplaintSignal:
-    alone = leaving_out.digest(track.complainers, "only")
+    alone = leaving_out.make_digest(track.complainers, "only")
     for now, about in events:
         track = track.take_request("only", now) if about is None else track.take_complaint("only", about, now, alone)
     return track
@@ -78,7 +78,7 @@ def test_nothing_alarms_before_anything_is_known() -> None:
     state = complaints.start(NOON)
     assert complaints.learns(state)
     for _ in range(30):
-        state = complaints.complained(complaints.served(state, NOON), NOON, NOON)
+        state = complaints.take_complaint(complaints.take_requests(state, NOON), NOON, NOON)
     assert complaints.log_e(state) == -700.0
     assert sum(state.reference.events if state.reference else ()) == 30
 
@@ -88,13 +88,13 @@ def test_json_gives_back_the_same_and_goes_on_the_same() -> None:
     back = msgspec.json.decode(msgspec.json.encode(state), type=Complaints)
     assert back == state
     late = state.at + 10 * HOUR
-    assert complaints.complained(back, state.at, late) == complaints.complained(state, state.at, late)
+    assert complaints.take_complaint(back, state.at, late) == complaints.take_complaint(state, state.at, late)
 
 
 def test_its_size_does_not_grow_with_time() -> None:
     state = complaints.start(NOON, known())
     for day in range(40):
-        state = complaints.served(state, NOON + day * DAY_SECONDS, 1_200)
+        state = complaints.take_requests(state, NOON + day * DAY_SECONDS, 1_200)
     assert len(state.cohorts) <= 60
     assert len(msgspec.json.encode(state)) < 8_000
     assert sum(cohort.requests for cohort in state.cohorts) >= 1_200 * 30
@@ -105,7 +105,7 @@ def test_cohorts_are_at_most_a_third_as_long_as_they_are_old(ticks: int) -> None
     begins = [0]
     for tick in range(1, ticks + 1):
         begins.append(tick)
-        for at in complaints.joins(begins):
+        for at in complaints.choose_joins(begins):
             del begins[at + 1]
     assert begins == sorted(set(begins))
     for begin, end in pairwise(begins):
@@ -115,19 +115,19 @@ def test_cohorts_are_at_most_a_third_as_long_as_they_are_old(ticks: int) -> None
 def test_what_is_expected_of_a_request_over_its_life_is_the_complaint_rate() -> None:
     state = complaints.start(NOON, known(0.05, 2.0, 1e9))
     for tick in range(288):
-        state = complaints.served(state, NOON + tick * TICK_SECONDS, 100)
-    state = complaints.advanced(state, NOON + 5 * DAY_SECONDS)
+        state = complaints.take_requests(state, NOON + tick * TICK_SECONDS, 100)
+    state = complaints.advance(state, NOON + 5 * DAY_SECONDS)
     assert state.expected == pytest.approx(288 * 100 * 0.05, rel=0.05)
-    assert delays.complaint_rate(known(0.05)) == pytest.approx(0.05, rel=0.03)
+    assert delays.get_complaint_rate(known(0.05)) == pytest.approx(0.05, rel=0.03)
 
 
 @given(st.lists(st.floats(1, 10_000), min_size=1, max_size=6))
 def test_what_is_expected_does_not_depend_on_how_often_one_looks(steps: list[float]) -> None:
-    often = once = complaints.served(complaints.start(NOON, known()), NOON, 100)
+    often = once = complaints.take_requests(complaints.start(NOON, known()), NOON, 100)
     for step in steps:
-        often = complaints.advanced(often, often.at + step)
-    once = complaints.complained(complaints.advanced(once, often.at), 0.0, often.at)
-    often = complaints.complained(often, 0.0, often.at)
+        often = complaints.advance(often, often.at + step)
+    once = complaints.take_complaint(complaints.advance(once, often.at), 0.0, often.at)
+    often = complaints.take_complaint(often, 0.0, often.at)
     assert often.expected == pytest.approx(once.expected)
     assert [one.requests for one in often.cohorts] == [one.requests for one in once.cohorts]
 
@@ -142,14 +142,14 @@ def test_no_bet_makes_money_on_average_at_the_bound(mu: float, ratio: float) -> 
 
 def test_the_bets_stand_as_reckoned_by_hand() -> None:
     taught = known(weight=1e12)
-    state = complaints.served(complaints.start(NOON, taught), NOON, 1_000)
-    state = complaints.advanced(state, NOON + TICK_SECONDS)
+    state = complaints.take_requests(complaints.start(NOON, taught), NOON, 1_000)
+    state = complaints.advance(state, NOON + TICK_SECONDS)
     first = state.expected
-    state = complaints.served(state, NOON + TICK_SECONDS, 500)
-    state = complaints.complained(state, NOON + TICK_SECONDS, NOON + 1.5 * TICK_SECONDS)
-    state = complaints.complained(state, NOON, NOON + 1.5 * TICK_SECONDS)
+    state = complaints.take_requests(state, NOON + TICK_SECONDS, 500)
+    state = complaints.take_complaint(state, NOON + TICK_SECONDS, NOON + 1.5 * TICK_SECONDS)
+    state = complaints.take_complaint(state, NOON, NOON + 1.5 * TICK_SECONDS)
     mu = state.cohorts[0], state.cohorts[1]
-    behind = delays.expected(taught, [1, 0], [500.0, 250.0], int(NOON // TICK_SECONDS) + 1)
+    behind = delays.find_expected(taught, [1, 0], [500.0, 250.0], int(NOON // TICK_SECONDS) + 1)
     young = taught.hazards[0] * 250
     assert behind == pytest.approx([taught.hazards[1] * 500 + young, young], rel=1e-4)
     for ratio, log in zip(RATIOS, mu[1].logs, strict=True):
@@ -205,26 +205,26 @@ def test_a_version_with_few_requests_does_not_alarm_by_a_few_complaints() -> Non
 
 
 def test_complaints_about_what_is_not_waited_for_are_set_aside() -> None:
-    state = complaints.served(complaints.start(NOON, known()), NOON)
-    state = complaints.complained(state, NOON - DAY_SECONDS, NOON + 1)
-    state = complaints.complained(complaints.complained(state, NOON, NOON + 2), NOON, NOON + 3)
+    state = complaints.take_requests(complaints.start(NOON, known()), NOON)
+    state = complaints.take_complaint(state, NOON - DAY_SECONDS, NOON + 1)
+    state = complaints.take_complaint(complaints.take_complaint(state, NOON, NOON + 2), NOON, NOON + 3)
     assert (state.set_aside, state.seen) == (2, 1)
 
 
 def test_after_a_pause_nothing_is_expected_of_what_was_asked_before() -> None:
-    state = complaints.served(complaints.start(NOON, known()), NOON, 1_000)
-    state = complaints.advanced(state, NOON + 40 * DAY_SECONDS)
+    state = complaints.take_requests(complaints.start(NOON, known()), NOON, 1_000)
+    state = complaints.advance(state, NOON + 40 * DAY_SECONDS)
     seen = state.expected
-    state = complaints.complained(complaints.advanced(state, state.at + DAY_SECONDS), NOON, state.at + DAY_SECONDS)
+    state = complaints.take_complaint(complaints.advance(state, state.at + DAY_SECONDS), NOON, state.at + DAY_SECONDS)
     assert state.expected == seen
     assert state.set_aside == 1
 
 
 def test_times_that_go_back_count_as_the_last_one() -> None:
-    state = complaints.served(complaints.start(NOON, known()), NOON + HOUR)
-    assert complaints.served(state, NOON).at == NOON + HOUR
+    state = complaints.take_requests(complaints.start(NOON, known()), NOON + HOUR)
+    assert complaints.take_requests(state, NOON).at == NOON + HOUR
     with pytest.raises(ValueError, match="at least 1"):
-        complaints.served(state, NOON, 0)
+        complaints.take_requests(state, NOON, 0)
 
 
 def test_the_reference_teaches_rate_and_delay_although_many_are_still_to_complain() -> None:
@@ -235,12 +235,12 @@ def test_the_reference_teaches_rate_and_delay_although_many_are_still_to_complai
         now += draw.expovariate(20 * 2 ** ((now - NOON) / (6 * HOUR) % 6) / HOUR)
         while due and due[0][0] <= now:
             at, about = heapq.heappop(due)
-            state = complaints.complained(state, about, at)
-        state = complaints.served(state, now)
+            state = complaints.take_complaint(state, about, at)
+        state = complaints.take_requests(state, now)
         if draw.random() < 0.05:
             heapq.heappush(due, (now + draw.expovariate(1 / (6 * HOUR)), now))
     assert state.learned is not None
-    assert delays.complaint_rate(state.learned) == pytest.approx(0.05, rel=0.2)
-    median = delays.delay_quantile(state.learned, 0.5)
+    assert delays.get_complaint_rate(state.learned) == pytest.approx(0.05, rel=0.2)
+    median = delays.find_delay_quantile(state.learned, 0.5)
     assert median is not None
     assert median == pytest.approx(6 * HOUR * math.log(2), rel=0.25)

@@ -35,12 +35,12 @@ def test_while_it_learns_it_says_nothing_and_afterwards_keeps_two_quantiles() ->
         signal = drift.observe(signal, value)
     assert drift.learns(signal)
     assert drift.log_e(signal) == -700.0
-    assert (drift.since(signal), drift.direction(signal)) == (None, None)
+    assert (drift.find_change(signal), drift.find_direction(signal)) == (None, None)
     signal = drift.observe(signal, REFERENCE - 1)
     assert not drift.learns(signal)
     assert signal.sorted_values == ()
     assert (signal.low, signal.high) == (25.0, 474.0)
-    told = drift.reference(signal)
+    told = drift.describe_reference(signal)
     assert told["values"] == REFERENCE
     bound = told["above_at_most"]
     assert isinstance(bound, float)
@@ -69,8 +69,8 @@ def test_longer_and_shorter_answers_are_both_found_and_it_is_told_which() -> Non
         late = signal
         for value in changed:
             late = drift.observe(late, value)
-        assert drift.direction(late) == side
-        since = drift.since(late)
+        assert drift.find_direction(late) == side
+        since = drift.find_change(late)
         assert since is not None
         assert since <= REFERENCE + 10
 
@@ -95,7 +95,7 @@ def test_what_never_happened_in_the_reference_can_only_rise() -> None:
     for _ in range(REFERENCE):
         signal = drift.observe(signal, False)
     assert signal.below is None
-    assert drift.reference(signal)["rate"] == 0.0
+    assert drift.describe_reference(signal)["rate"] == 0.0
     assert until_alarm(signal, [0.0] * 1_000) is None
     assert until_alarm(signal, [float(at % 10 == 0) for at in range(300)]) is not None
 

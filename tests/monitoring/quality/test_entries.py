@@ -7,7 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.signals.entries import Attempt, Finding, Seen, held_out_of, labelled_version
+from monitoring.quality.signals.entries import (
+    Attempt,
+    RecordedFinding,
+    Seen,
+    get_held_out_version,
+    get_labelled_version,
+)
 from monitoring.quality.signals.reckoning import replay
 from monitoring.quality.signals.steps import WatchedVersion
 from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, at, errors, said, served, step
@@ -25,7 +31,7 @@ def test_requests_that_were_shifted_to_the_previous_version_speak_of_it_and_of_n
     for number, wrong in enumerate(errors(0.2, 300)):
         name, caller = f"r{number}", f"shop{number % 3}"
         told = {"caller": caller, "contract_kept": True, "language": "en"}
-        records.append((at(number * 60), shifted(name, findings=[Finding("out_of_scope", score=0.5)], **told)))
+        records.append((at(number * 60), shifted(name, findings=[RecordedFinding("out_of_scope", score=0.5)], **told)))
         feedback.append((at(number * 60 + 9), said(name, not wrong, caller, tags={"kind": "toys"})))
         feedback.append((at(number * 60 + 10), said(name, wrong, caller, metric="complaint")))
     both = step(PLAN, v2=WatchedVersion(task="returns", state="previous_version"))
@@ -49,11 +55,11 @@ def test_requests_that_were_shifted_to_the_previous_version_speak_of_it_and_of_n
     ],
 )
 def test_what_was_not_drawn_to_the_previous_version_is_none_of_its(chosen: dict[str, Any]) -> None:
-    assert labelled_version(shifted("r0", **chosen)) is None
+    assert get_labelled_version(shifted("r0", **chosen)) is None
 
 
 def test_what_general_answered_after_the_previous_version_failed_is_no_draw_of_general() -> None:
     failed = shifted("r0", version=None, attempts=[Attempt(V2, "timeout"), Attempt(None)])
-    assert (held_out_of(failed), labelled_version(failed)) == (None, None)
+    assert (get_held_out_version(failed), get_labelled_version(failed)) == (None, None)
     drawn = msgspec.structs.replace(failed, attempts=[Attempt(None)])
-    assert held_out_of(drawn) == V3
+    assert get_held_out_version(drawn) == V3

@@ -20,9 +20,9 @@ unit = st.floats(0, 1)
 def summed(rows: list[tuple[float, float]], others: list[float]) -> Sums:
     sums = Sums()
     for y, f in rows:
-        sums = estimates.labelled(sums, y, f)
+        sums = estimates.add_label(sums, y, f)
     for f in others:
-        sums = estimates.judged(sums, f)
+        sums = estimates.add_guess(sums, f)
     return sums
 
 
@@ -35,7 +35,7 @@ def found(sums: Sums) -> Estimate:
 def test_without_labels_there_is_no_estimate() -> None:
     assert estimates.estimate(summed([], [0.5] * 100)) is None
     assert estimates.estimate(summed([(1, 1)], [0.5] * 100)) is None
-    assert estimates.difference(Sums()) is None
+    assert estimates.estimate_difference(Sums()) is None
 
 
 def test_a_judge_that_is_right_takes_the_mean_of_all_rows() -> None:
@@ -77,7 +77,7 @@ def test_an_interval_holds_its_estimate_and_stays_in_range(
     assert 0 <= one.low <= one.mean <= one.high <= 1
     assert one.low < one.high
     assert 0 <= one.lam <= 1
-    signed = estimates.difference(summed([(y - f, f - y) for y, f in rows], others), confidence)
+    signed = estimates.estimate_difference(summed([(y - f, f - y) for y, f in rows], others), confidence)
     assert signed is not None
     assert -1 <= signed.low <= signed.mean <= signed.high <= 1
 
@@ -106,25 +106,25 @@ def test_where_all_labels_agree_the_interval_still_has_a_width() -> None:
 
 
 def test_a_row_that_is_labelled_later_counts_once() -> None:
-    early = estimates.relabelled(summed([(1, 1), (0, 0)], [0.25, 1.0]), 1.0, 0.25)
+    early = estimates.replace_guess(summed([(1, 1), (0, 0)], [0.25, 1.0]), 1.0, 0.25)
     assert early == summed([(1, 1), (0, 0), (1.0, 0.25)], [1.0])
 
 
 def test_values_out_of_range_are_refused() -> None:
     for wrong in (1.5, -2.0, math.nan):
         with pytest.raises(ValueError, match="within -1 and 1"):
-            estimates.labelled(Sums(), wrong, 0.0)
+            estimates.add_label(Sums(), wrong, 0.0)
         with pytest.raises(ValueError, match="within -1 and 1"):
-            estimates.judged(Sums(), wrong)
+            estimates.add_guess(Sums(), wrong)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        estimates.student(1.0, 10)
+        estimates.find_student_quantile(1.0, 10)
 
 
 @pytest.mark.parametrize("degrees", [5, 20, 59, 239, 5_000])
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
 def test_students_quantiles_are_close(degrees: int, confidence: float) -> None:
     exact = float(stats.t.ppf(0.5 + confidence / 2, degrees))
-    assert estimates.student(confidence, degrees) == pytest.approx(exact, rel=0.015)
+    assert estimates.find_student_quantile(confidence, degrees) == pytest.approx(exact, rel=0.015)
 
 
 def test_json_gives_back_the_same() -> None:

@@ -91,9 +91,9 @@ def test_a_recovery_that_is_none_is_found_as_rarely_as_stated() -> None:
     for seed in range(300):
         draw, test, reached = random.Random(seed), Fewer(0), False
         for _ in range(400):
-            test = fewer.expected(test, 0.1)
+            test = fewer.take_expected(test, 0.1)
             for _ in range(_poisson(draw, 0.15)):
-                test = fewer.complained(test)
+                test = fewer.take_complaint(test)
             reached = reached or fewer.log_e(test) >= math.log(200.0)
         found += reached
     assert found <= 300 * 0.2 + 3.1 * math.sqrt(300 * 0.2 * 0.8)
@@ -113,35 +113,35 @@ def _poisson(draw: random.Random, mean: float) -> int:
 def test_it_does_not_matter_in_which_parts_complaints_are_expected(parts: list[float], seen: int) -> None:
     whole = cut = Fewer(0)
     for _ in range(seen):
-        whole = cut = fewer.complained(fewer.expected(whole, 2.0))
+        whole = cut = fewer.take_complaint(fewer.take_expected(whole, 2.0))
     for part in parts:
-        cut = fewer.expected(cut, part)
-    assert cut.log == pytest.approx(fewer.expected(whole, sum(parts)).log, abs=1e-9)
+        cut = fewer.take_expected(cut, part)
+    assert cut.log == pytest.approx(fewer.take_expected(whole, sum(parts)).log, abs=1e-9)
 
 
 def test_its_sum_stands_as_reckoned_by_hand() -> None:
-    test = fewer.expected(Fewer(0), 2.0)
+    test = fewer.take_expected(Fewer(0), 2.0)
     assert fewer.log_e(Fewer(0)) == -700.0
     assert math.exp(fewer.log_e(test)) == pytest.approx(2 * math.e - 2)
-    assert math.exp(fewer.log_e(fewer.complained(test))) == pytest.approx((2 * math.e - 2) / 1.5)
-    assert math.isfinite(fewer.log_e(fewer.expected(test, 1e6)))
+    assert math.exp(fewer.log_e(fewer.take_complaint(test))) == pytest.approx((2 * math.e - 2) / 1.5)
+    assert math.isfinite(fewer.log_e(fewer.take_expected(test, 1e6)))
 
 
 def test_what_is_heard_of_requests_from_before_the_verdict_shows_nothing() -> None:
     """Neither that no complaint comes about them, nor those that come."""
-    state = complaints.served(complaints.start(NOON, known()), NOON, 5_000)
-    state = complaints.turned(complaints.advanced(state, NOON + HOUR), NOON + HOUR)
-    late = complaints.advanced(state, NOON + DAY_SECONDS)
+    state = complaints.take_requests(complaints.start(NOON, known()), NOON, 5_000)
+    state = complaints.begin_reverse_test(complaints.advance(state, NOON + HOUR), NOON + HOUR)
+    late = complaints.advance(state, NOON + DAY_SECONDS)
     assert late.expected > state.expected + 50
     assert late.back == state.back
-    state = complaints.complained(late, NOON, late.at)
+    state = complaints.take_complaint(late, NOON, late.at)
     assert state.seen == 1
     assert state.back == late.back
-    young = complaints.served(state, state.at, 100)
-    later = complaints.advanced(young, young.at + 2 * HOUR)
+    young = complaints.take_requests(state, state.at, 100)
+    later = complaints.advance(young, young.at + 2 * HOUR)
     assert later.back is not None
     assert later.back.log > 0.0
-    assert complaints.complained(later, young.at, later.at).back != later.back
+    assert complaints.take_complaint(later, young.at, later.at).back != later.back
 
 
 def test_it_does_not_matter_how_often_time_is_told() -> None:
@@ -161,7 +161,7 @@ def test_a_state_of_before_gets_a_reverse_test_with_the_next_request() -> None:
     watched = told.reckoning.watches[V3]
     assert watched.complaints is not None
     detectors = watched.complaints.detectors
-    bare = msgspec.structs.replace(detectors, whole=complaints.untested(detectors.whole))
+    bare = msgspec.structs.replace(detectors, whole=complaints.end_reverse_test(detectors.whole))
     known_before = msgspec.structs.replace(watched.complaints, detectors=bare)
     told.reckoning.watches[V3] = msgspec.structs.replace(watched, complaints=known_before)
     told.take(complained(0.1))

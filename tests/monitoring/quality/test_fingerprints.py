@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors.baselines import stated
+from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.signals import arms, fingerprints, watch
 from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
 from monitoring.quality.signals.reckoning import Reckoning
@@ -35,7 +35,9 @@ def after(
     is_degraded: bool = False,
 ) -> Watch:
     for digest in digests:
-        moved = fingerprints.after(one.stack, digest, one.shadow, one.holdout, one.general, at, is_shadow, is_degraded)
+        moved = fingerprints.add_answer(
+            one.stack, digest, one.shadow, one.holdout, one.general, at, is_shadow, is_degraded
+        )
         one = msgspec.structs.replace(one, **moved)
     return one
 
@@ -46,7 +48,7 @@ def with_pairs(one: Watch) -> Watch:
         one,
         shadow=one.shadow.take_pair(1.0, 0.0, (), MORNING, None),
         holdout=one.holdout.take_pair(1.0, 0.0, (), MORNING, None),
-        general=arms.with_pair(one.general, MORNING, (0.0, 1.0), True),
+        general=arms.add_pair(one.general, MORNING, (0.0, 1.0), True),
     )
 
 
@@ -126,7 +128,7 @@ def test_what_was_served_counts_while_degraded_where_there_never_was_a_shadow() 
 
 def test_what_an_admin_has_set_stays() -> None:
     known = after(fresh(), [ONE])
-    baseline = stated(0.1, 1.0, "admin", "known")
+    baseline = state_rate(0.1, 1.0, "admin", "known")
     known = msgspec.structs.replace(known, shadow=known.shadow.hold_against(baseline))
     assert after(known, [TWO] * IN_A_ROW).shadow.baseline == baseline
 

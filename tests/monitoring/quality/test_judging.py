@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import leaving_out, raters
-from monitoring.quality.detectors.baselines import stated
+from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.signals import entries, label_signal, watch
-from monitoring.quality.signals.noted_pairs import Noted
+from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.reckoning import replay
 from tests.monitoring.quality.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step
@@ -34,7 +34,7 @@ from tests.monitoring.quality.traffic import (
 
 def test_once_labels_stop_old_evidence_alarms_in_no_healthy_version() -> None:
     """At the bound itself, which is the worst that counts as healthy; and then eight days without a label."""
-    held = {V3: {"feedback": stated(0.05, 1.0, "admin", "known")}}
+    held = {V3: {"feedback": state_rate(0.05, 1.0, "admin", "known")}}
     for seed in range(6):
         told = Told(held)
         told.take(labelled_traffic(errors(0.05, 1000, seed), every_seconds=86.4, caller=lambda _: "only"))
@@ -134,9 +134,9 @@ def test_one_caller_who_spoils_the_first_labels_hides_no_slip() -> None:
 
 def test_the_bound_of_first_labels_is_under_the_truth_at_most_once_in_a_hundred_whoever_is_left_out() -> None:
     """The least of nine bounds of 99% was so in more than two of a hundred."""
-    under, runs, roll = 0, 700, raters.roll(V3)
+    under, runs, roll = 0, 700, raters.start_roll(V3)
     for number in range(8):
-        roll = leaving_out.served(roll, f"shop{number}")
+        roll = leaving_out.add_request(roll, f"shop{number}")
     for run in range(runs):
         draw = random.Random(f"first {run}")
         parts = [[float(draw.random() < 0.15) for _ in range(25 - (place == 7))] for place in range(8)]
@@ -179,7 +179,7 @@ def test_a_feedback_moves_all_its_watches_or_none() -> None:
     told = Told()
     told.take(labelled_traffic([False] * 3))
     seen = served("r9", placed_at=told.now)
-    noted = Noted(shadow=V2, served=V3, counted={V2: 0.0})
+    noted = NotedPair(shadow=V2, served=V3, counted={V2: 0.0})
     told.reckoning.notes["r9"] = Note(epoch="e", pairs=(noted,))
     damaged = watch.start(V2, "returns", "e")
     told.reckoning.watches[V2] = msgspec.structs.replace(damaged, previous_version="damaged")

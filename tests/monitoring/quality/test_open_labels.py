@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.quality.signals import arms
-from monitoring.quality.signals.arms import Arm, Found
+from monitoring.quality.signals.arms import Arm, ArmComparison
 from monitoring.quality.signals.noted_pairs import Right
 from monitoring.quality.signals.reckoning import replay
 from tests.monitoring.quality.traffic import MORNING, V3, Traffic, at, said, served, shadow, step
@@ -28,16 +28,18 @@ def drawn(seed: int, rates: Both, pairs: int = PAIRS) -> list[Both]:
     return [(float(draw.random() < rates[0]), float(draw.random() < rates[1])) for _ in range(pairs)]
 
 
-def found(words: Sequence[Both], labels: dict[int, Right], callers: Sequence[str] = (), outright: bool = True) -> Found:
+def found(
+    words: Sequence[Both], labels: dict[int, Right], callers: Sequence[str] = (), outright: bool = True
+) -> ArmComparison:
     """What pairs say that a judge has judged, some of which get labels then, by reviewers or by these callers."""
     arm, begins = Arm(other="general"), []
     for number, word in enumerate(words):
-        arm = arms.with_pair(arm, float(number), word, outright)
+        arm = arms.add_pair(arm, float(number), word, outright)
         begins.append(arm.blocks[-1].begins)
     for number, right in labels.items():
         givers = (callers[number % len(callers)],) if callers else ()
-        arm = arms.with_label(arm, begins[number], right, words[number], givers)
-    one = arms.found(msgspec.json.decode(msgspec.json.encode(arm), type=Arm), None)
+        arm = arms.add_label(arm, begins[number], right, words[number], givers)
+    one = arms.compare(msgspec.json.decode(msgspec.json.encode(arm), type=Arm), None)
     assert one is not None
     return one
 
@@ -51,7 +53,7 @@ def half_open(rights: Sequence[Both], count: int, seed: int, own: float = 0.5) -
     return labels
 
 
-def bounds(one: Found) -> Both:
+def bounds(one: ArmComparison) -> Both:
     return one.advantage_low, one.advantage_high
 
 
@@ -108,9 +110,9 @@ def test_a_judge_that_has_judged_fewer_than_20_pairs_is_none() -> None:
     arm = Arm(other="general")
     for number, right in enumerate(rights):
         word = right if number < 19 else None
-        arm = arms.with_pair(arm, float(number), word, True)
-        arm = arms.with_label(arm, arm.blocks[-1].begins, (right[0], None), word)
-    one = arms.found(arm, None)
+        arm = arms.add_pair(arm, float(number), word, True)
+        arm = arms.add_label(arm, arm.blocks[-1].begins, (right[0], None), word)
+    one = arms.compare(arm, None)
     assert one is not None
     assert (one.words, one.labels) == (0, 40)
     assert one.advantage_low < 0.0
@@ -120,9 +122,9 @@ def test_contracts_that_both_break_make_no_such_judge_of_one_that_compares_texts
     arm = Arm(other="general")
     for number in range(400):
         broken = number % 10 == 0
-        arm = arms.with_pair(arm, float(number), (0.0, 0.0) if broken else (1.0, 1.0), says_right=broken)
-        arm = arms.with_label(arm, arm.blocks[-1].begins, (1.0, None), None)
-    one = arms.found(arm, None)
+        arm = arms.add_pair(arm, float(number), (0.0, 0.0) if broken else (1.0, 1.0), says_right=broken)
+        arm = arms.add_label(arm, arm.blocks[-1].begins, (1.0, None), None)
+    one = arms.compare(arm, None)
     assert one is not None
     assert one.words == 0
     assert one.advantage_low < -0.8

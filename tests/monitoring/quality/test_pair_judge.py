@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.detectors.baselines import measured
-from monitoring.quality.explanations.report import told
+from monitoring.quality.detectors.baselines import measure
+from monitoring.quality.explanations.report import make_report
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.reckoning import Reckoning, replay
 from monitoring.quality.signals.watch import Watch
@@ -18,7 +18,7 @@ from tests.monitoring.quality import situations
 from tests.monitoring.quality.situations import HEALTHY, JUDGED, of, single
 from tests.monitoring.quality.traffic import MORNING, V3, at, said, served, shadow, step
 
-HELD = {V3: {"feedback": measured("gate", 40, 1000, 1.0, "gate", "evaluation-1")}}
+HELD = {V3: {"feedback": measure("gate", 40, 1000, 1.0, "gate", "evaluation-1")}}
 MODEL: dict[str, Any] = {"judge": "model", "judge_digest": "sha256:a"}
 SPOKE: dict[str, Any] = {"judge_answered": True, "right": True, "served_right": True, "score": 1.0, "served_score": 1.0}
 SILENT: dict[str, Any] = {"judge_answered": False}
@@ -121,7 +121,7 @@ PAIRED = msgspec.structs.replace(JUDGED, shadows=240, streams=[*JUDGED.streams, 
 
 
 def caveats(report: JudgeReport | None, plan: Plan = PLAN, known: Judgement = PAIRED) -> list[str]:
-    return told(of(single(HEALTHY), msgspec.structs.replace(known, judge=report), plan=plan)).caveats
+    return make_report(of(single(HEALTHY), msgspec.structs.replace(known, judge=report), plan=plan)).caveats
 
 
 def test_a_judge_that_gives_no_word_is_told_with_what_to_look_at() -> None:

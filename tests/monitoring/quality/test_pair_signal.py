@@ -85,7 +85,7 @@ def test_a_healthy_version_of_five_callers_alarms_as_rarely_as_one_without_them(
 
 def test_pairs_that_rest_on_nobodys_word_have_the_reference_of_all_of_them() -> None:
     track = after(fresh(), FIRST_PAIRS, 3, callers=())
-    found = estimates.difference(track.first, 0.9)
+    found = estimates.estimate_difference(track.first, 0.9)
     assert track.baseline is not None
     assert track.guard is not None
     assert found is not None
@@ -95,7 +95,7 @@ def test_pairs_that_rest_on_nobodys_word_have_the_reference_of_all_of_them() -> 
 
 def test_where_one_caller_gives_all_pairs_they_are_the_reference() -> None:
     track = after(fresh(), FIRST_PAIRS, 3, callers=("only",))
-    found = estimates.difference(track.first, 0.9)
+    found = estimates.estimate_difference(track.first, 0.9)
     assert track.baseline is not None
     assert found is not None
     assert track.baseline.upper == found.high

@@ -27,7 +27,7 @@ def after(detector: PairedSlip, seen: list[float]) -> PairedSlip:
 
 
 def alarmed(detector: PairedSlip, worse: float, better: float, pairs: int, seed: str) -> bool:
-    draw, bar = random.Random(seed), restarts.threshold(pairs, 0.05)
+    draw, bar = random.Random(seed), restarts.find_threshold(pairs, 0.05)
     for _ in range(pairs):
         place = draw.random()
         detector = paired.observe(detector, 1.0 if place < worse else -1.0 if place < worse + better else 0.0)
@@ -39,7 +39,7 @@ def alarmed(detector: PairedSlip, worse: float, better: float, pairs: int, seed:
 def test_a_new_detector_has_seen_nothing() -> None:
     detector = paired.start(0.02)
     assert paired.log_e(detector) == restarts.LOG_FLOOR
-    assert paired.since(detector) == 0
+    assert paired.find_change(detector) == 0
     assert sum(paired.WEIGHTS) == pytest.approx(1.0)
 
 
@@ -88,7 +88,7 @@ def test_harm_is_found_and_since_when_and_its_end_the_other_way_round() -> None:
     assert all(alarmed(paired.start(0.0), 0.2, 0.02, 400, f"harm {n}") for n in range(20))
     assert all(alarmed(paired.start(0.15, "below"), 0.02, 0.02, 600, f"back {n}") for n in range(20))
     detector = after(after(paired.start(0.0), [0.0, -1.0] * 50), [1.0, 0.0] * 20)
-    assert paired.since(detector) == 100
+    assert paired.find_change(detector) == 100
 
 
 @pytest.mark.parametrize("side", ["above", "below"])

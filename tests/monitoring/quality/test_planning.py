@@ -15,28 +15,28 @@ from monitoring.quality.detectors import planning, slip
 
 @given(st.floats(0.01, 100), st.lists(st.floats(0, 1e7), max_size=50))
 def test_the_streams_together_raise_at_most_what_was_set(budget: float, streams: list[float]) -> None:
-    between = planning.labels_between_false_alarms(budget, streams, between_min=1.0)
+    between = planning.find_labels_between_false_alarms(budget, streams, between_min=1.0)
     alarms = math.fsum(labels / one for one, labels in zip(between, streams, strict=True))
     assert alarms <= budget * (1 + 1e-9)
 
 
 def test_each_stream_has_an_equal_part_of_the_false_alarms() -> None:
-    between = planning.labels_between_false_alarms(2.0, [1_000, 30_000, 10])
+    between = planning.find_labels_between_false_alarms(2.0, [1_000, 30_000, 10])
     assert between == pytest.approx((1_500, 45_000, planning.BETWEEN_MIN))
-    assert planning.labels_between_false_alarms(2.0, []) == ()
+    assert planning.find_labels_between_false_alarms(2.0, []) == ()
 
 
 def test_what_can_not_be_is_refused() -> None:
     for budget in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="nothing could ever alarm"):
-            planning.labels_between_false_alarms(budget, [1.0])
+            planning.find_labels_between_false_alarms(budget, [1.0])
     with pytest.raises(ValueError, match="labels of a stream"):
-        planning.labels_between_false_alarms(1.0, [-1.0])
+        planning.find_labels_between_false_alarms(1.0, [-1.0])
 
 
 def alarm_after(p: float, baseline: float, bar: float, draw: random.Random, most: int) -> int:
     """The detector by its definition, for speed: the factors are the same for every label."""
-    p1 = slip.alternatives(baseline, "above")
+    p1 = slip.list_alternatives(baseline, "above")
     bad, good = [one / baseline for one in p1], [(1 - one) / (1 - baseline) for one in p1]
     sums = [0.0] * len(p1)
     for at in range(1, most + 1):
@@ -57,32 +57,32 @@ def test_false_alarms_come_no_more_often_than_planned() -> None:
 
 @pytest.mark.parametrize(("baseline", "points"), [(0.05, 0.05), (0.05, 0.10), (0.05, 0.20), (0.2, 0.1), (0.01, 0.05)])
 def test_the_labels_that_a_change_takes_are_about_those_that_it_took(baseline: float, points: float) -> None:
-    wanted = planning.labels_to_detect(baseline, points, 10_000, 0.05)
+    wanted = planning.find_labels_to_detect(baseline, points, 10_000, 0.05)
     assert wanted is not None
     took = [alarm_after(baseline + points, baseline, 200_000, random.Random(seed), 20_000) for seed in range(120)]
     assert statistics.fmean(took) == pytest.approx(wanted, rel=0.25)
 
 
 def test_a_change_within_the_bound_is_not_found() -> None:
-    assert planning.labels_to_detect(0.10, 0.02, 10_000, 0.05, rate=0.05) is None
-    within = planning.labels_to_detect(0.08, 0.10, 10_000, 0.05, rate=0.05)
-    known = planning.labels_to_detect(0.05, 0.10, 10_000, 0.05)
+    assert planning.find_labels_to_detect(0.10, 0.02, 10_000, 0.05, rate=0.05) is None
+    within = planning.find_labels_to_detect(0.08, 0.10, 10_000, 0.05, rate=0.05)
+    known = planning.find_labels_to_detect(0.05, 0.10, 10_000, 0.05)
     assert within is not None
     assert known is not None
     assert within > known
 
 
 def test_a_recovery_is_reckoned_the_other_way_round() -> None:
-    slow = planning.labels_to_detect(0.2, 0.05, 1_000, 0.05, side="below")
-    fast = planning.labels_to_detect(0.2, 0.15, 1_000, 0.05, side="below")
+    slow = planning.find_labels_to_detect(0.2, 0.05, 1_000, 0.05, side="below")
+    fast = planning.find_labels_to_detect(0.2, 0.15, 1_000, 0.05, side="below")
     assert slow is not None
     assert fast is not None
     assert fast < slow
 
 
 def test_time_follows_from_the_labels_a_day() -> None:
-    labels = planning.labels_to_detect(0.05, 0.10, 10_000, 0.05)
-    seconds = planning.seconds_to_detect(24.0, 0.05, 0.10, 10_000, 0.05)
+    labels = planning.find_labels_to_detect(0.05, 0.10, 10_000, 0.05)
+    seconds = planning.find_seconds_to_detect(24.0, 0.05, 0.10, 10_000, 0.05)
     assert labels is not None
     assert seconds == pytest.approx(labels * 3_600)
-    assert planning.seconds_to_detect(0.0, 0.05, 0.10, 10_000, 0.05) is None
+    assert planning.find_seconds_to_detect(0.0, 0.05, 0.10, 10_000, 0.05) is None

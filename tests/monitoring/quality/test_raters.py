@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors import leaving_out, raters, slip
-from monitoring.quality.detectors.baselines import measured, stated
+from monitoring.quality.detectors.baselines import measure, state_rate
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.signals import label_signal, pair_signal
 from monitoring.quality.signals.entries import Label
@@ -23,7 +23,7 @@ names = st.sampled_from([f"caller-{n}" for n in range(20)])
 
 def served(found: Guarded, caller: str) -> Guarded:
     """The detector once a request of this caller was answered."""
-    return raters.used_by(found, leaving_out.served(found.callers, caller))
+    return raters.set_callers(found, leaving_out.add_request(found.callers, caller))
 
 
 def guarded(*callers: str) -> Guarded:
@@ -118,7 +118,7 @@ def test_a_request_or_two_of_somebody_else_silence_nobody() -> None:
     for _ in range(40):
         found = raters.observe(found, 1.0, "only")
     assert raters.alarms(found, LABELS, ALPHA)
-    assert leaving_out.alone(found.callers) == leaving_out.digest(found.callers, "only")
+    assert leaving_out.find_alone(found.callers) == leaving_out.make_digest(found.callers, "only")
 
 
 def test_of_raters_of_one_caller_a_single_label_silences_nobody_either() -> None:
@@ -136,7 +136,7 @@ def test_who_uses_a_version_little_moves_no_verdict_by_much_feedback() -> None:
     for _ in range(300):
         found = raters.observe(found, 1.0, "attacker")
     assert not raters.alarms(found, LABELS, ALPHA)
-    assert leaving_out.alone(found.callers) is None
+    assert leaving_out.find_alone(found.callers) is None
 
 
 def test_many_small_callers_together_ask_for_their_labels() -> None:
@@ -184,7 +184,7 @@ def test_a_detector_without_a_group_is_the_detector_over_the_labels_of_all_other
     for at, without in enumerate(found.detectors.without[: raters.GROUPS]):
         plain = slip.start(0.05)
         for caller, bad, trusted in seen:
-            group = leaving_out.group(found.callers, caller)
+            group = leaving_out.get_group(found.callers, caller)
             if trusted or group != at:
                 plain = slip.observe(plain, bad)
         assert without is None or without == plain
@@ -244,7 +244,10 @@ def test_shares_that_can_not_be_are_refused() -> None:
 
 def _labels(track: LabelSignal, count: int, seed: int, rater: str | None = None, rate: float = 0.05) -> LabelSignal:
     """Labels of one caller's eight raters, or of one of them alone."""
-    draw, who = random.Random(seed), leaving_out.spoke(leaving_out.served(raters.roll("v"), "app", 1.0), "app")
+    draw, who = (
+        random.Random(seed),
+        leaving_out.add_label(leaving_out.add_request(raters.start_roll("v"), "app", 1.0), "app"),
+    )
     for number in range(count):
         named = rater or f"r{draw.randrange(8)}"
         label = Label(badness=float(draw.random() < rate), caller="app", rater=named)
@@ -265,7 +268,7 @@ def test_one_rater_of_eight_who_speaks_first_once_the_baseline_is_known_moves_no
 
 def test_nor_does_it_once_the_version_has_recovered_or_gets_another_baseline() -> None:
     track = _labels(label_signal.start(200, "v"), 300, 1)
-    other = measured("admin", 50, 1000, 2.0, "key", "counted")
+    other = measure("admin", 50, 1000, 2.0, "key", "counted")
     for anew in (track.restart(), track.hold_against(other)):
         assert anew.observed == 0
         assert not _alarmed(_labels(anew, 60, 2, "r0", 1.0))
@@ -279,7 +282,7 @@ def test_nor_does_its_praise_show_a_recovery() -> None:
 
 def test_what_rested_on_the_word_of_one_who_was_there_alone_is_void_once_there_are_others() -> None:
     """The stream of a gate: nothing is known of its raters when the first of them speaks."""
-    track = label_signal.start(200, "v").hold_against(measured("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
+    track = label_signal.start(200, "v").hold_against(measure("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
     burst = _labels(track, 45, 1, "r0", 1.0)
     assert _alarmed(burst)
     others = _labels(burst, 100, 2)
@@ -288,7 +291,7 @@ def test_what_rested_on_the_word_of_one_who_was_there_alone_is_void_once_there_a
 
 
 def test_one_rater_alone_is_still_believed() -> None:
-    track = label_signal.start(200, "v").hold_against(measured("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
+    track = label_signal.start(200, "v").hold_against(measure("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
     for _ in range(3):
         track = _labels(track, 45, 1, "r0", 1.0)
         assert _alarmed(track)
@@ -296,8 +299,8 @@ def test_one_rater_alone_is_still_believed() -> None:
 
 
 def test_pairs_of_one_caller_who_was_there_alone_are_void_once_there_are_others() -> None:
-    track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
-    alone = leaving_out.digest(track.givers, "a")
+    track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
+    alone = leaving_out.make_digest(track.givers, "a")
     for number in range(60):
         track = track.take_pair(1.0, 0.0, ("a",), float(number), alone)
     assert track.alarms(30, 1_000.0, ALPHA)

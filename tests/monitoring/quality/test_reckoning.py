@@ -8,26 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors.baselines import measured
+from monitoring.quality.detectors.baselines import measure
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.reckoning import (
     FEEDBACK,
     RECORDS,
     REPORTED,
-    Entry,
     Reckoning,
-    entry,
-    in_order,
+    StreamEntry,
+    order_entries,
+    read_entry,
     replay,
 )
 from monitoring.quality.signals.steps import WatchedVersion
-from monitoring.quality.signals.stream_reader import unpacked
+from monitoring.quality.signals.stream_reader import unpack
 from monitoring.quality.signals.watch import Watch
 from tests.monitoring.quality.test_watch import Traffic, paired_traffic, together
 from tests.monitoring.quality.traffic import MORNING, V2, V3, at, held_out, said, served, step
 
-BASELINES = {V3: {"feedback": measured("gate", 40, 1000, 1.0, "gate", "evaluation-1")}}
+BASELINES = {V3: {"feedback": measure("gate", 40, 1000, 1.0, "gate", "evaluation-1")}}
 
 
 def mixed_traffic(count: int, seed: int) -> Traffic:
@@ -58,9 +58,9 @@ def mixed_traffic(count: int, seed: int) -> Traffic:
 
 def ordered(traffic: Traffic) -> list[tuple[tuple[int, int, int], Seen | Given]]:
     entries: list[tuple[tuple[int, int, int], Seen | Given]] = [
-        (entry(0, name, {})[:3], one) for name, one in traffic[0]
+        (read_entry(0, name, {})[:3], one) for name, one in traffic[0]
     ]
-    entries += [(entry(1, name, {})[:3], one) for name, one in traffic[1]]
+    entries += [(read_entry(1, name, {})[:3], one) for name, one in traffic[1]]
     return sorted(entries, key=lambda found: found[0])
 
 
@@ -74,7 +74,7 @@ def both_versions() -> Any:
 def reckoned(traffic: Traffic, cuts: set[int]) -> dict[str, bytes]:
     """The watches after all entries; at each cut another child takes over, from what was written as JSON."""
     placed = {
-        one.id: msgspec.structs.replace(one, placed_at=entry(0, name, {}).milliseconds / 1000)
+        one.id: msgspec.structs.replace(one, placed_at=read_entry(0, name, {}).milliseconds / 1000)
         for name, one in traffic[0]
     }
     reckoning = Reckoning("e")
@@ -177,26 +177,26 @@ def test_the_order_in_which_entries_are_given_does_not_matter(whole: tuple[Traff
     assert usual.keys() == {V2, V3}
 
 
-def named(stream: int, *names: str) -> list[Entry]:
-    return [entry(stream, name, {}) for name in names]
+def named(stream: int, *names: str) -> list[StreamEntry]:
+    return [read_entry(stream, name, {}) for name in names]
 
 
-def names(entries: list[Entry]) -> list[str]:
+def names(entries: list[StreamEntry]) -> list[str]:
     return [f"{'rof'[one.stream]}{one.name}" for one in entries]
 
 
 def test_entries_come_in_the_order_of_the_clock_and_records_first() -> None:
     records, feedback = named(RECORDS, "5-0", "7-0", "7-1"), named(FEEDBACK, "5-0", "6-3", "7-0")
     reported = named(REPORTED, "4-9", "7-0")
-    found = in_order([records, reported, feedback], 10, None)
+    found = order_entries([records, reported, feedback], 10, None)
     assert names(found) == ["o4-9", "r5-0", "f5-0", "f6-3", "r7-0", "r7-1", "o7-0", "f7-0"]
 
 
 def test_what_may_still_be_overtaken_waits() -> None:
     streams = [named(RECORDS, "5-0", "7-0"), [], named(FEEDBACK, "5-0", "6-3", "7-0", "9-0")]
-    assert names(in_order(streams, 2, None)) == ["r5-0", "f5-0", "f6-3", "r7-0"]
-    assert names(in_order(streams, 4, None)) == ["r5-0", "f5-0", "f6-3", "r7-0", "f7-0", "f9-0"]
-    assert names(in_order(streams, 10, 6)) == ["r5-0", "f5-0", "f6-3"]
+    assert names(order_entries(streams, 2, None)) == ["r5-0", "f5-0", "f6-3", "r7-0"]
+    assert names(order_entries(streams, 4, None)) == ["r5-0", "f5-0", "f6-3", "r7-0", "f7-0", "f9-0"]
+    assert names(order_entries(streams, 10, 6)) == ["r5-0", "f5-0", "f6-3"]
 
 
 NUMBERS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), unique=True)
@@ -207,11 +207,11 @@ def test_however_many_are_read_at_once_all_come_once_and_in_the_same_order(
     drawn: tuple[list[tuple[int, int]], ...], count: int
 ) -> None:
     streams = [named(at_, *(f"{ms}-{n}" for ms, n in sorted(one))) for at_, one in enumerate(drawn)]
-    taken: list[Entry] = []
+    taken: list[StreamEntry] = []
     read = [0, 0, 0]
     while True:
         parts = [one[done : done + count] for one, done in zip(streams, read, strict=True)]
-        found = in_order(parts, count, None)
+        found = order_entries(parts, count, None)
         if not found:
             break
         taken += found
@@ -221,9 +221,9 @@ def test_however_many_are_read_at_once_all_come_once_and_in_the_same_order(
 
 
 def test_packed_entries_are_taken_apart() -> None:
-    found = unpacked(FEEDBACK, b"5-0 2 3 6-1 -1 4", b"r1{a}{bb}")
+    found = unpack(FEEDBACK, b"5-0 2 3 6-1 -1 4", b"r1{a}{bb}")
     assert [(one.name, one.fields) for one in found] == [
         ("5-0", {"request": b"r1", "feedback": b"{a}"}),
         ("6-1", {"feedback": b"{bb}"}),
     ]
-    assert unpacked(RECORDS, b"", b"") == []
+    assert unpack(RECORDS, b"", b"") == []

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import recoveries
-from monitoring.quality.detectors.baselines import measured, stated
+from monitoring.quality.detectors.baselines import measure, state_rate
 from monitoring.quality.phases import Judged, Phase, Verdict, next_phase
 from monitoring.quality.signals import complaint_signal, pair_signal, turning, watch
 from monitoring.quality.signals.entries import Seen
@@ -106,7 +106,7 @@ def test_late_praise_of_requests_from_before_the_last_step_of_its_share_is_no_re
 
 def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
     for early, recovered in ((True, False), (False, True)):
-        track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
+        track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
         for number in range(60):
             track = track.take_pair(1.0, 0.0, (f"shop{number % 3}",), float(number), None)
         track = track.begin_reverse_test()
@@ -119,7 +119,7 @@ def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
 
 
 def test_a_pair_of_two_labels_is_as_old_as_its_older_request() -> None:
-    track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
     track = track.take_label(True, 0.0, "a", 1.0, None, False, 1.0)
     track = track.begin_reverse_test()
     track = track.take_label(False, 0.0, "b", 20.0, None, True, 15.0, 10.0)
@@ -133,7 +133,7 @@ def test_a_pair_of_two_labels_is_as_old_as_its_older_request() -> None:
 
 
 def test_labels_that_wait_are_dropped_with_a_recovery() -> None:
-    track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
     for _ in range(6):
         track = track.take_label(True, 1.0, "a", 1.0, None, True)
     assert len(track.waiting) == pair_signal.WAITING_MAX
@@ -317,7 +317,7 @@ def test_after_an_admins_word_labels_of_while_it_was_degraded_are_none_for_which
 
 
 def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
-    track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
     track = msgspec.structs.replace(track, recoveries=1)
     for count, of_these, is_degraded in ((1, 100, False), (1, 1000, True), (1, 600, False), (0, 100, False)):
         track = track.end_reverse_test()
@@ -377,7 +377,7 @@ def _release(told: Told) -> None:
 
 
 def test_an_older_word_is_passed_over() -> None:
-    told = turning.rebased(watch.start(V3, "returns", "e"), HELD[V3])
+    told = turning.hold_against(watch.start(V3, "returns", "e"), HELD[V3])
     words: list[tuple[Verdict, float]] = [("degraded", 100.0), ("healthy", 200.0), ("degraded", 300.0)]
     for verdict, since in words:
         told = turning.follow(told, Phase(own=verdict), since)
@@ -397,7 +397,7 @@ def test_a_baseline_of_an_unlabelled_stream_leaves_reverse_tests_and_their_count
     told.tell("degraded")
     told.take(labelled_traffic(errors(0.03, 100, 3)))
     before = told.reckoning.watches[V3].feedback
-    told.baselines = {V3: {"feedback": GATE, "latency": measured("admin", 1, 100, 5.0, "key", "accepted")}}
+    told.baselines = {V3: {"feedback": GATE, "latency": measure("admin", 1, 100, 5.0, "key", "accepted")}}
     told.tell("degraded")
     assert told.reckoning.watches[V3].feedback == before
     assert before.recoveries == 1
@@ -412,10 +412,10 @@ def test_labels_while_degraded_are_none_for_which_a_recovery_stood() -> None:
     for day in range(3):
         told.take(labelled_traffic(errors(0.5, 400, day)))
     assert told.reckoning.watches[V3].feedback.guard is not None
-    told.baselines = {V3: {"feedback": GATE, "reviewed": measured("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
+    told.baselines = {V3: {"feedback": GATE, "reviewed": measure("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
     told.tell("degraded")
     assert told.reckoning.watches[V3].feedback.recoveries == 1
-    assert recoveries.left(1, 1_400.0) == 0, "if they counted it would be forgotten"
+    assert recoveries.count_left(1, 1_400.0) == 0, "if they counted it would be forgotten"
 
 
 def test_another_baseline_of_a_labelled_stream_begins_all_reverse_tests_anew() -> None:
@@ -423,7 +423,7 @@ def test_another_baseline_of_a_labelled_stream_begins_all_reverse_tests_anew() -
     told.take(labelled_traffic(errors(0.5, 200)))
     told.tell("degraded")
     told.take(labelled_traffic(errors(0.03, 50, 3)))
-    told.baselines = {V3: {"feedback": GATE, "reviewed": measured("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
+    told.baselines = {V3: {"feedback": GATE, "reviewed": measure("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
     told.tell("degraded")
     track = told.reckoning.watches[V3].feedback
     assert track.reverse is not None

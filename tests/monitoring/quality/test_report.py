@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from monitoring.quality.explanations.report import Told, told
+from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.verdicts.health import (
     Action,
     ArmReport,
@@ -41,7 +41,7 @@ FOLDER = Path(__file__).with_name("reports")
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_each_situation_is_told_word_for_word(name: str) -> None:
-    assert text_of(told(SITUATIONS[name])) == (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+    assert text_of(make_report(SITUATIONS[name])) == (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def test_there_is_no_text_without_its_situation() -> None:
@@ -50,7 +50,7 @@ def test_there_is_no_text_without_its_situation() -> None:
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_every_sentence_ends_as_one_and_none_is_said_twice(name: str) -> None:
-    found = told(SITUATIONS[name])
+    found = make_report(SITUATIONS[name])
     sentences = [*found.known, *found.sure, *found.done, *found.next, *found.caveats]
     assert all(one[-1] in ".?" and not one.endswith("..") for one in sentences)
     assert len(set(sentences)) == len(sentences)
@@ -59,32 +59,32 @@ def test_every_sentence_ends_as_one_and_none_is_said_twice(name: str) -> None:
 
 
 def test_it_goes_through_json_unchanged() -> None:
-    found = told(SITUATIONS["degraded_and_shifted"])
-    assert msgspec.json.decode(msgspec.json.encode(found), type=Told) == found
+    found = make_report(SITUATIONS["degraded_and_shifted"])
+    assert msgspec.json.decode(msgspec.json.encode(found), type=TaskReport) == found
     assert (found.version, found.verdict, found.since) == ("returns@v3", "degraded", NOW - 3 * 3600)
 
 
 def test_a_pin_that_is_over_is_no_caveat() -> None:
     pin = Pin(verdict=None, by="a", reason="Wait.", at=NOW - 10, until=NOW - 1)
-    assert told(of(single(msgspec.structs.replace(HEALTHY, pin=pin)), JUDGED)).caveats == []
+    assert make_report(of(single(msgspec.structs.replace(HEALTHY, pin=pin)), JUDGED)).caveats == []
 
 
 def test_a_version_that_is_held_is_told_with_the_reason() -> None:
     pin = Pin(verdict=None, by="abcdefghijkl", reason="An experiment.", at=NOW - 60)
-    caveats = told(of(single(msgspec.structs.replace(DEGRADED, pin=pin)), SLIPPED)).caveats
+    caveats = make_report(of(single(msgspec.structs.replace(DEGRADED, pin=pin)), SLIPPED)).caveats
     assert caveats[0].startswith("returns@v3 is held: nothing is done about its verdict until it is released, by abc")
 
 
 def test_what_the_settings_forbid_is_not_told_as_not_known() -> None:
     known = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
-    found = told(of(single(known), SLIPPED, plan=msgspec.structs.replace(PLAN, enforced=False)))
+    found = make_report(of(single(known), SLIPPED, plan=msgspec.structs.replace(PLAN, enforced=False)))
     assert "the task's settings let nothing be shifted to the better arm" in found.line
     assert any("is not enforced" in one for one in found.caveats)
 
 
 def test_a_shift_that_an_admin_has_undone_is_not_told_as_the_settings() -> None:
     known = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",), undone=("shift",))
-    found = told(of(single(known), SLIPPED))
+    found = make_report(of(single(known), SLIPPED))
     assert "goes on, as an admin has undone the shift to the better arm" in found.line
 
 
@@ -93,47 +93,49 @@ def test_what_has_to_recover_is_told_while_it_has_not() -> None:
     lost = msgspec.structs.replace(FEEDBACK, of_class="lost")
     judged = msgspec.structs.replace(JUDGED, streams=[FEEDBACK, lost])
     said = "returns@v3 is degraded until labels show that feedback and feedback:lost came down."
-    assert said in told(of(single(known), judged)).known
+    assert said in make_report(of(single(known), judged)).known
     judged = msgspec.structs.replace(
         JUDGED, streams=[msgspec.structs.replace(one, recovered=True) for one in judged.streams]
     )
-    assert not [one for one in told(of(single(known), judged)).known if "is degraded until" in one]
+    assert not [one for one in make_report(of(single(known), judged)).known if "is degraded until" in one]
 
 
 def test_where_no_stream_can_show_a_recovery_that_is_told_and_what_to_do() -> None:
     learning = msgspec.structs.replace(FEEDBACK, baseline={"labels": 12, "wanted": 200})
-    found = told(of(SHIFTED, msgspec.structs.replace(JUDGED, streams=[learning, *QUIET])))
+    found = make_report(of(SHIFTED, msgspec.structs.replace(JUDGED, streams=[learning, *QUIET])))
     [caveat] = [one for one in found.caveats if "No stream can show that returns@v3 has recovered" in one]
     assert "from before it was degraded" in caveat
     assert "`apprentice tasks baseline returns returns@v3 STREAM --wrong N --of M --reason TEXT`" in found.next[0]
     assert any("apprentice tasks pin returns returns@v3" in one for one in found.next)
     assert not [one for one in found.next if "comes back by itself" in one]
-    assert not [one for one in told(of(SHIFTED, SLIPPED)).caveats if "No stream can show" in one]
+    assert not [one for one in make_report(of(SHIFTED, SLIPPED)).caveats if "No stream can show" in one]
 
 
 def test_pairs_that_nobody_judges_are_told() -> None:
     plan = msgspec.structs.replace(PLAN, shadow_share=0.1, reviews_per_week=0, trusted_callers=[])
     asked = msgspec.structs.replace(JUDGED, shadows=300)
-    assert any("no shadow was asked" in one for one in told(of(single(HEALTHY), JUDGED, plan=plan)).caveats)
-    assert any("of no pair is it known which" in one for one in told(of(single(HEALTHY), asked, plan=plan)).caveats)
+    assert any("no shadow was asked" in one for one in make_report(of(single(HEALTHY), JUDGED, plan=plan)).caveats)
+    assert any(
+        "of no pair is it known which" in one for one in make_report(of(single(HEALTHY), asked, plan=plan)).caveats
+    )
     reviewed = msgspec.structs.replace(plan, reviews_per_week=100)
-    [caveat] = [one for one in told(of(single(HEALTHY), asked, plan=reviewed)).caveats if "reviewers and" in one]
+    [caveat] = [one for one in make_report(of(single(HEALTHY), asked, plan=reviewed)).caveats if "reviewers and" in one]
     assert "demonstrations too, does not compare the arms" in caveat
 
 
 def test_an_arm_of_which_no_label_speaks_is_told_as_not_known_and_still_as_better() -> None:
     arm = ArmReport(arm="general", labels=3, pairs=400, advantage_low=0.041)
-    sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, arms=[arm]))).sure
+    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, arms=[arm]))).sure
     said = "How often the general model is right is not known (3 labels and 400 judged pairs); it is better by at least"
     assert f"{said} 4.1 points." in sure
     judged = msgspec.structs.replace(arm, advantage_words=400)
-    sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, arms=[judged]))).sure
+    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, arms=[judged]))).sure
     assert f"{said} 4.1 points, by the judge's word alone on 400 pairs." in sure
 
 
 def test_what_was_undone_is_told_as_long_as_it_holds() -> None:
     known = msgspec.structs.replace(DEGRADED, undone=("shift", "roll_back"))
-    caveats = told(of(single(known, undone=("reviews",)), SLIPPED)).caveats
+    caveats = make_report(of(single(known, undone=("reviews",)), SLIPPED)).caveats
     assert any(one.startswith("An admin has undone: reviews. It is not done again until") for one in caveats)
     of_it = "An admin has undone of returns@v3: shift and roll back. It is not done again before returns@v3 is healthy."
     assert of_it in caveats
@@ -144,7 +146,7 @@ def test_before_there_is_a_baseline_that_is_told() -> None:
     latency = StreamReport(stream="latency", labelled=False, observed=3, baseline={"learning": True})
     never = {"5": None, "10": None}
     judged = msgspec.structs.replace(JUDGED, streams=[learning, latency], seconds_to_detect=never)
-    sure = told(of(single(HEALTHY), judged)).sure
+    sure = make_report(of(single(HEALTHY), judged)).sure
     assert any("held against nothing before 200 labels are there (50 labels so far)" in one for one in sure)
     assert "What is usual of latency is still being learned: nothing of it can be unlike before." in sure
     assert "A rise of 5 points would never be found: labels are held against nothing yet." in sure
@@ -152,21 +154,21 @@ def test_before_there_is_a_baseline_that_is_told() -> None:
 
 def test_a_baseline_that_hides_a_slip_is_told_with_what_to_do() -> None:
     judged = msgspec.structs.replace(JUDGED, streams=[FEEDBACK], seconds_to_detect={"5": None, "10": None})
-    found = told(of(single(HEALTHY), judged))
+    found = make_report(of(single(HEALTHY), judged))
     assert any("A rise of 10 points would never be found: so much is hardly more" in one for one in found.sure)
     assert any("apprentice tasks baseline returns returns@v3 STREAM --accept" in one for one in found.next)
 
 
 def test_a_judge_that_judges_itself_is_told() -> None:
     plan = msgspec.structs.replace(PLAN, shadow_share_suspect=0.1, judges_itself=True)
-    [one] = [one for one in told(of(single(HEALTHY), JUDGED, plan=plan)).caveats if "judges its own" in one]
+    [one] = [one for one in make_report(of(single(HEALTHY), JUDGED, plan=plan)).caveats if "judges its own" in one]
     assert "monitor.judge.pool" in one
     none = msgspec.structs.replace(plan, shadow_share=0.0, shadow_share_suspect=0.0)
-    assert not [one for one in told(of(single(HEALTHY), JUDGED, plan=none)).caveats if "judges its own" in one]
+    assert not [one for one in make_report(of(single(HEALTHY), JUDGED, plan=none)).caveats if "judges its own" in one]
 
 
 def test_a_monitor_that_is_behind_is_told() -> None:
-    (caveat,) = told(of(single(HEALTHY), JUDGED, behind_seconds=7_200.0)).caveats
+    (caveat,) = make_report(of(single(HEALTHY), JUDGED, behind_seconds=7_200.0)).caveats
     assert caveat.startswith("The monitor is 2 hours behind")
 
 
@@ -177,7 +179,7 @@ def test_the_step_to_take_back_is_the_last_move_of_that_version() -> None:
         Action(id="a-3", at=NOW, kind="retrain", version="returns@v3", because=""),
     ]
     health = msgspec.structs.replace(SHIFTED, actions=[*SHIFTED.actions, *others])
-    [step] = [one for one in told(of(health, SLIPPED)).next if "undo" in one]
+    [step] = [one for one in make_report(of(health, SLIPPED)).next if "undo" in one]
     assert step == "Take the last step back if it was wrong: `apprentice tasks undo returns 19d5f0a2-0`."
 
 
@@ -185,7 +187,7 @@ def test_a_canary_has_sentences_of_its_own() -> None:
     health = TaskHealth(
         versions={"returns@v3": HEALTHY, "returns@v4": VersionHealth(verdict="degraded", because="Bad.")}
     )
-    found = told(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4")))
+    found = make_report(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4")))
     assert "returns@v4 is the canary of returns, and is degraded." in found.known
     assert found.verdict == "healthy"
 
@@ -193,7 +195,7 @@ def test_a_canary_has_sentences_of_its_own() -> None:
 def test_a_degraded_canary_that_still_gets_requests_is_to_be_decided_about() -> None:
     health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": DEGRADED}, undone=("pause_canary",))
     roles = Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)
-    found = told(of(health, JUDGED, roles=roles))
+    found = make_report(of(health, JUDGED, roles=roles))
     assert found.next[0] == "Decide about returns@v4: it still gets 10% of the requests, and is known to be worse."
     assert "Nothing: it is watched." not in found.next
 
@@ -204,10 +206,10 @@ def test_a_canary_is_paused_where_it_gets_no_requests_and_not_where_that_was_ask
 ) -> None:
     known = msgspec.structs.replace(DEGRADED, paused_share=paused_share)
     health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": known})
-    asked = told(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
+    asked = make_report(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
     assert "paused" not in text_of(asked)
     assert "Decide about returns@v4: it still gets 10% of the requests, and is known to be worse." in asked.next
-    done = told(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.0)))
+    done = make_report(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.0)))
     assert "the canary returns@v4 is degraded and paused" in done.line
     had = ", and had 10% of them before" if paused_share else ""
     assert f"returns@v4 is paused: it gets none of the requests{had}." in done.known
@@ -215,14 +217,14 @@ def test_a_canary_is_paused_where_it_gets_no_requests_and_not_where_that_was_ask
 
 def test_a_suspect_canary_is_to_be_judged() -> None:
     health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": VersionHealth(verdict="suspect")})
-    found = told(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
+    found = make_report(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
     assert found.next[0].startswith("Have answers of returns@v4 judged")
     assert "the canary returns@v4 is suspect" in found.line
 
 
 def test_a_previous_version_that_is_degraded_too_is_told_and_nobody_is_sent_back_to_it() -> None:
     held = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
-    found = told(of(TaskHealth(versions={"returns@v3": held, "returns@v2": DEGRADED}), SLIPPED))
+    found = make_report(of(TaskHealth(versions={"returns@v3": held, "returns@v2": DEGRADED}), SLIPPED))
     assert not [one for one in found.next if "apprentice adapters rollback" in one]
     [said] = [one for one in found.next if "the previous version returns@v2 is degraded" in one]
     assert "no share is shifted to it" in said
@@ -241,7 +243,7 @@ def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted(
     recovered = msgspec.structs.replace(JUDGED, arms=[previous_version])
 
     def told_of(known: VersionHealth, judged: Judgement, plan: Plan) -> str:
-        (one,) = told(of(single(known, actions=[failed]), judged, plan=plan)).done
+        (one,) = make_report(of(single(known, actions=[failed]), judged, plan=plan)).done
         return one
 
     waits = f"It is not carried out yet, and is tried again: {why}"
@@ -267,7 +269,7 @@ def test_a_share_that_could_not_be_given_back_is_told_as_what_waits() -> None:
     roles = Roles(active="returns@v3", canary="returns@v4", general=True)
     situation = of(health, JUDGED, roles=roles)
     judged = msgspec.structs.replace(JUDGED, version="returns@v4")
-    found = told(msgspec.structs.replace(situation, judgements={**situation.judgements, "returns@v4": judged}))
+    found = make_report(msgspec.structs.replace(situation, judgements={**situation.judgements, "returns@v4": judged}))
     assert found.done[0].endswith(f"It is not carried out yet, and is tried again: {why}")
     assert "returns@v4 is paused: it gets none of the requests, and had 10% of them before." in found.known
 
@@ -275,10 +277,10 @@ def test_a_share_that_could_not_be_given_back_is_told_as_what_waits() -> None:
 def test_a_stream_that_alarms_and_has_recovered_is_told_as_both_and_speaks_against_nothing() -> None:
     word = Pin(verdict="healthy", by="ada", reason="it is fixed", at=NOW)
     health = single(msgspec.structs.replace(HEALTHY, pin=word))
-    found = told(of(health, SLIPPED))
+    found = make_report(of(health, SLIPPED))
     assert "The monitor would say that returns@v3 is degraded: labels speak against it." in found.caveats
     streams = [msgspec.structs.replace(one, recovered=one.alarming and one.labelled) for one in SLIPPED.streams]
-    found = told(of(health, msgspec.structs.replace(SLIPPED, streams=streams)))
+    found = make_report(of(health, msgspec.structs.replace(SLIPPED, streams=streams)))
     assert not [one for one in found.caveats if "would say" in one]
     [said] = [one for one in found.sure if "ALARM" in one and one.startswith("feedback")]
     assert said.endswith("; recovered since then.")
@@ -288,25 +290,25 @@ def test_no_more_actions_are_told_than_can_be_read() -> None:
     actions = [
         Action(id=f"a-{number}", at=NOW, kind="verdict", version="returns@v3", because="") for number in range(100)
     ]
-    done = told(of(single(HEALTHY, actions=actions), JUDGED)).done
+    done = make_report(of(single(HEALTHY, actions=actions), JUDGED)).done
     assert len(done) == 10
     assert "action a-99." in done[0]
 
 
 def test_whatever_is_not_known_is_left_out() -> None:
     judged = Judgement(task="returns", version="returns@v3", at=NOW)
-    found = told(of(single(VersionHealth()), judged, plan=Plan(), roles=Roles(active="returns@v3")))
+    found = make_report(of(single(VersionHealth()), judged, plan=Plan(), roles=Roles(active="returns@v3")))
     assert found.line == "returns@v3 is healthy; as far as can be told with so few labels; 0 labels."
     assert found.since is None
 
 
 def test_where_complaints_are_looked_at_few_labels_do_not_say_that_it_is_safe() -> None:
     few = msgspec.structs.replace(JUDGED, labels=12)
-    [caveat] = [one for one in told(of(single(HEALTHY), few)).caveats if "12 labels only" in one]
+    [caveat] = [one for one in make_report(of(single(HEALTHY), few)).caveats if "12 labels only" in one]
     assert caveat.endswith("fewer than 30 never make it degraded, however bad they are.")
     complaints = StreamReport(stream="complaints", labelled=True, observed=900, wrong=12)
     heard = msgspec.structs.replace(few, streams=[*few.streams, complaints])
-    [caveat] = [one for one in told(of(single(HEALTHY), heard)).caveats if "12 labels only" in one]
+    [caveat] = [one for one in make_report(of(single(HEALTHY), heard)).caveats if "12 labels only" in one]
     assert caveat.endswith("fewer than 30 never make it degraded, however bad they are; its complaints may.")
 
 
@@ -314,13 +316,13 @@ def test_where_complaints_are_looked_at_few_labels_do_not_say_that_it_is_safe() 
 def test_what_was_set_for_another_metric_is_told(observed: float) -> None:
     baseline = {"labels": 12, "wanted": 200, "set_for_another_metric": True}
     lost = msgspec.structs.replace(FEEDBACK, baseline=baseline, observed=observed)
-    sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[lost]))).sure
+    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[lost]))).sure
     said = "the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)."
     assert any(one.startswith("feedback: ") and one.endswith(said) for one in sure)
 
 
 def test_the_class_of_all_others_is_told_as_that() -> None:
     other = msgspec.structs.replace(FEEDBACK, of_class="*")
-    sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[other]))).sure
+    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[other]))).sure
     assert any(one.startswith("feedback, all other classes: ") for one in sure)
     assert words([other]).startswith("feedback of all other classes, ")

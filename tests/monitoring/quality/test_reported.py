@@ -150,15 +150,15 @@ def test_a_version_that_is_judged_from_reports_alone_still_alarms() -> None:
 
 
 def test_reports_count_again_once_nothing_was_served_here_for_a_week_and_not_beside_what_is() -> None:
-    roll = raters.roll(V3)
+    roll = raters.start_roll(V3)
     for n in range(100):
-        roll = leaving_out.served(roll, "shop", at=float(n))
+        roll = leaving_out.add_request(roll, "shop", at=float(n))
     for n in range(100):
-        roll = leaving_out.served(roll, "reporter", at=100.0 + n, reported=True)
-    assert leaving_out.alone(roll) == leaving_out.digest(roll, "shop")
+        roll = leaving_out.add_request(roll, "reporter", at=100.0 + n, reported=True)
+    assert leaving_out.find_alone(roll) == leaving_out.make_digest(roll, "shop")
     later = 100.0 + REPORTS_COUNT_AFTER_SECONDS
-    roll = leaving_out.served(roll, "reporter", at=later, reported=True)
-    assert (roll.reported, leaving_out.alone(roll)) == (True, leaving_out.digest(roll, "reporter"))
-    roll = leaving_out.served(roll, "shop", at=later + 1.0)
-    assert (roll.reported, leaving_out.alone(roll)) == (False, leaving_out.digest(roll, "shop"))
-    assert msgspec.json.decode(msgspec.json.encode(roll), type=leaving_out.Roll) == roll
+    roll = leaving_out.add_request(roll, "reporter", at=later, reported=True)
+    assert (roll.reported, leaving_out.find_alone(roll)) == (True, leaving_out.make_digest(roll, "reporter"))
+    roll = leaving_out.add_request(roll, "shop", at=later + 1.0)
+    assert (roll.reported, leaving_out.find_alone(roll)) == (False, leaving_out.make_digest(roll, "shop"))
+    assert msgspec.json.decode(msgspec.json.encode(roll), type=leaving_out.GiverRoll) == roll

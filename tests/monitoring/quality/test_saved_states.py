@@ -50,7 +50,7 @@ def recorded(name: str) -> dict[str, Any]:
 
 def labelled_signals(watch: Watch, at: float) -> list[dict[str, Any]]:
     budget = Budget(false_alarms_per_month=LABELS_MIN.false_alarms_per_month, labelled=0, unlabelled=0)
-    judgement = judging.judgement(watch, LABELS_MIN, budget, at)
+    judgement = judging.judge(watch, LABELS_MIN, budget, at)
     return [msgspec.to_builtins(one) for one in judgement.streams if one.labelled]
 
 

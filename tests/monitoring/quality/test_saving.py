@@ -10,8 +10,8 @@ import pytest
 from monitoring.quality.detectors import saving
 from monitoring.quality.detectors.lately import RATE_SECONDS
 from monitoring.quality.detectors.saving import Saving
-from monitoring.quality.explanations.phrases import dollars
-from monitoring.quality.explanations.report import Told, told
+from monitoring.quality.explanations.phrases import format_dollars
+from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.signals.entries import Seen
 from monitoring.quality.signals.reckoning import replay
 from monitoring.quality.verdicts.health import Judgement, SavingReport, TaskHealth
@@ -78,24 +78,26 @@ def test_a_shadow_that_cost_nothing_or_of_which_it_is_not_known_adds_nothing_but
 
 
 def test_sums_fade_by_time_alone_and_one_that_comes_late_counts_as_at_the_last() -> None:
-    known = saving.served(None, 100.0, 2.0)
+    known = saving.add_request(None, 100.0, 2.0)
     assert known == Saving(100.0, 100.0, 2.0, 0.0, 1.0, 0.0)
-    later = saving.shadowed(known, 100.0 + RATE_SECONDS, 0.5)
+    later = saving.add_shadow(known, 100.0 + RATE_SECONDS, 0.5)
     assert later.saved_usd == pytest.approx(2.0 / 2.718281828)
-    assert saving.served(later, 50.0, 1.0) == saving.served(later, later.at, 1.0)
-    assert saving.served(None, 100.0, None) is None
+    assert saving.add_request(later, 50.0, 1.0) == saving.add_request(later, later.at, 1.0)
+    assert saving.add_request(None, 100.0, None) is None
     assert msgspec.json.decode(msgspec.json.encode(later), type=Saving) == later
 
 
 # ---- in plain words --------------------------------------------------------------------------------
 
 
-def say(net: tuple[float, float], in_all: tuple[float, float], health: TaskHealth | None = None, **more: Any) -> Told:
+def say(
+    net: tuple[float, float], in_all: tuple[float, float], health: TaskHealth | None = None, **more: Any
+) -> TaskReport:
     """What is told of a version that saves so much a day and costs so much for shadows, and of the same in all."""
     usual = {"saved_usd_per_day": net[0], "shadow_usd_per_day": net[1], "requests": 2_400.0, "known": 1.0}
     known = SavingReport(**{**usual, **more})
     found = msgspec.structs.replace(JUDGED, saving=known, saving_usd=in_all[0], shadow_usd=in_all[1])
-    return told(of(health or single(HEALTHY), found))
+    return make_report(of(health or single(HEALTHY), found))
 
 
 def test_what_a_version_saves_is_told_with_what_is_not_in_it() -> None:
@@ -144,11 +146,11 @@ def test_few_requests_are_no_reason_to_speak_of_a_loss() -> None:
 
 
 def test_where_no_price_is_known_or_all_are_zero_nothing_is_told_of_a_saving() -> None:
-    usual = told(of(single(HEALTHY), JUDGED))
+    usual = make_report(of(single(HEALTHY), JUDGED))
     assert say((0.0, 0.0), (0.0, 0.0)) == usual
     assert not any("US dollars" in one for one in usual.known)
     unpriced = msgspec.structs.replace(JUDGED, shadow_usd=3.0)
-    assert told(of(single(HEALTHY), unpriced)) == usual
+    assert make_report(of(single(HEALTHY), unpriced)) == usual
 
 
 def test_only_the_version_that_leads_is_told_with_its_saving() -> None:
@@ -157,10 +159,10 @@ def test_only_the_version_that_leads_is_told_with_its_saving() -> None:
     other = msgspec.structs.replace(JUDGED, version=name, saving=known, saving_usd=1.0)
     situation = msgspec.structs.replace(of(single(HEALTHY), JUDGED), judgements={"returns@v3": JUDGED, name: other})
     assert situation.roles == situations.ROLES
-    assert not any("US dollars" in one for one in [*told(situation).known, *told(situation).caveats])
+    assert not any("US dollars" in one for one in [*make_report(situation).known, *make_report(situation).caveats])
 
 
 def test_amounts_are_said_to_the_cent_and_small_ones_to_two_digits() -> None:
-    assert [dollars(one) for one in (0.0, 0.00042, 0.0123, 0.1, 1.5, -2.0, 12_345.678)] == [
+    assert [format_dollars(one) for one in (0.0, 0.00042, 0.0123, 0.1, 1.5, -2.0, 12_345.678)] == [
         *("0", "0.00042", "0.012", "0.10", "1.50", "-2.00", "12,345.68"),
     ]

@@ -43,8 +43,8 @@ def alarm_at(detector: Slip, rate: float, count: int, threshold: float, seed: st
 def test_a_new_detector_has_seen_nothing_and_claims_nothing() -> None:
     detector = slip.start(0.05)
     assert slip.log_e(detector) == detector.log_max == restarts.LOG_FLOOR
-    assert slip.mean(detector) is None
-    assert slip.since(detector) == 0
+    assert slip.find_mean(detector) is None
+    assert slip.find_change(detector) == 0
     assert not slip.alarms(detector, 1, 0.99)
     assert sum(slip.WEIGHTS) == pytest.approx(1.0)
     assert all(weight > 0 for weight in slip.WEIGHTS)
@@ -52,7 +52,7 @@ def test_a_new_detector_has_seen_nothing_and_claims_nothing() -> None:
 
 @given(sides, baselines)
 def test_alternatives_are_rates_on_their_side_each_farther_than_the_one_before(side: Side, baseline: float) -> None:
-    rates = slip.alternatives(baseline, side)
+    rates = slip.list_alternatives(baseline, side)
     away = [rate - baseline if side == "above" else baseline - rate for rate in rates]
     assert all(0 < rate < 1 for rate in rates)
     assert away[0] > 0
@@ -71,7 +71,7 @@ def test_no_bet_gains_on_average_while_the_mean_keeps_to_the_null_hypothesis(
     keep = (baseline - harmless) / (mean - harmless) if over else 1.0
     whole = [(x, keep * p / mass) for x, p in support] + [(harmless, 1 - keep)]
     for at in range(len(slip.WEIGHTS)):
-        expected = sum(p * math.exp(slip.gains(baseline, side, x, weight)[at]) for x, p in whole)
+        expected = sum(p * math.exp(slip.find_gains(baseline, side, x, weight)[at]) for x, p in whole)
         assert expected <= 1 + 1e-9
 
 
@@ -113,7 +113,7 @@ def test_the_sums_are_those_of_the_definition(side: Side, baseline: float, seen:
         detector = slip.observe(detector, x, weight)
         plain = [
             (s + 1) * (1 + weight * (x * p / baseline + (1 - x) * (1 - p) / (1 - baseline) - 1))
-            for s, p in zip(plain, slip.alternatives(baseline, side), strict=True)
+            for s, p in zip(plain, slip.list_alternatives(baseline, side), strict=True)
         ]
     assert sums(detector) == pytest.approx(plain, rel=1e-9)
     mean = sum(w * s for w, s in zip(slip.WEIGHTS, plain, strict=True))
@@ -160,13 +160,13 @@ def test_json_gives_back_the_same_detector_to_the_last_bit(
 
 @pytest.mark.parametrize("baseline", [0.01, 0.05, 0.15, 0.3])
 def test_at_its_baseline_it_alarms_no_more_often_than_alpha(baseline: float) -> None:
-    bar, runs = slip.threshold(500, 0.2), 300
+    bar, runs = slip.find_threshold(500, 0.2), 300
     alarms = sum(alarm_at(slip.start(baseline), baseline, 500, bar, f"{baseline} {n}") is not None for n in range(runs))
     assert alarms <= runs * 0.2 + 3.1 * math.sqrt(runs * 0.2 * 0.8)
 
 
 def test_a_slip_is_found_soon_and_the_more_so_the_larger_it_is() -> None:
-    bar = slip.threshold(10_000, 0.05)
+    bar = slip.find_threshold(10_000, 0.05)
     found = {
         rate: sorted(alarm_at(slip.start(0.05), rate, 5_000, bar, f"{rate} {n}") or 5_000 for n in range(31))[15]
         for rate in (0.10, 0.15, 0.25)
@@ -175,7 +175,7 @@ def test_a_slip_is_found_soon_and_the_more_so_the_larger_it_is() -> None:
 
 
 def test_a_recovery_is_found_by_the_same_test_the_other_way_round() -> None:
-    bar = slip.threshold(10_000, 0.05)
+    bar = slip.find_threshold(10_000, 0.05)
     assert all((alarm_at(slip.start(0.25, "below"), 0.05, 400, bar, f"back {n}") or 999) < 300 for n in range(20))
     still_bad = [alarm_at(slip.start(0.25, "below"), 0.25, 400, bar, f"still {n}") for n in range(20)]
     assert still_bad == [None] * 20
@@ -186,7 +186,7 @@ def test_since_when_it_slips_is_about_where_the_change_was() -> None:
     for _ in range(15):
         detector = after(slip.start(0.05), [float(draw.random() < 0.05) for _ in range(300)])
         detector = after(detector, [float(draw.random() < 0.30) for _ in range(60)])
-        begun.append(slip.since(detector))
+        begun.append(slip.find_change(detector))
     assert sorted(begun)[7] == pytest.approx(300, abs=10)
 
 
@@ -221,4 +221,4 @@ def test_baselines_that_nothing_can_be_held_against_are_refused(baseline: float)
 @pytest.mark.parametrize(("count", "alpha"), [(0, 0.05), (math.inf, 0.05), (100, 0.0), (100, 1.0), (math.nan, 0.5)])
 def test_thresholds_without_labels_or_without_an_alpha_are_refused(count: float, alpha: float) -> None:
     with pytest.raises(ValueError, match="at least 1 label"):
-        slip.threshold(count, alpha)
+        slip.find_threshold(count, alpha)

@@ -12,7 +12,7 @@ START = 1_800_000_000.0
 def after(values: int, seconds_apart: float) -> Signal:
     known: dict[str, Signal] = {}
     for number in range(values):
-        known["latency"] = unlabelled.with_value(known, "latency", 0.1 + number % 10, START + number * seconds_apart)
+        known["latency"] = unlabelled.add_value(known, "latency", 0.1 + number % 10, START + number * seconds_apart)
     return known["latency"]
 
 
@@ -31,5 +31,5 @@ def test_a_burst_after_the_start_is_no_change_while_the_reference_is_learned() -
     known: dict[str, Signal] = {}
     for number in range(3_000):
         slow = number > 1_000
-        known["latency"] = unlabelled.with_value(known, "latency", 5.0 if slow else 0.1, START + number * 0.02)
+        known["latency"] = unlabelled.add_value(known, "latency", 5.0 if slow else 0.1, START + number * 0.02)
     assert known["latency"].log_max < unlabelled.ALARM_MIN

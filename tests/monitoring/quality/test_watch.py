@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.detectors.baselines import Baseline, measured, stated
+from monitoring.quality.detectors.baselines import Baseline, measure, state_rate
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals import entries, judging, notes, turning, watch
-from monitoring.quality.signals.entries import Attempt, Finding
+from monitoring.quality.signals.entries import Attempt, RecordedFinding
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.reckoning import Reckoning
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
@@ -93,11 +93,11 @@ def _next_to_v2() -> WatchedVersion:
 
 
 def test_an_admins_baseline_starts_the_detector_anew_and_the_same_again_does_not() -> None:
-    known = turning.rebased(watch.start(V3, "returns", "e"), BY_GATE[V3])
+    known = turning.hold_against(watch.start(V3, "returns", "e"), BY_GATE[V3])
     assert known.feedback.baseline == GATE
-    assert turning.rebased(known, BY_GATE[V3]) is known
-    word = stated(0.3, 5.0, "admin", "they say so")
-    moved = turning.rebased(known, {"feedback": word})
+    assert turning.hold_against(known, BY_GATE[V3]) is known
+    word = state_rate(0.3, 5.0, "admin", "they say so")
+    moved = turning.hold_against(known, {"feedback": word})
     assert moved.feedback.guard is not None
     assert (moved.feedback.guard.detectors.whole.baseline, moved.feedback.baseline) == (0.3, word)
 
@@ -165,7 +165,7 @@ def test_what_another_gateway_served_counts_for_labels_and_contract_and_not_for_
         "led_to": None,
         "contract_kept": True,
     }
-    scored = [Finding("out_of_scope", score=0.5, version=V3)]
+    scored = [RecordedFinding("out_of_scope", score=0.5, version=V3)]
     records = [(name, msgspec.structs.replace(one, **told, findings=scored)) for name, one in records]
     found = judged((records, feedback))
     assert found.labels == 10
@@ -232,7 +232,7 @@ def test_a_class_that_is_lost_at_an_unchanged_mean_is_found() -> None:
         caller = f"shop{number % 4}"
         records.append((at(number * 60), served(name, caller)))
         feedback.append((at(number * 60 + 30), said(name, draw.random() >= rate, caller, tags={"kind": kind})))
-    held = {V3: {"feedback": measured("gate", 80, 1000, 1.0, "gate", "evaluation-1")}}
+    held = {V3: {"feedback": measure("gate", 80, 1000, 1.0, "gate", "evaluation-1")}}
     found = judged((records, feedback), baselines=held)
     assert stream(found, "feedback", "toys").alarming
     assert not stream(found, "feedback").alarming
@@ -383,11 +383,11 @@ def test_a_change_in_what_nobody_labels_is_found_and_dies_down() -> None:
 @pytest.mark.parametrize(
     ("name", "then"),
     [
-        ("coverage", {"findings": [Finding("out_of_scope", score=-3.0, version=V3)]}),
-        ("confidence", {"findings": [Finding("low_confidence", score=0.01)]}),
+        ("coverage", {"findings": [RecordedFinding("out_of_scope", score=-3.0, version=V3)]}),
+        ("confidence", {"findings": [RecordedFinding("low_confidence", score=0.01)]}),
         ("contract", {"contract_kept": False}),
         ("escalation", {"version": None, "reason": "out_of_scope", "attempts": [Attempt(None)]}),
-        ("refusal", {"findings": [Finding("refusal", fired=True)]}),
+        ("refusal", {"findings": [RecordedFinding("refusal", fired=True)]}),
         ("language", {"language": "fr"}),
         ("latency", {"duration_seconds": 30.0}),
         ("cost", {"cost_usd": 3.0}),
@@ -396,9 +396,9 @@ def test_a_change_in_what_nobody_labels_is_found_and_dies_down() -> None:
 def test_each_unlabelled_stream_is_seen(name: str, then: dict[str, Any]) -> None:
     first: dict[str, Any] = {
         "findings": [
-            Finding("out_of_scope", score=0.5, version=V3),
-            Finding("low_confidence", score=0.9),
-            Finding("refusal", fired=False),
+            RecordedFinding("out_of_scope", score=0.5, version=V3),
+            RecordedFinding("low_confidence", score=0.9),
+            RecordedFinding("refusal", fired=False),
         ],
         "contract_kept": True,
         "language": "en",
@@ -467,7 +467,7 @@ def test_a_judgement_is_the_same_for_the_same_watch() -> None:
     _moved(reckoning, labelled_traffic(errors(0.1, 300)))
     known = reckoning.watches[V3]
     budget = judging.Budget(false_alarms_per_month=1.0, labelled=3, unlabelled=9)
-    once, again = (judging.judgement(known, PLAN, budget, MORNING + 9e4) for _ in range(2))
+    once, again = (judging.judge(known, PLAN, budget, MORNING + 9e4) for _ in range(2))
     assert msgspec.json.encode(once) == msgspec.json.encode(again)
     assert msgspec.json.decode(msgspec.json.encode(once), type=Judgement) == once
 
@@ -477,7 +477,7 @@ def test_a_note_says_nothing_where_nothing_was_said() -> None:
     mood = said("r0", "mood", metric="mood")
     label = entries.read_label(mood, served("r0"), PLAN, METRICS)
     assert label is None
-    assert notes.heard(note, mood, PLAN, label) is note
+    assert notes.add_feedback(note, mood, PLAN, label) is note
 
 
 def test_baselines_are_told_with_their_evidence() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.quality.detectors import recoveries
-from monitoring.quality.detectors.baselines import measured
+from monitoring.quality.detectors.baselines import measure
 from monitoring.quality.signals.steps import WatchedTask
 from tests.monitoring.quality.reckoned import GATE, Told, beside_general, complained, shadowed, together
 from tests.monitoring.quality.traffic import (
@@ -23,7 +23,7 @@ def test_a_new_baseline_while_degraded_leaves_a_way_back() -> None:
     told = Told()
     told.take(labelled_traffic(errors(0.4, 200)))
     told.tell("degraded")
-    told.baselines = {V3: {"feedback": measured("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
+    told.baselines = {V3: {"feedback": measure("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
     told.tell("degraded")
     told.take(labelled_traffic(errors(0.4, 60, 2)))
     assert (told.stream("feedback").alarming, told.stream("feedback").recovered) == (True, False)
@@ -38,7 +38,7 @@ def test_a_new_baseline_makes_nobody_healthy_before_new_labels_do() -> None:
     told.tell("degraded")
     told.take(labelled_traffic(errors(0.0, 200), reviewed=True))
     assert told.stream("reviewed").recovered
-    told.baselines = {V3: {"feedback": measured("gate", 30, 1000, 2.0, "gate", "evaluation-2"), "reviewed": GATE}}
+    told.baselines = {V3: {"feedback": measure("gate", 30, 1000, 2.0, "gate", "evaluation-2"), "reviewed": GATE}}
     told.tell("degraded")
     assert not any(one.recovered for one in told.judged().streams)
 
@@ -213,10 +213,10 @@ def test_each_kind_of_stream_counts_the_recoveries_that_it_has_shown() -> None:
 def test_what_a_recovery_asks_for_has_an_end() -> None:
     count = 0
     for _ in range(100):
-        count = recoveries.one_more(count)
-    assert 100_000 < recoveries.asked(count) < 1_000_000
-    assert recoveries.left(count, recoveries.asked(count) - 1) == count
-    assert recoveries.left(count, recoveries.asked(count)) == 0
+        count = recoveries.add_recovery(count)
+    assert 100_000 < recoveries.count_asked(count) < 1_000_000
+    assert recoveries.count_left(count, recoveries.count_asked(count) - 1) == count
+    assert recoveries.count_left(count, recoveries.count_asked(count)) == 0
 
 
 def _labels_until_healthy(told: Told) -> int:

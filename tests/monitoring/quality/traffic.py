@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from monitoring.badness import Metric
-from monitoring.quality.signals.entries import Attempt, Finding, Given, Pair, Seen
+from monitoring.quality.signals.entries import Attempt, Given, Pair, RecordedFinding, Seen
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.plan import Plan
 
@@ -95,7 +95,7 @@ def errors(rate: float, count: int, seed: int = 1) -> list[bool]:
 
 def with_findings(request: str, **scores: float) -> Seen:
     """A record on which checks left their scores."""
-    return served(request, findings=[Finding(check, score=score) for check, score in scores.items()])
+    return served(request, findings=[RecordedFinding(check, score=score) for check, score in scores.items()])
 
 
 def paired_traffic(
