@@ -37,7 +37,13 @@ from threadpoolctl import threadpool_limits
 from benchmarks import confidence_pools
 from benchmarks.confidence_curve import FORM, curve_of, picture, read_rows
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
-from router.confidence import ROWS_MIN, ConfidenceModel, at_most, wrong_allowed, wrong_share_bound
+from router.confidence import (
+    ROWS_MIN,
+    ConfidenceModel,
+    bound_wrong_share,
+    compute_probability_at_most,
+    count_wrong_allowed,
+)
 from router.fitting.confidence import (
     DELTA_MAX,
     CalibrationRow,
@@ -45,9 +51,9 @@ from router.fitting.confidence import (
     Measured,
     Truth,
     calibrate,
+    compute_scores,
     fit_measured,
-    measured,
-    scores_of,
+    measure_rows,
     weigh,
 )
 from router.fitting.errors import FittingError
@@ -122,10 +128,10 @@ def one_draw(
     if not sample.right.any():
         return [{"cross": Outcome(0.0, False, False), "split": Outcome(0.0, False, False)} for _ in targets]
     model = fit_measured(sample, int(chance.integers(2**31)), delta)
-    scores = scores_of(pool, np.array(model.weights), model.bias)
+    scores = compute_scores(pool, np.array(model.weights), model.bias)
     cut = size // FITTING_SHARE
     apart = weigh(sample.matrix[:cut], sample.right[:cut])
-    apart_scores = scores_of(pool, *apart)
+    apart_scores = compute_scores(pool, *apart)
     held = calibrate(apart_scores[drawn[cut:]], sample.right[cut:], delta)
     apart_model = ConfidenceModel(tuple(apart[0]), apart[1], pool.scope_mean, held)
     own_wrong = np.sort(scores[drawn][~sample.right])[::-1]
@@ -149,8 +155,8 @@ def one_draw(
 
 def rate_of(count: int, trials: int) -> dict[str, float]:
     """A rate with its exact interval."""
-    low = 1.0 - wrong_share_bound(trials - count, trials, TAIL)
-    return {"rate": count / trials, "low": low, "high": wrong_share_bound(count, trials, TAIL)}
+    low = 1.0 - bound_wrong_share(trials - count, trials, TAIL)
+    return {"rate": count / trials, "low": low, "high": bound_wrong_share(count, trials, TAIL)}
 
 
 def ratio_of(ones: Sequence[float], others: Sequence[float]) -> dict[str, float | None]:
@@ -176,14 +182,14 @@ def cells(name: str, pool: Measured, size: int, asked: argparse.Namespace) -> li
             raise Unmeasurable(f"{name}: every answer is wrong, so nothing can be kept: look at the labels.")
         kept = [one["cross"].kept for one in column]
         oracle = [one["oracle"] for one in column]
-        allowed = wrong_allowed(size, target, asked.delta)
+        allowed = count_wrong_allowed(size, target, asked.delta)
         found.append(
             {
                 "pool": name,
                 "rows": size,
                 "target": target,
                 "violated": rate_of(sum(one["cross"].violated for one in column), len(column)),
-                "design": at_most(allowed, size, target) if allowed >= 0 else 0.0,
+                "design": compute_probability_at_most(allowed, size, target) if allowed >= 0 else 0.0,
                 "violated_rest": sum(one["cross"].violated_rest for one in column) / len(column),
                 "violated_any_target": some / len(draws),
                 "kept": float(np.mean(kept)),
@@ -222,14 +228,14 @@ def pools_of(asked: argparse.Namespace) -> dict[str, Measured]:
         if asked.rows is not None:
             rows = read_rows(asked.rows, asked.seed, asked.tokens)
             say(f"{rows.read} rows, of {len(rows.kept)} groups: of each group one counts")
-            return {"rows": measured(rows.kept, asked.tokens)}
+            return {"rows": measure_rows(rows.kept, asked.tokens)}
         found = {}
         for name in confidence_pools.there(asked.data):
             say(f"A classifier for {name}")
-            found[name] = measured(
+            found[name] = measure_rows(
                 confidence_pools.answers(confidence_pools.read(name, asked.data, asked.seed), asked.seed)
             )
-        return found | {name: measured(simulated(name, asked.seed)) for name in SIMULATED}
+        return found | {name: measure_rows(simulated(name, asked.seed)) for name in SIMULATED}
     except FittingError as error:
         raise Unmeasurable(str(error)) from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.harness import Unmeasurable
 from router.confidence import ConfidenceModel, Features
-from router.fitting.confidence import CalibrationRow, one_of_each
+from router.fitting.confidence import CalibrationRow, draw_one_of_each
 
 POINTS_MAX = 200
 LINE_BYTES_MAX = 1 << 24
@@ -53,7 +53,7 @@ def read_rows(path: Path, seed: int = 0, tokens: int | None = None) -> Rows:
         raise Unmeasurable(f"{path} can't be read ({error.strerror}): give a file of JSON lines.") from error
     if not rows:
         raise Unmeasurable(f"{path} has no rows: give one JSON object on each line, see --help.")
-    return Rows([rows[at][0] for at in one_of_each([group for _, group in rows], seed)], len(rows))
+    return Rows([rows[at][0] for at in draw_one_of_each([group for _, group in rows], seed)], len(rows))
 
 
 def curve_of(model: ConfidenceModel) -> list[dict[str, float]]:

@@ -36,9 +36,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
 from benchmarks.scores import DATA, Figure, content, there
-from router.embedding import clipped
+from router.embedding import clip_text
 from router.fitting.errors import FittingError
-from router.fitting.gain import ROWS_MIN, GainRow, Rows, fit_gain, fit_unmeasured, predicted, read
+from router.fitting.gain import ROWS_MIN, GainRow, Rows, fit_gain, fit_unmeasured, predict_gains, read
 
 STEPS = 10
 NAMED_PRIOR = 10
@@ -220,7 +220,7 @@ def subject_splits(subjects: Sequence[str], rounds: int, seed: int) -> Iterator[
 
 def rows_of(asked: Sequence[Question]) -> list[GainRow]:
     """The questions as what a model is fitted on: of a long one its two ends, which is what it is served."""
-    return [GainRow(clipped(one.text), one.adapter_right, one.general_right) for one in asked]
+    return [GainRow(clip_text(one.text), one.adapter_right, one.general_right) for one in asked]
 
 
 def ordered(rows: Rows, splits: Iterable[tuple[Places, Places]], group: Places | None, seed: int) -> list[Ordered]:
@@ -228,7 +228,7 @@ def ordered(rows: Rows, splits: Iterable[tuple[Places, Places]], group: Places |
     found = []
     for number, (learned, tested) in enumerate(splits):
         model = fit_unmeasured(rows.of(learned), seed + number)
-        scores = predicted(model, rows.of(tested))
+        scores = predict_gains(model, rows.of(tested))
         found.append(Ordered(tested, tested if group is None else group[tested], rows.gain[tested], places(scores)))
     return found
 

@@ -56,7 +56,7 @@ from router.candidates import TaskIndex
 from router.embedding import Embedding, EmbeddingError, StaticEmbedding
 from router.fitting.background import stand_in
 from router.fitting.errors import FittingError
-from router.fitting.scope import TrainingPrompt, centroids_of, fit_scope
+from router.fitting.scope import TrainingPrompt, compute_centroids, fit_scope
 from router.scope import ScopeModel
 
 DEFERRED = 0.05
@@ -229,7 +229,7 @@ def candidates(sets: Sequence[DataSet], embedding: Embedding, seed: int) -> dict
         for one in data.train:
             of_task.setdefault(f"{data.name} {one.label}", []).append(one.text)
         tested += [(one.text, f"{data.name} {one.label}") for one in data.test]
-    centroids = {task: centroids_of(embedding.embed(texts[:300]), seed) for task, texts in of_task.items()}
+    centroids = {task: compute_centroids(embedding.embed(texts[:300]), seed) for task, texts in of_task.items()}
     draw = np.random.default_rng(seed)
     real = list(centroids.values())
     while len(centroids) < TASKS:  # decoys: tasks that lie where real ones do, a little aside

@@ -94,9 +94,9 @@ from serving.adapters.registry import Registry
 from serving.adapters.signature import read_public_key
 from serving.adapters.store import Store
 from serving.engine_client import EngineClient, HttptoolsEngineClient
+from serving.fingerprint import UNKNOWN, BaseFingerprint, digest_chat_template
 from serving.fleet import Fleet
 from serving.object_store import Change, ObjectStore
-from serving.stack import UNKNOWN, BaseStack, chat_template_of
 from serving.tls import TlsError, Trust, TrustingTransport
 
 log = logging.getLogger(__name__)
@@ -268,8 +268,8 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
         digest_secret = await shared_secret(redis)
         meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs())
         http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
-        store, registry, stacks = Store(settings.store), Registry(redis), _stacks(settings, bases)
-        reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, stacks, bases, http, meters))
+        store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)
+        reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, fingerprints, bases, http, meters))
         audit, stirred = Audit(redis), asyncio.Event()
         taken = lambda found: _take_in(found, fleet, reconciler, meters, stirred)  # noqa: E731
         snapshot = await _snapshot_keeper(settings, redis, audit, taken, meters)
@@ -306,7 +306,7 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
             engines=engines,
             http=http,
             adapters=adapters,
-            stacks=stacks,
+            fingerprints=fingerprints,
             admission=Admission(settings.limits, meters, lambda pool: fleet.has_room(pool, time.monotonic())),
             limits=limits,
             fallback_caps=FallbackCaps(caps_of(settings), settings.limits.general_share_window_seconds, limits),
@@ -384,12 +384,12 @@ def _placer(
     fleet: Fleet,
     redis: Redis,
     store: Store,
-    stacks: Mapping[str, BaseStack],
+    fingerprints: Mapping[str, BaseFingerprint],
     bases: Mapping[str, Base],
     http: httpx.AsyncClient,
     meters: Meters,
 ) -> Placer:
-    ours = {pool: stacks[pool] for pool in bases}
+    ours = {pool: fingerprints[pool] for pool in bases}
     told = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
     return Placer(fleet, redis, store, ours, http, told)
 
@@ -431,12 +431,12 @@ def _bases(settings: Settings) -> Mapping[str, Base]:
     )
 
 
-def _stacks(settings: Settings, bases: Mapping[str, Base]) -> Mapping[str, BaseStack]:
+def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping[str, BaseFingerprint]:
     return MappingProxyType(
         {
-            name: BaseStack(
+            name: BaseFingerprint(
                 bases[name].fingerprint if name in bases else pool.base_fingerprint or UNKNOWN,
-                chat_template_of(pool.base_folder) if pool.base_folder else UNKNOWN,
+                digest_chat_template(pool.base_folder) if pool.base_folder else UNKNOWN,
             )
             for name, pool in settings.pools.items()
         }

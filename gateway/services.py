@@ -43,9 +43,9 @@ from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
 from serving.engine_client import EngineClient
+from serving.fingerprint import BaseFingerprint, compute_fingerprint
 from serving.fleet import Fleet
 from serving.object_store import ObjectStore
-from serving.stack import BaseStack, stack_of
 
 
 class RequestObserver(Protocol):
@@ -123,7 +123,7 @@ class Services:
     engines: EngineClient
     http: httpx.AsyncClient
     adapters: Adapters
-    stacks: Mapping[str, BaseStack]
+    fingerprints: Mapping[str, BaseFingerprint]
     # Limits
     admission: Admission
     limits: Limits
@@ -178,11 +178,11 @@ class Services:
         isolation = task.cache_isolation if task is not None else self.settings.cache_isolation
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 
-    def stack(self, choice: Choice) -> str:
+    def get_fingerprint(self, choice: Choice) -> str:
         """The digest of all that is to answer this choice."""
         version = choice.version
-        return stack_of(
-            self.stacks[choice.pool.name],
+        return compute_fingerprint(
+            self.fingerprints[choice.pool.name],
             self.fleet.replicas[choice.replica.name].engine_version,
             version.digest if version else None,
             version.manifest_digest if version else None,

@@ -66,7 +66,7 @@ class Parameters:
 ANY_OBJECT = Parameters()
 
 
-def parameters_of(raw: bytes) -> Parameters:
+def read_parameters(raw: bytes) -> Parameters:
     """What is checked of a tool's parameters, which are JSON as the caller wrote it. Total: whatever that is."""
     if len(raw) > PARAMETERS_BYTES_MAX:
         return ANY_OBJECT

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from router.decision import Choice, Moment, Reason, Refusal
-from router.fallbacks import adapter_after_all, fallback_instead
+from router.fallbacks import choose_adapter_after_all, choose_fallback_instead
 from router.findings import CheckName
 from router.policy import AttemptLimits, Policy
 from router.replicas import pick
@@ -89,7 +89,7 @@ MAY_HAVE_ENDED: frozenset[FaultKind] = frozenset({"dropped", "silent", "failed",
 """Faults with which an engine may have ended, or hang, of what it was asked."""
 
 
-def next_attempt(
+def choose_next_attempt(
     choice: Choice,
     failures: tuple[Failure, ...],
     policy: Policy,
@@ -128,7 +128,7 @@ def next_attempt(
     return GiveUp("exhausted", last.retry_after_seconds)
 
 
-def after_rejection(
+def choose_after_rejection(
     choice: Choice, check: CheckName, policy: Policy, view: FleetView, moment: Moment, seconds_left: float
 ) -> NextAttempt | SendAnyway | GiveUp:
     """Decide what follows an answer that an enforced check rejected before commit, `check` being the reason.
@@ -144,7 +144,7 @@ def after_rejection(
         return SendAnyway() if task.fallback_breaks == "flag" else GiveUp("rejected")
     if seconds_left <= 0:
         return GiveUp("exhausted", None, reason)
-    instead = fallback_instead(choice, policy, view, moment, reason)
+    instead = choose_fallback_instead(choice, policy, view, moment, reason)
     if isinstance(instead, Choice):
         return NextAttempt(instead)
     if instead.code in ("fallback_capped", "needs_human", "overload"):
@@ -223,7 +223,7 @@ def _instead(
     """The fallback, unless the request is there already or was pinned to its version by the caller. What is there as a
     holdout goes back to the version that it was led to."""
     if choice.version is None:
-        return adapter_after_all(choice, view, moment, spent, context_above)
+        return choose_adapter_after_all(choice, view, moment, spent, context_above)
     if choice.reason == "pinned":
         return None
-    return fallback_instead(choice, policy, view, moment, REASON_OF[last.kind], spent, context_above)
+    return choose_fallback_instead(choice, policy, view, moment, REASON_OF[last.kind], spent, context_above)

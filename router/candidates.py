@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Embedding, Vectors, clipped
+from router.embedding import Embedding, Vectors, clip_text
 from router.scope import ScopeModel
 
 CENTROIDS = 6
@@ -51,7 +51,7 @@ class TaskIndex:
     ) -> tuple[str, ...]:
         """The tasks that are nearest to the text, at most `count` and nearest first, of those that are allowed."""
         if vector is None:
-            vector = self.embedding.embed([clipped(text)])[0]
+            vector = self.embedding.embed([clip_text(text)])[0]
         nearness = np.maximum.reduceat(self.centroids @ (vector @ self.axes), self.starts)
         found: list[str] = []
         for at in np.argsort(-nearness, kind="stable"):

@@ -21,7 +21,7 @@ from router.contract import Contract
 from router.decision import Moment, Scores
 from router.findings import CheckName, CheckPolicy, Finding
 from router.fitted import OTHER_SELECTOR, ModelKind
-from router.placing import arm_point
+from router.placing import place_for_arm
 from router.policy import AUTO, AUTO_SELECTOR, UNWATCHED, Alias, Policy, TaskPolicy
 from router.refusals import is_refusal
 from serving.view import VersionView
@@ -120,7 +120,7 @@ def _judge_degraded(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding
     if shift is None:
         return Finding("degraded", used.mode, fired=False, version=name), None
     kept = max(used.share, shift.kept)
-    explored = arm_point(request.session, request.alias.salt, request.moment.draw, "explored") < kept
+    explored = place_for_arm(request.session, request.alias.salt, request.moment.draw, "explored") < kept
     note = "kept by the exploration share" if explored else ""
     finding = Finding("degraded", used.mode, not explored, None, kept, (), note, name)
     return finding, kept if explored else 1.0 - kept
@@ -144,7 +144,7 @@ def _judge_scope(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding, N
 
 
 def _judge_holdout(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding, float]:
-    point = arm_point(request.session, request.alias.salt, request.moment.draw, "holdout")
+    point = place_for_arm(request.session, request.alias.salt, request.moment.draw, "holdout")
     held_out = point < used.share
     finding = Finding("holdout", used.mode, held_out, None, used.share, version=request.version.name)
     return finding, used.share if held_out else 1.0 - used.share
@@ -339,21 +339,21 @@ CHECKS: tuple[Check, ...] = (*REQUEST_CHECKS, *ANSWER_CHECKS)
 CHECK_BY_NAME: Mapping[str, Check] = MappingProxyType({check.name: check for check in CHECKS})
 
 
-def names_of(wanted: Callable[[Check], bool]) -> frozenset[CheckName]:
+def list_names(wanted: Callable[[Check], bool]) -> frozenset[CheckName]:
     """The names of the checks for which `wanted` is true."""
     return frozenset(check.name for check in CHECKS if wanted(check))
 
 
-AFTER_THE_ANSWER = names_of(lambda check: isinstance(check, AnswerCheck))
-READERS = names_of(lambda check: check.reads_text)
+AFTER_THE_ANSWER = list_names(lambda check: isinstance(check, AnswerCheck))
+READERS = list_names(lambda check: check.reads_text)
 """Checks for which a fitted model has to read the request's text."""
-SCOPE_READERS = names_of(lambda check: check.model == "scope" or "scope" in check.needs)
+SCOPE_READERS = list_names(lambda check: check.model == "scope" or "scope" in check.needs)
 """Checks that need the scope score: for itself, or as a feature of confidence."""
-ABOUT_THE_REQUEST = names_of(lambda check: check.reads_text or isinstance(check, AnswerCheck))
+ABOUT_THE_REQUEST = list_names(lambda check: check.reads_text or isinstance(check, AnswerCheck))
 """Checks whose result depends on the request or its answer; the others depend on chance or on today's verdict."""
 
 
-def selector_of(policy: Policy, model: str) -> str | None:
+def get_selector(policy: Policy, model: str) -> str | None:
     """The selector of the text that a fitted model reads of a request for `model`; None where none reads any."""
     task = policy.tasks.get(model.partition("@")[0])
     if task is not None:

@@ -8,10 +8,10 @@ from typing import assert_never
 from router.checking import judge_request
 from router.checks import CheckedRequest
 from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RoutingRequest, Scores
-from router.fallbacks import Routing, fallback_of, lacking
+from router.fallbacks import Routing, choose_fallback, refuse_for_lack
 from router.findings import Finding
-from router.overrides import NO_RULE, Override, Ruled, Subject, rule
-from router.placing import live_version
+from router.overrides import NO_RULE, Override, Ruled, Subject, apply_rules
+from router.placing import pick_live_version
 from router.policy import AUTO, Alias, Policy, TaskPolicy
 from router.replicas import Lack, pick
 from serving.view import FleetView, PoolView, VersionView
@@ -25,11 +25,11 @@ def choose(
 ) -> Choice | Refusal:
     """Decide one request. Total: every input yields a Choice or a Refusal, and the same input the same one."""
     task_name, at, _ = request.model.partition("@")
-    refusal = not_allowed(request.model, request.models_allowed)
+    refusal = refuse_model(request.model, request.models_allowed)
     if refusal is not None:
         return refusal
     if request.model == AUTO:
-        found = found_task(request, scores)
+        found = get_found_task(request, scores)
         if found is None:
             return _choose_without_task(request, policy, view, moment)
         task_name = found
@@ -37,9 +37,9 @@ def choose(
     if task is None:
         return _choose_pool(request, policy, view, moment)
     alias = policy.aliases.get(task_name)
-    live = live_version(alias, view, request.session, moment.draw)
+    live = pick_live_version(alias, view, request.session, moment.draw)
     rules = policy.rules_for(task_name) if policy.overrides else ()
-    ruled = rule(rules, subject_of(request, task_name), scores.texts, moment.now_unix) if rules else NO_RULE
+    ruled = apply_rules(rules, make_subject(request, task_name), scores.texts, moment.now_unix) if rules else NO_RULE
     if ruled.deciding is not None:
         decision = _choose_overruled(ruled.deciding, task, live, policy, view, moment, request.session)
     elif at:
@@ -49,13 +49,13 @@ def choose(
     return decision if ruled is NO_RULE else _as_ruled(decision, ruled)
 
 
-def found_task(request: RoutingRequest, scores: Scores) -> str | None:
+def get_found_task(request: RoutingRequest, scores: Scores) -> str | None:
     """The task that a request for `auto` is of, if its key names it."""
     name = scores.task
     return None if name is None or request.models_allowed.isdisjoint(("*", name)) else name
 
 
-def not_allowed(model: str, models_allowed: frozenset[str]) -> Refusal | None:
+def refuse_model(model: str, models_allowed: frozenset[str]) -> Refusal | None:
     """The refusal of a model that a key with these models may not use; None where it may."""
     if models_allowed.isdisjoint(("*", model.partition("@")[0], model)):
         return Refusal("model_not_allowed", f"This key may not use the model {model!r}. Ask an admin for it.")
@@ -71,7 +71,7 @@ def _choose_pool(request: RoutingRequest, policy: Policy, view: FleetView, momen
     key = request.session or None
     replica = pick(pool, None, view.in_flight, moment.now, moment.draw, key=key)
     if isinstance(replica, str):
-        return lacking(replica, pool.name)
+        return refuse_for_lack(replica, pool.name)
     return Choice(task=None, version=None, pool=pool, replica=replica, reason="pinned", key=key)
 
 
@@ -88,7 +88,7 @@ def _choose_without_task(request: RoutingRequest, policy: Policy, view: FleetVie
     return Refusal("no_task_fits", text, "out_of_scope", found_of)
 
 
-def subject_of(request: RoutingRequest, task: str | None) -> Subject:
+def make_subject(request: RoutingRequest, task: str | None) -> Subject:
     """What rules are held against."""
     return Subject(task, request.caller, request.metadata or {})
 
@@ -123,7 +123,7 @@ def _choose_overruled(
             return Refusal("refused_by_override", text, override_id=one.id)
         case "general":
             routing = Routing(task, live, "override", key=session, override_id=one.id, led_to=live)
-            return fallback_of(routing, policy, view, moment)
+            return choose_fallback(routing, policy, view, moment)
         case "version" | "system":  # a rule that adds a message never decides
             version = view.versions.get(one.version or "")
             routing = Routing(task, version, "override", key=session, override_id=one.id, led_to=version)
@@ -142,7 +142,7 @@ def _choose_live(
     session: str | None,
 ) -> Choice | Refusal:
     if alias is None or live is None:
-        return fallback_of(Routing(task, None, "no_replica", key=session), policy, view, moment)
+        return choose_fallback(Routing(task, None, "no_replica", key=session), policy, view, moment)
     judgement = judge_request(CheckedRequest(task, alias, live, scores, policy, moment, session))
     reason: Reason = judgement.sent_away or ("adapter" if live.name == alias.leading else "canary")
     routing = Routing(
@@ -155,7 +155,7 @@ def _choose_live(
         led_to=live,
     )
     if judgement.sent_away is not None:
-        return fallback_of(routing, policy, view, moment)
+        return choose_fallback(routing, policy, view, moment)
     return _serve(routing, policy, view, moment)
 
 
@@ -180,7 +180,7 @@ def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) ->
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not task.reaches(pool.name):
         if reason == "pinned":
             return Refusal("version_not_loaded", "The version's pool is not there. Ask an admin for it.")
-        return fallback_of(replace(routing, reason="no_replica"), policy, view, moment)
+        return choose_fallback(replace(routing, reason="no_replica"), policy, view, moment)
     key = routing.key or version.name
     on_trial = reason == "canary"
     instead: Choice | Refusal | None = None
@@ -203,7 +203,7 @@ def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) ->
             )
         if reason == "pinned":
             return _lacking_pinned(replica, version, pool)
-        instead = fallback_of(replace(routing, reason=replica), policy, view, moment, frozenset(), spare_open)
+        instead = choose_fallback(replace(routing, reason=replica), policy, view, moment, frozenset(), spare_open)
         if isinstance(instead, Choice):
             return instead
     assert instead is not None
@@ -212,5 +212,5 @@ def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) ->
 
 def _lacking_pinned(lack: Lack, version: VersionView, pool: PoolView) -> Refusal:
     if lack == "overload":
-        return lacking(lack, pool.name)
+        return refuse_for_lack(lack, pool.name)
     return Refusal("version_not_loaded", f"{version.name} is not loaded on any replica that could take it now.")

@@ -107,13 +107,13 @@ class ConfidenceModel:
         A model of first tokens looks at these alone, and not at the contract, which is not known yet when it judges.
         0 for an answer without logprobs: nothing speaks for it. About 5 µs for 200 tokens.
         """
-        return self.score_of(features_of_first(self.tokens, logprobs, scope, contract_kept))
+        return self.score_of(compute_first_features(self.tokens, logprobs, scope, contract_kept))
 
     def score_of(self, asked: Features) -> float:
-        """The same from features, which must be those of `features_of_first`."""
+        """The same from features, which must be those of `compute_first_features`."""
         if asked.length == 0:
             return 0.0
-        values = inputs(asked, self.scope_mean)
+        values = make_inputs(asked, self.scope_mean)
         at = self.bias + sum(weight * value for weight, value in zip(self.weights, values, strict=True))
         return 1.0 / (1.0 + math.exp(-at)) if at > -700.0 else 0.0
 
@@ -159,20 +159,20 @@ class ConfidenceModel:
 
     def _certified(self, wrong_share_max: float) -> int | None:
         held = self.calibration
-        allowed = wrong_allowed(held.rows, wrong_share_max, held.delta)
+        allowed = count_wrong_allowed(held.rows, wrong_share_max, held.delta)
         found = bisect_right(held.wrong, allowed) - 1
         return found if found >= 0 and held.kept[found] else None
 
     def _certificate(self, at: int) -> Certificate:
         held = self.calibration
-        bound = wrong_share_bound(held.wrong[at], held.rows, held.delta)
+        bound = bound_wrong_share(held.wrong[at], held.rows, held.delta)
         return Certificate(held.thresholds[at], held.rows, held.kept[at], held.wrong[at], bound)
 
 
 # ---- features -----------------------------------------------------------------------------------
 
 
-def features(logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> Features:
+def compute_features(logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> Features:
     """What is looked at of an answer, whatever an engine said of it.
 
     A logprob that is no number counts as LOGPROB_MIN, one above 0 as 0. Scope that is not finite is not known.
@@ -202,16 +202,16 @@ def features(logprobs: Sequence[float], scope: float | None, contract_kept: bool
     return Features(float(ordered[0]), float(tenth), total / count, count, known, contract_kept)
 
 
-def features_of_first(
+def compute_first_features(
     tokens: int | None, logprobs: Sequence[float], scope: float | None, contract_kept: bool | None
 ) -> Features:
     """The same of an answer's first tokens, without its contract; with None of all of it."""
     if tokens is None:
-        return features(logprobs, scope, contract_kept)
-    return features(logprobs[:tokens], scope, None)
+        return compute_features(logprobs, scope, contract_kept)
+    return compute_features(logprobs[:tokens], scope, None)
 
 
-def inputs(asked: Features, scope_mean: float) -> tuple[float, ...]:
+def make_inputs(asked: Features, scope_mean: float) -> tuple[float, ...]:
     """The numbers that the weights are for, in the order of NAMES; each rises with what speaks for an answer.
 
     But for the length and for a broken contract. Logprobs come as -log(0.001 - logprob): between 0.9 and 0.99 lies as
@@ -253,7 +253,7 @@ def _of_many(logprobs: Sequence[float]) -> tuple[float, float, float]:
 # ---- risk ---------------------------------------------------------------------------------------
 
 
-def wrong_allowed(rows: int, wrong_share_max: float, delta: float) -> int:
+def count_wrong_allowed(rows: int, wrong_share_max: float, delta: float) -> int:
     """How many kept and wrong answers of so many rows still certify the target; -1 where not even none does.
 
     The most whose Clopper-Pearson upper bound, at a confidence of 1 - delta, is at most the target.
@@ -265,22 +265,24 @@ def wrong_allowed(rows: int, wrong_share_max: float, delta: float) -> int:
     low, high = -1, rows
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if at_most(middle, rows, wrong_share_max) <= delta else (low, middle)
+        low, high = (
+            (middle, high) if compute_probability_at_most(middle, rows, wrong_share_max) <= delta else (low, middle)
+        )
     return low
 
 
-def wrong_share_bound(wrong: int, rows: int, delta: float) -> float:
+def bound_wrong_share(wrong: int, rows: int, delta: float) -> float:
     """The Clopper-Pearson upper bound of a share, at a confidence of 1 - delta."""
     if wrong >= rows:
         return 1.0
     low, high = wrong / rows, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if at_most(wrong, rows, middle) > delta else (low, middle)
+        low, high = (middle, high) if compute_probability_at_most(wrong, rows, middle) > delta else (low, middle)
     return high
 
 
-def at_most(count: int, trials: int, share: float) -> float:
+def compute_probability_at_most(count: int, trials: int, share: float) -> float:
     """The probability of at most so many of the trials, each with this share; 0 < share < 1."""
     if count >= trials:
         return 1.0

@@ -113,7 +113,7 @@ class StaticEmbedding:
         return rows
 
 
-def clipped(text: str) -> str:
+def clip_text(text: str) -> str:
     """The first and the last 400 characters: what is judged of a text, so that a long one costs no more."""
     if len(text) <= 2 * CLIP_CHARACTERS:
         return text

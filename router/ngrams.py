@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import clipped
+from router.embedding import clip_text
 
 BUCKETS = 1 << 15
 _LENGTH_MAX = 2 * 400 + 8
@@ -28,13 +28,13 @@ _POWERS = _powers(_BASE)
 _INVERSES = _powers(pow(_BASE, -1, 1 << 64))
 
 
-def buckets_of(text: str) -> npt.NDArray[np.intp]:
+def count_buckets(text: str) -> npt.NDArray[np.intp]:
     """The buckets of everything that is looked for in the clipped text, as often as it occurs.
 
     Letters are folded and runs of white space count as one space. Each kind has a salt of its own, so that a word is
     not its own run of characters.
     """
-    folded = f" {' '.join(clipped(text).casefold().split())} "[: 3 * _LENGTH_MAX]
+    folded = f" {' '.join(clip_text(text).casefold().split())} "[: 3 * _LENGTH_MAX]
     points = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     sums = np.zeros(len(points) + 1, np.uint64)
     np.cumsum(points * _POWERS[: len(points)], out=sums[1:])

@@ -98,7 +98,7 @@ class Ruled(NamedTuple):
 NO_RULE = Ruled()
 
 
-def rule(rules: tuple[Override, ...], subject: Subject, texts: frozenset[str], now_unix: float) -> Ruled:
+def apply_rules(rules: tuple[Override, ...], subject: Subject, texts: frozenset[str], now_unix: float) -> Ruled:
     """Hold a request against the rules. `texts` are the ids of rules whose conditions on the text hold."""
     adding: tuple[Override, ...] = ()
     observed: tuple[Override, ...] = ()
@@ -115,14 +115,14 @@ def rule(rules: tuple[Override, ...], subject: Subject, texts: frozenset[str], n
     return Ruled(None, adding, observed) if adding or observed else NO_RULE
 
 
-def texts_matched(rules: tuple[Override, ...], text: str) -> frozenset[str]:
+def match_texts(rules: tuple[Override, ...], text: str) -> frozenset[str]:
     """The ids of the rules that look at the text, and whose conditions on it hold. Linear in the text's length."""
     folded = fold(text) if any(one.contains is not None for one in rules) else ""
     encoded = _encoded(text) if any(one.compiled is not None for one in rules) else b""
     return frozenset(one.id for one in rules if one.reads_text and _holds_in(one, encoded, folded))
 
 
-def by_task(rules: tuple[Override, ...]) -> dict[str | None, tuple[Override, ...]]:
+def group_by_task(rules: tuple[Override, ...]) -> dict[str | None, tuple[Override, ...]]:
     """The rules of each task that one of them names, and those that name none (None), each in their order."""
     found: dict[str | None, list[Override]] = {}
     for one in rules:
@@ -151,12 +151,12 @@ def fold(text: str) -> str:
     return "".join(pieces)
 
 
-def pattern_fault(pattern: str) -> str | None:
+def find_pattern_fault(pattern: str) -> str | None:
     """What is wrong with a pattern, in a sentence; None where it can be used."""
-    return pattern_cost(pattern)[1]
+    return compute_pattern_cost(pattern)[1]
 
 
-def pattern_cost(pattern: str) -> tuple[int, str | None]:
+def compute_pattern_cost(pattern: str) -> tuple[int, str | None]:
     """The steps that a pattern takes compiled, and what is wrong with it (None where it can be used)."""
     try:
         steps = re2.compile(pattern, options=_options(PROGRAM_BYTES_MAX)).programsize

@@ -47,7 +47,7 @@ class Form(Generic[H]):
         return {name: np.ascontiguousarray(getattr(model, name), kind) for name, (kind, _) in self.arrays.items()}
 
     def pack(self, header: H, arrays: Arrays) -> bytes:
-        """The bytes of a model. `arrays` are those of `arrays_of`, whose shapes the header tells (`shapes_of`)."""
+        """The bytes of a model. `arrays` are those of `arrays_of`, whose shapes the header tells (`list_shapes`)."""
         told = msgspec.json.encode(header)
         body = struct.pack("<I", len(told)) + told + b"".join(array.tobytes() for array in arrays.values())
         packed = zlib.compress(body, 6)
@@ -103,6 +103,6 @@ class Form(Generic[H]):
         return found
 
 
-def shapes_of(arrays: Arrays) -> dict[str, list[int]]:
+def list_shapes(arrays: Arrays) -> dict[str, list[int]]:
     """The shape of each array by its name."""
     return {name: list(array.shape) for name, array in arrays.items()}

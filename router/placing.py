@@ -16,20 +16,20 @@ PLACES = 2
 BYTES_OF_A_PLACE = 7
 
 
-def sticky_point(session: str, salt: str) -> float:
+def place_session(session: str, salt: str) -> float:
     """A session's fixed place in [0, 1): the same for every gateway, another after each rollout's salt."""
     digest = hashlib.blake2b(session.encode(), key=salt.encode()[:64], digest_size=7).digest()
     return int.from_bytes(digest, "big") / (1 << 56)
 
 
-def arm_point(session: str | None, salt: str, draw: float, arm: str) -> float:
+def place_for_arm(session: str | None, salt: str, draw: float, arm: str) -> float:
     """A request's place in [0, 1) for an arm beside its version: by its session, else by bits of the draw."""
     if session:
-        return sticky_point(session, f"{arm}:{salt}")
+        return place_session(session, f"{arm}:{salt}")
     return math.modf(draw * (1 << BITS_OF_AN_ARM * ARMS.index(arm)))[0]
 
 
-def places_beside(request: str, secret: bytes) -> tuple[float, ...]:
+def list_places_beside(request: str, secret: bytes) -> tuple[float, ...]:
     """A request's own places in [0, 1), PLACES of them: each says nothing of another, nor of where it was led to.
 
     Its session has no say in them. They are the same for every gateway, and nobody can tell them without the secret,
@@ -41,11 +41,11 @@ def places_beside(request: str, secret: bytes) -> tuple[float, ...]:
     return tuple([int.from_bytes(digest[at : at + BYTES_OF_A_PLACE], "big") / (1 << 56) for at in steps])
 
 
-def live_version(alias: Alias | None, view: FleetView, session: str | None, draw: float) -> VersionView | None:
+def pick_live_version(alias: Alias | None, view: FleetView, session: str | None, draw: float) -> VersionView | None:
     """The version that the task's alias leads this request to; None where there is none."""
     if alias is None:
         return None
-    point = sticky_point(session, alias.salt) if session else draw
+    point = place_session(session, alias.salt) if session else draw
     total = 0.0
     name = ""
     for name, weight in alias.weights.items():  # noqa: B007 - the last one takes what rounding leaves

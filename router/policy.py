@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from router.findings import DEFAULT_FALLBACKS, CheckName, CheckPolicy, FallbackName
-from router.overrides import HELD_WORK_MAX, Override, by_task
+from router.overrides import HELD_WORK_MAX, Override, group_by_task
 
 if TYPE_CHECKING:
     from router.candidates import TaskIndex
@@ -171,7 +171,7 @@ class Policy:
     """What a character of a text costs at worst, by the task that rules name."""
 
     def __post_init__(self) -> None:
-        rules = by_task(self.overrides)
+        rules = group_by_task(self.overrides)
         object.__setattr__(self, "_rules", rules)
         weights = {task: sum(one.weight for one in own) for task, own in rules.items()}
         object.__setattr__(self, "_weights", weights)

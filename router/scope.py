@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Embedding, Vectors, clipped
-from router.ngrams import BUCKETS, buckets_of
-from router.packing import Form, shapes_of
+from router.embedding import Embedding, Vectors, clip_text
+from router.ngrams import BUCKETS, count_buckets
+from router.packing import Form, list_shapes
 
 NEIGHBOURS = 3
 ECHOES = 3
@@ -205,7 +205,7 @@ class ScopeModel:
                 with_background=self.with_background,
                 held_back_rows=self.held_back_rows,
                 ids=list(self.ids),
-                shapes=shapes_of(arrays),
+                shapes=list_shapes(arrays),
             ),
             arrays,
         )
@@ -234,7 +234,7 @@ class ScopeModel:
 
     def margins(self, text: str, vector: Vectors | None = None) -> Vectors:
         """The margin of each class, by label or cluster; the last is other traffic's, where the model has one."""
-        return self._margins(*self._meaning(clipped(text), vector))[0]
+        return self._margins(*self._meaning(clip_text(text), vector))[0]
 
     def _meaning(self, text: str, vector: Vectors | None) -> tuple[str, Vectors, Vectors]:
         """The text, its static embedding, and the finer one where there is one, else again the static one."""
@@ -251,7 +251,7 @@ class ScopeModel:
 
     def _parts(self, text: str, vector: Vectors | None) -> tuple[Parts, Vectors]:
         """The parts of a text's score, and its similarity to each training prompt kept."""
-        margins, meaning = self._margins(*self._meaning(clipped(text), vector))
+        margins, meaning = self._margins(*self._meaning(clip_text(text), vector))
         placed = meaning @ self.axes
         placed *= np.float32(1 / 127) / max(float(np.sqrt(placed @ placed)), 1e-6)
         similarities = self.nearest.astype(np.float32) @ placed
@@ -270,7 +270,7 @@ class ScopeModel:
 
     def _of_ngrams(self, text: str) -> Vectors:
         """What words and runs of characters add to each margin."""
-        buckets, counts = np.unique(buckets_of(text), return_counts=True)
+        buckets, counts = np.unique(count_buckets(text), return_counts=True)
         weights: Vectors = self.idf[buckets]
         weights *= 1.0 + np.log(counts.astype(np.float32))
         length = float(np.sqrt(weights @ weights)) or 1.0

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from router.checks import READERS, SCOPE_READERS
 from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
-from router.embedding import clipped
+from router.embedding import clip_text
 from router.fitted import NOTHING_FITTED
-from router.overrides import texts_matched
-from router.placing import live_version
+from router.overrides import match_texts
+from router.placing import pick_live_version
 from router.policy import AUTO, Policy
 from serving.view import FleetView
 
@@ -28,13 +28,13 @@ DEFERRED_SHARE = 0.05
 def score(request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment) -> Scores:
     """Ask the models that the task's checks need. `moment` is the one that the request is decided with."""
     rules = policy.rules_reading(request.model, moment.now_unix) if policy.text_needed else ()
-    texts = texts_matched(rules, request.text) if rules else frozenset()
-    found, placed = task_for(request, policy, view, moment) if request.model == AUTO else (None, None)
+    texts = match_texts(rules, request.text) if rules else frozenset()
+    found, placed = find_task(request, policy, view, moment) if request.model == AUTO else (None, None)
     task_name = request.model if found is None else found
     task = policy.tasks.get(task_name)
     if task is None or task.checks.keys().isdisjoint(READERS):
         return Scores(task=found, texts=texts) if found or texts else NO_SCORES
-    version = live_version(policy.aliases.get(task_name), view, request.session, moment.draw)
+    version = pick_live_version(policy.aliases.get(task_name), view, request.session, moment.draw)
     fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
     scope = gain = None
     covering, gaining = fitted.scope_for(task.selector), fitted.gain_for(task.selector)
@@ -45,7 +45,7 @@ def score(request: RoutingRequest, policy: Policy, view: FleetView, moment: Mome
     return Scores(version.name if version else None, scope, gain, found, texts)
 
 
-def task_for(
+def find_task(
     request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment
 ) -> tuple[str, ScopeScore] | tuple[None, None]:
     """The task that a request for `auto` is of, among those that its key may use, and its score there; None where it
@@ -59,19 +59,19 @@ def task_for(
     if index is None:
         return None, None
     allowed = policy.tasks if "*" in request.models_allowed else policy.tasks.keys() & request.models_allowed
-    first = index.embedding.embed([clipped(request.selected)])[0]
+    first = index.embedding.embed([clip_text(request.selected)])[0]
     vectors = {request.selected: first}
     best: tuple[str, ScopeScore] | None = None
     for name in index.candidates(request.selected, allowed, CANDIDATES_MAX, first):
         task = policy.tasks[name]
-        version = live_version(policy.aliases.get(name), view, request.session, moment.draw)
+        version = pick_live_version(policy.aliases.get(name), view, request.session, moment.draw)
         fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
         model = fitted.scope_for(task.selector)
         if model is None:
             continue
         text = request.selected_by(task.selector)
         if text not in vectors:
-            vectors[text] = index.embedding.embed([clipped(text)])[0]
+            vectors[text] = index.embedding.embed([clip_text(text)])[0]
         check = task.checks.get("out_of_scope")
         found = model.score(text, vectors[text])
         if found.score < _bar(model, check.share if check else DEFERRED_SHARE):

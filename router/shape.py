@@ -12,7 +12,7 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import clipped
+from router.embedding import clip_text
 
 
 def _listed(words: str) -> frozenset[str]:
@@ -40,9 +40,9 @@ _VALUE_DIGITS_MAX = 15
 FEATURES = 34
 
 
-def shape_of(text: str) -> npt.NDArray[np.float32]:
+def compute_shape(text: str) -> npt.NDArray[np.float32]:
     """The text's features, each a finite number: of its first and last 400 characters, but for its length."""
-    length, text = len(text), clipped(text)
+    length, text = len(text), clip_text(text)
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     shown = max(1, len(points))
     ascii_counts = np.bincount(np.minimum(points, 127), minlength=128)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from router.choice import found_task, subject_of
+from router.choice import get_found_task, make_subject
 from router.decision import OUT_OF_SERVICE, RoutingRequest, Scores
-from router.overrides import rule
+from router.overrides import apply_rules
 from router.policy import AUTO, Policy
 from serving.view import FleetView
 
 
-def awaited_replicas(
+def list_awaited_replicas(
     request: RoutingRequest, scores: Scores, policy: Policy, view: FleetView, now_unix: float, loaded_only: bool = True
 ) -> frozenset[str]:
     """The names of the replicas of which one with room could change `choose`'s mind about a refusal for overload.
@@ -19,13 +19,13 @@ def awaited_replicas(
     They may be some more than that: who waits looks again, and waits on. Without `loaded_only` those are among them
     that would have to come back first, or to load a version.
     """
-    model = request.model if request.model != AUTO else found_task(request, scores) or policy.auto_pool or ""
+    model = request.model if request.model != AUTO else get_found_task(request, scores) or policy.auto_pool or ""
     task = policy.tasks.get(model.partition("@")[0])
     if task is None:
         pool = view.pools.get(model)
         return frozenset(replica.name for replica in pool.replicas) if pool else frozenset()
     alias = policy.aliases.get(task.name)
-    deciding = rule(policy.overrides, subject_of(request, task.name), scores.texts, now_unix).deciding
+    deciding = apply_rules(policy.overrides, make_subject(request, task.name), scores.texts, now_unix).deciding
     if deciding is not None:
         versions: Iterable[str] = [deciding.version or "", alias.previous_version or "" if alias is not None else ""]
     elif model != task.name:

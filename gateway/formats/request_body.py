@@ -27,7 +27,7 @@ from gateway.formats.parameters import (
 from gateway.formats.permissions import check_messages, has_media, is_neutral, refusal_of, shown_name
 from gateway.formats.selectors import SYSTEM_ROLES, of_messages, of_text, text_of
 from gateway.formats.structured_outputs import check_forms
-from router.checks import selector_of
+from router.checks import get_selector
 from router.decision import Choice, RoutingRequest
 from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
 from serving.view import EngineKind
@@ -436,7 +436,7 @@ def make_routing_request(
 ) -> RoutingRequest:
     """The request as the router sees it."""
     text = body.text() if policy.text_needed else ""
-    selector = selector_of(policy, body.read.model)
+    selector = get_selector(policy, body.read.model)
     if selector is None:
         return RoutingRequest(body.read.model, caller, models, session, body.metadata(), text)
     selected = body.selected(selector)

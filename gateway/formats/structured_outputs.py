@@ -16,7 +16,7 @@ from msgspec import Raw
 from gateway.errors import Problem
 from gateway.formats.parameters import Fields, ToolChoice
 from gateway.formats.permissions import named
-from router.overrides import PATTERN_STEPS_MAX, pattern_cost
+from router.overrides import PATTERN_STEPS_MAX, compute_pattern_cost
 from router.policy import TaskPolicy
 
 FIELDS = frozenset({"response_format", "structured_outputs", "tools"})
@@ -151,4 +151,4 @@ def _walk(param: str, value: Any, everywhere: bool) -> Iterator[Construct]:
 
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> tuple[int, str | None]:
-    return pattern_cost(pattern)
+    return compute_pattern_cost(pattern)

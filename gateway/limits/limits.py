@@ -21,7 +21,7 @@ from gateway.limits.quotas import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Quo
 from monitoring.cost import SECONDS_PER_HOUR, Price, cost
 from monitoring.metrics import Meters
 from monitoring.records import Record
-from router.choice import not_allowed
+from router.choice import refuse_model
 
 NANOS = 1_000_000_000
 """Money is counted in whole billionths of a US dollar: a token may cost less than a millionth."""
@@ -260,7 +260,7 @@ class Limits:
         try:
             return await self._hold(purse, needs, estimate)
         except Problem as problem:
-            refusal = not_allowed(body.read.model, caller.models)
+            refusal = refuse_model(body.read.model, caller.models)
             if refusal is None:
                 raise
             forbidden = Problem(refusal.code, refusal.message, "model")

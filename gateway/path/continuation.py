@@ -39,7 +39,7 @@ async def go_on(
         if fault is None:
             ledger.went_on(answer.choice.pool.name, begun.tokens - answer.tokens_before, answer.share(time.monotonic()))
             ledger.record.continued += 1
-            ledger.chosen(step.choice, services.stack(step.choice))
+            ledger.chosen(step.choice, services.get_fingerprint(step.choice))
             answer.take_over(other)
             return
         ledger.wasted(services.prices, other.choice.pool.name, other.share(time.monotonic()))

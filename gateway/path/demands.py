@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from gateway.formats.request_body import RequestBody
 from router.answers import Offered, Terms
-from router.arguments import Parameters, parameters_of
+from router.arguments import Parameters, read_parameters
 from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME
 from router.contract import Contract, ContractError, compile_contract
 from router.decision import Choice, Scores
@@ -170,7 +170,7 @@ class Judging:
         for tool in told:
             function = tool.function
             if function is not None:
-                tools[function.name] = parameters_of(bytes(function.parameters)) if function.name in called else None
+                tools[function.name] = read_parameters(bytes(function.parameters)) if function.name in called else None
             elif tool.custom is not None:
                 tools[str(tool.custom.name)] = None
         wanted = body.read.tool_choice

@@ -18,15 +18,15 @@ from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
-from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME, names_of
+from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME, list_names
 from router.decision import Choice, Refusal, RoutingRequest, Scores
 from router.findings import CheckName, Finding
 from router.policy import Policy
-from router.waiting import awaited_replicas
+from router.waiting import list_awaited_replicas
 
 FALLBACK_REASONS = frozenset(
     {"no_replica", "overload", "timeout", "engine_error", "context_length"}
-    | names_of(lambda check: not check.is_random)
+    | list_names(lambda check: not check.is_random)
 )
 """Reasons for which a task's fallback answers in its adapter's place, because that could not or may not."""
 
@@ -111,7 +111,7 @@ class Ledger:
         if subject:
             record.handles.append(handle_of(secret, record.caller, "subject", subject))
 
-    def chosen(self, choice: Choice, stack: str) -> None:
+    def chosen(self, choice: Choice, fingerprint: str) -> None:
         """Note where the request goes now."""
         record = self.record
         record.task = choice.task.name if choice.task else None
@@ -122,7 +122,7 @@ class Ledger:
         record.general_prompt = choice.general_prompt_of is not None
         record.override_id = choice.override_id
         record.probability = choice.probability
-        record.stack = stack
+        record.stack = fingerprint
         record.fallback_capped = record.fallback_capped or choice.fallback_capped
         led_to = choice.led_to
         record.led_to = led_to.name if led_to else None
@@ -284,7 +284,7 @@ def problem_of(services: Services, decision: Refusal, request: RoutingRequest, s
     wait_seconds = None
     if decision.code in ("no_replica", "version_not_loaded"):
         policy, view, now = services.snapshot.current.policy, services.fleet.view(), time.monotonic()
-        awaited = awaited_replicas(request, scores, policy, view, time.time(), loaded_only=False)
+        awaited = list_awaited_replicas(request, scores, policy, view, time.time(), loaded_only=False)
         wait_seconds = min((services.fleet.replicas[name].back_in_seconds(now) for name in awaited), default=None)
     param = "model" if decision.code.startswith("model") else None
     return Problem(decision.code, decision.message, param, wait_seconds)

@@ -13,9 +13,9 @@ from gateway.path.ledger import Ledger
 from gateway.path.partial_answer import Begun
 from gateway.path.problems import given_up, not_sent
 from gateway.path.reading import Reading
-from gateway.path.scoring import scored_at
+from gateway.path.scoring import score_for_version
 from gateway.services import Services
-from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, after_rejection, next_attempt
+from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, choose_after_rejection, choose_next_attempt
 from router.decision import Choice, Scores
 from router.policy import Policy
 from serving.errors import EngineError, Missing, RefusedByEngine
@@ -27,17 +27,17 @@ OF_REQUEST = frozenset({"failed", "truncated"})
 async def open_answer(
     services: Services, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, scores: Scores
 ) -> Answer:
-    """Get an answer that can be committed: try, and on a failure do as `next_attempt` says.
+    """Get an answer that can be committed: try, and on a failure do as `choose_next_attempt` says.
 
-    An answer that a check does not let through is followed by what `after_rejection` says.
+    An answer that a check does not let through is followed by what `choose_after_rejection` says.
 
     Raises Problem when the attempts are over: the engine's own refusal in its words, or 502, 503, 504.
     """
     failures: tuple[Failure, ...] = ()
     begun: Begun | None = None
     while True:
-        ledger.chosen(choice, services.stack(choice))
-        scores = await scored_at(services, body, choice, policy, scores)
+        ledger.chosen(choice, services.get_fingerprint(choice))
+        scores = await score_for_version(services, body, choice, policy, scores)
         answer, failed = await attempt(services, policy, body, choice, ledger, begun, failures, scores)
         if failed is None:
             ledger.record.continued = int(begun is not None)
@@ -146,12 +146,12 @@ def next_step(
     view, moment = services.fleet.view(), services.moment(now)
     begun = None if isinstance(failed, RefusedByEngine) else answer.so_far()
     if begun is not None:
-        step = next_attempt(answer.choice, failures, policy, view, moment, left, going_on=True)
+        step = choose_next_attempt(answer.choice, failures, policy, view, moment, left, going_on=True)
         if isinstance(step, NextAttempt):
             demands = services.judging.demands(policy, body, step.choice, answer.scores)
             if begun.body(body, step.choice, demands.fields if demands is not None else None) is not None:
                 return step, begun
-    return next_attempt(answer.choice, failures, policy, view, moment, left), None
+    return choose_next_attempt(answer.choice, failures, policy, view, moment, left), None
 
 
 def _turned_down(
@@ -173,7 +173,7 @@ def _turned_down(
         return None
     now = time.monotonic()
     left = ledger.started_at + policy.limits.request_timeout_seconds - now
-    step = after_rejection(answer.choice, check, policy, services.fleet.view(), services.moment(now), left)
+    step = choose_after_rejection(answer.choice, check, policy, services.fleet.view(), services.moment(now), left)
     if isinstance(step, SendAnyway):
         ledger.labelled(check)
         return None

@@ -36,7 +36,7 @@ async def ask_beside(
     """
     now = time.monotonic()
     ledger = Ledger(record, now, None)
-    ledger.chosen(choice, services.stack(choice))
+    ledger.chosen(choice, services.get_fingerprint(choice))
     headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
     answer = Answer(choice, services.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False))
     fault: str | None = None

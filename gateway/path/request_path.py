@@ -16,7 +16,7 @@ from gateway.path.ledger import Ledger, problem_of, settle
 from gateway.path.opening import open_answer
 from gateway.path.problems import too_late
 from gateway.path.relay import refuse, relay
-from gateway.path.scoring import scored
+from gateway.path.scoring import score_request
 from gateway.path.waiting import priority_of, wait_for_place, wait_for_room
 from gateway.server.exchange import Exchange
 from gateway.server.wire import Deadline, HungUp
@@ -52,7 +52,7 @@ async def walk(services: Services, exchange: Exchange, endpoint: Endpoint) -> No
                     await wait_for_place(place, ledger)
                 request = make_routing_request(body, caller.public, caller.models, session, policy)
                 moment = services.moment(now)
-                scores = await scored(services, request, policy, moment)
+                scores = await score_request(services, request, policy, moment)
                 decision = choose(request, scores, policy, services.fleet.view(), moment)
                 if decision.__class__ is Refusal:
                     decision = await wait_for_room(services, place, request, scores, policy, decision, moment, ledger)

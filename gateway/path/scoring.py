@@ -20,7 +20,7 @@ from router.scoring import score
 log = logging.getLogger(__name__)
 
 
-async def scored(services: Services, request: RoutingRequest, policy: Policy, moment: Moment) -> Scores:
+async def score_request(services: Services, request: RoutingRequest, policy: Policy, moment: Moment) -> Scores:
     """The request's scores. Models that fail are logged and counted: it is then decided as if there were none.
 
     Raises Problem (429) where its caller has too much waiting to be read.
@@ -54,7 +54,9 @@ def _without_models(services: Services, request: RoutingRequest, policy: Policy)
     return replace(policy, fitted={}, index=None)
 
 
-async def scored_at(services: Services, body: RequestBody, choice: Choice, policy: Policy, scores: Scores) -> Scores:
+async def score_for_version(
+    services: Services, body: RequestBody, choice: Choice, policy: Policy, scores: Scores
+) -> Scores:
     """The scores that hold for the version of this choice, where they are of another: its own scope is asked then.
 
     Only where its confidence weighs that. A request comes there by a rule, a pin, or a fallback.

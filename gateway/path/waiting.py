@@ -13,7 +13,7 @@ from gateway.services import Services
 from router.choice import choose
 from router.decision import Choice, Moment, Refusal, RoutingRequest, Scores
 from router.policy import Policy
-from router.waiting import awaited_replicas
+from router.waiting import list_awaited_replicas
 
 
 def priority_of(header: str | None, body: RequestBody) -> Priority:
@@ -49,7 +49,7 @@ async def wait_for_room(
     waited = False
     while isinstance(decision, Refusal) and decision.code == "overload":
         try:
-            await place.turn(awaited_replicas(request, scores, policy, services.fleet.view(), moment.now_unix))
+            await place.turn(list_awaited_replicas(request, scores, policy, services.fleet.view(), moment.now_unix))
         except BaseException:  # it goes nowhere: what is known of it is noted
             ledger.found(decision.findings)
             ledger.refused(decision, scores.task)

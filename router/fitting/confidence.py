@@ -31,8 +31,8 @@ from router.confidence import (
     Calibration,
     ConfidenceModel,
     Features,
-    features_of_first,
-    inputs,
+    compute_first_features,
+    make_inputs,
 )
 from router.fitting.errors import FittingError
 
@@ -90,12 +90,12 @@ def fit_confidence(
     wrong, and where a number is not finite. About 10 ms for 500 rows, beside reading their logprobs.
 
     The promise holds for rows that are independent of each other: of equal requests, or paraphrases, give one alone
-    (`one_of_each`).
+    (`draw_one_of_each`).
     """
-    return fit_measured(measured(rows, tokens), seed, delta, tokens)
+    return fit_measured(measure_rows(rows, tokens), seed, delta, tokens)
 
 
-def one_of_each(groups: Sequence[object], seed: int) -> list[int]:
+def draw_one_of_each(groups: Sequence[object], seed: int) -> list[int]:
     """The places of the rows that are kept, in their order: of each group one, drawn by the seed."""
     found: dict[object, int] = {}
     for at in np.random.default_rng(seed).permutation(len(groups)).tolist():
@@ -103,7 +103,7 @@ def one_of_each(groups: Sequence[object], seed: int) -> list[int]:
     return sorted(found.values())
 
 
-def measured(rows: Sequence[CalibrationRow], tokens: int | None = None) -> Measured:
+def measure_rows(rows: Sequence[CalibrationRow], tokens: int | None = None) -> Measured:
     """The rows' features. Raises FittingError where there are too few rows or a number is not finite."""
     if tokens is not None and tokens < 1:
         raise FittingError(f"An answer can't be judged by its first {tokens} tokens: give at least 1, or none for all.")
@@ -115,7 +115,7 @@ def measured(rows: Sequence[CalibrationRow], tokens: int | None = None) -> Measu
     known = [one.scope for one in seen if one.scope is not None]
     scope_mean = math.fsum(known) / len(known) if known else 0.0
     return Measured(
-        np.array([inputs(one, scope_mean) for one in seen], dtype=np.float64),
+        np.array([make_inputs(one, scope_mean) for one in seen], dtype=np.float64),
         np.array([row.right for row in rows], dtype=np.bool_),
         scope_mean,
         np.array([one.length == 0 for one in seen], dtype=np.bool_),
@@ -132,7 +132,7 @@ def fit_measured(found: Measured, seed: int, delta: float = 0.1, tokens: int | N
             "or send the task to general."
         )
     weights, bias = weigh(found.matrix, found.right)
-    scores = scores_of(found, weights, bias)
+    scores = compute_scores(found, weights, bias)
     if _can_be_learned(found.right):
         scores = _scores_by_others(found, scores, seed)
     calibration = calibrate(scores, found.right, delta)
@@ -165,13 +165,13 @@ def calibrate(scores: Matrix, right: Truth, delta: float) -> Calibration:
     """Thresholds by how many wrong answers each keeps, from scores that their own truth had no part in."""
     ordered = np.sort(scores)
     wrong = np.sort(scores[~right])[::-1]
-    ranks = [rank for rank in ranks_stored(len(wrong)) if rank < len(wrong)]
+    ranks = [rank for rank in list_stored_ranks(len(wrong)) if rank < len(wrong)]
     thresholds = [*(wrong[ranks] + TIE).tolist(), 0.0]
     kept = len(scores) - np.searchsorted(ordered, thresholds, side="left")
     return Calibration(len(scores), delta, (*ranks, len(wrong)), tuple(thresholds), tuple(kept.tolist()))
 
 
-def ranks_stored(count: int) -> list[int]:
+def list_stored_ranks(count: int) -> list[int]:
     """Which ranks under `count` are stored: fixed beforehand, so that leaving some out costs a little but no truth."""
     ranks = list(range(min(count, RANKS_EACH)))
     rank = RANKS_EACH
@@ -190,7 +190,7 @@ def _scores_by_others(found: Measured, scores: Matrix, seed: int) -> Matrix:
     held_out = np.empty(rows)
     for at in range(FOLDS):
         held = fold == at
-        others = scores_of(found, *weigh(found.matrix[~held], found.right[~held]))
+        others = compute_scores(found, *weigh(found.matrix[~held], found.right[~held]))
         held_out[held] = np.interp(others[held], np.sort(others), scale)
     return held_out
 
@@ -202,7 +202,7 @@ def _logistic(scaled: Matrix, right: Truth) -> tuple[Matrix, float]:
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 
-def scores_of(found: Measured, weights: Matrix, bias: float) -> Matrix:
+def compute_scores(found: Measured, weights: Matrix, bias: float) -> Matrix:
     """The scores of a model of these weights, as it will give them."""
     at = np.clip(found.matrix @ weights + bias, -700.0, None)
     scores: Matrix = np.where(found.silent, 0.0, 1.0 / (1.0 + np.exp(-at)))
@@ -222,4 +222,4 @@ def _features_of(row: CalibrationRow, number: int, tokens: int | None) -> Featur
         finite = False
     if not finite:
         raise FittingError(f"Calibration row {number} has a logprob or a scope that is not finite: leave it out.")
-    return features_of_first(tokens, row.logprobs, row.scope, row.contract_kept) if seen is None else seen
+    return compute_first_features(tokens, row.logprobs, row.scope, row.contract_kept) if seen is None else seen

@@ -21,11 +21,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from router.embedding import Vectors, clipped
+from router.embedding import Vectors, clip_text
 from router.fitting.errors import FittingError
 from router.gain import SHAPE_CLIP, GainModel, Measured
-from router.ngrams import BUCKETS, buckets_of
-from router.shape import shape_of
+from router.ngrams import BUCKETS, count_buckets
+from router.shape import compute_shape
 
 ROWS_MIN = 200
 ROWS_MAX = 10_000
@@ -101,8 +101,8 @@ def fit_gain(rows: Sequence[GainRow], seed: int, tell: Tell = _tell_nobody) -> G
         for number, fold in enumerate(folds):
             tell("measuring", 0.1 + 0.7 * number / FOLDS)
             model = fit_unmeasured(known.of(np.setdiff1d(np.arange(len(rows)), fold)), seed)
-            scores[fold] = predicted(model, known.of(fold))
-            ranks[fold] = ranked(scores[fold])
+            scores[fold] = predict_gains(model, known.of(fold))
+            ranks[fold] = rank_scores(scores[fold])
         measured = _measured(ranks, known.right, known.groups, draw)
         tell("fitting", 0.8)
         model = fit_unmeasured(known, seed)
@@ -114,7 +114,7 @@ def fit_gain(rows: Sequence[GainRow], seed: int, tell: Tell = _tell_nobody) -> G
     return dataclasses.replace(model, constant=constant, measured=measured, quantiles=quantiles)
 
 
-def ranked(scores: Floats) -> Floats:
+def rank_scores(scores: Floats) -> Floats:
     """Each score's place among them, from 0 to 1; equal scores share the middle of theirs."""
     ordered = np.sort(scores)
     below, up_to = np.searchsorted(ordered, scores, "left"), np.searchsorted(ordered, scores, "right")
@@ -144,18 +144,18 @@ def _see_that_there_is_something_to_learn(rows: Sequence[GainRow]) -> None:
             f"The arms differ in {differing} rows, which is too few to learn from: collect rows until they differ "
             f"in {DIFFERING_MIN}, or leave predicted_gain off."
         )
-    if int(_groups(rows, [clipped(row.text) for row in rows]).max()) + 1 < 2 * FOLDS:
+    if int(_groups(rows, [clip_text(row.text) for row in rows]).max()) + 1 < 2 * FOLDS:
         raise FittingError("The rows have almost all the same text: check that the text is what the caller asked.")
 
 
 def _folded(text: str) -> str:
-    return " ".join(clipped(text).casefold().split())
+    return " ".join(clip_text(text).casefold().split())
 
 
 def read(rows: Sequence[GainRow]) -> Rows:
     """The requests as features."""
-    texts = [clipped(row.text) for row in rows]
-    found = [np.unique(buckets_of(text), return_counts=True) for text in texts]
+    texts = [clip_text(row.text) for row in rows]
+    found = [np.unique(count_buckets(text), return_counts=True) for text in texts]
     counts = sp.csr_matrix(
         (
             np.concatenate([1.0 + np.log(counts) for _, counts in found]),
@@ -166,7 +166,7 @@ def read(rows: Sequence[GainRow]) -> Rows:
     )
     return Rows(
         counts=counts,
-        shapes=np.stack([shape_of(row.text) for row in rows]),
+        shapes=np.stack([compute_shape(row.text) for row in rows]),
         right=np.array([(row.general_right, row.adapter_right) for row in rows], np.float64),
         groups=_groups(rows, texts),
     )
@@ -267,7 +267,7 @@ def _bells(placed: Vectors, centres: Vectors, width: float) -> Floats:
     return bells
 
 
-def predicted(model: GainModel, rows: Rows) -> Floats:
+def predict_gains(model: GainModel, rows: Rows) -> Floats:
     """What the model's `score` gives for each row, all at once."""
     logits = _weighted(rows.counts, model.idf) @ model.lexical.astype(np.float64)
     chances = 1.0 / (1.0 + np.exp(-(logits + model.bias)))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from router.fitting.confidence import FOLDS, CalibrationRow, measured, weigh
+from router.fitting.confidence import FOLDS, CalibrationRow, measure_rows, weigh
 
 STEPS = 20
 
@@ -25,11 +25,11 @@ class Point(NamedTuple):
     wrong_share: float | None
 
 
-def routed(
+def route_rows(
     rows: Sequence[CalibrationRow], general_right: Sequence[bool] | None, seed: int, tokens: int | None = None
 ) -> list[Point]:
     """From no request at general to all of them, in steps of 5%. Raises FittingError as `fit_confidence` does."""
-    found = measured(rows, tokens)
+    found = measure_rows(rows, tokens)
     count = len(rows)
     fold = np.empty(count, dtype=np.int64)
     fold[np.random.default_rng(seed).permutation(count)] = np.arange(count) % FOLDS

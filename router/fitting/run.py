@@ -45,11 +45,11 @@ def fit(job: Job, packed: bytes) -> tuple[Result, bytes]:
     model = fit_scope(prompts, seen, embedding, job.seed, _tell, deep, stands)
     data = model.to_bytes()
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"
-    auroc = auroc_of(model, aside)
+    auroc = measure_auroc(model, aside)
     return Result(len(data), "", auroc, len(model.held_back), len(prompts), len(others), name), data
 
 
-def auroc_of(model: ScopeModel, others: Sequence[str]) -> float | None:
+def measure_auroc(model: ScopeModel, others: Sequence[str]) -> float | None:
     """The share of pairs, of a held-back training prompt and a text of other traffic, that are in the right order."""
     if not others:
         return None

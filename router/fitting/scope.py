@@ -22,10 +22,10 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from router.candidates import CENTROIDS
-from router.embedding import Embedding, Vectors, clipped
+from router.embedding import Embedding, Vectors, clip_text
 from router.fitting.errors import FittingError
-from router.fitting.scope_mix import Groups, best_mix, folds_of, groups_of, held_out, usual
-from router.ngrams import BUCKETS, buckets_of
+from router.fitting.scope_mix import Groups, choose_mix, compute_usual, draw_folds, hold_out, number_groups
+from router.ngrams import BUCKETS, count_buckets
 from router.packing import MODEL_BYTES_MAX
 from router.scope import HELD_BACK_MAX, Mix, Parts, ScopeModel
 
@@ -155,7 +155,7 @@ def fit_scope(
 
 
 def _folded(text: str) -> str:
-    return " ".join(clipped(text).casefold().split())
+    return " ".join(clip_text(text).casefold().split())
 
 
 def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
@@ -168,7 +168,7 @@ def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
             raise FittingError(f"An id of a training prompt has over {ID_CHARACTERS_MAX} characters: shorten it.")
         folded = _folded(one.text)
         if folded and folded not in found:
-            found[folded] = TrainingPrompt(one.id, clipped(one.text), one.label, one.group)
+            found[folded] = TrainingPrompt(one.id, clip_text(one.text), one.label, one.group)
     if len(found) < PROMPTS_MIN:
         raise FittingError(
             f"{len(found)} different training prompts are too few: give at least {PROMPTS_MIN}, better some hundreds."
@@ -177,7 +177,7 @@ def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
 
 
 def _different_texts(texts: Sequence[str]) -> list[str]:
-    return list({_folded(text): clipped(text) for text in texts if text.strip()}.values())
+    return list({_folded(text): clip_text(text) for text in texts if text.strip()}.values())
 
 
 def _sample(values: list[T], count_max: int, draw: np.random.Generator) -> list[T]:
@@ -217,7 +217,7 @@ def _features(
         static=static,
         deep=meaning,
         classes=np.concatenate((_classes(prompts, own, draw), np.full(len(others), -1, np.intp))),
-        groups=groups_of([*(one.group for one in prompts), *(None for _ in others)]),
+        groups=number_groups([*(one.group for one in prompts), *(None for _ in others)]),
     )
 
 
@@ -228,7 +228,7 @@ def _embedded(embedding: Embedding, texts: Sequence[str]) -> Iterator[Vectors]:
 
 def _counted(texts: Sequence[str]) -> Any:
     """How often each text has each bucket, as a sparse matrix."""
-    found = [np.unique(buckets_of(text), return_counts=True) for text in texts]
+    found = [np.unique(count_buckets(text), return_counts=True) for text in texts]
     ends = np.cumsum([0, *(len(buckets) for buckets, _ in found)])
     return sp.csr_matrix(
         (
@@ -251,7 +251,7 @@ def _classes(prompts: Sequence[TrainingPrompt], vectors: Vectors, draw: np.rando
     return _clusters(vectors, min(CLUSTERS_MAX, max(2, round(math.sqrt(len(prompts)) / 2))), draw)[0]
 
 
-def centroids_of(vectors: Vectors, seed: int) -> Vectors:
+def compute_centroids(vectors: Vectors, seed: int) -> Vectors:
     """A few vectors that stand for the prompts of a task in an index of many tasks."""
     return _clusters(vectors, min(CENTROIDS, len(vectors)), np.random.default_rng(seed))[1]
 
@@ -328,7 +328,7 @@ class _Fitter:
             echo_middle=middle,
             echo_axes=turned,
             echoes=echoes,
-            centroids=_halves(centroids_of(rows.static[own], self._seed)),
+            centroids=_halves(compute_centroids(rows.static[own], self._seed)),
             held_back=np.zeros(1, np.float32),
         )
 
@@ -336,17 +336,17 @@ class _Fitter:
         """The mix by which held-back prompts are best told from classes and other traffic that were held out."""
         tried: list[Groups] = []
         for number in range(SELECTION_ROUNDS):
-            fitted, *groups = held_out(rows.classes, draw)
+            fitted, *groups = hold_out(rows.classes, draw)
             model = self.fit(rows.of(fitted), tell.part(number, SELECTION_ROUNDS))
             inside, unseen, other = ([model.parts(rows.texts[at]) for at in group] for group in groups)
             tried.append(Groups(inside, unseen, other))
-        return best_mix(tried, self._is_known, self._deep is not None)
+        return choose_mix(tried, self._is_known, self._deep is not None)
 
     def with_thresholds(self, rows: _Rows, mix: Mix, draw: np.random.Generator, tell: _Progress) -> ScopeModel:
         """The model with its mix, scaled on training prompts that it, or a fold's model, was not fitted with."""
         own = np.flatnonzero(rows.classes >= 0)
         others = np.flatnonzero(rows.classes < 0)
-        folds = folds_of(own, rows.groups[own], draw)
+        folds = draw_folds(own, rows.groups[own], draw)
         steps = len(folds) + int(len(folds) > 1)
         found: list[Parts] = []
         for number, fold in enumerate(folds):
@@ -355,7 +355,7 @@ class _Fitter:
             found += [model.parts(rows.texts[at]) for at in fold]
         if len(folds) > 1:
             model = self.fit(rows, tell.part(steps - 1, steps))
-        mix = msgspec.structs.replace(mix, usual=usual(found))
+        mix = msgspec.structs.replace(mix, usual=compute_usual(found))
         scores = np.sort([mix.of(one) for one in found])
         zero, middle = np.quantile(scores, (0.05, 0.5))
         unit = max(float(middle - zero), 1e-6)

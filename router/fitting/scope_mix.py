@@ -30,7 +30,7 @@ class Groups(NamedTuple):
     other: Sequence[Parts]
 
 
-def held_out(classes: Integers, draw: np.random.Generator) -> tuple[Integers, Integers, Integers, Integers]:
+def hold_out(classes: Integers, draw: np.random.Generator) -> tuple[Integers, Integers, Integers, Integers]:
     """A third of the classes and of other traffic aside, and of the rest a quarter: fitted, inside, unseen, other."""
     own = draw.permutation(np.flatnonzero(classes >= 0))[:HELD_OUT_PROMPTS_MAX]
     others = draw.permutation(np.flatnonzero(classes < 0))
@@ -46,7 +46,7 @@ def held_out(classes: Integers, draw: np.random.Generator) -> tuple[Integers, In
     return fitted, inside[:GROUP_MAX], unseen[:GROUP_MAX], other[:GROUP_MAX]
 
 
-def groups_of(names: Sequence[str | None]) -> Integers:
+def number_groups(names: Sequence[str | None]) -> Integers:
     """A number for each name, the same for the same one; who has none stands alone."""
     known: dict[str, int] = {}
     alone = len(names)
@@ -55,7 +55,7 @@ def groups_of(names: Sequence[str | None]) -> Integers:
     )
 
 
-def folds_of(own: Integers, groups: Integers, draw: np.random.Generator) -> list[Integers]:
+def draw_folds(own: Integers, groups: Integers, draw: np.random.Generator) -> list[Integers]:
     """Parts of the prompts `own`, each to be held back from a fitting with the others: FOLDS that hold all of them, or
     of more than FOLDED_PROMPTS_MAX one of half as many. No group is in two, so that a threshold holds for wordings that
     are not among the prompts; where there is one group only, that can't be."""
@@ -71,25 +71,25 @@ def folds_of(own: Integers, groups: Integers, draw: np.random.Generator) -> list
     return [draw.permutation(own[np.isin(groups, names[: min(count, len(names) // 2)])])]
 
 
-def best_mix(tried: Sequence[Groups], is_known: bool, has_deep: bool) -> Mix:
+def choose_mix(tried: Sequence[Groups], is_known: bool, has_deep: bool) -> Mix:
     """The usual mix, unless another is clearly better, since one task's held-out classes are few."""
     first, near, echo = (
         float(np.mean([np.std([getattr(one, part) for one in groups.inside]) for groups in tried]))
         for part in ("first", "nearest", "echo")
     )
-    mixes = mixes_of(
+    mixes = list_mixes(
         first / max(near, 1e-6),
         first / max(echo, 1e-6),
-        usual([one for groups in tried for one in groups.inside]),
+        compute_usual([one for groups in tried for one in groups.inside]),
         is_known,
         has_deep,
     )
-    losses = [sum(loss(mix, groups) for groups in tried) / len(tried) for mix in mixes]
+    losses = [sum(compute_loss(mix, groups) for groups in tried) / len(tried) for mix in mixes]
     best = int(np.argmin(losses))
     return mixes[best] if losses[best] < losses[0] - CLEARLY_BETTER else mixes[0]
 
 
-def mixes_of(near: float, echo: float, bar: float, is_known: bool, has_deep: bool) -> list[Mix]:
+def list_mixes(near: float, echo: float, bar: float, is_known: bool, has_deep: bool) -> list[Mix]:
     """The mixes to choose from, the usual one first. `near` and `echo` make those parts as large as a margin.
 
     The neighbours by a neural net are nearer in meaning, and tell more.
@@ -107,12 +107,12 @@ def mixes_of(near: float, echo: float, bar: float, is_known: bool, has_deep: boo
     ]
 
 
-def usual(inside: Sequence[Parts]) -> float:
+def compute_usual(inside: Sequence[Parts]) -> float:
     """Which margin of other traffic nine in ten do not reach."""
     return float(np.quantile([one.background for one in inside], 0.9))
 
 
-def loss(mix: Mix, groups: Groups) -> float:
+def compute_loss(mix: Mix, groups: Groups) -> float:
     """How badly the mix tells the first from the others: the logarithm of the share of pairs in the wrong order."""
     scores = np.sort([mix.of(one) for one in groups.inside])
     found = 0.0

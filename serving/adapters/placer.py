@@ -22,11 +22,11 @@ from serving.adapters.placement import Capacity, Placement, PlacementState, Step
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
 from serving.adapters.pull import PullError, ensure_on
 from serving.adapters.store import Store
+from serving.fingerprint import BaseFingerprint, compute_fingerprint
 from serving.fleet import Fleet
 from serving.health import engine_headers, look
 from serving.object_store import Mirror, ObjectStore
 from serving.replica import Replica
-from serving.stack import BaseStack, stack_of
 
 log = logging.getLogger(__name__)
 LOAD_TIMEOUT_SECONDS = 120.0
@@ -68,17 +68,17 @@ class Placer:
         fleet: Fleet,
         redis: Redis,
         store: Store,
-        stacks: Mapping[str, BaseStack],
+        fingerprints: Mapping[str, BaseFingerprint],
         http: httpx.AsyncClient,
         loaded: Callable[[str, float], None],
     ) -> None:
-        """`stacks` are the pools' base models; `loaded` is told of each load: its pool and its seconds."""
+        """`fingerprints` are the pools' base models; `loaded` is told of each load: its pool and its seconds."""
         self._fleet = fleet
         self.placements = ObjectStore(redis, "placements", placement_from)
         self.written = Mirror(self.placements, placement_from)
         self._references = References(redis)
         self._store = store
-        self._stacks = stacks
+        self._fingerprints = fingerprints
         self._http = http
         self._loaded = loaded
 
@@ -90,13 +90,13 @@ class Placer:
 
     def fits(self, version: Version) -> bool:
         """Whether the version was trained on the base model that its pool serves now."""
-        stack = self._stacks.get(version.pool)
-        return stack is not None and version.base_fingerprint == stack.base_fingerprint
+        base = self._fingerprints.get(version.pool)
+        return base is not None and version.base_fingerprint == base.base_fingerprint
 
-    def stack_on(self, replica: Replica, version: Version) -> str:
+    def compute_fingerprint_on(self, replica: Replica, version: Version) -> str:
         """The digest of all that answers when this version is asked on this replica."""
-        base = self._stacks[version.pool]
-        return stack_of(base, replica.engine_version, version.digest, version.manifest_digest)
+        base = self._fingerprints[version.pool]
+        return compute_fingerprint(base, replica.engine_version, version.digest, version.manifest_digest)
 
     def capacity(self, replica: Replica, placements: Mapping[tuple[str, str], Placement]) -> Capacity:
         """How full the replica's engine is."""
@@ -312,13 +312,13 @@ class Placer:
 
     async def _prove(self, replica: Replica, version: Version, now: Pass) -> None:
         """Probe it: it is ready once it answers as it should, and is taken off again if it does not."""
-        stack = self.stack_on(replica, version)
+        fingerprint = self.compute_fingerprint_on(replica, version)
         await self._write(replica, version, now, "probing")
         try:
             name = self._fleet.pools[version.pool].base_model
-            base = stack_of(self._stacks[version.pool], replica.engine_version, None, None)
+            base = compute_fingerprint(self._fingerprints[version.pool], replica.engine_version, None, None)
             base_model = BaseModel(name, base, lambda: not replica.in_flight and now.world.idle(replica.name, None))
-            await probe(replica, version, stack, base_model, self._references, self._http)
+            await probe(replica, version, fingerprint, base_model, self._references, self._http)
         except ProbeError as error:
             if not error.wrong:
                 await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, str(error))
@@ -328,7 +328,7 @@ class Placer:
             gone = version.name not in replica.seen and replica.life == probed
             await self._fail(replica, version, now, str(error), wrong=True, gone=gone)  # one note: verdict and ghost
             return
-        await self._write(replica, version, now, "ready", stack=stack)
+        await self._write(replica, version, now, "ready", stack=fingerprint)
 
     async def _unload(self, replica: Replica, version: Version, now: Pass) -> bool:
         """Have the engine forget the name; answers under way finish. What it has of it stays as a ghost."""

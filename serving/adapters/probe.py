@@ -1,5 +1,5 @@
 """Does a replica really serve this version? A golden prompt at temperature 0 tells it from the base model, and from
-what the first replica that was probed answered on the same stack."""
+what the first replica that was probed answered on the same fingerprint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REFERENCE_TOLERANCE = 0.25
 """How far the mean logprob of the tokens in common may be from the reference's: batches differ in the last bits."""
 NEAR_TIE = 0.5
 """Where two answers part, the other's token must have been this close to the first in logprob."""
-STACKS_MAX = 8
+FINGERPRINTS_MAX = 8
 
 
 class ProbeError(Exception):
@@ -53,29 +53,29 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class References:
-    """The first answer that each version gave on each stack; what other replicas answer is held against it."""
+    """The first answer that each version gave on each fingerprint; what other replicas answer is held against it."""
 
     def __init__(self, redis: Redis) -> None:
         self._object_store = ObjectStore(redis, "references")
 
-    async def known(self, model: str, stack: str) -> Reading | None:
-        """The reference for this model and stack, if there is one yet. Raises RedisError."""
-        kept = (await self._object_store.get(model) or {}).get(stack)
+    async def known(self, model: str, fingerprint: str) -> Reading | None:
+        """The reference for this model and fingerprint, if there is one yet. Raises RedisError."""
+        kept = (await self._object_store.get(model) or {}).get(fingerprint)
         return None if kept is None else msgspec.convert(kept, Reading)
 
     async def forget(self, version: str) -> None:
-        """Its next answer on any stack is the first again. Raises RedisError."""
+        """Its next answer on any fingerprint is the first again. Raises RedisError."""
         if await self._object_store.get(version) is not None:
             await self._object_store.delete(version)
 
-    async def of(self, version: str, stack: str, reading: Reading) -> Reading:
-        """The reference for this version and stack: `reading` itself, if it is the first. Raises RedisError."""
+    async def of(self, version: str, fingerprint: str, reading: Reading) -> Reading:
+        """The reference for this version and fingerprint: `reading` itself, if it is the first. Raises RedisError."""
         while True:
             generation = (await self._object_store.generations()).get(version, 0)
             known = await self._object_store.get(version) or {}
-            if stack in known:
-                return msgspec.convert(known[stack], Reading)
-            kept = dict(list(known.items())[-(STACKS_MAX - 1) :]) | {stack: msgspec.to_builtins(reading)}
+            if fingerprint in known:
+                return msgspec.convert(known[fingerprint], Reading)
+            kept = dict(list(known.items())[-(FINGERPRINTS_MAX - 1) :]) | {fingerprint: msgspec.to_builtins(reading)}
             try:
                 await self._object_store.put(version, kept, generation)
             except Stale:
@@ -85,23 +85,23 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """The base model of a replica: its name there, the digest of its stack, and whether the replica is idle now."""
+    """The base model of a replica: its name there, its fingerprint, and whether the replica is idle now."""
 
     name: str
-    stack: str
+    fingerprint: str
     idle: Callable[[], bool]
 
 
 async def probe(
     replica: Replica,
     version: Version,
-    stack: str,
+    fingerprint: str,
     base_model: BaseModel,
     references: References,
     http: httpx.AsyncClient,
 ) -> None:
     """Ask for the first golden answer. Raises ProbeError if it is the base model's, not the one expected, or not that
-    of the first replica with this stack.
+    of the first replica with this fingerprint.
 
     Without a golden prompt in the manifest, a fixed one is asked.
     """
@@ -119,7 +119,7 @@ async def probe(
     key = golden["prompt"] + (f"\n{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
     if _same(reading, await _base_reading(replica, base_model, asked, key, references, http)):
         raise ProbeError(f"{version.name} answers as the base model does: the engine does not apply it.", wrong=True)
-    difference = differs(await references.of(version.name, stack, reading), reading)
+    difference = differs(await references.of(version.name, fingerprint, reading), reading)
     if difference:
         said = f"{version.name} answers otherwise on {replica.name} than where it was first: {difference}."
         raise ProbeError(said, wrong=True)
@@ -139,12 +139,12 @@ async def _base_reading(
     with adapters', so one that was read beside them is used this once only.
     """
     name = "base/" + hashlib.sha256(f"{base.name}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
-    known = await references.known(name, base.stack)
+    known = await references.known(name, base.fingerprint)
     if known is not None:
         return known
     idle = base.idle()
     reading = await _ask(replica, base.name, asked, http)
-    return await references.of(name, base.stack, reading) if idle and base.idle() else reading
+    return await references.of(name, base.fingerprint, reading) if idle and base.idle() else reading
 
 
 def differs(reference: Reading, reading: Reading) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.arguments import ANY_OBJECT, ARGUMENTS_LENGTH_MAX, PARAMETERS_BYTES_MAX, parameters_of
+from router.arguments import ANY_OBJECT, ARGUMENTS_LENGTH_MAX, PARAMETERS_BYTES_MAX, read_parameters
 
 PARAMETERS = {
     "type": "object",
@@ -46,12 +46,12 @@ PARAMETERS = {
     ],
 )
 def test_required_names_types_and_texts_of_the_top_level_are_looked_at(arguments: Any, fit: bool) -> None:
-    assert parameters_of(json.dumps(PARAMETERS).encode()).fit(json.dumps(arguments)) == fit
+    assert read_parameters(json.dumps(PARAMETERS).encode()).fit(json.dumps(arguments)) == fit
 
 
 @pytest.mark.parametrize("arguments", ["", '{"decision": "acc', "\ud800", '{"decision": ' + "[" * 5000, "{} {}"])
 def test_what_is_no_json_does_not_fit(arguments: str) -> None:
-    assert not parameters_of(json.dumps(PARAMETERS).encode()).fit(arguments)
+    assert not read_parameters(json.dumps(PARAMETERS).encode()).fit(arguments)
     assert not ANY_OBJECT.fit(arguments)
 
 
@@ -71,9 +71,9 @@ def test_what_is_no_json_does_not_fit(arguments: str) -> None:
     ],
 )
 def test_parameters_that_say_nothing_that_is_looked_at_let_any_object_pass(raw: bytes) -> None:
-    assert parameters_of(raw).fit('{"a": 1, "b": 1}')
-    assert parameters_of(raw).fit("{}")
-    assert not parameters_of(raw).fit("[]")
+    assert read_parameters(raw).fit('{"a": 1, "b": 1}')
+    assert read_parameters(raw).fit("{}")
+    assert not read_parameters(raw).fit("[]")
 
 
 @pytest.mark.invariant("No caller's schema holds the event loop.")
@@ -86,7 +86,7 @@ def test_parameters_that_would_take_a_schemas_reader_seconds_take_no_time() -> N
         raw = json.dumps(schema).encode()
         assert len(raw) < PARAMETERS_BYTES_MAX
         began_at = time.thread_time()
-        assert parameters_of(raw).fit('{"a": "x"}')
+        assert read_parameters(raw).fit('{"a": "x"}')
         assert time.thread_time() - began_at < 0.02
 
 
@@ -102,5 +102,5 @@ values = st.recursive(
 
 @given(values, values)
 def test_whatever_is_declared_and_given_there_is_an_answer(declared: Any, given_: Any) -> None:
-    parameters = parameters_of(json.dumps(declared).encode())
+    parameters = read_parameters(json.dumps(declared).encode())
     assert parameters.fit(json.dumps(given_)) in (True, False)

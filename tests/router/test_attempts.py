@@ -15,8 +15,8 @@ from router.attempts import (
     GiveUp,
     NextAttempt,
     SendAnyway,
-    after_rejection,
-    next_attempt,
+    choose_after_rejection,
+    choose_next_attempt,
 )
 from router.choice import choose
 from router.decision import NO_SCORES, Choice
@@ -46,7 +46,7 @@ def after(
 ) -> NextAttempt | GiveUp:
     """What follows when `choice` fails in these ways, one after the other, on the replica it names."""
     failures = tuple(Failure(kind, choice.replica.name, choice.pool.name, retry_after, NOW) for kind in kinds)
-    return next_attempt(choice, failures, rules or policy(), view or usual_fleet(), moment(), seconds_left)
+    return choose_next_attempt(choice, failures, rules or policy(), view or usual_fleet(), moment(), seconds_left)
 
 
 def tried(step: NextAttempt | GiveUp) -> NextAttempt:
@@ -74,7 +74,7 @@ def walked(case: Case) -> list[Step]:
         failure = Failure(kind, choice.replica.name, choice.pool.name, retry_after, now)
         failures = (*(step.failure for step in steps), failure)
         left = NOW + SECONDS - now
-        then = next_attempt(choice, failures, case.policy, case.view, moment(case.moment.draw, now), left)
+        then = choose_next_attempt(choice, failures, case.policy, case.view, moment(case.moment.draw, now), left)
         steps.append(Step(choice, failure, then))
         if isinstance(then, GiveUp):
             return steps
@@ -183,7 +183,9 @@ def test_no_replica_is_asked_again_before_the_time_that_it_named(case: Case) -> 
 @given(cases)
 def test_a_step_that_goes_on_with_an_answer_is_to_a_pool_that_can(case: Case) -> None:
     for choice, failure, _ in walked(case):
-        step = next_attempt(choice, (failure,), case.policy, case.view, moment(now=failure.at), SECONDS, going_on=True)
+        step = choose_next_attempt(
+            choice, (failure,), case.policy, case.view, moment(now=failure.at), SECONDS, going_on=True
+        )
         assert isinstance(step, GiveUp) or failure.kind == "too_long" or step.choice.pool.continues
 
 
@@ -192,14 +194,14 @@ def test_answer_that_is_longer_than_we_take_is_asked_for_at_the_fallback_alone()
     step = tried(after(first, "oversize"))
     assert (step.choice.pool.name, step.choice.reason) == ("general", "engine_error")
     failures = tuple(Failure("oversize", one.replica.name, one.pool.name) for one in (first, step.choice))
-    assert next_attempt(step.choice, failures, policy(), usual_fleet(), moment(), SECONDS) == GiveUp("exhausted")
+    assert choose_next_attempt(step.choice, failures, policy(), usual_fleet(), moment(), SECONDS) == GiveUp("exhausted")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])
 def test_request_that_may_have_ended_an_engine_is_sent_to_no_other(kind: FaultKind) -> None:
     choice = start()
     failure = Failure(kind, choice.replica.name, choice.pool.name, None, NOW, fragile=True)
-    step = next_attempt(choice, (failure,), policy(), usual_fleet(), moment(), SECONDS)
+    step = choose_next_attempt(choice, (failure,), policy(), usual_fleet(), moment(), SECONDS)
     assert isinstance(step, GiveUp) == (kind in MAY_HAVE_ENDED)
 
 
@@ -207,7 +209,7 @@ def test_request_that_may_have_ended_an_engine_is_sent_to_no_other(kind: FaultKi
 def test_status_below_500_shows_that_no_engine_ended(status: int, ends: bool) -> None:
     choice = start()
     failure = Failure("failed", choice.replica.name, choice.pool.name, None, NOW, fragile=True, status=status)
-    step = next_attempt(choice, (failure,), policy(), usual_fleet(), moment(), SECONDS)
+    step = choose_next_attempt(choice, (failure,), policy(), usual_fleet(), moment(), SECONDS)
     assert isinstance(step, GiveUp) == ends
 
 
@@ -247,7 +249,7 @@ def test_a_wait_that_is_over_leaves_the_usual_one_between_attempts() -> None:
         Failure("overloaded", "small-0", "small", 0.5, NOW - 0.6),
         Failure("failed", "small-0", "small", None, NOW),
     )
-    step = tried(next_attempt(start(view=alone), failures, policy(), alone, moment(), SECONDS))
+    step = tried(choose_next_attempt(start(view=alone), failures, policy(), alone, moment(), SECONDS))
     assert (step.choice.replica.name, step.wait_seconds) == (
         "small-0",
         pytest.approx(2 * AttemptLimits().backoff_seconds),
@@ -302,7 +304,7 @@ def test_a_fallback_that_fails_too_gives_up_and_does_not_go_back() -> None:
     first = start(view=view)
     second = tried(after(first, "unreachable", view=view)).choice
     failures = (Failure("unreachable", "small-0", "small"), Failure("unreachable", "general-0", "general"))
-    assert next_attempt(second, failures, policy(), view, moment(), SECONDS) == GiveUp("exhausted")
+    assert choose_next_attempt(second, failures, policy(), view, moment(), SECONDS) == GiveUp("exhausted")
 
 
 def pools_of(small: dict[str, Any], general: dict[str, Any]) -> FleetView:
@@ -349,7 +351,7 @@ def test_an_answer_goes_on_only_in_a_pool_that_continues(
     view = pools_of({"continues": small}, {"continues": general})
     choice = start(view=view)
     failures = (Failure(kind, "small-0", "small", None, NOW),)
-    step = next_attempt(choice, failures, policy(), view, moment(), SECONDS, going_on=True)
+    step = choose_next_attempt(choice, failures, policy(), view, moment(), SECONDS, going_on=True)
     assert (step.choice.replica.name if isinstance(step, NextAttempt) else None) == expected
 
 
@@ -363,7 +365,7 @@ def test_past_the_cap_an_adapter_that_fails_is_given_up_and_says_why() -> None:
     view = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
     failures = (Failure("silent", "small-0", "small"),)
     late = replace(moment(), fallbacks_closed=frozenset({"returns"}))
-    step = next_attempt(start(view=view), failures, policy(), view, late, SECONDS)
+    step = choose_next_attempt(start(view=view), failures, policy(), view, late, SECONDS)
     assert step == GiveUp("fallback_capped", None, "timeout", fallback_capped=True)
 
 
@@ -380,7 +382,7 @@ def rejected(
     """What follows where this check did not let the answer of `choice` through."""
     left = more.pop("seconds_left", SECONDS)
     late = replace(moment(), **more)
-    return after_rejection(choice, check, rules or policy(), view or usual_fleet(), late, left)
+    return choose_after_rejection(choice, check, rules or policy(), view or usual_fleet(), late, left)
 
 
 def with_task(**changes: Any) -> Policy:
@@ -438,7 +440,7 @@ def test_rejections_come_to_an_end_and_never_at_the_same_version(case: Case) -> 
         name = choice.version.name if choice.version else None
         assert name not in seen
         seen.append(name)
-        step = after_rejection(choice, "contract", case.policy, case.view, case.moment, SECONDS)
+        step = choose_after_rejection(choice, "contract", case.policy, case.view, case.moment, SECONDS)
         if choice.reason == "pinned":
             assert step == SendAnyway()
         if not isinstance(step, NextAttempt):
@@ -454,18 +456,18 @@ def test_a_holdout_whose_fallback_fails_goes_back_to_the_version_that_it_was_led
     choice = start(rules=HELD_OUT)
     assert (choice.reason, choice.version, choice.led_to) == ("holdout", None, version("returns@v1"))
     silent = tuple(Failure("silent", f"general-{number}", "general", None, NOW) for number in range(2))
-    back = tried(next_attempt(choice, silent, HELD_OUT, usual_fleet(), moment(), SECONDS)).choice
+    back = tried(choose_next_attempt(choice, silent, HELD_OUT, usual_fleet(), moment(), SECONDS)).choice
     assert (back.engine_model, back.reason, back.general_prompt_of) == ("returns@v1", "holdout", None)
     assert back.probability == choice.probability
     failed = tuple(Failure("failed", f"general-{number % 2}", "general", None, NOW) for number in range(3))
-    again = tried(next_attempt(choice, failed, HELD_OUT, usual_fleet(), moment(), SECONDS)).choice
+    again = tried(choose_next_attempt(choice, failed, HELD_OUT, usual_fleet(), moment(), SECONDS)).choice
     assert again.engine_model == "returns@v1"
     both = (*failed, *(Failure("failed", f"small-{number % 2}", "small", None, NOW) for number in range(3)))
-    assert isinstance(next_attempt(again, both, HELD_OUT, usual_fleet(), moment(), SECONDS), GiveUp)
+    assert isinstance(choose_next_attempt(again, both, HELD_OUT, usual_fleet(), moment(), SECONDS), GiveUp)
 
 
 def test_a_fallback_that_fails_for_another_reason_is_not_followed_by_the_version_that_it_stands_in_for() -> None:
     away = replace(start(), version=None, general_prompt_of=version("returns@v1"), reason="out_of_scope")
     silent = tuple(Failure("silent", f"general-{number}", "general", None, NOW) for number in range(2))
     choice = replace(away, pool=usual_fleet().pools["general"], replica=usual_fleet().pools["general"].replicas[1])
-    assert isinstance(next_attempt(choice, silent, policy(), usual_fleet(), moment(), SECONDS), GiveUp)
+    assert isinstance(choose_next_attempt(choice, silent, policy(), usual_fleet(), moment(), SECONDS), GiveUp)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.answers import Alternative, Offered, ReceivedAnswer, Terms, ToolCall
-from router.arguments import parameters_of
+from router.arguments import read_parameters
 from router.checking import AnswerJudgement, judge_answer
 from router.checks import ANSWER_CHECKS, CHECK_BY_NAME, CHECKS
 from router.confidence import Calibration, ConfidenceModel
@@ -200,7 +200,7 @@ def test_every_wording_is_folded_and_found_with_and_without_its_apology() -> Non
 
 
 DECIDE = compile_contract({"json_schema": {"type": "object", "required": ["days"]}})
-TOOLS = {"decide": parameters_of(b'{"type": "object", "required": ["days"]}'), "free": None}
+TOOLS = {"decide": read_parameters(b'{"type": "object", "required": ["days"]}'), "free": None}
 
 
 @pytest.mark.parametrize(

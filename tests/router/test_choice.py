@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.attempts import REASON_OF, Failure, NextAttempt, after_rejection, next_attempt
+from router.attempts import REASON_OF, Failure, NextAttempt, choose_after_rejection, choose_next_attempt
 from router.checks import AFTER_THE_ANSWER
 from router.choice import choose
 from router.decision import NO_SCORES, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
-from router.fallbacks import ADAPTER_STANDS_IN, fallback_instead
+from router.fallbacks import ADAPTER_STANDS_IN, choose_fallback_instead
 from router.findings import CheckPolicy
-from router.overrides import Override, needs_text, pattern_fault
-from router.placing import sticky_point
+from router.overrides import Override, find_pattern_fault, needs_text
+from router.placing import place_session
 from router.policy import Alias, Policy, Shift, TaskPolicy
 from router.scoring import score
 from serving.view import CircuitView
@@ -160,7 +160,7 @@ def check(reason: str) -> Choice:
             return chosen(choose(asked(), scored(scope=-1.0, gain=0.2), ill, usual_fleet(), moment()))
         case "contract" | "low_confidence" | "refusal":
             begun = chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), moment()))
-            then = after_rejection(begun, reason, policy(), usual_fleet(), moment(), 60)
+            then = choose_after_rejection(begun, reason, policy(), usual_fleet(), moment(), 60)
             assert isinstance(then, NextAttempt)
             return then.choice
         case "no_replica":
@@ -172,7 +172,7 @@ def check(reason: str) -> Choice:
     start = chosen(choose(asked(), NO_SCORES, policy(), larger, moment()))
     alone = policy(limits=policy().limits.__class__(retries_max=0))
     failures = (Failure(kind, start.replica.name, "small"),)
-    step = next_attempt(start, failures, alone, larger, moment(), 60)
+    step = choose_next_attempt(start, failures, alone, larger, moment(), 60)
     assert isinstance(step, NextAttempt)
     return step.choice
 
@@ -215,14 +215,14 @@ def test_shares_of_an_alias_come_out_over_many_requests_without_a_session() -> N
 
 
 def test_shares_of_an_alias_come_out_over_many_sessions() -> None:
-    points = [sticky_point(f"session {number}", "salt") for number in range(DRAWS)]
+    points = [place_session(f"session {number}", "salt") for number in range(DRAWS)]
     for low, high in ((0.0, 0.7), (0.7, 0.9), (0.9, 1.0)):
         assert within(sum(low <= point < high for point in points), high - low)
 
 
 def test_a_new_salt_draws_the_sessions_anew() -> None:
     both = sum(
-        sticky_point(f"session {n}", "one") < 0.5 and sticky_point(f"session {n}", "two") < 0.5
+        place_session(f"session {n}", "one") < 0.5 and place_session(f"session {n}", "two") < 0.5
         for n in range(DRAWS // 5)
     )
     assert within(both, 0.25, DRAWS // 5)
@@ -310,8 +310,8 @@ def test_an_override_looks_for_a_pattern_in_the_text_as_it_is() -> None:
 def test_a_pattern_that_can_not_be_compiled_matches_nothing_and_is_told() -> None:
     for pattern in ("(a", r"(a)\1", "(?=a)", "a{1000}{1000}", "\ud800"):
         assert chosen(ruled(Override(id="a", action="general", pattern=pattern), text="aaa")).reason == "adapter"
-        assert pattern_fault(pattern)
-    assert pattern_fault(r"(?i)a\b") is None
+        assert find_pattern_fault(pattern)
+    assert find_pattern_fault(r"(?i)a\b") is None
 
 
 def test_a_rule_that_adds_a_message_lets_the_later_ones_decide() -> None:
@@ -401,7 +401,7 @@ def test_a_full_fleet_is_overloaded_and_an_empty_one_has_no_replica() -> None:
 def test_fallback_instead_names_the_general_prompt_of_the_version_it_stands_in_for() -> None:
     start = check("adapter")
     decision = chosen(
-        fallback_instead(start, policy(), usual_fleet(), moment(), "engine_error", frozenset({"general-0"}))
+        choose_fallback_instead(start, policy(), usual_fleet(), moment(), "engine_error", frozenset({"general-0"}))
     )
     assert (decision.replica.name, decision.reason) == ("general-1", "engine_error")
     assert decision.general_prompt_of == start.version
@@ -409,7 +409,9 @@ def test_fallback_instead_names_the_general_prompt_of_the_version_it_stands_in_f
 
 def test_a_caller_of_a_pool_has_no_fallback() -> None:
     start = chosen(choose(asked("general"), NO_SCORES, policy(), usual_fleet(), moment()))
-    assert refused(fallback_instead(start, policy(), usual_fleet(), moment(), "engine_error")).code == "no_replica"
+    assert (
+        refused(choose_fallback_instead(start, policy(), usual_fleet(), moment(), "engine_error")).code == "no_replica"
+    )
 
 
 def closed(*tasks: str) -> Moment:
@@ -428,11 +430,11 @@ def test_past_its_cap_a_task_goes_to_its_adapter_or_nowhere_and_other_tasks_are_
 @pytest.mark.parametrize("reason", sorted(ADAPTER_STANDS_IN))
 def test_past_the_cap_the_adapter_answers_where_the_reason_allows_it(reason: Reason) -> None:
     start = check("adapter")
-    decision = chosen(fallback_instead(start, policy(), usual_fleet(), closed("returns"), reason))
+    decision = chosen(choose_fallback_instead(start, policy(), usual_fleet(), closed("returns"), reason))
     assert (decision.version, decision.reason, decision.general_prompt_of) == (start.version, reason, None)
     assert (
-        refused(fallback_instead(start, policy(), usual_fleet(), closed("returns"), "engine_error")).code
+        refused(choose_fallback_instead(start, policy(), usual_fleet(), closed("returns"), "engine_error")).code
         == "fallback_capped"
     )
     gone = fleet(replica("general-0", "general"))
-    assert refused(fallback_instead(start, policy(), gone, closed("returns"), reason)).code == "fallback_capped"
+    assert refused(choose_fallback_instead(start, policy(), gone, closed("returns"), reason)).code == "fallback_capped"

@@ -19,9 +19,9 @@ from router.confidence import (
     Calibration,
     ConfidenceError,
     ConfidenceModel,
-    features,
-    wrong_allowed,
-    wrong_share_bound,
+    bound_wrong_share,
+    compute_features,
+    count_wrong_allowed,
 )
 
 CALIBRATION = Calibration(
@@ -41,7 +41,7 @@ def test_whatever_an_engine_says_the_score_is_a_probability(
 ) -> None:
     model = ConfidenceModel(MODEL.weights, MODEL.bias, MODEL.scope_mean, CALIBRATION, tokens)
     for logprobs in (said, said * 20):
-        seen = features(logprobs, covered, kept)
+        seen = compute_features(logprobs, covered, kept)
         assert LOGPROB_MIN <= seen.minimum <= 0.0
         assert seen.minimum <= seen.quantile_10 + 1e-9
         assert seen.quantile_10 <= 0.0
@@ -71,21 +71,21 @@ def test_an_answer_without_logprobs_scores_nothing() -> None:
 
 def test_what_is_no_number_counts_as_the_least_sure() -> None:
     for odd in (math.nan, -math.inf, -9999.0):
-        seen = features([-0.1, odd, -0.2], None, None)
+        seen = compute_features([-0.1, odd, -0.2], None, None)
         assert seen.minimum == LOGPROB_MIN
         assert seen.mean == pytest.approx((-0.3 + LOGPROB_MIN) / 3)
-    assert features([math.inf, 0.5], math.nan, None) == (0.0, 0.0, 0.0, 2, None, None)
+    assert compute_features([math.inf, 0.5], math.nan, None) == (0.0, 0.0, 0.0, 2, None, None)
 
 
 def test_one_token_is_its_own_minimum_quantile_and_mean() -> None:
-    assert features([-0.7], 0.5, True) == (-0.7, -0.7, -0.7, 1, 0.5, True)
+    assert compute_features([-0.7], 0.5, True) == (-0.7, -0.7, -0.7, 1, 0.5, True)
 
 
 @pytest.mark.parametrize("count", [2, 11, 512, 513, 100_000])
 def test_features_are_those_of_numpy_for_a_list_and_for_an_array(count: int) -> None:
     values = -np.random.default_rng(count).exponential(0.5, count)
     for logprobs in (values.tolist(), array.array("d", values), values):
-        seen = features(logprobs, None, None)  # type: ignore[arg-type]
+        seen = compute_features(logprobs, None, None)  # type: ignore[arg-type]
         assert seen.minimum == values.min()
         assert seen.quantile_10 == pytest.approx(np.quantile(values, 0.1))
         assert seen.mean == pytest.approx(values.mean())
@@ -95,8 +95,8 @@ def test_features_are_those_of_numpy_for_a_list_and_for_an_array(count: int) -> 
 def test_many_tokens_with_odd_ones_among_them_count_the_same_as_few() -> None:
     few = [-0.5, math.nan, 0.1, -math.inf, None]
     many: list[Any] = few * 200
-    assert features(many, None, None).mean == pytest.approx(features(few, None, None).mean)  # type: ignore[arg-type]
-    assert features(many, None, None).minimum == LOGPROB_MIN
+    assert compute_features(many, None, None).mean == pytest.approx(compute_features(few, None, None).mean)  # type: ignore[arg-type]
+    assert compute_features(many, None, None).minimum == LOGPROB_MIN
 
 
 def test_only_the_first_tokens_are_judged_where_the_model_was_calibrated_on_them() -> None:
@@ -119,8 +119,8 @@ def test_a_higher_target_never_has_a_higher_threshold(one: float, other: float) 
 
 def test_thresholds_stand_where_clopper_and_pearson_allow_their_errors() -> None:
     # 18 of 500 have a 90% upper bound of 4.92%, and 5 one of 1.85%.
-    assert wrong_allowed(500, 0.05, 0.1) == 18
-    assert wrong_share_bound(18, 500, 0.1) == pytest.approx(0.04918, abs=1e-4)
+    assert count_wrong_allowed(500, 0.05, 0.1) == 18
+    assert bound_wrong_share(18, 500, 0.1) == pytest.approx(0.04918, abs=1e-4)
     assert MODEL.threshold(0.05) == 0.5
     assert MODEL.threshold(0.02) == 0.8
     found = MODEL.certificate(0.05)
@@ -130,8 +130,8 @@ def test_thresholds_stand_where_clopper_and_pearson_allow_their_errors() -> None
 
 
 def test_there_is_no_threshold_for_what_so_few_rows_can_not_certify() -> None:
-    assert wrong_allowed(44, 0.05, 0.1) == -1
-    assert wrong_allowed(45, 0.05, 0.1) == 0
+    assert count_wrong_allowed(44, 0.05, 0.1) == -1
+    assert count_wrong_allowed(45, 0.05, 0.1) == 0
     assert MODEL.threshold(0.004) is None
     assert MODEL.certificate(0.004) is None
     assert MODEL.threshold(0.0) is None
@@ -145,19 +145,19 @@ def test_whoever_allows_every_error_keeps_all() -> None:
 
 @given(st.integers(1, 3_000), st.floats(0.001, 0.999), st.floats(0.01, 0.5))
 def test_the_errors_allowed_are_the_most_that_certify(rows: int, target: float, delta: float) -> None:
-    allowed = wrong_allowed(rows, target, delta)
+    allowed = count_wrong_allowed(rows, target, delta)
     if allowed >= 0:
-        assert wrong_share_bound(allowed, rows, delta) <= target + 1e-6
+        assert bound_wrong_share(allowed, rows, delta) <= target + 1e-6
     if allowed < rows:
-        assert wrong_share_bound(allowed + 1, rows, delta) > target - 1e-6
+        assert bound_wrong_share(allowed + 1, rows, delta) > target - 1e-6
 
 
 def test_probabilities_of_few_and_of_many_are_exact() -> None:
-    assert confidence.at_most(0, 10, 0.5) == pytest.approx(0.5**10)
-    assert confidence.at_most(9, 10, 0.5) == pytest.approx(1 - 0.5**10)
-    assert confidence.at_most(10, 10, 0.999) == 1.0
-    assert confidence.at_most(99_000, 100_000, 0.5) == pytest.approx(1.0)
-    assert confidence.at_most(49_800, 100_000, 0.5) == pytest.approx(0.1035, abs=5e-4)
+    assert confidence.compute_probability_at_most(0, 10, 0.5) == pytest.approx(0.5**10)
+    assert confidence.compute_probability_at_most(9, 10, 0.5) == pytest.approx(1 - 0.5**10)
+    assert confidence.compute_probability_at_most(10, 10, 0.999) == 1.0
+    assert confidence.compute_probability_at_most(99_000, 100_000, 0.5) == pytest.approx(1.0)
+    assert confidence.compute_probability_at_most(49_800, 100_000, 0.5) == pytest.approx(0.1035, abs=5e-4)
 
 
 def test_the_curve_goes_from_the_strictest_threshold_to_the_one_that_keeps_all() -> None:

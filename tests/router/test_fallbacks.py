@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from router.attempts import Failure, GiveUp, NextAttempt, next_attempt
+from router.attempts import Failure, GiveUp, NextAttempt, choose_next_attempt
 from router.choice import choose
 from router.decision import NO_SCORES, Choice, Moment, Refusal, Scores
 from router.fallbacks import AT_LEISURE
@@ -82,7 +82,7 @@ def test_no_text_of_a_task_reaches_a_pool_that_it_may_not_reach(case: Case) -> N
     while isinstance(decision, Choice) and decision.task is not None:
         assert decision.task.reaches(decision.pool.name)
         failures = tuple(Failure("silent", one.name, decision.pool.name) for one in decision.pool.replicas)
-        then = next_attempt(decision, failures, case.policy, case.view, case.moment, 60)
+        then = choose_next_attempt(decision, failures, case.policy, case.view, case.moment, 60)
         if isinstance(then, GiveUp):
             break
         assert then.choice.pool.name != decision.pool.name or then.choice.version != decision.version
@@ -199,7 +199,7 @@ def test_a_share_goes_to_the_previous_version_only_while_it_is_the_version_that_
 
 def failed(choice: Choice, kind: Any, view: FleetView, rules: Any) -> NextAttempt | GiveUp:
     failures = tuple(Failure(kind, one.name, choice.pool.name) for one in choice.pool.replicas)
-    return next_attempt(choice, failures, rules, view, moment(), 60)
+    return choose_next_attempt(choice, failures, rules, view, moment(), 60)
 
 
 def test_after_a_failure_the_previous_version_answers_and_after_its_own_the_next_fallback() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router.gain import GainError, GainModel, Measured
 from router.ngrams import BUCKETS
 from router.packing import MODEL_BYTES_MAX
-from router.shape import FEATURES, shape_of
+from router.shape import FEATURES, compute_shape
 
 
 def made(constant: float | None = None) -> GainModel:
@@ -96,7 +96,7 @@ def test_parts_that_do_not_fit_each_other_are_refused() -> None:
 @settings(max_examples=150, deadline=None)
 def test_any_text_has_a_score_from_minus_one_to_one_and_finite_features(text: str) -> None:
     assert -1.0 <= MODEL.score(text) <= 1.0
-    shape = shape_of(text)
+    shape = compute_shape(text)
     assert shape.shape == (FEATURES,)
     assert np.isfinite(shape).all()
 
@@ -110,10 +110,10 @@ def test_odd_texts_are_scored_too(text: str) -> None:
 
 def test_of_a_long_text_only_its_ends_count_but_for_its_length() -> None:
     start, end = "a b " * 100, "c d " * 100
-    one, other = shape_of(f"{start}{'x' * 5000}{end}"), shape_of(f"{start}{'7' * 5000}{end}")
+    one, other = compute_shape(f"{start}{'x' * 5000}{end}"), compute_shape(f"{start}{'7' * 5000}{end}")
     assert (one == other).all()
 
 
 def test_the_shape_tells_choices_numbers_and_negations() -> None:
-    plain, asked = shape_of("What is it"), shape_of("Which is not 1,200 or 3.5?\nA. this\nB. that")
+    plain, asked = compute_shape("What is it"), compute_shape("Which is not 1,200 or 3.5?\nA. this\nB. that")
     assert (plain != asked).sum() > 15

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import minilm as fitting
-from router.embedding import EmbeddingError, Vectors, clipped
-from router.minilm import DIMENSIONS, TOKENS_MAX, MiniLM, seal_beside
+from router.embedding import EmbeddingError, Vectors, clip_text
+from router.minilm import DIMENSIONS, TOKENS_MAX, MiniLM, get_seal_path
 
 MISSING = [
     name for name in ("onnx", "onnxruntime", fitting.PACKAGE) if importlib.util.find_spec(name) is None
@@ -109,7 +109,7 @@ def test_half_of_a_surrogate_pair_is_read_as_a_question_mark(minilm: MiniLM) -> 
 def test_of_a_long_text_the_beginning_and_the_end_count_and_its_middle_costs_nothing(minilm: MiniLM) -> None:
     begin, end = "where is my order " * 50, " and who pays for it" * 50
     long = begin + "0123 " * 200_000 + end
-    assert np.array_equal(minilm.embed([long]), minilm.embed([clipped(long)]))
+    assert np.array_equal(minilm.embed([long]), minilm.embed([clip_text(long)]))
     assert not np.array_equal(minilm.embed([long]), minilm.embed([begin + end[:-1] + "?"]))
     assert len(minilm._ids(long)) == TOKENS_MAX - 2
 
@@ -123,7 +123,7 @@ def test_the_same_weights_give_the_same_bytes(folder: Path, tmp_path: Path) -> N
 def copied(folder: Path, to: Path) -> Path:
     path = to / "minilm.onnx"
     path.write_bytes((folder / "int8.onnx").read_bytes())
-    seal_beside(path).write_bytes(seal_beside(folder / "int8.onnx").read_bytes())
+    get_seal_path(path).write_bytes(get_seal_path(folder / "int8.onnx").read_bytes())
     return path
 
 
@@ -132,15 +132,15 @@ def test_a_file_that_is_ready_stays(folder: Path, tmp_path: Path) -> None:
     before = path.stat()
     fitting.write(path)
     assert path.stat().st_ino == before.st_ino
-    assert fitting.ready(path)
-    assert not fitting.ready(path, "float32")
+    assert fitting.is_ready(path)
+    assert not fitting.is_ready(path, "float32")
 
 
 @pytest.mark.parametrize("kept", [0, 1000, -1])
 def test_a_file_that_was_cut_short_is_never_used(folder: Path, tmp_path: Path, kept: int) -> None:
     path = copied(folder, tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
-    assert not fitting.ready(path)
+    assert not fitting.is_ready(path)
     with pytest.raises(EmbeddingError, match=r"is damaged: write it by `python -m router.minilm` again"):
         MiniLM.load(path)
 
@@ -156,14 +156,14 @@ def test_a_damaged_file_is_written_anew(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seal", [b"", b"{", b"[]", b'{"name": 1}', b"\xff\xfe"])
 def test_a_seal_that_can_not_be_read_is_said(folder: Path, tmp_path: Path, seal: bytes) -> None:
     path = copied(folder, tmp_path)
-    seal_beside(path).write_bytes(seal)
+    get_seal_path(path).write_bytes(seal)
     with pytest.raises(EmbeddingError, match=r"can not be read"):
         MiniLM.load(path)
 
 
 def test_a_file_without_its_seal_is_not_used(folder: Path, tmp_path: Path) -> None:
     path = copied(folder, tmp_path)
-    seal_beside(path).unlink()
+    get_seal_path(path).unlink()
     with pytest.raises(EmbeddingError, match=r"There is no MiniLM in minilm.onnx: write it by"):
         MiniLM.load(path)
 
@@ -211,7 +211,7 @@ def test_the_command_tells_its_steps_and_writes_the_file(tmp_path: Path, capsys:
     assert "0/9 reading the weights\n" in said
     assert "9/9 done\n" in said
     assert said.endswith("is ready: all-minilm-l6-v2-int8-1, 36 MB.\n")
-    assert fitting.ready(path)
+    assert fitting.is_ready(path)
 
 
 def test_the_command_says_what_is_missing(

@@ -19,11 +19,11 @@ from router.overrides import (
     PIECE_CHARACTERS_MAX,
     Override,
     Subject,
+    apply_rules,
+    find_pattern_fault,
     fold,
+    match_texts,
     needs_text,
-    pattern_fault,
-    rule,
-    texts_matched,
 )
 from tests.router.situations import NOW_UNIX, asked, moment, policy, usual_fleet
 
@@ -32,7 +32,7 @@ PIECE = "The vase\t was  worn once. "
 
 
 def matches(one: Override, text: str) -> bool:
-    return one.id in texts_matched((one,), text)
+    return one.id in match_texts((one,), text)
 
 
 @given(st.text(st.sampled_from("aß\u00a0 \t\nİK"), max_size=12), st.integers(0, 9))
@@ -57,10 +57,10 @@ def test_a_pattern_reads_all_alphabets_and_halves_of_characters() -> None:
 
 def test_what_is_wrong_with_a_pattern_is_told_in_the_words_of_re2() -> None:
     for pattern, words in (("(a", "missing )"), ("[z-a]", "z-a"), ("(?=a)", "(?="), ("a{1001}", "repetition size")):
-        assert words in str(pattern_fault(pattern))
-    assert "too large" in str(pattern_fault(r"(\pL{100}){9}"))
-    assert "surrogate" in str(pattern_fault("\ud800"))
-    assert pattern_fault(".*") is None
+        assert words in str(find_pattern_fault(pattern))
+    assert "too large" in str(find_pattern_fault(r"(\pL{100}){9}"))
+    assert "surrogate" in str(find_pattern_fault("\ud800"))
+    assert find_pattern_fault(".*") is None
 
 
 def test_a_pattern_that_would_have_re_go_back_for_ever_takes_linear_time() -> None:
@@ -78,28 +78,28 @@ def test_rules_are_tried_in_their_order_and_the_first_that_decides_ends_it() -> 
         Override("e", "system", system="Two."),
         Override("f", "refuse"),
     )
-    found = rule(rules, SUBJECT, frozenset(), NOW_UNIX)
+    found = apply_rules(rules, SUBJECT, frozenset(), NOW_UNIX)
     assert found.deciding is rules[3]
     assert (found.adding, found.observed) == ((rules[1],), (rules[2],))
 
 
 def test_no_more_messages_are_added_than_the_bound_and_the_rest_is_noted() -> None:
     rules = tuple(Override(f"{number:02}", "system", system="A message.") for number in range(ADDED_MAX + 2))
-    found = rule(rules, SUBJECT, frozenset(), NOW_UNIX)
+    found = apply_rules(rules, SUBJECT, frozenset(), NOW_UNIX)
     assert (found.deciding, found.adding, found.observed) == (None, rules[:ADDED_MAX], rules[ADDED_MAX:])
 
 
 def test_a_rule_matches_until_it_expires() -> None:
     one = Override("a", "refuse", expires_at=NOW_UNIX)
-    assert rule((one,), SUBJECT, frozenset(), NOW_UNIX - 0.001).deciding is one
-    assert rule((one,), SUBJECT, frozenset(), NOW_UNIX) is NO_RULE
+    assert apply_rules((one,), SUBJECT, frozenset(), NOW_UNIX - 0.001).deciding is one
+    assert apply_rules((one,), SUBJECT, frozenset(), NOW_UNIX) is NO_RULE
 
 
 def test_a_rule_matches_nothing_until_it_begins() -> None:
     one = Override("a", "refuse", starts_at=NOW_UNIX, expires_at=NOW_UNIX + 1)
-    assert rule((one,), SUBJECT, frozenset(), NOW_UNIX - 0.001) is NO_RULE
-    assert rule((one,), SUBJECT, frozenset(), NOW_UNIX).deciding is one
-    assert rule((one,), SUBJECT, frozenset(), NOW_UNIX + 1) is NO_RULE
+    assert apply_rules((one,), SUBJECT, frozenset(), NOW_UNIX - 0.001) is NO_RULE
+    assert apply_rules((one,), SUBJECT, frozenset(), NOW_UNIX).deciding is one
+    assert apply_rules((one,), SUBJECT, frozenset(), NOW_UNIX + 1) is NO_RULE
 
 
 def test_a_text_is_not_read_for_a_rule_that_has_not_begun() -> None:
@@ -164,11 +164,11 @@ def test_rules_of_other_tasks_and_expired_ones_are_not_read_and_have_no_weight()
 def test_a_pattern_of_too_many_steps_is_refused_at_once_and_others_read_so_far_that_it_ends_soon() -> None:
     for pattern in (r"(?i)(?:\bglas\b|\pL+vase){20}", r"[\pL ]{0,20}a"):
         began = time.thread_time()
-        assert "KiB compiled" in str(pattern_fault(pattern))
+        assert "KiB compiled" in str(find_pattern_fault(pattern))
         assert time.thread_time() - began < 0.01
-    assert "steps compiled" in str(pattern_fault(r"\pL\pL\pL\pL"))
+    assert "steps compiled" in str(find_pattern_fault(r"\pL\pL\pL\pL"))
     one = Override("a", "general", pattern="[ab]*a[ab]{900}c|z")
-    assert pattern_fault(one.pattern or "") is None
+    assert find_pattern_fault(one.pattern or "") is None
     far = PATTERN_WORK_MAX // one.compiled.programsize
     assert matches(one, "." * (far - 1) + "z")
     assert not matches(one, "." * far + "z")
@@ -181,7 +181,7 @@ def test_a_text_that_is_not_long_holds_nobody_up_whatever_the_pattern() -> None:
     spent = []
     for _ in range(5):
         began = time.thread_time()
-        texts_matched((one,), text)
+        match_texts((one,), text)
         spent.append(time.thread_time() - began)
     assert min(spent) < 0.002
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from router.placing import PLACES, arm_point, places_beside
+from router.placing import PLACES, list_places_beside, place_for_arm
 
 pytestmark = pytest.mark.invariant("Draws depend on neither session, routing nor answer.")
 
@@ -17,7 +17,7 @@ SECRET = b"a secret of this installation"
 
 def seen(secret: bytes = SECRET) -> list[tuple[float, ...]]:
     """The places of many requests."""
-    return [places_beside(f"request {number}", secret) for number in range(REQUESTS)]
+    return [list_places_beside(f"request {number}", secret) for number in range(REQUESTS)]
 
 
 def correlation(first: list[float], second: list[float]) -> float:
@@ -37,7 +37,7 @@ def test_places_are_spread_evenly() -> None:
 def test_places_say_nothing_of_each_other_nor_of_the_routing_draw() -> None:
     draws = random.Random(3)
     points = [draws.random() for _ in range(REQUESTS)]
-    arms = [[arm_point(None, "", point, name) for point in points] for name in ("version", "holdout", "explored")]
+    arms = [[place_for_arm(None, "", point, name) for point in points] for name in ("version", "holdout", "explored")]
     columns = [*arms, *([places[at] for places in seen()] for at in range(PLACES))]
     for at, first in enumerate(columns):
         for second in columns[at + 1 :]:
@@ -45,5 +45,5 @@ def test_places_say_nothing_of_each_other_nor_of_the_routing_draw() -> None:
 
 
 def test_places_are_the_same_everywhere_and_others_with_another_secret() -> None:
-    assert places_beside("request 1", SECRET) == places_beside("request 1", SECRET)
+    assert list_places_beside("request 1", SECRET) == list_places_beside("request 1", SECRET)
     assert not set(seen()) & set(seen(b"another secret"))

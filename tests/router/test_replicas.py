@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.attempts import Failure, NextAttempt, next_attempt
+from router.attempts import Failure, NextAttempt, choose_next_attempt
 from router.choice import choose
 from router.decision import NO_SCORES, Choice
 from router.replicas import BALANCE_MAX, pick
@@ -206,10 +206,10 @@ def test_a_retry_takes_the_keys_next_choice_in_the_pool_and_at_the_fallback() ->
     view = fleet(*replicas)  # type: ignore[arg-type]
     choice = chosen("a conversation", 0.5)
     failed = Failure("unreachable", choice.replica.name, "small", None, NOW)
-    steps = [next_attempt(choice, (failed,), policy(), view, moment(draw / 9), 60.0) for draw in range(9)]
+    steps = [choose_next_attempt(choice, (failed,), policy(), view, moment(draw / 9), 60.0) for draw in range(9)]
     assert len({step.choice.replica.name for step in steps if isinstance(step, NextAttempt)}) == 1
     gone = fleet(*(r for r in replicas if r.pool == "general"))  # type: ignore[attr-defined,arg-type]
-    fallbacks = [next_attempt(choice, (failed,), policy(), gone, moment(draw / 9), 60.0) for draw in range(9)]
+    fallbacks = [choose_next_attempt(choice, (failed,), policy(), gone, moment(draw / 9), 60.0) for draw in range(9)]
     assert len({step.choice.replica.name for step in fallbacks if isinstance(step, NextAttempt)}) == 1
     assert all(isinstance(step, NextAttempt) and step.choice.key == "a conversation" for step in fallbacks)
 

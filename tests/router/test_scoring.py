@@ -13,7 +13,7 @@ import pytest
 from router.findings import CheckPolicy
 from router.fitted import Fitted
 from router.policy import Alias, Policy, TaskPolicy
-from router.scoring import score, task_for
+from router.scoring import find_task, score
 from serving.view import FleetView
 from tests.router.situations import Covered, asked, moment, policy, usual_fleet
 
@@ -83,7 +83,7 @@ def many(models: Mapping[str, Reader], tasks: Mapping[str, TaskPolicy] | None = 
 def found(models: Mapping[str, Reader], rules: tuple[Policy, FleetView] | None = None, **changes: Any) -> str | None:
     """The task that a request for `auto` is of."""
     request = asked("auto", **{"models_allowed": frozenset({"*"}), "selected": "text", **changes})
-    return task_for(request, *(rules or many(models)), moment())[0]
+    return find_task(request, *(rules or many(models)), moment())[0]
 
 
 def test_auto_takes_the_task_whose_model_is_the_surest_of_those_that_take_it() -> None:

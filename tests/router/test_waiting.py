@@ -8,7 +8,7 @@ from hypothesis import find, given
 
 from router.choice import choose
 from router.decision import Choice, Refusal
-from router.waiting import awaited_replicas
+from router.waiting import list_awaited_replicas
 from tests.router.situations import Case, cases, many
 
 
@@ -26,7 +26,7 @@ def once_there_is_room(case: Case) -> Choice | Refusal:
 def test_whoever_would_answer_once_it_has_room_is_waited_for(case: Case) -> None:
     if is_full(case):
         decision = once_there_is_room(case)
-        awaited = awaited_replicas(case.asked, case.scores, case.policy, case.view, case.moment.now_unix)
+        awaited = list_awaited_replicas(case.asked, case.scores, case.policy, case.view, case.moment.now_unix)
         assert isinstance(decision, Choice)
         assert decision.replica.name in awaited
         assert awaited <= {replica.name for pool in case.view.pools.values() for replica in pool.replicas}

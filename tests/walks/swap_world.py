@@ -27,10 +27,10 @@ from serving.adapters.placer import Placer, World
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
+from serving.fingerprint import BaseFingerprint
 from serving.fleet import Fleet, PoolConfig
 from serving.object_store import ObjectStore
 from serving.replica import Lease, ReplicaConfig
-from serving.stack import BaseStack
 from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
 from tests.walks.swap_trace import Recording, Trace
 
@@ -216,8 +216,8 @@ def open_gateway(
         ]
     )
     http = httpx.AsyncClient(transport=Recording(trace, {url: name for name, url in urls.items()}, before))
-    stacks = {POOL: BaseStack(goods.base.fingerprint)}
-    placer = Placer(fleet, redis, goods.store, stacks, http, lambda *_: None)
+    fingerprints = {POOL: BaseFingerprint(goods.base.fingerprint)}
+    placer = Placer(fleet, redis, goods.store, fingerprints, http, lambda *_: None)
     placer.placements = notes = NotesUntil(redis)
     reconciler = Reconciler(fleet, Registry(redis), placer)
 

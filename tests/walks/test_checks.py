@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from router.placing import arm_point
+from router.placing import place_for_arm
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Reset, Status
 from tests.walks.conftest import Configure, MakeAdapter
@@ -61,7 +61,7 @@ async def test_a_holdout_takes_its_share_of_sessions_to_general_with_the_label_a
             route = (await ask(http, "/v1/route", session)).json()
             answer = await ask(http, session=session)
             reason = answer.headers["x-apprentice-reason"]
-            away = arm_point(session, salt, 0.5, "holdout") < 0.3
+            away = place_for_arm(session, salt, 0.5, "holdout") < 0.3
             held += away
             assert (reason, answer.headers["x-apprentice-pool"]) == (
                 ("holdout", "general") if away else ("adapter", "small")

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.features.shadows.job import AT_ONCE_MAX
 from gateway.features.shadows.trials import QUEUE_MAX
-from router.placing import sticky_point
+from router.placing import place_session
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
 from tests.walks.conftest import Configure, MakeAdapter
@@ -175,7 +175,7 @@ async def test_a_canary_gets_its_share_of_sessions_each_stays_in_its_arm_and_rec
         for number in range(60):
             asked = [await ask(http, f"user {number}"), await ask(http, user=f"user {number}")]
             models = {answer.json()["model"] for answer in asked}
-            assert models == {V2 if sticky_point(f"user {number}", salt) < 0.3 else V1}
+            assert models == {V2 if place_session(f"user {number}", salt) < 0.3 else V1}
             first[number] = models.pop()
             record = await record_of(http, asked[0])
             told = (record["version"], record["reason"], record["probability"])

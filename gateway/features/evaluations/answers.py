@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from monitoring.evaluation.results import Said, Sureness
-from router.confidence import features
+from router.confidence import compute_features
 from router.contract import Contract
 from router.refusals import is_refusal
 
@@ -37,7 +37,7 @@ def said_by(body: bytes, contract: Contract | None) -> Said:
 
 def _sureness(logprobs: Sequence[float]) -> Sureness | None:
     """What the check `low_confidence` looks at of a whole answer, by the same arithmetic."""
-    seen = features(logprobs, None, None)
+    seen = compute_features(logprobs, None, None)
     return Sureness(seen.minimum, seen.quantile_10, seen.mean, seen.length) if seen.length else None
 
 

@@ -14,10 +14,10 @@ import msgspec
 from gateway.features.evaluations.messages import Job
 from monitoring.evaluation.results import Result
 from router.confidence import ROWS_MIN, ConfidenceModel, Features
-from router.fitting.confidence import CalibrationRow, fit_confidence, one_of_each
+from router.fitting.confidence import CalibrationRow, draw_one_of_each, fit_confidence
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain
-from router.fitting.routed import routed
+from router.fitting.routed import route_rows
 from router.scope import ScopeModel
 from router.scoring import DEFERRED_SHARE
 
@@ -44,12 +44,12 @@ def calibrated(
         error = f"Of {short} answers the logprobs of the first {job.tokens} tokens are not kept: evaluate with --again."
         return told | {"error": error}, b""
     asked = len(there)
-    there = [there[at] for at in one_of_each([one.group for one in there], job.seed)]
+    there = [there[at] for at in draw_one_of_each([one.group for one in there], job.seed)]
     rows = [_row(one, scope[one.number], None if logprobs is None else logprobs[one.number]) for one in there]
     general = {one.number: one.right for one in results.get("general", ())}
     try:
         model = fit_confidence(rows, job.seed, DELTA, job.tokens)
-        points = routed(rows, [general[one.number] for one in there] if general else None, job.seed, job.tokens)
+        points = route_rows(rows, [general[one.number] for one in there] if general else None, job.seed, job.tokens)
     except FittingError as error:
         few = f" Of each group of equal or kindred rows one counts: {len(there)} of {asked}."
         return told | {"error": f"{error}{few if len(there) < asked else ''}"}, b""
@@ -70,7 +70,7 @@ def rested(
     training prompts; and what that changes. No bytes where the rows are too few. Of the rows of one group one counts.
     """
     there = results["adapter"]
-    kept = (there[at] for at in one_of_each([one.group for one in there], job.seed))
+    kept = (there[at] for at in draw_one_of_each([one.group for one in there], job.seed))
     found = [score for score in (scores[one.number] for one in kept) if score is not None]
     share = DEFERRED_SHARE if job.deferred_share is None else job.deferred_share
     old = model.threshold(share)

@@ -19,7 +19,7 @@ from gateway.formats.bounds import LONG_BODY_BYTES, MANY_RAW
 from gateway.formats.parameters import Endpoint
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.ledger import finding_record, problem_of
-from gateway.path.scoring import scored
+from gateway.path.scoring import score_request
 from gateway.path.side_requests import answered, in_turn
 from gateway.server.exchange import Exchange
 from gateway.services import Services
@@ -66,7 +66,7 @@ async def _decided(services: Services, caller: Caller, body: RequestBody, sessio
     policy = services.snapshot.current.policy
     asked = make_routing_request(body, caller.public, caller.models, session, policy)
     moment = services.moment(time.monotonic())
-    scores = await scored(services, asked, policy, moment)
+    scores = await score_request(services, asked, policy, moment)
     decision = choose(asked, scores, policy, services.fleet.view(), moment)
     services.meters.route_asked.add(1, decision.reason or "")
     if isinstance(decision, Refusal):

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.formats.request_body import RequestBody
 from gateway.services import Services
 from monitoring.records import Record
-from router.overrides import Override, Subject, rule, texts_matched
+from router.overrides import Override, Subject, apply_rules, match_texts
 from router.policy import Policy
 
 REQUESTS_MAX = 1000
@@ -109,8 +109,8 @@ def _try_on(
 
 
 def _matches(one: Override, record: Record, metadata: dict[str, str], text: str) -> bool:
-    texts = texts_matched((one,), text) if one.reads_text else frozenset()
-    found = rule((one,), Subject(record.task, record.caller, metadata), texts, time.time())
+    texts = match_texts((one,), text) if one.reads_text else frozenset()
+    found = apply_rules((one,), Subject(record.task, record.caller, metadata), texts, time.time())
     return found.deciding is not None or bool(found.adding)
 
 

@@ -15,7 +15,7 @@ from gateway.features.rules.dry_run import try_rule
 from gateway.four_eyes import see_that_another_pushed
 from gateway.services import Services
 from gateway.state.snapshot import override_from
-from router.overrides import OverrideAction, OverrideMode, pattern_fault
+from router.overrides import OverrideAction, OverrideMode, find_pattern_fault
 from serving.adapters.entries import PLACED
 from serving.object_store import Change
 
@@ -54,7 +54,7 @@ class OverrideIn(Body):
             raise ValueError("system: there is nothing but white space in it")
         if self.starts_at is not None and self.expires_at is not None and self.expires_at <= self.starts_at:
             raise ValueError("expires_at: it is over before it has begun: let it be after starts_at")
-        if self.pattern is not None and (fault := pattern_fault(self.pattern)) is not None:
+        if self.pattern is not None and (fault := find_pattern_fault(self.pattern)) is not None:
             raise ValueError(f"pattern: {fault}")
         return self
 

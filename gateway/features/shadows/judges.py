@@ -188,7 +188,7 @@ def judge_digest(shadows: Shadows, settings: JudgeSettings) -> str | None:
     The build of its engine is no part of that: replicas of one pool may have several, whose word is the same judge's.
     """
     name = settings.pool or shadows.services.settings.general_pool
-    pool, base = shadows.services.fleet.view().pools.get(name), shadows.services.stacks.get(name)
+    pool, base = shadows.services.fleet.view().pools.get(name), shadows.services.fingerprints.get(name)
     if pool is None or base is None:
         return None
     parts = (pool.base_model, base.base_fingerprint, base.chat_template, settings.prompt or PROMPT)

@@ -18,7 +18,7 @@ from gateway.formats.events import EventChoice, body_of, payload_of
 from gateway.formats.request_body import RequestBody
 from monitoring.records import PairRecord, Record
 from router.decision import Choice
-from router.placing import places_beside
+from router.placing import list_places_beside
 from router.policy import Policy, TaskPolicy
 
 QUEUE_MAX = 200
@@ -81,7 +81,7 @@ class Trials:
             return
         if not (watched.shadow_share or watched.review_share):
             return
-        shadow, review = places_beside(record.id, self._secret)
+        shadow, review = list_places_beside(record.id, self._secret)
         if watched.shadow_share > 0.0:
             record.shadow_probability = watched.shadow_share
             record.shadowed = shadow < watched.shadow_share

@@ -7,17 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from router.confidence import NAMES, ConfidenceModel, features
+from router.confidence import NAMES, ConfidenceModel, compute_features
 from router.fitting import confidence
 from router.fitting.confidence import (
     ROWS_MIN,
     SIGNS,
     CalibrationRow,
     Measured,
+    draw_one_of_each,
     fit_confidence,
     fit_measured,
-    measured,
-    one_of_each,
+    measure_rows,
 )
 from router.fitting.errors import FittingError
 
@@ -159,14 +159,14 @@ def test_ties_between_right_and_wrong_answers_are_never_split() -> None:
 
 
 def test_ranks_beyond_the_first_are_stored_sparsely_and_do_not_depend_on_what_was_found() -> None:
-    few, many = confidence.ranks_stored(1_000), confidence.ranks_stored(1_000_000)
+    few, many = confidence.list_stored_ranks(1_000), confidence.list_stored_ranks(1_000_000)
     assert many[: len(few)] == few
     assert many[: confidence.RANKS_EACH] == list(range(confidence.RANKS_EACH))
     assert len(many) < 1_200
 
 
 def test_the_promise_is_broken_no_more_often_than_stated() -> None:
-    everything = measured(rows_of(6_000, 15))
+    everything = measure_rows(rows_of(6_000, 15))
     draws, broken = 120, 0
     for seed in range(draws):
         drawn = np.random.default_rng([1, seed]).integers(0, 6_000, 300)
@@ -174,7 +174,7 @@ def test_the_promise_is_broken_no_more_often_than_stated() -> None:
             everything.matrix[drawn], everything.right[drawn], everything.scope_mean, everything.silent[drawn]
         )
         model = fit_measured(sample, seed)
-        scores = confidence.scores_of(everything, np.array(model.weights), model.bias)
+        scores = confidence.compute_scores(everything, np.array(model.weights), model.bias)
         threshold = model.threshold(0.05)
         if threshold is not None:
             broken += bool(((scores >= threshold) & ~everything.right).mean() > 0.05)
@@ -184,22 +184,22 @@ def test_the_promise_is_broken_no_more_often_than_stated() -> None:
 
 def test_of_each_group_one_row_is_kept_drawn_by_the_seed() -> None:
     groups = [0, 0, 1, 0, 2, 1]
-    kept = one_of_each(groups, 3)
+    kept = draw_one_of_each(groups, 3)
     assert sorted(groups[at] for at in kept) == [0, 1, 2]
     assert kept == sorted(kept)
-    assert one_of_each(groups, 3) == kept
-    assert len({tuple(one_of_each(groups, seed)) for seed in range(60)}) == 3 * 2
+    assert draw_one_of_each(groups, 3) == kept
+    assert len({tuple(draw_one_of_each(groups, seed)) for seed in range(60)}) == 3 * 2
 
 
 def test_copies_break_the_promise_no_more_often_where_one_of_each_group_counts() -> None:
     everything = rows_of(6_000, 15)
-    pool = measured(everything)
+    pool = measure_rows(everything)
     draws, broken = 60, 0
     for seed in range(draws):
         drawn = np.random.default_rng([2, seed]).integers(0, 6_000, 300).repeat(4)
-        kept = one_of_each(drawn.tolist(), seed)
+        kept = draw_one_of_each(drawn.tolist(), seed)
         model = fit_confidence([everything[at] for at in drawn[kept]], seed)
-        scores = confidence.scores_of(pool, np.array(model.weights), model.bias)
+        scores = confidence.compute_scores(pool, np.array(model.weights), model.bias)
         threshold = model.threshold(0.05)
         if threshold is not None:
             broken += bool(((scores >= threshold) & ~pool.right).mean() > 0.05)
@@ -211,7 +211,7 @@ def test_what_was_measured_of_a_whole_answer_is_as_good_as_its_logprobs() -> Non
     rows = rows_of(300, 18)
     seen = [
         CalibrationRow(
-            [], row.scope, row.contract_kept, row.right, features(row.logprobs, row.scope, row.contract_kept)
+            [], row.scope, row.contract_kept, row.right, compute_features(row.logprobs, row.scope, row.contract_kept)
         )
         for row in rows
     ]
@@ -220,8 +220,8 @@ def test_what_was_measured_of_a_whole_answer_is_as_good_as_its_logprobs() -> Non
 
 def test_scores_while_fitting_are_those_of_the_model() -> None:
     rows = rows_of(200, 16)
-    found = measured(rows)
+    found = measure_rows(rows)
     model = fit_measured(found, 1)
-    scores = confidence.scores_of(found, np.array(model.weights), model.bias)
+    scores = confidence.compute_scores(found, np.array(model.weights), model.bias)
     said = [model.score(row.logprobs, row.scope, row.contract_kept) for row in rows]
     assert np.abs(scores - said).max() < confidence.TIE / 10

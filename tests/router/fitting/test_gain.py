@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from router.fitting.errors import FittingError
-from router.fitting.gain import GainRow, fit_gain, fit_unmeasured, predicted, read
+from router.fitting.gain import GainRow, fit_gain, fit_unmeasured, predict_gains, read
 from router.gain import GainModel
 from router.packing import MODEL_BYTES_MAX
 
@@ -71,7 +71,7 @@ def test_a_model_is_as_small_as_it_may_be_and_scores_as_it_was_measured() -> Non
     data = model.to_bytes()
     assert len(data) <= MODEL_BYTES_MAX
     again = GainModel.from_bytes(data)
-    assert [again.score(row.text) for row in rows] == pytest.approx(predicted(model, known).tolist(), abs=1e-4)
+    assert [again.score(row.text) for row in rows] == pytest.approx(predict_gains(model, known).tolist(), abs=1e-4)
 
 
 def test_labels_between_right_and_wrong_count_in_part() -> None:

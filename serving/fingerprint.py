@@ -1,4 +1,4 @@
-"""The stack: one digest of all that answers a request, so that two answers can be told to come from the same thing."""
+"""The fingerprint: one digest of all that answers a request. Equal fingerprints mean the same source of answers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ CACHE_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class BaseStack:
-    """A pool's part of the stack: its base's fingerprint (which covers the dtype) and its chat template's digest."""
+class BaseFingerprint:
+    """A pool's part of the fingerprint: its base model's (which covers the dtype), and its chat template's digest."""
 
     base_fingerprint: str = UNKNOWN
     chat_template: str = UNKNOWN
 
 
 @lru_cache(maxsize=CACHE_MAX)
-def stack_of(base: BaseStack, engine_version: str, adapter_digest: str | None, manifest_digest: str | None) -> str:
+def compute_fingerprint(
+    base: BaseFingerprint, engine_version: str, adapter_digest: str | None, manifest_digest: str | None
+) -> str:
     """`sha256:<hex>` of adapter, base, engine build, dtype, chat template and manifest.
 
     A part that can't be known, such as the build of an engine without /version, counts as `unknown`.
@@ -30,7 +32,7 @@ def stack_of(base: BaseStack, engine_version: str, adapter_digest: str | None, m
     return "sha256:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def chat_template_of(base_folder: Path) -> str:
+def digest_chat_template(base_folder: Path) -> str:
     """The digest of the chat template that lies beside a base model's weights, or `unknown`."""
     template = base_folder / "chat_template.jinja"
     try:
