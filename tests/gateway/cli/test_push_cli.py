@@ -95,7 +95,7 @@ async def test_a_manifest_that_can_not_be_used_is_named(apprentice: Command, mak
     folder = make_adapter(2)
     (folder / "manifest.yaml").write_text(yaml.safe_dump({"task": "returns"}))
     pushed = await apprentice("adapters", "push", str(folder))
-    assert (pushed.exit_code, pushed.err) == (2, "apprentice: manifest.yaml: general prompt is missing: add it.\n")
+    assert (pushed.exit_code, pushed.err) == (2, "apprentice: manifest.yaml: general_prompt is missing: add it.\n")
 
 
 @pytest.mark.parametrize("past", [True, False])
