@@ -19,8 +19,8 @@ from gateway.feature import Features
 from gateway.orderly_server import OrderlyServer
 from gateway.services import Services
 
-DEADLINE_SECONDS = 20.0
-CLIENT_SECONDS_MAX = 20.0
+DEADLINE_SECONDS = 60.0
+CLIENT_SECONDS_MAX = 60.0
 """Longest wait of a client for an answer."""
 
 

@@ -18,7 +18,7 @@ from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
-SECONDS_MAX = 40.0
+SECONDS_MAX = 90.0
 MESSAGES = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
 V1, V2 = "returns@v1", "returns@v2"
 QUICK = {"limits": {"retries_max": 0, "backoff_seconds": 0.01}}

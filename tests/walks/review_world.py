@@ -21,7 +21,7 @@ ASK: dict[str, Any] = {
     "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A toaster, after 3 days."}],
 }
 NEXT, LIST = "/v1/reviews/next?task=returns", "/admin/v1/reviews?task=returns"
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)

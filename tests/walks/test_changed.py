@@ -92,7 +92,7 @@ async def test_a_change_to_come_begins_at_its_time_on_its_own(gateway: RunningGa
         assert await reason(http) == "adapter"
         assert any(one.startswith("returns@v1 gets stale on") for one in found["told"]["caveats"])
         assert 'apprentice_version_stale{task="returns",version="returns@v1"} 0' in (await http.get("/metrics")).text
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await reason(http) != "New rules from today on.":
                 await asyncio.sleep(0.02)
         assert time.time() >= effective

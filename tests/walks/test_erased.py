@@ -48,7 +48,7 @@ async def test_deleted_texts_of_reviews_leave_the_append_only_file(
             assert TEXT in kept(folder)
             async with gateway.http() as http:
                 assert (await http.delete("/admin/v1/reviews/returns")).status_code == 200
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while TEXT in kept(folder):
                     await asyncio.sleep(0.05)
             assert b"returns@v1" in kept(folder)

@@ -174,7 +174,7 @@ async def test_the_fingerprint_survives_in_a_stream_without_usage(
 async def test_the_last_event_is_sent_where_no_usage_comes(gateway: RunningGateway, small: FakeEngine) -> None:
     small.tells_usage = False
     small.faults.add(NoDone("open"), model="returns@v1")
-    async with gateway.openai() as client, asyncio.timeout(10):
+    async with gateway.openai() as client, asyncio.timeout(60):
         stream = await client.chat.completions.create(model="returns", messages=OK["messages"], stream=True)
         async for chunk in stream:
             if chunk.choices[0].finish_reason == "stop":

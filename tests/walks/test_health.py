@@ -64,7 +64,7 @@ async def become(gateway: RunningGateway, *actions: Action, **known: Any) -> Non
 async def judged(gateway: RunningGateway, *streams: StreamReport) -> None:
     """Have every gateway be told of a judgement with these streams."""
     one = Judgement(task="returns", version="returns@v1", at=time.time(), labels=100, streams=list(streams))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (
             known := gateway.features[Quality].monitored.summary.judgements.get("returns@v1")
         ) is None or known.streams != one.streams:
@@ -273,7 +273,7 @@ async def test_what_a_killed_gateway_has_done_and_not_audited_is_entered(gateway
     draft = services.audit.draft("ada", "monitor.baseline", "returns@v1", after={"stream": "feedback"}, generation=1)
     step = [Change(services.objects.baselines, "returns@v1", {}), Drafts(services.redis, services.audit).change(draft)]
     await change_together(services.redis, step)
-    async with gateway.http() as http, asyncio.timeout(20):
+    async with gateway.http() as http, asyncio.timeout(60):
         while not (found := await entries(http, "monitor.baseline")):
             await asyncio.sleep(0.02)
     assert [(one["actor"], one["object"], one["at"]) for one in found] == [("ada", "returns@v1", draft.at)]

@@ -76,7 +76,7 @@ class Two:
 
     async def kill(self) -> None:
         """kill -9 at the point; what Redis still has of the process runs out at once instead of after its seconds."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await self.gate.stopped.wait()
         with suppress(ProcessLookupError):  # it was killed before
             await self.process.stop(signal.SIGKILL)
@@ -223,7 +223,7 @@ async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway
 async def test_a_roll_back_is_not_done_again_where_its_version_was_promoted_since(two: Two) -> None:
     two.gate.stop_at_bytes(POINTS["effect"] % V1.encode(), "after")
     await two.decide()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await two.gate.stopped.wait()
     await two.redis.set(MONITOR_LEASE_KEY, "a test")
     await two.process.stop(signal.SIGKILL)
@@ -242,7 +242,7 @@ async def test_a_canary_is_not_paused_again_where_it_was_given_a_share_since(two
     pause = msgspec.structs.replace(ROLL_BACK, kind="pause_canary", version=V1, before={"share": 0.25}, after={})
     draft = services.audit.draft("system", "monitor.pause_canary", V1, after={"id": pause.id})
     await two.write(*two.gateway.features[Quality].outbox.changes("returns", pause, draft))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await two.gate.stopped.wait()
     await two.redis.set(MONITOR_LEASE_KEY, "a test")
     await two.process.stop(signal.SIGKILL)

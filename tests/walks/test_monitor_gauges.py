@@ -21,7 +21,7 @@ async def judged(gateway: RunningGateway, *versions: str, streams: Sequence[Stre
         name: Judgement(task="returns", version=name, at=time.time(), labels=100, streams=[*streams])
         for name in versions
     }
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while gateway.features[Quality].monitored.summary.judgements != found:
             writing = gateway.features[Quality].monitored.summary.writing + 1_000
             await gateway.features[Quality].store.tell(Summary(at=time.time(), writing=writing), found, ())

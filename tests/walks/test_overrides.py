@@ -52,7 +52,7 @@ async def dry_run(http: httpx.AsyncClient, name: str = "m", **rule: Any) -> dict
 
 async def stored(gateway: RunningGateway, count: int) -> None:
     """Wait until so many records are in the stream."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await gateway.services.redis.xlen("apprentice:records") < count:
             await asyncio.sleep(0.01)
 
@@ -71,7 +71,7 @@ async def test_a_rule_is_active_on_every_gateway_within_a_second_and_so_is_its_e
 
             async def becomes(wanted: str) -> float:
                 began = time.monotonic()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while await reason(there) != wanted:
                         await asyncio.sleep(0.005)
                 return time.monotonic() - began
@@ -95,7 +95,7 @@ async def test_a_rule_ends_by_itself_when_it_expires_and_is_then_shown_as_such(g
         await put(http, "a", action="refuse", message="Closed for an hour.", expires_at=time.time() + 0.7)
         await put(http, "b", action="general", contains="toaster", expires_at=time.time() + 3600)
         assert await reason(http) == "refused_by_override"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await reason(http) != "adapter":
                 await asyncio.sleep(0.02)
         told = (await http.get("/admin/v1/overrides")).json()["overrides"]
@@ -110,7 +110,7 @@ async def test_a_rule_begins_by_itself_and_is_until_then_shown_as_to_come(gatewa
         assert await reason(http) == "adapter"
         told = (await http.get("/admin/v1/overrides")).json()["overrides"]
         assert [(one["id"], one["to_come"]) for one in told] == [("a", True)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await reason(http) != "refused_by_override":
                 await asyncio.sleep(0.02)
         assert time.time() >= now + 0.7
@@ -160,7 +160,7 @@ async def test_a_flood_of_long_texts_holds_up_no_other_caller_and_ends_when_its_
         await put(http, "a", action="general", pattern="[ab]*a[ab]{900}c")
     async with gateway.http(one) as http, gateway.http(two) as other:
         flood = [asyncio.create_task(http.post(path, json=body("ab" * 20_000))) for _ in range(40)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while admission.in_flight < 20:
                 await asyncio.sleep(0.005)
         assert (await chat(other, "x" * 200)).headers["x-apprentice-reason"] == "adapter"

@@ -57,7 +57,7 @@ async def served(config: Path, key: str | None) -> AsyncIterator[Process]:
     assert process.stdout is not None
     said: list[str] = []
     url = ""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not url:
             line = (await process.stdout.readline()).decode()
             assert line, f"the gateway ended: {said}"
@@ -139,7 +139,7 @@ async def test_all_of_the_data_folder_is_closed_to_other_users(config: Path) -> 
     async with served(config, key) as process, client(process, key) as http:
         answer = await http.post("/v1/chat/completions", json={**ASK, "max_tokens": 5})
         assert answer.status_code == 200, answer.text
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not list(data.rglob("*.parquet")):
                 await asyncio.sleep(0.05)
         found = [data, *data.rglob("*")]
@@ -291,7 +291,7 @@ async def test_a_valkey_that_is_killed_alone_is_started_again_and_has_all_that_w
             os.kill(await valkey_pid(config), signal.SIGKILL)
             answers = [(await http.post("/v1/chat/completions", json=ASK)).status_code for _ in range(3)]
             assert answers == [200, 200, 200]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while (await http.post("/admin/v1/callers", json={"name": "after"})).status_code != 201:
                     await asyncio.sleep(0.02)
         names = [caller["name"] for caller in (await http.get("/admin/v1/callers")).json()["callers"]]
@@ -304,14 +304,14 @@ async def test_of_two_gateways_one_starts_the_killed_valkey_again_even_if_it_had
     async with served(config, key) as one, served(config, key) as two, client(two, key) as http:
         await one.stop(signal.SIGKILL)
         os.kill(await valkey_pid(config), signal.SIGKILL)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await http.post("/admin/v1/callers", json={"name": "after"})).status_code != 201:
                 await asyncio.sleep(0.02)
 
 
 async def valkey_pid(config: Path) -> int:
     async with Redis(unix_socket_path=str(config.parent / "valkey" / "valkey.sock")) as redis:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(RedisError, OSError):
                     return int((await redis.info("server"))["process_id"])

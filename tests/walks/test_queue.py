@@ -41,12 +41,12 @@ class Asking:
         return asyncio.create_task(self._http.post("/v1/chat/completions", json=ASK | more, headers=headers))
 
     async def waiting(self, number: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.services.admission.waiting != number:
                 await asyncio.sleep(0.005)
 
     async def all_given_back(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.services.admission.in_flight or self.services.admission.waiting:
                 await asyncio.sleep(0.005)
         assert all(replica.in_flight == 0 for replica in self.services.fleet.replicas.values())

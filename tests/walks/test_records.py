@@ -85,7 +85,7 @@ class Asked:
 
 
 async def until(is_so: Callable[[], Awaitable[Any]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await is_so():
             await asyncio.sleep(0.02)
 

@@ -270,7 +270,7 @@ async def test_an_adapters_replicas_may_change_under_it(
             content["pools"]["small"]["replicas"].append({"name": "small-1", "url": other.url})
 
         assert (await world.reload(add)).json()["outcome"] == "applied"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while version not in world.services.fleet.replicas["small-1"].loaded:
                 await asyncio.sleep(0.01)
 

@@ -38,7 +38,7 @@ async def judged(http: httpx.AsyncClient, request_id: str, value: bool, **more: 
 
 async def stored(gateway: RunningGateway, count: int) -> None:
     """Wait until so many judgements are in the stream."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await gateway.services.redis.xlen("apprentice:feedback") < count:
             await asyncio.sleep(0.01)
 

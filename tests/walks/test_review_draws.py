@@ -115,7 +115,7 @@ async def test_without_redis_callers_are_answered_and_what_is_drawn_is_counted_a
         await watch(gateway, 1.0)
         server.stop()
         await asyncio.gather(*(ask(gateway) for _ in range(5)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while outcomes(gateway).get("dropped") != 5:
                 await asyncio.sleep(0.02)
         async with gateway.http() as http:
@@ -129,7 +129,7 @@ async def test_the_monitor_sets_the_share_by_itself_once_requests_come(
     await redis.delete("apprentice:job:monitor")
     async with run_gateway(configure(tasks=tasks(2000), monitor={"interval_seconds": 0.1})) as gateway:
         await gateway.place(make_adapter(1))
-        async with asyncio.timeout(30), gateway.http() as http:
+        async with asyncio.timeout(60), gateway.http() as http:
             while (await http.get(NEXT)).status_code != 200:
                 await ask(gateway)
             record = (await http.get(f"/v1/requests/{await ask(gateway)}")).json()["record"]

@@ -39,7 +39,7 @@ from tests.fakes.adapters import write_adapter
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 
-DEADLINE_SECONDS = 50.0
+DEADLINE_SECONDS = 90.0
 UNKNOWN = "sha256:" + "0" * 64
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 

@@ -103,7 +103,7 @@ async def test_a_canary_is_watched_until_it_ends(
     watching = asyncio.create_task(
         in_a_process(gateway)("adapters", "canary", "returns@v2", "--share", "0.5", "--watch")
     )
-    async with gateway.http() as http, asyncio.timeout(10):
+    async with gateway.http() as http, asyncio.timeout(60):
         while not (await http.get("/admin/v1/aliases/returns")).json()["rollout"]:
             await asyncio.sleep(0.02)
     await ok(apprentice, "adapters", *ending)

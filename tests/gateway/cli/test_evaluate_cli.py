@@ -108,7 +108,7 @@ async def test_ctrl_c_leaves_it_running_and_says_how_to_come_back(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while small.in_flight == 0 or not any("Item" in seen.prompt for seen in small.requests):
             await asyncio.sleep(0.02)
         listed = (await ok(apprentice, "evaluations", "list", "--json")).json["evaluations"]

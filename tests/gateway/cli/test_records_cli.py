@@ -55,7 +55,7 @@ async def archived(configure: Configure, tmp_path: Path) -> AsyncIterator[tuple[
             )
             return int(ended.json["rows"]) if ended.exit_code == 0 else 0
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await counted("records") < 20 or await counted("feedback") < 1:
                 await asyncio.sleep(0.05)
         told = (await first.get("/metrics")).text + (await second.get("/metrics")).text

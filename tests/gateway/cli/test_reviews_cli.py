@@ -47,7 +47,7 @@ async def drawn(gateway: RunningGateway) -> str:
     """The id of a request that waits for review."""
     async with gateway.http() as http:
         request_id: str = (await http.post("/v1/chat/completions", json=ASK)).headers["x-request-id"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await gateway.features[Reviews].store.task_of(request_id) is None:
             await asyncio.sleep(0.005)
     return request_id

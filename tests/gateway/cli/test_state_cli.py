@@ -113,7 +113,7 @@ async def test_a_lost_redis_and_store_are_restored_and_the_same_alias_serves_aga
         }
         nothing = await ok(apprentice, "state", "apply", str(backup))
         assert nothing.out == "There is nothing to do: what is there is what is in the file.\n"
-        async with running.http() as http, asyncio.timeout(20):
+        async with running.http() as http, asyncio.timeout(60):
             while (await http.get("/admin/v1/adapters/returns@v1")).json()["state"] != "ready":
                 await asyncio.sleep(0.02)
         assert (await ok(apprentice, "adapters", "rollback", "returns")).out.startswith(
@@ -196,7 +196,7 @@ async def test_an_alias_that_moves_while_versions_are_placed_stops_the_apply(
     file = edit(path, wanted)
     small.load_delay_seconds = 1.0
     applying = asyncio.create_task(apprentice("state", "apply", file))
-    async with gateway.http() as http, asyncio.timeout(10):
+    async with gateway.http() as http, asyncio.timeout(60):
         while (await http.get("/admin/v1/adapters/returns@v2")).json()["state"] != "staging":
             await asyncio.sleep(0.02)
         moved = await http.put("/admin/v1/aliases/returns", json={"version": "returns@v3"})
@@ -372,7 +372,7 @@ async def test_versions_are_given_up_by_the_file_and_their_numbers_stay_taken(
     await exported(apprentice, path)
     edit(path, lambda s: value_of(s, "versions", "returns@v2").update(state="retired"))
     await ok(apprentice, "state", "apply", str(path), "--yes")
-    async with gateway.http() as http, asyncio.timeout(10):
+    async with gateway.http() as http, asyncio.timeout(60):
         while (await http.get("/admin/v1/adapters/returns@v2")).json()["state"] != "retired":
             await asyncio.sleep(0.02)
     file = str(path)

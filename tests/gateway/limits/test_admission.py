@@ -80,7 +80,7 @@ async def settled() -> None:
 
 
 async def until(true: Callable[[], bool], look: Awaitable[None] | None = None) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.005)
 

@@ -25,7 +25,7 @@ class Work:
 
     async def begins(self, count: int) -> None:
         """Wait until so much has begun."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.begun) < count:
                 await asyncio.sleep(0.001)
 
