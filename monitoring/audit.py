@@ -50,7 +50,7 @@ class AuditConflict(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """One action. `number` counts from 1; `at` is in Unix seconds; `actor` is a caller's public id or
     `system`; `before`, `after` and `evidence` are JSON values; `generation` is the object's after the
     action; `previous` and `digest` are SHA-256 in hexadecimal digits."""
@@ -77,17 +77,17 @@ class Wanted:
     actor: str | None = None
     since: float = 0.0
 
-    def has(self, entry: Entry) -> bool:
+    def has(self, entry: AuditEntry) -> bool:
         """Whether the entry is one of them."""
         asked = ((self.action, entry.action), (self.object, entry.object), (self.actor, entry.actor))
         return entry.at >= self.since and all(wanted in (None, found) for wanted, found in asked)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class AuditPage:
     """What a search came to; `next_after` is where it is to go on, None where it is at its end."""
 
-    entries: list[Entry]
+    entries: list[AuditEntry]
     next_after: int | None
 
 
@@ -110,10 +110,10 @@ class Audit:
         after: Any = None,
         evidence: Any = None,
         generation: int | None = None,
-    ) -> Entry:
+    ) -> AuditEntry:
         """An entry as of now that has no place in the chain yet. A value over VALUE_BYTES_MAX is replaced by its
         digest. Raises ValueError for what is not JSON."""
-        return Entry(
+        return AuditEntry(
             number=0,
             at=float(self._clock()),
             actor=actor,
@@ -126,7 +126,7 @@ class Audit:
             previous="",
         )
 
-    async def append(self, actor: str, action: str, object: str, **more: Any) -> Entry:  # noqa: A002
+    async def append(self, actor: str, action: str, object: str, **more: Any) -> AuditEntry:  # noqa: A002
         """Append one entry, and return it once Redis has it; `more` is what `draft` takes.
 
         Raises ValueError as `draft` does, AuditConflict where the end of the chain moved each time or was cut
@@ -140,7 +140,7 @@ class Audit:
                     return entry
         raise _conflict(entry)
 
-    async def enter(self, key: str, name: str) -> Entry | None:
+    async def enter(self, key: str, name: str) -> AuditEntry | None:
         """Append the draft that stands under a name in a Redis hash, as JSON, and remove it there, in one step:
         it becomes one entry, however many try and wherever they are killed.
 
@@ -152,40 +152,40 @@ class Audit:
                 written: Any = await self._redis.hget(key, name)
                 if written is None:
                     return None
-                entry = _sealed(Entry(**json.loads(written)), await self._last())
+                entry = _sealed(AuditEntry(**json.loads(written)), await self._last())
                 if await self._add_and_remove(entry, key, name, written):
                     return entry
         raise _conflict(entry)
 
-    async def read(self, after: int = 0, limit: int = 100) -> list[Entry]:
+    async def read(self, after: int = 0, limit: int = 100) -> list[AuditEntry]:
         """At most `limit` entries, from 1 to READ_LIMIT_MAX, whose number is above `after`; oldest first."""
         if not 1 <= limit <= READ_LIMIT_MAX:
             raise ValueError(f"limit is {limit}: give 1 to {READ_LIMIT_MAX}.")
         rows: Any = await self._redis.xrange(STREAM, min=f"{max(after, 0) + 1}-0", count=limit)
         return [_entry(number, fields) for number, fields in rows]
 
-    async def find(self, wanted: Wanted, after: int, limit: int, newest: bool = False) -> Found:
+    async def find(self, wanted: Wanted, after: int, limit: int, newest: bool = False) -> AuditPage:
         """At most `limit` entries above the number `after` that are wanted, the oldest or the newest first.
 
         At most SEARCHED_MAX entries are looked at.
         """
-        entries: list[Entry] = []
+        entries: list[AuditEntry] = []
         looked_at, last = 0, after
         at_once = limit if wanted == Wanted() else READ_LIMIT_MAX
         async for entry in self.newest(SEARCHED_MAX, after) if newest else self._oldest(SEARCHED_MAX, after, at_once):
             looked_at, last = looked_at + 1, entry.number
             if newest and entry.at < wanted.since:
-                return Found(entries, None)
+                return AuditPage(entries, None)
             if wanted.has(entry):
                 entries.append(entry)
             if len(entries) == limit:
                 break
         else:
             if looked_at < SEARCHED_MAX:
-                return Found(entries, None)
-        return Found(entries, None if newest else last)
+                return AuditPage(entries, None)
+        return AuditPage(entries, None if newest else last)
 
-    async def _oldest(self, count: int, after: int, at_once: int) -> AsyncIterator[Entry]:
+    async def _oldest(self, count: int, after: int, at_once: int) -> AsyncIterator[AuditEntry]:
         """The entries above the number `after`, at most `count`, the first one first."""
         for _ in range(0, count, at_once):
             entries = await self.read(after, at_once)
@@ -195,12 +195,12 @@ class Audit:
                 return
             after = entries[-1].number
 
-    async def newest(self, count: int, after: int = 0) -> AsyncIterator[Entry]:
+    async def newest(self, count: int, after: int = 0) -> AsyncIterator[AuditEntry]:
         """The newest entries above the number `after`, at most `count`, the last one first."""
         async for number, fields in self._backwards(count, READ_LIMIT_MAX, after):
             yield _entry(number, fields)
 
-    async def naming(self, name: str, searched_max: int) -> AsyncIterator[Entry]:
+    async def naming(self, name: str, searched_max: int) -> AsyncIterator[AuditEntry]:
         """Of the newest `searched_max` entries those on the object `name`, and those whose `before` or `after` has
         it as a key or a text; the last one first. Only these are decoded."""
         async for number, fields in self._backwards(searched_max, SEARCHED_AT_ONCE_MAX):
@@ -220,11 +220,11 @@ class Audit:
             left -= len(rows)
             before = f"({_text(rows[-1][0])}"
 
-    async def _last(self) -> Entry | None:
+    async def _last(self) -> AuditEntry | None:
         rows: Any = await self._redis.xrevrange(STREAM, count=1)
         return _entry(*rows[0]) if rows else None
 
-    async def _add(self, entry: Entry) -> bool:
+    async def _add(self, entry: AuditEntry) -> bool:
         """Write the entry where its number says. False where the stream is further on already."""
         fields: dict[Any, Any] = {**_fields(entry)}
         try:
@@ -237,7 +237,7 @@ class Audit:
             return bool(there) and there[0].digest == entry.digest
         return True
 
-    async def _add_and_remove(self, entry: Entry, key: str, name: str, written: bytes | str) -> bool:
+    async def _add_and_remove(self, entry: AuditEntry, key: str, name: str, written: bytes | str) -> bool:
         """Write the entry of a draft where its number says. False where the stream is further on already, or the
         draft is gone."""
         fields = [text for field in _fields(entry).items() for text in field]
@@ -250,7 +250,7 @@ class Audit:
             return False
 
 
-def verify(entries: Sequence[Entry]) -> int | None:
+def verify(entries: Sequence[AuditEntry]) -> int | None:
     """The index of the first entry that does not continue the chain or was altered; None where all is well.
 
     Entries that begin after number 1 are judged from the first of them on: its `previous` is taken as given.
@@ -265,25 +265,25 @@ def verify(entries: Sequence[Entry]) -> int | None:
     return None
 
 
-def _conflict(entry: Entry) -> AuditConflict:
+def _conflict(entry: AuditEntry) -> AuditConflict:
     return AuditConflict(
         f"{STREAM} does not take entry {entry.number}. Try again; if that changes nothing, entries were "
         "removed from its end: export it and compare it with an earlier export."
     )
 
 
-def _sealed(entry: Entry, last: Entry | None) -> Entry:
+def _sealed(entry: AuditEntry, last: AuditEntry | None) -> AuditEntry:
     number, previous = (last.number, last.digest) if last else (0, BEFORE_THE_FIRST)
     placed = replace(entry, number=number + 1, previous=previous)
     return replace(placed, digest=_digest(placed))
 
 
-def _digest(entry: Entry) -> str:
+def _digest(entry: AuditEntry) -> str:
     sealed = [str(entry.number), *(value for name, value in _fields(entry).items() if name != "digest")]
     return hashlib.sha256(_json(sealed).encode()).hexdigest()
 
 
-def _fields(entry: Entry) -> dict[str, str]:
+def _fields(entry: AuditEntry) -> dict[str, str]:
     return {
         "at": repr(entry.at),
         "actor": entry.actor,
@@ -298,12 +298,12 @@ def _fields(entry: Entry) -> dict[str, str]:
     }
 
 
-def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) -> Entry:
+def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) -> AuditEntry:
     """The entry as stored. What someone altered so that it can't be read is kept as text: then its digest
     fails."""
     fields = {_text(name): _text(value) for name, value in stored.items()}
     at = _parsed(fields.get("at", ""))
-    return Entry(
+    return AuditEntry(
         number=int(_text(stream_id).partition("-")[0]),
         at=at if isinstance(at, float) else float("nan"),
         actor=fields.get("actor", ""),

@@ -44,7 +44,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FlowReport:
     """Whom the flow tells: of joined feedback, of so many lost records, of the seconds that a batch took."""
 
     joined: Callable[[Joined], None]
@@ -59,7 +59,7 @@ class _Unread(Exception):
 class RecordFlow:
     """Moves records on. Owner of the spool, which one thread of its own reads and writes."""
 
-    def __init__(self, buffer: RecordBuffer, stream: RecordStream, spool: Spool, pace: Pace, told: Told) -> None:
+    def __init__(self, buffer: RecordBuffer, stream: RecordStream, spool: Spool, pace: Pace, told: FlowReport) -> None:
         self.buffer = buffer
         self.stream = stream
         self._spool = spool

@@ -83,11 +83,11 @@ class Origin:
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if self.tls else 80)
         self.authority = parts.netloc.rpartition("@")[2]
-        self.idle: list[Connection] = []
+        self.idle: list[EngineConnection] = []
         """Those used last are at the end."""
         self._sweeper: asyncio.TimerHandle | None = None
 
-    def take(self, now: float) -> Connection | None:
+    def take(self, now: float) -> EngineConnection | None:
         """A connection that is still open, the one used last; None if there is none. Those kept too long are closed."""
         while self.idle:
             connection = self.idle.pop()
@@ -96,7 +96,7 @@ class Origin:
             connection.abort()
         return None
 
-    def give_back(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def give_back(self, connection: EngineConnection, loop: asyncio.AbstractEventLoop) -> None:
         """Keep a connection for the next request, until its time is over, or close one too many."""
         if connection.open and len(self.idle) < IDLE_CONNECTIONS_MAX:
             connection.idle_since = loop.time()
@@ -117,7 +117,7 @@ class Origin:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the connections that have waited too long, and those that the engine has closed."""
         oldest = loop.time() - KEEP_ALIVE_SECONDS
-        kept: list[Connection] = []
+        kept: list[EngineConnection] = []
         for connection in self.idle:
             if connection.open and connection.idle_since > oldest:
                 kept.append(connection)
@@ -128,7 +128,7 @@ class Origin:
         self._sweeper = loop.call_later(left, self._sweep, loop) if kept else None
 
 
-class Connection(asyncio.Protocol):
+class EngineConnection(asyncio.Protocol):
     """One connection: `begin` an exchange, wait for `head`, take its `chunk`s, `finish` or `abort`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -432,13 +432,13 @@ class HttptoolsEngineClient:
             raise Failed(f"the engine's answer is encoded as {encoding[:32]!r}, though no encoding was asked for")
         return _HttptoolsAnswer(origin, connection, self._answer_bytes_max)
 
-    async def _connect(self, origin: Origin) -> Connection:
+    async def _connect(self, origin: Origin) -> EngineConnection:
         assert self._loop is not None, "the client is used inside `async with`"
         loop = self._loop
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop), origin.host, origin.port, ssl=origin.tls
+                    lambda: EngineConnection(loop), origin.host, origin.port, ssl=origin.tls
                 )
         except TimeoutError as error:
             raise Unreachable("the engine did not accept a connection in time") from error
@@ -448,7 +448,7 @@ class HttptoolsEngineClient:
 
 
 class _HttptoolsAnswer:
-    def __init__(self, origin: Origin, connection: Connection, bytes_max: int) -> None:
+    def __init__(self, origin: Origin, connection: EngineConnection, bytes_max: int) -> None:
         self._origin = origin
         self._connection = connection
         self._bytes_left = bytes_max
@@ -480,7 +480,7 @@ class _HttptoolsAnswer:
             self._connection.abort()
 
 
-async def _refused(connection: Connection) -> EngineError:
+async def _refused(connection: EngineConnection) -> EngineError:
     body = b""
     try:
         while len(body) < ERROR_BODY_BYTES_MAX and (chunk := await connection.chunk()):

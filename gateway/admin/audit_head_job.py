@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 from redis.exceptions import RedisError
 
-from gateway.admin.audit_heads import Head, line_of, signed
+from gateway.admin.audit_heads import AuditHead, line_of, signed
 from gateway.background.lease import JobLease
 from gateway.configuration.sections import AuditSettings
 from gateway.errors import SettingsError
@@ -59,7 +59,7 @@ class AuditHeads:
         if not newest or self._filed == self._posted == newest[0].number:
             return
         entry, settings = newest[0], self._settings
-        head = Head(number=entry.number, digest=entry.digest, at=await redis_time(self._house.redis))
+        head = AuditHead(number=entry.number, digest=entry.digest, at=await redis_time(self._house.redis))
         line = line_of(signed(head, await asyncio.to_thread(key_of, settings)))
         if settings.head_file is None or self._filed == entry.number or await self._file(settings.head_file, line):
             self._filed = entry.number
@@ -99,7 +99,7 @@ def key_of(settings: AuditSettings) -> bytes:
     assert settings.head_key_file is not None, "there is a key where there is a head to sign"
     try:
         key = settings.head_key_file.read_bytes()
-        signed(Head(number=0, digest="", at=0.0), key)
+        signed(AuditHead(number=0, digest="", at=0.0), key)
     except OSError as error:
         text = f"audit.head_key_file: {settings.head_key_file} can't be read: {error.strerror}."
         raise SettingsError(text) from error

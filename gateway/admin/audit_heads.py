@@ -18,7 +18,7 @@ from serving.adapters.signature import SignatureError, sign_message, verify_mess
 MESSAGE = "apprentice-audit-head-v1\n{number}\n{digest}\n{at!r}\n"
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AuditHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The newest entry's `number` and `digest` at a time (`at`, Unix seconds), and the `signature` of these three."""
 
     number: int
@@ -31,24 +31,24 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return MESSAGE.format(number=self.number, digest=self.digest, at=self.at).encode()
 
 
-def signed(head: Head, key_pem: bytes) -> Head:
+def signed(head: AuditHead, key_pem: bytes) -> AuditHead:
     """The head with its signature. Raises SignatureError for a key that can't be used."""
     signature = base64.b64encode(sign_message(key_pem, head.message())).decode()
     return msgspec.structs.replace(head, signature=signature)
 
 
-def line_of(head: Head) -> bytes:
+def line_of(head: AuditHead) -> bytes:
     """The head as a line of a file, and as the body of a message."""
     return msgspec.json.encode(head) + b"\n"
 
 
-def read_heads(lines: Iterable[bytes], public_key: bytes) -> Iterator[Head]:
+def read_heads(lines: Iterable[bytes], public_key: bytes) -> Iterator[AuditHead]:
     """The heads in a file, each with a signature that holds. Raises SignatureError that names the line at fault."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            head = msgspec.json.decode(line, type=Head)
+            head = msgspec.json.decode(line, type=AuditHead)
             signature = base64.b64decode(head.signature, validate=True)
         except ValueError as error:
             raise SignatureError(f"Line {number} is no head of an audit: {error}.") from None

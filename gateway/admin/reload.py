@@ -92,7 +92,7 @@ CHANGEABLE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SettingChange:
     """One difference between two configurations, by its key. None stands for what is not there; secrets are hidden."""
 
     path: str
@@ -105,7 +105,7 @@ class Reloaded:
     """What came of a reading: `applied`, `same`, or `dry_run`; with the keys that would need a restart."""
 
     outcome: str
-    changes: tuple[Change, ...]
+    changes: tuple[SettingChange, ...]
     restart_required: tuple[str, ...] = ()
 
 
@@ -169,7 +169,7 @@ def _load(config: Path) -> Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ReloadedParts:
     """What is made of settings, and may fail: before the audit says that they are in force."""
 
     bounds: Mapping[str, Bound]
@@ -178,12 +178,12 @@ class Parts:
     pools: list[PoolConfig]
 
 
-def parts_of(settings: Settings) -> Parts:
+def parts_of(settings: Settings) -> ReloadedParts:
     """The parts for `go_by`."""
-    return Parts(bounds_of(settings), caps_of(settings), deployed_of(settings), settings.pool_configs())
+    return ReloadedParts(bounds_of(settings), caps_of(settings), deployed_of(settings), settings.pool_configs())
 
 
-def go_by(services: Services, settings: Settings, parts: Parts) -> None:
+def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
     """Go by these settings from now on, all at once."""
     before = services.settings
     services.deployment.take_in(settings)
@@ -198,12 +198,12 @@ def go_by(services: Services, settings: Settings, parts: Parts) -> None:
         logging.getLogger().setLevel(settings.log_level)
 
 
-def differences(before: Settings, after: Settings) -> Iterator[Change]:
+def differences(before: Settings, after: Settings) -> Iterator[SettingChange]:
     """What differs, key by key, in the order of the document; secrets are compared, and never shown."""
     yield from _differences("", before.model_dump(), after.model_dump())
 
 
-def restarts(before: Settings, after: Settings, changes: tuple[Change, ...]) -> Iterator[str]:
+def restarts(before: Settings, after: Settings, changes: tuple[SettingChange, ...]) -> Iterator[str]:
     """The keys among the changes that need a restart."""
     yield from (change.path for change in changes if not _is_changeable(change.path))
     pool_of = {replica.name: name for name, pool in before.pools.items() for replica in pool.replicas}
@@ -225,13 +225,13 @@ def _pattern(known: str) -> str:
     return re.escape(known).replace(r"\*", r"[^.]+")
 
 
-def _differences(path: str, before: Any, after: Any) -> Iterator[Change]:
+def _differences(path: str, before: Any, after: Any) -> Iterator[SettingChange]:
     before, after = _by_name(before), _by_name(after)
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in [*before, *(name for name in after if name not in before)]:
             yield from _differences(f"{path}.{name}" if path else name, before.get(name), after.get(name))
     elif before != after:
-        yield Change(path, _shown(path, before), _shown(path, after))
+        yield SettingChange(path, _shown(path, before), _shown(path, after))
 
 
 def _by_name(value: Any) -> Any:

@@ -27,7 +27,7 @@ from gateway.admin.state_file import (
     ABSENT,
     KINDS,
     Difference,
-    Held,
+    FileObject,
     Kind,
     Objects,
     differences,
@@ -86,11 +86,11 @@ class StateIn(Body):
 
     def objects(self) -> Objects:
         """The same, as the pure part reads it."""
-        found: dict[Kind, dict[str, Held]] = {}
+        found: dict[Kind, dict[str, FileObject]] = {}
         for kind in KINDS:
             section: dict[str, HeldIn] | None = getattr(self, kind)
             if section is not None:
-                found[kind] = {name: Held(one.generation, one.value) for name, one in section.items()}
+                found[kind] = {name: FileObject(one.generation, one.value) for name, one in section.items()}
         return found
 
 
@@ -243,12 +243,12 @@ async def _present(redis: Redis) -> Objects:
             pipe.hgetall(object_store.values)
             pipe.hgetall(object_store.generation_names)
         raw: list[Mapping[bytes, bytes]] = await pipe.execute()
-    found: dict[Kind, dict[str, Held]] = {}
+    found: dict[Kind, dict[str, FileObject]] = {}
     for kind, values, generations in zip(KINDS, raw[::2], raw[1::2], strict=True):
-        held = {name.decode(): Held(int(generation), None) for name, generation in generations.items()}
+        held = {name.decode(): FileObject(int(generation), None) for name, generation in generations.items()}
         for name, value in values.items():
             generation = held.get(name.decode(), ABSENT).generation
-            held[name.decode()] = Held(generation, msgspec.json.decode(value, type=dict[str, Any]))
+            held[name.decode()] = FileObject(generation, msgspec.json.decode(value, type=dict[str, Any]))
         found[kind] = held
     return found
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from gateway.access import known_task
 from gateway.admin.keys import CallerIn, LimitsIn
-from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
+from gateway.admin.state_file import GIVEN_UP, Difference, FileObject, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, LimitName, Role
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, fallback_fault
@@ -46,7 +46,7 @@ class RolloutIn(Rollout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A canary as a file has it."""
 
 
-class AliasIn(AliasEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AliasState(AliasEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An alias as a file has it."""
 
     rollout: RolloutIn | None = None
@@ -76,7 +76,7 @@ class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def valid(file: Objects) -> Objects:
     """The file, each of its objects in the one form of its kind. Raises Problem (400) that names the one at fault."""
-    found: dict[Kind, dict[str, Held]] = {}
+    found: dict[Kind, dict[str, FileObject]] = {}
     for kind, section in file.items():
         found[kind] = {}
         for name, held in section.items():
@@ -86,7 +86,7 @@ def valid(file: Objects) -> Objects:
             except (ValueError, KeyError, TypeError, ContractError, ManifestError, msgspec.ValidationError) as error:
                 text = f"{kind}: {name[:80]} {_said(error).rstrip('.')}."
                 raise Problem("invalid_value", text, kind) from None
-            found[kind][name] = Held(held.generation, value)
+            found[kind][name] = FileObject(held.generation, value)
     return found
 
 
@@ -116,7 +116,7 @@ def _formed(kind: Kind, name: str, value: dict[str, Any]) -> dict[str, Any]:
         _check_version(name, version)
         return cast("dict[str, Any]", msgspec.to_builtins(version))
     if kind == "aliases":
-        alias = msgspec.convert(value, AliasIn)
+        alias = msgspec.convert(value, AliasState)
         _check_alias(name, alias)
         return cast("dict[str, Any]", msgspec.to_builtins(alias))
     if kind == "overrides":
@@ -323,5 +323,5 @@ def with_pending(services: Services, admin: Caller, present: Objects, file: Obje
         is_admin = known is not None and known["role"] == "admin"
         pending = (known or {}).get("pending") if is_admin else admin.person
         value = replace(Caller.from_json(name, held.value), pending=pending).to_json()
-        callers[name] = Held(held.generation, value)
+        callers[name] = FileObject(held.generation, value)
     return {**file, "callers": callers}

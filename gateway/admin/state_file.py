@@ -40,15 +40,15 @@ SECRETS: Mapping[str, str] = {"secret_digest": "secret", "former": "former secre
 """What the change of a field is called whose value is not told."""
 
 
-class Held(NamedTuple):
+class FileObject(NamedTuple):
     """An object with its generation; a value of None: there is none, or none any more."""
 
     generation: int
     value: dict[str, Any] | None
 
 
-ABSENT = Held(0, None)
-Objects = Mapping[Kind, Mapping[str, Held]]
+ABSENT = FileObject(0, None)
+Objects = Mapping[Kind, Mapping[str, FileObject]]
 """Objects by kind and name. A kind that is not in it is not spoken of."""
 
 
@@ -130,7 +130,7 @@ def rebased(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], i
         return left_at.get((kind, name), unknown)
 
     return {
-        kind: {name: Held(expected(kind, name), held.value) for name, held in section.items()}
+        kind: {name: FileObject(expected(kind, name), held.value) for name, held in section.items()}
         for kind, section in file.items()
     }
 
@@ -154,7 +154,7 @@ def differences(
     taken = {name for alias in _aliases_then(present, aliases) for name in _names(alias)}
     given_up = [_unless_taken(step, taken) for step in versions if step.action != "create"]
     there = {name: held for name, held in present["versions"].items() if held.value is not None}
-    there |= {step.name: Held(step.generation, step.after) for step in created}
+    there |= {step.name: FileObject(step.generation, step.after) for step in created}
     staged = list(_stagings(there, aliases))
     beside = _previous_versions(there, aliases, {step.name for step in staged}, previous_versions or {})
     return [*created, *staged, *aliases, *others, *beside, *given_up]
@@ -269,7 +269,7 @@ def _unless_taken(step: Difference, taken: set[str]) -> Difference:
     return step
 
 
-def _stagings(there: Mapping[str, Held], aliases: list[Difference]) -> Iterator[Difference]:
+def _stagings(there: Mapping[str, FileObject], aliases: list[Difference]) -> Iterator[Difference]:
     """What has to be placed before an alias can move to it; `there` are the versions once the file's are made."""
     needed = sorted({name for step in aliases if step.after is not None for name in _names(step.after)})
     for name in needed:
@@ -286,7 +286,7 @@ def _stagings(there: Mapping[str, Held], aliases: list[Difference]) -> Iterator[
 
 
 def _previous_versions(
-    there: Mapping[str, Held], aliases: list[Difference], staged: set[str], kept_by_task: Mapping[str, int]
+    there: Mapping[str, FileObject], aliases: list[Difference], staged: set[str], kept_by_task: Mapping[str, int]
 ) -> Iterator[Difference]:
     """The way back of aliases that are new here: the newest of what led before is placed as well."""
     for step in aliases:

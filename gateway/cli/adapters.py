@@ -26,7 +26,7 @@ from gateway.cli.listing import (
 from gateway.cli.prompts import fitted_cells, fitted_words, send_prompts, sources_of, until_fitted
 from gateway.cli.tables import Printer, moment, share, size, tell_warnings
 from gateway.cli.watch import (
-    Failed,
+    WatchFailed,
     left_alone,
     see_that_it_is_placed,
     until_judged,
@@ -329,7 +329,7 @@ def canary(
         told = until_judged(client, out, told, version)
     tell_alias(out, told)
     if watch and told["rollout"] is None and version not in told["weights"]:
-        raise Failed(f"{version} was rolled back. See why: apprentice adapters why {version}")
+        raise WatchFailed(f"{version} was rolled back. See why: apprentice adapters why {version}")
 
 
 @adapters.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli.admin_client import AdminClient, Unusable
 
 if TYPE_CHECKING:
-    from monitoring.audit import Entry
+    from monitoring.audit import AuditEntry
 
 PAGE = 1000
 
@@ -56,13 +56,13 @@ def _heads(path: Path, public_key: str) -> dict[int, str] | str:
 
 def _walk(client: AdminClient, digests: Mapping[int, str]) -> Iterator[tuple[int, str | None]]:
     """The number of each page's last entry, and the first fault on the page."""
-    from monitoring.audit import Entry, verify
+    from monitoring.audit import AuditEntry, verify
 
-    last: list[Entry] = []
+    last: list[AuditEntry] = []
     after: int | None = 0
     while after is not None:
         told = client.get("/audit", after=str(after), limit=str(PAGE))
-        page, after = [Entry(**entry) for entry in told["entries"]], told["next_after"]
+        page, after = [AuditEntry(**entry) for entry in told["entries"]], told["next_after"]
         chain = [*last, *page]
         broken = 0 if not last and page and page[0].number != 1 else verify(chain)
         if broken is not None:

@@ -35,7 +35,7 @@ MAX_LORAS = re.compile(r'^vllm:lora_requests_info\{[^}]*max_lora="(\d+)"', re.MU
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """One check, what was found, and what to do where it is not well."""
 
     check: str
@@ -44,22 +44,22 @@ class Finding:
     advice: str = ""
 
 
-def ok(check: str, found: str) -> Finding:
+def ok(check: str, found: str) -> DoctorFinding:
     """All is well."""
-    return Finding(check, "ok", found)
+    return DoctorFinding(check, "ok", found)
 
 
-def warning(check: str, found: str, advice: str) -> Finding:
+def warning(check: str, found: str, advice: str) -> DoctorFinding:
     """A gateway runs with it, and may be sorry."""
-    return Finding(check, "warning", found, advice)
+    return DoctorFinding(check, "warning", found, advice)
 
 
-def problem(check: str, found: str, advice: str) -> Finding:
+def problem(check: str, found: str, advice: str) -> DoctorFinding:
     """A gateway does not run with it, or loses or refuses what it should not."""
-    return Finding(check, "problem", found, advice)
+    return DoctorFinding(check, "problem", found, advice)
 
 
-def check_folder(check: str, folder: Path) -> Finding:
+def check_folder(check: str, folder: Path) -> DoctorFinding:
     """Whether a folder can be written, and how much space is left. One that is missing is made at the start."""
     there = folder.absolute()
     while not there.exists():
@@ -75,7 +75,7 @@ def check_folder(check: str, folder: Path) -> Finding:
     return ok(check, found)
 
 
-def check_descriptors(settings: Settings) -> Finding:
+def check_descriptors(settings: Settings) -> DoctorFinding:
     """Whether a gateway may hold as many connections as its limits allow: each request has two."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * settings.limits.in_flight_max + DESCRIPTORS_KEPT
@@ -86,7 +86,7 @@ def check_descriptors(settings: Settings) -> Finding:
     return warning("file descriptors", found, f"Raise it ({how}), or lower limits.in_flight_max.")
 
 
-async def check_gateway(settings: Settings) -> Finding:
+async def check_gateway(settings: Settings) -> DoctorFinding:
     """Whether a gateway listens where the configuration says, and is ready. Its certificate is not judged."""
     host = settings.listen.host
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
@@ -109,7 +109,7 @@ async def check_gateway(settings: Settings) -> Finding:
     return ok("gateway", f"{url} is ready, its state {'durable' if durable else 'not durable'}")
 
 
-async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIterator[Finding]:
+async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIterator[DoctorFinding]:
     """Each engine: whether it is there, serves its base, takes adapters where it has to, and as many as is said."""
     for name, pool in settings.pools.items():
         for replica in pool.replicas:
@@ -119,7 +119,7 @@ async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIte
                 yield await _adapters(pool, replica, http)
 
 
-def check_shared_engines(settings: Settings) -> Iterator[Finding]:
+def check_shared_engines(settings: Settings) -> Iterator[DoctorFinding]:
     """Whether an engine on this machine's CPU takes adapters for one pool and plays the base of another."""
     pools_at: dict[str, set[str]] = {}
     for name, pool in settings.pools.items():
@@ -138,7 +138,9 @@ async def _get(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncCl
     return await http.get(replica.url.rstrip("/") + path, headers=headers, timeout=ANSWER_SECONDS_MAX)
 
 
-async def _engine(pool_name: str, pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient) -> Finding:
+async def _engine(
+    pool_name: str, pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient
+) -> DoctorFinding:
     check, others = f"engine {replica.name}", pool.engine == "openai"
     try:
         answer = await _get(pool, replica, http, "/models" if others else "/v1/models")
@@ -156,7 +158,7 @@ async def _engine(pool_name: str, pool: PoolSettings, replica: ReplicaSettings, 
 
 def _models(
     check: str, pool_name: str, pool: PoolSettings, replica: ReplicaSettings, answer: httpx.Response
-) -> Finding:
+) -> DoctorFinding:
     try:
         models = [str(model["id"]) for model in answer.json()["data"]]
     except (ValueError, KeyError, TypeError):
@@ -168,7 +170,7 @@ def _models(
     return ok(check, f"{replica.url} serves {pool.base_model}")
 
 
-async def _adapters(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient) -> Finding:
+async def _adapters(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient) -> DoctorFinding:
     """A GET of an address that takes a POST alone is a 405 where there is one, and loads nothing."""
     check = f"adapters on {replica.name}"
     try:

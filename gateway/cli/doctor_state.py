@@ -9,12 +9,12 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.cli.doctor_checks import Finding, ok, problem, warning
+from gateway.cli.doctor_checks import DoctorFinding, ok, problem, warning
 from gateway.cli.doctor_unjudged import check_confidence, check_scope
 from gateway.cli.tables import size
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError
-from gateway.state.durability import Kept, look_at
+from gateway.state.durability import Persistence, look_at
 from gateway.state.redis import open_state, redis_time
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY
 
@@ -25,7 +25,7 @@ RECORD_BYTES = 2_500
 RECORDS_TO_MEASURE = 100
 
 
-async def check_state(settings: Settings) -> AsyncIterator[Finding]:
+async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
     """The Redis that is configured, or the embedded Valkey if it runs: it is not started for this."""
     socket_path = settings.data_folder.absolute() / "valkey" / "valkey.sock"
     if settings.redis_url is None and not socket_path.exists():
@@ -43,7 +43,7 @@ async def check_state(settings: Settings) -> AsyncIterator[Finding]:
             yield problem("redis", f"{error}", "Start it, or mend redis_url.")
 
 
-async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
+async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
     kept = await look_at(redis)
     yield _reached(settings, kept)
     yield _durability(kept)
@@ -56,7 +56,7 @@ async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
             yield finding
 
 
-def _reached(settings: Settings, kept: Kept) -> Finding:
+def _reached(settings: Settings, kept: Persistence) -> DoctorFinding:
     where = "configured" if settings.redis_url else "embedded"
     found = f"{kept.product} {kept.version or 'of an unknown version'}, {where}"
     if kept.role in ("slave", "replica"):
@@ -64,7 +64,7 @@ def _reached(settings: Settings, kept: Kept) -> Finding:
     return ok("redis", found)
 
 
-def _durability(kept: Kept) -> Finding:
+def _durability(kept: Persistence) -> DoctorFinding:
     fsync = "not told" if kept.append_fsync is None else kept.append_fsync
     found = "no append-only file" if kept.append_only is False else f"append-only file, fsync {fsync}"
     if (lack := kept.lack()) is not None:
@@ -74,7 +74,7 @@ def _durability(kept: Kept) -> Finding:
     return ok("durability", found + ("" if kept.append_fsync == "always" else "; acknowledgements take over a second"))
 
 
-def _replicas(settings: Settings, kept: Kept) -> Finding:
+def _replicas(settings: Settings, kept: Persistence) -> DoctorFinding:
     wanted = settings.redis.replicas_acked_min
     found = f"{'unknown' if kept.replicas is None else kept.replicas} replicas, {wanted} have to acknowledge"
     if kept.replicas is not None and kept.replicas < wanted:
@@ -85,7 +85,7 @@ def _replicas(settings: Settings, kept: Kept) -> Finding:
     return ok("replicas of redis", found)
 
 
-def _eviction(kept: Kept) -> Finding:
+def _eviction(kept: Persistence) -> DoctorFinding:
     if (fault := kept.eviction_fault()) is not None:
         return problem("eviction", f"maxmemory-policy {kept.eviction}", fault)
     if kept.eviction is None:
@@ -94,7 +94,7 @@ def _eviction(kept: Kept) -> Finding:
     return ok("eviction", f"{kept.eviction}, {limit}")
 
 
-async def _memory(settings: Settings, redis: Redis, kept: Kept) -> Finding:
+async def _memory(settings: Settings, redis: Redis, kept: Persistence) -> DoctorFinding:
     """Whether as many records as the stream may keep find room beside what is there."""
     limit = kept.memory_bytes_max or kept.machine_bytes
     if limit is None or kept.memory_bytes is None:
@@ -123,7 +123,7 @@ async def _records(redis: Any) -> tuple[int, int]:
     return count, taken
 
 
-async def _clock(redis: Redis) -> Finding:
+async def _clock(redis: Redis) -> DoctorFinding:
     """The difference between this clock and Redis's, to half of what the asking took."""
     began = time.time()
     told = await redis_time(redis)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
 
-from gateway.cli.doctor_checks import Finding, ok, problem, warning
+from gateway.cli.doctor_checks import DoctorFinding, ok, problem, warning
 from gateway.configuration.settings import Settings
 from gateway.configuration.tasks import TaskSettings
 from gateway.features.releases.unjudged_checks import lacks, versions_asked
@@ -15,7 +15,7 @@ from router.confidence import ConfidenceError, ConfidenceModel
 from serving.adapters.registry import Registry
 
 
-async def check_scope(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
+async def check_scope(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
     """Whether what answers for a task that judges scope or gain has models for its selector. Raises RedisError."""
     aliases = await Registry(redis).aliases()
     for name, task in sorted(settings.tasks.items()):
@@ -29,7 +29,7 @@ async def check_scope(settings: Settings, redis: Redis) -> AsyncIterator[Finding
                 yield warning(f"{lack.kind} of {name if leads else version}", lack.found, lack.advice)
 
 
-async def check_confidence(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
+async def check_confidence(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
     """Whether what answers for a task with the check `low_confidence` is calibrated for it. Raises RedisError."""
     tasks = {name: task for name, task in settings.tasks.items() if task.checks.low_confidence.mode != "off"}
     aliases = await Registry(redis).aliases() if tasks else {}
@@ -43,7 +43,7 @@ async def check_confidence(settings: Settings, redis: Redis) -> AsyncIterator[Fi
             yield await _confidence(check, version, task, redis)
 
 
-async def _confidence(check: str, version: str, task: TaskSettings, redis: Redis) -> Finding:
+async def _confidence(check: str, version: str, task: TaskSettings, redis: Redis) -> DoctorFinding:
     store = FittedStore(redis)
     if (why := unused(await store.of(version), task.selector).get("confidence")) is not None:
         advice = f"Run apprentice evaluate {version} --calibrate: until then low_confidence never fires."
@@ -56,7 +56,7 @@ async def _confidence(check: str, version: str, task: TaskSettings, redis: Redis
     return _calibrated(check, version, model, task.checks.low_confidence.wrong_share_max, task.commit)
 
 
-def _calibrated(check: str, version: str, model: ConfidenceModel | None, share: float, commit: str) -> Finding:
+def _calibrated(check: str, version: str, model: ConfidenceModel | None, share: float, commit: str) -> DoctorFinding:
     if model is None:
         advice = f"Run apprentice evaluate {version} --calibrate: until then low_confidence never fires."
         return warning(check, f"{version} is not calibrated", advice)

@@ -25,7 +25,7 @@ from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.evaluation_report import tell_report
 from gateway.cli.prompts import as_lines
 from gateway.cli.tables import Printer, moment, readable
-from gateway.cli.watch import Failed, wait
+from gateway.cli.watch import WatchFailed, wait
 
 POLL_SECONDS = 0.5
 PIPE_SECONDS = 30.0
@@ -225,7 +225,9 @@ def _tell(
 ) -> None:
     """Its report, and the files that were asked for. Raises Failed where it did not come to one."""
     if told["status"] != "done":
-        raise Failed(f"The evaluation {told['id']} of {told['version']} is {told['status']}. {told['note']}".strip())
+        raise WatchFailed(
+            f"The evaluation {told['id']} of {told['version']} is {told['status']}. {told['note']}".strip()
+        )
     try:
         if report_to is not None:
             report_to.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

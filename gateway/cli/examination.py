@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from gateway.cli.doctor_checks import (
-    Finding,
+    DoctorFinding,
     check_descriptors,
     check_engines,
     check_folder,
@@ -23,7 +23,7 @@ from gateway.errors import SettingsError
 from serving.tls import TlsError, Trust, TrustingTransport
 
 
-async def examine(config: Path) -> list[Finding]:
+async def examine(config: Path) -> list[DoctorFinding]:
     """What the checks find; one finding alone where the configuration can't be used."""
     try:
         settings = load_settings(config)
@@ -35,7 +35,7 @@ async def examine(config: Path) -> list[Finding]:
     return [finding async for finding in _checks(config, settings)]
 
 
-async def _checks(config: Path, settings: Settings) -> AsyncIterator[Finding]:
+async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFinding]:
     replicas = sum(len(pool.replicas) for pool in settings.pools.values())
     yield ok(
         "configuration", f"{config}: {len(settings.pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks"

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColu
 
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.tables import Printer, readable
-from gateway.cli.watch import POLL_SECONDS, Failed, left_alone, wait
+from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, wait
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 
 Sources = list[tuple[str, Path]]
@@ -74,7 +74,7 @@ def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) ->
     """A sentence about the scope that was fitted. Raises Failed where it was not."""
     found = shown.get("scope") or {}
     if found.get("state") == "failed":
-        raise Failed(f"The scope of {version} was not fitted: {found['error']}")
+        raise WatchFailed(f"The scope of {version} was not fitted: {found['error']}")
     aside = [f"{counts[name]} {name}" for name in ("empty", "duplicates") if counts.get(name)]
     left = f" ({', '.join(aside)} aside)" if aside else ""
     if found.get("state") != "ready":

@@ -17,7 +17,7 @@ from gateway.cli.tables import Printer, size
 from gateway.errors import SettingsError
 
 if TYPE_CHECKING:
-    from monitoring.archive import Asked
+    from monitoring.archive import ArchiveQuery
 
 records = typer.Typer(help="Export, count and replay the archived records and feedback.", no_args_is_help=True)
 AGO = re.compile(r"(\d{1,6})(h|d)")
@@ -124,7 +124,7 @@ def replay(
             settings,
             settings.archive if folder is None else _there(folder),
             task or list(settings.tasks),
-            records_replay.Held(version, baseline, gate_rows, previous),
+            records_replay.ReplayedVersion(version, baseline, gate_rows, previous),
             (asked.since, asked.until),
             look_seconds,
         )
@@ -145,12 +145,12 @@ def moment_of(said: str, now: float) -> float:
         raise SettingsError(f"{said!r} is no time: write 2026-03-01, 2026-03-01T12:00, 36h or 7d.") from error
 
 
-def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind) -> Asked:
-    from monitoring.archive import Asked
+def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind) -> ArchiveQuery:
+    from monitoring.archive import ArchiveQuery
 
     now = time.time()
     first, last = (moment_of(said, now) if said is not None else None for said in (since, until))
-    return Asked("feedback" if dataset is Kind.FEEDBACK else "records", first, last, task)
+    return ArchiveQuery("feedback" if dataset is Kind.FEEDBACK else "records", first, last, task)
 
 
 def _folder(config: Path, folder: Path | None) -> Path:

@@ -31,7 +31,7 @@ SET_AT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ReplayedVersion:
     """What is said of one version that the archive does not know: what its labels are held against, and the version
     that led before it."""
 
@@ -58,7 +58,7 @@ class Held:
         return {str(self.version): {name: found for name, row in LABELLED.items() if row.measure == "share"}}
 
 
-def begun(settings: Settings, tasks: list[str], held: Held, look_seconds: float) -> Replaying:
+def begun(settings: Settings, tasks: list[str], held: ReplayedVersion, look_seconds: float) -> Replaying:
     """A replay by the configuration of these tasks. Raises SettingsError."""
     unknown = [task for task in tasks if task not in settings.tasks]
     if unknown:
@@ -67,7 +67,7 @@ def begun(settings: Settings, tasks: list[str], held: Held, look_seconds: float)
     if task is not None and task not in tasks:
         missing = f"The configuration has no task {task}." if task not in settings.tasks else "Name it with --task too."
         raise SettingsError(f"--version {held.version} is of {task}. {missing}")
-    if held.version is None and held != Held():
+    if held.version is None and held != ReplayedVersion():
         raise SettingsError("--baseline, --gate-rows and --previous are of one version: name it with --version.")
     if held.rate is not None and held.gate_rows is not None:
         raise SettingsError("--baseline and --gate-rows: one of them, not both.")
@@ -180,7 +180,7 @@ def run(
     settings: Settings,
     folder: Path,
     tasks: list[str],
-    held: Held,
+    held: ReplayedVersion,
     bounds: tuple[float | None, float | None],
     look_seconds: float,
 ) -> None:

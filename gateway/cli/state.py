@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from gateway.cli.admin_client import AdminClient, Unusable, Yes, asks_gateway, make_sure, read_json
 from gateway.cli.tables import Printer, Row, brief
-from gateway.cli.watch import Failed, evidence_rows
+from gateway.cli.watch import WatchFailed, evidence_rows
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 
 state = typer.Typer(
@@ -195,7 +195,7 @@ def apply_file(
     out.answer({"applied": applied, "pending": answer["pending"]})
     if answer["pending"]:
         text = f"{_names(answer['pending'])} not placed after {wait:g} s: aliases, rules and keys are as they were"
-        raise Failed(
+        raise WatchFailed(
             f"{text}. Apply it again to go on, or see: apprentice adapters why {_names(answer['pending'][:1])}"
         )
     if not out.json_only:

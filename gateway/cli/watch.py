@@ -34,7 +34,7 @@ PIPE_SECONDS = 30.0
 """Where no terminal shows it live, what a verdict waits for is told no oftener; the verdict and the share at once."""
 
 
-class Failed(CommandError):
+class WatchFailed(CommandError):
     """What was waited for came to nothing; the text says why."""
 
     exit_code = 1
@@ -95,10 +95,10 @@ def see_that_it_is_placed(told: dict[str, Any], wait_seconds: float) -> str:
         text = (
             f"{name} is on {ready} of {wanted} replicas after {wait_seconds:g} s, and still being loaded: {_hint(told)}"
         )
-        raise Failed(f"{text}. See why: apprentice adapters why {name}")
+        raise WatchFailed(f"{text}. See why: apprentice adapters why {name}")
     notes = [told["note"]] if told.get("note") else [one.get("note") for one in told["placements"]]
     said = "; ".join(dict.fromkeys(str(note) for note in notes if note)) or "no replica took it"
-    raise Failed(f"{name} could not be placed and is {state}: {said.rstrip('.')}.")
+    raise WatchFailed(f"{name} could not be placed and is {state}: {said.rstrip('.')}.")
 
 
 def until_judged(client: AdminClient, out: Printer, alias: dict[str, Any], version: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -38,6 +39,7 @@ from gateway.errors import SettingsError
 from monitoring.badness import Metric
 from monitoring.quality.verdicts.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation
+from serving.adapters.plain_yaml import UniqueKeyLoader
 from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig
 
@@ -346,28 +348,12 @@ def _with_password(url: str, path: Path) -> str:
     return parts._replace(netloc=f"{user.removesuffix(':')}:{quote(password, safe='')}@{host}").geturl()
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that takes no key twice: the last one would win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Raises YAMLError that names the key and its line."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value[:80]!r} stands twice: remove one", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
     """Read file and environment. Raises SettingsError that names each key at fault."""
     raw: Any = {}
     if path is not None:
         try:
-            raw = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 - a safe one
+            raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader) or {}  # noqa: S506 - a safe one
         except OSError as error:
             raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -386,7 +372,22 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
         raise SettingsError(f"The configuration {path} has a key that is not text: {error}.") from error
 
 
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "exit_pool": "fallback_pool",
+        "exits": "fallbacks",
+        "exit_breaks": "fallback_breaks",
+        "rungs": "checks",
+        "slice_share": "quota_share",
+        "standbys_kept": "previous_versions_kept",
+    }
+)
+"""Keys of earlier releases, and what they are called now."""
+
+
 def _said(error: Any) -> str:
+    if error["type"] == "extra_forbidden" and (now := RENAMED.get(str(error["loc"][-1]))):
+        return f"this key is called {now} now"
     known = {"extra_forbidden": "unknown key", **dict.fromkeys(("model_type", "dict_type"), "it holds keys and values")}
     return known.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
 

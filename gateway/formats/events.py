@@ -69,7 +69,7 @@ class _Uncounted(msgspec.Struct, gc=False):
     choices: list[EventChoice] | None = None
 
 
-class Message(msgspec.Struct, gc=False):
+class AnswerMessage(msgspec.Struct, gc=False):
     """The message of a whole chat answer."""
 
     content: str | None = None
@@ -80,7 +80,7 @@ class WholeChoice(msgspec.Struct, gc=False):
     """One alternative of a whole answer: a chat's has a message, a completion's a text."""
 
     text: str | None = None
-    message: Message | None = None
+    message: AnswerMessage | None = None
     finish_reason: str | None = None
 
 

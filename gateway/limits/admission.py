@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
-from gateway.limits.fair_queue import Line, Wanted
+from gateway.limits.fair_queue import WaitingLine, Wanted
 from monitoring.metrics import Meters
 
 Priority = Literal["interactive", "batch"]
@@ -124,7 +124,7 @@ class Admission:
         self._running: dict[str, int] = {}
         """Places by caller, of those that wait for nothing."""
         self._waiting_of: dict[str, int] = {}
-        self._lines: dict[Priority, Line[Place]] = {"interactive": Line(), "batch": Line()}
+        self._lines: dict[Priority, WaitingLine[Place]] = {"interactive": WaitingLine(), "batch": WaitingLine()}
         self._waiting_inside = 0
         self._batch_due = 0.0
         self._handed: deque[float] = deque(maxlen=HANDED_KEPT)

@@ -21,7 +21,7 @@ class Waits(Protocol):
 One = TypeVar("One", bound=Waits)
 
 
-class Line(Generic[One]):
+class WaitingLine(Generic[One]):
     """One line. The caller that stands first in `_turns` has the next turn, and goes to the end with it."""
 
     def __init__(self) -> None:

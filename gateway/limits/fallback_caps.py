@@ -30,7 +30,7 @@ class Cap:
     usd_per_day: float | None = None
 
 
-class Share:
+class ShareWindow:
     """A task's requests over the last so many seconds, and how many of them went to its fallback."""
 
     def __init__(self, share_max: float, window_seconds: float) -> None:
@@ -78,7 +78,7 @@ class FallbackCaps:
 
     def __init__(self, caps: Mapping[str, Cap], window_seconds: float, limits: Limits) -> None:
         self._limits = limits
-        self._shares: dict[str, Share] = {}
+        self._shares: dict[str, ShareWindow] = {}
         self._money: dict[str, Allowance] = {}
         self._tasks: frozenset[str] = frozenset()
         self.closed: frozenset[str] = frozenset()
@@ -87,7 +87,7 @@ class FallbackCaps:
     def take_in(self, caps: Mapping[str, Cap], window_seconds: float) -> None:
         """Go by these caps from now on; shares are counted anew."""
         self._shares = {
-            task: Share(cap.share_max, window_seconds) for task, cap in caps.items() if cap.share_max is not None
+            task: ShareWindow(cap.share_max, window_seconds) for task, cap in caps.items() if cap.share_max is not None
         }
         for allowance in self._money.values():
             allowance.kept = False  # those that are still wanted are kept below

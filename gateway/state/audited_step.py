@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import DataError, RedisError
 
-from monitoring.audit import Audit, Entry
+from monitoring.audit import Audit, AuditEntry
 from serving.adapters.registry import Noted
 from serving.object_store import Change, ObjectStore, Unchanged, change_together
 
@@ -31,7 +31,7 @@ class Drafts:
         """Those of which it was logged that they can't be entered."""
         self.object_store = ObjectStore(redis, kind)
 
-    def change(self, draft: Entry, name: str | None = None) -> Change:
+    def change(self, draft: AuditEntry, name: str | None = None) -> Change:
         """The draft as a part of a greater step, under a name of its own, or under this one."""
         return Change(self.object_store, name or secrets.token_hex(12), msgspec.to_builtins(draft))
 

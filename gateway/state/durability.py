@@ -44,7 +44,7 @@ class NotSettled(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Persistence:
     """What a Redis tells of how it keeps what is written. None: it does not tell. Sizes are in bytes."""
 
     product: str = "Redis"
@@ -103,7 +103,7 @@ class Kept:
         )
 
 
-async def look_at(redis: Redis) -> Kept:
+async def look_at(redis: Redis) -> Persistence:
     """What this Redis does with what is written. What a provider forbids to ask is None. Raises RedisError."""
     info = {**await _info(redis, "server"), **await _info(redis, "persistence")}
     info |= {**await _info(redis, "memory"), **await _info(redis, "replication")}
@@ -111,7 +111,7 @@ async def look_at(redis: Redis) -> Kept:
     enabled = info.get("aof_enabled")
     append_only = asked["appendonly"] == "yes" if asked["appendonly"] is not None else None
     version = info.get("valkey_version") or info.get("redis_version")
-    return Kept(
+    return Persistence(
         product="Valkey" if "valkey_version" in info else "Redis",
         version=None if version is None else str(version),
         append_only=append_only if enabled is None else bool(enabled),
@@ -168,9 +168,9 @@ class Durability:
         self._group: asyncio.Future[str] | None = None
         self._rounds: set[asyncio.Task[None]] = set()
         self._looked_in = -1
-        self.kept = Kept()
+        self.kept = Persistence()
 
-    async def look(self) -> Kept:
+    async def look(self) -> Persistence:
         """Ask Redis again how it keeps what is written, and log what has changed for the worse. Raises RedisError."""
         count = self._lives.count
         kept = await look_at(self._redis)

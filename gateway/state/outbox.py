@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.state.audited_step import Drafts
-from monitoring.audit import Audit, Entry
+from monitoring.audit import Audit, AuditEntry
 from monitoring.quality.verdicts.health import ACTION_KINDS, Action
 from serving.object_store import UNREADABLE, Change, ObjectStore, Stale
 
@@ -53,7 +53,7 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     effected: bool = False
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class WaitingAction(msgspec.Struct, frozen=True):
     """What is left under a name, and how that was written."""
 
     name: str
@@ -73,21 +73,21 @@ class LeftStore:
         self.drafts = Drafts(redis, audit, "responses:audit")
         self.by_admins = Drafts(redis, audit)
 
-    def changes(self, task: str, action: Action, draft: Entry) -> list[Change]:
+    def changes(self, task: str, action: Action, draft: AuditEntry) -> list[Change]:
         """An action that is to be carried out and its draft, as parts of a greater step. One that is asked for again
         has another name than before."""
         name = f"{task}:{action.id}" + (f":{action.again}" if action.again else "")
         left = msgspec.to_builtins(Left(task=task, action=action))
         return [self.drafts.change(draft, name), Change(self.actions, name, left)]
 
-    async def waiting(self, task: str | None = None) -> list[Waiting]:
+    async def waiting(self, task: str | None = None) -> list[WaitingAction]:
         """What is left (of one task), the oldest first, without what can't be understood here."""
-        found: list[Waiting] = []
+        found: list[WaitingAction] = []
         for name, written in (await self.actions.written()).items():
             if task is not None and not name.startswith(f"{task}:"):
                 continue
             try:
-                one = Waiting(name, written, msgspec.json.decode(written, type=Left))
+                one = WaitingAction(name, written, msgspec.json.decode(written, type=Left))
                 why = None if _is_known(one.left.action) else f"its kind is {one.left.action.kind!r}"
             except UNREADABLE as error:
                 why = str(error)
@@ -116,7 +116,7 @@ class LeftStore:
         """Have it carried out by whoever comes next."""
         await self._redis.delete(_claim(name))
 
-    async def effected(self, one: Waiting) -> tuple[Change, Waiting]:
+    async def effected(self, one: WaitingAction) -> tuple[Change, WaitingAction]:
         """That an action has had its effect, as a part of the step that this is; and as it is left then. Raises Stale
         where another gateway was first."""
         generation = await self.actions.generation(one.name)
@@ -124,18 +124,20 @@ class LeftStore:
             raise Stale(one.name, generation)
         after = msgspec.structs.replace(one.left, effected=True)
         change = Change(self.actions, one.name, msgspec.to_builtins(after), generation)
-        return change, Waiting(one.name, msgspec.json.encode(after), after)
+        return change, WaitingAction(one.name, msgspec.json.encode(after), after)
 
-    async def failed(self, one: Waiting, why: str) -> Waiting | None:
+    async def failed(self, one: WaitingAction, why: str) -> WaitingAction | None:
         """Note with an action, and in its draft, that it was not carried out; None where another gateway was first."""
         after = msgspec.structs.replace(one.left, action=msgspec.structs.replace(one.left.action, failed=why))
         written = msgspec.json.encode(after)
         draft = await self._redis.hget(self.drafts.object_store.values, one.name) or b""
         keys = [self.actions.values, self.drafts.object_store.values]
         args = [one.name, one.written, written, draft, _noted(draft, why)]
-        return Waiting(one.name, written, after) if await self._failed(keys=keys, args=args) else None
+        return WaitingAction(one.name, written, after) if await self._failed(keys=keys, args=args) else None
 
-    async def finished(self, one: Waiting, messages: str, message_id: str, message: bytes, unaudited: bool) -> bool:
+    async def finished(
+        self, one: WaitingAction, messages: str, message_id: str, message: bytes, unaudited: bool
+    ) -> bool:
         """Nothing is left of it, and its message (empty: none) waits under `messages`; `unaudited`: its draft goes.
         False where another gateway was first. No other action ever has its name, so its generations go too."""
         drafts = self.drafts.object_store

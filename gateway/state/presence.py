@@ -18,7 +18,7 @@ One that is only cut off from Redis goes on by its last snapshot: docs/explanati
 SMOOTHING_SECONDS = 30.0
 
 
-class Told(msgspec.Struct, frozen=True):
+class PresenceReport(msgspec.Struct, frozen=True):
     """What one gateway tells of itself. `at` is Redis's own time in Unix seconds; `holds` are its leases by replica and
     model; `demand` its requests in flight by version, as a mean over the last half minute."""
 
@@ -56,22 +56,22 @@ class Presence:
         holds = {replica.name: dict(replica.holds) for replica in self._fleet.replicas.values() if replica.holds}
         now = await self._clock()
         self._smooth(holds, now)
-        told = Told(now, generation, holds, self._demand)
+        told = PresenceReport(now, generation, holds, self._demand)
         await self._redis.hset(KEY, self._name, msgspec.json.encode(told))
 
     async def leave(self) -> None:
         """This gateway has nothing under way any more. Raises RedisError."""
         await self._redis.hdel(KEY, self._name)
 
-    async def present(self) -> Roll:
+    async def present(self) -> GatewayRoll:
         """All gateways that have told of themselves lately; those that are gone are forgotten. Raises RedisError."""
         raw = await self._redis.hgetall(KEY)
-        told = {name: msgspec.json.decode(line, type=Told) for name, line in raw.items()}
+        told = {name: msgspec.json.decode(line, type=PresenceReport) for name, line in raw.items()}
         since = await self._clock() - GONE_SECONDS
         gone = [name for name, line in told.items() if line.at < since]
         if gone:
             await self._redis.hdel(KEY, *gone)
-        return Roll([line for line in told.values() if line.at >= since])
+        return GatewayRoll([line for line in told.values() if line.at >= since])
 
     def _smooth(self, holds: Mapping[str, Mapping[str, int]], now: float) -> None:
         """An exponential mean of the requests in flight by version; what has faded away is dropped."""
@@ -88,10 +88,10 @@ class Presence:
         self._demand = {model: mean for model, mean in self._demand.items() if mean > 0.001}
 
 
-class Roll:
+class GatewayRoll:
     """The gateways that are there, at one moment."""
 
-    def __init__(self, told: Sequence[Told]) -> None:
+    def __init__(self, told: Sequence[PresenceReport]) -> None:
         self._told = told
 
     def idle(self, replica: str, model: str | None, generation: int) -> bool:

@@ -20,7 +20,7 @@ class PlainYamlError(ValueError):
 def read_plain_yaml(raw: bytes) -> Any:
     """The value in a YAML text. Raises PlainYamlError."""
     try:
-        return _Loader(raw.decode()).get_single_data()
+        return PlainLoader(raw.decode()).get_single_data()
     except yaml.YAMLError as error:
         raise PlainYamlError(f"is no valid YAML: {' '.join(str(error).split())}.") from None
     except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
@@ -28,7 +28,23 @@ def read_plain_yaml(raw: bytes) -> Any:
         raise PlainYamlError(f"can't be read: {error}.") from None
 
 
-class _Loader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that takes no key twice: the last one would win in silence. The configuration is read with it."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping. Raises YAMLError that names the key and its line."""
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                text = f"{shown(str(key.value))} comes twice: remove one"
+                raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class PlainLoader(UniqueKeyLoader):
     """Safe YAML without its surprises: no aliases (a few lines of them can stand for gigabytes), no key
     twice, dates are texts, and only true and false are booleans."""
 
@@ -47,15 +63,5 @@ class _Loader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{shown(str(key.value))} comes twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
-
-_Loader.add_implicit_resolver(BOOLEAN, re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+PlainLoader.add_implicit_resolver(BOOLEAN, re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))

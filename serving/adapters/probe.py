@@ -45,7 +45,7 @@ class Token(msgspec.Struct, frozen=True):
     top: dict[str, float]
 
 
-class Reading(msgspec.Struct, frozen=True):
+class ProbeReading(msgspec.Struct, frozen=True):
     """What a model answered to the golden prompt."""
 
     text: str
@@ -58,23 +58,23 @@ class References:
     def __init__(self, redis: Redis) -> None:
         self._object_store = ObjectStore(redis, "references")
 
-    async def known(self, model: str, fingerprint: str) -> Reading | None:
+    async def known(self, model: str, fingerprint: str) -> ProbeReading | None:
         """The reference for this model and fingerprint, if there is one yet. Raises RedisError."""
         kept = (await self._object_store.get(model) or {}).get(fingerprint)
-        return None if kept is None else msgspec.convert(kept, Reading)
+        return None if kept is None else msgspec.convert(kept, ProbeReading)
 
     async def forget(self, version: str) -> None:
         """Its next answer on any fingerprint is the first again. Raises RedisError."""
         if await self._object_store.get(version) is not None:
             await self._object_store.delete(version)
 
-    async def of(self, version: str, fingerprint: str, reading: Reading) -> Reading:
+    async def of(self, version: str, fingerprint: str, reading: ProbeReading) -> ProbeReading:
         """The reference for this version and fingerprint: `reading` itself, if it is the first. Raises RedisError."""
         while True:
             generation = (await self._object_store.generations()).get(version, 0)
             known = await self._object_store.get(version) or {}
             if fingerprint in known:
-                return msgspec.convert(known[fingerprint], Reading)
+                return msgspec.convert(known[fingerprint], ProbeReading)
             kept = dict(list(known.items())[-(FINGERPRINTS_MAX - 1) :]) | {fingerprint: msgspec.to_builtins(reading)}
             try:
                 await self._object_store.put(version, kept, generation)
@@ -132,7 +132,7 @@ async def _base_reading(
     key: str,
     references: References,
     http: httpx.AsyncClient,
-) -> Reading:
+) -> ProbeReading:
     """The base model's answer to what is `asked`, which `key` names.
 
     It is kept once it was read on an idle replica. vLLM's CPU build computes the base's answers wrongly in a batch
@@ -147,7 +147,7 @@ async def _base_reading(
     return await references.of(name, base.fingerprint, reading) if idle and base.idle() else reading
 
 
-def differs(reference: Reading, reading: Reading) -> str:
+def differs(reference: ProbeReading, reading: ProbeReading) -> str:
     """How an answer differs from the reference beyond what batching does to the last bits; empty where it does not."""
     shared = 0
     for one, other in zip(reference.tokens, reading.tokens, strict=False):
@@ -166,14 +166,14 @@ def differs(reference: Reading, reading: Reading) -> str:
     return ""
 
 
-def _same(reading: Reading, base: Reading) -> bool:
+def _same(reading: ProbeReading, base: ProbeReading) -> bool:
     near = all(
         abs(a.logprob - b.logprob) < LOGPROB_TOLERANCE for a, b in zip(reading.tokens, base.tokens, strict=False)
     )
     return reading.text == base.text and near
 
 
-async def _ask(replica: Replica, model: str, asked: Mapping[str, Any], http: httpx.AsyncClient) -> Reading:
+async def _ask(replica: Replica, model: str, asked: Mapping[str, Any], http: httpx.AsyncClient) -> ProbeReading:
     body: dict[str, Any] = {
         **asked,
         "model": model,
@@ -192,7 +192,7 @@ async def _ask(replica: Replica, model: str, asked: Mapping[str, Any], http: htt
         answer.raise_for_status()
         choice = answer.json()["choices"][0]
         told = (choice.get("logprobs") or {}).get("content") or []
-        return Reading(str(choice["message"]["content"]), [_token(each) for each in told])
+        return ProbeReading(str(choice["message"]["content"]), [_token(each) for each in told])
     except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         said = f"{replica.name} did not answer the golden prompt: {type(error).__name__}."
         raise ProbeError(said, wrong=False) from error

@@ -16,8 +16,8 @@ import pytest
 from redis.asyncio import Redis
 
 from monitoring import archive, archive_run
-from monitoring.archive import Asked, Day, Nothing
-from monitoring.archive_run import Job, Report
+from monitoring.archive import ArchiveQuery, Day, Nothing
+from monitoring.archive_run import ArchiveJob, ArchiveReport
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
@@ -45,11 +45,11 @@ archive_run.write_part = lambda *told: os.kill(os.getpid(), 9)
 
 
 @pytest.fixture
-def job(valkey_socket: str, tmp_path: Path) -> Job:
-    return Job(f"unix://{valkey_socket}", str(tmp_path / "archive"), retention_days=36_600)
+def job(valkey_socket: str, tmp_path: Path) -> ArchiveJob:
+    return ArchiveJob(f"unix://{valkey_socket}", str(tmp_path / "archive"), retention_days=36_600)
 
 
-def begun(job: Job, hook: str = "") -> subprocess.Popen[bytes]:
+def begun(job: ArchiveJob, hook: str = "") -> subprocess.Popen[bytes]:
     """A run in a process of its own, which goes on."""
     command = [sys.executable, "-c", KILLED.format(hook=hook)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -59,13 +59,13 @@ def begun(job: Job, hook: str = "") -> subprocess.Popen[bytes]:
     return process
 
 
-def child(job: Job, hook: str = "") -> int:
+def child(job: ArchiveJob, hook: str = "") -> int:
     """A run in a process of its own; its exit code."""
     with begun(job, hook) as process:
         return process.wait(60)
 
 
-def parts(job: Job, dataset: str = "records") -> list[Path]:
+def parts(job: ArchiveJob, dataset: str = "records") -> list[Path]:
     return sorted(Path(job.folder, dataset).rglob("*.parquet"))
 
 
@@ -99,7 +99,7 @@ def on(day: int, **fields: Any) -> Record:
     return made
 
 
-async def test_a_record_comes_back_from_its_file_as_it_was(redis: Redis, job: Job) -> None:
+async def test_a_record_comes_back_from_its_file_as_it_was(redis: Redis, job: ArchiveJob) -> None:
     first, second = whole(), record(task=None)
     await put(redis, first, second)
     report = archive_run.run(job)
@@ -112,7 +112,7 @@ async def test_a_record_comes_back_from_its_file_as_it_was(redis: Redis, job: Jo
     assert report.size_bytes == path.stat().st_size
 
 
-async def test_reported_records_come_into_the_dataset_of_records_once(redis: Redis, job: Job) -> None:
+async def test_reported_records_come_into_the_dataset_of_records_once(redis: Redis, job: ArchiveJob) -> None:
     served, reported = record(), record(purpose="reported")
     await put(redis, served, reported)
     await redis.xadd(REPORTED_STREAM_KEY, {"id": "x", "handles": "", "record": b"{"})
@@ -136,7 +136,7 @@ def test_columns_are_the_fields_of_a_record_in_their_order() -> None:
     assert columns["pair"].startswith('STRUCT("version" VARCHAR, "contract_kept" BOOLEAN, ')
 
 
-async def test_the_file_has_the_columns_that_were_declared(redis: Redis, job: Job) -> None:
+async def test_the_file_has_the_columns_that_were_declared(redis: Redis, job: ArchiveJob) -> None:
     await put(redis, whole())
     archive_run.run(job)
     described = duckdb.connect().execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(parts(job)[0])]).fetchall()
@@ -145,13 +145,13 @@ async def test_the_file_has_the_columns_that_were_declared(redis: Redis, job: Jo
     assert {name: kind.replace('"', "") for name, kind in found.items()} == plain
 
 
-async def test_days_have_folders_and_what_comes_later_files_of_its_own(redis: Redis, job: Job) -> None:
+async def test_days_have_folders_and_what_comes_later_files_of_its_own(redis: Redis, job: ArchiveJob) -> None:
     made = [on(0), on(1), on(0), on(2)]
     await put(redis, *made)
     assert archive_run.run(job).files == 3
     more = on(1)
     await put(redis, more)
-    assert archive_run.run(job) == Report(
+    assert archive_run.run(job) == ArchiveReport(
         records=1, files=1, size_bytes=parts(job)[2].stat().st_size, seconds=pytest.approx(1, abs=30)
     )
     assert [path.parent.name for path in parts(job)] == [
@@ -166,7 +166,7 @@ async def test_days_have_folders_and_what_comes_later_files_of_its_own(redis: Re
     assert parts(job) == before
 
 
-async def test_many_entries_make_several_parts_and_each_is_in_one(redis: Redis, job: Job) -> None:
+async def test_many_entries_make_several_parts_and_each_is_in_one(redis: Redis, job: ArchiveJob) -> None:
     made = [record() for _ in range(1234)]
     for at in range(0, 1234, 200):
         await put(redis, *made[at : at + 200])
@@ -178,7 +178,9 @@ async def test_many_entries_make_several_parts_and_each_is_in_one(redis: Redis, 
 
 @pytest.mark.invariant("Each record is in one file of the archive.")
 @pytest.mark.parametrize("hook", [AFTER_RENAME, BEFORE_RENAME], ids=["after a rename", "before a rename"])
-async def test_a_run_killed_at_a_rename_is_done_again_under_the_same_names(redis: Redis, job: Job, hook: str) -> None:
+async def test_a_run_killed_at_a_rename_is_done_again_under_the_same_names(
+    redis: Redis, job: ArchiveJob, hook: str
+) -> None:
     made = [on(0), on(1), on(2)]
     await put(redis, *made)
     assert child(job, hook) == -9
@@ -193,7 +195,7 @@ async def test_a_run_killed_at_a_rename_is_done_again_under_the_same_names(redis
     assert await redis.hget("apprentice:archive:records", "planned") is None
 
 
-async def test_of_two_that_write_at_once_neither_writes_what_the_other_has(redis: Redis, job: Job) -> None:
+async def test_of_two_that_write_at_once_neither_writes_what_the_other_has(redis: Redis, job: ArchiveJob) -> None:
     made = [record() for _ in range(300)]
     await put(redis, *made)
     job.part_entries_max = 50
@@ -201,14 +203,14 @@ async def test_of_two_that_write_at_once_neither_writes_what_the_other_has(redis
     told = []
     for one in both:
         assert one.stdout is not None
-        told.append(msgspec.json.decode(one.stdout.read(), type=Report))
+        told.append(msgspec.json.decode(one.stdout.read(), type=ArchiveReport))
         one.communicate()
         assert one.returncode == 0
     assert sum(report.records for report in told) == 300
     assert sorted(row["id"] for row in rows(parts(job))) == sorted(one.id for one in made)
 
 
-async def test_a_run_ends_with_the_gateway_that_began_it(redis: Redis, job: Job) -> None:
+async def test_a_run_ends_with_the_gateway_that_began_it(redis: Redis, job: ArchiveJob) -> None:
     hook = "import threading\narchive_run.run = lambda job: threading.Event().wait()"
     with begun(job, hook) as one:
         assert one.stdin is not None
@@ -216,7 +218,7 @@ async def test_a_run_ends_with_the_gateway_that_began_it(redis: Redis, job: Job)
         assert one.wait(20) == 1
 
 
-async def test_feedback_is_in_the_archive_with_its_records_task_and_version(redis: Redis, job: Job) -> None:
+async def test_feedback_is_in_the_archive_with_its_records_task_and_version(redis: Redis, job: ArchiveJob) -> None:
     store, judged = FeedbackStore(redis, RETENTION_SECONDS, 1000), record()
     values: list[Any] = [True, 0.5, "damaged"]
     early = Feedback(
@@ -249,7 +251,7 @@ async def test_feedback_is_in_the_archive_with_its_records_task_and_version(redi
     assert archive_run.run(job).feedback == 0
 
 
-async def test_what_can_not_be_read_is_kept_beside_and_stops_nothing(redis: Redis, job: Job) -> None:
+async def test_what_can_not_be_read_is_kept_beside_and_stops_nothing(redis: Redis, job: ArchiveJob) -> None:
     await redis.xadd(STREAM_KEY, {"id": "x", "handles": "", "record": b"\xff{"})
     await redis.xadd(FEEDBACK_STREAM_KEY, {"request": "x"})
     good = record()
@@ -263,7 +265,7 @@ async def test_what_can_not_be_read_is_kept_beside_and_stops_nothing(redis: Redi
 
 @pytest.mark.parametrize("tokens", [1 << 63, (1 << 64) - 1])
 async def test_a_number_that_fits_no_column_is_kept_beside_and_stops_nothing(
-    redis: Redis, job: Job, tokens: int
+    redis: Redis, job: ArchiveJob, tokens: int
 ) -> None:
     most = (1 << 63) - 1
     good = record(prompt_tokens=most, completion_tokens=-most)
@@ -277,7 +279,7 @@ async def test_a_number_that_fits_no_column_is_kept_beside_and_stops_nothing(
     assert archive_run.run(job).records == 1
 
 
-async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redis: Redis, job: Job) -> None:
+async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redis: Redis, job: ArchiveJob) -> None:
     made = [record() for _ in range(2)]
     made[0].at -= 10 * DAY_SECONDS
     await put(redis, *made)
@@ -289,12 +291,12 @@ async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redi
     assert sorted(path.name for path in Path(job.folder).iterdir()) == ["records"]
 
 
-async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: Job, tmp_path: Path) -> None:
+async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
     made = [on(0, task="a"), on(1, task="b"), on(1, task="a", handles=["h"]), on(2, task="a")]
     await put(redis, *made)
     archive_run.run(job)
     folder = Path(job.folder)
-    asked = Asked(since=NOON + 1, until=NOON + 2 * DAY_SECONDS, task="a")
+    asked = ArchiveQuery(since=NOON + 1, until=NOON + 2 * DAY_SECONDS, task="a")
     for ending in (".parquet", ".csv", ".jsonl"):
         target = tmp_path / f"it's{ending}"
         assert archive.export(folder, asked, target) == 1
@@ -306,25 +308,28 @@ async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: 
     csv = (tmp_path / "it's.csv").read_text().splitlines()
     assert csv[0].split(",")[:3] == ["id", "at", "endpoint"]
     assert (len(csv), '[""h""]' in csv[1]) == (2, True)
-    assert archive.export(folder, Asked(task="nobody"), tmp_path / "none.jsonl") == 0
-    assert archive.export(folder, Asked(), tmp_path / "all.jsonl") == 4
+    assert archive.export(folder, ArchiveQuery(task="nobody"), tmp_path / "none.jsonl") == 0
+    assert archive.export(folder, ArchiveQuery(), tmp_path / "all.jsonl") == 4
     with pytest.raises(ValueError, match="ends in none of"):
-        archive.export(folder, Asked(), tmp_path / "x.txt")
+        archive.export(folder, ArchiveQuery(), tmp_path / "x.txt")
     with pytest.raises(Nothing):
-        archive.export(folder, Asked(since=time.time()), tmp_path / "x.csv")
+        archive.export(folder, ArchiveQuery(since=time.time()), tmp_path / "x.csv")
     with pytest.raises(Nothing):
-        archive.count(tmp_path / "nowhere", Asked())
+        archive.count(tmp_path / "nowhere", ArchiveQuery())
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".csv", ".jsonl", ".jsonl", ".jsonl", ".parquet"]
 
 
-async def test_days_are_counted(redis: Redis, job: Job) -> None:
+async def test_days_are_counted(redis: Redis, job: ArchiveJob) -> None:
     await put(redis, on(0, task="a"), on(1, task="b"), on(1, task="a"))
     archive_run.run(job)
     sizes = [path.stat().st_size for path in parts(job)]
     folder = Path(job.folder)
-    assert archive.count(folder, Asked()) == [Day("2026-03-01", 1, 1, sizes[0]), Day("2026-03-02", 2, 1, sizes[1])]
-    assert [day.rows for day in archive.count(folder, Asked(task="b"))] == [0, 1]
-    assert [day.day for day in archive.count(folder, Asked(until=NOON + 1))] == ["2026-03-01"]
+    assert archive.count(folder, ArchiveQuery()) == [
+        Day("2026-03-01", 1, 1, sizes[0]),
+        Day("2026-03-02", 2, 1, sizes[1]),
+    ]
+    assert [day.rows for day in archive.count(folder, ArchiveQuery(task="b"))] == [0, 1]
+    assert [day.day for day in archive.count(folder, ArchiveQuery(until=NOON + 1))] == ["2026-03-01"]
 
 
 def test_no_gateway_imports_what_writes_the_archive() -> None:

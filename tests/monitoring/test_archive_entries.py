@@ -14,7 +14,7 @@ from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring import archive, archive_entries, archive_run
-from monitoring.archive import Asked, Nothing, columns_of
+from monitoring.archive import ArchiveQuery, Nothing, columns_of
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.signals.entries import Given
 from monitoring.quality.signals.replay import Placed, Replaying, Turn
@@ -41,7 +41,7 @@ NEWER_OF_PAIR = ("judge_digest", "judge_answered", "served_stack", "caller")
 
 
 def archived(begin: Begin, folder: Path) -> None:
-    archive_run.run(archive_run.Job(begin.redis_url, str(folder), retention_days=36_600))
+    archive_run.run(archive_run.ArchiveJob(begin.redis_url, str(folder), retention_days=36_600))
 
 
 def read(folder: Path) -> list[Placed]:
@@ -173,9 +173,9 @@ async def test_files_of_an_older_gateway_are_read_alone_and_beside_newer_ones(
     alone = read(tmp_path)
     assert len(alone) == len(whole)
     assert [one.given for one in alone if one.given and one.given.reviewed] == []
-    assert archive.count(tmp_path, Asked("feedback"))[0].rows == sum(one.given is not None for one in whole)
+    assert archive.count(tmp_path, ArchiveQuery("feedback"))[0].rows == sum(one.given is not None for one in whole)
     assert archive_entries.without_a_place(tmp_path, ["returns"], None, None) == len(whole)
-    assert archive.export(tmp_path, Asked("feedback"), tmp_path / "old.jsonl") > 60
+    assert archive.export(tmp_path, ArchiveQuery("feedback"), tmp_path / "old.jsonl") > 60
     assert '"reviewed":null' in (tmp_path / "old.jsonl").read_text().splitlines()[0]
     await all_that_counts(redis, 40, 0.2, 2)
     archived(begin, tmp_path)

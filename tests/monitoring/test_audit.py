@@ -22,12 +22,12 @@ from monitoring.audit import (
     VALUE_BYTES_MAX,
     Audit,
     AuditConflict,
-    Entry,
+    AuditEntry,
     verify,
 )
 
 
-async def three_entries(redis: Redis) -> list[Entry]:
+async def three_entries(redis: Redis) -> list[AuditEntry]:
     audit = Audit(redis, clock=lambda: 1_764_000_000)
     await audit.append("a1b2c3d4e5f6", "version.load", "returns@v3", after={"state": "ready"}, generation=1)
     await audit.append(
@@ -168,7 +168,7 @@ async def test_a_command_that_was_sent_twice_appends_once(redis: Redis, valkey_s
 DRAFTS = "drafts"
 
 
-async def drafted(redis: Redis, name: str, **more: Any) -> Entry:
+async def drafted(redis: Redis, name: str, **more: Any) -> AuditEntry:
     draft = Audit(redis, clock=lambda: 1_764_000_000.5).draft("system", "alias.hold", name, **more)
     await redis.hset(DRAFTS, name, msgspec.json.encode(draft))
     return draft
@@ -187,7 +187,7 @@ async def test_a_draft_becomes_an_entry_and_is_gone(redis: Redis) -> None:
 
 
 async def test_a_draft_that_many_enter_at_once_becomes_one_entry(redis: Redis, valkey_socket: str) -> None:
-    async def gateway(number: int) -> list[Entry | None]:
+    async def gateway(number: int) -> list[AuditEntry | None]:
         async with SendsTwice(unix_socket_path=valkey_socket) as client:
             audit = Audit(client)
             await audit.append("system", "reload", f"gateway {number}")

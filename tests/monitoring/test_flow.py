@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as Unreachable
 
 from monitoring.feedback import FeedbackStore
-from monitoring.flow import BATCH_MAX, Pace, RecordFlow, Told
+from monitoring.flow import BATCH_MAX, FlowReport, Pace, RecordFlow
 from monitoring.records import STREAM_KEY, Joined, Record, RecordBuffer
 from monitoring.spool import Spool
 from tests.monitoring.test_records import RETENTION_SECONDS, judgement, record, stream_of
@@ -59,7 +59,7 @@ class Flowing:
         self.spool = Spool(folder, name, bytes_max)
         self.joined: list[Joined] = []
         self.dropped: list[int] = []
-        told = Told(self.joined.append, self.dropped.append, lambda _: None)
+        told = FlowReport(self.joined.append, self.dropped.append, lambda _: None)
         self.flow = RecordFlow(self.buffer, self.door, self.spool, PACE, told)
 
     def put(self, count: int) -> list[Record]:

@@ -247,7 +247,7 @@ async def test_a_replay_of_the_archive_comes_to_the_same_evidence(redis: Redis, 
     await some_traffic(redis, 400, wrong=0.05)
     await some_traffic(redis, 200, wrong=0.6, seed=2)
     seen = to_the_end(Monitor(begin))[V3]
-    archive_run.run(archive_run.Job(begin.redis_url, str(tmp_path), retention_days=36_600))
+    archive_run.run(archive_run.ArchiveJob(begin.redis_url, str(tmp_path), retention_days=36_600))
     records = [_seen(row) for row in _rows(tmp_path / "records")]
     feedback = [_given(row) for row in _rows(tmp_path / "feedback")]
     again = replay(records, feedback, STEP, seen.at)[V3]

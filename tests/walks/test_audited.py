@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.retraining.retraining import RetrainingRequests
-from monitoring.audit import STREAM, Entry, verify
+from monitoring.audit import STREAM, AuditEntry, verify
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
 from tests.walks.audit_world import CASES, V1, V2, Case, World
@@ -36,7 +36,7 @@ async def open_world(configure: Configure, make_adapter: MakeAdapter, folder: Pa
             yield World(started.gateway, http, folder / "apprentice.yaml", started.content, make_adapter)
 
 
-async def entries(world: World) -> list[Entry]:
+async def entries(world: World) -> list[AuditEntry]:
     """The audit of what admins did; what jobs do meanwhile is left out."""
     found = await world.gateway.services.audit.read(limit=1000)
     return [one for one in found if one.actor != "system" and not one.action.startswith("fitting.")]
@@ -69,7 +69,7 @@ async def test_each_operation_with_its_largest_body_is_refused_or_audited(
         assert verify(await world.gateway.services.audit.read(limit=1000)) is None
 
 
-def _see_that_it_is_as_expected(case: Case, answer: httpx.Response, new: list[Entry]) -> None:
+def _see_that_it_is_as_expected(case: Case, answer: httpx.Response, new: list[AuditEntry]) -> None:
     told = f"{case.operation}: {answer.status_code} {answer.text[:300]} {[entry.action for entry in new]}"
     if case.expected == "refused":
         assert 400 <= answer.status_code < 500, told

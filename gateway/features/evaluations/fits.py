@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.features.evaluations.messages import Job
+from gateway.features.evaluations.messages import EvaluationJob
 from monitoring.evaluation.results import Result
 from router.confidence import ROWS_MIN, ConfidenceModel, Features
 from router.fitting.confidence import CalibrationRow, draw_one_of_each, fit_confidence
@@ -28,7 +28,7 @@ Results = Mapping[str, Sequence[Result]]
 
 
 def calibrated(
-    results: Results, scope: Sequence[float | None], logprobs: Sequence[Sequence[float]] | None, job: Job
+    results: Results, scope: Sequence[float | None], logprobs: Sequence[Sequence[float]] | None, job: EvaluationJob
 ) -> tuple[dict[str, Any], bytes]:
     """The calibration's part of the report, and the model; no bytes where it could not be fitted.
 
@@ -64,7 +64,7 @@ def calibrated(
 
 
 def rested(
-    results: Results, model: ScopeModel, scores: Sequence[float | None], job: Job
+    results: Results, model: ScopeModel, scores: Sequence[float | None], job: EvaluationJob
 ) -> tuple[dict[str, Any], bytes]:
     """The model of the version's scope, with thresholds that rest on these rows, which are in scope, and no more on
     training prompts; and what that changes. No bytes where the rows are too few. Of the rows of one group one counts.
@@ -92,7 +92,7 @@ def _finite(value: float) -> float | None:
     return round(value, DIGITS) if math.isfinite(value) else None
 
 
-def gained(results: Results, texts: Sequence[str], job: Job) -> tuple[dict[str, Any], bytes]:
+def gained(results: Results, texts: Sequence[str], job: EvaluationJob) -> tuple[dict[str, Any], bytes]:
     """The learned routing's part of the report, and the model; no bytes where it could not be fitted."""
     general = {one.number: one for one in results["general"] if one.outcome != "failed"}
     rows = [
@@ -109,12 +109,12 @@ def gained(results: Results, texts: Sequence[str], job: Job) -> tuple[dict[str, 
     return told | msgspec.to_builtins(model.measured) | shown, model.to_bytes()
 
 
-def not_calibrated(results: Results, job: Job, error: str) -> dict[str, Any]:
+def not_calibrated(results: Results, job: EvaluationJob, error: str) -> dict[str, Any]:
     """The calibration's part of the report, where the rows could not be scored."""
     return _untold(results, job) | {"error": error}
 
 
-def _untold(results: Results, job: Job) -> dict[str, Any]:
+def _untold(results: Results, job: EvaluationJob) -> dict[str, Any]:
     """That part as it is before anything is fitted."""
     there = _answered(results)
     return {

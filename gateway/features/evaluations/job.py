@@ -24,7 +24,7 @@ from gateway.errors import Problem
 from gateway.features.evaluations.answers import said_by
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.gates import gate_of, take_gate
-from gateway.features.evaluations.messages import Closed, Job, body_of
+from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import LEFT_KEY, LOGPROBS_MAX, Evaluation, Model, ended
 from gateway.features.records.archiving import redis_address
 from gateway.formats.request_body import RequestBody
@@ -255,7 +255,7 @@ class _Run:
             raise Impossible(f"The configuration has no task {one.task!r} any more.")
         shares = {name: check.share for name, check in task.checks.used().items()}
         retention_seconds = 86_400 * evaluations.services.settings.evaluation.retention_days
-        job = Job(
+        job = EvaluationJob(
             redis_address(evaluations.services.settings), one.id, retention_seconds, task.selector, tokens_of(task)
         )
         job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")

@@ -11,7 +11,7 @@ from gateway.formats.request_body import RequestBody, read_body
 from monitoring.evaluation.dataset import Row
 
 
-class Job(msgspec.Struct):
+class EvaluationJob(msgspec.Struct):
     """What to do: `evaluation` by its id, in that Redis. `selector` is what fitted models read of a conversation, and
     `tokens` how many of an answer's first tokens are judged (None: all); `wrong_share_max` is the task's own target,
     where it has the check `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.messages import Closed, Job, body_of
+from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
 from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
 from monitoring.beside import live_with_input
@@ -34,7 +34,7 @@ SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")
 """What people want to know of a model, of its part of the report."""
 
 
-async def close(job: Job) -> Closed:
+async def close(job: EvaluationJob) -> Closed:
     """Read the results and make the report. Raises RedisError."""
     async with Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
         store = EvaluationStore(redis, job.retention_seconds)
@@ -113,7 +113,7 @@ class _Scope:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def _scope(redis: Redis, version: str, texts: Sequence[str], job: Job) -> _Scope:
+async def _scope(redis: Redis, version: str, texts: Sequence[str], job: EvaluationJob) -> _Scope:
     """Score the texts.
 
     Raises ScopeError, EmbeddingError or FittedError where there is one, and it can't be used.
@@ -131,7 +131,7 @@ async def _scope(redis: Redis, version: str, texts: Sequence[str], job: Job) -> 
 
 def main() -> None:
     """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=EvaluationJob)
     live_with_input()
     try:
         sys.stdout.buffer.write(msgspec.msgpack.encode(asyncio.run(close(job))))

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted import Kind
-from monitoring.audit import Entry
+from monitoring.audit import AuditEntry
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import Result
@@ -239,7 +239,7 @@ class EvaluationStore:
         self,
         before: Evaluation,
         after: Evaluation,
-        entry: Entry | None,
+        entry: AuditEntry | None,
         latest: dict[str, Any] | None,
         models: Sequence[Model] = (),
     ) -> bool:

@@ -18,7 +18,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.prompts import PromptsError, Sample, barely_tells, read_sample
-from gateway.features.fitting.samples import Waiting
+from gateway.features.fitting.samples import WaitingSample
 from gateway.state.fitted import FittingStatus
 from router.policy import AUTO_SELECTOR
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
@@ -72,7 +72,7 @@ async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample:
     if (not kept or failed) and await fitting.samples.digest_of(name) != sample.digest:
         step = audited(fitting.services, admin)
         step.note("adapter.prompts", name, None, sample.counts())
-        waiting = Waiting(
+        waiting = WaitingSample(
             version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts()
         )
         await fitting.samples.put(waiting, step)

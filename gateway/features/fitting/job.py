@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from gateway.background.child_process import child, give
 from gateway.background.lease import JobLease
 from gateway.features.fitting.fitting import Fitting
-from gateway.features.fitting.samples import WAIT_SECONDS_MAX, Waiting
+from gateway.features.fitting.samples import WAIT_SECONDS_MAX, WaitingSample
 from gateway.state.fitted import FittedError, FittingStatus, Kind
 from router.fitting_job import Job, Result, Step
 
@@ -35,7 +35,7 @@ KIND: Kind = "scope"
 COMMAND = (sys.executable, "-P", "-m", "router.fitting.run")
 
 
-class Failure(Exception):
+class FittingFailure(Exception):
     """The fitting came to nothing; the message is a sentence that says what to do."""
 
 
@@ -69,12 +69,14 @@ class FittingWork:
             await self._fit(sample)
         await self._forget_retired()
 
-    async def _fit(self, sample: Waiting) -> None:
+    async def _fit(self, sample: WaitingSample) -> None:
         fitting, version, began = self._fitting, sample.version, time.monotonic()
         await self._say(sample, FittingStatus(state="fitting", stage="starting"))
         try:
             if await fitting.samples.begun(version) > BEGUN_MAX:
-                raise Failure(f"Its gateway ended in the middle {BEGUN_MAX} times: give fewer prompts, or more memory.")
+                raise FittingFailure(
+                    f"Its gateway ended in the middle {BEGUN_MAX} times: give fewer prompts, or more memory."
+                )
             found, model = await self._ended(sample)
             seconds = time.monotonic() - began
             summary = sample.counts | {
@@ -86,7 +88,7 @@ class FittingWork:
             entry = await fitting.services.fitted.put(version, KIND, model, sample.by, summary)
             after: dict[str, Any] = {"digest": entry.digest, "bytes": entry.bytes, **summary}
             outcome = "ready"
-        except (Failure, FittedError) as failure:
+        except (FittingFailure, FittedError) as failure:
             after, outcome = await self._failed(sample, str(failure)), "failed"
         except RedisError:
             raise
@@ -104,13 +106,13 @@ class FittingWork:
         fitting.services.meters.fitting.add(1, outcome)
         fitting.services.meters.fitting_seconds.observe(time.monotonic() - began)
 
-    async def _failed(self, sample: Waiting, text: str) -> dict[str, Any]:
+    async def _failed(self, sample: WaitingSample, text: str) -> dict[str, Any]:
         """Say that it came to nothing, and why."""
         await self._say(sample, FittingStatus(state="failed", error=text))
         log.error("the %s model of %s was not fitted: %s", KIND, sample.version, text)
         return {"error": text, **sample.counts}
 
-    async def _ended(self, sample: Waiting) -> tuple[Result, bytes]:
+    async def _ended(self, sample: WaitingSample) -> tuple[Result, bytes]:
         """The result and the model of a process that fits the sample. Raises Failure."""
         settings = self._fitting.services.settings.fitting
         minilm = "" if settings.minilm_file is None else str(settings.minilm_file.absolute())
@@ -120,9 +122,9 @@ class FittingWork:
                 return await self._heard(sample, process, job)
         except TimeoutError:
             text = f"It took longer than {settings.fitting_seconds_max:g} s (fitting.fitting_seconds_max): give fewer"
-            raise Failure(f"{text} prompts, or more time.") from None
+            raise FittingFailure(f"{text} prompts, or more time.") from None
 
-    async def _heard(self, sample: Waiting, process: subprocess.Popen[bytes], job: bytes) -> tuple[Result, bytes]:
+    async def _heard(self, sample: WaitingSample, process: subprocess.Popen[bytes], job: bytes) -> tuple[Result, bytes]:
         """Give it the job and hear it to its end, noting how far it is."""
         assert process.stdout is not None, "it is a pipe"
         await give(process, job)
@@ -131,15 +133,17 @@ class FittingWork:
             told: Step | Result = msgspec.json.decode(line, type=Step | Result)
             if isinstance(told, Result):
                 if told.error:
-                    raise Failure(told.error)
+                    raise FittingFailure(told.error)
                 return told, await asyncio.to_thread(process.stdout.read, told.bytes)
             if time.monotonic() - told_at >= TELL_INTERVAL_SECONDS:
                 told_at = time.monotonic()
                 await self._say(sample, FittingStatus(state="fitting", progress=told.share, stage=told.stage))
         code = await asyncio.to_thread(process.wait)
-        raise Failure(f"The process that fits it ended with exit code {code}: see the gateway's log, then try again.")
+        raise FittingFailure(
+            f"The process that fits it ended with exit code {code}: see the gateway's log, then try again."
+        )
 
-    async def _say(self, sample: Waiting, status: FittingStatus) -> None:
+    async def _say(self, sample: WaitingSample, status: FittingStatus) -> None:
         await self._fitting.services.fitted.say(sample.version, KIND, msgspec.structs.replace(status, by=sample.by))
 
     async def _forget_retired(self) -> None:

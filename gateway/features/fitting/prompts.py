@@ -42,7 +42,7 @@ class PromptsError(Exception):
     """A sample can't be used; the message is a sentence that names the line at fault and says what to do."""
 
 
-class Row(msgspec.Struct, forbid_unknown_fields=False):
+class PromptRow(msgspec.Struct, forbid_unknown_fields=False):
     """A line, as far as it is read; whatever else stands in it is left aside. `group` is another name for `parent`."""
 
     id: Named | None = None
@@ -54,7 +54,7 @@ class Row(msgspec.Struct, forbid_unknown_fields=False):
     group: Named | None = None
 
 
-ROWS = msgspec.json.Decoder(Row)
+ROWS = msgspec.json.Decoder(PromptRow)
 
 
 @dataclass

@@ -35,7 +35,7 @@ return 1
 """
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class WaitingSample(msgspec.Struct, frozen=True, kw_only=True):
     """A sample that waits: its packed rows and their digest, who gave it, and what was counted in it."""
 
     version: str
@@ -53,7 +53,7 @@ class Samples:
         self._drop = redis.register_script(DROP)
         self._expired = redis.register_script(EXPIRED)
 
-    async def put(self, sample: Waiting, step: AuditedStep) -> None:
+    async def put(self, sample: WaitingSample, step: AuditedStep) -> None:
         """Have a version wait with this sample, instead of one that it may wait with already. The entries noted with
         `step` are written in the same transaction."""
         values = {
@@ -71,7 +71,7 @@ class Samples:
             await pipe.execute()
         await step.enter()
 
-    async def first(self) -> Waiting | None:
+    async def first(self) -> WaitingSample | None:
         """The sample that has waited longest; None where none waits."""
         for raw in await self._redis.zrange(WAITING_KEY, 0, -1):
             version = raw.decode()
@@ -79,7 +79,7 @@ class Samples:
                 f"{SAMPLE_KEY}{version}", "digest", "packed", "by", "counts"
             )
             if digest is not None:
-                return Waiting(
+                return WaitingSample(
                     version=version,
                     digest=digest.decode(),
                     packed=packed,

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.webhooks import KEY as MESSAGES
 from gateway.features.retraining.opening import close_retraining, open_retraining
-from gateway.state.outbox import Waiting
+from gateway.state.outbox import WaitingAction
 from monitoring.quality.verdicts.health import Action, TaskHealth
 from monitoring.quality.verdicts.noting import mark_failed
 from serving.adapters.registry import RegistryError
@@ -78,7 +78,7 @@ class Responding:
             ):
                 held.add(one.left.task)
 
-    async def _is_over(self, one: Waiting) -> bool:
+    async def _is_over(self, one: WaitingAction) -> bool:
         """Carry one action out; False where it is to be tried again, as something has moved or the gateway is at fault.
 
         That which is at fault is tried again once its claim has run out.
@@ -95,7 +95,7 @@ class Responding:
             return False
         return True
 
-    async def _carry_out_one(self, one: Waiting) -> None:
+    async def _carry_out_one(self, one: WaitingAction) -> None:
         """Raises Stale."""
         quality = self._quality
         if one.left.action.failed is None and not one.left.effected:
@@ -124,7 +124,7 @@ class Responding:
             return
         log.warning("%s: %s. %s", action.version or task, action.kind, action.because)
 
-    async def _tried(self, one: Waiting) -> Waiting | None:
+    async def _tried(self, one: WaitingAction) -> WaitingAction | None:
         """Let the action have its effect; as it is left then: with why it has none, if it has none. None where another
         gateway was first. Raises Stale."""
         task, action = one.left.task, one.left.action
@@ -150,7 +150,7 @@ class Responding:
         if marked != health:
             await self._quality.store.put(task, marked, generation)
 
-    async def _effect(self, one: Waiting, task: str, action: Action) -> Waiting:
+    async def _effect(self, one: WaitingAction, task: str, action: Action) -> WaitingAction:
         """What an action does beside the task's health; as it is left then. Raises Stale, RegistryError."""
         match action.kind:
             case "pause_canary":
@@ -167,7 +167,7 @@ class Responding:
                 pass
         return one
 
-    async def _undo(self, one: Waiting, task: str, action: Action) -> Waiting:
+    async def _undo(self, one: WaitingAction, task: str, action: Action) -> WaitingAction:
         match action.evidence.get("undone"):
             case "pause_canary":
                 return await self._set_canary(one, action.version, float(action.after.get("share", 0.0)))
@@ -179,7 +179,7 @@ class Responding:
                 pass
         return one
 
-    async def _set_canary(self, one: Waiting, version: str, share: float) -> Waiting:
+    async def _set_canary(self, one: WaitingAction, version: str, share: float) -> WaitingAction:
         """A canary's share of the requests, by the plan that it has, once: that is noted in the same step, so that it
         is not set again where an admin has set another one since. Nothing where it is no canary any more."""
         registry, task = self._quality.services.registry, one.left.task
@@ -191,7 +191,7 @@ class Responding:
         await registry.canary(task, version, share, begun.by, begun.plan, generation, noted)
         return effected
 
-    async def _roll_back(self, one: Waiting, leading: str, to: Any) -> Waiting:
+    async def _roll_back(self, one: WaitingAction, leading: str, to: Any) -> WaitingAction:
         """Have another version lead the task, once, likewise. Nothing where it is led by another one by now."""
         alias, generation = await self._quality.services.registry.alias(one.left.task)
         if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:

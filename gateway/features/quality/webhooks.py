@@ -38,7 +38,7 @@ REFUSES_WHAT_IS_SAID = frozenset({400, 409, 413, 415, 422})
 message as for this one."""
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class WaitingMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message that waits: its body, since when, how often it was tried and when it is tried again (Unix seconds, by
     Redis's clock).
 
@@ -81,7 +81,7 @@ class Webhooks:
             log.error("%d messages wait for the webhook, and another is dropped", WAITING_MAX)
             self._meters.webhooks.add(1, "dropped")
             return b""
-        return msgspec.json.encode(Waiting(body={"id": message_id, **body}, since=await redis_time(self._redis)))
+        return msgspec.json.encode(WaitingMessage(body={"id": message_id, **body}, since=await redis_time(self._redis)))
 
     async def deliver(self, settings: MonitorSettings) -> None:
         """Deliver what is due, oldest first, and of each task in order; without an address nothing waits."""
@@ -97,26 +97,26 @@ class Webhooks:
         for name, one in sorted(waiting.items(), key=lambda item: (item[1].at, item[0])):
             if one.task in held or tried == AT_ONCE_MAX:
                 continue
-            left: Waiting | None = one
+            left: WaitingMessage | None = one
             if one.is_due(await redis_time(self._redis)):
                 tried += 1
                 left = await self._deliver_one(name, one, settings)
             if left is not None and not left.passed:
                 held.add(one.task)
 
-    async def _readable(self, raw: dict[bytes, bytes]) -> dict[bytes, Waiting]:
+    async def _readable(self, raw: dict[bytes, bytes]) -> dict[bytes, WaitingMessage]:
         """The messages that wait; one that can't be read is dropped, as it never can be sent."""
-        found: dict[bytes, Waiting] = {}
+        found: dict[bytes, WaitingMessage] = {}
         for name, line in raw.items():
             try:
-                found[name] = msgspec.json.decode(line, type=Waiting)
+                found[name] = msgspec.json.decode(line, type=WaitingMessage)
             except UNREADABLE as error:
                 log.error("a message to the webhook can't be read, and is dropped: %r: %s", name, error)
                 self._meters.webhooks.add(1, "dropped")
                 await self._redis.hdel(KEY, name)
         return found
 
-    async def _deliver_one(self, name: bytes, one: Waiting, settings: MonitorSettings) -> Waiting | None:
+    async def _deliver_one(self, name: bytes, one: WaitingMessage, settings: MonitorSettings) -> WaitingMessage | None:
         """The message as it waits then; None where it waits no longer."""
         refused, passed = await self._sent(one, settings)
         if refused is None:
@@ -137,7 +137,7 @@ class Webhooks:
         await self._redis.hset(KEY, name, msgspec.json.encode(later))
         return later
 
-    async def _sent(self, one: Waiting, settings: MonitorSettings) -> tuple[str | None, bool]:
+    async def _sent(self, one: WaitingMessage, settings: MonitorSettings) -> tuple[str | None, bool]:
         """Why it was not taken (None: it was), and whether that was for what it says."""
         body = msgspec.json.encode(one.body)
         headers = {"Content-Type": "application/json"}

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from gateway.configuration.settings import Settings
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
-from monitoring.flow import Pace, RecordFlow, Told
+from monitoring.flow import FlowReport, Pace, RecordFlow
 from monitoring.metrics import Meters
 from monitoring.records import Joined, RecordBuffer, RecordStream
 from monitoring.spool import Spool
@@ -47,7 +47,7 @@ async def open_flow(settings: Settings, name: str, redis: Redis, meters: Meters)
         stream,
         Spool(settings.data_folder.absolute() / "spool", name, keep.spool_bytes_max),
         Pace(keep.flush_interval_seconds, keep.spool_after_seconds, keep.spool_sync_interval_seconds),
-        Told(lambda found: _note_joined(meters, found), meters.records_dropped.add, flushed),
+        FlowReport(lambda found: _note_joined(meters, found), meters.records_dropped.add, flushed),
     )
     await flow.open()
     try:

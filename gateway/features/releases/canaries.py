@@ -28,7 +28,7 @@ KEPT_SECONDS = 180 * 86_400
 AUDITED_AS: Mapping[str, str] = {"promote": "alias.promote", "roll_back": "alias.rollback", "hold": "alias.hold"}
 
 
-class Kept(msgspec.Struct, kw_only=True):
+class KeptVerdict(msgspec.Struct, kw_only=True):
     """The last verdict on a canary, as it is kept in Redis. `held`: that it is held is in the audit already.
 
     `records_read` is set where an earlier release kept it, and the evidence with it.
@@ -119,22 +119,22 @@ class Rollouts:
         known = (await self._health.of(task))[0].versions.get(version)
         return known is not None and known.verdict == "degraded"
 
-    async def _hold(self, task: str, kept: Kept, noted: Change) -> None:
+    async def _hold(self, task: str, kept: KeptVerdict, noted: Change) -> None:
         kept.held = True
         async with self._redis.pipeline(transaction=True) as both:
             both.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
             both.hset(self._verdicts.values, task, msgspec.json.encode(noted.value))
             await both.execute()
 
-    async def _kept(self, task: str, begun: Rollout) -> Kept:
+    async def _kept(self, task: str, begun: Rollout) -> KeptVerdict:
         """The last verdict on a canary; one that has just begun has none, and neither has one that can't be read."""
         name = f"{begun.version} {begun.started_at}"
         raw, of_earlier_release = await self._redis.mget(_key(task), f"apprentice:rollout:{task}")
         try:
-            known = msgspec.json.decode(raw or of_earlier_release or b"{}", type=Kept)
+            known = msgspec.json.decode(raw or of_earlier_release or b"{}", type=KeptVerdict)
         except UNREADABLE:
-            return Kept(id=name)
-        return known if known.id == name else Kept(id=name)
+            return KeptVerdict(id=name)
+        return known if known.id == name else KeptVerdict(id=name)
 
 
 def _key(task: str) -> str:

@@ -55,7 +55,7 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     cut: list[str] = []
 
 
-class Kept(NamedTuple):
+class KeptReview(NamedTuple):
     """What became of a drawn request: kept, there before, or beyond the week's budget, which stays spent for so many
     seconds. `dropped` older ones went for it, `expired` had waited for longer than the retention."""
 
@@ -127,12 +127,14 @@ class ReviewStore:
         self._delete = redis.register_script(scripts.DELETE)
         self._count = redis.register_script(scripts.COUNT)
 
-    async def keep(self, review: Review, budget: int, retention_seconds: float, waiting_max: int = WAITING_MAX) -> Kept:
+    async def keep(
+        self, review: Review, budget: int, retention_seconds: float, waiting_max: int = WAITING_MAX
+    ) -> KeptReview:
         """Have a drawn request wait for a reviewer, if the last seven days leave room in the budget."""
         texts = review.task.encode() + b"\n" + msgspec.json.encode(review)
         args = [review.request_id, texts, _ms(retention_seconds), waiting_max, budget]
         outcome, spent_ms, dropped, expired = await self._do(self._keep, review.task, args)
-        return Kept(outcome.decode(), int(spent_ms) / 1000, int(dropped), int(expired))
+        return KeptReview(outcome.decode(), int(spent_ms) / 1000, int(dropped), int(expired))
 
     async def next(self, task: str, reviewer: str, lease_seconds: float, retention_seconds: float) -> Leased | NoneLeft:
         """Lease the review that has waited longest, or again the one that this reviewer has. One that can't be read is

@@ -30,7 +30,7 @@ class Function(msgspec.Struct):
     arguments: Any = None
 
 
-class ToolCall(msgspec.Struct):
+class ReviewedToolCall(msgspec.Struct):
     """A tool that an answer calls, or in a stream a part of that."""
 
     index: int | None = None
@@ -38,12 +38,12 @@ class ToolCall(msgspec.Struct):
     function: Function | None = None
 
 
-class Said(msgspec.Struct):
+class AnsweredText(msgspec.Struct):
     """A message, or what an event adds to one."""
 
     content: Any = None
     refusal: Any = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ReviewedToolCall] | None = None
 
 
 class Alternative(msgspec.Struct):
@@ -51,18 +51,18 @@ class Alternative(msgspec.Struct):
 
     index: int = 0
     text: Any = None
-    message: Said | None = None
-    delta: Said | None = None
+    message: AnsweredText | None = None
+    delta: AnsweredText | None = None
 
 
-class Body(msgspec.Struct):
+class ReviewedBody(msgspec.Struct):
     """An answer, or an event of one."""
 
     choices: list[Alternative] = []
 
 
 CONVERSATION = msgspec.json.Decoder(Conversation)
-BODY = msgspec.json.Decoder(Body)
+BODY = msgspec.json.Decoder(ReviewedBody)
 
 
 def asked(raw: bytes, tell: Tell) -> tuple[list[Any], str | list[str] | None]:
@@ -138,7 +138,7 @@ def answered(kept: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list
     tools: dict[tuple[int, int], dict[str, str]] = {}
     try:
         for alternative in _alternatives(kept, stream):
-            said = alternative.message or alternative.delta or Said(content=alternative.text)
+            said = alternative.message or alternative.delta or AnsweredText(content=alternative.text)
             found = texts.setdefault(alternative.index, [])
             found += [part for part in (said.content, said.refusal) if isinstance(part, str)]
             for number, call in enumerate(said.tool_calls or ()):
@@ -161,7 +161,7 @@ def _alternatives(kept: Sequence[bytes], stream: bool) -> Iterator[Alternative]:
             yield from BODY.decode(payload).choices
 
 
-def _add(found: dict[str, str], call: ToolCall) -> None:
+def _add(found: dict[str, str], call: ReviewedToolCall) -> None:
     """What an event adds to a call: arguments come in parts, the rest at once."""
     function = call.function or Function()
     if isinstance(call.id, str):

@@ -13,7 +13,7 @@ from gateway.admin.state_file import (
     FORMAT,
     KINDS,
     Difference,
-    Held,
+    FileObject,
     Kind,
     Objects,
     differences,
@@ -32,17 +32,17 @@ def version(number: int, state: str = "ready", **changes: Any) -> dict[str, Any]
     return {"name": f"returns@v{number}", "state": state, "note": "", **identity, **changes}
 
 
-def objects(**kinds: dict[str, Held]) -> Objects:
+def objects(**kinds: dict[str, FileObject]) -> Objects:
     return {kind: kinds.get(kind, {}) for kind in KINDS}
 
 
-VERSIONS = {name: Held(1, version(at)) for at, name in enumerate(NAMES, 1)}
+VERSIONS = {name: FileObject(1, version(at)) for at, name in enumerate(NAMES, 1)}
 aliases = st.sampled_from(NAMES).map(lambda name: {"weights": {name: 1.0}})
 rules = st.sampled_from(["general", "refuse"]).map(lambda action: {"action": action})
 
 
-def object_store(values: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Held]]:
-    held = st.builds(Held, st.integers(0, 3), st.none() | values)
+def object_store(values: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, FileObject]]:
+    held = st.builds(FileObject, st.integers(0, 3), st.none() | values)
     return st.dictionaries(st.sampled_from(["a", "b", "c"]), held, max_size=3)
 
 
@@ -53,11 +53,11 @@ states = st.builds(
 
 def applied(present: Objects, steps: Iterable[Difference]) -> Objects:
     """The state after these steps, each of which raises its object's generation."""
-    after: dict[Kind, dict[str, Held]] = {kind: dict(section) for kind, section in present.items()}
+    after: dict[Kind, dict[str, FileObject]] = {kind: dict(section) for kind, section in present.items()}
     for step in steps:
         assert step.action in ("create", "change", "remove")
         assert step.before == after[step.kind].get(step.name, ABSENT).value
-        after[step.kind][step.name] = Held(step.generation + 1, step.after)
+        after[step.kind][step.name] = FileObject(step.generation + 1, step.after)
     return after
 
 
@@ -88,7 +88,8 @@ def test_after_the_steps_of_a_comparison_there_is_nothing_left_to_do(
 def test_a_state_is_no_different_from_what_was_written_of_it(state: Objects) -> None:
     content = written(state, "0" * 16)
     read = {
-        kind: {name: Held(one["generation"], one["value"]) for name, one in content[kind].items()} for kind in KINDS
+        kind: {name: FileObject(one["generation"], one["value"]) for name, one in content[kind].items()}
+        for kind in KINDS
     }
     assert content["format"] == FORMAT
     assert differences(state, read, prune=True) == []
@@ -103,15 +104,17 @@ def test_only_what_was_there_and_has_moved_on_is_stale(present: Objects, file: O
 
 
 def test_steps_come_in_the_order_in_which_they_are_taken() -> None:
-    present = objects(versions={"returns@v1": Held(4, version(1, "active")), "returns@v3": Held(2, version(3))})
+    present = objects(
+        versions={"returns@v1": FileObject(4, version(1, "active")), "returns@v3": FileObject(2, version(3))}
+    )
     file = objects(
         versions={
-            "returns@v1": Held(4, version(1, "active")),
-            "returns@v2": Held(3, version(2, "active")),
-            "returns@v3": Held(2, version(3, "retired")),
+            "returns@v1": FileObject(4, version(1, "active")),
+            "returns@v2": FileObject(3, version(2, "active")),
+            "returns@v3": FileObject(2, version(3, "retired")),
         },
-        aliases={"returns": Held(1, {"weights": {"returns@v2": 1.0}})},
-        overrides={"a": Held(0, {"action": "general"})},
+        aliases={"returns": FileObject(1, {"weights": {"returns@v2": 1.0}})},
+        overrides={"a": FileObject(0, {"action": "general"})},
     )
     steps = differences(present, file, prune=False)
     assert [(step.action, step.name) for step in steps] == [
@@ -125,22 +128,22 @@ def test_steps_come_in_the_order_in_which_they_are_taken() -> None:
 
 
 def test_a_kind_that_the_file_leaves_out_is_left_as_it_is() -> None:
-    present = objects(overrides={"a": Held(1, {"action": "general"})})
+    present = objects(overrides={"a": FileObject(1, {"action": "general"})})
     assert differences(present, {"aliases": {}}, prune=True) == []
     assert list(kept(present, {"aliases": {}})) == []
 
 
 def test_a_change_of_an_alias_keeps_the_way_back() -> None:
     before = {"weights": {"returns@v2": 1.0}, "previous": ["returns@v1"]}
-    present = objects(versions=VERSIONS, aliases={"returns": Held(2, before)})
-    file = objects(aliases={"returns": Held(2, {"weights": {"returns@v3": 1.0}, "previous": []})})
+    present = objects(versions=VERSIONS, aliases={"returns": FileObject(2, before)})
+    file = objects(aliases={"returns": FileObject(2, {"weights": {"returns@v3": 1.0}, "previous": []})})
     (step,) = differences(present, file, prune=False)
     assert (step.after or {})["previous"] == ["returns@v2", "returns@v1"]
 
 
 def test_what_begins_here_is_on_no_replica_and_what_was_given_up_stays_so() -> None:
     states_there = ("active", "staging", "quarantined", "draining", "retired")
-    file = objects(versions={f"returns@v{n}": Held(1, version(n, s)) for n, s in enumerate(states_there, 1)})
+    file = objects(versions={f"returns@v{n}": FileObject(1, version(n, s)) for n, s in enumerate(states_there, 1)})
     begun = [(step.after or {})["state"] for step in differences(objects(), file, prune=False)]
     assert begun == ["verified", "verified", "quarantined", "retired", "retired"]
 
@@ -148,7 +151,8 @@ def test_what_begins_here_is_on_no_replica_and_what_was_given_up_stays_so() -> N
 def test_secrets_and_whole_manifests_are_not_shown() -> None:
     caller = {"name": "shop", "role": "caller", "secret_digest": "0" * 64, "models": ["*"], "expires_at": None}
     file = objects(
-        versions={"returns@v1": Held(1, version(1, manifest={"task": "returns"}))}, callers={"abc": Held(1, caller)}
+        versions={"returns@v1": FileObject(1, version(1, manifest={"task": "returns"}))},
+        callers={"abc": FileObject(1, caller)},
     )
     for step in differences(objects(), file, prune=False):
         assert not {"secret_digest", "manifest"} & set(step.to_json()["after"])
@@ -163,11 +167,13 @@ def test_a_file_of_another_installation_is_stale_only_where_something_was_change
         assert step.stale == (step.before is not None and step.generation > 0)
     steps = differences(present, first, prune=False)
     after, left = applied(present, steps), left_at(present, file, steps)
-    other = objects(overrides={name: Held(9, {"action": "general", "message": "x"}) for name in file["overrides"]})
+    other = objects(
+        overrides={name: FileObject(9, {"action": "general", "message": "x"}) for name in file["overrides"]}
+    )
     for step in differences(after, rebased(other, after, left), prune=False):
         assert not step.stale
     moved = {
-        kind: {name: Held(held.generation + 1, held.value) for name, held in section.items()}
+        kind: {name: FileObject(held.generation + 1, held.value) for name, held in section.items()}
         for kind, section in after.items()
     }
     for step in differences(moved, rebased(other, moved, left), prune=False):
@@ -177,7 +183,7 @@ def test_a_file_of_another_installation_is_stale_only_where_something_was_change
 def test_every_changed_field_is_named_and_of_a_secret_that_it_has_changed() -> None:
     before = {"name": "shop", "role": "caller", "secret_digest": "0" * 64, "models": ["*"], "expires_at": None}
     after = {**before, "secret_digest": "1" * 64, "models": ["returns"], "limits": {"requests_per_minute": 5}}
-    present, file = objects(callers={"abc": Held(1, before)}), objects(callers={"abc": Held(1, after)})
+    present, file = objects(callers={"abc": FileObject(1, before)}), objects(callers={"abc": FileObject(1, after)})
     (step,) = differences(present, file, prune=False)
     told = step.to_json()
     assert told["changed"] == ["secret", "models", "limits"]
@@ -186,11 +192,13 @@ def test_every_changed_field_is_named_and_of_a_secret_that_it_has_changed() -> N
 
 def test_what_led_before_a_new_alias_is_placed_beside_and_no_more_than_are_kept() -> None:
     alias = {"weights": {"returns@v4": 1.0}, "previous": ["returns@v3", "returns@v2", "returns@v1"]}
-    made = {f"returns@v{n}": Held(1, version(n, "retired" if n == 3 else "previous_version")) for n in (1, 2, 3, 4)}
-    file = objects(versions=made, aliases={"returns": Held(1, alias)})
+    made = {
+        f"returns@v{n}": FileObject(1, version(n, "retired" if n == 3 else "previous_version")) for n in (1, 2, 3, 4)
+    }
+    file = objects(versions=made, aliases={"returns": FileObject(1, alias)})
     steps = differences(objects(), file, prune=False, previous_versions={"returns": 1})
     assert [step.name for step in steps if step.action == "previous_version"] == ["returns@v2"]
-    changed = objects(versions=made, aliases={"returns": Held(1, {"weights": {"returns@v1": 1.0}})})
+    changed = objects(versions=made, aliases={"returns": FileObject(1, {"weights": {"returns@v1": 1.0}})})
     assert not [
         s
         for s in differences(changed, file, prune=False, previous_versions={"returns": 1})

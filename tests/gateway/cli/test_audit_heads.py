@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.admin.audit_heads import Head, line_of, signed
+from gateway.admin.audit_heads import AuditHead, line_of, signed
 from gateway.app import open_gateway
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
@@ -56,8 +56,8 @@ class World:
 
         await until(is_there)
 
-    def kept(self) -> list[Head]:
-        return [msgspec.json.decode(line, type=Head) for line in self.heads.read_bytes().splitlines()]
+    def kept(self) -> list[AuditHead]:
+        return [msgspec.json.decode(line, type=AuditHead) for line in self.heads.read_bytes().splitlines()]
 
 
 @pytest.fixture

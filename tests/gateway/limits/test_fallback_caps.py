@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from gateway.configuration.settings import LimitSettings
 from gateway.formats.request_body import read_body
-from gateway.limits.fallback_caps import REQUESTS_MIN, Cap, FallbackCaps, Leave, Share
+from gateway.limits.fallback_caps import REQUESTS_MIN, Cap, FallbackCaps, Leave, ShareWindow
 from gateway.limits.limits import NANOS, Bound, Limits
 from gateway.limits.quotas import Allowance
 from monitoring.cost import Price
@@ -26,7 +26,7 @@ TO_THE_EXIT: Any = SimpleNamespace(
 
 
 def test_the_share_of_all_requests_in_the_window_opens_and_closes_the_fallback() -> None:
-    counted = Share(0.25, 100.0)
+    counted = ShareWindow(0.25, 100.0)
     for _ in range(100):
         counted.count(10.0, 1, 0)
     for _ in range(25):
@@ -38,7 +38,7 @@ def test_the_share_of_all_requests_in_the_window_opens_and_closes_the_fallback()
 
 
 def test_what_is_older_than_the_window_counts_no_more() -> None:
-    counted = Share(0.5, 100.0)
+    counted = ShareWindow(0.5, 100.0)
     for _ in range(10):
         counted.count(0.0, 1, 1)
     assert not counted.has_room(90.0)
@@ -47,7 +47,7 @@ def test_what_is_older_than_the_window_counts_no_more() -> None:
 
 @pytest.mark.parametrize(("share", "first"), [(0.0, 0), (0.2, 4), (1.0, 20)])
 def test_few_requests_count_as_if_they_were_more(share: float, first: int) -> None:
-    counted = Share(share, 100.0)
+    counted = ShareWindow(share, 100.0)
     sent = 0
     while counted.has_room(1.0) and sent < REQUESTS_MIN:
         counted.count(1.0, 0, 1)

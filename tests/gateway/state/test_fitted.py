@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, Waiting
+from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, WaitingSample
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted import FittedError, FittedStore, FittingStatus, calibrated_apart
 from gateway.state.snapshot import Deployed, SnapshotKeeper
@@ -175,7 +175,7 @@ def step(redis: Redis) -> AuditedStep:
 
 async def test_a_sample_that_was_replaced_meanwhile_still_waits(redis: Redis) -> None:
     samples = Samples(redis)
-    one = Waiting(version=V1, digest="a", packed=b"one", by="admin", counts={"rows": 1})
+    one = WaitingSample(version=V1, digest="a", packed=b"one", by="admin", counts={"rows": 1})
     await samples.put(one, step(redis))
     assert await samples.first() == one
     await samples.put(msgspec.structs.replace(one, digest="b", packed=b"two"), step(redis))
@@ -188,7 +188,7 @@ async def test_a_sample_that_was_replaced_meanwhile_still_waits(redis: Redis) ->
 
 async def test_a_sample_that_nothing_fits_goes_by_itself_and_is_told_once(redis: Redis) -> None:
     samples = Samples(redis)
-    await samples.put(Waiting(version=V1, digest="a", packed=b"one", by="admin", counts={}), step(redis))
+    await samples.put(WaitingSample(version=V1, digest="a", packed=b"one", by="admin", counts={}), step(redis))
     assert 0 < await redis.ttl(f"{SAMPLE_KEY}{V1}") <= WAIT_SECONDS_MAX
     assert await samples.expired() == []
     await redis.delete(f"{SAMPLE_KEY}{V1}")
@@ -200,7 +200,7 @@ async def test_a_sample_that_nothing_fits_goes_by_itself_and_is_told_once(redis:
 async def test_after_a_fault_the_other_samples_go_first(redis: Redis) -> None:
     samples = Samples(redis)
     for version in (V1, "returns@v2"):
-        await samples.put(Waiting(version=version, digest="a", packed=b"one", by="admin", counts={}), step(redis))
+        await samples.put(WaitingSample(version=version, digest="a", packed=b"one", by="admin", counts={}), step(redis))
     assert [await samples.failed(V1), await samples.failed(V1)] == [1, 2]
     first = await samples.first()
     assert first is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from gateway.state.presence import GONE_SECONDS, KEY, SMOOTHING_SECONDS, Presence, Roll, Told
+from gateway.state.presence import GONE_SECONDS, KEY, SMOOTHING_SECONDS, GatewayRoll, Presence, PresenceReport
 from serving.fleet import Fleet, PoolConfig
 from serving.replica import ReplicaConfig
 
@@ -21,18 +21,18 @@ def fleet() -> Fleet:
     return Fleet([PoolConfig("small", "base", (ReplicaConfig("small-0", "http://127.0.0.1:1", "small"),))])
 
 
-def told(generation: int, holds: dict[str, dict[str, int]] | None = None) -> Told:
-    return Told(0.0, generation, holds or {}, {})
+def told(generation: int, holds: dict[str, dict[str, int]] | None = None) -> PresenceReport:
+    return PresenceReport(0.0, generation, holds or {}, {})
 
 
 def test_a_version_is_idle_once_every_gateway_knows_the_change_and_none_holds_it() -> None:
-    assert Roll([told(7), told(8)]).idle("small-0", "returns@v1", 7)
-    assert not Roll([told(7), told(6)]).idle("small-0", "returns@v1", 7)
+    assert GatewayRoll([told(7), told(8)]).idle("small-0", "returns@v1", 7)
+    assert not GatewayRoll([told(7), told(6)]).idle("small-0", "returns@v1", 7)
     holding = told(7, {"small-0": {"returns@v1": 2}})
-    assert not Roll([told(7), holding]).idle("small-0", "returns@v1", 7)
-    assert Roll([told(7), holding]).idle("small-0", "returns@v2", 7)
-    assert Roll([told(7), holding]).idle("small-1", "returns@v1", 7)
-    assert not Roll([told(7), holding]).idle("small-0", None, 7)
+    assert not GatewayRoll([told(7), holding]).idle("small-0", "returns@v1", 7)
+    assert GatewayRoll([told(7), holding]).idle("small-0", "returns@v2", 7)
+    assert GatewayRoll([told(7), holding]).idle("small-1", "returns@v1", 7)
+    assert not GatewayRoll([told(7), holding]).idle("small-0", None, 7)
 
 
 async def test_leases_are_told_and_gone_with_the_gateway(redis: Redis) -> None:

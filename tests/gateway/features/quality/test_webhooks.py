@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.configuration.monitor import MonitorSettings
 from gateway.features.quality import webhooks
-from gateway.features.quality.webhooks import KEY, Waiting, Webhooks, signature_of
+from gateway.features.quality.webhooks import KEY, WaitingMessage, Webhooks, signature_of
 from monitoring.metrics import Meters
 
 HEAD_END = b"\r\n\r\n"
@@ -57,7 +57,7 @@ async def due_again(redis: Redis, since: float | None = None) -> None:
     """Let whatever waits be due now, as if its time had passed."""
     raw: dict[bytes, bytes] = await redis.hgetall(KEY)
     for name, line in raw.items():
-        one = msgspec.structs.replace(msgspec.json.decode(line, type=Waiting), next_at=0.0)
+        one = msgspec.structs.replace(msgspec.json.decode(line, type=WaitingMessage), next_at=0.0)
         one = one if since is None else msgspec.structs.replace(one, since=since)
         await redis.hset(KEY, name.decode(), msgspec.json.encode(one))
 
@@ -243,7 +243,7 @@ async def test_a_message_whose_next_try_is_too_far_to_be_meant_is_tried_now(
     redis: Redis, http: httpx.AsyncClient
 ) -> None:
     out = Webhooks(redis, http, Meters())
-    far = Waiting(body={"id": "a", "task": ["returns"]}, since=1.0, next_at=1e300, tries=10**9)
+    far = WaitingMessage(body={"id": "a", "task": ["returns"]}, since=1.0, next_at=1e300, tries=10**9)
     async with receiver(422) as there:
         await redis.hset(KEY, b"\xff", msgspec.json.encode(far))
         await out.deliver(settings(there.port))

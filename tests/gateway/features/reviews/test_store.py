@@ -7,7 +7,16 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.reviews.store import DELETED_AT_ONCE, UNREAD, Kept, Leased, NoneLeft, Review, ReviewStore, Skip
+from gateway.features.reviews.store import (
+    DELETED_AT_ONCE,
+    UNREAD,
+    KeptReview,
+    Leased,
+    NoneLeft,
+    Review,
+    ReviewStore,
+    Skip,
+)
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
 
@@ -51,7 +60,7 @@ def review(number: int, task: str = "returns") -> Review:
     )
 
 
-async def keep(store: ReviewStore, number: int, budget: int = 10, waiting_max: int = 100) -> Kept:
+async def keep(store: ReviewStore, number: int, budget: int = 10, waiting_max: int = 100) -> KeptReview:
     return await store.keep(review(number), budget, 14 * DAY, waiting_max)
 
 
