@@ -54,6 +54,7 @@ class PlainLoader(UniqueKeyLoader):
     }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """The node. Raises YAMLError for an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.composer.ComposerError(
                 None,

@@ -52,7 +52,7 @@ async def test_a_rollback_after_a_rollback_says_how_to_lead_with_what_is_loaded(
         assert (await staged("adapters", *words)).exit_code == 0
     again = await staged("adapters", "rollback", "returns")
     assert again.exit_code == 1
-    assert "returns@v2 (previous version). Promote returns@v2, or roll back to returns@v2 by its name." in again.err
+    assert "returns@v2 (previous_version). Promote returns@v2, or roll back to returns@v2 by its name." in again.err
     assert "stage" not in again.err.replace("(state_conflict)", "")
     followed = await staged("adapters", "rollback", "returns", "--to", "returns@v2")
     assert followed.out.startswith("returns is served by returns@v2 100 %")
