@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.replay_rows import Row, told
-from monitoring.quality.detectors import lately, leaving_out, raters
+from monitoring.quality.detectors import leave_one_out, raters, recent_values
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Verdict
 from monitoring.quality.signals import label_signal
@@ -101,7 +101,7 @@ class Stream:
         self.of_class = of_class
         self.track = track
         self._labels_min = labels_min
-        self._roll = leaving_out.add_request(raters.start_roll(track.salt), CALLER)
+        self._roll = leave_one_out.add_request(raters.start_roll(track.salt), CALLER)
         self._places = array("L")
         self._wrong = array("L", [0])
         self._tested = array("L")
@@ -138,7 +138,7 @@ class Stream:
             labelled=True,
             observed=float(self.track.labels),
             wrong=self.track.wrong,
-            estimate=lately.find_mean(self.track.recent),
+            estimate=recent_values.find_mean(self.track.recent),
             baseline={} if baseline is None else msgspec.to_builtins(baseline),
             e_value=math.exp(min(LOG_E_TOLD_MAX, self.track.find_evidence(alarming))),
             threshold=labels / alpha,

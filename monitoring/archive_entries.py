@@ -18,8 +18,8 @@ import msgspec
 
 from monitoring.archive import ArchiveQuery, Nothing, connected, files, read
 from monitoring.quality.signals.entries import Given, Seen, is_reported
-from monitoring.quality.signals.reckoning import FEEDBACK, RECORDS, REPORTED
 from monitoring.quality.signals.replay import Placed
+from monitoring.quality.signals.watches import FEEDBACK, RECORDS, REPORTED
 
 FETCHED = 2_000
 SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")

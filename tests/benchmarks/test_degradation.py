@@ -22,7 +22,7 @@ from benchmarks import (
 from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
-from monitoring.quality.detectors import leaving_out, raters, slip
+from monitoring.quality.detectors import leave_one_out, raters, slip
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.signals import entries, label_signal
@@ -41,7 +41,7 @@ def test_the_detector_in_numpy_is_the_monitors_to_the_last_digits(baseline: floa
 
 def served(guard: Guarded, caller: str) -> Guarded:
     """The monitor's guard once a request of this caller was answered."""
-    return raters.set_callers(guard, leaving_out.add_request(guard.callers, caller))
+    return raters.set_callers(guard, leave_one_out.add_request(guard.callers, caller))
 
 
 @pytest.mark.parametrize("callers", [2, 3, 6, 8])

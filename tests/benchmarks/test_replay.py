@@ -15,9 +15,9 @@ from benchmarks import replay, replay_rows
 from benchmarks.replay_version import Claim, Version
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals.label_signal import LabelSignal
-from monitoring.quality.signals.reckoning import Reckoning
 from monitoring.quality.signals.steps import WatchedVersion
 from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
@@ -125,7 +125,7 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
         outcomes.append((draw.random() < (0.4 if worse else 0.05), draw.choice(classes) if classes else ""))
     lines = [f"{MORNING + n},{int(wrong)},{kind}" for n, (wrong, kind) in enumerate(outcomes)]
     rows = replay_rows.read(Path(written(tmp_path / "labels.csv", ["time,outcome,class", *lines])), "0", False)
-    reckoning, health = Reckoning("e"), TaskHealth()
+    reckoning, health = Watches("e"), TaskHealth()
     streams = 1 + len(classes)
     claim = Claim(10_000, 0.05, PLAN.labels_min)
     version = Version(rows.classes(), FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)

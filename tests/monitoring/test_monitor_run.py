@@ -18,9 +18,9 @@ from redis.asyncio import Redis
 
 from monitoring import archive_run
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.reckoning import replay
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.steps import Begin, Judged
+from monitoring.quality.signals.watches import replay
 from tests.fakes.valkey import Valkey
 from tests.monitoring.monitor_child import (
     STEP,

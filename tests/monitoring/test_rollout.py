@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import leaving_out, raters, sequential
+from monitoring.quality.detectors import leave_one_out, raters, sequential
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, ShadowPair, Tally, Verdict
 
@@ -262,7 +262,7 @@ def test_the_first_caller_of_a_canary_is_not_alone_beside_those_of_the_active_ve
     )
     used = raters.start_roll("returns@v1")
     for number in range(100):
-        used = leaving_out.add_request(used, SHOPS[number % 4])
+        used = leave_one_out.add_request(used, SHOPS[number % 4])
     assert rollout.verdict(seen(PLAN, *failing), PLAN, 1.0).action == "roll_back"
     beside_others = rollout.start(PLAN, callers=used)
     assert rollout.verdict(seen(PLAN, *failing, state=beside_others), PLAN, 1.0).action == "continue"

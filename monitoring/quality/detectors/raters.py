@@ -1,6 +1,6 @@
 """The guarded detector: `slip.py`, so that no caller and no rater of a caller moves a verdict alone.
 
-Each caller is left out in turn, and each rater (`leaving_out.py`): up to eight callers (raters) by themselves, and
+Each caller is left out in turn, and each rater (`leave_one_out.py`): up to eight callers (raters) by themselves, and
 those after them in eight groups by their hash. Labels of trusted givers (operators, admins, reviewers) are in all
 detectors.
 
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.detectors import leaving_out, restarts
-from monitoring.quality.detectors import slip as detector
-from monitoring.quality.detectors.leaving_out import GiverRoll, LeaveOneOut
+from monitoring.quality.detectors import leave_one_out, restarts, slip
+from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.slip import Side, Slip
 
 GROUPS = 8
@@ -70,13 +69,13 @@ def start(baseline: float, salt: str, side: Side = "above", rater_share_max: flo
     """
     if not 0.0 < rater_share_max <= 1.0:
         raise ValueError(f"A rater's largest share is {rater_share_max}: above 0, and at most 1.")
-    detectors = leaving_out.start(detector.start(baseline, side), 2 * GROUPS)
+    detectors = leave_one_out.start(slip.start(baseline, side), 2 * GROUPS)
     return Guarded(detectors=detectors, callers=start_roll(salt), raters=start_roll(salt), share_max=rater_share_max)
 
 
 def restart(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
     """A detector that has seen nothing, and knows its callers and raters as this one does."""
-    detectors = leaving_out.start(detector.start(baseline, side), 2 * GROUPS)
+    detectors = leave_one_out.start(slip.start(baseline, side), 2 * GROUPS)
     return msgspec.structs.replace(guarded, detectors=detectors)
 
 
@@ -102,19 +101,19 @@ def add_label(
 ) -> tuple[Shares, float]:
     """The shares after a label of somebody who is not trusted, given at `at` (Unix seconds), and what it may weigh."""
     name = get_name(caller, rater)
-    by_rater = leaving_out.make_digest(known.raters, name)
+    by_rater = leave_one_out.make_digest(known.raters, name)
     fading, labels = _faded(known.heavy), FADING * known.labels + 1.0
     counted = min(weight, _allowed(fading, labels, by_rater, share_max))
-    spoken = leaving_out.add_label(known.raters, name, reported, at)
+    spoken = leave_one_out.add_label(known.raters, name, reported, at)
     return Shares(raters=spoken, labels=labels, heavy=_weighed(fading, by_rater, counted)), counted
 
 
 def set_callers(guarded: Guarded, roll: GiverRoll) -> Guarded:
     """The detector once it is known who uses the version, and how much."""
-    callers = leaving_out.count_kind(guarded.callers, roll.reported)
+    callers = leave_one_out.count_kind(guarded.callers, roll.reported)
     callers = msgspec.structs.replace(callers, known=roll.known, requests=roll.requests)
     return msgspec.structs.replace(
-        guarded, callers=callers, raters=leaving_out.count_kind(guarded.raters, roll.reported)
+        guarded, callers=callers, raters=leave_one_out.count_kind(guarded.raters, roll.reported)
     )
 
 
@@ -139,23 +138,23 @@ def observe(
     known, counted = add_label(known, caller, rater, reported, guarded.share_max, weight, at)
     guarded = msgspec.structs.replace(
         guarded,
-        callers=leaving_out.add_label(guarded.callers, caller, reported, at),
+        callers=leave_one_out.add_label(guarded.callers, caller, reported, at),
         raters=known.raters,
         labels=known.labels,
         heavy=known.heavy,
     )
-    by_rater = GROUPS + leaving_out.get_group(guarded.raters, get_name(caller, rater))
-    return _seen(guarded, badness, counted, (leaving_out.get_group(guarded.callers, caller), by_rater))
+    by_rater = GROUPS + leave_one_out.get_group(guarded.raters, get_name(caller, rater))
+    return _seen(guarded, badness, counted, (leave_one_out.get_group(guarded.callers, caller), by_rater))
 
 
 def log_e(guarded: Guarded) -> float:
     """The natural logarithm of the evidence now: what stays whichever caller or rater is left out."""
-    return leaving_out.find_evidence(guarded.detectors, detector.log_e, _believed(guarded))
+    return leave_one_out.find_evidence(guarded.detectors, slip.log_e, _believed(guarded))
 
 
 def alarms(guarded: Guarded, labels: float, alpha: float) -> bool:
     """Return whether the evidence has ever reached the threshold for so many labels."""
-    return leaving_out.alarms(guarded.detectors, labels, alpha)
+    return leave_one_out.alarms(guarded.detectors, labels, alpha)
 
 
 def rests_on_one(guarded: Guarded, labels: float, alpha: float) -> bool:
@@ -177,26 +176,26 @@ def rests_on_most(guarded: Guarded, labels: float, alpha: float) -> bool:
 def _rests_on(guarded: Guarded, labels: float, alpha: float) -> list[int]:
     """The places of the one caller and the one rater without whom it is not enough."""
     enough, believed = restarts.find_threshold(labels, alpha), _believed(guarded)
-    return leaving_out.rests_on(guarded.detectors, detector.log_e, enough, believed, GROUPS)
+    return leave_one_out.rests_on(guarded.detectors, slip.log_e, enough, believed, GROUPS)
 
 
 def find_change(guarded: Guarded) -> int:
     """The number of labels after which the change likeliest began."""
-    return detector.find_change(guarded.detectors.whole)
+    return slip.find_change(guarded.detectors.whole)
 
 
 def _seen(guarded: Guarded, badness: float, weight: float, own: tuple[int, ...]) -> Guarded:
     """The detector after a label that those of these places have given."""
-    moved = leaving_out.move(guarded.detectors, lambda slip: detector.observe(slip, badness, weight), own)
-    detectors = leaving_out.judge(moved, detector.log_e, _believed(guarded))
+    moved = leave_one_out.move(guarded.detectors, lambda one: slip.observe(one, badness, weight), own)
+    detectors = leave_one_out.judge(moved, slip.log_e, _believed(guarded))
     return msgspec.structs.replace(guarded, detectors=detectors)
 
 
 def _believed(guarded: Guarded) -> set[int]:
     """The places of callers and raters who may not be left out."""
     return {
-        *leaving_out.find_believed(guarded.callers),
-        *[GROUPS + place for place in leaving_out.find_believed(guarded.raters)],
+        *leave_one_out.find_believed(guarded.callers),
+        *[GROUPS + place for place in leave_one_out.find_believed(guarded.raters)],
     }
 
 

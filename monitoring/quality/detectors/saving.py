@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from monitoring.quality.detectors.lately import RATE_SECONDS, Rate, count_per_day
+from monitoring.quality.detectors.recent_values import RATE_SECONDS, Rate, count_per_day
 
 
 class Saving(msgspec.Struct, frozen=True, array_like=True):

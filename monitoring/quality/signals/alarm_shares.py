@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitoring.quality.detectors import drift, lately
+from monitoring.quality.detectors import drift, recent_values
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.signals.watch import Watch, get_labelled, replace_labelled
 
@@ -50,7 +50,7 @@ def keep_most(known: Watch | None, moved: Watch, streams: SignalCounts, at: floa
 
 def _of_signals(before: Mapping[str, Signal], moved: Watch, streams: int, at: float) -> dict[str, Signal]:
     """Those unlabelled streams that a value was added to while there is more than ever since their detectors began."""
-    per_day = lately.find_busiest(0.0, moved.request_rate, at)
+    per_day = recent_values.find_busiest(0.0, moved.request_rate, at)
     return {
         name: msgspec.structs.replace(
             signal, streams=max(signal.streams, streams), busiest=max(signal.busiest, per_day)

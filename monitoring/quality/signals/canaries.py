@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.detectors.leaving_out import GiverRoll
+from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.signals import noted_pairs
 from monitoring.quality.signals.entries import Label, Seen, get_asked_version, get_labelled_version, has_broken_contract
 from monitoring.quality.signals.noted_pairs import NotedPair

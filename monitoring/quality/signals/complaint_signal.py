@@ -1,6 +1,6 @@
 """The signal of complaints: the detector of `complaints.py`, guarded so that no caller alone makes it alarm.
 
-Each caller who complains is left out in turn (`leaving_out.py`), with its requests: up to four by themselves. Nothing
+Each caller who complains is left out in turn (`leave_one_out.py`), with its requests: up to four by themselves. Nothing
 is learned while the version is degraded. What was being learned by then begins again when that ends, or goes on where
 it was an admin's own verdict. The reverse test (`fewer.py`) has to refute that half as many complaints again as
 expected still come, about requests from after the verdict. It leaves nobody out. The expected number was learned of all
@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.detectors import complaints, delays, fewer, lately, leaving_out, recoveries
+from monitoring.quality.detectors import complaints, delays, fewer, leave_one_out, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.complaints import EXPECTED_MIN, SEEN_MIN, Complaints
 from monitoring.quality.detectors.delays import HORIZON_TICKS, TICK_SECONDS, Delays
-from monitoring.quality.detectors.lately import Rate
-from monitoring.quality.detectors.leaving_out import GiverRoll, LeaveOneOut
+from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
+from monitoring.quality.detectors.recent_values import Rate
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
 from monitoring.quality.verdicts.health import StreamReport
 
@@ -75,7 +75,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         Time without a complaint takes evidence away too.
         """
         now = min(self.detectors.log_now, complaints.log_e(self.detectors.whole))
-        return leaving_out.stands_between(msgspec.structs.replace(self.detectors, log_now=now), BETWEEN_MIN)
+        return leave_one_out.stands_between(msgspec.structs.replace(self.detectors, log_now=now), BETWEEN_MIN)
 
     @property
     def has_recovered(self) -> bool:
@@ -93,33 +93,33 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         last, at = self.last, max(at, self.last)
         own = list[int]()
         if any(self.detectors.without):
-            place = leaving_out.get_group(self.complainers, caller)
+            place = leave_one_out.get_group(self.complainers, caller)
             own = [place] if self.detectors.without[place] is not None else []
-        moved = leaving_out.move(
+        moved = leave_one_out.move(
             self.detectors, lambda one: complaints.take_requests(_catch_up(one, last, at), at), own
         )
         return msgspec.structs.replace(self, detectors=moved, last=at)
 
     def take_complaint(self, caller: str, request_at: float, at: float, alone: str | None) -> ComplaintSignal:
-        """The signal after the first complaint about a request. `alone` is as in `leaving_out.py`."""
-        last, at, rate = self.last, max(at, self.last), lately.add_event(self.rate, at)
+        """The signal after the first complaint about a request. `alone` is as in `leave_one_out.py`."""
+        last, at, rate = self.last, max(at, self.last), recent_values.add_event(self.rate, at)
         whole = _catch_up(self.detectors.whole, last, at)
         detectors = msgspec.structs.replace(self.detectors, whole=whole)
         roll, own = self.complainers, list[int]()
         if not complaints.learns(whole):
-            roll = leaving_out.meet(roll, caller)
-            own = [leaving_out.get_group(roll, caller)]
-        moved = leaving_out.move(
+            roll = leave_one_out.meet(roll, caller)
+            own = [leave_one_out.get_group(roll, caller)]
+        moved = leave_one_out.move(
             detectors, lambda one: complaints.take_complaint(_catch_up(one, last, at), request_at, at), own
         )
-        believed = () if alone is None else (leaving_out.get_group_of_digest(roll, alone),)
+        believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
         return msgspec.structs.replace(
             self,
-            detectors=leaving_out.judge(moved, complaints.log_e, believed) if own else moved,
+            detectors=leave_one_out.judge(moved, complaints.log_e, believed) if own else moved,
             complainers=roll,
             last=at,
             rate=rate,
-            busiest=lately.find_busiest(self.busiest, rate, at),
+            busiest=recent_values.find_busiest(self.busiest, rate, at),
         )
 
     def tick(self, at: float) -> ComplaintSignal:
@@ -130,14 +130,14 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         until = _tick_before(min(at, self.last + HORIZON_SECONDS))
         if until <= self.detectors.whole.at or (self.learns and self.is_tested):
             return self
-        detectors = leaving_out.move(self.detectors, lambda one: complaints.advance(one, until))
+        detectors = leave_one_out.move(self.detectors, lambda one: complaints.advance(one, until))
         return msgspec.structs.replace(self, detectors=detectors)
 
     def alarms(self, labels: float, alpha: float) -> bool:
         """Return whether the evidence ever reached the threshold for so many expected complaints, once enough were."""
         whole = self.detectors.whole
         enough = whole.seen >= SEEN_MIN and whole.expected >= EXPECTED_MIN
-        return enough and leaving_out.alarms(self.detectors, labels, alpha)
+        return enough and leave_one_out.alarms(self.detectors, labels, alpha)
 
     def hold_against(self, baseline: Baseline) -> None:
         """No baseline can be set: it begins again, and learns what is usual."""
@@ -191,7 +191,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             }
         share = None
         if terms.requests_per_day:
-            share = min(1.0, lately.count_per_day(self.rate, terms.at) / terms.requests_per_day)
+            share = min(1.0, recent_values.count_per_day(self.rate, terms.at) / terms.requests_per_day)
         return StreamReport(
             stream=name,
             of_class=of_class,
@@ -223,7 +223,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
 
 def start(salt: str, at: float, learned: Delays | None) -> ComplaintSignal:
     """A signal without complaints, with the delays that another version's signal has learned, if any."""
-    detectors = leaving_out.start(complaints.start(at, learned), GROUPS)
+    detectors = leave_one_out.start(complaints.start(at, learned), GROUPS)
     return ComplaintSignal(detectors=detectors, complainers=GiverRoll(salt=salt, groups=GROUPS), last=at)
 
 

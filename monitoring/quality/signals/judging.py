@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.detectors import baselines, drift, lately, planning, saving
+from monitoring.quality.detectors import baselines, drift, planning, recent_values, saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
 from monitoring.quality.detectors.slip import BASELINE_MIN
@@ -48,8 +48,8 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
 
     `previous_version` is the task's previous version now: pairs with one that was it before are not spoken of.
     """
-    label_rate = lately.count_per_day(watch.label_rate, at)
-    request_rate = lately.count_per_day(watch.request_rate, at)
+    label_rate = recent_values.count_per_day(watch.label_rate, at)
+    request_rate = recent_values.count_per_day(watch.request_rate, at)
     streams = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
     complained = watch.complaints.detectors.whole if watch.complaints is not None else None
     return Judgement(
@@ -60,8 +60,8 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
         requests_per_day=request_rate,
         labels=watch.labels,
         labels_per_day=label_rate,
-        label_coverage=min(1.0, lately.count_per_day(watch.judged, at) / request_rate) if request_rate else None,
-        feedback_delay_seconds=lately.find_median(watch.delays),
+        label_coverage=min(1.0, recent_values.count_per_day(watch.judged, at) / request_rate) if request_rate else None,
+        feedback_delay_seconds=recent_values.find_median(watch.delays),
         complaints_expected=complained.expected if complained is not None else None,
         complaints_seen=float(complained.seen) if complained is not None else None,
         seconds_to_detect={str(points): _seconds_to_detect(watch, budget, at, points / 100) for points in POINTS},
@@ -70,7 +70,7 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
         shadows=watch.shadows,
         streams=streams,
         arms=list(_arms(watch, _slips_since(watch, streams), previous_version)),
-        judge_agreement=lately.find_mean(watch.agreed),
+        judge_agreement=recent_values.find_mean(watch.agreed),
         judge=_of_judge(watch),
         saving=_of_saving(watch, at),
     )
@@ -78,7 +78,7 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
 
 def _of_judge(watch: Watch) -> JudgeReport | None:
     """The recent record of the model that judges its pairs."""
-    silent = lately.find_mean(watch.judge.silent)
+    silent = recent_values.find_mean(watch.judge.silent)
     if silent is None:
         return None
     return JudgeReport(asked=watch.judge.silent.weight, silent=silent, answered_since=watch.judge.answered_since)
@@ -106,7 +106,7 @@ def find_labels_between(false_alarms_per_month: float, streams: int, labels_per_
 
 def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
     """The same for a labelled signal, by the most signals and labels a day since its detector began."""
-    streams, per_day = max(signal.streams, budget.labelled), lately.find_busiest(signal.busiest, signal.rate, at)
+    streams, per_day = max(signal.streams, budget.labelled), recent_values.find_busiest(signal.busiest, signal.rate, at)
     return find_labels_between(budget.false_alarms_per_month, streams, per_day)
 
 
@@ -126,7 +126,7 @@ def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[S
             labels_min=plan.labels_min,
             threshold=_threshold(signal, budget, at),
             roll=watch.roll,
-            requests_per_day=lately.count_per_day(watch.request_rate, at),
+            requests_per_day=recent_values.count_per_day(watch.request_rate, at),
             is_outdated=is_outdated,
         )
         report = signal.report(stream, of_class or None, terms)
@@ -137,7 +137,7 @@ def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[S
 def _is_over(holdout: PairSignal, feedback: LabelSignal) -> bool:
     """Return whether the last pair is older than the labels of which feedback's share lately is: nothing is held out
     now."""
-    begins = lately.find_time(feedback.marks, max(0, feedback.labels - lately.WINDOW))
+    begins = recent_values.find_time(feedback.marks, max(0, feedback.labels - recent_values.WINDOW))
     return begins is not None and bool(holdout.marks) and holdout.marks[-1][1] < begins
 
 
@@ -149,7 +149,7 @@ def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamRepor
         signal = watch.signals.get(stream)
         if signal is not None:
             streams = max(signal.streams, budget.unlabelled)
-            per_day = lately.find_busiest(signal.busiest, watch.request_rate, at)
+            per_day = recent_values.find_busiest(signal.busiest, watch.request_rate, at)
             yield _of_signal(
                 stream, signal, watch, find_labels_between(budget.false_alarms_per_month, streams, per_day)
             )
@@ -166,7 +166,7 @@ def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> Stre
     since = None
     if begun is not None and signal.observed:
         back = (signal.observed - begun) * watch.requests / max(signal.observed, watch.looked_at)
-        since = lately.find_time(watch.request_marks, max(0, int(watch.requests - back)))
+        since = recent_values.find_time(watch.request_marks, max(0, int(watch.requests - back)))
     return StreamReport(
         stream=stream,
         labelled=False,
@@ -200,7 +200,7 @@ def _arms(watch: Watch, since: float | None, previous_version: str | None) -> It
     `since` is when the labels began to get worse: their requests did so before, most of them by less than twice
     the median delay of labels.
     """
-    since = None if since is None else since - 2.0 * (lately.find_median(watch.delays) or 0.0)
+    since = None if since is None else since - 2.0 * (recent_values.find_median(watch.delays) or 0.0)
     general = arms.compare(watch.general, since)
     other = (
         watch.previous_version
@@ -239,7 +239,7 @@ def _seconds_to_detect(watch: Watch, budget: Budget, at: float, points: float) -
 
 
 def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) -> float | None:
-    per_day = lately.count_per_day(track.rate, at)
+    per_day = recent_values.count_per_day(track.rate, at)
     if per_day <= 0.0:
         return None
     wanted = _threshold(track, budget, at)
@@ -252,4 +252,4 @@ def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) ->
         return None
     held = min(BASELINE_MAX, max(BASELINE_MIN, held))
     found = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate)
-    return None if found is None else found + missing / per_day * lately.DAY_SECONDS
+    return None if found is None else found + missing / per_day * recent_values.DAY_SECONDS

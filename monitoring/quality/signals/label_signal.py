@@ -19,11 +19,11 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.detectors import baselines, lately, leaving_out, raters, recoveries
+from monitoring.quality.detectors import baselines, leave_one_out, raters, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline, Kind
-from monitoring.quality.detectors.lately import FadedSums
-from monitoring.quality.detectors.leaving_out import OTHERS_MIN, GiverRoll, LeaveOneOut
+from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
+from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.detectors.slip import BASELINE_MIN, Slip
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
@@ -115,7 +115,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         request came before the version was degraded. It shows no recovery. `is_doubted`: the version is doubted now.
         No other version is held against the label.
         """
-        own = None if label.trusted else leaving_out.get_group(roll, label.caller)
+        own = None if label.trusted else leave_one_out.get_group(roll, label.caller)
         if is_late:
             return self._with_count(label.badness, own, at)
         signal = self.begin_reverse_test() if is_degraded and self.reverse is None else self
@@ -147,7 +147,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.guard is None or self.baseline is None:
             return self
         held = self.guard.detectors.whole.baseline
-        since_then = lately.sum_since(self.marks, self.changed_after)
+        since_then = recent_values.sum_since(self.marks, self.changed_after)
         error = held + STEP_UP_MIN
         if since_then is not None:
             wrong, of = since_then
@@ -179,16 +179,16 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
         """The 95% interval of its errors lately."""
-        return lately.find_share_interval(recent)
+        return recent_values.find_share_interval(recent)
 
     def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
         """The greatest upper end of the interval of its errors lately, whichever caller is left out who may be."""
         if not self.recent.weight:
             return None
-        believed = set(leaving_out.find_believed(roll))
+        believed = set(leave_one_out.find_believed(roll))
         parts = [one for place, one in enumerate(self.by_caller) if place not in believed and one.weight >= PART_MIN]
-        left = [self.recent, *[lately.take_away(self.recent, part) for part in parts]]
-        intervals = [lately.find_share_interval(one) if one.weight >= PART_MIN else (0.0, 1.0) for one in left]
+        left = [self.recent, *[recent_values.take_away(self.recent, part) for part in parts]]
+        intervals = [recent_values.find_share_interval(one) if one.weight >= PART_MIN else (0.0, 1.0) for one in left]
         return max([one[1] for one in intervals if one is not None], default=None)
 
     def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
@@ -203,17 +203,17 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def _with_count(self, bad: float, own: int | None, at: float) -> LabelSignal:
         """The signal with a label that no detector has seen."""
         parts = self.by_caller or (() if own is None else (FadedSums(),) * raters.GROUPS)
-        count, wrong, rate = self.labels + 1, self.wrong + bad, lately.add_event(self.rate, at)
+        count, wrong, rate = self.labels + 1, self.wrong + bad, recent_values.add_event(self.rate, at)
         return msgspec.structs.replace(
             self,
             labels=count,
             wrong=wrong,
             begun=self.begun + 1,
-            recent=lately.add_value(self.recent, bad),
-            by_caller=lately.add_value_of(parts, own, bad),
+            recent=recent_values.add_value(self.recent, bad),
+            by_caller=recent_values.add_value_of(parts, own, bad),
             rate=rate,
-            busiest=lately.find_busiest(self.busiest, rate, at),
-            marks=lately.add_mark(self.marks, count, at, wrong),
+            busiest=recent_values.find_busiest(self.busiest, rate, at),
+            marks=recent_values.add_mark(self.marks, count, at, wrong),
         )
 
     def _shares_after(self, label: Label, at: float, roll: GiverRoll) -> Shares | None:
@@ -221,7 +221,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if label.trusted:
             return self.shares
         shares = self.shares or raters.start_shares(self.salt)
-        shares = msgspec.structs.replace(shares, raters=leaving_out.count_kind(shares.raters, roll.reported))
+        shares = msgspec.structs.replace(shares, raters=leave_one_out.count_kind(shares.raters, roll.reported))
         return raters.add_label(shares, label.caller, label.rater, label.reported, at=at)[0]
 
     def _learn(self, own: int | None, bad: float, at: float) -> LabelSignal:

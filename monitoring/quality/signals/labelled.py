@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import msgspec
 
-from monitoring.quality.detectors import baselines, lately, leaving_out, recoveries
+from monitoring.quality.detectors import baselines, leave_one_out, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.detectors.lately import FadedSums, Marks, Rate
-from monitoring.quality.detectors.leaving_out import GiverRoll, LeaveOneOut
+from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
+from monitoring.quality.detectors.recent_values import FadedSums, Marks, Rate
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.verdicts.health import StreamReport
 
@@ -161,24 +161,24 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_doubted(self) -> bool:
         """Return whether its evidence now would be an alarm of the signal that may alarm most often."""
-        return self.detectors is not None and leaving_out.stands_between(self.detectors, BETWEEN_MIN)
+        return self.detectors is not None and leave_one_out.stands_between(self.detectors, BETWEEN_MIN)
 
     @property
     def has_recovered(self) -> bool:
         """Return whether the reverse test finds that errors came down. Errors that rise again take that back."""
         labels = recoveries.count_asked(self.recoveries)
-        return self.reverse_detectors is not None and leaving_out.stands_between(self.reverse_detectors, labels)
+        return self.reverse_detectors is not None and leave_one_out.stands_between(self.reverse_detectors, labels)
 
     @property
     def evidence_since(self) -> float | None:
         """The time when the evidence of now began to grow, in Unix seconds; None without a detector."""
-        return None if self.detectors is None else lately.find_time(self.marks, self.changed_after)
+        return None if self.detectors is None else recent_values.find_time(self.marks, self.changed_after)
 
     def alarms(self, labels_min: int, labels: float, alpha: float) -> bool:
         """Return whether its evidence ever reached the threshold for so many labels, once it has seen enough of
         them."""
         enough = self.detectors is not None and self.observed >= labels_min
-        return enough and self.detectors is not None and leaving_out.alarms(self.detectors, labels, alpha)
+        return enough and self.detectors is not None and leave_one_out.alarms(self.detectors, labels, alpha)
 
     def find_evidence(self, alarming: bool) -> float:
         """The logarithm of its evidence: the largest so far where that alarms, else the one of now."""
@@ -198,7 +198,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         """Its values lately; of the time since its evidence began where that is an alarm, and still is one now."""
         since = None
         if alarming and self.is_doubted:
-            since = lately.sum_since(self.marks, self.changed_after)
+            since = recent_values.sum_since(self.marks, self.changed_after)
         return self.recent if since is None else self.sums_since(*since)
 
     def sums_since(self, total: float, of: int) -> FadedSums:
@@ -217,7 +217,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             labelled=True,
             observed=float(self.count),
             wrong=self.wrong,
-            estimate=lately.find_mean(recent),
+            estimate=recent_values.find_mean(recent),
             low=low,
             high=high,
             high_without_one=self.high_without_one(terms.roll, high),

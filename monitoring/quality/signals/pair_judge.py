@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.detectors import lately
-from monitoring.quality.detectors.lately import FadedSums
+from monitoring.quality.detectors import recent_values
+from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.signals.entries import Pair
 
 
@@ -38,7 +38,7 @@ def add_pair(track: PairJudge, pair: Pair) -> PairJudge:
         track = PairJudge(pair.judge, pair.judge_digest, track.silent, track.answered_since)
     if pair.judge_answered is None:
         return track
-    silent = lately.add_value(track.silent, float(not pair.judge_answered))
+    silent = recent_values.add_value(track.silent, float(not pair.judge_answered))
     return PairJudge(track.judge, track.digest, silent, track.answered_since + 1 if pair.judge_answered else 0)
 
 

@@ -3,8 +3,8 @@
 The reference is the mean difference of the first pairs, at its one-sided upper 95% bound. A specialist differs from a
 general model from the first day on; a growing difference is what counts. Once another build of general has taken over,
 the reference is learned again (`fingerprints.py`). Pairs that came while the version was degraded are no part of it:
-its slip would be the reference. Nobody moves it alone: each giver is left out in turn (`leaving_out.py`), up to four by
-themselves.
+its slip would be the reference. Nobody moves it alone: each giver is left out in turn (`leave_one_out.py`), up to four
+by themselves.
 
 Nor does anybody make the reference alone. One giver can move a difference both ways: a reference that is too high hides
 a slip, and one that is too low makes a slip of others' healthy pairs. So the detector that leaves somebody out is held
@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitoring.quality.detectors import delays, estimates, lately, leaving_out, paired, recoveries
+from monitoring.quality.detectors import delays, estimates, leave_one_out, paired, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.estimates import Sums
-from monitoring.quality.detectors.lately import FadedSums
-from monitoring.quality.detectors.leaving_out import OTHERS_MIN, GiverRoll, LeaveOneOut
+from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.paired import PairedSlip
+from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.signals.labelled import STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 
 FIRST_PAIRS = 100
@@ -107,7 +107,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         """Hold it against this difference from now on; the same object if it is already."""
         if self.baseline == baseline:
             return self
-        guard = leaving_out.start(paired.start(_bound(baseline.upper)), GROUPS)
+        guard = leave_one_out.start(paired.start(_bound(baseline.upper)), GROUPS)
         return begin(msgspec.structs.replace(self, baseline=baseline, guard=guard))
 
     def compare_with(self, digest: str | None) -> PairSignal:
@@ -130,7 +130,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         is_degraded: bool = False,
         is_early: bool = False,
     ) -> PairSignal:
-        """The signal after a pair. `givers` are the callers who judged it, `alone` is as in `leaving_out.py`.
+        """The signal after a pair. `givers` are the callers who judged it, `alone` is as in `leave_one_out.py`.
 
         `is_early`: its request came before the version was degraded. The reverse test does not see it.
         """
@@ -138,13 +138,13 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         difference, count = wrong - other_wrong, signal.pairs + 1
         total = signal.wrong - signal.other_wrong + difference
         roll = _meet(signal.givers, givers)
-        own = tuple(sorted({leaving_out.get_group(roll, one) for one in givers}))
-        believed = () if alone is None else (leaving_out.get_group_of_digest(roll, alone),)
+        own = tuple(sorted({leave_one_out.get_group(roll, one) for one in givers}))
+        believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
         guard = signal.guard and _observe(signal.guard, difference, own, believed)
         reverse = signal.reverse
         if reverse is not None and not is_early:
             reverse = _observe(reverse, difference, own, believed)
-        rate = lately.add_event(signal.rate, at)
+        rate = recent_values.add_event(signal.rate, at)
         signal = msgspec.structs.replace(
             signal,
             givers=roll,
@@ -154,10 +154,10 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             guard=guard,
             apart=signal.apart + (reverse is not None),
             reverse=reverse,
-            recent=lately.add_value(signal.recent, difference),
+            recent=recent_values.add_value(signal.recent, difference),
             rate=rate,
-            busiest=lately.find_busiest(signal.busiest, rate, at),
-            marks=lately.add_mark(signal.marks, count, at, total),
+            busiest=recent_values.find_busiest(signal.busiest, rate, at),
+            marks=recent_values.add_mark(signal.marks, count, at, total),
         )
         return signal._learn(difference, own, at) if guard is None and not is_degraded else signal
 
@@ -191,12 +191,12 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         """Begin the reverse test, since the version is degraded."""
         if self.guard is None:
             return self
-        margin, since_then = self.guard.whole.margin, lately.sum_since(self.marks, self.changed_after)
+        margin, since_then = self.guard.whole.margin, recent_values.sum_since(self.marks, self.changed_after)
         error = margin + STEP_UP_MIN
         if since_then is not None:
             total, of = since_then
             error = max(error, total / of - delays.Z_UPPER * math.sqrt(self._spread() / of))
-        reverse = leaving_out.start(paired.start(_bound((margin + error) / 2), "below"), GROUPS)
+        reverse = leave_one_out.start(paired.start(_bound((margin + error) / 2), "below"), GROUPS)
         left = recoveries.count_left(self.recoveries, self.observed - self.apart)
         return msgspec.structs.replace(self, reverse=reverse, recoveries=left)
 
@@ -219,12 +219,12 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
         """The 95% interval of its differences lately."""
-        return lately.find_mean_interval(recent)
+        return recent_values.find_mean_interval(recent)
 
     def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
         """The upper end of the interval, where nobody gave a label who could be left out: a judge or reviewers did, or
         the version's only caller."""
-        return high if {*self.givers.known} <= {leaving_out.find_alone(roll)} else None
+        return high if {*self.givers.known} <= {leave_one_out.find_alone(roll)} else None
 
     def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
         """The baseline, as JSON: a difference, and the other arm."""
@@ -264,7 +264,9 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _spread(self) -> float:
         """The variance of its differences lately."""
-        return max(0.0, self.recent.total_squares / self.recent.weight - (lately.find_mean(self.recent) or 0.0) ** 2)
+        return max(
+            0.0, self.recent.total_squares / self.recent.weight - (recent_values.find_mean(self.recent) or 0.0) ** 2
+        )
 
 
 def start(salt: str, against: str | None = None) -> PairSignal:
@@ -296,16 +298,16 @@ def _measure(firsts: tuple[First, ...], left_out: set[int], two_sided: float) ->
 
 
 def _meet(roll: GiverRoll, givers: tuple[str, ...]) -> GiverRoll:
-    for one in sorted(givers, key=partial(leaving_out.make_digest, roll)):
-        roll = leaving_out.meet(roll, one)
+    for one in sorted(givers, key=partial(leave_one_out.make_digest, roll)):
+        roll = leave_one_out.meet(roll, one)
     return roll
 
 
 def _observe(
     guard: LeaveOneOut[PairedSlip], difference: float, own: tuple[int, ...], believed: tuple[int, ...]
 ) -> LeaveOneOut[PairedSlip]:
-    moved = leaving_out.move(guard, lambda slip: paired.observe(slip, difference), own)
-    return leaving_out.judge(moved, paired.log_e, believed)
+    moved = leave_one_out.move(guard, lambda slip: paired.observe(slip, difference), own)
+    return leave_one_out.judge(moved, paired.log_e, believed)
 
 
 def _bound(margin: float) -> float:

@@ -16,8 +16,8 @@ from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.notes import KEPT_SECONDS_MAX
-from monitoring.quality.signals.reckoning import PART_SECONDS, Reckoning
 from monitoring.quality.signals.steps import Step, WatchedVersion
+from monitoring.quality.signals.watches import PART_SECONDS, Watches
 from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
@@ -26,7 +26,7 @@ FORGET_EVERY_SECONDS = 86_400.0
 
 
 class Placed(NamedTuple):
-    """An entry: when it came, of which stream (as in `reckoning.py`), its number within the millisecond; a record, or
+    """An entry: when it came, of which stream (as in `watches.py`), its number within the millisecond; a record, or
     feedback with the record that it is on (None where there is none)."""
 
     milliseconds: int
@@ -57,7 +57,7 @@ class Replaying:
 
     def __init__(self, step: Step, baselines: Mapping[str, Mapping[str, Baseline]], look_seconds: float) -> None:
         """`step` has the tasks, and what is known of their versions; verdicts follow from the replay."""
-        self.reckoning = Reckoning("replay")
+        self.reckoning = Watches("replay")
         self.health: dict[str, VersionHealth] = {}
         self.records = self.feedback = self.unmatched = 0
         self._step, self._baselines = step, baselines

@@ -29,17 +29,6 @@ from monitoring.beside import NICENESS
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.notes import KEPT_SECONDS_MAX, Note
-from monitoring.quality.signals.reckoning import (
-    FEEDBACK,
-    PART_SECONDS,
-    RECORDS,
-    REPORTED,
-    RETIRED,
-    Reckoning,
-    StreamEntry,
-    find_versions,
-    read_entry,
-)
 from monitoring.quality.signals.saved import UNREADABLE, pack, read_watch
 from monitoring.quality.signals.steps import (
     BASELINES_KEY,
@@ -53,6 +42,17 @@ from monitoring.quality.signals.steps import (
 )
 from monitoring.quality.signals.stream_reader import READ_STREAMS, Batch, read_streams
 from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.watches import (
+    FEEDBACK,
+    PART_SECONDS,
+    RECORDS,
+    REPORTED,
+    RETIRED,
+    StreamEntry,
+    Watches,
+    find_versions,
+    read_entry,
+)
 from monitoring.records import streams_of
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Monitor:
         self._write_script = self._redis.register_script(WRITE)
         self._cursors = Cursors()
         self._written = self._cursors
-        self._reckoning: Reckoning | None = None
+        self._reckoning: Watches | None = None
         self._loaded: set[str] = set()
         self._judged_at: dict[str, float] = {}
         self._step: Step | None = None
@@ -159,7 +159,7 @@ class Monitor:
             unmatched=reckoning.unmatched,
         )
 
-    def _to_judge(self, reckoning: Reckoning, step: Step, moved: set[str], at: float) -> list[str]:
+    def _to_judge(self, reckoning: Watches, step: Step, moved: set[str], at: float) -> list[str]:
         """The versions that have moved or of which something new is told, and some of those judged longest ago."""
         before = self._step
         if before is None or before.metrics != step.metrics:
@@ -180,7 +180,7 @@ class Monitor:
         self._reckoning = None
         self._generation = b"unread"
 
-    def _resumed(self, step: Step) -> Reckoning:
+    def _resumed(self, step: Step) -> Watches:
         """The watches as they stand, from memory where this child was the last to write. Raises RedisError."""
         generation, *held = self._redis.pipeline(transaction=True).get(GENERATION_KEY).hgetall(CURSORS_KEY).execute()
         try:
@@ -195,7 +195,7 @@ class Monitor:
             self._generation = generation
         if self._reckoning is None or found != self._written:
             epoch = found.epoch or uuid.uuid4().hex
-            self._reckoning = Reckoning(epoch)
+            self._reckoning = Watches(epoch)
             self._loaded = set()
             self._judged_at = {}
             self._step = None
@@ -205,7 +205,7 @@ class Monitor:
         self._load(reckoning, (name for name, one in step.versions.items() if one.state != RETIRED))
         return reckoning
 
-    def _load(self, reckoning: Reckoning, versions: Iterable[str]) -> None:
+    def _load(self, reckoning: Watches, versions: Iterable[str]) -> None:
         """Read the watches of these versions that are not in memory. One that can't be read begins again."""
         missing = sorted(set(versions) - self._loaded)
         for first in range(0, len(missing), LOADED_AT_ONCE):
@@ -248,7 +248,7 @@ class Monitor:
 
     # ---- the streams -------------------------------------------------------------------------------
 
-    def _read_on(self, reckoning: Reckoning, step: Step) -> Batch:
+    def _read_on(self, reckoning: Watches, step: Step) -> Batch:
         """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
         takes. Raises Raced, RedisError."""
         found = read_streams(self._look_script, self._cursors.read, step.known_at)
@@ -272,7 +272,7 @@ class Monitor:
         )
         return found
 
-    def _take(self, reckoning: Reckoning, entries: Sequence[StreamEntry]) -> None:
+    def _take(self, reckoning: Watches, entries: Sequence[StreamEntry]) -> None:
         """Move the watches by these entries, in their order. One that can't be read is counted, and passed over."""
         found: list[tuple[StreamEntry, Seen | Given]] = []
         for one in entries:
@@ -298,7 +298,7 @@ class Monitor:
                 log.exception("an entry can't be reckoned with: %s", place.name)
                 reckoning.unreadable += 1
 
-    def _records_of(self, told: Sequence[Given], reckoning: Reckoning) -> dict[str, Seen]:
+    def _records_of(self, told: Sequence[Given], reckoning: Watches) -> dict[str, Seen]:
         """The records of the requests that were judged, as far as they are still there."""
         requests = sorted({one.request for one in told})
         if not requests:
@@ -324,7 +324,7 @@ class Monitor:
                     reckoning.unreadable += 1
         return found
 
-    def _load_notes(self, reckoning: Reckoning, requests: set[str]) -> None:
+    def _load_notes(self, reckoning: Watches, requests: set[str]) -> None:
         missing = sorted(requests - reckoning.notes.keys())
         if not missing:
             return
@@ -335,7 +335,7 @@ class Monitor:
 
     # ---- what is written ---------------------------------------------------------------------------
 
-    def _write(self, reckoning: Reckoning, step: Step) -> None:
+    def _write(self, reckoning: Watches, step: Step) -> None:
         """Write what has moved, and the cursors with it, unless somebody else has written. Raises Raced, RedisError."""
         retired = {name for name, one in step.versions.items() if one.state == RETIRED} & self._new_retired(step)
         watches = [name for name in reckoning.moved if name in reckoning.watches]

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import msgspec
 
 from monitoring.badness import is_bad
-from monitoring.quality.detectors import lately, leaving_out, raters, saving
+from monitoring.quality.detectors import leave_one_out, raters, recent_values, saving
 from monitoring.quality.detectors.drift import Signal
-from monitoring.quality.detectors.lately import DelayCounts, FadedSums, Marks, Rate
-from monitoring.quality.detectors.leaving_out import GiverRoll
+from monitoring.quality.detectors.leave_one_out import GiverRoll
+from monitoring.quality.detectors.recent_values import DelayCounts, FadedSums, Marks, Rate
 from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.phases import Course
 from monitoring.quality.signal_table import LABELLED, is_of_feedback_metric
@@ -166,19 +166,19 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
         return watch
     moved: dict[str, Any] = {}
     if watch.version in (seen.version, seen.led_to):
-        watch = _with_roll(watch, leaving_out.add_request(watch.roll, seen.caller, at, is_reported(seen)))
+        watch = _with_roll(watch, leave_one_out.add_request(watch.roll, seen.caller, at, is_reported(seen)))
     if get_labelled_version(seen) == watch.version:
         moved["requests"] = watch.requests + 1
-        moved["request_rate"] = lately.add_event(watch.request_rate, at)
+        moved["request_rate"] = recent_values.add_event(watch.request_rate, at)
         if watch.requests % MARKED_EVERY == 0:
-            moved["request_marks"] = lately.add_mark(watch.request_marks, watch.requests + 1, at, 0.0)
+            moved["request_marks"] = recent_values.add_mark(watch.request_marks, watch.requests + 1, at, 0.0)
         if seen.purpose == "serve":
             moved["saving"] = saving.add_request(watch.saving, at, seen.saving_usd)
             moved["saving_usd"] = watch.saving_usd + (seen.saving_usd or 0.0)
         if plan.complaint_metric is not None:
             watch = _with_served(watch, seen, plan.complaint_metric, at, previous)
     if unlabelled.is_looked_at(
-        seen.id, watch.requests, lately.count_per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
+        seen.id, watch.requests, recent_values.count_per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
     ):
         found, languages = unlabelled.add_record(watch.signals, watch.languages, seen, watch.version, at)
         moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
@@ -263,7 +263,7 @@ def _judged(watch: Watch, note: Note, place: int, noted: NotedPair, at: float, a
     is_late, is_early = watch.course.is_late(asked_at), watch.course.is_early(asked_at)
     if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
         givers = note.givers if both is not None else ()
-        alone, is_degraded = leaving_out.find_alone(watch.roll), watch.course.is_degraded
+        alone, is_degraded = leave_one_out.find_alone(watch.roll), watch.course.is_degraded
         wrong, other_wrong = 1.0 - sure[0], 1.0 - sure[1]
         track = watch.shadow.take_pair(wrong, other_wrong, givers, at, alone, is_degraded, is_early)
         watch = msgspec.structs.replace(watch, shadow=track)
@@ -304,7 +304,7 @@ def _with_agreement(watch: Watch, noted: NotedPair, right: float) -> Watch:
     if guessed is None or not pair_judge.is_judged_by(watch.judge, noted.judge, noted.judge_digest):
         return watch
     agrees = float((guessed[0] >= 0.5) == (right >= 0.5))
-    return msgspec.structs.replace(watch, agreed=lately.add_value(watch.agreed, agrees))
+    return msgspec.structs.replace(watch, agreed=recent_values.add_value(watch.agreed, agrees))
 
 
 def _arm(watch: Watch, noted: NotedPair, previous_version: str | None) -> Arm | None:
@@ -359,8 +359,8 @@ def take_feedback(
     if note is not known and own and not known.given:
         watch = msgspec.structs.replace(
             watch,
-            judged=lately.add_event(watch.judged, at),
-            delays=lately.add_delay(watch.delays, max(0.0, at - seen.placed_at)),
+            judged=recent_values.add_event(watch.judged, at),
+            delays=recent_values.add_delay(watch.delays, max(0.0, at - seen.placed_at)),
         )
     for place, noted in enumerate(note.pairs):
         if watch.version in noted.counted and fingerprints.is_compared_with(watch.stack, noted.stack):
@@ -380,8 +380,8 @@ def _with_label(
     own: bool,
 ) -> Watch:
     """The watch after the first label of a request in a stream."""
-    roll = watch.roll if label.trusted else leaving_out.add_label(watch.roll, label.caller, label.reported, at)
-    alone, moved = leaving_out.find_alone(roll), dict[str, Any](roll=roll)
+    roll = watch.roll if label.trusted else leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
+    alone, moved = leave_one_out.find_alone(roll), dict[str, Any](roll=roll)
     is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(seen.placed_at)
     held_out = get_held_out_version(seen) == watch.version and fingerprints.is_compared_with(watch.stack, seen.stack)
     at_the_time = (own and not label.reported) or held_out
@@ -397,7 +397,7 @@ def _with_label(
         is_early = watch.course.is_early(seen.placed_at)
         moved[stream] = track.take(label, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
         moved["labels"] = watch.labels + 1
-        moved["label_rate"] = lately.add_event(watch.label_rate, at)
+        moved["label_rate"] = recent_values.add_event(watch.label_rate, at)
         of_class = get_class(given, plan.class_tag)
         if of_class is not None:
             moved["classes"] = _with_class(watch, stream, of_class, label, at, roll, is_late, is_early)
@@ -440,8 +440,8 @@ def _with_complaint(watch: Watch, label: Label, seen: Seen, note: Note, at: floa
     note = msgspec.structs.replace(note, given={**note.given, "complaints": label.badness})
     if not is_bad(label.badness) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
         return watch, note
-    roll = leaving_out.add_label(watch.roll, label.caller, label.reported, at)
-    track = watch.complaints.take_complaint(label.caller, seen.placed_at, at, leaving_out.find_alone(roll))
+    roll = leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
+    track = watch.complaints.take_complaint(label.caller, seen.placed_at, at, leave_one_out.find_alone(roll))
     return msgspec.structs.replace(watch, roll=roll, complaints=track), note
 
 

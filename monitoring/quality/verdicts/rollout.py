@@ -3,7 +3,7 @@
 A plan says how sure to be. Every outcome of either arm goes through `observe`, every judged shadow pair through
 `observe_pair`, and `verdict` may be asked at any time, by any gateway: it depends on the state alone, not on when or
 how often somebody looked. No caller and no rater decides alone: the evidence is what is left whoever is left out
-(`leaving_out.py`). Pure functions over frozen data that go through JSON unchanged; docs/explanation/judging.md has
+(`leave_one_out.py`). Pure functions over frozen data that go through JSON unchanged; docs/explanation/judging.md has
 the guarantee and its limits.
 """
 
@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.quality.detectors import leaving_out, raters, sequential
-from monitoring.quality.detectors.leaving_out import GiverRoll, LeaveOneOut
+from monitoring.quality.detectors import leave_one_out, raters, sequential
+from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import GROUPS
 from monitoring.quality.detectors.sequential import Bets
 
@@ -166,7 +166,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def start(plan: Plan, started_at: float = 0.0, callers: GiverRoll | None = None) -> Tally:
     """The state before the first outcome. `callers` are who used the active version until then: beside them the first
     caller of a canary is not alone."""
-    callers = raters.start_roll("canary") if callers is None else leaving_out.count_kind(callers, reported=False)
+    callers = raters.start_roll("canary") if callers is None else leave_one_out.count_kind(callers, reported=False)
     rate = _evidence(plan.margin, plan.margin, GROUPS)
     return Tally(
         bounds=_bounds(plan),
@@ -197,8 +197,8 @@ def observe(state: Tally, plan: Plan, outcome: Outcome, at: float = 0.0) -> Tall
         state = _with_feedback(state, canary, outcome, outcome.badness, at)
     if outcome.error is None:
         return state
-    callers = leaving_out.add_request(state.callers, outcome.caller, at)
-    own, believed = (leaving_out.get_group(callers, outcome.caller),), set(leaving_out.find_believed(callers))
+    callers = leave_one_out.add_request(state.callers, outcome.caller, at)
+    own, believed = (leave_one_out.get_group(callers, outcome.caller),), set(leave_one_out.find_believed(callers))
 
     def paired(
         seen: LeaveOneOut[Evidence], value: float | None, compare: Callable[[float, float], float]
@@ -223,9 +223,9 @@ def observe_pair(state: Tally, plan: Plan, pair: ShadowPair) -> Tally:
     _see_that_it_is_the_plan(state, plan)
     callers, difference = state.callers, float(pair.canary_wrong - pair.active_wrong)
     for one in pair.callers:
-        callers = leaving_out.meet(callers, one)
-    own = {leaving_out.get_group(callers, one) for one in pair.callers}
-    believed = set(leaving_out.find_believed(callers))
+        callers = leave_one_out.meet(callers, one)
+    own = {leave_one_out.get_group(callers, one) for one in pair.callers}
+    believed = set(leave_one_out.find_believed(callers))
     shadow = _moved(state.shadow, lambda seen: _seen(seen, difference), own, believed)
     return msgspec.structs.replace(state, callers=callers, shadow=shadow)
 
@@ -285,10 +285,10 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
     if not outcome.trusted:
         name = raters.get_name(outcome.caller, outcome.rater)
         callers, known = (
-            leaving_out.add_label(callers, outcome.caller, at=at),
-            leaving_out.add_label(known, name, at=at),
+            leave_one_out.add_label(callers, outcome.caller, at=at),
+            leave_one_out.add_label(known, name, at=at),
         )
-        own = (leaving_out.get_group(callers, outcome.caller), GROUPS + leaving_out.get_group(known, name))
+        own = (leave_one_out.get_group(callers, outcome.caller), GROUPS + leave_one_out.get_group(known, name))
     state = msgspec.structs.replace(state, callers=callers, raters=known)
     believed = _believed(state, "feedback")
     feedback = _moved(state.feedback, lambda one: _paired(one, canary, badness, _difference), own, believed)
@@ -297,9 +297,9 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
 
 def _believed(state: Tally, name: Signal) -> set[int]:
     """The groups that may not be left out of a signal's evidence."""
-    found = set(leaving_out.find_believed(state.callers))
+    found = set(leave_one_out.find_believed(state.callers))
     if name == "feedback":
-        found |= {GROUPS + place for place in leaving_out.find_believed(state.raters)}
+        found |= {GROUPS + place for place in leave_one_out.find_believed(state.raters)}
     return found
 
 
@@ -307,7 +307,7 @@ def _moved(
     seen: LeaveOneOut[Evidence], move: Callable[[Evidence], Evidence], own: Collection[int], believed: Collection[int]
 ) -> LeaveOneOut[Evidence]:
     """The evidence after something that these groups gave, with its evidence of harm now and the largest so far."""
-    return leaving_out.judge(leaving_out.move(seen, move, own), _log_e_of_harm, believed)
+    return leave_one_out.judge(leave_one_out.move(seen, move, own), _log_e_of_harm, believed)
 
 
 def _paired(seen: Evidence, canary: bool, value: float, compare: Callable[[float, float], float]) -> Evidence:
@@ -345,7 +345,7 @@ def _seen(seen: Evidence, difference: float) -> Evidence:
 
 def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evidence]:
     whole = Evidence(harm=sequential.start("above", harm_margin), no_worse=sequential.start("below", margin))
-    return leaving_out.start(whole, groups)
+    return leave_one_out.start(whole, groups)
 
 
 # ---- what is shown, and what is missing -----------------------------------------------------------
@@ -387,7 +387,7 @@ def _log_e_of_harm(seen: Evidence) -> float:
 
 def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
     """The evidence that it is no worse, as it stands now: what is left whoever is left out."""
-    return leaving_out.find_evidence(
+    return leave_one_out.find_evidence(
         _of(state, name), lambda one: sequential.log_e(one.no_worse), _believed(state, name)
     )
 
@@ -403,7 +403,7 @@ def _rests_on_one(state: Tally, plan: Plan, share: float, name: Signal) -> bool:
     if not share:
         return False
     enough, believed = -math.log(share * plan.alpha), _believed(state, name)
-    return bool(leaving_out.rests_on(_of(state, name), _log_e_of_harm, enough, believed, GROUPS))
+    return bool(leave_one_out.rests_on(_of(state, name), _log_e_of_harm, enough, believed, GROUPS))
 
 
 def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, float]) -> str:
@@ -433,7 +433,7 @@ def _shown(name: Signal, state: Tally, plan: Plan, share: float, required: bool)
         "harm": {
             "margin": seen.harm.margin,
             "e_value": sequential.round_e_value(
-                leaving_out.find_evidence(guarded, _log_e_of_harm, _believed(state, name))
+                leave_one_out.find_evidence(guarded, _log_e_of_harm, _believed(state, name))
             ),
             "e_value_max": sequential.round_e_value(max(0.0, guarded.log_max)),
             "threshold": None if threshold is None else sequential.round_e_value(threshold),

@@ -9,8 +9,8 @@ import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline, measure
 from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
-from monitoring.quality.signals.reckoning import Reckoning, replay
 from monitoring.quality.signals.steps import Step
+from monitoring.quality.signals.watches import Watches, replay
 from monitoring.quality.verdicts.health import Judgement, StreamReport
 from tests.monitoring.quality.traffic import (
     MORNING,
@@ -53,7 +53,7 @@ class Told:
 
     def __init__(self, baselines: dict[str, dict[str, Baseline]] = HELD, step: Step | None = None) -> None:
         self.step, self.baselines, self.day = step or task_step(), baselines, 0.0
-        self.reckoning = Reckoning("e")
+        self.reckoning = Watches("e")
         self.reckoning.begin(self.step, baselines)
 
     def tell(self, verdict: Verdict, pinned: bool = False) -> None:

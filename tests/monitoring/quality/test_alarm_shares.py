@@ -10,8 +10,8 @@ import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, state_rate
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.reckoning import Reckoning
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.health import StreamReport
 from tests.monitoring.quality.traffic import METRICS, MORNING, PLAN, V3, at, errors, labelled_traffic, said, served
 
@@ -27,7 +27,7 @@ class Fleet:
         self.state = "active"
         self.plan = PLAN
         self.tasks: tuple[str, ...] = ("returns", "other")
-        self.reckoning = Reckoning("e")
+        self.reckoning = Watches("e")
         self.baselines: dict[str, dict[str, Baseline]] = HELD
         self.placed: dict[str, Seen] = {}
         self.begin()

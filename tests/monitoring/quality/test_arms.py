@@ -13,8 +13,8 @@ from monitoring.quality.detectors import estimates
 from monitoring.quality.signals import arms, noted_pairs
 from monitoring.quality.signals.arms import Arm, ArmComparison
 from monitoring.quality.signals.noted_pairs import NotedPair, Right
-from monitoring.quality.signals.reckoning import Reckoning, replay
 from monitoring.quality.signals.steps import Step
+from monitoring.quality.signals.watches import Watches, replay
 from monitoring.quality.verdicts.health import ArmReport
 from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, Traffic, at, said, served, shadow, step
 
@@ -249,7 +249,7 @@ def test_pairs_with_a_version_that_stands_by_no_more_are_not_told() -> None:
     records, feedback = traffic(50, other=V2)
     standing = step()
     standing.tasks["returns"] = msgspec.structs.replace(standing.tasks["returns"], previous_version=V2)
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     reckoning.begin(standing, {})
     seen = reports(records, feedback, standing)
     assert (seen["previous_version"].version, seen["previous_version"].mean, seen["version"].version) == (V2, 1.0, V3)

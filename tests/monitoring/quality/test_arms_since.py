@@ -6,7 +6,7 @@ import random
 
 import msgspec
 
-from monitoring.quality.detectors import leaving_out
+from monitoring.quality.detectors import leave_one_out
 from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.signals import arms, judging, label_signal, turning, watch
 from monitoring.quality.signals.entries import Label
@@ -25,7 +25,7 @@ class Labelled:
     def __init__(self) -> None:
         self.watch = turning.hold_against(watch.start(V3, "returns", "e"), {"reviewed": GATE, "feedback": GATE})
         self.draw, self.count = random.Random(2), 0
-        self.roll = leaving_out.add_request(self.watch.roll, "app", MORNING)
+        self.roll = leave_one_out.add_request(self.watch.roll, "app", MORNING)
 
     @property
     def now(self) -> float:

@@ -9,9 +9,9 @@ import pytest
 
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.entries import Attempt, Given, Seen
-from monitoring.quality.signals.reckoning import Reckoning
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.rollout import Plan, Tally
 from tests.monitoring.quality.traffic import METRICS, PLAN, V2, V3, said, served, shadow
 
@@ -32,7 +32,7 @@ class Trial:
     """A reckoning of a canary under way."""
 
     def __init__(self, step: Step | None = None) -> None:
-        self.reckoning = Reckoning("e")
+        self.reckoning = Watches("e")
         self.reckoning.begin(step or step_of(), {})
         self.records: dict[str, Seen] = {}
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import complaints, delays, leaving_out
+from monitoring.quality.detectors import complaints, delays, leave_one_out
 from monitoring.quality.detectors.complaints import RATIOS, Complaints
 from monitoring.quality.detectors.delays import AGES, DAY_SECONDS, HOURS, TICK_SECONDS, Delays
 from monitoring.quality.signals import complaint_signal
@@ -68,7 +68,7 @@ def tracked() -> ComplaintSignal:
 
 
 def heard(track: ComplaintSignal, events: Iterator[tuple[float, float | None]]) -> ComplaintSignal:
-    alone = leaving_out.make_digest(track.complainers, "only")
+    alone = leave_one_out.make_digest(track.complainers, "only")
     for now, about in events:
         track = track.take_request("only", now) if about is None else track.take_complaint("only", about, now, alone)
     return track

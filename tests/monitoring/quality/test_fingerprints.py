@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.signals import arms, fingerprints, watch
 from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
-from monitoring.quality.signals.reckoning import Reckoning
 from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.health import Judgement
 from tests.monitoring.quality.reckoned import HELD, Told, stream, task_step
 from tests.monitoring.quality.traffic import MORNING, V3, held_out, said, served, shadow, step
@@ -140,7 +140,7 @@ class Pool:
     """Requests in turn of the version, with a shadow of general's, and held out; each with what is said of it."""
 
     def __init__(self) -> None:
-        self.reckoning, self.count = Reckoning("e"), 0
+        self.reckoning, self.count = Watches("e"), 0
         self.reckoning.begin(step(), HELD)
 
     def ask(self, count: int, stack: Callable[[int], str], labelled: bool = True) -> list[Callable[[], None]]:

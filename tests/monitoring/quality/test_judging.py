@@ -8,12 +8,12 @@ import random
 import msgspec
 import pytest
 
-from monitoring.quality.detectors import leaving_out, raters
+from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.signals import entries, label_signal, watch
 from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.reckoning import replay
+from monitoring.quality.signals.watches import replay
 from tests.monitoring.quality.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step
 from tests.monitoring.quality.traffic import (
     MORNING,
@@ -136,7 +136,7 @@ def test_the_bound_of_first_labels_is_under_the_truth_at_most_once_in_a_hundred_
     """The least of nine bounds of 99% was so in more than two of a hundred."""
     under, runs, roll = 0, 700, raters.start_roll(V3)
     for number in range(8):
-        roll = leaving_out.add_request(roll, f"shop{number}")
+        roll = leave_one_out.add_request(roll, f"shop{number}")
     for run in range(runs):
         draw = random.Random(f"first {run}")
         parts = [[float(draw.random() < 0.15) for _ in range(25 - (place == 7))] for place in range(8)]

@@ -10,8 +10,8 @@ import pytest
 from monitoring.quality.detectors.baselines import measure
 from monitoring.quality.explanations.report import make_report
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.reckoning import Reckoning, replay
 from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.watches import Watches, replay
 from monitoring.quality.verdicts.health import Judgement, JudgeReport
 from monitoring.quality.verdicts.plan import Plan
 from tests.monitoring.quality import situations
@@ -75,7 +75,7 @@ def test_what_another_model_did_not_say_is_forgotten() -> None:
 
 
 def test_a_state_from_before_goes_on_and_one_with_it_goes_through_json_unchanged() -> None:
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     reckoning.begin(step(), HELD)
     for number, (_, seen) in enumerate(pairs(20, **SILENT)):
         reckoning.take(seen, MORNING + number)

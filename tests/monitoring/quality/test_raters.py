@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import leaving_out, raters, slip
+from monitoring.quality.detectors import leave_one_out, raters, slip
 from monitoring.quality.detectors.baselines import measure, state_rate
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.signals import label_signal, pair_signal
@@ -23,7 +23,7 @@ names = st.sampled_from([f"caller-{n}" for n in range(20)])
 
 def served(found: Guarded, caller: str) -> Guarded:
     """The detector once a request of this caller was answered."""
-    return raters.set_callers(found, leaving_out.add_request(found.callers, caller))
+    return raters.set_callers(found, leave_one_out.add_request(found.callers, caller))
 
 
 def guarded(*callers: str) -> Guarded:
@@ -118,7 +118,7 @@ def test_a_request_or_two_of_somebody_else_silence_nobody() -> None:
     for _ in range(40):
         found = raters.observe(found, 1.0, "only")
     assert raters.alarms(found, LABELS, ALPHA)
-    assert leaving_out.find_alone(found.callers) == leaving_out.make_digest(found.callers, "only")
+    assert leave_one_out.find_alone(found.callers) == leave_one_out.make_digest(found.callers, "only")
 
 
 def test_of_raters_of_one_caller_a_single_label_silences_nobody_either() -> None:
@@ -136,7 +136,7 @@ def test_who_uses_a_version_little_moves_no_verdict_by_much_feedback() -> None:
     for _ in range(300):
         found = raters.observe(found, 1.0, "attacker")
     assert not raters.alarms(found, LABELS, ALPHA)
-    assert leaving_out.find_alone(found.callers) is None
+    assert leave_one_out.find_alone(found.callers) is None
 
 
 def test_many_small_callers_together_ask_for_their_labels() -> None:
@@ -184,7 +184,7 @@ def test_a_detector_without_a_group_is_the_detector_over_the_labels_of_all_other
     for at, without in enumerate(found.detectors.without[: raters.GROUPS]):
         plain = slip.start(0.05)
         for caller, bad, trusted in seen:
-            group = leaving_out.get_group(found.callers, caller)
+            group = leave_one_out.get_group(found.callers, caller)
             if trusted or group != at:
                 plain = slip.observe(plain, bad)
         assert without is None or without == plain
@@ -246,7 +246,7 @@ def _labels(track: LabelSignal, count: int, seed: int, rater: str | None = None,
     """Labels of one caller's eight raters, or of one of them alone."""
     draw, who = (
         random.Random(seed),
-        leaving_out.add_label(leaving_out.add_request(raters.start_roll("v"), "app", 1.0), "app"),
+        leave_one_out.add_label(leave_one_out.add_request(raters.start_roll("v"), "app", 1.0), "app"),
     )
     for number in range(count):
         named = rater or f"r{draw.randrange(8)}"
@@ -300,7 +300,7 @@ def test_one_rater_alone_is_still_believed() -> None:
 
 def test_pairs_of_one_caller_who_was_there_alone_are_void_once_there_are_others() -> None:
     track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
-    alone = leaving_out.make_digest(track.givers, "a")
+    alone = leave_one_out.make_digest(track.givers, "a")
     for number in range(60):
         track = track.take_pair(1.0, 0.0, ("a",), float(number), alone)
     assert track.alarms(30, 1_000.0, ALPHA)

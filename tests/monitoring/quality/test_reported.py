@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.detectors import leaving_out, raters
-from monitoring.quality.detectors.leaving_out import REPORTS_COUNT_AFTER_SECONDS
-from monitoring.quality.signals.reckoning import replay
+from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors.leave_one_out import REPORTS_COUNT_AFTER_SECONDS
+from monitoring.quality.signals.watches import replay
 from monitoring.quality.verdicts.health import Judgement, StreamReport
 from tests.monitoring.quality.reckoned import BY_GATE
 from tests.monitoring.quality.test_watch import complaint_traffic
@@ -152,13 +152,13 @@ def test_a_version_that_is_judged_from_reports_alone_still_alarms() -> None:
 def test_reports_count_again_once_nothing_was_served_here_for_a_week_and_not_beside_what_is() -> None:
     roll = raters.start_roll(V3)
     for n in range(100):
-        roll = leaving_out.add_request(roll, "shop", at=float(n))
+        roll = leave_one_out.add_request(roll, "shop", at=float(n))
     for n in range(100):
-        roll = leaving_out.add_request(roll, "reporter", at=100.0 + n, reported=True)
-    assert leaving_out.find_alone(roll) == leaving_out.make_digest(roll, "shop")
+        roll = leave_one_out.add_request(roll, "reporter", at=100.0 + n, reported=True)
+    assert leave_one_out.find_alone(roll) == leave_one_out.make_digest(roll, "shop")
     later = 100.0 + REPORTS_COUNT_AFTER_SECONDS
-    roll = leaving_out.add_request(roll, "reporter", at=later, reported=True)
-    assert (roll.reported, leaving_out.find_alone(roll)) == (True, leaving_out.make_digest(roll, "reporter"))
-    roll = leaving_out.add_request(roll, "shop", at=later + 1.0)
-    assert (roll.reported, leaving_out.find_alone(roll)) == (False, leaving_out.make_digest(roll, "shop"))
-    assert msgspec.json.decode(msgspec.json.encode(roll), type=leaving_out.GiverRoll) == roll
+    roll = leave_one_out.add_request(roll, "reporter", at=later, reported=True)
+    assert (roll.reported, leave_one_out.find_alone(roll)) == (True, leave_one_out.make_digest(roll, "reporter"))
+    roll = leave_one_out.add_request(roll, "shop", at=later + 1.0)
+    assert (roll.reported, leave_one_out.find_alone(roll)) == (False, leave_one_out.make_digest(roll, "shop"))
+    assert msgspec.json.decode(msgspec.json.encode(roll), type=leave_one_out.GiverRoll) == roll

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import saving
-from monitoring.quality.detectors.lately import RATE_SECONDS
+from monitoring.quality.detectors.recent_values import RATE_SECONDS
 from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.explanations.phrases import format_dollars
 from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.signals.entries import Seen
-from monitoring.quality.signals.reckoning import replay
+from monitoring.quality.signals.watches import replay
 from monitoring.quality.verdicts.health import Judgement, SavingReport, TaskHealth
 from tests.monitoring.quality import situations
 from tests.monitoring.quality.situations import HEALTHY, JUDGED, SHIFTED, of, single

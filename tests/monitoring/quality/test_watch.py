@@ -11,9 +11,9 @@ from monitoring.quality.phases import Phase
 from monitoring.quality.signals import entries, judging, notes, turning, watch
 from monitoring.quality.signals.entries import Attempt, RecordedFinding
 from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.reckoning import Reckoning
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.health import Judgement, TaskHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
@@ -264,7 +264,7 @@ def test_a_class_of_any_name_has_a_stream_that_is_not_that_of_all_others() -> No
 
 
 def test_what_was_set_for_another_metric_is_told_until_it_is_set_anew() -> None:
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     held = {V3: {**BY_GATE[V3], "feedback:toys": GATE, "shadow": GATE}}
     reckoning.begin(step(), held)
     _moved(reckoning, labelled_traffic(errors(0.04, 30)))
@@ -288,7 +288,7 @@ def test_what_was_set_for_another_metric_is_told_until_it_is_set_anew() -> None:
 # ---- verdicts ------------------------------------------------------------------------------------
 
 
-def _moved(reckoning: Reckoning, traffic: Traffic, seconds: float = 0.0) -> None:
+def _moved(reckoning: Watches, traffic: Traffic, seconds: float = 0.0) -> None:
     placed = {}
     for name, one in traffic[0]:
         when = float(name.partition("-")[0]) / 1000 + seconds
@@ -298,12 +298,12 @@ def _moved(reckoning: Reckoning, traffic: Traffic, seconds: float = 0.0) -> None
         reckoning.hear(given, placed[given.request], float(name.partition("-")[0]) / 1000 + seconds)
 
 
-def _judged(reckoning: Reckoning, when: float) -> Judgement:
+def _judged(reckoning: Watches, when: float) -> Judgement:
     return reckoning.judged([V3], when)[V3]
 
 
 def test_recovery_is_found_by_the_reverse_test_and_then_the_detector_begins_anew() -> None:
-    reckoning, when = Reckoning("e"), MORNING + 86_400
+    reckoning, when = Watches("e"), MORNING + 86_400
     reckoning.begin(step(), BY_GATE)
     _moved(reckoning, labelled_traffic(errors(0.04, 300) + errors(0.4, 80, 2)))
     found = stream(_judged(reckoning, when), "feedback")
@@ -322,7 +322,7 @@ def test_recovery_is_found_by_the_reverse_test_and_then_the_detector_begins_anew
 
 
 def test_labels_of_a_degraded_version_are_no_baseline_of_the_next() -> None:
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     reckoning.begin(step(), BY_GATE)
     _moved(reckoning, labelled_traffic(errors(0.04, 300)))
     bad = WatchedVersion(task="returns", state="active", phase=Phase(own="degraded"), since=1.0)
@@ -439,7 +439,7 @@ def test_shadows_cost_is_told_and_more_labels_a_month_ask_for_more_evidence() ->
 
 def test_a_watch_goes_through_json_unchanged_and_stays_small() -> None:
     """Eight callers, twenty classes, everything on: the worst case, and a usual one."""
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     reckoning.begin(step(), BY_GATE)
     records, feedback = paired_traffic(3000, 0.1, 0.1)
     usual = together((records, feedback), complaint_traffic(2, 0.1, 0.1))
@@ -450,7 +450,7 @@ def test_a_watch_goes_through_json_unchanged_and_stays_small() -> None:
 
 
 def test_a_watch_of_another_plan_begins_its_labels_anew() -> None:
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     reckoning.begin(step(), BY_GATE)
     _moved(reckoning, labelled_traffic([True] * 50))
     other = msgspec.structs.replace(PLAN, feedback_metric="stars")
@@ -462,7 +462,7 @@ def test_a_watch_of_another_plan_begins_its_labels_anew() -> None:
 
 
 def test_a_judgement_is_the_same_for_the_same_watch() -> None:
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     reckoning.begin(step(), BY_GATE)
     _moved(reckoning, labelled_traffic(errors(0.1, 300)))
     known = reckoning.watches[V3]

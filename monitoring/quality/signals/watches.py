@@ -75,7 +75,7 @@ def order_entries(streams: Sequence[Sequence[StreamEntry]], count: int, until_ms
     )
 
 
-class Reckoning:
+class Watches:
     """The watches of all versions, and the notes of requests, as far as they are needed. Owner of both in memory.
 
     `moved` and `noted` name those that were changed since they were last cleared, `unreadable` counts entries that no
@@ -314,7 +314,7 @@ def replay(
 
     What an entry says is taken as it stands; feedback on a record that is not there is passed over.
     """
-    reckoning = Reckoning("replay")
+    reckoning = Watches("replay")
     reckoning.begin(step, baselines or {})
     placed: dict[str, Seen] = {}
     order: list[tuple[tuple[int, int, int], Seen | Given]] = [

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors.baselines import measure
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.reckoning import (
+from monitoring.quality.signals.steps import WatchedVersion
+from monitoring.quality.signals.stream_reader import unpack
+from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.watches import (
     FEEDBACK,
     RECORDS,
     REPORTED,
-    Reckoning,
     StreamEntry,
+    Watches,
     order_entries,
     read_entry,
     replay,
 )
-from monitoring.quality.signals.steps import WatchedVersion
-from monitoring.quality.signals.stream_reader import unpack
-from monitoring.quality.signals.watch import Watch
 from tests.monitoring.quality.test_watch import Traffic, paired_traffic, together
 from tests.monitoring.quality.traffic import MORNING, V2, V3, at, held_out, said, served, step
 
@@ -77,12 +77,12 @@ def reckoned(traffic: Traffic, cuts: set[int]) -> dict[str, bytes]:
         one.id: msgspec.structs.replace(one, placed_at=read_entry(0, name, {}).milliseconds / 1000)
         for name, one in traffic[0]
     }
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     reckoning.begin(both_versions(), BASELINES)
     for place, (key, one) in enumerate(ordered(traffic)):
         if place in cuts:
             reckoning.tick((key[0] - 1) / 1000)
-            taken_over = Reckoning("e")
+            taken_over = Watches("e")
             for name, known in reckoning.watches.items():
                 taken_over.watches[name] = msgspec.json.decode(msgspec.json.encode(known), type=Watch)
             for request, note in reckoning.notes.items():
@@ -112,9 +112,9 @@ def test_any_cut_and_any_child_leave_the_same_watches_to_the_last_bit(
     assert reckoned(traffic, cuts) == watches
 
 
-def taken(traffic: Traffic) -> Reckoning:
+def taken(traffic: Traffic) -> Watches:
     """All of it reckoned with, and no more time passed than that."""
-    reckoning = Reckoning("e")
+    reckoning = Watches("e")
     reckoning.begin(both_versions(), BASELINES)
     placed = {one.id: one for _, one in traffic[0]}
     for key, one in ordered(traffic):
