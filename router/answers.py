@@ -85,6 +85,6 @@ class Terms:
         return any(used.mode == "enforce" for used in self.checks.values())
 
     def enforces(self, name: CheckName) -> bool:
-        """Whether the result of this check is acted on."""
+        """True if the result of this check is acted on."""
         used = self.checks.get(name)
         return used is not None and used.mode == "enforce"

@@ -1,4 +1,4 @@
-"""What the arguments of a tool's call must keep of what the caller declared, in time that their length bounds. Pure.
+"""The check of a tool call's arguments against the parameters that the caller declared, in bounded time. Pure.
 
 A caller's schema is never compiled: a few hundred bytes of one can take seconds to check. Of its top level are looked
 at, by hand, which properties are required, and the type and the texts that each may have. All else is not.
@@ -38,14 +38,14 @@ TYPES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Of a tool's parameters what is checked: those that are required, their types, and the texts that they may be."""
+    """The checked part of a tool's parameters: the required ones, their types, and the texts that they may have."""
 
     required: tuple[str, ...] = ()
     types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     texts: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def fit(self, arguments: str) -> bool:
-        """Whether arguments, as the engine wrote them, are a JSON object that keeps this."""
+        """True if arguments, as the engine wrote them, are a JSON object that keeps this."""
         if len(arguments) > ARGUMENTS_LENGTH_MAX:
             return False
         try:
@@ -67,7 +67,7 @@ ANY_OBJECT = Parameters()
 
 
 def read_parameters(raw: bytes) -> Parameters:
-    """What is checked of a tool's parameters, which are JSON as the caller wrote it. Total: whatever that is."""
+    """Read the checked part of a tool's parameters, JSON as the caller wrote it. Total: for any bytes."""
     if len(raw) > PARAMETERS_BYTES_MAX:
         return ANY_OBJECT
     try:

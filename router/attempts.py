@@ -1,4 +1,4 @@
-"""What next after a failed attempt or a rejected answer: this file alone decides on retry, escalation and giving up.
+"""The next step after a failed attempt or a rejected answer: only this file decides on retry, escalation, giving up.
 
 Pure.
 """
@@ -38,7 +38,7 @@ class Failure:
 
     @property
     def may_have_ended_it(self) -> bool:
-        """Whether the request may be why the engine ended or hangs. A status below 500 shows that it runs."""
+        """True if the request may be why the engine ended or hangs. A status below 500 shows that it runs."""
         return self.fragile and self.kind in MAY_HAVE_ENDED and (self.status is None or self.status >= 500)
 
 
@@ -174,7 +174,7 @@ def _is_spent(failure: Failure, choice: Choice) -> bool:
 
 
 def _continues(choice: Choice) -> bool:
-    """Whether a choice can go on with text; a form that is asked for by the general prompt begins anew, so that
+    """True if a choice can go on with text; a form that is asked for by the general prompt begins anew, so that
     can't."""
     general_prompt = choice.general_prompt_of.general_prompt if choice.general_prompt_of else None
     return choice.pool.continues and not (general_prompt and general_prompt.response_format)

@@ -1,4 +1,4 @@
-"""Which of many tasks a text may belong to: one matrix product picks a handful, whose models then score it in full."""
+"""The tasks that a text may belong to: one matrix product picks a handful, whose models then score it in full."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from serving.view import VersionView
 Need = Literal["scope", "whole_answer"]
 """Input of a check beside its own model: the request's scope score, or all of the answer."""
 StandsIn = Literal["never", "if_closed", "if_full"]
-"""Whether the adapter answers after all: never; where every fallback is closed or absent; or also where it is full."""
+"""When the adapter answers after all: never; where every fallback is closed or absent; or also where it is full."""
 
 NO_CONTRACT, NOT_WHOLE, A_CALL, NO_ANSWER = "no contract", "not whole", "a tool call", "no answer"
 
@@ -47,7 +47,8 @@ class CheckedRequest(NamedTuple):
 
 
 class ContractResult(NamedTuple):
-    """Whether an answer keeps its contract (None: not known), and how it breaks it or why that is not known."""
+    """`kept`: the answer keeps its contract (None: not known). `note` says how it breaks it, or why that is not
+    known."""
 
     note: str
     kept: bool | None
@@ -93,7 +94,7 @@ class Check:
         return note in self.notes_unjudged if self.model is None else threshold is None
 
     def lacks_basis(self, threshold: float | None, note: str) -> bool:
-        """Whether a finding that did not fire lacks a model or a contract, so that an operator has to act."""
+        """True if a finding that did not fire lacks a model or a contract, so that an operator has to act."""
         return note in self.notes_lacking if self.model is None else threshold is None
 
 
@@ -164,7 +165,8 @@ def _judge_gain(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding, No
 
 
 def _why_unread(selector: str | None, task: TaskPolicy, otherwise: str) -> str:
-    """Why no model scored the text. `selector` is the selector of the model, None where there is no model."""
+    """The reason why no model scored the text. `selector` is the selector of the model, None where there is no
+    model."""
     return otherwise if selector in (None, task.selector) else OTHER_SELECTOR
 
 
@@ -172,7 +174,7 @@ def _why_unread(selector: str | None, task: TaskPolicy, otherwise: str) -> str:
 
 
 def judge_contract(answer: ReceivedAnswer, contract: Contract | None) -> ContractResult:
-    """Whether the texts of an answer keep the contract."""
+    """Compare the texts of an answer with the contract."""
     if contract is None:
         return ContractResult(NO_CONTRACT, None)
     if not answer.whole:
@@ -227,7 +229,7 @@ def _judge_refusal(
 
 
 def _find_refusal(answer: ReceivedAnswer, offered: Offered | None, contract_kept: bool | None) -> str:
-    """Why it is a refusal, in a few words that quote nothing of it; empty where it is none."""
+    """The reason why it is a refusal, in a few words that quote nothing of it; empty where it is none."""
     for alternative in answer.alternatives:
         if alternative.refusal:
             return "it has a refusal"

@@ -17,7 +17,7 @@ from router.replicas import Lack, pick
 from serving.view import FleetView, PoolView, VersionView
 
 NO_INDEX = "no task has a scope model"
-"""Why no task can be found for the model `auto`."""
+"""The note of a request for `auto` for which no task can be found."""
 
 
 def choose(
@@ -89,7 +89,7 @@ def _choose_without_task(request: RoutingRequest, policy: Policy, view: FleetVie
 
 
 def make_subject(request: RoutingRequest, task: str | None) -> Subject:
-    """What rules are held against."""
+    """The part of a request that rules compare, beside its text."""
     return Subject(task, request.caller, request.metadata or {})
 
 

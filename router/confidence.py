@@ -1,4 +1,4 @@
-"""Is this answer good enough to commit? How sure an adapter was of its tokens, and a threshold with a known risk.
+"""The confidence in an answer: how sure an adapter was of its tokens, and a threshold with a known risk.
 
 A small logistic model gives the probability that an answer is right, from the logprobs of its tokens, the scope
 score of its request and whether it keeps its contract. None of its weights lets a less sure answer score higher. The
@@ -21,7 +21,7 @@ import numpy as np
 
 FORM = 1
 LOGPROB_MIN = -20.0
-"""What no logprob counts less than, in nats: below it engines write -9999 or -inf for "never"."""
+"""The least value of a logprob, in nats: below it engines write -9999 or -inf for "never"."""
 SURE_NATS = 1e-3
 """Logprobs closer to 0 than this say the same."""
 PLAIN_TOKENS_MAX = 512
@@ -40,7 +40,7 @@ class ConfidenceError(Exception):
 
 
 class Features(NamedTuple):
-    """What is looked at of an answer: logprobs in nats, at least LOGPROB_MIN, and its length in tokens.
+    """The features of an answer: its logprobs in nats, at least LOGPROB_MIN, and its length in tokens.
 
     An answer of no token, or without logprobs, has a length of 0.
     """
@@ -55,7 +55,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What one threshold is worth. An answer is kept if its score is at least `threshold`.
+    """One threshold with its risk. An answer is kept if its score is at least `threshold`.
 
     Of the calibration `rows`, `wrong` were kept although wrong and `kept` were kept in all. Of all requests at most
     `wrong_share_max` are kept and wrong, with the confidence of the calibration (Clopper-Pearson).
@@ -98,7 +98,7 @@ class ConfidenceModel:
 
     @property
     def weighs_scope(self) -> bool:
-        """Whether the request's scope score counts."""
+        """True if the request's scope score counts."""
         return self.weights[NAMES.index("scope")] != 0.0
 
     def score(self, logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> float:
@@ -110,7 +110,7 @@ class ConfidenceModel:
         return self.score_of(compute_first_features(self.tokens, logprobs, scope, contract_kept))
 
     def score_of(self, asked: Features) -> float:
-        """The same from features, which must be those of `compute_first_features`."""
+        """The score of features, which must be those of `compute_first_features`."""
         if asked.length == 0:
             return 0.0
         values = make_inputs(asked, self.scope_mean)
@@ -173,7 +173,7 @@ class ConfidenceModel:
 
 
 def compute_features(logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> Features:
-    """What is looked at of an answer, whatever an engine said of it.
+    """Compute the features of an answer. Total: for any values of an engine.
 
     A logprob that is no number counts as LOGPROB_MIN, one above 0 as 0. Scope that is not finite is not known.
     Of an `array.array` or a numpy array of floats, 100,000 tokens take about 1 ms, of a list 3 ms.
@@ -205,7 +205,7 @@ def compute_features(logprobs: Sequence[float], scope: float | None, contract_ke
 def compute_first_features(
     tokens: int | None, logprobs: Sequence[float], scope: float | None, contract_kept: bool | None
 ) -> Features:
-    """The same of an answer's first tokens, without its contract; with None of all of it."""
+    """Compute the features of an answer's first tokens, without its contract; with None, of all of it."""
     if tokens is None:
         return compute_features(logprobs, scope, contract_kept)
     return compute_features(logprobs[:tokens], scope, None)
@@ -254,7 +254,7 @@ def _of_many(logprobs: Sequence[float]) -> tuple[float, float, float]:
 
 
 def count_wrong_allowed(rows: int, wrong_share_max: float, delta: float) -> int:
-    """How many kept and wrong answers of so many rows still certify the target; -1 where not even none does.
+    """The largest number of kept and wrong answers among the rows that certifies the target; -1 where even 0 does not.
 
     The most whose Clopper-Pearson upper bound, at a confidence of 1 - delta, is at most the target.
     """

@@ -1,4 +1,4 @@
-"""Does an answer keep its task's contract? Compiled once for each version, then checked before commit.
+"""The contract of a task's answers: compiled once for each version, checked before each commit.
 
 A contract is a mapping of `json_schema`, `choices`, `regex` and `length`; all that are set must hold of the answer's
 text as it is, without a trim, since that text is what the caller gets. Patterns, also those inside a schema, are
@@ -30,7 +30,7 @@ class ContractError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What every answer of a version must keep."""
+    """The form that every answer of a version must have."""
 
     schema: jsonschema_rs.Validator | None = None
     choices: frozenset[str] | None = None

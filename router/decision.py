@@ -88,7 +88,8 @@ NO_SCORES = Scores()
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where the request goes. `version` is None where a pool's base answers; `general_prompt_of` is then the version
+    """The destination of a request. `version` is None where a pool's base answers; `general_prompt_of` is then the
+    version
     whose general prompt it needs (None: the caller asked for the base itself). `led_to` is the version that it was led
     to, which may be another than the one that answers, or None: by the alias, a pin or an admin's rule. `probability`
     is that of the draws which led here: the version's share of the alias, times what the checks drew. `key` is what
@@ -117,7 +118,7 @@ class Choice:
 
     @property
     def at_fallback(self) -> bool:
-        """Whether it is a task's fallback: a pool's base, or another version than the one that it was led to."""
+        """True if it is a task's fallback: a pool's base, or another version than the one that it was led to."""
         if self.task is None or self.version is None:
             return self.task is not None
         return self.led_to is not None and self.version.name != self.led_to.name

@@ -1,4 +1,4 @@
-"""What a text is about, as a vector: the static word embedding, which needs no neural net.
+"""The meaning of a text as a vector: the static word embedding, which needs no neural net.
 
 The weights and the tokenizer are files of the installed package `wordllama`. They are read here as files: the package
 itself is never imported, since its loader downloads. The weights are kept as bytes, 8 MB of them.
@@ -39,7 +39,7 @@ class Embedding(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is, with its version: a model that was fitted with it can be used with no other."""
+        """The name with its version: a model that was fitted with one embedding works with no other."""
 
     @property
     def dimensions(self) -> int:
@@ -77,7 +77,7 @@ class StaticEmbedding:
 
     @classmethod
     def load(cls, folder: Path | None = None) -> StaticEmbedding:
-        """From a folder with the two files, or else from the installed package.
+        """Load it from a folder with the two files, or else from the installed package.
 
         Raises EmbeddingError if they are missing or damaged.
         """
@@ -90,7 +90,7 @@ class StaticEmbedding:
 
     @property
     def name(self) -> str:
-        """What it is, with its version."""
+        """The name with its version."""
         return NAME
 
     @property
@@ -121,7 +121,7 @@ def clip_text(text: str) -> str:
 
 
 def _package_folder() -> Path:
-    """Where the package is installed, found without importing it."""
+    """The folder where the package is installed, found without importing it."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise EmbeddingError(f"The package {PACKAGE} is missing, which has the word vectors: install {PACKAGE}.")

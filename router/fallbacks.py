@@ -1,4 +1,4 @@
-"""Where a request goes that its adapter may not or cannot answer: the task's fallbacks for that reason, in order."""
+"""The task's fallbacks, in order, for a request that its adapter may not or cannot answer."""
 
 from __future__ import annotations
 

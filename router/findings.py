@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 Mode = Literal["off", "observe", "enforce"]
-"""Whether a check is asked, and whether its result is acted on: `observe` decides and records only."""
+"""The use of a check: not asked; asked and recorded only; or asked and acted on."""
 FallbackName = Literal["general", "previous_version", "needs_human"]
-"""Where a request goes that its adapter may not answer: the fallback pool, the version that led before, or a person."""
+"""The fallback of a request: the fallback pool, the version that led before, or a person."""
 CheckName = Literal["degraded", "out_of_scope", "holdout", "predicted_gain", "contract", "low_confidence", "refusal"]
 """The name of a check is also the reason that it gives. `router/checks.py` has a row for each."""
 CHECK_NAMES: tuple[CheckName, ...] = get_args(CheckName)
@@ -17,7 +17,7 @@ DEFAULT_FALLBACKS: tuple[FallbackName, ...] = ("general",)
 
 @dataclass(frozen=True, slots=True)
 class CheckPolicy:
-    """How a task uses one check. `share` is the check's number, from 0 to 1; 0 for a check that has none."""
+    """The use of one check by a task. `share` is the check's number, from 0 to 1; 0 for a check that has none."""
 
     mode: Mode = "off"
     share: float = 0.0

@@ -1,4 +1,4 @@
-"""What was fitted for a version when it was registered or evaluated: the models by which its requests are judged."""
+"""The models that were fitted for a version when it was registered or evaluated, and that judge its requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from router.scope import ScopeModel
 
 ModelKind = Literal["scope", "confidence", "gain"]
-"""What a fitted model judges: whether an input is in scope, an answer sure enough, general likelier to be right."""
+"""The judgement of a fitted model: whether an input is in scope, an answer sure enough, general likelier to be
+right."""
 OTHER_SELECTOR = "fitted with another selector"
 NO_CALIBRATION = "no calibration"
 OTHER_SCOPE = "no calibration: the scope model has changed"

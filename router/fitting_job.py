@@ -1,4 +1,4 @@
-"""What a fitting is given and what it says, as lines of JSON between a gateway and the process that fits."""
+"""The input and the output of a fitting, as lines of JSON between a gateway and the process that fits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Job(msgspec.Struct):
-    """What to do: a fitting of `bytes` packed bytes. `minilm` is the file of that embedding; empty: without it."""
+    """The job: a fitting of `bytes` packed bytes. `minilm` is the file of that embedding; empty: without it."""
 
     bytes: int
     seed: int = 0
@@ -25,14 +25,14 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class Step(msgspec.Struct, tag="step"):
-    """How far it is: `share` from 0 to 1."""
+    """The progress: `share` from 0 to 1."""
 
     stage: str
     share: float
 
 
 class Result(msgspec.Struct, tag="result"):
-    """How it ended: the size of the model that follows, with what is to be known of it; or an error's sentence.
+    """The end: the size of the model that follows, with what is to be known of it; or an error's sentence.
 
     `auroc`: how surely the score tells training prompts that it had not seen from other traffic that it had not seen,
     None where there was too little of it. `thresholds`: held-back scores that thresholds rest on.

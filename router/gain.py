@@ -29,7 +29,7 @@ class GainError(Exception):
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model is worth, measured on `rows` requests, each scored by a model that had not seen it.
+    """The worth of a model, measured on `rows` requests, each scored by a model that had not seen it.
 
     `lift` is by how much the routed answers are more often right than with as many requests sent to general at random,
     as a mean over all shares of general, from -1 to 1. `apgr` is the same as the average performance gap recovered,
@@ -47,7 +47,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def shown_to_help(self) -> bool:
-        """Whether the order is better than a random one beyond doubt, which is the same as apgr_low over 0.5."""
+        """True if the order is better than a random one beyond doubt, which is the same as apgr_low over 0.5."""
         return self.lift_low > 0.0
 
 
@@ -106,7 +106,7 @@ class GainModel:
 
     @property
     def rows(self) -> int:
-        """How many requests it was fitted and measured on."""
+        """Number of requests that it was fitted and measured on."""
         return self.measured.rows
 
     @property
@@ -116,11 +116,12 @@ class GainModel:
 
     @property
     def shown_to_help(self) -> bool:
-        """Whether it may be switched on."""
+        """True if it may be switched on."""
         return self.measured.shown_to_help
 
     def score(self, text: str) -> float:
-        """How much likelier general is right than the adapter, from -1 to 1, by the first and last 400 characters."""
+        """Score how much likelier general is right than the adapter, from -1 to 1, by the first and last 400
+        characters."""
         if self.constant is not None:
             return self.constant
         buckets, counts = np.unique(count_buckets(text), return_counts=True)

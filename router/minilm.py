@@ -68,14 +68,14 @@ WEIGHT_MAX, FLOW_MAX, FLOW_ZERO = 63, 127, 128
 
 
 class Seal(msgspec.Struct, frozen=True):
-    """What stands beside a written file: which embedding it is, and the SHA-256 of its bytes."""
+    """The seal beside a written file: the name of the embedding, and the SHA-256 of the file's bytes."""
 
     name: str
     sha256: str
 
 
 def get_seal_path(path: Path) -> Path:
-    """Where a file's seal is."""
+    """The path of a file's seal."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -114,7 +114,7 @@ class MiniLM:
 
     @classmethod
     def load(cls, path: Path) -> MiniLM:
-        """From the file that `python -m router.minilm` wrote.
+        """Load it from the file that `python -m router.minilm` wrote.
 
         Raises EmbeddingError if it is missing or damaged, or if onnxruntime is.
         """
@@ -132,7 +132,7 @@ class MiniLM:
 
     @property
     def name(self) -> str:
-        """What it is, with its form and the version of the graph."""
+        """The name, with the form and the version of the graph."""
         return self._name
 
     @property
@@ -170,7 +170,7 @@ def get_name(form: Form) -> str:
 
 
 def is_ready(path: Path, form: Form = "int8") -> bool:
-    """Whether the file is there, whole, and what would be written now."""
+    """True if the file is there, whole, and what would be written now."""
     try:
         return read_seal(path).name == get_name(form)
     except EmbeddingError:
@@ -326,7 +326,7 @@ def _layer(graph: _Graph, flow: str, layer: int) -> str:
 
 
 def _attention(graph: _Graph, flow: str, layer: int) -> str:
-    """What each token sees of the others, head by head, as rows again."""
+    """The attention of each token to the others, head by head, as rows again."""
     at = f"layer{layer}."
     own = f"encoder.layer.{layer}.attention.self.{{}}.{{}}".format
     shrink = {"query": np.float32(HEAD_WIDTH**-0.5), "key": np.float32(1), "value": np.float32(1)}
@@ -356,7 +356,7 @@ def _mean(graph: _Graph, flow: str) -> None:
 
 
 def _package_folder() -> Path:
-    """Where the weights are, found without importing their package, which needs torch."""
+    """The folder of the weights, found without importing their package, which needs torch."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise EmbeddingError(f"MiniLM's weights are not installed: {INSTALL}.")

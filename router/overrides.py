@@ -55,7 +55,7 @@ class Override:
     mode: OverrideMode = "enforce"
     compiled: Any = field(init=False, repr=False, compare=False, default=None)
     weight: int = field(init=False, repr=False, compare=False, default=0)
-    """What a character of a text costs at worst: for a pattern the steps of its program."""
+    """The worst cost of one character of a text: for a pattern the steps of its program."""
 
     def __post_init__(self) -> None:
         if self.contains is not None:  # folded once here, not for each request
@@ -71,7 +71,7 @@ class Override:
         return self.contains is not None or self.pattern is not None
 
     def is_in_force(self, now_unix: float) -> bool:
-        """Whether it has begun, and has not expired."""
+        """True if it has begun, and has not expired."""
         if self.starts_at is not None and self.starts_at > now_unix:
             return False
         return self.expires_at is None or self.expires_at > now_unix
@@ -79,7 +79,7 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a rule is held against beside the text: a request's task, caller and metadata."""
+    """The part of a request that rules compare, beside its text: a request's task, caller and metadata."""
 
     task: str | None
     caller: str
@@ -87,7 +87,7 @@ class Subject:
 
 
 class Ruled(NamedTuple):
-    """What the rules say of a request: the one that decides, those that add a message (at most ADDED_MAX), and those
+    """The rules that apply to a request: the one that decides, those that add a message (at most ADDED_MAX), and those
     that are only noted."""
 
     deciding: Override | None = None
@@ -131,7 +131,7 @@ def group_by_task(rules: tuple[Override, ...]) -> dict[str | None, tuple[Overrid
 
 
 def needs_text(rules: tuple[Override, ...]) -> bool:
-    """Whether any rule looks at the text, so that it need not be gathered where none does."""
+    """True if any rule looks at the text, so that it need not be gathered where none does."""
     return any(one.reads_text for one in rules)
 
 
@@ -152,7 +152,7 @@ def fold(text: str) -> str:
 
 
 def find_pattern_fault(pattern: str) -> str | None:
-    """What is wrong with a pattern, in a sentence; None where it can be used."""
+    """Find the fault of a pattern, as a sentence; None where it can be used."""
     return compute_pattern_cost(pattern)[1]
 
 

@@ -1,4 +1,4 @@
-"""How a fitted model is bytes: a header and arrays, packed, with a checksum. No pickle, and no model runs code."""
+"""The byte form of a fitted model: a header and arrays, packed, with a checksum. No pickle, and no model runs code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Form(Generic[H]):
         return header, self._read(header, body)
 
     def finite(self, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
-        """Whether all floats in the arrays are numbers."""
+        """True if all floats in the arrays are numbers."""
         return all(bool(np.isfinite(arrays[name]).all()) for name, (kind, _) in self.arrays.items() if "f" in kind)
 
     def unfit(self) -> Exception:

@@ -1,4 +1,4 @@
-"""Which version and which arm a request falls to: a fixed place for each session, a draw for who has none."""
+"""The version and the arm of a request: a fixed place for each session, a draw for who has none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from router.policy import Alias
 from serving.view import FleetView, VersionView
 
 ARMS = ("version", "holdout", "explored")
-"""What is drawn for; each by bits of the draw of its own, so that one says nothing of another."""
+"""The arms that are drawn for; each by bits of the draw of its own, so that one says nothing of another."""
 BITS_OF_AN_ARM = 16
 PLACES = 2
 """So many places in [0, 1) there are for a request beside those of its arms."""

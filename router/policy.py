@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 CacheIsolation = Literal["caller", "none"]
 """Whose prompts share an engine's prefix cache: one caller's own, or everybody's."""
 FallbackBreaks = Literal["error", "flag"]
-"""What becomes of a fallback's answer that breaks the contract: the caller gets an error, or the answer with a
+"""The treatment of a fallback's answer that breaks the contract: the caller gets an error, or the answer with a
 label."""
 UnknownFields = Literal["refuse", "drop"]
-"""What becomes of a field that the gateway does not know, or that may not be sent: an error, or it is left out."""
+"""The treatment of a field that the gateway does not know, or that may not be sent: an error, or it is left out."""
 TokensOver = Literal["refuse", "clamp"]
-"""What becomes of more tokens than one may ask for: an error, or the bound takes their place."""
+"""The treatment of a request for too many tokens: an error, or the bound takes their place."""
 COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
-"""From when on a streamed answer belongs to the caller: with its first token, with so many, or when it is complete."""
+"""The moment from which a streamed answer belongs to the caller: with its first token, with so many, or when it is
+complete."""
 
 AUTO = "auto"
-"""What a caller names as the model to have the task found by what the request says."""
+"""The model that a caller names so that the task is found by the request's text."""
 AUTO_SELECTOR = "user_turns"
 
 
@@ -56,7 +57,7 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class TaskPolicy:
-    """What an operator deployed for a task: where it runs, where it may go instead, and within which bounds.
+    """The settings of a task that the router reads: where it runs, where it may go instead, and within which bounds.
 
     `fallback_pool` is the pool that takes over where the adapter may not or cannot answer; None leaves only an error.
     `commit` is one of COMMIT_POLICIES; `hold_seconds_max` how long a stream is held back for it (None: as long as an
@@ -86,16 +87,16 @@ class TaskPolicy:
     adapters: bool = True
 
     def fallbacks_for(self, reason: str) -> tuple[FallbackName, ...]:
-        """Where a request goes for this reason, in order."""
+        """The fallbacks for this reason, in order."""
         return self.fallbacks.get(reason, DEFAULT_FALLBACKS)
 
     def reaches(self, pool: str) -> bool:
-        """Whether the task's text may be sent to this pool."""
+        """True if the task's text may be sent to this pool."""
         return self.pools_allowed is None or pool in self.pools_allowed
 
     @property
     def tokens_before_commit(self) -> float:
-        """How many tokens of a stream are held back before it is committed; infinity for all of them."""
+        """Number of tokens of a stream that are held back before its commit; infinity for all of them."""
         if self.commit == "first_token":
             return 1
         return math.inf if self.commit == "complete" else int(self.commit.partition(":")[2])
@@ -114,8 +115,8 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """How a task is watched now: the probabilities with which a request is drawn for both arms to answer, and for a
-    person to review, and how many times its deferred_share is sent away."""
+    """The present watching of a task: the probabilities with which a request is drawn for both arms to answer, and
+    for a person to review, and how many times its deferred_share is sent away."""
 
     shadow_share: float = 0.0
     review_share: float = 0.0
@@ -127,7 +128,7 @@ UNWATCHED = Watched()
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """How often and how long one request may be tried. All of it fits inside `request_timeout_seconds`.
+    """The bounds on the attempts of one request. All of it fits inside `request_timeout_seconds`.
 
     `answer_timeout_seconds` bounds one attempt whose answer is not streamed: its engine is silent until the end.
     `event_bytes_max` bounds an event of one that is streamed.
@@ -168,7 +169,7 @@ class Policy:
     auto_pool: str | None = None
     _rules: Mapping[str | None, tuple[Override, ...]] = field(init=False, repr=False, compare=False)
     _weights: Mapping[str | None, int] = field(init=False, repr=False, compare=False)
-    """What a character of a text costs at worst, by the task that rules name."""
+    """The worst cost of one character of a text, by the task that rules name."""
 
     def __post_init__(self) -> None:
         rules = group_by_task(self.overrides)
@@ -184,7 +185,7 @@ class Policy:
         return own or any_task or ()
 
     def rules_named(self, model: str) -> tuple[Override, ...]:
-        """The same by what is asked for: all of them where the task is yet to be found."""
+        """The rules for a model that a caller names: all of them where the task is not known yet."""
         return self.overrides if model == AUTO else self.rules_for(model.partition("@")[0])
 
     def rules_reading(self, model: str, now_unix: float) -> tuple[Override, ...]:
@@ -199,7 +200,7 @@ class Policy:
         )
 
     def takes_long(self, model: str, text: str, now_unix: float) -> bool:
-        """Whether the rules take so long to read a text that nobody may wait for it: a thread's work."""
+        """True if the rules take so long to read a text that nobody may wait for it: a thread's work."""
         if model == AUTO:
             most = sum(self._weights.values())
         else:

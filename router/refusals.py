@@ -1,4 +1,4 @@
-"""How refusals begin, in several languages. Pure.
+"""The beginnings of refusals, in several languages. Pure.
 
 The list is short on purpose: what a refusal alone begins with, and nothing that an answer could. "I'm sorry, but this
 can't be returned" is an answer; "I'm sorry, but I can't help with that" is none.
@@ -79,7 +79,7 @@ OPENINGS: tuple[str, ...] = tuple(text for one in WORDINGS.values() for text in 
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a short text begins as refusals do, but for white space, quotation marks and an apology before it."""
+    """True if a short text begins as refusals do, but for white space, quotation marks and an apology before it."""
     if len(text) > REFUSAL_LENGTH_MAX:
         return False
     folded = text.casefold().replace("’", "'").lstrip(" \t\r\n\"'“„«*")  # noqa: RUF001 - the typographic quote is meant

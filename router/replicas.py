@@ -1,4 +1,4 @@
-"""Which replica takes the request: filter, then score, then pick.
+"""The replica of a request: filter, then score, then pick.
 
 Requests that share a beginning (a conversation, or a version's own prompt) share a key, and go to the same replica
 while it is not busier than the others, so that its prefix cache serves them: consistent hashing with bounded loads
@@ -17,10 +17,10 @@ from typing import Literal
 from serving.view import CircuitView, PoolView, ReplicaView
 
 Lack = Literal["no_replica", "overload"]
-"""Why no replica could be picked: none is there for it, or all that are there are full."""
+"""The reason why no replica was picked: none is there for it, or all that are there are full."""
 
 BALANCE_MAX = 1.25
-"""How many times the mean load a replica may carry before a key's next choice is taken."""
+"""The largest load of a replica, as a multiple of the mean, before a key's next choice is taken."""
 _WEIGHTS_MASK = (1 << 64) - 1
 
 
@@ -85,7 +85,7 @@ def _circuits(replica: ReplicaView, model: str) -> list[CircuitView]:
 
 
 def _badness(replica: ReplicaView, model: str) -> tuple[bool, float]:
-    """Of replicas that all rest, the one to try: first those that are not open, then that which rests the shortest."""
+    """Pick one of replicas that all rest: first those that are not open, then that which rests the shortest."""
     circuits = _circuits(replica, model)
     rests = max((circuit.resting_until for circuit in circuits), default=0.0)
     return any(circuit.open for circuit in circuits), max(rests, replica.resting_until)

@@ -1,4 +1,4 @@
-"""Is this text like what a version was trained on? The score, by arithmetic on a fitted model, and its thresholds.
+"""The scope of a version: a score of how like its training prompts a text is, and thresholds for it.
 
 A model is fitted by `router.fitting.scope` when a version is registered. It keeps features, never prompts: what it
 tells of the nearest training prompts are their ids. A score of 1 is the middle of what the version was trained on, and
@@ -38,14 +38,14 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScopeScore:
-    """How much a text is like the training prompts; higher is more. The three nearest of them, nearest first."""
+    """The likeness of a text to the training prompts; higher is more. The three nearest of them, nearest first."""
 
     score: float
     neighbours: tuple[Neighbour, ...]
 
 
 class Parts(NamedTuple):
-    """What a score is made of.
+    """The parts of a score.
 
     Margins of the nearest class, of the next one and of other traffic; how near the nearest training prompt is, less
     what is due to its crowd; and the echo: how like the margins of all classes are to those of the three training
@@ -60,7 +60,7 @@ class Parts(NamedTuple):
 
 
 class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the parts are put together, and which result is 0 and how far it is to 1.
+    """The weights of the parts, the result that counts as 0, and its distance to 1.
 
     The margin of other traffic counts in full by `background`; by `excess` only what of it is over `usual`, which nine
     in ten of the training prompts do not reach: it says that a text is far off, and nothing of one that is near.
@@ -167,7 +167,7 @@ class ScopeModel:
         )
 
     def parts(self, text: str) -> Parts:
-        """What the text's score is made of."""
+        """The parts of the text's score."""
         return self._parts(text, None)[0]
 
     def threshold(self, deferred_share: float) -> float:
@@ -262,14 +262,14 @@ class ScopeModel:
         return Parts(float(ordered[-1]), float(ordered[-2]), background, nearest, self._echo(classes)), similarities
 
     def _echo(self, classes: Vectors) -> float:
-        """How like the classes' margins are to those of the training prompts that are most alike in them."""
+        """The likeness of the classes' margins to those of the training prompts that are nearest in them."""
         heard = (classes - self.echo_middle) @ self.echo_axes
         heard *= np.float32(1 / 127) / max(float(np.sqrt(heard @ heard)), 1e-6)
         alike = self.echoes.astype(np.float32) @ heard
         return float(np.partition(alike, -ECHOES)[-ECHOES:].mean()) if len(alike) > ECHOES else float(alike.max())
 
     def _of_ngrams(self, text: str) -> Vectors:
-        """What words and runs of characters add to each margin."""
+        """The part of each margin that words and runs of characters add."""
         buckets, counts = np.unique(count_buckets(text), return_counts=True)
         weights: Vectors = self.idf[buckets]
         weights *= 1.0 + np.log(counts.astype(np.float32))

@@ -1,4 +1,4 @@
-"""The score step: what the fitted models say of a request, before it is decided. Pure; a few hundred microseconds."""
+"""The score step: fitted models score a request before it is decided. Pure; a few hundred microseconds."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def find_task(
 
 
 def _bar(model: ScopeModel, share: float) -> float:
-    """From which score a task may be what a request is of. One with too few prompts for its share has the threshold of
-    DEFERRED_SHARE, or of the least share that it can tell: with none it would take everything."""
+    """The least score with which a request may be of a task. One with too few prompts for its share has the
+    threshold of DEFERRED_SHARE, or of the least share that it can tell: with none it would take everything."""
     bars = model.threshold(share), model.threshold(max(share, DEFERRED_SHARE)), float(model.held_back[0])
     return next(bar for bar in bars if bar > -math.inf)

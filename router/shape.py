@@ -1,4 +1,4 @@
-"""What a text looks like, whatever it is about: how long it is, its digits, symbols, choices and turns of speech.
+"""The shape of a text, independent of its subject: how long it is, its digits, symbols, choices and turns of speech.
 
 Topics that a model was not fitted on share these with the ones that it was; words they do not. The lists of words are
 English; of a text in another language they count nothing, and the rest stands.
@@ -86,7 +86,7 @@ def compute_shape(text: str) -> npt.NDArray[np.float32]:
 
 
 def _of_numbers(numbers: list[str]) -> tuple[float, ...]:
-    """How many there are, how many different ones, how many with decimals, and how large they become."""
+    """Number of numbers, of different ones, and of those with decimals; and their size."""
     plain = [number.replace(",", "") for number in numbers]
     largest = max((float(one[:_VALUE_DIGITS_MAX]) for one in plain), default=0.0)
     decimals = sum("." in one for one in plain)
@@ -94,13 +94,13 @@ def _of_numbers(numbers: list[str]) -> tuple[float, ...]:
 
 
 def _of_choices(choices: list[str]) -> tuple[float, ...]:
-    """How many there are and how long they are."""
+    """Their number and their length."""
     mean = sum(map(len, choices)) / len(choices) if choices else 0.0
     return min(len(choices), 10), math.log1p(mean)
 
 
 def _of_words(words: list[str]) -> tuple[float, ...]:
-    """How many, how long, how varied, and how many are of the listed kinds."""
+    """Their number, length and variety, and the number of each listed kind."""
     count = max(1, len(words))
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     different = set(words)

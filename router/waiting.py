@@ -1,4 +1,4 @@
-"""Which replicas a request waits for, where all that could answer it are full. Pure."""
+"""The replicas that a request waits for, where all that could answer it are full. Pure."""
 
 from __future__ import annotations
 

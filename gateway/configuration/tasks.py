@@ -32,7 +32,7 @@ def _reason_of(raw: Any) -> Any:
 
 
 def _fallbacks_of(raw: Any) -> Any:
-    """What stands for a reason's fallbacks, with one sentence for all that they can't be."""
+    """The fallbacks of a reason; one sentence for any value that they can't be."""
     known = get_args(FallbackName)
     if isinstance(raw, str) and raw in known:
         raise ValueError(f"it is a list: write [{raw}]")
@@ -57,7 +57,7 @@ class CheckSection(Section):
 
 
 class DegradedSettings(CheckSection):
-    """What is done where a version's verdict is degraded."""
+    """The check for a version whose verdict is degraded."""
 
     explored_share: Share = Field(
         0.05, description="Share of requests that a degraded version keeps, to show its recovery."
@@ -65,7 +65,7 @@ class DegradedSettings(CheckSection):
 
 
 class OutOfScopeSettings(CheckSection):
-    """What is done where an input is unlike what the version was trained on."""
+    """The check for an input that is unlike the version's training prompts."""
 
     deferred_share: Share = Field(
         0.05, description="Share of in-scope requests that may be sent away; sets the threshold."
@@ -79,13 +79,13 @@ class HoldoutSettings(CheckSection):
 
 
 class PredictedGainSettings(CheckSection):
-    """What is done where general is expected to do better; only where that was shown by measurement."""
+    """The check for a request that general is expected to answer better, as a measurement has shown."""
 
     general_share_max: Share = Field(0.2, description="Largest share of requests that it sends to the fallback.")
 
 
 class ContractSettings(CheckSection):
-    """What is done where an answer breaks the version's contract."""
+    """The check for an answer that breaks the version's contract."""
 
     constrained: bool = Field(False, description="Whether engines are constrained to the contract's form.")
     fallback_breaks: FallbackBreaks = Field(
@@ -94,7 +94,7 @@ class ContractSettings(CheckSection):
 
 
 class LowConfidenceSettings(CheckSection):
-    """What is done where an answer is not sure enough."""
+    """The check for an answer that is not sure enough."""
 
     wrong_share_max: Share = Field(
         0.05, description="Share of all requests that may get a wrong answer; sets the threshold."
@@ -102,7 +102,7 @@ class LowConfidenceSettings(CheckSection):
 
 
 class RefusalSettings(CheckSection):
-    """What is done where an answer is a refusal or empty, or calls a tool that was not offered."""
+    """The check for an answer that is a refusal or empty, or calls a tool that was not offered."""
 
 
 class CheckSettings(Section):
@@ -192,7 +192,7 @@ class TaskSettings(BodySection):
         yield from self._faults_of_hold(name, request_timeout_seconds)
 
     def has_fallback(self, reason: Reason) -> bool:
-        """Whether anything answers, or a person is asked, where a request goes to the fallback for this reason."""
+        """True if anything answers, or a person is asked, where a request goes to the fallback for this reason."""
         return self.fallback_pool is not None or reason in self.fallbacks
 
     def _faults_of_fallbacks(self, name: str) -> Iterator[str]:

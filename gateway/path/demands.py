@@ -1,4 +1,4 @@
-"""What answers are held against by their task's checks, and what engines are asked for that."""
+"""The terms of an answer by its task's checks, and the fields that engines are sent for them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _TOOLS = msgspec.json.Decoder(list[_Tool])
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """What one attempt's answer is held against, and the fields that its engine is sent for that.
+    """The terms of one attempt's answer, and the fields that its engine is sent for them.
 
     `strips`: the logprobs were asked for on our own account, and go no further.
     """
@@ -61,7 +61,8 @@ class Demands:
     strips: bool = False
 
     def tokens_judged(self, tokens: float) -> int:
-        """How many first tokens of each alternative an enforced confidence judges by, of so many that are held back.
+        """Number of first tokens of each alternative that an enforced confidence judges, of `tokens` that are held
+        back.
 
         0 where it does not judge them.
         """
@@ -88,7 +89,7 @@ class Judging:
         return self._contracts[version.manifest_digest]
 
     def contract_kept(self, version: VersionView, text: str) -> bool | None:
-        """Whether a text keeps the version's contract; None where it has none."""
+        """True if a text keeps the version's contract; None where it has none."""
         contract = self.contract_of(version)
         return None if contract is None else contract.broken_by(text) is None
 
@@ -98,7 +99,7 @@ class Judging:
         return NOTHING if choice.task is None or version is None else _form(choice.task, body, choice, version)
 
     def demands(self, policy: Policy, body: RequestBody, choice: Choice, scores: Scores) -> Demands | None:
-        """What this choice's answer is held against; None where nothing is, and its engine is asked for nothing more.
+        """Make the terms of this choice's answer; None where there are none, and its engine is sent nothing more.
 
         An adapter's answer has all checks to pass, a fallback's the contract alone, where that is enforced. What is out
         of scope was not the task's job: whether its fallback's answer keeps the contract is only observed.
@@ -181,12 +182,13 @@ class Judging:
 
 
 def is_foreign(choice: Choice) -> bool:
-    """Whether a fallback answers what is out of the task's scope: such an answer need not keep the contract."""
+    """True if a fallback answers what is out of the task's scope: such an answer need not keep the contract."""
     return choice.reason == "out_of_scope" and choice.at_fallback
 
 
 def _form(task: TaskPolicy, body: RequestBody, choice: Choice, version: VersionView) -> Mapping[str, Any]:
-    """What tells an engine to answer in the contract's form alone, where the task says so and the caller nothing else.
+    """The fields that make an engine answer only in the contract's form, where the task says so and the caller
+    nothing else.
 
     A pool that stands in gets its general prompt's form; only without one, and if it is vLLM, the contract's.
     """

@@ -36,7 +36,7 @@ class FittedError(Exception):
 
 
 class FittedEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a model that is kept. `digest` is the sha256 of its bytes, `fitted_at` in Unix seconds, `by`
+    """The entry of a stored model. `digest` is the sha256 of its bytes, `fitted_at` in Unix seconds, `by`
     the key of who had it fitted; `summary` holds what people want to know of it, such as how well it tells apart, and
     what it holds with: the `selector` by which texts were read, and the digest of the `scope` model (None: without
     one) beside which a confidence was calibrated."""
@@ -51,7 +51,7 @@ class FittedEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FittingStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a fitting is: `progress` from 0 to 1, `stage` in a few words, `error` a sentence where it failed.
+    """The state of a fitting: `progress` from 0 to 1, `stage` in a few words, `error` a sentence where it failed.
 
     `at` (Unix seconds) is when this was so, `by` the key of who asked for it.
     """
@@ -121,7 +121,7 @@ class FittedStore:
         return data
 
     async def of(self, version: str) -> dict[Kind, FittedEntry]:
-        """What a version has."""
+        """The entries of a version, by kind."""
         found: dict[Kind, FittedEntry] = {}
         for kind in KINDS:
             raw = await self.object_store.get(name_of(version, kind))
@@ -148,7 +148,7 @@ class FittedStore:
         await self._redis.hset(STATES_KEY, name_of(version, kind), msgspec.json.encode(told))
 
     async def states(self, version: str) -> dict[Kind, FittingStatus]:
-        """How far each fitting of a version is; those that nobody asked for are not in it."""
+        """The state of each fitting of a version that somebody asked for."""
         raw = await self._redis.hmget(STATES_KEY, [name_of(version, kind) for kind in KINDS])
         return {
             kind: msgspec.json.decode(said, type=FittingStatus)
@@ -175,8 +175,8 @@ class FittedStore:
 
 
 def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Kind, str]:
-    """Why models of a version are not used, a sentence each: they do not go with the task's selector (None: whatever it
-    is), or with the scope model that there is."""
+    """The reason why each unused model of a version is not used, a sentence each: they do not go with the task's
+    selector (None: whatever it is), or with the scope model that there is."""
     found: dict[Kind, str] = {}
     for kind in SELECTING:
         entry = entries.get(kind)
@@ -190,7 +190,7 @@ def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Ki
 
 
 def calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> bool:
-    """Whether a confidence was calibrated beside another scope model than this one (None: without any)."""
+    """True if a confidence was calibrated beside another scope model than this one (None: without any)."""
     calibrated_with = confidence.summary.get("scope", confidence.summary.get("coverage", ""))  # the older name
     return bool(calibrated_with not in ("", scores_as(scope) if scope is not None else None))
 

@@ -44,7 +44,8 @@ UNUSABLE = (FittedError, ScopeError, ConfidenceError, GainError, EmbeddingError)
 
 @dataclass(slots=True)
 class _Read:
-    """What a version has, as it was read. `looked_at` is the selector for which it was told what is not used."""
+    """The models of a version, as they were read. `looked_at` is the selector for which it was told what is not
+    used."""
 
     marks: dict[Kind, str]
     entries: dict[Kind, FittedEntry]
@@ -120,7 +121,7 @@ class FittedModels:
                 self._unsuited(kind)
 
     async def index(self, leading: Mapping[str, str], fitted: Mapping[str, Fitted]) -> TaskIndex | None:
-        """What finds a task for `auto`, from the scope models of the versions that lead the tasks."""
+        """The index that finds a task for `auto`, from the scope models of the versions that lead the tasks."""
         await asyncio.sleep(0)
         models: dict[str, ScopeModel] = {}
         digests: dict[str, str] = {}

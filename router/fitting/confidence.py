@@ -46,7 +46,7 @@ RANKS_EACH = 256
 RANK_STEP = 1.01
 """Of the wrong answers' ranks, the first ones are stored each, the others in steps of 1%."""
 SIGNS = (1.0, 1.0, 1.0, 0.0, 1.0, -1.0)
-"""Which way a feature may speak, in the order of NAMES; 0 is either."""
+"""The sign that each feature's weight may have, in the order of NAMES; 0: either."""
 SURENESS = 3
 """The first so many features say how sure the tokens are."""
 
@@ -172,7 +172,8 @@ def calibrate(scores: Matrix, right: Truth, delta: float) -> Calibration:
 
 
 def list_stored_ranks(count: int) -> list[int]:
-    """Which ranks under `count` are stored: fixed beforehand, so that leaving some out costs a little but no truth."""
+    """The ranks under `count` that are stored: fixed beforehand, so that leaving some out costs a little but no
+    truth."""
     ranks = list(range(min(count, RANKS_EACH)))
     rank = RANKS_EACH
     while rank < count:

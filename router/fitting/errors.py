@@ -1,4 +1,4 @@
-"""What makes a model impossible to fit."""
+"""The error of a model that can't be fitted."""
 
 from __future__ import annotations
 

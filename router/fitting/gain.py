@@ -260,7 +260,7 @@ def _placed(shapes: npt.NDArray[np.float32], mean: Vectors, scale: Vectors) -> V
 
 
 def _bells(placed: Vectors, centres: Vectors, width: float) -> Floats:
-    """How near each row is to each centre, from 0 to 1."""
+    """The nearness of each row to each centre, from 0 to 1."""
     one, other = placed.astype(np.float64), centres.astype(np.float64)
     distances = (one * one).sum(1)[:, None] + (other * other).sum(1) - 2 * one @ other.T
     bells: Floats = np.exp(np.maximum(distances, 0.0) * (-0.5 / width**2))
@@ -268,7 +268,7 @@ def _bells(placed: Vectors, centres: Vectors, width: float) -> Floats:
 
 
 def predict_gains(model: GainModel, rows: Rows) -> Floats:
-    """What the model's `score` gives for each row, all at once."""
+    """Compute the model's `score` of all rows at once."""
     logits = _weighted(rows.counts, model.idf) @ model.lexical.astype(np.float64)
     chances = 1.0 / (1.0 + np.exp(-(logits + model.bias)))
     bells = _bells(_placed(rows.shapes, model.shape_mean, model.shape_scale), model.centres, model.width)

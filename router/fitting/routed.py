@@ -1,4 +1,4 @@
-"""What routing by confidence comes to: how often requests go to general, against how often the whole is wrong.
+"""The result of routing by confidence: how often requests go to general, against how often the whole is wrong.
 
 Each row is judged by a model that has not seen it: in each of FOLDS parts of the rows, the weights come from the other
 parts, and the least sure share of the part goes to general.
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 def route_rows(
     rows: Sequence[CalibrationRow], general_right: Sequence[bool] | None, seed: int, tokens: int | None = None
 ) -> list[Point]:
-    """From no request at general to all of them, in steps of 5%. Raises FittingError as `fit_confidence` does."""
+    """Route from no request to all of them to general, in steps of 5%. Raises FittingError as `fit_confidence` does."""
     found = measure_rows(rows, tokens)
     count = len(rows)
     fold = np.empty(count, dtype=np.int64)

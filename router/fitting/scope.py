@@ -188,7 +188,8 @@ def _sample(values: list[T], count_max: int, draw: np.random.Generator) -> list[
 
 
 def _unlike(texts: Sequence[str], stands: Sequence[str], embedding: Embedding) -> list[str]:
-    """What stands for other traffic, without what is nearer to the prompts than half of them are to each other."""
+    """The texts that stand for other traffic, without those that are nearer to the prompts than half of them are to
+    each other."""
     if not stands:
         return []
     vectors = np.concatenate(list(_embedded(embedding, texts[:UNLIKE_PROMPTS_MAX])))
@@ -227,7 +228,7 @@ def _embedded(embedding: Embedding, texts: Sequence[str]) -> Iterator[Vectors]:
 
 
 def _counted(texts: Sequence[str]) -> Any:
-    """How often each text has each bucket, as a sparse matrix."""
+    """The number of times that each text has each bucket, as a sparse matrix."""
     found = [np.unique(count_buckets(text), return_counts=True) for text in texts]
     ends = np.cumsum([0, *(len(buckets) for buckets, _ in found)])
     return sp.csr_matrix(

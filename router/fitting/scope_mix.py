@@ -108,12 +108,13 @@ def list_mixes(near: float, echo: float, bar: float, is_known: bool, has_deep: b
 
 
 def compute_usual(inside: Sequence[Parts]) -> float:
-    """Which margin of other traffic nine in ten do not reach."""
+    """Compute the margin of other traffic that nine in ten do not reach."""
     return float(np.quantile([one.background for one in inside], 0.9))
 
 
 def compute_loss(mix: Mix, groups: Groups) -> float:
-    """How badly the mix tells the first from the others: the logarithm of the share of pairs in the wrong order."""
+    """Compute the error of a mix in telling the first group from the others: the logarithm of the share of pairs in
+    the wrong order."""
     scores = np.sort([mix.of(one) for one in groups.inside])
     found = 0.0
     for group in (groups.unseen, groups.other):

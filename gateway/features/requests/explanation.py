@@ -1,4 +1,4 @@
-"""Why a request went where it went, in words: for its caller without scores, for operators and admins with them."""
+"""The explanation of a request's route in words: with scores for operators and admins, without for its caller."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ OTHER_REASONS: Mapping[str, str] = MappingProxyType(
 REASON_WORDS: Mapping[str, str] = MappingProxyType(
     {reason: CHECK_BY_NAME[reason].reason if reason in CHECK_BY_NAME else OTHER_REASONS[reason] for reason in REASONS}
 )
-"""Why a request went where it went, by its reason; docs/reference/reasons.md has them."""
+"""The words for each reason; docs/reference/reasons.md has them."""
 NO_TASK = "the input is in the scope of no task that the key may use"
 DID: Mapping[str, str] = MappingProxyType({"ok": "answered it", "truncated": "began to answer it"})
-"""What the last to be asked did, by how it ended."""
+"""The words for the last attempt, by its outcome."""
 
 
 def explain(record: Record, in_full: bool = False) -> list[str]:
@@ -75,7 +75,7 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
 
 
 def reason_words(reason: str | None, task: str | None, findings: Iterable[FindingRecord]) -> str:
-    """Why a request of this task (None: of none) went where it went, in words; empty for no reason."""
+    """The reason of a request of this task (None: of none) in words; empty for no reason."""
     if reason == "out_of_scope" and task is None:
         return NO_INDEX if any(found.note == NO_INDEX for found in findings) else NO_TASK
     return REASON_WORDS.get(reason or "", "")
