@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class ReceivedCall:
     """A call of a tool in an answer; `arguments` are JSON as the engine wrote it, None for a tool that takes text."""
 
     name: str
@@ -24,13 +24,13 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Alternative:
+class AnswerAlternative:
     """One alternative of an answer: its text, how it ended, and the logprobs (nats) of its tokens, if there are any."""
 
     text: str = ""
     finish_reason: str | None = None
     refusal: str = ""
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[ReceivedCall, ...] = ()
     logprobs: Sequence[float] = ()
 
 
@@ -42,7 +42,7 @@ class ReceivedAnswer:
     ended.
     """
 
-    alternatives: tuple[Alternative, ...]
+    alternatives: tuple[AnswerAlternative, ...]
     whole: bool = True
     mixed: bool = False
     tokens: float = 0

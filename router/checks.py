@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
-from router.answers import Alternative, Offered, ReceivedAnswer, Terms
+from router.answers import AnswerAlternative, Offered, ReceivedAnswer, Terms
 from router.contract import Contract
 from router.decision import Moment, Scores
 from router.findings import CheckName, CheckPolicy, Finding
@@ -246,7 +246,7 @@ def _find_refusal(answer: ReceivedAnswer, offered: Offered | None, contract_kept
     return "" if answer.alternatives else "it is empty"
 
 
-def _find_wrong_call(alternative: Alternative, offered: Offered) -> str:
+def _find_wrong_call(alternative: AnswerAlternative, offered: Offered) -> str:
     if alternative.calls and not offered.may_call:
         return "it calls a tool, and none was allowed"
     if not alternative.calls:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Job(msgspec.Struct):
+class FittingJob(msgspec.Struct):
     """The job: a fitting of `bytes` packed bytes. `minilm` is the file of that embedding; empty: without it."""
 
     bytes: int
@@ -13,7 +13,7 @@ class Job(msgspec.Struct):
     minilm: str = ""
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class FittingLine(msgspec.Struct, omit_defaults=True):
     """A row of the packed sample: what the selector took of a prompt, its id and its label. Rows of one `group` are
     wordings of one case. `other` marks other traffic."""
 
@@ -24,14 +24,14 @@ class Line(msgspec.Struct, omit_defaults=True):
     group: str | None = None
 
 
-class Step(msgspec.Struct, tag="step"):
+class FittingStep(msgspec.Struct, tag="step"):
     """The progress: `share` from 0 to 1."""
 
     stage: str
     share: float
 
 
-class Result(msgspec.Struct, tag="result"):
+class FittingResult(msgspec.Struct, tag="result"):
     """The end: the size of the model that follows, with what is to be known of it; or an error's sentence.
 
     `auroc`: how surely the score tells training prompts that it had not seen from other traffic that it had not seen,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.ngrams import BUCKETS, count_buckets
-from router.packing import Form, list_shapes
+from router.packing import PackedForm, list_shapes
 from router.shape import FEATURES, compute_shape
 
 SHAPE_CLIP = 3.0
@@ -59,7 +59,7 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shapes: dict[str, list[int]]
 
 
-_FORM = Form(
+_FORM = PackedForm(
     kind="gain",
     magic=b"apprentice gain 1\n",
     header=_Header,

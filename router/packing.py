@@ -29,7 +29,7 @@ H = TypeVar("H", bound=Shaped)
 
 
 @dataclass(frozen=True, slots=True)
-class Form(Generic[H]):
+class PackedForm(Generic[H]):
     """The byte form of one kind of model. `magic` begins it, and says which form it is; `arrays` are the models' by
     name, each with its numpy type and how many axes it has, in their order. `error` is raised for what can't be read.
     """

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from router.embedding import Embedding, Vectors, clip_text
 from router.ngrams import BUCKETS, count_buckets
-from router.packing import Form, list_shapes
+from router.packing import PackedForm, list_shapes
 
 NEIGHBOURS = 3
 ECHOES = 3
@@ -44,7 +44,7 @@ class ScopeScore:
     neighbours: tuple[Neighbour, ...]
 
 
-class Parts(NamedTuple):
+class ScoreParts(NamedTuple):
     """The parts of a score.
 
     Margins of the nearest class, of the next one and of other traffic; how near the nearest training prompt is, less
@@ -75,7 +75,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zero: float = 0.0
     unit: float = 1.0
 
-    def of(self, parts: Parts) -> float:
+    def of(self, parts: ScoreParts) -> float:
         """The score."""
         put = parts.first - self.second * parts.second - self.background * parts.background
         put -= self.excess * max(0.0, parts.background - self.usual)
@@ -93,7 +93,7 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shapes: dict[str, list[int]]
 
 
-_FORM = Form(
+_FORM = PackedForm(
     kind="scope",
     magic=b"apprentice coverage 2\n",  # the name that stored models have
     header=_Header,
@@ -166,7 +166,7 @@ class ScopeModel:
             neighbours=tuple(Neighbour(self.ids[at], float(similarities[at])) for at in best),
         )
 
-    def parts(self, text: str) -> Parts:
+    def parts(self, text: str) -> ScoreParts:
         """The parts of the text's score."""
         return self._parts(text, None)[0]
 
@@ -249,7 +249,7 @@ class ScopeModel:
         margins += self._of_ngrams(text)
         return margins, meaning
 
-    def _parts(self, text: str, vector: Vectors | None) -> tuple[Parts, Vectors]:
+    def _parts(self, text: str, vector: Vectors | None) -> tuple[ScoreParts, Vectors]:
         """The parts of a text's score, and its similarity to each training prompt kept."""
         margins, meaning = self._margins(*self._meaning(clip_text(text), vector))
         placed = meaning @ self.axes
@@ -259,7 +259,9 @@ class ScopeModel:
         ordered = np.partition(classes, -2) if len(classes) > 1 else np.array([0.0, classes[0]])
         background = float(margins[-1]) if self.with_background else 0.0
         nearest = float((similarities - self.crowding).max())
-        return Parts(float(ordered[-1]), float(ordered[-2]), background, nearest, self._echo(classes)), similarities
+        return ScoreParts(
+            float(ordered[-1]), float(ordered[-2]), background, nearest, self._echo(classes)
+        ), similarities
 
     def _echo(self, classes: Vectors) -> float:
         """The likeness of the classes' margins to those of the training prompts that are nearest in them."""

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.formats.events import payload_of
-from router.answers import Alternative, ReceivedAnswer, ToolCall
+from router.answers import AnswerAlternative, ReceivedAnswer, ReceivedCall
 
 NAMED_BEFORE = b'"logprobs"'
 NAME_BYTES_MAX = 64
@@ -91,12 +91,13 @@ class _Alternative:
         """How many tokens of it can be judged by; infinity once it has ended. Without logprobs its events count."""
         return math.inf if self.finish_reason is not None else len(self.logprobs) or self.events
 
-    def read(self) -> Alternative:
+    def read(self) -> AnswerAlternative:
         """The alternative as far as it was read."""
         calls = tuple(
-            ToolCall(name, None if parts is None else "".join(parts)) for _, (name, parts) in sorted(self.calls.items())
+            ReceivedCall(name, None if parts is None else "".join(parts))
+            for _, (name, parts) in sorted(self.calls.items())
         )
-        return Alternative("".join(self.text), self.finish_reason, "".join(self.refusal), calls, self.logprobs)
+        return AnswerAlternative("".join(self.text), self.finish_reason, "".join(self.refusal), calls, self.logprobs)
 
 
 class Reading:

@@ -21,7 +21,7 @@ from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.fitting.background import stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope
-from router.fitting_job import Job, Line, Result, Step
+from router.fitting_job import FittingJob, FittingLine, FittingResult, FittingStep
 from router.scope import ScopeModel
 
 ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
@@ -29,9 +29,9 @@ ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
 ASIDE_MIN, ASIDE_MAX = 20, 500
 
 
-def fit(job: Job, packed: bytes) -> tuple[Result, bytes]:
+def fit(job: FittingJob, packed: bytes) -> tuple[FittingResult, bytes]:
     """Fit a scope model. Raises FittingError and EmbeddingError."""
-    rows = [msgspec.json.decode(line, type=Line) for line in gzip.decompress(packed).splitlines()]
+    rows = [msgspec.json.decode(line, type=FittingLine) for line in gzip.decompress(packed).splitlines()]
     prompts = [TrainingPrompt(row.id, row.text, row.label, row.group) for row in rows if not row.other]
     known = [row.text for row in rows if row.other]
     others: Sequence[str] = known or stand_in()
@@ -46,7 +46,7 @@ def fit(job: Job, packed: bytes) -> tuple[Result, bytes]:
     data = model.to_bytes()
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"
     auroc = measure_auroc(model, aside)
-    return Result(len(data), "", auroc, len(model.held_back), len(prompts), len(others), name), data
+    return FittingResult(len(data), "", auroc, len(model.held_back), len(prompts), len(others), name), data
 
 
 def measure_auroc(model: ScopeModel, others: Sequence[str]) -> float | None:
@@ -59,7 +59,7 @@ def measure_auroc(model: ScopeModel, others: Sequence[str]) -> float | None:
 
 
 def _tell(stage: str, share: float) -> None:
-    _say(msgspec.json.encode(Step(stage, round(share, 4))) + b"\n")
+    _say(msgspec.json.encode(FittingStep(stage, round(share, 4))) + b"\n")
 
 
 def _say(data: bytes) -> None:
@@ -69,13 +69,13 @@ def _say(data: bytes) -> None:
 
 def main() -> None:
     """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=FittingJob)
     packed = sys.stdin.buffer.read(job.bytes)
     live_with_input()
     try:
         result, data = fit(job, packed)
     except (FittingError, EmbeddingError) as error:
-        result, data = Result(error=str(error)), b""
+        result, data = FittingResult(error=str(error)), b""
     _say(msgspec.json.encode(result) + b"\n" + data)
     os._exit(0)
 

@@ -27,7 +27,7 @@ from router.fitting.errors import FittingError
 from router.fitting.scope_mix import Groups, choose_mix, compute_usual, draw_folds, hold_out, number_groups
 from router.ngrams import BUCKETS, count_buckets
 from router.packing import MODEL_BYTES_MAX
-from router.scope import HELD_BACK_MAX, Mix, Parts, ScopeModel
+from router.scope import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
 
 PROMPTS_MIN = 20
 PROMPTS_MAX = 15_000
@@ -349,7 +349,7 @@ class _Fitter:
         others = np.flatnonzero(rows.classes < 0)
         folds = draw_folds(own, rows.groups[own], draw)
         steps = len(folds) + int(len(folds) > 1)
-        found: list[Parts] = []
+        found: list[ScoreParts] = []
         for number, fold in enumerate(folds):
             rest = np.concatenate((np.setdiff1d(own, fold), others))
             model = self.fit(rows.of(rest), tell.part(number, steps))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from router.scope import Mix, Parts
+from router.scope import Mix, ScoreParts
 
 HELD_OUT_PROMPTS_MAX = 4_000
 GROUP_MAX = 700
@@ -25,9 +25,9 @@ Integers = npt.NDArray[np.intp]
 class Groups(NamedTuple):
     """Parts of held-back prompts, of prompts of classes that were held out, and of other traffic so too."""
 
-    inside: Sequence[Parts]
-    unseen: Sequence[Parts]
-    other: Sequence[Parts]
+    inside: Sequence[ScoreParts]
+    unseen: Sequence[ScoreParts]
+    other: Sequence[ScoreParts]
 
 
 def hold_out(classes: Integers, draw: np.random.Generator) -> tuple[Integers, Integers, Integers, Integers]:
@@ -107,7 +107,7 @@ def list_mixes(near: float, echo: float, bar: float, is_known: bool, has_deep: b
     ]
 
 
-def compute_usual(inside: Sequence[Parts]) -> float:
+def compute_usual(inside: Sequence[ScoreParts]) -> float:
     """Compute the margin of other traffic that nine in ten do not reach."""
     return float(np.quantile([one.background for one in inside], 0.9))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.answers import Alternative, Offered, ReceivedAnswer, Terms, ToolCall
+from router.answers import AnswerAlternative, Offered, ReceivedAnswer, ReceivedCall, Terms
 from router.arguments import read_parameters
 from router.checking import AnswerJudgement, judge_answer
 from router.checks import ANSWER_CHECKS, CHECK_BY_NAME, CHECKS
@@ -33,7 +33,7 @@ def terms(mode: Mode = "enforce", **changes: Any) -> Terms:
 
 
 def judged(
-    said: Alternative | ReceivedAnswer, held: Terms | None = None, offered: Offered | None = None
+    said: AnswerAlternative | ReceivedAnswer, held: Terms | None = None, offered: Offered | None = None
 ) -> AnswerJudgement:
     answered = said if isinstance(said, ReceivedAnswer) else ReceivedAnswer((said,))
     return judge_answer(answered, held or terms(), offered)
@@ -44,7 +44,7 @@ def finding(found: AnswerJudgement, check: CheckName) -> Finding:
     return one
 
 
-GOOD = Alternative("accept", "stop", logprobs=SURE)
+GOOD = AnswerAlternative("accept", "stop", logprobs=SURE)
 
 
 def test_every_name_of_a_check_has_its_row_in_the_same_order() -> None:
@@ -70,7 +70,7 @@ def test_a_good_answer_passes_every_check_in_their_order() -> None:
         (replace(GOOD, text=""), "contract", False),
     ],
 )
-def test_the_first_enforced_check_that_fires_rejects(said: Alternative, rejected_by: str, kept: bool) -> None:
+def test_the_first_enforced_check_that_fires_rejects(said: AnswerAlternative, rejected_by: str, kept: bool) -> None:
     found = judged(said)
     assert (found.rejected_by, found.contract_kept) == (rejected_by, kept)
     assert judged(said, terms("observe")).rejected_by is None
@@ -79,10 +79,10 @@ def test_the_first_enforced_check_that_fires_rejects(said: Alternative, rejected
 
 def test_json_that_was_cut_off_is_broken_even_where_it_happens_to_be_valid() -> None:
     number = compile_contract({"json_schema": {"type": "integer"}})
-    assert judged(Alternative("12", "stop", logprobs=SURE), terms(contract=number)).contract_kept is True
-    assert judged(Alternative("12", "length", logprobs=SURE), terms(contract=number)).contract_kept is False
+    assert judged(AnswerAlternative("12", "stop", logprobs=SURE), terms(contract=number)).contract_kept is True
+    assert judged(AnswerAlternative("12", "length", logprobs=SURE), terms(contract=number)).contract_kept is False
     text = compile_contract({"length": {"characters_max": 3}})
-    assert judged(Alternative("12", "length", logprobs=SURE), terms(contract=text)).contract_kept is True
+    assert judged(AnswerAlternative("12", "length", logprobs=SURE), terms(contract=text)).contract_kept is True
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_least_sure_of_several_alternatives_decides_and_so_does_the_one_that
 
 
 def test_of_a_prefix_only_the_confidence_is_judged() -> None:
-    prefix = ReceivedAnswer((Alternative("acc", logprobs=SURE),), whole=False, tokens=8)
+    prefix = ReceivedAnswer((AnswerAlternative("acc", logprobs=SURE),), whole=False, tokens=8)
     found = judged(prefix, terms(confidence=replace(MODEL, tokens=8)))
     assert [one.check for one in found.findings] == ["low_confidence"]
     assert found.contract_kept is None
@@ -175,18 +175,18 @@ ANSWERED = (
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_begins_as_refusals_do_or_is_empty_fires(text: str) -> None:
-    assert judged(Alternative(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by == "refusal"
+    assert judged(AnswerAlternative(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by == "refusal"
 
 
 @pytest.mark.parametrize("text", ANSWERED)
 def test_what_an_answer_may_begin_with_does_not(text: str) -> None:
-    assert judged(Alternative(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by is None
+    assert judged(AnswerAlternative(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by is None
 
 
 def test_an_answer_that_keeps_its_contract_is_no_refusal_whatever_it_says() -> None:
     free = compile_contract({"length": {"characters_max": 500}})
     for text in REFUSED:
-        assert judged(Alternative(text, "stop", logprobs=SURE), terms(contract=free)).rejected_by is None
+        assert judged(AnswerAlternative(text, "stop", logprobs=SURE), terms(contract=free)).rejected_by is None
 
 
 def test_every_wording_is_folded_and_found_with_and_without_its_apology() -> None:
@@ -206,23 +206,27 @@ TOOLS = {"decide": read_parameters(b'{"type": "object", "required": ["days"]}'),
 @pytest.mark.parametrize(
     ("calls", "offered", "note"),
     [
-        ((ToolCall("decide", '{"days": 3}'),), Offered(TOOLS), ""),
-        ((ToolCall("decide", '{"day": 3}'),), Offered(TOOLS), "its arguments do not fit the tool's parameters"),
-        ((ToolCall("decide", '{"days": '),), Offered(TOOLS), "its arguments do not fit the tool's parameters"),
-        ((ToolCall("free", "anything"),), Offered(TOOLS), ""),
-        ((ToolCall("free", None),), Offered(TOOLS), ""),
-        ((ToolCall("other", "{}"),), Offered(TOOLS), "it calls a tool that was not offered"),
-        ((ToolCall("free", "{}"),), Offered(), "it calls a tool that was not offered"),
-        ((ToolCall("free", "{}"),), Offered(TOOLS, may_call=False), "it calls a tool, and none was allowed"),
-        ((ToolCall("free", "{}"),), Offered(TOOLS, True, True, "decide"), "it calls another tool than was required"),
+        ((ReceivedCall("decide", '{"days": 3}'),), Offered(TOOLS), ""),
+        ((ReceivedCall("decide", '{"day": 3}'),), Offered(TOOLS), "its arguments do not fit the tool's parameters"),
+        ((ReceivedCall("decide", '{"days": '),), Offered(TOOLS), "its arguments do not fit the tool's parameters"),
+        ((ReceivedCall("free", "anything"),), Offered(TOOLS), ""),
+        ((ReceivedCall("free", None),), Offered(TOOLS), ""),
+        ((ReceivedCall("other", "{}"),), Offered(TOOLS), "it calls a tool that was not offered"),
+        ((ReceivedCall("free", "{}"),), Offered(), "it calls a tool that was not offered"),
+        ((ReceivedCall("free", "{}"),), Offered(TOOLS, may_call=False), "it calls a tool, and none was allowed"),
+        (
+            (ReceivedCall("free", "{}"),),
+            Offered(TOOLS, True, True, "decide"),
+            "it calls another tool than was required",
+        ),
         ((), Offered(TOOLS, must_call=True), "it calls no tool, and one was required"),
         ((), Offered(TOOLS), ""),
     ],
 )
 def test_calls_are_held_against_the_tools_that_were_offered(
-    calls: tuple[ToolCall, ...], offered: Offered, note: str
+    calls: tuple[ReceivedCall, ...], offered: Offered, note: str
 ) -> None:
-    said = Alternative("" if calls else "accept", "tool_calls", calls=calls, logprobs=SURE)
+    said = AnswerAlternative("" if calls else "accept", "tool_calls", calls=calls, logprobs=SURE)
     found = judged(said, offered=offered)
     assert finding(found, "refusal").note == note
     assert found.rejected_by == ("refusal" if note else None)
@@ -230,9 +234,9 @@ def test_calls_are_held_against_the_tools_that_were_offered(
 
 
 texts = st.text(max_size=20) | st.sampled_from([*REFUSED, *ANSWERED, "accept"])
-calls = st.builds(ToolCall, st.sampled_from(["decide", "free", "x", ""]), st.none() | st.text(max_size=6))
+calls = st.builds(ReceivedCall, st.sampled_from(["decide", "free", "x", ""]), st.none() | st.text(max_size=6))
 alternatives = st.builds(
-    Alternative,
+    AnswerAlternative,
     texts,
     st.none() | st.sampled_from(["stop", "length", "content_filter", "tool_calls", "x"]),
     st.sampled_from(["", "No."]),

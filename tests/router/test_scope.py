@@ -16,7 +16,7 @@ from router.embedding import StaticEmbedding, Vectors, clip_text
 from router.fitting.background import stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, count_buckets
-from router.scope import Mix, Parts, ScopeError, ScopeModel
+from router.scope import Mix, ScopeError, ScopeModel, ScoreParts
 
 ITEMS = ("lamp", "jacket", "kettle", "phone", "sofa", "drill", "tent", "bike", "mirror", "printer")
 ASKS = (
@@ -197,8 +197,8 @@ def test_a_megabyte_costs_no_more_than_800_characters(model: ScopeModel) -> None
 
 def test_the_mix_counts_of_other_traffic_only_what_is_unusual() -> None:
     mix = Mix(excess=2.0, usual=-0.5)
-    assert mix.of(Parts(1.0, 0.0, -0.9, 0.0, 0.0)) == mix.of(Parts(1.0, 0.0, -0.5, 0.0, 0.0)) == 1.0
-    assert mix.of(Parts(1.0, 0.0, 0.5, 0.0, 0.0)) == -1.0
+    assert mix.of(ScoreParts(1.0, 0.0, -0.9, 0.0, 0.0)) == mix.of(ScoreParts(1.0, 0.0, -0.5, 0.0, 0.0)) == 1.0
+    assert mix.of(ScoreParts(1.0, 0.0, 0.5, 0.0, 0.0)) == -1.0
 
 
 def test_letters_case_and_white_space_make_no_difference_but_script_does() -> None:

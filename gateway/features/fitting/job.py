@@ -22,7 +22,7 @@ from gateway.background.lease import JobLease
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.samples import WAIT_SECONDS_MAX, WaitingSample
 from gateway.state.fitted import FittedError, FittingStatus, Kind
-from router.fitting_job import Job, Result, Step
+from router.fitting_job import FittingJob, FittingResult, FittingStep
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
@@ -112,11 +112,11 @@ class FittingWork:
         log.error("the %s model of %s was not fitted: %s", KIND, sample.version, text)
         return {"error": text, **sample.counts}
 
-    async def _ended(self, sample: WaitingSample) -> tuple[Result, bytes]:
+    async def _ended(self, sample: WaitingSample) -> tuple[FittingResult, bytes]:
         """The result and the model of a process that fits the sample. Raises Failure."""
         settings = self._fitting.services.settings.fitting
         minilm = "" if settings.minilm_file is None else str(settings.minilm_file.absolute())
-        job = msgspec.json.encode(Job(len(sample.packed), minilm=minilm)) + b"\n" + sample.packed
+        job = msgspec.json.encode(FittingJob(len(sample.packed), minilm=minilm)) + b"\n" + sample.packed
         try:
             async with child(COMMAND) as process, asyncio.timeout(settings.fitting_seconds_max):
                 return await self._heard(sample, process, job)
@@ -124,14 +124,16 @@ class FittingWork:
             text = f"It took longer than {settings.fitting_seconds_max:g} s (fitting.fitting_seconds_max): give fewer"
             raise FittingFailure(f"{text} prompts, or more time.") from None
 
-    async def _heard(self, sample: WaitingSample, process: subprocess.Popen[bytes], job: bytes) -> tuple[Result, bytes]:
+    async def _heard(
+        self, sample: WaitingSample, process: subprocess.Popen[bytes], job: bytes
+    ) -> tuple[FittingResult, bytes]:
         """Give it the job and hear it to its end, noting how far it is."""
         assert process.stdout is not None, "it is a pipe"
         await give(process, job)
         told_at = 0.0
         while line := await asyncio.to_thread(process.stdout.readline):
-            told: Step | Result = msgspec.json.decode(line, type=Step | Result)
-            if isinstance(told, Result):
+            told: FittingStep | FittingResult = msgspec.json.decode(line, type=FittingStep | FittingResult)
+            if isinstance(told, FittingResult):
                 if told.error:
                     raise FittingFailure(told.error)
                 return told, await asyncio.to_thread(process.stdout.read, told.bytes)

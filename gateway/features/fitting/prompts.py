@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from gateway.formats.parameters import Message
 from gateway.formats.selectors import of_messages, of_text
-from router.fitting_job import Line
+from router.fitting_job import FittingLine
 from serving.adapters.adapter_folder import open_regular
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -98,7 +98,7 @@ class _Pile:
     found: dict[bytes, bytes] = field(default_factory=dict)
     ids: Counter[bytes] = field(default_factory=Counter)
 
-    def add(self, kept: Line) -> None:
+    def add(self, kept: FittingLine) -> None:
         """Take one more."""
         self.rows += 1
         folded = " ".join(kept.text.casefold().split())
@@ -167,7 +167,7 @@ def _some(file: IO[bytes]) -> list[bytes]:
     return lines
 
 
-def _kept(line: bytes, number: int, what: What, selector: str) -> Line:
+def _kept(line: bytes, number: int, what: What, selector: str) -> FittingLine:
     """A line's text as the selector takes it. Raises PromptsError."""
     try:
         line.decode()
@@ -182,11 +182,11 @@ def _kept(line: bytes, number: int, what: What, selector: str) -> Line:
     (said,) = given
     text = of_text(selector, said) if isinstance(said, str) else of_messages(selector, _asked(said))
     if what == "background":
-        return Line(text, other=True)
+        return FittingLine(text, other=True)
     label = None if row.label is None else str(row.label)
     parent = row.group if row.parent is None else row.parent
     group = None if parent is None else str(parent)
-    return Line(text, str(number) if row.id is None else str(row.id), label, group=group)
+    return FittingLine(text, str(number) if row.id is None else str(row.id), label, group=group)
 
 
 def _asked(messages: list[Message]) -> list[Message]:

@@ -18,7 +18,7 @@ from monitoring.evaluation.comparing import normal
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import Record
-from router.answers import Alternative, ReceivedAnswer, Terms
+from router.answers import AnswerAlternative, ReceivedAnswer, Terms
 from router.checking import judge_answer, judge_request
 from router.checks import ABOUT_THE_REQUEST, AFTER_THE_ANSWER, SCOPE_READERS, CheckedRequest
 from router.decision import Moment, Scores
@@ -166,7 +166,9 @@ def _judge(due: Due, moment: Moment, record: Record) -> None:
     found, scope = _before(due, version, moment)
     if terms is not None:
         report = due.report
-        alternative = Alternative(report.answer or "", report.finish_reason, logprobs=tuple(report.logprobs or ()))
+        alternative = AnswerAlternative(
+            report.answer or "", report.finish_reason, logprobs=tuple(report.logprobs or ())
+        )
         judgement = judge_answer(ReceivedAnswer((alternative,)), replace(terms, scope=scope))
         found += judgement.findings
         record.contract_kept = judgement.contract_kept

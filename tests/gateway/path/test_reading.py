@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.path.reading import Reading
-from router.answers import Alternative, ToolCall
+from router.answers import AnswerAlternative, ReceivedCall
 from tests.fakes.answers import Said as Saying
 from tests.fakes.answers import Shape, Speaker, say
 
@@ -80,7 +80,7 @@ def test_a_tool_call_is_read_whole_or_from_its_parts(stream: bool) -> None:
     else:
         reading.take_whole(json.dumps(shape(body, chat=True).whole(said, 7)).encode())
     assert reading.answered(True).alternatives == (
-        Alternative("", "tool_calls", "", (ToolCall("decide", said[0].text),), []),
+        AnswerAlternative("", "tool_calls", "", (ReceivedCall("decide", said[0].text),), []),
     )
 
 
@@ -88,14 +88,14 @@ def test_a_tool_that_takes_text_has_a_name_and_no_arguments() -> None:
     told = {"choices": [{"message": {"tool_calls": [{"type": "custom", "custom": {"name": "run", "input": "x"}}]}}]}
     reading = Reading(strips=False)
     reading.take_whole(json.dumps(told).encode())
-    assert reading.answered(True).alternatives[0].calls == (ToolCall("run", None),)
+    assert reading.answered(True).alternatives[0].calls == (ReceivedCall("run", None),)
 
 
 def test_a_refusal_is_read_apart_from_the_text() -> None:
     reading = Reading(strips=False)
     reading.take([b'data: {"choices":[{"index":0,"delta":{"refusal":"No"}}]}\n\n'])
     reading.take([b'data: {"choices":[{"index":0,"delta":{"refusal":"."},"finish_reason":"stop"}]}\n\n'])
-    assert reading.answered(True).alternatives == (Alternative("", "stop", "No.", (), []),)
+    assert reading.answered(True).alternatives == (AnswerAlternative("", "stop", "No.", (), []),)
 
 
 @pytest.mark.parametrize(

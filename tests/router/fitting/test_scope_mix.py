@@ -18,13 +18,13 @@ from router.fitting.scope_mix import (
     list_mixes,
     number_groups,
 )
-from router.scope import Mix, Parts
+from router.scope import Mix, ScoreParts
 
 
-def parts(count: int, first: float, background: float, nearest: float, echo: float, seed: int) -> Sequence[Parts]:
+def parts(count: int, first: float, background: float, nearest: float, echo: float, seed: int) -> Sequence[ScoreParts]:
     """Parts around a middle."""
     noise = np.random.default_rng(seed).normal(0.0, 0.3, (count, 4))
-    return [Parts(first + a, -1.0, background + b, nearest + c, echo + d) for a, b, c, d in noise]
+    return [ScoreParts(first + a, -1.0, background + b, nearest + c, echo + d) for a, b, c, d in noise]
 
 
 def test_whole_classes_and_other_traffic_are_held_out_and_no_row_is_in_two_groups() -> None:
