@@ -23,8 +23,8 @@ from monitoring.quality.signals import label_signal
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.watch import CLASSES_MAX
-from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
@@ -173,7 +173,7 @@ class Version:
         for kind in own:
             self._streams[kind] = Stream(kind, label_signal.start(class_warm_up, "replay"), claim.labels_min)
         self._labels, self._alpha = claim.labels * len(self._streams), claim.alpha
-        self._health = VersionHealth()
+        self._health = VersionQuality()
         self._restored_at = self._degraded_since = 0.0
         self._turned_after = 0
         self._stands: dict[str | None, tuple[bool, bool]] = {}
@@ -215,7 +215,7 @@ class Version:
         reports = [one.report(self._labels, self._alpha) for one in self._streams.values()]
         judged = Judgement(task=VERSION, version=VERSION, at=row.at, labels=label, streams=reports)
         known = self._health
-        health, _ = respond(TaskHealth(versions={VERSION: known}), {VERSION: judged}, Roles(), Plan(), row.at)
+        health, _ = respond(TaskQuality(versions={VERSION: known}), {VERSION: judged}, Roles(), Plan(), row.at)
         found = self._health = health.versions[VERSION]
         if found.verdict == known.verdict:
             return None

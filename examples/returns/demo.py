@@ -104,7 +104,7 @@ async def place_versions(url: str, admin_key: str, steps: Steps) -> list[str]:
         for folder in (HERE / "adapter", HERE / "holiday"):
             with steps.step(f"Placing {folder.relative_to(ROOT)}") as step:
                 step.outcome = await place_adapter(admin, TASK, folder, step.hint)
-        await admin.ask("POST", f"/admin/v1/tasks/{TASK}/health/{LEADING}/baseline", read_baseline())
+        await admin.ask("POST", f"/admin/v1/tasks/{TASK}/quality/{LEADING}/baseline", read_baseline())
         made = [
             await admin.ask("POST", "/admin/v1/callers", {"name": f"application {number}", "role": "caller"})
             for number in range(1, APPLICATIONS + 1)

@@ -157,11 +157,11 @@ HEALTHY = "its version is healthy and keeps all of its requests"
 
 async def health_of(admin: httpx.AsyncClient, task: str) -> dict[str, Health]:
     """The quality of each version of a task. Raises httpx.HTTPError."""
-    answer = await admin.get(f"/admin/v1/tasks/{task}/health")
+    answer = await admin.get(f"/admin/v1/tasks/{task}/quality")
     answer.raise_for_status()
     told = answer.json()
     return {
-        name: _health(found, told["judgements"].get(name, {})) for name, found in told["health"]["versions"].items()
+        name: _health(found, told["judgements"].get(name, {})) for name, found in told["quality"]["versions"].items()
     }
 
 

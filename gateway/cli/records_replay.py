@@ -22,7 +22,7 @@ from monitoring.quality.detectors.slip import BASELINE_MIN
 from monitoring.quality.signal_table import LABELLED
 from monitoring.quality.signals.replay import Placed, Replaying, Turn
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
-from monitoring.quality.verdicts.health import Judgement
+from monitoring.quality.verdicts.quality import Judgement
 
 TOLD_EVERY = 50_000
 TOLD_VERSIONS_MAX = 20

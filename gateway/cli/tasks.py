@@ -29,7 +29,7 @@ Until = Annotated[
 @asks_gateway
 def list_tasks(client: AdminClient, out: Printer) -> None:
     """List the tasks with the verdict on the version that leads."""
-    told = client.get("/health")
+    told = client.get("/quality")
     if out.answer(told):
         return
     rows = [_row(one, _pin(client, one)) for one in told["tasks"]]
@@ -103,7 +103,7 @@ def pin(
     body |= {"until": _when(until)} if until is not None else {}
     told = client.post(_path(task, version, "pin"), body)
     if not out.answer(told):
-        end = told["health"]["versions"][version]["pin"]["until"]
+        end = told["quality"]["versions"][version]["pin"]["until"]
         what = f"is pinned as {verdict}" if verdict is not None else "is held: nothing is done about its verdict"
         out.say(f"{version} {what}; {f'until {moment(end)}' if end else 'until it is released'}.")
 
@@ -114,7 +114,7 @@ def release(client: AdminClient, out: Printer, task: Task, version: Version) -> 
     """Let the monitor judge a version again."""
     told = client.delete(_path(task, version, "pin"))
     if not out.answer(told):
-        out.say(f"{version} is the monitor's to judge again; it is {told['health']['versions'][version]['verdict']}.")
+        out.say(f"{version} is the monitor's to judge again; it is {told['quality']['versions'][version]['verdict']}.")
 
 
 @tasks.command()
@@ -126,7 +126,7 @@ def undo(
     action: Annotated[str, typer.Argument(metavar="ACTION", help="Its id, as `apprentice why TASK` tells it.")],
 ) -> None:
     """Undo an action of the monitor. It does not do the same again until the task's versions are healthy."""
-    told = client.post(f"/tasks/{quote(task, safe='')}/health/actions/{quote(action, safe='')}/undo")
+    told = client.post(f"/tasks/{quote(task, safe='')}/quality/actions/{quote(action, safe='')}/undo")
     if not out.answer(told):
         out.say(f"Undone: {told['action']['because']}")
 
@@ -163,7 +163,7 @@ def baseline(
 
 
 def _path(task: str, version: str, last: str) -> str:
-    return f"/tasks/{quote(task, safe='')}/health/{quote(version, safe='')}/{last}"
+    return f"/tasks/{quote(task, safe='')}/quality/{quote(version, safe='')}/{last}"
 
 
 def _when(text: str) -> float | str:
@@ -175,7 +175,7 @@ def _pin(client: AdminClient, told: dict[str, Any]) -> str | None:
     """What stands of an admin's word on the version that leads: pinned, or held, which leaves the monitor's verdict."""
     if not told["pinned"]:
         return None
-    versions = client.get(f"/tasks/{quote(told['task'], safe='')}/health")["health"]["versions"]
+    versions = client.get(f"/tasks/{quote(told['task'], safe='')}/quality")["quality"]["versions"]
     pin = versions.get(told["version"], {}).get("pin")
     return "held" if pin is not None and pin["verdict"] is None else "pinned"
 

@@ -27,7 +27,7 @@ def why(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
 ) -> None:
     """Explain the state of a task's versions: verdict, evidence, actions, and what to do next."""
-    told = client.get(f"/tasks/{quote(task, safe='')}/health")
+    told = client.get(f"/tasks/{quote(task, safe='')}/quality")
     if not out.answer(told):
         tell_why(out, told, KeyNames(client))
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.state.audited_step import Drafts
 from monitoring.audit import Audit, AuditEntry
-from monitoring.quality.verdicts.health import ACTION_KINDS, Action
+from monitoring.quality.verdicts.quality import ACTION_KINDS, Action
 from serving.object_store import UNREADABLE, Change, ObjectStore, Stale
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from redis.asyncio import Redis
 
-from monitoring.quality.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Judgement, Summary, TaskHealth
+from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, Judgement, Summary, TaskQuality
 from serving.object_store import CONVERTING_SECONDS_MAX, UNREADABLE, Change, ObjectStore, change_together, reading
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Monitored:
         self.summary = Summary(at=0.0)
 
 
-class HealthStore:
+class QualityStore:
     """The object store `health`, and what was judged. Every method raises RedisError.
 
     A health that can't be read is never written over: `of` raises Unreadable then.
@@ -43,14 +43,14 @@ class HealthStore:
         self._known: dict[str, tuple[bytes, Judgement]] = {}
         self._unreadable: set[str] = set()
 
-    async def of(self, task: str) -> tuple[TaskHealth, int]:
+    async def of(self, task: str) -> tuple[TaskQuality, int]:
         """A task's health and its generation; 0 where nothing was found yet."""
         generation = await self.object_store.generation(task)
         with reading("health", task):
             raw = await self.object_store.get(task)
-            return (TaskHealth() if raw is None else msgspec.convert(raw, TaskHealth)), generation
+            return (TaskQuality() if raw is None else msgspec.convert(raw, TaskQuality)), generation
 
-    async def put(self, task: str, health: TaskHealth, expected_generation: int, beside: Sequence[Change] = ()) -> int:
+    async def put(self, task: str, health: TaskQuality, expected_generation: int, beside: Sequence[Change] = ()) -> int:
         """Set it, and in the same step what goes with it; its new generation. Raises Stale where it has moved on."""
         change = Change(self.object_store, task, msgspec.to_builtins(health), expected_generation)
         return await change_together(self._redis, [change, *beside])

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from gateway.state.fitted import Kind
 from gateway.state.fitted_models import FittedModels
-from monitoring.quality.verdicts.health import TaskHealth
+from monitoring.quality.verdicts.quality import TaskQuality
 from monitoring.quality.verdicts.retraining import Retraining
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
@@ -49,7 +49,7 @@ class Snapshot:
     placements: Mapping[tuple[str, str], Placement]
     cordons: Mapping[str, str]
     """Replicas that get no requests now, and why."""
-    health: Mapping[str, TaskHealth] = field(default_factory=dict)
+    health: Mapping[str, TaskQuality] = field(default_factory=dict)
     """What the monitor has found, by task."""
     views: Mapping[str, VersionView] = field(default_factory=dict)
     """The versions as the router sees them."""
@@ -96,7 +96,7 @@ class SnapshotKeeper:
         self._overrides = Mirror(object_store_of(redis, "overrides"), override_from, keeps=False)
         self._placements = Mirror(object_store_of(redis, "placements"), placement_from)
         self._cordons = ObjectStore(redis, "cordons")
-        self._health = Mirror(ObjectStore(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskHealth))
+        self._health = Mirror(ObjectStore(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskQuality))
         self._retraining = Mirror(ObjectStore(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
         self._made: dict[str, tuple[AliasEntry, Alias]] = {}
         self._seen: dict[str, tuple[Version, VersionView]] = {}
@@ -251,7 +251,7 @@ def _reason(cordon: bytes) -> str:
         return "its cordon can't be read"
 
 
-def _shifts(health: Mapping[str, TaskHealth]) -> Mapping[str, Shift]:
+def _shifts(health: Mapping[str, TaskQuality]) -> Mapping[str, Shift]:
     """What versions keep of their requests, those alone of which something is shifted."""
     return MappingProxyType(
         {
@@ -263,7 +263,7 @@ def _shifts(health: Mapping[str, TaskHealth]) -> Mapping[str, Shift]:
     )
 
 
-def _watched(health: Mapping[str, TaskHealth]) -> Mapping[str, Watched]:
+def _watched(health: Mapping[str, TaskQuality]) -> Mapping[str, Watched]:
     return MappingProxyType(
         {task: Watched(one.shadow_share, one.review_share, one.deferral_factor) for task, one in health.items()}
     )

@@ -18,7 +18,7 @@ from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.steps import WatchedVersion
 from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.signals.watches import Watches
-from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import Judgement, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3, said, served, step
@@ -125,7 +125,7 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
         outcomes.append((draw.random() < (0.4 if worse else 0.05), draw.choice(classes) if classes else ""))
     lines = [f"{MORNING + n},{int(wrong)},{kind}" for n, (wrong, kind) in enumerate(outcomes)]
     rows = replay_rows.read(Path(written(tmp_path / "labels.csv", ["time,outcome,class", *lines])), "0", False)
-    reckoning, health = Watches("e"), TaskHealth()
+    reckoning, health = Watches("e"), TaskQuality()
     streams = 1 + len(classes)
     claim = Claim(10_000, 0.05, PLAN.labels_min)
     version = Version(rows.classes(), FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)
@@ -148,7 +148,7 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
             streams=[reported(name, one, streams) for name, one in tracked.items()],
         )
         before, health = health, respond(health, {V3: judged}, Roles(), PLAN, row.at)[0]
-        found, was = health.versions[V3], before.versions.get(V3, VersionHealth())
+        found, was = health.versions[V3], before.versions.get(V3, VersionQuality())
         if turn is not None:
             turns.append((turn.label, turn.before, turn.after))
         if found.verdict != was.verdict:

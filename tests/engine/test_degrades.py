@@ -68,7 +68,7 @@ class Told:
     versions: tuple[str, str]
 
     async def health(self, http: httpx.AsyncClient) -> dict[str, Any]:
-        answer = await http.get(f"/admin/v1/tasks/{self.task}/health")
+        answer = await http.get(f"/admin/v1/tasks/{self.task}/quality")
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -99,7 +99,7 @@ async def in_season(engines: RealEngines, task: str, folder: Path, scripts: Any)
         previous_version = await gateway.place(adapter_of("regular", task, folder), task)
         leading = await gateway.place(adapter_of("holiday", task, folder), task)
         wrong = {"stream": "feedback", "wrong": 20, "of": 100, "reason": "Wrong of the rows that it was tested on."}
-        held = await http.post(f"/admin/v1/tasks/{task}/health/{leading}/baseline", json=wrong)
+        held = await http.post(f"/admin/v1/tasks/{task}/quality/{leading}/baseline", json=wrong)
         assert held.is_success, held.text
         keys = [await gateway.key(name=f"application {number}") for number in range(CALLERS)]
         cases = scripts["customers"].drawn_cases(11, RULES)
@@ -133,7 +133,7 @@ async def test_a_version_whose_season_ends_is_degraded_keeps_the_floor_and_gets_
         assert not told.story.seen.verdicts
         await told.story.chapter(story_.Chapter("over", "regular", story_.DEGRADED, 0.0, 0))
         found = await told.health(http)
-        version = found["health"]["versions"][leading]
+        version = found["quality"]["versions"][leading]
         assert (version["verdict"], version["kept"], version["to"]) == ("degraded", FLOOR, "previous_version")
         stream = version["evidence"]["streams"][0]
         assert stream["labelled"]

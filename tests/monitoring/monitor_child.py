@@ -20,8 +20,8 @@ from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.steps import WATCH_KEY, Begin, Judged, Step, WatchedTask, WatchedVersion
-from monitoring.quality.verdicts.health import Judgement, StreamReport
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Judgement, StreamReport
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 

@@ -21,7 +21,7 @@ from monitoring.quality.signals.replay import Placed, Replaying, Turn
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.steps import WATCH_KEY, Begin, Step, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watch import Watch
-from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.records import PairRecord, Record
@@ -130,12 +130,12 @@ def live_watch(client: Client) -> Watch:
 
 async def test_the_verdicts_of_a_replay_are_the_live_ones(redis: Redis, begin: Begin, tmp_path: Path) -> None:
     """Degraded, recovered, and degraded again; the live monitor looks when it has read on, the replay every 20 ms."""
-    monitor, told, health, wanted = Monitor(begin), STEP, TaskHealth(), list[tuple[str, str]]()
+    monitor, told, health, wanted = Monitor(begin), STEP, TaskQuality(), list[tuple[str, str]]()
     for part, wrong in enumerate((0.03, 0.8, 0.02, 0.02, 0.8)):
         await all_that_counts(redis, 260 if not part else 160, wrong, part)
         judged = to_the_end(monitor, told)[V3]
         before, health = health, respond(health, {V3: judged}, Roles(), PLAN, judged.at)[0]
-        found, known = health.versions[V3], before.versions.get(V3, VersionHealth())
+        found, known = health.versions[V3], before.versions.get(V3, VersionQuality())
         if found.verdict != known.verdict:
             wanted.append((known.verdict, found.verdict))
             versions = {V3: msgspec.structs.replace(STEP.versions[V3], verdict=found.verdict, since=judged.at)}

@@ -10,7 +10,7 @@ from gateway.errors import ERRORS
 from monitoring.metric_spec import CLOSED, SCALE, evaluate
 from monitoring.metric_table import METRICS
 from monitoring.metrics import ACTIONS_EXPECTED, SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Meters
-from monitoring.quality.verdicts.health import ActionKind
+from monitoring.quality.verdicts.quality import ActionKind
 from monitoring.quality.verdicts.rollout import Action
 from router.decision import REASONS
 from serving.adapters.entries import VERSION_STATES

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.features.quality.quality import Quality
 from monitoring.quality.phases import Verdict
-from monitoring.quality.verdicts.health import Pin, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import QUICK, V1, shadows, until, with_contract
@@ -49,7 +49,7 @@ async def watch(running: RunningGateway, **health: Any) -> None:
     """Set what is known of the task, and wait until the gateway goes by it."""
     store = running.features[Quality].store
     _, generation = await store.of("returns")
-    wanted = TaskHealth(**health)
+    wanted = TaskQuality(**health)
     await store.put("returns", wanted, generation)
 
     async def is_known() -> bool:
@@ -58,9 +58,9 @@ async def watch(running: RunningGateway, **health: Any) -> None:
     await until(is_known)
 
 
-def found(verdict: Verdict) -> VersionHealth:
+def found(verdict: Verdict) -> VersionQuality:
     """A version on which this verdict stands."""
-    return VersionHealth(verdict=verdict, pin=Pin(verdict=verdict, by="test", reason="a test", at=1.0))
+    return VersionQuality(verdict=verdict, pin=Pin(verdict=verdict, by="test", reason="a test", at=1.0))
 
 
 async def arms(running: RunningGateway, count: int = 1) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from gateway.features.quality.quality import Quality
 from gateway.features.reviews.reviews import Reviews
-from monitoring.quality.verdicts.health import TaskHealth
+from monitoring.quality.verdicts.quality import TaskQuality
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -39,7 +39,7 @@ def tasks(per_week: int = 100, **reviews: Any) -> dict[str, Any]:
 async def watch(gateway: RunningGateway, share: float, **health: Any) -> None:
     """Have the monitor say that so many requests are drawn."""
     _, generation = await gateway.features[Quality].store.of("returns")
-    await gateway.features[Quality].store.put("returns", TaskHealth(review_share=share, **health), generation)
+    await gateway.features[Quality].store.put("returns", TaskQuality(review_share=share, **health), generation)
     await gateway.services.snapshot.refresh()
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gateway.state.redis import redis_time
-from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.quality import StreamReport
 from tests.walks.gateway import RunningGateway
 from tests.walks.test_health import BASELINE, HEALTH, PIN, SHIFT, become, judged, sent, told
 
@@ -31,14 +31,14 @@ async def test_a_pin_its_release_and_what_is_undone_are_of_redis_time(gateway: R
     async with gateway.http() as http:
         await become(gateway, SHIFT, pin=None)
         undone = await sent(http, "POST", f"{HEALTH}/actions/{SHIFT.id}/undo")
-        known = undone["health"]["versions"]["returns@v1"]
+        known = undone["quality"]["versions"]["returns@v1"]
         assert is_of_now(undone["action"]["at"], ahead)
         assert is_of_now(known["stepped_at"], ahead)
         pinned = await sent(http, "POST", PIN, verdict="degraded", reason="a", until=ahead + DAY / 2)
-        known = pinned["health"]["versions"]["returns@v1"]
+        known = pinned["quality"]["versions"]["returns@v1"]
         assert (is_of_now(known["pin"]["at"], ahead), known["pin"]["until"]) == (True, ahead + DAY / 2)
         healthy = await sent(http, "POST", PIN, verdict="healthy", reason="a")
-        assert is_of_now(healthy["health"]["versions"]["returns@v1"]["since"], ahead)
+        assert is_of_now(healthy["quality"]["versions"]["returns@v1"]["since"], ahead)
         released = await sent(http, "DELETE", PIN)
         assert is_of_now(released["action"]["at"], ahead)
 
@@ -47,13 +47,13 @@ async def test_a_change_and_what_is_opened_and_closed_for_it_are_of_redis_time(
     gateway: RunningGateway, ahead: float
 ) -> None:
     async with gateway.http() as http:
-        found = await sent(http, "POST", f"{HEALTH[:-7]}/changed", effective_at=ahead + DAY / 2)
+        found = await sent(http, "POST", f"{HEALTH.removesuffix('/quality')}/changed", effective_at=ahead + DAY / 2)
         assert is_of_now(found["changed"]["at"], ahead)
         assert not (await told(http, f"{HEALTH}/returns@v1/baselines"))["stale"]
         assert any("changes on" in one for one in (await told(http))["told"]["known"])
         asked = (await told(http, "/admin/v1/retraining"))["retraining"][0]
         assert is_of_now(asked["opened_at"], ahead)
-        taken = await sent(http, "DELETE", f"{HEALTH[:-7]}/changed")
+        taken = await sent(http, "DELETE", f"{HEALTH.removesuffix('/quality')}/changed")
         assert is_of_now(taken["action"]["at"], ahead)
         assert is_of_now((await told(http, f"/admin/v1/retraining/{asked['id']}"))["closed_at"], ahead)
         by_hand = await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a"})

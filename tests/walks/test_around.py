@@ -33,7 +33,7 @@ async def ruled(http: httpx.AsyncClient, name: str, **rule: Any) -> None:
 
 
 async def why(http: httpx.AsyncClient) -> dict[str, Any]:
-    answer = (await http.get("/admin/v1/tasks/returns/health")).json()
+    answer = (await http.get("/admin/v1/tasks/returns/quality")).json()
     return dict(answer["told"])
 
 

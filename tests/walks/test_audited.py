@@ -106,7 +106,7 @@ async def test_where_the_chain_takes_no_entry_each_change_has_its_draft_and_is_e
 
 
 async def test_a_release_has_an_entry_for_each_request_to_train_that_it_closes(gateway: RunningGateway) -> None:
-    services, path = gateway.services, f"/admin/v1/tasks/returns/health/{V1}/pin"
+    services, path = gateway.services, f"/admin/v1/tasks/returns/quality/{V1}/pin"
     async with gateway.http() as http:
         assert (await http.post(path, json={"verdict": "degraded", "reason": "The season."})).status_code == 200
         for name in ("one", "two"):

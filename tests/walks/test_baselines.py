@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.quality import StreamReport
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_health import BASELINE, judged, sent

@@ -61,7 +61,7 @@ async def test_a_change_that_has_come_marks_versions_sends_to_general_and_asks_f
         effective = time.time() - 10
         found = await sent(http, "POST", CHANGED, effective_at=effective, note="60 days to return.")
         assert found["stale"] == ["returns@v1"]
-        assert found["health"]["versions"]["returns@v1"]["stale_from"] == effective
+        assert found["quality"]["versions"]["returns@v1"]["stale_from"] == effective
         assert await reason(http) == "override"
         (rule,) = await rules(http)
         assert (rule["id"], rule["action"], rule["task"]) == ("changed-returns", "general", "returns")
@@ -104,8 +104,8 @@ async def test_taking_it_back_undoes_all_of_it(gateway: RunningGateway) -> None:
         effective = time.time() - 300 * DAY
         await sent(http, "POST", CHANGED, effective_at=effective)
         found = await sent(http, "DELETE", CHANGED)
-        assert found["health"]["changed"] is None
-        assert found["health"]["versions"]["returns@v1"]["stale_from"] is None
+        assert found["quality"]["changed"] is None
+        assert found["quality"]["versions"]["returns@v1"]["stale_from"] is None
         assert found["action"]["kind"] == "undo"
         assert (await rules(http), await reason(http)) == ([], "adapter")
         (asked,) = await requests_to_train(http)
@@ -123,7 +123,7 @@ async def test_said_again_it_replaces_what_was_said_and_keeps_the_request_to_tra
         (rule,) = await rules(http)
         wanted = datetime(YEAR, 12, 1, 8, 30, tzinfo=UTC).timestamp()
         assert (rule["action"], rule["starts_at"]) == ("refuse", wanted)
-        assert second["health"]["versions"]["returns@v1"]["stale_from"] == wanted
+        assert second["quality"]["versions"]["returns@v1"]["stale_from"] == wanted
         third = await sent(http, "POST", CHANGED, effective_at=DECEMBER, override=None)
         assert (third["rule"], await rules(http)) == (None, [])
         assert len(await requests_to_train(http)) == 1
@@ -159,7 +159,7 @@ async def test_a_rule_of_somebody_else_is_left_alone(gateway: RunningGateway) ->
         refused = await sent(http, "POST", CHANGED, wanted=409, effective_at=JANUARY)
         assert "There is a rule changed-returns already" in refused["error"]["message"]
         (rule,) = await rules(http)
-        assert (rule["contains"], (await told(http))["health"]["changed"]) == ("vase", None)
+        assert (rule["contains"], (await told(http))["quality"]["changed"]) == ("vase", None)
 
 
 class Meanwhile(RetrainingStore):
@@ -203,7 +203,7 @@ async def test_a_rule_that_somebody_else_sets_at_this_moment_is_left_alone_and_n
         monkeypatch.undo()
         assert await gateway.services.objects.overrides.get("changed-returns") == rule
         assert await requests_to_train(http) == []
-        assert (await told(http))["health"]["changed"] is None
+        assert (await told(http))["quality"]["changed"] is None
         assert (len(kept), bool(kept[0]), await examples(gateway)) == (1, True, set())
 
 
@@ -296,7 +296,7 @@ async def test_a_version_says_until_when_its_owner_has_to_look_at_it(
     async with gateway.http() as http:
         one = (await http.get("/admin/v1/adapters/returns@v2")).json()
         found = await told(http)
-        rows = (await told(http, "/admin/v1/health"))["tasks"]
+        rows = (await told(http, "/admin/v1/quality"))["tasks"]
         metrics = (await http.get("/metrics")).text
     assert (one["review_by"], one["review_due"], one["manifest"]["review_by"]) == ("2026-01-31", due, "2026-01-31")
     assert found["review_by"] == {"returns@v2": due}

@@ -12,7 +12,7 @@ import pytest
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.gates import take_gate
 from gateway.features.quality.quality import Quality
-from monitoring.quality.verdicts.health import TaskHealth
+from monitoring.quality.verdicts.quality import TaskQuality
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -21,7 +21,7 @@ from tests.walks.releases import QUICK, V1, V2, ask, audit_of, states, step, unt
 from tests.walks.test_evaluate import begin, data, ended, right_but_for, with_schema
 from tests.walks.test_health import BASELINE, sent, told
 
-HELD = "/admin/v1/tasks/returns/health/{}/baselines"
+HELD = "/admin/v1/tasks/returns/quality/{}/baselines"
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ async def test_while_a_version_is_not_healthy_an_evaluation_is_no_gate(ready: Ru
     store = ready.features[Quality].store
     await ready.services.redis.set("apprentice:job:monitor", "another gateway")  # what the test sets stays as it is
     _, generation = await store.of("returns")
-    await store.put("returns", TaskHealth(versions={V2: found("degraded")}), generation)
+    await store.put("returns", TaskQuality(versions={V2: found("degraded")}), generation)
     one = await evaluated(ready, 100)
     assert (one["gate"]["taken"], await held(ready)) == (False, {})
     assert one["gate"]["because"].startswith(f"It is no baseline: {V2} is degraded. ")

@@ -12,11 +12,11 @@ import pytest
 
 from gateway.features.quality.quality import Quality
 from gateway.state.audited_step import Drafts
-from monitoring.quality.verdicts.health import Action, Judgement, StreamReport, Summary, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import Action, Judgement, StreamReport, Summary, TaskQuality, VersionQuality
 from serving.object_store import Change, Stale, change_together
 from tests.walks.gateway import RunningGateway
 
-HEALTH = "/admin/v1/tasks/returns/health"
+HEALTH = "/admin/v1/tasks/returns/quality"
 PIN = f"{HEALTH}/returns@v1/pin"
 BASELINE = f"{HEALTH}/returns@v1/baseline"
 SHIFT = Action(
@@ -28,7 +28,7 @@ SHIFT = Action(
     before={"kept": 1.0, "to": None},
     after={"kept": 0.2, "to": "general"},
 )
-DEGRADED = VersionHealth(
+DEGRADED = VersionQuality(
     verdict="degraded", since=1_795_680_000.0, because="It got worse.", kept=0.2, to="general", stepped_at=time.time()
 )
 
@@ -53,7 +53,7 @@ async def become(gateway: RunningGateway, *actions: Action, **known: Any) -> Non
         _, generation = await gateway.features[Quality].store.of("returns")
         try:
             await gateway.features[Quality].store.put(
-                "returns", TaskHealth(versions={"returns@v1": version}, actions=list(actions)), generation
+                "returns", TaskQuality(versions={"returns@v1": version}, actions=list(actions)), generation
             )
             break
         except Stale:  # the monitor's job runs beside
@@ -85,7 +85,7 @@ async def entries(http: httpx.AsyncClient, action: str) -> list[dict[str, Any]]:
 async def test_all_tasks_are_told_in_a_line_each(gateway: RunningGateway) -> None:
     await become(gateway, SHIFT)
     async with gateway.http() as http:
-        (row,) = (await told(http, "/admin/v1/health"))["tasks"]
+        (row,) = (await told(http, "/admin/v1/quality"))["tasks"]
     assert (row["task"], row["version"], row["verdict"], row["kept"]) == ("returns", "returns@v1", "degraded", 0.2)
     assert row["line"].startswith("returns@v1 is degraded since 2026-11-26 08:00 UTC")
     assert (row["pinned"], row["stale_from"], row["review_due"]) == (False, None, None)
@@ -98,7 +98,7 @@ async def test_a_task_is_told_in_words_and_in_numbers_with_its_generation(gatewa
     assert found["told"]["verdict"] == "degraded"
     assert "returns@v1 answers 20% of its requests; the general model gets the rest." in found["told"]["known"]
     assert any("apprentice tasks undo returns 19d5f0a1-0" in one for one in found["told"]["next"])
-    assert found["health"]["versions"]["returns@v1"]["to"] == "general"
+    assert found["quality"]["versions"]["returns@v1"]["to"] == "general"
     assert found["roles"]["active"] == "returns@v1"
     assert found["plan"]["labels_min"] == 30
     assert found["generation"] >= 1
@@ -106,7 +106,7 @@ async def test_a_task_is_told_in_words_and_in_numbers_with_its_generation(gatewa
 
 async def test_operators_read_and_only_admins_change(gateway: RunningGateway) -> None:
     await become(gateway, SHIFT)
-    reads = ("/admin/v1/health", HEALTH, f"{HEALTH}/returns@v1/baselines", "/admin/v1/retraining")
+    reads = ("/admin/v1/quality", HEALTH, f"{HEALTH}/returns@v1/baselines", "/admin/v1/retraining")
     changes = (
         *(("POST", PIN), ("DELETE", PIN), ("POST", BASELINE), ("POST", f"{HEALTH}/actions/19d5f0a1-0/undo")),
         *(("POST", "/admin/v1/tasks/returns/changed"), ("DELETE", "/admin/v1/tasks/returns/changed")),
@@ -130,7 +130,7 @@ async def test_a_verdict_is_overruled_and_its_share_comes_back_at_once(gateway: 
     async with gateway.http() as http:
         until = time.time() + 3600
         found = await sent(http, "POST", PIN, verdict="healthy", reason="The labels are wrong.", until=until)
-        known = found["health"]["versions"]["returns@v1"]
+        known = found["quality"]["versions"]["returns@v1"]
         assert (known["verdict"], known["kept"], known["to"]) == ("healthy", 1.0, None)
         assert (known["pin"]["reason"], known["pin"]["until"]) == ("The labels are wrong.", until)
         assert any("is pinned as healthy until" in one for one in found["told"]["caveats"])
@@ -148,10 +148,10 @@ async def test_a_version_is_held_and_released(gateway: RunningGateway) -> None:
     await become(gateway)
     async with gateway.http() as http:
         found = await sent(http, "POST", PIN, reason="An experiment.")
-        assert found["health"]["versions"]["returns@v1"]["verdict"] == "degraded"
+        assert found["quality"]["versions"]["returns@v1"]["verdict"] == "degraded"
         assert any("is held" in one for one in found["told"]["caveats"])
         found = await sent(http, "DELETE", PIN)
-        assert found["health"]["versions"]["returns@v1"]["pin"] is None
+        assert found["quality"]["versions"]["returns@v1"]["pin"] is None
         refused = await sent(http, "DELETE", PIN, wanted=409)
         assert refused["error"]["code"] == "state_conflict"
         (entry,) = await entries(http, "monitor.release")
@@ -163,11 +163,11 @@ async def test_what_was_done_is_undone_once(gateway: RunningGateway) -> None:
     path = f"{HEALTH}/actions/19d5f0a1-0/undo"
     async with gateway.http() as http:
         found = await sent(http, "POST", path)
-        version = found["health"]["versions"]["returns@v1"]
+        version = found["quality"]["versions"]["returns@v1"]
         assert (version["verdict"], version["kept"], version["to"]) == ("degraded", 1.0, None)
         assert version["undone"] == ["shift"]
         assert not gateway.services.snapshot.current.policy.shifts
-        done = next(one for one in found["health"]["actions"] if one["id"] == "19d5f0a1-0")
+        done = next(one for one in found["quality"]["actions"] if one["id"] == "19d5f0a1-0")
         assert done["undone_by"] == found["action"]["by"]
         assert (await sent(http, "POST", path, wanted=409))["error"]["code"] == "state_conflict"
         assert len(await entries(http, "monitor.undo")) == 1
@@ -194,13 +194,13 @@ async def test_a_change_to_a_health_that_has_moved_on_is_stale_and_changes_nothi
         assert undo.json()["error"]["code"] == "stale_generation"
         found = await told(http)
         rules = (await http.get("/admin/v1/overrides")).json()["overrides"]
-    assert found["health"]["versions"]["returns@v1"]["pin"]["reason"] == "First."
-    assert (found["health"]["changed"], rules) == (None, [])
+    assert found["quality"]["versions"]["returns@v1"]["pin"]["reason"] == "First."
+    assert (found["quality"]["changed"], rules) == (None, [])
 
 
 REFUSED_CALLS = [
-    ("GET", "/admin/v1/tasks/nothing/health", {}, 404),
-    ("POST", "/admin/v1/tasks/nothing/health/returns@v1/pin", {"reason": "a"}, 404),
+    ("GET", "/admin/v1/tasks/nothing/quality", {}, 404),
+    ("POST", "/admin/v1/tasks/nothing/quality/returns@v1/pin", {"reason": "a"}, 404),
     ("POST", f"{HEALTH}/returns@v9/pin", {"reason": "a"}, 404),
     ("POST", f"{HEALTH}/clauses@v1/pin", {"reason": "a"}, 404),
     ("POST", PIN, {}, 400),

@@ -24,7 +24,7 @@ from gateway.features.quality.webhooks import KEY as MESSAGES
 from gateway.state.outbox import FAILED, FINISHED
 from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
-from monitoring.quality.verdicts.health import Action, VersionHealth
+from monitoring.quality.verdicts.quality import Action, VersionQuality
 from serving.object_store import Change, Stale
 from tests.gateway.features.quality.test_webhooks import Receiver, receiver
 from tests.walks.conftest import Configure, MakeAdapter
@@ -154,7 +154,7 @@ async def two(
 async def undoing(two: Two) -> AsyncIterator[None]:
     """An admin asks the process to undo a roll back, and never hears of it again."""
     async with client(two.process, two.key) as http:
-        path = f"/admin/v1/tasks/returns/health/actions/{ROLL_BACK.id}/undo"
+        path = f"/admin/v1/tasks/returns/quality/actions/{ROLL_BACK.id}/undo"
         asking = asyncio.create_task(http.post(path))
         yield
         with suppress(httpx.HTTPError):
@@ -209,7 +209,7 @@ async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway
     before = await two.leading()
     value = POINTS[point]
     two.gate.stop_at_bytes(value.replace(b"%b", b"roll_back"), when)
-    known = VersionHealth(verdict="degraded", done=("roll_back", "retrain"), since=NOW)
+    known = VersionQuality(verdict="degraded", done=("roll_back", "retrain"), since=NOW)
     await two.decide(versions={V2: known})
     await two.kill()
     await two.once("roll_back", failed=True)

@@ -17,7 +17,7 @@ from gateway.features.evaluations.gates import STREAM
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.webhooks import KEY as MESSAGES
 from monitoring.quality.detectors.baselines import state_rate
-from monitoring.quality.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
+from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.gateway.features.quality.test_webhooks import receiver

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from gateway.features.quality.quality import Quality
-from monitoring.quality.verdicts.health import Judgement, StreamReport, Summary
+from monitoring.quality.verdicts.quality import Judgement, StreamReport, Summary
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.releases import metric

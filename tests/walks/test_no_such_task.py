@@ -20,7 +20,7 @@ TASKS: dict[str, Any] = {"returns": {}, "clauses": {}}
         ("PUT", "/admin/v1/aliases/piano", {"version": "piano@v1"}, None),
         ("POST", "/admin/v1/aliases/piano/rollback", {}, None),
         ("PUT", "/admin/v1/overrides/a", {"action": "refuse", "task": "piano"}, "task"),
-        ("GET", "/admin/v1/tasks/piano/health", None, "task"),
+        ("GET", "/admin/v1/tasks/piano/quality", None, "task"),
         ("GET", "/admin/v1/reviews?task=piano", None, "task"),
         ("GET", "/v1/reviews/next?task=piano", None, "task"),
     ],
@@ -70,6 +70,6 @@ async def test_a_version_is_not_evaluated_once_its_task_is_configured_no_more(
 async def test_of_many_tasks_the_first_are_named_and_the_others_counted(configure: Configure) -> None:
     tasks = {f"task-{number:02}": {} for number in range(12)}
     async with run_gateway(configure(tasks=tasks)) as running, running.http() as http:
-        refused = (await http.get("/admin/v1/tasks/task-00@v1/health")).json()["error"]
+        refused = (await http.get("/admin/v1/tasks/task-00@v1/quality")).json()["error"]
     there = ", ".join(sorted(tasks)[:10])
     assert refused["message"] == f"The configuration has no task 'task-00@v1'. It has {there} and 2 more."

@@ -15,9 +15,9 @@ from gateway.features.quality.webhooks import KEY as MESSAGES
 from gateway.features.releases.releases import Releases
 from gateway.state.outbox import Left
 from gateway.state.redis import redis_time
-from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, StreamReport, TaskHealth
 from monitoring.quality.verdicts.noting import AGAIN_SECONDS
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, StreamReport, TaskQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.walks.conftest import Configure, MakeAdapter
@@ -47,7 +47,7 @@ async def test_a_roll_back_is_carried_out_once_by_two_who_race_and_audited_once(
         await step(http, "promote", version=V2)
         one, two = Responding(running.features[Quality]), Responding(running.features[Quality])
         done = action("roll_back", V2, before={"leading": V2}, after={"leading": V1})
-        await asyncio.gather(one.move("returns", TaskHealth(actions=[done]), 0, [done]), two.carry_out())
+        await asyncio.gather(one.move("returns", TaskQuality(actions=[done]), 0, [done]), two.carry_out())
         await until(lambda: audited(http, 1))
         alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
@@ -71,7 +71,7 @@ async def test_an_action_of_a_task_that_is_gone_is_audited_as_not_carried_out_an
         draft = running.services.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
         await left.drafts.object_store.put("nothing:0-0", msgspec.to_builtins(draft))
         good = action("verdict", number=1, after={"verdict": "suspect"})
-        await out.move("returns", TaskHealth(actions=[good]), 0, [good])
+        await out.move("returns", TaskQuality(actions=[good]), 0, [good])
         assert list(await left.actions.all()) == ["nothing:0-0"], (
             "who moves a task's health carries out what is its own"
         )
@@ -99,7 +99,7 @@ async def test_what_is_damaged_is_logged_once_and_keeps_nothing_waiting(
         await services.redis.hset(left.by_admins.object_store.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
         await services.redis.hset(running.features[Quality].store.object_store.generation_names, "clauses", "damaged")
         good = action("verdict", number=2, after={"verdict": "suspect"})
-        await Responding(running.features[Quality]).move("returns", TaskHealth(actions=[good]), 0, [good])
+        await Responding(running.features[Quality]).move("returns", TaskQuality(actions=[good]), 0, [good])
         await left.actions.put("returns:1-0", msgspec.to_builtins(Left(task="returns", action=action("verdict"))))
         for _ in range(3):
             await Responding(running.features[Quality]).carry_out()
@@ -155,7 +155,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
 
         for number in range(3):
             await respond_at(number * AGAIN_SECONDS)
-            shown = (await http.get("/admin/v1/tasks/returns/health")).json()
+            shown = (await http.get("/admin/v1/tasks/returns/quality")).json()
             said = shown["told"]["done"][0]  # "tried again" is not said: no settings and no judgement let it be
             assert said.endswith("It was not carried out: returns@v1 is staging: stage it first.")
         await services.registry._versions.put(V1, previous_version)
@@ -168,7 +168,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         assert "not_carried_out" not in last["after"]
         assert (last["after"]["id"], last["after"]["again"]) == (first["after"]["id"], 3)
         assert {one.id for one in actions} == {first["after"]["id"]}
-        shown = (await http.get("/admin/v1/tasks/returns/health")).json()
+        shown = (await http.get("/admin/v1/tasks/returns/quality")).json()
         assert "not carried out" not in shown["told"]["done"][0]
         told = [msgspec.json.decode(one)["body"] for one in await services.redis.hvals(MESSAGES)]
         sent = {one["id"]: one["failed"] is None for one in told if one["kind"] == "roll_back"}
@@ -230,14 +230,14 @@ async def test_a_pause_is_taken_back_with_the_share_that_the_canary_had(
         await step(http, "canary", version=V2, share=0.25)
         out = Responding(running.features[Quality])
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
-        await out.move("returns", TaskHealth(actions=[pause]), 0, [pause])
+        await out.move("returns", TaskQuality(actions=[pause]), 0, [pause])
         alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
         assert alias.weights[V2] == 0.0
         undone = action(
             "undo", V2, 1, before={"share": 0.0}, after={"share": 0.25}, evidence={"undone": "pause_canary"}
         )
-        await out.move("returns", TaskHealth(actions=[undone]), 1, [undone])
+        await out.move("returns", TaskQuality(actions=[undone]), 1, [undone])
         alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
         assert alias.weights[V2] == 0.25
@@ -250,9 +250,9 @@ async def test_a_canary_that_recovers_is_led_to_as_before_its_pause(
         await step(http, "canary", version=V2, share=0.25)
         out = Responding(running.features[Quality])
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
-        await out.move("returns", TaskHealth(actions=[pause]), 0, [pause])
+        await out.move("returns", TaskQuality(actions=[pause]), 0, [pause])
         back = action("recover", V2, 1, before={"share": 0.0}, after={"share": 0.25})
-        await out.move("returns", TaskHealth(actions=[pause, back]), 1, [back])
+        await out.move("returns", TaskQuality(actions=[pause, back]), 1, [back])
         alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
         assert alias.weights == {V2: 0.25, V1: 0.75}
@@ -264,7 +264,7 @@ async def test_a_canary_that_the_monitor_finds_degraded_is_not_promoted(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis
 ) -> None:
     async with run_gateway(configure()) as running:
-        health = msgspec.convert({"versions": {V2: {"verdict": "degraded"}}}, TaskHealth)
+        health = msgspec.convert({"versions": {V2: {"verdict": "degraded"}}}, TaskQuality)
         await running.features[Quality].store.put("returns", health, 0)
         assert await running.features[Releases].rollouts._is_degraded("returns", V2)
         assert not await running.features[Releases].rollouts._is_degraded("returns", V1)

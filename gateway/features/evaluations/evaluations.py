@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gateway.features.evaluations.store import EvaluationStore
 from gateway.services import Services
-from gateway.state.quality_store import HealthStore
+from gateway.state.quality_store import QualityStore
 
 
 @dataclass(frozen=True)
@@ -15,4 +15,4 @@ class Evaluations:
 
     services: Services
     store: EvaluationStore
-    quality_store: HealthStore
+    quality_store: QualityStore

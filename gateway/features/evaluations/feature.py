@@ -8,12 +8,12 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import keep_evaluating
 from gateway.features.evaluations.store import EvaluationStore
 from gateway.services import Services
-from gateway.state.quality_store import HealthStore
+from gateway.state.quality_store import QualityStore
 
 
 def _open(services: Services, _: Features) -> Evaluations:
     store = EvaluationStore(services.redis, 86_400 * services.settings.evaluation.retention_days)
-    return Evaluations(services, store, HealthStore(services.redis))
+    return Evaluations(services, store, QualityStore(services.redis))
 
 
 EVALUATIONS = Feature(Evaluations, _open, (endpoints.router,), {"run_evaluations": keep_evaluating})

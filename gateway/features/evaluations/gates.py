@@ -16,7 +16,7 @@ from gateway.features.evaluations.store import Evaluation, Gate
 from gateway.state.audited_step import Drafts
 from gateway.state.redis import redis_time
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
-from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from serving.adapters.entries import VersionState
 from serving.object_store import UNREADABLE, Change, Stale, change_together
 
@@ -63,7 +63,7 @@ async def _why_not(evaluations: Evaluations, one: Evaluation) -> str | None:
     has_led = alias is not None and one.version in alias.previous
     if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
         return f"It is no baseline: {one.version} was live by then, and might have been judged by what it got wrong."
-    health = snapshot.health.get(one.task, TaskHealth()).versions.get(one.version, VersionHealth())
+    health = snapshot.health.get(one.task, TaskQuality()).versions.get(one.version, VersionQuality())
     if health.verdict != "healthy":
         return f"It is no baseline: {one.version} is {health.verdict}."
     return None

@@ -19,7 +19,7 @@ from gateway.state.redis import redis_time
 from monitoring.quality.detectors.baselines import OF_MIN, RATE_MAX, Baseline, measure_counts, state_rate
 from monitoring.quality.signal_table import SignalName, get_measure
 from monitoring.quality.signals.entries import TEXT_MAX
-from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.quality import StreamReport
 from monitoring.quality.verdicts.verdict import name_of
 from serving.object_store import Change
 
@@ -63,7 +63,7 @@ class BaselineIn(Body):
         return self
 
 
-@router.get("/tasks/{task}/health/{version}/baselines")
+@router.get("/tasks/{task}/quality/{version}/baselines")
 async def read_baselines(request: Request, task: str, version: str, _: Operator) -> dict[str, Any]:
     """The baselines of a version's signals, and their origin."""
     quality = feature_of(request, Quality)
@@ -85,7 +85,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
     }
 
 
-@router.post("/tasks/{task}/health/{version}/baseline")
+@router.post("/tasks/{task}/quality/{version}/baseline")
 async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
     """Compare a signal with another baseline from now on. What it was, is in the audit."""
     quality = feature_of(request, Quality)

@@ -26,7 +26,7 @@ from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.report import Situation, TaskReport, make_report
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts import responses
-from monitoring.quality.verdicts.health import Action, Judgement, Pin, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import Action, Judgement, Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError
 from monitoring.quality.verdicts.retraining import Retraining, closed
 from serving.adapters.entries import PLACED
@@ -38,12 +38,12 @@ TRIES_MAX = 5
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
-Step = Callable[[TaskHealth], tuple[TaskHealth, Action]]
-Beside = Callable[[TaskHealth], Awaitable[Sequence[Change]]]
+Step = Callable[[TaskQuality], tuple[TaskQuality, Action]]
+Beside = Callable[[TaskQuality], Awaitable[Sequence[Change]]]
 """What is changed in the same step as a task's health, by the health that was found."""
 
 
-async def _nothing(_: TaskHealth) -> Sequence[Change]:
+async def _nothing(_: TaskQuality) -> Sequence[Change]:
     return ()
 
 
@@ -58,7 +58,7 @@ class PinIn(Body):
     expected_generation: Generation = None
 
 
-@router.get("/health")
+@router.get("/quality")
 async def list_health(request: Request, _: Operator) -> dict[str, Any]:
     """All tasks with the verdict on the version that leads."""
     quality = feature_of(request, Quality)
@@ -72,7 +72,7 @@ async def list_health(request: Request, _: Operator) -> dict[str, Any]:
     return {"tasks": rows, "judged_at": summary.at or None, "behind_seconds": summary.behind_seconds}
 
 
-@router.get("/tasks/{task}/health")
+@router.get("/tasks/{task}/quality")
 async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any]:
     """All that the monitor knows of a task."""
     quality = feature_of(request, Quality)
@@ -80,7 +80,7 @@ async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any
     return await shown(quality, snapshot, known_task(quality.services, task))
 
 
-@router.post("/tasks/{task}/health/{version}/pin")
+@router.post("/tasks/{task}/quality/{version}/pin")
 async def pin_version(request: Request, task: str, version: str, body: PinIn, admin: Admin) -> dict[str, Any]:
     """Overrule the verdict on a version, or hold it. Without a verdict the monitor judges, and does not act."""
     quality = feature_of(request, Quality)
@@ -94,7 +94,7 @@ async def pin_version(request: Request, task: str, version: str, body: PinIn, ad
     )
 
 
-@router.delete("/tasks/{task}/health/{version}/pin")
+@router.delete("/tasks/{task}/quality/{version}/pin")
 async def release_version(
     request: Request, task: str, version: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
@@ -103,7 +103,7 @@ async def release_version(
     now = await redis_time(quality.services.redis)
     by, step = admin.public, audited(quality.services, admin)
 
-    async def closing(found: TaskHealth) -> list[Change]:
+    async def closing(found: TaskQuality) -> list[Change]:
         changes: list[Change] = []
         for one, generation in await _opened_by_pin(quality, version, found):
             after = closed(one, by, now)
@@ -123,7 +123,7 @@ async def release_version(
     return answer
 
 
-async def _opened_by_pin(quality: Quality, version: str, health: TaskHealth) -> list[tuple[Retraining, int]]:
+async def _opened_by_pin(quality: Quality, version: str, health: TaskQuality) -> list[tuple[Retraining, int]]:
     """Requests to train that the monitor opened since a version was pinned as degraded, with their generations."""
     known = health.versions.get(version)
     pin = None if known is None else known.pin
@@ -137,7 +137,7 @@ async def _opened_by_pin(quality: Quality, version: str, health: TaskHealth) -> 
     return found
 
 
-@router.post("/tasks/{task}/health/actions/{action}/undo")
+@router.post("/tasks/{task}/quality/actions/{action}/undo")
 async def undo_action(
     request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
@@ -182,7 +182,7 @@ async def changed(
     return {"action": msgspec.to_builtins(action), **await shown(quality, snapshot, task)}
 
 
-def _taken(step: Step, health: TaskHealth) -> tuple[TaskHealth, Action]:
+def _taken(step: Step, health: TaskQuality) -> tuple[TaskQuality, Action]:
     """Raises Problem (409) for what can't be done as the health stands."""
     try:
         return step(health)
@@ -201,7 +201,7 @@ async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, An
         "task": task,
         "generation": generation,
         "told": msgspec.to_builtins(make_report(found)),
-        "health": msgspec.to_builtins(health),
+        "quality": msgspec.to_builtins(health),
         "judgements": {name: msgspec.to_builtins(one) for name, one in found.judgements.items()},
         "roles": msgspec.to_builtins(found.roles),
         "plan": msgspec.to_builtins(found.plan),
@@ -214,7 +214,7 @@ async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, An
 
 
 def situation(
-    quality: Quality, snapshot: Snapshot, task: str, now: float, health: TaskHealth | None = None
+    quality: Quality, snapshot: Snapshot, task: str, now: float, health: TaskQuality | None = None
 ) -> Situation:
     """All that there is to tell of a task at a time, by Redis's clock."""
     summary, roles = quality.monitored.summary, roles_of(quality, task, snapshot)
@@ -224,7 +224,7 @@ def situation(
     return Situation(
         task=task,
         now=now,
-        health=health if health is not None else snapshot.health.get(task, TaskHealth()),
+        health=health if health is not None else snapshot.health.get(task, TaskQuality()),
         plan=quality.services.settings.plan(task),
         roles=roles,
         around=around(
@@ -246,7 +246,7 @@ def situation(
 def _row(quality: Quality, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
     found = situation(quality, snapshot, task, now)
     said: TaskReport = make_report(found)
-    known = found.health.versions.get(said.version or "", VersionHealth())
+    known = found.health.versions.get(said.version or "", VersionQuality())
     return {
         "task": task,
         "version": said.version,

@@ -15,13 +15,13 @@ from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
 from gateway.services import Services
 from gateway.state.outbox import LeftStore
-from gateway.state.quality_store import HealthStore, Monitored
+from gateway.state.quality_store import Monitored, QualityStore
 
 
 def _open(services: Services, features: Features) -> Quality:
     return Quality(
         services,
-        HealthStore(services.redis),
+        QualityStore(services.redis),
         Monitored(),
         LeftStore(services.redis, services.audit),
         Webhooks(services.redis, services.http, services.meters),

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from gateway.features.quality.quality import Quality
 from monitoring.quality.phases import VERDICTS
-from monitoring.quality.verdicts.health import ArmReport, Judgement, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import ArmReport, Judgement, TaskQuality, VersionQuality
 from router.policy import Policy
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import review_due
@@ -63,7 +63,7 @@ def with_a_role(policy: Policy) -> frozenset[str]:
     return frozenset(name for name in itertools.chain(by_rules, *of_aliases) if name)
 
 
-def _of_versions(quality: Quality, value: Callable[[VersionHealth], float]) -> Read:
+def _of_versions(quality: Quality, value: Callable[[VersionQuality], float]) -> Read:
     known = quality.monitored.summary.judgements
     told = with_a_role(quality.services.snapshot.current.policy)
     return {
@@ -90,8 +90,8 @@ def _stale(quality: Quality, now: float) -> Read:
     """Of the versions that may answer and have a role: whether the organisation's rules are others by now."""
     found: Read = {}
     for version in _placed(quality):
-        health = quality.services.snapshot.current.health.get(version.task, TaskHealth())
-        known = health.versions.get(version.name, VersionHealth())
+        health = quality.services.snapshot.current.health.get(version.task, TaskQuality())
+        known = health.versions.get(version.name, VersionQuality())
         found[version.task, version.name] = float(known.stale_from is not None and known.stale_from <= now)
     return found
 

@@ -26,7 +26,7 @@ from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
-from monitoring.quality.verdicts.health import Judgement, Summary, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.reviewing import review_share
 from monitoring.quality.verdicts.rollout import Plan
@@ -169,7 +169,7 @@ class Monitoring:
         roles = roles_of(quality, task, snapshot)
         requests = DAYS_A_WEEK * sum(one.requests_per_day for one in judgements.values())
         shares = review_share(plan, requests, False), review_share(plan, requests, True)
-        seen = snapshot.health.get(task, TaskHealth())
+        seen = snapshot.health.get(task, TaskQuality())
         if respond(seen, judgements, roles, plan, now, shares)[0] == seen:
             return
         try:
@@ -228,7 +228,7 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float) -> Step:
         if roles.canary is not None:
             previous[roles.canary] = roles.active
     judged = {name: one for health in snapshot.health.values() for name, one in health.versions.items()}
-    unjudged = VersionHealth()
+    unjudged = VersionQuality()
     versions = {
         name: WatchedVersion(
             task=version.task,

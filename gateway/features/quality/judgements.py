@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from redis.exceptions import RedisError
 
-from monitoring.quality.verdicts.health import Judgement, Summary
+from monitoring.quality.verdicts.quality import Judgement, Summary
 
 if TYPE_CHECKING:
     from gateway.features.quality.quality import Quality

@@ -11,7 +11,7 @@ from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
 from gateway.services import Services
 from gateway.state.outbox import LeftStore
-from gateway.state.quality_store import HealthStore, Monitored
+from gateway.state.quality_store import Monitored, QualityStore
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Quality:
     """`store` keeps verdicts in Redis, `monitored` the latest judgements in memory, `outbox` actions not yet done."""
 
     services: Services
-    store: HealthStore
+    store: QualityStore
     monitored: Monitored
     outbox: LeftStore
     webhooks: Webhooks

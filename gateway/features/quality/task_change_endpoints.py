@@ -23,7 +23,7 @@ from gateway.features.rules.endpoints import fallback_fault
 from gateway.state.redis import redis_time
 from monitoring.quality.explanations.phrases import format_day
 from monitoring.quality.verdicts import changing
-from monitoring.quality.verdicts.health import Action, Changed, TaskHealth
+from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality
 from monitoring.quality.verdicts.retraining import Retraining, closed
 from serving.adapters.entries import PLACED
 from serving.object_store import Change
@@ -81,12 +81,12 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
     )
     changes = [one for one in (rule, opening, *_left_behind(quality, before.changed, word)) if one is not None]
 
-    def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
+    def step(found: TaskQuality) -> tuple[TaskQuality, Action]:
         if found.changed != before.changed:
             raise Problem("state_conflict", f"Somebody else has said at this moment that {task} changes: look again.")
         return changing.announce(found, live, word)
 
-    async def together(_: TaskHealth) -> list[Change]:
+    async def together(_: TaskQuality) -> list[Change]:
         return changes
 
     try:
@@ -117,13 +117,13 @@ async def take_change_back(
         if asked is not None and asked.state == "open":
             changes.append(quality.retraining.store.change(closed(asked, admin.public, now), generation))
 
-    def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
+    def step(found: TaskQuality) -> tuple[TaskQuality, Action]:
         if word is not None and found.changed != word:
             raise Problem("state_conflict", f"Somebody else has moved this at this moment: look at {task} again.")
         after, _, action = changing.take_back(found, admin.public, now)
         return after, action
 
-    async def together(_: TaskHealth) -> list[Change]:
+    async def together(_: TaskQuality) -> list[Change]:
         return changes
 
     return await changed(quality, task, step, expected_generation, together)

@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.state.quality_store import HealthStore
+from gateway.state.quality_store import QualityStore
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.rollout import Verdict
@@ -51,7 +51,7 @@ class Rollouts:
         self._audit = audit
         self._meters = meters
         self._verdicts = ObjectStore(redis, "verdicts")
-        self._health = HealthStore(redis)
+        self._health = QualityStore(redis)
 
     async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
         """How a canary stands: its last verdict, why, and the evidence."""

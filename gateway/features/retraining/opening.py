@@ -15,8 +15,8 @@ from gateway.features.retraining.store import id_of, new_id
 from gateway.state.redis import redis_time
 from monitoring.badness import badness, is_bad
 from monitoring.feedback import STREAM_KEY, Feedback
-from monitoring.quality.verdicts.health import Action
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining
 from monitoring.records import REPORTED
 from serving.object_store import UNREADABLE, Stale

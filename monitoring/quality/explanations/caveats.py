@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from monitoring.quality.explanations import savings
 from monitoring.quality.explanations.phrases import format_count, format_moment, format_percent, format_span, join_words
 from monitoring.quality.signals.arms import LABELS_MIN
-from monitoring.quality.verdicts.health import Judgement, TaskHealth
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Judgement, TaskQuality
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import against, shows_recovery
 
@@ -26,7 +26,7 @@ ANSWERED_MIN = 20
 
 
 def list_caveats(
-    health: TaskHealth,
+    health: TaskQuality,
     plan: Plan,
     roles: Roles,
     judgements: Mapping[str, Judgement],
@@ -68,7 +68,7 @@ def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> I
         yield f"The monitor is {format_span(behind_seconds)} behind: newer requests and feedback are not in this yet."
 
 
-def _of_pins(health: TaskHealth, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
+def _of_pins(health: TaskQuality, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
     for name, known in sorted(health.versions.items()):
         word = known.pin
         if word is None or (word.until is not None and word.until <= now):
@@ -80,7 +80,7 @@ def _of_pins(health: TaskHealth, judgements: Mapping[str, Judgement], now: float
             yield f"The monitor would say that {name} is degraded: labels speak against it."
 
 
-def _of_recovery(health: TaskHealth, judgements: Mapping[str, Judgement]) -> Iterator[str]:
+def _of_recovery(health: TaskQuality, judgements: Mapping[str, Judgement]) -> Iterator[str]:
     for name, known in sorted(health.versions.items()):
         judged = judgements.get(name)
         if known.verdict == "degraded" and judged is not None and not shows_recovery(known, judged):
@@ -90,7 +90,7 @@ def _of_recovery(health: TaskHealth, judgements: Mapping[str, Judgement]) -> Ite
             )
 
 
-def _of_undone(health: TaskHealth) -> Iterator[str]:
+def _of_undone(health: TaskQuality) -> Iterator[str]:
     if health.undone:
         what = join_words([one.replace("_", " ") for one in health.undone])
         yield f"An admin has undone: {what}. It is not done again until the task's leader and canary are healthy."
@@ -100,7 +100,7 @@ def _of_undone(health: TaskHealth) -> Iterator[str]:
             yield f"An admin has undone of {name}: {what}. It is not done again before {name} is healthy."
 
 
-def _of_change(health: TaskHealth, review_by: Mapping[str, float], now: float) -> Iterator[str]:
+def _of_change(health: TaskQuality, review_by: Mapping[str, float], now: float) -> Iterator[str]:
     for name, known in sorted(health.versions.items()):
         if known.stale_from is not None:
             tense = "is stale since" if known.stale_from <= now else "gets stale on"

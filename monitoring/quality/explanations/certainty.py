@@ -16,8 +16,8 @@ from monitoring.quality.explanations.phrases import (
     join_words,
 )
 from monitoring.quality.signal_table import LABELLED, get_measure
-from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, StreamReport
 
 KINDS: Mapping[str, str] = {
     "gate": "its evaluation before it was released",

@@ -22,8 +22,8 @@ from monitoring.quality.explanations.phrases import (
 )
 from monitoring.quality.explanations.savings import describe_net_saving
 from monitoring.quality.phases import Verdict
-from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import is_asked_again, last_move
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import shows_recovery, unrecovered
@@ -47,7 +47,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     now: float
-    health: TaskHealth
+    health: TaskQuality
     plan: Plan
     roles: Roles
     judgements: dict[str, Judgement] = {}
@@ -96,14 +96,14 @@ def make_report(of: Situation) -> TaskReport:
     )
 
 
-def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) -> str:
+def _line(of: Situation, known: VersionQuality | None, judged: Judgement | None) -> str:
     """The whole of it in one line."""
     if of.roles.active is None:
         return f"{of.task} has no version: there is nothing to judge."
     around_it = obstacles.list_for_line(of.around, of.roles.active)
     if known is None and judged is None:
         return "; ".join([f"{of.roles.active} has not been judged yet", *around_it]) + "."
-    known = known or VersionHealth()
+    known = known or VersionQuality()
     unsure = known.verdict == "healthy" and (judged is None or judged.labels < of.plan.labels_min)
     parts = [f"{of.roles.active} is {known.verdict}{_since(known, of.now)}"]
     parts += ["as far as can be told with so few labels"] if unsure else []
@@ -142,7 +142,7 @@ def _known(of: Situation) -> Iterator[str]:
             if role == "leads":
                 yield f"{name} leads {of.task}, and has not been judged yet."
             continue
-        yield from _of_version(name, role, of, known or VersionHealth(), judged)
+        yield from _of_version(name, role, of, known or VersionQuality(), judged)
     if of.health.ticket is not None and of.health.ticket.closed_at is None:
         ticket = of.health.ticket
         yield (
@@ -154,7 +154,7 @@ def _known(of: Situation) -> Iterator[str]:
     yield from obstacles.describe_obstacles(of.task, of.around, [one for _, one in roles if one is not None])
 
 
-def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
+def _of_version(name: str, role: str, of: Situation, known: VersionQuality, judged: Judgement | None) -> Iterator[str]:
     yield f"{name} {role} {of.task}, and is {known.verdict}{_since(known, of.now)}."
     if known.verdict != "healthy" and known.because:
         yield f"Why {name} is {known.verdict}: {known.because}"
@@ -189,7 +189,7 @@ def _traffic(name: str, judged: Judgement) -> Iterator[str]:
         yield f"{seen} come about {name} where about {format_digits(judged.complaints_expected)} were to be expected."
 
 
-def _why_held(known: VersionHealth, judged: Judgement | None) -> str:
+def _why_held(known: VersionQuality, judged: Judgement | None) -> str:
     """The reason why nothing of a degraded version's share is shifted."""
     if judged is not None and _better_arms(judged):
         if "shift" in known.undone:
@@ -212,7 +212,7 @@ def _changed(of: Situation) -> str:
     return f"{word.by} says that {of.task} {when} on {format_moment(word.effective_at)}{note}.{rule}"
 
 
-def _since(known: VersionHealth, now: float) -> str:
+def _since(known: VersionQuality, now: float) -> str:
     if not known.since:
         return ""
     return f" since {format_moment(known.since)}, for {format_span(max(0.0, now - known.since))}"
@@ -221,7 +221,7 @@ def _since(known: VersionHealth, now: float) -> str:
 # ---- how sure ----------------------------------------------------------------------------------------
 
 
-def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: Judgement | None) -> Iterator[str]:
+def _sure(of: Situation, name: str | None, known: VersionQuality | None, judged: Judgement | None) -> Iterator[str]:
     if judged is None:
         yield "Nothing was measured yet."
         return
@@ -302,12 +302,12 @@ def _failed(one: Action, of: Situation) -> str:
     return "It was not carried out"
 
 
-def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: Judgement | None) -> Iterator[str]:
+def _next(of: Situation, name: str | None, known: VersionQuality | None, judged: Judgement | None) -> Iterator[str]:
     if name is None:
         steps = ", ".join(f"`apprentice adapters {step}`" for step in ("push FOLDER", "stage VERSION"))
         yield f"Give {of.task} a version: {steps}, then `apprentice adapters promote VERSION`."
         return
-    known = known or VersionHealth()
+    known = known or VersionQuality()
     stale = known.stale_from is not None and known.stale_from <= of.now
     set_for_change = of.health.changed.override if of.health.changed is not None else None
     kept_away = list(obstacles.list_steps(of.task, of.around, name, stale, set_for_change))
@@ -335,11 +335,11 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
 
 
 def _nothing(
-    of: Situation, known: VersionHealth, judged: Judgement | None, due: float | None, beside: bool
+    of: Situation, known: VersionQuality, judged: Judgement | None, due: float | None, beside: bool
 ) -> Iterator[str]:
     """The steps where nothing is wrong with the version, or not known to be; `beside`: there is something to
     do about another one."""
-    quiet = VersionHealth(since=known.since, because=known.because, cleared=known.cleared)
+    quiet = VersionQuality(since=known.since, because=known.because, cleared=known.cleared)
     if caveats.has_stopped(of.judged_at, of.now):
         yield "Bring the monitor back: one gateway has its job; `apprentice doctor` and the gateways' logs say why."
     elif judged is None:
@@ -361,7 +361,7 @@ def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator
         yield "Nothing: it is watched."
 
 
-def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
+def _next_of_degraded(of: Situation, name: str, known: VersionQuality, judged: Judgement | None) -> Iterator[str]:
     blind = judged is not None and not shows_recovery(known, judged)
     if blind:
         command = f"apprentice tasks baseline {of.task} {name} STREAM --wrong N --of M --reason TEXT"
@@ -434,8 +434,8 @@ def _next_of_previous_version(of: Situation) -> Iterator[str]:
     yield _say_healthy(of, name)
 
 
-def _known_of(of: Situation, name: str) -> VersionHealth:
-    return of.health.versions.get(name, VersionHealth())
+def _known_of(of: Situation, name: str) -> VersionQuality:
+    return of.health.versions.get(name, VersionQuality())
 
 
 def _say_healthy(of: Situation, name: str) -> str:

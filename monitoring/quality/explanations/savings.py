@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from monitoring.quality.explanations.phrases import format_count, format_dollars, format_percent
-from monitoring.quality.verdicts.health import Judgement, SavingReport, TaskHealth
+from monitoring.quality.verdicts.quality import Judgement, SavingReport, TaskQuality
 
 REQUESTS_MIN = 200.0
 """The number of requests of the last days before a caveat says that they cost more than they save."""
@@ -35,7 +35,7 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
     )
 
 
-def list_saving_caveats(name: str, task: str, judged: Judgement, health: TaskHealth) -> Iterator[str]:
+def list_saving_caveats(name: str, task: str, judged: Judgement, health: TaskQuality) -> Iterator[str]:
     """Return whether the version costs more than it saves, at present and over enough requests."""
     found = judged.saving
     if found is None or found.requests < REQUESTS_MIN or found.net_usd_per_day >= 0.0:

@@ -24,7 +24,7 @@ from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import Rate
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
-from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.quality import StreamReport
 
 GROUPS = 4
 HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from monitoring.badness import Metric, badness
-from monitoring.quality.verdicts.health import OTHER_CLASS
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import OTHER_CLASS
 
 GENERAL = "general"
 OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})

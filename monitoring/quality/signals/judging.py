@@ -25,8 +25,8 @@ from monitoring.quality.signals.label_signal import BASELINE_MAX, LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, LabelledSignal, ReportTerms, e_value_of
 from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.watch import Watch, get_labelled
-from monitoring.quality.verdicts.health import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
 from monitoring.quality.verdicts.verdict import name_of
 
 MONTH_DAYS = 30.0

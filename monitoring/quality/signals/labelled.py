@@ -17,7 +17,7 @@ from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import FadedSums, Marks, Rate
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.quality import StreamReport
 
 ALPHA = 0.05
 E_VALUE_MAX = 1e12

@@ -18,7 +18,7 @@ from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.notes import KEPT_SECONDS_MAX
 from monitoring.quality.signals.steps import Step, WatchedVersion
 from monitoring.quality.signals.watches import PART_SECONDS, Watches
-from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import Judgement, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
@@ -58,7 +58,7 @@ class Replaying:
     def __init__(self, step: Step, baselines: Mapping[str, Mapping[str, Baseline]], look_seconds: float) -> None:
         """`step` has the tasks, and what is known of their versions; verdicts follow from the replay."""
         self.reckoning = Watches("replay")
-        self.health: dict[str, VersionHealth] = {}
+        self.health: dict[str, VersionQuality] = {}
         self.records = self.feedback = self.unmatched = 0
         self._step, self._baselines = step, baselines
         self._look_ms = max(1, round(look_seconds * 1000))
@@ -104,9 +104,9 @@ class Replaying:
         self.reckoning.moved.clear()
         self._forget(at)
         for name, judged in self.reckoning.judged(moved, at).items():
-            known = self.health.get(name, VersionHealth(since=at))
+            known = self.health.get(name, VersionQuality(since=at))
             plan = msgspec.structs.replace(step.tasks[judged.task].plan, responses=[])
-            health, _ = respond(TaskHealth(versions={name: known}), {name: judged}, Roles(), plan, at)
+            health, _ = respond(TaskQuality(versions={name: known}), {name: judged}, Roles(), plan, at)
             found = self.health[name] = health.versions[name]
             if found.verdict == known.verdict:
                 continue

@@ -11,8 +11,8 @@ import msgspec
 from monitoring.badness import Metric
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals.canaries import Canary
-from monitoring.quality.verdicts.health import Judgement
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Judgement
 from monitoring.quality.verdicts.rollout import Verdict as CanaryVerdict
 
 CURSORS_KEY = "apprentice:monitor:cursors"

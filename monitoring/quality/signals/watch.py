@@ -56,8 +56,8 @@ from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.pair_judge import PairJudge
 from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.unlabelled import Languages
-from monitoring.quality.verdicts.health import OTHER_CLASS
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import OTHER_CLASS
 from monitoring.quality.verdicts.rollout import Tally
 
 FIRST_REVIEWED = 100

@@ -30,7 +30,7 @@ from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.steps import Step, WatchedTask
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.health import Judgement
+from monitoring.quality.verdicts.quality import Judgement
 from monitoring.quality.verdicts.rollout import Tally
 
 log = logging.getLogger(__name__)

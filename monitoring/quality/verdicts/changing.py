@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from monitoring.quality.verdicts.health import ACTIONS_MAX, Action, Changed, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, Changed, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError
 
 
-def announce(task: TaskHealth, versions: Sequence[str], word: Changed) -> tuple[TaskHealth, Action]:
+def announce(task: TaskQuality, versions: Sequence[str], word: Changed) -> tuple[TaskQuality, Action]:
     """The health once the organisation has said that the task changes: these versions are stale from then on.
 
     A version that was stale from an earlier time stays so. A word that was given before is replaced, as if it had never
@@ -23,7 +23,7 @@ def announce(task: TaskHealth, versions: Sequence[str], word: Changed) -> tuple[
     moved = _unmarked(task)
     before: dict[str, float | None] = {}
     for name in versions:
-        quality = moved.get(name, VersionHealth(since=word.at))
+        quality = moved.get(name, VersionQuality(since=word.at))
         before[name] = quality.stale_from
         first = word.effective_at if quality.stale_from is None else min(quality.stale_from, word.effective_at)
         moved[name] = msgspec.structs.replace(quality, stale_from=first)
@@ -41,7 +41,7 @@ def announce(task: TaskHealth, versions: Sequence[str], word: Changed) -> tuple[
     return _noted(msgspec.structs.replace(task, versions=moved, changed=word), action), action
 
 
-def take_back(task: TaskHealth, by: str, now: float) -> tuple[TaskHealth, Changed, Action]:
+def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Changed, Action]:
     """The health as if nobody had said that the task changes, the word that was taken back, and the action.
 
     Raises ResponseError where nobody has said so.
@@ -68,7 +68,7 @@ def take_back(task: TaskHealth, by: str, now: float) -> tuple[TaskHealth, Change
     return _noted(found, action), word, action
 
 
-def _unmarked(task: TaskHealth) -> dict[str, VersionHealth]:
+def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:
     """The versions as they were before anybody said that the task changes."""
     word = task.changed
     if word is None:
@@ -81,12 +81,12 @@ def _unmarked(task: TaskHealth) -> dict[str, VersionHealth]:
     }
 
 
-def _marks(versions: Mapping[str, VersionHealth], names: Sequence[str]) -> dict[str, float | None]:
+def _marks(versions: Mapping[str, VersionQuality], names: Sequence[str]) -> dict[str, float | None]:
     """From when on each of these is stale."""
     return {name: versions[name].stale_from if name in versions else None for name in names}
 
 
-def _noted(task: TaskHealth, action: Action) -> TaskHealth:
+def _noted(task: TaskQuality, action: Action) -> TaskQuality:
     return msgspec.structs.replace(task, actions=[*task.actions, action][-ACTIONS_MAX:])
 
 

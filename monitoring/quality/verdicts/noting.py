@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.verdicts.health import ACTIONS_MAX, Action, ActionKind, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, ActionKind, TaskQuality, VersionQuality
 
 AGAIN_SECONDS = 60.0
 """How long what could not be carried out waits before it is asked for again."""
@@ -55,11 +55,11 @@ class Noting:
         self,
         kind: ActionKind,
         version: str,
-        quality: VersionHealth,
+        quality: VersionQuality,
         because: str,
         before: Mapping[str, Any],
         after: Mapping[str, Any],
-    ) -> VersionHealth:
+    ) -> VersionQuality:
         """The version after what is done but once while its verdict lasts; what failed is done again after a while."""
         if kind in quality.done:
             return quality
@@ -71,13 +71,13 @@ class Noting:
             self.actions[-1] = msgspec.structs.replace(self.actions[-1], id=failed.id, again=failed.again + 1)
         return msgspec.structs.replace(quality, done=(*quality.done, kind))
 
-    def _failed(self, kind: ActionKind, version: str, quality: VersionHealth) -> Action | None:
+    def _failed(self, kind: ActionKind, version: str, quality: VersionQuality) -> Action | None:
         """The action that was last asked for since the version has its verdict, if it failed."""
         last = self._newest.get((kind, version))
         return last if last is not None and last.failed is not None and last.at >= quality.since else None
 
 
-def add_actions(task: TaskHealth, actions: Sequence[Action]) -> TaskHealth:
+def add_actions(task: TaskQuality, actions: Sequence[Action]) -> TaskQuality:
     """The health with these actions as its newest; one that is asked for again moves to them."""
     if not actions:
         return task
@@ -86,7 +86,7 @@ def add_actions(task: TaskHealth, actions: Sequence[Action]) -> TaskHealth:
     return msgspec.structs.replace(task, actions=[*kept, *actions][-ACTIONS_MAX:])
 
 
-def mark_failed(task: TaskHealth, action: Action, why: str) -> TaskHealth:
+def mark_failed(task: TaskQuality, action: Action, why: str) -> TaskQuality:
     """The health once an action of its has failed: it says so, and is asked for again in a later step. The same where
     it says so already, or knows the action no more."""
     noted = next((one for one in task.actions if one.id == action.id), None)

@@ -14,18 +14,18 @@ from typing import Any
 import msgspec
 
 from monitoring.quality.phases import Phase, Pinned, Released, Verdict, next_phase
-from monitoring.quality.verdicts.health import (
+from monitoring.quality.verdicts.noting import AGAIN_SECONDS, Noting, add_actions
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import (
     ACTIONS_MAX,
     Action,
     ActionKind,
     Judgement,
     Pin,
-    TaskHealth,
+    TaskQuality,
     Ticket,
-    VersionHealth,
+    VersionQuality,
 )
-from monitoring.quality.verdicts.noting import AGAIN_SECONDS, Noting, add_actions
-from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.shares import Lines, Roles, describe_share, forget_pause, move_share
 from monitoring.quality.verdicts.verdict import apply_conclusion, explain_degraded, find_verdict, list_alarmed
 
@@ -49,13 +49,13 @@ class ResponseError(Exception):
 
 
 def respond(
-    task: TaskHealth,
+    task: TaskQuality,
     judgements: Mapping[str, Judgement],
     roles: Roles,
     plan: Plan,
     now: float,
     review_shares: tuple[float, float] = (0.0, 0.0),
-) -> tuple[TaskHealth, list[Action]]:
+) -> tuple[TaskQuality, list[Action]]:
     """The task's quality after these judgements, and the actions to carry out, in order. `now` is in Unix seconds.
 
     `review_shares` are the probabilities of a review by the weekly budgets: the usual one, and the one while a version
@@ -65,7 +65,7 @@ def respond(
     may = _may(task, plan)
     versions = {name: one for name, one in task.versions.items() if not roles.there or name in roles.there}
     for name, judgement in sorted(judgements.items()):
-        quality = _released(noting, name, versions.get(name, VersionHealth(since=now)))
+        quality = _released(noting, name, versions.get(name, VersionQuality(since=now)))
         versions[name] = _with_verdict(noting, name, quality, judgement, plan)
     for name, judgement in sorted(judgements.items()):  # once all verdicts are there: one version's arm is another one
         versions[name] = move_share(noting, name, versions[name], judgement, Lines(versions, roles, plan, may))
@@ -76,7 +76,7 @@ def respond(
     return add_actions(after, noting.actions), noting.actions
 
 
-def pin(task: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHealth, Action]:
+def pin(task: TaskQuality, version: str, word: Pin, now: float) -> tuple[TaskQuality, Action]:
     """The task's quality once an admin has pinned a version's verdict, or held it. Raises ResponseError."""
     quality = _quality_of(task, version)
     if word.until is not None and word.until <= now:
@@ -94,7 +94,7 @@ def pin(task: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHeal
     return _with(task, version, after, noting), noting.actions[0]
 
 
-def release(task: TaskHealth, version: str, by: str, now: float) -> tuple[TaskHealth, Action]:
+def release(task: TaskQuality, version: str, by: str, now: float) -> tuple[TaskQuality, Action]:
     """The task's quality once an admin lets the monitor judge a version again.
 
     Raises ResponseError where it is not pinned.
@@ -110,7 +110,7 @@ def release(task: TaskHealth, version: str, by: str, now: float) -> tuple[TaskHe
     return _with(task, version, after, noting), noting.actions[0]
 
 
-def undo(task: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskHealth, Action]:
+def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQuality, Action]:
     """The task's quality without an action of its own, and the action of undoing. The `after` of that says what has to
     be put back elsewhere (an alias, a request to train). Raises ResponseError."""
     done = next((one for one in task.actions if one.id == action_id), None)
@@ -151,20 +151,20 @@ def undo(task: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskHea
 
 
 def is_asked_again(
-    task: TaskHealth, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: Plan, now: float
+    task: TaskQuality, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: Plan, now: float
 ) -> bool:
     """Whether an action that was not carried out still follows from what is known, so that it is asked for again."""
     at = max(now, failed.at + AGAIN_SECONDS)
     return any(one.id == failed.id for one in respond(task, judgements, roles, plan, at)[1])
 
 
-def last_move(task: TaskHealth, version: str) -> Action | None:
+def last_move(task: TaskQuality, version: str) -> Action | None:
     """The newest action that took requests from a version and can be undone; None without one."""
     found = (one for one in reversed(task.actions) if one.version == version and one.kind in AWAY)
     return next((one for one in found if _refusal(task, one) is None), None)
 
 
-def _refusal(task: TaskHealth, done: Action) -> str | None:
+def _refusal(task: TaskQuality, done: Action) -> str | None:
     """Why an action can't be undone, and what to do instead; None where it can."""
     if done.undone_at is not None:
         return f"It was undone already, by {done.undone_by}."
@@ -184,7 +184,7 @@ def _refusal(task: TaskHealth, done: Action) -> str | None:
     return None
 
 
-def _has_come_back(task: TaskHealth, done: Action) -> bool:
+def _has_come_back(task: TaskQuality, done: Action) -> bool:
     """Whether what a shift or a pause took from a version was given back since."""
     if done.kind == "pause_canary":
         after = task.actions[task.actions.index(done) + 1 :]
@@ -197,7 +197,7 @@ def _has_come_back(task: TaskHealth, done: Action) -> bool:
     return quality.kept > kept or (quality.kept == kept and quality.to == done.before.get("to"))
 
 
-def _later_moves(task: TaskHealth, done: Action) -> list[str]:
+def _later_moves(task: TaskQuality, done: Action) -> list[str]:
     """The moves of the version's share since then that were not undone."""
     after = task.actions[task.actions.index(done) + 1 :]
     return [one.id for one in after if one.version == done.version and one.kind in MOVES and one.undone_at is None]
@@ -206,7 +206,7 @@ def _later_moves(task: TaskHealth, done: Action) -> list[str]:
 # ---- verdicts --------------------------------------------------------------------------------------
 
 
-def _with_verdict(noting: Noting, name: str, quality: VersionHealth, judged: Judgement, plan: Plan) -> VersionHealth:
+def _with_verdict(noting: Noting, name: str, quality: VersionQuality, judged: Judgement, plan: Plan) -> VersionQuality:
     """The version with the verdict that follows; one that an admin has pinned keeps it."""
     if quality.phase.pinned == "degraded":
         return msgspec.structs.replace(quality, alarmed=list_alarmed(quality, judged))
@@ -232,8 +232,8 @@ def _with_verdict(noting: Noting, name: str, quality: VersionHealth, judged: Jud
 
 
 def _with_ticket(
-    noting: Noting, task: TaskHealth, watched: list[str], judgements: Mapping[str, Judgement], plan: Plan
-) -> TaskHealth:
+    noting: Noting, task: TaskQuality, watched: list[str], judgements: Mapping[str, Judgement], plan: Plan
+) -> TaskQuality:
     """A suspicion opens a ticket, which bounds what looking into it may cost; it is closed once all is well."""
     worse = [name for name in watched if task.versions[name].verdict != "healthy"]
     ticket = task.ticket
@@ -260,12 +260,12 @@ def _with_ticket(
 
 def _with_levers(
     noting: Noting,
-    task: TaskHealth,
+    task: TaskQuality,
     watched: list[str],
     judgements: Mapping[str, Judgement],
     plan: Plan,
     review_shares: tuple[float, float],
-) -> TaskHealth:
+) -> TaskQuality:
     """The shares of shadows and reviews, and the deferral, that follow from the verdicts.
 
     Only that one is raised is an answer to a verdict, and noted: what is usual, and how far it is raised, follow the
@@ -300,7 +300,7 @@ def _with_levers(
     return msgspec.structs.replace(task, **moved, raised=tuple(raised))
 
 
-def _shadow_share(task: TaskHealth, judgements: Mapping[str, Judgement], plan: Plan, raised: bool) -> float:
+def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: Plan, raised: bool) -> float:
     """The probability of a shadow: raised while a ticket has money for it. All shadows together may cost as much as one
     ticket and a share of the saving; where no saving is known nothing bounds the usual share."""
     ticket = task.ticket
@@ -349,12 +349,12 @@ def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
 # ---- small steps -------------------------------------------------------------------------------------
 
 
-def _may(task: TaskHealth, plan: Plan) -> frozenset[str]:
+def _may(task: TaskQuality, plan: Plan) -> frozenset[str]:
     """What may be done now, as far as that is not up to a version."""
     return frozenset(plan.responses) - frozenset(task.undone)
 
 
-def _released(noting: Noting, name: str, quality: VersionHealth) -> VersionHealth:
+def _released(noting: Noting, name: str, quality: VersionQuality) -> VersionQuality:
     """The version without a pin that is over."""
     if quality.pin is None or quality.pin.until is None or quality.pin.until > noting.now:
         return quality
@@ -363,7 +363,7 @@ def _released(noting: Noting, name: str, quality: VersionHealth) -> VersionHealt
     return after
 
 
-def _pinned(quality: VersionHealth, word: Pin, phase: Phase, now: float) -> VersionHealth:
+def _pinned(quality: VersionQuality, word: Pin, phase: Phase, now: float) -> VersionQuality:
     """The version in the phase that an admin's verdict leads to."""
     word = msgspec.structs.replace(word, instead_of=phase.own, alarmed=_own_alarms(quality))
     after = msgspec.structs.replace(quality, pin=word, quiet_since=None)  # nothing moves it while it is pinned
@@ -373,7 +373,7 @@ def _pinned(quality: VersionHealth, word: Pin, phase: Phase, now: float) -> Vers
     return msgspec.structs.replace(after, alarmed=word.alarmed) if phase.own == phase.verdict == "degraded" else after
 
 
-def _unpinned(quality: VersionHealth, now: float) -> VersionHealth:
+def _unpinned(quality: VersionQuality, now: float) -> VersionQuality:
     """The version once nobody pins it."""
     pin, phase = quality.pin, quality.phase
     after = msgspec.structs.replace(quality, pin=None)
@@ -391,14 +391,14 @@ def _unpinned(quality: VersionHealth, now: float) -> VersionHealth:
     return after if is_explained else msgspec.structs.replace(after, because=f"It was {stands} before its pin.")
 
 
-def _with_holding(quality: VersionHealth, verdict: Verdict, now: float, because: str) -> VersionHealth:
+def _with_holding(quality: VersionQuality, verdict: Verdict, now: float, because: str) -> VersionQuality:
     """The version with another verdict that holds, and without what belonged to the verdict before."""
     return msgspec.structs.replace(
         quality, verdict=verdict, since=now, because=because, evidence={}, done=(), alarmed=(), observed=None
     )
 
 
-def _own_alarms(quality: VersionHealth) -> tuple[str, ...]:
+def _own_alarms(quality: VersionQuality) -> tuple[str, ...]:
     """The signals that made the version degraded by the monitor's own verdict, whatever admins have said since."""
     pin = quality.pin
     if pin is None or pin.verdict is None or (quality.verdict == "degraded" and quality.alarmed):
@@ -406,14 +406,14 @@ def _own_alarms(quality: VersionHealth) -> tuple[str, ...]:
     return pin.alarmed
 
 
-def _quality_of(task: TaskHealth, version: str) -> VersionHealth:
-    return task.versions.get(version, VersionHealth())
+def _quality_of(task: TaskQuality, version: str) -> VersionQuality:
+    return task.versions.get(version, VersionQuality())
 
 
-def _with(task: TaskHealth, version: str, after: VersionHealth, noting: Noting) -> TaskHealth:
+def _with(task: TaskQuality, version: str, after: VersionQuality, noting: Noting) -> TaskQuality:
     whole = msgspec.structs.replace(task, versions={**task.versions, version: after})
     return add_actions(whole, noting.actions)
 
 
-def _describe(quality: VersionHealth) -> dict[str, Any]:
+def _describe(quality: VersionQuality) -> dict[str, Any]:
     return {"verdict": quality.verdict, "pin": msgspec.to_builtins(quality.pin), **describe_share(quality)}

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from monitoring.quality.verdicts.health import TaskHealth
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import TaskQuality
 
 WEEK_SECONDS = 7 * 86_400.0
 
@@ -41,7 +41,7 @@ def review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
     return min(1.0, reviews_aimed_at(reviews_per_week(plan, suspect)) / requests_per_week)
 
 
-def are_raised(health: TaskHealth, watched: Iterable[str], plan: Plan) -> bool:
+def are_raised(health: TaskQuality, watched: Iterable[str], plan: Plan) -> bool:
     """Whether the raised budget is in force: one of these versions is looked into, and the task's plan lets the monitor
     raise the reviews."""
     if "reviews" not in plan.responses or "reviews" in health.undone:

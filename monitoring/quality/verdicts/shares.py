@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitoring.quality.verdicts.health import ArmReport, Judgement, VersionHealth
 from monitoring.quality.verdicts.noting import Noting
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import ArmReport, Judgement, VersionQuality
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,13 +31,13 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
 class Lines(NamedTuple):
     """What a share goes by: the task's versions as they stand, their roles, its plan, and what may be done now."""
 
-    versions: Mapping[str, VersionHealth]
+    versions: Mapping[str, VersionQuality]
     roles: Roles
     plan: Plan
     may: frozenset[str]
 
 
-def move_share(noting: Noting, name: str, quality: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
+def move_share(noting: Noting, name: str, quality: VersionQuality, judged: Judgement, lines: Lines) -> VersionQuality:
     """The version with what follows from its verdict for its requests; nothing is done about one that is held."""
     if name != lines.roles.active:
         quality = _given_back(noting, name, quality, "It leads its task no more.")
@@ -58,17 +58,17 @@ def move_share(noting: Noting, name: str, quality: VersionHealth, judged: Judgem
     return _step_away(noting, name, quality, judged, lines)
 
 
-def _undone(quality: VersionHealth) -> frozenset[str]:
+def _undone(quality: VersionQuality) -> frozenset[str]:
     """What is not done to the version: who has undone a shift wants no roll back either, which moves all requests."""
     return frozenset(quality.undone) | (frozenset({"roll_back"}) if "shift" in quality.undone else frozenset())
 
 
-def describe_share(quality: VersionHealth) -> dict[str, Any]:
+def describe_share(quality: VersionQuality) -> dict[str, Any]:
     """What a version keeps, as actions note it."""
     return {"kept": quality.kept, "to": quality.to, "to_version": quality.to_version}
 
 
-def _paused(noting: Noting, name: str, quality: VersionHealth, lines: Lines) -> VersionHealth:
+def _paused(noting: Noting, name: str, quality: VersionQuality, lines: Lines) -> VersionQuality:
     """A degraded canary, which gets no requests any more. Done once: an admin may give it a share again."""
     share = lines.roles.canary_share
     if "pause_canary" not in lines.may or "pause_canary" in quality.done or share == 0.0:
@@ -77,7 +77,7 @@ def _paused(noting: Noting, name: str, quality: VersionHealth, lines: Lines) -> 
     return msgspec.structs.replace(quality, paused_share=share) if "pause_canary" in quality.done else quality
 
 
-def _resumed(noting: Noting, name: str, quality: VersionHealth, roles: Roles) -> VersionHealth:
+def _resumed(noting: Noting, name: str, quality: VersionQuality, roles: Roles) -> VersionQuality:
     """A canary that is no longer degraded, with the share that it had before the monitor paused it: that is known until
     the canary has it, and asked for again where it could not be given back."""
     if quality.paused_share is None:
@@ -87,7 +87,7 @@ def _resumed(noting: Noting, name: str, quality: VersionHealth, roles: Roles) ->
     return noting.once("recover", name, quality, quality.because, {"share": 0.0}, {"share": quality.paused_share})
 
 
-def forget_pause(quality: VersionHealth) -> VersionHealth:
+def forget_pause(quality: VersionQuality) -> VersionQuality:
     """The version without a share that is to be given back."""
     if quality.paused_share is None:
         return quality
@@ -95,7 +95,7 @@ def forget_pause(quality: VersionHealth) -> VersionHealth:
     return msgspec.structs.replace(quality, paused_share=None, done=done)
 
 
-def _step_away(noting: Noting, name: str, quality: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
+def _step_away(noting: Noting, name: str, quality: VersionQuality, judged: Judgement, lines: Lines) -> VersionQuality:
     """One step of a degraded version's share to the better arm; held where none is known to be better."""
     present_previous_version = (None, lines.roles.previous_version)  # a judgement may be older than the roles
     able = [arm for arm in judged.arms if _is_able(arm.arm, lines) and arm.version in present_previous_version]
@@ -113,7 +113,7 @@ def _step_away(noting: Noting, name: str, quality: VersionHealth, judged: Judgem
     return noting.once("hold_and_alert", name, quality, text, {}, {})
 
 
-def _to(noting: Noting, name: str, quality: VersionHealth, better: ArmReport, lines: Lines) -> VersionHealth:
+def _to(noting: Noting, name: str, quality: VersionQuality, better: ArmReport, lines: Lines) -> VersionQuality:
     """A step to this arm, as far as the task's settings and its admins let it."""
     plan = lines.plan
     lead = f"{_words(better.arm)} is better by at least {100 * (better.advantage_low or 0.0):.1f} points"
@@ -137,8 +137,8 @@ def _to(noting: Noting, name: str, quality: VersionHealth, better: ArmReport, li
 
 
 def _shifted(
-    noting: Noting, name: str, quality: VersionHealth, better: ArmReport, lines: Lines, because: str
-) -> VersionHealth:
+    noting: Noting, name: str, quality: VersionQuality, better: ArmReport, lines: Lines, because: str
+) -> VersionQuality:
     """The next step of the share to this arm, once it is time."""
     assert better.arm != "version", "it is no other arm"
     plan, roles = lines.plan, lines.roles
@@ -154,7 +154,7 @@ def _shifted(
     return after
 
 
-def _step_back(noting: Noting, name: str, quality: VersionHealth, plan: Plan) -> VersionHealth:
+def _step_back(noting: Noting, name: str, quality: VersionQuality, plan: Plan) -> VersionQuality:
     """One step of a version's share back to it, once it is no longer degraded."""
     if quality.to is None or noting.now - quality.stepped_at < plan.step_seconds:
         return quality
@@ -168,7 +168,7 @@ def _step_back(noting: Noting, name: str, quality: VersionHealth, plan: Plan) ->
     return after
 
 
-def _given_back(noting: Noting, name: str, quality: VersionHealth, because: str) -> VersionHealth:
+def _given_back(noting: Noting, name: str, quality: VersionQuality, because: str) -> VersionQuality:
     """The version with all of its requests."""
     if quality.to is None:
         return quality
@@ -177,7 +177,7 @@ def _given_back(noting: Noting, name: str, quality: VersionHealth, because: str)
     return after
 
 
-def _taken_from_arm(noting: Noting, name: str, quality: VersionHealth) -> VersionHealth:
+def _taken_from_arm(noting: Noting, name: str, quality: VersionQuality) -> VersionQuality:
     """The version with all of its requests, where another arm had some and may not go on with them."""
     if quality.to is None:
         return quality
@@ -211,7 +211,7 @@ def _is_better(arm: ArmReport) -> bool:
     return arm.advantage_low is not None and arm.advantage_low > 0.0
 
 
-def _is_same(quality: VersionHealth, arm: str, roles: Roles) -> bool:
+def _is_same(quality: VersionQuality, arm: str, roles: Roles) -> bool:
     """Whether the arm that has the rest of the version's requests is still the same version."""
     return arm != "previous_version" or quality.to_version in (None, roles.previous_version)
 
@@ -224,4 +224,4 @@ def _words(arm: str) -> str:
     return "The previous version" if arm == "previous_version" else "General"
 
 
-HEALTHY = VersionHealth()
+HEALTHY = VersionQuality()

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from monitoring.quality.phases import Judged, Verdict, next_phase
-from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, StreamReport, VersionQuality
 
 
 class Conclusion(NamedTuple):
@@ -44,7 +44,7 @@ class ReverseTest(NamedTuple):
     from_before: bool
 
 
-def find_verdict(quality: VersionHealth, judged: Judgement, plan: Plan, now: float) -> Conclusion:
+def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: float) -> Conclusion:
     """The verdict that follows from a version's quality until now and its judgement, at `now` in Unix seconds."""
     labelled = against(judged)
     speaking = [one for one in judged.streams if one.rests_on_most or (one.alarming and not one.labelled)]
@@ -66,7 +66,7 @@ def against(judged: Judgement) -> list[StreamReport]:
     return [one for one in judged.streams if one.labelled and one.alarming and not one.recovered]
 
 
-def apply_conclusion(quality: VersionHealth, conclusion: Conclusion, judged: Judgement, now: float) -> VersionHealth:
+def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Judgement, now: float) -> VersionQuality:
     """The version's quality after a conclusion: the verdict with its time and reason, and what the next one needs."""
     after = next_phase(quality.phase, Judged(conclusion.verdict)).verdict
     turned = after != quality.verdict
@@ -88,13 +88,13 @@ def apply_conclusion(quality: VersionHealth, conclusion: Conclusion, judged: Jud
     )
 
 
-def list_alarmed(quality: VersionHealth, judged: Judgement) -> tuple[str, ...]:
+def list_alarmed(quality: VersionQuality, judged: Judgement) -> tuple[str, ...]:
     """The labelled streams that made a version degraded, or have alarmed since."""
     now = [test.name for test in _tests(judged, quality.since) if test.alarming]
     return tuple(dict.fromkeys((*quality.alarmed, *now)))
 
 
-def unrecovered(quality: VersionHealth, judged: Judgement) -> list[str]:
+def unrecovered(quality: VersionQuality, judged: Judgement) -> list[str]:
     """The streams that have alarmed, are still held against something, and have not recovered."""
     return [
         test.name
@@ -103,7 +103,7 @@ def unrecovered(quality: VersionHealth, judged: Judgement) -> list[str]:
     ]
 
 
-def shows_recovery(quality: VersionHealth, judged: Judgement) -> bool:
+def shows_recovery(quality: VersionQuality, judged: Judgement) -> bool:
     """Whether any signal could show a recovery of a degraded version: its baseline is from before."""
     return any(test.from_before for test in _tests(judged, quality.since))
 
@@ -133,7 +133,7 @@ def _suspicion(streams: list[StreamReport]) -> str:
 
 
 def _of_degraded(
-    quality: VersionHealth,
+    quality: VersionQuality,
     judged: Judgement,
     labelled: list[StreamReport],
     fresh: list[StreamReport],
@@ -166,7 +166,7 @@ def _is_before(baseline: Mapping[str, Any], since: float) -> bool:
 
 
 def _of_suspect(
-    quality: VersionHealth,
+    quality: VersionQuality,
     judged: Judgement,
     fresh: list[StreamReport],
     cleared: tuple[str, ...],
@@ -185,7 +185,7 @@ def _of_suspect(
     return Conclusion("suspect", quality.because, fresh, cleared)
 
 
-def _quiet_since(quality: VersionHealth, fresh: list[StreamReport], now: float) -> float | None:
+def _quiet_since(quality: VersionQuality, fresh: list[StreamReport], now: float) -> float | None:
     """Since when nothing alarms of a suspect version; None while something does."""
     if fresh:
         return None
@@ -196,7 +196,7 @@ def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...
     return tuple(dict.fromkeys((*cleared, *map(name_of, fresh))))
 
 
-def _refuting(quality: VersionHealth, judged: Judgement, plan: Plan) -> list[StreamReport]:
+def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[StreamReport]:
     """The labelled streams that show a suspect version to be as good as before: each has enough labels since, and the
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
     known it refutes nothing. None does while another one lies wholly above that, but for one that rests on who gave
@@ -217,7 +217,7 @@ def _refuting(quality: VersionHealth, judged: Judgement, plan: Plan) -> list[Str
     ]
 
 
-def _since(quality: VersionHealth, one: StreamReport) -> float:
+def _since(quality: VersionQuality, one: StreamReport) -> float:
     """How many labels this stream has had since its version became suspect; none where that is not known."""
     return 0.0 if quality.observed is None else one.observed - quality.observed.get(name_of(one), 0.0)
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.features.quality.quality import Quality
 from gateway.features.reviews.reviews import Reviews
-from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok
 from tests.walks.conftest import Configure, MakeAdapter
@@ -33,7 +33,7 @@ async def gateway(
     small.answers["returns@v1"] = "No.\nIt is cracked."
     async with run_gateway(configure(tasks=tasks)) as running:
         await running.place(make_adapter(1))
-        await running.features[Quality].store.put("returns", TaskHealth(review_share=1.0), 0)
+        await running.features[Quality].store.put("returns", TaskQuality(review_share=1.0), 0)
         await running.services.snapshot.refresh()
         yield running
 
@@ -109,7 +109,7 @@ async def test_a_budget_that_nothing_raises_is_not_called_raised(
     task = services.settings.tasks["returns"].model_copy(update={"monitor": monitor})
     services.settings.tasks["returns"] = task
     _, generation = await gateway.features[Quality].store.of("returns")
-    suspected = TaskHealth(versions={"returns@v1": VersionHealth(verdict="suspect")})
+    suspected = TaskQuality(versions={"returns@v1": VersionQuality(verdict="suspect")})
     await gateway.features[Quality].store.put("returns", suspected, generation)
     await services.snapshot.refresh()
     said = await ok(apprentice, "reviews", "list")

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.features.retraining.retraining import RetrainingRequests
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
-from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.quality import StreamReport
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
 from tests.gateway.cli.conftest import Command, ok

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitoring.quality.verdicts.health import (
+from monitoring.quality.verdicts.plan import RESPONSES, Plan
+from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
     StreamReport,
-    TaskHealth,
+    TaskQuality,
     Ticket,
 )
-from monitoring.quality.verdicts.plan import RESPONSES, Plan
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
@@ -47,10 +47,10 @@ def better(arm: Any, by: float = 0.1) -> ArmReport:
 
 
 def after(
-    *judgements: Judgement, health: TaskHealth | None = None, plan: Plan = PLAN, at: float = 0.0, roles: Roles = ROLES
-) -> tuple[TaskHealth, list[str]]:
+    *judgements: Judgement, health: TaskQuality | None = None, plan: Plan = PLAN, at: float = 0.0, roles: Roles = ROLES
+) -> tuple[TaskQuality, list[str]]:
     by_name = {one.version: one for one in judgements}
-    found, actions = respond(health or TaskHealth(), by_name, roles, plan, NOW + at, (0.01, 0.05))
+    found, actions = respond(health or TaskQuality(), by_name, roles, plan, NOW + at, (0.01, 0.05))
     return found, [one.kind for one in actions]
 
 
@@ -61,13 +61,13 @@ def canaried(share: float) -> Roles:
 RECOVERED = judged(stream("feedback", recovered=True))
 
 
-def paused() -> TaskHealth:
+def paused() -> TaskQuality:
     """The health once the monitor has paused a canary that had a tenth of the requests."""
     health, done = after(judged(stream("feedback")), roles=canaried(0.1))
     assert "pause_canary" in done
     return health
 
 
-def ticket_of(health: TaskHealth) -> Ticket:
+def ticket_of(health: TaskQuality) -> Ticket:
     assert health.ticket is not None
     return health.ticket

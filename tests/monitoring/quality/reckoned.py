@@ -11,7 +11,7 @@ from monitoring.quality.detectors.baselines import Baseline, measure
 from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
 from monitoring.quality.signals.steps import Step
 from monitoring.quality.signals.watches import Watches, replay
-from monitoring.quality.verdicts.health import Judgement, StreamReport
+from monitoring.quality.verdicts.quality import Judgement, StreamReport
 from tests.monitoring.quality.traffic import (
     MORNING,
     PLAN,

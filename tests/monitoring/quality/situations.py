@@ -9,18 +9,18 @@ import msgspec
 
 from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
 from monitoring.quality.explanations.report import Situation, TaskReport
-from monitoring.quality.verdicts.health import (
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import (
     Action,
     ArmReport,
     Changed,
     Judgement,
     Pin,
     StreamReport,
-    TaskHealth,
+    TaskQuality,
     Ticket,
-    VersionHealth,
+    VersionQuality,
 )
-from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.shares import Roles
 
 NOW = 1_795_680_000.0
@@ -138,8 +138,8 @@ UNCOMPARED = msgspec.structs.replace(
     SLIPPED, arms=[ArmReport(arm="general", mean=0.72, low=0.61, high=0.82, labels=20, pairs=60, advantage_low=-0.09)]
 )
 BECAUSE = "It got worse: feedback, 26.5% bad lately against at most 8.2% (e-value 3.14e+04, threshold 2.6e+04)."
-HEALTHY = VersionHealth(since=NOW - 20 * DAY)
-DEGRADED = VersionHealth(verdict="degraded", since=NOW - 3 * HOUR, because=BECAUSE)
+HEALTHY = VersionQuality(since=NOW - 20 * DAY)
+DEGRADED = VersionQuality(verdict="degraded", since=NOW - 3 * HOUR, because=BECAUSE)
 
 
 def shifted(kept: float, before: float, at: float, number: int) -> Action:
@@ -155,7 +155,7 @@ def shifted(kept: float, before: float, at: float, number: int) -> Action:
     )
 
 
-SHIFTED = TaskHealth(
+SHIFTED = TaskQuality(
     versions={"returns@v3": msgspec.structs.replace(DEGRADED, kept=0.2, to="general", stepped_at=NOW - 2 * HOUR)},
     shadow_share=0.1,
     ticket=Ticket(
@@ -170,16 +170,16 @@ SHIFTED = TaskHealth(
 )
 
 
-def of(health: TaskHealth, judged: Judgement | None, **more: Any) -> Situation:
+def of(health: TaskQuality, judged: Judgement | None, **more: Any) -> Situation:
     """A situation in which the monitor judged a second ago."""
     judgements = {} if judged is None else {judged.version: judged}
     given = {"plan": PLAN, "roles": ROLES, "judged_at": NOW - 1, **more}
     return Situation(task="returns", now=NOW, health=health, judgements=judgements, **given)
 
 
-def single(known: VersionHealth, **more: Any) -> TaskHealth:
+def single(known: VersionQuality, **more: Any) -> TaskQuality:
     """The health of a task that returns@v3 leads."""
-    return TaskHealth(versions={"returns@v3": known}, **more)
+    return TaskQuality(versions={"returns@v3": known}, **more)
 
 
 SITUATIONS: Mapping[str, Situation] = {
@@ -187,7 +187,7 @@ SITUATIONS: Mapping[str, Situation] = {
     "healthy_without_labels": of(single(HEALTHY), UNLABELLED, plan=msgspec.structs.replace(PLAN, reviews_per_week=0)),
     "suspect_by_one_caller": of(
         single(
-            VersionHealth(
+            VersionQuality(
                 verdict="suspect",
                 since=NOW - 6 * HOUR,
                 because="It got worse by the labels of one caller or rater alone: feedback, 26.5% bad lately "
@@ -206,7 +206,7 @@ SITUATIONS: Mapping[str, Situation] = {
     ),
     "suspect": of(
         single(
-            VersionHealth(
+            VersionQuality(
                 verdict="suspect",
                 since=NOW - 6 * HOUR,
                 because="Its traffic or its answers are not as they were: coverage (e-value 4.8e+04).",
@@ -240,7 +240,7 @@ SITUATIONS: Mapping[str, Situation] = {
     "degraded_and_held": of(single(msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))), UNCOMPARED),
     "pinned": of(
         single(
-            VersionHealth(
+            VersionQuality(
                 since=NOW - HOUR,
                 because="abcdefghijkl says so: A faulty export of labels.",
                 pin=Pin(
@@ -272,7 +272,7 @@ SITUATIONS: Mapping[str, Situation] = {
     ),
     "recovered": of(
         single(
-            VersionHealth(
+            VersionQuality(
                 since=NOW - 600,
                 because="It has recovered: feedback, 4.0% bad lately (e-value 5.1e+04, threshold 2.6e+04).",
                 kept=0.5,
@@ -307,7 +307,7 @@ SITUATIONS: Mapping[str, Situation] = {
         ),
     ),
     "canary_paused": of(
-        TaskHealth(
+        TaskQuality(
             versions={
                 "returns@v3": HEALTHY,
                 "returns@v4": msgspec.structs.replace(DEGRADED, done=("pause_canary",), paused_share=0.1),
@@ -327,9 +327,9 @@ SITUATIONS: Mapping[str, Situation] = {
         JUDGED,
         roles=Roles(active="returns@v3", canary="returns@v4", previous_version="returns@v2", general=True),
     ),
-    "not_judged": of(TaskHealth(), None, judged_at=None),
+    "not_judged": of(TaskQuality(), None, judged_at=None),
     "stopped": of(single(HEALTHY), JUDGED, judged_at=NOW - 3 * HOUR),
-    "without_a_version": of(TaskHealth(), None, roles=Roles(general=True)),
+    "without_a_version": of(TaskQuality(), None, roles=Roles(general=True)),
 }
 
 

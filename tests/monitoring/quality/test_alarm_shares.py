@@ -12,7 +12,7 @@ from monitoring.quality.detectors.baselines import Baseline, state_rate
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watches import Watches
-from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.quality import StreamReport
 from tests.monitoring.quality.traffic import METRICS, MORNING, PLAN, V3, at, errors, labelled_traffic, said, served
 
 DAY = 86_400.0

@@ -11,7 +11,7 @@ from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.signals import arms, judging, label_signal, turning, watch
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.judging import Budget
-from monitoring.quality.verdicts.health import ArmReport, StreamReport
+from monitoring.quality.verdicts.quality import ArmReport, StreamReport
 from tests.monitoring.quality.reckoned import GATE
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monitoring.quality.verdicts.health import (
+from monitoring.quality.verdicts.quality import (
     Pin,
 )
 from monitoring.quality.verdicts.responses import ResponseError, last_move, pin, undo

@@ -6,15 +6,15 @@ import msgspec
 import pytest
 
 from monitoring.quality.verdicts.changing import announce, take_back
-from monitoring.quality.verdicts.health import ACTIONS_MAX, Action, Changed, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, Changed, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError
 
 NOW = 1_795_680_000.0
 WORD = Changed(effective_at=NOW + 100.0, by="a", note="New rules.", at=NOW)
-HEALTH = TaskHealth(versions={"returns@v1": VersionHealth(verdict="suspect", kept=0.5, to="general")})
+HEALTH = TaskQuality(versions={"returns@v1": VersionQuality(verdict="suspect", kept=0.5, to="general")})
 
 
-def stale(health: TaskHealth) -> dict[str, float | None]:
+def stale(health: TaskQuality) -> dict[str, float | None]:
     return {name: one.stale_from for name, one in health.versions.items()}
 
 
@@ -56,7 +56,7 @@ def test_a_word_that_is_said_again_replaces_the_one_before_and_taken_back_leaves
 
 
 def test_a_version_that_was_stale_before_anything_was_said_stays_so_from_its_earlier_time() -> None:
-    known = TaskHealth(versions={"returns@v1": VersionHealth(stale_from=NOW - 50.0)})
+    known = TaskQuality(versions={"returns@v1": VersionQuality(stale_from=NOW - 50.0)})
     first, _ = announce(known, ["returns@v1", "returns@v2"], WORD)
     second, _ = announce(first, ["returns@v1", "returns@v2"], LATER)
     assert stale(second) == {"returns@v1": NOW - 50.0, "returns@v2": NOW + 900.0}
@@ -64,7 +64,7 @@ def test_a_version_that_was_stale_before_anything_was_said_stays_so_from_its_ear
 
 
 def test_a_word_that_was_written_without_what_stood_before_it_is_replaced_and_taken_back() -> None:
-    old = TaskHealth(versions={"returns@v1": VersionHealth(stale_from=WORD.effective_at)}, changed=WORD)
+    old = TaskQuality(versions={"returns@v1": VersionQuality(stale_from=WORD.effective_at)}, changed=WORD)
     assert stale(take_back(old, "b", NOW + 5)[0]) == {"returns@v1": None}
     second, _ = announce(old, ["returns@v1"], LATER)
     assert stale(second) == {"returns@v1": NOW + 900.0}
@@ -80,4 +80,4 @@ def test_it_is_taken_back_though_its_action_was_forgotten() -> None:
 
 def test_it_goes_through_json_unchanged() -> None:
     after, _ = announce(HEALTH, ["returns@v1"], WORD)
-    assert msgspec.json.decode(msgspec.json.encode(after), type=TaskHealth) == after
+    assert msgspec.json.decode(msgspec.json.encode(after), type=TaskQuality) == after

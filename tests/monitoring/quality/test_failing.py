@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.verdicts.health import Action, Pin, TaskHealth
 from monitoring.quality.verdicts.noting import AGAIN_SECONDS, mark_failed
+from monitoring.quality.verdicts.quality import Action, Pin, TaskQuality
 from monitoring.quality.verdicts.responses import last_move, pin, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
@@ -23,7 +23,7 @@ from tests.monitoring.quality.answered import (
 )
 
 
-def rolled_back(health: TaskHealth) -> Action:
+def rolled_back(health: TaskQuality) -> Action:
     (action,) = [one for one in health.actions if one.kind == "roll_back"]
     return action
 

@@ -16,7 +16,7 @@ from monitoring.quality.signals import arms, fingerprints, watch
 from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.signals.watches import Watches
-from monitoring.quality.verdicts.health import Judgement
+from monitoring.quality.verdicts.quality import Judgement
 from tests.monitoring.quality.reckoned import HELD, Told, stream, task_step
 from tests.monitoring.quality.traffic import MORNING, V3, held_out, said, served, shadow, step
 

@@ -12,8 +12,8 @@ from monitoring.quality.explanations.report import make_report
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.signals.watches import Watches, replay
-from monitoring.quality.verdicts.health import Judgement, JudgeReport
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Judgement, JudgeReport
 from tests.monitoring.quality import situations
 from tests.monitoring.quality.situations import HEALTHY, JUDGED, of, single
 from tests.monitoring.quality.traffic import MORNING, V3, at, said, served, shadow, step

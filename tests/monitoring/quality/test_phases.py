@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from monitoring.quality import phases
 from monitoring.quality.phases import EVENTS, PHASES, VERDICTS, Course, Judged, Phase, Pinned, Released, next_phase
-from monitoring.quality.verdicts.health import Pin, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import pin, release
 from tests.monitoring.quality.answered import NOW, V2, after, judged, stream
 
@@ -192,10 +192,10 @@ def test_verdict_of_a_version_moves_as_the_table_says(events: list[phases.Event]
         phase = next_phase(phase, event)
         known = health.versions[V2]
         assert (known.phase, known.verdict) == (phase, phase.verdict)
-        assert msgspec.convert(msgspec.to_builtins(known), VersionHealth).phase == phase
+        assert msgspec.convert(msgspec.to_builtins(known), VersionQuality).phase == phase
 
 
 def test_held_version_keeps_its_own_phase() -> None:
     hold = Pin(verdict=None, by="ann", reason="a reason", at=NOW)
-    health = pin(after(JUDGEMENTS["degraded"], health=TaskHealth())[0], V2, hold, NOW + 1)[0]
+    health = pin(after(JUDGEMENTS["degraded"], health=TaskQuality())[0], V2, hold, NOW + 1)[0]
     assert health.versions[V2].phase == Phase(own="degraded")

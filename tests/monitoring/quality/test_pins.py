@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monitoring.quality.phases import VERDICTS, Verdict
-from monitoring.quality.verdicts.health import Pin, TaskHealth
+from monitoring.quality.verdicts.quality import Pin, TaskQuality
 from monitoring.quality.verdicts.responses import pin, release
 from tests.monitoring.quality.answered import NOW, V2, after, judged, stream
 
@@ -19,12 +19,12 @@ QUIET = judged(stream("feedback", False))
 Word = Verdict | Literal["hold"]
 
 
-def pinned(health: TaskHealth, word: Word, at: float) -> TaskHealth:
+def pinned(health: TaskQuality, word: Word, at: float) -> TaskQuality:
     said = Pin(verdict=None if word == "hold" else word, by="ann", reason="a reason", at=NOW + at)
     return pin(health, V2, said, NOW + at)[0]
 
 
-def of(words: list[Word], own: Verdict, judging: bool = True) -> TaskHealth:
+def of(words: list[Word], own: Verdict, judging: bool = True) -> TaskQuality:
     """The health once the monitor has said `own`, and admins these words."""
     health, at = after(SAID[own])[0], 0.0
     for word in words:
@@ -68,7 +68,7 @@ def test_what_had_alarmed_has_to_recover_though_it_was_pinned_as_healthy_by_mist
 
 
 def test_what_alarmed_under_a_pin_is_the_monitors_own_whatever_is_said_after_it() -> None:
-    health = after(judged(stream("feedback")), health=pinned(TaskHealth(), "degraded", 0), at=1)[0]
+    health = after(judged(stream("feedback")), health=pinned(TaskQuality(), "degraded", 0), at=1)[0]
     health = pinned(pinned(health, "healthy", 2), "degraded", 3)
     health = release(health, V2, "ann", NOW + 4)[0]
     assert (health.versions[V2].verdict, health.versions[V2].alarmed) == ("degraded", ("feedback",))

@@ -8,16 +8,16 @@ import msgspec
 import pytest
 
 from monitoring.quality.explanations.report import TaskReport, make_report
-from monitoring.quality.verdicts.health import (
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import (
     Action,
     ArmReport,
     Judgement,
     Pin,
     StreamReport,
-    TaskHealth,
-    VersionHealth,
+    TaskQuality,
+    VersionQuality,
 )
-from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import words
 from tests.monitoring.quality.situations import (
@@ -184,8 +184,8 @@ def test_the_step_to_take_back_is_the_last_move_of_that_version() -> None:
 
 
 def test_a_canary_has_sentences_of_its_own() -> None:
-    health = TaskHealth(
-        versions={"returns@v3": HEALTHY, "returns@v4": VersionHealth(verdict="degraded", because="Bad.")}
+    health = TaskQuality(
+        versions={"returns@v3": HEALTHY, "returns@v4": VersionQuality(verdict="degraded", because="Bad.")}
     )
     found = make_report(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4")))
     assert "returns@v4 is the canary of returns, and is degraded." in found.known
@@ -193,7 +193,7 @@ def test_a_canary_has_sentences_of_its_own() -> None:
 
 
 def test_a_degraded_canary_that_still_gets_requests_is_to_be_decided_about() -> None:
-    health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": DEGRADED}, undone=("pause_canary",))
+    health = TaskQuality(versions={"returns@v3": HEALTHY, "returns@v4": DEGRADED}, undone=("pause_canary",))
     roles = Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)
     found = make_report(of(health, JUDGED, roles=roles))
     assert found.next[0] == "Decide about returns@v4: it still gets 10% of the requests, and is known to be worse."
@@ -205,7 +205,7 @@ def test_a_canary_is_paused_where_it_gets_no_requests_and_not_where_that_was_ask
     paused_share: float | None,
 ) -> None:
     known = msgspec.structs.replace(DEGRADED, paused_share=paused_share)
-    health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": known})
+    health = TaskQuality(versions={"returns@v3": HEALTHY, "returns@v4": known})
     asked = make_report(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
     assert "paused" not in text_of(asked)
     assert "Decide about returns@v4: it still gets 10% of the requests, and is known to be worse." in asked.next
@@ -216,7 +216,7 @@ def test_a_canary_is_paused_where_it_gets_no_requests_and_not_where_that_was_ask
 
 
 def test_a_suspect_canary_is_to_be_judged() -> None:
-    health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": VersionHealth(verdict="suspect")})
+    health = TaskQuality(versions={"returns@v3": HEALTHY, "returns@v4": VersionQuality(verdict="suspect")})
     found = make_report(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
     assert found.next[0].startswith("Have answers of returns@v4 judged")
     assert "the canary returns@v4 is suspect" in found.line
@@ -224,7 +224,7 @@ def test_a_suspect_canary_is_to_be_judged() -> None:
 
 def test_a_previous_version_that_is_degraded_too_is_told_and_nobody_is_sent_back_to_it() -> None:
     held = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
-    found = make_report(of(TaskHealth(versions={"returns@v3": held, "returns@v2": DEGRADED}), SLIPPED))
+    found = make_report(of(TaskQuality(versions={"returns@v3": held, "returns@v2": DEGRADED}), SLIPPED))
     assert not [one for one in found.next if "apprentice adapters rollback" in one]
     [said] = [one for one in found.next if "the previous version returns@v2 is degraded" in one]
     assert "no share is shifted to it" in said
@@ -242,7 +242,7 @@ def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted(
     slipped = msgspec.structs.replace(SLIPPED, arms=[previous_version])
     recovered = msgspec.structs.replace(JUDGED, arms=[previous_version])
 
-    def told_of(known: VersionHealth, judged: Judgement, plan: Plan) -> str:
+    def told_of(known: VersionQuality, judged: Judgement, plan: Plan) -> str:
         (one,) = make_report(of(single(known, actions=[failed]), judged, plan=plan)).done
         return one
 
@@ -260,12 +260,12 @@ def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted(
 
 
 def test_a_share_that_could_not_be_given_back_is_told_as_what_waits() -> None:
-    known = VersionHealth(since=NOW - 9, because="It has recovered.", paused_share=0.1)
+    known = VersionQuality(since=NOW - 9, because="It has recovered.", paused_share=0.1)
     why = "returns@v3 is staging: stage it first."
     failed = Action(
         id="a-0", at=NOW, kind="recover", version="returns@v4", because="", failed=why, after={"share": 0.1}
     )
-    health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": known}, actions=[failed])
+    health = TaskQuality(versions={"returns@v3": HEALTHY, "returns@v4": known}, actions=[failed])
     roles = Roles(active="returns@v3", canary="returns@v4", general=True)
     situation = of(health, JUDGED, roles=roles)
     judged = msgspec.structs.replace(JUDGED, version="returns@v4")
@@ -297,7 +297,7 @@ def test_no_more_actions_are_told_than_can_be_read() -> None:
 
 def test_whatever_is_not_known_is_left_out() -> None:
     judged = Judgement(task="returns", version="returns@v3", at=NOW)
-    found = make_report(of(single(VersionHealth()), judged, plan=Plan(), roles=Roles(active="returns@v3")))
+    found = make_report(of(single(VersionQuality()), judged, plan=Plan(), roles=Roles(active="returns@v3")))
     assert found.line == "returns@v3 is healthy; as far as can be told with so few labels; 0 labels."
     assert found.since is None
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.verdicts.health import (
+from monitoring.quality.verdicts.plan import RESPONSES
+from monitoring.quality.verdicts.quality import (
     STREAMS,
     ArmReport,
     Pin,
     StreamReport,
-    TaskHealth,
-    VersionHealth,
+    TaskQuality,
+    VersionQuality,
 )
-from monitoring.quality.verdicts.plan import RESPONSES
 from monitoring.quality.verdicts.responses import pin, release, respond
 from monitoring.quality.verdicts.reviewing import are_raised
 from monitoring.quality.verdicts.shares import Roles
@@ -141,7 +141,7 @@ def test_two_arms_that_are_better_in_turn_do_not_make_it_go_back_and_forth() -> 
 
 def test_a_version_that_is_retired_is_forgotten() -> None:
     there = Roles(active=V2, general=True, there=(V2,))
-    health = TaskHealth(versions={V1: VersionHealth(verdict="degraded"), V2: VersionHealth()})
+    health = TaskQuality(versions={V1: VersionQuality(verdict="degraded"), V2: VersionQuality()})
     assert set(after(judged(), health=health, roles=there)[0].versions) == {V2}
 
 
@@ -218,14 +218,14 @@ def test_a_pinned_verdict_stays_whatever_the_streams_say_until_it_is_released_or
 
 def test_one_that_is_pinned_as_degraded_is_shifted_to_a_better_arm() -> None:
     word = Pin(verdict="degraded", by="ann", reason="the policy is another since noon", at=NOW)
-    health, _ = pin(TaskHealth(), V2, word, NOW)
+    health, _ = pin(TaskQuality(), V2, word, NOW)
     health, done = after(judged(arms=(better("previous_version"),)), health=health)
     assert "shift" in done
     assert health.versions[V2].to == "previous_version"
 
 
 def test_nothing_is_done_about_a_version_that_is_held_but_its_verdict_is_told() -> None:
-    health, _ = pin(TaskHealth(), V2, Pin(verdict=None, by="ann", reason="we look into it", at=NOW), NOW)
+    health, _ = pin(TaskQuality(), V2, Pin(verdict=None, by="ann", reason="we look into it", at=NOW), NOW)
     health, done = after(judged(stream("feedback"), arms=(better("general"),)), health=health)
     assert done == ["verdict"]
     assert health.versions[V2].to is None
@@ -234,7 +234,7 @@ def test_nothing_is_done_about_a_version_that_is_held_but_its_verdict_is_told() 
 
 def test_one_version_that_is_held_switches_off_nothing_for_another_that_is_not() -> None:
     roles = Roles(active=V2, canary=V3, previous_version=V1, general=True)
-    health, _ = pin(TaskHealth(), V2, Pin(verdict=None, by="ann", reason="we look into it", at=NOW), NOW)
+    health, _ = pin(TaskQuality(), V2, Pin(verdict=None, by="ann", reason="we look into it", at=NOW), NOW)
     both = (judged(stream("feedback")), judged(stream("coverage"), version=V3))
     health, done = after(*both, health=health, roles=roles)
     assert health.versions[V2].verdict == "degraded"
@@ -254,7 +254,7 @@ def test_a_version_that_leads_no_more_has_no_share_shifted() -> None:
 
 def test_health_goes_through_json_unchanged() -> None:
     health = after(judged(stream("feedback"), arms=(better("general"),)))[0]
-    assert msgspec.json.decode(msgspec.json.encode(health), type=TaskHealth) == health
+    assert msgspec.json.decode(msgspec.json.encode(health), type=TaskQuality) == health
 
 
 reports = st.builds(
@@ -275,10 +275,10 @@ def test_whatever_is_judged_shares_go_only_to_better_arms_and_never_under_the_fl
     steps: list[tuple[list[StreamReport], list[ArmReport], int]], enforced: bool, responses: set[Any]
 ) -> None:
     plan = msgspec.structs.replace(PLAN, enforced=enforced, responses=sorted(responses))
-    health, at = TaskHealth(), NOW
+    health, at = TaskQuality(), NOW
     for streams, those, seconds in steps:
         at += seconds
-        before = health.versions.get(V2, VersionHealth())
+        before = health.versions.get(V2, VersionQuality())
         said = judged(*streams, arms=tuple(those))
         health, actions = respond(health, {V2: said}, ROLES, plan, at)
         now = health.versions[V2]

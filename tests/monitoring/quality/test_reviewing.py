@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from monitoring.quality.verdicts.health import Pin, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.reviewing import (
     are_raised,
     review_share,
@@ -41,13 +41,13 @@ def test_an_expectation_that_is_none_is_refused(requests: float) -> None:
 
 
 def test_the_budget_is_raised_while_a_watched_version_is_suspect_and_the_plan_and_admins_let_it() -> None:
-    suspect = VersionHealth(verdict="suspect")
-    held = VersionHealth(verdict="degraded", pin=Pin(verdict=None, by="a", reason="wait", at=1.0))
-    health = TaskHealth(versions={"returns@v1": VersionHealth(), "returns@v2": suspect, "returns@v3": held})
+    suspect = VersionQuality(verdict="suspect")
+    held = VersionQuality(verdict="degraded", pin=Pin(verdict=None, by="a", reason="wait", at=1.0))
+    health = TaskQuality(versions={"returns@v1": VersionQuality(), "returns@v2": suspect, "returns@v3": held})
     assert are_raised(health, ["returns@v1", "returns@v2"], PLAN)
     assert not are_raised(health, ["returns@v1", "returns@v3", "returns@v9"], PLAN)
     assert not are_raised(health, ["returns@v2"], Plan(reviews_per_week_suspect=4))
-    undone = TaskHealth(versions={"returns@v2": suspect}, undone=("reviews",))
+    undone = TaskQuality(versions={"returns@v2": suspect}, undone=("reviews",))
     assert not are_raised(undone, ["returns@v2"], PLAN)
 
 

@@ -13,7 +13,7 @@ from monitoring.quality.signals import judging, turning
 from monitoring.quality.signals.judging import Budget
 from monitoring.quality.signals.saved import UNREADABLE, pack, read_watch
 from monitoring.quality.signals.watch import Watch
-from monitoring.quality.verdicts.health import TaskHealth
+from monitoring.quality.verdicts.quality import TaskQuality
 from tests.monitoring.quality.answered import V2
 from tests.monitoring.quality.traffic import PLAN
 
@@ -91,7 +91,7 @@ def test_overruled_version_of_before_restarts_what_has_recovered_once_it_is_rele
 @pytest.mark.parametrize("name", TASKS)
 def test_saved_task_is_read_with_its_phases_and_written_as_before(name: str) -> None:
     raw = msgspec.json.decode((STATES / f"task-{name}.json").read_bytes())
-    found = msgspec.convert(raw, TaskHealth)
+    found = msgspec.convert(raw, TaskQuality)
     assert found.versions[V2].phase == TASKS[name]
     assert msgspec.json.decode(msgspec.json.encode(found)) == raw
 

@@ -14,7 +14,7 @@ from monitoring.quality.explanations.phrases import format_dollars
 from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.signals.entries import Seen
 from monitoring.quality.signals.watches import replay
-from monitoring.quality.verdicts.health import Judgement, SavingReport, TaskHealth
+from monitoring.quality.verdicts.quality import Judgement, SavingReport, TaskQuality
 from tests.monitoring.quality import situations
 from tests.monitoring.quality.situations import HEALTHY, JUDGED, SHIFTED, of, single
 from tests.monitoring.quality.traffic import MORNING, V3, at, served, shadow, step
@@ -91,7 +91,7 @@ def test_sums_fade_by_time_alone_and_one_that_comes_late_counts_as_at_the_last()
 
 
 def say(
-    net: tuple[float, float], in_all: tuple[float, float], health: TaskHealth | None = None, **more: Any
+    net: tuple[float, float], in_all: tuple[float, float], health: TaskQuality | None = None, **more: Any
 ) -> TaskReport:
     """What is told of a version that saves so much a day and costs so much for shadows, and of the same in all."""
     usual = {"saved_usd_per_day": net[0], "shadow_usd_per_day": net[1], "requests": 2_400.0, "known": 1.0}

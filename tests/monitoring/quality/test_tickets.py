@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from monitoring.quality.verdicts.health import (
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
-    TaskHealth,
+    TaskQuality,
 )
-from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
@@ -86,7 +86,7 @@ def test_a_ticket_that_was_written_without_what_each_version_had_cost_goes_on_wi
     ticket = {"shadow_usd_spent": 0.25, "shadow_usd_before": 2.0, "shadows_before": {V2: 100}}
     raw["ticket"] = {**{name: raw["ticket"][name] for name in ("id", "version", "opened_at", "because")}, **ticket}
     raw["ticket"]["shadow_usd_max"] = 1.0
-    old = msgspec.convert(raw, TaskHealth)
+    old = msgspec.convert(raw, TaskQuality)
     health = after(judged(stream("coverage"), shadow_usd=2.25, shadows=150), health=old, at=60)[0]
     assert (ticket_of(health).shadow_usd_spent, ticket_of(health).shadows_asked) == (0.25, 50)
     health = after(judged(stream("coverage"), shadow_usd=3.25, shadows=350), health=health, at=120)[0]
@@ -105,7 +105,7 @@ def test_shadows_cost_no_more_than_their_share_of_the_saving() -> None:
     assert after(judged(saving_usd=-5.0, shadow_usd=1.1))[0].shadow_share == 0.0, "what saves nothing pays for little"
 
 
-def stepped(health: TaskHealth, said: Judgement, plan: Plan, at: float, shares: tuple[float, float]) -> list[str]:
+def stepped(health: TaskQuality, said: Judgement, plan: Plan, at: float, shares: tuple[float, float]) -> list[str]:
     return [one.kind for one in respond(health, {V2: said}, ROLES, plan, NOW + at, shares)[1]]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from monitoring.quality.verdicts.health import (
+from monitoring.quality.verdicts.plan import RESPONSES
+from monitoring.quality.verdicts.quality import (
     ArmReport,
     Pin,
 )
-from monitoring.quality.verdicts.plan import RESPONSES
 from monitoring.quality.verdicts.responses import ResponseError, last_move, pin, release, respond, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (

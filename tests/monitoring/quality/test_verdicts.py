@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.phases import Verdict
-from monitoring.quality.verdicts.health import Judgement, Pin, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Judgement, Pin, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import pin, release, respond
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import name_of, shows_recovery
@@ -39,12 +39,12 @@ def latency() -> StreamReport:
     return StreamReport(stream="latency", labelled=False, observed=900, e_value=5e3, threshold=4e3, alarming=True)
 
 
-def after(health: TaskHealth, *streams: StreamReport, at: float = 0.0) -> TaskHealth:
+def after(health: TaskQuality, *streams: StreamReport, at: float = 0.0) -> TaskQuality:
     judged = Judgement(task="returns", version=V2, at=NOW + at, streams=list(streams))
     return respond(health, {V2: judged}, Roles(active=V2, general=True), PLAN, NOW + at)[0]
 
 
-def verdict_of(health: TaskHealth) -> Verdict:
+def verdict_of(health: TaskQuality) -> Verdict:
     return health.versions[V2].verdict
 
 
@@ -53,7 +53,7 @@ def verdict_of(health: TaskHealth) -> Verdict:
 
 def test_an_alarm_that_is_no_more_is_no_recovery_though_another_stream_has_recovered() -> None:
     """The threshold follows labels and streams, of which the monitor's own response makes more."""
-    health = after(TaskHealth(), alarm("feedback"), stream("reviewed"))
+    health = after(TaskQuality(), alarm("feedback"), stream("reviewed"))
     assert health.versions[V2].alarmed == ("feedback",)
     health = after(health, stream("feedback"), stream("reviewed", recovered=True), at=60)
     assert verdict_of(health) == "degraded"
@@ -62,7 +62,7 @@ def test_an_alarm_that_is_no_more_is_no_recovery_though_another_stream_has_recov
 
 
 def test_what_alarms_while_it_is_degraded_has_to_recover_too_and_each_class_by_itself() -> None:
-    health = after(TaskHealth(), alarm("feedback", of_class="lost"))
+    health = after(TaskQuality(), alarm("feedback", of_class="lost"))
     health = after(health, alarm("feedback", of_class="lost", recovered=True), alarm("shadow"), at=60)
     assert health.versions[V2].alarmed == ("feedback:lost", "shadow")
     mean = stream("feedback", recovered=True)
@@ -75,13 +75,13 @@ def test_what_alarms_while_it_is_degraded_has_to_recover_too_and_each_class_by_i
 
 @pytest.mark.parametrize("gone", [[], [stream("shadow", baseline=LEARNING, recovered=True)]])
 def test_a_stream_that_is_tested_no_more_neither_holds_it_nor_frees_it(gone: list[StreamReport]) -> None:
-    health = after(TaskHealth(), alarm("shadow"), stream("feedback"))
+    health = after(TaskQuality(), alarm("shadow"), stream("feedback"))
     assert verdict_of(after(health, *gone, stream("feedback"), at=60)) == "degraded"
     assert verdict_of(after(health, *gone, stream("feedback", recovered=True), at=60)) == "healthy"
 
 
 def test_a_reference_that_was_learned_while_it_was_degraded_shows_no_recovery() -> None:
-    health = after(TaskHealth(), alarm("shadow"))
+    health = after(TaskQuality(), alarm("shadow"))
     anew = {"kind": "own", "upper": 0.3, "at": NOW + 3600}
     learned = stream("shadow", baseline=anew, recovered=True)
     assert verdict_of(after(health, learned, at=7200)) == "degraded"
@@ -97,7 +97,7 @@ def test_a_reference_that_was_learned_while_it_was_degraded_shows_no_recovery() 
 def test_feedback_and_what_was_held_out_have_to_recover_each_by_itself_where_both_alarmed(
     slower: str, sooner: str
 ) -> None:
-    health = after(TaskHealth(), alarm("feedback", baseline=GATE), alarm("holdout", baseline=GATE))
+    health = after(TaskQuality(), alarm("feedback", baseline=GATE), alarm("holdout", baseline=GATE))
     assert health.versions[V2].alarmed == ("feedback", "holdout")
     waits, shown = stream(slower, baseline=GATE), stream(sooner, recovered=True, baseline=GATE)
     health = after(health, waits, shown, at=60)
@@ -108,14 +108,14 @@ def test_feedback_and_what_was_held_out_have_to_recover_each_by_itself_where_bot
 
 def test_a_health_that_was_written_before_goes_by_any_stream_that_recovered() -> None:
     raw = {"versions": {V2: {"verdict": "degraded", "since": NOW, "labels": 431}}}
-    health = msgspec.convert(raw, TaskHealth)
+    health = msgspec.convert(raw, TaskQuality)
     assert verdict_of(after(health, alarm("feedback"), stream("shadow", recovered=True))) == "degraded"
     assert verdict_of(after(health, stream("feedback"), stream("shadow", recovered=True))) == "healthy"
 
 
 def test_alarms_are_remembered_while_an_admin_has_it_degraded_and_forgotten_once_it_is_healthy() -> None:
     word = Pin(verdict="degraded", by="ann", reason="the policy is another", at=NOW)
-    health = after(pin(TaskHealth(), V2, word, NOW)[0], alarm("feedback"))
+    health = after(pin(TaskQuality(), V2, word, NOW)[0], alarm("feedback"))
     health, _ = release(health, V2, "ann", NOW + 30)
     health = after(health, stream("feedback"), stream("shadow", recovered=True), at=60)
     assert (verdict_of(health), health.versions[V2].alarmed) == ("degraded", ("feedback",))
@@ -124,7 +124,7 @@ def test_alarms_are_remembered_while_an_admin_has_it_degraded_and_forgotten_once
 
 
 def test_where_no_stream_is_held_against_anything_from_before_none_can_show_a_recovery() -> None:
-    known = VersionHealth(verdict="degraded", since=NOW)
+    known = VersionQuality(verdict="degraded", since=NOW)
     judged = Judgement(task="returns", version=V2, at=NOW, streams=[latency(), stream("shadow", baseline=LEARNING)])
     assert not shows_recovery(known, judged)
     assert shows_recovery(known, msgspec.structs.replace(judged, streams=[*judged.streams, stream("feedback")]))
@@ -133,9 +133,9 @@ def test_where_no_stream_is_held_against_anything_from_before_none_can_show_a_re
 # ---- suspect -----------------------------------------------------------------------------------------
 
 
-def suspect() -> TaskHealth:
+def suspect() -> TaskQuality:
     """A suspicion at 100 labels of feedback and 40 reviews."""
-    return after(TaskHealth(), latency(), stream("feedback", observed=100), stream("reviewed", observed=40))
+    return after(TaskQuality(), latency(), stream("feedback", observed=100), stream("reviewed", observed=40))
 
 
 def test_labels_refute_a_suspicion_and_the_same_alarm_does_not_raise_it_again() -> None:
@@ -166,7 +166,7 @@ def test_a_stream_without_labels_since_then_refutes_nothing_though_another_had_m
 
 
 def test_a_stream_that_began_since_then_counts_from_its_first_label() -> None:
-    health = after(TaskHealth(), latency())
+    health = after(TaskQuality(), latency())
     assert verdict_of(after(health, latency(), stream("reviewed", observed=59), at=60)) == "suspect"
     assert verdict_of(after(health, latency(), stream("reviewed", observed=60), at=60)) == "healthy"
 
@@ -195,7 +195,7 @@ BY_ONE = {"estimate": 0.9, "low": 0.85, "high": 0.94, "rests_on_most": True}
 
 
 def test_labels_that_rest_on_one_giver_make_it_suspect_and_never_degraded() -> None:
-    health = after(TaskHealth(), stream("feedback", **BY_ONE))
+    health = after(TaskQuality(), stream("feedback", **BY_ONE))
     assert verdict_of(health) == "suspect"
     assert "by the labels of one caller or rater alone: feedback, 90.0% bad" in health.versions[V2].because
     assert verdict_of(after(health, stream("feedback", **BY_ONE), at=90_000)) == "suspect"
@@ -204,7 +204,7 @@ def test_labels_that_rest_on_one_giver_make_it_suspect_and_never_degraded() -> N
 
 def test_reviews_clear_what_one_giver_says_and_it_is_not_raised_again_while_that_lasts() -> None:
     lone = stream("feedback", **BY_ONE, high_without_one=1.0)
-    health = after(TaskHealth(), lone, stream("reviewed", observed=0))
+    health = after(TaskQuality(), lone, stream("reviewed", observed=0))
     health = after(health, lone, stream("reviewed", observed=60), at=60)
     assert (verdict_of(health), health.versions[V2].cleared) == ("healthy", ("feedback",))
     assert verdict_of(after(health, lone, stream("reviewed", observed=61), at=120)) == "healthy"
@@ -214,16 +214,16 @@ def test_reviews_clear_what_one_giver_says_and_it_is_not_raised_again_while_that
 
 
 def test_a_suspicion_by_one_giver_ends_some_time_after_the_evidence_is_gone() -> None:
-    health = after(TaskHealth(), stream("feedback", **BY_ONE))
+    health = after(TaskQuality(), stream("feedback", **BY_ONE))
     health = after(health, stream("feedback", high_without_one=1.0), at=60)
     assert verdict_of(health) == "suspect"
     assert verdict_of(after(health, stream("feedback", high_without_one=1.0), at=86_500)) == "healthy"
 
 
 def test_a_suspicion_that_was_written_before_or_that_an_admin_set_counts_from_now() -> None:
-    old = msgspec.convert({"versions": {V2: {"verdict": "suspect", "since": NOW, "labels": 10}}}, TaskHealth)
+    old = msgspec.convert({"versions": {V2: {"verdict": "suspect", "since": NOW, "labels": 10}}}, TaskQuality)
     word = Pin(verdict="suspect", by="ann", reason="complaints by telephone", at=NOW, until=NOW + 1)
-    for health in (old, pin(TaskHealth(), V2, word, NOW)[0]):
+    for health in (old, pin(TaskQuality(), V2, word, NOW)[0]):
         moved = after(health, latency(), stream("feedback", observed=400), at=60)
         assert verdict_of(moved) == "suspect"
         moved = after(moved, latency(), stream("feedback", observed=459), at=120)
@@ -232,7 +232,7 @@ def test_a_suspicion_that_was_written_before_or_that_an_admin_set_counts_from_no
 
 
 def test_the_time_without_an_alarm_counts_from_the_last_one_and_not_from_the_first() -> None:
-    health = after(TaskHealth(), latency())
+    health = after(TaskQuality(), latency())
     health = after(health, latency(), at=3 * 86_400)
     health = after(health, at=3 * 86_400 + 60)
     assert (verdict_of(health), health.versions[V2].quiet_since) == ("suspect", NOW + 3 * 86_400 + 60)
@@ -245,14 +245,14 @@ def test_the_time_without_an_alarm_counts_from_the_last_one_and_not_from_the_fir
 
 
 def test_a_suspicion_that_was_written_without_it_is_quiet_from_now_on() -> None:
-    old = msgspec.convert({"versions": {V2: {"verdict": "suspect", "since": NOW - 5 * 86_400}}}, TaskHealth)
+    old = msgspec.convert({"versions": {V2: {"verdict": "suspect", "since": NOW - 5 * 86_400}}}, TaskQuality)
     health = after(old)
     assert (verdict_of(health), health.versions[V2].quiet_since) == ("suspect", NOW)
     assert verdict_of(after(health, at=86_400)) == "healthy"
 
 
 def test_time_in_which_a_suspicion_was_pinned_is_no_time_without_an_alarm() -> None:
-    health = after(after(TaskHealth(), latency()), at=60)
+    health = after(after(TaskQuality(), latency()), at=60)
     word = Pin(verdict="suspect", by="ann", reason="we look into it", at=NOW + 120)
     health = after(pin(health, V2, word, NOW + 120)[0], latency(), at=2 * 86_400)
     health, _ = release(health, V2, "ann", NOW + 2 * 86_400)
@@ -275,9 +275,9 @@ some = st.builds(
 def test_whatever_alarms_no_verdict_of_degraded_ends_before_all_that_alarmed_and_is_tested_has_recovered(
     steps: list[list[StreamReport]],
 ) -> None:
-    health, since_then = TaskHealth(), set[str]()
+    health, since_then = TaskQuality(), set[str]()
     for at, streams in enumerate(steps):
-        was = health.versions.get(V2, VersionHealth()).verdict
+        was = health.versions.get(V2, VersionQuality()).verdict
         health = after(health, *streams, at=at)
         since_then = {*(since_then if was == "degraded" else ()), *(name_of(one) for one in streams if one.alarming)}
         if was == "degraded" and verdict_of(health) == "healthy":

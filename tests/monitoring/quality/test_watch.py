@@ -14,7 +14,7 @@ from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.signals.watches import Watches
-from monitoring.quality.verdicts.health import Judgement, TaskHealth
+from monitoring.quality.verdicts.quality import Judgement, TaskQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.reckoned import BY_GATE, GATE, judged, stream, together
@@ -187,7 +187,7 @@ def test_a_caller_who_sends_nearly_all_labels_makes_it_suspect_and_not_degraded(
     quiet = labelled_traffic(errors(0.04, 232))
     burst = labelled_traffic([True] * 1950, every_seconds=0.04, caller=lambda _: "angry", begin=400_000)
     found = judged(together(quiet, burst))
-    health, _ = respond(TaskHealth(), {V3: found}, Roles(active=V3), PLAN, found.at)
+    health, _ = respond(TaskQuality(), {V3: found}, Roles(active=V3), PLAN, found.at)
     assert stream(found, "feedback").wrong > 1900
     assert health.versions[V3].verdict == "suspect"
 

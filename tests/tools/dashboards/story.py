@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from monitoring.metrics import Meters
-from monitoring.quality.verdicts.health import LABELLED, STREAMS
+from monitoring.quality.verdicts.quality import LABELLED, STREAMS
 
 INTERVAL_SECONDS = 30
 CHANGED, SUSPECT, DEGRADED = 0.6, 0.66, 0.7

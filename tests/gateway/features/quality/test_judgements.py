@@ -7,9 +7,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from gateway.state.quality_store import HealthStore
+from gateway.state.quality_store import QualityStore
 from monitoring.quality.signal_table import LABELLED, UNLABELLED
-from monitoring.quality.verdicts.health import ArmReport, Judgement, StreamReport, Summary
+from monitoring.quality.verdicts.quality import ArmReport, Judgement, StreamReport, Summary
 
 MANY = 300
 
@@ -26,12 +26,12 @@ def judged(number: int, labels: int = 100) -> Judgement:
     )
 
 
-async def tell(store: HealthStore, *judgements: Judgement, writing: int = 1, gone: tuple[str, ...] = ()) -> None:
+async def tell(store: QualityStore, *judgements: Judgement, writing: int = 1, gone: tuple[str, ...] = ()) -> None:
     await store.tell(Summary(at=time.time(), writing=writing), {one.version: one for one in judgements}, gone)
 
 
 async def test_what_has_not_changed_is_the_same_object_and_what_is_gone_is_gone(redis: Redis) -> None:
-    store = HealthStore(redis)
+    store = QualityStore(redis)
     await tell(store, judged(0), judged(1), judged(2))
     first = await store.judgements()
     await tell(store, judged(1, labels=101), gone=("task-2@v1",))
@@ -53,9 +53,9 @@ class Listening(Redis):
 
 
 async def test_many_are_read_in_parts_so_that_no_answer_holds_the_loop(redis: Redis) -> None:
-    await tell(HealthStore(redis), *(judged(number) for number in range(MANY)))
+    await tell(QualityStore(redis), *(judged(number) for number in range(MANY)))
     client = Listening(connection_pool=redis.connection_pool)
     client.sent = []
-    assert len(await HealthStore(client).judgements()) == MANY
+    assert len(await QualityStore(client).judgements()) == MANY
     assert set(client.sent) == {"HSCAN"}
     assert len(client.sent) > 1

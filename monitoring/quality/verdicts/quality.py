@@ -26,7 +26,7 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
     `verdict` None: the monitor's verdict holds, and nothing is done about it. `until` is in Unix seconds (None: until
     it is released). `instead_of` is the monitor's own verdict when admins began to pin, and `alarmed` are the signals
-    that had alarmed by then. `VersionHealth.phase` says what both verdicts are now.
+    that had alarmed by then. `VersionQuality.phase` says what both verdicts are now.
     """
 
     verdict: Verdict | None
@@ -38,7 +38,7 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     alarmed: tuple[str, ...] = ()
 
 
-class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
+class VersionQuality(msgspec.Struct, frozen=True, kw_only=True):
     """A version's verdict that holds, with its time (Unix seconds), reason and evidence, and its share of requests.
 
     Share: `kept` is the part of its requests that it answers. `to` is the arm that gets the rest (None: nothing is
@@ -154,17 +154,17 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     stale_before: dict[str, float | None] = {}
 
 
-class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
+class TaskQuality(msgspec.Struct, frozen=True, kw_only=True):
     """All that the monitor has found of a task and set for it.
 
     `shadow_share` and `review_share` are the probabilities with which a request is drawn for them; `deferral_factor` is
     how many times deferred_share is sent away. `actions` are the newest ones, oldest first; `undone` are responses that
     an admin has undone: they are not given again until the version that leads, and the canary, are healthy (those about
-    one version: `VersionHealth.undone`). `raised` says which of `shadow`, `reviews` and `widen` are above what is
+    one version: `VersionQuality.undone`). `raised` says which of `shadow`, `reviews` and `widen` are above what is
     usual, in answer to a verdict.
     """
 
-    versions: dict[str, VersionHealth] = {}
+    versions: dict[str, VersionQuality] = {}
     shadow_share: float = 0.0
     review_share: float = 0.0
     deferral_factor: float = 1.0
