@@ -33,7 +33,7 @@ from benchmarks.canary_worlds import PROMOTION_REQUESTS_MAX, WORLDS, Pairs, Worl
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring.quality.detectors import sequential
 from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.rollout import Plan
+from monitoring.quality.verdicts.rollout import RolloutPlan
 
 HARM = 0.05
 HARM_PAIRS_GOAL = 200
@@ -153,7 +153,7 @@ def median_of(values: Sequence[float]) -> dict[str, float | None]:
 # ---- the measurements ----------------------------------------------------------------------------
 
 
-def false_rollbacks(plan: Plan, canaries: int, requests_max: int, seed: int) -> dict[str, Any]:
+def false_rollbacks(plan: RolloutPlan, canaries: int, requests_max: int, seed: int) -> dict[str, Any]:
     """Good canaries through the whole judgement, world by world."""
     found = {}
     for world in WORLDS:
@@ -172,7 +172,7 @@ def false_rollbacks(plan: Plan, canaries: int, requests_max: int, seed: int) -> 
     return found
 
 
-def promotions(plan: Plan, canaries: int, seed: int) -> dict[str, Any]:
+def promotions(plan: RolloutPlan, canaries: int, seed: int) -> dict[str, Any]:
     """Equal canaries through the whole judgement, until they are promoted or have had 5,000 requests."""
     found = {}
     for world in (World("equal_0", 0.0), *WORLDS[:2]):
@@ -188,7 +188,7 @@ def promotions(plan: Plan, canaries: int, seed: int) -> dict[str, Any]:
     return found
 
 
-def tests_at_their_bound(plan: Plan, canaries: int, pairs_max: int, seed: int) -> dict[str, Any]:
+def tests_at_their_bound(plan: RolloutPlan, canaries: int, pairs_max: int, seed: int) -> dict[str, Any]:
     """How often a test alone rejects although the mean lies exactly at its bound; alpha is not divided here."""
     say(f"{canaries} canaries exactly at the bound, {pairs_max} pairs")
     cases = {
@@ -205,7 +205,9 @@ def tests_at_their_bound(plan: Plan, canaries: int, pairs_max: int, seed: int) -
     return found
 
 
-def shadow_pairs(plan: Plan, canaries: int, baselines: Sequence[float], harm: float, seed: int) -> list[dict[str, Any]]:
+def shadow_pairs(
+    plan: RolloutPlan, canaries: int, baselines: Sequence[float], harm: float, seed: int
+) -> list[dict[str, Any]]:
     """By baseline and agreement; a quarter of the canaries in every row but those on which the goal stands."""
     say("Shadow pairs until harm is found, and until an equal canary is accepted")
     return [
@@ -215,7 +217,9 @@ def shadow_pairs(plan: Plan, canaries: int, baselines: Sequence[float], harm: fl
     ]
 
 
-def shadow_row(plan: Plan, baseline: float, unshared: float, canaries: int, points: float, seed: int) -> dict[str, Any]:
+def shadow_row(
+    plan: RolloutPlan, baseline: float, unshared: float, canaries: int, points: float, seed: int
+) -> dict[str, Any]:
     """Pairs to find harm and to accept an equal canary, ours and the usual test's."""
     alpha = rollout.shares_of_alpha(plan)["shadow"] * plan.alpha
     harmful, equal = Pairs.correlated(baseline, unshared, points), Pairs.correlated(baseline, unshared, 0.0)
@@ -237,7 +241,7 @@ def shadow_row(plan: Plan, baseline: float, unshared: float, canaries: int, poin
     }
 
 
-def errors_apart(plan: Plan, canaries: int, seed: int) -> list[dict[str, Any]]:
+def errors_apart(plan: RolloutPlan, canaries: int, seed: int) -> list[dict[str, Any]]:
     """Pairs of requests of either arm, on other inputs: to accept an equal error rate, and to find a worse one."""
     say("Errors of arms that answer different requests")
     alpha = rollout.shares_of_alpha(plan)["error"] * plan.alpha
@@ -263,7 +267,7 @@ def errors_apart(plan: Plan, canaries: int, seed: int) -> list[dict[str, Any]]:
 def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Simulate everything."""
     began = time.monotonic()
-    plan = Plan(alpha=asked.alpha, margin=asked.margin)
+    plan = RolloutPlan(alpha=asked.alpha, margin=asked.margin)
     rollbacks = false_rollbacks(plan, asked.canaries, asked.requests, asked.seed)
     bounds = tests_at_their_bound(plan, asked.canaries, asked.pairs, asked.seed)
     promoted = promotions(plan, asked.canaries // 10, asked.seed)
@@ -404,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not all(0 < baseline < 1 - asked.harm for baseline in asked.baselines) or asked.harm <= 0:
         parser.error("--baselines, --harm: rates above 0 that make at most 1 together")
     try:
-        Plan(alpha=asked.alpha, margin=asked.margin)
+        RolloutPlan(alpha=asked.alpha, margin=asked.margin)
     except ValueError as error:
         parser.error(str(error))
     goals = [

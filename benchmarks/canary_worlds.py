@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.harness import say
 from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.rollout import Outcome, Plan, ShadowPair
+from monitoring.quality.verdicts.rollout import Outcome, RolloutPlan, ShadowPair
 
 FEEDBACK_SHARE = 0.2
 SHADOW_SHARE = 0.1
@@ -66,7 +66,7 @@ class Pairs:
                 left -= 1
 
 
-def judged(world: World, plan: Plan, requests_max: int, draw: random.Random) -> tuple[str, int]:
+def judged(world: World, plan: RolloutPlan, requests_max: int, draw: random.Random) -> tuple[str, int]:
     """One good canary through the whole judgement: its verdict, and the canary requests it took."""
     worse = plan.margin if world.at_the_bound else 0.0
     slower = plan.latency_ratio_max if world.at_the_bound else 1.0
@@ -101,7 +101,7 @@ def judged(world: World, plan: Plan, requests_max: int, draw: random.Random) -> 
     return rollout.verdict(state, plan, 1.0).action, state.canary_requests
 
 
-def by_callers(plan: Plan, canaries: int, seed: int) -> list[dict[str, Any]]:
+def by_callers(plan: RolloutPlan, canaries: int, seed: int) -> list[dict[str, Any]]:
     """Requests until an equal canary is promoted and until a bad one is rolled back, by how many callers there are; and
     how often one caller alone gets a good one rolled back."""
     found = []

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from monitoring.quality.detectors import complaints, delays, slip
+from monitoring.quality.detectors import complaints, delays
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.delays import AGES, HORIZON_TICKS, HOURS, TICK_SECONDS, Delays, Reference
 
 Numbers = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Unmeasurable
-from router.confidence import ConfidenceModel, Features
+from router.confidence import ConfidenceFeatures, ConfidenceModel
 from router.fitting.confidence import CalibrationRow, draw_one_of_each
 
 POINTS_MAX = 200
@@ -150,7 +150,9 @@ def _row(line: bytes, where: str, tokens: int | None) -> CalibrationRow:
     if tokens is not None and len(logprobs) < min(tokens, seen["length"]):
         raise Unmeasurable(f"{where}: it has {len(logprobs)} logprobs of {tokens} first tokens: give fewer --tokens.")
     minimum, tenth, mean, length = (seen[name] for name in SURENESS)
-    return CalibrationRow(logprobs, coverage, kept, right, Features(minimum, tenth, mean, int(length), coverage, kept))
+    return CalibrationRow(
+        logprobs, coverage, kept, right, ConfidenceFeatures(minimum, tenth, mean, int(length), coverage, kept)
+    )
 
 
 def _is_number(value: object) -> bool:

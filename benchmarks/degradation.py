@@ -10,7 +10,7 @@ own            streams held against their own first 100 labels, as classes are, 
 poison         one caller sends only bad labels: how often that makes a verdict, and what the guard costs the honest
                (`degradation_fleet.py` for both)
 
-known          ours, `monitoring/quality/detectors/slip.py`, which knows the healthy rate
+known          ours, `monitoring/quality/detectors/rising_errors.py`, which knows the healthy rate
 gate_1000      ours with the upper 95% bound of the rate from so many rows of a gate, drawn anew for each run; gate_300
 guarded        known, with `raters.py`: where one rater's burst comes, it is what counts
 last_200       the usual rule: alarm when the last 200 labels are wrong 5 points more often than the baseline
@@ -40,7 +40,7 @@ from benchmarks.degradation_peers import RIVER, River
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, Floats, Labels, World, drawing, labels_of
 from benchmarks.harness import PEERS, Goal, conclude, options, say, table
 from benchmarks.subjects import install_peer
-from monitoring.quality.detectors import slip
+from monitoring.quality.detectors import rising_errors as slip
 
 BASELINES = (0.01, 0.05, 0.15, 0.30)
 POINTS = (0.02, 0.05, 0.10, 0.20)

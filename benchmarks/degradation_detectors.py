@@ -1,7 +1,7 @@
 """The detectors of `benchmarks.degradation`, over many runs at once. Each gives the label at which it alarms first.
 
-`slip` and `guarded` are `monitoring.quality.detectors.slip` and `.raters` in numpy: a test holds them to those, to
-1e-9.
+`slip` and `guarded` are `monitoring.quality.detectors.rising_errors` and `.raters` in numpy: a test holds them to
+those, to 1e-9.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.degradation_worlds import GIVERS, Bools, Floats, Givers
-from monitoring.quality.detectors import raters, slip
+from monitoring.quality.detectors import raters
+from monitoring.quality.detectors import rising_errors as slip
 
 WEIGHTS = np.array(slip.WEIGHTS)
 WINDOW = 200

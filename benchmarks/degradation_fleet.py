@@ -22,7 +22,8 @@ from benchmarks.degradation_detectors import WEIGHTS, factors, first_alarms, fir
 from benchmarks.degradation_figures import CONFIDENCE, delays, median_of
 from benchmarks.degradation_worlds import BEFORE, Floats, Labels, drawing, poisoned, uneven
 from benchmarks.harness import say, table
-from monitoring.quality.detectors import planning, slip
+from monitoring.quality.detectors import planning
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.signals import label_signal
 
 LABELS_MEDIAN = 300.0

@@ -36,7 +36,8 @@ import numpy.typing as npt
 from benchmarks.canary import median_of, rate_of
 from benchmarks.complaint_runs import Events, Many, Numbers, Places, first_alarms, in_order_of_arrival, through
 from benchmarks.harness import Goal, conclude, options, say, table
-from monitoring.quality.detectors import baselines, complaints, delays, slip
+from monitoring.quality.detectors import baselines, complaints, delays
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.delays import TICK_SECONDS, Delays
 
 TICKS_PER_HOUR = int(3600 / TICK_SECONDS)

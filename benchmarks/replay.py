@@ -36,7 +36,7 @@ from benchmarks.replay_rows import Point, Rows, told
 from benchmarks.replay_version import Claim, Stream, Turn, Version
 from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.detectors.slip import BASELINE_MIN
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.plan import Plan
 

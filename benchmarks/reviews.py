@@ -1,8 +1,8 @@
 """Reviews, simulated: `python -m benchmarks.reviews [--json]`.
 
 How much so many reviews a week find: weeks from the moment on at which a version errs more often until its reviewed
-labels alarm (monitoring/quality/detectors/slip.py), beside what planning.py reckons with. The baseline is the upper
-95% bound from the gate's rows; the fleet has one false alarm a month in equal parts over its streams.
+labels alarm (monitoring/quality/detectors/rising_errors.py), beside what planning.py reckons with. The baseline is the
+upper 95% bound from the gate's rows; the fleet has one false alarm a month in equal parts over its streams.
 
 How right their mean is: requests come by day and night, and err more by night. They are drawn with the probability that
 monitoring/quality/verdicts/reviewing.py gives, within a budget that is cut hard over the last seven days, as the
@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import Goal, conclude, median, options, table
-from monitoring.quality.detectors import baselines, planning, slip
+from monitoring.quality.detectors import baselines, planning
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.reviewing import review_share, time_cut
 

@@ -63,7 +63,7 @@ from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.openapi import described
-from gateway.path.demands import Judging
+from gateway.path.answer_terms import Judging
 from gateway.path.request_path import note_refused, walk
 from gateway.server.asgi import answer_with, scope_of
 from gateway.server.cors import preflight_routes
@@ -88,7 +88,7 @@ from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from router.embedding import EmbeddingError, load_deep
 from serving.adapters.artifact import ArtifactError, Base, read_base
-from serving.adapters.placer import Placer
+from serving.adapters.loader import Placer
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.signature import read_public_key

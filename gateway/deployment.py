@@ -14,7 +14,7 @@ from gateway.limits.fallback_caps import Cap
 from gateway.limits.limits import Bound, bound_of
 from gateway.state.snapshot import Deployed
 from monitoring.cost import Price
-from monitoring.evaluation.forms import NORMAL, Form
+from monitoring.evaluation.forms import NORMAL, AnswerForm
 from router.policy import AUTO, TaskPolicy
 
 JUDGE_FORMS_MAX = 32
@@ -63,7 +63,7 @@ def deployed_of(settings: Settings) -> Deployed:
     return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts(), auto_pool)
 
 
-def judge_forms_of(settings: Settings) -> tuple[Form, ...]:
+def judge_forms_of(settings: Settings) -> tuple[AnswerForm, ...]:
     """The forms in which the tasks' judges compare answers, each once; with very many of them, not all. The first is
     that in which a canary's answers are compared."""
     forms = dict.fromkeys([NORMAL, *(task.monitor.judge.form() for task in settings.tasks.values())])

@@ -24,7 +24,7 @@ from gateway.limits.admission import Admission
 from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
-from gateway.path.demands import Judging
+from gateway.path.answer_terms import Judging
 from gateway.server.uploads import Uploads
 from gateway.state.durability import Durability
 from gateway.state.fitted import FittedStore
@@ -32,9 +32,9 @@ from gateway.state.presence import Presence
 from gateway.state.snapshot import SnapshotKeeper
 from monitoring.audit import Audit
 from monitoring.feedback import Coverage, FeedbackStore
-from monitoring.flow import RecordFlow
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
+from monitoring.record_flow import RecordFlow
 from monitoring.records import Record
 from router.decision import Choice, Moment
 from router.policy import Policy, TaskPolicy

@@ -27,9 +27,9 @@ import msgspec
 from redis import Redis
 
 from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
-from monitoring.beside import live_with_input
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
+from monitoring.helper_process import live_with_input
 from monitoring.records import REPORTED_STREAM_KEY
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 

@@ -39,7 +39,7 @@ class ConfidenceError(Exception):
     """A stored model can't be used; the message says why and what to do."""
 
 
-class Features(NamedTuple):
+class ConfidenceFeatures(NamedTuple):
     """The features of an answer: its logprobs in nats, at least LOGPROB_MIN, and its length in tokens.
 
     An answer of no token, or without logprobs, has a length of 0.
@@ -109,7 +109,7 @@ class ConfidenceModel:
         """
         return self.score_of(compute_first_features(self.tokens, logprobs, scope, contract_kept))
 
-    def score_of(self, asked: Features) -> float:
+    def score_of(self, asked: ConfidenceFeatures) -> float:
         """The score of features, which must be those of `compute_first_features`."""
         if asked.length == 0:
             return 0.0
@@ -172,7 +172,7 @@ class ConfidenceModel:
 # ---- features -----------------------------------------------------------------------------------
 
 
-def compute_features(logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> Features:
+def compute_features(logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> ConfidenceFeatures:
     """Compute the features of an answer. Total: for any values of an engine.
 
     A logprob that is no number counts as LOGPROB_MIN, one above 0 as 0. Scope that is not finite is not known.
@@ -181,10 +181,10 @@ def compute_features(logprobs: Sequence[float], scope: float | None, contract_ke
     known = scope if scope is not None and math.isfinite(scope) else None
     count = len(logprobs)
     if count == 0:
-        return Features(LOGPROB_MIN, LOGPROB_MIN, LOGPROB_MIN, 0, known, contract_kept)
+        return ConfidenceFeatures(LOGPROB_MIN, LOGPROB_MIN, LOGPROB_MIN, 0, known, contract_kept)
     if count > PLAIN_TOKENS_MAX:
         least, tenth, mean = _of_many(logprobs)
-        return Features(least, tenth, mean, count, known, contract_kept)
+        return ConfidenceFeatures(least, tenth, mean, count, known, contract_kept)
     try:
         ordered = sorted(logprobs)
         total = sum(ordered)
@@ -199,19 +199,19 @@ def compute_features(logprobs: Sequence[float], scope: float | None, contract_ke
     tenth = ordered[low]
     if low + 1 < count:
         tenth += (place - low) * (ordered[low + 1] - tenth)
-    return Features(float(ordered[0]), float(tenth), total / count, count, known, contract_kept)
+    return ConfidenceFeatures(float(ordered[0]), float(tenth), total / count, count, known, contract_kept)
 
 
 def compute_first_features(
     tokens: int | None, logprobs: Sequence[float], scope: float | None, contract_kept: bool | None
-) -> Features:
+) -> ConfidenceFeatures:
     """Compute the features of an answer's first tokens, without its contract; with None, of all of it."""
     if tokens is None:
         return compute_features(logprobs, scope, contract_kept)
     return compute_features(logprobs[:tokens], scope, None)
 
 
-def make_inputs(asked: Features, scope_mean: float) -> tuple[float, ...]:
+def make_inputs(asked: ConfidenceFeatures, scope_mean: float) -> tuple[float, ...]:
     """The numbers that the weights are for, in the order of NAMES; each rises with what speaks for an answer.
 
     But for the length and for a broken contract. Logprobs come as -log(0.001 - logprob): between 0.9 and 0.99 lies as

@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from router.model_file import PackedForm, list_shapes
 from router.ngrams import BUCKETS, count_buckets
-from router.packing import PackedForm, list_shapes
-from router.shape import FEATURES, compute_shape
+from router.text_shape import FEATURES, compute_shape
 
 SHAPE_CLIP = 3.0
 
@@ -28,7 +28,7 @@ class GainError(Exception):
     """A gain model can not be used: its bytes are damaged or foreign."""
 
 
-class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MeasuredGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The worth of a model, measured on `rows` requests, each scored by a model that had not seen it.
 
     `lift` is by how much the routed answers are more often right than with as many requests sent to general at random,
@@ -51,18 +51,18 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.lift_low > 0.0
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _GainHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     constant: float | None
     base: float
     width: float
-    measured: Measured
+    measured: MeasuredGain
     shapes: dict[str, list[int]]
 
 
 _FORM = PackedForm(
     kind="gain",
     magic=b"apprentice gain 1\n",
-    header=_Header,
+    header=_GainHeader,
     arrays=MappingProxyType(
         {
             "idf": ("<f2", 1),
@@ -94,7 +94,7 @@ class GainModel:
     constant: float | None
     base: float
     width: float
-    measured: Measured
+    measured: MeasuredGain
     idf: npt.NDArray[np.float16]
     lexical: npt.NDArray[np.float16]
     bias: npt.NDArray[np.float32]
@@ -152,7 +152,7 @@ class GainModel:
         """The model for storage."""
         arrays = _FORM.arrays_of(self)
         return _FORM.pack(
-            _Header(
+            _GainHeader(
                 constant=self.constant,
                 base=self.base,
                 width=self.width,
@@ -184,7 +184,7 @@ class GainModel:
         return self.base + float(bells @ self.heights)
 
 
-def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def _check(header: _GainHeader, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise GainError unless the arrays fit each other, so that no score can fail."""
     fits = (
         arrays["idf"].shape == (BUCKETS,)

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from router.embedding import Embedding, Vectors, clip_text
+from router.model_file import PackedForm, list_shapes
 from router.ngrams import BUCKETS, count_buckets
-from router.packing import PackedForm, list_shapes
 
 NEIGHBOURS = 3
 ECHOES = 3

@@ -19,7 +19,7 @@ from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
 from gateway.services import Services
-from monitoring.quality.verdicts.rollout import Plan
+from monitoring.quality.verdicts.rollout import RolloutPlan
 from router.contract import ContractError, compile_contract
 from router.policy import UnknownFields
 from serving.adapters import manifest as manifests
@@ -155,7 +155,7 @@ def _check_alias(task: str, alias: AliasEntry) -> None:
     if alias.rollout is not None and (len(alias.weights) < 2 or alias.rollout.version not in alias.weights):
         raise ValueError("a canary is one of two versions or more that have weights")
     if alias.rollout is not None and alias.rollout.plan is not None:
-        msgspec.convert(alias.rollout.plan, Plan)
+        msgspec.convert(alias.rollout.plan, RolloutPlan)
 
 
 def _check_caller(caller: Caller) -> None:

@@ -18,10 +18,10 @@ from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.detectors.slip import BASELINE_MIN
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.signal_table import LABELLED
 from monitoring.quality.signals.replay import Placed, Replaying, Turn
-from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.quality import Judgement
 
 TOLD_EVERY = 50_000
@@ -75,7 +75,7 @@ def begun(settings: Settings, tasks: list[str], held: ReplayedVersion, look_seco
     if held.version is not None and task is not None:
         versions = {held.version: WatchedVersion(task=task, state="active", previous=held.previous)}
     watched = {task: WatchedTask(plan=settings.plan(task)) for task in tasks}
-    step = Step(tasks=watched, versions=versions, metrics=settings.judged_metrics())
+    step = MonitorStep(tasks=watched, versions=versions, metrics=settings.judged_metrics())
     return Replaying(step, held.baselines(), look_seconds)
 
 

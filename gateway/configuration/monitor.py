@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from gateway.configuration.sections import Name, Seconds, Section
-from monitoring.badness import Declared
-from monitoring.evaluation.comparing import Metric
-from monitoring.evaluation.forms import Form
+from monitoring.evaluation.comparing import ComparisonMetric
+from monitoring.evaluation.forms import AnswerForm
+from monitoring.metric_values import Declared
 from monitoring.quality.verdicts.plan import Plan, ResponseName
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -63,12 +63,12 @@ class JudgeSettings(Section):
         if self.kind == "model" and judging in pools and reached is not None and judging not in reached:
             yield f"{key}.pool: tasks.{task}.pools_allowed lacks {judging!r}"
 
-    def form(self) -> Form:
+    def form(self) -> AnswerForm:
         """The form in which this judge compares answers; a model's answers are told apart by their normal form."""
         if self.kind == "fields":
-            metric = Metric("fields", self.fields)
-            return Form(str(metric), metric)
-        return Form(self.kind, Metric("exact" if self.kind == "exact" else "normal"))
+            metric = ComparisonMetric("fields", self.fields)
+            return AnswerForm(str(metric), metric)
+        return AnswerForm(self.kind, ComparisonMetric("exact" if self.kind == "exact" else "normal"))
 
 
 class ReviewSettings(Section):

@@ -36,7 +36,7 @@ from gateway.configuration.sections import (
 )
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import SettingsError
-from monitoring.badness import Metric
+from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation
 from serving.adapters.plain_yaml import UniqueKeyLoader

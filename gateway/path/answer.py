@@ -10,10 +10,10 @@ from typing import Self
 
 import msgspec
 
-from gateway.formats.events import BOM, WHOLE, EventSplitter, Progress, see_that_it_is_text
 from gateway.formats.parameters import Endpoint
 from gateway.formats.request_body import RequestBody
-from gateway.path.demands import Demands
+from gateway.formats.server_sent_events import BOM, WHOLE, EventSplitter, Progress, see_that_it_is_text
+from gateway.path.answer_terms import Demands
 from gateway.path.partial_answer import Begun, head_of
 from gateway.path.reading import Reading
 from gateway.server.wire import Deadline

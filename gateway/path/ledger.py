@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from gateway.deployment import Prices
 from gateway.errors import Problem
-from gateway.formats.events import Progress
 from gateway.formats.request_body import RequestBody
+from gateway.formats.server_sent_events import Progress
 from gateway.limits.fallback_caps import Leave
 from gateway.limits.limits import Hold
 from gateway.services import Services

@@ -7,8 +7,8 @@ import time
 
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
-from gateway.path.checking import judge_now
-from gateway.path.demands import is_foreign
+from gateway.path.answer_checks import judge_now
+from gateway.path.answer_terms import is_foreign
 from gateway.path.ledger import Ledger
 from gateway.path.partial_answer import Begun
 from gateway.path.problems import given_up, not_sent

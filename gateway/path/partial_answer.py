@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.events import Progress, Usage, payload_of
 from gateway.formats.parameters import GOES_ON
 from gateway.formats.request_body import MESSAGES, RequestBody
+from gateway.formats.server_sent_events import Progress, Usage, payload_of
 from gateway.path.reading import Reading
 from router.decision import Choice
 

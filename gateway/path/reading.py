@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.events import payload_of
+from gateway.formats.server_sent_events import payload_of
 from router.answers import AnswerAlternative, ReceivedAnswer, ReceivedCall
 
 NAMED_BEFORE = b'"logprobs"'

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from gateway.errors import Problem
-from gateway.formats.events import DONE, error_event, usage_event, with_fingerprint, with_last_field
 from gateway.formats.request_body import RequestBody
+from gateway.formats.server_sent_events import DONE, error_event, usage_event, with_fingerprint, with_last_field
 from gateway.path.answer import Answer
-from gateway.path.checking import judge_sent
+from gateway.path.answer_checks import judge_sent
 from gateway.path.continuation import go_on
 from gateway.path.ledger import Ledger
 from gateway.server.exchange import Exchange

@@ -17,7 +17,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from router.fitted import ModelKind
-from router.packing import MODEL_BYTES_MAX
+from router.model_file import MODEL_BYTES_MAX
 from serving.object_store import ObjectStore
 
 Kind = ModelKind

@@ -40,7 +40,7 @@ def normal(text: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class ComparisonMetric:
     """How answers are compared. `fields` are those that have to be equal, of the kind `fields`."""
 
     kind: Literal["exact", "normal", "fields"]
@@ -71,28 +71,28 @@ class Metric:
             raise DatasetError(f"Line {row.line}: its expected answer is {found}, which the metric {self} compares.")
 
 
-def metric_of(said: str) -> Metric:
+def metric_of(said: str) -> ComparisonMetric:
     """The metric of this name: `exact`, `normal` or `fields:a,b`. Raises MetricError."""
     kind, _, rest = said.partition(":")
     names = tuple(dict.fromkeys(name.strip() for name in rest.split(",") if name.strip()))
     if said == "exact":
-        return Metric("exact")
+        return ComparisonMetric("exact")
     if said == "normal":
-        return Metric("normal")
+        return ComparisonMetric("normal")
     if kind == "fields" and 0 < len(names) <= FIELDS_MAX:
-        return Metric("fields", names)
+        return ComparisonMetric("fields", names)
     raise MetricError(f"{said[:80]!r} is no metric: it is exact, normal, or fields:NAME,NAME.")
 
 
-def default_metric(contract: Mapping[str, Any] | None, first: Row) -> Metric:
+def default_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonMetric:
     """Where none is named: the fields that the contract's schema requires, if the first row's answer has them all."""
     schema = (contract or {}).get("json_schema")
     required = schema.get("required") if isinstance(schema, Mapping) else None
     wanted = object_in(first.expected)
     if wanted is None or not isinstance(required, list | tuple) or not 0 < len(required) <= FIELDS_MAX:
-        return Metric("normal")
+        return ComparisonMetric("normal")
     names = tuple(str(name) for name in required)
-    return Metric("fields", names) if all(name in wanted for name in names) else Metric("normal")
+    return ComparisonMetric("fields", names) if all(name in wanted for name in names) else ComparisonMetric("normal")
 
 
 def object_in(text: str) -> dict[str, Any] | None:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from monitoring.evaluation.comparing import Metric, normal, object_in
+from monitoring.evaluation.comparing import ComparisonMetric, normal, object_in
 from monitoring.evaluation.dataset import canonical
 from monitoring.ids import digest
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class AnswerForm:
     """A judge by its name (`exact`, `normal`, `fields:a,b`, `model`), and the metric by which it compares answers."""
 
     name: str
-    metric: Metric
+    metric: ComparisonMetric
 
     def of(self, text: str) -> bytes | None:
         """The form of an answer; None where it lacks what is compared: it is then the same as no other."""
@@ -38,7 +38,7 @@ class Form:
         return None if found is None else digest(secret, found)
 
 
-NORMAL = Form("normal", Metric("normal"))
+NORMAL = AnswerForm("normal", ComparisonMetric("normal"))
 """The form in which a canary's answers are compared."""
 
 

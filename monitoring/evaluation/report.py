@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from monitoring.evaluation.comparing import Classes
-from monitoring.evaluation.results import Result
+from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.statistics import (
     bootstrap_bound,
     by_class,
@@ -28,7 +28,7 @@ CLASS_ROWS_MIN = 40
 NAMED_MAX = 10
 SIGNIFICANT = 0.05
 DIGITS = 6
-Results = Mapping[str, Sequence[Result]]
+Results = Mapping[str, Sequence[RowResult]]
 """Of each arm its rows' results, in the order of the rows."""
 
 
@@ -48,7 +48,7 @@ def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) 
     }
 
 
-def arm_figures(results: Sequence[Result], classes: Classes) -> dict[str, Any]:
+def arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any]:
     """One arm's figures. Rows that failed count as wrong; times and tokens are those of rows that did not."""
     count = len(results)
     there = [one for one in results if one.outcome != "failed"]
@@ -76,7 +76,7 @@ def share(right: int, of: int) -> dict[str, Any]:
     return {name: _rounded(value) for name, value in asdict(share_of(right, of)).items()}
 
 
-def _f1(results: Sequence[Result], classes: Classes) -> dict[str, Any] | None:
+def _f1(results: Sequence[RowResult], classes: Classes) -> dict[str, Any] | None:
     """Precision, recall and F1 by class; None where answers have no class. Of labels that no answer says: their share
     of right rows alone."""
     if classes.source == "none":
@@ -115,7 +115,7 @@ def pair_figures(first: str, second: str, results: Results, classes: Classes, se
     }
 
 
-def _class_tests(pairs: Sequence[tuple[Result, Result]], classes: Classes) -> list[dict[str, Any]]:
+def _class_tests(pairs: Sequence[tuple[RowResult, RowResult]], classes: Classes) -> list[dict[str, Any]]:
     tests: list[dict[str, Any]] = []
     for name in classes.names:
         of_class = [(one.right, other.right) for one, other in pairs if one.expected == name]
@@ -177,7 +177,7 @@ def _cannot_see(rows: int, results: Results, classes: Classes) -> list[str]:
     return said
 
 
-def _count(results: Sequence[Result], name: str) -> int:
+def _count(results: Sequence[RowResult], name: str) -> int:
     return sum(one.expected == name for one in results)
 
 

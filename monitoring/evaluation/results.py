@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 
-from monitoring.evaluation.comparing import Classes, Metric
+from monitoring.evaluation.comparing import Classes, ComparisonMetric
 from monitoring.evaluation.dataset import Row
 
 THREAD_CHARACTERS = 1 << 14
@@ -45,7 +45,7 @@ class Said(msgspec.Struct, kw_only=True):
     stack: str = ""
 
 
-class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One row, as one arm answered it. `outcome` is answered, empty, refused or failed; a failed row is not right.
 
     `expected` and `answered` are classes, None where there is none that is known; `group` is the row's. `sureness` is
@@ -70,7 +70,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
     stack: str = ""
 
 
-def judged(row: Row, said: Said, metric: Metric, classes: Classes) -> Result:
+def judged(row: Row, said: Said, metric: ComparisonMetric, classes: Classes) -> RowResult:
     """One row's result."""
     text = said.text
     right = text is not None and not said.refused and metric.right(row.expected, text)
@@ -81,7 +81,7 @@ def judged(row: Row, said: Said, metric: Metric, classes: Classes) -> Result:
         outcome = "refused"
     elif not text.strip():
         outcome = "empty"
-    return Result(
+    return RowResult(
         number=row.number,
         id=row.id,
         group=row.group,
@@ -103,12 +103,12 @@ def judged(row: Row, said: Said, metric: Metric, classes: Classes) -> Result:
 
 Ask = Callable[[str, Row], Awaitable[Said]]
 """Has an arm answer a row."""
-Keep = Callable[[str, Result, Sequence[float]], Awaitable[None]]
+Keep = Callable[[str, RowResult, Sequence[float]], Awaitable[None]]
 """Stores an arm's result for a row, with the logprobs of its answer: it is not asked again."""
 
 
 async def answer_rows(
-    left: AsyncIterator[tuple[str, Row]], ask: Ask, keep: Keep, metric: Metric, classes: Classes, at_once: int
+    left: AsyncIterator[tuple[str, Row]], ask: Ask, keep: Keep, metric: ComparisonMetric, classes: Classes, at_once: int
 ) -> None:
     """Have each arm answer the rows that are left, `at_once` at a time; each result is kept as it comes.
 

@@ -29,8 +29,8 @@ from router.confidence import (
     ROWS_MAX,
     ROWS_MIN,
     Calibration,
+    ConfidenceFeatures,
     ConfidenceModel,
-    Features,
     compute_first_features,
     make_inputs,
 )
@@ -66,7 +66,7 @@ class CalibrationRow:
     scope: float | None
     contract_kept: bool | None
     right: bool
-    seen: Features | None = None
+    seen: ConfidenceFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ def _can_be_learned(right: Truth) -> bool:
     return min(int(right.sum()), int((~right).sum())) >= EACH_MIN
 
 
-def _features_of(row: CalibrationRow, number: int, tokens: int | None) -> Features:
+def _features_of(row: CalibrationRow, number: int, tokens: int | None) -> ConfidenceFeatures:
     seen = row.seen if tokens is None else None
     logprobs: Sequence[float] = row.logprobs if seen is None else (seen.minimum, seen.quantile_10, seen.mean)
     try:

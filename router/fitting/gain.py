@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_limits
 
 from router.embedding import Vectors, clip_text
 from router.fitting.errors import FittingError
-from router.gain import SHAPE_CLIP, GainModel, Measured
+from router.gain import SHAPE_CLIP, GainModel, MeasuredGain
 from router.ngrams import BUCKETS, count_buckets
-from router.shape import compute_shape
+from router.text_shape import compute_shape
 
 ROWS_MIN = 200
 ROWS_MAX = 10_000
@@ -203,7 +203,7 @@ def fit_unmeasured(rows: Rows, seed: int) -> GainModel:
         constant=None,
         base=float(rows.gain.mean()),
         width=WIDTH * math.sqrt(max(1, int(np.count_nonzero(scale)))),
-        measured=Measured(len(rows.gain), 0.0, 0.0, 0.0, 0.0, None, None),
+        measured=MeasuredGain(len(rows.gain), 0.0, 0.0, 0.0, 0.0, None, None),
         idf=idf,
         lexical=weights.astype(np.float16),
         bias=np.array([bias for _, bias in arms], np.float32),
@@ -280,7 +280,7 @@ def predict_gains(model: GainModel, rows: Rows) -> Floats:
 # ---- what it is worth ---------------------------------------------------------------------------------
 
 
-def _measured(ranks: Floats, right: Floats, groups: Integers, draw: np.random.Generator) -> Measured:
+def _measured(ranks: Floats, right: Floats, groups: Integers, draw: np.random.Generator) -> MeasuredGain:
     """Lift and APGR of an order, with their lower bounds by a bootstrap over the groups, as wide as folds need it."""
     gain, count = right[:, 0] - right[:, 1], int(groups.max()) + 1
     times = draw.multinomial(count, np.full(count, 1 / count), RESAMPLES)
@@ -291,7 +291,7 @@ def _measured(ranks: Floats, right: Floats, groups: Integers, draw: np.random.Ge
     lifts = lift + OVERLAP * (lifts - lift)
     with_gap = mean > 0.0 and float(np.quantile(drawn_gain, LOWER_TAIL)) > 0.0
     ratios = 0.5 + lifts / np.maximum(drawn_gain, 1e-9)
-    return Measured(
+    return MeasuredGain(
         rows=len(gain),
         adapter_right=float(right[:, 1].mean()),
         general_right=float(right[:, 0].mean()),

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from monitoring.beside import live_with_input
+from monitoring.helper_process import live_with_input
 from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.fitting.background import stand_in
 from router.fitting.errors import FittingError

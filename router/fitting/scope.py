@@ -25,8 +25,8 @@ from router.candidates import CENTROIDS
 from router.embedding import Embedding, Vectors, clip_text
 from router.fitting.errors import FittingError
 from router.fitting.scope_mix import Groups, choose_mix, compute_usual, draw_folds, hold_out, number_groups
+from router.model_file import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS, count_buckets
-from router.packing import MODEL_BYTES_MAX
 from router.scope import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
 
 PROMPTS_MIN = 20

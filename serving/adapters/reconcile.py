@@ -13,8 +13,8 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from serving.adapters.entries import PLACED, WANTED, Version, VersionState
+from serving.adapters.loader import Pass, Placer, World, together
 from serving.adapters.placement import HELD, Capacity, Listed, Placement, Sight, Step, by_place, next_step
-from serving.adapters.placer import Pass, Placer, World, together
 from serving.adapters.registry import Registry, RegistryError
 from serving.adapters.spread import Demand, Room, spread
 from serving.fleet import Fleet

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import confidence, confidence_curve, confidence_pools
 from benchmarks.confidence import oracle_kept, outcome, rate_of, ratio_of
 from benchmarks.harness import Unmeasurable
-from router.confidence import Features
+from router.confidence import ConfidenceFeatures
 
 OPENINGS = ("where is", "i lost", "please block", "how much is", "can you change")
 SUBJECTS = {
@@ -223,7 +223,7 @@ def test_rows_with_what_was_measured_of_whole_answers_need_no_logprobs(tmp_path:
     sureness = {"minimum": -2.0, "quantile_10": -1.0, "mean": -0.3, "length": 700}
     path.write_text(json.dumps({"sureness": sureness, "logprobs": [-0.1] * 256, "right": True}) + "\n")
     (row,) = confidence_curve.read_rows(path).kept
-    assert row.seen == Features(-2.0, -1.0, -0.3, 700, None, None)
+    assert row.seen == ConfidenceFeatures(-2.0, -1.0, -0.3, 700, None, None)
     assert len(confidence_curve.read_rows(path, tokens=256).kept) == 1
     with pytest.raises(Unmeasurable, match="256 logprobs of 257 first tokens"):
         confidence_curve.read_rows(path, tokens=257)

@@ -22,7 +22,8 @@ from benchmarks import (
 from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
-from monitoring.quality.detectors import leave_one_out, raters, slip
+from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.signals import entries, label_signal

@@ -11,7 +11,8 @@ import pytest
 from benchmarks import late_feedback
 from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
 from benchmarks.late_feedback import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
-from monitoring.quality.detectors import complaints, delays, slip
+from monitoring.quality.detectors import complaints, delays
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.delays import TICK_SECONDS
 
 

@@ -15,11 +15,11 @@ import msgspec
 from redis import Redis as Client
 from redis.asyncio import Redis
 
-from monitoring.badness import Metric
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
+from monitoring.metric_values import Metric
 from monitoring.quality.signals.run import Monitor
-from monitoring.quality.signals.steps import WATCH_KEY, Begin, Judged, Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.steps import WATCH_KEY, Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
@@ -28,7 +28,7 @@ from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 V3 = "returns@v3"
 PLAN = Plan(feedback_metric="correct", complaint_metric="complaint")
 METRICS = {"correct": Metric(kind="boolean"), "complaint": Metric(kind="boolean", better="lower")}
-STEP = Step(
+STEP = MonitorStep(
     tasks={"returns": WatchedTask(plan=PLAN, active=V3)},
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,
@@ -50,17 +50,17 @@ def child(begin: Begin, command: list[str] | None = None) -> Iterator[subprocess
             process.kill()
 
 
-def asked(process: subprocess.Popen[bytes], step: Step = STEP) -> Judged | None:
+def asked(process: subprocess.Popen[bytes], step: MonitorStep = STEP) -> JudgedStep | None:
     """What it answers; None where it ends instead."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(msgspec.json.encode(step) + b"\n")
     process.stdin.flush()
     line = process.stdout.readline()
-    return msgspec.json.decode(line, type=Judged) if line else None
+    return msgspec.json.decode(line, type=JudgedStep) if line else None
 
 
-def to_the_end(monitor: Monitor, step: Step = STEP) -> dict[str, Judgement]:
+def to_the_end(monitor: Monitor, step: MonitorStep = STEP) -> dict[str, Judgement]:
     """The newest judgements once all is read: what came in this very millisecond is for the next step."""
     found: dict[str, Judgement] = {}
     while True:

@@ -19,7 +19,7 @@ from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.signals.entries import Given
 from monitoring.quality.signals.replay import Placed, Replaying, Turn
 from monitoring.quality.signals.run import Monitor
-from monitoring.quality.signals.steps import WATCH_KEY, Begin, Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.steps import WATCH_KEY, Begin, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
@@ -31,7 +31,7 @@ from tests.monitoring.monitor_child import served as record
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3, said, served, step
 from tests.monitoring.test_records import IDS, stream_of
 
-STEP = Step(
+STEP = MonitorStep(
     tasks={"returns": WatchedTask(plan=PLAN, active=V3)},
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from monitoring import archive_run
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.run import Monitor
-from monitoring.quality.signals.steps import Begin, Judged
+from monitoring.quality.signals.steps import Begin, JudgedStep
 from monitoring.quality.signals.watches import replay
 from tests.fakes.valkey import Valkey
 from tests.monitoring.monitor_child import (
@@ -83,7 +83,7 @@ async def test_a_step_that_can_not_be_read_is_told_and_the_next_one_is_answered(
         assert process.stdout is not None
         process.stdin.write(b"{none}\n")
         process.stdin.flush()
-        assert "can't be read" in msgspec.json.decode(process.stdout.readline(), type=Judged).error
+        assert "can't be read" in msgspec.json.decode(process.stdout.readline(), type=JudgedStep).error
         judged = asked(process)
         assert judged is not None
         assert not judged.error

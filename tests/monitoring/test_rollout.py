@@ -15,9 +15,18 @@ from hypothesis import strategies as st
 
 from monitoring.quality.detectors import leave_one_out, raters, sequential
 from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, ShadowPair, Tally, Verdict
+from monitoring.quality.verdicts.rollout import (
+    SIGNALS,
+    WAITING_MAX,
+    Arm,
+    Outcome,
+    RolloutPlan,
+    ShadowPair,
+    Tally,
+    Verdict,
+)
 
-PLAN = Plan()
+PLAN = RolloutPlan()
 arms = st.sampled_from(["canary", "active"])
 known = st.none() | st.booleans()
 outcomes = st.builds(
@@ -38,7 +47,7 @@ def good(arm: Arm, **more: Any) -> Outcome:
     return Outcome(**{"arm": arm, "error": False, "latency_seconds": 0.2, **more})
 
 
-def seen(plan: Plan, *happened: Outcome | ShadowPair, state: Tally | None = None) -> Tally:
+def seen(plan: RolloutPlan, *happened: Outcome | ShadowPair, state: Tally | None = None) -> Tally:
     state = state or rollout.start(plan)
     for one in happened:
         if isinstance(one, Outcome):
@@ -54,7 +63,7 @@ def both(count: int, canary: Outcome | None = None, active: Outcome | None = Non
         yield canary or good("canary")
 
 
-def judged(plan: Plan, *happened: Outcome | ShadowPair, seconds: float = 60.0) -> Verdict:
+def judged(plan: RolloutPlan, *happened: Outcome | ShadowPair, seconds: float = 60.0) -> Verdict:
     return rollout.verdict(seen(plan, *happened), plan, seconds)
 
 
@@ -68,13 +77,13 @@ def test_a_canary_that_is_as_good_is_promoted_once_enough_is_seen() -> None:
 
 
 def test_it_waits_for_the_requests_that_the_plan_asks_for() -> None:
-    found = judged(Plan(requests_min=301), *both(300))
+    found = judged(RolloutPlan(requests_min=301), *both(300))
     assert found.action == "continue"
     assert "300 of 301 canary requests were seen" in found.because
 
 
 def test_it_waits_for_the_seconds_that_the_plan_asks_for() -> None:
-    plan = Plan(seconds_min=600)
+    plan = RolloutPlan(seconds_min=600)
     state = seen(plan, *both(300))
     assert rollout.verdict(state, plan, 599).action == "continue"
     assert "599 of 600 s have passed" in rollout.verdict(state, plan, 599).because
@@ -95,14 +104,14 @@ def test_contracts_are_required_where_there_is_one() -> None:
 
 
 def test_feedback_is_required_where_the_plan_names_its_metric() -> None:
-    plan = Plan(feedback_metric="correct")
+    plan = RolloutPlan(feedback_metric="correct")
     assert "no worse: feedback" in judged(plan, *both(300)).because
     judgements = both(300, Outcome(arm="canary", badness=0.0), Outcome(arm="active", badness=0.0))
     assert judged(plan, *both(300), *judgements).action == "promote"
 
 
 def test_shadow_pairs_are_required_where_the_plan_says_so() -> None:
-    plan = Plan(shadow_required=True)
+    plan = RolloutPlan(shadow_required=True)
     equal = [ShadowPair(canary_wrong=False, active_wrong=False)] * 300
     assert judged(plan, *both(300)).action == "continue"
     assert judged(plan, *both(300), *equal).action == "promote"
@@ -127,7 +136,7 @@ def test_late_feedback_is_no_request() -> None:
     ],
 )
 def test_harm_in_any_signal_rolls_back_at_once(name: str, worse: dict[str, Any], words: str) -> None:
-    plan = Plan(feedback_metric="correct")
+    plan = RolloutPlan(feedback_metric="correct")
     fine = good("active", contract_broken=False, badness=0.0)
     found = judged(plan, *both(14, good("canary", **{"contract_broken": False, "badness": 0.0, **worse}), fine))
     assert found.action == "roll_back"
@@ -146,7 +155,7 @@ def test_harm_on_the_same_inputs_rolls_back_and_says_how_sure_it_is() -> None:
 def test_harm_rolls_back_before_a_promotion_and_after_the_time() -> None:
     happened: list[Outcome | ShadowPair] = [*both(300), *[ShadowPair(canary_wrong=True, active_wrong=False)] * 10]
     assert judged(PLAN, *happened).action == "roll_back"
-    assert judged(Plan(on_timeout="promote"), *happened, seconds=1e6).action == "roll_back"
+    assert judged(RolloutPlan(on_timeout="promote"), *happened, seconds=1e6).action == "roll_back"
 
 
 def test_harm_that_was_shown_once_stays_shown_however_seldom_anybody_looks() -> None:
@@ -204,7 +213,7 @@ def of_shops(bad: tuple[str, ...], worse: dict[str, Any], rounds: int = 100) -> 
 
 @pytest.mark.parametrize(("name", "worse"), WORSE)
 def test_harm_to_one_caller_alone_rolls_nothing_back_and_people_are_told(name: str, worse: dict[str, Any]) -> None:
-    plan = Plan(feedback_metric="correct")
+    plan = RolloutPlan(feedback_metric="correct")
     found = judged(plan, *of_shops(SHOPS[2:3], worse))
     assert found.action == "continue"
     assert f"one caller or rater alone shows it to be worse, which is not enough: {name}" in found.because
@@ -215,7 +224,7 @@ def test_harm_to_one_caller_alone_rolls_nothing_back_and_people_are_told(name: s
 
 @pytest.mark.parametrize(("name", "worse"), WORSE)
 def test_harm_to_several_callers_rolls_back(name: str, worse: dict[str, Any]) -> None:
-    found = judged(Plan(feedback_metric="correct"), *of_shops(SHOPS[:3], worse))
+    found = judged(RolloutPlan(feedback_metric="correct"), *of_shops(SHOPS[:3], worse))
     assert found.action == "roll_back"
     assert [one for one in SIGNALS if found.evidence["signals"][one]["harm"]["shown"]] == [name]
     assert not found.evidence["signals"][name]["harm"]["rests_on_one"]
@@ -231,7 +240,7 @@ def test_shadow_pairs_of_one_caller_s_requests_roll_nothing_back() -> None:
 
 
 def test_one_rater_of_a_caller_who_is_alone_rolls_nothing_back() -> None:
-    plan = Plan(feedback_metric="correct")
+    plan = RolloutPlan(feedback_metric="correct")
     for complaining, action in ((("ann",), "continue"), (("ann", "bob", "cem"), "roll_back")):
         state = seen(plan, *both(20, good("canary", caller="app"), good("active", caller="app")))
         for number in range(90):
@@ -247,7 +256,7 @@ def test_one_rater_of_a_caller_who_is_alone_rolls_nothing_back() -> None:
 
 
 def test_trusted_feedback_is_never_left_out() -> None:
-    plan = Plan(feedback_metric="correct")
+    plan = RolloutPlan(feedback_metric="correct")
     requests = list(of_shops((), {}, rounds=10))
     labels = [
         Outcome(arm="canary", badness=1.0, caller="desk", trusted=True),
@@ -287,7 +296,7 @@ def test_one_caller_s_good_requests_promote_nothing_that_is_worse_for_the_others
 
 @pytest.mark.parametrize("on_timeout", ["hold", "roll_back", "promote"])
 def test_without_a_verdict_the_plan_decides_when_the_time_is_over(on_timeout: Any) -> None:
-    plan = Plan(on_timeout=on_timeout, seconds_max=100)
+    plan = RolloutPlan(on_timeout=on_timeout, seconds_max=100)
     assert rollout.verdict(rollout.start(plan), plan, 99).action == "continue"
     found = rollout.verdict(rollout.start(plan), plan, 100)
     assert found.action == on_timeout
@@ -325,7 +334,7 @@ def test_with_equal_shares_nine_tenths_of_the_requests_find_a_partner() -> None:
 
 
 def test_good_canaries_are_rolled_back_no_more_often_than_the_plan_says() -> None:
-    plan = Plan(alpha=0.2, feedback_metric="correct")
+    plan = RolloutPlan(alpha=0.2, feedback_metric="correct")
     rolled_back = 0
     for n in range(100):
         draw = random.Random(n)
@@ -348,7 +357,7 @@ def test_good_canaries_are_rolled_back_no_more_often_than_the_plan_says() -> Non
 
 @given(st.none() | st.just("correct"))
 def test_the_shares_of_alpha_add_up_to_one(metric: str | None) -> None:
-    shares = rollout.shares_of_alpha(Plan(feedback_metric=metric))
+    shares = rollout.shares_of_alpha(RolloutPlan(feedback_metric=metric))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert set(shares) == set(SIGNALS)
 
@@ -361,7 +370,7 @@ def test_the_shares_of_alpha_add_up_to_one(metric: str | None) -> None:
 def test_a_gateway_that_goes_on_from_the_saved_state_says_the_same(
     happened: list[Outcome | ShadowPair], cut: int
 ) -> None:
-    plan = Plan(feedback_metric="correct", requests_min=1)
+    plan = RolloutPlan(feedback_metric="correct", requests_min=1)
     saved = msgspec.json.encode(seen(plan, *happened[:cut]))
     resumed = seen(plan, *happened[cut:], state=msgspec.json.decode(saved, type=Tally))
     straight = seen(plan, *happened)
@@ -406,7 +415,7 @@ def test_looking_and_observing_change_nothing_that_was_there() -> None:
 
 @pytest.mark.parametrize("moved", [{"margin": 0.03}, {"latency_ratio_max": 2.0}, {"shadow_harm_margin": 0.01}])
 def test_a_plan_with_other_margins_asks_for_a_fresh_start(moved: dict[str, Any]) -> None:
-    state, plan = rollout.start(PLAN), Plan(**moved)
+    state, plan = rollout.start(PLAN), RolloutPlan(**moved)
     for ask in (
         lambda: rollout.observe(state, plan, good("canary")),
         lambda: rollout.observe_pair(state, plan, ShadowPair(canary_wrong=True, active_wrong=True)),
@@ -438,15 +447,15 @@ def test_a_plan_with_other_margins_asks_for_a_fresh_start(moved: dict[str, Any])
 )
 def test_a_plan_out_of_bounds_is_refused_with_the_name_of_what_is_wrong(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Plan(**wrong)
+        RolloutPlan(**wrong)
 
 
 def test_a_plan_comes_from_json_with_the_same_bounds_and_no_unknown_field() -> None:
-    assert msgspec.json.decode(b"{}", type=Plan) == PLAN
-    assert msgspec.json.decode(msgspec.json.encode(PLAN), type=Plan) == PLAN
+    assert msgspec.json.decode(b"{}", type=RolloutPlan) == PLAN
+    assert msgspec.json.decode(msgspec.json.encode(PLAN), type=RolloutPlan) == PLAN
     for raw in (b'{"alpha": 2}', b'{"alhpa": 0.05}', b'{"on_timeout": "wait"}', b'{"requests_min": "many"}'):
         with pytest.raises(msgspec.ValidationError):
-            msgspec.json.decode(raw, type=Plan)
+            msgspec.json.decode(raw, type=RolloutPlan)
 
 
 @pytest.mark.parametrize(

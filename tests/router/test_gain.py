@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.gain import GainError, GainModel, Measured
+from router.gain import GainError, GainModel, MeasuredGain
+from router.model_file import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS
-from router.packing import MODEL_BYTES_MAX
-from router.shape import FEATURES, compute_shape
+from router.text_shape import FEATURES, compute_shape
 
 
 def made(constant: float | None = None) -> GainModel:
@@ -23,7 +23,7 @@ def made(constant: float | None = None) -> GainModel:
         constant=constant,
         base=0.1,
         width=4.0,
-        measured=Measured(300, 0.6, 0.8, 0.02, 0.01, 0.6, 0.55),
+        measured=MeasuredGain(300, 0.6, 0.8, 0.02, 0.01, 0.6, 0.55),
         idf=np.ones(BUCKETS, np.float16),
         lexical=draw.normal(size=(BUCKETS, 2)).astype(np.float16),
         bias=np.array([1.0, 0.5], np.float32),
@@ -64,7 +64,7 @@ def test_a_constant_model_sends_nothing_to_general_at_any_share_but_all() -> Non
 
 def test_a_model_helps_only_if_its_lower_bound_says_so() -> None:
     assert MODEL.shown_to_help
-    unsure = dataclasses.replace(MODEL, measured=Measured(300, 0.6, 0.8, 0.02, -0.001, 0.6, 0.49))
+    unsure = dataclasses.replace(MODEL, measured=MeasuredGain(300, 0.6, 0.8, 0.02, -0.001, 0.6, 0.49))
     assert not unsure.shown_to_help
 
 

@@ -238,3 +238,12 @@ def test_tracked_files_are_text_in_utf_8_with_a_line_end() -> None:
         if b"\r" in data:
             bad.append(f"{path}: CR")
     assert not bad
+
+
+def test_class_name_stands_for_one_class() -> None:
+    places: dict[str, list[str]] = {}
+    for path in files(*ROOMS):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(shown(path, node.lineno))
+    assert not {name: where for name, where in places.items() if len(where) > 1}

@@ -22,8 +22,8 @@ from gateway.state.presence import Presence
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.artifact import Artifact, Base, verify
+from serving.adapters.loader import Placer, World
 from serving.adapters.manifest import Manifest, read_manifest
-from serving.adapters.placer import Placer, World
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store

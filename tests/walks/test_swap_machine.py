@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from serving.adapters import placer, reconcile, registry
+from serving.adapters import loader as placer
+from serving.adapters import reconcile, registry
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.placement import Placement, by_place, placement_from
 from serving.adapters.registry import Registry, RegistryError

@@ -28,7 +28,7 @@ from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.store import LEFT_KEY, Arm, Evaluation, ended, id_of
 from gateway.server.wire import Deadline
 from gateway.state.fitted import unused
-from monitoring.evaluation.comparing import ClassFinder, Metric, MetricError, default_metric, metric_of
+from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, default_metric, metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from router.confidence import ROWS_MIN
 from router.policy import TaskPolicy
@@ -55,7 +55,7 @@ class _Wanted:
     version: Version
     against: Version | None
     arms: tuple[Arm, ...]
-    metric: Metric | None
+    metric: ComparisonMetric | None
     classes: ClassFinder
     coming: str = field(default_factory=lambda: f"coming-{secrets.token_hex(8)}")
 

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from gateway.features.evaluations.messages import EvaluationJob
-from monitoring.evaluation.results import Result
-from router.confidence import ROWS_MIN, ConfidenceModel, Features
+from monitoring.evaluation.results import RowResult
+from router.confidence import ROWS_MIN, ConfidenceFeatures, ConfidenceModel
 from router.fitting.confidence import CalibrationRow, draw_one_of_each, fit_confidence
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain
@@ -24,7 +24,7 @@ from router.scoring import DEFERRED_SHARE
 DELTA = 0.1
 TARGETS = tuple(percent / 100 for percent in range(1, 21))
 DIGITS = 6
-Results = Mapping[str, Sequence[Result]]
+Results = Mapping[str, Sequence[RowResult]]
 
 
 def calibrated(
@@ -131,23 +131,23 @@ def _untold(results: Results, job: EvaluationJob) -> dict[str, Any]:
     }
 
 
-def _answered(results: Results) -> list[Result]:
+def _answered(results: Results) -> list[RowResult]:
     """The adapter's rows but for those that failed: there was no answer that could have been kept."""
     return [one for one in results["adapter"] if one.outcome != "failed"]
 
 
-def _is_short(one: Result, logprobs: Sequence[float], tokens: int | None) -> bool:
+def _is_short(one: RowResult, logprobs: Sequence[float], tokens: int | None) -> bool:
     """Whether fewer of an answer's first logprobs are kept than it is judged by."""
     length = one.sureness.length if one.sureness is not None else 0
     return len(logprobs) < (length if tokens is None else min(length, tokens))
 
 
-def _row(one: Result, scope: float | None, logprobs: Sequence[float] | None) -> CalibrationRow:
+def _row(one: RowResult, scope: float | None, logprobs: Sequence[float] | None) -> CalibrationRow:
     """An answer as it is judged: by its first logprobs, or by what the whole of it came to."""
     if logprobs is not None or one.sureness is None:
         return CalibrationRow(logprobs or [], scope, one.contract_kept, one.right)
     sure = one.sureness
-    seen = Features(sure.minimum, sure.quantile_10, sure.mean, sure.length, scope, one.contract_kept)
+    seen = ConfidenceFeatures(sure.minimum, sure.quantile_10, sure.mean, sure.length, scope, one.contract_kept)
     return CalibrationRow([], scope, one.contract_kept, one.right, seen)
 
 

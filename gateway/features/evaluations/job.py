@@ -31,7 +31,7 @@ from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
 from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.results import Result, Said, answer_rows
+from monitoring.evaluation.results import RowResult, Said, answer_rows
 from monitoring.records import Record
 from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
@@ -134,7 +134,7 @@ class _Run:
             await asyncio.sleep(STOP_INTERVAL_SECONDS)
             now = await self._store.get(self._one.id)
 
-    async def _keep(self, arm: str, result: Result, logprobs: Sequence[float]) -> None:
+    async def _keep(self, arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
         task = self._evaluations.services.settings.tasks.get(self._one.task)
         first = max(LOGPROBS_MAX, 0 if task is None else tokens_of(task) or 0)
         again = result.fault is not None and result.fault not in OF_THE_ROW
@@ -347,7 +347,7 @@ def _settle(evaluations: Evaluations, record: Record, said: Said, seconds: float
     said.cost_usd, said.request_id, said.stack = record.cost_usd, record.id, record.stack or ""
 
 
-def _counted(result: Result) -> str:
+def _counted(result: RowResult) -> str:
     """The outcome under which a row is counted."""
     if result.outcome != "answered":
         return result.outcome

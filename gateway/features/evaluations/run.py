@@ -21,11 +21,11 @@ from redis.asyncio import Redis
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
 from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
-from monitoring.beside import live_with_input
 from monitoring.evaluation.report import report
-from monitoring.evaluation.results import Result
+from monitoring.evaluation.results import RowResult
+from monitoring.helper_process import live_with_input
 from router.embedding import EmbeddingError, StaticEmbedding, load_deep
-from router.packing import MODEL_BYTES_MAX
+from router.model_file import MODEL_BYTES_MAX
 from router.scope import ScopeError, ScopeModel
 
 BATCH = 500
@@ -86,11 +86,11 @@ def _take(
         closed.models.append(Model(kind, data, {"evaluation": one.id, **known, **least, **bound}))
 
 
-async def _results(store: EvaluationStore, one: Evaluation) -> dict[str, list[Result]]:
-    found: dict[str, list[Result]] = {arm: [] for arm in one.arms}
+async def _results(store: EvaluationStore, one: Evaluation) -> dict[str, list[RowResult]]:
+    found: dict[str, list[RowResult]] = {arm: [] for arm in one.arms}
     for first in range(0, one.rows, BATCH):
         for arm, results in (await store.results(one, first, BATCH)).items():
-            found[arm] += [msgspec.json.decode(raw, type=Result) for raw in results if raw is not None]
+            found[arm] += [msgspec.json.decode(raw, type=RowResult) for raw in results if raw is not None]
     return found
 
 

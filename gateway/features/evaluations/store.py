@@ -21,7 +21,7 @@ from gateway.state.fitted import Kind
 from monitoring.audit import AuditEntry
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.results import Result
+from monitoring.evaluation.results import RowResult
 
 Status = Literal["running", "done", "failed", "cancelled"]
 Arm = Literal["adapter", "general", "against"]
@@ -297,7 +297,7 @@ class EvaluationStore:
         await step.enter()
 
     async def keep(
-        self, one: Evaluation, arm: str, result: Result, logprobs: Sequence[float], again: bool = False
+        self, one: Evaluation, arm: str, result: RowResult, logprobs: Sequence[float], again: bool = False
     ) -> bool:
         """Store a row's result, once, and only while this run of it is the last; whether it was new.
 

@@ -25,11 +25,11 @@ from gateway.features.records.archiving import redis_address
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.signals.canaries import Canary
-from monitoring.quality.signals.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.steps import Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.reviewing import review_share
-from monitoring.quality.verdicts.rollout import Plan
+from monitoring.quality.verdicts.rollout import RolloutPlan
 from monitoring.quality.verdicts.shares import Roles
 from serving.adapters.entries import PLACED, AliasEntry
 from serving.object_store import UNREADABLE, Stale
@@ -122,7 +122,7 @@ class Monitoring:
                 self._pass_over(task, f"what follows for {task} can't be done: {fault!r}", exc_info=True)
         return judged.more
 
-    async def _carry_out_canary(self, task: str, snapshot: Snapshot, judged: Judged) -> None:
+    async def _carry_out_canary(self, task: str, snapshot: Snapshot, judged: JudgedStep) -> None:
         """Do as the verdict on a task's canary says, if it is judged by a plan."""
         alias = snapshot.aliases.get(task)
         begun = alias.rollout if alias is not None else None
@@ -140,7 +140,7 @@ class Monitoring:
             log.error(why, exc_info=exc_info)
         self._passed_over.add(task)
 
-    async def _tell(self, judged: Judged, snapshot: Snapshot) -> None:
+    async def _tell(self, judged: JudgedStep, snapshot: Snapshot) -> None:
         """Let all gateways know what was judged, and that it was."""
         self._unreadable += judged.unreadable
         self._unmatched += judged.unmatched
@@ -210,7 +210,7 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     )
 
 
-def step_of(quality: Quality, snapshot: Snapshot, known_at: float) -> Step:
+def step_of(quality: Quality, snapshot: Snapshot, known_at: float) -> MonitorStep:
     """What the child has to know of tasks, versions and metrics for a step."""
     tasks: dict[str, WatchedTask] = {}
     previous: dict[str, str | None] = {}
@@ -241,7 +241,7 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float) -> Step:
         for name, version in snapshot.versions.items()
     }
     metrics = quality.services.settings.judged_metrics()
-    return Step(tasks=tasks, versions=versions, metrics=metrics, known_at=known_at)
+    return MonitorStep(tasks=tasks, versions=versions, metrics=metrics, known_at=known_at)
 
 
 def _canary_of(alias: AliasEntry) -> Canary | None:
@@ -250,13 +250,13 @@ def _canary_of(alias: AliasEntry) -> Canary | None:
     if begun is None or begun.plan is None:
         return None
     try:
-        plan = msgspec.convert(begun.plan, Plan)
+        plan = msgspec.convert(begun.plan, RolloutPlan)
     except msgspec.ValidationError:
         return None
     return Canary(version=begun.version, active=alias.leading, started_at=begun.started_at, plan=plan)
 
 
-async def _answered(process: subprocess.Popen[bytes], step: Step) -> Judged:
+async def _answered(process: subprocess.Popen[bytes], step: MonitorStep) -> JudgedStep:
     """What the child answers. Raises MonitorFailed where it does not, or ends."""
     assert process.stdout is not None, "it is a pipe"
     await give(process, msgspec.json.encode(step) + b"\n")
@@ -267,4 +267,4 @@ async def _answered(process: subprocess.Popen[bytes], step: Step) -> Judged:
         raise MonitorFailed(f"the monitor's process did not answer within {ANSWER_SECONDS_MAX:g} s") from None
     if not line:
         raise MonitorFailed(f"the monitor's process ended with exit code {process.poll()}: see the log")
-    return msgspec.json.decode(line, type=Judged)
+    return msgspec.json.decode(line, type=JudgedStep)

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from gateway.configuration.settings import Settings
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
-from monitoring.flow import FlowReport, Pace, RecordFlow
 from monitoring.metrics import Meters
+from monitoring.record_flow import FlowReport, Pace, RecordFlow
 from monitoring.records import Joined, RecordBuffer, RecordStream
 from monitoring.spool import Spool
 

@@ -25,7 +25,7 @@ from gateway.fleet_health import check_health
 from gateway.four_eyes import see_that_another_pushed
 from gateway.state.redis import redis_time
 from monitoring.quality.explanations import obstacles as in_words
-from monitoring.quality.verdicts.rollout import Plan
+from monitoring.quality.verdicts.rollout import RolloutPlan
 from serving.adapters.entries import PLACED, AliasEntry
 from serving.adapters.reconcile import quorum
 from serving.adapters.registry import Noted
@@ -270,7 +270,7 @@ async def _see_that_they_may_serve(
 def _plan(releases: Releases, given: dict[str, Any]) -> dict[str, Any]:
     """The plan with its defaults filled in. Raises Problem where it can't be used."""
     try:
-        plan = msgspec.convert(given, Plan)
+        plan = msgspec.convert(given, RolloutPlan)
     except (msgspec.ValidationError, ValueError) as error:
         raise Problem("invalid_value", f"The plan can't be used: {str(error).rstrip('.')}.", "plan") from None
     if plan.feedback_metric is not None and plan.feedback_metric not in releases.services.settings.feedback_metrics:

@@ -13,8 +13,8 @@ import msgspec
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.retraining.store import id_of, new_id
 from gateway.state.redis import redis_time
-from monitoring.badness import badness, is_bad
 from monitoring.feedback import STREAM_KEY, Feedback
+from monitoring.metric_values import badness, is_bad
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining

@@ -21,8 +21,8 @@ from gateway.features.reviews.store import Counts, Review
 from gateway.features.reviews.texts import answered, asked
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
-from monitoring.badness import badness, is_bad
 from monitoring.feedback import Feedback, Receipt
+from monitoring.metric_values import badness, is_bad
 from monitoring.quality.verdicts.reviewing import are_raised, reviews_per_week
 from monitoring.records import Record
 from router.decision import Choice

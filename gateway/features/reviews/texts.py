@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.events import payload_of
+from gateway.formats.server_sent_events import payload_of
 
 TEXT_BYTES_MAX = 65_536
 """Most that is kept of what was asked, and of what was answered, each in UTF-8."""
@@ -46,7 +46,7 @@ class AnsweredText(msgspec.Struct):
     tool_calls: list[ReviewedToolCall] | None = None
 
 
-class Alternative(msgspec.Struct):
+class ReviewedAlternative(msgspec.Struct):
     """One of a request's alternatives: as a whole, or what an event adds to it."""
 
     index: int = 0
@@ -58,7 +58,7 @@ class Alternative(msgspec.Struct):
 class ReviewedBody(msgspec.Struct):
     """An answer, or an event of one."""
 
-    choices: list[Alternative] = []
+    choices: list[ReviewedAlternative] = []
 
 
 CONVERSATION = msgspec.json.Decoder(Conversation)
@@ -153,7 +153,7 @@ def answered(kept: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list
     return short, _bounded([call for _, call in sorted(tools.items())], tell)
 
 
-def _alternatives(kept: Sequence[bytes], stream: bool) -> Iterator[Alternative]:
+def _alternatives(kept: Sequence[bytes], stream: bool) -> Iterator[ReviewedAlternative]:
     whole = b"".join(kept)
     payloads = (payload_of(event + b"\n\n") for event in whole.split(b"\n\n")) if stream else iter([whole])
     for payload in payloads:

@@ -20,7 +20,7 @@ from gateway.features.shadows.shadows import Shadows
 from gateway.features.shadows.trials import ShadowJob, text_of
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
-from gateway.path.demands import is_foreign
+from gateway.path.answer_terms import is_foreign
 from gateway.path.ledger import Ledger, settle_shadow
 from gateway.path.own_requests import ask_beside, has_room
 from monitoring.evaluation.comparing import normal

@@ -22,9 +22,9 @@ from gateway.features.shadows.shadows import Shadows
 from gateway.features.shadows.trials import ShadowJob, text_of
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.selectors import text_of as text_in
-from gateway.path.demands import is_foreign
+from gateway.path.answer_terms import is_foreign
 from gateway.path.own_requests import ask_beside, has_room
-from monitoring.evaluation.forms import Form
+from monitoring.evaluation.forms import AnswerForm
 from monitoring.ids import digest
 from monitoring.records import PairRecord, Record
 from router.decision import Choice
@@ -84,7 +84,7 @@ class Judges:
         version = job.choice.led_to.name if job.choice.led_to is not None else ""
         self._shadows.services.meters.pairs.add(1, job.task.name, job.version or version, outcome)
 
-    async def _by_model(self, job: ShadowJob, settings: JudgeSettings, form: Form, text: str) -> str:
+    async def _by_model(self, job: ShadowJob, settings: JudgeSettings, form: AnswerForm, text: str) -> str:
         """Have a model judge each arm's answer for itself, in the order that is drawn; the same answers as one."""
         pair, same = job.pair, form.of(text) == form.of(job.text)
         found: dict[bool, bool | None] = {False: pair.right, True: pair.served_right}

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from gateway.features.reviews.queue import ReviewQueue
-from gateway.formats.events import EventChoice, body_of, payload_of
 from gateway.formats.request_body import RequestBody
+from gateway.formats.server_sent_events import EventChoice, body_of, payload_of
 from monitoring.records import PairRecord, Record
 from router.decision import Choice
 from router.placing import list_places_beside

@@ -28,9 +28,10 @@ from math import exp, log
 
 import msgspec
 
-from monitoring.quality.detectors import delays, fewer
+from monitoring.quality.detectors import complaint_recovery as fewer
+from monitoring.quality.detectors import delays
+from monitoring.quality.detectors.complaint_recovery import Fewer
 from monitoring.quality.detectors.delays import AGES, HORIZON_TICKS, TICK_SECONDS, Delays, Reference
-from monitoring.quality.detectors.fewer import Fewer
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
 RATIOS = (1.5, 2.0, 3.0, 5.0)

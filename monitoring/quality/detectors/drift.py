@@ -21,9 +21,10 @@ from typing import Literal
 
 import msgspec
 
-from monitoring.quality.detectors import baselines, restarts, slip
+from monitoring.quality.detectors import baselines, restarts
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.detectors.slip import BASELINE_MIN, Slip
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Slip
 
 Kind = Literal["rate", "value"]
 Sides = Literal["both", "above", "below"]

@@ -16,7 +16,7 @@ from math import log1p
 import msgspec
 
 from monitoring.quality.detectors import restarts
-from monitoring.quality.detectors.slip import Side
+from monitoring.quality.detectors.rising_errors import Side
 
 STAKES = (0.08, 0.3, 0.6, 0.9)
 WEIGHTS = (0.25, 0.25, 0.25, 0.25)

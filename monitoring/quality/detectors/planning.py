@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from monitoring.quality.detectors import slip
-from monitoring.quality.detectors.slip import BASELINE_MIN, Side
+from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Side
 
 DAY_SECONDS = 86400.0
 BETWEEN_MIN = 200.0

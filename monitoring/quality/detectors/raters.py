@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.detectors import leave_one_out, restarts, slip
+from monitoring.quality.detectors import leave_one_out, restarts
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
-from monitoring.quality.detectors.slip import Side, Slip
+from monitoring.quality.detectors.rising_errors import Side, Slip
 
 GROUPS = 8
 RATER_SHARE_MAX = 0.2

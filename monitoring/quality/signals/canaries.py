@@ -23,7 +23,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     active: str
     started_at: float
-    plan: rollout.Plan
+    plan: rollout.RolloutPlan
 
     def arm(self, version: str | None) -> Arm | None:
         """The arm that a version is; None where it is neither."""

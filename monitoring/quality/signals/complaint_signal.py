@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.detectors import complaints, delays, fewer, leave_one_out, recent_values, recoveries
+from monitoring.quality.detectors import complaint_recovery as fewer
+from monitoring.quality.detectors import complaints, delays, leave_one_out, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.complaints import EXPECTED_MIN, SEEN_MIN, Complaints
 from monitoring.quality.detectors.delays import HORIZON_TICKS, TICK_SECONDS, Delays

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.badness import Metric, badness
+from monitoring.metric_values import Metric, badness
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS
 

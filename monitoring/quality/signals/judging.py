@@ -18,7 +18,7 @@ import msgspec
 from monitoring.quality.detectors import baselines, drift, planning, recent_values, saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
-from monitoring.quality.detectors.slip import BASELINE_MIN
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.signal_table import UNLABELLED, get_measure
 from monitoring.quality.signals import arms
 from monitoring.quality.signals.label_signal import BASELINE_MAX, LabelSignal

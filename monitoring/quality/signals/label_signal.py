@@ -24,7 +24,7 @@ from monitoring.quality.detectors.baselines import Baseline, Kind
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
-from monitoring.quality.detectors.slip import BASELINE_MIN, Slip
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Slip
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
 

@@ -16,7 +16,7 @@ from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.notes import KEPT_SECONDS_MAX
-from monitoring.quality.signals.steps import Step, WatchedVersion
+from monitoring.quality.signals.steps import MonitorStep, WatchedVersion
 from monitoring.quality.signals.watches import PART_SECONDS, Watches
 from monitoring.quality.verdicts.quality import Judgement, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
@@ -55,7 +55,7 @@ class Replaying:
     `records` and `feedback` count what was read; `unmatched` is feedback whose record is not there.
     """
 
-    def __init__(self, step: Step, baselines: Mapping[str, Mapping[str, Baseline]], look_seconds: float) -> None:
+    def __init__(self, step: MonitorStep, baselines: Mapping[str, Mapping[str, Baseline]], look_seconds: float) -> None:
         """`step` has the tasks, and what is known of their versions; verdicts follow from the replay."""
         self.reckoning = Watches("replay")
         self.health: dict[str, VersionQuality] = {}

@@ -25,7 +25,7 @@ import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
-from monitoring.beside import NICENESS
+from monitoring.helper_process import NICENESS
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.notes import KEPT_SECONDS_MAX, Note
@@ -37,8 +37,8 @@ from monitoring.quality.signals.steps import (
     REJUDGED_SECONDS,
     WATCH_KEY,
     Begin,
-    Judged,
-    Step,
+    JudgedStep,
+    MonitorStep,
 )
 from monitoring.quality.signals.stream_reader import READ_STREAMS, Batch, read_streams
 from monitoring.quality.signals.watch import Watch
@@ -113,12 +113,12 @@ class Monitor:
         self._reckoning: Watches | None = None
         self._loaded: set[str] = set()
         self._judged_at: dict[str, float] = {}
-        self._step: Step | None = None
+        self._step: MonitorStep | None = None
         self._baselines: dict[str, dict[str, Baseline]] = {}
         self._generation: bytes | None = b"unread"
         self._unreadable = 0
 
-    def step(self, step: Step) -> Judged:
+    def step(self, step: MonitorStep) -> JudgedStep:
         """Read on, write how far it got, and judge. What can't be done is told, and loses nothing."""
         for _ in range(RACES_MAX):
             try:
@@ -127,10 +127,10 @@ class Monitor:
                 self._forget()
             except (RedisError, OSError) as error:
                 self._forget()
-                return Judged(error=f"Redis can't be read or written: {error}")
-        return Judged(error="Another process moves the streams: there should be one at a time.")
+                return JudgedStep(error=f"Redis can't be read or written: {error}")
+        return JudgedStep(error="Another process moves the streams: there should be one at a time.")
 
-    def _stepped(self, step: Step, began: float) -> Judged:
+    def _stepped(self, step: MonitorStep, began: float) -> JudgedStep:
         self._unreadable = 0
         reckoning = self._resumed(step)
         reckoning.unreadable = reckoning.unmatched = 0
@@ -148,7 +148,7 @@ class Monitor:
         judgements = reckoning.judged(names, at)
         self._judged_at.update(dict.fromkeys(judgements, at))
         self._step = step
-        return Judged(
+        return JudgedStep(
             judgements=judgements,
             canaries=reckoning.canaries(found.left_ms / 1000),
             at=at,
@@ -159,7 +159,7 @@ class Monitor:
             unmatched=reckoning.unmatched,
         )
 
-    def _to_judge(self, reckoning: Watches, step: Step, moved: set[str], at: float) -> list[str]:
+    def _to_judge(self, reckoning: Watches, step: MonitorStep, moved: set[str], at: float) -> list[str]:
         """The versions that have moved or of which something new is told, and some of those judged longest ago."""
         before = self._step
         if before is None or before.metrics != step.metrics:
@@ -180,7 +180,7 @@ class Monitor:
         self._reckoning = None
         self._generation = b"unread"
 
-    def _resumed(self, step: Step) -> Watches:
+    def _resumed(self, step: MonitorStep) -> Watches:
         """The watches as they stand, from memory where this child was the last to write. Raises RedisError."""
         generation, *held = self._redis.pipeline(transaction=True).get(GENERATION_KEY).hgetall(CURSORS_KEY).execute()
         try:
@@ -248,7 +248,7 @@ class Monitor:
 
     # ---- the streams -------------------------------------------------------------------------------
 
-    def _read_on(self, reckoning: Watches, step: Step) -> Batch:
+    def _read_on(self, reckoning: Watches, step: MonitorStep) -> Batch:
         """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
         takes. Raises Raced, RedisError."""
         found = read_streams(self._look_script, self._cursors.read, step.known_at)
@@ -335,7 +335,7 @@ class Monitor:
 
     # ---- what is written ---------------------------------------------------------------------------
 
-    def _write(self, reckoning: Watches, step: Step) -> None:
+    def _write(self, reckoning: Watches, step: MonitorStep) -> None:
         """Write what has moved, and the cursors with it, unless somebody else has written. Raises Raced, RedisError."""
         retired = {name for name, one in step.versions.items() if one.state == RETIRED} & self._new_retired(step)
         watches = [name for name in reckoning.moved if name in reckoning.watches]
@@ -356,7 +356,7 @@ class Monitor:
         reckoning.noted.clear()
         reckoning.notes.clear()
 
-    def _new_retired(self, step: Step) -> set[str]:
+    def _new_retired(self, step: MonitorStep) -> set[str]:
         """The versions that were not retired when they were last heard of."""
         before: Mapping[str, Any] = self._step.versions if self._step is not None else {}
         return {name for name in step.versions if name not in before or before[name].state != RETIRED}
@@ -414,9 +414,9 @@ def main() -> None:
     while True:
         line = lines.get()
         try:
-            judged = monitor.step(msgspec.json.decode(line, type=Step))
+            judged = monitor.step(msgspec.json.decode(line, type=MonitorStep))
         except msgspec.DecodeError as error:
-            judged = Judged(error=f"The step can't be read: {error}")
+            judged = JudgedStep(error=f"The step can't be read: {error}")
         sys.stdout.buffer.write(msgspec.json.encode(judged) + b"\n")
         sys.stdout.buffer.flush()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.badness import Metric
+from monitoring.metric_values import Metric
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.verdicts.plan import Plan
@@ -63,7 +63,7 @@ class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None = None
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class MonitorStep(msgspec.Struct, frozen=True, kw_only=True):
     """What to judge: the tasks, all versions (retired ones too), and the declared feedback metrics by name.
 
     Records of tasks that are not named here are passed over for good. `entries_max` and `seconds_max` bound how much is
@@ -79,7 +79,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     known_at: float | None = None
 
 
-class Judged(msgspec.Struct, kw_only=True):
+class JudgedStep(msgspec.Struct, kw_only=True):
     """What was found. Where `error` says something, nothing was: the step is to be given again.
 
     `judgements` has the versions of which something was read, of which the Step tells something new, or whose last

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from monitoring.quality.detectors import drift, planning, slip
+from monitoring.quality.detectors import drift, planning
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.signal_table import UNLABELLED, UnlabelledName

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.badness import is_bad
+from monitoring.metric_values import is_bad
 from monitoring.quality.detectors import leave_one_out, raters, recent_values, saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.leave_one_out import GiverRoll

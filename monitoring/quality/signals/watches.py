@@ -27,7 +27,7 @@ from monitoring.quality.signals.entries import (
 )
 from monitoring.quality.signals.judging import Budget
 from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.steps import Step, WatchedTask
+from monitoring.quality.signals.steps import MonitorStep, WatchedTask
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.quality import Judgement
@@ -93,10 +93,10 @@ class Watches:
         self._failing: set[str] = set()
         self._streams: dict[str, SignalCounts] = {}
         self._all_streams = SignalCounts()
-        self._step = Step(tasks={}, versions={}, metrics={})
+        self._step = MonitorStep(tasks={}, versions={}, metrics={})
         self._baselines: Mapping[str, Mapping[str, Baseline]] = {}
 
-    def begin(self, step: Step, baselines: Mapping[str, Mapping[str, Baseline]]) -> None:
+    def begin(self, step: MonitorStep, baselines: Mapping[str, Mapping[str, Baseline]]) -> None:
         """Go by this step from now on: hold watches against the baselines that are set, and tell them the verdicts."""
         self._step, self._baselines = step, baselines
         for name, version in step.versions.items():
@@ -306,7 +306,7 @@ def find_versions(seen: Iterable[Seen]) -> set[str]:
 def replay(
     records: Sequence[tuple[str, Seen]],
     feedback: Sequence[tuple[str, Given]],
-    step: Step,
+    step: MonitorStep,
     at: float,
     baselines: Mapping[str, Mapping[str, Baseline]] | None = None,
 ) -> dict[str, Judgement]:

@@ -38,7 +38,7 @@ WORSE: Mapping[Signal, str] = {
 }
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a canary is judged. Raises ValueError if a value is out of its bounds.
 
     alpha: probability, over the whole rollout, of ever rolling back a good canary, and of ever promoting a bad one;
@@ -163,7 +163,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any]
 
 
-def start(plan: Plan, started_at: float = 0.0, callers: GiverRoll | None = None) -> Tally:
+def start(plan: RolloutPlan, started_at: float = 0.0, callers: GiverRoll | None = None) -> Tally:
     """The state before the first outcome. `callers` are who used the active version until then: beside them the first
     caller of a canary is not alone."""
     callers = raters.start_roll("canary") if callers is None else leave_one_out.count_kind(callers, reported=False)
@@ -181,12 +181,12 @@ def start(plan: Plan, started_at: float = 0.0, callers: GiverRoll | None = None)
     )
 
 
-def is_of(state: Tally, plan: Plan) -> bool:
+def is_of(state: Tally, plan: RolloutPlan) -> bool:
     """Whether the state was started with the plan's bounds."""
     return state.bounds == _bounds(plan)
 
 
-def observe(state: Tally, plan: Plan, outcome: Outcome, at: float = 0.0) -> Tally:
+def observe(state: Tally, plan: RolloutPlan, outcome: Outcome, at: float = 0.0) -> Tally:
     """The state after an outcome that came at `at` (Unix seconds), in the order in which outcomes came.
 
     Raises ValueError if the plan's bounds moved.
@@ -218,7 +218,7 @@ def observe(state: Tally, plan: Plan, outcome: Outcome, at: float = 0.0) -> Tall
     )
 
 
-def observe_pair(state: Tally, plan: Plan, pair: ShadowPair) -> Tally:
+def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
     """The state after a judged shadow pair. Raises ValueError if the plan's bounds moved."""
     _see_that_it_is_the_plan(state, plan)
     callers, difference = state.callers, float(pair.canary_wrong - pair.active_wrong)
@@ -230,7 +230,7 @@ def observe_pair(state: Tally, plan: Plan, pair: ShadowPair) -> Tally:
     return msgspec.structs.replace(state, callers=callers, shadow=shadow)
 
 
-def verdict(state: Tally, plan: Plan, seconds_running: float) -> Verdict:
+def verdict(state: Tally, plan: RolloutPlan, seconds_running: float) -> Verdict:
     """What is to be done after so many seconds. Raises ValueError if the plan's bounds moved.
 
     Harm that was shown at any time rolls back, whatever came later. Promotion asks for the evidence as it stands now.
@@ -263,7 +263,7 @@ def verdict(state: Tally, plan: Plan, seconds_running: float) -> Verdict:
     return Verdict(action="continue", because=f"No harm is shown, and it waits: {waits}.", evidence=evidence)
 
 
-def shares_of_alpha(plan: Plan) -> dict[Signal, float]:
+def shares_of_alpha(plan: RolloutPlan) -> dict[Signal, float]:
     """How alpha is split over the signals that can roll back: half for shadow pairs, the other half in equal parts.
 
     Feedback has a part only where the plan names its metric; without it its share is 0.
@@ -351,7 +351,7 @@ def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evi
 # ---- what is shown, and what is missing -----------------------------------------------------------
 
 
-def _required(state: Tally, plan: Plan) -> list[Signal]:
+def _required(state: Tally, plan: RolloutPlan) -> list[Signal]:
     """The signals that must show "no worse" before a promotion."""
     contract = state.contract.whole
     wanted: Mapping[Signal, bool] = {
@@ -364,7 +364,7 @@ def _required(state: Tally, plan: Plan) -> list[Signal]:
     return [name for name in SIGNALS if wanted[name]]
 
 
-def _missing(state: Tally, plan: Plan, required: list[Signal], seconds_running: float) -> list[str]:
+def _missing(state: Tally, plan: RolloutPlan, required: list[Signal], seconds_running: float) -> list[str]:
     found = []
     if state.canary_requests < plan.requests_min:
         found.append(f"{state.canary_requests} of {plan.requests_min} canary requests were seen")
@@ -392,13 +392,13 @@ def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
     )
 
 
-def _harm_excess(state: Tally, plan: Plan, shares: Mapping[Signal, float], name: Signal) -> float:
+def _harm_excess(state: Tally, plan: RolloutPlan, shares: Mapping[Signal, float], name: Signal) -> float:
     """The logarithm of how far the evidence of harm went over its threshold; negative if it never reached it."""
     share = shares[name]
     return _of(state, name).log_max + math.log(share * plan.alpha) if share else -math.inf
 
 
-def _rests_on_one(state: Tally, plan: Plan, share: float, name: Signal) -> bool:
+def _rests_on_one(state: Tally, plan: RolloutPlan, share: float, name: Signal) -> bool:
     """Whether all would show harm as they stand, and not without one caller or rater alone: somebody should look."""
     if not share:
         return False
@@ -406,7 +406,7 @@ def _rests_on_one(state: Tally, plan: Plan, share: float, name: Signal) -> bool:
     return bool(leave_one_out.rests_on(_of(state, name), _log_e_of_harm, enough, believed, GROUPS))
 
 
-def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, float]) -> str:
+def _harm_words(name: Signal, state: Tally, plan: RolloutPlan, shares: Mapping[Signal, float]) -> str:
     harm = _of(state, name).whole.harm
     said = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
     if name == "latency":
@@ -419,7 +419,7 @@ def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, 
     return f"It is shown that {said} ({seen}; e-value {e_value:g}, threshold {threshold:g})."
 
 
-def _shown(name: Signal, state: Tally, plan: Plan, share: float, required: bool) -> dict[str, Any]:
+def _shown(name: Signal, state: Tally, plan: RolloutPlan, share: float, required: bool) -> dict[str, Any]:
     """One signal's evidence for JSON. A threshold of None: the signal can't roll back under this plan."""
     guarded = _of(state, name)
     seen, no_worse = guarded.whole, _log_e_of_no_worse(state, name)
@@ -465,10 +465,10 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} is {value}: it must lie within {low:g} and {high:g}.")
 
 
-def _bounds(plan: Plan) -> tuple[float, float, float]:
+def _bounds(plan: RolloutPlan) -> tuple[float, float, float]:
     return (float(plan.margin), float(plan.latency_ratio_max), float(plan.shadow_harm_margin))
 
 
-def _see_that_it_is_the_plan(state: Tally, plan: Plan) -> None:
+def _see_that_it_is_the_plan(state: Tally, plan: RolloutPlan) -> None:
     if not is_of(state, plan):
         raise ValueError("The plan's margins or latency ratio moved: start the canary's judgement afresh.")

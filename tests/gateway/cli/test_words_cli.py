@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from gateway.admin.fleet import in_order
 from gateway.cli.main import app
-from monitoring.quality.verdicts.rollout import Plan
+from monitoring.quality.verdicts.rollout import RolloutPlan
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, in_a_process, run
 from tests.walks.conftest import MakeAdapter
@@ -172,7 +172,7 @@ async def test_a_canary_without_a_share_or_with_all_of_it_is_refused_before_a_ga
 
 def test_every_field_of_a_plan_has_an_option() -> None:
     options = {option for parameter in commands()["adapters canary"].params for option in parameter.opts}
-    fields = {f"--{field.name.replace('_', '-')}" for field in msgspec.structs.fields(Plan)}
+    fields = {f"--{field.name.replace('_', '-')}" for field in msgspec.structs.fields(RolloutPlan)}
     assert not fields - options
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.formats.events import Progress, Usage
 from gateway.formats.request_body import read_body
+from gateway.formats.server_sent_events import Progress, Usage
 from gateway.path.partial_answer import Begun, head_of
 from router.choice import choose
 from router.decision import NO_SCORES, Choice

@@ -14,7 +14,7 @@ from gateway.state.fitted import FittedError, FittedStore, FittingStatus, calibr
 from gateway.state.snapshot import Deployed, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel
-from router.packing import MODEL_BYTES_MAX
+from router.model_file import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.entries import Version
 from serving.adapters.registry import Registry

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from monitoring.evaluation.comparing import Metric, metric_of
-from monitoring.evaluation.forms import Form, said_by
+from monitoring.evaluation.comparing import ComparisonMetric, metric_of
+from monitoring.evaluation.forms import AnswerForm, said_by
 
 ANSWERS = [
     "",
@@ -28,9 +28,9 @@ ANSWERS = [
 ]
 
 
-def form_of(said: str) -> Form:
+def form_of(said: str) -> AnswerForm:
     """The form of a judge of this name."""
-    return Form("model", Metric("normal")) if said == "model" else Form(said, metric_of(said))
+    return AnswerForm("model", ComparisonMetric("normal")) if said == "model" else AnswerForm(said, metric_of(said))
 
 
 @pytest.mark.parametrize("judge", ["exact", "normal", "fields:a,b", "fields:a"])

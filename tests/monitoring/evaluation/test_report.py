@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 
-from monitoring.evaluation.comparing import Classes, Metric
+from monitoring.evaluation.comparing import Classes, ComparisonMetric
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.report import report
-from monitoring.evaluation.results import THREAD_CHARACTERS, Result, Said, answer_rows, judged
+from monitoring.evaluation.results import THREAD_CHARACTERS, RowResult, Said, answer_rows, judged
 
 LABELS = Classes("text", "", ("no", "yes"))
 
 
-def results(count: int, right: Any, **more: Any) -> list[Result]:
+def results(count: int, right: Any, **more: Any) -> list[RowResult]:
     """So many rows, of the classes yes and no in turn; `right` tells of a number whether it was."""
     found = []
     for number in range(count):
         expected = ("yes", "no")[number % 2]
         answered = expected if right(number) else ("no", "yes")[number % 2]
         found.append(
-            Result(
+            RowResult(
                 number=number,
                 group=number,
                 id=f"row-{number}",
@@ -65,9 +65,11 @@ def test_a_class_that_is_lost_is_found_at_a_mean_that_hardly_moves() -> None:
     names = tuple(f"class-{number:02}" for number in range(20))
     rows = [(number, names[number % 20]) for number in range(1000)]
 
-    def arm(lost: str) -> list[Result]:
+    def arm(lost: str) -> list[RowResult]:
         return [
-            Result(number=n, group=n, id=str(n), right=name != lost, outcome="answered", expected=name, answered=name)
+            RowResult(
+                number=n, group=n, id=str(n), right=name != lost, outcome="answered", expected=name, answered=name
+            )
             for n, name in rows
         ]
 
@@ -84,12 +86,12 @@ def test_a_class_that_is_lost_is_found_at_a_mean_that_hardly_moves() -> None:
         (results(60, bool), Classes(), "There are no classes"),
         (results(60, bool)[::2], LABELS, "All rows are of one class"),
         (results(60, bool), Classes("label", "", ("no", "yes")), "The labels can't be read off the answers"),
-        ([Result(number=0, group=0, id="a", right=False, outcome="failed")], LABELS, "1 rows of adapter failed"),
+        ([RowResult(number=0, group=0, id="a", right=False, outcome="failed")], LABELS, "1 rows of adapter failed"),
         (results(2, bool, stack="a") + results(2, bool, stack="b"), LABELS, "2 different stacks"),
         ([], LABELS, "There are 0 rows"),
     ],
 )
-def test_what_it_can_not_see_is_said_in_words(rows: list[Result], classes: Classes, said: str) -> None:
+def test_what_it_can_not_see_is_said_in_words(rows: list[RowResult], classes: Classes, said: str) -> None:
     found = report({"adapter": rows}, classes, ["As the data say."], seed=0)
     assert any(said in one for one in found["cannot_see"]), found["cannot_see"]
     assert "As the data say." in found["cannot_see"]
@@ -123,7 +125,7 @@ ROW = Row(3, "row-3", 4, "yes", None, "Once")
     ],
 )
 def test_an_answer_is_judged_once(said: Said, outcome: str, right: bool) -> None:
-    found = judged(ROW, said, Metric("normal"), LABELS)
+    found = judged(ROW, said, ComparisonMetric("normal"), LABELS)
     assert (found.outcome, found.right, found.number, found.expected) == (outcome, right, 3, "yes")
 
 
@@ -151,10 +153,10 @@ async def test_rows_are_asked_a_few_at_a_time_and_each_is_kept_as_it_comes() -> 
         under_way -= 1
         return Said(text="yes")
 
-    async def keep(arm: str, result: Result, logprobs: Sequence[float]) -> None:
+    async def keep(arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
         kept.append(result.number)
 
-    await answer_rows(left(), ask, keep, Metric("normal"), LABELS, 3)
+    await answer_rows(left(), ask, keep, ComparisonMetric("normal"), LABELS, 3)
     assert sorted(kept) == list(range(20))
     assert most == 3
 
@@ -162,7 +164,7 @@ async def test_rows_are_asked_a_few_at_a_time_and_each_is_kept_as_it_comes() -> 
 async def test_a_long_answer_is_judged_beside_the_event_loop() -> None:
     threads = []
 
-    class Noting(Metric):
+    class Noting(ComparisonMetric):
         def right(self, expected: str, answer: str) -> bool:
             threads.append(threading.current_thread() is threading.main_thread())
             return super().right(expected, answer)
@@ -174,7 +176,7 @@ async def test_a_long_answer_is_judged_beside_the_event_loop() -> None:
     async def ask(arm: str, row: Row) -> Said:
         return Said(text="yes" if row.number == 0 else "y" * (THREAD_CHARACTERS + 1))
 
-    async def keep(arm: str, result: Result, logprobs: Sequence[float]) -> None:
+    async def keep(arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
         pass
 
     await answer_rows(left(), ask, keep, Noting("normal"), LABELS, 1)
@@ -188,8 +190,8 @@ async def test_what_asking_raises_ends_it_as_it_is() -> None:
     async def ask(arm: str, row: Row) -> Said:
         raise ConnectionError("gone")
 
-    async def keep(arm: str, result: Result, logprobs: Sequence[float]) -> None:
+    async def keep(arm: str, result: RowResult, logprobs: Sequence[float]) -> None:
         raise AssertionError
 
     with pytest.raises(ConnectionError):
-        await answer_rows(left(), ask, keep, Metric("normal"), LABELS, 2)
+        await answer_rows(left(), ask, keep, ComparisonMetric("normal"), LABELS, 2)

@@ -9,7 +9,7 @@ import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline, measure
 from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
-from monitoring.quality.signals.steps import Step
+from monitoring.quality.signals.steps import MonitorStep
 from monitoring.quality.signals.watches import Watches, replay
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
 from tests.monitoring.quality.traffic import (
@@ -31,7 +31,7 @@ BY_GATE = {V3: {"reviewed": GATE, "feedback": GATE}}
 HELD = {V3: {"feedback": GATE}}
 
 
-def judged(traffic: Traffic, told: Step | None = None, baselines: Any = None, days: float = 3.0) -> Judgement:
+def judged(traffic: Traffic, told: MonitorStep | None = None, baselines: Any = None, days: float = 3.0) -> Judgement:
     """How the version is judged after some days."""
     return replay(*traffic, told or step(), MORNING + days * 86_400, baselines or BY_GATE)[V3]
 
@@ -51,7 +51,7 @@ def together(*traffics: Traffic) -> Traffic:
 class Told:
     """A reckoning that is told verdicts, and takes traffic from where the last ended."""
 
-    def __init__(self, baselines: dict[str, dict[str, Baseline]] = HELD, step: Step | None = None) -> None:
+    def __init__(self, baselines: dict[str, dict[str, Baseline]] = HELD, step: MonitorStep | None = None) -> None:
         self.step, self.baselines, self.day = step or task_step(), baselines, 0.0
         self.reckoning = Watches("e")
         self.reckoning.begin(self.step, baselines)
@@ -93,7 +93,7 @@ class Told:
         return found
 
 
-def task_step(labels_min: int = 20) -> Step:
+def task_step(labels_min: int = 20) -> MonitorStep:
     return step(msgspec.structs.replace(PLAN, labels_min=labels_min, complaint_metric=None))
 
 

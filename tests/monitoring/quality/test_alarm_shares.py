@@ -10,7 +10,7 @@ import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, state_rate
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.quality import StreamReport
 from tests.monitoring.quality.traffic import METRICS, MORNING, PLAN, V3, at, errors, labelled_traffic, said, served
@@ -37,7 +37,7 @@ class Fleet:
         versions[V3] = WatchedVersion(task="returns", state="active")
         roles = {"returns": V3, "other": None}
         tasks = {name: WatchedTask(plan=self.plan, active=roles[name]) for name in self.tasks}
-        self.reckoning.begin(Step(tasks=tasks, versions=versions, metrics=METRICS), self.baselines)
+        self.reckoning.begin(MonitorStep(tasks=tasks, versions=versions, metrics=METRICS), self.baselines)
 
     def take(self, traffic: tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]) -> None:
         """All of it in its order."""

@@ -13,7 +13,7 @@ from monitoring.quality.detectors import estimates
 from monitoring.quality.signals import arms, noted_pairs
 from monitoring.quality.signals.arms import Arm, ArmComparison
 from monitoring.quality.signals.noted_pairs import NotedPair, Right
-from monitoring.quality.signals.steps import Step
+from monitoring.quality.signals.steps import MonitorStep
 from monitoring.quality.signals.watches import Watches, replay
 from monitoring.quality.verdicts.quality import ArmReport
 from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, Traffic, at, said, served, shadow, step
@@ -218,7 +218,7 @@ def traffic(
     return records, feedback
 
 
-def reports(records: Any, feedback: Any, told: Step | None = None) -> dict[str, ArmReport]:
+def reports(records: Any, feedback: Any, told: MonitorStep | None = None) -> dict[str, ArmReport]:
     found = replay(records, feedback, told or step(), MORNING + 86_400)[V3]
     return {one.arm: one for one in found.arms}
 

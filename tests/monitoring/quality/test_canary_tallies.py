@@ -9,21 +9,21 @@ import pytest
 
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.entries import Attempt, Given, Seen
-from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.signals.watches import Watches
-from monitoring.quality.verdicts.rollout import Plan, Tally
+from monitoring.quality.verdicts.rollout import RolloutPlan, Tally
 from tests.monitoring.quality.traffic import METRICS, PLAN, V2, V3, said, served, shadow
 
 BEGAN = 1000.0
-BY_FEEDBACK = Plan(feedback_metric="stars")
+BY_FEEDBACK = RolloutPlan(feedback_metric="stars")
 
 
-def step_of(plan: Plan | None = BY_FEEDBACK, started_at: float = BEGAN, of_task: Any = PLAN) -> Step:
+def step_of(plan: RolloutPlan | None = BY_FEEDBACK, started_at: float = BEGAN, of_task: Any = PLAN) -> MonitorStep:
     """A task of which V2 leads, with V3 on trial by this plan; None: by people, or not at all."""
     canary = Canary(version=V3, active=V2, started_at=started_at, plan=plan) if plan is not None else None
     versions = {name: WatchedVersion(task="returns", state="active") for name in (V2, V3)}
-    return Step(
+    return MonitorStep(
         tasks={"returns": WatchedTask(plan=of_task, active=V2, canary=canary)}, versions=versions, metrics=METRICS
     )
 
@@ -31,7 +31,7 @@ def step_of(plan: Plan | None = BY_FEEDBACK, started_at: float = BEGAN, of_task:
 class Trial:
     """A reckoning of a canary under way."""
 
-    def __init__(self, step: Step | None = None) -> None:
+    def __init__(self, step: MonitorStep | None = None) -> None:
         self.reckoning = Watches("e")
         self.reckoning.begin(step or step_of(), {})
         self.records: dict[str, Seen] = {}
@@ -202,7 +202,7 @@ def test_a_tally_goes_on_with_the_same_plan_starts_again_with_another_and_ends_w
     trial.take(of_version("r", V3))
     trial.reckoning.begin(step_of(), {})
     assert trial.counted() == (1, 0, 0)
-    for other in (step_of(started_at=BEGAN + 5), step_of(Plan(margin=0.1), started_at=BEGAN + 5)):
+    for other in (step_of(started_at=BEGAN + 5), step_of(RolloutPlan(margin=0.1), started_at=BEGAN + 5)):
         trial.reckoning.begin(other, {})
         trial.take(of_version("r", V3), at=BEGAN + 4)
         assert trial.counted() == (0, 0, 0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from monitoring.quality.detectors import paired, restarts
 from monitoring.quality.detectors.paired import PairedSlip
-from monitoring.quality.detectors.slip import Side
+from monitoring.quality.detectors.rising_errors import Side
 
 sides = st.sampled_from(["above", "below"])
 margins = st.floats(min_value=-0.9, max_value=0.9)

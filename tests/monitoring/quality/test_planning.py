@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import planning, slip
+from monitoring.quality.detectors import planning
+from monitoring.quality.detectors import rising_errors as slip
 
 
 @given(st.floats(0.01, 100), st.lists(st.floats(0, 1e7), max_size=50))

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import leave_one_out, raters, slip
+from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.baselines import measure, state_rate
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.signals import label_signal, pair_signal

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitoring.quality.signal_table import LABELLED, UNLABELLED
 from monitoring.quality.verdicts.plan import RESPONSES
 from monitoring.quality.verdicts.quality import (
-    STREAMS,
     ArmReport,
     Pin,
     StreamReport,
@@ -33,6 +33,8 @@ from tests.monitoring.quality.answered import (
     judged,
     stream,
 )
+
+SIGNALS = (*LABELLED, *UNLABELLED)
 
 
 def test_a_version_of_which_nothing_speaks_is_healthy_and_nothing_is_done() -> None:
@@ -63,7 +65,7 @@ def test_labelled_streams_alone_make_it_degraded(name: str) -> None:
 
 
 @pytest.mark.invariant("Unlabelled evidence makes no version degraded.")
-@pytest.mark.parametrize("name", [one for one in STREAMS if not stream(one).labelled])
+@pytest.mark.parametrize("name", [one for one in SIGNALS if not stream(one).labelled])
 def test_no_unlabelled_stream_makes_it_degraded(name: str) -> None:
     assert after(judged(stream(name)))[0].versions[V2].verdict == "suspect"
 
@@ -258,7 +260,11 @@ def test_health_goes_through_json_unchanged() -> None:
 
 
 reports = st.builds(
-    stream, st.sampled_from(STREAMS), st.booleans(), st.booleans(), of_class=st.sampled_from([None, "damaged"])
+    stream,
+    st.sampled_from(SIGNALS),
+    st.booleans(),
+    st.booleans(),
+    of_class=st.sampled_from([None, "damaged"]),
 )
 arms = st.builds(
     better, st.sampled_from(["version", "general", "previous_version"]), st.sampled_from([-0.1, 0.0, 0.05, 0.3])

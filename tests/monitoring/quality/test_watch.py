@@ -11,7 +11,7 @@ from monitoring.quality.phases import Phase
 from monitoring.quality.signals import entries, judging, notes, turning, watch
 from monitoring.quality.signals.entries import Attempt, RecordedFinding
 from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.quality import Judgement, TaskQuality
@@ -454,7 +454,7 @@ def test_a_watch_of_another_plan_begins_its_labels_anew() -> None:
     reckoning.begin(step(), BY_GATE)
     _moved(reckoning, labelled_traffic([True] * 50))
     other = msgspec.structs.replace(PLAN, feedback_metric="stars")
-    told = Step(tasks={"returns": WatchedTask(plan=other)}, versions=step().versions, metrics=METRICS)
+    told = MonitorStep(tasks={"returns": WatchedTask(plan=other)}, versions=step().versions, metrics=METRICS)
     reckoning.begin(told, BY_GATE)
     _moved(reckoning, labelled_traffic([True], begin=90))
     reckoning.hear(said("r90", 5, metric="stars"), served("r90"), MORNING + 9e4)

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from monitoring.badness import Metric
+from monitoring.metric_values import Metric
 from monitoring.quality.signals.entries import Attempt, Given, Pair, RecordedFinding, Seen
-from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.plan import Plan
 
 V3, V2 = "returns@v3", "returns@v2"
@@ -22,10 +22,10 @@ PLAN = Plan(feedback_metric="correct", complaint_metric="complaint", class_tag="
 Traffic = tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]
 
 
-def step(plan: Plan = PLAN, v3: WatchedVersion | None = None, v2: WatchedVersion | None = None) -> Step:
+def step(plan: Plan = PLAN, v3: WatchedVersion | None = None, v2: WatchedVersion | None = None) -> MonitorStep:
     """A step of a task with one version, or with the one before besides."""
     named = {V3: v3 or WatchedVersion(task="returns", state="active")} | ({V2: v2} if v2 is not None else {})
-    return Step(tasks={"returns": WatchedTask(plan=plan, active=V3)}, versions=named, metrics=METRICS)
+    return MonitorStep(tasks={"returns": WatchedTask(plan=plan, active=V3)}, versions=named, metrics=METRICS)
 
 
 def at(seconds: float, number: int = 0) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from monitoring.metrics import Meters
-from monitoring.quality.verdicts.quality import LABELLED, STREAMS
+from monitoring.quality.signal_table import LABELLED, UNLABELLED
 
 INTERVAL_SECONDS = 30
 CHANGED, SUSPECT, DEGRADED = 0.6, 0.66, 0.7
@@ -188,7 +188,7 @@ def _judge(gateway: Gateway, version: Told, busy: float, passed: float, begin: f
 
 def _tell_evidence(gateway: Gateway, version: Told, passed: float) -> None:
     bad = version.name == "returns@v1" and passed >= CHANGED
-    for place, stream in enumerate(STREAMS):
+    for place, stream in enumerate((*LABELLED, *UNLABELLED)):
         noise = math.exp(1.2 * math.sin((60 + 7 * place) * passed + place))
         felt = stream in LABELLED or stream in {"coverage", "confidence"}
         grown = math.exp(min(25.0, 220 * (passed - CHANGED))) if bad and felt else 1.0

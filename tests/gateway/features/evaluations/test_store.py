@@ -11,7 +11,7 @@ from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.results import Result
+from monitoring.evaluation.results import RowResult
 
 LOGPROBS = [-0.1234567, -2.5]
 
@@ -32,8 +32,8 @@ def evaluation(name: str = "e", created_at: float = 1.0, classes: Classes | None
     )
 
 
-def result(number: int, right: bool = True, outcome: str = "answered") -> Result:
-    return Result(number=number, id=f"r{number}", group=number, right=right, outcome=outcome)
+def result(number: int, right: bool = True, outcome: str = "answered") -> RowResult:
+    return RowResult(number=number, id=f"r{number}", group=number, right=right, outcome=outcome)
 
 
 @pytest.fixture

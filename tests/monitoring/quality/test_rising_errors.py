@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import restarts, slip
-from monitoring.quality.detectors.slip import Side, Slip
+from monitoring.quality.detectors import restarts
+from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors.rising_errors import Side, Slip
 
 sides = st.sampled_from(["above", "below"])
 baselines = st.floats(min_value=0.001, max_value=0.999)

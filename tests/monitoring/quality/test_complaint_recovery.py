@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors import complaints, fewer
+from monitoring.quality.detectors import complaint_recovery as fewer
+from monitoring.quality.detectors import complaints
+from monitoring.quality.detectors.complaint_recovery import Fewer
 from monitoring.quality.detectors.delays import DAY_SECONDS
-from monitoring.quality.detectors.fewer import Fewer
 from monitoring.quality.signals import complaint_signal
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from tests.monitoring.quality.reckoned import Told, complained

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as Unreachable
 
 from monitoring.feedback import FeedbackStore
-from monitoring.flow import BATCH_MAX, FlowReport, Pace, RecordFlow
+from monitoring.record_flow import BATCH_MAX, FlowReport, Pace, RecordFlow
 from monitoring.records import STREAM_KEY, Joined, Record, RecordBuffer
 from monitoring.spool import Spool
 from tests.monitoring.test_records import RETENTION_SECONDS, judgement, record, stream_of

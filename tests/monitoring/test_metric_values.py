@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.badness import Metric, badness, is_bad
+from monitoring.metric_values import Metric, badness, is_bad
 
 CORRECT = Metric(kind="boolean")
 COMPLAINT = Metric(kind="boolean", better="lower")

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.formats.events import EventSplitter, Progress, payload_of, usage_event
+from gateway.formats.server_sent_events import EventSplitter, Progress, payload_of, usage_event
 from gateway.path.partial_answer import Begun, head_of
 
 EVENT_BYTES_MAX = 1 << 16

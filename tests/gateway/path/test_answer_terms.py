@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.formats.request_body import RequestBody, read_body
-from gateway.path.demands import Judging
+from gateway.path.answer_terms import Judging
 from router.arguments import ANY_OBJECT
 from router.choice import choose
 from router.confidence import Calibration, ConfidenceModel

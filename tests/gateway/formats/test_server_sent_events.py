@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.formats.events import (
+from gateway.formats.server_sent_events import (
     BOM,
     DONE,
     WHOLE,
