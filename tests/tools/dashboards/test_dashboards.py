@@ -117,6 +117,6 @@ def test_the_net_saving_is_one_sum_in_the_rule_on_the_dashboards_and_in_the_docu
     shown = [target["expr"] for _, panel in all_panels() for target in panel["targets"] if SAVED in target["expr"]]
     assert shown == [compute_saving("", "$__range", "$__range_s / 86400"), compute_saving("part", "1h", "1 / 24")]
     document = (ROOT / "docs" / "guides" / "alerts-and-dashboards.md").read_text(encoding="utf-8")
-    assert f"− tuning · days / {TUNING_DAYS}**" in document
+    assert f"tuning · days / {TUNING_DAYS}**" in document
     (parts,) = re.findall(r"^The parts are [^.]*\.", document, re.MULTILINE)
     assert NAMES.findall(parts) == NAMES.findall(over_all)
