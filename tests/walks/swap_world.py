@@ -38,7 +38,7 @@ TASK, POOL, BASE_MODEL = "returns", "small", "tiny-base"
 ADAPTERS = 7
 MAX_LORAS, MAX_CPU_LORAS = 2, 6
 NEVER_OVERDUE_SECONDS = 1e12
-MANIFEST = f"task: {TASK}\nblueprint:\n  system: Decide the return.\nprovenance:\n"
+MANIFEST = f"task: {TASK}\ngeneral_prompt:\n  system: Decide the return.\nprovenance:\n"
 
 
 class Clock:

@@ -159,10 +159,15 @@ async def test_a_version_is_held_and_released(gateway: RunningGateway) -> None:
 
 
 async def test_what_was_done_is_undone_once(gateway: RunningGateway) -> None:
-    await become(gateway, SHIFT)
     path = f"{HEALTH}/actions/19d5f0a1-0/undo"
     async with gateway.http() as http:
-        found = await sent(http, "POST", path)
+        undone = 409
+        while undone == 409:  # the monitor's job runs beside, and may move it on just now
+            await become(gateway, SHIFT)
+            answer = await http.post(path)
+            undone = answer.status_code
+        assert undone == 200, answer.text
+        found = answer.json()
         version = found["quality"]["versions"]["returns@v1"]
         assert (version["verdict"], version["kept"], version["to"]) == ("degraded", 1.0, None)
         assert version["undone"] == ["shift"]
