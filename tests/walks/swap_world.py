@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -137,6 +137,11 @@ class Gateway:
     snapshot: SnapshotKeeper
     presence: Presence
     held: list[Held] = field(default_factory=list)
+
+    @property
+    def adapters(self) -> SimpleNamespace:
+        """What the health check takes from the services' adapters."""
+        return SimpleNamespace(reconciler=self.reconciler)
 
     async def look(self) -> None:
         """What the health check does; of the Services it needs no more than this gateway has."""
