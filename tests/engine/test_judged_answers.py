@@ -39,7 +39,7 @@ async def test_an_answer_whose_logprobs_were_taken_out_is_the_one_without(engine
     reading = Reading(strips=True)
     whole = told(reading.take_whole(asked))
     assert whole == told(plain)
-    assert len(reading.answered(True).said[0].logprobs) == whole["usage"]["completion_tokens"]
+    assert len(reading.answered(True).alternatives[0].logprobs) == whole["usage"]["completion_tokens"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -50,7 +50,7 @@ async def test_each_event_of_a_stream_tells_the_logprobs_of_its_tokens(engines: 
     shown = reading.take([event + b"\n\n" for event in asked.split(b"\n\n") if event])
     events = [json.loads(event[6:]) for event in shown if event.startswith(b"data: {")]
     assert all(choice["logprobs"] is None for event in events for choice in event["choices"])
-    answered = reading.answered(True).said[0]
+    answered = reading.answered(True).alternatives[0]
     assert len(answered.logprobs) == events[-1]["usage"]["completion_tokens"]
     assert answered.finish_reason is not None
 
