@@ -6,7 +6,6 @@ itself is never imported, since its loader downloads. The weights are kept as by
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import struct
@@ -47,15 +46,6 @@ class Embedding(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """One row a text, of unit length; all zeros for a text in which there is nothing."""
-
-
-def load_deep(path: Path) -> Embedding:
-    """The optional second embedding, from its file. Only here is its module imported.
-
-    Raises EmbeddingError where the file is missing or damaged, or an optional package is.
-    """
-    model: Embedding = importlib.import_module("router.minilm").MiniLM.load(path)
-    return model
 
 
 class StaticEmbedding:

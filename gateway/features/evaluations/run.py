@@ -24,7 +24,8 @@ from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import live_with_input
-from router.embedding import EmbeddingError, StaticEmbedding, load_deep
+from router.embedding import EmbeddingError, StaticEmbedding
+from router.embedding_plugin import load_deep
 from router.model_file import MODEL_BYTES_MAX
 from router.scope import ScopeError, ScopeModel
 
