@@ -55,7 +55,7 @@ from gateway.features.reviews.feature import REVIEWS
 from gateway.features.rules import endpoints as rules
 from gateway.features.shadows.feature import SHADOWS
 from gateway.fleet_health import check_health
-from gateway.formats.parameters import Endpoint
+from gateway.formats.fields import Endpoint
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.gauges import read_gauges
 from gateway.limits.admission import Admission

@@ -1,6 +1,6 @@
 """The document at /openapi.json: what FastAPI knows of the endpoints, and what it can't know, said by hand.
 
-By hand are the two hot endpoints, whose fields come from gateway/formats/parameters.py; every error of every endpoint,
+By hand are the two hot endpoints, whose fields come from gateway/formats/fields.py; every error of every endpoint,
 with the codes that it may have; keys and roles; headers; and bodies that are no JSON of a fixed form.
 """
 
@@ -17,7 +17,7 @@ from msgspec import Raw
 from gateway.access import ROLES_OF, caller_of
 from gateway.errors import ERRORS, FINAL
 from gateway.features.reported.reports import REPORTS_MAX, Report
-from gateway.formats.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
+from gateway.formats.fields import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
 from gateway.server.uploads import FIELDS as FORM_FIELDS
 from gateway.server.uploads import FILES, NEEDED, SAMPLES
 from serving.adapters.adapter_folder import PROMPTS_FILE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from router.checking import judge_request
+from router.check_loop import judge_request
 from router.checks import CheckedRequest
 from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RoutingRequest, Scores
 from router.fallbacks import Routing, choose_fallback, refuse_for_lack

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, model_validator
 
 from gateway.configuration.sections import BodySection, Name, Seconds, Section
-from gateway.formats.parameters import NEVER_WITH_ADAPTERS
+from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from monitoring.cost import Price
 from router.policy import AUTO, CacheIsolation, TaskPolicy
 from serving.fleet import PoolConfig

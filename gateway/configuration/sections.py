@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from gateway.formats.parameters import ALLOWABLE
+from gateway.formats.fields import ALLOWABLE
 from router.policy import TokensOver, UnknownFields
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.configuration.sections import BodySection, Name, Seconds, Section
-from gateway.formats.parameters import NEVER_WITH_ADAPTERS
+from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from router.checks import CHECKS, AnswerCheck
 from router.decision import WITHOUT_FALLBACKS, Reason
 from router.findings import CHECK_NAMES, CheckName, CheckPolicy, FallbackName, Mode

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import Problem
-from gateway.formats.parameters import BYTES_MAX, FIELD_BYTES_MAX, KNOWN, ON_REQUEST, UNBOUNDED
+from gateway.formats.fields import BYTES_MAX, FIELD_BYTES_MAX, KNOWN, ON_REQUEST, UNBOUNDED
 
 FIELDS_MAX = 256
 """Top-level fields of one body."""

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from gateway.errors import Problem
-from gateway.formats.parameters import (
+from gateway.formats.fields import (
     GATEWAY_ALONE,
     NEUTRAL,
     NEVER_INSIDE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from gateway.formats.parameters import Endpoint
+from gateway.formats.fields import Endpoint
 from gateway.formats.request_body import RequestBody, read_body
 
 BODIES_MAX = 1000

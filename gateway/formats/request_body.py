@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from gateway.errors import Problem
 from gateway.formats.bounds import LONG_BODY_BYTES, check_fields, check_strings
-from gateway.formats.parameters import (
+from gateway.formats.fields import (
     GOES_ON,
     HINTS,
     KEPT_HERE,

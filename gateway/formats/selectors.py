@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.parameters import Message
+from gateway.formats.fields import Message
 from router.embedding import clip_text
 
 SYSTEM_ROLES = ("system", "developer")

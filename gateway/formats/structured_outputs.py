@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import Problem
-from gateway.formats.parameters import Fields, ToolChoice
+from gateway.formats.fields import Fields, ToolChoice
 from gateway.formats.permissions import named
 from router.overrides import PATTERN_STEPS_MAX, compute_pattern_cost
 from router.policy import TaskPolicy

@@ -10,12 +10,12 @@ from typing import Self
 
 import msgspec
 
-from gateway.formats.parameters import Endpoint
+from gateway.formats.fields import Endpoint
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import BOM, WHOLE, EventSplitter, Progress, see_that_it_is_text
+from gateway.path.answer_reading import Reading
 from gateway.path.answer_terms import Demands
 from gateway.path.partial_answer import Begun, head_of
-from gateway.path.reading import Reading
 from gateway.server.wire import Deadline
 from gateway.services import Services
 from router.attempts import Failure

@@ -7,7 +7,7 @@ from gateway.path.answer import Answer
 from gateway.path.ledger import Ledger
 from gateway.services import Services
 from router.answers import Terms
-from router.checking import judge_answer
+from router.check_loop import judge_answer
 from router.findings import CheckName
 
 

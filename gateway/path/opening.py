@@ -8,11 +8,11 @@ import time
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_now
+from gateway.path.answer_reading import Reading
 from gateway.path.answer_terms import is_foreign
 from gateway.path.ledger import Ledger
 from gateway.path.partial_answer import Begun
 from gateway.path.problems import given_up, not_sent
-from gateway.path.reading import Reading
 from gateway.path.scoring import score_for_version
 from gateway.services import Services
 from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, choose_after_rejection, choose_next_attempt

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.parameters import GOES_ON
+from gateway.formats.fields import GOES_ON
 from gateway.formats.request_body import MESSAGES, RequestBody
 from gateway.formats.server_sent_events import Progress, Usage, payload_of
-from gateway.path.reading import Reading
+from gateway.path.answer_reading import Reading
 from router.decision import Choice
 
 HEAD = ("id", "model", "created")

@@ -10,7 +10,7 @@ from gateway.access_log import REFUSED
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.formats.bounds import LONG_BODY_BYTES
-from gateway.formats.parameters import Endpoint
+from gateway.formats.fields import Endpoint
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.ledger import Ledger, problem_of, settle
 from gateway.path.opening import open_answer

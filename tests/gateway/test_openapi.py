@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gateway.app import HOT, ROUTERS, build_app
 from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS, Problem
-from gateway.formats.parameters import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
+from gateway.formats.fields import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
 from gateway.formats.request_body import read_body
 from gateway.openapi import ANYWHERE, IN_STREAMS, OF_JSON, OF_KEYS, OF_SHELVES, OF_STATE
 from gateway.path.request_path import walk

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.answers import AnswerAlternative, Offered, ReceivedAnswer, ReceivedCall, Terms
 from router.arguments import read_parameters
-from router.checking import AnswerJudgement, judge_answer
+from router.check_loop import AnswerJudgement, judge_answer
 from router.checks import ANSWER_CHECKS, CHECK_BY_NAME, CHECKS
 from router.confidence import Calibration, ConfidenceModel
 from router.contract import compile_contract

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
+from gateway.features.shadows.draws import QUEUE_MAX
 from gateway.features.shadows.job import AT_ONCE_MAX
-from gateway.features.shadows.trials import QUEUE_MAX
 from router.placing import place_session
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status

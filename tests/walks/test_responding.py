@@ -15,7 +15,7 @@ from gateway.features.quality.webhooks import KEY as MESSAGES
 from gateway.features.releases.releases import Releases
 from gateway.state.outbox import Left
 from gateway.state.redis import redis_time
-from monitoring.quality.verdicts.noting import AGAIN_SECONDS
+from monitoring.quality.verdicts.actions import AGAIN_SECONDS
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, StreamReport, TaskQuality
 from monitoring.quality.verdicts.responses import respond

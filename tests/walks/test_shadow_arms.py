@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.features.shadows.draws import QUEUE_MAX
 from gateway.features.shadows.job import AT_ONCE_MAX
 from gateway.features.shadows.shadows import Shadows
-from gateway.features.shadows.trials import QUEUE_MAX
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter

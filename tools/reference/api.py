@@ -9,7 +9,7 @@ from typing import Any, get_args
 from gateway.app import build_app
 from gateway.callers import Role
 from gateway.configuration.settings import load_settings
-from gateway.formats.parameters import (
+from gateway.formats.fields import (
     ALLOWABLE,
     GATEWAY_ALONE,
     HINTS,

@@ -16,7 +16,7 @@ from typing import IO, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.formats.parameters import Message
+from gateway.formats.fields import Message
 from gateway.formats.selectors import of_messages, of_text
 from router.fitting_job import FittingLine
 from serving.adapters.adapter_folder import open_regular

@@ -17,7 +17,7 @@ from gateway.features.quality.quality import Quality
 from gateway.features.quality.webhooks import KEY as MESSAGES
 from gateway.features.retraining.opening import close_retraining, open_retraining
 from gateway.state.outbox import WaitingAction
-from monitoring.quality.verdicts.noting import mark_failed
+from monitoring.quality.verdicts.actions import mark_failed
 from monitoring.quality.verdicts.quality import Action, TaskQuality
 from serving.adapters.registry import RegistryError
 from serving.object_store import UNREADABLE, Change, Stale

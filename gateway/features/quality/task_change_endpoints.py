@@ -22,7 +22,7 @@ from gateway.features.retraining.opening import draft_retraining
 from gateway.features.rules.endpoints import fallback_fault
 from gateway.state.redis import redis_time
 from monitoring.quality.explanations.phrases import format_day
-from monitoring.quality.verdicts import changing
+from monitoring.quality.verdicts import task_changes as changing
 from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality
 from monitoring.quality.verdicts.retraining import Retraining, closed
 from serving.adapters.entries import PLACED

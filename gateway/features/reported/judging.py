@@ -19,7 +19,7 @@ from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import Record
 from router.answers import AnswerAlternative, ReceivedAnswer, Terms
-from router.checking import judge_answer, judge_request
+from router.check_loop import judge_answer, judge_request
 from router.checks import ABOUT_THE_REQUEST, AFTER_THE_ANSWER, SCOPE_READERS, CheckedRequest
 from router.decision import Moment, Scores
 from router.findings import CheckName, CheckPolicy, Finding

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from gateway.errors import Problem
-from gateway.formats.parameters import Message
+from gateway.formats.fields import Message
 from gateway.formats.request_body import RAW_FIELDS, invalid
 
 REPORTS_MAX = 1000

@@ -16,7 +16,7 @@ from gateway.access import Identified, services_of
 from gateway.callers import Caller
 from gateway.features.requests.explanation import finding_told, reason_words, told_to_callers
 from gateway.formats.bounds import LONG_BODY_BYTES, MANY_RAW
-from gateway.formats.parameters import Endpoint
+from gateway.formats.fields import Endpoint
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.ledger import finding_record, problem_of
 from gateway.path.scoring import score_request

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from gateway.feature import Feature, Features
 from gateway.features.reviews.reviews import Reviews
+from gateway.features.shadows.draws import QUEUE_MAX, Trials
 from gateway.features.shadows.job import run_shadows
 from gateway.features.shadows.observer import ShadowObserver
 from gateway.features.shadows.shadows import Shadows
-from gateway.features.shadows.trials import QUEUE_MAX, Trials
 from gateway.services import Services
 
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 from gateway.errors import Problem
 from gateway.features.reviews.job import offer_review
+from gateway.features.shadows.draws import ShadowJob, text_of
 from gateway.features.shadows.judges import Judges
 from gateway.features.shadows.shadows import Shadows
-from gateway.features.shadows.trials import ShadowJob, text_of
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.answer_terms import is_foreign

@@ -18,8 +18,8 @@ from typing import Literal
 import msgspec
 
 from gateway.configuration.monitor import JudgeSettings
+from gateway.features.shadows.draws import ShadowJob, text_of
 from gateway.features.shadows.shadows import Shadows
-from gateway.features.shadows.trials import ShadowJob, text_of
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.selectors import text_of as text_in
 from gateway.path.answer_terms import is_foreign

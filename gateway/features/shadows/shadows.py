@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.features.reviews.reviews import Reviews
-from gateway.features.shadows.trials import Trials
+from gateway.features.shadows.draws import Trials
 from gateway.services import Services
 
 

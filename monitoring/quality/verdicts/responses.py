@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from monitoring.quality.phases import Phase, Pinned, Released, Verdict, next_phase
-from monitoring.quality.verdicts.noting import AGAIN_SECONDS, Noting, add_actions
+from monitoring.quality.verdicts.actions import AGAIN_SECONDS, Noting, add_actions
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import (
     ACTIONS_MAX,

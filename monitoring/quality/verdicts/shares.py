@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitoring.quality.verdicts.noting import Noting
+from monitoring.quality.verdicts.actions import Noting
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import ArmReport, Judgement, VersionQuality
 

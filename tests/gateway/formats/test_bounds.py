@@ -13,7 +13,7 @@ import pytest
 
 from gateway.errors import Problem
 from gateway.formats.bounds import FIELDS_MAX, LONG_BODY_BYTES, STRINGS_INSIDE_MAX
-from gateway.formats.parameters import ON_REQUEST, Endpoint
+from gateway.formats.fields import ON_REQUEST, Endpoint
 from gateway.formats.request_body import read_body
 from router.policy import UnknownFields
 from tests.gateway.formats.test_request_body import DEFAULTS, MESSAGES, TASK, problem, read

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import Problem
-from gateway.formats.parameters import GATEWAY_ALONE, KNOWN, NEVER_INSIDE, ON_REQUEST, Endpoint
+from gateway.formats.fields import GATEWAY_ALONE, KNOWN, NEVER_INSIDE, ON_REQUEST, Endpoint
 from router.decision import Choice
 from tests.gateway.formats.test_request_body import (
     DEFAULTS,

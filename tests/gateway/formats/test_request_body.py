@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.formats.parameters import GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
+from gateway.formats.fields import GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from router.decision import Choice
 from router.policy import TaskPolicy

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.formats.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
+from gateway.formats.fields import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.partial_answer import Begun
 from router.choice import choose

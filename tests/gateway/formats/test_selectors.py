@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.features.fitting import prompts
-from gateway.formats.parameters import Message
+from gateway.formats.fields import Message
 from gateway.formats.selectors import of_messages, of_text
 from router.fitting import scope
 

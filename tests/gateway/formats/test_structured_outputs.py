@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.formats.parameters import OF_FORMS
+from gateway.formats.fields import OF_FORMS
 from gateway.formats.structured_outputs import PATTERN_CHARACTERS_MAX, PATTERNS_MAX
 from tests.gateway.formats.test_request_body import DEFAULTS, TASK, problem, read
 

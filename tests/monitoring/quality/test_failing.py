@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.verdicts.noting import AGAIN_SECONDS, mark_failed
+from monitoring.quality.verdicts.actions import AGAIN_SECONDS, mark_failed
 from monitoring.quality.verdicts.quality import Action, Pin, TaskQuality
 from monitoring.quality.verdicts.responses import last_move, pin, undo
 from monitoring.quality.verdicts.shares import Roles

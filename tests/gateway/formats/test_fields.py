@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.formats.parameters import (
+from gateway.formats.fields import (
     BYTES_MAX,
     GATEWAY_ALONE,
     HINTS,

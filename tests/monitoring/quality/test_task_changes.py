@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from monitoring.quality.verdicts.changing import announce, take_back
 from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, Changed, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError
+from monitoring.quality.verdicts.task_changes import announce, take_back
 
 NOW = 1_795_680_000.0
 WORD = Changed(effective_at=NOW + 100.0, by="a", note="New rules.", at=NOW)
