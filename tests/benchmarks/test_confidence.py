@@ -193,7 +193,7 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, line: str, named: str)
         ("", "has no rows"),
         ('{"logprobs": [-0.1], "right": true}\n', "1 calibration rows: give 100 at least"),
         ('{"logprobs": [-0.1], "right": false}\n' * 100, "All 100 answers are wrong"),
-        ('{"logprobs": [NaN], "right": true}\n' * 100, "row 1 has a logprob or a coverage that is not finite"),
+        ('{"logprobs": [NaN], "right": true}\n' * 100, "row 1 has a logprob or a scope that is not finite"),
     ],
 )
 def test_a_file_that_can_not_be_calibrated_on_says_what_to_do(

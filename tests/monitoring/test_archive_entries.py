@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from monitoring import archive, archive_entries, archive_run
 from monitoring.archive import ArchiveQuery, Nothing, columns_of
 from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.phases import Phase
 from monitoring.quality.signals.entries import Given
 from monitoring.quality.signals.replay import Placed, Replaying, Turn
 from monitoring.quality.signals.run import Monitor
@@ -138,7 +139,7 @@ async def test_the_verdicts_of_a_replay_are_the_live_ones(redis: Redis, begin: B
         found, known = health.versions[V3], before.versions.get(V3, VersionQuality())
         if found.verdict != known.verdict:
             wanted.append((known.verdict, found.verdict))
-            versions = {V3: msgspec.structs.replace(STEP.versions[V3], verdict=found.verdict, since=judged.at)}
+            versions = {V3: msgspec.structs.replace(STEP.versions[V3], phase=Phase(own=found.verdict), since=judged.at)}
             told = msgspec.structs.replace(STEP, versions=versions)
             to_the_end(monitor, told)
     assert wanted == [("healthy", "degraded"), ("degraded", "healthy"), ("healthy", "degraded")]

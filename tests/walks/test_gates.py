@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.background.lease import LEASE_SECONDS
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.gates import take_gate
 from gateway.features.quality.quality import Quality
@@ -111,6 +113,7 @@ async def test_once_requests_of_a_version_were_judged_its_failures_are_no_gate(r
 async def test_while_a_version_is_not_healthy_an_evaluation_is_no_gate(ready: RunningGateway) -> None:
     store = ready.features[Quality].store
     await ready.services.redis.set("apprentice:job:monitor", "another gateway")  # what the test sets stays as it is
+    await asyncio.sleep(LEASE_SECONDS / 3 + 1)  # for so long the job may go on before it sees that
     _, generation = await store.of("returns")
     await store.put("returns", TaskQuality(versions={V2: found("degraded")}), generation)
     one = await evaluated(ready, 100)
