@@ -23,7 +23,7 @@ class JobLease:
     def __init__(self, redis: Redis, job: str, owner: str) -> None:
         self._renew = redis.register_script(RENEW)
         self._release = redis.register_script(RELEASE)
-        self._key = f"apprentice:job:{job}"
+        self._key = f"apprentice:duty:{job}"  # as earlier releases name it: both see each other's lease
         self._owner = owner
         self.taken_anew = False
         """Set when the job was taken, not just kept: another gateway may have had it since. For its user to clear."""

@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 import msgspec
 from redis.asyncio import Redis
 
-from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, Judgement, Summary, TaskQuality
+from monitoring.quality.verdicts.quality import (
+    JUDGEMENTS_KEY,
+    SUMMARY_KEY,
+    Judgement,
+    Summary,
+    TaskQuality,
+    read_quality,
+)
 from serving.object_store import CONVERTING_SECONDS_MAX, UNREADABLE, Change, ObjectStore, change_together, reading
 
 log = logging.getLogger(__name__)
@@ -48,7 +55,7 @@ class QualityStore:
         generation = await self.object_store.generation(task)
         with reading("health", task):
             raw = await self.object_store.get(task)
-            return (TaskQuality() if raw is None else msgspec.convert(raw, TaskQuality)), generation
+            return (TaskQuality() if raw is None else read_quality(raw)), generation
 
     async def put(self, task: str, health: TaskQuality, expected_generation: int, beside: Sequence[Change] = ()) -> int:
         """Set it, and in the same step what goes with it; its new generation. Raises Stale where it has moved on."""

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from gateway.state.fitted import Kind
 from gateway.state.fitted_models import FittedModels
-from monitoring.quality.verdicts.quality import TaskQuality
+from monitoring.quality.verdicts.quality import TaskQuality, read_quality
 from monitoring.quality.verdicts.retraining import Retraining
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
@@ -96,7 +96,7 @@ class SnapshotKeeper:
         self._overrides = Mirror(object_store_of(redis, "overrides"), override_from, keeps=False)
         self._placements = Mirror(object_store_of(redis, "placements"), placement_from)
         self._cordons = ObjectStore(redis, "cordons")
-        self._health = Mirror(ObjectStore(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskQuality))
+        self._health = Mirror(ObjectStore(redis, "health"), lambda _, raw: read_quality(raw))
         self._retraining = Mirror(ObjectStore(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
         self._made: dict[str, tuple[AliasEntry, Alias]] = {}
         self._seen: dict[str, tuple[Version, VersionView]] = {}

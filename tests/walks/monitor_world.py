@@ -36,7 +36,7 @@ async def watching(
     sections = QUICK | {"tasks": {"returns": {"monitor": monitor, **(task or {})}}} | sections
     configuration = configure(**sections)
     async with Redis.from_url(configuration["redis_url"]) as redis:
-        await redis.set("apprentice:job:monitor", "another gateway")  # what a test sets stays as it is
+        await redis.set("apprentice:duty:monitor", "another gateway")  # what a test sets stays as it is
     async with run_gateway(configuration) as running, running.http() as http:
         for number in range(1, versions + 1):
             folder = make_adapter(number)

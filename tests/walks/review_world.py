@@ -27,7 +27,7 @@ WAIT_SECONDS = 60.0
 @pytest.fixture(autouse=True)
 async def monitor_elsewhere(redis_url: str, redis: Redis) -> None:
     """Another gateway has the monitor's job, so that shares stay as the tests set them."""
-    await redis.set("apprentice:job:monitor", "another gateway")
+    await redis.set("apprentice:duty:monitor", "another gateway")
 
 
 def tasks(per_week: int = 100, **reviews: Any) -> dict[str, Any]:

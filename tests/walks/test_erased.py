@@ -40,7 +40,7 @@ async def test_deleted_texts_of_reviews_leave_the_append_only_file(
         configuration = configure(tasks=tasks(), data_folder=folder, redis_url=None, redis=redis)
         async with run_gateway(configuration) as gateway:
             await gateway.services.redis.config_set("rdbcompression", "no")  # a rewritten text is found as it is
-            await gateway.services.redis.set("apprentice:job:monitor", "another gateway")
+            await gateway.services.redis.set("apprentice:duty:monitor", "another gateway")
             await gateway.place(make_adapter(1))
             await watch(gateway, 1.0)
             await ask(gateway)

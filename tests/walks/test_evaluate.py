@@ -26,7 +26,7 @@ from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, audit_of, metric, until
 from tests.walks.test_process import served
 
-LEASE_KEY = "apprentice:job:evaluations"
+LEASE_KEY = "apprentice:duty:evaluations"
 
 SCHEMA = {
     "type": "object",

@@ -112,7 +112,7 @@ async def test_once_requests_of_a_version_were_judged_its_failures_are_no_gate(r
 
 async def test_while_a_version_is_not_healthy_an_evaluation_is_no_gate(ready: RunningGateway) -> None:
     store = ready.features[Quality].store
-    await ready.services.redis.set("apprentice:job:monitor", "another gateway")  # what the test sets stays as it is
+    await ready.services.redis.set("apprentice:duty:monitor", "another gateway")  # what the test sets stays as it is
     await asyncio.sleep(LEASE_SECONDS / 3 + 1)  # for so long the job may go on before it sees that
     _, generation = await store.of("returns")
     await store.put("returns", TaskQuality(versions={V2: found("degraded")}), generation)

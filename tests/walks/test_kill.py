@@ -52,7 +52,7 @@ from tests.walks.two_replicas import (
 pytestmark = pytest.mark.invariant("A gateway's death at any step of a swap leaves engines as written down.")
 
 When = Literal["before", "after"]
-MONITOR_LEASE_KEY = "apprentice:job:monitor"
+MONITOR_LEASE_KEY = "apprentice:duty:monitor"
 
 
 class Gate:

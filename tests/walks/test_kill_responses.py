@@ -35,7 +35,7 @@ from tests.walks.test_process import Process, client, served
 from tests.walks.two_replicas import LEASE_KEY
 
 NOW = 1_800_000_000.0
-MONITOR_LEASE_KEY = "apprentice:job:monitor"
+MONITOR_LEASE_KEY = "apprentice:duty:monitor"
 ROLL_BACK = Action(
     id="a-0",
     at=NOW,

@@ -26,7 +26,7 @@ from tests.walks.releases import V1, V2, audit_of, step, two_versions, until
 from tests.walks.two_replicas import LEASE_KEY
 
 NOW = 1_800_000_000.0
-HELD = {"name": "apprentice:job:monitor", "value": "a test"}
+HELD = {"name": "apprentice:duty:monitor", "value": "a test"}
 
 
 def action(kind: Any, version: str = V1, number: int = 0, **more: Any) -> Action:

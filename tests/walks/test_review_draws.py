@@ -109,7 +109,7 @@ async def test_without_redis_callers_are_answered_and_what_is_drawn_is_counted_a
     server.start()
     sections = {"redis_url": f"redis://127.0.0.1:{server.port}", "tasks": tasks()}
     async with Redis(port=server.port) as client:
-        await client.set("apprentice:job:monitor", "another gateway")
+        await client.set("apprentice:duty:monitor", "another gateway")
     async with run_gateway(configure(**sections)) as gateway:
         await gateway.place(make_adapter(1))
         await watch(gateway, 1.0)
@@ -126,7 +126,7 @@ async def test_without_redis_callers_are_answered_and_what_is_drawn_is_counted_a
 async def test_the_monitor_sets_the_share_by_itself_once_requests_come(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis
 ) -> None:
-    await redis.delete("apprentice:job:monitor")
+    await redis.delete("apprentice:duty:monitor")
     async with run_gateway(configure(tasks=tasks(2000), monitor={"interval_seconds": 0.1})) as gateway:
         await gateway.place(make_adapter(1))
         async with asyncio.timeout(60), gateway.http() as http:

@@ -276,7 +276,7 @@ async def test_a_gateway_that_is_killed_while_it_fits_leaves_the_work_to_the_nex
 
         await until(has_ended, "what fitted has ended with its gateway")
     assert await redis.zcard("apprentice:prompts:waiting") == 1
-    await redis.delete("apprentice:job:fitting")  # it would run out by itself, after 10 s
+    await redis.delete("apprentice:duty:fitting")  # it would run out by itself, after 10 s
     async with run_gateway(configuration) as gateway, gateway.http() as http:
         assert (await fitted(http, "returns@v1"))["state"] == "ready"
 

@@ -345,6 +345,6 @@ async def test_why_tells_of_a_judge_that_is_down(
         other.faults.add(Status(500))
         for _ in range(25):  # a few more than are needed, as pairs count less the older they are
             await ask(http)
-        await running.services.redis.delete("apprentice:job:monitor")  # this gateway's from now on
+        await running.services.redis.delete("apprentice:duty:monitor")  # this gateway's from now on
         [said] = await until(silence)
         assert f"{V1} that the model in the pool judges was to judge, 100.0% got no word" in said

@@ -17,7 +17,7 @@ from tests.walks.gateway import RunningGateway
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 DEADLINE_SECONDS = 60.0
-LEASE_KEY = "apprentice:job:reconcile"
+LEASE_KEY = "apprentice:duty:reconcile"
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ def read_watch(raw: bytes) -> tuple[Watch, list[str]]:
 
     Raises one of UNREADABLE where nothing of it can be used.
     """
-    text = unpack(raw)
+    text = unpack(raw).replace(b'"standby":', b'"previous_version":')  # the earlier name of that arm
     head = msgspec.json.decode(text, type=Head)
     dropped: list[str] = []
     try:

@@ -28,7 +28,7 @@ async def gateway(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, redis: Redis
 ) -> AsyncIterator[RunningGateway]:
     """A gateway all of whose requests are drawn for review; another one has the monitor's job."""
-    await redis.set("apprentice:job:monitor", "another gateway")
+    await redis.set("apprentice:duty:monitor", "another gateway")
     tasks = {"returns": {"monitor": {"reviews": {"per_week": 10}}}}
     small.answers["returns@v1"] = "No.\nIt is cracked."
     async with run_gateway(configure(tasks=tasks)) as running:

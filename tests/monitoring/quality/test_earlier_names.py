@@ -1,0 +1,52 @@
+"""Names that earlier releases wrote are read: an upgrade loses no version, verdict, record or evidence."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from monitoring.quality.signals.entries import RecordedFinding
+from monitoring.quality.signals.saved import read_watch
+from monitoring.quality.signals.watch import start
+from monitoring.quality.verdicts.quality import read_quality
+from monitoring.records import FindingRecord
+from serving.adapters.entries import version_from
+
+VERSION = {
+    "name": "returns@v1",
+    "task": "returns",
+    "number": 1,
+    "pool": "small",
+    "digest": "sha256:a",
+    "base_fingerprint": "sha256:b",
+    "rank": 8,
+    "size_bytes": 1,
+    "manifest_digest": "sha256:c",
+    "created_at": 1.0,
+    "created_by": "ada",
+}
+FINDING = b'{"rung": "contract", "mode": "enforce", "fired": true}'
+
+
+def test_version_that_stood_by_is_the_previous_version_with_its_general_prompt() -> None:
+    raw = {**VERSION, "state": "standby", "manifest": {"blueprint": {"system": "Decide."}}}
+    view = version_from("returns@v1", raw).view()
+    assert view.state == "previous_version"
+    assert view.general_prompt.system == "Decide."
+
+
+def test_traffic_that_moved_to_the_previous_version_still_does() -> None:
+    raw = {"versions": {"returns@v2": {"verdict": "degraded", "to": "standby"}, "returns@v3": {"to": "general"}}}
+    versions = read_quality(raw).versions
+    assert [versions[name].to for name in ("returns@v2", "returns@v3")] == ["previous_version", "general"]
+
+
+@pytest.mark.parametrize("kind", [FindingRecord, RecordedFinding])
+def test_finding_under_its_earlier_name_loses_no_record(kind: type[FindingRecord | RecordedFinding]) -> None:
+    assert msgspec.json.decode(FINDING, type=kind).fired
+
+
+def test_watch_keeps_the_evidence_on_the_previous_version() -> None:
+    written = msgspec.json.encode(start("returns@v2", "returns", "0-0"))
+    assert b'"previous_version":' in written
+    assert read_watch(written.replace(b'"previous_version":', b'"standby":')) == read_watch(written)
