@@ -335,7 +335,7 @@ def canary(
 @adapters.command()
 @asks_gateway
 def promote(client: AdminClient, out: Printer, version: VersionName, expected_generation: Generation = None) -> None:
-    """Send all of the task's requests to a version. The one that led goes on previous version, ready for a rollback."""
+    """Send all of the task's requests to a version. The one that led stays loaded, for a rollback."""
     body = {"version": version} | _expected(expected_generation)
     tell_alias(out, client.post(f"/aliases/{_task_of(version)}/promote", body))
 

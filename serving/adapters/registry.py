@@ -294,7 +294,7 @@ class Registry:
         beside: Change | None = None,
         noted: Noted = nothing_noted,
     ) -> int:
-        """Make a version the task's one and only; the one that led goes on previous version. The change `beside` is
+        """Make a version the task's one and only; the one that led stays loaded. The change `beside` is
         made in the same step."""
         return await self._realias(
             task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}), beside=beside, noted=noted
@@ -313,7 +313,7 @@ class Registry:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
         `quarantine` says why the version that is given up must not serve again before it was staged anew; empty: it
-        stays on previous version. The change `beside` is made in the same step. `canary_only` moves no leader. Raises
+        stays loaded. The change `beside` is made in the same step. `canary_only` moves no leader. Raises
         RegistryError where there is nothing to go back from, or to.
         """
 

@@ -89,7 +89,7 @@ def adapter_of(season: str, task: str, folder: Path) -> Path:
 
 @asynccontextmanager
 async def in_season(engines: RealEngines, task: str, folder: Path, scripts: Any) -> AsyncIterator[Told]:
-    """The holiday's version leads, the regular one is on previous version, and customers come, in the holiday
+    """The holiday's version leads, the regular one is the previous version, and customers come, in the holiday
     season."""
     configuration = engines.configuration(folder / "d")
     configuration["tasks"] = {task: SETTINGS}

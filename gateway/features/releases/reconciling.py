@@ -64,7 +64,7 @@ async def reconcile_once(releases: Releases) -> None:
 
 
 async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) -> None:
-    """Unload the versions that have been on previous version the longest, so that releases do not fill the engines."""
+    """Unload the previous versions that are loaded the longest, so that releases do not fill the engines."""
     for task, settings in releases.services.settings.tasks.items():
         previous_versions = sorted(
             (v for v in snapshot.versions.values() if v.task == task and v.state == "previous_version"),
@@ -72,7 +72,7 @@ async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) ->
             reverse=True,
         )
         for version in previous_versions[settings.previous_versions_kept :]:
-            note = f"{settings.previous_versions_kept} newer versions are on previous version"
+            note = f"{settings.previous_versions_kept} newer previous versions stay loaded"
             # an alias has taken it up meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
                 step = AuditedStep(releases.services.redis, releases.services.audit, "system")
