@@ -253,7 +253,7 @@ async def open_gateway(settings: Settings, config: Path | None = None) -> AsyncI
         features = Features()
         jobs: dict[str, Job] = {name: partial(job, services) for name, job in SERVICE_JOBS.items()}
         for feature in FEATURES:
-            jobs |= dict(feature.start(services, features))
+            jobs |= feature.start(services, features)
         await _look_around(services)
         async with running_jobs(jobs, services.snapshot):
             yield services, features

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from fastapi import APIRouter, Request
@@ -40,14 +41,13 @@ class Feature(Generic[S]):
     jobs: Mapping[str, Callable[[S], Awaitable[None]]] = field(default_factory=dict)
     read_gauges: Callable[[S], None] | None = None
 
-    def start(self, services: Services, features: Features) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    def start(self, services: Services, features: Features) -> dict[str, Callable[[], Awaitable[None]]]:
         """Make the state, enter it, connect the gauges. Returns the jobs, each by its name."""
         state = self.open(services, features)
         features.add(self.kind, state)
         if self.read_gauges is not None:
             self.read_gauges(state)
-        for name, job in self.jobs.items():
-            yield name, lambda job=job: job(state)  # type: ignore[misc]
+        return {name: partial(job, state) for name, job in self.jobs.items()}
 
 
 def stateless(

@@ -49,14 +49,14 @@ from serving.object_store import ObjectStore
 
 
 class RequestObserver(Protocol):
-    """What a feature wants of a request on its path. Nothing that it does is waited for."""
+    """A feature that follows requests on their path. No request waits for it."""
 
     def draw(self, policy: Policy, choice: Choice, record: Record) -> None:
         """Draw the request for what the feature does, once it is chosen where the request goes."""
         ...
 
     def watches(self, policy: Policy, choice: Choice, record: Record) -> bool:
-        """Whether the text of the answer is needed once it has been sent."""
+        """Return whether the text of the answer is needed once it has been sent."""
         ...
 
     def answered(self, policy: Policy, body: RequestBody, answer: Any, ledger: Any) -> None:
@@ -72,13 +72,13 @@ class Observers(list[RequestObserver]):
     """All observers of requests, in the order of the table of features."""
 
     def watch(self, policy: Policy, choice: Choice, record: Record) -> bool:
-        """Whether one of them needs the text of the answer."""
+        """Return whether one of them needs the text of the answer."""
         return any(observer.watches(policy, choice, record) for observer in self)
 
 
 @dataclass(frozen=True)
 class PolicyObjects:
-    """What admins set, as versioned objects in Redis, beside what the registry has."""
+    """Versioned objects in Redis that admins set, other than those of the registry."""
 
     callers: ObjectStore
     overrides: ObjectStore
@@ -89,7 +89,7 @@ class PolicyObjects:
 
 @dataclass(frozen=True)
 class Adapters:
-    """What takes adapters in, keeps their bytes and loads them. `bases` are base models by pool."""
+    """The parts that take adapters in, keep their bytes and load them. `bases` are base models by pool."""
 
     bases: Mapping[str, Base]
     signers: Mapping[str, bytes]

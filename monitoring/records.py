@@ -63,12 +63,12 @@ class PairRecord(msgspec.Struct):
     caller: str | None = None  # Public part of the key whose request it is.
 
 
-class FindingRecord(msgspec.Struct):
+class FindingRecord(msgspec.Struct, kw_only=True):
     """The result of one check of one request."""
 
     check: str = ""  # The check, or `override` for a rule that is observed or adds a message.
-    mode: str = "enforce"  # `observe` or `enforce`, at that time.
-    fired: bool = False  # Whether the adapter should not answer, or its answer should not be sent.
+    mode: str  # `observe` or `enforce`, at that time.
+    fired: bool  # Whether the adapter should not answer, or its answer should not be sent.
     score: float | None = None  # The score in the check's own unit; null: it has none, or no model.
     threshold: float | None = None  # What the score is compared with; of `holdout` and `degraded` the share.
     neighbours: list[str] = []  # Ids of the nearest training prompts, nearest first.

@@ -273,9 +273,15 @@ class Ledger:
 
 def finding_record(found: Finding, version: str | None) -> FindingRecord:
     """A finding as a record keeps it; `version` is whose it is where it does not say."""
-    score, threshold, near = found.score, found.threshold, list(found.neighbours)
     return FindingRecord(
-        found.check, found.mode, found.fired, score, threshold, near, found.note, found.version or version
+        check=found.check,
+        mode=found.mode,
+        fired=found.fired,
+        score=found.score,
+        threshold=found.threshold,
+        neighbours=list(found.neighbours),
+        note=found.note,
+        version=found.version or version,
     )
 
 

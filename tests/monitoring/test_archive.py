@@ -79,7 +79,18 @@ def rows(paths: list[Path]) -> list[dict[str, Any]]:
 def whole() -> Record:
     return record(
         attempts=[AttemptRecord("small", "small-0", "returns@v3", "silent", 1.5)],
-        findings=[FindingRecord("out_of_scope", "observe", True, -0.5, 0.1, ["t-1", "t-2"], "a note", "returns@v3")],
+        findings=[
+            FindingRecord(
+                check="out_of_scope",
+                mode="observe",
+                fired=True,
+                score=-0.5,
+                threshold=0.1,
+                neighbours=["t-1", "t-2"],
+                note="a note",
+                version="returns@v3",
+            )
+        ],
         pair=PairRecord("returns@v2", True, "aa"),
         handles=["h1", "h2"],
         cost_usd=0.25,

@@ -102,7 +102,7 @@ def told_to_callers(findings: list[FindingRecord]) -> Iterator[FindingRecord]:
 
 def without_figures(found: FindingRecord) -> FindingRecord:
     """A finding as a caller may see it."""
-    return FindingRecord(found.check, found.mode, found.fired, version=found.version)
+    return FindingRecord(check=found.check, mode=found.mode, fired=found.fired, version=found.version)
 
 
 def finding_told(found: FindingRecord, in_full: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What shadows want of a request on its path."""
+"""The observer that offers requests to shadows and reviews."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ShadowObserver:
         self.shadows.trials.draw(policy, choice, record)
 
     def watches(self, policy: Policy, choice: Choice, record: Record) -> bool:
-        """Whether the text of the answer is needed once it has been sent."""
+        """Return whether the text of the answer is needed once it has been sent."""
         return self.shadows.trials.watches(policy, choice, record)
 
     def answered(self, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:

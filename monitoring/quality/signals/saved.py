@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from monitoring.quality.phases import Course, Phase, Verdict
+from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.watch import Watch, start
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error)
@@ -33,6 +34,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     overruled: bool = False
     tested_from: float = 0.0
     restored_at: float = 0.0
+    standby: msgspec.Raw = msgspec.Raw(b"null")
+    """The earlier name of the arm `previous_version`."""
 
 
 def pack(written: bytes) -> bytes:
@@ -50,7 +53,7 @@ def read_watch(raw: bytes) -> tuple[Watch, list[str]]:
 
     Raises one of UNREADABLE where nothing of it can be used.
     """
-    text = unpack(raw).replace(b'"standby":', b'"previous_version":')  # the earlier name of that arm
+    text = unpack(raw)
     head = msgspec.json.decode(text, type=Head)
     dropped: list[str] = []
     try:
@@ -59,6 +62,11 @@ def read_watch(raw: bytes) -> tuple[Watch, list[str]]:
         watch, dropped = _read_parts(text, head)
     if head.course is None:
         watch = msgspec.structs.replace(watch, course=_course_of(head))
+    if watch.previous_version is None:
+        try:
+            watch = msgspec.structs.replace(watch, previous_version=msgspec.json.decode(head.standby, type=Arm | None))
+        except msgspec.ValidationError:
+            dropped.append("previous_version")
     return watch, dropped
 
 

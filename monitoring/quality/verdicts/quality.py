@@ -309,12 +309,12 @@ JUDGEMENTS_KEY = "apprentice:monitor:judgements"
 def read_quality(raw: Mapping[str, Any]) -> TaskQuality:
     """The quality of a task as it is kept in Redis, with the names of earlier releases. Raises ValidationError."""
     versions = raw.get("versions")
-    if isinstance(versions, Mapping) and any(
-        isinstance(version, Mapping) and version.get("to") == "standby" for version in versions.values()
-    ):
-        to_previous = {"to": "previous_version"}
-        versions = {
-            name: {**one, **to_previous} if one.get("to") == "standby" else one for name, one in versions.items()
-        }
-        raw = {**raw, "versions": versions}
+    if isinstance(versions, Mapping):
+        raw = {**raw, "versions": {name: _with_present_names(version) for name, version in versions.items()}}
     return msgspec.convert(raw, TaskQuality)
+
+
+def _with_present_names(version: Any) -> Any:
+    if isinstance(version, Mapping) and version.get("to") == "standby":
+        return {**version, "to": "previous_version"}
+    return version

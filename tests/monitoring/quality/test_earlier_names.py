@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.entries import RecordedFinding
 from monitoring.quality.signals.saved import read_watch
 from monitoring.quality.signals.watch import start
@@ -46,7 +48,18 @@ def test_finding_under_its_earlier_name_loses_no_record(kind: type[FindingRecord
     assert msgspec.json.decode(FINDING, type=kind).fired
 
 
+def test_damaged_quality_beside_an_earlier_name_is_unreadable() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        read_quality({"versions": {"returns@v2": {"to": "standby"}, "returns@v3": 3}})
+
+
 def test_watch_keeps_the_evidence_on_the_previous_version() -> None:
-    written = msgspec.json.encode(start("returns@v2", "returns", "0-0"))
-    assert b'"previous_version":' in written
-    assert read_watch(written.replace(b'"previous_version":', b'"standby":')) == read_watch(written)
+    watch = replace(start("returns@v2", "returns", "0-0"), previous_version=Arm(other="returns@v1"))
+    written = msgspec.json.encode(watch)
+    assert read_watch(written.replace(b'"previous_version":', b'"standby":', 1)) == (watch, [])
+
+
+def test_class_with_the_earlier_name_of_an_arm_keeps_its_name() -> None:
+    fresh = start("returns@v2", "returns", "0-0")
+    watch = replace(fresh, classes={"standby": fresh.reviewed})
+    assert read_watch(msgspec.json.encode(watch)) == (watch, [])

@@ -18,7 +18,7 @@ SECRET = ("0.4321", "0.1234", "t-77", "told to admins")
 
 def found(check: str, mode: Mode = "enforce", fired: bool = True, **changes: Any) -> FindingRecord:
     figures: dict[str, Any] = {"score": 0.4321, "threshold": 0.1234, "neighbours": ["t-77"], "note": "told to admins"}
-    return FindingRecord(check, mode, fired, **{**figures, "version": "returns@v1", **changes})
+    return FindingRecord(check=check, mode=mode, fired=fired, **{**figures, "version": "returns@v1", **changes})
 
 
 def record(*findings: FindingRecord, **changes: Any) -> Record:
@@ -42,7 +42,7 @@ def test_a_caller_is_told_no_figure_of_any_check_and_an_admin_all_of_them(check:
     assert all(part in full for part in SECRET)
     assert plain.startswith(f"{check}: {CHECK_BY_NAME[check].fired if fired else CHECK_BY_NAME[check].kept}")
     assert ("only observed" in plain) == (mode == "observe" and fired)
-    assert shown(one).findings == [FindingRecord(check, mode, fired, version="returns@v1")]
+    assert shown(one).findings == [FindingRecord(check=check, mode=mode, fired=fired, version="returns@v1")]
     told = finding_told(one.findings[0], in_full=False)
     assert set(told) == {"check", "mode", "fired", "version", "words"}
     assert told["version"] == "returns@v1"
