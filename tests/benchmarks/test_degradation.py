@@ -85,7 +85,7 @@ def test_the_first_alarm_is_the_monitors_in_each_run_whatever_ended_before_it() 
         assert (plain[run], guarded[run]) == (at.get("plain", math.inf), at.get("guarded", math.inf))
 
 
-def test_the_usual_rule_alarms_at_the_label_at_which_the_last_200_are_five_points_worse() -> None:
+def test_usual_rule_alarms_where_the_last_200_labels_are_five_points_worse() -> None:
     bad = np.zeros((2, 500), dtype=np.bool_)
     bad[0, 300:320] = True
     assert first_of_last_200(bad, 0.05).tolist() == [320, math.inf]
@@ -102,7 +102,7 @@ def test_labels_of_every_world_have_its_rates_and_all_of_them_come(world: World)
     assert (came.changed.sum(axis=1) == 3_000 - world.before - burst).all()
 
 
-def test_late_labels_mix_what_was_before_a_change_with_what_is_after_it_and_an_outage_holds_all_back() -> None:
+def test_late_labels_mix_times_before_and_after_a_change_and_outages_hold_all_back() -> None:
     worlds = {world.name: world for world in WORLDS}
     first = {}
     for name in ("steady", "day_night", "feedback_outage"):
@@ -126,7 +126,7 @@ def test_a_burst_is_of_one_rater_and_half_bad() -> None:
     assert came.bad[:, 200:500].mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_delay_counts_labels_of_requests_since_the_change_and_leaves_out_who_alarmed_before() -> None:
+def test_delay_counts_labels_since_the_change_without_those_who_alarmed_before() -> None:
     changed = np.array([[False, False, True, False, True, True]] * 4)
     alarms = np.array([5.0, 2.0, math.inf, 3.0])
     assert delays(alarms, changed).tolist() == [2.0, math.inf, 1.0]
@@ -148,7 +148,7 @@ def test_a_poisoner_gives_the_share_that_is_asked_for_and_honest_callers_theirs(
     assert (honest.givers == 0).mean() == pytest.approx(0.6, abs=0.02)
 
 
-def test_false_verdicts_of_a_fleet_are_those_of_the_monitors_detector_begun_anew_after_each() -> None:
+def test_false_verdicts_of_a_fleet_restart_the_monitors_detector_after_each() -> None:
     labels, rate, bar = np.array([400, 250, 30]), np.array([0.3, 0.2, 0.5]), np.array([50.0, 40.0, 60.0])
     baselines = np.array([0.15, 0.15, 0.3])
     found = degradation_fleet.false_verdicts(labels, rate, baselines, bar, drawing(7, "fleet"))
@@ -178,7 +178,7 @@ def test_bounds_of_first_labels_are_the_baselines_that_the_monitor_takes(wrong: 
     assert found[0] == pytest.approx(track.baseline.upper, abs=1e-9)
 
 
-def test_streams_held_against_their_own_first_labels_keep_to_the_claim_and_see_more_with_more_of_them() -> None:
+def test_signals_against_their_first_labels_keep_the_claim_and_gain_with_more() -> None:
     rows = degradation_own.own_first([0.15], 200, 60, 1_000, 0.05, 1)
     assert [row["first"] for row in rows] == [50, 100]
     assert all(row["false_alarms"]["low"] <= 0.05 for row in rows)
@@ -270,7 +270,7 @@ def test_another_design_with_the_monitors_alternatives_is_the_monitors_detector(
     assert degradation.show_tried([]) == []
 
 
-def test_a_slip_that_lasts_is_found_to_recover_less_often_where_each_recovery_asks_for_more() -> None:
+def test_lasting_slip_recovers_falsely_less_often_where_each_recovery_needs_more() -> None:
     row = degradation_lasting.row_of(0.04, 0.14, 3, 5_000, 0.05, 1)
     more, same = row["asks_more"], row["asks_the_same"]
     assert more["false_recoveries_a_run"] < same["false_recoveries_a_run"]

@@ -32,7 +32,7 @@ def test_what_was_acknowledged_last_or_sent_later_may_stand(rule: Rule, found: s
     assert rule.may_be(found) == right
 
 
-def test_a_lost_record_is_as_old_as_at_the_next_kill_and_without_one_it_has_no_excuse() -> None:
+def test_lost_record_is_as_old_as_at_the_next_kill_and_needs_a_kill_as_excuse() -> None:
     times = {"a": (0.9, 1.0), "b": (1.8, 1.9), "c": (2.4, 2.5), "d": (2.99, 3.01), "e": (3.4, 3.5)}
     answered = [Answered(name, *both) for name, both in times.items()]
     known = {"a": None, "b": None, "c": {}, "d": None, "e": None}

@@ -33,7 +33,7 @@ def test_bounds_of_many_runs_are_those_of_the_monitor_after_each_pair() -> None:
             assert bounds["fixed"][0, number] == pytest.approx(one.low) or number < 19
 
 
-def test_equal_arms_are_rarely_shown_better_within_2000_pairs_and_10_points_are_found(
+def test_equal_arms_are_rarely_better_within_2000_pairs_and_10_points_are_found(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert looking.main(["--json", "--runs", "400"]) == 0

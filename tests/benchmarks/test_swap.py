@@ -60,7 +60,7 @@ def test_a_real_engines_answer_is_classed_by_the_nearest_text(chunks: list[str],
         (2.2, 2.3, {1}),
     ],
 )
-def test_a_request_sent_after_a_swap_was_confirmed_may_not_be_answered_by_the_version_before(
+def test_request_after_a_confirmed_swap_is_never_answered_by_the_version_before(
     sent_at: float, began_at: float, allowed: set[int]
 ) -> None:
     swaps = [Swap(2, 1.0, 1.1), Swap(1, 2.0, 2.1)]

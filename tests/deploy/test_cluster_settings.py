@@ -114,7 +114,7 @@ def test_a_pool_has_the_bounds_of_adapters_that_its_engines_have_and_both_say_th
         assert pool_settings.max_cpu_loras > pool_settings.max_loras, "a swap has no room"
 
 
-def test_every_engine_that_loads_adapters_reads_the_gateways_store_where_its_replica_says(
+def test_every_engine_that_loads_adapters_reads_the_store_its_replica_names(
     cluster: Cluster, settings: Settings
 ) -> None:
     def store(kind: str, name: str) -> tuple[Resource, Resource]:

@@ -123,7 +123,7 @@ async def audited(http: httpx.AsyncClient, action: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(900)
-async def test_a_version_whose_season_ends_is_degraded_keeps_the_floor_and_gets_its_requests_back_with_the_season(
+async def test_version_out_of_season_is_degraded_keeps_the_floor_and_recovers_in_season(
     engines: RealEngines, tmp_path: Path, scripts: Any
 ) -> None:
     story_ = scripts["story"]

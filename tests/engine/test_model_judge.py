@@ -237,7 +237,7 @@ async def test_a_judge_that_is_down_rests_judges_again_and_every_pair_is_there_f
         await until(all_count)
 
 
-async def test_a_judge_whose_engine_does_not_know_its_name_leaves_pairs_unjudged_and_costs_nothing(
+async def test_judge_unknown_to_its_engine_leaves_pairs_unjudged_and_costs_nothing(
     engines: RealEngines, tmp_path: Path, sample: list[dict[str, Any]]
 ) -> None:
     task = "misjudged"
@@ -249,7 +249,7 @@ async def test_a_judge_whose_engine_does_not_know_its_name_leaves_pairs_unjudged
         assert await metric(http, "apprentice_pairs_total", 'outcome="unjudged"') == len(ids)
 
 
-async def test_what_is_too_long_for_the_judges_engine_is_passed_over_and_speaks_not_against_it(
+async def test_text_too_long_for_the_judges_engine_is_skipped_and_not_held_against_it(
     engines: RealEngines, tmp_path: Path, sample: list[dict[str, Any]]
 ) -> None:
     """The version's engine and general's take it; the judge is asked with the answer and its own rules beside it."""

@@ -86,7 +86,7 @@ async def fitted_and_calibrated(gateway: RunningGateway, http: httpx.AsyncClient
     return report
 
 
-async def test_what_is_out_of_scope_never_reaches_the_adapter_and_what_is_in_scope_is_explained(
+async def test_out_of_scope_never_reaches_the_adapter_and_in_scope_is_explained(
     engines: RealEngines, tmp_path: Path, sample: list[dict[str, Any]]
 ) -> None:
     configuration = engines.configuration(tmp_path / "d")

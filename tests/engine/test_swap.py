@@ -55,7 +55,7 @@ def test_swaps_under_load_drop_break_and_mix_nothing_and_load_nothing(two_replic
 
 
 @in_a_thread
-def test_a_killed_replicas_streams_go_on_elsewhere_and_it_is_out_of_rotation_until_it_was_loaded_and_probed_again(
+def test_killed_replicas_streams_continue_elsewhere_until_it_is_loaded_and_probed(
     two_replicas: TwoReplicas,
 ) -> None:
     first, _ = two_replicas.desks

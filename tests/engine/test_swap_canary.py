@@ -51,7 +51,7 @@ async def bad(two_replicas: TwoReplicas, tmp_path_factory: pytest.TempPathFactor
 
 
 @in_a_thread
-def test_a_canary_with_a_wrong_scaling_is_rolled_back_by_itself_for_its_broken_contract(
+def test_canary_with_a_wrong_scaling_is_rolled_back_for_its_broken_contract(
     two_replicas: TwoReplicas, bad: str
 ) -> None:
     desk, _ = two_replicas.desks

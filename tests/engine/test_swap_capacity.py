@@ -155,7 +155,7 @@ def test_versions_that_do_not_fit_are_refused_before_the_engine_is_touched(tight
 
 
 @in_a_thread
-def test_versions_retired_and_others_staged_delete_no_bytes_and_leave_the_engine_alive(tight: Tight) -> None:
+def test_retiring_and_staging_versions_deletes_no_bytes_and_kills_no_engine(tight: Tight) -> None:
     life = life_of(tight.engine)
 
     def replace_one_after_another() -> None:

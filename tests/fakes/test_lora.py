@@ -98,7 +98,7 @@ async def test_an_unloaded_name_is_gone_at_once_but_running_streams_finish(
     assert len(engine.adapters.ghosts) == 1
 
 
-async def test_a_lost_directory_of_an_evicted_adapter_kills_the_engine_and_an_innocent_stream(
+async def test_lost_directory_of_an_evicted_adapter_kills_the_engine_and_other_streams(
     engine: FakeEngine, http: httpx.AsyncClient, v1: Path, v2: Path
 ) -> None:
     engine.max_cpu_loras = 1

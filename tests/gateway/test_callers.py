@@ -148,7 +148,7 @@ def test_nothing_compares_a_digest_with_an_equals_sign() -> None:
     assert not [text for text in compared if "digest" in text]
 
 
-def test_both_secrets_of_a_rotated_key_work_until_the_second_at_which_the_overlap_is_over() -> None:
+def test_both_secrets_of_a_rotated_key_work_until_the_second_the_overlap_ends() -> None:
     key, before = holder()
     secret, digest = new_secret()
     caller = replace(before, secret_digest=digest, former=Former(before.secret_digest, NOW))

@@ -184,7 +184,7 @@ def test_an_outage_of_both_arms_is_nobody_s_harm() -> None:
     assert math.exp(worst) < 1 / (PLAN.alpha * rollout.shares_of_alpha(PLAN)["error"])
 
 
-def test_an_outage_that_finds_values_waiting_takes_an_e_value_from_one_to_seven_at_most() -> None:
+def test_outage_with_values_waiting_takes_an_e_value_from_one_to_seven_at_most() -> None:
     waiting = [good("active")] * 100
     state = seen(PLAN, *waiting, *[good("canary", error=True)] * 100)
     assert state.error.whole.harm.observed == WAITING_MAX
@@ -265,7 +265,7 @@ def test_trusted_feedback_is_never_left_out() -> None:
     assert judged(plan, *requests, *labels * 30).action == "roll_back"
 
 
-def test_the_first_caller_of_a_canary_is_not_alone_beside_those_of_the_active_version() -> None:
+def test_first_caller_of_a_canary_is_not_alone_beside_the_active_versions_callers() -> None:
     failing = list(
         both(30, good("canary", error=True, latency_seconds=None, caller="shop0"), good("active", caller="shop0"))
     )

@@ -56,7 +56,7 @@ def test_each_command_of_a_runbook_is_one_that_the_command_line_takes(
             take(shlex.split(line)[1:])
 
 
-def test_each_query_of_a_runbook_is_one_that_prometheus_takes_and_each_metric_is_exported(tmp_path: Path) -> None:
+def test_queries_of_runbooks_are_accepted_by_prometheus_and_metrics_are_exported(tmp_path: Path) -> None:
     told = [line for rule in rules_in(*ALERTS) if "alert" in rule for line in typed(runbook(rule))]
     for line in told:
         assert set(OURS.findall(line)) <= readable(), line

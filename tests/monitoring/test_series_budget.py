@@ -169,7 +169,7 @@ def test_rare_events_to_come_stand_at_zero_and_take_no_room_of_others() -> None:
     assert value(meters, "apprentice_monitor_actions_total", task="task-0", kind="shift") == 1
 
 
-def test_what_the_monitor_does_by_itself_is_expected_and_what_is_done_by_admins_is_not() -> None:
+def test_actions_of_the_monitor_are_expected_and_those_of_admins_are_not() -> None:
     kinds = {kind for each in get_args(ActionKind) for kind in get_args(each) or (each,)}
     assert kinds - set(ACTIONS_EXPECTED) == {"pin", "release", "changed", "undo"}
     assert set(ACTIONS_EXPECTED) <= kinds

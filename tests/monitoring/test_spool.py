@@ -153,7 +153,7 @@ def test_a_segment_that_can_not_be_read_is_set_aside_and_the_next_ones_come(tmp_
     assert [path.name for path in tmp_path.glob("*.spool*")] == [f"{segment.name}.damaged"]
 
 
-def test_what_can_not_be_read_of_one_dead_gateway_keeps_nobody_from_the_others_spools(tmp_path: Path) -> None:
+def test_unreadable_spool_of_a_dead_gateway_blocks_no_other_spool(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         dead = spool(tmp_path, name, bytes_max=1 << 13)
         dead.append(NAMES, 5.0)
@@ -234,7 +234,7 @@ def test_a_second_gateway_of_the_same_name_is_refused(tmp_path: Path) -> None:
         spool(tmp_path)
 
 
-def test_a_gateway_starts_though_another_one_looks_just_then_whether_its_name_is_left_over(tmp_path: Path) -> None:
+def test_gateway_starts_though_another_checks_just_then_whether_its_name_is_free(tmp_path: Path) -> None:
     """The other one holds the name's lock for the moment of its look, and nobody takes a name meanwhile."""
     gate, looked = os.open(tmp_path, os.O_RDONLY), os.open(tmp_path / "one.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(gate, fcntl.LOCK_EX)

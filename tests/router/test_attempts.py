@@ -452,7 +452,7 @@ def test_rejections_come_to_an_end_and_never_at_the_same_version(case: Case) -> 
 HELD_OUT = policy(tasks={"returns": TaskPolicy("returns", "general", checks={"holdout": CheckPolicy("enforce", 1.0)})})
 
 
-def test_a_holdout_whose_fallback_fails_goes_back_to_the_version_that_it_was_led_to_once() -> None:
+def test_holdout_whose_fallback_fails_returns_once_to_the_version_it_left() -> None:
     choice = start(rules=HELD_OUT)
     assert (choice.reason, choice.version, choice.led_to) == ("holdout", None, version("returns@v1"))
     silent = tuple(Failure("silent", f"general-{number}", "general", None, NOW) for number in range(2))
@@ -466,7 +466,7 @@ def test_a_holdout_whose_fallback_fails_goes_back_to_the_version_that_it_was_led
     assert isinstance(choose_next_attempt(again, both, HELD_OUT, usual_fleet(), moment(), SECONDS), GiveUp)
 
 
-def test_a_fallback_that_fails_for_another_reason_is_not_followed_by_the_version_that_it_stands_in_for() -> None:
+def test_fallback_failing_for_another_reason_is_not_followed_by_its_version() -> None:
     away = replace(start(), version=None, general_prompt_of=version("returns@v1"), reason="out_of_scope")
     silent = tuple(Failure("silent", f"general-{number}", "general", None, NOW) for number in range(2))
     choice = replace(away, pool=usual_fleet().pools["general"], replica=usual_fleet().pools["general"].replicas[1])

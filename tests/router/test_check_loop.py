@@ -75,7 +75,7 @@ def test_the_first_enforced_check_that_fires_is_the_reason_and_the_last_finding(
         assert decision.reason not in REQUEST_NAMES or decision.task is None
 
 
-def test_an_input_under_the_threshold_is_out_of_scope_with_its_score_and_the_nearest_prompts() -> None:
+def test_input_under_the_threshold_is_out_of_scope_with_score_and_neighbours() -> None:
     rules: dict[str, Any] = {
         "tasks": checked_task(out_of_scope=CheckPolicy("enforce", 0.05)), "fitted": {"returns@v1": fitted(scope=0.25)}
     }  # fmt: skip
@@ -161,7 +161,7 @@ def test_a_share_that_is_only_observed_is_found_and_draws_nobody_away() -> None:
     assert within(sum(findings(choice)["holdout"].fired for choice in choices), 0.1)
 
 
-def test_who_names_a_session_stays_in_its_arm_whatever_is_drawn_and_the_empty_name_is_none() -> None:
+def test_named_session_stays_in_its_arm_and_an_empty_name_is_no_session() -> None:
     tasks = checked_task(holdout=CheckPolicy("enforce", 0.5))
     for number in range(50):
         arms = {ruled(draw=draw, session=f"session {number}", tasks=tasks).reason for draw in (0.1, 0.4, 0.9)}

@@ -135,7 +135,7 @@ def test_confidence_says_why_it_can_not_judge(
     assert (found.fired, found.note) == (fired, note)
 
 
-def test_the_least_sure_of_several_alternatives_decides_and_so_does_the_one_that_breaks() -> None:
+def test_least_sure_of_several_alternatives_decides_and_so_does_a_broken_one() -> None:
     assert judged(ReceivedAnswer((GOOD, replace(GOOD, logprobs=UNSURE)))).rejected_by == "low_confidence"
     assert judged(ReceivedAnswer((GOOD, replace(GOOD, text="keep")))).rejected_by == "contract"
 

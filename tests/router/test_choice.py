@@ -118,7 +118,7 @@ def test_a_general_prompt_is_added_for_a_base_that_stands_in_and_for_nothing_els
         assert decision.pool.name == decision.task.fallback_pool
 
 
-def test_a_request_goes_to_the_fallback_while_its_versions_breakers_are_open_and_back_through_a_half_open_one() -> None:
+def test_fallback_serves_while_breakers_are_open_until_a_half_open_one_succeeds() -> None:
     for version_open, fallback_open, until, expected in (
         (True, False, NOW + 9, "general-0"),
         (True, True, NOW + 9, "small-0"),
@@ -243,7 +243,7 @@ def test_the_share_of_the_arm_stands_on_the_choice() -> None:
     assert (leading.reason, leading.probability) == ("adapter", 0.9)
 
 
-def test_the_version_with_the_greatest_share_is_the_adapter_however_small_the_share_is() -> None:
+def test_version_with_the_greatest_share_is_the_adapter_however_small_it_is() -> None:
     rules = weighted(v1=0.25, v2=0.375, v3=0.375)
     view = fleet(replica("small-0", "small", "returns@v1", "returns@v2"), versions=["returns@v1", "returns@v2"])
     assert chosen(choose(asked(), NO_SCORES, rules, view, moment(0.5))).reason == "adapter"
@@ -418,7 +418,7 @@ def closed(*tasks: str) -> Moment:
     return replace(moment(), fallbacks_closed=frozenset(tasks))
 
 
-def test_past_its_cap_a_task_goes_to_its_adapter_or_nowhere_and_other_tasks_are_not_concerned() -> None:
+def test_past_its_cap_a_task_goes_to_its_adapter_or_nowhere_and_others_are_free() -> None:
     full = usual_fleet(in_flight=dict.fromkeys(("small-0", "small-1"), 8))
     assert chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), closed("returns"))).reason == "adapter"
     refusal = refused(choose(asked(), NO_SCORES, policy(), full, closed("returns")))

@@ -91,7 +91,7 @@ def test_no_text_of_a_task_reaches_a_pool_that_it_may_not_reach(case: Case) -> N
 
 @many
 @given(cases)
-def test_a_request_that_is_sent_away_goes_to_one_of_its_fallbacks_or_stays_with_its_adapter(case: Case) -> None:
+def test_request_sent_away_goes_to_one_of_its_fallbacks_or_keeps_its_adapter(case: Case) -> None:
     decision = choose(*case[:5])
     if isinstance(decision, Refusal):
         if decision.code == "needs_human":
@@ -186,9 +186,7 @@ def test_a_version_is_never_its_own_previous_version() -> None:
         (Shift(0.0), "general-base"),
     ],
 )
-def test_a_share_goes_to_the_previous_version_only_while_it_is_the_version_that_was_shown_to_be_better(
-    shift: Shift, expected: str
-) -> None:
+def test_share_goes_to_the_previous_version_only_while_it_is_the_proven_one(shift: Shift, expected: str) -> None:
     rules = policy(
         tasks=checked_task(degraded=CheckPolicy("enforce", 0.0)),
         aliases={"returns": PREVIOUS_VERSION},
@@ -202,7 +200,7 @@ def failed(choice: Choice, kind: Any, view: FleetView, rules: Any) -> NextAttemp
     return choose_next_attempt(choice, failures, rules, view, moment(), 60)
 
 
-def test_after_a_failure_the_previous_version_answers_and_after_its_own_the_next_fallback() -> None:
+def test_previous_version_answers_after_a_failure_and_the_next_fallback_after_it() -> None:
     rules = policy(
         tasks={"returns": TaskPolicy("returns", "general", fallbacks={"engine_error": ALL})},
         aliases={"returns": PREVIOUS_VERSION},
@@ -221,7 +219,7 @@ def test_after_a_failure_the_previous_version_answers_and_after_its_own_the_next
     assert failed(second.choice, "failed", without, rules) == GiveUp("needs_human", None, "engine_error")
 
 
-def test_a_prompt_that_is_too_long_goes_to_the_first_fallback_that_takes_more_or_to_a_person() -> None:
+def test_too_long_prompt_goes_to_the_first_fallback_that_takes_more_or_a_person() -> None:
     task = TaskPolicy("returns", "general", fallbacks={"context_length": ALL})
     rules = policy(tasks={"returns": task}, aliases={"returns": PREVIOUS_VERSION})
     for most, expected in ((8192, "general-base"), (2048, None), (None, None)):
@@ -242,7 +240,7 @@ def bound(*pools: str, **changes: Any) -> Any:
     return policy(tasks={"returns": task}, aliases={"returns": PREVIOUS_VERSION}, **changes)
 
 
-def test_pools_that_a_text_may_not_reach_are_closed_to_versions_pins_rules_and_fallbacks_alike() -> None:
+def test_forbidden_pools_are_closed_to_versions_pins_rules_and_fallbacks_alike() -> None:
     view = usual_fleet()
     assert told(choose(asked(), NO_SCORES, bound("general"), view, moment())) == ("general-base", "no_replica")
     assert told(choose(asked(), NO_SCORES, bound(), view, moment())) == ("needs_human", "no_replica")

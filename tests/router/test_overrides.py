@@ -161,7 +161,7 @@ def test_rules_of_other_tasks_and_expired_ones_are_not_read_and_have_no_weight()
 
 
 @pytest.mark.invariant("No text or pattern of a rule holds the event loop.")
-def test_a_pattern_of_too_many_steps_is_refused_at_once_and_others_read_so_far_that_it_ends_soon() -> None:
+def test_pattern_of_too_many_steps_is_refused_at_once_and_others_end_soon() -> None:
     for pattern in (r"(?i)(?:\bglas\b|\pL+vase){20}", r"[\pL ]{0,20}a"):
         began = time.thread_time()
         assert "KiB compiled" in str(find_pattern_fault(pattern))

@@ -68,7 +68,7 @@ def test_what_one_model_failed_at_keeps_nobody_else_from_its_replica() -> None:
     assert pick(two, "returns@v2", busy, NOW, 0.0) == two.replicas[1]
 
 
-def test_a_version_on_trial_is_asked_however_often_it_failed_but_not_where_its_replica_did() -> None:
+def test_version_on_trial_is_tried_despite_failures_but_not_on_a_failed_replica() -> None:
     for failed, expected in (("returns@v2", "small-0"), ("", None)):
         circuits = {failed: CircuitView(NOW + 9, open=True)}
         one = pool(replica("small-0", "small", "returns@v2", circuits=circuits))
@@ -153,7 +153,7 @@ def test_keys_are_shared_out_evenly(count: int, form: str) -> None:
     assert len(counted) == count
 
 
-def test_the_keys_of_a_replica_that_goes_are_shared_out_evenly_and_no_other_key_moves() -> None:
+def test_keys_of_a_leaving_replica_are_spread_evenly_and_no_other_key_moves() -> None:
     four, three = alike(4), alike(3)
     gone = four.replicas[3].name
     moved: Counter[str] = Counter()
@@ -194,7 +194,7 @@ def chosen(session: str | None, draw: float) -> Choice:
     return found
 
 
-def test_a_conversation_stays_on_its_replica_and_requests_without_one_on_their_versions() -> None:
+def test_conversation_stays_on_its_replica_and_other_requests_on_their_versions() -> None:
     assert len({chosen("a conversation", draw / 9).replica.name for draw in range(9)}) == 1
     assert len({chosen(None, draw / 9).replica.name for draw in range(9)}) == 1
     assert chosen(None, 0.5).key == chosen("", 0.5).key == "returns@v1"

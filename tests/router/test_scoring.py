@@ -108,13 +108,13 @@ def test_a_task_with_too_few_prompts_for_its_share_does_not_take_everything(shar
     assert found(models, rules, selected="mine") == "first"
 
 
-def test_a_task_with_too_few_prompts_for_any_share_takes_what_is_like_the_farthest_of_them() -> None:
+def test_task_with_too_few_prompts_for_any_share_accepts_what_is_like_the_farthest() -> None:
     model = Reader({"near": -1.0, "far": -2.5}, at=-math.inf)
     assert found({"first": model}, selected="near") == "first"
     assert found({"first": model}, selected="far") is None
 
 
-def test_each_candidate_reads_what_its_own_tasks_selector_takes_and_the_checks_reuse_that() -> None:
+def test_each_candidate_reads_its_own_selectors_text_and_checks_reuse_that() -> None:
     models = {"first": Reader({"note": -1.0, "whole": 3.0}), "second": Reader({"note": 0.4})}
     noted = [
         TaskPolicy(name, None, checks={"out_of_scope": CheckPolicy("enforce", 0.05)}, selector="field:note")

@@ -124,7 +124,7 @@ async def test_a_large_body_arrives_whole() -> None:
     assert engine.asked[0][1].endswith(b"\r\n\r\n" + b"x" * (4 << 20))
 
 
-async def test_a_connection_is_used_again_after_a_whole_answer_and_dropped_after_half_of_one() -> None:
+async def test_connection_is_reused_after_a_whole_answer_and_dropped_after_half_of_one() -> None:
     never = asyncio.Event()
     async with talking(WHOLE, WHOLE, [STREAM_HEAD + b"1\r\na\r\n", never], WHOLE) as (engine, client):
         await read(engine, client)

@@ -11,7 +11,7 @@ from serving.fingerprint import UNKNOWN, BaseFingerprint, compute_fingerprint, d
 BASE = BaseFingerprint("sha256:base", "sha256:template")
 
 
-def test_a_fingerprint_is_the_same_for_the_same_things_and_another_for_each_other_thing() -> None:
+def test_fingerprint_is_the_same_for_the_same_things_and_differs_for_any_other() -> None:
     fingerprints = {
         "all": compute_fingerprint(BASE, "0.32.0", "sha256:a", "sha256:m"),
         "another base": compute_fingerprint(

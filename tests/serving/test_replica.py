@@ -144,7 +144,7 @@ def test_a_fault_now_and_then_among_many_answers_opens_nothing() -> None:
         assert there.breaker_state(now) == "closed"
 
 
-def test_half_open_lets_exactly_one_request_through_and_takes_it_back_if_that_is_cancelled() -> None:
+def test_half_open_lets_exactly_one_request_through_and_frees_it_if_cancelled() -> None:
     there = replica()
     for _ in range(3):
         fail(there, 100.0)
@@ -205,7 +205,7 @@ def test_what_one_version_fails_at_is_its_own_and_a_silent_engine_is_all_of_thei
     assert there.resting_until == 101.2
 
 
-def test_a_wait_that_the_engine_asks_for_is_its_rest_and_is_never_shortened_by_a_later_fault() -> None:
+def test_retry_after_of_the_engine_pauses_it_and_a_later_fault_never_shortens_it() -> None:
     there = replica()
     fail(there, 100.0, "overloaded", rest_seconds=20.0)
     fail(there, 100.0, "overloaded")

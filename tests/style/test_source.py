@@ -247,3 +247,16 @@ def test_class_name_stands_for_one_class() -> None:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(shown(path, node.lineno))
     assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+TEST_NAME_CHARACTERS_MAX = 80
+
+
+def test_test_names_are_short_enough_to_read_at_once() -> None:
+    too_long = [
+        f"{shown(path, node.lineno)} {node.name}: {len(node.name)} characters"
+        for path in files(*SOURCES, "tests")
+        for node in functions(path)
+        if node.name.startswith("test_") and len(node.name) > TEST_NAME_CHARACTERS_MAX
+    ]
+    assert not too_long, f"at most {TEST_NAME_CHARACTERS_MAX} characters: name the behaviour alone"

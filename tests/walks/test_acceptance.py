@@ -42,7 +42,7 @@ from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 
 
 @both
-async def test_an_answer_that_breaks_its_contract_is_generals_to_give_and_costs_what_it_took(
+async def test_answer_that_breaks_its_contract_goes_to_general_and_costs_both(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED) as gateway:
@@ -135,7 +135,7 @@ async def test_a_person_is_asked_where_the_task_says_so(
 
 
 @both
-async def test_the_version_that_led_before_answers_where_the_task_says_so_and_is_judged_itself(
+async def test_previous_version_answers_where_the_task_says_so_and_is_judged_itself(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     fallbacks = {"contract": ["previous_version", "general"]}
@@ -225,7 +225,7 @@ async def read_until(stream: httpx.Response, wanted: str) -> str:
 
 @both
 @pytest.mark.parametrize("path", ["chat/completions", "completions"])
-async def test_an_unsure_answer_goes_to_general_and_nobody_sees_logprobs_that_nobody_asked_for(
+async def test_unsure_answer_goes_to_general_and_nobody_sees_unrequested_logprobs(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool, path: str
 ) -> None:
     async with judging(configure, make_adapter, CONFIDENCE_ENFORCED) as gateway:
@@ -261,7 +261,7 @@ async def test_logprobs_that_the_caller_asks_for_are_used_and_stay(
         assert (await ask(gateway, stream, logprobs=True)).reason == "low_confidence"
 
 
-async def test_without_a_calibration_nothing_is_asked_for_and_nothing_fires_and_without_a_threshold_everything(
+async def test_missing_calibration_never_fires_and_an_uncertified_threshold_always_does(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     async with judging(configure, make_adapter, CONFIDENCE_ENFORCED) as gateway:
@@ -314,7 +314,7 @@ async def test_a_calibration_for_more_tokens_than_are_held_back_does_not_fire_an
 
 
 @pytest.mark.parametrize("commit", ["complete", "tokens:5"])
-async def test_what_can_not_be_judged_in_the_time_that_it_may_be_held_goes_to_general_as_late(
+async def test_answer_not_judged_within_the_hold_time_goes_to_general_as_late(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, commit: str
 ) -> None:
     task = {"commit": commit, "hold_seconds_max": 0.4}
@@ -483,7 +483,7 @@ async def test_an_engine_is_told_to_keep_the_contract_unless_the_caller_wants_an
         ("low_confidence", "complete", True),
     ],
 )
-def test_a_check_that_comes_too_late_for_the_commit_policy_is_refused_unless_it_only_observes(
+def test_check_too_late_for_the_commit_policy_is_refused_unless_it_only_observes(
     configure: Configure, check: str, commit: str, fits: bool
 ) -> None:
     for mode in ("enforce", "observe"):

@@ -196,7 +196,7 @@ async def test_a_closed_fallback_is_said_where_the_answer_can_not_be_sent(
     assert not general.requests
 
 
-async def test_a_cap_on_the_fallback_counts_what_the_fallback_cost_and_a_keys_limit_all_of_it(
+async def test_cap_counts_what_the_fallback_cost_and_a_keys_limit_counts_everything(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED, general_usd_per_day=1) as gateway:
@@ -214,7 +214,7 @@ async def test_a_cap_on_the_fallback_counts_what_the_fallback_cost_and_a_keys_li
 
 
 @both
-async def test_who_hangs_up_on_the_fallback_leaves_nothing_held_and_what_was_rejected_is_paid(
+async def test_hang_up_on_the_fallback_leaks_nothing_and_rejected_answers_are_paid(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED) as gateway:

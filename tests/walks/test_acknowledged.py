@@ -59,7 +59,7 @@ async def test_a_batch_of_feedback_and_each_change_of_an_admin_wait_once(
         assert await marks(everysec) == 2
 
 
-async def test_a_batch_of_reports_waits_once_and_is_told_that_it_may_be_stored_where_that_takes_too_long(
+async def test_batch_of_reports_waits_once_and_learns_that_a_slow_one_may_be_stored(
     configure: Configure, everysec: Valkey
 ) -> None:
     reports = [{"source_id": f"s{n}", "task": "returns", "at": time.time()} for n in range(30)]

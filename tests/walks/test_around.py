@@ -55,7 +55,7 @@ async def test_a_rule_that_takes_all_requests_is_told_and_how_it_is_ended(gatewa
         assert "rule" not in (await why(http))["line"]
 
 
-async def test_who_promotes_a_version_after_a_change_is_told_of_the_rule_that_passes_it_over(
+async def test_promotion_after_a_change_names_the_rule_that_passes_the_version_over(
     gateway: RunningGateway,
 ) -> None:
     async with gateway.http() as http:

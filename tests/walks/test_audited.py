@@ -81,7 +81,7 @@ def _see_that_it_is_as_expected(case: Case, answer: httpx.Response, new: list[Au
 
 @pytest.mark.invariant("Every change under /admin has its entry in the audit.")
 @pytest.mark.timeout(240)
-async def test_where_the_chain_takes_no_entry_each_change_has_its_draft_and_is_entered_later(
+async def test_unwritable_chain_keeps_a_draft_of_each_change_and_enters_it_later(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, redis: Redis
 ) -> None:
     """A gateway that is killed between a change and its entry leaves the same."""

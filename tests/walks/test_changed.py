@@ -54,7 +54,7 @@ async def requests_to_train(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     return list((await http.get("/admin/v1/retraining")).json()["retraining"])
 
 
-async def test_a_change_that_has_come_marks_versions_sends_to_general_and_asks_for_training(
+async def test_arrived_change_marks_versions_sends_to_general_and_requests_training(
     gateway: RunningGateway,
 ) -> None:
     async with gateway.http() as http:
@@ -179,7 +179,7 @@ class Meanwhile(RetrainingStore):
         self.somebody_else = somebody_else
 
 
-async def test_a_rule_that_somebody_else_sets_at_this_moment_is_left_alone_and_no_example_is_left(
+async def test_rule_set_by_another_admin_meanwhile_is_kept_and_no_example_remains(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule = {"action": "general", "contains": "vase"}
@@ -211,7 +211,7 @@ async def examples(gateway: RunningGateway) -> set[bytes]:
     return {key async for key in gateway.services.redis.scan_iter("apprentice:retraining:*:examples*")}
 
 
-async def test_a_request_to_train_that_is_closed_at_this_moment_is_not_taken_for_an_open_one(
+async def test_training_request_closed_meanwhile_is_not_taken_for_an_open_one(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with gateway.http() as http:

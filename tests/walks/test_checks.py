@@ -49,7 +49,7 @@ def fired(gateway: RunningGateway, check: str, mode: str, version: str = "return
     return gateway.services.meters.check_fired.cell("returns", version, check, mode).value
 
 
-async def test_a_holdout_takes_its_share_of_sessions_to_general_with_the_label_and_the_probability(
+async def test_holdout_sends_its_share_of_sessions_to_general_labelled_with_probability(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     checks = {"holdout": {"mode": "enforce", "share": 0.3}}
@@ -80,7 +80,7 @@ async def test_a_holdout_takes_its_share_of_sessions_to_general_with_the_label_a
         assert fired(gateway, "holdout", "enforce") == held
 
 
-async def test_what_a_person_has_to_answer_is_refused_with_the_reason_and_is_not_to_be_sent_again(
+async def test_request_for_a_person_is_refused_with_the_reason_and_not_retryable(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     task = {"checks": {"holdout": ALL}, "fallbacks": {"holdout": ["needs_human"]}}
@@ -159,7 +159,7 @@ async def test_past_the_cap_of_general_the_next_fallback_applies_and_is_counted(
 
 
 @pytest.mark.invariant("No caller sees scores, thresholds or ids of training prompts.")
-async def test_a_check_that_is_only_observed_changes_nothing_and_is_told_to_each_in_their_words(
+async def test_observed_check_changes_nothing_and_callers_and_admins_each_see_their_part(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     checks = {"holdout": {"mode": "observe", "share": 1.0}, "out_of_scope": {"mode": "enforce"}}

@@ -181,7 +181,7 @@ async def test_an_answer_that_reasons_is_not_gone_on_with(world: World, small: F
     assert len(calls(small)) == 1
 
 
-async def test_an_engine_that_refuses_to_go_on_after_commit_gives_the_clear_error_and_is_asked_once(
+async def test_engine_refusing_a_continuation_gives_the_clear_error_and_is_tried_once(
     world: World, small: FakeEngine, general: FakeEngine
 ) -> None:
     async with world(general_pool=CONTINUES) as gateway:

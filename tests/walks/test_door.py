@@ -90,7 +90,7 @@ async def _trickle(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_a_body_that_does_not_come_to_its_end_closes_the_connection_and_is_recorded_as_cancelled(
+async def test_unfinished_body_closes_the_connection_and_is_recorded_as_cancelled(
     configure: Configure,
 ) -> None:
     async with run_gateway(configure(limits={"body_seconds_max": 0.2})) as gateway:

@@ -107,7 +107,7 @@ async def test_one_that_is_stopped_while_its_report_is_made_puts_nothing_into_fo
 
 
 @pytest.mark.invariant("No stopped evaluation puts a model into force, and no finished one loses its models.")
-async def test_models_of_a_gateway_that_was_killed_at_its_end_are_put_into_force_by_the_next(
+async def test_models_of_a_gateway_killed_at_the_end_are_put_into_force_by_the_next(
     ready: RunningGateway,
 ) -> None:
     async with ready.http() as http:

@@ -53,7 +53,7 @@ async def test_a_scope_model_that_can_not_be_used_costs_the_calibration_and_not_
     assert "no scope model of this format: fit it again" in told["report"]["calibration"]["error"]
 
 
-async def test_the_scopes_threshold_rests_on_the_rows_from_then_on_and_the_calibration_holds_with_it(
+async def test_scope_threshold_comes_from_the_rows_and_the_calibration_stays_usable(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     prompts = [TrainingPrompt(f"{number}", f"Please send me the form for parcel {number}") for number in range(60)]

@@ -168,7 +168,7 @@ async def test_a_request_that_fails_at_every_attempt_counts_once_against_an_engi
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_answer_longer_than_we_take_goes_to_the_fallback_and_counts_against_no_engine(
+async def test_answer_longer_than_the_limit_goes_to_the_fallback_and_blames_no_engine(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     limits = {**SHORT_LIMITS, "answer_timeout_seconds": 5, "first_token_timeout_seconds": 5, "answer_bytes_max": 2048}

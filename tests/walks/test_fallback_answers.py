@@ -43,7 +43,7 @@ async def explained(gateway: RunningGateway, told: Any) -> str:
 
 @both
 @pytest.mark.parametrize("reason", ["holdout", "engine_error", "low_confidence"])
-async def test_the_reason_for_which_a_fallback_is_asked_stays_where_its_answer_breaks_the_contract(
+async def test_reason_for_the_fallback_stays_where_its_answer_breaks_the_contract(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool, reason: str
 ) -> None:
     checks = CONTRACT_ENFORCED | {"holdout": ALL_HELD_OUT["holdout"] if reason == "holdout" else {"mode": "off"}}
@@ -77,7 +77,7 @@ async def test_the_reason_for_which_a_fallback_is_asked_stays_where_its_answer_b
 
 
 @both
-async def test_what_is_out_of_scope_is_no_job_of_the_tasks_and_its_answer_need_not_keep_the_contract(
+async def test_answer_to_an_out_of_scope_request_need_not_keep_the_contract(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED | SCOPE_ENFORCED) as gateway:
@@ -103,7 +103,7 @@ async def test_what_is_out_of_scope_is_no_job_of_the_tasks_and_its_answer_need_n
         assert "x-apprentice-contract" not in (await ask(gateway, stream, **FOREIGN)).headers
 
 
-async def test_the_version_that_led_before_need_not_keep_the_contract_of_what_is_out_of_scope(
+async def test_previous_version_need_not_keep_the_contract_of_out_of_scope_requests(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     fallbacks, checks = {"out_of_scope": ["previous_version"]}, CONTRACT_ENFORCED | SCOPE_ENFORCED
@@ -134,7 +134,7 @@ async def test_a_fallback_has_the_time_that_is_left_and_not_the_adapters_hold(
     assert "data: [DONE]" in rest
 
 
-async def test_a_fallback_that_its_contract_is_enforced_on_is_held_for_longer_than_the_adapter(
+async def test_fallback_with_an_enforced_contract_is_held_longer_than_the_adapter(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED, hold_seconds_max=0.3) as gateway:

@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
 @both
-async def test_fault_1_a_429_with_retry_after_is_waited_for_and_the_same_engine_asked_again(
+async def test_fault_1_429_with_retry_after_is_waited_for_and_the_same_engine_retried(
     world: World, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     async with world("f01-429-once") as gateway:
@@ -113,7 +113,7 @@ async def test_fault_8_an_engine_that_dies_inside_an_answer_never_looks_like_suc
         assert "dies" not in "".join(told.models)
 
 
-async def test_fault_9_an_engine_that_stalls_is_left_within_the_limit_and_healthy_afterwards(
+async def test_fault_9_stalled_engine_is_left_within_the_limit_and_healthy_afterwards(
     world: World, small: FakeEngine
 ) -> None:
     async with world(commit="complete") as gateway:
@@ -180,7 +180,7 @@ async def test_fault_13_what_the_content_policy_refuses_is_told_and_goes_nowhere
 
 @pytest.mark.parametrize("commit", ["first_token", "complete"])
 @pytest.mark.parametrize("flagged", [False, True])
-async def test_fault_14_a_fallback_that_refuses_a_prefill_is_asked_anew_or_the_caller_is_told_clearly(
+async def test_fault_14_refused_prefill_leads_to_a_new_request_or_a_clear_error(
     world: World, small: FakeEngine, general: FakeEngine, commit: str, flagged: bool
 ) -> None:
     pool = {"general_pool": {"continues": flagged}}
@@ -199,9 +199,7 @@ async def test_fault_14_a_fallback_that_refuses_a_prefill_is_asked_anew_or_the_c
 
 
 @pytest.mark.invariant("No request goes to an open breaker while another replica can answer.")
-async def test_fault_15_the_circuit_opens_few_probes_go_out_and_the_primary_is_used_again_after_recovery(
-    world: World, small: FakeEngine
-) -> None:
+async def test_fault_15_circuit_opens_probes_are_few_and_the_primary_returns(world: World, small: FakeEngine) -> None:
     async with world(limits={"answer_timeout_seconds": 20}) as gateway:
         rule = small.faults.add(Down(4.0), model="returns@*")
         down_until: float | None = None

@@ -92,7 +92,7 @@ async def test_the_same_feedback_again_is_harmless_and_another_under_its_id_is_r
     assert [result["status"] for result in batch.json()["results"]] == [200, 404]
 
 
-async def test_what_is_wrong_with_one_of_a_batch_is_its_own_result_and_the_others_are_stored(
+async def test_error_in_one_of_a_batch_is_its_own_result_and_the_others_are_stored(
     gateway: RunningGateway,
 ) -> None:
     request_id = await ask(gateway)
@@ -169,7 +169,7 @@ async def test_a_rater_who_changes_back_is_heard(gateway: RunningGateway) -> Non
     assert [feedback["value"] for feedback in told] == [True, False, True]
 
 
-async def test_a_judgement_waits_for_a_record_however_long_that_lies_in_another_gateways_spool(
+async def test_judgement_waits_for_a_record_however_long_it_lies_in_another_spool(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a request's id is all that this gateway can know: genuine, and made a while ago."""

@@ -237,7 +237,7 @@ async def test_a_gateway_killed_on_the_way_in_is_followed_by_one_that_loads_noth
 
 
 @pytest.mark.parametrize(("state", "when"), ON_THE_WAY_OUT)
-async def test_a_gateway_killed_on_the_way_out_is_followed_by_one_that_unloads_and_counts_the_ghost(
+async def test_gateway_killed_while_unloading_is_followed_by_one_that_counts_the_ghost(
     pair: Pair, make_adapter: MakeAdapter, state: PlacementState, when: When
 ) -> None:
     version = await pair.gateway.place(make_adapter(2), alias=False)
@@ -291,7 +291,7 @@ VERDICTS = [("alias.rollback", {"latency_ratio_max": 100}), ("alias.hold", {"sec
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("at", ["draft", "entry"])
 @pytest.mark.parametrize(("action", "plan"), VERDICTS)
-async def test_a_verdict_on_a_canary_is_entered_once_with_its_evidence_wherever_its_gateway_is_killed(
+async def test_canary_verdict_is_entered_once_with_evidence_wherever_its_gateway_dies(
     pair: Pair, make_adapter: MakeAdapter, action: str, plan: dict[str, float], at: str, when: When
 ) -> None:
     version = await pair.gateway.place(make_adapter(2), alias=False)

@@ -185,7 +185,7 @@ async def test_what_an_admin_undoes_is_undone_once_wherever_the_gateway_is_kille
 
 
 @pytest.mark.parametrize(("point", "when"), [where for where in WHERE if where[0] != "step"])
-async def test_what_a_killed_gateway_has_only_written_is_done_once_though_the_next_one_is_killed_too(
+async def test_written_actions_of_a_killed_gateway_are_done_once_despite_a_second_kill(
     two: Two, point: str, when: When
 ) -> None:
     _, generation = await two.leading()

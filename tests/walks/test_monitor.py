@@ -91,7 +91,7 @@ def kept(health: dict[str, Any], version: str = V1) -> float:
     return float(health["versions"].get(version, {}).get("kept", 1.0))
 
 
-async def test_a_version_that_slips_is_found_and_its_traffic_goes_to_general_and_comes_back(
+async def test_slipping_version_is_found_and_its_traffic_goes_to_general_and_returns(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     small.answers |= {V1: "approve"}

@@ -63,7 +63,7 @@ async def test_a_rule_of_a_newer_release_is_not_applied_and_stays(gateway: Runni
     assert await ObjectStore(redis, "overrides").get("tools") == raw
 
 
-async def test_a_version_of_a_newer_release_is_served_as_it_was_last_read_and_is_left_as_it_is(
+async def test_version_of_a_newer_release_is_served_as_last_read_and_left_unchanged(
     gateway: RunningGateway, redis: Redis, small: FakeEngine
 ) -> None:
     key = await gateway.key()
@@ -79,7 +79,7 @@ async def test_a_version_of_a_newer_release_is_served_as_it_was_last_read_and_is
     assert not called(small, UNLOAD)
 
 
-async def test_a_gateway_that_starts_beside_a_newer_one_unloads_and_forgets_nothing_of_what_it_can_not_read(
+async def test_gateway_beside_a_newer_one_unloads_and_forgets_nothing_unreadable(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis, small: FakeEngine
 ) -> None:
     async with run_gateway(configure()) as first:

@@ -130,7 +130,7 @@ async def test_what_the_engine_does_not_know_is_refused_by_name(configure: Confi
     assert len(bare.requests) == 1
 
 
-async def test_as_a_fallback_it_gets_the_general_prompt_in_its_own_words_and_the_caller_is_told_what_was_left_out(
+async def test_openai_fallback_gets_the_general_prompt_and_callers_see_what_is_left_out(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, bare: FakeEngine
 ) -> None:
     configuration = configure()

@@ -151,7 +151,7 @@ async def test_a_long_text_is_read_to_its_end_beside_other_requests(gateway: Run
 
 @pytest.mark.invariant("One caller's long texts delay no other caller.")
 @pytest.mark.parametrize("path", ["/v1/route", "/v1/chat/completions"])
-async def test_a_flood_of_long_texts_holds_up_no_other_caller_and_ends_when_its_caller_goes(
+async def test_flood_of_long_texts_delays_no_other_caller_and_ends_with_its_caller(
     gateway: RunningGateway, path: str
 ) -> None:
     one, two = [await gateway.key(models=["returns"]) for _ in range(2)]
@@ -178,7 +178,7 @@ async def test_a_flood_of_long_texts_holds_up_no_other_caller_and_ends_when_its_
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_added_message_reaches_the_adapter_and_the_fallback_after_what_the_caller_says_there(
+async def test_added_message_reaches_adapter_and_fallback_after_the_callers_own(
     gateway: RunningGateway, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROMPT}]
@@ -212,7 +212,7 @@ async def test_a_message_is_added_to_prompts_too(
         assert general.requests[-1].body["prompt"] == f"{GENERAL_PROMPT}\n\n{SYSTEM}\n\n{PROMPT}"
 
 
-async def test_an_added_message_goes_along_to_the_fallback_and_to_the_previous_version_when_the_adapter_fails(
+async def test_added_message_reaches_fallback_and_previous_version_after_a_failure(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     tasks = {"returns": {"fallbacks": {"engine_error": ["previous_version", "general"]}}}
@@ -317,7 +317,7 @@ async def test_a_rule_that_can_not_be_is_refused_with_what_is_wrong_and_nothing_
                 assert (await http.get("/admin/v1/overrides")).json() == {"overrides": []}
 
 
-async def test_a_state_with_a_broken_pattern_or_a_version_that_is_not_here_is_refused_as_a_whole(
+async def test_state_with_a_broken_pattern_or_missing_version_is_refused_as_a_whole(
     gateway: RunningGateway,
 ) -> None:
     async with gateway.http() as http:
@@ -398,7 +398,7 @@ async def test_a_dry_run_goes_by_the_rules_that_have_decided_before_it(gateway: 
         assert narrowed["changes"][0]["to"] == "as without the rule"
 
 
-async def test_of_what_another_gateway_served_or_is_no_more_in_memory_nothing_is_known_of_texts(
+async def test_texts_of_other_gateways_and_of_forgotten_requests_are_unknown(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     admin_key = new_key()[0]

@@ -265,7 +265,7 @@ async def test_sighup_has_the_configuration_read_again_and_a_bad_one_keeps_the_o
     assert (entry["actor"], entry["action"]) == ("system", "configuration.reload")
 
 
-async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_gateway_takes_valkey_over(config: Path) -> None:
+async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_takes_valkey_over(config: Path) -> None:
     key = new_key()[0]
     async with served(config, key) as process, client(process, key) as http:
         request_id = (await http.post("/v1/chat/completions", json=ASK)).headers["x-request-id"]
@@ -283,7 +283,7 @@ async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_gateway_takes_
     assert "kept" in [caller["name"] for caller in callers]
 
 
-async def test_a_valkey_that_is_killed_alone_is_started_again_and_has_all_that_was_acknowledged(config: Path) -> None:
+async def test_valkey_killed_alone_is_restarted_and_has_all_that_was_acknowledged(config: Path) -> None:
     key = new_key()[0]
     async with served(config, key) as process, client(process, key) as http:
         assert (await http.post("/admin/v1/callers", json={"name": "before"})).status_code == 201
@@ -299,7 +299,7 @@ async def test_a_valkey_that_is_killed_alone_is_started_again_and_has_all_that_w
         assert "was started again" in "".join(process.said)
 
 
-async def test_of_two_gateways_one_starts_the_killed_valkey_again_even_if_it_had_only_adopted_it(config: Path) -> None:
+async def test_one_of_two_gateways_restarts_the_killed_valkey_even_if_only_adopted(config: Path) -> None:
     key = new_key()[0]
     async with served(config, key) as one, served(config, key) as two, client(two, key) as http:
         await one.stop(signal.SIGKILL)

@@ -89,7 +89,7 @@ async def test_an_adapter_that_is_not_ours_is_left_alone_and_takes_a_place(
     assert not called(small, UNLOAD, "stranger")
 
 
-async def test_a_replica_started_anew_serves_a_version_again_only_once_it_was_loaded_and_probed(
+async def test_restarted_replica_serves_a_version_only_once_it_is_loaded_and_probed(
     two: RunningGateway, small: FakeEngine, other: FakeEngine
 ) -> None:
     async with callers(two) as asked:
@@ -173,7 +173,7 @@ async def test_a_gateway_that_takes_the_job_over_looks_before_it_does_anything(
     assert [called(engine, UNLOAD) for engine in (small, other)] == [[200], [200]]
 
 
-async def test_a_gateway_that_did_not_load_a_version_serves_and_swaps_it_as_soon_as_it_is_staged(
+async def test_gateway_that_did_not_load_a_version_serves_and_swaps_it_once_staged(
     configure: Configure, make_adapter: MakeAdapter, other: FakeEngine, redis: Redis
 ) -> None:
     configuration, key = with_two(configure, other), new_key()[0]
@@ -215,7 +215,7 @@ async def test_a_load_without_an_answer_is_looked_into_and_never_repeated_blindl
     assert (LOAD, LOAD) not in pairwise(order), "between two loads nobody looked at what is listed"
 
 
-async def test_a_load_that_is_refused_because_the_name_is_there_counts_if_the_bytes_are_ours(
+async def test_load_refused_because_the_name_is_taken_counts_if_the_bytes_are_ours(
     two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     version = await push(two, make_adapter(2))
@@ -231,7 +231,7 @@ async def test_a_load_that_is_refused_because_the_name_is_there_counts_if_the_by
     assert called(small, LOAD, version) == [400]
 
 
-async def test_an_engine_with_other_bytes_under_our_name_gets_no_request_for_it_and_keeps_them(
+async def test_engine_with_other_bytes_under_our_name_keeps_them_and_gets_no_request(
     two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
 ) -> None:
     theirs = make_adapter(9)

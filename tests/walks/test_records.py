@@ -131,9 +131,7 @@ async def all_are_stored_by_the_next(world: World) -> list[str]:
 
 @pytest.mark.invariant("A killed gateway loses only records of a stated window.")
 @pytest.mark.parametrize("redis", ["answers", "hangs", "is gone"])
-async def test_kill_9_under_load_loses_no_record_older_than_the_window_and_stores_none_twice(
-    world: World, redis: str
-) -> None:
+async def test_kill_9_under_load_loses_no_record_past_the_window_and_doubles_none(world: World, redis: str) -> None:
     process_of_valkey = world.valkey._process
     assert process_of_valkey is not None
     async with served(world.config, world.key) as process, load(process, world.key) as asked:
@@ -177,7 +175,7 @@ async def test_sigterm_while_redis_is_gone_leaves_every_record_to_the_next_gatew
     assert set(asked.answered) <= set(stored)
 
 
-async def test_a_redis_that_comes_back_gets_what_it_missed_in_its_order_while_requests_go_on(world: World) -> None:
+async def test_returning_redis_gets_what_it_missed_in_order_while_requests_go_on(world: World) -> None:
     async with (
         served(world.config, world.key) as process,
         load(process, world.key, at_once=1) as asked,

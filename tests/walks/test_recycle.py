@@ -87,7 +87,7 @@ async def test_a_cordoned_replica_gets_no_new_requests_until_it_is_uncordoned(
                     await client.chat.completions.create(model="returns", **ASK)
 
 
-async def test_a_recycled_replica_finishes_its_answers_is_started_anew_and_serves_again_without_an_error(
+async def test_recycled_replica_finishes_its_answers_restarts_and_serves_without_error(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
 ) -> None:
     async with two_replicas(configure, small, other, supervisor) as gateway:

@@ -13,7 +13,7 @@ from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 
 
-async def test_admins_read_what_was_read_last_and_the_log_has_an_outages_beginning_and_end_alone(
+async def test_admins_read_the_last_state_and_the_log_has_one_begin_and_end_per_outage(
     configure: Configure, make_adapter: MakeAdapter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="gateway.background.jobs")

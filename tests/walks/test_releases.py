@@ -67,7 +67,7 @@ async def test_a_release_of_a_version_that_the_checks_can_not_judge_says_so(
         assert (await step(http, "promote", version=V2))["warnings"] == []
 
 
-async def test_a_release_of_a_version_that_auto_does_not_know_says_so_where_it_knew_the_one_before(
+async def test_release_of_a_version_unknown_to_auto_says_so_where_it_knew_the_one_before(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (gateway, http):
@@ -165,7 +165,7 @@ async def test_promotion_and_the_way_back_move_pointers_and_load_nothing(
 # ---- who gets the canary -------------------------------------------------------------------------
 
 
-async def test_a_canary_gets_its_share_of_sessions_each_stays_in_its_arm_and_records_say_so(
+async def test_canary_gets_its_share_of_sessions_each_keeps_its_arm_and_records_say_so(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
@@ -186,7 +186,7 @@ async def test_a_canary_gets_its_share_of_sessions_each_stays_in_its_arm_and_rec
         assert 6 <= Counter(first.values())[V2] <= 30
 
 
-async def test_the_judgement_goes_on_when_the_share_is_raised_and_begins_anew_with_another_plan(
+async def test_judgement_continues_after_a_raised_share_and_restarts_with_another_plan(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (_, http):
@@ -238,7 +238,7 @@ async def test_a_shadow_answers_a_copy_that_nobody_sees_and_its_cost_is_booked_a
         assert await metric(http, "apprentice_shadow_requests_total", outcome) == 1
 
 
-async def test_a_shadow_that_fails_is_recorded_and_neither_its_callers_nor_its_replica_feel_it(
+async def test_failing_shadow_is_recorded_and_hurts_neither_callers_nor_its_replica(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
@@ -255,7 +255,7 @@ async def test_a_shadow_that_fails_is_recorded_and_neither_its_callers_nor_its_r
 
 
 @pytest.mark.invariant("No caller sees or waits for a shadow.")
-async def test_shadows_that_hang_keep_no_caller_waiting_and_what_the_queue_can_not_hold_is_counted(
+async def test_hanging_shadows_delay_no_caller_and_what_the_queue_drops_is_counted(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):

@@ -220,7 +220,7 @@ async def test_secrets_are_compared_and_never_shown(configure: Configure, tmp_pa
         assert world.services.fleet.replicas["general-0"].config.api_key == "sk-engine-secret"
 
 
-async def test_a_replica_that_is_added_answers_and_one_that_is_removed_finishes_what_it_holds(
+async def test_added_replica_answers_and_a_removed_one_finishes_what_it_holds(
     configure: Configure, tmp_path: Path, general: FakeEngine
 ) -> None:
     general.token_delay_seconds = 0.02

@@ -160,7 +160,7 @@ async def test_a_second_sending_is_the_same_and_another_report_under_its_name_a_
     assert await gateway.services.redis.xlen("apprentice:reported") == 2
 
 
-async def test_a_report_whose_gateway_died_after_its_name_was_kept_is_stored_by_the_second_sending(
+async def test_report_whose_gateway_died_after_claiming_it_is_stored_by_the_second_try(
     gateway: RunningGateway,
 ) -> None:
     told = report()
@@ -270,7 +270,7 @@ def is_of_requests(line: str) -> bool:
 
 
 @pytest.mark.invariant("Reported traffic counts as nothing that was served, and judges no canary.")
-async def test_a_canary_is_not_judged_by_what_is_reported_of_its_version_nor_by_feedback_on_that(
+async def test_reports_of_its_version_and_feedback_on_them_do_not_judge_a_canary(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (_, http):

@@ -61,7 +61,7 @@ async def audited(http: Any, count: int) -> bool:
     return len(await audit_of(http, "monitor.roll_back")) == count
 
 
-async def test_an_action_of_a_task_that_is_gone_is_audited_as_not_carried_out_and_the_next_one_is(
+async def test_action_of_a_missing_task_is_audited_as_undone_and_the_next_one_runs(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):

@@ -35,7 +35,7 @@ __all__ = ["monitor_elsewhere"]
 TOOL = {"type": "function", "function": {"name": "refund", "parameters": {"type": "object", "properties": {}}}}
 
 
-async def test_a_drawn_request_waits_with_its_texts_and_nothing_of_its_caller_but_the_public_part(
+async def test_drawn_request_waits_with_its_texts_and_only_the_public_part_of_its_caller(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     async with reviewing(configure, make_adapter) as gateway:

@@ -92,7 +92,7 @@ async def test_while_it_observes_the_adapter_answers_and_the_finding_is_told(
 
 
 @pytest.mark.invariant("No training prompt is kept once its model is fitted.")
-async def test_a_version_is_given_prompts_of_which_nothing_is_left_once_its_scope_is_fitted(
+async def test_prompts_given_to_a_version_are_deleted_once_its_scope_is_fitted(
     gateway: RunningGateway, redis: Redis
 ) -> None:
     await fit(gateway, "returns@v1")
@@ -323,7 +323,7 @@ async def test_a_fitting_in_which_gateways_end_again_and_again_is_given_up(
     assert (found["state"], "ended in the middle 5 times" in found["error"]) == ("failed", True)
 
 
-async def test_a_fault_in_a_fitting_is_tried_again_some_times_and_does_not_hold_up_the_others(
+async def test_fault_in_a_fitting_is_retried_a_few_times_and_delays_no_other_fitting(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "COMMAND", (sys.executable, "-c", "print('nonsense')"))
@@ -338,7 +338,7 @@ async def test_a_fault_in_a_fitting_is_tried_again_some_times_and_does_not_hold_
     assert not [key async for key in redis.scan_iter("apprentice:prompts:*")]
 
 
-async def test_rows_of_one_parent_are_packed_as_a_group_and_another_selector_makes_another_sample(
+async def test_rows_of_one_parent_stay_in_a_group_and_another_selector_samples_anew(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "prompts.jsonl"
@@ -367,7 +367,7 @@ async def test_a_retired_versions_models_are_let_go(enforcing: RunningGateway, m
     assert set(enforcing.services.snapshot.current.policy.fitted) == {"returns@v1"}
 
 
-async def test_up_gives_its_sample_where_a_version_has_no_model_and_leaves_one_that_an_admin_had_fitted(
+async def test_up_gives_its_sample_to_versions_without_a_model_and_keeps_an_admins(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     sample = tmp_path / "sample.jsonl"

@@ -27,7 +27,7 @@ DROPPED = ("apprentice_shadow_requests_total", 'outcome="dropped"')
 
 
 @pytest.mark.invariant("Draws for shadows and reviews depend on chance alone.")
-async def test_requests_are_drawn_for_shadows_and_reviews_each_for_itself_and_records_say_how_likely(
+async def test_shadows_and_reviews_are_drawn_independently_and_records_show_probability(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with watching(configure, make_adapter, shadow_share=0.4, review_share=0.3) as (_, http):
@@ -37,7 +37,7 @@ async def test_requests_are_drawn_for_shadows_and_reviews_each_for_itself_and_re
     assert drawn == {(False, False), (False, True), (True, False), (True, True)}
 
 
-async def test_a_task_that_is_not_watched_draws_nothing_nor_does_who_pins_a_version_or_follows_a_rule(
+async def test_unwatched_task_draws_nothing_and_neither_do_pins_nor_rules(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with watching(configure, make_adapter, review_share=1.0) as (running, http):
@@ -95,7 +95,7 @@ async def test_where_the_version_answered_general_answers_too_with_its_general_p
         assert await metric(http, "apprentice_pairs_total", f'version="{V1}"', 'outcome="differed"') == 1
 
 
-async def test_where_a_fallback_answered_the_version_answers_too_that_the_request_was_led_to(
+async def test_version_is_the_shadow_of_the_fallback_that_answered_in_its_place(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     small.answers[V1] = general.answers["large"] = "approve it"
@@ -109,7 +109,7 @@ async def test_where_a_fallback_answered_the_version_answers_too_that_the_reques
         assert pair["served_stack"] == primary["stack"] != shadow["stack"]
 
 
-async def test_an_answer_that_a_check_did_not_let_through_is_the_versions_arm_and_is_not_asked_for_again(
+async def test_rejected_answer_is_the_versions_arm_and_is_not_requested_again(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     small.answers[V1], general.answers["large"] = "well, approve", "approve"

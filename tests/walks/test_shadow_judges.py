@@ -76,7 +76,7 @@ FIELDS = {"kind": "fields", "fields": ["decision", "days"]}
         (FIELDS, "approve it", "approve it", False),
     ],
 )
-async def test_a_judge_that_compares_says_whether_both_arms_say_the_same_and_not_that_they_are_right(
+async def test_comparing_judge_says_whether_both_arms_agree_and_not_that_they_are_right(
     configure: Configure,
     make_adapter: MakeAdapter,
     small: FakeEngine,
@@ -243,7 +243,7 @@ async def test_a_judge_that_is_down_leaves_pairs_unjudged_and_rests_and_no_label
         assert pair["served_digest"] == feedback["demonstration_digests"]["model"] != pair["digest"]
 
 
-async def test_what_a_judge_is_not_asked_is_passed_over_and_does_not_speak_against_its_pool(
+async def test_pairs_not_sent_to_a_judge_are_skipped_and_do_not_blame_its_pool(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, general: FakeEngine
 ) -> None:
     small.answers[V1], general.answers["large"] = "approve it", "reject it"
@@ -261,7 +261,7 @@ async def test_what_a_judge_is_not_asked_is_passed_over_and_does_not_speak_again
         assert await metric(http, "apprentice_pairs_total", 'outcome="unjudged"') == 0
 
 
-async def test_texts_that_are_too_long_for_the_judges_engine_are_passed_over_and_do_not_speak_against_it(
+async def test_texts_too_long_for_the_judges_engine_are_skipped_and_do_not_blame_it(
     configure: Configure,
     make_adapter: MakeAdapter,
     small: FakeEngine,

@@ -244,7 +244,7 @@ async def test_a_copy_that_was_damaged_in_the_sidecars_store_is_reported(
         await ensure_on(url, digest, http)
 
 
-async def test_a_key_that_the_gateway_refuses_is_said_and_can_be_exchanged_without_a_restart(
+async def test_refused_key_is_reported_and_can_be_exchanged_without_a_restart(
     url: str, http: httpx.AsyncClient, gateway: Giving, digest: str, key_path: Path
 ) -> None:
     key_path.write_text(gateway.keys["caller"])
@@ -394,7 +394,7 @@ async def process(own: Store, address: str, key_path: Path, port: int) -> AsyncI
 
 
 @pytest.mark.timeout(180)
-async def test_a_sidecar_that_is_killed_while_it_pulls_holds_nothing_half_and_pulls_it_when_it_is_back(
+async def test_sidecar_killed_while_pulling_holds_nothing_half_and_pulls_again(
     http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path, unused_tcp_port: int
 ) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
@@ -513,7 +513,7 @@ def form_of(folder: Path) -> dict[str, Any]:
     return {"data": {"task": "returns"}, "files": files}
 
 
-async def test_an_adapter_that_was_pushed_reaches_an_engine_that_shares_no_disk_with_the_gateway(
+async def test_pushed_adapter_reaches_an_engine_that_shares_no_disk_with_the_gateway(
     url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, make_adapter: MakeAdapter
 ) -> None:
     folder = make_adapter(3)

@@ -394,7 +394,7 @@ def run_machine(
 
 
 @pytest.mark.invariant("Engines hold what is written down, and nothing is loaded twice.")
-def test_whatever_happens_engines_hold_what_is_written_down_and_come_to_hold_what_is_wanted(
+def test_engines_always_hold_what_is_recorded_and_come_to_hold_what_is_wanted(
     valkey_socket: str, goods: Goods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = settings().max_examples

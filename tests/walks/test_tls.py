@@ -106,7 +106,7 @@ async def test_an_engine_that_is_not_trusted_gets_nothing_and_the_log_says_why(
 
 
 @pytest.mark.parametrize("by", ["redis_tls", "address"])
-async def test_redis_is_reached_by_mutual_tls_as_an_acl_user_that_may_do_no_more_than_it_needs(
+async def test_redis_is_reached_by_mutual_tls_as_an_acl_user_with_minimal_rights(
     configure: Configure,
     make_adapter: MakeAdapter,
     valkey_socket: str,

@@ -168,7 +168,7 @@ async def test_a_canary_that_feedback_finds_worse_is_rolled_back_by_itself(
         assert "feedback is more than 2 points worse" in entry["after"]["because"]
 
 
-async def test_a_canary_that_is_worse_on_the_same_inputs_is_rolled_back_though_hardly_anybody_meets_it(
+async def test_canary_worse_on_the_same_inputs_is_rolled_back_though_few_meet_it(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     small.answers |= {V1: "approve", V2: "well, approve"}
@@ -251,7 +251,7 @@ async def test_requests_that_name_the_canary_or_follow_a_rule_are_no_evidence(
 # ---- good ones, and those that are left to people -------------------------------------------------
 
 
-async def test_a_canary_that_is_as_good_is_promoted_by_itself_with_the_evidence_in_the_audit(
+async def test_equally_good_canary_is_promoted_by_itself_with_the_evidence_in_the_audit(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     async with two_versions(configure, make_adapter) as (_, http):
@@ -291,7 +291,7 @@ async def test_a_canary_without_a_plan_is_never_moved_by_itself(
         assert words[-1] == "Its canary: judged by people, since it has no plan."
 
 
-async def test_a_canary_without_a_verdict_in_its_time_is_held_and_why_says_what_it_waits_for(
+async def test_canary_without_a_verdict_in_its_time_is_held_and_why_names_its_wait(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (_, http):

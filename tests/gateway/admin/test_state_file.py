@@ -159,7 +159,7 @@ def test_secrets_and_whole_manifests_are_not_shown() -> None:
 
 
 @given(present=states, file=states)
-def test_a_file_of_another_installation_is_stale_only_where_something_was_changed_here_since(
+def test_file_of_another_installation_is_stale_only_where_something_changed_here(
     present: Objects, file: Objects
 ) -> None:
     first = rebased(file, present, {})

@@ -59,7 +59,7 @@ async def feedback(gateway: RunningGateway, request_id: str) -> list[dict[str, A
     return found
 
 
-async def test_the_next_review_is_shown_so_that_it_can_be_read_and_nothing_in_it_moves_the_terminal(
+async def test_next_review_is_shown_readable_and_nothing_in_it_moves_the_terminal(
     gateway: RunningGateway, apprentice: Command
 ) -> None:
     request_id = await drawn(gateway)

@@ -208,7 +208,7 @@ async def test_an_alias_that_moves_while_versions_are_placed_stops_the_apply(
         assert (await http.get("/admin/v1/overrides")).json() == {"overrides": []}
 
 
-async def test_another_cluster_with_the_same_base_takes_over_a_release_and_one_with_another_base_refuses_it(
+async def test_cluster_with_the_same_base_takes_over_a_release_and_others_refuse_it(
     configure: Configure, make_adapter: MakeAdapter, base_folder: Path, redis: Redis, small: FakeEngine, tmp_path: Path
 ) -> None:
     file, bytes_of = tmp_path / "release.json", tmp_path / "adapters"

@@ -29,7 +29,7 @@ def elsewhere(configuration: dict[str, Any], engine: FakeEngine, redis_url: str,
     return {**configuration, "pools": pools, "redis_url": redis_url, "data_folder": folder}
 
 
-async def test_releases_are_promoted_again_and_again_and_a_change_made_there_is_still_refused(
+async def test_releases_are_promoted_repeatedly_and_a_change_at_the_target_is_refused(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     file, folder = tmp_path / "release.json", tmp_path / "adapters"
@@ -68,7 +68,7 @@ async def test_releases_are_promoted_again_and_again_and_a_change_made_there_is_
         assert (await aliases(b))["returns"]["weights"] == {"returns@v5": 1.0}
 
 
-async def test_what_was_made_there_is_not_overwritten_by_the_first_file_of_another_installation(
+async def test_first_file_of_another_installation_does_not_overwrite_what_was_made_there(
     gateway: RunningGateway, apprentice: Command, tmp_path: Path
 ) -> None:
     async with gateway.http() as http:
@@ -173,7 +173,7 @@ async def test_only_its_writer_can_read_a_state_file(apprentice: Command, tmp_pa
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_a_signed_version_is_restored_where_adapters_must_be_signed_and_others_before_bytes_are_sent(
+async def test_signed_version_is_restored_where_required_and_others_refused_before_upload(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, redis: Redis, tmp_path: Path
 ) -> None:
     key = tmp_path / "key.pem"

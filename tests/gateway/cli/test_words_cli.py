@@ -58,7 +58,7 @@ async def test_a_rollback_after_a_rollback_says_how_to_lead_with_what_is_loaded(
     assert followed.out.startswith("returns is served by returns@v2 100 %")
 
 
-async def test_a_rollback_with_nothing_loaded_names_what_can_be_staged_and_nothing_that_is_retired(
+async def test_rollback_with_nothing_loaded_names_what_can_be_staged_and_nothing_retired(
     gateway: RunningGateway, staged: Command, make_adapter: MakeAdapter
 ) -> None:
     for words in (("retire", "returns@v2", "--yes"), ("push", str(make_adapter(3)))):
@@ -165,7 +165,7 @@ def test_versions_are_in_the_order_of_their_numbers() -> None:
 
 
 @pytest.mark.parametrize("share", ["0", "1", "1.5", "nan", "much"])
-async def test_a_canary_without_a_share_or_with_all_of_it_is_refused_before_a_gateway_is_asked(share: str) -> None:
+async def test_canary_without_a_share_or_with_all_of_it_is_refused_before_any_request(share: str) -> None:
     said = await asyncio.to_thread(run, "adapters", "canary", "returns@v2", "--share", share)
     assert (said.exit_code, "above 0 and below 1" in " ".join(said.err.split())) == (2, True)
 

@@ -266,7 +266,7 @@ def test_what_is_wrong_is_refused_though_unknown_fields_are_dropped(fields: dict
     assert problem(raw, task=DROPS).status == 400
 
 
-def test_a_pool_that_is_named_drops_what_its_engine_does_not_know_but_never_the_answers_form() -> None:
+def test_named_pool_drops_what_its_engine_does_not_know_but_never_the_answer_form() -> None:
     drops = replace(DEFAULTS, unknown_fields="drop")
     body = read(top_k=5, frobnicate=1)
     body.check(None, drops, "openai")

@@ -376,7 +376,7 @@ def test_token_ids_are_not_taken_as_a_prompt(prompt: list[Any]) -> None:
     assert problem(raw, "completions").param == "prompt"
 
 
-def test_a_stream_always_asks_the_engine_for_its_usage_and_knows_whether_the_caller_did() -> None:
+def test_stream_always_requests_usage_and_remembers_whether_the_caller_did() -> None:
     quiet, loud = read(stream=True), read(stream=True, stream_options={"include_usage": True})
     assert (quiet.wants_usage, loud.wants_usage) == (False, True)
     for body in (quiet, loud):
@@ -394,7 +394,7 @@ def test_a_session_is_the_headers_else_the_first_that_the_body_names() -> None:
     assert read(metadata={"session_id": 7}).session(None) == "7"
 
 
-def test_a_rules_message_goes_after_what_the_system_says_and_after_the_general_prompt() -> None:
+def test_rules_message_goes_after_the_system_messages_and_the_general_prompt() -> None:
     def system_of(choice: Choice, **fields: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = sent(read(**fields), replace(choice, system="Mind the new policy."))["messages"]
         return found

@@ -106,7 +106,7 @@ messages = st.lists(
 
 
 @given(messages, st.dictionaries(fields, json_values, max_size=3), st.integers(0, 700))
-def test_whatever_was_asked_another_engine_is_asked_for_the_rest_in_good_form_or_not_at_all(
+def test_continuation_on_another_engine_is_well_formed_or_not_attempted(
     said: list[Any], more: dict[str, Any], tokens: int
 ) -> None:
     raw = json.dumps({"model": "returns", "messages": said, "stream": True, **more}).encode()

@@ -77,7 +77,7 @@ async def test_what_engines_took_for_answers_that_were_rejected_counts_too() -> 
     assert held[2].used == 4000
 
 
-async def test_a_request_that_asks_no_engine_takes_a_request_alone_however_little_is_left_of_the_rest() -> None:
+async def test_request_that_needs_no_engine_takes_one_request_however_little_is_left() -> None:
     services, caller, held = await with_quotas(ALL)
     for one in held[1:]:
         one.used = one.held + 5

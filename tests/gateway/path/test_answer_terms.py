@@ -82,7 +82,7 @@ def test_logprobs_are_asked_for_where_the_caller_does_not(
     assert sent(choice, asking).get("logprobs") == logprobs
 
 
-def test_a_fallback_is_asked_for_no_logprobs_and_judged_by_an_enforced_contract_alone() -> None:
+def test_fallback_is_sent_no_logprobs_and_judged_by_an_enforced_contract_alone() -> None:
     checks = {**UNSURE, "contract": CheckPolicy("enforce"), "refusal": CheckPolicy("enforce")}
     choice = chosen(contract={"json_schema": SCHEMA}, general=True, checks=checks)
     demands = Judging().demands(CALIBRATED, body(), choice, NO_SCORES)

@@ -207,7 +207,7 @@ async def test_after_a_fault_the_other_samples_go_first(redis: Redis) -> None:
     assert first.version == "returns@v2"
 
 
-async def test_a_model_of_another_selector_is_told_once_and_again_when_the_file_says_another(redis: Redis) -> None:
+async def test_model_of_another_selector_is_logged_once_and_again_when_the_file_changes(redis: Redis) -> None:
     told: list[str] = []
     store, keeper = FittedStore(redis), await keeper_of(redis, unsuited=told.append)
     await store.put(V1, "scope", model_of("returns"), "admin", {"selector": "dialogue"})
@@ -224,7 +224,7 @@ async def test_a_model_of_another_selector_is_told_once_and_again_when_the_file_
     assert told == ["scope", "scope"]
 
 
-async def test_a_confidence_is_not_used_beside_another_scope_model_than_it_was_calibrated_with(
+async def test_confidence_is_used_only_beside_the_scope_model_of_its_calibration(
     redis: Redis,
 ) -> None:
     told: list[str] = []

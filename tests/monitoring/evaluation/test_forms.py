@@ -34,7 +34,7 @@ def form_of(said: str) -> AnswerForm:
 
 
 @pytest.mark.parametrize("judge", ["exact", "normal", "fields:a,b", "fields:a"])
-def test_two_answers_have_the_same_form_where_the_metric_says_that_one_is_right_by_the_other(judge: str) -> None:
+def test_answers_have_the_same_form_where_the_metric_judges_one_by_the_other(judge: str) -> None:
     form = form_of(judge)
     for first, second in product(ANSWERS, ANSWERS):
         one = form.of(first)

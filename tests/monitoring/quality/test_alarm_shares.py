@@ -134,7 +134,7 @@ def test_an_operator_who_allows_more_false_alarms_gets_them_on_what_was_seen_alr
     assert (before.alarming, after.alarming) == (False, True)
 
 
-def test_unlabelled_streams_come_no_nearer_either_once_requests_stop_or_the_fleet_shrinks() -> None:
+def test_unlabelled_signals_come_no_nearer_once_requests_stop_or_the_fleet_shrinks() -> None:
     fleet = Fleet()
     fleet.others()
     usual = [(at(n * 60), served(f"r{n}", completion_tokens=10 + n % 20)) for n in range(2000)]

@@ -57,7 +57,7 @@ class Labelled:
         return {one.stream: one for one in found.streams}, {one.arm: one for one in found.arms}
 
 
-def test_a_stream_that_has_recovered_moves_the_time_of_the_pairs_to_the_present_no_more() -> None:
+def test_recovered_signal_no_longer_moves_the_time_of_the_pairs_to_the_present() -> None:
     one = Labelled()
     one.take(300, reviewed=0.4, feedback=0.03)
     one.take(100, reviewed=0.4, feedback=0.35)

@@ -125,7 +125,7 @@ def test_only_what_chance_sent_to_an_arm_counts(record: Seen, counts: bool) -> N
     assert late.counted() == (0, 0, 0)
 
 
-def test_feedback_counts_once_a_request_in_the_canary_s_metric_and_for_none_from_before_it_began() -> None:
+def test_feedback_counts_once_per_request_of_the_canary_and_never_from_before_it() -> None:
     trial = Trial()
     trial.take(of_version("early", V2), at=BEGAN - 1)
     trial.take(of_version("r", V3), of_version("reported", V3, purpose="reported"))
@@ -197,7 +197,7 @@ def test_those_who_used_the_active_version_before_keep_one_caller_from_being_alo
     assert (verdict.action, verdict.evidence["canary_requests"]) == ("continue", 60)
 
 
-def test_a_tally_goes_on_with_the_same_plan_starts_again_with_another_and_ends_with_its_canary() -> None:
+def test_tally_continues_with_the_same_plan_restarts_with_another_ends_with_canary() -> None:
     trial = Trial()
     trial.take(of_version("r", V3))
     trial.reckoning.begin(step_of(), {})

@@ -26,7 +26,7 @@ def shifted(request: str, **fields: Any) -> Seen:
     return served(request, **{**SHIFTED, **fields})
 
 
-def test_requests_that_were_shifted_to_the_previous_version_speak_of_it_and_of_no_other() -> None:
+def test_requests_shifted_to_the_previous_version_count_for_it_and_no_other() -> None:
     records, feedback = [], []
     for number, wrong in enumerate(errors(0.2, 300)):
         name, caller = f"r{number}", f"shop{number % 3}"
@@ -58,7 +58,7 @@ def test_what_was_not_drawn_to_the_previous_version_is_none_of_its(chosen: dict[
     assert get_labelled_version(shifted("r0", **chosen)) is None
 
 
-def test_what_general_answered_after_the_previous_version_failed_is_no_draw_of_general() -> None:
+def test_general_answer_after_a_failed_previous_version_is_no_draw_of_general() -> None:
     failed = shifted("r0", version=None, attempts=[Attempt(V2, "timeout"), Attempt(None)])
     assert (get_held_out_version(failed), get_labelled_version(failed)) == (None, None)
     drawn = msgspec.structs.replace(failed, attempts=[Attempt(None)])

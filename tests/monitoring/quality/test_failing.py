@@ -50,7 +50,7 @@ def test_a_roll_back_that_failed_is_asked_for_again_after_a_while_as_the_same_ac
         assert after(slip, health=health, plan=plan, at=at + 5 * AGAIN_SECONDS)[1] == []
 
 
-def test_what_failed_is_not_asked_for_again_once_it_was_undone_or_the_version_is_held() -> None:
+def test_failed_action_is_not_repeated_once_undone_or_while_the_version_is_held() -> None:
     plan, slip = (
         msgspec.structs.replace(PLAN, enforced=False),
         judged(stream("feedback"), arms=(better("previous_version"),)),
@@ -76,7 +76,7 @@ def test_what_failed_while_it_was_degraded_before_is_no_try_of_what_is_asked_for
     assert [one.again for one in health.actions if one.kind == "pause_canary"] == [0, 0]
 
 
-def test_a_canarys_share_that_could_not_be_given_back_is_asked_for_again_until_it_is_there() -> None:
+def test_canary_share_that_could_not_be_restored_is_retried_until_it_is_there() -> None:
     health, done = after(RECOVERED, health=paused(), roles=canaried(0.0), at=100)
     assert done == ["verdict", "recover"]
     first, at = health.actions[-1], 100.0
@@ -105,7 +105,7 @@ def test_a_pause_can_be_undone_while_its_share_could_not_be_given_back() -> None
     assert "recover" not in after(RECOVERED, health=undone, roles=canaried(0.0), at=1000)[1]
 
 
-def test_a_canary_that_gets_worse_before_its_share_is_back_is_paused_again_and_gets_it_back_once() -> None:
+def test_canary_that_worsens_before_its_share_returns_is_paused_and_restored_once() -> None:
     health = after(RECOVERED, health=paused(), roles=canaried(0.0), at=100)[0]
     health, done = after(judged(stream("feedback")), health=health, roles=canaried(0.0), at=101)
     assert "recover" not in done

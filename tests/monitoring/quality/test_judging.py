@@ -132,7 +132,7 @@ def test_one_caller_who_spoils_the_first_labels_hides_no_slip() -> None:
     assert told.stream("feedback").alarming
 
 
-def test_the_bound_of_first_labels_is_under_the_truth_at_most_once_in_a_hundred_whoever_is_left_out() -> None:
+def test_bound_of_first_labels_is_too_low_once_in_100_at_most_whoever_is_left_out() -> None:
     """The least of nine bounds of 99% was so in more than two of a hundred."""
     under, runs, roll = 0, 700, raters.start_roll(V3)
     for number in range(8):

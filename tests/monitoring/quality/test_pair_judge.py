@@ -50,7 +50,7 @@ def judged(records: Records, feedback: Labels = []) -> Judgement:  # noqa: B006 
 # ---- a judge that gives no word --------------------------------------------------------------------
 
 
-def test_the_share_of_pairs_lately_without_a_word_is_known_and_those_that_it_was_not_asked_of_are_none() -> None:
+def test_share_of_recent_pairs_without_a_judgement_leaves_out_unrequested_pairs() -> None:
     found = judged([*pairs(30, **SPOKE), *pairs(50, 30), *pairs(10, 80, **SILENT)]).judge
     assert found is not None
     assert found.asked == pytest.approx(40, rel=0.1)
@@ -108,7 +108,7 @@ def test_a_label_that_comes_after_the_judge_has_changed_says_nothing_of_the_new_
     assert judged(records, labels(35, True, delay_seconds=36_000)).judge_agreement == 1.0
 
 
-def test_a_pair_of_an_older_gateway_does_not_say_which_model_judged_and_begins_nothing_anew() -> None:
+def test_pair_of_an_older_gateway_names_no_judge_model_and_restarts_nothing() -> None:
     older = {**SPOKE, "judge_digest": None, "judge_answered": None}
     for records in ([*pairs(30, **SPOKE), *pairs(5, 30, **older)], [*pairs(30, **older), *pairs(5, 30, **SPOKE)]):
         assert judged(records, labels(30, True)).judge_agreement == 1.0

@@ -54,7 +54,7 @@ def test_one_caller_of_five_who_makes_the_reference_too_high_hides_no_slip(seed:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_one_caller_of_five_who_makes_it_too_low_makes_no_slip_of_the_others_healthy_pairs(seed: int) -> None:
+def test_one_of_five_callers_setting_the_reference_too_low_causes_no_alarm(seed: int) -> None:
     first = after(fresh(), FIRST_PAIRS, seed, spoilt=(0.0, 1.0))
     healthy = after(first, 1_500, seed + 10)
     assert healthy.guard is not None

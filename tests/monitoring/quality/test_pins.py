@@ -75,7 +75,7 @@ def test_what_alarmed_under_a_pin_is_the_monitors_own_whatever_is_said_after_it(
 
 
 @pytest.mark.parametrize("how", ["release", "hold", "over"])
-def test_where_an_alarm_outlives_a_pin_the_verdict_is_noted_anew_with_what_the_streams_say(how: str) -> None:
+def test_alarm_that_outlives_a_pin_gives_a_new_verdict_with_the_signals_reasons(how: str) -> None:
     slip = judged(stream("feedback"))
     word = Pin(verdict="degraded", by="ann", reason="looks bad", at=NOW, until=NOW + 5 if how == "over" else None)
     health = pin(after(QUIET)[0], V2, word, NOW)[0]

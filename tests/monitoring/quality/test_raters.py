@@ -157,7 +157,7 @@ def test_labels_of_trusted_givers_count_in_all() -> None:
     assert raters.alarms(poisoned(0.5, "trusted", trusted=True), LABELS, ALPHA)
 
 
-def test_where_all_callers_see_a_slip_it_is_found_nearly_as_soon_as_without_the_guard() -> None:
+def test_slip_seen_by_all_callers_is_found_nearly_as_soon_as_without_the_guard() -> None:
     took_with, took_without = [], []
     for n in range(15):
         draw, found = random.Random(n), guarded(*(f"caller-{n}" for n in range(5)))
@@ -260,7 +260,7 @@ def _alarmed(track: LabelSignal) -> bool:
     return track.alarms(30, 26_000 * ALPHA, ALPHA)
 
 
-def test_one_rater_of_eight_who_speaks_first_once_the_baseline_is_known_moves_no_verdict() -> None:
+def test_first_rater_of_eight_after_the_baseline_moves_no_verdict_alone() -> None:
     for seed in range(5):
         track = _labels(label_signal.start(200, "v"), 200, seed)
         assert track.guard is not None
@@ -281,7 +281,7 @@ def test_nor_does_its_praise_show_a_recovery() -> None:
     assert _labels(track, 200, 3, rate=0.0).has_recovered
 
 
-def test_what_rested_on_the_word_of_one_who_was_there_alone_is_void_once_there_are_others() -> None:
+def test_evidence_of_a_sole_rater_is_void_once_there_are_others() -> None:
     """The stream of a gate: nothing is known of its raters when the first of them speaks."""
     track = label_signal.start(200, "v").hold_against(measure("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
     burst = _labels(track, 45, 1, "r0", 1.0)

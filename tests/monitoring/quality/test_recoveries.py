@@ -58,7 +58,7 @@ def test_late_praise_of_requests_from_before_the_verdict_is_no_recovery() -> Non
     assert told.stream("feedback").recovered
 
 
-def test_where_traffic_is_shifted_away_late_praise_makes_no_recovery_of_a_slip_that_lasts() -> None:
+def test_late_praise_after_shifted_traffic_is_no_recovery_of_a_lasting_slip() -> None:
     """Errors are told after an hour, praise after a day; once the version has a share only, old praise outweighs."""
     draw, told, due, found = random.Random(1), Told(), list[tuple[float, int, str, bool]](), []
     placed = {}
@@ -88,7 +88,7 @@ def test_where_traffic_is_shifted_away_late_praise_makes_no_recovery_of_a_slip_t
     assert not any(found)
 
 
-def test_late_praise_of_requests_from_before_the_last_step_of_its_share_is_no_recovery() -> None:
+def test_late_praise_from_before_the_last_step_of_the_share_is_no_recovery() -> None:
     told = Told()
     _heard(told, range(4), True, 0.0)
     told.day = 4.0
@@ -180,7 +180,7 @@ def test_once_a_pin_is_over_what_has_not_recovered_still_speaks_against_it(verdi
     assert told.reckoning.watches[V3].feedback.reverse is None
 
 
-def test_once_a_pin_is_over_labels_of_requests_from_before_it_are_evidence_where_nothing_has_recovered() -> None:
+def test_labels_from_before_an_ended_pin_are_evidence_where_nothing_recovered() -> None:
     told = Told()
     told.take(labelled_traffic(errors(0.5, 100)))
     told.tell("degraded")
@@ -251,7 +251,7 @@ def test_an_admins_degraded_of_which_streams_have_alarmed_is_the_monitors_too() 
     assert told.reckoning.watches[V3].feedback.recoveries == 1
 
 
-def test_an_admins_words_one_after_the_other_leave_evidence_and_reverse_tests_as_they_are() -> None:
+def test_repeated_admin_verdicts_leave_evidence_and_reverse_tests_unchanged() -> None:
     """Degraded by the monitor, pinned as healthy, as degraded, and released."""
     told = Told()
     told.take(labelled_traffic(errors(0.5, 200)))
@@ -300,7 +300,7 @@ def _complained_in_turn(told: Told, rate: float) -> None:
         told.day += 1 / 1440
 
 
-def test_after_an_admins_word_labels_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
+def test_labels_of_the_degraded_time_before_an_admin_verdict_add_no_recovery() -> None:
     told = Told()
     told.take(labelled_traffic(errors(0.5, 200)))
     _recover(told)
@@ -389,7 +389,7 @@ def test_an_older_word_is_passed_over() -> None:
     assert (told.course.phase.verdict, told.course.restarted_at) == ("degraded", 200.0)
 
 
-def test_a_baseline_of_an_unlabelled_stream_leaves_reverse_tests_and_their_count_as_they_are() -> None:
+def test_baseline_of_an_unlabelled_signal_leaves_reverse_tests_and_their_count() -> None:
     told = Told()
     told.take(labelled_traffic(errors(0.5, 200)))
     _recover(told)

@@ -201,7 +201,7 @@ def test_a_degraded_canary_that_still_gets_requests_is_to_be_decided_about() -> 
 
 
 @pytest.mark.parametrize("paused_share", [None, 0.1])
-def test_a_canary_is_paused_where_it_gets_no_requests_and_not_where_that_was_asked_for(
+def test_canary_without_requests_is_paused_but_not_where_that_was_requested(
     paused_share: float | None,
 ) -> None:
     known = msgspec.structs.replace(DEGRADED, paused_share=paused_share)
@@ -222,7 +222,7 @@ def test_a_suspect_canary_is_to_be_judged() -> None:
     assert "the canary returns@v4 is suspect" in found.line
 
 
-def test_a_previous_version_that_is_degraded_too_is_told_and_nobody_is_sent_back_to_it() -> None:
+def test_degraded_previous_version_is_reported_and_never_recommended() -> None:
     held = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
     found = make_report(of(TaskQuality(versions={"returns@v3": held, "returns@v2": DEGRADED}), SLIPPED))
     assert not [one for one in found.next if "apprentice adapters rollback" in one]
@@ -274,7 +274,7 @@ def test_a_share_that_could_not_be_given_back_is_told_as_what_waits() -> None:
     assert "returns@v4 is paused: it gets none of the requests, and had 10% of them before." in found.known
 
 
-def test_a_stream_that_alarms_and_has_recovered_is_told_as_both_and_speaks_against_nothing() -> None:
+def test_signal_that_alarms_and_has_recovered_is_shown_as_both_and_blames_nothing() -> None:
     word = Pin(verdict="healthy", by="ada", reason="it is fixed", at=NOW)
     health = single(msgspec.structs.replace(HEALTHY, pin=word))
     found = make_report(of(health, SLIPPED))

@@ -67,7 +67,7 @@ def test_reports_that_all_are_bad_degrade_no_version_that_three_others_use(count
     assert alarming(found) == []
 
 
-def test_nor_do_they_before_a_single_label_of_the_others_came_or_beside_one_caller_alone() -> None:
+def test_reports_do_not_count_before_any_other_label_or_beside_one_caller_alone() -> None:
     asked = labelled_traffic(errors(0.04, 300))[0]
     assert alarming(judged((asked, []), reports([True] * 3_000))) == []
     alone = labelled_traffic(errors(0.04, 300), caller=lambda _: "shop")
@@ -149,7 +149,7 @@ def test_a_version_that_is_judged_from_reports_alone_still_alarms() -> None:
     assert alarming(judged(several)) == ["feedback"]
 
 
-def test_reports_count_again_once_nothing_was_served_here_for_a_week_and_not_beside_what_is() -> None:
+def test_reports_count_again_after_a_week_without_serving_and_not_beside_served() -> None:
     roll = raters.start_roll(V3)
     for n in range(100):
         roll = leave_one_out.add_request(roll, "shop", at=float(n))

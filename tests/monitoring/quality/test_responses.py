@@ -43,7 +43,7 @@ def test_a_version_of_which_nothing_speaks_is_healthy_and_nothing_is_done() -> N
     assert (health.shadow_share, health.review_share, health.deferral_factor) == (0.02, 0.01, 1.0)
 
 
-def test_an_unlabelled_stream_makes_it_suspect_opens_a_ticket_and_raises_what_measures() -> None:
+def test_unlabelled_signal_makes_suspect_opens_a_ticket_and_raises_measurement() -> None:
     health, done = after(judged(stream("coverage")))
     assert health.versions[V2].verdict == "suspect"
     assert done == ["verdict", "shadow", "reviews", "widen"]
@@ -70,7 +70,7 @@ def test_no_unlabelled_stream_makes_it_degraded(name: str) -> None:
     assert after(judged(stream(name)))[0].versions[V2].verdict == "suspect"
 
 
-def test_the_share_of_a_degraded_version_goes_step_by_step_to_the_better_arm_and_stops_at_the_floor() -> None:
+def test_degraded_share_moves_stepwise_to_the_better_arm_and_stops_at_the_floor() -> None:
     bad = judged(stream("feedback"), arms=(better("general"),))
     health, done = after(bad)
     assert done == ["verdict", "retrain", "shift", "shadow", "reviews"]
@@ -102,7 +102,7 @@ def test_a_previous_version_that_is_not_healthy_itself_gets_nothing() -> None:
     assert health.versions[V2].to is None
 
 
-def test_a_previous_version_that_turns_degraded_at_the_same_moment_gets_nothing_whatever_its_name() -> None:
+def test_previous_version_that_degrades_at_the_same_moment_gets_nothing() -> None:
     first, tenth = "returns@v9", "returns@v10"
     roles = Roles(active=tenth, previous_version=first, general=True)
     arm = ArmReport(arm="previous_version", version=first, advantage_low=0.1)
@@ -125,7 +125,7 @@ def test_an_arm_that_comes_to_be_worse_or_goes_away_gives_the_share_back() -> No
     assert found.versions[V2].to is None
 
 
-def test_another_previous_version_than_the_one_that_was_shown_to_be_better_gets_nothing_for_that() -> None:
+def test_previous_version_other_than_the_proven_one_gets_no_traffic() -> None:
     health = after(judged(stream("feedback"), arms=(better("previous_version"),)))[0]
     assert health.versions[V2].to_version == V1
     another = Roles(active=V2, previous_version=V3, general=True)
@@ -164,9 +164,7 @@ def test_where_the_check_is_not_enforced_it_rolls_back_to_a_better_previous_vers
     assert (action.before, action.after) == ({"leading": V2}, {"leading": V1})
 
 
-def test_where_nothing_can_be_shifted_it_rolls_back_to_a_better_previous_version_though_general_is_better_still() -> (
-    None
-):
+def test_unshiftable_task_rolls_back_to_a_better_previous_version() -> None:
     both = judged(stream("feedback"), arms=(better("general", 0.2), better("previous_version", 0.1)))
     plan = msgspec.structs.replace(PLAN, enforced=False)
     assert "roll_back" in after(both, plan=plan)[1]
@@ -207,7 +205,7 @@ def test_a_suspicion_of_which_nothing_more_is_seen_ends_after_its_time() -> None
     assert after(judged(), health=health, at=3660)[0].versions[V2].verdict == "healthy"
 
 
-def test_a_pinned_verdict_stays_whatever_the_streams_say_until_it_is_released_or_over() -> None:
+def test_pinned_verdict_stays_whatever_signals_say_until_released_or_over() -> None:
     word = Pin(verdict="healthy", by="ann", reason="a known outage of the raters", at=NOW, until=NOW + 500)
     health, action = pin(after(judged(stream("feedback")))[0], V2, word, NOW)
     assert (action.kind, action.by) == ("pin", "ann")

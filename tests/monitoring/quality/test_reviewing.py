@@ -27,7 +27,7 @@ def test_the_share_aims_a_standard_deviation_below_the_budget() -> None:
     assert review_share(PLAN, 10_000, suspect=True) == pytest.approx(reviews_aimed_at(400) / 10_000)
 
 
-def test_all_requests_are_drawn_where_there_are_few_and_none_where_nothing_is_known_or_no_reviews_are_wanted() -> None:
+def test_few_requests_are_all_drawn_and_none_without_data_or_wanted_reviews() -> None:
     assert review_share(PLAN, 10, suspect=False) == 1.0
     assert review_share(PLAN, 0, suspect=True) == 0.0
     assert review_share(Plan(), 10, suspect=True) == 0.0
@@ -40,7 +40,7 @@ def test_an_expectation_that_is_none_is_refused(requests: float) -> None:
         review_share(PLAN, requests, suspect=False)
 
 
-def test_the_budget_is_raised_while_a_watched_version_is_suspect_and_the_plan_and_admins_let_it() -> None:
+def test_budget_rises_while_a_watched_version_is_suspect_if_plan_and_admins_allow() -> None:
     suspect = VersionQuality(verdict="suspect")
     held = VersionQuality(verdict="degraded", pin=Pin(verdict=None, by="a", reason="wait", at=1.0))
     health = TaskQuality(versions={"returns@v1": VersionQuality(), "returns@v2": suspect, "returns@v3": held})

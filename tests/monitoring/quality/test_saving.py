@@ -61,7 +61,7 @@ def test_it_is_of_what_chance_led_to_the_version() -> None:
         assert judged(traffic(1, **fields), 1).saving is None
 
 
-def test_the_part_of_the_requests_of_which_it_is_known_is_told_and_none_where_it_is_of_none() -> None:
+def test_share_of_requests_with_a_known_saving_is_shown_and_absent_without_any() -> None:
     unknown: dict[str, Any] = {"cost_usd": None, "saving_usd": None}
     assert judged(traffic(1, **unknown), 1).saving is None
     priced = [one for place, one in enumerate(traffic(2)) if place % 2 == 0]
@@ -69,7 +69,7 @@ def test_the_part_of_the_requests_of_which_it_is_known_is_told_and_none_where_it
     assert report(both, 30).known < 0.7
 
 
-def test_a_shadow_that_cost_nothing_or_of_which_it_is_not_known_adds_nothing_but_its_number() -> None:
+def test_shadow_of_zero_or_unknown_cost_adds_only_to_the_count() -> None:
     records = [(at(1), served("r0")), (at(2), shadow("r0", cost_usd=None)), (at(3), shadow("r0", cost_usd=0.0))]
     found = judged(records, 1)
     assert (found.shadows, found.shadow_usd) == (2, 0.0)

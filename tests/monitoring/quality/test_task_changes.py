@@ -41,7 +41,7 @@ def test_taken_back_all_is_as_before_but_for_what_was_done() -> None:
 LATER = msgspec.structs.replace(WORD, effective_at=NOW + 900.0, at=NOW + 1)
 
 
-def test_a_word_that_is_said_again_replaces_the_one_before_and_taken_back_leaves_nothing_of_either() -> None:
+def test_second_announcement_replaces_first_and_withdrawal_removes_both() -> None:
     first, _ = announce(HEALTH, ["returns@v1"], WORD)
     second, _ = announce(first, ["returns@v1", "returns@v2"], LATER)
     assert stale(second) == {"returns@v1": NOW + 900.0, "returns@v2": NOW + 900.0}
@@ -55,7 +55,7 @@ def test_a_word_that_is_said_again_replaces_the_one_before_and_taken_back_leaves
     assert stale(again) == {"returns@v1": None, "returns@v2": NOW + 900.0}
 
 
-def test_a_version_that_was_stale_before_anything_was_said_stays_so_from_its_earlier_time() -> None:
+def test_version_stale_before_an_announcement_stays_stale_from_its_earlier_time() -> None:
     known = TaskQuality(versions={"returns@v1": VersionQuality(stale_from=NOW - 50.0)})
     first, _ = announce(known, ["returns@v1", "returns@v2"], WORD)
     second, _ = announce(first, ["returns@v1", "returns@v2"], LATER)
@@ -63,7 +63,7 @@ def test_a_version_that_was_stale_before_anything_was_said_stays_so_from_its_ear
     assert stale(take_back(second, "b", NOW + 5)[0]) == {"returns@v1": NOW - 50.0, "returns@v2": None}
 
 
-def test_a_word_that_was_written_without_what_stood_before_it_is_replaced_and_taken_back() -> None:
+def test_announcement_stored_without_the_earlier_state_is_replaced_and_withdrawn() -> None:
     old = TaskQuality(versions={"returns@v1": VersionQuality(stale_from=WORD.effective_at)}, changed=WORD)
     assert stale(take_back(old, "b", NOW + 5)[0]) == {"returns@v1": None}
     second, _ = announce(old, ["returns@v1"], LATER)

@@ -43,7 +43,7 @@ def test_raised_shadows_end_after_so_many_that_were_asked_whoever_judges_them() 
         assert health.shadow_share == share
 
 
-def test_shadows_of_all_versions_count_and_one_that_is_retired_or_counts_anew_gives_none_back() -> None:
+def test_shadows_of_all_versions_count_and_retired_or_reset_ones_refund_none() -> None:
     canaried = Roles(active=V2, canary=V3, previous_version=V1, general=True)
     first = (judged(stream("coverage"), shadows=100), judged(version=V1, shadows=5000))
     health = after(*first, roles=canaried)[0]
@@ -58,7 +58,7 @@ def test_shadows_of_all_versions_count_and_one_that_is_retired_or_counts_anew_gi
     assert after(*anew, health=health, roles=canaried, at=120)[0].shadow_share == 0.02
 
 
-def test_a_version_that_is_retired_gives_no_money_back_to_a_ticket_and_keeps_what_it_has_spent() -> None:
+def test_retired_version_refunds_no_ticket_money_and_keeps_what_it_has_spent() -> None:
     alone = Roles(active=V2, general=True, there=(V2,))
     dear = judged(version=V1, shadow_usd=40.0)
     health = after(judged(stream("coverage"), shadow_usd=0.0), dear)[0]
@@ -80,7 +80,7 @@ def test_a_version_that_counts_its_money_anew_has_spent_all_of_it() -> None:
     assert ticket_of(health).shadow_usd_spent == 0.75
 
 
-def test_a_ticket_that_was_written_without_what_each_version_had_cost_goes_on_with_what_it_has_spent() -> None:
+def test_ticket_stored_without_costs_per_version_continues_from_its_total() -> None:
     health = after(judged(stream("coverage"), shadow_usd=2.0, shadows=100))[0]
     raw = msgspec.to_builtins(health)
     ticket = {"shadow_usd_spent": 0.25, "shadow_usd_before": 2.0, "shadows_before": {V2: 100}}
@@ -109,7 +109,7 @@ def stepped(health: TaskQuality, said: Judgement, plan: Plan, at: float, shares:
     return [one.kind for one in respond(health, {V2: said}, ROLES, plan, NOW + at, shares)[1]]
 
 
-def test_what_is_usual_follows_the_settings_and_is_no_response_though_a_version_is_suspect() -> None:
+def test_usual_level_follows_the_settings_and_is_no_response_though_suspect() -> None:
     plan = msgspec.structs.replace(PLAN, responses=[])
     health, done = after(judged(stream("coverage")), plan=plan)
     assert (done, health.review_share, health.shadow_share) == (["verdict"], 0.01, 0.02)

@@ -178,7 +178,7 @@ def test_what_can_not_be_undone_says_what_to_do_instead() -> None:
         release(health, V2, "ann", NOW)
 
 
-def test_a_shift_that_was_undone_is_not_done_again_after_the_version_led_no_more_for_a_while() -> None:
+def test_undone_shift_is_not_repeated_after_the_version_stops_leading_for_a_while() -> None:
     """Another version leads, all that is watched is healthy; then the same one leads again, degraded as it was."""
     bad = judged(stream("feedback"), arms=(better("general"),))
     health = after(bad)[0]

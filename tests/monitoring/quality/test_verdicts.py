@@ -61,7 +61,7 @@ def test_an_alarm_that_is_no_more_is_no_recovery_though_another_stream_has_recov
     assert (verdict_of(health), health.versions[V2].alarmed) == ("healthy", ())
 
 
-def test_what_alarms_while_it_is_degraded_has_to_recover_too_and_each_class_by_itself() -> None:
+def test_alarm_while_degraded_has_to_recover_too_and_each_class_by_itself() -> None:
     health = after(TaskQuality(), alarm("feedback", of_class="lost"))
     health = after(health, alarm("feedback", of_class="lost", recovered=True), alarm("shadow"), at=60)
     assert health.versions[V2].alarmed == ("feedback:lost", "shadow")
@@ -94,9 +94,7 @@ def test_a_reference_that_was_learned_while_it_was_degraded_shows_no_recovery() 
 
 
 @pytest.mark.parametrize(("slower", "sooner"), [("feedback", "holdout"), ("holdout", "feedback")])
-def test_feedback_and_what_was_held_out_have_to_recover_each_by_itself_where_both_alarmed(
-    slower: str, sooner: str
-) -> None:
+def test_feedback_and_holdout_each_have_to_recover_where_both_alarmed(slower: str, sooner: str) -> None:
     health = after(TaskQuality(), alarm("feedback", baseline=GATE), alarm("holdout", baseline=GATE))
     assert health.versions[V2].alarmed == ("feedback", "holdout")
     waits, shown = stream(slower, baseline=GATE), stream(sooner, recovered=True, baseline=GATE)
@@ -113,7 +111,7 @@ def test_a_health_that_was_written_before_goes_by_any_stream_that_recovered() ->
     assert verdict_of(after(health, stream("feedback"), stream("shadow", recovered=True))) == "healthy"
 
 
-def test_alarms_are_remembered_while_an_admin_has_it_degraded_and_forgotten_once_it_is_healthy() -> None:
+def test_alarms_are_kept_while_an_admin_degrades_it_and_forgotten_once_healthy() -> None:
     word = Pin(verdict="degraded", by="ann", reason="the policy is another", at=NOW)
     health = after(pin(TaskQuality(), V2, word, NOW)[0], alarm("feedback"))
     health, _ = release(health, V2, "ann", NOW + 30)
@@ -123,7 +121,7 @@ def test_alarms_are_remembered_while_an_admin_has_it_degraded_and_forgotten_once
     assert pin(health, V2, healthy, NOW + 90)[0].versions[V2].alarmed == ()
 
 
-def test_where_no_stream_is_held_against_anything_from_before_none_can_show_a_recovery() -> None:
+def test_no_signal_shows_recovery_where_none_is_compared_with_the_time_before() -> None:
     known = VersionQuality(verdict="degraded", since=NOW)
     judged = Judgement(task="returns", version=V2, at=NOW, streams=[latency(), stream("shadow", baseline=LEARNING)])
     assert not shows_recovery(known, judged)
@@ -202,7 +200,7 @@ def test_labels_that_rest_on_one_giver_make_it_suspect_and_never_degraded() -> N
     assert verdict_of(after(health, alarm("reviewed"), stream("feedback", **BY_ONE), at=60)) == "degraded"
 
 
-def test_reviews_clear_what_one_giver_says_and_it_is_not_raised_again_while_that_lasts() -> None:
+def test_reviews_clear_one_raters_alarm_and_it_is_not_raised_again_meanwhile() -> None:
     lone = stream("feedback", **BY_ONE, high_without_one=1.0)
     health = after(TaskQuality(), lone, stream("reviewed", observed=0))
     health = after(health, lone, stream("reviewed", observed=60), at=60)
@@ -272,7 +270,7 @@ some = st.builds(
 
 
 @given(st.lists(st.lists(some, max_size=4, unique_by=name_of), max_size=8))
-def test_whatever_alarms_no_verdict_of_degraded_ends_before_all_that_alarmed_and_is_tested_has_recovered(
+def test_degraded_never_ends_before_all_tested_alarms_have_recovered(
     steps: list[list[StreamReport]],
 ) -> None:
     health, since_then = TaskQuality(), set[str]()

@@ -156,7 +156,7 @@ def test_what_chance_has_not_led_to_the_version_says_nothing(chosen: dict[str, A
     assert not any(one.observed for one in found.streams if one.stream in ("latency", "cost", "contract"))
 
 
-def test_what_another_gateway_served_counts_for_labels_and_contract_and_not_for_time_and_price() -> None:
+def test_reported_requests_count_for_labels_and_contract_not_for_time_and_price() -> None:
     records, feedback = labelled_traffic([False] * 10)
     told: dict[str, Any] = {
         "purpose": "reported",

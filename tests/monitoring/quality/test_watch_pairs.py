@@ -82,7 +82,7 @@ def test_where_reviewers_judge_only_their_word_judges_pairs() -> None:
     assert len(judged((records, reviewed), step(plan)).arms) == 2
 
 
-def test_a_judge_alone_has_to_do_without_labels_and_its_agreement_is_measured_with_them() -> None:
+def test_judge_alone_works_without_labels_and_labels_measure_its_agreement() -> None:
     scored: dict[str, Any] = {"judge": "model", "right": True, "served_right": False}
     records, feedback = paired_traffic(40, 0.3, 0.0, **scored)
     alone = judged((records, []))
@@ -107,7 +107,7 @@ def test_the_estimate_is_of_the_time_since_the_evidence_began() -> None:
     assert arms["general"].advantage_low > 0.05
 
 
-def test_pairs_that_get_worse_against_general_alarm_and_another_general_starts_afresh() -> None:
+def test_pairs_that_worsen_against_general_alarm_and_another_general_restarts_them() -> None:
     usual, worse = paired_traffic(300, 0.05, 0.15), paired_traffic(260, 0.4, 0.15, 2, begin=300)
     found = stream(judged(together(usual, worse)), "shadow")
     assert found.alarming

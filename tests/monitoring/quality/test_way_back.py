@@ -68,7 +68,7 @@ def test_an_alarm_that_a_setting_takes_away_leaves_a_way_back() -> None:
     assert (found.alarming, found.recovered) == (False, True)
 
 
-def test_another_general_model_while_degraded_has_pairs_learn_anew_once_it_is_healthy() -> None:
+def test_another_general_while_degraded_makes_pairs_learn_again_once_healthy() -> None:
     told = Told({V3: {}})
     told.take(beside_general(0.05, 500))
     told.take(beside_general(0.5, 500))
@@ -132,7 +132,7 @@ def test_complaints_teach_nothing_while_degraded() -> None:
     assert told.stream("complaints").baseline["rate"] < 0.15
 
 
-def test_labels_of_a_version_that_alarms_are_no_baseline_of_the_next_though_it_is_pinned_as_healthy() -> None:
+def test_labels_of_an_alarming_version_are_no_baseline_though_pinned_as_healthy() -> None:
     told = Told()
     told.take(labelled_traffic(errors(0.04, 300)))
     told.take(labelled_traffic(errors(0.5, 600, 2)))

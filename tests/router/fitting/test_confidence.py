@@ -158,7 +158,7 @@ def test_ties_between_right_and_wrong_answers_are_never_split() -> None:
     assert all(found <= point.wrong for found, point in zip(kept_wrong, model.curve(), strict=True))
 
 
-def test_ranks_beyond_the_first_are_stored_sparsely_and_do_not_depend_on_what_was_found() -> None:
+def test_ranks_beyond_the_first_are_sparse_and_independent_of_the_neighbours() -> None:
     few, many = confidence.list_stored_ranks(1_000), confidence.list_stored_ranks(1_000_000)
     assert many[: len(few)] == few
     assert many[: confidence.RANKS_EACH] == list(range(confidence.RANKS_EACH))

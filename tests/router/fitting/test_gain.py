@@ -58,7 +58,7 @@ def test_the_same_rows_and_seed_give_the_same_bytes() -> None:
     assert fit_gain(rows, 5).to_bytes() == fit_gain(rows, 5).to_bytes()
 
 
-def test_labels_that_tell_nothing_are_hardly_ever_shown_to_help_and_never_cost_more_than_a_random_order() -> None:
+def test_labels_without_signal_rarely_seem_to_help_and_cost_no_more_than_chance() -> None:
     models = [fit_gain(rows_of(200, 0.0, seed), seed) for seed in range(10)]
     assert sum(model.shown_to_help for model in models) <= 2
     assert all(model.constant is not None for model in models if model.measured.lift <= 0.0)
@@ -78,7 +78,7 @@ def test_labels_between_right_and_wrong_count_in_part() -> None:
     assert fit_gain(rows_of(400, 0.5, 6, fraction=True), 1).shown_to_help
 
 
-def test_an_adapter_that_is_better_on_the_whole_can_still_be_routed_around_where_it_is_worse() -> None:
+def test_adapter_better_overall_can_still_be_routed_around_where_it_is_worse() -> None:
     draw = np.random.default_rng(7)
     rows = [
         GainRow(row.text, float(draw.random() < (0.4 if "theorem" in row.text or "matrix" in row.text else 0.98)), 0.6)

@@ -76,7 +76,7 @@ def test_what_is_held_back_shares_no_group_with_what_is_fitted() -> None:
         assert not np.intersect1d(groups[part], groups[np.setdiff1d(own, part)]).size
 
 
-def test_of_many_prompts_whole_groups_are_held_back_once_and_never_more_than_half_of_them() -> None:
+def test_whole_groups_of_prompts_are_held_back_once_and_at_most_half_of_them() -> None:
     groups = number_groups([str(at % 40) for at in range(4_000)])
     (part,) = draw_folds(np.arange(4_000), groups, np.random.default_rng(1))
     assert 1_000 <= len(part) <= 1_200

@@ -238,7 +238,7 @@ def test_provenance_takes_keys_of_ones_own_and_null_where_nothing_is_known() -> 
     assert from_json(changed("provenance", given)).provenance == given
 
 
-def test_a_manifest_without_a_review_has_the_digest_that_it_had_before_there_were_any() -> None:
+def test_manifest_without_a_review_has_the_digest_from_before_reviews_existed() -> None:
     assert "review_by" not in to_json(from_json(LEAST))
     assert from_json(LEAST).digest() == "sha256:b2b3762d63d068585dcfb06b8e6abbfb871c33ef3be41fb3cc04d39c8dcfa27b"
 

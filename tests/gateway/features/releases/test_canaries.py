@@ -24,7 +24,7 @@ def carrying_out(redis: Redis) -> Rollouts:
     return Rollouts(redis, Registry(redis), Audit(redis), Meters())
 
 
-async def test_a_verdict_that_was_left_is_entered_also_where_its_task_has_no_alias_any_more(redis: Redis) -> None:
+async def test_pending_verdict_is_entered_also_where_its_task_has_lost_its_alias(redis: Redis) -> None:
     draft = Audit(redis).draft("system", "alias.rollback", "returns", evidence={"pairs": 3}, generation=7)
     await ObjectStore(redis, "verdicts").put("returns", msgspec.to_builtins(draft))
     for _ in range(2):
@@ -42,7 +42,7 @@ async def test_a_verdict_that_can_not_be_entered_keeps_no_other_waiting(redis: R
     assert set(await verdicts.all()) == {"alarms"}
 
 
-async def test_a_canary_under_way_at_an_upgrade_starts_its_evidence_again_and_the_log_says_so_once(
+async def test_canary_under_way_at_an_upgrade_restarts_its_evidence_and_is_logged_once(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     earlier = {"id": "returns@v2 5.0", "state": {"bounds": [0, 1, 0]}, "records_read": "1-0", "feedback_read": "1-0"}

@@ -160,7 +160,7 @@ async def test_an_answer_counts_once_whoever_had_the_lease(store: ReviewStore) -
     assert (counts.answered, counts.waiting, counts.leased) == (1, 0, 0)
 
 
-async def test_a_skip_is_its_reviewers_alone_and_many_skips_do_not_hide_what_is_behind_them(
+async def test_skip_is_its_reviewers_alone_and_many_skips_do_not_hide_later_reviews(
     store: ReviewStore, clock: Clock
 ) -> None:
     for number in range(250):

@@ -33,7 +33,7 @@ def test_a_message_that_can_not_be_told_again_is_kept_as_text() -> None:
     assert kept == {"role": None, "content": message}
 
 
-def test_of_a_long_conversation_the_latest_messages_are_kept_and_of_a_long_one_its_beginning() -> None:
+def test_long_conversations_keep_the_latest_messages_and_long_messages_their_start() -> None:
     cut: list[str] = []
     many = [{"role": "user", "content": str(number) * 10_000} for number in range(9)]
     kept, _ = asked(body(messages=many), cut.append)
