@@ -45,7 +45,8 @@ async def check_health(services: Services) -> None:
     """Look at every replica once, and adopt what is loaded there; one that takes no adapters only if it is due."""
     now = time.monotonic()
     replicas = services.fleet.replicas.values()
-    await _look_at(services, [one for one in replicas if one.config.engine == "vllm" or _due_at(services, one) <= now])
+    due = [one for one in replicas if one.config.traits.adapter_api is not None or _due_at(services, one) <= now]
+    await _look_at(services, due)
 
 
 async def _look_at(services: Services, replicas: Iterable[Replica]) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from serving.engine_traits import EngineKind
 from serving.replica import Replica, ReplicaConfig
-from serving.view import EngineKind, FleetView, PoolView, VersionView
+from serving.view import FleetView, PoolView, VersionView
 
 
 @dataclass(frozen=True, slots=True)

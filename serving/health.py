@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from typing import Any
 
@@ -15,7 +14,6 @@ from serving.replica import Replica
 log = logging.getLogger(__name__)
 CHECK_TIMEOUT_SECONDS = 3.0
 SAYS_NO = frozenset({401, 403, 502, 503, 504})
-LIFE = re.compile(r"^process_start_time_seconds\s+(\S+)", re.MULTILINE)
 
 
 def engine_headers(replica: Replica) -> dict[str, str]:
@@ -38,12 +36,17 @@ async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: b
     up, seen, engine_version, life = replica.up, replica.seen, replica.engine_version, replica.life
     before, trouble = (up, seen, engine_version, life), ""
     try:
-        if replica.config.engine == "openai":
+        health_path = replica.config.traits.health_path
+        if health_path is None:
             await _ask_for_its_models(replica, http)
             up, engine_version = True, "unknown"
         else:
-            (await _get(replica, http, "/health")).raise_for_status()
-            models = (await _get(replica, http, "/v1/models")).raise_for_status().json()["data"]
+            (await _get(replica, http, health_path)).raise_for_status()
+            models = (
+                (await _get(replica, http, f"{replica.config.traits.api_path}/models"))
+                .raise_for_status()
+                .json()["data"]
+            )
             seen = {str(model["id"]): str(model.get("root") or "") for model in models}
             if anew or not up or not before[1].keys() <= seen.keys():  # it may have been started anew meanwhile
                 engine_version = await _engine_version(replica, http)
@@ -100,16 +103,17 @@ def _trouble(error: Exception) -> str:
 
 
 async def _engine_version(replica: Replica, http: httpx.AsyncClient) -> str:
-    """The engine's build; `unknown` for an OpenAI-compatible engine that has no /version."""
-    answer = await _get(replica, http, "/version")
+    """The engine's build; `unknown` for one that does not say."""
+    answer = await _get(replica, http, replica.config.traits.version_path)
     return str(answer.json().get("version", "unknown")) if answer.status_code == 200 else "unknown"
 
 
 async def _life(replica: Replica, http: httpx.AsyncClient) -> str:
     """When the engine's process was started, by its own metrics; empty where it does not say."""
-    answer = await _get(replica, http, "/metrics")
-    found = LIFE.search(answer.text) if answer.status_code == 200 else None
-    return found.group(1) if found else ""
+    traits = replica.config.traits
+    answer = await _get(replica, http, traits.metrics_path)
+    started = traits.started_metric.search(answer.text) if answer.status_code == 200 else None
+    return started[1] if started else ""
 
 
 async def _get(replica: Replica, http: httpx.AsyncClient, path: str) -> httpx.Response:

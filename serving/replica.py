@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from serving.breaker import Breaker, BreakerState
+from serving.engine_traits import ENGINE_TRAITS, EngineKind, EngineTraits
 from serving.tls import TlsFiles
-from serving.view import EngineKind, FaultKind, ReplicaView
+from serving.view import FaultKind, ReplicaView
 
 OUTAGE_SECONDS_UNKNOWN = 30.0
 """Expected length of an engine's outage before one was seen to end."""
@@ -52,7 +53,12 @@ class ReplicaConfig:
     @property
     def base_url(self) -> str:
         """Where OpenAI's API begins: `/chat/completions` and `/models` are below it."""
-        return self.url if self.engine == "openai" else f"{self.url}/v1"
+        return self.url + self.traits.api_path
+
+    @property
+    def traits(self) -> EngineTraits:
+        """The traits of its kind of engine."""
+        return ENGINE_TRAITS[self.engine]
 
 
 class Replica:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from serving.engine_traits import EngineKind
+
 FaultKind = Literal[
     "unreachable",
     "dropped",
@@ -20,10 +22,6 @@ FaultKind = Literal[
     "refused",
 ]
 """What can go wrong at an engine, as the router sees it; serving.errors translates each fault into one of these."""
-
-
-EngineKind = Literal["vllm", "openai"]
-"""What is known of an engine: that it is vLLM, or no more than that it speaks OpenAI's API."""
 
 
 @dataclass(frozen=True, slots=True)

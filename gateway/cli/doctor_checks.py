@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +17,7 @@ from gateway.cli.admin_client import LOCAL_KEPT
 from gateway.cli.tables import size
 from gateway.configuration.pools import PoolSettings, ReplicaSettings
 from gateway.configuration.settings import Settings
+from serving.engine_traits import ENGINE_TRAITS, AdapterApi
 from serving.gpu import has_nvidia_gpu
 from serving.health import SAYS_NO
 
@@ -30,8 +30,6 @@ FREE_BYTES_WARNED = 5 << 30
 FREE_BYTES_MIN = 500 << 20
 DESCRIPTORS_KEPT = 200
 ANSWER_SECONDS_MAX = 5.0
-MAX_LORAS = re.compile(r'^vllm:lora_requests_info\{[^}]*max_lora="(\d+)"', re.MULTILINE)
-"""vLLM tells it once an adapter has been asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +111,11 @@ async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIte
     """Each engine: whether it is there, serves its base, takes adapters where it has to, and as many as is said."""
     for name, pool in settings.pools.items():
         for replica in pool.replicas:
-            found = await _engine(name, pool, replica, http)
-            yield found
-            if found.kind != "problem" and pool.base_folder is not None:
-                yield await _adapters(pool, replica, http)
+            finding = await _engine(name, pool, replica, http)
+            yield finding
+            adapter_api = ENGINE_TRAITS[pool.engine].adapter_api
+            if finding.kind != "problem" and pool.base_folder is not None and adapter_api is not None:
+                yield await _adapters(pool, replica, adapter_api, http)
 
 
 def check_shared_engines(settings: Settings) -> Iterator[DoctorFinding]:
@@ -141,15 +140,15 @@ async def _get(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncCl
 async def _engine(
     pool_name: str, pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient
 ) -> DoctorFinding:
-    check, others = f"engine {replica.name}", pool.engine == "openai"
+    check, traits = f"engine {replica.name}", ENGINE_TRAITS[pool.engine]
     try:
-        answer = await _get(pool, replica, http, "/models" if others else "/v1/models")
+        answer = await _get(pool, replica, http, f"{traits.api_path}/models")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = f"{replica.url}: {type(error).__name__}: {error}"[:200]
         return problem(check, why, "Start it, or mend its url.")
     if answer.status_code in (401, 403):
         return problem(check, f"{replica.url} refuses the key", f"Set pools.{pool_name}.api_key to the engine's.")
-    if others and answer.status_code not in SAYS_NO and not answer.is_redirect:
+    if traits.health_path is None and answer.status_code not in SAYS_NO and not answer.is_redirect:
         return ok(check, f"{replica.url} answers {answer.status_code}; what it serves is its own affair")
     if not answer.is_success:
         return problem(check, f"{replica.url} answers {answer.status_code}", "Start it, or mend its url.")
@@ -170,21 +169,19 @@ def _models(
     return ok(check, f"{replica.url} serves {pool.base_model}")
 
 
-async def _adapters(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient) -> DoctorFinding:
+async def _adapters(
+    pool: PoolSettings, replica: ReplicaSettings, adapter_api: AdapterApi, http: httpx.AsyncClient
+) -> DoctorFinding:
     """A GET of an address that takes a POST alone is a 405 where there is one, and loads nothing."""
     check = f"adapters on {replica.name}"
     try:
-        endpoint = await _get(pool, replica, http, "/v1/load_lora_adapter")
-        metrics = await _get(pool, replica, http, "/metrics")
+        endpoint = await _get(pool, replica, http, adapter_api.load_path)
+        metrics = await _get(pool, replica, http, ENGINE_TRAITS[pool.engine].metrics_path)
     except httpx.HTTPError as error:
         return problem(check, type(error).__name__, "Start the engine.")
     if endpoint.status_code == 404:
-        return problem(
-            check,
-            "they can't be loaded at runtime",
-            "Start the engine with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
-        )
-    told = MAX_LORAS.search(metrics.text) if metrics.status_code == 200 else None
+        return problem(check, "they can't be loaded at runtime", adapter_api.advice)
+    told = adapter_api.max_loras_metric.search(metrics.text) if metrics.status_code == 200 else None
     if told is None:
         return ok(check, "they can be loaded; how many it has not told yet")
     if int(told[1]) != pool.max_loras:

@@ -13,15 +13,13 @@ from gateway.configuration.sections import BodySection, Name, Seconds, Section
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from monitoring.cost import Price
 from router.policy import AUTO, CacheIsolation, TaskPolicy
+from serving.engine_traits import ENGINE_TRAITS, EngineKind
 from serving.fleet import PoolConfig
 from serving.replica import ReplicaConfig
 from serving.tls import TlsFiles, origin_of
-from serving.view import EngineKind
 
 ADDRESS = r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$"
 ENGINE_ADDRESS = ADDRESS[:-1] + r"(/[A-Za-z0-9._~%-]+)*/?$"
-OTHERS_HEALTH_INTERVAL_SECONDS = 15.0
-"""Between two looks at an engine that may be someone else's, who may count or bill them."""
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 FOR_ADAPTERS = ("base_folder", "base_fingerprint")
 FOR_ADAPTERS_ON_A_REPLICA = ("store_folder", "sidecar_url", "recycle_url")
@@ -144,7 +142,6 @@ class PoolSettings(BodySection):
 
     def config(self, name: str, health_interval_seconds: float, request_timeout_seconds: float) -> PoolConfig:
         """As serving keeps it; the two times are the gateway's own."""
-        others = OTHERS_HEALTH_INTERVAL_SECONDS if self.engine == "openai" else health_interval_seconds
         return PoolConfig(
             name,
             self.base_model,
@@ -159,7 +156,9 @@ class PoolSettings(BodySection):
             self.continues,
             self.context_tokens_max,
             self.engine,
-            self.health_interval_seconds or others,
+            self.health_interval_seconds
+            or ENGINE_TRAITS[self.engine].health_interval_seconds
+            or health_interval_seconds,
         )
 
 
@@ -167,7 +166,8 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
     """Sentences on what can't be used, each beginning with its key; none if all is well."""
     tls: dict[str, tuple[str, TlsSettings | None]] = {}
     for name, pool in pools.items():
-        if pool.engine == "openai":
+        traits = ENGINE_TRAITS[pool.engine]
+        if traits.adapter_api is None:
             yield from _no_adapters(name, pool)
         for field in sorted(pool.parameters_allowed & NEVER_WITH_ADAPTERS) if pool.takes_adapters else ():
             yield f"pools.{name}.parameters_allowed: {field} ends a vLLM engine that has adapters loaded: leave it out"
@@ -175,8 +175,8 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
             yield f"pools.{name}.callable: {AUTO!r} is the model that finds the task: name the pool otherwise"
         for number, replica in enumerate(pool.replicas):
             place = f"pools.{name}.replicas.{number}.url"
-            if pool.engine == "vllm" and urlsplit(replica.url).path.strip("/"):
-                yield f"{place}: an engine of the kind vllm has no path; OpenAI-compatible ones are `engine: openai`"
+            if traits.api_path and urlsplit(replica.url).path.strip("/"):
+                yield f"{place}: {pool.engine} engines have no path; OpenAI-compatible ones are `engine: openai`"
             if pool.tls is not None and not replica.url.startswith("https:"):
                 yield f"{place}: the pool has TLS files, but this is no https:// address"
             other, files = tls.setdefault(origin_of(replica.url), (name, pool.tls))
@@ -185,13 +185,14 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
 
 
 def _no_adapters(name: str, pool: PoolSettings) -> Iterator[str]:
+    refusal = f"adapters can't be placed on a pool of `engine: {pool.engine}`"
     for key in FOR_ADAPTERS:
         if getattr(pool, key) is not None:
-            yield f"pools.{name}.{key}: adapters can't be placed on a pool of `engine: openai`"
+            yield f"pools.{name}.{key}: {refusal}"
     for number, replica in enumerate(pool.replicas):
         for key in FOR_ADAPTERS_ON_A_REPLICA:
             if getattr(replica, key) is not None:
-                yield f"pools.{name}.replicas.{number}.{key}: adapters can't be placed on a pool of `engine: openai`"
+                yield f"pools.{name}.replicas.{number}.{key}: {refusal}"
 
 
 def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from serving.engine_traits import ENGINE_TRAITS
+
 Endpoint = Literal["chat", "completions"]
 
 KEPT_HERE = frozenset({"metadata", "store", "prompt_cache_key", "safety_identifier", "service_tier", "user"})
 """Fields that the gateway takes and no engine gets."""
-HINTS = frozenset({"verbosity", "modalities", "prompt_cache_retention", "prompt_cache_options"})
+HINTS = ENGINE_TRAITS["vllm"].fields_unknown
 """Fields of OpenAI's own API that vLLM does not know: it does not get them, other engines do."""
 GATEWAY_ALONE = frozenset({"priority", "request_id", "cache_salt"})
 """Fields that engines take and only the gateway may set."""

@@ -13,7 +13,6 @@ from gateway.errors import Problem
 from gateway.formats.bounds import LONG_BODY_BYTES, check_fields, check_strings
 from gateway.formats.fields import (
     GOES_ON,
-    HINTS,
     KEPT_HERE,
     KNOWN,
     NULL,
@@ -30,12 +29,14 @@ from gateway.formats.structured_outputs import check_forms
 from router.checks import get_selector
 from router.decision import Choice, RoutingRequest
 from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
-from serving.view import EngineKind
+from serving.engine_traits import ENGINE_TRAITS, EngineKind
 
 FIELDS = msgspec.json.Decoder(Fields)
 RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 MESSAGES = msgspec.json.Decoder(list[Raw])
-KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {"vllm": KEPT_HERE | HINTS, "openai": KEPT_HERE}
+KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {
+    kind: KEPT_HERE | traits.fields_unknown for kind, traits in ENGINE_TRAITS.items()
+}
 """Fields that an engine of this kind does not get."""
 WHOLE_MAX = 1 << 53
 """The greatest whole number that every reader of JSON takes exactly from 4.0's form."""
@@ -132,7 +133,7 @@ class RequestBody:
         if self.read.stream_options is not None:
             self._settle_stream_options(unknown)
         self.fragile = check_forms(self._fields, self.read, limits)
-        if task is None and engine != "vllm":
+        if task is None and ENGINE_TRAITS[engine].own_fields is not None:
             for name in self.lost_by(engine):
                 if unknown == "refuse" or name in SHAPES_THE_ANSWER:
                     raise Problem("parameter_not_allowed", f"This model's engine does not take {name!r}.", name)
@@ -197,22 +198,23 @@ class RequestBody:
 
     def lost_by(self, engine: EngineKind) -> list[str]:
         """The fields whose values the caller asked for, and that an engine of this kind does not know."""
-        if engine != "vllm":
-            names = self._fields.keys() - OPENAI[self.endpoint] - KEPT_HERE
-        elif HINTS.isdisjoint(self._fields):
+        traits = ENGINE_TRAITS[engine]
+        if traits.own_fields is not None:
+            names = self._fields.keys() - OPENAI[self.endpoint] - traits.own_fields - KEPT_HERE
+        elif traits.fields_unknown.isdisjoint(self._fields):
             return []
         else:
-            names = self._fields.keys() & HINTS
+            names = self._fields.keys() & traits.fields_unknown
         return sorted(name for name in names if self._asks_for(name))
 
     def dropped_by(self, engine: EngineKind) -> list[str]:
         """The names of all that the caller asked for and an engine of this kind does not get."""
         found, options = self.lost_by(engine), self.read.stream_options
         if options is not None:
-            if options.continuous_usage_stats and engine != "vllm":
-                found.append("stream_options.continuous_usage_stats")
-            if options.include_obfuscation and engine == "vllm":
-                found.append("stream_options.include_obfuscation")
+            known = ENGINE_TRAITS[engine].stream_options
+            for name in ("continuous_usage_stats", "include_obfuscation"):
+                if getattr(options, name) and name not in known:
+                    found.append(f"stream_options.{name}")
         return (self.dropped + found)[:DROPPED_SHOWN_MAX] if self.dropped else found
 
     def _asks_for(self, name: str) -> bool:
@@ -226,9 +228,10 @@ class RequestBody:
         found, asked = {"include_usage": True}, self.read.stream_options
         if asked is None:
             return found
-        if engine == "vllm" and self.counts_always:
+        known = ENGINE_TRAITS[engine].stream_options
+        if self.counts_always and "continuous_usage_stats" in known:
             found["continuous_usage_stats"] = True
-        if engine == "openai" and asked.include_obfuscation is not None:
+        if asked.include_obfuscation is not None and "include_obfuscation" in known:
             found["include_obfuscation"] = asked.include_obfuscation
         return found
 
@@ -312,14 +315,15 @@ class RequestBody:
             self._add_system(fields, general_prompt.system)
         if added:
             fields.update(added)
-        if choice.pool.engine == "openai":
-            return self._in_openais_words(fields, choice)
+        own_fields = ENGINE_TRAITS[choice.pool.engine].own_fields
+        if own_fields is not None:
+            return self._in_openais_words(fields, choice, own_fields)
         if self.cache_salt is not None:
             fields["cache_salt"] = self.cache_salt
         return fields
 
-    def _in_openais_words(self, fields: dict[str, Any], choice: Choice) -> dict[str, Any]:
-        """Of the fields, those of OpenAI's API: an engine of which no more is known refuses others, or ignores them."""
+    def _in_openais_words(self, fields: dict[str, Any], choice: Choice, own_fields: frozenset[str]) -> dict[str, Any]:
+        """Of the fields, those of OpenAI's API and the engine's own: it refuses others, or ignores them."""
         for name in self.lost_by(choice.pool.engine):
             if name in SHAPES_THE_ANSWER:
                 text = f"The pool {choice.pool.name!r}, which answers in the adapter's place, can't keep {name!r}."
@@ -327,8 +331,8 @@ class RequestBody:
         schema = self._schema()
         if schema is not None:
             fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-        known = OPENAI[self.endpoint]
-        return {name: value for name, value in fields.items() if name in known}
+        openai = OPENAI[self.endpoint]
+        return {name: value for name, value in fields.items() if name in openai or name in own_fields}
 
     def _add_sampling(self, fields: dict[str, Any], sampling: Mapping[str, Any]) -> None:
         for name, value in sampling.items():

@@ -20,6 +20,7 @@ from router.decision import Choice, Scores
 from router.findings import CheckName, CheckPolicy
 from router.fitted import OTHER_SCOPE
 from router.policy import Policy
+from serving.engine_traits import ENGINE_TRAITS, FORM_NAMES
 from serving.view import VersionView
 
 if TYPE_CHECKING:
@@ -190,20 +191,17 @@ def _form(task: TaskPolicy, body: RequestBody, choice: Choice, version: VersionV
     """The fields that make an engine answer only in the contract's form, where the task says so and the caller
     nothing else.
 
-    A pool that stands in gets its general prompt's form; only without one, and if it is vLLM, the contract's.
+    A fallback gets its general prompt's form; only without one, and if its engines keep forms, the contract's.
     """
     contract = version.contract
     if not task.constrained or contract is None or body.shapes_its_answer():
         return NOTHING
-    if choice.version is None and (version.general_prompt.response_format or choice.pool.engine != "vllm"):
+    traits = ENGINE_TRAITS[choice.pool.engine]
+    if choice.version is None and (version.general_prompt.response_format or not traits.keeps_forms):
         return NOTHING
-    if choice.pool.engine == "vllm":
-        for ours, theirs in (("json_schema", "json"), ("choices", "choice"), ("regex", "regex")):
-            if contract.get(ours) is not None:
-                return {"structured_outputs": {theirs: contract[ours]}}
-    elif contract.get("json_schema") is not None and body.endpoint == "chat":
-        schema = {"name": "answer", "schema": contract["json_schema"]}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    for name in FORM_NAMES:
+        if contract.get(name) is not None:
+            return traits.answer_form(name, contract[name], body.endpoint == "chat")
     return NOTHING
 
 

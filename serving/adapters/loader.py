@@ -22,6 +22,7 @@ from serving.adapters.placement import Capacity, Placement, PlacementState, Step
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
 from serving.adapters.pull import PullError, ensure_on
 from serving.adapters.store import Store
+from serving.engine_traits import AdapterApi
 from serving.fingerprint import BaseFingerprint, compute_fingerprint
 from serving.fleet import Fleet
 from serving.health import engine_headers, look
@@ -226,7 +227,8 @@ class Placer:
         full = not self.capacity(replica, now.placements).loads_left
         if not await self._has_room(replica, version, now):
             return False
-        answer = await self._post(replica, "/v1/load_lora_adapter", {"lora_name": version.name, "lora_path": path})
+        adapter_api = _adapter_api_of(replica)
+        answer = await self._post(replica, adapter_api.load_path, adapter_api.load_body(version.name, path))
         await look(self._fleet, replica, self._http)
         there = replica.seen.get(version.name)
         if there == path:
@@ -305,7 +307,7 @@ class Placer:
         """Have every adapter that the engine lists answer one token, so that it is what was used last."""
         for name in sorted(replica.seen.keys() - self.base_names(replica)):
             body = {"model": name, "prompt": "a", "max_tokens": 1}
-            answer = await self._post(replica, "/v1/completions", body)
+            answer = await self._post(replica, f"{replica.config.traits.api_path}/completions", body)
             if answer is None or answer.status_code != 200:
                 return False
         return True
@@ -349,7 +351,8 @@ class Placer:
         return True
 
     async def _forget_name(self, replica: Replica, version: Version) -> bool:
-        answer = await self._post(replica, "/v1/unload_lora_adapter", {"lora_name": version.name})
+        adapter_api = _adapter_api_of(replica)
+        answer = await self._post(replica, adapter_api.unload_path, adapter_api.unload_body(version.name))
         await look(self._fleet, replica, self._http)
         return answer is not None and answer.status_code in (200, 404) and version.name not in replica.seen
 
@@ -367,6 +370,12 @@ class Placer:
             )
         except httpx.HTTPError:
             return None
+
+
+def _adapter_api_of(replica: Replica) -> AdapterApi:
+    adapter_api = replica.config.traits.adapter_api
+    assert adapter_api is not None, "pools of engines that take no adapters have none to place"
+    return adapter_api
 
 
 def together(placements: Iterable[Placement]) -> str:

@@ -184,7 +184,7 @@ async def _ask(replica: Replica, model: str, asked: Mapping[str, Any], http: htt
     }
     try:
         answer = await http.post(
-            f"{replica.config.url}/v1/chat/completions",
+            f"{replica.config.base_url}/chat/completions",
             json=body,
             headers=engine_headers(replica),
             timeout=PROBE_TIMEOUT_SECONDS,

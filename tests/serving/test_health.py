@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from serving.engine_traits import EngineKind
 from serving.fleet import Fleet, PoolConfig
 from serving.health import look
 from serving.replica import Replica, ReplicaConfig
-from serving.view import EngineKind
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,7 +29,7 @@ from monitoring.ids import digest
 from monitoring.records import PairRecord, Record
 from router.decision import Choice
 from router.replicas import pick
-from serving.view import EngineKind
+from serving.engine_traits import ENGINE_TRAITS, EngineKind
 
 log = logging.getLogger(__name__)
 JUDGED_CHARACTERS_MAX = 32_000
@@ -226,9 +226,9 @@ def question_of(number: str, rules: str, asked: str, answer: str) -> str:
     return "\n\n".join([*told, QUESTION])
 
 
-def constraint(engine: EngineKind) -> dict[str, object]:
+def constraint(engine: EngineKind) -> Mapping[str, Any]:
     """What keeps an engine of this kind from saying anything but yes or no."""
-    return {"structured_outputs": {"choice": list(VERDICTS)}} if engine == "vllm" else {}
+    return ENGINE_TRAITS[engine].answer_form("choices", list(VERDICTS), True)
 
 
 def verdict_of(said: str) -> bool | None:

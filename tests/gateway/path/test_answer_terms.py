@@ -18,7 +18,7 @@ from router.decision import NO_SCORES, Choice, Scores
 from router.findings import CheckPolicy
 from router.fitted import Fitted
 from router.policy import Policy
-from serving.view import EngineKind
+from serving.engine_traits import EngineKind
 from tests.router.situations import asked, moment, policy, usual_fleet
 
 SCHEMA = {"type": "object"}

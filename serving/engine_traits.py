@@ -1,0 +1,113 @@
+"""Kinds of engines: one row of traits for each. All that differs between kinds is read from here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+EngineKind = Literal["vllm", "openai"]
+"""Kinds of engines; `openai` is any that speaks OpenAI's API, with nothing more known of it."""
+FormName = Literal["json_schema", "choices", "regex"]
+"""Forms of an answer, as contracts name them."""
+FORM_NAMES: tuple[FormName, ...] = get_args(FormName)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterApi:
+    """How a kind of engine takes adapters: its paths, the fields of their bodies, and how it says its capacity."""
+
+    load_path: str
+    unload_path: str
+    name_field: str
+    path_field: str
+    max_loras_metric: re.Pattern[str]
+    """Finds the adapters of one batch in the engine's metrics, as its first group."""
+    advice: str
+    """What to do where adapters can't be loaded at runtime."""
+
+    def load_body(self, name: str, path: str) -> dict[str, str]:
+        """The body that loads an adapter."""
+        return {self.name_field: name, self.path_field: path}
+
+    def unload_body(self, name: str) -> dict[str, str]:
+        """The body that unloads an adapter."""
+        return {self.name_field: name}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTraits:
+    """All that the gateway knows of one kind of engine."""
+
+    api_path: str
+    """Path from a replica's `url` to OpenAI's API. Empty: `url` leads there itself, and may have a path."""
+    health_path: str | None
+    """Path of its health check, beside `version_path` and `metrics_path`; None: any answer says that it is up."""
+    adapter_api: AdapterApi | None
+    """How it takes adapters; None: it takes none."""
+    own_fields: frozenset[str] | None
+    """Fields that it knows beside OpenAI's; None: all that the gateway knows."""
+    fields_unknown: frozenset[str]
+    """Fields of OpenAI's API that it does not know, and does not get."""
+    stream_options: frozenset[str]
+    """Options of a stream that it knows beside `include_usage`."""
+    answer_form: Callable[[FormName, Any, bool], Mapping[str, Any]]
+    """The fields that ask for a form, from its name, its value, and whether it is a chat; empty where none can."""
+    keeps_forms: bool
+    """Whether its answers keep each of the forms; where not, no contract's form is asked of a fallback."""
+    health_interval_seconds: float | None = None
+    """Seconds between two looks, if longer than the gateway's: it may be someone else's, who may count or bill them."""
+    version_path: str = "/version"
+    metrics_path: str = "/metrics"
+    started_metric: re.Pattern[str] = re.compile(r"^process_start_time_seconds\s+(\S+)", re.MULTILINE)
+    """Finds the start of its process in its metrics, as its first group."""
+
+
+VLLM_FORMS: Mapping[FormName, str] = MappingProxyType({"json_schema": "json", "choices": "choice", "regex": "regex"})
+
+
+def _vllm_form(name: FormName, value: Any, chat: bool) -> Mapping[str, Any]:
+    return {"structured_outputs": {VLLM_FORMS[name]: value}}
+
+
+def _openai_form(name: FormName, value: Any, chat: bool) -> Mapping[str, Any]:
+    if name != "json_schema" or not chat:
+        return {}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": value}}}
+
+
+ENGINE_TRAITS: Mapping[EngineKind, EngineTraits] = MappingProxyType(
+    {
+        "vllm": EngineTraits(
+            api_path="/v1",
+            health_path="/health",
+            adapter_api=AdapterApi(
+                load_path="/v1/load_lora_adapter",
+                unload_path="/v1/unload_lora_adapter",
+                name_field="lora_name",
+                path_field="lora_path",
+                max_loras_metric=re.compile(r'^vllm:lora_requests_info\{[^}]*max_lora="(\d+)"', re.MULTILINE),
+                advice="Start the engine with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
+            ),
+            own_fields=None,
+            fields_unknown=frozenset({"verbosity", "modalities", "prompt_cache_retention", "prompt_cache_options"}),
+            stream_options=frozenset({"continuous_usage_stats"}),
+            answer_form=_vllm_form,
+            keeps_forms=True,
+        ),
+        "openai": EngineTraits(
+            api_path="",
+            health_path=None,
+            adapter_api=None,
+            own_fields=frozenset(),
+            fields_unknown=frozenset(),
+            stream_options=frozenset({"include_obfuscation"}),
+            answer_form=_openai_form,
+            keeps_forms=False,
+            health_interval_seconds=15.0,
+        ),
+    }
+)
+"""The traits of each kind."""
