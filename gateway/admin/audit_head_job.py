@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from pathlib import Path
 
 import httpx
-from redis.exceptions import RedisError
 
 from gateway.admin.audit_heads import AuditHead, line_of, signed
 from gateway.background.lease import JobLease
@@ -31,14 +29,8 @@ async def keep_audit_head(services: Services) -> None:
     settings = services.settings.audit
     if settings.head_key_file is None:
         await asyncio.Event().wait()  # there is nothing to do; a change needs a restart
-    lease, work = JobLease(services.redis, "audit_head", services.name), AuditHeads(services)
-    try:
-        while True:
-            await lease.do(work.step)
-            await asyncio.sleep(settings.head_interval_seconds)
-    finally:
-        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
-            await lease.give_back()
+    lease = JobLease(services.redis, "audit_head", services.name)
+    await lease.repeat(AuditHeads(services).step, settings.head_interval_seconds)
 
 
 class AuditHeads:

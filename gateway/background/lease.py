@@ -1,13 +1,15 @@
-"""Which gateway has a job that one alone may do: a lease in Redis, renewed for as long as the work goes on."""
+"""A job's lease in Redis: one gateway at a time does the job, and renews the lease while the work goes on."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-LEASE_SECONDS = 10
+LEASE_SECONDS = 10.0
 
 RENEW = """
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 2 end
@@ -15,29 +17,52 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARG
 return 0
 """
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+Work = Callable[[], Awaitable[None]]
 
 
 class JobLease:
-    """Who of all gateways has a job: one at a time, for as long as it renews."""
+    """The lease of one job, as one gateway takes it, renews it and gives it back."""
 
-    def __init__(self, redis: Redis, job: str, owner: str) -> None:
+    def __init__(self, redis: Redis, job: str, owner: str, lease_seconds: float = LEASE_SECONDS) -> None:
+        """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`."""
         self._renew = redis.register_script(RENEW)
         self._release = redis.register_script(RELEASE)
         self._key = f"apprentice:duty:{job}"  # as earlier releases name it: both see each other's lease
         self._owner = owner
-        self.taken_anew = False
-        """Set when the job was taken, not just kept: another gateway may have had it since. For its user to clear."""
+        self._lease_seconds = lease_seconds
+        self.is_new = False
+        """Set when the lease was taken, not only kept: another gateway may have had it before. Its user clears it."""
 
-    async def mine(self) -> bool:
-        """Take the job or keep it. False while another gateway has it. Raises RedisError."""
-        held = int(await self._renew(keys=[self._key], args=[self._owner, LEASE_SECONDS * 1000]))
-        self.taken_anew = self.taken_anew or held == 2
-        return held > 0
+    async def repeat(
+        self, work: Work, interval_seconds: float, *, wake: asyncio.Event | None = None, stop: Work | None = None
+    ) -> None:
+        """Do the work again and again while no other gateway has the lease. Runs until cancelled.
 
-    async def do(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do some of the job if it is this gateway's; it is kept meanwhile, and the work is cancelled once another
-        gateway has it. Whether it was done to its end. Raises what `work` raises, and RedisError."""
-        if not await self.mine():
+        `wake` ends the wait between two times early. `stop` ends what the work has left under way: it is called where
+        another gateway has the lease, and before this one gives it back. Raises what `work` raises, and RedisError.
+        """
+        wake = wake or asyncio.Event()
+        try:
+            while True:
+                wake.clear()
+                if not await self.do(work) and stop is not None:
+                    await stop()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(interval_seconds):
+                        await wake.wait()
+        finally:
+            if stop is not None:
+                await stop()
+            with contextlib.suppress(RedisError, OSError):  # it expires by itself; the cancellation has to go on
+                await self._release(keys=[self._key], args=[self._owner])
+
+    async def do(self, work: Work) -> bool:
+        """Do the work once if this gateway has the lease, and renew it meanwhile.
+
+        The work is cancelled once another gateway has the lease. Returns whether the work came to its end. Raises what
+        `work` raises, and RedisError.
+        """
+        if not await self._take():
             return False
         tasks = working, _ = asyncio.ensure_future(work()), asyncio.ensure_future(self._keep())
         try:
@@ -51,13 +76,15 @@ class JobLease:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _take(self) -> bool:
+        """Take or keep the lease. False while another gateway has it. Raises RedisError."""
+        held = int(await self._renew(keys=[self._key], args=[self._owner, int(1000 * self._lease_seconds)]))
+        self.is_new = self.is_new or held == 2
+        return held > 0
+
     async def _keep(self) -> None:
-        """Renew it; returns once another gateway has it."""
+        """Renew the lease; return once another gateway has it."""
         held = True
         while held:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            held = await self.mine()
-
-    async def give_back(self) -> None:
-        """Let another gateway have it at once. Raises RedisError."""
-        await self._release(keys=[self._key], args=[self._owner])
+            await asyncio.sleep(self._lease_seconds / 3)
+            held = await self._take()

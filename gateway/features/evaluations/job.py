@@ -7,7 +7,6 @@ or its task's fallback. Each row's result is kept as it comes: another gateway g
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 import time
@@ -68,6 +67,8 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
     store = evaluations.store
 
     async def run_next() -> None:
+        if not await store.is_wanted():
+            return
         for name in await store.models_left():
             await put_models(evaluations, name)
         for name in await store.to_enter():
@@ -77,14 +78,7 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
         if one is not None:
             await _Run(evaluations, one).to_its_end()
 
-    try:
-        while True:
-            if await store.is_wanted():
-                await lease.do(run_next)
-            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
-    finally:
-        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
-            await lease.give_back()
+    await lease.repeat(run_next, LOOK_INTERVAL_SECONDS)
 
 
 class _Run:

@@ -7,7 +7,6 @@ job begins the fitting again. A fitting that can't succeed is told in a sentence
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import subprocess
 import sys
@@ -42,14 +41,7 @@ class FittingFailure(Exception):
 async def keep_fitting(fitting: Fitting) -> None:
     """Fit whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = JobLease(fitting.services.redis, "fitting", fitting.services.name)
-    work = FittingWork(fitting)
-    try:
-        while True:
-            await lease.do(work.step)
-            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
-    finally:
-        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
-            await lease.give_back()
+    await lease.repeat(FittingWork(fitting).step, LOOK_INTERVAL_SECONDS)
 
 
 class FittingWork:

@@ -8,7 +8,6 @@ carried out.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import subprocess
 import sys
@@ -49,13 +48,7 @@ class MonitorFailed(ConnectionError):
 async def keep_monitoring(quality: Quality) -> None:
     """Judge for as long as no other gateway does. Runs until cancelled. Raises RedisError and MonitorFailed."""
     lease = JobLease(quality.services.redis, "monitor", quality.services.name)
-    try:
-        while True:
-            await lease.do(Monitoring(quality).run)
-            await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
-    finally:
-        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
-            await lease.give_back()
+    await lease.repeat(lambda: Monitoring(quality).run(), quality.services.settings.monitor.interval_seconds)
 
 
 class Monitoring:

@@ -6,14 +6,12 @@ Here a process is begun and waited for, and nothing else: reading, packing and w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, hear
 from gateway.background.lease import JobLease
@@ -53,13 +51,8 @@ async def keep_archiving(services: Services) -> None:
         if await redis.set(PAUSE_KEY, services.name, nx=True, px=pause_ms) and await _is_behind(redis):
             await archive_once(services.settings, services.meters)
 
-    try:
-        while True:
-            await asyncio.sleep(keep.archive_interval_seconds)
-            await lease.do(archive)
-    finally:
-        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
-            await lease.give_back()
+    await asyncio.sleep(keep.archive_interval_seconds)
+    await lease.repeat(archive, keep.archive_interval_seconds)
 
 
 async def archive_once(settings: Settings, meters: Meters) -> Archived | None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-
-from redis.exceptions import RedisError
 
 from gateway.background.lease import JobLease
 from gateway.features.releases.recycling import recycle_some
@@ -26,23 +23,15 @@ async def keep_reconciling(releases: Releases) -> None:
     lease = JobLease(releases.services.redis, "reconcile", releases.services.name)
 
     async def pass_over_fleet() -> None:
-        if lease.taken_anew:
-            lease.taken_anew = False
+        if lease.is_new:
+            lease.is_new = False
             await check_health(releases.services)  # what was last seen may be from before the other's last step
         await reconcile_once(releases)
 
-    try:
-        while True:
-            releases.services.adapters.stirred.clear()
-            if not await lease.do(pass_over_fleet):
-                await releases.services.adapters.reconciler.stop()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RECONCILE_INTERVAL_SECONDS):
-                    await releases.services.adapters.stirred.wait()
-    finally:
-        await releases.services.adapters.reconciler.stop()
-        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
-            await lease.give_back()
+    adapters = releases.services.adapters
+    await lease.repeat(
+        pass_over_fleet, RECONCILE_INTERVAL_SECONDS, wake=adapters.stirred, stop=adapters.reconciler.stop
+    )
 
 
 async def reconcile_once(releases: Releases) -> None:
