@@ -1,0 +1,46 @@
+"""Public functions of the product begin with a verb.
+
+A method is read after its object (`registry.alias(task)`), so it may be a noun. So may a command or an endpoint: its name
+is what a person types, or what the address holds. `limits_of(key)` are named for their result,
+and so are `new_key`, `next_phase`, `as_text`, `to_json` and `with_fingerprint`. functions_without_verb.txt has the other exceptions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.style.source import ROOT, Function, files, shown, tree
+
+PRODUCT = ("gateway", "router", "serving", "monitoring")
+FOLDER = Path(__file__).parent
+VERBS = frozenset((FOLDER / "verbs.txt").read_text(encoding="utf-8").split())
+NAMED_EXCEPTIONS = frozenset((FOLDER / "functions_without_verb.txt").read_text(encoding="utf-8").splitlines())
+REGISTERED = re.compile(r"@\w+\.(command|callback|get|post|put|patch|delete)\(")
+DERIVED = re.compile(r"\w+_of|(new|next|from|to|as|with)_\w+|main")
+
+
+def registered(path: Path, node: Function) -> bool:
+    """A command or an endpoint: a decorator hands it to its router or its command line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return any(REGISTERED.match(lines[decorator.lineno - 1]) for decorator in node.decorator_list)
+
+
+def without_verb() -> Iterator[tuple[str, str]]:
+    """Module and name of each public function whose first word is no verb, with its place."""
+    for path in files(*PRODUCT):
+        for node in tree(path).body:
+            if (
+                isinstance(node, Function)
+                and not node.name.startswith("_")
+                and node.name.split("_")[0] not in VERBS
+                and not DERIVED.fullmatch(node.name)
+                and not registered(path, node)
+            ):
+                yield f"{path.relative_to(ROOT)} {node.name}", shown(path, node.lineno)
+
+
+def test_public_functions_begin_with_a_verb() -> None:
+    bad = [f"{place} {name}" for name, place in without_verb() if name not in NAMED_EXCEPTIONS]
+    assert not bad, f"begin with a verb (a new one goes into verbs.txt): {bad}"
