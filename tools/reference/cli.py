@@ -16,6 +16,13 @@ INTRODUCTION = """
 `apprentice COMMAND --help` has each option's meaning, `apprentice --version` the installed version. Answers go to
 stdout, progress to stderr. Times are in UTC.
 """
+EXIT_CODES: tuple[Row, ...] = (
+    ("0", "Done."),
+    ("1", "The gateway refused it, or the awaited result did not come."),
+    ("2", "It can't be carried out as given, a port is taken, or no gateway answers."),
+    ("3", "`serve` could not start, because of Redis or its TLS."),
+    (f"{STOPPED}", "Ctrl-C ended the waiting. The gateway continues with what was begun."),
+)
 
 
 def cli_page() -> str:
@@ -33,10 +40,9 @@ def cli_page() -> str:
         f"These are all but {codes(alone)}.",
         table(("Option", "Environment", "Meaning"), shared),
         "## Exit codes",
-        "0: done. 1: the gateway refused it, or the awaited result did not come. 2: it can't be carried out as given, "
-        "a port is taken, or no gateway answers. 3 (`serve`): the start failed for Redis or its TLS. "
-        f"{STOPPED}: Ctrl-C, which ends the waiting only; what was begun goes on. The reason is one line on stderr; "
-        "with `--json` it is on stdout too, in the form of the API's [errors](errors.md).",
+        table(("Code", "Meaning"), EXIT_CODES),
+        "The reason is one line on stderr. With `--json` it is on stdout too, in the form of the API's "
+        "[errors](errors.md).",
     )
 
 

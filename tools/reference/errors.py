@@ -9,8 +9,8 @@ INTRODUCTION = """
 Every error has OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. `message` says what to do, `param`
 names the field at fault or is null; programs read `code`.
 
-- A 503 and a 429 carry `Retry-After` in seconds. OpenAI's clients repeat a 409, 429 or 5xx by themselves;
-  `x-should-retry: false` stops them where that is of no use (*final* below) or the wait is over 60 s.
+- A 503 and a 429 carry `Retry-After` in seconds. OpenAI's clients repeat a 409, 429 or 5xx by themselves.
+  `x-should-retry: false` stops them for a *final* error (below) and for a wait of over 60 s.
 - An error inside a stream is its last event; no `[DONE]` follows.
 - An engine's refusal (400, 409, 422, 451) is passed on in its words, with its own code in `engine_code`, and not
   tried again. Only a prompt that is too long goes once to a fallback that takes more.

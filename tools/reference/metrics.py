@@ -13,8 +13,8 @@ INTRODUCTION = """
 `GET /metrics` answers in the Prometheus text format, or in OpenMetrics where `Accept` names it. Each gateway has its
 own figures: scrape every one, and add up in the query.
 
-- **Counters** begin at 0 with the process; a series appears with its first event, for rare and important events at
-  once (verdicts on canaries, actions of the monitor, reviews, webhooks).
+- **Counters** begin at 0 with the process. A series appears with its first event. Rare and important ones are there at
+  once: verdicts on canaries, actions of the monitor, reviews, webhooks.
 - **Gauges** are absent where their value is not known, never 0.
 - **Histograms** carry task and pool, never the version.
 - Unknown **money** is in no sum; `apprentice_cost_unknown_total` counts those requests.
@@ -36,8 +36,8 @@ def _budget() -> str:
     total = sum(spec.series_max for spec in METRICS)
     scale = ", ".join(f"{number} {what}" for number, what in zip(SCALE.values(), SCALE_WORDS.values(), strict=True))
     return (
-        f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway, made for {scale}. There "
-        f"the metrics need at most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out in "
+        f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway. It is made for "
+        f"{scale}. There the metrics need at most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out in "
         "proportion. Beyond its share, a metric's further series are counted under `other`, as the sum; a gauge that "
         "can't be added up shows the worst there. `apprentice_series_overflow_total` counts that, and the alert "
         "[SeriesOverflow](alerts.md#seriesoverflow) tells of it."

@@ -18,9 +18,9 @@ a label of metrics. The first check that applies decides. A reason that names a 
 given instead.
 """
 CHECKS_TEXT = """
-Each check of a task is `off` (the default), `observe` (decided and recorded, not acted on) or `enforce`. Those that
-look at the request are asked in this order, up to the first enforced one that fires; those that look at the answer
-follow, before it is committed. A check without a model or a contract can't judge, and never fires. Pins and rules
+Each check of a task is `off` (the default), `observe` (decided and recorded, not acted on) or `enforce`. Those on
+the request come first, in this order, up to the first enforced one that fires. Those on the answer follow, before it is
+committed. A check without a model or a contract can't judge, and never fires. Pins and rules
 come before all checks.
 """
 FALLBACKS: Mapping[FallbackName, str] = {
