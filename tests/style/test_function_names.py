@@ -1,7 +1,7 @@
 """Public functions of the product begin with a verb.
 
-A method is read after its object (`registry.alias(task)`), so it may be a noun. So may a command or an endpoint: a person
-types its name, or its address has it. `limits_of(key)`, `new_key`, `next_phase`, `as_text`, `to_json` and
+A method is read after its object (`registry.alias(task)`), so it may be a noun. So may a command or an endpoint: a
+person types its name, or its address has it. `limits_of(key)`, `new_key`, `next_phase`, `as_text`, `to_json` and
 `with_fingerprint` are named for their result. functions_without_verb.txt has the other exceptions.
 """
 

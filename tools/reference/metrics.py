@@ -36,10 +36,10 @@ def _budget() -> str:
     total = sum(spec.series_max for spec in METRICS)
     scale = ", ".join(f"{number} {what}" for number, what in zip(SCALE.values(), SCALE_WORDS.values(), strict=True))
     return (
-        f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway. It is made for "
-        f"{scale}. There the metrics need at most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out in "
-        "proportion. Beyond its share, a metric's further series are counted under `other`, as the sum; a gauge that "
-        "can't be added up shows the worst there. `apprentice_series_overflow_total` counts that, and the alert "
+        f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway. It is made for {scale}. "
+        f"There the metrics need at most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out "
+        "in proportion. Beyond its share, a metric's further series are counted under `other`, as the sum; a gauge "
+        "that can't be added up shows the worst there. `apprentice_series_overflow_total` counts that, and the alert "
         "[SeriesOverflow](alerts.md#seriesoverflow) tells of it."
     )
 
