@@ -9,9 +9,10 @@ from collections import Counter as Tally
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from monitoring.metric_series import Counter, Gauge, Histogram
 from monitoring.metric_spec import CLOSED, SCALE, Spec
 from monitoring.metric_table import METRICS
-from monitoring.metrics import Counter, Gauge, Histogram, Meters
+from monitoring.metrics import Meters
 from monitoring.quality.signal_table import LABELLED, UNLABELLED
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import subprocess
 import timeit
+from typing import get_type_hints
 
 import prometheus_client
 import pytest
 
-from monitoring.metric_table import METRICS
+from monitoring.metric_table import METRICS, MetricFamilies
 from monitoring.metrics import Meters
 from tests.monitoring.filled_meters import (
     OPENMETRICS,
@@ -25,11 +26,13 @@ from tests.programs import program
 def test_every_declared_metric_is_made_once_under_its_own_name_and_kind() -> None:
     meters = Meters()
     names = [spec.name for spec in METRICS]
-    assert len(set(names)) == len(names)
+    assert len(set(names)) == len(names) == len(get_type_hints(MetricFamilies))
     for spec in METRICS:
         family = family_of(meters, spec)
         assert family.spec is spec
         assert type(family).__name__.lower() == spec.kind
+        attribute = spec.name.removeprefix("apprentice_").removesuffix("_total")
+        assert get_type_hints(MetricFamilies)[attribute] is type(family)
         assert (spec.kind == "counter") == spec.name.endswith("_total")
         assert spec.unit != "seconds" or spec.name.endswith("_seconds")
         assert spec.help.endswith((".", "."))

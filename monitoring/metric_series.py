@@ -1,0 +1,240 @@
+"""Series of metrics by their label values, and the families that hold them: counters, gauges, histograms.
+
+An update is a look-up by label values and an addition; a scrape joins lines begun with their series.
+prometheus_client does the same in seven times the time, and a scrape stops every stream while it lasts
+(docs/reference/metrics.md has the figures): so here it only judges, in the tests, what we write. Nothing in this file
+is thread-safe: updates and scrapes belong to the event loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import operator
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
+from typing import Generic, Literal, TypeVar
+
+from monitoring.metric_spec import CLOSED, Joined, Spec
+
+log = logging.getLogger(__name__)
+OTHER = "other"
+JOINING: Mapping[Joined, Callable[[float, float], float]] = MappingProxyType(
+    {"sum": operator.add, "greatest": max, "least": min}
+)
+FamilyFault = Literal["overflow", "lost"]
+"""Faults of an update: beyond the family's series, or no number that can be counted."""
+Report = Callable[[FamilyFault, str], None]
+"""Takes a fault and the name of its family."""
+
+
+class Level:
+    """One series of one number: a gauge's, or a counter's."""
+
+    __slots__ = ("_lost", "sample", "value")
+
+    def __init__(self, spec: Spec, labels: str, lost: Callable[[], None]) -> None:
+        self.value: float = 0
+        self.sample = f"{spec.name}{{{labels}}} " if labels else f"{spec.name} "
+        self._lost = lost
+
+    def lines(self) -> Iterator[str]:
+        """The series as Prometheus reads it."""
+        yield f"{self.sample}{self.value!r}\n"
+
+
+class Count(Level):
+    """One counter series. Keep it where the labels do not change: its `add` needs no look-up."""
+
+    __slots__ = ()
+
+    def add(self, amount: float) -> None:
+        """Add an amount of at least 0, in the metric's unit; anything else is counted as lost instead."""
+        if 0 <= amount < math.inf:
+            self.value += amount
+        else:
+            self._lost()
+
+
+class Distribution:
+    """One histogram: a count for each bucket, and the sum."""
+
+    __slots__ = ("_lost", "bounds", "counts", "samples", "sum")
+
+    def __init__(self, spec: Spec, labels: str, lost: Callable[[], None]) -> None:
+        self.bounds = spec.bounds
+        self.counts = [0] * (len(spec.bounds) + 1)
+        self.sum = 0.0
+        self._lost = lost
+        comma, braced = ("," if labels else ""), (f"{{{labels}}}" if labels else "")
+        bounds = (*map(repr, spec.bounds), "+Inf")
+        buckets = [f'{spec.name}_bucket{{{labels}{comma}le="{bound}"}} ' for bound in bounds]
+        self.samples = (*buckets, f"{spec.name}_count{braced} ", f"{spec.name}_sum{braced} ")
+
+    def observe(self, value: float) -> None:
+        """Count one measurement of at least 0, in seconds; anything else is counted as lost instead."""
+        if 0 <= value < math.inf:
+            self.counts[bisect_left(self.bounds, value)] += 1
+            self.sum += value
+        else:
+            self._lost()
+
+    def lines(self) -> Iterator[str]:
+        """The series as Prometheus reads them: buckets that add up, count and sum."""
+        total = 0
+        for sample, count in zip(self.samples, self.counts, strict=False):
+            total += count
+            yield f"{sample}{total}\n"
+        yield f"{self.samples[-2]}{total}\n"
+        yield f"{self.samples[-1]}{self.sum!r}\n"
+
+
+Cell = TypeVar("Cell", Count, Level, Distribution)
+
+
+class Family(Generic[Cell]):
+    """All series of one metric, by their label values in the order of `spec.labels`."""
+
+    _series: type[Cell]
+
+    def __init__(self, spec: Spec, children_max: int, report: Report) -> None:
+        self.spec = spec
+        self._report = report
+        self._own_max = children_max - spec.other_children
+        self._cells: dict[tuple[str, ...], Cell] = {}
+        self._others: set[tuple[str, ...]] = set()
+        self._closed_seen: dict[str, set[str]] = {label: {OTHER} for label in spec.labels if label in CLOSED}
+        if not spec.labels and spec.kind != "gauge":
+            self.cell()
+
+    def cell(self, *labels: str) -> Cell:
+        """The series of these label values, begun if new; `other` once the metric's share is used up."""
+        return self._cells.get(labels) or self._begin(labels)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether new label values still get a series of their own."""
+        return len(self._cells) - len(self._others) < self._own_max
+
+    def remove(self, label: str, values: Collection[str]) -> None:
+        """Drop every series whose label has one of these values, and so give back its room."""
+        place = self.spec.labels.index(label)
+        for labels in [labels for labels in self._cells if labels[place] in values]:
+            del self._cells[labels]
+            self._others.discard(labels)
+
+    def clear(self) -> None:
+        """Drop every series."""
+        self._cells.clear()
+        self._others.clear()
+
+    def lines(self) -> Iterator[str]:
+        """All series as Prometheus reads them."""
+        for cell in self._cells.values():
+            yield from cell.lines()
+
+    def lost(self) -> None:
+        """Report an update that could not be counted."""
+        self._report("lost", self.spec.name)
+
+    def _begin(self, labels: tuple[str, ...]) -> Cell:
+        names = self.spec.labels
+        if len(labels) != len(names):
+            raise TypeError(f"{self.spec.name} has the labels {names}: give one value for each.")
+        kept = tuple(map(self._within_closed, names, labels))
+        if kept not in self._cells and not self.has_room:
+            kept = tuple(value if name in CLOSED else OTHER for name, value in zip(names, kept, strict=True))
+            self._others.add(kept)
+        if kept != labels:
+            self._report("overflow", self.spec.name)
+        if kept not in self._cells:
+            pairs = zip(names, kept, strict=True)
+            shown = ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs)
+            self._cells[kept] = self._series(self.spec, shown, self.lost)
+        return self._cells[kept]
+
+    def _within_closed(self, label: str, value: str) -> str:
+        seen = self._closed_seen.get(label)
+        if seen is None or value in seen:
+            return value
+        if len(seen) >= CLOSED[label]:
+            return OTHER
+        seen.add(value)
+        return value
+
+
+class Counter(Family[Count]):
+    """A number that only grows."""
+
+    _series = Count
+
+    def begin(self, first: Collection[str], second: Collection[str]) -> None:
+        """Begin the series of each pair of label values at 0, while there is room."""
+        for labels in itertools.product(first, second):
+            if not self.has_room:
+                return
+            self.cell(*labels)
+
+    def add(self, amount: float, *labels: str) -> None:
+        """Add an amount of at least 0 to the series of these label values."""
+        (self._cells.get(labels) or self._begin(labels)).add(amount)
+
+
+class Histogram(Family[Distribution]):
+    """The distribution of measurements in seconds."""
+
+    _series = Distribution
+
+    def observe(self, value: float, *labels: str) -> None:
+        """Count one measurement of at least 0 seconds in the series of these label values."""
+        (self._cells.get(labels) or self._begin(labels)).observe(value)
+
+
+Reading = float | Mapping[tuple[str, ...], float]
+
+
+class Gauge(Family[Level]):
+    """A number of this moment: set when it changes, or read when Prometheus asks."""
+
+    _series = Level
+
+    def __init__(self, spec: Spec, children_max: int, report: Report) -> None:
+        super().__init__(spec, children_max, report)
+        self._read: Callable[[], Reading] | None = None
+
+    def set(self, value: float, *labels: str) -> None:
+        """Say what the series of these label values is now."""
+        self.cell(*labels).value = value
+
+    def read_from(self, read: Callable[[], Reading]) -> None:
+        """Take all series from `read` at each scrape: a number, or numbers by label values. No I/O in it."""
+        self._read = read
+
+    def refresh(self) -> None:
+        """Read anew, where there is something to read from. A reading that fails leaves no series."""
+        if self._read is None:
+            return
+        self.clear()
+        try:
+            reading = self._read()
+            written: set[Level] = set()
+            for labels, value in reading.items() if isinstance(reading, Mapping) else [((), reading)]:
+                cell = self.cell(*labels)
+                # Of what overflows, `other` shows all that fell to it, as the metric has it joined.
+                cell.value = JOINING[self.spec.joined](cell.value, value) if cell in written else value
+                written.add(cell)
+        except Exception:
+            log.exception("%s could not be read", self.spec.name)
+            self.clear()
+            self.lost()
+
+
+KINDS: Mapping[str, type[Counter] | type[Gauge] | type[Histogram]] = MappingProxyType(
+    {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
