@@ -193,7 +193,7 @@ class ObjectStore:
     async def written(self) -> dict[str, bytes]:
         """Every object's JSON by name, as it stands in Redis; what changes meanwhile may be in it or not."""
         found: dict[str, bytes] = {}
-        async for some in self._in_parts(self.values):
+        async for some in self.in_parts(self.values):
             found.update((_name(name), value) for name, value in some.items())
         return found
 
@@ -201,7 +201,7 @@ class ObjectStore:
         """The generation of every object that ever stood here, but for one that is damaged; what changes meanwhile may
         be in it or not."""
         found: dict[str, int] = {}
-        async for some in self._in_parts(self.generation_names):
+        async for some in self.in_parts(self.generation_names):
             found.update((_name(name), int(value)) for name, value in some.items() if value.isdigit())
         return found
 
@@ -212,7 +212,7 @@ class ObjectStore:
             raise Unreadable(self.kind, name)
         return int(value or 0)
 
-    async def _in_parts(self, key: str) -> AsyncIterator[dict[bytes, bytes]]:
+    async def in_parts(self, key: str) -> AsyncIterator[dict[bytes, bytes]]:
         """A hash, a part after the other: the reading of a large answer would hold the event loop."""
         cursor = -1
         while cursor:

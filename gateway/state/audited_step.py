@@ -6,7 +6,6 @@ Whoever has the monitor's job enters those that a killed gateway has left.
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,45 +13,40 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import DataError, RedisError
 
+from gateway.state.outbox import Outbox
 from monitoring.audit import Audit, AuditEntry
 from serving.adapters.registry import Noted
-from serving.object_store import Change, ObjectStore, Unchanged, change_together
+from serving.object_store import Change, Unchanged, change_together
 
 log = logging.getLogger(__name__)
 
 
-class Drafts:
-    """The drafts of what is done: by admins, or of another kind. Every method but `change` raises RedisError."""
+class Drafts(Outbox[AuditEntry]):
+    """The outbox of drafted audit entries: of admins' steps, or of another kind."""
 
     def __init__(self, redis: Redis, audit: Audit, kind: str = "admins:audit") -> None:
-        self._redis = redis
+        super().__init__(redis, kind, msgspec.json.Decoder(AuditEntry).decode)
         self._audit = audit
-        self._told: set[str] = set()
-        """Those of which it was logged that they can't be entered."""
-        self.object_store = ObjectStore(redis, kind)
-
-    def change(self, draft: AuditEntry, name: str | None = None) -> Change:
-        """The draft as a part of a greater step, under a name of its own, or under this one."""
-        return Change(self.object_store, name or secrets.token_hex(12), msgspec.to_builtins(draft))
+        self._failed: set[str] = set()
+        """The drafts of which it was logged that they can't be entered."""
 
     async def enter(self, name: str) -> None:
-        """Enter a draft into the audit, once, however many try; its name is forgotten. Raises AuditConflict."""
-        await self._audit.enter(self.object_store.values, name)
-        await self._redis.hdel(self.object_store.generation_names, name)
+        """Enter a draft into the audit, once, however many try. Raises AuditConflict."""
+        await self._audit.enter(self.values, name)
+        await self._redis.hdel(self.generation_names, name)
 
     async def enter_left(self, names: Iterable[str] | None = None) -> None:
-        """Enter what is left, or those of these names. One that can't be entered is logged once, stays for a gateway
-        of another release, and keeps no other waiting."""
-        for name in await self.object_store.written() if names is None else names:
+        """Enter all drafts, or those of these names. One that can't be entered is logged once, and stays."""
+        for name in await self.written() if names is None else names:
             try:
                 await self.enter(name)
-                self._told.discard(name)
+                self._failed.discard(name)
             except Exception as fault:
                 if isinstance(fault, RedisError) and not isinstance(fault, DataError):
                     raise
-                if name not in self._told:
-                    self._told.add(name)
-                    log.exception("a step can't be entered into the audit: %s of the %s", name, self.object_store.kind)
+                if name not in self._failed:
+                    self._failed.add(name)
+                    log.exception("a step can't be entered into the audit: %s of the %s", name, self.kind)
 
 
 class AuditedStep:

@@ -1,166 +1,135 @@
-"""What the monitor or an admin has decided and is yet to be carried out, as it stands in Redis, with its audit drafts.
+"""Outboxes in Redis: what is decided and not yet done.
 
-An action and its draft are written in one step with the health that they follow from. What can't be read here stays for
-a gateway of another release: it is logged once, and keeps nothing else waiting. What became of an action is written
-only where nobody else has done so meanwhile.
+An entry is written in the same step as the decision that it follows from, done later, and removed once it is done.
+Whoever comes next does what a killed gateway has left. An entry that can't be read here stays for a gateway of another
+release: it is logged once, and keeps no other waiting.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+import secrets
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.state.audited_step import Drafts
-from monitoring.audit import Audit, AuditEntry
-from monitoring.quality.verdicts.quality import ACTION_KINDS, Action
-from serving.object_store import UNREADABLE, Change, ObjectStore, Stale
+from serving.object_store import UNREADABLE, Change, ObjectStore
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 CLAIM_SECONDS = 30
 
-FAILED = """
+SETTLE = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-if ARGV[5] ~= '' and redis.call('HGET', KEYS[2], ARGV[1]) == ARGV[4] then
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[5])
+for i, key in ipairs(KEYS) do
+  local command, field, value = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
+  if command == 'DEL' then
+    redis.call('DEL', key)
+  elseif command == 'HDEL' then
+    redis.call('HDEL', key, field)
+  elseif command == 'HSETNX' or redis.call('HEXISTS', key, field) == 1 then
+    redis.call(command, key, field, value)
+  end
 end
 return 1
 """
-"""KEYS: what is left, the drafts. ARGV: the name, the action as it was read and as it is from now on, the draft
-likewise (empty: it stays)."""
-FINISHED = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1])
-if ARGV[3] == '1' then redis.call('HDEL', KEYS[4], ARGV[1]) end
-redis.call('DEL', KEYS[5])
-if ARGV[5] ~= '' then redis.call('HSETNX', KEYS[6], ARGV[4], ARGV[5]) end
-return 1
-"""
-"""KEYS: what is left, its generations, those of the drafts, the drafts, the claim, the messages. ARGV: the name, the
-action as it was read, 1 where its draft goes too, and the message's id and text (empty: there is none)."""
+"""KEYS: the hash of the entry, then others. ARGV: the entry's name, the entry as it was read, and for each key a
+command with its field and value. HSET only replaces what is there."""
 
 
-class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """An action that is yet to be carried out, or that has `failed` or is `effected` and is yet to be told of."""
+class Write(NamedTuple):
+    """A write to another key in the step that settles an entry: DEL, HDEL, HSETNX, or HSET of what is there."""
 
-    task: str
-    action: Action
-    effected: bool = False
+    command: str
+    key: str
+    field: str | bytes = b""
+    value: bytes = b""
 
 
-class WaitingAction(msgspec.Struct, frozen=True):
-    """What is left under a name, and how that was written."""
+class WaitingEntry(msgspec.Struct, Generic[T], frozen=True):
+    """An entry that waits. `field` is its name as Redis has it, `written` its value as it was read."""
 
-    name: str
+    field: bytes
     written: bytes
-    left: Left
+    value: T
+
+    @property
+    def name(self) -> str:
+        """The entry's name; a damaged part of it is replaced."""
+        return self.field.decode(errors="replace")
 
 
-class LeftStore:
-    """The object stores `responses` and `responses:audit`. Every method but `changes` raises RedisError."""
+class Outbox(ObjectStore, Generic[T]):
+    """One kind of entries that wait. Every method but `change` raises RedisError."""
 
-    def __init__(self, redis: Redis, audit: Audit) -> None:
-        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
-        self._failed = redis.register_script(FAILED)
-        self._finished = redis.register_script(FINISHED)
-        self._told: set[str] = set()
-        self.actions = ObjectStore(redis, "responses")
-        self.drafts = Drafts(redis, audit, "responses:audit")
-        self.by_admins = Drafts(redis, audit)
+    def __init__(
+        self,
+        redis: Redis,
+        kind: str,
+        read: Callable[[bytes], T],
+        encode: Callable[[T], bytes] = msgspec.json.encode,
+    ) -> None:
+        """`read` makes an entry's value of its bytes, and raises what UNREADABLE names; `encode` does the reverse."""
+        super().__init__(redis, kind)
+        self._read = read
+        self._encode = encode
+        self._settle = redis.register_script(SETTLE)
+        self._logged: set[bytes] = set()
+        """The names of entries of which it was logged that they can't be read."""
 
-    def changes(self, task: str, action: Action, draft: AuditEntry) -> list[Change]:
-        """An action that is to be carried out and its draft, as parts of a greater step. One that is asked for again
-        has another name than before."""
-        name = f"{task}:{action.id}" + (f":{action.again}" if action.again else "")
-        left = msgspec.to_builtins(Left(task=task, action=action))
-        return [self.drafts.change(draft, name), Change(self.actions, name, left)]
+    def change(self, value: T, name: str | None = None) -> Change:
+        """An entry as a part of the step that decides it, under this name or a random one."""
+        return Change(self, name or secrets.token_hex(12), msgspec.to_builtins(value))
 
-    async def waiting(self, task: str | None = None) -> list[WaitingAction]:
-        """What is left (of one task), the oldest first, without what can't be understood here."""
-        found: list[WaitingAction] = []
-        for name, written in (await self.actions.written()).items():
-            if task is not None and not name.startswith(f"{task}:"):
-                continue
-            try:
-                one = WaitingAction(name, written, msgspec.json.decode(written, type=Left))
-                why = None if _is_known(one.left.action) else f"its kind is {one.left.action.kind!r}"
-            except UNREADABLE as error:
-                why = str(error)
-            if why is None:
-                found.append(one)
-            elif name not in self._told:
-                self._told.add(name)
-                log.error("what is to be done can't be understood, and is left for another release: %s: %s", name, why)
-        return sorted(found, key=lambda one: (one.left.action.at, one.name))
+    async def read(self) -> tuple[list[WaitingEntry[T]], dict[bytes, Exception]]:
+        """The entries that wait, in no order, and the fault of each that can't be read, by its name."""
+        entries: list[WaitingEntry[T]] = []
+        faults: dict[bytes, Exception] = {}
+        async for part in self.in_parts(self.values):
+            for field, written in part.items():
+                try:
+                    entries.append(WaitingEntry(field, written, self._read(written)))
+                except UNREADABLE as error:
+                    faults[field] = error
+        return entries, faults
 
-    async def enter_strays(self) -> None:
-        """Enter into the audit what admins did, and what is left for nobody here to carry out."""
-        await self.by_admins.enter_left()
-        drafts = (
-            await self.drafts.object_store.written()
-        )  # read first: what is carried out meanwhile is entered by then
-        if drafts:
-            known = {one.name for one in await self.waiting()}
-            await self.drafts.enter_left([name for name in drafts if name not in known])
+    async def waiting(self) -> list[WaitingEntry[T]]:
+        """The entries that wait and can be read, in no order."""
+        entries, faults = await self.read()
+        for field in faults.keys() - self._logged:
+            name, fault = field.decode(errors="replace"), faults[field]
+            log.error("%s of the %s can't be understood, and is left for another release: %s", name, self.kind, fault)
+        self._logged = set(faults)
+        return entries
 
     async def claim(self, name: str, by: str) -> bool:
-        """Whether no other gateway carries it out at this moment; one that is killed lets it go after CLAIM_SECONDS."""
-        return bool(await self._redis.set(_claim(name), by, nx=True, ex=CLAIM_SECONDS))
+        """Claim an entry for CLAIM_SECONDS. False while another gateway is doing it."""
+        return bool(await self._redis.set(self.claim_key(name), by, nx=True, ex=CLAIM_SECONDS))
 
-    async def let_go(self, name: str) -> None:
-        """Have it carried out by whoever comes next."""
-        await self._redis.delete(_claim(name))
+    async def release(self, name: str) -> None:
+        """Give a claim back, so that whoever comes next does the entry."""
+        await self._redis.delete(self.claim_key(name))
 
-    async def effected(self, one: WaitingAction) -> tuple[Change, WaitingAction]:
-        """That an action has had its effect, as a part of the step that this is; and as it is left then. Raises Stale
-        where another gateway was first."""
-        generation = await self.actions.generation(one.name)
-        if not generation:
-            raise Stale(one.name, generation)
-        after = msgspec.structs.replace(one.left, effected=True)
-        change = Change(self.actions, one.name, msgspec.to_builtins(after), generation)
-        return change, WaitingAction(one.name, msgspec.json.encode(after), after)
+    def claim_key(self, name: str) -> str:
+        """The key of an entry's claim."""
+        return f"apprentice:{self.kind}:claim:{name}"
 
-    async def failed(self, one: WaitingAction, why: str) -> WaitingAction | None:
-        """Note with an action, and in its draft, that it was not carried out; None where another gateway was first."""
-        after = msgspec.structs.replace(one.left, action=msgspec.structs.replace(one.left.action, failed=why))
-        written = msgspec.json.encode(after)
-        draft = await self._redis.hget(self.drafts.object_store.values, one.name) or b""
-        keys = [self.actions.values, self.drafts.object_store.values]
-        args = [one.name, one.written, written, draft, _noted(draft, why)]
-        return WaitingAction(one.name, written, after) if await self._failed(keys=keys, args=args) else None
+    async def replace(self, entry: WaitingEntry[T], value: T, *beside: Write) -> WaitingEntry[T] | None:
+        """Write an entry anew, and in the same step what goes beside it. None where another gateway was first."""
+        written = self._encode(value)
+        done = await self._settled(entry, Write("HSET", self.values, entry.field, written), *beside)
+        return WaitingEntry(entry.field, written, value) if done else None
 
-    async def finished(
-        self, one: WaitingAction, messages: str, message_id: str, message: bytes, unaudited: bool
-    ) -> bool:
-        """Nothing is left of it, and its message (empty: none) waits under `messages`; `unaudited`: its draft goes.
-        False where another gateway was first. No other action ever has its name, so its generations go too."""
-        drafts = self.drafts.object_store
-        keys = [self.actions.values, self.actions.generation_names, drafts.generation_names, drafts.values]
-        args: list[str | bytes | int] = [one.name, one.written, int(unaudited), message_id, message]
-        return bool(await self._finished(keys=[*keys, _claim(one.name), messages], args=args))
+    async def finish(self, entry: WaitingEntry[T], *beside: Write) -> bool:
+        """Remove an entry that is done, and in the same step write what goes beside it.
 
+        False where another gateway was first. No entry has its name again, so its generation goes too.
+        """
+        gone = [Write("HDEL", key, entry.field) for key in (self.values, self.generation_names)]
+        return await self._settled(entry, *gone, *beside)
 
-def _is_known(action: Action) -> bool:
-    """Whether this release knows what an action does."""
-    undone = action.evidence.get("undone") if action.kind == "undo" else action.kind
-    return action.kind in ACTION_KINDS and isinstance(undone, str) and undone in ACTION_KINDS
-
-
-def _noted(draft: bytes, why: str) -> bytes:
-    """The draft of an action that was not carried out; empty where it can't be read."""
-    try:
-        told = msgspec.json.decode(draft, type=dict[str, Any])
-        told["after"] = {**(told.get("after") or {}), "not_carried_out": why}
-    except (*UNREADABLE, TypeError):
-        return b""
-    return msgspec.json.encode(told)
-
-
-def _claim(name: str) -> str:
-    return f"apprentice:responses:claim:{name}"
+    async def _settled(self, entry: WaitingEntry[T], *writes: Write) -> bool:
+        args = [part for one in writes for part in (one.command, one.field, one.value)]
+        return bool(await self._settle(keys=[one.key for one in writes], args=[entry.field, entry.written, *args]))

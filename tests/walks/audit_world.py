@@ -15,7 +15,7 @@ import yaml
 
 from gateway.callers import Caller, new_key
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.evaluations.store import LEFT_KEY
+from gateway.features.evaluations.store import DRAFTS_KEY
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Review
@@ -26,7 +26,7 @@ from tests.walks.test_reload import plain
 SMILE = "\N{SLIGHTLY SMILING FACE}"
 """One character, 12 bytes of JSON in the audit."""
 V1, V2, V3 = "returns@v1", "returns@v2", "returns@v3"
-DRAFTS = ("apprentice:admins:audit", "apprentice:responses:audit", LEFT_KEY)
+DRAFTS = ("apprentice:admins:audit", "apprentice:responses:audit", DRAFTS_KEY)
 MOVED_BY_JOBS = (
     *("apprentice:job", "apprentice:gateway", "apprentice:presence", "apprentice:placements", "apprentice:monitor"),
     *("apprentice:record", "apprentice:feedback", "apprentice:limits", "apprentice:generation", "apprentice:audit"),

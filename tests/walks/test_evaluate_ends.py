@@ -123,4 +123,4 @@ async def test_models_of_a_gateway_killed_at_the_end_are_put_into_force_by_the_n
             return await FittedStore(ready.services.redis).get(V1, "confidence") == b"bytes"
 
         await until(is_put)
-        assert not await ready.features[Evaluations].store.models_left()
+        assert not await ready.features[Evaluations].store.models.waiting()

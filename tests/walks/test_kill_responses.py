@@ -20,12 +20,12 @@ from redis.asyncio import Redis
 
 from gateway.callers import new_key
 from gateway.features.quality.quality import Quality
-from gateway.features.quality.webhooks import KEY as MESSAGES
-from gateway.state.outbox import FAILED, FINISHED
+from gateway.state.outbox import SETTLE
 from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
 from monitoring.quality.verdicts.quality import Action, VersionQuality
 from serving.object_store import Change, Stale
+from tests.gateway.features.quality.test_webhooks import KEY as MESSAGES
 from tests.gateway.features.quality.test_webhooks import Receiver, receiver
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -56,8 +56,8 @@ POINTS: dict[str, bytes] = {
     "step": rb'"action":"monitor\.%b"',
     "effect": rb'"weights":\{"%b":1',
     "entry": rb"\r\nmonitor\.%b\r\n",
-    "finish": script(FINISHED),
-    "failure": script(FAILED),
+    "finish": script(SETTLE) + rb"(?s:.*)\r\nDEL\r\n",
+    "failure": script(SETTLE) + rb"(?s:.*)\"failed\":\"",
     "mark": rb'"failed":"returns@v1 is verified[^"]*","again":0\}[\],]',
 }
 
@@ -122,7 +122,7 @@ class Two:
         sent = [body["id"] for _, body in self.receiver.got if body["kind"] == kind]
         assert sent == [entry["after"]["id"]]
         left = self.gateway.features[Quality].outbox
-        assert not await left.drafts.object_store.written()
+        assert not await left.drafts.written()
         assert await self.redis.hlen(left.actions.generation_names) == 0
         assert [claim async for claim in self.redis.scan_iter("apprentice:responses:claim:*")] == []
 
@@ -139,7 +139,7 @@ async def two(
         configuration = configure(monitor=told)
         its_own = {"redis_url": redis_url, "listen": {"port": 0}, "log_format": "text"}
         path.write_text(json.dumps({**configuration, **its_own}, default=str))
-        for each in (ENTER, FINISHED, FAILED):  # or else the first command of each is only refused
+        for each in (ENTER, SETTLE):  # or else the first command of each is only refused
             await redis.script_load(each)
         async with served(path, key) as process:
             await until(lambda: redis.exists(MONITOR_LEASE_KEY))

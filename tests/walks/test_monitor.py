@@ -15,7 +15,6 @@ from redis.asyncio import Redis
 
 from gateway.features.evaluations.gates import STREAM
 from gateway.features.quality.quality import Quality
-from gateway.features.quality.webhooks import KEY as MESSAGES
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
 from serving.object_store import ObjectStore
@@ -232,8 +231,8 @@ async def test_a_webhook_that_hangs_keeps_no_judgement_waiting(
     ):
         await running.place(make_adapter(1))
         for number in range(8):
-            message = await running.features[Quality].webhooks.message(f"m{number}", {"kind": "verdict"})
-            await running.services.redis.hset(MESSAGES, f"m{number}", message)
+            for write in await running.features[Quality].webhooks.message(f"m{number}", {"kind": "verdict"}):
+                await running.services.redis.hsetnx(write.key, f"m{number}", write.value.decode())
         async with asyncio.timeout(SECONDS_MAX):
             await reached.wait()
         await World(running, http).ask_and_judge()

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
-from gateway.features.quality.webhooks import KEY as MESSAGES
+from gateway.features.quality.waiting_actions import PendingAction
 from gateway.features.releases.releases import Releases
-from gateway.state.outbox import Left
+from gateway.state.outbox import Write
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS
 from monitoring.quality.verdicts.plan import Plan
@@ -25,6 +25,7 @@ from tests.walks.gateway import run_gateway
 from tests.walks.releases import V1, V2, audit_of, step, two_versions, until
 from tests.walks.two_replicas import LEASE_KEY
 
+MESSAGES_KEY = "apprentice:webhooks"
 NOW = 1_800_000_000.0
 HELD = {"name": "apprentice:duty:monitor", "value": "a test"}
 
@@ -66,10 +67,10 @@ async def test_action_of_a_missing_task_is_audited_as_undone_and_the_next_one_ru
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         left, out = running.features[Quality].outbox, Responding(running.features[Quality])
-        lost = Left(task="nothing", action=action("retrain"))
+        lost = PendingAction(task="nothing", action=action("retrain"))
         await left.actions.put("nothing:0-0", msgspec.to_builtins(lost))
         draft = running.services.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
-        await left.drafts.object_store.put("nothing:0-0", msgspec.to_builtins(draft))
+        await left.drafts.put("nothing:0-0", msgspec.to_builtins(draft))
         good = action("verdict", number=1, after={"verdict": "suspect"})
         await out.move("returns", TaskQuality(actions=[good]), 0, [good])
         assert list(await left.actions.all()) == ["nothing:0-0"], (
@@ -93,20 +94,20 @@ async def test_what_is_damaged_is_logged_once_and_keeps_nothing_waiting(
         services = running.services
         left = running.features[Quality].outbox
         await services.redis.hset(left.actions.values, mapping={"gone:1-0": damaged, b"\xff": damaged})
-        await services.redis.hset(
-            left.drafts.object_store.values, mapping={"gone:2-0": damaged, "returns:1-0": damaged}
-        )
-        await services.redis.hset(left.by_admins.object_store.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
+        await services.redis.hset(left.drafts.values, mapping={"gone:2-0": damaged, "returns:1-0": damaged})
+        await services.redis.hset(left.by_admins.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
         await services.redis.hset(running.features[Quality].store.object_store.generation_names, "clauses", "damaged")
         good = action("verdict", number=2, after={"verdict": "suspect"})
         await Responding(running.features[Quality]).move("returns", TaskQuality(actions=[good]), 0, [good])
-        await left.actions.put("returns:1-0", msgspec.to_builtins(Left(task="returns", action=action("verdict"))))
+        await left.actions.put(
+            "returns:1-0", msgspec.to_builtins(PendingAction(task="returns", action=action("verdict")))
+        )
         for _ in range(3):
             await Responding(running.features[Quality]).carry_out()
         assert len(await audit_of(http, "monitor.verdict")) == 1
         assert {name for name in await left.actions.written() if name != "\ufffd"} == {"gone:1-0"}
-        assert set(await left.drafts.object_store.written()) == {"gone:2-0", "returns:1-0"}
-    assert caplog.text.count("can't be understood, and is left for another release: gone:1-0") == 1
+        assert set(await left.drafts.written()) == {"gone:2-0", "returns:1-0"}
+    assert caplog.text.count("gone:1-0 of the responses can't be understood, and is left for another release") == 1
     for draft in ("gone:2-0 of the responses:audit", "returns:1-0 of the responses:audit", "a of the", "b of the"):
         assert caplog.text.count(f"can't be entered into the audit: {draft}") == 1
 
@@ -116,15 +117,18 @@ async def test_what_a_newer_release_has_decided_is_left_to_it_and_audited_all_th
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         left, out = running.features[Quality].outbox, Responding(running.features[Quality])
-        told = {name: msgspec.to_builtins(Left(task="returns", action=action("verdict"))) for name in ("form", "kind")}
+        told = {
+            name: msgspec.to_builtins(PendingAction(task="returns", action=action("verdict")))
+            for name in ("form", "kind")
+        }
         told["form"]["action"]["before"] = [1]
         told["kind"]["action"]["kind"] = "translate"
         told["undone"] = msgspec.to_builtins(
-            Left(task="returns", action=action("undo", evidence={"undone": "translate", "action": "0-0"}))
+            PendingAction(task="returns", action=action("undo", evidence={"undone": "translate", "action": "0-0"}))
         )
         for name, one in told.items():
             draft = running.services.audit.draft("system", "monitor.translate", V1, after={"id": name})
-            await left.drafts.object_store.put(f"returns:{name}", msgspec.to_builtins(draft))
+            await left.drafts.put(f"returns:{name}", msgspec.to_builtins(draft))
             await left.actions.put(f"returns:{name}", one)
         for _ in range(2):
             await out.carry_out()
@@ -170,11 +174,11 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         assert {one.id for one in actions} == {first["after"]["id"]}
         shown = (await http.get("/admin/v1/tasks/returns/quality")).json()
         assert "not carried out" not in shown["told"]["done"][0]
-        told = [msgspec.json.decode(one)["body"] for one in await services.redis.hvals(MESSAGES)]
+        told = [msgspec.json.decode(one)["body"] for one in await services.redis.hvals(MESSAGES_KEY)]
         sent = {one["id"]: one["failed"] is None for one in told if one["kind"] == "roll_back"}
         assert sent == {actions[0].id: False, f"{actions[0].id}-3": True}
         assert not await running.features[Quality].outbox.actions.all()
-        assert not await running.features[Quality].outbox.drafts.object_store.all()
+        assert not await running.features[Quality].outbox.drafts.all()
 
 
 SLIPPED = Judgement(
@@ -193,12 +197,12 @@ async def test_what_is_not_over_holds_back_what_came_after_it_of_the_same_task_a
     async with two_versions(configure, make_adapter) as (running, _):
         left, out = running.features[Quality].outbox, Responding(running.features[Quality])
         for task, number in (("returns", 1), ("returns", 2), ("clauses", 3)):
-            one = Left(task=task, action=action("verdict", number=number))
+            one = PendingAction(task=task, action=action("verdict", number=number))
             await left.actions.put(f"{task}:{number}", msgspec.to_builtins(one))
-        assert await left.claim("returns:1", "another gateway")
+        assert await left.actions.claim("returns:1", "another gateway")
         await out.carry_out()
         assert set(await left.actions.all()) == {"returns:1", "returns:2"}
-        await left.let_go("returns:1")
+        await left.actions.release("returns:1")
         await out.carry_out()
         assert not await left.actions.all()
 
@@ -212,11 +216,12 @@ async def test_who_comes_too_late_with_an_action_tells_nothing_of_it(
         for change in left.changes("returns", action("verdict"), draft):
             await change.object_store.put(change.name, change.value or {})
         [one] = await left.waiting()
-        assert await left.finished(one, MESSAGES, "returns-0-0", b"{}", unaudited=False)
-        await services.redis.hdel(MESSAGES, "returns-0-0")
-        assert not await left.finished(one, MESSAGES, "returns-0-0", b"{}", unaudited=False)
-        assert await left.failed(one, "It came too late.") is None
-        assert await services.redis.hlen(MESSAGES) == 0
+        message = [Write("HSETNX", MESSAGES_KEY, "returns-0-0", b"{}")]
+        assert await left.finish(one, message, unaudited=False)
+        await services.redis.hdel(MESSAGES_KEY, "returns-0-0")
+        assert not await left.finish(one, message, unaudited=False)
+        assert await left.fail(one, "It came too late.") is None
+        assert await services.redis.hlen(MESSAGES_KEY) == 0
         assert not await left.actions.all()
         await Responding(running.features[Quality]).carry_out()
         [entry] = await audit_of(http, "monitor.verdict")

@@ -25,7 +25,7 @@ from gateway.feature import feature_of
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.messages import body_of
-from gateway.features.evaluations.store import LEFT_KEY, Arm, Evaluation, ended, id_of
+from gateway.features.evaluations.store import Arm, Evaluation, ended, id_of
 from gateway.server.wire import Deadline
 from gateway.state.fitted import unused
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, default_metric, metric_of
@@ -233,7 +233,7 @@ async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dic
         )
         if not await evaluations.store.move(one, after, entry, None):
             raise Problem("state_conflict", "The evaluation has changed at this moment: look at it, then try again.")
-        await evaluations.services.audit.enter(LEFT_KEY, one.id)
+        await evaluations.drafts.enter(one.id)
         return await _shown(request, after)
     step = audited(evaluations.services, admin)
     step.note("evaluation.forget", one.version, {"evaluation": one.id}, None)

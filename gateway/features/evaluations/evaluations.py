@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 from gateway.features.evaluations.store import EvaluationStore
 from gateway.services import Services
+from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """`store` keeps evaluations in Redis; `quality_store` says whether a version was judged before its gate."""
+    """`store` keeps evaluations in Redis, `drafts` the audit entries of those that have ended, until they are entered.
+
+    `quality_store` says whether a version was judged before its gate.
+    """
 
     services: Services
     store: EvaluationStore
+    drafts: Drafts
     quality_store: QualityStore

@@ -6,14 +6,16 @@ from gateway.feature import Feature, Features
 from gateway.features.evaluations import endpoints
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import keep_evaluating
-from gateway.features.evaluations.store import EvaluationStore
+from gateway.features.evaluations.store import DRAFTS_KIND, EvaluationStore
 from gateway.services import Services
+from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore
 
 
 def _open(services: Services, _: Features) -> Evaluations:
     store = EvaluationStore(services.redis, 86_400 * services.settings.evaluation.retention_days)
-    return Evaluations(services, store, QualityStore(services.redis))
+    drafts = Drafts(services.redis, services.audit, DRAFTS_KIND)
+    return Evaluations(services, store, drafts, QualityStore(services.redis))
 
 
 EVALUATIONS = Feature(Evaluations, _open, (endpoints.router,), {"run_evaluations": keep_evaluating})

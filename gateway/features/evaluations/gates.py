@@ -6,6 +6,7 @@ against is therefore never taken from one by itself: an admin says so.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -13,12 +14,12 @@ import msgspec
 
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
-from gateway.state.audited_step import Drafts
+from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import redis_time
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from serving.adapters.entries import VersionState
-from serving.object_store import UNREADABLE, Change, Stale, change_together
+from serving.object_store import UNREADABLE, Change, Stale
 
 log = logging.getLogger(__name__)
 STREAM = "reviewed"
@@ -78,7 +79,6 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
     counts = counts_of(one) if one is not None and one.gate is not None and one.gate.taken else None
     if one is None or counts is None:
         return
-    drafts = Drafts(evaluations.services.redis, evaluations.services.audit)
     while True:
         generation = (await evaluations.services.objects.baselines.generations()).get(one.version, 0)
         held = await _held(evaluations, one.version)
@@ -89,20 +89,11 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
         )
         after = msgspec.to_builtins({**held, STREAM: found})
         told = {"stream": STREAM, **after[STREAM]}
-        noted = drafts.change(
-            evaluations.services.audit.draft(
-                "system", "monitor.baseline", one.version, after=told, generation=generation + 1
-            )
-        )
-        try:
-            await change_together(
-                evaluations.services.redis,
-                [Change(evaluations.services.objects.baselines, one.version, after, generation), noted],
-            )
-        except Stale:
-            continue  # an admin has set one at this moment: it is looked at again
-        await drafts.enter(noted.name)
-        return
+        step = AuditedStep(evaluations.services.redis, evaluations.services.audit, "system")
+        step.note("monitor.baseline", one.version, after=told, generation=generation + 1)
+        with contextlib.suppress(Stale):  # an admin has set one at this moment: it is looked at again
+            await step.take([Change(evaluations.services.objects.baselines, one.version, after, generation)])
+            return
 
 
 async def _held(evaluations: Evaluations, version: str) -> dict[str, Baseline] | None:

@@ -24,7 +24,7 @@ from gateway.features.evaluations.answers import said_by
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.gates import gate_of, take_gate
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
-from gateway.features.evaluations.store import LEFT_KEY, LOGPROBS_MAX, Evaluation, Model, ended
+from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, ended
 from gateway.features.records.archiving import redis_address
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
@@ -69,11 +69,10 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
     async def run_next() -> None:
         if not await store.is_wanted():
             return
-        for name in await store.models_left():
-            await put_models(evaluations, name)
-        for name in await store.to_enter():
+        await put_models(evaluations)
+        for name in await evaluations.drafts.written():
             await take_gate(evaluations, name)
-            await evaluations.services.audit.enter(LEFT_KEY, name)
+            await evaluations.drafts.enter_left([name])
         one = await store.next()
         if one is not None:
             await _Run(evaluations, one).to_its_end()
@@ -237,9 +236,9 @@ class _Run:
             "system", "evaluation.end", after.version, after=told, evidence=short
         )
         if await self._store.move(self._one, after, entry, short, models):
-            await put_models(self._evaluations, after.id)
+            await put_models(self._evaluations)
             await take_gate(self._evaluations, after.id)
-            await self._evaluations.services.audit.enter(LEFT_KEY, after.id)
+            await self._evaluations.drafts.enter(after.id)
 
     async def _closed(self) -> Closed:
         """What the process beside makes of the rows. It is killed where this is cancelled. Raises Impossible."""
@@ -265,17 +264,16 @@ class _Run:
         return msgspec.msgpack.decode(said, type=Closed)
 
 
-async def put_models(evaluations: Evaluations, evaluation: str) -> None:
-    """Put into force the models of an evaluation that has ended; those of one that was stopped never get here.
+async def put_models(evaluations: Evaluations) -> None:
+    """Put into force the models of evaluations that have ended; those of one that was stopped never get here.
 
     Raises RedisError: then whoever runs evaluations next does it.
     """
-    left = await evaluations.store.models(evaluation)
-    if left is None:
-        return
-    for model in left.models:
-        await evaluations.services.fitted.put(left.version, model.kind, model.data, left.by, model.summary)
-    await evaluations.store.models_done(evaluation)
+    for entry in await evaluations.store.models.waiting():
+        fitted = entry.value
+        for model in fitted.models:
+            await evaluations.services.fitted.put(fitted.version, model.kind, model.data, fitted.by, model.summary)
+        await evaluations.store.models.finish(entry)
 
 
 def tokens_of(task: TaskSettings) -> int | None:

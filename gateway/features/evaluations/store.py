@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted import Kind
+from gateway.state.outbox import Outbox
 from monitoring.audit import AuditEntry
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
@@ -29,8 +30,8 @@ ROOT = "apprentice:evaluation:"
 ALL_KEY = "apprentice:evaluations"
 OPEN_KEY = "apprentice:evaluations:open"
 LATEST_KEY = "apprentice:evaluations:latest"
-LEFT_KEY = "apprentice:evaluations:audit"
-MODELS_KEY = "apprentice:evaluations:models"
+DRAFTS_KIND = "evaluations:audit"
+DRAFTS_KEY = f"apprentice:{DRAFTS_KIND}"
 COMING_SECONDS = 3600
 """How long rows wait whose upload broke off."""
 WAITING_SECONDS = 10
@@ -133,6 +134,10 @@ class EvaluationStore:
         """`retention_seconds` is how long an evaluation and its results are kept after their last change."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_seconds = retention_seconds
+        self.models = Outbox(
+            redis, "evaluations:models", msgspec.msgpack.Decoder(Models).decode, msgspec.msgpack.encode
+        )
+        """The models of evaluations that have ended, until they are in force."""
         self._keep = redis.register_script(KEEP)
         self._move = redis.register_script(MOVE)
         self._forget_faults = redis.register_script(FORGET_FAULTS)
@@ -158,7 +163,7 @@ class EvaluationStore:
 
     async def is_wanted(self) -> bool:
         """Whether there is anything to do."""
-        return bool(await self._redis.exists(OPEN_KEY, LEFT_KEY, MODELS_KEY))
+        return bool(await self._redis.exists(OPEN_KEY, DRAFTS_KEY, self.models.values))
 
     async def next(self) -> Evaluation | None:
         """The oldest that is to be run; None where none is."""
@@ -250,7 +255,7 @@ class EvaluationStore:
         """
         left = Models(after.version, after.by, tuple(models))
         done = await self._move(
-            keys=[_key(after.id), OPEN_KEY, _key(after.id, "data"), LEFT_KEY, LATEST_KEY, MODELS_KEY],
+            keys=[_key(after.id), OPEN_KEY, _key(after.id, "data"), DRAFTS_KEY, LATEST_KEY, self.models.values],
             args=[
                 msgspec.json.encode(before),
                 msgspec.json.encode(after),
@@ -265,23 +270,6 @@ class EvaluationStore:
             ],
         )
         return bool(done)
-
-    async def models_left(self) -> list[str]:
-        """The evaluations that have ended, and whose models are not yet put into force."""
-        return [name.decode() for name in await self._redis.hkeys(MODELS_KEY)]
-
-    async def models(self, evaluation: str) -> Models | None:
-        """The models that are left of this one; None where there are none."""
-        raw = await self._redis.hget(MODELS_KEY, evaluation)
-        return None if raw is None else msgspec.msgpack.decode(raw, type=Models)
-
-    async def models_done(self, evaluation: str) -> None:
-        """They are in force now."""
-        await self._redis.hdel(MODELS_KEY, evaluation)
-
-    async def to_enter(self) -> list[str]:
-        """The evaluations whose end is not yet in the audit: their drafts stand in the hash LEFT_KEY."""
-        return [name.decode() for name in await self._redis.hkeys(LEFT_KEY)]
 
     async def forget(self, one: Evaluation, step: AuditedStep) -> None:
         """Forget all of it, and write the entries noted with `step`, in one transaction."""

@@ -9,12 +9,12 @@ from gateway.features.quality.gauges import read_monitor_gauges
 from gateway.features.quality.job import keep_monitoring
 from gateway.features.quality.judgements import follow_judgements
 from gateway.features.quality.quality import Quality
+from gateway.features.quality.waiting_actions import ActionOutbox
 from gateway.features.quality.webhooks import Webhooks
 from gateway.features.releases.releases import Releases
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
 from gateway.services import Services
-from gateway.state.outbox import LeftStore
 from gateway.state.quality_store import Monitored, QualityStore
 
 
@@ -23,7 +23,7 @@ def _open(services: Services, features: Features) -> Quality:
         services,
         QualityStore(services.redis),
         Monitored(),
-        LeftStore(services.redis, services.audit),
+        ActionOutbox(services.redis, services.audit),
         Webhooks(services.redis, services.http, services.meters),
         features[Reviews],
         features[RetrainingRequests],

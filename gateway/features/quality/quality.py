@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.quality.waiting_actions import ActionOutbox
 from gateway.features.quality.webhooks import Webhooks
 from gateway.features.releases.releases import Releases
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
 from gateway.services import Services
-from gateway.state.outbox import LeftStore
 from gateway.state.quality_store import Monitored, QualityStore
 
 
@@ -21,7 +21,7 @@ class Quality:
     services: Services
     store: QualityStore
     monitored: Monitored
-    outbox: LeftStore
+    outbox: ActionOutbox
     webhooks: Webhooks
     reviews: Reviews
     retraining: RetrainingRequests

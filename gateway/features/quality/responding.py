@@ -14,9 +14,9 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.features.quality.quality import Quality
-from gateway.features.quality.webhooks import KEY as MESSAGES
+from gateway.features.quality.waiting_actions import WaitingAction
 from gateway.features.retraining.opening import close_retraining, open_retraining
-from gateway.state.outbox import WaitingAction
+from gateway.state.outbox import Write
 from monitoring.quality.verdicts.actions import mark_failed
 from monitoring.quality.verdicts.quality import Action, TaskQuality
 from serving.adapters.registry import RegistryError
@@ -70,53 +70,52 @@ class Responding:
         """Carry out what is left, each task's in order: what is not over holds back what came after it, of that task
         alone. One that fails is over: the audit, the task's health and the log have why."""
         held: set[str] = set()
-        for one in await self._quality.outbox.waiting(task):
-            if one.left.task in held:
-                continue
-            if not await self._quality.outbox.claim(one.name, self._quality.services.name) or not await self._is_over(
-                one
-            ):
-                held.add(one.left.task)
+        for entry in await self._quality.outbox.waiting(task):
+            if entry.value.task not in held and not await self._settle(entry):
+                held.add(entry.value.task)
 
-    async def _is_over(self, one: WaitingAction) -> bool:
-        """Carry one action out; False where it is to be tried again, as something has moved or the gateway is at fault.
+    async def _settle(self, entry: WaitingAction) -> bool:
+        """Carry one action out. False where it is to be tried again, as something has moved or the gateway is at fault.
 
-        That which is at fault is tried again once its claim has run out.
+        An action that meets a fault is tried again once its claim has expired.
         """
+        outbox = self._quality.outbox.actions
+        if not await outbox.claim(entry.name, self._quality.services.name):
+            return False
         try:
-            await self._carry_out_one(one)
+            await self._carry_out_one(entry)
         except RedisError:
             raise
         except Stale:
-            await self._quality.outbox.let_go(one.name)
+            await outbox.release(entry.name)
             return False
         except Exception:
-            log.exception("what is to be done is tried again: %s", one.name)
+            log.exception("an action is tried again: %s", entry.name)
             return False
         return True
 
-    async def _carry_out_one(self, one: WaitingAction) -> None:
+    async def _carry_out_one(self, entry: WaitingAction) -> None:
         """Raises Stale."""
         quality = self._quality
-        if one.left.action.failed is None and not one.left.effected:
-            tried = await self._tried(one)
+        if entry.value.action.failed is None and not entry.value.effected:
+            tried = await self._try(entry)
             if tried is None:
                 return  # another gateway was first
-            one = tried
-        action = one.left.action
+            entry = tried
+        task, action = entry.value.task, entry.value.action
         if action.failed is not None:
-            await self._mark(one.left.task, action)
+            await self._mark(task, action)
         is_news = action.failed is None or not action.again
+        message: Sequence[Write] = ()
         if is_news:
-            await quality.outbox.drafts.enter_left([one.name])
-        name, message = f"{one.left.task}-{_id(action)}", b""
-        if is_news and quality.services.settings.monitor.webhook_url is not None:
-            body = {"task": one.left.task, **msgspec.to_builtins(action), "id": _id(action)}
-            message = await quality.webhooks.message(name, body)
-        if await quality.outbox.finished(one, MESSAGES, name, message, unaudited=not is_news) and is_news:
-            self._tell(one.left.task, action)
+            await quality.outbox.drafts.enter_left([entry.name])
+            if quality.services.settings.monitor.webhook_url is not None:
+                body = {"task": task, **msgspec.to_builtins(action), "id": _id(action)}
+                message = await quality.webhooks.message(f"{task}-{_id(action)}", body)
+        if await quality.outbox.finish(entry, message, unaudited=not is_news) and is_news:
+            self._report(task, action)
 
-    def _tell(self, task: str, action: Action) -> None:
+    def _report(self, task: str, action: Action) -> None:
         if not action.again:
             self._quality.services.meters.monitor_actions.add(1, task, action.kind)
         if action.failed is not None:
@@ -124,20 +123,22 @@ class Responding:
             return
         log.warning("%s: %s. %s", action.version or task, action.kind, action.because)
 
-    async def _tried(self, one: WaitingAction) -> WaitingAction | None:
-        """Let the action have its effect; as it is left then: with why it has none, if it has none. None where another
-        gateway was first. Raises Stale."""
-        task, action = one.left.task, one.left.action
+    async def _try(self, entry: WaitingAction) -> WaitingAction | None:
+        """Let the action have its effect, or note why it has none. Return its entry after that.
+
+        None where another gateway was first. Raises Stale.
+        """
+        task, action = entry.value.task, entry.value.action
         try:
             if task not in self._quality.services.settings.tasks:
                 raise RegistryError(f"the configuration has no task {task!r} any more.")
-            return await self._effect(one, task, action)
+            return await self._effect(entry)
         except (Stale, RedisError):
             raise
         except Exception as fault:
             if not isinstance(fault, RegistryError) and not action.again:
                 log.exception("%s of %s failed", action.kind, action.version)
-            return await self._quality.outbox.failed(one, str(fault) or type(fault).__name__)
+            return await self._quality.outbox.fail(entry, str(fault) or type(fault).__name__)
 
     async def _mark(self, task: str, action: Action) -> None:
         """Have the task's health say that the action was not carried out, so that it is asked for again where it is
@@ -150,54 +151,58 @@ class Responding:
         if marked != health:
             await self._quality.store.put(task, marked, generation)
 
-    async def _effect(self, one: WaitingAction, task: str, action: Action) -> WaitingAction:
-        """What an action does beside the task's health; as it is left then. Raises Stale, RegistryError."""
+    async def _effect(self, entry: WaitingAction) -> WaitingAction:
+        """Do what an action does beside the task's quality. Raises Stale, RegistryError."""
+        task, action = entry.value.task, entry.value.action
         match action.kind:
             case "pause_canary":
-                return await self._set_canary(one, action.version, 0.0)
+                return await self._set_canary(entry, action.version, 0.0)
             case "recover" if "share" in action.after:
-                return await self._set_canary(one, action.version, float(action.after["share"]))
+                return await self._set_canary(entry, action.version, float(action.after["share"]))
             case "roll_back":
-                return await self._roll_back(one, action.version, action.after.get("leading"))
+                return await self._roll_back(entry, action.version, action.after.get("leading"))
             case "retrain":
                 await open_retraining(self._quality.retraining, task, action)
             case "undo" if "failed" not in action.evidence:
-                return await self._undo(one, task, action)
+                return await self._undo(entry)
             case _:
                 pass
-        return one
+        return entry
 
-    async def _undo(self, one: WaitingAction, task: str, action: Action) -> WaitingAction:
+    async def _undo(self, entry: WaitingAction) -> WaitingAction:
+        action = entry.value.action
         match action.evidence.get("undone"):
             case "pause_canary":
-                return await self._set_canary(one, action.version, float(action.after.get("share", 0.0)))
+                return await self._set_canary(entry, action.version, float(action.after.get("share", 0.0)))
             case "roll_back":
-                return await self._roll_back(one, str(action.before.get("leading")), action.after.get("leading"))
+                return await self._roll_back(entry, str(action.before.get("leading")), action.after.get("leading"))
             case "retrain":
-                await close_retraining(self._quality.retraining, task, action)
+                await close_retraining(self._quality.retraining, entry.value.task, action)
             case _:
                 pass
-        return one
+        return entry
 
-    async def _set_canary(self, one: WaitingAction, version: str, share: float) -> WaitingAction:
-        """A canary's share of the requests, by the plan that it has, once: that is noted in the same step, so that it
-        is not set again where an admin has set another one since. Nothing where it is no canary any more."""
-        registry, task = self._quality.services.registry, one.left.task
+    async def _set_canary(self, entry: WaitingAction, version: str, share: float) -> WaitingAction:
+        """Set a canary's share of the requests once; nothing where it is no canary any more.
+
+        That is noted in the same step: the share is not set again where an admin has set another one since.
+        """
+        registry, task = self._quality.services.registry, entry.value.task
         alias, generation = await registry.alias(task)
         begun = alias.rollout if alias is not None else None
         if begun is None or begun.version != version:
-            return one
-        noted, effected = await self._quality.outbox.effected(one)
+            return entry
+        noted, effected = await self._quality.outbox.note_effect(entry)
         await registry.canary(task, version, share, begun.by, begun.plan, generation, noted)
         return effected
 
-    async def _roll_back(self, one: WaitingAction, leading: str, to: Any) -> WaitingAction:
-        """Have another version lead the task, once, likewise. Nothing where it is led by another one by now."""
-        alias, generation = await self._quality.services.registry.alias(one.left.task)
+    async def _roll_back(self, entry: WaitingAction, leading: str, to: Any) -> WaitingAction:
+        """Have another version lead the task, once; nothing where another one leads it by now."""
+        alias, generation = await self._quality.services.registry.alias(entry.value.task)
         if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:
-            return one
-        noted, effected = await self._quality.outbox.effected(one)
-        await self._quality.services.registry.roll_back(one.left.task, to, generation, beside=noted)
+            return entry
+        noted, effected = await self._quality.outbox.note_effect(entry)
+        await self._quality.services.registry.roll_back(entry.value.task, to, generation, beside=noted)
         return effected
 
 

@@ -18,12 +18,11 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.configuration.monitor import MonitorSettings
+from gateway.state.outbox import Outbox, WaitingEntry, Write
 from gateway.state.redis import redis_time
 from monitoring.metrics import Meters
-from serving.object_store import UNREADABLE
 
 log = logging.getLogger(__name__)
-KEY = "apprentice:webhooks"
 KEPT_SECONDS = 86_400.0
 WAITING_MAX = 1000
 AT_ONCE_MAX = 20
@@ -33,7 +32,7 @@ BACKOFF_SECONDS_MAX = 600.0
 TRIES_COUNTED_MAX = 20
 """More tries than these wait no longer."""
 SIGNATURE = "x-apprentice-signature"
-REFUSES_WHAT_IS_SAID = frozenset({400, 409, 413, 415, 422})
+REFUSES_CONTENT = frozenset({400, 409, 413, 415, 422})
 """Answers that speak of a message. All others speak of the receiver, of who sends, or of the way, and pass for the next
 message as for this one."""
 
@@ -68,78 +67,68 @@ class WaitingMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Webhooks:
-    """The messages that wait, and their way out. Every method raises RedisError."""
+    """The outbox of messages, and their delivery. Every method raises RedisError."""
 
     def __init__(self, redis: Redis, http: httpx.AsyncClient, meters: Meters) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._outbox = Outbox(redis, "webhooks", msgspec.json.Decoder(WaitingMessage).decode)
         self._http = http
         self._meters = meters
 
-    async def message(self, message_id: str, body: dict[str, Any]) -> bytes:
-        """A message as it is to wait under its id in the hash KEY; empty where too many wait, so that it is dropped."""
-        if await self._redis.hlen(KEY) >= WAITING_MAX:
+    async def message(self, message_id: str, body: dict[str, Any]) -> list[Write]:
+        """The write that has a message wait, as a part of a greater step; none where too many wait already."""
+        if await self._redis.hlen(self._outbox.values) >= WAITING_MAX:
             log.error("%d messages wait for the webhook, and another is dropped", WAITING_MAX)
             self._meters.webhooks.add(1, "dropped")
-            return b""
-        return msgspec.json.encode(WaitingMessage(body={"id": message_id, **body}, since=await redis_time(self._redis)))
+            return []
+        message = WaitingMessage(body={"id": message_id, **body}, since=await redis_time(self._redis))
+        return [Write("HSETNX", self._outbox.values, message_id, msgspec.json.encode(message))]
 
     async def deliver(self, settings: MonitorSettings) -> None:
         """Deliver what is due, oldest first, and of each task in order; without an address nothing waits."""
-        raw = await self._redis.hgetall(KEY)
-        if not raw:
-            return
         if settings.webhook_url is None:
-            await self._redis.delete(KEY)
+            await self._redis.delete(self._outbox.values)
             return
-        waiting = await self._readable(raw)
+        entries, faults = await self._outbox.read()
+        for name, fault in faults.items():  # it can never be sent
+            log.error("a message to the webhook can't be read, and is dropped: %r: %s", name, fault)
+            self._meters.webhooks.add(1, "dropped")
+            await self._redis.hdel(self._outbox.values, name)
         held: set[str] = set()  # the tasks of which an older message still waits
         tried = 0
-        for name, one in sorted(waiting.items(), key=lambda item: (item[1].at, item[0])):
-            if one.task in held or tried == AT_ONCE_MAX:
+        for entry in sorted(entries, key=lambda entry: (entry.value.at, entry.field)):
+            message = entry.value
+            if message.task in held or tried == AT_ONCE_MAX:
                 continue
-            left: WaitingMessage | None = one
-            if one.is_due(await redis_time(self._redis)):
+            holds_back = not message.passed
+            if message.is_due(await redis_time(self._redis)):
                 tried += 1
-                left = await self._deliver_one(name, one, settings)
-            if left is not None and not left.passed:
-                held.add(one.task)
+                holds_back = await self._deliver_one(entry, settings)
+            if holds_back:
+                held.add(message.task)
 
-    async def _readable(self, raw: dict[bytes, bytes]) -> dict[bytes, WaitingMessage]:
-        """The messages that wait; one that can't be read is dropped, as it never can be sent."""
-        found: dict[bytes, WaitingMessage] = {}
-        for name, line in raw.items():
-            try:
-                found[name] = msgspec.json.decode(line, type=WaitingMessage)
-            except UNREADABLE as error:
-                log.error("a message to the webhook can't be read, and is dropped: %r: %s", name, error)
-                self._meters.webhooks.add(1, "dropped")
-                await self._redis.hdel(KEY, name)
-        return found
-
-    async def _deliver_one(self, name: bytes, one: WaitingMessage, settings: MonitorSettings) -> WaitingMessage | None:
-        """The message as it waits then; None where it waits no longer."""
-        refused, passed = await self._sent(one, settings)
-        if refused is None:
-            self._meters.webhooks.add(1, "sent")
-            await self._redis.hdel(KEY, name)
-            return None
+    async def _deliver_one(self, entry: WaitingEntry[WaitingMessage], settings: MonitorSettings) -> bool:
+        """Send a message, or have it wait for its next try. Return whether it holds back those after it."""
+        message = entry.value
+        refused, passed = await self._send(message, settings)
         now = await redis_time(self._redis)
-        if now - one.since > KEPT_SECONDS:
-            log.error("the webhook did not take %r within a day, and it is dropped: %s", name, refused)
-            self._meters.webhooks.add(1, "dropped")
-            await self._redis.hdel(KEY, name)
-            return None
+        if refused is None or now - message.since > KEPT_SECONDS:
+            if refused is not None:
+                log.error("the webhook did not take %r within a day, and it is dropped: %s", entry.name, refused)
+            self._meters.webhooks.add(1, "sent" if refused is None else "dropped")
+            await self._outbox.finish(entry)
+            return False
         self._meters.webhooks.add(1, "retried")
-        wait_seconds = min(BACKOFF_SECONDS * 2 ** min(one.tries, TRIES_COUNTED_MAX), BACKOFF_SECONDS_MAX)
-        if one.tries == 0:
-            log.warning("the webhook did not take %r, it is tried again: %s", name, refused)
-        later = msgspec.structs.replace(one, tries=one.tries + 1, next_at=now + wait_seconds, passed=passed)
-        await self._redis.hset(KEY, name, msgspec.json.encode(later))
-        return later
+        wait_seconds = min(BACKOFF_SECONDS * 2 ** min(message.tries, TRIES_COUNTED_MAX), BACKOFF_SECONDS_MAX)
+        if message.tries == 0:
+            log.warning("the webhook did not take %r, it is tried again: %s", entry.name, refused)
+        later = msgspec.structs.replace(message, tries=message.tries + 1, next_at=now + wait_seconds, passed=passed)
+        await self._outbox.replace(entry, later)
+        return not passed
 
-    async def _sent(self, one: WaitingMessage, settings: MonitorSettings) -> tuple[str | None, bool]:
-        """Why it was not taken (None: it was), and whether that was for what it says."""
-        body = msgspec.json.encode(one.body)
+    async def _send(self, message: WaitingMessage, settings: MonitorSettings) -> tuple[str | None, bool]:
+        """Send a message. Return why it was not taken (None: it was), and whether that was for its content."""
+        body = msgspec.json.encode(message.body)
         headers = {"Content-Type": "application/json"}
         if settings.webhook_key is not None:
             headers[SIGNATURE] = signature_of(settings.webhook_key.get_secret_value(), body)
@@ -150,7 +139,7 @@ class Webhooks:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return f"{type(error).__name__}: {error}", False
         refused = None if answer.is_success else f"it answered {answer.status_code}"
-        return refused, answer.status_code in REFUSES_WHAT_IS_SAID
+        return refused, answer.status_code in REFUSES_CONTENT
 
 
 def signature_of(key: str, body: bytes) -> str:

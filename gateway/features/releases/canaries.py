@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.rollout import Verdict
 from serving.adapters.entries import Rollout
 from serving.adapters.registry import Registry, RegistryError
-from serving.object_store import UNREADABLE, Change, ObjectStore, Stale
+from serving.object_store import UNREADABLE, Change, Stale
 
 log = logging.getLogger(__name__)
 KEPT_SECONDS = 180 * 86_400
@@ -50,7 +50,7 @@ class Rollouts:
         self._registry = registry
         self._audit = audit
         self._meters = meters
-        self._verdicts = ObjectStore(redis, "verdicts")
+        self._drafts = Drafts(redis, audit, "verdicts")
         self._health = QualityStore(redis)
 
     async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
@@ -59,17 +59,8 @@ class Rollouts:
         return {"verdict": kept.action, "because": kept.because, "evidence": kept.evidence}
 
     async def enter_left(self) -> None:
-        """Enter into the audit what was carried out and not entered before its gateway was killed. Raises RedisError.
-
-        A draft that can't be entered is logged, and keeps none of the others waiting.
-        """
-        for task in await self._verdicts.written():
-            try:
-                await self._audit.enter(self._verdicts.values, task)
-            except RedisError:
-                raise
-            except Exception:
-                log.exception("the verdict on the canary of %s can't be entered", task)
+        """Enter into the audit the verdicts that a killed gateway has carried out. Raises RedisError."""
+        await self._drafts.enter_left()
 
     async def carry_out(self, task: str, begun: Rollout, found: Verdict) -> None:
         """Keep the verdict on a canary, and do as it says, once. Raises RedisError.
@@ -99,7 +90,7 @@ class Rollouts:
             evidence=found.evidence,
             generation=generation if found.action == "hold" else generation + 1,
         )
-        noted = Change(self._verdicts, task, msgspec.to_builtins(draft))
+        noted = self._drafts.change(draft, task)
         try:
             if found.action == "promote":
                 await self._registry.promote(task, begun.version, generation, noted)
@@ -112,7 +103,7 @@ class Rollouts:
             return
         self._meters.rollout_verdicts.add(1, task, found.action)
         log.warning("canary %s: %s. %s", begun.version, found.action, found.because)
-        await self._audit.enter(self._verdicts.values, task)
+        await self._drafts.enter(task)
 
     async def _is_degraded(self, task: str, version: str) -> bool:
         """Whether the monitor, or an admin, says so of this version."""
@@ -123,7 +114,7 @@ class Rollouts:
         kept.held = True
         async with self._redis.pipeline(transaction=True) as both:
             both.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
-            both.hset(self._verdicts.values, task, msgspec.json.encode(noted.value))
+            both.hset(self._drafts.values, task, msgspec.json.encode(noted.value))
             await both.execute()
 
     async def _kept(self, task: str, begun: Rollout) -> KeptVerdict:

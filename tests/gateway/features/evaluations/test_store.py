@@ -107,15 +107,14 @@ async def test_models_are_left_to_be_put_into_force_only_by_what_ends_a_run(stor
     cancelled = ended(one, "cancelled")
     assert await store.move(one, cancelled, None, None)
     assert not await store.move(one, ended(one, "done"), None, None, models)
-    assert await store.models_left() == []
+    assert await store.models.waiting() == []
     one = await begun(store, evaluation(created_at=2.0))
     assert await store.move(one, ended(one, "done"), None, None, models)
-    assert (await store.models_left(), await store.is_wanted()) == (["e"], True)
-    found = await store.models("e")
-    assert found is not None
-    assert (found.version, found.models[0]) == ("returns@v1", models[0])
-    await store.models_done("e")
-    assert (await store.models("e"), await store.is_wanted()) == (None, False)
+    [entry] = await store.models.waiting()
+    assert (entry.name, await store.is_wanted()) == ("e", True)
+    assert (entry.value.version, entry.value.models[0]) == ("returns@v1", models[0])
+    assert await store.models.finish(entry)
+    assert (await store.models.waiting(), await store.is_wanted()) == ([], False)
 
 
 def test_what_answers_were_compared_with_is_no_part_of_it_once_it_has_ended() -> None:

@@ -15,9 +15,10 @@ from redis.asyncio import Redis
 
 from gateway.configuration.monitor import MonitorSettings
 from gateway.features.quality import webhooks
-from gateway.features.quality.webhooks import KEY, WaitingMessage, Webhooks, signature_of
+from gateway.features.quality.webhooks import WaitingMessage, Webhooks, signature_of
 from monitoring.metrics import Meters
 
+KEY = "apprentice:webhooks"
 HEAD_END = b"\r\n\r\n"
 
 
@@ -64,8 +65,8 @@ async def due_again(redis: Redis, since: float | None = None) -> None:
 
 async def add(out: Webhooks, name: str, body: dict[str, Any]) -> None:
     """Have a message wait, as the step does in which its action is over."""
-    if message := await out.message(name, body):
-        await out._redis.hsetnx(KEY, name, message)
+    for write in await out.message(name, body):
+        await out._redis.hsetnx(write.key, write.field, write.value)
 
 
 @pytest.fixture
