@@ -273,7 +273,7 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
         reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, fingerprints, bases, http, meters))
         audit, stirred = Audit(redis), asyncio.Event()
         taken = lambda found: _take_in(found, fleet, reconciler, meters, stirred)  # noqa: E731
-        snapshot = await _snapshot_keeper(settings, redis, audit, taken, meters)
+        snapshot = await _snapshot_keeper(settings, redis, audit, taken, meters, registry)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
@@ -396,7 +396,12 @@ def _placer(
 
 
 async def _snapshot_keeper(
-    settings: Settings, redis: Redis, audit: Audit, changed: Callable[[Snapshot], None], meters: Meters
+    settings: Settings,
+    redis: Redis,
+    audit: Audit,
+    changed: Callable[[Snapshot], None],
+    meters: Meters,
+    registry: Registry,
 ) -> SnapshotKeeper:
     """What keeps the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
     served, since that holds the interpreter. Raises EmbeddingError where it is missing or damaged."""
@@ -405,7 +410,7 @@ async def _snapshot_keeper(
     deep = None if path is None else await asyncio.to_thread(load_deep, path)
     damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731
     unsuited = lambda _: meters.fitted_unused.add(1, "unsuited")  # noqa: E731
-    return SnapshotKeeper(redis, deployed_of(settings), fixed, changed, damaged, deep, unsuited)
+    return SnapshotKeeper(redis, deployed_of(settings), fixed, changed, damaged, deep, unsuited, registry)
 
 
 def feedback_of(settings: Settings, redis: Redis) -> FeedbackStore:

@@ -84,14 +84,16 @@ class SnapshotKeeper:
         damaged: Callable[[Kind], None] = lambda _: None,
         deep: Embedding | None = None,
         unsuited: Callable[[Kind], None] = lambda _: None,
+        registry: Registry | None = None,
     ) -> None:
         """`damaged` is told of each fitted model that can't be read, `unsuited` of each that does not go with its
-        task's selector or with its scope model; `deep` is the neural embedding, if any."""
+        task's selector or with its scope model; `deep` is the neural embedding, if any. `registry` is
+        the gateway's own, so that versions are read and kept once."""
         self._redis = redis
         self._deployed = deployed
         self._fixed_callers = fixed_callers
         self._changed = changed
-        self._registry = Registry(redis)
+        self._registry = registry or Registry(redis)
         self._callers = Mirror(object_store_of(redis, "callers"), Caller.from_json, keeps=False)
         self._overrides = Mirror(object_store_of(redis, "overrides"), override_from, keeps=False)
         self._placements = Mirror(object_store_of(redis, "placements"), placement_from)

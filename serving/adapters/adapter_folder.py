@@ -20,60 +20,18 @@ SIGNATURE_FILE = "signature.json"
 PROMPTS_FILE = "prompts.jsonl"
 BACKGROUND_FILE = "background.jsonl"
 
-RUNS_CODE = frozenset(
-    {
-        ".bin",
-        ".pt",
-        ".pth",
-        ".pkl",
-        ".pickle",
-        ".ckpt",
-        ".npy",
-        ".npz",
-        ".joblib",
-        ".dill",
-        ".py",
-        ".pyc",
-        ".so",
-        ".sh",
-        ".h5",
-        ".keras",
-        ".gguf",
-        ".onnx",
-        ".msgpack",
-    }
-)
-TOKENIZER_FILES = frozenset(
-    {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "tekken.json",
-        "chat_template.json",
-        "chat_template.jinja",
-    }
-)
-IGNORED_SUFFIXES = frozenset(
-    {
-        ".md",
-        ".txt",
-        ".json",
-        ".jsonl",
-        ".yaml",
-        ".yml",
-        ".csv",
-        ".log",
-        ".png",
-        ".svg",
-    }
-)
+RUNS_CODE = frozenset({
+    ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib", ".dill", ".py", ".pyc", ".so",
+    ".sh", ".h5", ".keras", ".gguf", ".onnx", ".msgpack",
+})  # fmt: skip
+TOKENIZER_FILES = frozenset({
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+    "chat_template.json", "chat_template.jinja",
+})  # fmt: skip
+IGNORED_SUFFIXES = frozenset({
+    ".md", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".log", ".png", ".svg",
+})  # fmt: skip
 IGNORED_FILES = frozenset({"license", "notice", ".gitattributes", ".gitignore"})
 IGNORED_FOLDERS = frozenset({".git", ".cache"})
 
@@ -122,6 +80,18 @@ def open_regular(path: str | Path, folder_fd: int | None = None) -> BinaryIO:
         os.close(file_fd)
         raise NotRegularError(errno.EINVAL, "it is not a regular file")
     return os.fdopen(file_fd, "rb")
+
+
+def read_small(path: Path, bytes_max: int) -> bytes:
+    """The bytes of a small regular file. Raises ValueError, whose text is the end of a sentence on the file."""
+    try:
+        with open_regular(path) as file:
+            raw = file.read(bytes_max + 1)
+    except OSError as error:
+        raise ValueError(f"can't be read ({error.strerror}).") from None
+    if len(raw) > bytes_max:
+        raise ValueError(f"has more than {bytes_max} bytes: shorten it.")
+    return raw
 
 
 @contextmanager

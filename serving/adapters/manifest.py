@@ -15,9 +15,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from serving.adapters import canonical
-from serving.adapters.adapter_folder import open_regular
+from serving.adapters.adapter_folder import read_small
 from serving.adapters.errors import shown
-from serving.adapters.plain_yaml import PlainYamlError, read_plain_yaml
+from serving.adapters.plain_yaml import read_plain_yaml
 
 T = TypeVar("T")
 
@@ -97,16 +97,11 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a YAML file, which is no link. Raises ManifestError."""
     try:
-        with open_regular(path) as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ManifestError(f"{path.name} can't be read ({error.strerror}).") from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise ManifestError(f"{path.name} has more than {FILE_BYTES_MAX} bytes: shorten it.")
-    try:
-        return from_json(read_plain_yaml(raw))
-    except PlainYamlError as error:
+        value = read_plain_yaml(read_small(path, FILE_BYTES_MAX))
+    except ValueError as error:  # PlainYamlError among them
         raise ManifestError(f"{path.name} {error}") from None
+    try:
+        return from_json(value)
     except ManifestError as error:
         raise ManifestError(f"{path.name}: {error}") from None
 

@@ -13,38 +13,15 @@ from serving.adapters.errors import ArtifactError, shown
 # Keys of adapter_config.json that are checked here by themselves, and those that say how it was trained and
 # change nothing in how it is served. Every other key must be absent, null, false or empty: a feature that is
 # not known here is a feature that the engine may not serve.
-CHECKED_KEYS = frozenset(
-    {
-        "peft_type",
-        "task_type",
-        "base_model_name_or_path",
-        "r",
-        "lora_alpha",
-        "target_modules",
-        "use_rslora",
-        "bias",
-        "init_lora_weights",
-        "layers_to_transform",
-        "layers_pattern",
-    }
-)
-INERT_KEYS = frozenset(
-    {
-        "auto_mapping",
-        "corda_config",
-        "ensure_weight_tying",
-        "eva_config",
-        "inference_mode",
-        "lora_dropout",
-        "lora_ga_config",
-        "megatron_core",
-        "peft_version",
-        "qalora_group_size",
-        "revision",
-        "runtime_config",
-        "unsloth_fixed",
-    }
-)
+CHECKED_KEYS = frozenset({
+    "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "use_rslora", "bias",
+    "init_lora_weights", "layers_to_transform", "layers_pattern",
+})  # fmt: skip
+INERT_KEYS = frozenset({
+    "auto_mapping", "corda_config", "ensure_weight_tying", "eva_config", "inference_mode", "lora_dropout",
+    "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config",
+    "unsloth_fixed",
+})  # fmt: skip
 # These only set the first values; the others (PiSSA, OLoRA, LoftQ, …) change the base model's own weights.
 PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 

@@ -7,7 +7,6 @@ fetches its two files, and lets them into the sidecar's own store only if they h
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +18,7 @@ from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS
 from serving.adapters.artifact import digest_of
 from serving.adapters.errors import ArtifactError, shown
 from serving.adapters.incoming import FREE_BYTES_MIN, append, incoming_folder, to_its_end
-from serving.adapters.store import FILE_MODE, FOLDER_MODE, Store
+from serving.adapters.store import FILE_MODE, FOLDER_MODE, Store, sync
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 ENSURE_SECONDS_MAX = 120.0
@@ -171,15 +170,15 @@ class Puller:
             raise PullError(f"What the gateway gave for {digest} has the digest {found}: its store is damaged.")
         for name in FILES:
             (folder / name).chmod(FILE_MODE)
-            _sync(folder / name)
+            sync(folder / name)
         folder.chmod(FOLDER_MODE)
-        _sync(folder)
+        sync(folder)
         try:
             folder.rename(self._store.path(digest))
         except OSError:
             if not self._store.holds(digest):  # else another sidecar on this volume was faster
                 raise
-        _sync(self._store.folder)
+        sync(self._store.folder)
 
     def _key(self) -> str:
         try:
@@ -187,15 +186,6 @@ class Puller:
                 return file.read(KEY_BYTES_MAX).strip()
         except (OSError, UnicodeDecodeError) as error:
             raise PullError(f"The key in {self._key_path} can't be read: {error}.") from None
-
-
-def _sync(path: Path) -> None:
-    """On disk before this returns."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sentence_in(answer: httpx.Response) -> str:

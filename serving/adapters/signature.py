@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from serving.adapters import canonical
-from serving.adapters.adapter_folder import open_regular
+from serving.adapters.adapter_folder import read_small
 from serving.adapters.errors import shown
 
 ALGORITHM = "ed25519"
@@ -59,8 +59,7 @@ def sign(key_pem: bytes, signer: str, adapter_digest: str, manifest_digest: str)
     `apprentice keygen --signing FILE` makes such a key, and so does `openssl genpkey -algorithm ed25519`. Raises
     SignatureError.
     """
-    key = _private_key(key_pem)
-    return Signature(_signer(signer), key.sign(_message(adapter_digest, manifest_digest)))
+    return Signature(_signer(signer), sign_message(key_pem, _message(adapter_digest, manifest_digest)))
 
 
 def sign_message(key_pem: bytes, message: bytes) -> bytes:
@@ -81,29 +80,24 @@ def check(signature: Signature, adapter_digest: str, manifest_digest: str, trust
     """The signer's name, if its trusted key (32 bytes) made the signature of both digests. Raises SignatureError."""
     key = trusted.get(signature.signer)
     if key is None:
-        known = ", ".join(sorted(trusted)) or "nobody"
-        raise SignatureError(f"It is signed by {shown(signature.signer)}, and trusted here are: {known}.")
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature.signature, _message(adapter_digest, manifest_digest))
-    except InvalidSignature:
+        names = ", ".join(sorted(trusted)) or "nobody"
+        raise SignatureError(f"It is signed by {shown(signature.signer)}, and trusted here are: {names}.")
+    if len(key) != KEY_BYTES:
+        raise SignatureError(f"The trusted key of {shown(signature.signer)} can't be used: it has {len(key)} bytes.")
+    if not verify_message(key, _message(adapter_digest, manifest_digest), signature.signature):
         raise SignatureError(
             f"The signature of {shown(signature.signer)} does not hold for these bytes and this manifest: they were "
             "changed after it, or it was made with another key. Sign them again."
-        ) from None
-    except ValueError as error:
-        raise SignatureError(f"The trusted key of {shown(signature.signer)} can't be used: {error}.") from None
+        )
     return signature.signer
 
 
 def read_signature(path: Path) -> Signature:
     """The signature in a signature.json, which is no link. Raises SignatureError."""
     try:
-        with open_regular(path) as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise SignatureError(f"{path.name} can't be read ({error.strerror}).") from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise SignatureError(f"{path.name} has more than {FILE_BYTES_MAX} bytes: it holds one signature and no more.")
+        raw = read_small(path, FILE_BYTES_MAX)
+    except ValueError as error:
+        raise SignatureError(f"{path.name} {error}") from None
     try:
         return _from_json(canonical.read_object(raw))
     except ValueError as error:
@@ -112,8 +106,7 @@ def read_signature(path: Path) -> Signature:
 
 def written(signature: Signature) -> bytes:
     """The signature as signature.json holds it."""
-    encoded = base64.b64encode(signature.signature).decode()
-    value = {"signer": signature.signer, "algorithm": ALGORITHM, "signature": encoded}
+    value = {"signer": signature.signer, "algorithm": ALGORITHM, "signature": as_text(signature)}
     return json.dumps(value, indent=2).encode() + b"\n"
 
 

@@ -61,7 +61,7 @@ class Store:
         finally:
             if incoming.exists():
                 _remove(incoming)
-        _sync_folder(self.folder)
+        sync(self.folder)
         return target
 
     def path(self, digest: str) -> Path:
@@ -126,7 +126,7 @@ class Store:
         if not same or copied != artifact.size_bytes:
             raise changed
         incoming.chmod(FOLDER_MODE)
-        _sync_folder(incoming)
+        sync(incoming)
 
 
 def _copy_file(source: BinaryIO, target: Path, size_bytes: int) -> None:
@@ -150,12 +150,13 @@ def _move(incoming: Path, target: Path) -> None:
             raise
 
 
-def _sync_folder(folder: Path) -> None:
-    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Have the disk keep a file or folder before this returns. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder_fd)
+        os.fsync(descriptor)
     finally:
-        os.close(folder_fd)
+        os.close(descriptor)
 
 
 def _remove(incoming: Path) -> None:
