@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, Unusable, Yes, asks_gateway, make_sure
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, Yes, command, given, make_sure
 from gateway.cli.evaluation_report import evaluation_line
 from gateway.cli.key_names import KeyNames
 from gateway.cli.listing import (
@@ -24,7 +26,7 @@ from gateway.cli.listing import (
     version_row,
 )
 from gateway.cli.prompts import fitted_cells, fitted_words, send_prompts, sources_of, until_fitted
-from gateway.cli.tables import Printer, moment, share, size, tell_warnings
+from gateway.cli.tables import moment, share, size, tell_warnings
 from gateway.cli.watch import (
     WatchFailed,
     left_alone,
@@ -33,12 +35,12 @@ from gateway.cli.watch import (
     until_placed,
 )
 
-PLAN = "Plan of an automatic verdict (with --auto)"
+PLAN_PANEL = "Plan of an automatic verdict (with --auto)"
 
 
 def _plan(text: str) -> Any:
     """An option of the plan; unset, the gateway's default applies, which the text names."""
-    return typer.Option(rich_help_panel=PLAN, help=text)
+    return typer.Option(rich_help_panel=PLAN_PANEL, help=text)
 
 
 def _canary_share(text: str) -> float:
@@ -57,15 +59,42 @@ adapters = typer.Typer(
 )
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
-Generation = Annotated[
-    int | None,
-    typer.Option(
-        "--expected-generation",
-        metavar="N",
-        min=0,
-        help="Refuse to act if the task's alias has been changed since it was at generation N (see `show TASK`).",
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The generation that an alias is expected to have."""
+
+    expected_generation: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Refuse to act if the task's alias has been changed since it was at generation N (see `show TASK`).",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a canary's automatic verdict."""
+
+    alpha: Annotated[float | None, _plan("Chance of a wrong verdict over the whole canary (0.05).")] = None
+    margin: Annotated[float | None, _plan("How much worse is still as good: 0.02 is 2 points (0.02).")] = None
+    latency_ratio_max: Annotated[float | None, _plan("How many times slower is still as good (1.5).")] = None
+    requests_min: Annotated[int | None, _plan("Requests it has answered before it is promoted (200).")] = None
+    seconds_min: Annotated[float | None, _plan("Seconds before it is promoted (0).")] = None
+    seconds_max: Annotated[float | None, _plan("Seconds after which --on-timeout applies (86400).")] = None
+    feedback_metric: Annotated[str | None, _plan("A feedback metric that must not be worse (none).")] = None
+    shadow_harm_margin: Annotated[
+        float | None, _plan("How much worse on the same inputs is not yet harm; at most the margin (0).")
+    ] = None
+    shadow_required: Annotated[bool | None, _plan("Whether shadow pairs must show it to be no worse (no).")] = None
+    on_timeout: Annotated[
+        Literal["hold", "roll_back", "promote"] | None, _plan("What happens where there is no verdict in time (hold).")
+    ] = None
+
+
 PROMPTS_HELP = (
     "Prompts that it was trained on: a line of JSON each, {prompt | text | messages, id?, label?}; or .json, .csv."
 )
@@ -92,11 +121,9 @@ CanaryShare = Annotated[
 ]
 
 
-@adapters.command()
-@asks_gateway
+@command(adapters)
 def push(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     folder: Annotated[
         Path,
         typer.Argument(
@@ -131,28 +158,26 @@ def push(
     package = find_package(folder, task, manifest, sign, signer or "")
     with ExitStack() as stack:
         sample = sources_of(stack, prompts, background)
-        told = upload(client, out, "/adapters", package, pool, sample)
-    tell_warnings(out, told)
+        answer = upload(api, "/adapters", package, pool, sample)
+    tell_warnings(api.out, answer)
     if sample and wait:
-        told["fitted"] = until_fitted(client, out, told["version"], wait)
-    if not out.answer(told):
-        signed = f", signed by {told['signed_by']}" if told.get("signed_by") else ""
-        rank_and_size = f"rank {told['rank']}, {size(told['size_bytes'])}"
-        known = "" if told["created"] else " It was there already, with the same files and manifest: nothing was added."
-        out.say(f"{told['version']} is {told['state']}: for the pool {told['pool']}, {rank_and_size}{signed}.{known}")
-        if told["state"] == "verified":
-            out.note(f"Next: apprentice adapters stage {told['version']}")
+        answer["fitted"] = until_fitted(api, answer["version"], wait)
+    if not api.out.answer(answer):
+        signed = f", signed by {answer['signed_by']}" if answer.get("signed_by") else ""
+        placed = f"for the pool {answer['pool']}, rank {answer['rank']}, {size(answer['size_bytes'])}{signed}"
+        kept = "It was there already, with the same files and manifest: nothing was added."
+        api.out.say(f"{answer['version']} is {answer['state']}: {placed}.{'' if answer['created'] else f' {kept}'}")
+        if answer["state"] == "verified":
+            api.out.note(f"Next: apprentice adapters stage {answer['version']}")
     if sample:
-        sentence = fitted_words(told["version"], told["fitted"], told["prompts"])
-        if not out.json_only:
-            out.say(sentence)
+        sentence = fitted_words(answer["version"], answer["fitted"], answer["prompts"])
+        if not api.out.json_only:
+            api.out.say(sentence)
 
 
-@adapters.command()
-@asks_gateway
+@command(adapters)
 def fit(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     version: VersionName,
     prompts: Annotated[Path, typer.Option("--prompts", metavar="FILE", help=PROMPTS_HELP)],
     background: Background = None,
@@ -164,81 +189,74 @@ def fit(
     """
     _quoted(version)
     with ExitStack() as stack:
-        told = send_prompts(client, version, sources_of(stack, prompts, background))
+        answer = send_prompts(api, version, sources_of(stack, prompts, background))
     if wait:
-        told["fitted"] = until_fitted(client, out, version, wait)
-    out.answer(told)
-    sentence = fitted_words(version, told["fitted"], told["prompts"])
-    if not out.json_only:
-        out.say(sentence)
+        answer["fitted"] = until_fitted(api, version, wait)
+    api.out.answer(answer)
+    sentence = fitted_words(version, answer["fitted"], answer["prompts"])
+    if not api.out.json_only:
+        api.out.say(sentence)
 
 
-@adapters.command("list")
-@asks_gateway
+@command(adapters, "list")
 def list_versions(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Annotated[str | None, typer.Option(help="Only this task's versions.")] = None,
     state: Annotated[str | None, typer.Option(help="Only versions in this state, such as active.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Retired versions too.")] = False,
 ) -> None:
     """List the versions with their states, shares and replicas."""
-    told = client.get("/adapters", task=task, state=state)
-    if out.answer(told):
+    answer = api.get("/adapters", task=task, state=state)
+    if api.out.answer(answer):
         return
-    tell_if_stale(out, told)
-    versions = [one for one in told["adapters"] if everything or state or one["state"] != "retired"]
+    tell_if_stale(api.out, answer)
+    versions = [version for version in answer["adapters"] if everything or state or version["state"] != "retired"]
     if not versions:
-        out.note("There are no versions. Send one: apprentice adapters push FOLDER")
+        api.out.note("There are no versions. Send one: apprentice adapters push FOLDER")
         return
     columns = ("version", "state", "share", "pool", "replicas", "rank", "size", "age", "note")
-    out.table(columns, (version_row(one) for one in versions))
+    api.out.table(columns, map(version_row, versions))
 
 
-@adapters.command()
-@asks_gateway
+@command(adapters)
 def show(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for its alias.")],
 ) -> None:
     """Show a version, or a task's alias."""
     if "@" not in name:
-        alias = client.get(f"/aliases/{quote(name, safe='')}")
-        if not out.answer(alias):
-            show_alias(out, alias, KeyNames(client))
+        alias = api.get(f"/aliases/{quote(name, safe='')}")
+        if not api.out.answer(alias):
+            show_alias(api.out, alias, KeyNames(api))
         return
-    told = client.get(f"/adapters/{_quoted(name)}")
-    if out.answer(told):
+    answer = api.get(f"/adapters/{_quoted(name)}")
+    if api.out.answer(answer):
         return
-    signed = told.get("signed_by")
-    out.pairs(
+    api.out.pairs(
         [
-            ("version", told["version"]),
-            ("state", told["state"]),
-            ("note", told["note"]),
-            *care_cells(told),
-            ("share", share(told["share"])),
-            ("pool", told["pool"]),
-            ("pushed", KeyNames(client).within(f"{moment(told['created_at'])} by {told['created_by']}")),
-            ("signed by", signed),
-            ("rank and size", f"{told['rank']}, {size(told['size_bytes'])}"),
-            ("digest", told["digest"]),
-            ("manifest", told["manifest_digest"]),
-            ("base", told["base_fingerprint"]),
-            *fitted_cells(told["fitted"]),
-            ("generation", told["generation"]),
-            ("evaluation", evaluation_line(told.get("evaluation"))),
+            ("version", answer["version"]),
+            ("state", answer["state"]),
+            ("note", answer["note"]),
+            *care_cells(answer),
+            ("share", share(answer["share"])),
+            ("pool", answer["pool"]),
+            ("pushed", KeyNames(api).within(f"{moment(answer['created_at'])} by {answer['created_by']}")),
+            ("signed by", answer.get("signed_by")),
+            ("rank and size", f"{answer['rank']}, {size(answer['size_bytes'])}"),
+            ("digest", answer["digest"]),
+            ("manifest", answer["manifest_digest"]),
+            ("base", answer["base_fingerprint"]),
+            *fitted_cells(answer["fitted"]),
+            ("generation", answer["generation"]),
+            ("evaluation", evaluation_line(answer.get("evaluation"))),
         ]
     )
-    show_placements(out, told)
+    show_placements(api.out, answer)
 
 
-@adapters.command()
-@asks_gateway
+@command(adapters)
 def stage(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     version: VersionName,
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.0, max=3600.0, help="How long to wait for it; 0: not at all.")
@@ -248,57 +266,39 @@ def stage(
 
     Ends with exit code 1 where it could not be placed, or not in time.
     """
-    with left_alone(out, f"{version} goes on being placed", f"show {version}"):
-        began = client.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0)
-        told = until_placed(client, out, began, wait)
-    out.answer(told)
-    sentence = see_that_it_is_placed(told, wait)
-    if not out.json_only:
-        out.say(sentence)
+    with left_alone(api.out, f"{version} goes on being placed", f"show {version}"):
+        began = api.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0)
+        answer = until_placed(api, began, wait)
+    api.out.answer(answer)
+    sentence = see_that_it_is_placed(answer, wait)
+    if not api.out.json_only:
+        api.out.say(sentence)
 
 
-@adapters.command()
-@asks_gateway
-def shadow(
-    client: AdminClient, out: Printer, version: VersionName, share: Share, expected_generation: Generation = None
-) -> None:
+@command(adapters)
+def shadow(api: Api, version: VersionName, share: Share, expected: Expected = Expected()) -> None:
     """Copy a share of the task's requests to a version. Its answers are compared and recorded, and shown to nobody.
 
     --share 0 ends it.
     """
     task = _task_of(version)
-    told = client.post(f"/aliases/{task}/shadow", {"version": version, "share": share} | _expected(expected_generation))
-    tell_alias(out, told)
+    answer = api.post(f"/aliases/{task}/shadow", given(expected, version=version, share=share))
+    tell_alias(api.out, answer)
 
 
-@adapters.command()
-@asks_gateway
+@command(adapters)
 def canary(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     version: VersionName,
     share: CanaryShare,
     auto: Annotated[
         bool | None, typer.Option(help="Let the gateway promote it or roll it back by itself, by this plan.")
     ] = None,
-    alpha: Annotated[float | None, _plan("Chance of a wrong verdict over the whole canary (0.05).")] = None,
-    margin: Annotated[float | None, _plan("How much worse is still as good: 0.02 is 2 points (0.02).")] = None,
-    latency_ratio_max: Annotated[float | None, _plan("How many times slower is still as good (1.5).")] = None,
-    requests_min: Annotated[int | None, _plan("Requests it has answered before it is promoted (200).")] = None,
-    seconds_min: Annotated[float | None, _plan("Seconds before it is promoted (0).")] = None,
-    seconds_max: Annotated[float | None, _plan("Seconds after which --on-timeout applies (86400).")] = None,
-    feedback_metric: Annotated[str | None, _plan("A feedback metric that must not be worse (none).")] = None,
-    shadow_harm_margin: Annotated[
-        float | None, _plan("How much worse on the same inputs is not yet harm; at most the margin (0).")
-    ] = None,
-    shadow_required: Annotated[bool | None, _plan("Whether shadow pairs must show it to be no worse (no).")] = None,
-    on_timeout: Annotated[
-        Literal["hold", "roll_back", "promote"] | None, _plan("What happens where there is no verdict in time (hold).")
-    ] = None,
+    plan: Plan = Plan(),
     watch: Annotated[
         bool, typer.Option("--watch", help="Show how it stands until it ends. Exit code 1 if it is rolled back.")
     ] = False,
-    expected_generation: Generation = None,
+    expected: Expected = Expected(),
 ) -> None:
     """Send a share of the task's sessions to a version.
 
@@ -306,51 +306,35 @@ def canary(
 
     Without a plan people judge: `promote` or `rollback` ends it. --no-auto takes it away.
     """
-    given = {
-        "alpha": alpha,
-        "margin": margin,
-        "latency_ratio_max": latency_ratio_max,
-        "requests_min": requests_min,
-        "seconds_min": seconds_min,
-        "seconds_max": seconds_max,
-        "feedback_metric": feedback_metric,
-        "shadow_harm_margin": shadow_harm_margin,
-        "shadow_required": shadow_required,
-        "on_timeout": on_timeout,
-    }
-    plan = {name: value for name, value in given.items() if value is not None}
-    if plan and not auto:
-        option = f"--{next(iter(plan)).replace('_', '-')}"
+    parts = given(plan)
+    if parts and not auto:
+        option = f"--{next(iter(parts)).replace('_', '-')}"
         raise Unusable(f"{option} is a part of the plan of an automatic verdict: give --auto as well.")
-    body = {"version": version, "share": share} | _expected(expected_generation)
-    body |= {} if auto is None else {"plan": plan if auto else None}
-    told = client.post(f"/aliases/{_task_of(version)}/canary", body)
+    body = given(expected, version=version, share=share)
+    body |= {} if auto is None else {"plan": parts if auto else None}
+    answer = api.post(f"/aliases/{_task_of(version)}/canary", body)
     if watch:
-        told = until_judged(client, out, told, version)
-    tell_alias(out, told)
-    if watch and told["rollout"] is None and version not in told["weights"]:
+        answer = until_judged(api, answer, version)
+    tell_alias(api.out, answer)
+    if watch and answer["rollout"] is None and version not in answer["weights"]:
         raise WatchFailed(f"{version} was rolled back. See why: apprentice adapters why {version}")
 
 
-@adapters.command()
-@asks_gateway
-def promote(client: AdminClient, out: Printer, version: VersionName, expected_generation: Generation = None) -> None:
+@command(adapters)
+def promote(api: Api, version: VersionName, expected: Expected = Expected()) -> None:
     """Send all of the task's requests to a version. The one that led stays loaded, for a rollback."""
-    body = {"version": version} | _expected(expected_generation)
-    tell_alias(out, client.post(f"/aliases/{_task_of(version)}/promote", body))
+    tell_alias(api.out, api.post(f"/aliases/{_task_of(version)}/promote", given(expected, version=version)))
 
 
-@adapters.command()
-@asks_gateway
+@command(adapters)
 def rollback(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: TaskName,
     to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="Where to; unset: what led before.")] = None,
     canary_only: Annotated[
         bool, typer.Option("--canary", help="Only end the canary: refused where there is none, so no leader moves.")
     ] = False,
-    expected_generation: Generation = None,
+    expected: Expected = Expected(),
 ) -> None:
     """End the task's canary, or go back to the previous version.
 
@@ -358,70 +342,59 @@ def rollback(
     """
     if to and canary_only:
         raise Unusable("--to and --canary do not go together: a canary ends, and the version that led leads on.")
-    wanted = {"version": to} if to else {"canary_only": True} if canary_only else {}
-    body = wanted | _expected(expected_generation)
-    tell_alias(out, client.post(f"/aliases/{quote(task, safe='')}/rollback", body))
+    body = given(expected, version=to or None, canary_only=canary_only or None)
+    tell_alias(api.out, api.post(f"/aliases/{quote(task, safe='')}/rollback", body))
 
 
-@adapters.command()
-@asks_gateway
-def unload(client: AdminClient, out: Printer, version: VersionName) -> None:
+@command(adapters)
+def unload(api: Api, version: VersionName) -> None:
     """Take a version off its replicas after its running answers. `stage` brings it back.
 
     Refused while requests go to it.
     """
-    tell_version(out, client.post(f"/adapters/{_quoted(version)}/unload"))
+    tell_version(api.out, api.post(f"/adapters/{_quoted(version)}/unload"))
 
 
-@adapters.command()
-@asks_gateway
-def retire(client: AdminClient, out: Printer, version: VersionName, yes: Yes = False) -> None:
+@command(adapters)
+def retire(api: Api, version: VersionName, yes: Yes = False) -> None:
     """Retire a version for good. Its number is never used again, and its bytes stay in the store.
 
     Asks before it does; refused while requests go to it.
     """
     make_sure(f"{version} is given up for good: it can't be staged again. Retire it?", yes)
-    tell_version(out, client.post(f"/adapters/{_quoted(version)}/retire"))
+    tell_version(api.out, api.post(f"/adapters/{_quoted(version)}/retire"))
 
 
-@adapters.command()
-@asks_gateway
+@command(adapters)
 def why(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for all that serve it.")],
 ) -> None:
     """Explain the state of a version."""
     if "@" in name:
-        told = client.get(f"/adapters/{_quoted(name)}/why")
-        if not out.answer(told):
-            tell_why(out, told, KeyNames(client))
+        answer = api.get(f"/adapters/{_quoted(name)}/why")
+        if not api.out.answer(answer):
+            tell_why(api.out, answer, KeyNames(api))
         return
-    alias = client.get(f"/aliases/{quote(name, safe='')}")
+    alias = api.get(f"/aliases/{quote(name, safe='')}")
     names = [*alias["weights"], *(alias.get("shadow") or {})]
-    versions = {each: client.get(f"/adapters/{_quoted(each)}/why") for each in names}
-    if out.answer({"alias": alias, "versions": versions}):
+    versions = {each: api.get(f"/adapters/{_quoted(each)}/why") for each in names}
+    if api.out.answer({"alias": alias, "versions": versions}):
         return
-    keys = KeyNames(client)
-    show_alias(out, alias, keys)
+    keys = KeyNames(api)
+    show_alias(api.out, alias, keys)
     for each in versions.values():
-        out.say("")
-        tell_why(out, each, keys)
+        api.out.say("")
+        tell_why(api.out, each, keys)
 
 
-@adapters.command()
-@asks_gateway
-def replicas(client: AdminClient, out: Printer) -> None:
+@command(adapters)
+def replicas(api: Api) -> None:
     """List the replicas with their adapters and free room."""
-    told = client.get("/replicas")
-    if not out.answer(told):
-        tell_if_stale(out, told)
-        columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
-        out.table(columns, (replica_row(one) for one in told["replicas"]))
-
-
-def _expected(generation: int | None) -> dict[str, int]:
-    return {} if generation is None else {"expected_generation": generation}
+    answer = api.get("/replicas")
+    tell_if_stale(api.out, answer)
+    columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
+    api.out.tell_list(answer, "replicas", columns, replica_row)
 
 
 def _task_of(version: str) -> str:

@@ -1,4 +1,4 @@
-"""The admin API as a command asks it: where the gateway is, with which key, and what went wrong in one line.
+"""A client of the admin API: the gateway's address, the key, and errors of one line.
 
 CommandError     what ends a command; its text is one line that says what to do
 ├─ Refused       the gateway answered with an error (exit code 1)
@@ -7,25 +7,20 @@ CommandError     what ends a command; its text is one line that says what to do
 
 from __future__ import annotations
 
-import functools
-import inspect
 import ipaddress
 import json
 import ssl
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
-import typer
 import yaml
 
 from gateway.callers import split_key
-from gateway.cli.option_names import in_options, options_of
-from gateway.cli.tables import Printer
+from gateway.cli.option_names import in_options
 
 URL_VARIABLE = "APPRENTICE_URL"
 KEY_VARIABLE = "APPRENTICE_KEY"
@@ -58,24 +53,24 @@ class Refused(CommandError):
 
     exit_code = 1
 
-    def __init__(self, status: int, code: str, message: str, told: Mapping[str, Any] | None = None) -> None:
-        """`told` is the gateway's error object."""
+    def __init__(self, status: int, code: str, message: str, error: Mapping[str, Any] | None = None) -> None:
+        """`error` is the gateway's error object."""
         more = WHAT_TO_DO.get(code)
         super().__init__(" ".join([message, f"({code})", *([more] if more else [])]))
         self.status = status
         self.code = code
-        self._told = told
+        self._error = error
 
     def in_options(self, options: Mapping[str, str]) -> str:
         """Its text, where the body was at fault in the options of the command that made it."""
         if self.status != httpx.codes.BAD_REQUEST:
             return str(self)
-        param = (self._told or {}).get("param")
+        param = (self._error or {}).get("param")
         return in_options(str(self), None if param is None else str(param), options)
 
     def content(self) -> dict[str, Any]:
         """The gateway's own error object."""
-        return dict(self._told) if self._told else {**super().content(), "code": self.code}
+        return dict(self._error) if self._error else {**super().content(), "code": self.code}
 
 
 class Unusable(CommandError):
@@ -83,7 +78,7 @@ class Unusable(CommandError):
 
 
 class AdminClient:
-    """Asks one gateway with one key. Answers are JSON objects; every call raises Refused and Unusable."""
+    """The client of one gateway, with one key. Answers are JSON objects; every call raises Refused and Unusable."""
 
     def __init__(self, url: str, key: str, ca_file: Path | None = None) -> None:
         """`ca_file` (PEM) says whom to trust, and nobody else; None: whom the system trusts. Raises Unusable."""
@@ -142,7 +137,7 @@ class AdminClient:
     def download(self, path: str, target: Path) -> None:
         """Write the bytes at `path` to `target`, which appears whole or not at all."""
         partial = target.with_name(f".{target.name}.partial")
-        with self._told(), self._http.stream("GET", path) as answer:
+        with self._in_words(), self._http.stream("GET", path) as answer:
             if answer.is_error:
                 answer.read()
                 raise _refusal(answer)
@@ -151,25 +146,25 @@ class AdminClient:
         partial.replace(target)
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        with self._told():
+        with self._in_words():
             answer = self._http.request(method, path, **options)
             if not answer.is_success:
                 raise _refusal(answer)
-            told = answer.json()
-        if not isinstance(told, dict):
+            content = answer.json()
+        if not isinstance(content, dict):
             raise Unusable(f"{self.url} does not answer as a gateway does: is the address right?")
-        return told
+        return content
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Whatever httpx raises, in words."""
+    def _in_words(self) -> Iterator[None]:
+        """Turn the errors of httpx into Unusable."""
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            text = f"No gateway answers at {self.url} ({_said(error)}): start it, or name it with --gateway."
+            text = f"No gateway answers at {self.url} ({_text_of(error)}): start it, or name it with --gateway."
             raise Unusable(text) from error
         except httpx.HTTPError as error:
-            raise Unusable(f"{self.url} gave no answer ({_said(error)}): see its log, then try again.") from error
+            raise Unusable(f"{self.url} gave no answer ({_text_of(error)}): see its log, then try again.") from error
         except ValueError as error:
             raise Unusable(f"{self.url} does not answer as a gateway does: is the address right?") from error
 
@@ -178,26 +173,26 @@ def _given(query: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value is not None}
 
 
-def _said(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
 def _refusal(answer: httpx.Response) -> CommandError:
-    """The gateway's error object, or what stands in its place where something else answered."""
+    """The gateway's error as an exception; Unusable where something else answered."""
     try:
-        told = answer.json()["error"]
-        return Refused(answer.status_code, str(told["code"]), str(told["message"])[:ERROR_TEXT_MAX], told)
+        error = answer.json()["error"]
+        return Refused(answer.status_code, str(error["code"]), str(error["message"])[:ERROR_TEXT_MAX], error)
     except (ValueError, KeyError, TypeError):
         text = f"{unquote(str(answer.url))} answered {answer.status_code}, not as a gateway does: is the address right?"
         return Unusable(text)
 
 
-def find_gateway(asked: str | None, local: Path = LOCAL_KEPT) -> str:
-    """The gateway's address without a path: as asked for, else that of `make up` here, else DEFAULT_URL.
+def find_gateway(url: str | None, local: Path = LOCAL_KEPT) -> str:
+    """The gateway's address without a path: `url`, else that of `make up` here, else DEFAULT_URL.
 
     Raises Unusable for what is no address.
     """
-    url = (asked or _local_url(local) or DEFAULT_URL).rstrip("/").removesuffix("/v1")
+    url = (url or _local_url(local) or DEFAULT_URL).rstrip("/").removesuffix("/v1")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Unusable(f"{url[:200]!r} is no address: write it as in {DEFAULT_URL}.")
@@ -225,16 +220,16 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        said = error.strerror or "it holds no certificate in PEM"
-        raise Unusable(f"The file of --ca, {ca_file}, can't be used: {said}.") from error
+        fault = error.strerror or "it holds no certificate in PEM"
+        raise Unusable(f"The file of --ca, {ca_file}, can't be used: {fault}.") from error
 
 
 def _read_key(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise Unusable(f"The key file {path} can't be read: {said}.") from error
+        fault = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise Unusable(f"The key file {path} can't be read: {fault}.") from error
 
 
 def _local_url(local: Path) -> str | None:
@@ -255,134 +250,6 @@ def _is_here(url: str) -> bool:
     except ValueError:
         return host == "localhost"
     return address.is_loopback or address.is_unspecified
-
-
-PANEL = "Gateway and output"
-CONNECTION = (
-    inspect.Parameter(
-        "gateway",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            str | None,
-            typer.Option(
-                "--gateway",
-                envvar=URL_VARIABLE,
-                metavar="URL",
-                rich_help_panel=PANEL,
-                help=f"The gateway's address. Unset: the one that `make up` started here, else {DEFAULT_URL}.",
-            ),
-        ],
-    ),
-    inspect.Parameter(
-        "key_file",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            Path | None,
-            typer.Option(
-                "--key-file",
-                rich_help_panel=PANEL,
-                help="A file with an admin's key. Unset: the key in the environment, else the one that "
-                "`make up` keeps here.",
-            ),
-        ],
-    ),
-    inspect.Parameter(
-        "key",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            str | None,
-            typer.Option(
-                "--key",
-                envvar=KEY_VARIABLE,
-                rich_help_panel=PANEL,
-                help="The key itself. Better in the environment: others on this machine can see a command's options.",
-            ),
-        ],
-    ),
-    inspect.Parameter(
-        "ca_file",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            Path | None,
-            typer.Option(
-                "--ca",
-                metavar="FILE",
-                rich_help_panel=PANEL,
-                help="Certificates (PEM) that an https:// gateway's is to come from. Unset: those of the system.",
-            ),
-        ],
-    ),
-    inspect.Parameter(
-        "json_only",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[
-            bool,
-            typer.Option(
-                "--json",
-                rich_help_panel=PANEL,
-                help="Print the admin API's answer as JSON, and nothing else, to stdout.",
-            ),
-        ],
-    ),
-)
-"""The options that every command of the admin API takes."""
-
-
-def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first two arguments, a client and a printer, are made from the options of CONNECTION.
-
-    A CommandError becomes one line on stderr and an exit code; what the gateway says of a field is said of its option.
-    """
-    signature = inspect.signature(command, eval_str=True)
-    own = list(signature.parameters.values())[2:]
-    options = options_of(own)
-
-    @functools.wraps(command)
-    def run(
-        *,
-        gateway: str | None,
-        key_file: Path | None,
-        key: str | None,
-        ca_file: Path | None,
-        json_only: bool,
-        **asked: Any,
-    ) -> None:
-        out = Printer(json_only)
-        try:
-            url = find_gateway(gateway)
-            client = AdminClient(url, find_key(url, key, key_file), ca_file)
-            try:
-                command(client, out, **asked)
-            finally:
-                client.close()
-        except CommandError as error:
-            if json_only and not out.answered:
-                out.answer({"error": error.content()})
-            said = error.in_options(options) if isinstance(error, Refused) else str(error)
-            typer.echo(f"apprentice: {' '.join(said.split())}", err=True)
-            raise typer.Exit(error.exit_code) from error
-
-    parameters = [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *CONNECTION]
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return run
-
-
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before what can't be undone.")]
-
-
-def make_sure(question: str, yes: bool) -> None:
-    """Ask before what can't be undone. Raises Unusable for a no, and where nobody can be asked."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Unusable(f"{question} Give --yes: there is no terminal to ask on.")
-    if not typer.confirm(question, err=True):
-        raise Unusable("Nothing was done.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

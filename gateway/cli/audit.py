@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
+from gateway.cli.admin_client import Unusable
 from gateway.cli.audit_check import verified
+from gateway.cli.command import Api, asks_gateway
 from gateway.cli.key_names import KeyNames
 from gateway.cli.records import moment_of
 from gateway.cli.tables import Printer, Row, brief, moment, share
@@ -19,8 +20,7 @@ from gateway.errors import SettingsError
 
 @asks_gateway
 def audit(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     action: Annotated[str | None, typer.Option(metavar="ACTION", help="Only this, such as alias.rollback.")] = None,
     of: Annotated[
         str | None, typer.Option("--object", metavar="NAME", help="Only of this: a task, a version, a rule, a key.")
@@ -45,29 +45,29 @@ def audit(
     With --verify: whether the chain is whole, and whether it continues the heads; else the exit code is 1.
     """
     if verify or heads is not None or public_key is not None:
-        _verify(out, verified(client, heads, public_key))
+        _verify(api.out, verified(api, heads, public_key))
         return
     try:
         begin = None if since is None else str(moment_of(since, time.time()))
     except SettingsError as error:
         raise Unusable(str(error)) from error
     query = {"action": action, "object": of, "actor": actor, "since": begin}
-    told = client.get("/audit", newest="true", limit=str(limit), **query)
-    if out.answer(told):
+    answer = api.get("/audit", newest="true", limit=str(limit), **query)
+    if api.out.answer(answer):
         return
-    if not told["entries"]:
-        out.say("There is no such entry.")
+    if not answer["entries"]:
+        api.out.say("There is no such entry.")
         return
     columns = ("number", "when", "who", "action", "object", "became")
-    names = KeyNames(client)
-    out.table(columns, (_row(entry, names) for entry in reversed(told["entries"])))
+    names = KeyNames(api)
+    api.out.table(columns, (_row(entry, names) for entry in reversed(answer["entries"])))
 
 
-def _verify(out: Printer, told: dict[str, Any]) -> None:
-    if not out.answer(told):
-        whole = f"{told['entries']} entries: the chain is whole. {told['heads']} heads fit."
-        out.say(told["fault"] or whole)
-    if told["fault"]:
+def _verify(out: Printer, answer: dict[str, Any]) -> None:
+    if not out.answer(answer):
+        whole = f"{answer['entries']} entries: the chain is whole. {answer['heads']} heads fit."
+        out.say(answer["fault"] or whole)
+    if answer["fault"]:
         raise typer.Exit(1)
 
 

@@ -61,15 +61,15 @@ def _walk(client: AdminClient, digests: Mapping[int, str]) -> Iterator[tuple[int
     last: list[AuditEntry] = []
     after: int | None = 0
     while after is not None:
-        told = client.get("/audit", after=str(after), limit=str(PAGE))
-        page, after = [AuditEntry(**entry) for entry in told["entries"]], told["next_after"]
+        answer = client.get("/audit", after=str(after), limit=str(PAGE))
+        page, after = [AuditEntry(**entry) for entry in answer["entries"]], answer["next_after"]
         chain = [*last, *page]
         broken = 0 if not last and page and page[0].number != 1 else verify(chain)
         if broken is not None:
             number = chain[broken].number
             yield number, f"Entry {number} was changed, or what stood before it was removed or changed."
             return
-        replaced = [one.number for one in page if digests.get(one.number, one.digest) != one.digest]
+        replaced = [item.number for item in page if digests.get(item.number, item.digest) != item.digest]
         if replaced:
             yield replaced[0], f"Entry {replaced[0]} is another than when its head was signed: the audit was replaced."
             return

@@ -21,10 +21,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
+from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.command import Api, asks_gateway, command
 from gateway.cli.evaluation_report import tell_report
 from gateway.cli.prompts import as_lines
-from gateway.cli.tables import Printer, moment, readable
+from gateway.cli.tables import Printer, Row, moment, readable
 from gateway.cli.watch import WatchFailed, wait
 
 POLL_SECONDS = 0.5
@@ -53,8 +54,7 @@ RowsOut = Annotated[
 
 @asks_gateway
 def evaluate(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")],
     data: Annotated[
         Path,
@@ -98,68 +98,54 @@ def evaluate(
     shows the report that there is.
     """
     _see_that_it_can_be_written(report_to, rows_out)
-    query = {
-        "version": version,
-        "arms": arms,
-        "against": against,
-        "metric": metric,
-        "class_field": class_field,
-        "calibrate": "true" if calibrate else None,
-        "fit_gain": "true" if fit_gain else None,
-        "again": "true" if again else None,
-    }
+    query = {"version": version, "arms": arms, "against": against, "metric": metric, "class_field": class_field}
+    switches = {"calibrate": calibrate, "fit_gain": fit_gain, "again": again}
+    query |= {name: "true" for name, on in switches.items() if on}
     with ExitStack() as stack:
-        told = _sent(client, out, as_lines(stack, data, COLUMNS), query)
-    told = _until_ended(client, out, told)
-    _tell(client, out, told, report_to, rows_out)
+        answer = _sent(api, as_lines(stack, data, COLUMNS), query)
+    answer = _until_ended(api, answer)
+    _tell(api, answer, report_to, rows_out)
 
 
-@evaluations.command("list")
-@asks_gateway
-def list_them(client: AdminClient, out: Printer) -> None:
+@command(evaluations, "list")
+def list_them(api: Api) -> None:
     """List the evaluations, the newest first."""
-    told = client.get(PATH)
-    if out.answer(told):
-        return
-    rows = [
-        (one["id"], one["version"], one["status"], f"{_done(one)} of {one['rows'] * len(one['arms'])}",
-         ", ".join(one["arms"]), one["metric"], moment(one["created_at"]))
-        for one in told["evaluations"]
-    ]  # fmt: skip
-    out.table(("id", "version", "status", "answers", "arms", "metric", "begun"), rows)
+    columns = ("id", "version", "status", "answers", "arms", "metric", "begun")
+    api.out.tell_list(api.get(PATH), "evaluations", columns, _row)
 
 
-@evaluations.command()
-@asks_gateway
-def show(
-    client: AdminClient, out: Printer, evaluation: EvaluationId, report_to: Out = None, rows_out: RowsOut = None
-) -> None:
+def _row(evaluation: dict[str, Any]) -> Row:
+    arms = evaluation["arms"]
+    done = f"{_done(evaluation)} of {evaluation['rows'] * len(arms)}"
+    first, begun = (evaluation[name] for name in ("id", "version", "status")), moment(evaluation["created_at"])
+    return *first, done, ", ".join(arms), evaluation["metric"], begun
+
+
+@command(evaluations)
+def show(api: Api, evaluation: EvaluationId, report_to: Out = None, rows_out: RowsOut = None) -> None:
     """Show an evaluation: its report, or its progress."""
     _see_that_it_can_be_written(report_to, rows_out)
-    told = client.get(f"{PATH}/{quote(evaluation, safe='')}")
-    if told["status"] == "running":
-        if not out.answer(told):
-            out.say(f"{told['id']} of {told['version']} runs: {_so_far(told)}.")
+    answer = api.get(f"{PATH}/{quote(evaluation, safe='')}")
+    if answer["status"] == "running":
+        api.out.tell(answer, f"{answer['id']} of {answer['version']} runs: {_so_far(answer)}.")
         return
-    _tell(client, out, told, report_to, rows_out)
+    _tell(api, answer, report_to, rows_out)
 
 
-@evaluations.command()
-@asks_gateway
-def stop(client: AdminClient, out: Printer, evaluation: EvaluationId) -> None:
+@command(evaluations)
+def stop(api: Api, evaluation: EvaluationId) -> None:
     """Stop an evaluation; `evaluate` continues it. One that does not run is forgotten, with its report."""
-    told = client.delete(f"{PATH}/{quote(evaluation, safe='')}")
-    if not out.answer(told):
-        out.say(f"{told['id']} is {told['status']}.")
+    answer = api.delete(f"{PATH}/{quote(evaluation, safe='')}")
+    api.out.tell(answer, f"{answer['id']} is {answer['status']}.")
 
 
-def _sent(client: AdminClient, out: Printer, data: Path, query: dict[str, str | None]) -> dict[str, Any]:
+def _sent(api: Api, data: Path, query: dict[str, str | None]) -> dict[str, Any]:
     """Send the data, with a bar of its bytes; the evaluation as it has begun. Raises CommandError."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     try:
-        with data.open("rb") as file, out.progress(*columns) as progress:
+        with data.open("rb") as file, api.out.progress(*columns) as progress:
             size_bytes = os.fstat(file.fileno()).st_size
             bar = progress.add_task("Sending", total=size_bytes)
 
@@ -168,30 +154,30 @@ def _sent(client: AdminClient, out: Printer, data: Path, query: dict[str, str | 
                     yield piece
                     progress.update(bar, advance=len(piece))
 
-            return client.send(PATH, pieces(), "application/x-ndjson", size_bytes, **query)
+            return api.send(PATH, pieces(), "application/x-ndjson", size_bytes, **query)
     except OSError as error:
         raise Unusable(f"The data {data} can't be read: {error.strerror}.") from error
 
 
-def _until_ended(client: AdminClient, out: Printer, told: dict[str, Any]) -> dict[str, Any]:
+def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
     """The evaluation once it has ended; how far it is meanwhile, by arm. Raises CommandError."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[right]}"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[hint]}"),
     )  # fmt: skip
     began, told_at = time.monotonic(), time.monotonic()
-    first = {arm: counts["done"] for arm, counts in told["progress"].items()}
-    with _left_alone(out, told), out.progress(*columns) as progress:
+    first = {arm: counts["done"] for arm, counts in answer["progress"].items()}
+    with _left_alone(api.out, answer), api.out.progress(*columns) as progress:
         bars = {
-            arm: progress.add_task(arm, total=told["rows"], completed=first[arm], right="", rate="", hint="")
-            for arm in told["arms"]
+            arm: progress.add_task(arm, total=answer["rows"], completed=first[arm], right="", rate="", hint="")
+            for arm in answer["arms"]
         }
-        while told["status"] == "running":
+        while answer["status"] == "running":
             seconds = max(0.001, time.monotonic() - began)
-            for arm, counts in told["progress"].items():
+            for arm, counts in answer["progress"].items():
                 rate = (counts["done"] - first.get(arm, 0)) / seconds
-                hint = f"waits: {told['waits_for']}" if told["waits_for"] else ""
-                hint = "the report is being made" if _done(told) == told["rows"] * len(told["arms"]) else hint
+                hint = f"waits: {answer['waits_for']}" if answer["waits_for"] else ""
+                hint = "the report is being made" if _done(answer) == answer["rows"] * len(answer["arms"]) else hint
                 progress.update(
                     bars[arm],
                     completed=counts["done"],
@@ -199,66 +185,62 @@ def _until_ended(client: AdminClient, out: Printer, told: dict[str, Any]) -> dic
                     rate=f"{rate:.1f}/s",
                     hint=readable(hint).replace("[", "("),
                 )
-            if time.monotonic() - told_at >= PIPE_SECONDS and not out.stderr.is_terminal:
+            if time.monotonic() - told_at >= PIPE_SECONDS and not api.out.stderr.is_terminal:
                 told_at = time.monotonic()
-                out.note(f"{told['id']}: {_so_far(told)}.")
+                api.out.note(f"{answer['id']}: {_so_far(answer)}.")
             wait(POLL_SECONDS)
-            told = client.get(f"{PATH}/{told['id']}")
-    return told
+            answer = api.get(f"{PATH}/{answer['id']}")
+    return answer
 
 
 @contextmanager
-def _left_alone(out: Printer, told: dict[str, Any]) -> Iterator[None]:
+def _left_alone(out: Printer, answer: dict[str, Any]) -> Iterator[None]:
     """Where Ctrl-C, or a gateway that is gone, ends the watching: say that nothing else has, and how to come back."""
     try:
         yield
     except (KeyboardInterrupt, Unusable):
         out.note(
-            f"The evaluation goes on, on the gateway: see it with `apprentice evaluations show {told['id']}`, end it "
-            f"with `apprentice evaluations stop {told['id']}`, or run the same command again."
+            f"The evaluation goes on, on the gateway: see it with `apprentice evaluations show {answer['id']}`, end it "
+            f"with `apprentice evaluations stop {answer['id']}`, or run the same command again."
         )
         raise
 
 
-def _tell(
-    client: AdminClient, out: Printer, told: dict[str, Any], report_to: Path | None, rows_out: Path | None
-) -> None:
+def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Path | None) -> None:
     """Its report, and the files that were asked for. Raises Failed where it did not come to one."""
-    if told["status"] != "done":
-        raise WatchFailed(
-            f"The evaluation {told['id']} of {told['version']} is {told['status']}. {told['note']}".strip()
-        )
+    if answer["status"] != "done":
+        text = f"The evaluation {answer['id']} of {answer['version']} is {answer['status']}. {answer['note']}"
+        raise WatchFailed(text.strip())
     try:
         if report_to is not None:
-            report_to.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            report_to.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if rows_out is not None:
             with rows_out.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in _rows(client, told))
+                file.writelines(json.dumps(row) + "\n" for row in _rows(api, answer))
     except OSError as error:
         raise Unusable(f"{error.filename} can't be written: {error.strerror}.") from error
-    if not out.answer(told):
-        tell_report(out, told)
+    if not api.out.answer(answer):
+        tell_report(api.out, answer)
 
 
-def _rows(client: AdminClient, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(client: AdminClient, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The adapter's rows as the benchmark of confidence reads them, those that failed left out."""
     first: int | None = 0
     while first is not None:
-        page = client.get(f"{PATH}/{told['id']}/rows", first=str(first))
+        page = client.get(f"{PATH}/{answer['id']}/rows", first=str(first))
         for row in page["rows"]:
             adapter, general = row["arms"].get("adapter"), row["arms"].get("general")
             if adapter is None or adapter["outcome"] == "failed":
                 continue
-            found = {
+            exported = {
                 "id": row["id"],
                 "logprobs": adapter.get("logprobs", []),
-                "sureness": adapter.get("sureness"),
                 "group": str(adapter["group"]),
                 "scope": row["scope"],
-                "contract_kept": adapter.get("contract_kept"),
                 "right": adapter["right"],
+                **{name: adapter.get(name) for name in ("sureness", "contract_kept")},
             }
-            yield found | ({"general_right": general["right"]} if general is not None else {})
+            yield exported | ({"general_right": general["right"]} if general is not None else {})
         first = page["next_first"]
 
 
@@ -269,8 +251,8 @@ def _see_that_it_can_be_written(*paths: Path | None) -> None:
             raise Unusable(f"{path} can't be written: name a file in a folder that there is.")
 
 
-def _done(told: dict[str, Any]) -> int:
-    return sum(counts["done"] for counts in told["progress"].values())
+def _done(answer: dict[str, Any]) -> int:
+    return sum(counts["done"] for counts in answer["progress"].values())
 
 
 def _right(counts: dict[str, Any]) -> str:
@@ -280,10 +262,10 @@ def _right(counts: dict[str, Any]) -> str:
     return f"{100 * counts['right'] / counts['done']:.1f} % right{cost}"
 
 
-def _so_far(told: dict[str, Any]) -> str:
+def _so_far(answer: dict[str, Any]) -> str:
     """How far it is, in words."""
     parts = [
-        f"{arm} {counts['done']} of {told['rows']}" + (f" ({_right(counts)})" if counts["done"] else "")
-        for arm, counts in told["progress"].items()
+        f"{arm} {counts['done']} of {answer['rows']}" + (f" ({_right(counts)})" if counts["done"] else "")
+        for arm, counts in answer["progress"].items()
     ]
-    return ", ".join(parts) + (f"; it waits: {told['waits_for']}" if told["waits_for"] else "")
+    return ", ".join(parts) + (f"; it waits: {answer['waits_for']}" if answer["waits_for"] else "")

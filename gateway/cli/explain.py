@@ -7,29 +7,29 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
-from gateway.cli.tables import Printer, Row
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, asks_gateway
+from gateway.cli.tables import Row
 
 
 @asks_gateway
 def explain(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
 ) -> None:
     """Explain a request: the result of each check, its route, and its end."""
     if not request_id.strip():
         raise Unusable("REQUEST_ID is empty: give the x-request-id of an answer.")
-    told = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
-    if out.answer(told):
+    answer = api.get(f"{api.url}/v1/requests/{quote(request_id, safe='')}")
+    if api.out.answer(answer):
         return
-    record = told["record"]
-    out.pairs((name, record[name]) for name in ("id", "task", "version", "pool", "reason", "outcome"))
+    record = answer["record"]
+    api.out.pairs((name, record[name]) for name in ("id", "task", "version", "pool", "reason", "outcome"))
     if record["findings"]:
         columns = ("check", "version", "mode", "verdict", "score", "threshold", "nearest", "note")
-        out.table(columns, map(_row, record["findings"]))
-    for sentence in told["explanation"]:
-        out.say(sentence)
+        api.out.table(columns, map(_row, record["findings"]))
+    for sentence in answer["explanation"]:
+        api.out.say(sentence)
 
 
 def _row(found: dict[str, Any]) -> Row:

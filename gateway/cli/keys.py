@@ -1,4 +1,4 @@
-"""`apprentice keys`: who may call, what for, how much, and for how long."""
+"""`apprentice keys`: API keys with their roles, limits and expiry."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
 
-from gateway.callers import LIMIT_NAMES, Role
-from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
-from gateway.cli.tables import Printer, Row, moment, tell_warnings
+from gateway.callers import Role
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, command, given
+from gateway.cli.tables import Row, moment, tell_warnings
 
 keys = typer.Typer(help="Make, list, change, rotate and revoke API keys.", no_args_is_help=True)
 LIMITS = "Limits"
@@ -27,17 +29,37 @@ def _limit(text: str) -> Any:
 
 
 Public = Annotated[str, typer.Argument(metavar="KEY", help="A key's public part: the 12 letters after sk-app-.")]
-RequestsPerMinute = Annotated[str | None, _limit("Requests a minute, over all gateways.")]
-TokensPerMinute = Annotated[str | None, _limit("Tokens a minute, of prompts and answers.")]
-UsdPerDay = Annotated[str | None, _limit("US dollars a day of UTC.")]
-UsdPerMonth = Annotated[str | None, _limit("US dollars a month of UTC.")]
 
 
-@keys.command()
-@asks_gateway
+@dataclass(frozen=True)
+class LimitOptions:
+    """A key's limits as options: numbers, or `none`."""
+
+    requests_per_minute: Annotated[str | None, _limit("Requests a minute, over all gateways.")] = None
+    tokens_per_minute: Annotated[str | None, _limit("Tokens a minute, of prompts and answers.")] = None
+    usd_per_day: Annotated[str | None, _limit("US dollars a day of UTC.")] = None
+    usd_per_month: Annotated[str | None, _limit("US dollars a month of UTC.")] = None
+
+    def body(self) -> dict[str, float | None]:
+        """The limits that were given; null for those to be taken away. Raises Unusable for what is no number."""
+        return {name: _number(name, text) for name, text in given(self).items()}
+
+
+def _number(name: str, text: str) -> float | None:
+    if text == NONE:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise Unusable(f"--{name.replace('_', '-')} is a number, or `none`; not {text[:40]!r}.")
+    return int(number) if number.is_integer() and not name.startswith("usd") else number
+
+
+@command(keys)
 def make(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who holds it, for people.")],
     role: Annotated[
         Role,
@@ -56,138 +78,98 @@ def make(
         Literal["refuse", "drop"] | None,
         typer.Option(help="What becomes of fields that are not known or allowed. Unset: as tasks have it."),
     ] = None,
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
-    usd_per_day: UsdPerDay = None,
-    usd_per_month: UsdPerMonth = None,
+    limits: LimitOptions = LimitOptions(),
 ) -> None:
     """Make a key. It is printed this once, and kept nowhere."""
-    given = _limits(requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month)
     expires_at = None if expires_in is None else time.time() + span_seconds(expires_in)
-    body = {"name": name, "role": role, "models": model or ["*"], "expires_at": expires_at, "limits": given}
-    named = {"owner": owner, "unknown_fields": unknown_fields}
-    told = client.post("/callers", body | {field: value for field, value in named.items() if value})
-    if not out.answer(told):
-        out.say(told["key"])
-        out.note(f"{told['public']} is {name!r}, {role}. This key is shown once: keep it.")
-        tell_warnings(out, told)
-        if told["pending"]:
-            out.note(f"It works once another owner's admin has approved it: apprentice keys approve {told['public']}")
+    body = given(name=name, role=role, models=model or ["*"], expires_at=expires_at, limits=limits.body())
+    answer = api.post("/callers", body | given(owner=owner or None, unknown_fields=unknown_fields))
+    if not api.out.answer(answer):
+        public = answer["public"]
+        api.out.say(answer["key"])
+        api.out.note(f"{public} is {name!r}, {role}. This key is shown once: keep it.")
+        tell_warnings(api.out, answer)
+        if answer["pending"]:
+            api.out.note(f"It works once another owner's admin has approved it: apprentice keys approve {public}")
 
 
-@keys.command("list")
-@asks_gateway
-def list_keys(client: AdminClient, out: Printer) -> None:
+@command(keys, "list")
+def list_keys(api: Api) -> None:
     """List the keys by their public part. Secrets are not kept."""
-    told = client.get("/callers")
-    if not out.answer(told):
-        columns = ("key", "name", "owner", "role", "models", "expires", "limits")
-        out.table(columns, (_key_row(one) for one in told["callers"]))
+    columns = ("key", "name", "owner", "role", "models", "expires", "limits")
+    api.out.tell_list(api.get("/callers"), "callers", columns, _key_row)
 
 
-def _key_row(told: dict[str, Any]) -> Row:
-    limits = ", ".join(f"{value:g} {_words(name)}" for name, value in (told.get("limits") or {}).items())
-    models = ", ".join(told["models"]).replace("*", "all")
-    role = f"{told['role']}, not approved" if told["pending"] else told["role"]
-    return told["public"], told["name"], told["owner"], role, models, moment(told["expires_at"]), limits or "-"
+def _key_row(key: dict[str, Any]) -> Row:
+    limits = ", ".join(f"{value:g} {_words(name)}" for name, value in (key.get("limits") or {}).items())
+    models = ", ".join(key["models"]).replace("*", "all")
+    role = f"{key['role']}, not approved" if key["pending"] else key["role"]
+    return key["public"], key["name"], key["owner"], role, models, moment(key["expires_at"]), limits or "-"
 
 
-@keys.command()
-@asks_gateway
-def approve(client: AdminClient, out: Printer, public: Public) -> None:
+@command(keys)
+def approve(api: Api, public: Public) -> None:
     """Approve an admin key that an admin of another owner has made."""
-    told = client.post(f"/callers/{_quoted(public)}/approve")
-    if not out.answer(told):
-        out.say(f"{told['public']} works from now on: {told['name']!r} of {told['owner']}, {told['role']}.")
+    answer = api.post(f"/callers/{_quoted(public)}/approve")
+    holder = f"{answer['name']!r} of {answer['owner']}, {answer['role']}"
+    api.out.tell(answer, f"{answer['public']} works from now on: {holder}.")
 
 
-@keys.command()
-@asks_gateway
+@command(keys)
 def rotate(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     public: Public,
     overlap: Annotated[
         str, typer.Option(metavar="SPAN", help="How long the old secret works beside the new one; 0s: not at all.")
     ] = "1h",
 ) -> None:
     """Give a key a new secret, printed once. The old one works beside it for a while."""
-    told = client.post(f"/callers/{_quoted(public)}/rotate", {"overlap_seconds": span_seconds(overlap)})
-    if not out.answer(told):
-        out.say(told["key"])
-        until = told["former_until"]
-        out.note(f"The old secret works until {moment(until)}." if until else "The old secret works no more.")
+    answer = api.post(f"/callers/{_quoted(public)}/rotate", {"overlap_seconds": span_seconds(overlap)})
+    if not api.out.answer(answer):
+        api.out.say(answer["key"])
+        until = answer["former_until"]
+        api.out.note(f"The old secret works until {moment(until)}." if until else "The old secret works no more.")
 
 
-@keys.command()
-@asks_gateway
-def revoke(client: AdminClient, out: Printer, public: Public) -> None:
+@command(keys)
+def revoke(api: Api, public: Public) -> None:
     """Revoke a key on every gateway."""
-    told = client.delete(f"/callers/{_quoted(public)}")
-    if not out.answer(told):
-        out.say(f"{told['public']} is revoked.")
+    answer = api.delete(f"/callers/{_quoted(public)}")
+    api.out.tell(answer, f"{answer['public']} is revoked.")
 
 
-@keys.command()
-@asks_gateway
-def limits(
-    client: AdminClient,
-    out: Printer,
-    public: Public,
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
-    usd_per_day: UsdPerDay = None,
-    usd_per_month: UsdPerMonth = None,
-) -> None:
+@command(keys)
+def limits(api: Api, public: Public, limits: LimitOptions) -> None:
     """Show a key's limits and what is spent; options change the limits."""
-    given = _limits(requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month)
     path = f"/callers/{_quoted(public)}"
-    if given:
-        client.patch(path, {"limits": given})
-    told = client.get(path)
-    if out.answer(told):
+    if changes := limits.body():
+        api.patch(path, {"limits": changes})
+    answer = api.get(path)
+    if api.out.answer(answer):
         return
-    rows = list(_usage_rows(told["usage"]))
+    rows = list(_usage_rows(answer["usage"]))
     if rows:
-        out.table(("limit", "of", "spent", "left", "until"), rows)
+        api.out.table(("limit", "of", "spent", "left", "until"), rows)
     else:
-        out.say(f"{told['public']} has no limits.")
+        api.out.say(f"{answer['public']} has no limits.")
 
 
 def _usage_rows(usage: dict[str, Any]) -> Iterator[Row]:
-    for name, told in usage.items():
-        figures = (f"{told[part]:.6g}" for part in ("limit", "spent", "left"))
-        limit, spent, left = figures
-        yield limit, _words(name), spent, left, moment(told["resets_at"])
+    for name, limit in usage.items():
+        bound, spent, left = (f"{limit[part]:.6g}" for part in ("limit", "spent", "left"))
+        yield bound, _words(name), spent, left, moment(limit["resets_at"])
 
 
 def _words(name: str) -> str:
     return name.replace("_per_", " a ").replace("usd", "USD")
 
 
-def _limits(*given: str | None) -> dict[str, float | None]:
-    """The limits that were given, null for those to be taken away. Raises Unusable for what is no number."""
-    found: dict[str, float | None] = {}
-    for name, text in zip(LIMIT_NAMES, given, strict=True):
-        if text is None:
-            continue
-        try:
-            number = None if text == NONE else float(text)
-        except ValueError:
-            number = math.nan
-        if number is not None and not math.isfinite(number):
-            raise Unusable(f"--{name.replace('_', '-')} is a number, or `none`; not {text[:40]!r}.")
-        whole = number is not None and not name.startswith("usd") and number.is_integer()
-        found[name] = int(number) if whole and number is not None else number
-    return found
-
-
 def span_seconds(text: str) -> int:
     """A span such as 90d in seconds. Raises Unusable."""
-    found = SPAN.fullmatch(text)
-    if found is None:
+    match = SPAN.fullmatch(text)
+    if match is None:
         raise Unusable(f"{text[:40]!r} is no span of time: write 90d, 12h, 30min or 45s.")
-    return int(found[1]) * UNIT_SECONDS[found[2]]
+    return int(match[1]) * UNIT_SECONDS[match[2]]
 
 
 def _quoted(public: str) -> str:

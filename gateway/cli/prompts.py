@@ -15,7 +15,8 @@ from urllib.parse import quote
 from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import AdminClient, Unusable
-from gateway.cli.tables import Printer, readable
+from gateway.cli.command import Api
+from gateway.cli.tables import readable
 from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, wait
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 
@@ -47,7 +48,7 @@ def send_prompts(client: AdminClient, version: str, sources: Sources) -> dict[st
         return client.upload(f"/adapters/{quote(version, safe='@')}/prompts", {}, list(files), "PUT")
 
 
-def until_fitted(client: AdminClient, out: Printer, version: str, wait_seconds: float) -> dict[str, Any]:
+def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
     """What was fitted for a version, or how far that is when `wait_seconds` are over. Raises CommandError."""
     deadline = time.monotonic() + wait_seconds
     columns = (
@@ -58,10 +59,13 @@ def until_fitted(client: AdminClient, out: Printer, version: str, wait_seconds: 
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[stage]}"),
     )
-    with left_alone(out, f"The fitting for {version} goes on", f"show {version}"), out.progress(*columns) as progress:
+    with (
+        left_alone(api.out, f"The fitting for {version} goes on", f"show {version}"),
+        api.out.progress(*columns) as progress,
+    ):
         bar = progress.add_task("Fitting its scope", total=1, stage="")
         while True:
-            shown: dict[str, Any] = client.get(f"/adapters/{quote(version, safe='@')}")["fitted"]
+            shown: dict[str, Any] = api.get(f"/adapters/{quote(version, safe='@')}")["fitted"]
             found = shown.get("scope") or {"state": "ready", "progress": 1.0, "stage": ""}
             progress.update(bar, completed=found["progress"], stage=readable(found["stage"]).replace("[", "("))
             left = deadline - time.monotonic()
@@ -84,9 +88,9 @@ def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) ->
 
     summary = (found.get("model") or {}).get("summary") or {}
     auroc = summary.get("auroc")
-    told = "" if auroc is None else f", AUROC {auroc:.3f} against other traffic"
+    answer = "" if auroc is None else f", AUROC {auroc:.3f} against other traffic"
     weak = " Warning: it barely tells the prompts from other traffic." if barely_tells(auroc) else ""
-    return f"The scope of {version} was fitted on {counts['used']} prompts{left}{told}.{weak}{_ids_told(counts)}"
+    return f"The scope of {version} was fitted on {counts['used']} prompts{left}{answer}.{weak}{_ids_told(counts)}"
 
 
 def _ids_told(counts: dict[str, Any]) -> str:

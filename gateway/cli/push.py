@@ -11,8 +11,8 @@ from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from gateway.cli.admin_client import AdminClient, Unusable
-from gateway.cli.tables import Printer
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api
 from serving.adapters.adapter_folder import (
     CONFIG_FILE,
     DEFAULT_LIMITS,
@@ -55,15 +55,15 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
     try:
         with opened(folder) as folder_fd:
             check_files(folder_fd, DEFAULT_LIMITS)
-        told = read_manifest(path.resolve())
-        if task is not None and told.task != task:
-            raise Unusable(f"{path} is for the task {told.task}, not for {task}: leave --task out, or mend it.")
-        signature = _signature(folder, told.digest(), sign_key, signer)
+        answer = read_manifest(path.resolve())
+        if task is not None and answer.task != task:
+            raise Unusable(f"{path} is for the task {answer.task}, not for {task}: leave --task out, or mend it.")
+        signature = _signature(folder, answer.digest(), sign_key, signer)
     except (ManifestError, ArtifactError, SignatureError) as error:
         raise Unusable(str(error)) from error
     except OSError as error:
         raise Unusable(f"{folder} can't be read: {error.strerror}.") from error
-    return Package(folder, path, told.task, signature)
+    return Package(folder, path, answer.task, signature)
 
 
 def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer: str) -> bytes | None:
@@ -79,8 +79,7 @@ def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer
 
 
 def upload(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     path: str,
     package: Package,
     pool: str | None = None,
@@ -106,8 +105,8 @@ def upload(
         *beside,
     ]
     fields = {"task": package.task} | ({"pool": pool} if pool else {})
-    bytes_max = client.get("/adapters", task=package.task).get("upload_bytes_max")
-    with ExitStack() as stack, out.progress(*columns) as progress:
+    bytes_max = api.get("/adapters", task=package.task).get("upload_bytes_max")
+    with ExitStack() as stack, api.out.progress(*columns) as progress:
         try:
             total = sum(source.stat().st_size for _, source in sources)
             if bytes_max is not None and total > bytes_max:
@@ -120,7 +119,7 @@ def upload(
         files: list[tuple[str, Any]] = list(opened)
         if package.signature is not None:
             files.insert(1, (SIGNATURE_FILE, package.signature))
-        return client.upload(path, fields, files)
+        return api.upload(path, fields, files)
 
 
 class Sent(io.FileIO):

@@ -7,27 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, asks_gateway
-from gateway.cli.tables import Printer
+from gateway.cli.command import Api, asks_gateway
 
 
 @asks_gateway
 def reload(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would change.")] = False,
 ) -> None:
     """Reload the gateway's configuration, whole or not at all."""
-    told = client.post("/reload", dry_run="true" if dry_run else None)
-    if out.answer(told):
+    answer = api.post("/reload", dry_run="true" if dry_run else None)
+    if api.out.answer(answer):
         return
-    rows = [(one["path"], _said(one["before"]), _said(one["after"])) for one in told["changes"]]
+    rows = [(item["path"], _said(item["before"]), _said(item["after"])) for item in answer["changes"]]
     if not rows:
-        out.say("Nothing has changed.")
+        api.out.say("Nothing has changed.")
         return
-    out.table(("KEY", "BEFORE", "AFTER"), rows)
-    if told["restart_required"]:
-        out.note(f"These need a restart: {', '.join(told['restart_required'])}.")
+    api.out.table(("KEY", "BEFORE", "AFTER"), rows)
+    if answer["restart_required"]:
+        api.out.note(f"These need a restart: {', '.join(answer['restart_required'])}.")
 
 
 def _said(value: Any) -> str:

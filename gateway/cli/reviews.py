@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
-from gateway.cli.tables import Printer, Row, moment, since
+from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.command import Api, command, given
+from gateway.cli.tables import Row, moment, since
 
 reviews = typer.Typer(
     help="Show the next request that was drawn for review, judge it, skip it, list what waits, and delete it.",
@@ -21,33 +22,29 @@ YES = frozenset({"true", "yes", "right", "1"})
 NO = frozenset({"false", "no", "wrong", "0"})
 
 
-@reviews.command("next")
-@asks_gateway
+@command(reviews, "next")
 def show_next(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Annotated[
         str | None, typer.Argument(metavar="[TASK]", help="Of this task. Unset: of the one whose review waits longest.")
     ] = None,
 ) -> None:
     """Show the review that has waited longest, and lease it to your key."""
-    told = client.get(f"{client.url}/v1/reviews/next", task=task)
-    if out.answer(told):
+    answer = api.get(f"{api.url}/v1/reviews/next", task=task)
+    if api.out.answer(answer):
         return
-    review = told["review"]
-    for line in _shown(review):
-        out.say(line)
-    say = told["say"]
-    name, values = (say["metric"], _values(say)) if say else ("-", "-")
-    out.note(f"Yours until {moment(told['leased_until'])}; {told['waiting']} wait. {name} is {values}:")
-    out.note(f"  apprentice reviews answer {review['request_id']} VALUE [--comment TEXT] [--right TEXT]")
+    review = answer["review"]
+    for line in _lines(review):
+        api.out.say(line)
+    metric = answer["say"]
+    name, values = (metric["metric"], _values(metric)) if metric else ("-", "-")
+    api.out.note(f"Yours until {moment(answer['leased_until'])}; {answer['waiting']} wait. {name} is {values}:")
+    api.out.note(f"  apprentice reviews answer {review['request_id']} VALUE [--comment TEXT] [--right TEXT]")
 
 
-@reviews.command("answer")
-@asks_gateway
+@command(reviews, "answer")
 def answer(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     request_id: RequestId,
     value: Annotated[str, typer.Argument(metavar="VALUE", help="yes or no, a number or a category, as the metric is.")],
     comment: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, in words.")] = None,
@@ -61,52 +58,43 @@ def answer(
     """Judge a request that waits for review. Its texts are then gone, or if it was judged wrong kept for who
     retrains the version.
     """
-    say, first = _asked(client, request_id)
-    body = {"request_id": request_id, "metric": say["metric"], "value": _value(say, value)}
-    more = {"comment": comment, "demonstration": right, "rater": rater}
-    body |= {name: given for name, given in more.items() if given is not None}
-    told = client.post(f"{client.url}/v1/feedback", body)
-    if not out.answer(told):
-        out.say(f"{told['request_id']}: {told['metric']} is {json.dumps(body['value'])}{_beside(first)}.")
+    metric, first = _metric_of(api, request_id)
+    body = given(request_id=request_id, metric=metric["metric"], value=_value(metric, value))
+    body |= given(comment=comment, demonstration=right, rater=rater)
+    answer = api.post(f"{api.url}/v1/feedback", body)
+    api.out.tell(answer, f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}{_beside(first)}.")
 
 
-@reviews.command("skip")
-@asks_gateway
+@command(reviews, "skip")
 def skip(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     request_id: RequestId,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why: what is skipped is counted, since it may bias.")],
 ) -> None:
     """Give back a review that you can't judge. Others get it, you do not."""
-    told = client.post(f"{client.url}/v1/reviews/{quote(request_id, safe='')}/skip", {"reason": reason})
-    if not out.answer(told):
-        out.say(f"{told['request_id']} is given back.")
+    answer = api.post(f"{api.url}/v1/reviews/{quote(request_id, safe='')}/skip", {"reason": reason})
+    api.out.tell(answer, f"{answer['request_id']} is given back.")
 
 
-@reviews.command("list")
-@asks_gateway
+@command(reviews, "list")
 def list_reviews(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Annotated[str | None, typer.Option(metavar="TASK", help="Only of this task.")] = None,
 ) -> None:
     """List each task's reviews and its budget."""
-    told = client.get("/reviews", task=task)
-    if out.answer(told):
+    answer = api.get("/reviews", task=task)
+    if api.out.answer(answer):
         return
     columns = ("task", "waiting", "leased", "oldest", "drawn", "answered", "skipped", "expired", "left", "share")
-    out.table(columns, map(_row, told["reviews"]))
-    for one in told["reviews"]:
-        for skipped in one["skips"][:3]:
-            out.note(f"{skipped['request_id']} was skipped by {skipped['by']}: {skipped['reason']}")
+    api.out.table(columns, map(_row, answer["reviews"]))
+    for each in answer["reviews"]:
+        for skipped in each["skips"][:3]:
+            api.out.note(f"{skipped['request_id']} was skipped by {skipped['by']}: {skipped['reason']}")
 
 
-@reviews.command("delete")
-@asks_gateway
+@command(reviews, "delete")
 def delete_reviews(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")],
     request: Annotated[str | None, typer.Option(metavar="ID", help="Only of this request. Unset: all.")] = None,
 ) -> None:
@@ -114,18 +102,18 @@ def delete_reviews(
     if request is not None and not request.strip():
         raise Unusable("--request is empty: give a request's id, or leave it out to delete all.")
     query = "" if request is None else f"?request_id={quote(request, safe='')}"
-    told = client.delete(f"/reviews/{quote(task, safe='')}{query}")
-    if not out.answer(told):
-        out.say(f"{told['waiting']} that waited and {told['answered']} that were judged wrong are deleted.")
+    answer = api.delete(f"/reviews/{quote(task, safe='')}{query}")
+    waiting, answered = answer["waiting"], answer["answered"]
+    api.out.tell(answer, f"{waiting} that waited and {answered} that were judged wrong are deleted.")
 
 
-def _shown(review: dict[str, Any]) -> Iterator[str]:
+def _lines(review: dict[str, Any]) -> Iterator[str]:
     """A review as lines of text."""
     where = f"{review['version'] or '-'} in {review['pool']}"
     yield f"{review['request_id']}  {review['task']}, {where} ({review['reason']}), {moment(review['at'])}"
     yield f"from {review['caller']}, drawn with probability {review['probability']:.4g}"
-    for said in review["messages"]:
-        yield from _block(str(said.get("role")), _text(said))
+    for message in review["messages"]:
+        yield from _block(str(message.get("role")), _text(message))
     prompts = review["prompt"] if isinstance(review["prompt"], list) else [review["prompt"]]
     for prompt in prompts:
         if prompt is not None:
@@ -143,29 +131,29 @@ def _block(name: str, text: str) -> Iterator[str]:
     yield from (f"  {line}" for line in text.split("\n"))
 
 
-def _text(said: dict[str, Any]) -> str:
+def _text(message: dict[str, Any]) -> str:
     """A message's text; what is no text as its JSON."""
-    content = said.get("content")
-    if isinstance(content, str) and not said.get("tool_calls"):
+    content = message.get("content")
+    if isinstance(content, str) and not message.get("tool_calls"):
         return content
-    return json.dumps({name: value for name, value in said.items() if name != "role"}, ensure_ascii=False)
+    return json.dumps({name: value for name, value in message.items() if name != "role"}, ensure_ascii=False)
 
 
-def _asked(client: AdminClient, request_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The metric by which the request's task has its reviews judged, and the first answer to this one; None where there
     is none. Raises Unusable where there is no metric."""
     if not request_id.strip():
         raise Unusable("ID is empty: give the id that `apprentice reviews next` shows.")
-    known = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
-    task = known["record"]["task"]
+    request = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
+    task = request["record"]["task"]
     if task is None:
         raise Unusable(f"{request_id[:80]} was of no task.")
-    (told,) = client.get("/reviews", task=task)["reviews"]
-    say: dict[str, Any] | None = told["say"]
-    if say is None:
+    (reviews_of_task,) = client.get("/reviews", task=task)["reviews"]
+    metric: dict[str, Any] | None = reviews_of_task["say"]
+    if metric is None:
         raise Unusable("The configuration declares no feedback_metrics: there is nothing to say of an answer.")
-    answers = [one for one in known["feedback"] if one.get("reviewed") and one["metric"] == say["metric"]]
-    return say, next(iter(answers), None)
+    answers = (each for each in request["feedback"] if each.get("reviewed") and each["metric"] == metric["metric"])
+    return metric, next(answers, None)
 
 
 def _beside(first: dict[str, Any] | None) -> str:
@@ -176,35 +164,35 @@ def _beside(first: dict[str, Any] | None) -> str:
     return f"; it was judged before: the first answer, {json.dumps(first['value'])} {who}, is the one that counts"
 
 
-def _values(say: dict[str, Any]) -> str:
+def _values(metric: dict[str, Any]) -> str:
     """What a value of the metric is, in words."""
-    if say["kind"] == "boolean":
+    if metric["kind"] == "boolean":
         return "yes or no"
-    if say["kind"] == "category":
-        return f"one of {', '.join(say['categories'])}"
-    low, high = say["minimum"], say["maximum"]
+    if metric["kind"] == "category":
+        return f"one of {', '.join(metric['categories'])}"
+    low, high = metric["minimum"], metric["maximum"]
     bounds = [f"at least {low:g}"] if low is not None else []
     bounds += [f"at most {high:g}"] if high is not None else []
     return f"a number{', ' if bounds else ''}{' and '.join(bounds)}"
 
 
-def _value(say: dict[str, Any], said: str) -> bool | float | str:
+def _value(metric: dict[str, Any], text: str) -> bool | float | str:
     """The value as its metric takes it; the gateway has the last word. Raises Unusable."""
-    word = said.strip().lower()
-    if say["kind"] == "boolean":
+    word = text.strip().lower()
+    if metric["kind"] == "boolean":
         if word not in YES | NO:
-            raise Unusable(f"The value of {say['metric']} is yes or no, not {said[:40]!r}.")
+            raise Unusable(f"The value of {metric['metric']} is yes or no, not {text[:40]!r}.")
         return word in YES
-    if say["kind"] == "float":
+    if metric["kind"] == "float":
         try:
-            return float(said)
+            return float(text)
         except ValueError:
-            raise Unusable(f"The value of {say['metric']} is {_values(say)}, not {said[:40]!r}.") from None
-    return said
+            raise Unusable(f"The value of {metric['metric']} is {_values(metric)}, not {text[:40]!r}.") from None
+    return text
 
 
-def _row(told: dict[str, Any]) -> Row:
-    left = f"{told['left']} of {told['per_week']}{' (raised)' if told['raised'] else ''}"
-    counted = [told[name] for name in ("drawn", "answered", "skipped", "expired")]
-    share = f"{100 * told['share']:.3g} %" if told["share"] else "-"
-    return told["task"], told["waiting"], told["leased"], since(told["oldest_at"]), *counted, left, share
+def _row(task: dict[str, Any]) -> Row:
+    left = f"{task['left']} of {task['per_week']}{' (raised)' if task['raised'] else ''}"
+    counted = [task[name] for name in ("drawn", "answered", "skipped", "expired")]
+    share = f"{100 * task['share']:.3g} %" if task["share"] else "-"
+    return task["task"], task["waiting"], task["leased"], since(task["oldest_at"]), *counted, left, share

@@ -13,7 +13,8 @@ import typer
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-from gateway.cli.admin_client import AdminClient, Unusable, Yes, asks_gateway, make_sure, read_json
+from gateway.cli.admin_client import AdminClient, Unusable, read_json
+from gateway.cli.command import Api, Yes, command, make_sure
 from gateway.cli.tables import Printer, Row, brief
 from gateway.cli.watch import WatchFailed, evidence_rows
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
@@ -46,11 +47,9 @@ ONE: Mapping[str, str] = {"versions": "version", "aliases": "alias", "overrides"
 """What one object of a kind is called."""
 
 
-@state.command()
-@asks_gateway
+@command(state)
 def export(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; unset: to stdout.")
     ] = None,
@@ -67,12 +66,12 @@ def export(
 
     Keys are in it by the digests of their secrets. Bytes of adapters are not; --adapters fetches them.
     """
-    told = client.get("/state", only=[kind.value for kind in only] if only else None)
-    text = json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    answer = api.get("/state", only=[kind.value for kind in only] if only else None)
+    text = json.dumps(answer, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     if adapters is not None:
-        _fetch(client, out, told, adapters)
+        _fetch(api, answer, adapters)
     if output is None:
-        out.stdout.out(text, end="", highlight=False)
+        api.out.stdout.out(text, end="", highlight=False)
         return
     try:
         partial = output.with_name(f".{output.name}.partial")
@@ -82,27 +81,27 @@ def export(
         partial.replace(output)
     except OSError as error:
         raise Unusable(f"{output} can't be written: {error.strerror}.") from error
-    if not out.answer(told):
-        counts = ", ".join(_counted(kind, told[kind]) for kind in Objects if kind in told)
-        out.say(f"Wrote {output}: {counts}.")
+    if not api.out.answer(answer):
+        counts = ", ".join(_counted(kind, answer[kind]) for kind in Objects if kind in answer)
+        api.out.say(f"Wrote {output}: {counts}.")
 
 
 def _counted(kind: Objects, part: dict[str, Any]) -> str:
     return f"{len(part)} {kind if len(part) != 1 else ONE[kind]}"
 
 
-def _fetch(client: AdminClient, out: Printer, told: dict[str, Any], folder: Path) -> None:
+def _fetch(api: Api, answer: dict[str, Any], folder: Path) -> None:
     """Each adapter's two files, and a manifest, in a folder of its digest; what is there already is left."""
-    wanted = {one["value"]["digest"]: one["value"] for one in _living(told)}
+    wanted = {version["digest"]: version for version in _living(answer)}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with out.progress(*columns) as progress:
+    with api.out.progress(*columns) as progress:
         for digest, version in progress.track(sorted(wanted.items()), description="Fetching adapters"):
             target = folder / digest.removeprefix("sha256:")
             try:
                 target.mkdir(parents=True, exist_ok=True)
                 if not _is_whole(target, digest):
                     for name in (CONFIG_FILE, WEIGHTS_FILE):
-                        client.download(f"/store/{digest}/{name}", target / name)
+                        api.download(f"/store/{digest}/{name}", target / name)
                     if not _is_whole(target, digest):
                         raise Unusable(f"The bytes fetched into {target} are not {digest}: see the gateway's log.")
                 (target / MANIFEST_FILE).write_text(yaml.safe_dump(version["manifest"], sort_keys=False))
@@ -110,10 +109,11 @@ def _fetch(client: AdminClient, out: Printer, told: dict[str, Any], folder: Path
                 raise Unusable(f"{target} can't be written: {error.strerror}.") from error
 
 
-def _living(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _living(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The versions of a state that are not given up."""
-    versions: dict[str, dict[str, Any]] = told.get("versions") or {}
-    return (one for one in versions.values() if one["value"] and one["value"]["state"] not in ("draining", "retired"))
+    versions: dict[str, dict[str, Any]] = answer.get("versions") or {}
+    values = (held["value"] for held in versions.values())
+    return (value for value in values if value and value["state"] not in ("draining", "retired"))
 
 
 def _is_whole(folder: Path, digest: str) -> bool:
@@ -125,11 +125,9 @@ def _is_whole(folder: Path, digest: str) -> bool:
         return False
 
 
-@state.command()
-@asks_gateway
+@command(state)
 def diff(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     file: StateFile,
     prune: Prune = False,
     exit_code: Annotated[
@@ -137,18 +135,16 @@ def diff(
     ] = False,
 ) -> None:
     """Compare a state file with the present state. Nothing is changed."""
-    told = _compare(client, read_json(file), prune)
-    if not out.answer(told):
-        _tell(out, told)
-    if exit_code and (told["changes"] or told["retired_here"]):
+    answer = _compare(api, read_json(file), prune)
+    if not api.out.answer(answer):
+        _tell(api.out, answer)
+    if exit_code and (answer["changes"] or answer["retired_here"]):
         raise typer.Exit(1)
 
 
-@state.command("apply")
-@asks_gateway
+@command(state, "apply")
 def apply_file(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     file: StateFile,
     adapters: Adapters = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
@@ -170,85 +166,79 @@ def apply_file(
     Aliases, rules and keys move together, in one step, at the end.
     """
     content = read_json(file)
-    told = _compare(client, content, prune)
+    answer = _compare(api, content, prune)
     if dry_run:
-        if not out.answer(told):
-            _tell(out, told)
+        if not api.out.answer(answer):
+            _tell(api.out, answer)
         return
-    given_up = [change["name"] for change in told["changes"] if change["action"] == "retire"]
+    given_up = [change["name"] for change in answer["changes"] if change["action"] == "retire"]
     if given_up:
         make_sure(f"The file gives {', '.join(given_up)} up for good. Retire what it names?", yes)
     body = {"state": content, "force": force, "prune": prune}
-    if any(change.get("missing") for change in told["changes"]):
-        client.post("/state/apply", {**body, "dry_run": True})  # what is refused is refused before bytes are sent
-        _upload_missing(client, out, content, told, adapters)
+    if any(change.get("missing") for change in answer["changes"]):
+        api.post("/state/apply", {**body, "dry_run": True})  # what is refused is refused before bytes are sent
+        _upload_missing(api, content, answer, adapters)
     applied: list[dict[str, Any]] = []
     left = wait
     while True:
         patience = min(left, ROUND_SECONDS)
-        answer = client.post("/state/apply", {**body, "wait_seconds": patience})
+        answer = api.post("/state/apply", {**body, "wait_seconds": patience})
         applied += answer["applied"]
         left -= patience
         if not answer["pending"] or left <= 0:
             break
-        out.note(f"Waiting for {_names(answer['pending'])} to be placed.")
-    out.answer({"applied": applied, "pending": answer["pending"]})
+        api.out.note(f"Waiting for {_names(answer['pending'])} to be placed.")
+    api.out.answer({"applied": applied, "pending": answer["pending"]})
     if answer["pending"]:
         text = f"{_names(answer['pending'])} not placed after {wait:g} s: aliases, rules and keys are as they were"
-        raise WatchFailed(
-            f"{text}. Apply it again to go on, or see: apprentice adapters why {_names(answer['pending'][:1])}"
-        )
-    if not out.json_only:
-        _tell(out, {"changes": applied, "kept": []}, done=True)
+        first = _names(answer["pending"][:1])
+        raise WatchFailed(f"{text}. Apply it again to go on, or see: apprentice adapters why {first}")
+    if not api.out.json_only:
+        _tell(api.out, {"changes": applied, "kept": []}, done=True)
 
 
 def _compare(client: AdminClient, content: dict[str, Any], prune: bool) -> dict[str, Any]:
     return client.post("/state/diff", content, prune=str(prune).lower())
 
 
-def _upload_missing(
-    client: AdminClient, out: Printer, content: dict[str, Any], told: dict[str, Any], adapters: Path | None
-) -> None:
+def _upload_missing(api: Api, content: dict[str, Any], answer: dict[str, Any], adapters: Path | None) -> None:
     """Send the bytes that the store does not have. Raises CommandError, before anything is applied."""
     from gateway.cli.push import find_package, upload
 
     sent: set[str] = set()
-    for change in told["changes"]:
+    for change in answer["changes"]:
         digest = change.get("missing")
         if digest is None or digest in sent:
             continue
         if adapters is None:
-            text = (
-                f"The gateway's store has no bytes of {change['name']} ({digest}): give their folder with --adapters."
-            )
-            raise Unusable(text)
+            text = f"The gateway's store has no bytes of {change['name']} ({digest})"
+            raise Unusable(f"{text}: give their folder with --adapters.")
         folder = adapters / digest.removeprefix("sha256:")
         if not _is_whole(folder, digest):
             raise Unusable(f"{folder} does not hold the bytes of {change['name']} ({digest}).")
         version = content["versions"][change["name"]]["value"]
         package = find_package(folder, version["task"], None, None, "")
-        upload(client, out, "/state/adapters", package, version["pool"])
+        upload(api, "/state/adapters", package, version["pool"])
         sent.add(digest)
-        out.note(f"Sent the bytes of {change['name']}.")
+        api.out.note(f"Sent the bytes of {change['name']}.")
 
 
 def _names(changes: list[dict[str, Any]]) -> str:
     return ", ".join(change["name"] for change in changes)
 
 
-def _tell(out: Printer, told: dict[str, Any], done: bool = False) -> None:
-    retired = told.get("retired_here") or []
-    if not told["changes"]:
+def _tell(out: Printer, answer: dict[str, Any], done: bool = False) -> None:
+    retired = answer.get("retired_here") or []
+    if not answer["changes"]:
         same = "" if retired else ": what is there is what is in the file"
         out.say(f"There is nothing to do{same}.")
     else:
-        here = told.get("from_here", True)
-        out.table(("step", "kind", "name", "what", "note"), (_row(change, done, here) for change in told["changes"]))
+        here = answer.get("from_here", True)
+        out.table(("step", "kind", "name", "what", "note"), (_row(change, done, here) for change in answer["changes"]))
     if retired:
         out.note(f"Retired here, and not in the file: {', '.join(retired)}. Push their adapters again: it is for good.")
-    if told["kept"]:
-        names = ", ".join(one["name"] for one in told["kept"])
-        out.note(f"Not in the file, and left as they are: {names}.")
+    if answer["kept"]:
+        out.note(f"Not in the file, and left as they are: {_names(answer['kept'])}.")
 
 
 def _row(change: dict[str, Any], done: bool, from_here: bool) -> Row:
@@ -268,17 +258,16 @@ def _what(change: dict[str, Any]) -> str:
     """What changes about an object, in a line."""
     before, after = (dict(evidence_rows(change[side])) if change[side] else {} for side in ("before", "after"))
     names = [name for name in before | after if before.get(name, "-") != after.get(name, "-")]
-    told = [name for name in names if name not in UNTOLD] or names
+    shown = [name for name in names if name not in UNTOLD] or names
     if before and after:
-        parts = [f"{name} {brief(before.get(name, '-'))} → {brief(after.get(name, '-'))}" for name in told]
-        seen = {name for name in before | after if before.get(name, "-") != after.get(name, "-")}
-        parts += [f"{name} changed" for name in _unseen(change["changed"], seen) if name not in UNTOLD or not parts]
+        parts = [f"{name} {brief(before.get(name, '-'))} → {brief(after.get(name, '-'))}" for name in shown]
+        parts += [f"{name} changed" for name in _unseen(change["changed"], names) if name not in UNTOLD or not parts]
     else:
-        parts = [f"{name} {brief((before or after)[name])}" for name in told]
+        parts = [f"{name} {brief((before or after)[name])}" for name in shown]
     return ", ".join(parts)[:WHAT_CHARACTERS_MAX]
 
 
-def _unseen(changed: list[str], seen: set[str]) -> list[str]:
+def _unseen(changed: list[str], seen: list[str]) -> list[str]:
     """The changed fields of which nothing is shown."""
     words = [name.replace("_", " ") for name in changed]
-    return [name for name in words if not any(one == name or one.startswith(f"{name} ") for one in seen)]
+    return [name for name in words if not any(item == name or item.startswith(f"{name} ") for item in seen)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -42,12 +42,25 @@ class Printer:
         self.stdout = Console(highlight=False)
         self.stderr = Console(stderr=True, highlight=False)
 
-    def answer(self, told: Mapping[str, Any]) -> bool:
+    def answer(self, answer: Mapping[str, Any]) -> bool:
         """With --json, print what the API told; whether it did, so that nothing else is to be printed."""
         if self.json_only:
             self.answered = True
-            self.stdout.out(json.dumps(told, indent=2, ensure_ascii=False), highlight=False)
+            self.stdout.out(json.dumps(answer, indent=2, ensure_ascii=False), highlight=False)
         return self.json_only
+
+    def tell(self, answer: Mapping[str, Any], *sentences: str) -> None:
+        """Print what the API told with --json, else the sentences."""
+        if not self.answer(answer):
+            for sentence in sentences:
+                self.say(sentence)
+
+    def tell_list(
+        self, answer: Mapping[str, Any], name: str, columns: Sequence[str], row: Callable[[dict[str, Any]], Row]
+    ) -> None:
+        """Print what the API told with --json, else a table of its list `name`."""
+        if not self.answer(answer):
+            self.table(columns, map(row, answer[name]))
 
     def say(self, text: str) -> None:
         """A line of the answer."""
@@ -83,9 +96,9 @@ class Printer:
             yield progress
 
 
-def tell_warnings(out: Printer, told: Mapping[str, Any]) -> None:
+def tell_warnings(out: Printer, answer: Mapping[str, Any]) -> None:
     """What the gateway did, and has doubts about: on stderr, a line each."""
-    for text in told.get("warnings") or ():
+    for text in answer.get("warnings") or ():
         out.note(f"Warning: {text}")
 
 
@@ -124,6 +137,11 @@ def brief(value: str) -> str:
 def share(part: float | None) -> str:
     """A share of requests, in per cent."""
     return f"{100 * part:g} %" if part else "-"
+
+
+def shares(parts: Mapping[str, float] | None) -> str:
+    """Versions with their shares of requests, on one line."""
+    return ", ".join(f"{name} {share(part)}" for name, part in (parts or {}).items())
 
 
 def size(size_bytes: int) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
-from gateway.cli.tables import Printer, Row, moment, share, since, tell_warnings
+from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.command import Api, command, given
+from gateway.cli.tables import Row, moment, share, since, tell_warnings
 from monitoring.quality.phases import Verdict
 
 tasks = typer.Typer(
@@ -25,24 +27,21 @@ Until = Annotated[
 ]
 
 
-@tasks.command("list")
-@asks_gateway
-def list_tasks(client: AdminClient, out: Printer) -> None:
+@command(tasks, "list")
+def list_tasks(api: Api) -> None:
     """List the tasks with the verdict on the version that leads."""
-    told = client.get("/quality")
-    if out.answer(told):
+    answer = api.get("/quality")
+    if api.out.answer(answer):
         return
-    rows = [_row(one, _pin(client, one)) for one in told["tasks"]]
-    out.table(("task", "version", "verdict", "since", "keeps", "note"), rows)
-    if told["judged_at"] is None:
-        out.note("The monitor has judged nothing yet.")
+    rows = [_row(item, _pin(api, item)) for item in answer["tasks"]]
+    api.out.table(("task", "version", "verdict", "since", "keeps", "note"), rows)
+    if answer["judged_at"] is None:
+        api.out.note("The monitor has judged nothing yet.")
 
 
-@tasks.command()
-@asks_gateway
+@command(tasks)
 def changed(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Task,
     effective: Annotated[
         str | None,
@@ -65,27 +64,20 @@ def changed(
     if undo:
         if effective is not None:
             raise Unusable("Give either --effective or --undo.")
-        told = client.delete(path)
-        if not out.answer(told):
-            out.say(f"{task} does not change: its versions are not stale, its rule is gone.")
+        api.out.tell(api.delete(path), f"{task} does not change: its versions are not stale, its rule is gone.")
         return
     if effective is None:
         raise Unusable("From when on? Give --effective with a date, such as 2026-12-01.")
-    body: dict[str, Any] = {"effective_at": _when(effective), "note": note}
+    body = given(effective_at=_when(effective), note=note, expires_at=_when(until), message=message)
     if override is not None:
         body["override"] = None if override == "none" else override
-    body |= {"expires_at": _when(until)} if until is not None else {}
-    body |= {"message": message} if message is not None else {}
-    told = client.post(path, body)
-    if not out.answer(told):
-        _tell_change(out, task, told)
+    answer = api.post(path, body)
+    api.out.tell(answer, *_change(task, answer))
 
 
-@tasks.command()
-@asks_gateway
+@command(tasks)
 def pin(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Task,
     version: Version,
     reason: Reason,
@@ -98,44 +90,34 @@ def pin(
 
     Where a degraded version is pinned as healthy, the evidence so far is put aside: its detectors begin anew.
     """
-    body: dict[str, Any] = {"reason": reason}
-    body |= {"verdict": verdict} if verdict is not None else {}
-    body |= {"until": _when(until)} if until is not None else {}
-    told = client.post(_path(task, version, "pin"), body)
-    if not out.answer(told):
-        end = told["quality"]["versions"][version]["pin"]["until"]
-        what = f"is pinned as {verdict}" if verdict is not None else "is held: nothing is done about its verdict"
-        out.say(f"{version} {what}; {f'until {moment(end)}' if end else 'until it is released'}.")
+    answer = api.post(_path(task, version, "pin"), given(reason=reason, verdict=verdict, until=_when(until)))
+    end = answer["quality"]["versions"][version]["pin"]["until"]
+    state = f"is pinned as {verdict}" if verdict is not None else "is held: nothing is done about its verdict"
+    api.out.tell(answer, f"{version} {state}; {f'until {moment(end)}' if end else 'until it is released'}.")
 
 
-@tasks.command()
-@asks_gateway
-def release(client: AdminClient, out: Printer, task: Task, version: Version) -> None:
+@command(tasks)
+def release(api: Api, task: Task, version: Version) -> None:
     """Let the monitor judge a version again."""
-    told = client.delete(_path(task, version, "pin"))
-    if not out.answer(told):
-        out.say(f"{version} is the monitor's to judge again; it is {told['quality']['versions'][version]['verdict']}.")
+    answer = api.delete(_path(task, version, "pin"))
+    verdict = answer["quality"]["versions"][version]["verdict"]
+    api.out.tell(answer, f"{version} is the monitor's to judge again; it is {verdict}.")
 
 
-@tasks.command()
-@asks_gateway
+@command(tasks)
 def undo(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Task,
     action: Annotated[str, typer.Argument(metavar="ACTION", help="Its id, as `apprentice why TASK` tells it.")],
 ) -> None:
     """Undo an action of the monitor. It does not do the same again until the task's versions are healthy."""
-    told = client.post(f"/tasks/{quote(task, safe='')}/quality/actions/{quote(action, safe='')}/undo")
-    if not out.answer(told):
-        out.say(f"Undone: {told['action']['because']}")
+    answer = api.post(f"/tasks/{quote(task, safe='')}/quality/actions/{quote(action, safe='')}/undo")
+    api.out.tell(answer, f"Undone: {answer['action']['because']}")
 
 
-@tasks.command()
-@asks_gateway
+@command(tasks)
 def baseline(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Task,
     version: Version,
     stream: Annotated[str, typer.Argument(metavar="STREAM", help="Such as feedback, or length.")],
@@ -149,57 +131,58 @@ def baseline(
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
     """Compare a signal of a version with another baseline from now on."""
-    body: dict[str, Any] = {"stream": stream, "reason": reason, "accept": accept}
-    given = (("wrong", wrong), ("of", of), ("evaluation", evaluation), ("of_class", of_class))
-    body |= {name: value for name, value in given if value is not None}
-    told = client.post(_path(task, version, "baseline"), body)
-    if out.answer(told):
+    body = given(
+        stream=stream, reason=reason, accept=accept, wrong=wrong, of=of, evaluation=evaluation, of_class=of_class
+    )
+    answer = api.post(_path(task, version, "baseline"), body)
+    if api.out.answer(answer):
         return
-    held = told["set"][stream if of_class is None else f"{stream}:{of_class}"]
+    held = answer["set"][stream if of_class is None else f"{stream}:{of_class}"]
     against = f"at most {100 * held['upper']:.1f}% from now on" if held["upper"] < 1 else "what it learns from now on"
     whole = stream if of_class is None else f"{stream}, class {of_class},"
-    out.say(f"{whole} of {version} is held against {against}.")
-    tell_warnings(out, told)
+    api.out.say(f"{whole} of {version} is held against {against}.")
+    tell_warnings(api.out, answer)
 
 
 def _path(task: str, version: str, last: str) -> str:
     return f"/tasks/{quote(task, safe='')}/quality/{quote(version, safe='')}/{last}"
 
 
-def _when(text: str) -> float | str:
-    """Unix seconds where it is a number, else the text, which the gateway reads."""
-    return float(text) if text.replace(".", "", 1).isdecimal() else text
+def _when(text: str | None) -> float | str | None:
+    """Unix seconds of a number; other text stays, for the gateway to read."""
+    return float(text) if text is not None and text.replace(".", "", 1).isdecimal() else text
 
 
-def _pin(client: AdminClient, told: dict[str, Any]) -> str | None:
+def _pin(client: AdminClient, answer: dict[str, Any]) -> str | None:
     """What stands of an admin's word on the version that leads: pinned, or held, which leaves the monitor's verdict."""
-    if not told["pinned"]:
+    if not answer["pinned"]:
         return None
-    versions = client.get(f"/tasks/{quote(told['task'], safe='')}/quality")["quality"]["versions"]
-    pin = versions.get(told["version"], {}).get("pin")
+    versions = client.get(f"/tasks/{quote(answer['task'], safe='')}/quality")["quality"]["versions"]
+    pin = versions.get(answer["version"], {}).get("pin")
     return "held" if pin is not None and pin["verdict"] is None else "pinned"
 
 
-def _row(told: dict[str, Any], pin: str | None) -> Row:
+def _row(answer: dict[str, Any], pin: str | None) -> Row:
     notes = [pin] if pin is not None else []
-    notes += [f"stale from {moment(told['stale_from'])}"] if told["stale_from"] else []
-    notes += [f"review by {moment(told['review_due'])}"] if told["review_due"] else []
-    notes += [f"{told['retraining_open']} to train"] if told["retraining_open"] else []
-    to = f", else {told['to']}" if told["to"] else ""
-    kept = f"{share(told['kept'])}{to}" if told["verdict"] else "-"
-    return told["task"], told["version"], told["verdict"], since(told["since"]), kept, ", ".join(notes)
+    notes += [f"stale from {moment(answer['stale_from'])}"] if answer["stale_from"] else []
+    notes += [f"review by {moment(answer['review_due'])}"] if answer["review_due"] else []
+    notes += [f"{answer['retraining_open']} to train"] if answer["retraining_open"] else []
+    to = f", else {answer['to']}" if answer["to"] else ""
+    kept = f"{share(answer['kept'])}{to}" if answer["verdict"] else "-"
+    return answer["task"], answer["version"], answer["verdict"], since(answer["since"]), kept, ", ".join(notes)
 
 
-def _tell_change(out: Printer, task: str, told: dict[str, Any]) -> None:
-    word, rule = told["changed"], told["rule"]
-    stale = ", ".join(told["stale"]) or "no version"
-    when = moment(word["effective_at"])
-    if word["effective_at"] <= word["at"]:
-        out.say(f"{task} has changed, on {when}: {stale} stale since then.")
+def _change(task: str, answer: dict[str, Any]) -> Iterator[str]:
+    """The sentences about an announced change."""
+    change, rule = answer["changed"], answer["rule"]
+    stale = ", ".join(answer["stale"]) or "no version"
+    when = moment(change["effective_at"])
+    if change["effective_at"] <= change["at"]:
+        yield f"{task} has changed, on {when}: {stale} stale since then."
     else:
-        out.say(f"{task} changes from {when} on: {stale} stale then.")
+        yield f"{task} changes from {when} on: {stale} stale then."
     if rule is not None:
         does = "refuses its requests" if rule["action"] == "refuse" else "sends its requests to general"
-        out.say(f"The rule {word['override']} {does} until {moment(rule['expires_at'])}.")
-    if word["retraining"] is not None:
-        out.say(f"Training is asked for: {word['retraining']}.")
+        yield f"The rule {change['override']} {does} until {moment(rule['expires_at'])}."
+    if change["retraining"] is not None:
+        yield f"Training is asked for: {change['retraining']}."

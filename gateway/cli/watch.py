@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from gateway.cli.admin_client import AdminClient, CommandError
+from gateway.cli.admin_client import CommandError
+from gateway.cli.command import Api
 from gateway.cli.tables import Printer, framed, moment, readable, share, since
 from serving.adapters.entries import PLACED
 
@@ -45,9 +46,9 @@ def wait(seconds: float) -> None:
     time.sleep(seconds)  # noqa: TID251 - a command waits for a gateway: it has no event loop to block
 
 
-def until_placed(client: AdminClient, out: Printer, told: dict[str, Any], wait_seconds: float) -> dict[str, Any]:
+def until_placed(api: Api, answer: dict[str, Any], wait_seconds: float) -> dict[str, Any]:
     """The version once it is no longer staging, or as it is when `wait_seconds` are over. Raises CommandError."""
-    name = str(told["version"])
+    name = str(answer["version"])
     deadline = time.monotonic() + wait_seconds
     columns = (
         SpinnerColumn(),
@@ -57,14 +58,14 @@ def until_placed(client: AdminClient, out: Printer, told: dict[str, Any], wait_s
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[hint]}"),
     )
-    with out.progress(*columns) as progress:
+    with api.out.progress(*columns) as progress:
         bar = progress.add_task(f"Placing {name}", total=1, hint="")
-        while told["state"] == "staging" and time.monotonic() < deadline:
-            total, done = len(told["wanted"]) or 1, len(told["ready"])
-            progress.update(bar, total=total, completed=done, hint=_hint(told).replace("[", "("))
+        while answer["state"] == "staging" and time.monotonic() < deadline:
+            total, done = len(answer["wanted"]) or 1, len(answer["ready"])
+            progress.update(bar, total=total, completed=done, hint=_hint(answer).replace("[", "("))
             wait(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
-            told = client.get(f"/adapters/{quote(name, safe='@')}")
-    return told
+            answer = api.get(f"/adapters/{quote(name, safe='@')}")
+    return answer
 
 
 @contextmanager
@@ -77,36 +78,35 @@ def left_alone(out: Printer, what: str, look: str) -> Iterator[None]:
         raise
 
 
-def _hint(told: dict[str, Any]) -> str:
+def _hint(answer: dict[str, Any]) -> str:
     """What the replicas that are not ready yet are about."""
-    states = [f"{one['replica']} {one['state']}" for one in told["placements"] if one["state"] != "ready"]
+    states = [f"{item['replica']} {item['state']}" for item in answer["placements"] if item["state"] != "ready"]
     return readable(", ".join(states))[:100]
 
 
-def see_that_it_is_placed(told: dict[str, Any], wait_seconds: float) -> str:
+def see_that_it_is_placed(answer: dict[str, Any], wait_seconds: float) -> str:
     """A sentence about where a version is placed. Raises Failed where it is not, though it was waited for."""
-    name, state = told["version"], told["state"]
-    ready, wanted = len(told["ready"]), len(told["wanted"])
+    name, state = answer["version"], answer["state"]
+    ready, wanted = len(answer["ready"]), len(answer["wanted"])
     if state in PLACED:
         return f"{name} is {state}, on {ready} of {wanted} replicas."
     if state == "staging" and not wait_seconds:
         return f"{name} is being loaded and probed. See how far it is: apprentice adapters show {name}"
     if state == "staging":
-        text = (
-            f"{name} is on {ready} of {wanted} replicas after {wait_seconds:g} s, and still being loaded: {_hint(told)}"
-        )
+        placed = f"{name} is on {ready} of {wanted} replicas after {wait_seconds:g} s"
+        text = f"{placed}, and still being loaded: {_hint(answer)}"
         raise WatchFailed(f"{text}. See why: apprentice adapters why {name}")
-    notes = [told["note"]] if told.get("note") else [one.get("note") for one in told["placements"]]
+    notes = [answer["note"]] if answer.get("note") else [item.get("note") for item in answer["placements"]]
     said = "; ".join(dict.fromkeys(str(note) for note in notes if note)) or "no replica took it"
     raise WatchFailed(f"{name} could not be placed and is {state}: {said.rstrip('.')}.")
 
 
-def until_judged(client: AdminClient, out: Printer, alias: dict[str, Any], version: str) -> dict[str, Any]:
+def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any]:
     """The task's `alias` once the canary has ended, or is held for people to judge; how it stands meanwhile, live."""
-    on_terminal = out.stderr.is_terminal and not out.json_only
+    on_terminal = api.out.stderr.is_terminal and not api.out.json_only
     last, told_at = ("", ""), -PIPE_SECONDS
-    screen = Live(console=out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext()
-    with screen as live, left_alone(out, f"The canary {version} goes on", f"show {alias['task']}"):
+    screen = Live(console=api.out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext()
+    with screen as live, left_alone(api.out, f"The canary {version} goes on", f"show {alias['task']}"):
         while True:
             rollout = alias.get("rollout")
             if rollout is None or rollout["version"] != version or rollout["verdict"] == "hold":
@@ -118,10 +118,10 @@ def until_judged(client: AdminClient, out: Printer, alias: dict[str, Any], versi
             else:
                 now = (f"{rollout['share']} {rollout['verdict']}", rollout["because"])
                 if now[0] != last[0] or (now != last and time.monotonic() - told_at >= PIPE_SECONDS):
-                    out.note(" ".join(canary_lines(alias)))
+                    api.out.note(" ".join(canary_lines(alias)))
                     last, told_at = now, time.monotonic()
             wait(CANARY_POLL_SECONDS)
-            alias = client.get(f"/aliases/{quote(alias['task'], safe='')}")
+            alias = api.get(f"/aliases/{quote(alias['task'], safe='')}")
 
 
 def canary_lines(alias: dict[str, Any]) -> list[str]:
@@ -155,8 +155,8 @@ def _signal_row(name: str, seen: dict[str, Any]) -> list[str]:
 def _test(test: dict[str, Any]) -> str:
     if test["threshold"] is None:
         return "not looked at"
-    told = f"e {test['e_value']:.3g} of {test['threshold']:.3g}"
-    return f"yes, {told}" if test["shown"] else told
+    answer = f"e {test['e_value']:.3g} of {test['threshold']:.3g}"
+    return f"yes, {answer}" if test["shown"] else answer
 
 
 def evidence_rows(evidence: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -164,7 +164,7 @@ def evidence_rows(evidence: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(evidence, dict):
         for key, value in evidence.items():
             yield from evidence_rows(value, f"{name} {key}".strip())
-    elif isinstance(evidence, list) and any(isinstance(one, dict | list) for one in evidence):
+    elif isinstance(evidence, list) and any(isinstance(item, dict | list) for item in evidence):
         for at, value in enumerate(evidence, 1):
             yield from evidence_rows(value, f"{name} {at}".strip())
     else:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, asks_gateway
+from gateway.cli.command import Api, asks_gateway
 from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer
 
@@ -22,22 +22,21 @@ PARTS = (
 
 @asks_gateway
 def why(
-    client: AdminClient,
-    out: Printer,
+    api: Api,
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
 ) -> None:
     """Explain the state of a task's versions: verdict, evidence, actions, and what to do next."""
-    told = client.get(f"/tasks/{quote(task, safe='')}/quality")
-    if not out.answer(told):
-        tell_why(out, told, KeyNames(client))
+    answer = api.get(f"/tasks/{quote(task, safe='')}/quality")
+    if not api.out.answer(answer):
+        tell_why(api.out, answer, KeyNames(api))
 
 
-def tell_why(out: Printer, told: dict[str, Any], names: KeyNames) -> None:
+def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
     """A task's health in words, a part after the other."""
-    out.say(told["told"]["line"])
+    out.say(answer["told"]["line"])
     for name, title in PARTS:
-        if told["told"][name]:
+        if answer["told"][name]:
             out.say("")
             out.say(f"{title}:")
-            for sentence in told["told"][name]:
+            for sentence in answer["told"][name]:
                 out.say(f"  {names.within(sentence)}")

@@ -1,0 +1,164 @@
+"""The common form of commands that ask a gateway: their options, their errors, and what they print."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.admin_client import (
+    DEFAULT_URL,
+    KEY_VARIABLE,
+    URL_VARIABLE,
+    AdminClient,
+    CommandError,
+    Refused,
+    Unusable,
+    find_gateway,
+    find_key,
+)
+from gateway.cli.option_names import options_of
+from gateway.cli.tables import Printer
+
+PANEL = "Gateway and output"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The options that every command of the admin API takes."""
+
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            envvar=URL_VARIABLE,
+            metavar="URL",
+            rich_help_panel=PANEL,
+            help=f"The gateway's address. Unset: the one that `make up` started here, else {DEFAULT_URL}.",
+        ),
+    ] = None
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=PANEL,
+            help="A file with an admin's key. Unset: the key in the environment, else the one that "
+            "`make up` keeps here.",
+        ),
+    ] = None
+    key: Annotated[
+        str | None,
+        typer.Option(
+            envvar=KEY_VARIABLE,
+            rich_help_panel=PANEL,
+            help="The key itself. Better in the environment: others on this machine can see a command's options.",
+        ),
+    ] = None
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            rich_help_panel=PANEL,
+            help="Certificates (PEM) that an https:// gateway's is to come from. Unset: those of the system.",
+        ),
+    ] = None
+    json_only: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            rich_help_panel=PANEL,
+            help="Print the admin API's answer as JSON, and nothing else, to stdout.",
+        ),
+    ] = False
+
+
+class Api(AdminClient):
+    """The admin API as a command uses it: the client, and `out`, which prints the answers. Raises Unusable."""
+
+    def __init__(self, connection: Connection, out: Printer) -> None:
+        url = find_gateway(connection.gateway)
+        super().__init__(url, find_key(url, connection.key, connection.key_file), connection.ca_file)
+        self.out = out
+
+
+def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function whose first argument is the Api.
+
+    An argument that is a dataclass is made from an option for each of its fields. A CommandError becomes one line on
+    stderr and an exit code. What the gateway says of a field is said of its option.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    (_, *own) = signature.parameters.values()
+    groups: dict[str, Any] = {each.name: each.annotation for each in own if is_dataclass(each.annotation)}
+    parameters = [*_flat(own), *_fields(Connection)]
+    options = options_of(_flat(own))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        connection = _taken(Connection, values)
+        values |= {name: _taken(group, values) for name, group in groups.items()}
+        out = Printer(connection.json_only)
+        try:
+            api = Api(connection, out)
+            try:
+                command(api, **values)
+            finally:
+                api.close()
+        except CommandError as error:
+            if connection.json_only and not out.answered:
+                out.answer({"error": error.content()})
+            text = error.in_options(options) if isinstance(error, Refused) else str(error)
+            typer.echo(f"apprentice: {' '.join(text.split())}", err=True)
+            raise typer.Exit(error.exit_code) from error
+
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    )
+    return run
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the function to `app` as a command that asks a gateway."""
+    return lambda function: app.command(name)(asks_gateway(function))
+
+
+def given(group: object = None, **values: Any) -> dict[str, Any]:
+    """The options that were given, of a dataclass or by name: those that are None are left out."""
+    options = values if group is None else vars(group) | values
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _flat(parameters: Iterable[inspect.Parameter]) -> Iterator[inspect.Parameter]:
+    """The parameters, with those of its fields in the place of each dataclass."""
+    for each in parameters:
+        if is_dataclass(each.annotation):
+            yield from _fields(each.annotation)
+        else:
+            yield each
+
+
+def _fields(group: Any) -> Iterable[inspect.Parameter]:
+    return inspect.signature(group, eval_str=True).parameters.values()
+
+
+def _taken(group: Any, values: dict[str, Any]) -> Any:
+    """The dataclass from its options, which are taken out of `values`."""
+    return group(**{field.name: values.pop(field.name) for field in _fields(group)})
+
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before what can't be undone.")]
+
+
+def make_sure(question: str, yes: bool) -> None:
+    """Ask before what can't be undone. Raises Unusable for a no, and where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Unusable(f"{question} Give --yes: there is no terminal to ask on.")
+    if not typer.confirm(question, err=True):
+        raise Unusable("Nothing was done.")
