@@ -76,7 +76,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanOptions:
     """The plan of a canary's automatic verdict."""
 
     alpha: Annotated[float | None, _plan("Chance of a wrong verdict over the whole canary (0.05).")] = None
@@ -294,7 +294,7 @@ def canary(
     auto: Annotated[
         bool | None, typer.Option(help="Let the gateway promote it or roll it back by itself, by this plan.")
     ] = None,
-    plan: Plan = Plan(),
+    plan: PlanOptions = PlanOptions(),
     watch: Annotated[
         bool, typer.Option("--watch", help="Show how it stands until it ends. Exit code 1 if it is rolled back.")
     ] = False,

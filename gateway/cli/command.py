@@ -30,7 +30,7 @@ PANEL = "Gateway and output"
 
 
 @dataclass(frozen=True)
-class Connection:
+class ConnectionOptions:
     """The options that every command of the admin API takes."""
 
     gateway: Annotated[
@@ -80,7 +80,7 @@ class Connection:
 class Api(AdminClient):
     """The admin API as a command uses it: the client, and `out`, which prints the answers. Raises Unusable."""
 
-    def __init__(self, connection: Connection, out: Printer) -> None:
+    def __init__(self, connection: ConnectionOptions, out: Printer) -> None:
         url = find_gateway(connection.gateway)
         super().__init__(url, find_key(url, connection.key, connection.key_file), connection.ca_file)
         self.out = out
@@ -95,12 +95,12 @@ def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     (_, *own) = signature.parameters.values()
     groups: dict[str, Any] = {each.name: each.annotation for each in own if is_dataclass(each.annotation)}
-    parameters = [*_flat(own), *_fields(Connection)]
+    parameters = [*_flat(own), *_fields(ConnectionOptions)]
     options = options_of(_flat(own))
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        connection = _taken(Connection, values)
+        connection = _taken(ConnectionOptions, values)
         values |= {name: _taken(group, values) for name, group in groups.items()}
         out = Printer(connection.json_only)
         try:
