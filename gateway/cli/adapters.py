@@ -11,7 +11,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Yes, command, given, make_sure
+from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluation_report import evaluation_line
 from gateway.cli.key_names import KeyNames
 from gateway.cli.listing import (
@@ -121,7 +121,7 @@ CanaryShare = Annotated[
 ]
 
 
-@command(adapters)
+@add_command(adapters)
 def push(
     api: Api,
     folder: Annotated[
@@ -175,7 +175,7 @@ def push(
             api.out.say(sentence)
 
 
-@command(adapters)
+@add_command(adapters)
 def fit(
     api: Api,
     version: VersionName,
@@ -198,7 +198,7 @@ def fit(
         api.out.say(sentence)
 
 
-@command(adapters, "list")
+@add_command(adapters, "list")
 def list_versions(
     api: Api,
     task: Annotated[str | None, typer.Option(help="Only this task's versions.")] = None,
@@ -218,7 +218,7 @@ def list_versions(
     api.out.table(columns, map(version_row, versions))
 
 
-@command(adapters)
+@add_command(adapters)
 def show(
     api: Api,
     name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for its alias.")],
@@ -254,7 +254,7 @@ def show(
     show_placements(api.out, answer)
 
 
-@command(adapters)
+@add_command(adapters)
 def stage(
     api: Api,
     version: VersionName,
@@ -275,18 +275,18 @@ def stage(
         api.out.say(sentence)
 
 
-@command(adapters)
+@add_command(adapters)
 def shadow(api: Api, version: VersionName, share: Share, expected: Expected = Expected()) -> None:
     """Copy a share of the task's requests to a version. Its answers are compared and recorded, and shown to nobody.
 
     --share 0 ends it.
     """
     task = _task_of(version)
-    answer = api.post(f"/aliases/{task}/shadow", given(expected, version=version, share=share))
+    answer = api.post(f"/aliases/{task}/shadow", as_body(expected, version=version, share=share))
     tell_alias(api.out, answer)
 
 
-@command(adapters)
+@add_command(adapters)
 def canary(
     api: Api,
     version: VersionName,
@@ -306,11 +306,11 @@ def canary(
 
     Without a plan people judge: `promote` or `rollback` ends it. --no-auto takes it away.
     """
-    parts = given(plan)
+    parts = as_body(plan)
     if parts and not auto:
         option = f"--{next(iter(parts)).replace('_', '-')}"
         raise Unusable(f"{option} is a part of the plan of an automatic verdict: give --auto as well.")
-    body = given(expected, version=version, share=share)
+    body = as_body(expected, version=version, share=share)
     body |= {} if auto is None else {"plan": parts if auto else None}
     answer = api.post(f"/aliases/{_task_of(version)}/canary", body)
     if watch:
@@ -320,13 +320,13 @@ def canary(
         raise WatchFailed(f"{version} was rolled back. See why: apprentice adapters why {version}")
 
 
-@command(adapters)
+@add_command(adapters)
 def promote(api: Api, version: VersionName, expected: Expected = Expected()) -> None:
     """Send all of the task's requests to a version. The one that led stays loaded, for a rollback."""
-    tell_alias(api.out, api.post(f"/aliases/{_task_of(version)}/promote", given(expected, version=version)))
+    tell_alias(api.out, api.post(f"/aliases/{_task_of(version)}/promote", as_body(expected, version=version)))
 
 
-@command(adapters)
+@add_command(adapters)
 def rollback(
     api: Api,
     task: TaskName,
@@ -342,11 +342,11 @@ def rollback(
     """
     if to and canary_only:
         raise Unusable("--to and --canary do not go together: a canary ends, and the version that led leads on.")
-    body = given(expected, version=to or None, canary_only=canary_only or None)
+    body = as_body(expected, version=to or None, canary_only=canary_only or None)
     tell_alias(api.out, api.post(f"/aliases/{quote(task, safe='')}/rollback", body))
 
 
-@command(adapters)
+@add_command(adapters)
 def unload(api: Api, version: VersionName) -> None:
     """Take a version off its replicas after its running answers. `stage` brings it back.
 
@@ -355,7 +355,7 @@ def unload(api: Api, version: VersionName) -> None:
     tell_version(api.out, api.post(f"/adapters/{_quoted(version)}/unload"))
 
 
-@command(adapters)
+@add_command(adapters)
 def retire(api: Api, version: VersionName, yes: Yes = False) -> None:
     """Retire a version for good. Its number is never used again, and its bytes stay in the store.
 
@@ -365,7 +365,7 @@ def retire(api: Api, version: VersionName, yes: Yes = False) -> None:
     tell_version(api.out, api.post(f"/adapters/{_quoted(version)}/retire"))
 
 
-@command(adapters)
+@add_command(adapters)
 def why(
     api: Api,
     name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for all that serve it.")],
@@ -388,7 +388,7 @@ def why(
         tell_why(api.out, each, keys)
 
 
-@command(adapters)
+@add_command(adapters)
 def replicas(api: Api) -> None:
     """List the replicas with their adapters and free room."""
     answer = api.get("/replicas")

@@ -10,7 +10,7 @@ import typer
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.audit_check import verified
-from gateway.cli.command import Api, asks_gateway
+from gateway.cli.command import Api, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.records import moment_of
 from gateway.cli.tables import Printer, Row, brief, moment, share
@@ -18,7 +18,7 @@ from gateway.cli.watch import evidence_rows
 from gateway.errors import SettingsError
 
 
-@asks_gateway
+@with_api
 def audit(
     api: Api,
     action: Annotated[str | None, typer.Option(metavar="ACTION", help="Only this, such as alias.rollback.")] = None,

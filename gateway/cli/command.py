@@ -86,7 +86,7 @@ class Api(AdminClient):
         self.out = out
 
 
-def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
+def with_api(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function whose first argument is the Api.
 
     An argument that is a dataclass is made from an option for each of its fields. A CommandError becomes one line on
@@ -122,12 +122,12 @@ def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def add_command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the function to `app` as a command that asks a gateway."""
-    return lambda function: app.command(name)(asks_gateway(function))
+    return lambda function: app.command(name)(with_api(function))
 
 
-def given(group: object = None, **values: Any) -> dict[str, Any]:
+def as_body(group: object = None, **values: Any) -> dict[str, Any]:
     """The options that were given, of a dataclass or by name: those that are None are left out."""
     options = values if group is None else vars(group) | values
     return {name: value for name, value in options.items() if value is not None}

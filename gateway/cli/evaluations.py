@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from gateway.cli.admin_client import AdminClient, Unusable
-from gateway.cli.command import Api, asks_gateway, command
+from gateway.cli.command import Api, add_command, with_api
 from gateway.cli.evaluation_report import tell_report
 from gateway.cli.prompts import as_lines
 from gateway.cli.tables import Printer, Row, moment, readable
@@ -52,7 +52,7 @@ RowsOut = Annotated[
 ]
 
 
-@asks_gateway
+@with_api
 def evaluate(
     api: Api,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")],
@@ -107,7 +107,7 @@ def evaluate(
     _tell(api, answer, report_to, rows_out)
 
 
-@command(evaluations, "list")
+@add_command(evaluations, "list")
 def list_them(api: Api) -> None:
     """List the evaluations, the newest first."""
     columns = ("id", "version", "status", "answers", "arms", "metric", "begun")
@@ -121,7 +121,7 @@ def _row(evaluation: dict[str, Any]) -> Row:
     return *first, done, ", ".join(arms), evaluation["metric"], begun
 
 
-@command(evaluations)
+@add_command(evaluations)
 def show(api: Api, evaluation: EvaluationId, report_to: Out = None, rows_out: RowsOut = None) -> None:
     """Show an evaluation: its report, or its progress."""
     _see_that_it_can_be_written(report_to, rows_out)
@@ -132,7 +132,7 @@ def show(api: Api, evaluation: EvaluationId, report_to: Out = None, rows_out: Ro
     _tell(api, answer, report_to, rows_out)
 
 
-@command(evaluations)
+@add_command(evaluations)
 def stop(api: Api, evaluation: EvaluationId) -> None:
     """Stop an evaluation; `evaluate` continues it. One that does not run is forgotten, with its report."""
     answer = api.delete(f"{PATH}/{quote(evaluation, safe='')}")

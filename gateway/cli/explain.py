@@ -8,11 +8,11 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, asks_gateway
+from gateway.cli.command import Api, with_api
 from gateway.cli.tables import Row
 
 
-@asks_gateway
+@with_api
 def explain(
     api: Api,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],

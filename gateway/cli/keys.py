@@ -14,7 +14,7 @@ import typer
 
 from gateway.callers import Role
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, command, given
+from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.tables import Row, moment, tell_warnings
 
 keys = typer.Typer(help="Make, list, change, rotate and revoke API keys.", no_args_is_help=True)
@@ -42,7 +42,7 @@ class LimitOptions:
 
     def body(self) -> dict[str, float | None]:
         """The limits that were given; null for those to be taken away. Raises Unusable for what is no number."""
-        return {name: _number(name, text) for name, text in given(self).items()}
+        return {name: _number(name, text) for name, text in as_body(self).items()}
 
 
 def _number(name: str, text: str) -> float | None:
@@ -57,7 +57,7 @@ def _number(name: str, text: str) -> float | None:
     return int(number) if number.is_integer() and not name.startswith("usd") else number
 
 
-@command(keys)
+@add_command(keys)
 def make(
     api: Api,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who holds it, for people.")],
@@ -82,8 +82,8 @@ def make(
 ) -> None:
     """Make a key. It is printed this once, and kept nowhere."""
     expires_at = None if expires_in is None else time.time() + span_seconds(expires_in)
-    body = given(name=name, role=role, models=model or ["*"], expires_at=expires_at, limits=limits.body())
-    answer = api.post("/callers", body | given(owner=owner or None, unknown_fields=unknown_fields))
+    body = as_body(name=name, role=role, models=model or ["*"], expires_at=expires_at, limits=limits.body())
+    answer = api.post("/callers", body | as_body(owner=owner or None, unknown_fields=unknown_fields))
     if not api.out.answer(answer):
         public = answer["public"]
         api.out.say(answer["key"])
@@ -93,7 +93,7 @@ def make(
             api.out.note(f"It works once another owner's admin has approved it: apprentice keys approve {public}")
 
 
-@command(keys, "list")
+@add_command(keys, "list")
 def list_keys(api: Api) -> None:
     """List the keys by their public part. Secrets are not kept."""
     columns = ("key", "name", "owner", "role", "models", "expires", "limits")
@@ -107,7 +107,7 @@ def _key_row(key: dict[str, Any]) -> Row:
     return key["public"], key["name"], key["owner"], role, models, moment(key["expires_at"]), limits or "-"
 
 
-@command(keys)
+@add_command(keys)
 def approve(api: Api, public: Public) -> None:
     """Approve an admin key that an admin of another owner has made."""
     answer = api.post(f"/callers/{_quoted(public)}/approve")
@@ -115,7 +115,7 @@ def approve(api: Api, public: Public) -> None:
     api.out.tell(answer, f"{answer['public']} works from now on: {holder}.")
 
 
-@command(keys)
+@add_command(keys)
 def rotate(
     api: Api,
     public: Public,
@@ -131,14 +131,14 @@ def rotate(
         api.out.note(f"The old secret works until {moment(until)}." if until else "The old secret works no more.")
 
 
-@command(keys)
+@add_command(keys)
 def revoke(api: Api, public: Public) -> None:
     """Revoke a key on every gateway."""
     answer = api.delete(f"/callers/{_quoted(public)}")
     api.out.tell(answer, f"{answer['public']} is revoked.")
 
 
-@command(keys)
+@add_command(keys)
 def limits(api: Api, public: Public, limits: LimitOptions) -> None:
     """Show a key's limits and what is spent; options change the limits."""
     path = f"/callers/{_quoted(public)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.cli.audit import entry_row
 from gateway.cli.key_names import KeyNames
-from gateway.cli.tables import Printer, Row, moment, share, shares, since, size, tell_warnings
+from gateway.cli.tables import Printer, Row, moment, share, shares_of, since, size, tell_warnings
 from gateway.cli.watch import canary_lines, evidence_table
 from serving.adapters.entries import PLACED
 
@@ -110,8 +110,8 @@ def show_alias(out: Printer, alias: dict[str, Any], names: KeyNames) -> None:
     out.pairs(
         [
             ("task", alias["task"]),
-            ("versions", shares(alias["weights"])),
-            ("shadow", shares(alias.get("shadow"))),
+            ("versions", shares_of(alias["weights"])),
+            ("shadow", shares_of(alias.get("shadow"))),
             ("before", ", ".join(alias.get("previous") or [])),
             ("generation", alias["generation"]),
         ]
@@ -148,12 +148,14 @@ def tell_alias(out: Printer, answer: dict[str, Any]) -> None:
     """What the requests of a task do from now on."""
     if out.answer(answer):
         return
-    copied = shares(answer.get("shadow"))
+    copied = shares_of(answer.get("shadow"))
     more = f"; copied to {copied}" if copied else ""
     if answer.get("changed") is False:
         out.say(f"{', '.join(answer['weights'])} leads {answer['task']} already: nothing was changed.")
     else:
-        out.say(f"{answer['task']} is served by {shares(answer['weights'])}{more} (generation {answer['generation']}).")
+        out.say(
+            f"{answer['task']} is served by {shares_of(answer['weights'])}{more} (generation {answer['generation']})."
+        )
     tell_warnings(out, answer)
 
 

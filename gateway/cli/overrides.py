@@ -12,7 +12,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
-from gateway.cli.command import Api, command, given
+from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.keys import span_seconds
 from gateway.cli.tables import Row, moment, tell_warnings
 from router.overrides import OverrideAction, OverrideMode
@@ -55,16 +55,16 @@ class RuleOptions:
         if self.action is None:
             raise Unusable("A rule needs an --action: general, version, refuse or system.")
         task = self.version.partition("@")[0] if self.version is not None and self.task is None else self.task
-        return given(self, task=task, metadata=dict(_pairs(self.metadata)) if self.metadata else None)
+        return as_body(self, task=task, metadata=dict(_pairs(self.metadata)) if self.metadata else None)
 
 
-@command(overrides, "list")
+@add_command(overrides, "list")
 def list_rules(api: Api) -> None:
     """List the rules in their order, expired ones too."""
     api.out.tell_list(api.get("/overrides"), "overrides", ("rule", "mode", "which requests", "action", "until"), _row)
 
 
-@command(overrides, "set")
+@add_command(overrides, "set")
 def set_rule(
     api: Api,
     name: Name,
@@ -98,7 +98,7 @@ def set_rule(
     tell_warnings(api.out, answer)
 
 
-@command(overrides, "try")
+@add_command(overrides, "try")
 def try_rule(api: Api, name: Name, rule: RuleOptions) -> None:
     """Try a rule on the last 1,000 requests. Nothing is set.
 
@@ -107,7 +107,7 @@ def try_rule(api: Api, name: Name, rule: RuleOptions) -> None:
     _try(api, name, rule.body() if any(vars(rule).values()) else _rule_of(api, name))
 
 
-@command(overrides, "delete")
+@add_command(overrides, "delete")
 def delete_rule(api: Api, name: Name) -> None:
     """Delete a rule, on every gateway within a second."""
     answer = api.delete(f"/overrides/{quote(name, safe='')}")

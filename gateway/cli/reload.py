@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.command import Api, asks_gateway
+from gateway.cli.command import Api, with_api
 
 
-@asks_gateway
+@with_api
 def reload(
     api: Api,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would change.")] = False,

@@ -9,14 +9,14 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, command
+from gateway.cli.command import Api, add_command
 from gateway.cli.tables import Printer, Row, moment, since
 
 retraining = typer.Typer(help="List, show, export and close requests to train an adapter anew.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, as `list` and `apprentice why` tell it.")]
 
 
-@command(retraining, "list")
+@add_command(retraining, "list")
 def list_requests(
     api: Api,
     task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None,
@@ -27,7 +27,7 @@ def list_requests(
     api.out.tell_list(api.get("/retraining", task=task, state=state), "retraining", columns, _row)
 
 
-@command(retraining)
+@add_command(retraining)
 def show(api: Api, name: Id) -> None:
     """Show a request to train with its evidence."""
     answer = api.get(f"/retraining/{quote(name, safe='')}")
@@ -40,7 +40,7 @@ def show(api: Api, name: Id) -> None:
         api.out.pairs([*first, *last])
 
 
-@command(retraining)
+@add_command(retraining)
 def export(
     api: Api,
     name: Id,
@@ -64,7 +64,7 @@ def export(
         _tell_why_none(api.out, api.get(f"/retraining/{quote(name, safe='')}"))
 
 
-@command(retraining)
+@add_command(retraining)
 def close(api: Api, name: Id) -> None:
     """Close a request to train."""
     answer = api.post(f"/retraining/{quote(name, safe='')}/close")

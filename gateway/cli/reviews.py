@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
-from gateway.cli.command import Api, command, given
+from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.tables import Row, moment, since
 
 reviews = typer.Typer(
@@ -22,7 +22,7 @@ YES = frozenset({"true", "yes", "right", "1"})
 NO = frozenset({"false", "no", "wrong", "0"})
 
 
-@command(reviews, "next")
+@add_command(reviews, "next")
 def show_next(
     api: Api,
     task: Annotated[
@@ -42,7 +42,7 @@ def show_next(
     api.out.note(f"  apprentice reviews answer {review['request_id']} VALUE [--comment TEXT] [--right TEXT]")
 
 
-@command(reviews, "answer")
+@add_command(reviews, "answer")
 def answer(
     api: Api,
     request_id: RequestId,
@@ -59,13 +59,13 @@ def answer(
     retrains the version.
     """
     metric, first = _metric_of(api, request_id)
-    body = given(request_id=request_id, metric=metric["metric"], value=_value(metric, value))
-    body |= given(comment=comment, demonstration=right, rater=rater)
+    body = as_body(request_id=request_id, metric=metric["metric"], value=_value(metric, value))
+    body |= as_body(comment=comment, demonstration=right, rater=rater)
     answer = api.post(f"{api.url}/v1/feedback", body)
     api.out.tell(answer, f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}{_beside(first)}.")
 
 
-@command(reviews, "skip")
+@add_command(reviews, "skip")
 def skip(
     api: Api,
     request_id: RequestId,
@@ -76,7 +76,7 @@ def skip(
     api.out.tell(answer, f"{answer['request_id']} is given back.")
 
 
-@command(reviews, "list")
+@add_command(reviews, "list")
 def list_reviews(
     api: Api,
     task: Annotated[str | None, typer.Option(metavar="TASK", help="Only of this task.")] = None,
@@ -92,7 +92,7 @@ def list_reviews(
             api.out.note(f"{skipped['request_id']} was skipped by {skipped['by']}: {skipped['reason']}")
 
 
-@command(reviews, "delete")
+@add_command(reviews, "delete")
 def delete_reviews(
     api: Api,
     task: Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")],

@@ -14,7 +14,7 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from gateway.cli.admin_client import AdminClient, Unusable, read_json
-from gateway.cli.command import Api, Yes, command, make_sure
+from gateway.cli.command import Api, Yes, add_command, make_sure
 from gateway.cli.tables import Printer, Row, brief
 from gateway.cli.watch import WatchFailed, evidence_rows
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
@@ -47,7 +47,7 @@ ONE: Mapping[str, str] = {"versions": "version", "aliases": "alias", "overrides"
 """What one object of a kind is called."""
 
 
-@command(state)
+@add_command(state)
 def export(
     api: Api,
     output: Annotated[
@@ -125,7 +125,7 @@ def _is_whole(folder: Path, digest: str) -> bool:
         return False
 
 
-@command(state)
+@add_command(state)
 def diff(
     api: Api,
     file: StateFile,
@@ -142,7 +142,7 @@ def diff(
         raise typer.Exit(1)
 
 
-@command(state, "apply")
+@add_command(state, "apply")
 def apply_file(
     api: Api,
     file: StateFile,

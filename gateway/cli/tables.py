@@ -139,7 +139,7 @@ def share(part: float | None) -> str:
     return f"{100 * part:g} %" if part else "-"
 
 
-def shares(parts: Mapping[str, float] | None) -> str:
+def shares_of(parts: Mapping[str, float] | None) -> str:
     """Versions with their shares of requests, on one line."""
     return ", ".join(f"{name} {share(part)}" for name, part in (parts or {}).items())
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
-from gateway.cli.command import Api, command, given
+from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.tables import Row, moment, share, since, tell_warnings
 from monitoring.quality.phases import Verdict
 
@@ -27,7 +27,7 @@ Until = Annotated[
 ]
 
 
-@command(tasks, "list")
+@add_command(tasks, "list")
 def list_tasks(api: Api) -> None:
     """List the tasks with the verdict on the version that leads."""
     answer = api.get("/quality")
@@ -39,7 +39,7 @@ def list_tasks(api: Api) -> None:
         api.out.note("The monitor has judged nothing yet.")
 
 
-@command(tasks)
+@add_command(tasks)
 def changed(
     api: Api,
     task: Task,
@@ -68,14 +68,14 @@ def changed(
         return
     if effective is None:
         raise Unusable("From when on? Give --effective with a date, such as 2026-12-01.")
-    body = given(effective_at=_when(effective), note=note, expires_at=_when(until), message=message)
+    body = as_body(effective_at=_when(effective), note=note, expires_at=_when(until), message=message)
     if override is not None:
         body["override"] = None if override == "none" else override
     answer = api.post(path, body)
     api.out.tell(answer, *_change(task, answer))
 
 
-@command(tasks)
+@add_command(tasks)
 def pin(
     api: Api,
     task: Task,
@@ -90,13 +90,13 @@ def pin(
 
     Where a degraded version is pinned as healthy, the evidence so far is put aside: its detectors begin anew.
     """
-    answer = api.post(_path(task, version, "pin"), given(reason=reason, verdict=verdict, until=_when(until)))
+    answer = api.post(_path(task, version, "pin"), as_body(reason=reason, verdict=verdict, until=_when(until)))
     end = answer["quality"]["versions"][version]["pin"]["until"]
     state = f"is pinned as {verdict}" if verdict is not None else "is held: nothing is done about its verdict"
     api.out.tell(answer, f"{version} {state}; {f'until {moment(end)}' if end else 'until it is released'}.")
 
 
-@command(tasks)
+@add_command(tasks)
 def release(api: Api, task: Task, version: Version) -> None:
     """Let the monitor judge a version again."""
     answer = api.delete(_path(task, version, "pin"))
@@ -104,7 +104,7 @@ def release(api: Api, task: Task, version: Version) -> None:
     api.out.tell(answer, f"{version} is the monitor's to judge again; it is {verdict}.")
 
 
-@command(tasks)
+@add_command(tasks)
 def undo(
     api: Api,
     task: Task,
@@ -115,7 +115,7 @@ def undo(
     api.out.tell(answer, f"Undone: {answer['action']['because']}")
 
 
-@command(tasks)
+@add_command(tasks)
 def baseline(
     api: Api,
     task: Task,
@@ -131,7 +131,7 @@ def baseline(
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
     """Compare a signal of a version with another baseline from now on."""
-    body = given(
+    body = as_body(
         stream=stream, reason=reason, accept=accept, wrong=wrong, of=of, evaluation=evaluation, of_class=of_class
     )
     answer = api.post(_path(task, version, "baseline"), body)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.command import Api, asks_gateway
+from gateway.cli.command import Api, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer
 
@@ -20,7 +20,7 @@ PARTS = (
 )
 
 
-@asks_gateway
+@with_api
 def why(
     api: Api,
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],

@@ -17,7 +17,7 @@ PRODUCT = ("gateway", "router", "serving", "monitoring")
 FOLDER = Path(__file__).parent
 VERBS = frozenset((FOLDER / "verbs.txt").read_text(encoding="utf-8").split())
 NAMED_EXCEPTIONS = frozenset((FOLDER / "functions_without_verb.txt").read_text(encoding="utf-8").splitlines())
-REGISTERED = re.compile(r"@\w+\.(command|callback|get|post|put|patch|delete)\(")
+REGISTERED = re.compile(r"@(\w+\.(command|callback|get|post|put|patch|delete)|add_command)\(")
 DERIVED = re.compile(r"\w+_of|(new|next|from|to|as|with)_\w+|main")
 
 
