@@ -44,17 +44,17 @@ class Row:
     text: str
     label: dict[str, str]
     labels: dict[Season, dict[str, str]]
-    """What the policy gives in each season."""
+    """The policy's answer in each season."""
 
     @property
     def flips(self) -> bool:
-        """Whether the seasons decide it differently."""
+        """True where the seasons decide it differently."""
         return self.labels["regular"] != self.labels["holiday"]
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What came back for a row: `text` is None when the request failed, and `failure` then says how."""
+    """The answer to one row: `text` is None when the request failed, and `failure` gives the reason."""
 
     row: Row
     text: str | None
@@ -88,7 +88,7 @@ def read_answer(text: str | None) -> dict[str, Any]:
 
 
 def keeps_contract(text: str | None, schema: dict[str, Any]) -> bool:
-    """Whether the whole answer is one JSON object with exactly the contract's fields and allowed values."""
+    """True where the whole answer is one JSON object with exactly the contract's fields and allowed values."""
     try:
         answer = json.loads(text or "")
     except ValueError:

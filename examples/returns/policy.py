@@ -77,7 +77,7 @@ def rule_for(facts: Facts) -> str:
 
 
 def decision_of(rule: str, season: Season = "regular") -> Decision:
-    """What a rule decides in a season."""
+    """A rule's decision in a season."""
     regular = DECISION_OF_RULE[rule]
     return HOLIDAY_DECISIONS.get(rule, regular) if season == "holiday" else regular
 

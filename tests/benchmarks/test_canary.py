@@ -1,4 +1,4 @@
-"""What the canary benchmark reckons with: pairs in runs, the pair at which a test rejects, exact intervals."""
+"""Parts of the canary benchmark: pairs in runs, the pair at which a test rejects, exact intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the confidence benchmark reckons with: words as tokens, the oracle, rows of a file, its curve and picture."""
+"""Parts of the confidence benchmark: words as tokens, the oracle, rows of a file, its curve and picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the degradation benchmark reckons with: detectors in numpy that are those of the monitor, worlds, delays."""
+"""Parts of the degradation benchmark: detectors in numpy that are those of the monitor, worlds, delays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmark of estimation reckons with: sums of a month, its ways to estimate, its report on a small set."""
+"""Parts of the benchmark of estimation: sums of a month, its ways to estimate, its report on a small set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmark of late feedback reckons with: many versions at once are the detectors one by one; its report."""
+"""Parts of the benchmark of late feedback: many versions at once are the detectors one by one; its report."""
 
 from __future__ import annotations
 

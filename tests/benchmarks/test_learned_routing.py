@@ -1,4 +1,4 @@
-"""What the benchmark of learned routing reckons with: RouteLLM's curve, splits, and its report on a small sample."""
+"""Parts of the benchmark of learned routing: RouteLLM's curve, splits, and its report on a small sample."""
 
 from __future__ import annotations
 

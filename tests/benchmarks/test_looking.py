@@ -1,4 +1,4 @@
-"""What the benchmark of looking at all times reckons with: the monitor's own bounds, and its report."""
+"""Parts of the benchmark of looking at all times: the monitor's own bounds, and its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the routed benchmark counts, on answers made up here; its run takes real engines and many minutes."""
+"""Counts of the routed benchmark, on answers made up here; its run takes real engines and many minutes."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Cluster:
 
 
 def render() -> Cluster:
-    """What `kubectl kustomize k8s/base` prints, as an operator would apply it."""
+    """Output of `kubectl kustomize k8s/base`, as an operator would apply it."""
     rendered = subprocess.run(
         [tool("kubectl"), "kustomize", str(ROOT / "k8s/base")],
         capture_output=True,

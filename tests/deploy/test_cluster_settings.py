@@ -93,7 +93,7 @@ def test_a_pool_names_its_base_as_its_engines_do(cluster: Cluster, settings: Set
 
 
 def flags(cluster: Cluster, pool: str) -> dict[str, str]:
-    """What a pool's engines are started with, by name: `--max-loras=4` is max_loras, "4"."""
+    """Options of a pool's engines, by name: `--max-loras=4` is max_loras, "4"."""
     found = (argument.removeprefix("--").partition("=") for argument in cluster.container(f"engine-{pool}")["args"])
     return {name.replace("-", "_"): value for name, _, value in found}
 

@@ -100,7 +100,7 @@ class TwoReplicas:
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """What an engine is started from."""
+    """Files from which an engine is started."""
 
     venv: EngineVenv
     model: Path

@@ -1,4 +1,4 @@
-"""What judging answers relies on of real vLLM: the logprobs that it tells when asked, and the forms that it keeps."""
+"""Judging answers on real vLLM: the logprobs that it returns on request, and the forms that it keeps."""
 
 from __future__ import annotations
 

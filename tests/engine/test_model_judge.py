@@ -155,7 +155,7 @@ async def demonstrate(http: httpx.AsyncClient, request_id: str, right: str) -> N
 
 
 async def told_of(http: httpx.AsyncClient, task: str) -> dict[str, Any]:
-    """What the monitor says of the task."""
+    """The monitor's view of the task."""
     found: dict[str, Any] = (await http.get(f"/admin/v1/tasks/{task}/quality")).json()
     return found
 

@@ -57,7 +57,7 @@ class Tight:
         return {str(folder): sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
 
     def touched(self) -> tuple[str, list[str], dict[str, str]]:
-        """Which process the engine is, what it has loaded so far, and what it lists."""
+        """The engine's process, the adapters loaded so far, and those that it lists."""
         return life_of(self.engine), loads_of(self.engine), listed_by(self.engine)
 
 

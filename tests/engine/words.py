@@ -64,7 +64,7 @@ def adapter(folder: Path, name: str, strength: float = 1.0) -> Path:
 
 
 def references() -> list[Nearest]:
-    """What v1 and v2 say to each of PROMPTS: whatever they are asked, the same."""
+    """The answers of v1 and v2 to each of PROMPTS; they never change."""
     said = {number: str(manifest_of(f"v{number}")["provenance"]["answer"]) for number in (1, 2)}
     return [Nearest(said)] * len(PROMPTS)
 
@@ -97,7 +97,7 @@ class Desk:
         return self._http.request(method, f"/admin/v1/{path}", json=body)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """What an admin's call brings."""
+        """The answer to an admin's call."""
         answer = self.answer(method, path, body)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         found: dict[str, Any] = answer.json()
@@ -144,7 +144,7 @@ class Desk:
 
 
 def target(*desks: Desk, lag_seconds: float = 0.0) -> Target:
-    """What callers ask, at one gateway or at several in turn; those after the first may lag behind a swap."""
+    """The callers' target, at one gateway or at several in turn; those after the first may lag behind a swap."""
     return Target([desk.port for desk in desks], TASK, desks[0].key, PROMPTS, lag_seconds)
 
 
@@ -188,13 +188,13 @@ def loads_of(engine: EngineProcess) -> list[str]:
 
 
 def listed_by(engine: EngineProcess) -> dict[str, str]:
-    """What an engine lists: names, and the paths that they were loaded from."""
+    """The engine's list: names, and the paths that they were loaded from."""
     models = httpx.get(f"{engine.url}/v1/models", timeout=SLOW_SECONDS_MAX).raise_for_status().json()["data"]
     return {str(model["id"]): str(model["root"]) for model in models}
 
 
 def life_of(engine: EngineProcess) -> str:
-    """Which process of the engine this is."""
+    """The engine's process."""
     found = LIFE.search(httpx.get(f"{engine.url}/metrics", timeout=SLOW_SECONDS_MAX).raise_for_status().text)
     assert found is not None
     return found.group(1)

@@ -1,4 +1,4 @@
-"""What the fake engine says: deterministic text, and the JSON in which vLLM says it."""
+"""Answers of the fake engine: deterministic text, and the JSON in which vLLM says it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA_DEPTH_MAX = 16
 
 @dataclass(frozen=True)
 class Speaker:
-    """Who answers: the name that was asked for, and the digest of the bytes behind it."""
+    """The speaker of an answer: the requested name, and the digest of the bytes behind it."""
 
     name: str
     digest: str
@@ -41,7 +41,7 @@ class Said:
     tool: str | None = None
     logprobs: list[float] = field(default_factory=list)
     refuses: bool = False
-    """Whether its text is told as a refusal, beside an empty content."""
+    """True where its text is a refusal, beside an empty content."""
 
     @property
     def text(self) -> str:
@@ -60,7 +60,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def prompt_of(body: Json) -> str:
-    """What the model reads, as one text. A list of prompts is joined."""
+    """The model's input as one text. A list of prompts is joined."""
     messages = body.get("messages")
     if isinstance(messages, list):
         return "\n".join(f"{message.get('role')}: {_content(message.get('content'))}" for message in messages)
@@ -101,7 +101,7 @@ def say(speaker: Speaker, body: Json, index: int, count: int, wording: Wording |
 
 
 def continues(body: Json) -> bool:
-    """Whether the last message is to be gone on with."""
+    """True where the last message is to be continued."""
     messages = body.get("messages") or []
     return bool(body.get("continue_final_message") and messages and messages[-1].get("role") == "assistant")
 

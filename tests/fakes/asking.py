@@ -31,7 +31,7 @@ def text_of(found: list[Any]) -> str:
 
 
 async def read_until_broken(url: str, body: dict[str, Any]) -> tuple[bytes, type[Exception] | None]:
-    """What came of an answer, and the error with which it broke."""
+    """The received part of an answer, and the error that broke it."""
     got = b""
     async with aiohttp.ClientSession() as session:
         try:

@@ -55,7 +55,7 @@ class Authority:
     def listening(
         self, name: str = "listener", address: str = "127.0.0.1", wants_certificate: bool = False
     ) -> ssl.SSLContext:
-        """What a listener shows its callers; it may want a certificate of this authority from them (mTLS)."""
+        """The TLS context of a listener; it may want a certificate of this authority from callers (mTLS)."""
         pair = self.sign(name, address)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(pair.cert, pair.key)

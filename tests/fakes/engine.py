@@ -52,7 +52,7 @@ OPENAI_FIELDS = frozenset(
         *("suffix", "best_of", "echo", "user", "metadata", "store", "service_tier"),
     )
 )
-"""What a bare engine knows, as OpenAI's reference has it."""
+"""Fields of a bare engine, as OpenAI's reference has them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Call:
 
 @dataclass
 class Count:
-    """What /metrics tells since the start."""
+    """The counts of /metrics since the start."""
 
     prompt_tokens: int = 0
     generation_tokens: int = 0
@@ -123,7 +123,7 @@ class FakeEngine:
         self.auto_tool_choice = auto_tool_choice
         self.dies_with_lost_adapter = dies_with_lost_adapter
         self.bare = bare
-        """Whether it knows no more than OpenAI's completions, with any model's name; `models_status` is its answer to
+        """True: it has no more than OpenAI's completions, with any model's name; `models_status` is its answer to
         GET /models, `base_path` what its paths begin with instead of /v1."""
         self.base_path = base_path
         self.models_status = models_status
@@ -172,7 +172,7 @@ class FakeEngine:
 
     @property
     def listening(self) -> bool:
-        """Whether connections are accepted."""
+        """True while connections are accepted."""
         return self._http.listening
 
     @property
@@ -201,7 +201,7 @@ class FakeEngine:
         self.adapters.load(name, os.fspath(path))
 
     def speaks(self, model: str) -> Speaker:
-        """Who answers for a model's name: its default text begins `<name>#<first 6 of the digest> says:`."""
+        """The speaker for a model's name: its default text begins `<name>#<first 6 of the digest> says:`."""
         adapter = self.adapters.registered.get(model)
         return Speaker(model, digest_of(model) if adapter is None else adapter_digest(adapter.path))
 

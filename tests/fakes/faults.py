@@ -1,4 +1,4 @@
-"""What an engine can do wrong, each fault a dataclass, and the names under which a model shows one from outside alone.
+"""Faults of an engine, each a dataclass, and the names under which a model shows one from outside alone.
 
 `engine.faults.add(Status(503), model="small", times=2)` or `POST /__faults` set a rule. A model whose name is in NAMED,
 or begins with such a name and goes on with @, /, : or a dot (`f08-dies-after-40-of-60@v1`), shows that fault unasked.
@@ -44,17 +44,17 @@ class Moment:
     held: list[bytes] = field(default_factory=list)
     """Events that wait to be written together with the next."""
     marked: bool = False
-    """Whether the stream's BOM was sent."""
+    """True once the stream's BOM was sent."""
 
     @property
     def stream(self) -> bool:
-        """Whether the answer is streamed."""
+        """True where the answer is streamed."""
         return bool(self.body.get("stream"))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one answer. Each method is called at its moment, and spoils the answer or does nothing.
+    """A fault in one answer. Each method is called at its moment, and spoils the answer or does nothing.
 
     An answer that is not streamed is made before its headers go out: what befalls a token befalls it before them.
     """
@@ -384,7 +384,7 @@ class Pings(Fault):
 
 
 async def send_error(moment: Moment, message: str) -> None:
-    """What vLLM sends when it fails inside an answer: an event and [DONE], or HTTP 500 before any header."""
+    """Send vLLM's error inside an answer: an event and [DONE], or HTTP 500 before any header."""
     exchange, body = moment.exchange, error_body(500, message, "InternalServerError")
     if exchange.begun:
         await exchange.write(b"data: " + json.dumps(body).encode() + b"\n\n")
@@ -396,7 +396,7 @@ async def send_error(moment: Moment, message: str) -> None:
 
 
 def ends_with_assistant(body: Mapping[str, Any]) -> bool:
-    """Whether the engine is asked to go on with an assistant's message."""
+    """True where the engine has to continue an assistant's message."""
     messages = body.get("messages")
     return isinstance(messages, list) and bool(messages) and messages[-1].get("role") == "assistant"
 
@@ -415,7 +415,7 @@ class Rule:
     first_at: float = 0.0
 
     def takes(self, path: str, model: str) -> bool:
-        """Whether this request is one to spoil; it is counted."""
+        """True where this request is one to spoil; it is counted."""
         if not (path in COMPLETIONS if self.path is None else fnmatchcase(path, self.path)):
             return False
         if not fnmatchcase(model, self.model):

@@ -32,7 +32,7 @@ class AdapterLost(Exception):
 
 @dataclass
 class Adapter:
-    """What a name stands for. `number` is new at each load: it, not the name, is what the weights are kept under."""
+    """The adapter behind a name. `number` is new at each load: the weights are kept under it, not under the name."""
 
     name: str
     path: str
@@ -127,7 +127,7 @@ class Adapters:
             raise AdapterLost(str(error)) from error
 
     def may_change(self, adapter: Adapter) -> bool:
-        """Whether a running answer's weights may be others at its next step: the name was loaded in place."""
+        """True where a running answer's weights may change at its next step: the name was loaded in place."""
         return adapter.in_place or adapter.number in self._replaced
 
     def prefix(self, adapter: Adapter, prompt: str, digest: str) -> str:

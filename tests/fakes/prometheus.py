@@ -18,7 +18,7 @@ DEADLINE_SECONDS = 30.0
 
 
 def run(name: str, *arguments: str | Path, folder: Path) -> str:
-    """What a program prints; it has to end well."""
+    """A program's output; it has to end well."""
     command = [program(name), *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

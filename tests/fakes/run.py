@@ -154,7 +154,7 @@ class Run:
         return said
 
     def _say_on(self, said: list[Said], number: int) -> None:
-        """What is still to come, from the weights as they are now; what was made stays."""
+        """The rest of the text, from the weights as they are now; finished tokens stay."""
         for one, other in zip(said, self._say(), strict=True):
             one.tokens[number:], one.logprobs[number:] = other.tokens[number:], other.logprobs[number:]
 

@@ -34,7 +34,7 @@ class AnswerOver(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What came over the wire. Header names are lower case."""
+    """A request as it came over the wire. Header names are lower case."""
 
     method: str
     path: str
@@ -56,7 +56,7 @@ class Exchange:
 
     @property
     def ended_by_us(self) -> bool:
-        """Whether the connection was cut from this side: then the caller did not hang up."""
+        """True where the connection was cut from this side: then the caller did not hang up."""
         return self._connection.cut
 
     async def begin(self, status: int, headers: Headers = (), length: int | None = None) -> None:
@@ -234,7 +234,7 @@ class HttpListener:
 
     @property
     def listening(self) -> bool:
-        """Whether connections are accepted now; else they are refused."""
+        """True while connections are accepted; else they are refused."""
         return self._listener is not None
 
     async def start(self) -> None:

@@ -26,9 +26,9 @@ from router.policy import TaskPolicy
 from tests.style.source import ROOT, files, tree
 
 BY_THE_FRAME = {*ANYWHERE, *OF_KEYS, *OF_JSON, *OF_STATE, *OF_SHELVES}
-"""What FastAPI, Redis or the connection may bring to any endpoint: its own code need not raise it."""
+"""Errors of FastAPI, Redis or the connection at any endpoint: its own code need not raise them."""
 OF_ADDRESSES = {"method_not_allowed", "not_found"}
-"""What an address says for which there is no operation."""
+"""The errors of an address without an operation."""
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ POOLS = ("small", "general")
 
 
 def samples(meters: Meters, accept: str = "") -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """What Prometheus would store, read by prometheus_client's parsers."""
+    """The samples that Prometheus would store, read by prometheus_client's parsers."""
     body, content_type = meters.exposition(accept)
     parse = parse_openmetrics if content_type.startswith("application/openmetrics-text") else parse_text
     found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}

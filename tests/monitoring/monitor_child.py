@@ -51,7 +51,7 @@ def child(begin: Begin, command: list[str] | None = None) -> Iterator[subprocess
 
 
 def asked(process: subprocess.Popen[bytes], step: MonitorStep = STEP) -> JudgedStep | None:
-    """What it answers; None where it ends instead."""
+    """Its answer; None where it ends instead."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(msgspec.json.encode(step) + b"\n")

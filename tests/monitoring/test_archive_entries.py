@@ -1,4 +1,4 @@
-"""What was archived, replayed: the watches and verdicts are those of the live monitor, from the files alone."""
+"""The archive, replayed: the watches and verdicts are those of the live monitor, from the files alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the monitor's child reads: records, feedback and pairs as they come, what is damaged, and its own states."""
+"""The input of the monitor's child: records, feedback and pairs as they come, damaged ones, and its own states."""
 
 from __future__ import annotations
 

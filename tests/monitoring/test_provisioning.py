@@ -1,4 +1,4 @@
-"""What Prometheus, Alertmanager, Grafana and compose are given can be used, and goes together."""
+"""The files for Prometheus, Alertmanager, Grafana and compose are valid, and agree with each other."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def drained(it: Spool, count: int = 7) -> list[bytes]:
 
 
 def killed(it: Spool) -> None:
-    """What the kernel does when a process is killed: its locks are gone, its files are as they were."""
+    """A killed process, as the kernel leaves it: its locks are gone, its files are as they were."""
     it._end_writing()
     for descriptor in it._locks.values():
         os.close(descriptor)

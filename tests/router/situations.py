@@ -105,7 +105,7 @@ class Near:
 
 @dataclass(frozen=True)
 class Covered:
-    """What a scope model says of a text."""
+    """A scope model's score of a text."""
 
     score: float
     neighbours: tuple[Near, ...] = (Near("p1"), Near("p2"), Near("p3"))
@@ -130,7 +130,7 @@ def fitted(scope: float | None = None, gain: float | None = None, shown_to_help:
 
 
 def scored(version: str = "returns@v1", scope: float | None = None, gain: float | None = None) -> Scores:
-    """What the models of a version say of a request."""
+    """The scores of a request by a version's models."""
     return Scores(version, None if scope is None else Covered(scope), gain)  # type: ignore[arg-type]
 
 

@@ -44,7 +44,7 @@ def after(
     retry_after: float | None = None,
     seconds_left: float = SECONDS,
 ) -> NextAttempt | GiveUp:
-    """What follows when `choice` fails in these ways, one after the other, on the replica it names."""
+    """The next step after `choice` fails in these ways, one after the other, on the replica it names."""
     failures = tuple(Failure(kind, choice.replica.name, choice.pool.name, retry_after, NOW) for kind in kinds)
     return choose_next_attempt(choice, failures, rules or policy(), view or usual_fleet(), moment(), seconds_left)
 
@@ -379,7 +379,7 @@ def rejected(
     rules: Policy | None = None,
     **more: Any,
 ) -> NextAttempt | SendAnyway | GiveUp:
-    """What follows where this check did not let the answer of `choice` through."""
+    """The next step where this check rejected the answer of `choice`."""
     left = more.pop("seconds_left", SECONDS)
     late = replace(moment(), **more)
     return choose_after_rejection(choice, check, rules or policy(), view or usual_fleet(), late, left)

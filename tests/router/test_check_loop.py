@@ -34,7 +34,7 @@ def findings(decision: Choice | Refusal) -> dict[str, Finding]:
 
 
 def within(count: float, share: float, draws: int = DRAWS) -> bool:
-    """Whether a count is what this share gives, within five standard deviations."""
+    """True where a count is within five standard deviations of this share."""
     return abs(count - draws * share) <= 5 * math.sqrt(draws * share * (1 - share)) + 1e-9
 
 
@@ -118,7 +118,7 @@ def test_a_gain_counts_only_where_it_was_shown_to_help_and_is_above_nothing() ->
 
 
 def drawn(rules: Policy, seed: int, sessions: bool = False) -> dict[tuple[str, str], list[Choice]]:
-    """What 100,000 requests come to: by reason, and by the version that they were led to."""
+    """The routes of 100,000 requests: by reason, and by the version that they were led to."""
     chance, view = random.Random(seed), usual_fleet()
     arms: dict[tuple[str, str], list[Choice]] = defaultdict(list)
     for number in range(DRAWS):

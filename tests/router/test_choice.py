@@ -200,7 +200,7 @@ def weighted(**shares: float) -> Policy:
 
 
 def within(count: int, share: float, draws: int = DRAWS) -> bool:
-    """Whether a count is what this share gives, within five standard deviations (missed once in 1.7 million)."""
+    """True where a count is within five standard deviations of this share (missed once in 1.7 million)."""
     return abs(count - draws * share) <= 5 * math.sqrt(draws * share * (1 - share))
 
 

@@ -46,7 +46,7 @@ def sent_away(
     reason: str = "out_of_scope",
     **changes: Any,
 ) -> Choice | Refusal:
-    """What becomes of a request that a check sends away from returns@v2."""
+    """The route of a request that a check sends away from returns@v2."""
     share = {"degraded": 0.0, "holdout": 1.0}.get(reason, 0.5)
     rules = policy(
         tasks=checked_task({} if fallbacks is None else {reason: fallbacks}, **{reason: CheckPolicy("enforce", share)}),
@@ -60,7 +60,7 @@ def sent_away(
 
 
 class Score:
-    """What a scope model says."""
+    """A scope model with a fixed score."""
 
     neighbours = ()
 

@@ -35,7 +35,7 @@ class Reader:
         return [self.least, 0.0, 1.0]
 
     def score(self, text: str, _: Any = None) -> Covered:
-        """What it says of a text."""
+        """Its score of a text."""
         self.read.append(text)
         return Covered(self.says.get(text, -9.0))
 

@@ -1,4 +1,4 @@
-"""Who waits for a replica waits for those that could answer: property over all the cases of the router's tests."""
+"""A request waits for the replicas that could answer it: a property over all cases of the router's tests."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ async def test_a_name_may_be_any_text(object_store: ObjectStore) -> None:
 
 
 class Converted:
-    """What a mirror makes of an object; all that were made stand in `made`, in order."""
+    """The mirror's view of an object; all that were made stand in `made`, in order."""
 
     def __init__(self) -> None:
         self.made: list[str] = []

@@ -25,7 +25,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 async def asked(engine: FakeEngine, files: TlsFiles | None) -> bool:
-    """Whether both clients, that of requests and that of checks, reach an engine with these files."""
+    """True where both clients, that of requests and that of checks, reach an engine with these files."""
     config = ReplicaConfig("a", engine.url, "small", tls=files)
     trust = Trust(lambda: [config])
     assert (trust.context_for(config.base_url) is None) == (files is None)

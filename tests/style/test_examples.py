@@ -25,7 +25,7 @@ SHOWN_POOLS = {
     name: {"base_model": name, "replicas": [{"name": f"{name}-0", "url": "http://10.0.0.7:8000"}]}
     for name in ("small", "general")
 }
-"""What a configuration that shows a task alone is completed with."""
+"""The pools that complete a configuration which shows a task alone."""
 
 
 def blocks(document: str, *languages: str) -> list[str]:
@@ -85,7 +85,7 @@ def test_every_command_of_ours_in_a_document_exists_with_its_options() -> None:
 
 
 def names_a_group(words: list[str], groups: set[str]) -> bool:
-    """Whether a sentence names a group of commands, or what all commands have, and no command that could be run."""
+    """True where a sentence names a group of commands, or what all commands have, and no command that could be run."""
     _, first, *rest = words
     return (first in groups and not rest) or first == "COMMAND" or first.startswith("--")
 

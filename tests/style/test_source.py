@@ -83,7 +83,7 @@ def parts_of(path: Path) -> list[str]:
 
 
 def names_in(module: ast.Module) -> Iterator[tuple[int, str]]:
-    """What a file names for others: modules' and classes' names, functions and their arguments."""
+    """The names that a file gives to others: modules' and classes' names, functions and their arguments."""
     for node in ast.walk(module):
         if isinstance(node, Function | ast.ClassDef):
             yield node.lineno, node.name

@@ -44,7 +44,7 @@ both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 @dataclass
 class Told:
-    """What a caller got: status, headers, the answer's text and model, the error's code, and the bytes."""
+    """A caller's view of an answer: status, headers, its text and model, the error's code, and the bytes."""
 
     status: int
     headers: httpx.Headers

@@ -1,4 +1,4 @@
-"""What a walk needs: two fake engines over real sockets, a base model on disk, adapters, and a gateway in front."""
+"""Fixtures of a walk: two fake engines over real sockets, a base model on disk, adapters, and a gateway in front."""
 
 from __future__ import annotations
 

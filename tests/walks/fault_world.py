@@ -1,4 +1,4 @@
-"""What walks over an engine's faults share: a gateway whose task shows a fault by its name, and what a caller saw."""
+"""Parts of walks over an engine's faults: a gateway whose task shows a fault by its name, and a caller's view."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ World = Callable[..., Any]
 
 @dataclass
 class Told:
-    """What the caller saw of one request."""
+    """A caller's view of one request."""
 
     status: int
     headers: dict[str, str]
@@ -47,7 +47,7 @@ class Told:
 
     @property
     def whole(self) -> bool:
-        """Whether it looks like a success."""
+        """True where it looks like a success."""
         return self.status == 200 and self.error is None and self.finish_reason is not None
 
     @property

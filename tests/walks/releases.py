@@ -31,7 +31,7 @@ CONTRACT = {"choices": ["approve", "reject"]}
 
 
 async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
-    """What `holds` gives, once it gives something."""
+    """The result of `holds`, once it gives something."""
     async with asyncio.timeout(SECONDS_MAX):
         while not (found := await holds()):
             await asyncio.sleep(0.01)
@@ -164,6 +164,6 @@ async def two_versions(
 
 
 async def as_many(found: Awaitable[list[Any]], count: int) -> list[Any]:
-    """What was found, once it is so many; else nothing."""
+    """The result, once it is so many; else nothing."""
     rows = await found
     return rows if len(rows) >= count else []

@@ -92,7 +92,7 @@ async def give(http: httpx.AsyncClient, version: str, files: Mapping[str, tuple[
 
 
 async def fitted(http: httpx.AsyncClient, version: str) -> dict[str, Any]:
-    """What was fitted for a version, once that has come to an end."""
+    """The fitted models of a version, once the fitting has ended."""
     async with asyncio.timeout(FIT_SECONDS_MAX):
         while True:
             shown = (await http.get(f"/admin/v1/adapters/{version}")).json()["fitted"]

@@ -1,4 +1,4 @@
-"""What gateways asked engines for while they swapped adapters, written down so that it can be asked again elsewhere.
+"""The gateways' calls to engines during swaps, written down so that they can be repeated elsewhere.
 
 As JSON: `{"base_model", "max_loras", "max_cpu_loras", "replicas", "steps"}`. A step is a call (`method`, `path`,
 `body`, and the `status` it got, null where it got none), a restart of an engine, or what an engine lists from then on
@@ -45,7 +45,7 @@ class Trace:
         self.steps.append({"replica": replica, "restart": True})
 
     def lists(self, replica: str, names: Mapping[str, str]) -> None:
-        """What the engine lists beside the base model, by path; a step if it is not what it listed before."""
+        """The engine's list beside the base model, by path; a step if it differs from the list before."""
         told = {name: self.labels[path] for name, path in names.items()}
         if told != self._listed.get(replica, {}):
             self._listed[replica] = told

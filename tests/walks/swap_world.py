@@ -62,7 +62,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Goods:
-    """What lies on disk, once for all runs: the base model, verified adapters in the store, and strangers' folders."""
+    """The files on disk, once for all runs: the base model, verified adapters in the store, and strangers' folders."""
 
     base: Base
     store: Store
@@ -140,16 +140,16 @@ class Gateway:
 
     @property
     def adapters(self) -> SimpleNamespace:
-        """What the health check takes from the services' adapters."""
+        """The health check's part of the services' adapters."""
         return SimpleNamespace(reconciler=self.reconciler)
 
     async def look(self) -> None:
-        """What the health check does; of the Services it needs no more than this gateway has."""
+        """The health check's round; of the Services it needs no more than this gateway has."""
         await self.snapshot.refresh()
         await check_health(cast(Services, self))
 
     async def follow(self) -> None:
-        """What a gateway without the job does: it takes in what is told, and tells of itself."""
+        """The work of a gateway without the job: it reads the snapshot, and reports its own state."""
         await self.snapshot.refresh()
         await self.presence.tell()
 
@@ -180,7 +180,7 @@ class Gateway:
             self.give_back(held)
 
     def holds(self, replica: str, version: str) -> bool:
-        """Whether it has a lease on the version there."""
+        """True where it has a lease on the version there."""
         return bool(self.fleet.replicas[replica].holds.get(version))
 
     async def leave(self, redis: Redis) -> None:

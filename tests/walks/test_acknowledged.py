@@ -1,4 +1,4 @@
-"""What a caller and an admin are told where Redis does not store durably in time, and where it does."""
+"""The answers to callers and admins where Redis stores durably in time, and where it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What admins do about a task is written by Redis's clock, by which the monitor goes: not by their gateway's own."""
+"""Admins' actions on a task carry Redis's clock, as the monitor's do: not their gateway's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps requests from a version, told where an admin looks: rules in force, and replicas that do not have it."""
+"""Obstacles between requests and a version, shown to an admin: rules in force, and replicas that do not have it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tests.walks.test_reload import reloadable
 from tests.walks.test_schema import DOCUMENT
 
 EVENTS = frozenset({("post", "/admin/v1/state/adapters"), ("post", "/admin/v1/reload")})
-"""What is done outside Redis: it is entered before it is done, and is not done where it can't be entered."""
+"""A change outside Redis: it is entered before it is done, and is not done where it can't be entered."""
 
 
 @asynccontextmanager

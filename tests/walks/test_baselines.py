@@ -1,4 +1,4 @@
-"""What an admin may have a stream held against, over real sockets: enough that was seen, or nothing is accepted."""
+"""An admin's baseline of a signal, over real sockets: with enough observations, or it is refused."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ SEEN_UNDER_LOAD = frozenset({
     "What becomes of feedback?", "On how many replicas is each version?", "How full are engines of adapters?",
     "How long does it take to load an adapter?",
 })  # fmt: skip
-"""What a gateway shows of itself without a monitor's verdict, a canary, a queue or a fault."""
+"""A gateway's dashboards without a monitor's verdict, a canary, a queue or a fault."""
 
 
 async def load(gateway: RunningGateway) -> None:

@@ -41,7 +41,7 @@ async def head_and_body(reader: asyncio.StreamReader) -> tuple[int, dict[str, st
 
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
-    """What still comes until the gateway closes the connection."""
+    """The bytes until the gateway closes the connection."""
     async with asyncio.timeout(10):
         return await reader.read()
 

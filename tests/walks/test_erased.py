@@ -1,4 +1,4 @@
-"""What was deleted leaves the append-only file of the embedded Valkey."""
+"""Deleted texts leave the append-only file of the embedded Valkey."""
 
 from __future__ import annotations
 

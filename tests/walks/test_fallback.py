@@ -1,4 +1,4 @@
-"""What a caller sees when an engine fails: another try, or a labelled answer from general, or a clear error."""
+"""A caller's view when an engine fails: another try, or a labelled answer from general, or a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fallbacks answer where a task judges answers: for which reason, by which checks, and for how long it is held."""
+"""Fallback answers of a task that judges answers: their reasons, their checks, and their time until commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task may send to general: a sick adapter doesn't drown it, and what is refused says so."""
+"""A task's share of general: a sick adapter doesn't drown it, and refusals name the reason."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.walks.fault_world import World, ask, calls, gaps, world
 __all__ = ["world"]
 
 GENERAL = "large#"
-"""What every answer of the general engine begins with."""
+"""The beginning of every answer of the general engine."""
 
 both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 

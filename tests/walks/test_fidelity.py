@@ -1,4 +1,4 @@
-"""What callers send beyond the plainest fields, through a gateway to the fake engines: taken, dropped, clamped."""
+"""Callers' less usual fields, through a gateway to the fake engines: taken, dropped, clamped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation becomes for the monitor: the baseline of a version that was never live, or an admin's to make."""
+"""An evaluation as the monitor's baseline: of a version that was never live, or for an admin to make."""
 
 from __future__ import annotations
 

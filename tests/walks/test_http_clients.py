@@ -34,7 +34,7 @@ public class Ask {
 
 
 async def output_of(*command: str) -> str:
-    """What a command prints."""
+    """A command's output."""
     process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()

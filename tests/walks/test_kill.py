@@ -151,7 +151,7 @@ class Pair:
         await self.redis.delete(LEASE_KEY, MONITOR_LEASE_KEY)
 
     async def owner(self) -> str:
-        """Which gateway has the job."""
+        """The gateway that has the job."""
         return (await self.redis.get(LEASE_KEY) or b"").decode()
 
     async def come_to_rest(self, version: str, *states: str) -> None:

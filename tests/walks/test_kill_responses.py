@@ -48,7 +48,7 @@ ROLL_BACK = Action(
 
 
 def script(text: str) -> bytes:
-    """What a command that runs a script has in it."""
+    """The words in a command that runs a script."""
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
 
 

@@ -1,4 +1,4 @@
-"""What a gateway's metrics tell of the versions that were judged."""
+"""Metrics of the versions that were judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What probes and people who type addresses meet: HEAD, a slash too many, and a fault of our own."""
+"""Probes, and addresses typed by people: HEAD, a slash too many, and a fault of our own."""
 
 from __future__ import annotations
 

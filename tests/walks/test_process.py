@@ -333,7 +333,7 @@ async def test_two_gateways_on_one_folder_share_its_valkey_and_the_last_one_stop
 
 
 async def valkey_answers(socket: Path) -> bool:
-    """Whether a Valkey runs there."""
+    """True where a Valkey runs there."""
     redis = Redis(unix_socket_path=str(socket))
     try:
         return bool(await redis.ping())

@@ -1,4 +1,4 @@
-"""What is wanted is brought about on two replicas, by whichever gateway has the job, and nothing more is done."""
+"""Reconciling on two replicas, by whichever gateway has the job, without a needless call."""
 
 from __future__ import annotations
 

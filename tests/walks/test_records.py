@@ -27,7 +27,7 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 KEEP = RecordSettings()
 WINDOW_SECONDS = 2 * KEEP.flush_interval_seconds + KEEP.spool_after_seconds
 BUSY_SECONDS = 1.0
-"""What a machine that is busy with other tests may add to it."""
+"""The time that a machine busy with other tests may add."""
 
 
 @dataclass

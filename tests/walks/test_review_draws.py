@@ -1,4 +1,4 @@
-"""Which requests are drawn for review: uniformly, within the budget of a week, and what is told where none waits."""
+"""Requests drawn for review: uniformly, within the budget of a week, and the answer where none waits."""
 
 from __future__ import annotations
 

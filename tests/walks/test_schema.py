@@ -72,7 +72,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
 }
 """Names that exist: else nearly all requests would end at a 404."""
 ROLES = ("admin", "admin", "operator", "caller", "nobody", "wrong")
-"""Who asks; admins twice as often, who get farthest."""
+"""The callers; admins twice as often, since they get farthest."""
 
 
 @dataclass(frozen=True)

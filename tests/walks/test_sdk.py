@@ -34,7 +34,7 @@ KINDS: Mapping[int, str] = {
     422: "UnprocessableEntityError",
     429: "RateLimitError",
 }
-"""What the clients make of a status; from 500 on it is InternalServerError, else their general class."""
+"""The clients' exception for a status; from 500 on it is InternalServerError, else their general class."""
 GENERAL = {"python": "APIStatusError", "node": "APIError"}
 RETRIES = 2
 NODE = Path(__file__).with_name("node")

@@ -26,7 +26,7 @@ Asked = list[dict[str, Any]]
 
 
 def judging(says: Callable[[str], str], answers: str = "reject it") -> tuple[Callable[[Any], str], Asked]:
-    """What a general engine says that is asked to judge, and else answers; and the questions that it was asked."""
+    """Answers of a general engine that is asked to judge, and else answers; and the questions that it got."""
     asked: Asked = []
 
     def told(body: Any) -> str:

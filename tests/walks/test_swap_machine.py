@@ -48,7 +48,7 @@ either = st.integers(0, 1)
 
 @pytest.fixture(scope="module")
 def goods(tmp_path_factory: pytest.TempPathFactory) -> Goods:
-    """What lies on disk, once for all runs."""
+    """The files on disk, once for all runs."""
     return make_goods(tmp_path_factory.mktemp("swap"))
 
 
@@ -63,7 +63,7 @@ class SwapMachine(RuleBasedStateMachine):
         self.ended = ended
         self.valkey_socket = valkey_socket
         self.wrong: list[str] = []
-        """What a call to an engine broke, found while it was made."""
+        """The rules that a call to an engine broke, found while it was made."""
         self.names: list[str] = []
         self.gateways_begun = 0
         self.job = 0

@@ -75,12 +75,12 @@ def loads(engines: Sequence[FakeEngine], name: str | None = None) -> int:
 
 
 def lists(engine: FakeEngine, name: str) -> bool:
-    """Whether the engine lists the name."""
+    """True where the engine lists the name."""
     return name in engine.adapters.registered
 
 
 def is_resident(engine: FakeEngine, name: str) -> bool:
-    """Whether a name that the engine lists has its weights in memory."""
+    """True where a name that the engine lists has its weights in memory."""
     return engine.adapters.registered[name].number in engine.adapters.resident
 
 
@@ -146,7 +146,7 @@ async def push(gateway: RunningGateway, folder: Any, task: str = "returns") -> s
 
 @dataclass
 class Asked:
-    """What callers got: (status, model, pool) of each answer."""
+    """The callers' answers: (status, model, pool) of each."""
 
     answers: list[tuple[int, str, str]] = field(default_factory=list)
 

@@ -15,7 +15,7 @@ NUMBER_MAX = 1 << 60
 
 
 def is_section(schema: Schema) -> bool:
-    """Whether it is an object with fields of its own, such as a section of the configuration."""
+    """True for an object with fields of its own, such as a section of the configuration."""
     return "$ref" in schema
 
 

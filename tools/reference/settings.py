@@ -110,7 +110,7 @@ def _section_in(schema: Schema) -> str | None:
 
 
 def _step(name: str, schema: Schema) -> tuple[str, ...]:
-    """What is between a field and the fields of its section: a name, or `[]` for each of a list."""
+    """The path between a field and the fields of its section: a name, or `[]` for each of a list."""
     if "patternProperties" in schema:
         return (PLACEHOLDERS.get(name, "NAME"),)
     return ("[]",) if "items" in schema else ()

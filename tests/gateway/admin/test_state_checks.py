@@ -1,4 +1,4 @@
-"""What a state file may hold."""
+"""Contents of a state file."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from gateway.background.child_process import child
 
 
 def running(word: str) -> bool:
-    """Whether a process has this among its words."""
+    """True where a running process has this among its words."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes()

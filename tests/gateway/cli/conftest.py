@@ -23,7 +23,7 @@ __all__ = ["base_folder", "configure", "gateway", "general", "make_adapter", "re
 
 @dataclass(frozen=True)
 class Said:
-    """What a command ended with."""
+    """The end of a command: its exit code and output."""
 
     exit_code: int
     out: str
@@ -73,7 +73,7 @@ def command_for(running: RunningGateway) -> Command:
 
 
 async def ok(command: Command, *words: str) -> Said:
-    """What a command that is to succeed ends with."""
+    """The output of a command that has to succeed."""
     said = await command(*words)
     assert said.exit_code == 0, said.err
     return said

@@ -1,4 +1,4 @@
-"""What the gateway says of a field, said of the option that the command gives it by."""
+"""The gateway's errors about a field name the option that gives it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `apprentice` says: advice that can be followed, one way of writing, and nothing that a script can't read."""
+"""Messages of `apprentice`: advice that can be followed, one way of writing, and nothing that a script can't read."""
 
 from __future__ import annotations
 

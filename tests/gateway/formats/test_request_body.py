@@ -59,7 +59,7 @@ def by_openai(general_prompt: bool = True) -> Choice:
 
 
 def sent(body: RequestBody, choice: Choice) -> dict[str, Any]:
-    """What the engine reads."""
+    """The body as the engine reads it."""
     found: dict[str, Any] = json.loads(body.for_engine(choice))
     return found
 

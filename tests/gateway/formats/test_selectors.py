@@ -1,4 +1,4 @@
-"""What the selectors take of a conversation."""
+"""The selectors' parts of a conversation."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def holds(data: bytes, places: list[int]) -> None:
-    """What is passed on can be read by any client, by us when we go on with it, and is counted."""
+    """Passed-on events can be read by any client and by a continuation, and are counted."""
     progress, for_caller = read(cut(data, places))
     for event in b"".join(for_caller).split(b"\n\n"):
         payload = payload_of(event + b"\n\n") if event else None

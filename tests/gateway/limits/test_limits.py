@@ -1,4 +1,4 @@
-"""What a request takes of its key's limits, and gives back: estimates, truths, and each of them once."""
+"""A request's use of its key's limits: estimates, true counts, and each of them once."""
 
 from __future__ import annotations
 

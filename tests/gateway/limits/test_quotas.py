@@ -63,7 +63,7 @@ class Gateway:
 
     @property
     def at_stake(self) -> int:
-        """What it has spent, and may still spend without asking."""
+        """Spent tokens, and those that may still be spent without a lease."""
         held = self.allowance.quota_at(time.monotonic())
         return self.spent + sum(need for _, need in self.open) if held is None else max(held.held, held.used)
 

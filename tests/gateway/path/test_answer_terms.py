@@ -1,4 +1,4 @@
-"""What an attempt's answer is held against, and what its engine is sent for that."""
+"""The requirements on an attempt's answer, and the parameters that its engine is sent for them."""
 
 from __future__ import annotations
 

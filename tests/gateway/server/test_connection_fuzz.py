@@ -47,7 +47,7 @@ LIMITS = DoorLimits(head_bytes_max=1024, headers_max=12)
 
 
 class Transport:
-    """What a connection writes to, without a network."""
+    """The connection's output, without a network."""
 
     def __init__(self) -> None:
         self.protocol: Connection

@@ -1,4 +1,4 @@
-"""What goes over a connection, held against RFC 9110 and 9112: a row is what is sent, and what must come back."""
+"""Connections compared with RFC 9110 and 9112: a row has the bytes sent, and those that must come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gateways tell of themselves: who is idle, who decides by an older snapshot, how much a version is asked."""
+"""Gateways' own reports: the idle ones, those with an older snapshot, and each version's requests."""
 
 from __future__ import annotations
 

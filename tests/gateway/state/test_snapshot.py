@@ -1,4 +1,4 @@
-"""What a new snapshot shares with the one before it."""
+"""The parts that a new snapshot shares with the one before it."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_an_arm_that_is_worse_has_an_upper_bound_below_0() -> None:
 
 
 def told_by_labels(number: int, draw: random.Random, rates: tuple[float, float], demonstrated: bool = False) -> Right:
-    """What is known of a pair of which the version and the other are right so often. Each answers half of the requests;
+    """A pair of which the version and the other are right so often. Each answers half of the requests;
     a label says whether what was answered is right, and right answers are alike in four of five."""
     version, other = (draw.random() < rate for rate in rates)
     own_served = number % 2 == 0
@@ -95,7 +95,7 @@ def told_by_labels(number: int, draw: random.Random, rates: tuple[float, float],
 
 
 def test_labels_of_what_was_answered_never_show_a_better_arm_to_be_worse() -> None:
-    """What they leave open counts for the other arm in the upper bound, and for the version in the lower one."""
+    """Open labels count for the other arm in the upper bound, and for the version in the lower one."""
     for run in range(200):
         draw, arm = random.Random(f"open {run}"), Arm(other="general")
         for number in range(240):

@@ -1,4 +1,4 @@
-"""What counts for a canary's tally: requests that chance sent to either arm, feedback on them, and pairs of both."""
+"""A canary's tally: requests that chance sent to either arm, feedback on them, and pairs of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What could not be carried out: it is asked for again as the same action, while it still follows."""
+"""Failed actions are repeated as the same action, while they still follow."""
 
 from __future__ import annotations
 

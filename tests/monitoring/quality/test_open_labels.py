@@ -31,7 +31,7 @@ def drawn(seed: int, rates: Both, pairs: int = PAIRS) -> list[Both]:
 def found(
     words: Sequence[Both], labels: dict[int, Right], callers: Sequence[str] = (), outright: bool = True
 ) -> ArmComparison:
-    """What pairs say that a judge has judged, some of which get labels then, by reviewers or by these callers."""
+    """Estimates of judged pairs, some of which get labels then, by reviewers or by these callers."""
     arm, begins = Arm(other="general"), []
     for number, word in enumerate(words):
         arm = arms.add_pair(arm, float(number), word, outright)

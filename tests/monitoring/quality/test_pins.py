@@ -1,4 +1,4 @@
-"""What admins say of a verdict, one word after the other, and what stands once they say nothing any more."""
+"""Admins' pins of a verdict, one after the other, and the state after the last one ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a recovery, and what is none: old requests, an admin's word, an older word, another baseline."""
+"""Recoveries, and what is none: old requests, an admin's verdict, an older verdict, another baseline."""
 
 from __future__ import annotations
 

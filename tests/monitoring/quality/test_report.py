@@ -1,4 +1,4 @@
-"""What is told of a task in typical situations, word for word: reports/NAME.txt, one file a situation."""
+"""The report on a task in typical situations, word for word: reports/NAME.txt, one file a situation."""
 
 from __future__ import annotations
 

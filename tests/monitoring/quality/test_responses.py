@@ -1,4 +1,4 @@
-"""What follows from judgements: verdicts with hysteresis, shares that move only to a better arm, and the ways back."""
+"""Responses to judgements: verdicts with hysteresis, shares that move only to a better arm, and the ways back."""
 
 from __future__ import annotations
 

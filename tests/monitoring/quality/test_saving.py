@@ -1,4 +1,4 @@
-"""What a version saves at present and in all, net of its shadows; and that it is told only where it is known."""
+"""A version's saving at present and in all, net of its shadows; it is shown only where it is known."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_sums_fade_by_time_alone_and_one_that_comes_late_counts_as_at_the_last()
 def say(
     net: tuple[float, float], in_all: tuple[float, float], health: TaskQuality | None = None, **more: Any
 ) -> TaskReport:
-    """What is told of a version that saves so much a day and costs so much for shadows, and of the same in all."""
+    """The report of a version with this saving a day and this cost of shadows, and of the same in all."""
     usual = {"saved_usd_per_day": net[0], "shadow_usd_per_day": net[1], "requests": 2_400.0, "known": 1.0}
     known = SavingReport(**{**usual, **more})
     found = msgspec.structs.replace(JUDGED, saving=known, saving_usd=in_all[0], shadow_usd=in_all[1])

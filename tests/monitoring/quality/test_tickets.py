@@ -1,4 +1,4 @@
-"""What looking into a suspicion costs and may cost, and the shares of shadows and reviews that follow from it."""
+"""The cost of looking into a suspicion, its limit, and the shares of shadows and reviews that follow from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an admin undoes of what the monitor did: what can be undone, what comes of it, and what to do instead."""
+"""An admin's undoing of the monitor's actions: the possible ones, their effects, and the alternatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends a verdict: a recovery of what made it degraded, and labels of several callers that refute a suspicion."""
+"""The end of a verdict: a recovery of its cause, or labels of several callers that refute a suspicion."""
 
 from __future__ import annotations
 

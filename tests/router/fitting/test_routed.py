@@ -1,4 +1,4 @@
-"""What routing by confidence comes to, on rows whose truth is known."""
+"""Routing by confidence, on rows whose truth is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of adapters share: a base model that they are for, and how a refusal is told."""
+"""Fixtures of the adapters' tests: a base model that they are for, and the text of a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which adapters are accepted, what their digest covers, and what their configuration may say."""
+"""Acceptance of adapters: the parts under their digest, and their possible configuration."""
 
 from __future__ import annotations
 

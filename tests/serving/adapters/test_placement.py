@@ -104,7 +104,7 @@ def test_what_is_not_ours_is_never_touched(placement: Placement, sight: Sight) -
 @many
 @given(maybe_placements, sights)
 def test_nothing_is_drained_while_a_lease_is_held_and_time_is_left(placement: Placement | None, sight: Sight) -> None:
-    """What is not wanted is unloaded from `drained` on only, and `drained` is reached by `drain` alone."""
+    """Unwanted versions are unloaded from `drained` on only, and `drained` is reached by `drain` alone."""
     step = next_step(placement, sight)
     if step == "drain":
         assert placement is not None

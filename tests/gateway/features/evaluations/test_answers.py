@@ -1,4 +1,4 @@
-"""What an engine's whole answer says, as an evaluation looks at it."""
+"""An engine's whole answer, as an evaluation reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a baseline may be set for."""
+"""Bounds of an admin's baseline."""
 
 from __future__ import annotations
 

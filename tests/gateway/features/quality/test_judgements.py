@@ -1,4 +1,4 @@
-"""What the monitor has judged is read by every gateway at each label: in parts, and only what has changed."""
+"""The monitor's judgements are read by every gateway at each label: in parts, and only the changed ones."""
 
 from __future__ import annotations
 

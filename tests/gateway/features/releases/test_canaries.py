@@ -1,4 +1,4 @@
-"""What carrying out verdicts on canaries keeps in Redis: the last verdict, and drafts that are not yet entered."""
+"""Verdicts on canaries in Redis: the last verdict, and drafts that are not yet entered."""
 
 from __future__ import annotations
 

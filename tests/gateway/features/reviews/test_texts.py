@@ -1,4 +1,4 @@
-"""What reviewers see: texts as they were sent, within their bounds, whatever the bytes are."""
+"""The reviewers' view: texts as they were sent, within their bounds, for all bytes."""
 
 from __future__ import annotations
 

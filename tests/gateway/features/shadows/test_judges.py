@@ -1,4 +1,4 @@
-"""What a model that judges is asked, and what its words are taken for."""
+"""The prompt of a model that judges, and the meaning of its answers."""
 
 from __future__ import annotations
 
