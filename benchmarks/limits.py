@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.callers import Caller, CallerLimits
 from gateway.configuration.settings import LimitSettings
+from gateway.formats.chat import CHAT
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.limits.limits import Bound, Limits
 from gateway.limits.quotas import Quota
@@ -44,7 +45,7 @@ async def _round(limits: CallerLimits | None, with_headers: bool) -> float:
     bounds = {"returns": Bound(4096, 1000.0, 2000.0)}
     services = Limits(Redis(), "bench", bounds, Meters(), LimitSettings())
     caller = Caller("bench0000000", "bench", "caller", "", frozenset({"*"}), None, limits)
-    body = read_body("chat", BODY)
+    body = read_body(CHAT, BODY)
     record = Record(id="x", at=0.0, endpoint="chat", caller="bench", model_asked="returns", cost_usd=1e-5)
     record.prompt_tokens, record.completion_tokens = 40, 12
     for name, limit in limits.items() if limits else ():

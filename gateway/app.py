@@ -55,7 +55,8 @@ from gateway.features.reviews.feature import REVIEWS
 from gateway.features.rules import endpoints as rules
 from gateway.features.shadows.feature import SHADOWS
 from gateway.fleet_health import check_health
-from gateway.formats.fields import Endpoint
+from gateway.formats.answer_terms import Judging
+from gateway.formats.format_table import FORMATS
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.gauges import read_gauges
 from gateway.limits.admission import Admission
@@ -63,7 +64,6 @@ from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.openapi import described
-from gateway.path.answer_terms import Judging
 from gateway.path.request_path import note_refused, walk
 from gateway.server.asgi import answer_with, scope_of
 from gateway.server.cors import preflight_routes
@@ -108,8 +108,6 @@ FIRST_ADMIN_KEY_FILE = "admin-key"
 """In the data folder."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
-HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
-"""Addresses whose requests go to the request path, as they are written."""
 FEATURES: tuple[Feature[Any], ...] = (
     stateless(probes.router),
     stateless(requests.router, model_list.router, route.router),
@@ -140,15 +138,15 @@ class Gateway(FastAPI):
         self.state.not_started = ""
         self._openapi_json: bytes | None = None
         self.router.routes.append(Route("/openapi.json", self._document, methods=["GET"]))
-        for path in HOT:
+        for path in FORMATS:
             self.router.routes.append(Route(path, _not_here, methods=["POST"]))
 
     def answer(self, exchange: Exchange) -> Answers:
         """Who answers a request."""
-        endpoint = HOT.get(exchange.path.decode("latin-1")) if exchange.method == "POST" else None
-        if endpoint is None:
+        wire_format = FORMATS.get(exchange.path.decode("latin-1")) if exchange.method == "POST" else None
+        if wire_format is None:
             return self._answer_cold
-        return partial(walk, self.state.services, endpoint=endpoint)
+        return partial(walk, self.state.services, wire_format=wire_format)
 
     def identify(self, authorization: str | None) -> Caller:
         """The caller with the key in this header. Raises Problem (401) where there is none."""
@@ -191,7 +189,7 @@ class Gateway(FastAPI):
         """The document at /openapi.json."""
         if self.openapi_schema is None:
             routes = [route for router in ROUTERS for route in router.routes]
-            self.openapi_schema = described(super().openapi(), routes, HOT)
+            self.openapi_schema = described(super().openapi(), routes)
         return self.openapi_schema
 
     def _without_trace(self, send: Send) -> Send:

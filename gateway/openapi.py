@@ -17,7 +17,9 @@ from msgspec import Raw
 from gateway.access import ROLES_OF, caller_of
 from gateway.errors import ERRORS, FINAL
 from gateway.features.reported.reports import REPORTS_MAX, Report
-from gateway.formats.fields import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
+from gateway.formats.fields import BYTES_MAX, ON_REQUEST, StructuredOutputs
+from gateway.formats.format_table import FORMATS
+from gateway.formats.wire_format import WireFormat
 from gateway.server.uploads import FIELDS as FORM_FIELDS
 from gateway.server.uploads import FILES, NEEDED, SAMPLES
 from serving.adapters.adapter_folder import PROMPTS_FILE
@@ -164,8 +166,8 @@ OBJECT: Mapping[str, Any] = {"schema": {"type": "object"}}
 BYTES: Mapping[str, Any] = {"type": "string", "format": "binary"}
 
 
-def described(document: Json, routes: Iterable[object], hot: Mapping[str, Endpoint]) -> Json:
-    """FastAPI's document of these routes, with all that it can't know; `hot` are the hot endpoints by their path."""
+def described(document: Json, routes: Iterable[object]) -> Json:
+    """FastAPI's document of these routes, with all that it can't know, the wire formats too."""
     schemas: Json = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
@@ -175,8 +177,8 @@ def described(document: Json, routes: Iterable[object], hot: Mapping[str, Endpoi
             for method in route.methods or ():
                 _complete(document["paths"][route.path][method.lower()], route)
     fields = _fields(schemas)
-    for path, endpoint in hot.items():
-        document["paths"][path] = {"post": _hot(endpoint, fields, schemas)}
+    for path, wire_format in FORMATS.items():
+        document["paths"][path] = {"post": _hot(wire_format, fields, schemas)}
     key = {"type": "http", "scheme": "bearer", "bearerFormat": "sk-app-<public12>-<secret>"}
     document["components"]["securitySchemes"] = {"key": key}
     return document
@@ -273,22 +275,22 @@ def _error_answer(codes: list[str]) -> Json:
 # ---- the hot endpoints ----------------------------------------------------------------------------
 
 
-def _hot(endpoint: Endpoint, fields: Json, schemas: Json) -> Json:
-    name = "ChatCompletion" if endpoint == "chat" else "Completion"
-    schemas[f"{name}Request"] = _body_schema(endpoint, fields)
-    schemas[name] = _answer_schema(endpoint)
+def _hot(wire_format: WireFormat, fields: Json, schemas: Json) -> Json:
+    title = wire_format.title
+    name = wire_format.schema_name
+    schemas[f"{name}Request"] = _body_schema(wire_format, fields)
+    schemas[name] = wire_format.answer_schema()
     headers = {name: {"description": told, "schema": {"type": "string"}} for name, told in ANSWER_HEADERS.items()}
     content = {
         "application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}},
         "text/event-stream": {"schema": {"type": "string", "description": EVENTS}},
     }
-    what = "a chat" if endpoint == "chat" else "a prompt"
     body = {"schema": {"$ref": f"#/components/schemas/{name}Request"}}
     return {
         "tags": ["callers"],
-        "summary": "Chat completion" if endpoint == "chat" else "Completion",
-        "description": f"Answer {what}, streamed or not, by a task's adapter or a general model.",
-        "operationId": "chat_completion" if endpoint == "chat" else "completion",
+        "summary": title,
+        "description": f"{title}, streamed or not, by a task's adapter or a general model.",
+        "operationId": title.lower().replace(" ", "_"),
         "security": [{"key": []}],
         "parameters": [
             {"name": header, "in": "header", "required": False, "description": told, "schema": schema}
@@ -304,7 +306,11 @@ def _hot(endpoint: Endpoint, fields: Json, schemas: Json) -> Json:
 
 def _fields(schemas: Json) -> Json:
     """The schema of each field of a body, from the code's own table; what they refer to goes into `schemas`."""
-    types = {field.name: field.type for field in msgspec.structs.fields(Fields)}
+    types = {
+        field.encode_name: field.type
+        for wire_format in FORMATS.values()
+        for field in msgspec.structs.fields(wire_format.fields)
+    }
     types["structured_outputs"] = _without_raw() | None
     asked = (*types.values(), Report)
     found, referred = msgspec.json.schema_components(asked, ref_template="#/components/schemas/{name}")
@@ -323,36 +329,18 @@ def _without_raw() -> Any:
     return made
 
 
-def _body_schema(endpoint: Endpoint, fields: Json) -> Json:
+def _body_schema(wire_format: WireFormat, fields: Json) -> Json:
     """The body of a hot endpoint. What a task has to allow is there too; its bounds may be narrower."""
-    wanted = "messages" if endpoint == "chat" else "prompt"
-    found = {name: dict(fields.get(name, {})) for name in sorted(KNOWN[endpoint] | ON_REQUEST)}
+    required = wire_format.required
+    found = {name: dict(fields.get(name, {})) for name in sorted(wire_format.known | ON_REQUEST)}
     for name in found.keys() & BYTES_MAX.keys():
         found[name]["description"] = f"At most {BYTES_MAX[name]:,} bytes of JSON."
     for name in found.keys() & ON_REQUEST:
         found[name]["description"] = "Refused unless `parameters_allowed` of the task, or of the pool, names it."
-    if endpoint == "chat":
-        found["messages"] = fields["messages"]["anyOf"][0]
-    else:
-        found["prompt"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     null = {"type": "null"}
-    return {"type": "object", "properties": found, "required": ["model", wanted], "additionalProperties": null}
-
-
-def _answer_schema(endpoint: Endpoint) -> Json:
-    """A whole answer, as far as the gateway has read it: it is sent on as its engine gave it."""
-    said: Json = {"message": {"type": "object"}} if endpoint == "chat" else {"text": {"type": "string"}}
-    counts = {"prompt_tokens": {"type": ["integer", "null"]}, "completion_tokens": {"type": ["integer", "null"]}}
-    return {
-        "type": "object",
-        "properties": {
-            "id": {"type": ["string", "null"]},
-            "model": {"type": "string", "description": "What answered."},
-            "choices": {"type": "array", "minItems": 1, "items": {"type": "object", "properties": said}},
-            "usage": {"type": ["object", "null"], "properties": counts},
-        },
-        "required": ["choices"],
-    }
+    forms = [form for form in fields[required]["anyOf"] if form != null]
+    found[required] = forms[0] if len(forms) == 1 else {"anyOf": forms}
+    return {"type": "object", "properties": found, "required": ["model", required], "additionalProperties": null}
 
 
 # ---- what is no JSON of a fixed form ---------------------------------------------------------------
@@ -364,7 +352,7 @@ def _as_json(operation: Json) -> None:
 
 def _as_route(operation: Json) -> None:
     """The body is that of a hot endpoint: with messages or with a prompt."""
-    bodies = [{"$ref": f"#/components/schemas/{name}Request"} for name in ("ChatCompletion", "Completion")]
+    bodies = [{"$ref": f"#/components/schemas/{each.schema_name}Request"} for each in FORMATS.values()]
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": {"anyOf": bodies}}}}
     operation["responses"]["200"]["content"] = {"application/json": OBJECT}
 

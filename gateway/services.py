@@ -18,13 +18,13 @@ from gateway.access_log import AccessLog
 from gateway.callers import Caller
 from gateway.configuration.settings import Settings
 from gateway.deployment import Deployment, Prices
+from gateway.formats.answer_terms import Judging
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.formats.request_body import RequestBody
 from gateway.limits.admission import Admission
 from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
-from gateway.path.answer_terms import Judging
 from gateway.server.uploads import Uploads
 from gateway.state.durability import Durability
 from gateway.state.fitted import FittedStore

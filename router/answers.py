@@ -21,6 +21,7 @@ class ReceivedCall:
 
     name: str
     arguments: str | None
+    id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ EngineKind = Literal["vllm", "openai"]
 FormName = Literal["json_schema", "choices", "regex"]
 """Forms of an answer, as contracts name them."""
 FORM_NAMES: tuple[FormName, ...] = get_args(FormName)
+SchemaFields = Callable[[Any], Mapping[str, Any]]
+"""The fields of a wire format that ask for an answer by a JSON schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class EngineTraits:
     """Fields of OpenAI's API that it does not know, and does not get."""
     stream_options: frozenset[str]
     """Options of a stream that it knows beside `include_usage`."""
-    answer_form: Callable[[FormName, Any, bool], Mapping[str, Any]]
-    """The fields that ask for a form, from its name, its value, and whether it is a chat; empty where none can."""
+    answer_form: Callable[[FormName, Any, SchemaFields], Mapping[str, Any]]
+    """The fields that ask for a form, from its name, its value, and the wire format; empty where none can."""
     keeps_forms: bool
     """Whether its answers keep each of the forms; where not, no contract's form is asked of a fallback."""
     health_interval_seconds: float | None = None
@@ -68,14 +70,12 @@ class EngineTraits:
 VLLM_FORMS: Mapping[FormName, str] = MappingProxyType({"json_schema": "json", "choices": "choice", "regex": "regex"})
 
 
-def _vllm_form(name: FormName, value: Any, chat: bool) -> Mapping[str, Any]:
+def _vllm_form(name: FormName, value: Any, schema_fields: SchemaFields) -> Mapping[str, Any]:
     return {"structured_outputs": {VLLM_FORMS[name]: value}}
 
 
-def _openai_form(name: FormName, value: Any, chat: bool) -> Mapping[str, Any]:
-    if name != "json_schema" or not chat:
-        return {}
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": value}}}
+def _openai_form(name: FormName, value: Any, schema_fields: SchemaFields) -> Mapping[str, Any]:
+    return schema_fields(value) if name == "json_schema" else {}
 
 
 ENGINE_TRAITS: Mapping[EngineKind, EngineTraits] = MappingProxyType(

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import Problem
-from gateway.formats.fields import BYTES_MAX, FIELD_BYTES_MAX, KNOWN, ON_REQUEST, UNBOUNDED
+from gateway.formats.fields import BYTES_MAX, FIELD_BYTES_MAX, ON_REQUEST, UNBOUNDED
+from gateway.formats.format_table import FORMATS
 
 FIELDS_MAX = 256
 """Top-level fields of one body."""
@@ -19,8 +20,10 @@ STRINGS_INSIDE_MAX = 131_072
 """Strings in the messages or prompts of a long body, names included."""
 STRINGS_MAX = 262_144
 """Strings of a long body in all, names included."""
-ALL_KNOWN = KNOWN["chat"] | KNOWN["completions"] | ON_REQUEST
-MANY_STRINGS = UNBOUNDED | {"tools", "logit_bias", "bad_words", "response_format", "structured_outputs"}
+ALL_KNOWN = ON_REQUEST.union(*(each.known for each in FORMATS.values()))
+REQUIRED = frozenset(each.required for each in FORMATS.values())
+"""Fields that hold the conversation, or the prompts."""
+MANY_STRINGS = UNBOUNDED | REQUIRED | {"tools", "logit_bias", "bad_words", "response_format", "structured_outputs"}
 """Fields that may hold many strings and have a bound of their own, or that of the body."""
 MANY_RAW = msgspec.json.Decoder(
     msgspec.defstruct("ManyRaw", [(name, Raw, Raw()) for name in sorted(MANY_STRINGS)], module=__name__)
@@ -43,7 +46,7 @@ def check_strings(body: bytes) -> None:
     known = MANY_RAW.decode(body)
     for name in MANY_STRINGS:
         inside = _strings(bytes(getattr(known, name)))
-        if inside > STRINGS_INSIDE_MAX and name in ("messages", "prompt"):
+        if inside > STRINGS_INSIDE_MAX and name in REQUIRED:
             raise Problem("invalid_value", f"{name} has at most {STRINGS_INSIDE_MAX:,} strings, names included.", name)
         outside -= inside
     if outside > STRINGS_OUTSIDE_MAX:
@@ -61,7 +64,7 @@ def check_fields(fields: dict[str, Raw], size: int) -> None:
             raise Problem("invalid_value", f"{name} is at most {most:,} bytes of JSON.", name)
 
 
-BOUNDED = (ALL_KNOWN - UNBOUNDED) | BYTES_MAX.keys()
+BOUNDED = (ALL_KNOWN - UNBOUNDED - REQUIRED) | BYTES_MAX.keys()
 FIELD_BYTES_MIN = min(FIELD_BYTES_MAX, *BYTES_MAX.values())
 """No field of a shorter body is too long."""
 

@@ -11,8 +11,6 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from serving.engine_traits import ENGINE_TRAITS
 
-Endpoint = Literal["chat", "completions"]
-
 KEPT_HERE = frozenset({"metadata", "store", "prompt_cache_key", "safety_identifier", "service_tier", "user"})
 """Fields that the gateway takes and no engine gets."""
 HINTS = ENGINE_TRAITS["vllm"].fields_unknown
@@ -74,20 +72,10 @@ SAMPLING = OPENAI_SAMPLING | {
     "skip_special_tokens",
 }
 _MODEL_AND_FORM = frozenset({"model", "stream", "stream_options", "logprobs", "response_format", "structured_outputs"})
-ON_BOTH = SAMPLING | KEPT_HERE | HINTS | _MODEL_AND_FORM
-OF_CHAT = frozenset({"messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"})
-OF_COMPLETIONS = frozenset({"prompt", "suffix", "best_of"})
-KNOWN: Mapping[Endpoint, frozenset[str]] = MappingProxyType(
-    {"chat": ON_BOTH | OF_CHAT, "completions": ON_BOTH | OF_COMPLETIONS}
-)
-_OPENAI_BOTH = OPENAI_SAMPLING | {"model", "stream", "stream_options", "logprobs"}
-OPENAI: Mapping[Endpoint, frozenset[str]] = MappingProxyType(
-    {
-        "chat": _OPENAI_BOTH | OF_CHAT | HINTS | {"max_completion_tokens", "response_format"},
-        "completions": _OPENAI_BOTH | OF_COMPLETIONS | {"echo"},
-    }
-)
-"""What an engine gets of which nothing is known but that it speaks OpenAI's API."""
+KNOWN_ANYWHERE = SAMPLING | KEPT_HERE | HINTS | _MODEL_AND_FORM
+"""Fields of all formats."""
+OPENAI_ANYWHERE = OPENAI_SAMPLING | {"model", "stream", "stream_options", "logprobs"}
+"""Fields of all formats in OpenAI's own API."""
 GOES_ON = KEPT_HERE | {
     "model",
     "messages",
@@ -176,10 +164,8 @@ BYTES_MAX: Mapping[str, int] = MappingProxyType(
 )
 """The longest JSON of a field, in bytes."""
 FIELD_BYTES_MAX = 16_384
-"""The longest JSON of any other field, in bytes; UNBOUNDED have no bound but that of the body."""
-UNBOUNDED = frozenset(
-    {"messages", "prompt", "suffix", "chat_template", "documents", "mm_processor_kwargs", "vllm_xargs"}
-)
+"""The longest JSON of any other field, in bytes. UNBOUNDED and the field that a format requires have none."""
+UNBOUNDED = frozenset({"suffix", "chat_template", "documents", "mm_processor_kwargs", "vllm_xargs"})
 
 NULL = Raw(b"null")
 TOKEN_ID_MAX = (1 << 31) - 1
@@ -325,7 +311,7 @@ class Fields(msgspec.Struct):
     metadata: Annotated[dict[str, Any], Meta(max_length=64)] | None = None
 
 
-WHOLE = frozenset(
+WHOLE_NUMBERS = frozenset(
     {
         *("max_tokens", "max_completion_tokens", "min_tokens", "n", "best_of", "top_k", "seed", "stop_token_ids"),
         *("prompt_logprobs", "logprobs", "top_logprobs", "allowed_token_ids", "logprob_token_ids"),

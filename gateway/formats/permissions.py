@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,16 +12,15 @@ from msgspec import UNSET, Raw
 from gateway.errors import Problem
 from gateway.formats.fields import (
     GATEWAY_ALONE,
-    NEUTRAL,
     NEVER_INSIDE,
     NEVER_WITH_ADAPTERS,
     NULL,
     ON_REQUEST,
     ROLES,
-    Endpoint,
     Fields,
     Message,
 )
+from gateway.formats.wire_format import WireFormat
 from router.policy import TaskPolicy
 
 UNSHOWN = re.compile(r"[^A-Za-z0-9_.-]")
@@ -32,19 +31,18 @@ NO_UUID = (UNSET, NULL)
 KILLS = "The logprobs of a prompt end a vLLM engine that has adapters loaded."
 
 
-def is_neutral(endpoint: Endpoint, name: str, raw: Raw) -> bool:
+def is_neutral(wire_format: WireFormat, name: str, raw: Raw) -> bool:
     """Whether a field's value asks for what happens anyway. All values that do are short."""
     if memoryview(raw).nbytes > NEUTRAL_BYTES_MAX:
         return False
     value: Any = msgspec.json.decode(raw)
-    if name == "add_special_tokens":
-        return value is (endpoint == "completions")
     is_flag = isinstance(value, bool)
-    return value is None or any(is_flag is isinstance(one, bool) and value == one for one in NEUTRAL.get(name, ()))
+    neutral = wire_format.neutral.get(name, ())
+    return value is None or any(is_flag is isinstance(each, bool) and value == each for each in neutral)
 
 
 def refusal_of(
-    endpoint: Endpoint, name: str, fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy
+    wire_format: WireFormat, name: str, fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy
 ) -> Problem | None:
     """Why a field may not be sent, though it is of a right type; None where it may."""
     shown = name[:NAME_CHARACTERS_MAX]
@@ -54,7 +52,7 @@ def refusal_of(
         return Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
     if name not in limits.parameters_allowed:
         return Problem("parameter_not_allowed", f"{named(limits)} does not allow {shown!r}.", shown)
-    if limits.adapters and _kills(endpoint, name, read):
+    if limits.adapters and _kills(wire_format, name, read):
         return Problem("parameter_not_allowed", f"{named(limits)} never allows this. {KILLS}", shown)
     never = NEVER_INSIDE.get(name)
     for key in sorted(never & _keys(fields[name])) if never else ():
@@ -62,17 +60,17 @@ def refusal_of(
     return None
 
 
-def _kills(endpoint: Endpoint, name: str, read: Fields) -> bool:
-    """Whether vLLM would compute the logprobs of the prompt. In a chat, `echo` alone makes it do so."""
+def _kills(wire_format: WireFormat, name: str, read: Fields) -> bool:
+    """Whether vLLM would compute the logprobs of the prompt."""
     if name == "echo":
-        return endpoint == "chat" or (read.logprobs is not None and read.logprobs is not False)
+        return wire_format.asks_for_prompt_logprobs(read)
     return name in NEVER_WITH_ADAPTERS
 
 
-def check_messages(messages: list[Message] | None, limits: TaskPolicy) -> None:
+def check_messages(messages: Sequence[Message], limits: TaskPolicy) -> None:
     """See that roles and parts of messages are allowed. Raises Problem (400)."""
     allowed = limits.parameters_allowed
-    for number, message in enumerate(messages or ()):
+    for number, message in enumerate(messages):
         if message.role not in ROLES and "roles" not in allowed:
             text = f"{named(limits)} does not allow the role {message.role!r}."
             raise Problem("parameter_not_allowed", text, f"messages[{number}].role")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from gateway.formats.fields import Endpoint
 from gateway.formats.request_body import RequestBody, read_body
+from gateway.formats.wire_format import WireFormat
 
 BODIES_MAX = 1000
 """A rule is tried on no more requests than that."""
@@ -20,13 +20,13 @@ class RecentBodies:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._bodies: OrderedDict[str, tuple[Endpoint, bytes]] = OrderedDict()
+        self._bodies: OrderedDict[str, tuple[WireFormat, bytes]] = OrderedDict()
 
     def keep(self, request_id: str, body: RequestBody) -> None:
         """Keep a body; the oldest go as it needs room. One that is longer than all the room is not kept."""
         if len(body.raw) > self._bytes_max:
             return
-        self._bodies[request_id] = body.endpoint, body.raw
+        self._bodies[request_id] = body.wire_format, body.raw
         self._bytes += len(body.raw)
         self._make_room()
 

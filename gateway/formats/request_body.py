@@ -14,26 +14,20 @@ from gateway.formats.bounds import LONG_BODY_BYTES, check_fields, check_strings
 from gateway.formats.fields import (
     GOES_ON,
     KEPT_HERE,
-    KNOWN,
     NULL,
-    OPENAI,
     SHAPES_THE_ANSWER,
-    WHOLE,
-    Endpoint,
     Fields,
     StreamOptions,
 )
-from gateway.formats.permissions import check_messages, has_media, is_neutral, refusal_of, shown_name
-from gateway.formats.selectors import SYSTEM_ROLES, of_messages, of_text, text_of
+from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shown_name
 from gateway.formats.structured_outputs import check_forms
+from gateway.formats.wire_format import WireFormat
 from router.checks import get_selector
 from router.decision import Choice, RoutingRequest
 from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
 from serving.engine_traits import ENGINE_TRAITS, EngineKind
 
-FIELDS = msgspec.json.Decoder(Fields)
 RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
-MESSAGES = msgspec.json.Decoder(list[Raw])
 KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {
     kind: KEPT_HERE | traits.fields_unknown for kind, traits in ENGINE_TRAITS.items()
 }
@@ -50,8 +44,8 @@ NAMED_FIELD = re.compile(r"(?P<what>missing required|unknown) field `(?P<field>[
 class RequestBody:
     """A body that has been read and found valid. `fields` holds each top-level field's JSON as it came."""
 
-    def __init__(self, endpoint: Endpoint, fields: dict[str, Raw], read: Fields) -> None:
-        self.endpoint = endpoint
+    def __init__(self, wire_format: WireFormat, fields: dict[str, Raw], read: Fields) -> None:
+        self.wire_format = wire_format
         self.read = read
         self.stream = bool(read.stream)
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
@@ -73,10 +67,14 @@ class RequestBody:
         return sum(memoryview(raw).nbytes for raw in self._fields.values())
 
     @property
+    def answer_tokens(self) -> int | None:
+        """Most tokens of one alternative; None where the caller does not bound them."""
+        return self.wire_format.answer_tokens(self.read)
+
+    @property
     def choices(self) -> int:
         """How many alternatives are asked for: each has an end of its own."""
-        prompts = len(self.read.prompt) if isinstance(self.read.prompt, list) else 1
-        return (self.read.n or 1) * prompts
+        return self.wire_format.alternatives(self.read)
 
     def session(self, header: str | None) -> str | None:
         """The conversation that this request belongs to, or None where the caller names none."""
@@ -89,18 +87,11 @@ class RequestBody:
 
     def text(self) -> str:
         """All that the caller and the conversation say, as rules read it."""
-        if self.endpoint == "completions":
-            prompt = self.read.prompt
-            return prompt if isinstance(prompt, str) else " ".join(prompt or [])
-        return "\n".join(text_of(message) for message in self.read.messages or [])
+        return self.wire_format.text(self.read)
 
     def selected(self, selector: str) -> str:
         """What a task's selector takes of the conversation, as the fitted models read it."""
-        if self.endpoint == "completions":
-            prompt = self.read.prompt
-            text = prompt if isinstance(prompt, str) else "\n".join(prompt or [])
-            return of_text(selector, text)
-        return of_messages(selector, self.read.messages or [])
+        return self.wire_format.selected(self.read, selector)
 
     def fit(
         self, choice: Choice, defaults: TaskPolicy, cache_salt: str | None, unknown: UnknownFields | None = None
@@ -125,10 +116,10 @@ class RequestBody:
         """
         limits = task or defaults
         unknown = unknown or limits.unknown_fields
-        extras = self._fields.keys() - KNOWN[self.endpoint]
+        extras = self._fields.keys() - self.wire_format.known
         if extras:
             self._settle(extras, limits, unknown)
-        check_messages(self.read.messages, limits)
+        check_messages(self.wire_format.messages(self.read), limits)
         self._check_counts(limits)
         if self.read.stream_options is not None:
             self._settle_stream_options(unknown)
@@ -144,9 +135,9 @@ class RequestBody:
         Raises Problem (400) for the others that may not be sent.
         """
         for name in sorted(names):
-            neutral = is_neutral(self.endpoint, name, self._fields[name])
+            neutral = is_neutral(self.wire_format, name, self._fields[name])
             if not neutral:
-                refused = refusal_of(self.endpoint, name, self._fields, self.read, limits)
+                refused = refusal_of(self.wire_format, name, self._fields, self.read, limits)
                 if refused is None:
                     continue
                 if unknown == "refuse":
@@ -173,21 +164,21 @@ class RequestBody:
 
     def _check_counts(self, limits: TaskPolicy) -> None:
         read, tokens_max = self.read, limits.max_tokens_max
-        if max(read.max_tokens or 0, read.max_completion_tokens or 0, read.min_tokens or 0) > tokens_max:
+        if max(read.max_tokens or 0, self.answer_tokens or 0, read.min_tokens or 0) > tokens_max:
             self._clamp(limits)
-        if read.min_tokens and read.min_tokens > (read.max_completion_tokens or read.max_tokens or tokens_max):
+        if read.min_tokens and read.min_tokens > (self.answer_tokens or tokens_max):
             raise Problem("invalid_value", f"min_tokens is at most max_tokens, and at most {tokens_max}.", "min_tokens")
         if max(read.n or 1, read.best_of or 1) > limits.n_max:
             name = "n" if (read.n or 1) > limits.n_max else "best_of"
             raise Problem("invalid_value", f"{name} is at most {limits.n_max}.", name)
         if self.choices > limits.n_max:
             text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
-            raise Problem("invalid_value", text, "prompt")
+            raise Problem("invalid_value", text, self.wire_format.required)
 
     def _clamp(self, limits: TaskPolicy) -> None:
         """Put the bound in the place of greater numbers of tokens. Raises Problem (400) where they are refused."""
         most = limits.max_tokens_max
-        for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        for name in self.wire_format.token_limits:
             if (getattr(self.read, name) or 0) <= most:
                 continue
             if limits.max_tokens_over == "refuse":
@@ -200,7 +191,7 @@ class RequestBody:
         """The fields whose values the caller asked for, and that an engine of this kind does not know."""
         traits = ENGINE_TRAITS[engine]
         if traits.own_fields is not None:
-            names = self._fields.keys() - OPENAI[self.endpoint] - traits.own_fields - KEPT_HERE
+            names = self._fields.keys() - self.wire_format.openai - traits.own_fields - KEPT_HERE
         elif traits.fields_unknown.isdisjoint(self._fields):
             return []
         else:
@@ -221,7 +212,7 @@ class RequestBody:
         """Whether the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
         if name == "structured_outputs" and self._schema() is not None:
             return False
-        return not is_neutral(self.endpoint, name, self._fields[name])
+        return not is_neutral(self.wire_format, name, self._fields[name])
 
     def _stream_options(self, engine: EngineKind) -> dict[str, bool]:
         """What is asked of a stream. The usage is always wanted, for the record."""
@@ -242,10 +233,10 @@ class RequestBody:
 
     def _schema(self) -> Raw | None:
         """The JSON schema in `structured_outputs`, where there is one and it can be said as a response format."""
-        form = self.read.structured_outputs
-        if form is None or self.endpoint != "chat" or self.read.response_format is not None:
+        outputs = self.read.structured_outputs
+        if outputs is None or not self.wire_format.json_schema({}) or self.read.response_format is not None:
             return None
-        raw = bytes(form.json)
+        raw = bytes(outputs.json)
         if raw[:1] == b'"':
             raw = msgspec.json.decode(raw, type=str).encode()
         return Raw(raw) if raw[:1] == b"{" else None
@@ -254,7 +245,7 @@ class RequestBody:
         """The same request, asking for its answer at once instead of streamed."""
         fields = {name: raw for name, raw in self._fields.items() if name not in ("stream", "stream_options")}
         read = msgspec.structs.replace(self.read, stream=None, stream_options=None)
-        body = RequestBody(self.endpoint, fields, read)
+        body = RequestBody(self.wire_format, fields, read)
         body.cache_salt = self.cache_salt
         body.dropped = self.dropped
         body.fragile = self.fragile
@@ -262,10 +253,9 @@ class RequestBody:
 
     def may_go_on(self) -> bool:
         """Whether another engine may go on with a part of its streamed answer: one text, without a form or tools."""
-        messages = self.read.messages
-        if not messages or messages[-1].role != "user" or self.choices != 1 or not self._fields.keys() <= GOES_ON:
+        if self.choices != 1 or self.counts_always or not self._fields.keys() <= GOES_ON:
             return False
-        return not self.counts_always and not any(has_media(message) for message in messages)
+        return self.wire_format.may_go_on(self.read)
 
     def logprobs_wanted(self) -> bool | int | None:
         """What asks an engine for the logprobs of the answer's tokens alone; None where that can't be asked for.
@@ -274,15 +264,12 @@ class RequestBody:
         """
         if self.asks_for_logprobs or self.read.top_logprobs or self.read.echo:
             return None
-        return True if self.endpoint == "chat" else 0
+        return self.wire_format.logprobs_alone
 
     @property
     def asks_for_logprobs(self) -> bool:
         """Whether the caller itself asks for the logprobs of the answer's tokens."""
-        wanted = self.read.logprobs
-        if self.endpoint == "chat":
-            return bool(wanted)
-        return wanted is not None and wanted is not False and not self.read.echo
+        return self.wire_format.asks_for_logprobs(self.read)
 
     def tools(self) -> Raw | None:
         """The tools that the answer may call, as JSON; None where there are none."""
@@ -301,18 +288,19 @@ class RequestBody:
         kept = KEPT_FROM[choice.pool.engine]
         fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in kept}
         fields["model"] = choice.engine_model
-        if self.stream:
+        if self.stream and "stream_options" in self.wire_format.known:
             fields["stream_options"] = self._stream_options(choice.pool.engine)
         if choice.system is not None:
-            self._add_system(fields, choice.system, after=True)
+            self.wire_format.add_system(fields, self.read, choice.system, after=True)
         if choice.version is not None:
             self._add_sampling(fields, choice.version.sampling)
         elif choice.general_prompt_of is not None:
             general_prompt = choice.general_prompt_of.general_prompt
             self._add_sampling(fields, general_prompt.sampling)
-            if general_prompt.response_format and not self.shapes_its_answer():
+            takes_form = "response_format" in self.wire_format.known and not self.shapes_its_answer()
+            if general_prompt.response_format and takes_form:
                 fields["response_format"] = general_prompt.response_format
-            self._add_system(fields, general_prompt.system)
+            self.wire_format.add_system(fields, self.read, general_prompt.system, after=False)
         if added:
             fields.update(added)
         own_fields = ENGINE_TRAITS[choice.pool.engine].own_fields
@@ -330,46 +318,24 @@ class RequestBody:
                 raise Problem("no_replica", f"{text} Try again later, or leave it out.", name)
         schema = self._schema()
         if schema is not None:
-            fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-        openai = OPENAI[self.endpoint]
+            fields |= self.wire_format.json_schema(schema)
+        openai = self.wire_format.openai
         return {name: value for name, value in fields.items() if name in openai or name in own_fields}
 
     def _add_sampling(self, fields: dict[str, Any], sampling: Mapping[str, Any]) -> None:
         for name, value in sampling.items():
-            if name == "max_tokens" and self.read.max_completion_tokens is not None:
+            if name == "max_tokens":
+                if self.answer_tokens is None:
+                    fields[self.wire_format.token_limits[0]] = value
+            elif name == "chat_template_kwargs" and not self.wire_format.has_template:
                 continue
-            if name == "chat_template_kwargs" and self.endpoint != "chat":
-                continue
-            if getattr(self.read, name, None) is None:
+            elif getattr(self.read, name, None) is None:
                 fields[name] = value
 
     def shapes_its_answer(self) -> bool:
         """Whether the caller says itself what form the answer has: the general prompt's form then stays out."""
         named = self._fields.keys() & {"structured_outputs", "tools"}
         return bool(named) or self.read.response_format is not None
-
-    def _add_system(self, fields: dict[str, Any], system: str, after: bool = False) -> None:
-        """Add to the system's message: before what the caller says there, or after it."""
-        if self.endpoint == "completions":
-            prompts = fields["prompt"] if isinstance(fields["prompt"], str | list) else self.read.prompt
-            if isinstance(prompts, str):
-                fields["prompt"] = f"{system}\n\n{prompts}"
-            else:
-                fields["prompt"] = [f"{system}\n\n{text}" for text in prompts or []]
-            return
-        given = fields["messages"]
-        messages: list[Any] = list(given) if isinstance(given, list) else list(MESSAGES.decode(given))
-        first = (self.read.messages or [])[0]
-        if isinstance(messages[0], dict):  # there is one that was added already
-            said = messages[0]["content"]
-        elif first.role in SYSTEM_ROLES:
-            said = text_of(first)
-        else:
-            messages.insert(0, {"role": "system", "content": system})
-            fields["messages"] = messages
-            return
-        messages[0] = {"role": "system", "content": f"{said}\n\n{system}" if after else f"{system}\n\n{said}"}
-        fields["messages"] = messages
 
 
 class Selections(dict[str, str]):
@@ -384,7 +350,7 @@ class Selections(dict[str, str]):
         return found
 
 
-def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
+def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
     """Read a body. Raises Problem (400) that names what is wrong with it and where."""
     try:
         body.decode()  # msgspec does not look into what it skips
@@ -394,38 +360,39 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
         fields = RAW_FIELDS.decode(body)
         check_fields(fields, len(body))
         # Of a long body each field is read once: a field sent twice could hold anything in its first value.
-        read = _read(msgspec.json.encode(fields) if is_long else body, fields)
+        read = _read(wire_format, msgspec.json.encode(fields) if is_long else body, fields)
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem("invalid_json", f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise Problem("invalid_json", "The body is nested too deeply.") from error
-    wanted = "messages" if endpoint == "chat" else "prompt"
-    if getattr(read, wanted) is None:
-        raise Problem("missing_field", f"The field {wanted!r} is required.", wanted)
+    if getattr(read, wire_format.required) is None:
+        raise Problem("missing_field", f"The field {wire_format.required!r} is required.", wire_format.required)
     if NULL in fields.values():
         fields = {name: raw for name, raw in fields.items() if raw != NULL}
     if read.logprobs is False:
         fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
-    found = RequestBody(endpoint, fields, read)
+    found = RequestBody(wire_format, fields, read)
     found.raw = body
     return found
 
 
-def _read(body: bytes, fields: dict[str, Raw]) -> Fields:
+def _read(wire_format: WireFormat, body: bytes, fields: dict[str, Raw]) -> Fields:
     """The fields' values. A whole number may have the form 4.0: then it is changed in `fields` too.
 
     Raises msgspec.ValidationError.
     """
     try:
-        return FIELDS.decode(body)
+        return wire_format.decoder.decode(body)
     except msgspec.ValidationError:
-        changed = {name: _whole(msgspec.json.decode(raw)) for name, raw in fields.items() if name in WHOLE}
+        changed = {
+            name: _whole(msgspec.json.decode(raw)) for name, raw in fields.items() if name in wire_format.whole_numbers
+        }
         if not changed:
             raise
         fields |= {name: Raw(msgspec.json.encode(value)) for name, value in changed.items()}
-        return FIELDS.decode(msgspec.json.encode(fields))
+        return wire_format.decoder.decode(msgspec.json.encode(fields))
 
 
 def _whole(value: Any) -> Any:

@@ -375,8 +375,3 @@ def _with_field(payload: bytes, name: str, value: Any) -> bytes:
     fields = payload.replace(b"\n", b" ").rstrip()[:-1].rstrip()
     comma = b"" if fields.endswith(b"{") else b","
     return b"data: " + fields + comma + msgspec.json.encode({name: value})[1:] + b"\n\n"
-
-
-def error_event(error: dict[str, Any]) -> bytes:
-    """The event that ends a stream which broke after it had begun. No [DONE] follows it."""
-    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"

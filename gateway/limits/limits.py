@@ -80,9 +80,9 @@ class Bound:
 
     def tokens(self, body: RequestBody, size: int) -> tuple[int, int]:
         """Tokens of a prompt of `size` bytes, and of the answers that may follow."""
-        asked = body.read.max_completion_tokens or body.read.max_tokens or self.completion_tokens
-        asked = min(asked, self.completion_tokens)  # more is refused, or the bound takes its place
-        return size // BYTES_PER_TOKEN + 1, asked * body.choices
+        tokens = body.answer_tokens or self.completion_tokens
+        tokens = min(tokens, self.completion_tokens)  # more is refused, or the bound takes its place
+        return size // BYTES_PER_TOKEN + 1, tokens * body.choices
 
     def nanos(self, prompt_tokens: int, completion_tokens: int) -> int:
         """The cost of so many tokens, rounded up."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType, TracebackType
+from collections.abc import Iterator
+from types import TracebackType
 from typing import Self
 
-import msgspec
-
-from gateway.formats.fields import Endpoint
+from gateway.formats.answer_reading import Reading
+from gateway.formats.answer_terms import Demands
 from gateway.formats.request_body import RequestBody
-from gateway.formats.server_sent_events import BOM, WHOLE, EventSplitter, Progress, see_that_it_is_text
-from gateway.path.answer_reading import Reading
-from gateway.path.answer_terms import Demands
+from gateway.formats.server_sent_events import BOM, EventSplitter, Progress
+from gateway.formats.wire_format import WireFormat
 from gateway.path.partial_answer import Begun, head_of
 from gateway.server.wire import Deadline
 from gateway.services import Services
@@ -26,7 +24,6 @@ from serving.errors import EngineError, Failed, Late, Oversize, Silent, Truncate
 from serving.health import engine_headers
 from serving.replica import Lease
 
-PATHS: Mapping[Endpoint, str] = MappingProxyType({"chat": "/chat/completions", "completions": "/completions"})
 DRAIN_SECONDS_MAX = 1.0
 READ_AT_ONCE_BYTES_MAX = 1 << 17
 """A whole answer that is judged and longer than this is read in steps: many tokens' logprobs take milliseconds."""
@@ -43,6 +40,7 @@ class Answer:
 
     def __init__(
         self,
+        wire_format: WireFormat,
         choice: Choice,
         lease: Lease,
         begun: Begun | None = None,
@@ -51,6 +49,7 @@ class Answer:
         scores: Scores = NO_SCORES,
         failures: tuple[Failure, ...] = (),
     ) -> None:
+        self.wire_format = wire_format
         self.choice = choice
         self.lease = lease
         self.begun = begun
@@ -58,7 +57,7 @@ class Answer:
         self.reading = reading
         self.scores = scores
         self.failures = failures
-        self.progress = Progress()
+        self.progress = wire_format.progress()
         self.held: list[bytes] = list(begun.held) if begun else []
         self.body = b""
         self.kept: list[bytes] | None = None
@@ -111,12 +110,12 @@ class Answer:
         self.fragile = body.fragile
         self._event_bytes_max = limits.event_bytes_max
         self._splitter = EventSplitter(limits.event_bytes_max)
-        url, path = self.lease.replica.config.base_url, PATHS[body.endpoint]
+        url, path = self.lease.replica.config.base_url, self.wire_format.engine_path
         if not body.stream:
             self._engine = await services.engines.post(
                 url, path, sent, headers, limits.answer_timeout_seconds, fresh=body.fragile
             )
-            await self._take_whole(await self._engine.read(), body.endpoint)
+            await self._take_whole(await self._engine.read())
             return
         if services.fleet.continues and body.may_go_on():
             self.progress.said = []
@@ -316,25 +315,12 @@ class Answer:
         except (EngineError, TimeoutError):
             return
 
-    async def _take_whole(self, body: bytes, endpoint: Endpoint) -> None:
+    async def _take_whole(self, body: bytes) -> None:
         body = body.removeprefix(BOM)
-        try:
-            see_that_it_is_text(body)
-            read = WHOLE.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Failed("the engine's answer is not JSON of the expected form") from error
-        choices = read.choices or []
-        if read.error is not None or not choices:
-            raise Failed("the engine answered with an error inside a 200", body=body)
-        says = [choice.message is not None if endpoint == "chat" else choice.text is not None for choice in choices]
-        if not all(says) or len(choices) < self._choices:
-            raise Failed("the engine's answer has fewer alternatives than were asked for, or one that says nothing")
+        self.wire_format.note_whole(body, self._choices, self.progress)
         if self.reading is None:
             self.body = body
         elif len(body) <= READ_AT_ONCE_BYTES_MAX:
             self.body = self.reading.take_whole(body)
         else:
             self.body = await self.reading.take_long(body)
-        self.progress.answer_id = read.id
-        self.progress.usage = read.counted()
-        self.progress.finish_reason = choices[0].finish_reason or None

@@ -37,7 +37,7 @@ def _judge(
     assert answer.reading is not None
     answered = answer.reading.answered(whole, answer.mixed)
     offered = None
-    if "refusal" in terms.checks and body.endpoint == "chat":
+    if "refusal" in terms.checks and body.wire_format.has_tools:
         called = frozenset(call.name for one in answered.alternatives for call in one.calls)
         if called or body.read.tool_choice not in (None, "auto", "none"):
             offered = services.judging.offered(body, called)

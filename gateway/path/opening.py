@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
+from gateway.formats.answer_terms import is_foreign
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_now
-from gateway.path.answer_reading import Reading
-from gateway.path.answer_terms import is_foreign
 from gateway.path.ledger import Ledger
 from gateway.path.partial_answer import Begun
 from gateway.path.problems import given_up, not_sent
@@ -98,9 +97,9 @@ async def attempt(
     replica = services.fleet.replicas[choice.replica.name]
     reading = begun.reading if begun is not None else None
     if demands is not None and demands.terms.checks and reading is None:
-        reading = Reading(demands.strips, body.choices)
+        reading = body.wire_format.reading(demands.strips, body.choices)
     lease = replica.lease(began_at, choice.engine_model)
-    answer = Answer(choice, lease, begun, demands, reading, scores, failures)
+    answer = Answer(body.wire_format, choice, lease, begun, demands, reading, scores, failures)
     ledger.leave = services.fallback_caps.went(choice, ledger.leave, body, ledger.record)
     try:
         await answer.begin(services, body, sent, headers, policy.limits)

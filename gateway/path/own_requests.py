@@ -38,7 +38,8 @@ async def ask_beside(
     ledger = Ledger(record, now, None)
     ledger.chosen(choice, services.get_fingerprint(choice))
     headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
-    answer = Answer(choice, services.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False))
+    lease = services.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False)
+    answer = Answer(body.wire_format, choice, lease)
     fault: str | None = None
     with answer:
         try:

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.formats.answer_reading import Reading
 from gateway.formats.fields import GOES_ON
-from gateway.formats.request_body import MESSAGES, RequestBody
+from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import Progress, Usage, payload_of
-from gateway.path.answer_reading import Reading
 from router.decision import Choice
 
 HEAD = ("id", "model", "created")
@@ -48,10 +48,7 @@ class Begun:
         fields = body.fields_for(choice, added)
         if not fields.keys() - (added or {}).keys() <= GOES_ON or not (added or {}).keys() <= LOGPROBS:
             return None  # the version's or the general prompt's own wishes are told too, and some can't be met half-way
-        messages = fields["messages"]
-        messages = MESSAGES.decode(messages) if isinstance(messages, Raw) else messages
-        fields["messages"] = [*messages, {"role": "assistant", "content": self.text}]
-        fields["continue_final_message"], fields["add_generation_prompt"] = True, False
+        body.wire_format.go_on(fields, self.text)
         for name, least in (("max_tokens", 1), ("max_completion_tokens", 1), ("min_tokens", 0)):
             value = _number(fields.get(name))
             if value is not None:

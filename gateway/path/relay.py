@@ -11,11 +11,10 @@ import hashlib
 import time
 from typing import Any
 
-import msgspec
-
 from gateway.errors import Problem
+from gateway.formats.format_table import get_format
 from gateway.formats.request_body import RequestBody
-from gateway.formats.server_sent_events import DONE, error_event, usage_event, with_fingerprint, with_last_field
+from gateway.formats.server_sent_events import usage_event, with_fingerprint, with_last_field
 from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_sent
 from gateway.path.continuation import go_on
@@ -88,7 +87,7 @@ async def _relay_stream(
         progress = answer.total()
         ledger.learned(progress, services.prices, answer.share(time.monotonic()), services.digest_secret)
         ledger.record.answer_digest = digest.hexdigest()
-    await exchange.end(_ending(body, answer, ledger.record, last) + DONE)
+    await exchange.end(_ending(body, answer, ledger.record, last) + body.wire_format.last_event)
     await answer.drain()
 
 
@@ -148,23 +147,13 @@ def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> b
     progress = answer.total()
     comment = b": skipped_events=%d\n\n" % progress.skipped if progress.skipped else b""
     if body.wants_usage and (progress.usage_payload or progress.skipped):
-        payload = progress.usage_payload or _event_without_choice(body, answer, record)
+        payload = progress.usage_payload or body.wire_format.empty_event(
+            progress.answer_id or record.id, int(record.at), answer.choice.engine_model
+        )
         return held + usage_event(payload, _told(record)) + comment
     if progress.skipped:
         held = with_last_field(held, "apprentice", _told(record))
     return held + comment
-
-
-def _event_without_choice(body: RequestBody, answer: Answer, record: Record) -> bytes:
-    return msgspec.json.encode(
-        {
-            "id": answer.total().answer_id or record.id,
-            "object": "chat.completion.chunk" if body.endpoint == "chat" else "text_completion",
-            "created": int(record.at),
-            "model": answer.choice.engine_model,
-            "choices": [],
-        }
-    )
 
 
 def _told(record: Record) -> dict[str, Any]:
@@ -179,13 +168,14 @@ def _told(record: Record) -> dict[str, Any]:
 
 async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:
     """Tell the caller of a problem: as an answer, or inside a stream that has begun, which then ends without [DONE]."""
+    wire_format = get_format(exchange.path)
     if exchange.begun:
         with contextlib.suppress(TimeoutError):  # a caller that reads nothing is not waited for
             async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
-                await exchange.end(error_event(problem.content()))
+                await exchange.end(wire_format.error_event(problem))
         return
     headers = problem.headers() + (choice_headers(ledger) if ledger else [])
-    await exchange.whole(problem.status, headers, problem.body())
+    await exchange.whole(problem.status, headers, wire_format.error_body(problem))
 
 
 def choice_headers(ledger: Ledger) -> Headers:

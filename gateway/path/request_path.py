@@ -10,8 +10,8 @@ from gateway.access_log import REFUSED
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.formats.bounds import LONG_BODY_BYTES
-from gateway.formats.fields import Endpoint
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
+from gateway.formats.wire_format import WireFormat
 from gateway.path.ledger import Ledger, problem_of, settle
 from gateway.path.opening import open_answer
 from gateway.path.problems import too_late
@@ -29,7 +29,7 @@ from router.policy import Policy
 log = logging.getLogger(__name__)
 
 
-async def walk(services: Services, exchange: Exchange, endpoint: Endpoint) -> None:
+async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) -> None:
     """One request: identify → read → admit → score → choose → open → relay → settle."""
     now = time.monotonic()
     ledger: Ledger | None = None
@@ -39,9 +39,11 @@ async def walk(services: Services, exchange: Exchange, endpoint: Endpoint) -> No
             caller = exchange.identify()
             raw = await exchange.body(services.body_bytes_max)
             policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under
-            ledger = Ledger(_record(services, endpoint, caller.public), now, exchange.traceparent())
+            ledger = Ledger(_record(services, wire_format, caller.public), now, exchange.traceparent())
             body = (
-                await _read(services, caller, endpoint, raw) if len(raw) > LONG_BODY_BYTES else read_body(endpoint, raw)
+                read_body(wire_format, raw)
+                if len(raw) <= LONG_BODY_BYTES
+                else await _read(services, caller, wire_format, raw)
             )
             session = body.session(exchange.header("x-apprentice-session"))
             ledger.asked(body, session, exchange.header("x-apprentice-subject"), policy, services.digest_secret)
@@ -83,9 +85,9 @@ async def walk(services: Services, exchange: Exchange, endpoint: Endpoint) -> No
             settle(services, ledger, time.monotonic())
 
 
-async def _read(services: Services, caller: Caller, endpoint: Endpoint, raw: bytes) -> RequestBody:
+async def _read(services: Services, caller: Caller, wire_format: WireFormat, raw: bytes) -> RequestBody:
     """Read a long body: that takes milliseconds, so callers take turns in threads and the event loop goes on."""
-    return await services.threads.run(caller.public, len(raw), read_body, endpoint, raw)
+    return await services.threads.run(caller.public, len(raw), read_body, wire_format, raw)
 
 
 def note_refused(services: Services, exchange: Exchange, problem: Problem) -> None:
@@ -123,5 +125,6 @@ def _accepted(
     return decision
 
 
-def _record(services: Services, endpoint: Endpoint, caller: str) -> Record:
-    return Record(id=services.ids.make(caller), at=time.time(), endpoint=endpoint, caller=caller, model_asked="")
+def _record(services: Services, wire_format: WireFormat, caller: str) -> Record:
+    request_id, now = services.ids.make(caller), time.time()
+    return Record(id=request_id, at=now, endpoint=wire_format.name, caller=caller, model_asked="")

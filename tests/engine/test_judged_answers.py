@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.path.answer_reading import Reading
+from gateway.formats.answer_reading import Reading
 from tests.engine.conftest import BASE_MODEL, RealEngines
 from tests.engine.words import SLOW_SECONDS_MAX
 

@@ -14,11 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.app import HOT, ROUTERS, build_app
+from gateway.app import ROUTERS, build_app
 from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS, Problem
-from gateway.formats.fields import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
+from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
+from gateway.formats.fields import GATEWAY_ALONE, ON_REQUEST
+from gateway.formats.format_table import FORMATS
 from gateway.formats.request_body import read_body
+from gateway.formats.wire_format import WireFormat
 from gateway.openapi import ANYWHERE, IN_STREAMS, OF_JSON, OF_KEYS, OF_SHELVES, OF_STATE
 from gateway.path.request_path import walk
 from router.decision import RefusalCode
@@ -143,7 +147,7 @@ FUNCTIONS = {
     for router in ROUTERS
     for route in router.routes
     for method in route.methods  # type: ignore[attr-defined]
-} | {("POST", path): (walk.__module__, walk.__name__) for path in HOT}
+} | {("POST", path): (walk.__module__, walk.__name__) for path in FORMATS}
 
 
 def test_every_endpoint_is_described_and_nothing_else(document: dict[str, Any]) -> None:
@@ -157,7 +161,7 @@ def test_an_endpoint_names_the_errors_that_its_code_can_come_to_and_no_others(
 ) -> None:
     told = codes_of(document["paths"][path][method.lower()])
     raised = written.raised(*FUNCTIONS[method, path])
-    if path in HOT or path == "/v1/route":
+    if path in FORMATS or path == "/v1/route":
         raised = (raised | {*typing.get_args(RefusalCode)}) - {"stream_broken"}
     assert not raised - told, "the document leaves them out"
     assert not told - raised - BY_THE_FRAME, "nothing raises them there"
@@ -195,12 +199,12 @@ def test_every_operation_says_who_may_use_it(document: dict[str, Any]) -> None:
                 if one["name"].lower() == "authorization"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "endpoint"), HOT.items())
+@pytest.mark.parametrize(("path", "wire_format"), FORMATS.items())
 def test_the_body_of_a_hot_endpoint_has_the_fields_that_the_gateway_reads(
-    document: dict[str, Any], path: str, endpoint: Endpoint
+    document: dict[str, Any], path: str, wire_format: WireFormat
 ) -> None:
     schema = body_schema(document, path)
-    assert set(schema["properties"]) == (KNOWN[endpoint] | ON_REQUEST) - {"media"}
+    assert set(schema["properties"]) == (wire_format.known | ON_REQUEST) - {"media"}
     assert not schema["properties"].keys() & GATEWAY_ALONE
     bounded = [name for name, told in schema["properties"].items() if not told.keys() - {"description"}]
     assert set(bounded) <= ON_REQUEST, "fields whose types the code has are told"
@@ -216,7 +220,7 @@ values = st.none() | st.booleans() | st.integers(-3, 600) | st.floats(-3, 3) | s
 anything = st.recursive(
     values, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "json", "7"]), inner)
 )
-fields = st.sampled_from(sorted((KNOWN["chat"] | KNOWN["completions"]) - {"model"}))
+fields = st.sampled_from(sorted((CHAT.known | COMPLETIONS.known) - {"model"}))
 
 
 @pytest.mark.parametrize(
@@ -236,19 +240,21 @@ def test_the_document_bounds_logit_bias_as_the_gateway_does(document: dict[str, 
     schema = {**body_schema(document, "/v1/chat/completions"), "components": document["components"]}
     assert jsonschema.Draft202012Validator(schema).is_valid(body) == fits
     try:
-        read_body("chat", json.dumps(body).encode())
+        read_body(CHAT, json.dumps(body).encode())
     except Problem:
         assert not fits
 
 
-@given(st.sampled_from(sorted(HOT)), st.dictionaries(fields, anything, max_size=3))
+@given(st.sampled_from(sorted(FORMATS)), st.dictionaries(fields, anything, max_size=3))
 def test_a_body_that_the_gateway_reads_is_one_that_the_document_allows(
     document: dict[str, Any], path: str, chosen: dict[str, Any]
 ) -> None:
     needed: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x"}
     body = {"model": "returns", **needed, **chosen}
     try:
-        read_body(HOT[path], json.dumps(body).encode()).check(None, TaskPolicy("", None, max_tokens_max=500, n_max=500))
+        read_body(FORMATS[path], json.dumps(body).encode()).check(
+            None, TaskPolicy("", None, max_tokens_max=500, n_max=500)
+        )
     except Problem:
         return
     checked = jsonschema.Draft202012Validator({**body_schema(document, path), "components": document["components"]})

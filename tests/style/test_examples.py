@@ -12,8 +12,9 @@ import pytest
 import yaml
 from starlette.routing import compile_path
 
-from gateway.app import HOT, build_app
+from gateway.app import build_app
 from gateway.configuration.settings import Settings, load_settings
+from gateway.formats.format_table import FORMATS
 from gateway.formats.request_body import read_body
 from router.policy import TaskPolicy
 from tests.style.source import ROOT, tracked
@@ -113,14 +114,14 @@ def test_every_curl_line_asks_for_an_address_that_exists_with_a_key() -> None:
     assert lines
     for document, words in lines:
         method, path, body = sent(words)
-        exists = path in HOT or any(pattern.match(path) and method in methods for pattern, methods in patterns)
+        exists = path in FORMATS or any(pattern.match(path) and method in methods for pattern, methods in patterns)
         assert exists, f"{document}: {method} {path}"
         assert any(word.startswith("authorization: Bearer $") for word in words), document
         if body is not None:
             json.loads(body)
             assert "content-type: application/json" in words, document
-        if path in HOT and body is not None:
-            read_body(HOT[path], body).check(None, TaskPolicy("", None))
+        if path in FORMATS and body is not None:
+            read_body(FORMATS[path], body).check(None, TaskPolicy("", None))
 
 
 CONFIGURATIONS = [

@@ -14,10 +14,9 @@ from gateway.formats.fields import (
     GATEWAY_ALONE,
     HINTS,
     KEPT_HERE,
-    OF_CHAT,
-    OF_COMPLETIONS,
     ON_REQUEST,
 )
+from gateway.formats.format_table import FORMATS
 from gateway.openapi import ANSWER_HEADERS, HOT_HEADERS
 from tools.reference.markdown import Row, code, codes, page, sentence, table
 from tools.reference.schema import type_words, without_null
@@ -162,17 +161,16 @@ OTHER_BODIES: Mapping[str, str] = {
 
 def _fields(document: Mapping[str, Any]) -> Iterator[Row]:
     schemas = document["components"]["schemas"]
-    both = schemas["ChatCompletionRequest"]["properties"] | schemas["CompletionRequest"]["properties"]
-    for name, schema in sorted(both.items()):
+    every: dict[str, Any] = {}
+    for wire_format in FORMATS.values():
+        every |= schemas[f"{wire_format.schema_name}Request"]["properties"]
+    for name, schema in sorted(every.items()):
         yield code(name), type_words(schema).replace("section", "object"), _note(name)
 
 
 def _note(name: str) -> str:
-    notes = []
-    if name in OF_CHAT:
-        notes.append("chat")
-    if name in OF_COMPLETIONS:
-        notes.append("completions")
+    formats = [each.name for each in FORMATS.values() if name in each.known | ON_REQUEST]
+    notes = formats if len(formats) < len(FORMATS) else []
     if name in KEPT_HERE:
         notes.append("no engine gets it")
     if name in HINTS:

@@ -306,7 +306,7 @@ async def _answered(evaluations: Evaluations, choice: Choice, body: RequestBody)
     record = Record(
         id=evaluations.services.ids.make(""),
         at=time.time(),
-        endpoint=body.endpoint,
+        endpoint=body.wire_format.name,
         caller="",
         model_asked=version.name,
         purpose="evaluation",

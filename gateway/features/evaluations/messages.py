@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from gateway.features.evaluations.store import Model
+from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
 from gateway.formats.request_body import RequestBody, read_body
 from monitoring.evaluation.dataset import Row
 
@@ -42,4 +44,4 @@ def body_of(row: Row, version: str, logprobs: bool = False) -> RequestBody:
     fields |= {"messages": row.messages} if row.messages is not None else {"prompt": row.prompt}
     if logprobs:
         fields["logprobs"] = True if row.messages is not None else 1
-    return read_body("chat" if row.messages is not None else "completions", msgspec.json.encode(fields))
+    return read_body(CHAT if row.messages is not None else COMPLETIONS, msgspec.json.encode(fields))

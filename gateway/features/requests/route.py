@@ -16,8 +16,10 @@ from gateway.access import Identified, services_of
 from gateway.callers import Caller
 from gateway.features.requests.explanation import finding_told, reason_words, told_to_callers
 from gateway.formats.bounds import LONG_BODY_BYTES, MANY_RAW
-from gateway.formats.fields import Endpoint
+from gateway.formats.chat import CHAT
+from gateway.formats.format_table import FORMATS
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
+from gateway.formats.wire_format import WireFormat
 from gateway.path.ledger import finding_record, problem_of
 from gateway.path.scoring import score_request
 from gateway.path.side_requests import answered, in_turn
@@ -49,16 +51,16 @@ async def _routed(services: Services, exchange: Exchange, caller: Caller) -> Res
 
 
 def _read(raw: bytes) -> RequestBody:
-    return read_body(_endpoint_of(raw), raw)
+    return read_body(_format_of(raw), raw)
 
 
-def _endpoint_of(raw: bytes) -> Endpoint:
-    """What the body is for, by whether it has a prompt; what is wrong with it is told by who reads it."""
+def _format_of(raw: bytes) -> WireFormat:
+    """The first format whose required field the body has; chat where there is none, whose reader tells the fault."""
     try:
-        named: Any = MANY_RAW.decode(raw)
+        fields: Any = MANY_RAW.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "chat"
-    return "completions" if memoryview(named.prompt).nbytes and not memoryview(named.messages).nbytes else "chat"
+        return CHAT
+    return next((each for each in FORMATS.values() if memoryview(getattr(fields, each.required)).nbytes), CHAT)
 
 
 async def _decided(services: Services, caller: Caller, body: RequestBody, session: str | None) -> Choice:

@@ -45,7 +45,7 @@ def offer_review(reviews: Reviews, body: RequestBody, answer: Answer, record: Re
     reviews.services.meters.reviews.add(1, task, "drawn")
     if answer.kept is not None:
         fields = _fields(answer.choice)
-        if reviews.queue.offer(Drawn(record, body.raw, tuple(answer.kept), body.stream, fields)):
+        if reviews.queue.offer(Drawn(record, body, tuple(answer.kept), fields)):
             return
     reviews.services.meters.reviews.add(1, task, "dropped")
 
@@ -101,8 +101,8 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
 
 def _review(drawn: Drawn) -> Review:
     record, cut = drawn.record, list[str]()
-    messages, prompt = asked(drawn.body, cut.append)
-    text, tool_calls = answered(drawn.answer, drawn.stream, cut.append)
+    messages, prompt = asked(drawn.body.wire_format, drawn.body.raw, cut.append)
+    text, tool_calls = answered(drawn.body.wire_format, drawn.answer, drawn.body.stream, cut.append)
     return Review(
         request_id=record.id,
         task=record.task or "",

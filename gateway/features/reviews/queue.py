@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gateway.formats.request_body import RequestBody
 from monitoring.records import Record
 
 QUEUE_MAX = 500
@@ -18,15 +19,14 @@ class Drawn:
     """A drawn request: its body, what was sent as its answer, and which fields its task's contract names."""
 
     record: Record
-    body: bytes
+    body: RequestBody
     answer: Sequence[bytes]
-    stream: bool
     fields: tuple[str, ...]
 
     @property
     def size(self) -> int:
         """Bytes that it holds while it waits, or a little less."""
-        return len(self.body) + sum(map(len, self.answer))
+        return len(self.body.raw) + sum(map(len, self.answer))
 
 
 class ReviewQueue:

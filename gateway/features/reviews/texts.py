@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.server_sent_events import payload_of
+from gateway.formats.wire_format import WireFormat
+from router.answers import ReceivedCall
 
 TEXT_BYTES_MAX = 65_536
 """Most that is kept of what was asked, and of what was answered, each in UTF-8."""
@@ -23,54 +24,19 @@ class Conversation(msgspec.Struct):
     prompt: Any = None
 
 
-class Function(msgspec.Struct):
-    """A function that an answer calls, or a part of one."""
-
-    name: Any = None
-    arguments: Any = None
-
-
-class ReviewedToolCall(msgspec.Struct):
-    """A tool that an answer calls, or in a stream a part of that."""
-
-    index: int | None = None
-    id: Any = None
-    function: Function | None = None
-
-
-class AnsweredText(msgspec.Struct):
-    """A message, or what an event adds to one."""
-
-    content: Any = None
-    refusal: Any = None
-    tool_calls: list[ReviewedToolCall] | None = None
-
-
-class ReviewedAlternative(msgspec.Struct):
-    """One of a request's alternatives: as a whole, or what an event adds to it."""
-
-    index: int = 0
-    text: Any = None
-    message: AnsweredText | None = None
-    delta: AnsweredText | None = None
-
-
-class ReviewedBody(msgspec.Struct):
-    """An answer, or an event of one."""
-
-    choices: list[ReviewedAlternative] = []
-
-
 CONVERSATION = msgspec.json.Decoder(Conversation)
-BODY = msgspec.json.Decoder(ReviewedBody)
 
 
-def asked(raw: bytes, tell: Tell) -> tuple[list[Any], str | list[str] | None]:
-    """The messages of a body as they were sent, or its prompt. Where they are too long, the earliest messages are left
-    out, and the end of the latest if it alone is too long; `tell` then gets a sentence."""
+def asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[Any], str | list[str] | None]:
+    """The messages of a body as they were sent, or its prompt; of a body with neither, its text.
+
+    Where they are too long, the earliest messages are left out, and the end of the latest if it alone is too long;
+    `tell` then gets a sentence.
+    """
     read = CONVERSATION.decode(raw)
     if read.messages is None:
-        return [], _prompt(read.prompt, tell)
+        prompt = wire_format.conversation(wire_format.decoder.decode(raw)) if read.prompt is None else read.prompt
+        return [], _prompt(prompt, tell)
     kept: list[Any] = []
     left = TEXT_BYTES_MAX
     for message in reversed(read.messages):
@@ -129,47 +95,27 @@ def clipped(text: str, most: int) -> str:
     return raw[: max(0, most - len(LEFT_OUT.encode()))].decode(errors="ignore") + LEFT_OUT
 
 
-def answered(kept: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list[Any]]:
-    """What an answer says, and the tools that it calls. Several alternatives are numbered, one below the other.
+def answered(wire_format: WireFormat, kept: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list[Any]]:
+    """The text of an answer, and its calls of tools. Several alternatives are numbered, one below the other.
 
     `tell` gets a sentence where something was cut or could not be read.
     """
-    texts: dict[int, list[str]] = {}
-    tools: dict[tuple[int, int], dict[str, str]] = {}
-    try:
-        for alternative in _alternatives(kept, stream):
-            said = alternative.message or alternative.delta or AnsweredText(content=alternative.text)
-            found = texts.setdefault(alternative.index, [])
-            found += [part for part in (said.content, said.refusal) if isinstance(part, str)]
-            for number, call in enumerate(said.tool_calls or ()):
-                _add(tools.setdefault((alternative.index, number if call.index is None else call.index), {}), call)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    reading = wire_format.read_answer(kept, stream)
+    if reading.unreadable:
         tell("A part of the answer could not be read.")
-    whole = ["".join(found) for _, found in sorted(texts.items())]
+    alternatives = reading.answered(whole=True).alternatives
+    whole = [alternative.text + alternative.refusal for alternative in alternatives]
     text = whole[0] if len(whole) == 1 else "\n\n".join(f"[{n}] {one}" for n, one in enumerate(whole, 1))
     short = clipped(text, TEXT_BYTES_MAX)
     if len(short) < len(text):
         tell(f"The answer is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")
-    return short, _bounded([call for _, call in sorted(tools.items())], tell)
+    calls = [_shown(call) for alternative in alternatives for call in alternative.calls]
+    return short, _bounded(calls, tell)
 
 
-def _alternatives(kept: Sequence[bytes], stream: bool) -> Iterator[ReviewedAlternative]:
-    whole = b"".join(kept)
-    payloads = (payload_of(event + b"\n\n") for event in whole.split(b"\n\n")) if stream else iter([whole])
-    for payload in payloads:
-        if payload and payload != b"[DONE]":
-            yield from BODY.decode(payload).choices
-
-
-def _add(found: dict[str, str], call: ReviewedToolCall) -> None:
-    """What an event adds to a call: arguments come in parts, the rest at once."""
-    function = call.function or Function()
-    if isinstance(call.id, str):
-        found["id"] = call.id
-    if isinstance(function.name, str):
-        found["name"] = found.get("name", "") + function.name
-    if isinstance(function.arguments, str):
-        found["arguments"] = found.get("arguments", "") + function.arguments
+def _shown(call: ReceivedCall) -> dict[str, str]:
+    parts = {"id": call.id, "name": call.name, "arguments": call.arguments}
+    return {name: text for name, text in parts.items() if text is not None}
 
 
 def _bounded(calls: list[dict[str, str]], tell: Tell) -> list[Any]:

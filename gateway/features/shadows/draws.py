@@ -7,15 +7,10 @@ arms to answer, or for a person to review. They are looked at after they were se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
 
 from gateway.features.reviews.queue import ReviewQueue
 from gateway.formats.request_body import RequestBody
-from gateway.formats.server_sent_events import EventChoice, body_of, payload_of
 from monitoring.records import PairRecord, Record
 from router.decision import Choice
 from router.placing import list_places_beside
@@ -121,30 +116,3 @@ class Trials:
         job = await self._jobs.get()
         self._bytes -= job.size
         return job
-
-
-def text_of(kept: Sequence[bytes], stream: bool) -> str | None:
-    """What an answer says: that of its one choice. None where it calls tools, or says nothing that is text."""
-    try:
-        if not stream:
-            return _said(msgspec.json.decode(b"".join(kept)).get("choices", [{}])[0])
-        payloads = (payload_of(event) for event in b"".join(kept).split(b"\n\n") if event)
-        bodies = [body_of(payload) for payload in payloads if payload and payload != b"[DONE]"]
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, IndexError, RecursionError):
-        return None
-    choices = [choice for body in bodies if body is not None for choice in body.choices or ()]
-    if any(choice.delta is not None and choice.delta.tool_calls for choice in choices):
-        return None
-    return "".join(_added(choice) for choice in choices)
-
-
-def _said(choice: Mapping[str, Any]) -> str | None:
-    message = choice.get("message")
-    if isinstance(message, dict) and (message.get("tool_calls") or message.get("function_call")):
-        return None
-    said = message.get("content") if isinstance(message, dict) else choice.get("text")
-    return said if isinstance(said, str) else None
-
-
-def _added(choice: EventChoice) -> str:
-    return (choice.delta.content if choice.delta is not None else choice.text) or ""

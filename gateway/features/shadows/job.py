@@ -15,12 +15,12 @@ from collections.abc import Iterator
 
 from gateway.errors import Problem
 from gateway.features.reviews.job import offer_review
-from gateway.features.shadows.draws import ShadowJob, text_of
+from gateway.features.shadows.draws import ShadowJob
 from gateway.features.shadows.judges import Judges
 from gateway.features.shadows.shadows import Shadows
+from gateway.formats.answer_terms import is_foreign
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
-from gateway.path.answer_terms import is_foreign
 from gateway.path.ledger import Ledger, settle_shadow
 from gateway.path.own_requests import ask_beside, has_room
 from monitoring.evaluation.comparing import normal
@@ -42,7 +42,9 @@ def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: An
     choice, record = answer.choice, ledger.record
     if record.reviewed:
         offer_review(shadows.reviews, body, answer, record)
-    text = text_of(answer.kept, body.stream) if answer.kept is not None and body.choices == 1 else None
+    text = None
+    if answer.kept is not None and body.choices == 1:
+        text = body.wire_format.read_answer(answer.kept, body.stream).text()
     if record.shadowed and (text is None or answer.mixed):
         _drop(shadows, choice, None)
     if text is None:
@@ -193,7 +195,7 @@ async def _asked(
     if fault is not None:
         return ledger, None
     ledger.record.outcome, ledger.record.status = "ok", 200
-    return ledger, text_of([answer.body], stream=False)
+    return ledger, body.wire_format.read_answer([answer.body], stream=False).text()
 
 
 def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:

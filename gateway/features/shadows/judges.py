@@ -18,11 +18,11 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.configuration.monitor import JudgeSettings
-from gateway.features.shadows.draws import ShadowJob, text_of
+from gateway.features.shadows.draws import ShadowJob
 from gateway.features.shadows.shadows import Shadows
-from gateway.formats.request_body import RequestBody, read_body
-from gateway.formats.selectors import text_of as text_in
-from gateway.path.answer_terms import is_foreign
+from gateway.formats.answer_terms import is_foreign
+from gateway.formats.chat import CHAT
+from gateway.formats.request_body import read_body
 from gateway.path.own_requests import ask_beside, has_room
 from monitoring.evaluation.forms import AnswerForm
 from monitoring.ids import digest
@@ -134,7 +134,7 @@ class Judges:
         if pool is None or not task.reaches(pool.name):
             return f"the task may not reach the pool {settings.pool or shadows.services.settings.general_pool!r}"
         general_prompt = job.choice.led_to.general_prompt.system if job.choice.led_to is not None else ""
-        asked = conversation(job.body)
+        asked = job.body.wire_format.conversation(job.body.read)
         if len(general_prompt) + len(asked) + len(answer) > JUDGED_CHARACTERS_MAX:
             return None
         view, now = shadows.services.fleet.view(), time.monotonic()
@@ -165,9 +165,9 @@ class Judges:
             "temperature": 0,
             "max_tokens": settings.max_tokens,
         }
-        body = read_body("chat", msgspec.json.encode(fields))
+        body = read_body(CHAT, msgspec.json.encode(fields))
         body.cache_salt = job.body.cache_salt
-        record = Record(id=request_id, at=time.time(), endpoint="chat", caller="", model_asked="", purpose="shadow")
+        record = Record(id=request_id, at=time.time(), endpoint=CHAT.name, caller="", model_asked="", purpose="shadow")
         sent = body.for_engine(choice, constraint(choice.pool.engine))
         ledger, answer, fault = await ask_beside(shadows.services, choice, body, sent, record, job.policy.limits)
         cost = ledger.record.cost_usd
@@ -178,7 +178,7 @@ class Judges:
             return None
         if fault is not None:
             return f"its engine's fault is {fault!r}"
-        verdict = verdict_of(text_of([answer.body], stream=False) or "")
+        verdict = verdict_of(CHAT.read_answer([answer.body], stream=False).text() or "")
         return "it says neither yes nor no" if verdict is None else verdict
 
 
@@ -211,13 +211,6 @@ def _by_agreement(pair: PairRecord, form: bytes | None, served: bytes | None) ->
     return "agreed" if same else "differed"
 
 
-def conversation(body: RequestBody) -> str:
-    """What was asked, each message with who said it."""
-    if body.endpoint == "completions":
-        return body.text()
-    return "\n\n".join(f"{message.role}: {text_in(message)}" for message in body.read.messages or [])
-
-
 def question_of(number: str, rules: str, asked: str, answer: str) -> str:
     """What a model that judges is asked. The lines around what others said bear a number that they can't know."""
     parts = [("RULES", rules)] if rules else []
@@ -228,7 +221,7 @@ def question_of(number: str, rules: str, asked: str, answer: str) -> str:
 
 def constraint(engine: EngineKind) -> Mapping[str, Any]:
     """What keeps an engine of this kind from saying anything but yes or no."""
-    return ENGINE_TRAITS[engine].answer_form("choices", list(VERDICTS), True)
+    return ENGINE_TRAITS[engine].answer_form("choices", list(VERDICTS), CHAT.json_schema)
 
 
 def verdict_of(said: str) -> bool | None:

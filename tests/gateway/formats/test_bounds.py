@@ -13,8 +13,11 @@ import pytest
 
 from gateway.errors import Problem
 from gateway.formats.bounds import FIELDS_MAX, LONG_BODY_BYTES, STRINGS_INSIDE_MAX
-from gateway.formats.fields import ON_REQUEST, Endpoint
+from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
+from gateway.formats.fields import ON_REQUEST
 from gateway.formats.request_body import read_body
+from gateway.formats.wire_format import WireFormat
 from router.policy import UnknownFields
 from tests.gateway.formats.test_request_body import DEFAULTS, MESSAGES, TASK, problem, read
 
@@ -64,7 +67,7 @@ def test_no_body_takes_long_to_read_and_check(kind: str, unknown: UnknownFields)
     raw = WORST[kind]()
     began = time.thread_time()
     with contextlib.suppress(Problem):
-        read_body("chat", raw).check(allowed, DEFAULTS, unknown=unknown)
+        read_body(CHAT, raw).check(allowed, DEFAULTS, unknown=unknown)
     assert time.thread_time() - began < CPU_SECONDS_MAX
 
 
@@ -78,15 +81,15 @@ def test_fields_are_bounded_in_number(value: str) -> None:
     assert str(FIELDS_MAX) in found.message
 
 
-@pytest.mark.parametrize(("endpoint", "name"), [("chat", "messages"), ("completions", "prompt")])
-def test_strings_of_a_long_conversation_are_bounded_in_number(endpoint: Endpoint, name: str) -> None:
+@pytest.mark.parametrize(("wire_format", "name"), [(CHAT, "messages"), (COMPLETIONS, "prompt")])
+def test_strings_of_a_long_conversation_are_bounded_in_number(wire_format: WireFormat, name: str) -> None:
     def raw(count: int) -> bytes:
         texts = [{"type": "text", "text": "x" * 9}] * (count // 4 - 1)
         value: Any = [{"role": "user", "content": texts}] if name == "messages" else ["x" * 9] * count
         return json.dumps({"model": "m", name: value}).encode()
 
-    read_body(endpoint, raw(STRINGS_INSIDE_MAX))
-    assert problem(raw(STRINGS_INSIDE_MAX + 8), endpoint).param == name
+    read_body(wire_format, raw(STRINGS_INSIDE_MAX))
+    assert problem(raw(STRINGS_INSIDE_MAX + 8), wire_format).param == name
 
 
 def test_quotes_in_a_long_text_count_as_no_strings() -> None:
@@ -99,7 +102,7 @@ def test_quotes_in_a_long_text_count_as_no_strings() -> None:
 def test_long_body_takes_the_last_of_a_field_sent_twice() -> None:
     text = "x" * LONG_BODY_BYTES
     raw = body(f'"user":"a","suffix":"{text}","user":"b","n":1.0')
-    assert (read_body("chat", raw).read.user, read_body("chat", raw).read.n) == ("b", 1)
+    assert (read_body(CHAT, raw).read.user, read_body(CHAT, raw).read.n) == ("b", 1)
 
 
 def test_field_is_refused_by_its_length_before_its_type() -> None:

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
 from gateway.formats.fields import (
     BYTES_MAX,
     GATEWAY_ALONE,
     HINTS,
-    KNOWN,
     NEVER_INSIDE,
     NEVER_WITH_ADAPTERS,
     ON_REQUEST,
-    OPENAI,
-    WHOLE,
+    WHOLE_NUMBERS,
     Fields,
 )
 from gateway.services import salt_of
@@ -139,11 +139,11 @@ def test_what_would_steer_the_engine_itself_is_refused(name: str) -> None:
 
 
 def test_the_tables_name_fields_that_exist() -> None:
-    for endpoint in ("chat", "completions"):
-        assert OPENAI[endpoint] - ON_REQUEST <= KNOWN[endpoint]
-    known = KNOWN["chat"] | KNOWN["completions"] | ON_REQUEST
+    for wire_format in (CHAT, COMPLETIONS):
+        assert wire_format.openai - ON_REQUEST <= wire_format.known
+    known = CHAT.known | COMPLETIONS.known | ON_REQUEST
     assert BYTES_MAX.keys() | NEVER_INSIDE.keys() | NEVER_WITH_ADAPTERS | HINTS <= known
-    assert set(Fields.__struct_fields__) >= WHOLE
+    assert set(Fields.__struct_fields__) >= WHOLE_NUMBERS
 
 
 # An engine of which no more is known than OpenAI's API.
@@ -214,10 +214,10 @@ def test_an_answer_that_would_lose_its_form_is_refused_for_now() -> None:
 
 
 def test_the_completions_endpoint_has_openais_fields_only() -> None:
-    body = read("completions", suffix="s", logprobs=2, top_k=3)
+    body = read(COMPLETIONS, suffix="s", logprobs=2, top_k=3)
     assert body.lost_by("openai") == ["top_k"]
     assert sent(body, by_openai(general_prompt=False)).keys() == {"model", "prompt", "suffix", "logprobs"}
-    assert read("completions", response_format=SCHEMA).lost_by("openai") == ["response_format"]
+    assert read(COMPLETIONS, response_format=SCHEMA).lost_by("openai") == ["response_format"]
 
 
 # The salt.

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.errors import Problem
-from gateway.formats.fields import GATEWAY_ALONE, KNOWN, NEVER_INSIDE, ON_REQUEST, Endpoint
+from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
+from gateway.formats.fields import GATEWAY_ALONE, NEVER_INSIDE, ON_REQUEST
+from gateway.formats.wire_format import WireFormat
 from router.decision import Choice
 from tests.gateway.formats.test_request_body import (
     DEFAULTS,
@@ -51,31 +54,31 @@ def allows(*names: str, adapters: bool = True) -> Any:
     return replace(TASK, parameters_allowed=frozenset(names), adapters=adapters)
 
 
-@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize("wire_format", [CHAT, COMPLETIONS])
 @pytest.mark.parametrize("task", [TASK, None], ids=["task", "pool"])
-def test_neutral_values_and_nulls_are_taken_everywhere_and_change_nothing(endpoint: Endpoint, task: Any) -> None:
-    body = read(endpoint, **NEUTRAL_ANYWHERE, **dict.fromkeys(NULLS))
+def test_neutral_values_and_nulls_are_taken_everywhere_and_change_nothing(wire_format: WireFormat, task: Any) -> None:
+    body = read(wire_format, **NEUTRAL_ANYWHERE, **dict.fromkeys(NULLS))
     body.check(task, DEFAULTS)
-    assert sent(body, by_general(general_prompt=False)) == sent(read(endpoint), by_general(general_prompt=False))
+    assert sent(body, by_general(general_prompt=False)) == sent(read(wire_format), by_general(general_prompt=False))
     assert body.dropped_by("vllm") == []
 
 
-@pytest.mark.parametrize("endpoint", ["chat", "completions"])
-def test_no_null_reaches_an_engine(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("wire_format", [CHAT, COMPLETIONS])
+def test_no_null_reaches_an_engine(wire_format: WireFormat) -> None:
     needed = {"model", "messages", "prompt"}
-    body = read(endpoint, **dict.fromkeys((KNOWN[endpoint] | ON_REQUEST | GATEWAY_ALONE) - needed))
+    body = read(wire_format, **dict.fromkeys((wire_format.known | ON_REQUEST | GATEWAY_ALONE) - needed))
     body.check(TASK, DEFAULTS)
     assert sent(body, by_general(general_prompt=False)).keys() == {
         "model",
-        "messages" if endpoint == "chat" else "prompt",
+        "messages" if wire_format is CHAT else "prompt",
     }
 
 
 def test_special_tokens_are_neutral_as_each_endpoint_has_them() -> None:
     read(add_special_tokens=False).check(TASK, DEFAULTS)
-    read("completions", add_special_tokens=True).check(TASK, DEFAULTS)
+    read(COMPLETIONS, add_special_tokens=True).check(TASK, DEFAULTS)
     assert problem(read(add_special_tokens=True)).code == "unknown_parameter"
-    assert problem(read("completions", add_special_tokens=False), "completions").code == "unknown_parameter"
+    assert problem(read(COMPLETIONS, add_special_tokens=False), COMPLETIONS).code == "unknown_parameter"
 
 
 def test_zero_is_not_taken_for_false() -> None:
@@ -200,13 +203,13 @@ def test_logprobs_of_a_prompt_are_never_allowed_where_adapters_are_loaded(value:
 @pytest.mark.parametrize("logprobs", [0, 1, True])
 def test_echo_with_logprobs_is_never_allowed_where_adapters_are_loaded(logprobs: Any) -> None:
     asked = {"echo": True, "logprobs": logprobs}
-    assert problem(read("completions", **asked), "completions", allows("echo")).param == "echo"
-    read("completions", **asked).check(allows("echo", adapters=False), DEFAULTS)
+    assert problem(read(COMPLETIONS, **asked), COMPLETIONS, allows("echo")).param == "echo"
+    read(COMPLETIONS, **asked).check(allows("echo", adapters=False), DEFAULTS)
 
 
 def test_echo_alone_is_allowed_in_a_completion_and_not_in_a_chat() -> None:
     for logprobs in (None, False):
-        body = read("completions", echo=True, logprobs=logprobs)
+        body = read(COMPLETIONS, echo=True, logprobs=logprobs)
         body.check(allows("echo"), DEFAULTS)
         assert sent(body, by_adapter()).keys() == {"model", "prompt", "echo", "temperature", "max_tokens"}
     assert problem(read(echo=True), task=allows("echo")).param == "echo"
@@ -228,7 +231,7 @@ def test_the_versions_template_arguments_are_used_where_the_caller_set_none() ->
     assert sent(read(chat_template_kwargs={"enable_thinking": True}), choice)["chat_template_kwargs"] == {
         "enable_thinking": True
     }
-    assert "chat_template_kwargs" not in sent(read("completions"), choice)
+    assert "chat_template_kwargs" not in sent(read(COMPLETIONS), choice)
     general = replace(
         VERSION, general_prompt=replace(VERSION.general_prompt, sampling={"chat_template_kwargs": thinking_off})
     )

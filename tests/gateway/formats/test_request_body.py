@@ -11,8 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.formats.fields import GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
+from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
+from gateway.formats.fields import GATEWAY_ALONE, HINTS, KEPT_HERE, ON_REQUEST
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
+from gateway.formats.wire_format import WireFormat
 from router.decision import Choice
 from router.policy import TaskPolicy
 from serving.view import GeneralPromptView, PoolView
@@ -26,14 +29,14 @@ GENERAL_PROMPT = GeneralPromptView("You decide returns.", SCHEMA, {"temperature"
 VERSION = replace(version("returns@v3"), sampling={"temperature": 0, "max_tokens": 60}, general_prompt=GENERAL_PROMPT)
 
 
-def read(endpoint: Endpoint = "chat", **fields: Any) -> RequestBody:
-    usual: dict[str, Any] = {"messages": MESSAGES} if endpoint == "chat" else {"prompt": "Sealed laptop."}
-    return read_body(endpoint, json.dumps({"model": "returns", **usual, **fields}).encode())
+def read(wire_format: WireFormat = CHAT, **fields: Any) -> RequestBody:
+    usual: dict[str, Any] = {"messages": MESSAGES} if wire_format is CHAT else {"prompt": "Sealed laptop."}
+    return read_body(wire_format, json.dumps({"model": "returns", **usual, **fields}).encode())
 
 
-def problem(body: bytes | RequestBody, endpoint: Endpoint = "chat", task: TaskPolicy | None = TASK) -> Problem:
+def problem(body: bytes | RequestBody, wire_format: WireFormat = CHAT, task: TaskPolicy | None = TASK) -> Problem:
     with pytest.raises(Problem) as raised:
-        (read_body(endpoint, body) if isinstance(body, bytes) else body).check(task, DEFAULTS)
+        (read_body(wire_format, body) if isinstance(body, bytes) else body).check(task, DEFAULTS)
     assert raised.value.status == 400
     assert raised.value.message.endswith(".")
     return raised.value
@@ -69,14 +72,14 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
-field_names = st.sampled_from(sorted(KNOWN["chat"] | KNOWN["completions"] | ON_REQUEST | GATEWAY_ALONE)) | st.text()
-endpoints = st.sampled_from(["chat", "completions"])
+field_names = st.sampled_from(sorted(CHAT.known | COMPLETIONS.known | ON_REQUEST | GATEWAY_ALONE)) | st.text()
+endpoints = st.sampled_from([CHAT, COMPLETIONS])
 
 
-def accepted(endpoint: Endpoint, raw: bytes) -> RequestBody | None:
+def accepted(wire_format: WireFormat, raw: bytes) -> RequestBody | None:
     """The body, or None where it was refused, as the caller's own mistake and in words that can be sent."""
     try:
-        body = read_body(endpoint, raw)
+        body = read_body(wire_format, raw)
         body.lost_by("openai")
         body.check(TASK, DEFAULTS)
     except Problem as found:
@@ -88,44 +91,44 @@ def accepted(endpoint: Endpoint, raw: bytes) -> RequestBody | None:
     return None
 
 
-def holds(endpoint: Endpoint, raw: bytes) -> None:
+def holds(wire_format: WireFormat, raw: bytes) -> None:
     """Whatever comes in: a Problem, or a body that every engine can read as JSON."""
-    body = accepted(endpoint, raw)
+    body = accepted(wire_format, raw)
     if body is None:
         return
     for choice in (by_adapter(), by_general(), by_general(general_prompt=False)):
         found = json.loads(body.for_engine(choice).decode())
         assert found["model"] == choice.engine_model
         assert not found.keys() & (KEPT_HERE | GATEWAY_ALONE)
-        assert found.keys() <= KNOWN[endpoint]
+        assert found.keys() <= wire_format.known
     with contextlib.suppress(Problem):
-        assert json.loads(body.for_engine(by_openai()).decode()).keys() <= OPENAI[endpoint]
+        assert json.loads(body.for_engine(by_openai()).decode()).keys() <= wire_format.openai
     make_routing_request(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
 
 
 @given(endpoints, st.binary(max_size=80))
-def test_no_bytes_at_all_break_the_reading(endpoint: Endpoint, raw: bytes) -> None:
-    holds(endpoint, raw)
+def test_no_bytes_at_all_break_the_reading(wire_format: WireFormat, raw: bytes) -> None:
+    holds(wire_format, raw)
 
 
 @pytest.mark.invariant("No body ends as a 500.")
 @given(endpoints, st.dictionaries(field_names, json_values, max_size=5))
-def test_no_json_at_all_breaks_the_reading(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+def test_no_json_at_all_breaks_the_reading(wire_format: WireFormat, fields: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"model": "returns", "messages": MESSAGES, "prompt": "Sealed laptop."}
-    other = "prompt" if endpoint == "chat" else "messages"
+    other = "prompt" if wire_format is CHAT else "messages"
     del usual[other]
-    holds(endpoint, json.dumps(fields).encode())
-    holds(endpoint, json.dumps(usual | fields).encode())
+    holds(wire_format, json.dumps(fields).encode())
+    holds(wire_format, json.dumps(usual | fields).encode())
 
 
 @given(endpoints, st.integers(0, 200), st.binary(min_size=1, max_size=2))
-@example("chat", 117, b"\xff")
-def test_a_body_that_was_damaged_on_its_way_breaks_nothing(endpoint: Endpoint, place: int, damage: bytes) -> None:
+@example(CHAT, 117, b"\xff")
+def test_a_body_that_was_damaged_on_its_way_breaks_nothing(wire_format: WireFormat, place: int, damage: bytes) -> None:
     fields = {"model": "returns", "messages": [{"role": "user", "content": "x", "name": "ä"}], "tool_choice": "auto"}
-    if endpoint == "completions":
+    if wire_format is COMPLETIONS:
         fields = {"model": "returns", "prompt": "ä", "logit_bias": {"7": 1}, "suffix": "z"}
     raw = json.dumps(fields, ensure_ascii=False).encode()
-    holds(endpoint, raw[:place] + damage + raw[place + len(damage) :])
+    holds(wire_format, raw[:place] + damage + raw[place + len(damage) :])
 
 
 @pytest.mark.parametrize(
@@ -189,17 +192,17 @@ def test_a_field_of_a_wrong_type_or_out_of_bounds_is_named(fields: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "fields", "param"),
+    ("wire_format", "fields", "param"),
     [
-        ("chat", {"messages": MESSAGES}, "model"),
-        ("chat", {"model": "returns"}, "messages"),
-        ("chat", {"model": "returns", "messages": None}, "messages"),
-        ("completions", {"model": "returns", "messages": MESSAGES}, "prompt"),
-        ("chat", {"model": "returns", "messages": [{"content": "x"}]}, "messages[0].role"),
+        (CHAT, {"messages": MESSAGES}, "model"),
+        (CHAT, {"model": "returns"}, "messages"),
+        (CHAT, {"model": "returns", "messages": None}, "messages"),
+        (COMPLETIONS, {"model": "returns", "messages": MESSAGES}, "prompt"),
+        (CHAT, {"model": "returns", "messages": [{"content": "x"}]}, "messages[0].role"),
     ],
 )
-def test_a_field_that_is_missing_is_named(endpoint: Endpoint, fields: dict[str, Any], param: str) -> None:
-    found = problem(json.dumps(fields).encode(), endpoint)
+def test_a_field_that_is_missing_is_named(wire_format: WireFormat, fields: dict[str, Any], param: str) -> None:
+    found = problem(json.dumps(fields).encode(), wire_format)
     assert (found.code, found.param) == ("missing_field", param)
 
 
@@ -238,7 +241,7 @@ def test_what_needs_permission_is_refused_without_it_and_passed_on_with_it(name:
 def test_an_unknown_field_is_refused_by_its_name() -> None:
     found = problem(read(temprature=0))
     assert (found.code, found.param) == ("unknown_parameter", "temprature")
-    assert problem(read("completions", tools=[])).code == "unknown_parameter"
+    assert problem(read(COMPLETIONS, tools=[])).code == "unknown_parameter"
 
 
 def test_a_very_long_name_is_not_repeated_in_full() -> None:
@@ -266,11 +269,11 @@ def test_alternatives_are_bounded() -> None:
     read(n=2).check(TASK, DEFAULTS)
     assert problem(read(n=3)).param == "n"
     assert problem(read(n=2), task=None).param == "n"
-    assert problem(read("completions", best_of=3), "completions").param == "best_of"
+    assert problem(read(COMPLETIONS, best_of=3), COMPLETIONS).param == "best_of"
 
 
-@pytest.mark.parametrize("endpoint", ["chat", "completions"])
-def test_all_that_is_known_passes_in_a_plain_form(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("wire_format", [CHAT, COMPLETIONS])
+def test_all_that_is_known_passes_in_a_plain_form(wire_format: WireFormat) -> None:
     values: dict[str, Any] = {
         "model": "returns",
         "messages": MESSAGES,
@@ -293,10 +296,10 @@ def test_all_that_is_known_passes_in_a_plain_form(endpoint: Endpoint) -> None:
     values |= dict.fromkeys(("suffix", "reasoning_effort"), "x")
     values |= dict.fromkeys(("include_stop_str_in_output", "skip_special_tokens", "parallel_tool_calls", "store"), True)
     body = read_body(
-        endpoint, json.dumps({name: values.get(name, 1) for name in sorted(KNOWN[endpoint] - {"stream"})}).encode()
+        wire_format, json.dumps({name: values.get(name, 1) for name in sorted(wire_format.known - {"stream"})}).encode()
     )
     body.check(TASK, DEFAULTS)
-    assert set(sent(body, by_general(general_prompt=False))) == KNOWN[endpoint] - KEPT_HERE - HINTS - {"stream"}
+    assert set(sent(body, by_general(general_prompt=False))) == wire_format.known - KEPT_HERE - HINTS - {"stream"}
 
 
 def test_an_engine_gets_its_own_name_for_what_is_to_answer() -> None:
@@ -313,7 +316,7 @@ def test_what_the_gateway_keeps_reaches_no_engine() -> None:
 
 def test_what_is_not_changed_goes_on_as_it_came() -> None:
     raw = b'{"model": "returns", "messages": [ {"role":"user", "content":"\\u00e4", "name" : 1.50} ], "seed": 1e2}'
-    out = read_body("chat", raw).for_engine(by_adapter())
+    out = read_body(CHAT, raw).for_engine(by_adapter())
     assert b'[ {"role":"user", "content":"\\u00e4", "name" : 1.50} ]' in out
     assert b'"seed":100' in out.replace(b" ", b"")
 
@@ -365,15 +368,15 @@ def test_the_callers_own_form_of_answer_keeps_the_general_prompts_out(own: dict[
 
 
 def test_a_completion_gets_the_general_prompt_before_its_prompt() -> None:
-    assert sent(read("completions"), by_general())["prompt"] == "You decide returns.\n\nSealed laptop."
-    two = sent(read("completions", prompt=["a", "b"]), by_general())["prompt"]
+    assert sent(read(COMPLETIONS), by_general())["prompt"] == "You decide returns.\n\nSealed laptop."
+    two = sent(read(COMPLETIONS, prompt=["a", "b"]), by_general())["prompt"]
     assert two == ["You decide returns.\n\na", "You decide returns.\n\nb"]
 
 
 @pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2], [3]], ["a", 1], [None]])
 def test_token_ids_are_not_taken_as_a_prompt(prompt: list[Any]) -> None:
     raw = json.dumps({"model": "returns", "prompt": prompt}).encode()
-    assert problem(raw, "completions").param == "prompt"
+    assert problem(raw, COMPLETIONS).param == "prompt"
 
 
 def test_stream_always_requests_usage_and_remembers_whether_the_caller_did() -> None:
@@ -411,7 +414,7 @@ def test_rules_see_the_text_of_the_conversation() -> None:
     parts = [{"type": "text", "text": "A  FRAGILE\nVase"}, {"type": "image_url", "image_url": {"url": "http://x"}}]
     body = read(messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}])
     assert body.text() == "Be brief.\nA  FRAGILE\nVase\n"
-    assert read("completions", prompt=["One", "Two"]).text() == "One Two"
+    assert read(COMPLETIONS, prompt=["One", "Two"]).text() == "One Two"
     assert make_routing_request(body, "c", frozenset(), None, policy()).text == ""
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.formats.fields import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
+from gateway.formats.chat import CHAT
+from gateway.formats.fields import GATEWAY_ALONE, KEPT_HERE, ON_REQUEST
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.partial_answer import Begun
 from router.choice import choose
@@ -63,7 +64,7 @@ HARMFUL: dict[str, bytes] = {
 
 def use(raw: bytes) -> None:
     """All that is done with a body on its way to an engine."""
-    body = read_body("chat", raw)
+    body = read_body(CHAT, raw)
     body.check(TASK, DEFAULTS)
     make_routing_request(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
     for choice in CHOICES:
@@ -97,7 +98,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=5,
 )
-fields = st.sampled_from(sorted(KNOWN["chat"] - {"model"}))
+fields = st.sampled_from(sorted(CHAT.known - {"model"}))
 messages = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": json_values}),
     min_size=1,
@@ -111,7 +112,7 @@ def test_continuation_on_another_engine_is_well_formed_or_not_attempted(
 ) -> None:
     raw = json.dumps({"model": "returns", "messages": said, "stream": True, **more}).encode()
     try:
-        body: RequestBody = read_body("chat", raw)
+        body: RequestBody = read_body(CHAT, raw)
         body.check(TASK, DEFAULTS)
     except Problem:
         return

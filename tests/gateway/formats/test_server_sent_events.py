@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.errors import Problem
+from gateway.formats.chat import CHAT
 from gateway.formats.server_sent_events import (
     BOM,
     DONE,
     WHOLE,
     EventSplitter,
     Progress,
-    error_event,
     payload_of,
     usage_event,
     with_fingerprint,
@@ -373,7 +374,7 @@ def test_the_gateway_splices_what_it_knows_into_the_engines_own_usage() -> None:
 
 
 def test_an_error_ends_a_stream_as_one_event() -> None:
-    told = error_event({"message": "It broke.\nBadly.", "code": "stream_broken"})
+    told = CHAT.error_event(Problem("stream_broken", "It broke.\nBadly."))
     assert told.count(b"\n") == 2
     payload = payload_of(told)
     assert payload is not None

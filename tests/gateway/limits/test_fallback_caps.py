@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.configuration.settings import LimitSettings
+from gateway.formats.chat import CHAT
 from gateway.formats.request_body import read_body
 from gateway.limits.fallback_caps import REQUESTS_MIN, Cap, FallbackCaps, Leave, ShareWindow
 from gateway.limits.limits import NANOS, Bound, Limits
@@ -61,7 +62,7 @@ def record(**fields: Any) -> Record:
 
 def went(fallback_caps: FallbackCaps) -> tuple[Leave, Allowance]:
     asked = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}], "max_tokens": 100}
-    leave = fallback_caps.went(TO_THE_EXIT, None, read_body("chat", msgspec.json.encode(asked)), record())
+    leave = fallback_caps.went(TO_THE_EXIT, None, read_body(CHAT, msgspec.json.encode(asked)), record())
     assert leave is not None
     return leave, fallback_caps._money["returns"]
 

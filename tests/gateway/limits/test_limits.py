@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from gateway.callers import Caller, CallerLimits
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
+from gateway.formats.chat import CHAT
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.limits.limits import NANOS, Bound, Limits, bound_of
 from gateway.limits.quotas import Quota
@@ -28,7 +29,7 @@ BOUNDS = {"returns": Bound(4096, 1000.0, 2000.0)}
 
 def body(**fields: Any) -> RequestBody:
     asked = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}], **fields}
-    return read_body("chat", msgspec.json.encode(asked))
+    return read_body(CHAT, msgspec.json.encode(asked))
 
 
 def record(**fields: Any) -> Record:

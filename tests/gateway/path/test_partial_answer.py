@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.formats.chat import CHAT
 from gateway.formats.request_body import read_body
 from gateway.formats.server_sent_events import Progress, Usage
 from gateway.path.partial_answer import Begun, head_of
@@ -34,7 +35,7 @@ def choice() -> Choice:
 
 def sent(tokens: int = 40, **more: Any) -> dict[str, Any] | None:
     raw = {"model": "returns", "stream": True, "messages": [{"role": "user", "content": "A toaster."}], **more}
-    body = begun(tokens).body(read_body("chat", json.dumps(raw).encode()), choice())
+    body = begun(tokens).body(read_body(CHAT, json.dumps(raw).encode()), choice())
     return None if body is None else dict(json.loads(body))
 
 

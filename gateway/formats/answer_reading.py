@@ -67,7 +67,7 @@ class _Alternative:
         self.text: list[str] = []
         self.refusal: list[str] = []
         self.calls: dict[int, list[Any]] = {}
-        """By their place: the name, and the parts of the arguments (None for a tool that takes text)."""
+        """By their place: the name, the parts of the arguments (None for a tool that takes text), and the id."""
         self.logprobs: list[float] = []
         self.finish_reason: str | None = None
 
@@ -76,7 +76,9 @@ class _Alternative:
         if not isinstance(told, dict):
             return
         place = told.get("index")
-        call = self.calls.setdefault(place if isinstance(place, int) else number, ["", []])
+        call = self.calls.setdefault(place if isinstance(place, int) else number, ["", [], None])
+        if isinstance(told.get("id"), str):
+            call[2] = told["id"]
         function = told.get("function")
         if not isinstance(function, dict):
             function, call[1] = told.get("custom"), None
@@ -94,8 +96,8 @@ class _Alternative:
     def read(self) -> AnswerAlternative:
         """The alternative as far as it was read."""
         calls = tuple(
-            ReceivedCall(name, None if parts is None else "".join(parts))
-            for _, (name, parts) in sorted(self.calls.items())
+            ReceivedCall(name, None if parts is None else "".join(parts), call_id)
+            for _, (name, parts, call_id) in sorted(self.calls.items())
         )
         return AnswerAlternative("".join(self.text), self.finish_reason, "".join(self.refusal), calls, self.logprobs)
 
@@ -103,13 +105,15 @@ class _Alternative:
 class Reading:
     """What was read of one answer."""
 
-    __slots__ = ("_alternatives", "_choices", "_strips")
+    __slots__ = ("_alternatives", "_choices", "_strips", "unreadable")
 
     def __init__(self, strips: bool, choices: int = 1) -> None:
         """Of so many `choices`. With `strips`, logprobs are taken out of what is passed on."""
         self._strips = strips
         self._choices = choices
         self._alternatives: dict[int, _Alternative] = {}
+        self.unreadable = False
+        """Whether a part of the answer could not be read."""
 
     def take(self, parts: list[bytes]) -> list[bytes]:
         """Read a stream's events, several of which may be in one part; returns them as they go to the caller."""
@@ -126,7 +130,7 @@ class Reading:
         """
         shown = body
         await asyncio.sleep(0)
-        for choice in _choices_of(body):
+        for choice in self._choices_of(body):
             await asyncio.sleep(0)
             raw = self._note(choice)
             if raw is not None and self._strips:
@@ -160,18 +164,35 @@ class Reading:
         return b"\n\n".join(events) if changed else part
 
     def _read(self, payload: bytes, shown: bytes) -> bytes:
-        for choice in _choices_of(payload):
+        for choice in self._choices_of(payload):
             raw = self._note(choice)
             if raw is not None and self._strips:
                 shown = _without(shown, raw, payload)
         return shown
 
-    def _note(self, choice: _Choice) -> bytes | None:
-        """Note what a choice says; its logprobs as they stand there, None where there are none."""
-        place = choice.index if isinstance(choice.index, int) else 0
+    def _choices_of(self, payload: bytes) -> list[_Choice]:
+        try:
+            return _BODY.decode(payload).choices
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.unreadable = self.unreadable or payload != b"[DONE]"
+            return []  # whoever relays it has seen that it is good enough
+
+    def _alternative(self, place: int) -> _Alternative:
+        """What there is of the alternative at this place."""
         alternative = self._alternatives.get(place)
         if alternative is None:
             alternative = self._alternatives[place] = _Alternative()
+        return alternative
+
+    def text(self) -> str | None:
+        """The text of the only alternative; None where it calls tools, or has no text at all."""
+        alternative = next(iter(self._alternatives.values()), None)
+        return None if alternative is None or alternative.calls or not alternative.text else "".join(alternative.text)
+
+    def _note(self, choice: _Choice) -> bytes | None:
+        """Note what a choice says; its logprobs as they stand there, None where there are none."""
+        place = choice.index if isinstance(choice.index, int) else 0
+        alternative = self._alternative(place)
         _note(choice, alternative)
         raw = bytes(choice.logprobs)
         if raw == b"null":
@@ -180,24 +201,17 @@ class Reading:
         return raw
 
 
-def _choices_of(payload: bytes) -> list[_Choice]:
-    try:
-        return _BODY.decode(payload).choices
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []  # whoever relays it has seen that it is good enough
-
-
 def _note(choice: _Choice, alternative: _Alternative) -> None:
     if choice.finish_reason:
         alternative.finish_reason = choice.finish_reason
-    if choice.text:
+    if choice.text is not None:
         alternative.text.append(choice.text)
-        alternative.events += 1
+        alternative.events += bool(choice.text)
     delta = choice.delta
     if delta is not None:
         if delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls:
             alternative.events += 1
-        if delta.content:
+        if delta.content is not None:
             alternative.text.append(delta.content)
         if delta.refusal:
             alternative.refusal.append(delta.refusal)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.path.answer_reading import Reading
+from gateway.formats.answer_reading import Reading
 from router.answers import AnswerAlternative, ReceivedCall
 from tests.fakes.answers import Said as Saying
 from tests.fakes.answers import Shape, Speaker, say

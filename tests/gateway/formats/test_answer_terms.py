@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from gateway.formats.answer_terms import Judging
+from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
 from gateway.formats.request_body import RequestBody, read_body
-from gateway.path.answer_terms import Judging
+from gateway.formats.wire_format import WireFormat
 from router.arguments import ANY_OBJECT
 from router.choice import choose
 from router.confidence import Calibration, ConfidenceModel
@@ -40,9 +43,9 @@ def chosen(engine: EngineKind = "vllm", contract: Any = None, general: bool = Fa
     return replace(found, task=replace(found.task, **task), pool=pool, **of)
 
 
-def body(endpoint: str = "chat", **more: Any) -> RequestBody:
-    said = {"messages": [{"role": "user", "content": "x"}]} if endpoint == "chat" else {"prompt": "x"}
-    return read_body(endpoint, json.dumps({"model": "returns", **said, **more}).encode())  # type: ignore[arg-type]
+def body(wire_format: WireFormat = CHAT, **more: Any) -> RequestBody:
+    said = {"messages": [{"role": "user", "content": "x"}]} if wire_format is CHAT else {"prompt": "x"}
+    return read_body(wire_format, json.dumps({"model": "returns", **said, **more}).encode())
 
 
 def sent(choice: Choice, asking: RequestBody, rules: Policy = CALIBRATED) -> dict[str, Any]:
@@ -62,14 +65,14 @@ def test_a_task_without_such_checks_demands_nothing() -> None:
     ("asking", "logprobs", "strips", "judged"),
     [
         (body(), True, True, True),
-        (body("completions"), 0, True, True),
+        (body(COMPLETIONS), 0, True, True),
         (body(logprobs=False), True, True, True),
         (body(logprobs=True), True, False, True),
-        (body("completions", logprobs=0), 0, False, True),
-        (body("completions", logprobs=2), 2, False, True),
+        (body(COMPLETIONS, logprobs=0), 0, False, True),
+        (body(COMPLETIONS, logprobs=2), 2, False, True),
         (body(top_logprobs=2), None, False, False),
-        (body("completions", echo=True), None, False, False),
-        (body("completions", echo=True, logprobs=2), 2, False, False),
+        (body(COMPLETIONS, echo=True), None, False, False),
+        (body(COMPLETIONS, echo=True, logprobs=2), 2, False, False),
     ],
 )
 def test_logprobs_are_asked_for_where_the_caller_does_not(
@@ -94,25 +97,25 @@ def test_fallback_is_sent_no_logprobs_and_judged_by_an_enforced_contract_alone()
 
 
 @pytest.mark.parametrize(
-    ("engine", "endpoint", "contract", "field"),
+    ("engine", "wire_format", "contract", "field"),
     [
-        ("vllm", "chat", {"json_schema": SCHEMA, "regex": "x"}, {"structured_outputs": {"json": SCHEMA}}),
-        ("vllm", "completions", {"choices": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
-        ("vllm", "chat", {"length": {"characters_max": 3}}, {}),
-        ("openai", "chat", {"choices": ["a"]}, {}),
-        ("openai", "completions", {"json_schema": SCHEMA}, {}),
+        ("vllm", CHAT, {"json_schema": SCHEMA, "regex": "x"}, {"structured_outputs": {"json": SCHEMA}}),
+        ("vllm", COMPLETIONS, {"choices": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
+        ("vllm", CHAT, {"length": {"characters_max": 3}}, {}),
+        ("openai", CHAT, {"choices": ["a"]}, {}),
+        ("openai", COMPLETIONS, {"json_schema": SCHEMA}, {}),
         (
             "openai",
-            "chat",
+            CHAT,
             {"json_schema": SCHEMA},
             {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}},
         ),
     ],
 )
 def test_an_engine_is_told_the_form_in_its_own_words(
-    engine: EngineKind, endpoint: str, contract: Any, field: dict[str, Any]
+    engine: EngineKind, wire_format: WireFormat, contract: Any, field: dict[str, Any]
 ) -> None:
-    told = sent(chosen(engine, contract, constrained=True), body(endpoint))
+    told = sent(chosen(engine, contract, constrained=True), body(wire_format))
     assert {name: told[name] for name in ("structured_outputs", "response_format") if name in told} == field
 
 

@@ -201,7 +201,7 @@ def _form(task: TaskPolicy, body: RequestBody, choice: Choice, version: VersionV
         return NOTHING
     for name in FORM_NAMES:
         if contract.get(name) is not None:
-            return traits.answer_form(name, contract[name], body.endpoint == "chat")
+            return traits.answer_form(name, contract[name], body.wire_format.json_schema)
     return NOTHING
 
 

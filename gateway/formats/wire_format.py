@@ -1,0 +1,179 @@
+"""A wire format: its address, its fields, and all that is read or written in it alone.
+
+A format is one module with a subclass and one row in gateway/formats/format_table.py. The base class reads and writes
+answers as OpenAI's chat completions and completions have them: with `choices`, and streams that end in [DONE].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from gateway.errors import Problem
+from gateway.formats.answer_reading import Reading
+from gateway.formats.fields import NEUTRAL, WHOLE_NUMBERS, Fields, Message
+from gateway.formats.selectors import of_messages, text_of
+from gateway.formats.server_sent_events import DONE, WHOLE, Progress, see_that_it_is_text
+from serving.errors import Failed
+
+
+class WireFormat:
+    """One format of requests and answers. Stateless: what is known of one request is an argument."""
+
+    # The request.
+    name: ClassVar[str]
+    """Its name in records and reports."""
+    title: ClassVar[str]
+    """Its name in the document at /openapi.json."""
+    path: ClassVar[str]
+    """The address that callers use."""
+    engine_path: ClassVar[str]
+    """The address below an engine's base URL."""
+    fields: ClassVar[type[Fields]] = Fields
+    """The fields with types and bounds."""
+    whole_numbers: ClassVar[frozenset[str]] = WHOLE_NUMBERS
+    """Fields that hold whole numbers."""
+    required: ClassVar[str]
+    """The field that has to be there beside `model`."""
+    known: ClassVar[frozenset[str]]
+    """Fields that need no permission."""
+    openai: ClassVar[frozenset[str]]
+    """Fields for an engine of which only OpenAI's API is known."""
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+    """Values of fields that ask for what happens anyway."""
+    token_limits: ClassVar[tuple[str, ...]] = ("max_tokens", "max_completion_tokens", "min_tokens")
+    """Fields that hold numbers of tokens of an answer."""
+    has_tools: ClassVar[bool] = False
+    """Whether an answer may call tools."""
+    has_template: ClassVar[bool] = False
+    """Whether engines put the request into their chat template."""
+    logprobs_alone: ClassVar[bool | int | None] = None
+    """The value of `logprobs` for those of the answer's tokens and no others; None: they can't be requested."""
+    # The answer.
+    progress: ClassVar[type[Progress]] = Progress
+    reading: ClassVar[type[Reading]] = Reading
+    answer_field: ClassVar[str] = "text"
+    """The field of a choice that holds a whole answer."""
+    event_object: ClassVar[str] = ""
+    """`object` in each event of a stream."""
+    last_event: ClassVar[bytes] = DONE
+
+    def __init__(self) -> None:
+        self.decoder = msgspec.json.Decoder(self.fields)
+
+    @property
+    def schema_name(self) -> str:
+        """The name of its answers in the document at /openapi.json."""
+        return self.title.title().replace(" ", "")
+
+    def messages(self, read: Fields) -> Sequence[Message]:
+        """The request as a conversation; empty for one that is no conversation."""
+        raise NotImplementedError
+
+    def text(self, read: Fields) -> str:
+        """All text of the request, for rules."""
+        return "\n".join(text_of(message) for message in self.messages(read))
+
+    def selected(self, read: Fields, selector: str) -> str:
+        """The part of the request that a task's selector names, for fitted models."""
+        return of_messages(selector, self.messages(read))
+
+    def conversation(self, read: Fields) -> str:
+        """The text of the request, each message with its role."""
+        return "\n\n".join(f"{message.role}: {text_of(message)}" for message in self.messages(read))
+
+    def alternatives(self, read: Fields) -> int:
+        """Number of alternatives that are requested."""
+        return read.n or 1
+
+    def answer_tokens(self, read: Fields) -> int | None:
+        """Most tokens of one alternative; None where the request does not bound them."""
+        return read.max_completion_tokens or read.max_tokens
+
+    def asks_for_logprobs(self, read: Fields) -> bool:
+        """Whether the caller itself asks for the logprobs of the answer's tokens."""
+        return bool(read.logprobs)
+
+    def asks_for_prompt_logprobs(self, read: Fields) -> bool:
+        """Whether `echo` makes vLLM compute the logprobs of the prompt."""
+        return True
+
+    def may_go_on(self, read: Fields) -> bool:
+        """Whether another engine can be asked to go on with a part of the answer."""
+        return False
+
+    def json_schema(self, schema: Any) -> Mapping[str, Any]:
+        """The fields that ask for an answer by this JSON schema; empty where the format has none."""
+        return {}
+
+    def add_system(self, fields: dict[str, Any], read: Fields, system: str, after: bool) -> None:
+        """Add instructions to `fields`: before those of the caller, or after them."""
+        raise NotImplementedError
+
+    def go_on(self, fields: dict[str, Any], text: str) -> None:
+        """Change `fields` so that the engine goes on with `text`. Only where `may_go_on`."""
+        raise NotImplementedError
+
+    def note_whole(self, body: bytes, choices: int, progress: Progress) -> None:
+        """Note a whole answer in `progress`. Raises Failed if it is none, or has fewer alternatives than `choices`."""
+        try:
+            see_that_it_is_text(body)
+            read = WHOLE.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Failed("the engine's answer is not JSON of the expected form") from error
+        found = read.choices or []
+        if read.error is not None or not found:
+            raise Failed("the engine answered with an error inside a 200", body=body)
+        if len(found) < choices or any(getattr(choice, self.answer_field) is None for choice in found):
+            raise Failed("the engine's answer has fewer alternatives than were asked for, or one that says nothing")
+        progress.answer_id = read.id
+        progress.usage = read.counted()
+        progress.finish_reason = found[0].finish_reason or None
+
+    def read_answer(self, parts: Sequence[bytes], stream: bool) -> Reading:
+        """Read an answer that was sent, from its bytes. What can't be read is left out."""
+        reading, whole = self.reading(strips=False), b"".join(parts)
+        if stream:
+            reading.take([whole])
+        else:
+            reading.take_whole(whole)
+        return reading
+
+    def empty_event(self, answer_id: str, created: int, model: str) -> bytes:
+        """The JSON of an event without a choice, for what the gateway tells at a stream's end."""
+        fields = {"id": answer_id, "object": self.event_object, "created": created, "model": model, "choices": []}
+        return msgspec.json.encode(fields)
+
+    def error_event(self, problem: Problem) -> bytes:
+        """The event that ends a stream which broke after it had begun. Nothing follows it."""
+        return b"data: " + self.error_body(problem) + b"\n\n"
+
+    def error_body(self, problem: Problem) -> bytes:
+        """A problem in the format's shape of errors."""
+        return problem.body()
+
+    def answer_schema(self) -> dict[str, Any]:
+        """The JSON schema of a whole answer, as far as the gateway reads it."""
+        said = {self.answer_field: {"type": "string" if self.answer_field == "text" else "object"}}
+        counts = {"prompt_tokens": {"type": ["integer", "null"]}, "completion_tokens": {"type": ["integer", "null"]}}
+        return {
+            "type": "object",
+            "properties": {
+                "id": {"type": ["string", "null"]},
+                "model": {"type": "string", "description": "What answered."},
+                "choices": {"type": "array", "minItems": 1, "items": {"type": "object", "properties": said}},
+                "usage": {"type": ["object", "null"], "properties": counts},
+            },
+            "required": ["choices"],
+        }
+
+
+def decode_list(value: Any) -> list[Any]:
+    """A list of a body's fields, whose JSON may still be as it came."""
+    return value if isinstance(value, list) else _LIST.decode(value)
+
+
+_LIST = msgspec.json.Decoder(list[Raw])
