@@ -17,10 +17,10 @@ from gateway.admin.reload import reload_on_signal
 from gateway.app import Gateway
 from gateway.configuration.sections import ListenSettings
 from gateway.configuration.settings import Settings
-from gateway.server.budget import BodyBudget
 from gateway.server.connection import Connection
 from gateway.server.cors import headers_for
 from gateway.server.listener import ADMIN, METRICS, OPENAPI, PROBES, Address, Listener
+from gateway.server.shared_room import SharedRoom
 
 log = logging.getLogger(__name__)
 OF_ADMINS = (ADMIN, OPENAPI, PROBES)
@@ -66,7 +66,7 @@ class OrderlyServer(uvicorn.Server):
         self._gateway = gateway
         self._settings = settings
         self._listeners: list[Listener] = []
-        self._bodies = BodyBudget(settings.limits.bodies_bytes_max, settings.limits.caller_share_max)
+        self._bodies = SharedRoom(settings.limits.bodies_bytes_max, settings.limits.caller_share_max)
         self._signals = 0
 
     @property

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from serving.errors import Dropped, EngineError, Failed, Oversize, Silent, Truncated, Unreachable, from_status
+from serving.wakeable import Wakeable
 
 ERROR_BODY_BYTES_MAX = 65_536
 READ_BUFFER_BYTES = 1 << 18
@@ -128,10 +129,11 @@ class Origin:
         self._sweeper = loop.call_later(left, self._sweep, loop) if kept else None
 
 
-class EngineConnection(asyncio.Protocol):
+class EngineConnection(Wakeable, asyncio.Protocol):
     """One connection: `begin` an exchange, wait for `head`, take its `chunk`s, `finish` or `abort`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -139,7 +141,6 @@ class EngineConnection(asyncio.Protocol):
         self.idle_since = 0.0
         # While an exchange is under way:
         self._busy = False
-        self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._silence_seconds = 0.0
         self._heard_at = 0.0
@@ -236,17 +237,6 @@ class EngineConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def _fail(self, error: EngineError) -> None:
         if self._busy and self._fault is None and not self.whole:

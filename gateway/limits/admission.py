@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
-from gateway.limits.fair_queue import WaitingLine, Wanted
+from gateway.limits.fair_queue import FairQueue, Wanted
 from monitoring.metrics import Meters
 
 Priority = Literal["interactive", "batch"]
@@ -124,7 +124,7 @@ class Admission:
         self._running: dict[str, int] = {}
         """Places by caller, of those that wait for nothing."""
         self._waiting_of: dict[str, int] = {}
-        self._lines: dict[Priority, WaitingLine[Place]] = {"interactive": WaitingLine(), "batch": WaitingLine()}
+        self._lines: dict[Priority, FairQueue[Place]] = {"interactive": FairQueue(), "batch": FairQueue()}
         self._waiting_inside = 0
         self._batch_due = 0.0
         self._handed: deque[float] = deque(maxlen=HANDED_KEPT)
@@ -156,7 +156,7 @@ class Admission:
         if place.held:
             place.held = False
             self.in_flight -= 1
-            self._ran(place.caller)
+            _count_down(self._running, place.caller)
         if place.queued_at is not None:
             self._meters.queue_seconds.observe(place.waited_seconds, place.priority)
         if self.waiting:
@@ -201,7 +201,7 @@ class Admission:
         self._waiting_of[place.caller] = self._waiting_of.get(place.caller, 0) + 1
         if place.held:
             self._waiting_inside += 1
-            self._ran(place.caller)
+            _count_down(self._running, place.caller)
 
     def leave(self, place: Place) -> None:
         """For places only: it waits no longer, whatever the reason."""
@@ -242,21 +242,10 @@ class Admission:
     def _left(self, place: Place) -> None:
         """A place has been taken out of its line."""
         self.waiting -= 1
-        left = self._waiting_of[place.caller] - 1
-        if left:
-            self._waiting_of[place.caller] = left
-        else:
-            del self._waiting_of[place.caller]
+        _count_down(self._waiting_of, place.caller)
         if place.held:
             self._waiting_inside -= 1
             self._running[place.caller] = self._running.get(place.caller, 0) + 1
-
-    def _ran(self, caller: str) -> None:
-        left = self._running[caller] - 1
-        if left:
-            self._running[caller] = left
-        else:
-            del self._running[caller]
 
     def _fits(self, wanted: Wanted) -> bool:
         if wanted is None:
@@ -276,3 +265,10 @@ class Admission:
             return max(1.0, self.queue_seconds_max)
         seconds = max(time.monotonic() - self._handed[0], 0.001)
         return min(max(1.0, (self.waiting + 1) * seconds / len(self._handed)), RETRY_AFTER_SECONDS_MAX)
+
+
+def _count_down(counts: dict[str, int], caller: str) -> None:
+    """Take one from a caller's count. A count of zero has no entry."""
+    counts[caller] -= 1
+    if not counts[caller]:
+        del counts[caller]

@@ -1,4 +1,4 @@
-"""A line of those who wait: callers take turns, and each caller's own go in the order in which they came."""
+"""The one fair queue: callers take turns, and each caller's own entries keep the order in which they came."""
 
 from __future__ import annotations
 
@@ -7,71 +7,76 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 Wanted = frozenset[str] | None
-"""What one waits for: any of these replicas; None: a place in the gateway."""
+"""Replicas of which any will do; None: a place in the gateway, or a thread."""
 
 
-class Waits(Protocol):
-    """One who waits. `in_line` says whether it stands in line now; only its line sets it."""
+class QueueEntry(Protocol):
+    """One who waits. `in_line` is true while it waits; only its queue sets it."""
 
     caller: str
     wanted: Wanted
     in_line: bool
 
 
-One = TypeVar("One", bound=Waits)
+Entry = TypeVar("Entry", bound=QueueEntry)
 
 
-class WaitingLine(Generic[One]):
-    """One line. The caller that stands first in `_turns` has the next turn, and goes to the end with it."""
+class FairQueue(Generic[Entry]):
+    """The first caller in `_turns` has the next turn, and goes to the end with it."""
 
     def __init__(self) -> None:
-        self._turns: dict[str, dict[Wanted, deque[One]]] = {}
+        self._turns: dict[str, dict[Wanted, deque[Entry]]] = {}
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def add(self, one: One, first: bool = False) -> None:
-        """Stand in line: behind its caller's others, or before them."""
-        group = self._turns.setdefault(one.caller, {}).setdefault(one.wanted, deque())
+    def add(self, entry: Entry, first: bool = False) -> None:
+        """Add an entry: behind its caller's others, or before them."""
+        group = self._turns.setdefault(entry.caller, {}).setdefault(entry.wanted, deque())
         if first:
-            group.appendleft(one)
+            group.appendleft(entry)
         else:
-            group.append(one)
-        one.in_line = True
+            group.append(entry)
+        entry.in_line = True
         self._length += 1
 
-    def remove(self, one: One) -> None:
-        """Leave the line, from wherever it stands."""
-        groups = self._turns[one.caller]
-        group = groups[one.wanted]
-        group.remove(one)
-        one.in_line = False
+    def remove(self, entry: Entry) -> None:
+        """Remove an entry, wherever it is."""
+        groups = self._turns[entry.caller]
+        group = groups[entry.wanted]
+        group.remove(entry)
+        entry.in_line = False
         self._length -= 1
         if not group:
-            del groups[one.wanted]
+            del groups[entry.wanted]
             if not groups:
-                del self._turns[one.caller]
+                del self._turns[entry.caller]
 
-    def next(self, fits: Callable[[Wanted], bool], has_its_share: Callable[[str], bool]) -> One | None:
-        """Take out who is next of those for whom there is room: a caller that has its share only if no other waits."""
-        known: dict[Wanted, bool] = {}
-        spare: One | None = None
+    def next(
+        self, has_room: Callable[[Wanted], bool], has_its_share: Callable[[str], bool], beyond_share: bool = True
+    ) -> Entry | None:
+        """Take out the next entry for which there is room.
+
+        A caller that has its share is passed over while another waits; without `beyond_share` always.
+        """
+        room: dict[Wanted, bool] = {}
+        spare: Entry | None = None
         for caller, groups in self._turns.items():
             for wanted, group in groups.items():
-                if wanted not in known:
-                    known[wanted] = fits(wanted)
-                if not known[wanted]:
+                if wanted not in room:
+                    room[wanted] = has_room(wanted)
+                if not room[wanted]:
                     continue
                 if not has_its_share(caller):
-                    return self._called(group[0])
+                    return self._take(group[0])
                 spare = spare or group[0]
                 break
-        return None if spare is None else self._called(spare)
+        return self._take(spare) if spare is not None and beyond_share else None
 
-    def _called(self, one: One) -> One:
-        caller = one.caller
-        self.remove(one)
+    def _take(self, entry: Entry) -> Entry:
+        caller = entry.caller
+        self.remove(entry)
         if caller in self._turns:
             self._turns[caller] = self._turns.pop(caller)
-        return one
+        return entry

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
+from gateway.limits.fair_queue import FairQueue, Wanted
+
 THREADS_MAX = 2
 WAITING_CHARACTERS_MAX = 1 << 25
-"""Of all that waits for one caller; memory is then some 32 to 128 MiB."""
+"""Most characters that wait for one caller; memory is then some 32 to 128 MiB."""
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class ThreadTurn:
+    """One call that waits for a thread."""
+
+    caller: str
+    wanted: Wanted = None
+    in_line: bool = False
+    called: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Threads:
@@ -28,11 +41,10 @@ class Threads:
         self._free = threads_max
         self._share_max = max(1, threads_max - 1)
         self._waiting_characters_max = waiting_characters_max
-        self._running: dict[str, int] = {}
-        self._characters: dict[str, int] = {}
-        """Of what waits, by caller."""
-        self._turns: dict[str, deque[asyncio.Future[None]]] = {}
-        """Who waits, by caller: that which stands first has the next turn, and goes to the end with it."""
+        self._running: Counter[str] = Counter()
+        self._characters: Counter[str] = Counter()
+        """Characters that wait, by caller."""
+        self._line: FairQueue[ThreadTurn] = FairQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +56,7 @@ class Threads:
 
     def has_room(self, caller: str, characters: int) -> bool:
         """Whether so much more of a caller's may wait; where nothing of it waits, always."""
-        waiting = self._characters.get(caller, 0)
+        waiting = self._characters[caller]
         return not waiting or waiting + characters <= self._waiting_characters_max
 
     async def run(self, caller: str, characters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -56,19 +68,19 @@ class Threads:
         return await asyncio.wrap_future(done)
 
     async def _turn(self, caller: str, characters: int) -> None:
-        if self._may_begin(caller):
+        if self._free > 0 and not self._has_its_share(caller):
             self._begin(caller)
             return
         characters = max(1, characters)
-        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns.setdefault(caller, deque()).append(called)
-        self._characters[caller] = self._characters.get(caller, 0) + characters
+        turn = ThreadTurn(caller)
+        self._line.add(turn)
+        self._characters[caller] += characters
         try:
-            await called
+            await turn.called
         except asyncio.CancelledError:
-            if called.cancelled():
-                self._leave(caller, called)
-            else:
+            if turn.in_line:
+                self._line.remove(turn)
+            elif not turn.called.cancelled():
                 self._ended(caller)
             raise
         finally:
@@ -76,18 +88,12 @@ class Threads:
             if not self._characters[caller]:
                 del self._characters[caller]
 
-    def _may_begin(self, caller: str) -> bool:
-        return self._free > 0 and self._running.get(caller, 0) < self._share_max
+    def _has_its_share(self, caller: str) -> bool:
+        return self._running[caller] >= self._share_max
 
     def _begin(self, caller: str) -> None:
         self._free -= 1
-        self._running[caller] = self._running.get(caller, 0) + 1
-
-    def _leave(self, caller: str, called: asyncio.Future[None]) -> None:
-        line = self._turns[caller]
-        line.remove(called)
-        if not line:
-            del self._turns[caller]
+        self._running[caller] += 1
 
     def _tell(self, loop: asyncio.AbstractEventLoop, caller: str) -> None:
         """In the thread: the work is done. A loop that is closed need not know."""
@@ -99,12 +105,8 @@ class Threads:
         self._running[caller] -= 1
         if not self._running[caller]:
             del self._running[caller]
-        following = next((one for one in self._turns if self._may_begin(one)), None)
-        if following is None:
-            return
-        line = self._turns.pop(following)
-        called = line.popleft()
-        if line:
-            self._turns[following] = line
-        self._begin(following)
-        called.set_result(None)
+        while (turn := self._line.next(lambda _: True, self._has_its_share, beyond_share=False)) is not None:
+            if not turn.called.done():  # else it has just been cancelled
+                self._begin(turn.caller)
+                turn.called.set_result(None)
+                return

@@ -14,10 +14,11 @@ from collections import deque
 from typing import Literal, cast
 
 from gateway.errors import Problem
-from gateway.server.budget import BodyBudget
-from gateway.server.exchange import STATUS_LINES, End, Exchange
+from gateway.server.exchange import End, Exchange, write_head
 from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Place, network_of, too_many_connections
 from gateway.server.reader import RequestReader
+from gateway.server.shared_room import SharedRoom
+from serving.wakeable import Wakeable
 
 log = logging.getLogger(__name__)
 PIECE_BYTES = 16_384
@@ -36,10 +37,11 @@ Waiting = Literal["idle", "head", "body", "reserved", "slow", "nothing"]
 """What a connection's timer is for: nothing while an answer is under way, or while a body takes its own time (slow)."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(Wakeable, asyncio.Protocol):
     """One connection. What connections share belongs to its listener."""
 
     def __init__(self, listener: Listener) -> None:
+        super().__init__()
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         # the connection
@@ -53,7 +55,6 @@ class Connection(asyncio.Protocol):
         self._probed = False
         self._write_paused = False
         self._read_paused = False
-        self._drained: asyncio.Future[None] | None = None
         self._sent_bytes = 0
         self._taken_bytes = 0
         """Bytes that the caller's side had taken when it was last looked at."""
@@ -166,15 +167,14 @@ class Connection(asyncio.Protocol):
     async def writable(self) -> None:
         """Wait while the caller reads slowly."""
         while self._write_paused and not self._transport.is_closing():
-            self._drained = self._loop.create_future()
-            await self._drained
+            await self._wait()
 
     def server_headers(self) -> bytes:
         """The header lines of every answer."""
         return self._listener.server_headers()
 
     @property
-    def bodies(self) -> BodyBudget:
+    def bodies(self) -> SharedRoom:
         """The room for bodies."""
         return self._listener.bodies
 
@@ -312,9 +312,8 @@ class Connection(asyncio.Protocol):
         self._closing = True
         if problem is not None:
             body = problem.body()
-            headers = [*problem.headers(), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-            self.send(b"%b%b%b\r\n%b" % (STATUS_LINES[problem.status], self.server_headers(), lines, body))
+            headers = [*problem.headers(), (b"content-length", b"%d" % len(body))]
+            self.send(write_head(problem.status, self.server_headers(), headers, b"connection: close\r\n") + body)
         half_open = self._transport.can_write_eof()
         reads = self._reader.in_head or self._reader.exchange is not None
         if self._half_closed or not (half_open or reads):  # TLS can't tell its end but by closing
@@ -420,7 +419,3 @@ class Connection(asyncio.Protocol):
             self._end(None)
         else:
             self._close()
-
-    def _wake(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 from gateway.callers import Caller
 from gateway.errors import Problem
-from gateway.server.budget import BodyBudget
+from gateway.formats.format_table import get_format
+from gateway.server.shared_room import SharedRoom
 from gateway.server.wire import Headers, HungUp
+from serving.wakeable import Wakeable
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -53,7 +55,7 @@ class Wire(Protocol):
         """The header lines of every answer."""
 
     @property
-    def bodies(self) -> BodyBudget:
+    def bodies(self) -> SharedRoom:
         """The room for bodies."""
 
     def read_on(self) -> None:
@@ -63,7 +65,7 @@ class Wire(Protocol):
         """Its answer is whole."""
 
 
-class Exchange:
+class Exchange(Wakeable):
     """One request and its answer. Its connection feeds it; whoever answers reads the body once, begins, and ends."""
 
     __slots__ = (
@@ -75,7 +77,6 @@ class Exchange:
         "_fields",
         "_held",
         "_parts",
-        "_waiter",
         "_walking",
         "_wire",
         "begun",
@@ -106,6 +107,7 @@ class Exchange:
         http10: bool,
     ) -> None:
         """`headers` are all, their names in lower case; `fields` the last of each name."""
+        super().__init__()
         # the request's head
         self.method = method
         self.path = path
@@ -126,7 +128,6 @@ class Exchange:
         self._parts: list[bytes | bytearray] = []
         self._held = 0
         self._awaited = False
-        self._waiter: asyncio.Future[None] | None = None
         self._continue = fields.get(b"expect", b"").lower() == b"100-continue" and not http10
         # its answer
         self.keep_alive = keep_alive
@@ -266,7 +267,7 @@ class Exchange:
     def refuse(self, problem: Problem) -> None:
         """Answer with a problem, if nothing of an answer has gone out."""
         if not self.begun and not self.hung_up:
-            self.tell(problem.status, problem.headers(), problem.body())
+            self.tell(problem.status, problem.headers(), get_format(self.path).error_body(problem))
 
     def _head(self, status: int, headers: Headers) -> bytes:
         """The answer's head. Raises ValueError for a header with a line end in it."""
@@ -281,9 +282,6 @@ class Exchange:
                 self.keep_alive = False
             elif name == b"content-type":
                 self._events = value.startswith(b"text/event-stream")
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"])
-        if not lines.count(b"\n") == lines.count(b"\r") == lines.count(b"\r\n") <= len(headers):
-            raise ValueError("a header has a line end in it")
         framing = b""
         if self.method == "HEAD" or status in BODILESS:
             self._body_left = 0
@@ -296,7 +294,7 @@ class Exchange:
             framing = b"transfer-encoding: chunked\r\n"
         if not self.keep_alive:
             framing += b"connection: close\r\n"
-        head = b"".join((STATUS_LINES[status], self._wire.server_headers(), lines, framing, b"\r\n"))
+        head = write_head(status, self._wire.server_headers(), headers, framing)
         self.begun = True
         return head
 
@@ -389,17 +387,6 @@ class Exchange:
         self._wire.read_on()
         await self._wait()
 
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
 
 class HangUpWatch:
     """Cancels the present task, inside its block, when the caller hangs up."""
@@ -420,6 +407,14 @@ class HangUpWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._exchange._walking = None
+
+
+def write_head(status: int, server_headers: bytes, headers: Headers, framing: bytes) -> bytes:
+    """The head of an answer. `framing` stands for its `connection`. Raises ValueError for a header with a line end."""
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"])
+    if not lines.count(b"\n") == lines.count(b"\r") == lines.count(b"\r\n") <= len(headers):
+        raise ValueError("a header has a line end in it")
+    return b"".join((STATUS_LINES[status], server_headers, lines, framing, b"\r\n"))
 
 
 def text_of(value: bytes) -> str:

@@ -14,8 +14,8 @@ from uvicorn.server import ServerState
 from gateway.callers import Caller
 from gateway.configuration.sections import DoorLimits
 from gateway.errors import Problem
-from gateway.server.budget import BodyBudget
 from gateway.server.exchange import Exchange
+from gateway.server.shared_room import SharedRoom
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -64,34 +64,6 @@ class Address:
         return not path.startswith(self.hidden) and (self.shown is None or path.startswith(self.shown))
 
 
-class Places:
-    """Places for connections, of which one host has a share. Their owner is the listener."""
-
-    __slots__ = ("_of_host", "_of_host_max", "_places_max", "taken")
-
-    def __init__(self, places_max: int, host_share_max: float) -> None:
-        self.taken = 0
-        self._places_max = places_max
-        self._of_host_max = max(1, int(places_max * host_share_max))
-        self._of_host: dict[str, int] = {}
-
-    def take(self, host: str) -> bool:
-        """Take a place; False where there is none, or none for this host."""
-        count = self._of_host.get(host, 0)
-        if self.taken >= self._places_max or count >= self._of_host_max:
-            return False
-        self.taken += 1
-        self._of_host[host] = count + 1
-        return True
-
-    def give_back(self, host: str) -> None:
-        """Give it back."""
-        self.taken -= 1
-        self._of_host[host] -= 1
-        if not self._of_host[host]:
-            del self._of_host[host]
-
-
 class Listener:
     """One address, and its connections. Its owner is the server."""
 
@@ -99,7 +71,7 @@ class Listener:
         self,
         address: Address,
         limits: DoorLimits,
-        bodies: BodyBudget,
+        bodies: SharedRoom,
         state: ServerState,
         application: Application,
         tls: bool = False,
@@ -115,9 +87,9 @@ class Listener:
         self.leaving = False
         """Whether each answer is the last of its connection: the gateway is about to stop."""
         self.tasks: set[asyncio.Task[None]] = state.tasks
-        self._places: dict[Place, Places] = {
-            "open": Places(limits.connections_max, limits.address_share_max),
-            "reserved": Places(limits.connections_reserved, limits.address_share_max),
+        self._places: dict[Place, SharedRoom] = {
+            "open": SharedRoom(limits.connections_max, limits.address_share_max),
+            "reserved": SharedRoom(limits.connections_reserved, limits.address_share_max),
         }
         self._state = state
         self._common: list[tuple[bytes, bytes]] = []

@@ -12,10 +12,10 @@ from uvicorn.server import ServerState
 from gateway.callers import Caller
 from gateway.configuration.sections import DoorLimits
 from gateway.errors import Problem
-from gateway.server.budget import BodyBudget
 from gateway.server.connection import Connection
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Address, Listener
+from gateway.server.shared_room import SharedRoom
 
 KEY = "Bearer sk-app-abcdefghijkl-secret"
 CALLER = Caller("abcdefghijkl", "someone", "caller", "", frozenset({"*"}))
@@ -105,14 +105,14 @@ class Listening:
     def body_bytes(self) -> int:
         """Bytes of bodies that are held."""
         assert self.listener is not None
-        return self.listener.bodies.bytes_taken
+        return self.listener.bodies.taken
 
 
 @asynccontextmanager
 async def listening(app: Listening) -> AsyncIterator[int]:
     """Run it for as long as the block does; gives the port. At the end nothing may be held."""
     state = ServerState()
-    budget = BodyBudget(app.bodies_bytes_max)
+    budget = SharedRoom(app.bodies_bytes_max)
     app.listener = listener = Listener(Address("tests", "127.0.0.1", 0), app.limits, budget, state, app)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(listener), "127.0.0.1", 0)
     try:
@@ -128,4 +128,4 @@ async def listening(app: Listening) -> AsyncIterator[int]:
                 while state.connections or state.tasks:
                     await asyncio.sleep(0.01)
         assert not state.connections, "a connection is left"
-        assert budget.bytes_taken == 0, "bytes of bodies are left"
+        assert budget.taken == 0, "bytes of bodies are left"

@@ -10,9 +10,9 @@ import pytest
 from uvicorn.server import ServerState
 
 from gateway.configuration.sections import DoorLimits
-from gateway.server.budget import BodyBudget
 from gateway.server.connection import Connection
 from gateway.server.listener import Address, Listener
+from gateway.server.shared_room import SharedRoom
 from tests.gateway.server.listening import Answers, Listening
 from tests.gateway.server.test_rfc9112 import ROWS
 
@@ -111,7 +111,7 @@ async def _answered(app: Listening, state: ServerState) -> None:
 
 async def told(parts: list[bytes]) -> tuple[list[int], list[bytes]]:
     """The statuses of the answers to these bytes, and the bodies that the application was sent."""
-    app, state, budget = Listening(limits=LIMITS), ServerState(), BodyBudget(1 << 20)
+    app, state, budget = Listening(limits=LIMITS), ServerState(), SharedRoom(1 << 20)
     listener = Listener(Address("tests", "", 0), LIMITS, budget, state, app)
     connection, transport = Connection(listener), Transport()
     transport.protocol = connection
@@ -126,7 +126,7 @@ async def told(parts: list[bytes]) -> tuple[list[int], list[bytes]]:
     transport.close()
     while state.connections or state.tasks:
         await asyncio.sleep(0)
-    assert budget.bytes_taken == 0
+    assert budget.taken == 0
     assert listener.connections == 0
     answers = Answers(bytes(transport.sent))
     assert all(status in (200, 400, 401, 405, 413, 415, 431, 501) for status in answers.statuses)

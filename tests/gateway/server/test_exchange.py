@@ -8,8 +8,8 @@ import pytest
 from gateway.errors import Problem
 from gateway.path.ledger import Ledger, trace_of
 from gateway.path.relay import choice_headers
-from gateway.server.budget import BodyBudget
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
+from gateway.server.shared_room import SharedRoom
 from gateway.server.wire import Deadline, HungUp
 from monitoring.ids import RequestIds
 from monitoring.records import AttemptRecord, Record
@@ -42,7 +42,7 @@ class Caller:
     def server_headers(self) -> bytes:
         return b"date: today\r\n"
 
-    bodies = BodyBudget(1 << 30)
+    bodies = SharedRoom(1 << 30)
 
     def finished(self, _: Exchange) -> None:
         self.ended = True

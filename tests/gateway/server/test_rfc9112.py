@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from gateway.configuration.sections import DoorLimits
-from gateway.server.budget import BodyBudget
 from gateway.server.exchange import Exchange
 from gateway.server.listener import network_of
+from gateway.server.shared_room import SharedRoom
 from tests.gateway.server.listening import ADMIN_KEY, KEY, Answers, Listening, echo, listening
 
 AUTHORIZATION = f"Authorization: {KEY}\r\n".encode()
@@ -460,7 +460,7 @@ async def test_all_bodies_under_way_share_one_budget() -> None:
 
 
 def test_one_caller_has_its_share_of_the_room_for_bodies() -> None:
-    bodies = BodyBudget(100, caller_share_max=0.5)
+    bodies = SharedRoom(100, share_max=0.5)
     assert bodies.take("a", 50)
     assert not bodies.take("a", 1)
     assert bodies.take("b", 50)

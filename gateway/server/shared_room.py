@@ -1,0 +1,34 @@
+"""Room that many share and of which one holder may have a part: for bodies, by key; for connections, by host."""
+
+from __future__ import annotations
+
+
+class SharedRoom:
+    """Room of `size_max` (bytes, or connections); one holder may have a share of it, and always one."""
+
+    __slots__ = ("_held", "_of_one_max", "size_max", "taken")
+
+    def __init__(self, size_max: int, share_max: float = 1.0) -> None:
+        self.size_max = size_max
+        self.taken = 0
+        self._of_one_max = max(1.0, size_max * share_max)
+        self._held: dict[str, int] = {}
+
+    def take(self, holder: str, size: int = 1) -> bool:
+        """Take so much for a holder; False, and nothing, where there is no room."""
+        held = self._held.get(holder, 0) + size
+        if self.taken + size > self.size_max or held > self._of_one_max:
+            return False
+        self.taken += size
+        self._held[holder] = held
+        return True
+
+    def give_back(self, holder: str, size: int = 1) -> None:
+        """Give it back."""
+        left = self._held[holder] - size
+        assert left >= 0, "more was given back than taken"
+        self.taken -= size
+        if left:
+            self._held[holder] = left
+        else:
+            del self._held[holder]

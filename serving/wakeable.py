@@ -1,0 +1,26 @@
+"""What one task waits for: woken by the event loop's callbacks, without losing time to an asyncio.Event."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Wakeable:
+    """The base of what at most one task at a time waits for."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def _wait(self) -> None:
+        """Wait until `_wake` is called. Whoever waits looks then whether there is something."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
