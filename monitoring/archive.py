@@ -140,13 +140,13 @@ def count(folder: Path, asked: ArchiveQuery) -> list[Day]:
     for path in files(folder, asked):
         by_day.setdefault(path.parent.name.removeprefix("day="), []).append(path)
     where, values = _where(asked)
-    found = []
+    days = []
     with connected() as connection:
         for day, paths in by_day.items():
             query = f"SELECT count(*) FROM {read(asked.dataset, paths)} {where}"  # noqa: S608
             row = connection.execute(query, values).fetchone()
-            found.append(Day(day, row[0] if row else 0, len(paths), sum(path.stat().st_size for path in paths)))
-    return found
+            days.append(Day(day, row[0] if row else 0, len(paths), sum(path.stat().st_size for path in paths)))
+    return days
 
 
 def export(folder: Path, asked: ArchiveQuery, target: Path) -> int:

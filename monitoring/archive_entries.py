@@ -39,22 +39,22 @@ def entries(
 
     Feedback on a record from before `since` has none. Raises Nothing where there is no record.
     """
-    told = ArchiveQuery("records", since, until), ArchiveQuery("feedback", since, until)
-    records = _table(folder, told[0], '"at" + "duration_seconds"')
+    queries = ArchiveQuery("records", since, until), ArchiveQuery("feedback", since, until)
+    records = _table(folder, queries[0], '"at" + "duration_seconds"')
     try:
-        feedback = _table(folder, told[1], '"at"')
+        feedback = _table(folder, queries[1], '"at"')
     except Nothing:
         feedback = None
     with tempfile.TemporaryDirectory() as scratch, connected(Path(scratch)) as connection:
         streams = [_records(connection, records, tasks)]
         if feedback is not None:
             streams.append(_feedback(connection, records, feedback, tasks))
-        yield from heapq.merge(*streams, key=lambda one: one[:3])
+        yield from heapq.merge(*streams, key=lambda entry: entry[:3])
 
 
 def without_a_place(folder: Path, tasks: Sequence[str], since: float | None, until: float | None) -> int:
     """How many of these entries are in files that do not say where they stood. Raises Nothing as `entries` does."""
-    found = 0
+    total = 0
     for dataset in ("records", "feedback"):
         try:
             table = _table(folder, ArchiveQuery(dataset, since, until), '"at"')
@@ -65,8 +65,8 @@ def without_a_place(folder: Path, tasks: Sequence[str], since: float | None, unt
         with connected() as connection:
             query = f'SELECT count(*) FROM {table} WHERE "entry" IS NULL AND "task" IN {_marks(tasks)}'  # noqa: S608
             row = connection.execute(query, list(tasks)).fetchone()
-        found += row[0] if row else 0
-    return found
+        total += row[0] if row else 0
+    return total
 
 
 def versions(folder: Path, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
@@ -119,23 +119,23 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str, tasks: Sequence[str
     with connection.cursor() as cursor:
         cursor.execute(query, list(tasks))
         names = [column[0] for column in cursor.description or ()]
-        while found := cursor.fetchmany(FETCHED):
-            for row in found:
+        while batch := cursor.fetchmany(FETCHED):
+            for row in batch:
                 yield dict(zip(names, row, strict=True))
 
 
 def _seen(row: Mapping[str, Any], placed_ms: int) -> Seen:
-    told = {name: row[name] for name in SEEN if row[name] is not None}
-    seen = msgspec.convert(told, Seen)
+    fields = {name: row[name] for name in SEEN if row[name] is not None}
+    seen = msgspec.convert(fields, Seen)
     seen.placed_at = placed_ms / 1000
     return seen
 
 
 def _given(row: Mapping[str, Any]) -> Given:
-    told = {name: value for name in GIVEN if (value := row[f"given_{name}"]) is not None}
-    told |= {name: msgspec.json.decode(text) for name in AS_JSON if (text := row[f"given_{name}"]) is not None}
+    fields = {name: value for name in GIVEN if (value := row[f"given_{name}"]) is not None}
+    fields |= {name: msgspec.json.decode(text) for name in AS_JSON if (text := row[f"given_{name}"]) is not None}
     value = next((value for name in VALUES if (value := row[f"given_{name}"]) is not None), None)
-    return msgspec.convert({**told, "value": value}, Given)
+    return msgspec.convert({**fields, "value": value}, Given)
 
 
 def _quoted(name: str) -> str:

@@ -163,20 +163,20 @@ def _rows(
     """Entries of a stream as (id, day, JSON in the dataset's columns)."""
     left = entries_max
     while left is None or left > 0:
-        found = redis.xrange(STREAMS[source], low, high, count=READ_MAX if left is None else min(READ_MAX, left))
-        for raw, fields in found:
+        batch = redis.xrange(STREAMS[source], low, high, count=READ_MAX if left is None else min(READ_MAX, left))
+        for raw, fields in batch:
             entry = raw.decode()
             try:
                 at, line = _feedback(entry, fields) if source == "feedback" else _record(entry, fields)
                 yield entry, day_of(at), line
             except (msgspec.DecodeError, KeyError, ValueError, OverflowError, OSError):
                 staged.unreadable += 1
-                told = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-                yield entry, "unreadable", msgspec.json.encode({"entry": entry, **told})
+                texts = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+                yield entry, "unreadable", msgspec.json.encode({"entry": entry, **texts})
             low = f"({entry}"
-        if not found:
+        if not batch:
             return
-        left = None if left is None else left - len(found)
+        left = None if left is None else left - len(batch)
 
 
 def _record(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
@@ -188,30 +188,30 @@ def _record(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
 
 
 def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
-    said = msgspec.json.decode(fields[b"feedback"], type=Feedback)
+    feedback = msgspec.json.decode(fields[b"feedback"], type=Feedback)
     _, task, version, pool = [*fields[b"index"].decode().split("\n"), "", "", ""][:4]
-    value = said.value
+    value = feedback.value
     row = FeedbackRow(
         request=fields[b"request"].decode(),
-        at=said.at,
-        caller=said.caller,
+        at=feedback.at,
+        caller=feedback.caller,
         task=task or None,
         version=version or None,
         pool=pool or None,
-        feedback_id=said.feedback_id,
-        metric=said.metric,
+        feedback_id=feedback.feedback_id,
+        metric=feedback.metric,
         value_boolean=value if isinstance(value, bool) else None,
         value_float=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
         value_category=value if isinstance(value, str) else None,
-        rater=said.rater,
-        comment=said.comment,
-        demonstration=_as_text(said.demonstration),
-        tags=_as_text(said.tags),
-        demonstration_digests=_as_text(said.demonstration_digests or None),
-        reviewed=said.reviewed,
+        rater=feedback.rater,
+        comment=feedback.comment,
+        demonstration=_as_text(feedback.demonstration),
+        tags=_as_text(feedback.tags),
+        demonstration_digests=_as_text(feedback.demonstration_digests or None),
+        reviewed=feedback.reviewed,
         entry=entry,
     )
-    return said.at, msgspec.json.encode(row)
+    return feedback.at, msgspec.json.encode(row)
 
 
 def _as_text(value: Any) -> str | None:

@@ -80,7 +80,7 @@ class Wanted:
     def has(self, entry: AuditEntry) -> bool:
         """Whether the entry is one of them."""
         asked = ((self.action, entry.action), (self.object, entry.object), (self.actor, entry.actor))
-        return entry.at >= self.since and all(wanted in (None, found) for wanted, found in asked)
+        return entry.at >= self.since and all(wanted in (None, actual) for wanted, actual in asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,8 @@ class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def digest(self) -> str:
         """What has to be the same for a second sending to count as the same feedback."""
-        said = (self.metric, self.value, self.rater, self.comment, self.demonstration, self.tags)
-        return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
+        content = (self.metric, self.value, self.rater, self.comment, self.demonstration, self.tags)
+        return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +154,8 @@ class FeedbackStore:
     async def of(self, request_id: str) -> list[Feedback]:
         """All feedback on a request, oldest first."""
         raw = await self._redis.hgetall(f"apprentice:feedback:{request_id}")
-        found = [msgspec.json.decode(value.split(b"\n", 2)[2], type=Feedback) for value in raw.values()]
-        return sorted(found, key=lambda feedback: feedback.at)
+        entries = [msgspec.json.decode(value.split(b"\n", 2)[2], type=Feedback) for value in raw.values()]
+        return sorted(entries, key=lambda feedback: feedback.at)
 
 
 class Coverage:

@@ -28,8 +28,8 @@ class RequestIds:
 
         The 12 bits after the milliseconds are the fraction of the millisecond (RFC 9562, section 6.2, method 3).
         """
-        milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-        fraction = rest * 4096 // 1_000_000
+        milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+        fraction = nanoseconds * 4096 // 1_000_000
         raw = bytearray((milliseconds << 16 | 0x7000 | fraction).to_bytes(8, "big") + os.urandom(8))
         raw[8] = 0x80 | raw[8] & 0x3F
         text = raw.hex()
@@ -56,8 +56,8 @@ def made_at(request_id: str) -> float:
 
 def bare(text: str) -> str:
     """Our id within an answer's `id` (engines put a prefix before it, a retry a number after it), else the text."""
-    found = SHAPE.search(text) if len(text) < 200 else None
-    return found[0] if found else text
+    match = SHAPE.search(text) if len(text) < 200 else None
+    return match[0] if match else text
 
 
 def digest(secret: bytes, data: bytes) -> str:

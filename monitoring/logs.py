@@ -84,8 +84,8 @@ class TextLines(logging.Formatter):
 
 
 def _public_part(match: re.Match[str]) -> str:
-    rest = match.group(1)
-    public, secret = rest[:PUBLIC_LENGTH], rest[PUBLIC_LENGTH:]
+    key = match.group(1)
+    public, secret = key[:PUBLIC_LENGTH], key[PUBLIC_LENGTH:]
     if not public.isalnum() or len(public) < PUBLIC_LENGTH or (secret and not secret.startswith("-")):
         return "sk-app-…"
     return f"sk-app-{public}-…" if secret else f"sk-app-{public}"

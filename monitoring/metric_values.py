@@ -58,6 +58,6 @@ def badness(metric: Declared, value: Any) -> float | None:
     return 1.0 - good if metric.better == "higher" else good
 
 
-def is_bad(found: float | None) -> bool:
+def is_bad(value: float | None) -> bool:
     """Whether so much badness says that the answer was bad; None, which says nothing, does not."""
-    return found is not None and found >= BAD_FROM
+    return value is not None and value >= BAD_FROM

@@ -59,12 +59,14 @@ class _Unread(Exception):
 class RecordFlow:
     """Moves records on. Owner of the spool, which one thread of its own reads and writes."""
 
-    def __init__(self, buffer: RecordBuffer, stream: RecordStream, spool: Spool, pace: Pace, told: FlowReport) -> None:
+    def __init__(
+        self, buffer: RecordBuffer, stream: RecordStream, spool: Spool, pace: Pace, report: FlowReport
+    ) -> None:
         self.buffer = buffer
         self.stream = stream
         self._spool = spool
         self._pace = pace
-        self._told = told
+        self._report = report
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._handles: OrderedDict[str, str] = OrderedDict()
         self._away = False
@@ -200,20 +202,20 @@ class RecordFlow:
         lost = self._spool.lost
         more, self._lost_told = more + lost - self._lost_told, lost
         if more:
-            self._told.dropped(more)
+            self._report.dropped(more)
 
     async def _append(self, records: list[Record]) -> None:
         began = time.monotonic()
         if self._asked_at is None:
             self._asked_at = began
-        for found in await self.stream.append(records):
-            self._told.joined(found)
+        for joined in await self.stream.append(records):
+            self._report.joined(joined)
         self._asked_at = None
         if self._away:
             self._away = False
             log.warning("Redis takes records again; %d wait in the spool", self._spool.records)
         self._took = time.monotonic() - began
-        self._told.flushed(self._took)
+        self._report.flushed(self._took)
 
     async def _spill(self) -> None:
         """Write all that is in memory now to the spool. Where the disk does not take it, it stays in memory."""
@@ -233,7 +235,7 @@ class RecordFlow:
                 self._handles.popitem(last=False)
             self.buffer.forget(batch)
             if dropped:
-                self._told.dropped(dropped)
+                self._report.dropped(dropped)
 
     async def _synced(self) -> None:
         try:

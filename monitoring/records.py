@@ -338,8 +338,8 @@ class RecordStream:
         if not sources:
             return []
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for handle, request_id, said in sources:
-                name, value = f"apprentice:handle:{handle}", f"{request_id}\n{said}"
+            for handle, request_id, content in sources:
+                name, value = f"apprentice:handle:{handle}", f"{request_id}\n{content}"
                 pipeline.set(name, value, nx=True, get=True, px=self._retention_ms)
             had = await pipeline.execute()
         return [None if raw is None else tuple(raw.decode().split("\n", 1)) for raw in had]
@@ -359,9 +359,9 @@ class RecordStream:
     async def newest(self, count: int, before: str | None = None) -> tuple[list[Record], str | None]:
         """Up to so many records of what was served here, newest first, from before a place in the stream on; and the
         place where the next ones are, None at the stream's beginning. Raises RedisError."""
-        found = await self._redis.xrevrange(STREAM_KEY, max="+" if before is None else f"({before}", count=count)
-        records = [msgspec.json.decode(fields[b"record"], type=Record) for _, fields in found]
-        return records, found[-1][0].decode() if len(found) == count else None
+        entries = await self._redis.xrevrange(STREAM_KEY, max="+" if before is None else f"({before}", count=count)
+        records = [msgspec.json.decode(fields[b"record"], type=Record) for _, fields in entries]
+        return records, entries[-1][0].decode() if len(entries) == count else None
 
     async def latest_of(self, handle: str) -> str | None:
         """The id of the latest request of a session or about a subject (as `handle_of` names it)."""

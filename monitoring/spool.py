@@ -164,15 +164,15 @@ class Spool:
             return self._take_over()
 
     def _take_over(self) -> int:
-        found: dict[str, list[Path]] = {}
+        by_owner: dict[str, list[Path]] = {}
         for path in self._folder.iterdir():
             owner, _, number = path.name.removesuffix(".spool").removesuffix(".lock").rpartition(".")
             if path.suffix == ".spool" and number.isdigit():
-                found.setdefault(owner, []).append(path)
+                by_owner.setdefault(owner, []).append(path)
             elif path.suffix == ".lock":
-                found.setdefault(path.name.removesuffix(".lock"), [])
+                by_owner.setdefault(path.name.removesuffix(".lock"), [])
         taken: list[Segment] = []
-        for owner, paths in sorted(found.items()):
+        for owner, paths in sorted(by_owner.items()):
             if owner in self._locks:
                 continue
             try:
@@ -207,10 +207,10 @@ class Spool:
         """The segments of a gateway, if it is no more. Raises OSError, and may have locked it then."""
         if not self._lock(owner):
             return []
-        found = []
+        segments = []
         for path in paths:
             try:
-                found.append(_measured(path, owner))
+                segments.append(_measured(path, owner))
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -219,9 +219,9 @@ class Spool:
                 log.error("%s can't be read, and how many records are in it is not known: %s", path, error)
                 self.lost += 1
                 _rename(path)
-        if not found and not any(os.path.lexists(path) for path in paths):
+        if not segments and not any(os.path.lexists(path) for path in paths):
             self._unlock(owner)
-        return found
+        return segments
 
     def _segment(self) -> Segment:
         """The segment to write to."""

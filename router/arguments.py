@@ -58,7 +58,7 @@ class Parameters:
 
     def _fits(self, name: str, value: Any) -> bool:
         types, texts = self.types.get(name), self.texts.get(name)
-        if types is not None and not any(TYPES[one](value) for one in types):
+        if types is not None and not any(TYPES[type_name](value) for type_name in types):
             return False
         return texts is None or (isinstance(value, str) and value in texts)
 
@@ -79,15 +79,15 @@ def read_parameters(raw: bytes) -> Parameters:
     required, properties = schema.get("required"), schema.get("properties")
     types: dict[str, tuple[str, ...]] = {}
     texts: dict[str, frozenset[str]] = {}
-    for name, told in properties.items() if isinstance(properties, dict) else ():
-        if not isinstance(told, dict):
+    for name, declared in properties.items() if isinstance(properties, dict) else ():
+        if not isinstance(declared, dict):
             continue
-        said = told.get("type")
-        kinds = said if isinstance(said, list) else [said]
+        type_named = declared.get("type")
+        kinds = type_named if isinstance(type_named, list) else [type_named]
         if kinds and all(isinstance(kind, str) and kind in TYPES for kind in kinds):
             types[name] = tuple(map(str, kinds))
-        allowed = told.get("enum")
-        if isinstance(allowed, list) and allowed and all(isinstance(one, str) for one in allowed):
+        allowed = declared.get("enum")
+        if isinstance(allowed, list) and allowed and all(isinstance(value, str) for value in allowed):
             texts[name] = frozenset(allowed)
     names = required if isinstance(required, list) else []
     return Parameters(tuple(name for name in names if isinstance(name, str)), types, texts)

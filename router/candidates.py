@@ -53,10 +53,10 @@ class TaskIndex:
         if vector is None:
             vector = self.embedding.embed([clip_text(text)])[0]
         nearness = np.maximum.reduceat(self.centroids @ (vector @ self.axes), self.starts)
-        found: list[str] = []
+        tasks: list[str] = []
         for at in np.argsort(-nearness, kind="stable"):
-            if len(found) >= count:
+            if len(tasks) >= count:
                 break
             if self.tasks[at] in allowed:
-                found.append(self.tasks[at])
-        return tuple(found)
+                tasks.append(self.tasks[at])
+        return tuple(tasks)

@@ -212,11 +212,11 @@ def _judge_confidence(
         return Finding("low_confidence", used.mode, fired=False, note=unknown)
     if terms.scope is None and model.weighs_scope:  # no value in its place would keep the promise
         return Finding("low_confidence", used.mode, True, 0.0, terms.threshold, note="scope is not known")
-    scores = (model.score(one.logprobs, terms.scope, contract.kept) for one in answer.alternatives)
+    scores = (model.score(alternative.logprobs, terms.scope, contract.kept) for alternative in answer.alternatives)
     score = min(scores, default=0.0)
     if terms.threshold is None:
         return Finding("low_confidence", used.mode, True, score, note="no threshold can be certified")
-    complete = answer.alternatives and all(one.logprobs for one in answer.alternatives)
+    complete = answer.alternatives and all(alternative.logprobs for alternative in answer.alternatives)
     note = "" if complete else "no logprobs came"
     return Finding("low_confidence", used.mode, score < terms.threshold, score, terms.threshold, note=note)
 

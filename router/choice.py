@@ -29,10 +29,10 @@ def choose(
     if refusal is not None:
         return refusal
     if request.model == AUTO:
-        found = get_found_task(request, scores)
-        if found is None:
+        recognised = get_found_task(request, scores)
+        if recognised is None:
             return _choose_without_task(request, policy, view, moment)
-        task_name = found
+        task_name = recognised
     task = policy.tasks.get(task_name)
     if task is None:
         return _choose_pool(request, policy, view, moment)
@@ -80,8 +80,8 @@ def _choose_without_task(request: RoutingRequest, policy: Policy, view: FleetVie
     found_of = () if policy.index is not None else (Finding("out_of_scope", "enforce", fired=False, note=NO_INDEX),)
     name = policy.auto_pool or ""
     if not request.models_allowed.isdisjoint(("*", name)) and name in view.pools and name in policy.callable_pools:
-        found = _choose_pool(replace(request, model=name), policy, view, moment)
-        return replace(found, reason="out_of_scope", findings=found_of) if isinstance(found, Choice) else found
+        choice = _choose_pool(replace(request, model=name), policy, view, moment)
+        return replace(choice, reason="out_of_scope", findings=found_of) if isinstance(choice, Choice) else choice
     text = "The request is in the scope of no task that this key may use. GET /v1/models lists those."
     if policy.index is None:
         text = "No task has a scope model, so that none can be found for the request. Ask for a task by its name."
@@ -95,21 +95,21 @@ def make_subject(request: RoutingRequest, task: str | None) -> Subject:
 
 def _as_ruled(decision: Choice | Refusal, ruled: Ruled) -> Choice | Refusal:
     """The decision with what rules add to it, and what those in the mode `observe` would have done."""
-    noted = [Finding("override", "observe", True, note=_noted(one)) for one in ruled.observed]
+    noted = [Finding("override", "observe", True, note=_noted(rule)) for rule in ruled.observed]
     if not isinstance(decision, Refusal):
-        noted += [Finding("override", "enforce", True, note=_noted(one)) for one in ruled.adding]
+        noted += [Finding("override", "enforce", True, note=_noted(rule)) for rule in ruled.adding]
     findings = (*noted, *decision.findings)
     if isinstance(decision, Refusal) or not ruled.adding:
         return replace(decision, findings=findings)
-    return replace(decision, findings=findings, system="\n\n".join(one.system or "" for one in ruled.adding))
+    return replace(decision, findings=findings, system="\n\n".join(rule.system or "" for rule in ruled.adding))
 
 
-def _noted(one: Override) -> str:
-    return f"{one.id}: {one.action}"
+def _noted(rule: Override) -> str:
+    return f"{rule.id}: {rule.action}"
 
 
 def _choose_overruled(
-    one: Override,
+    rule: Override,
     task: TaskPolicy,
     live: VersionView | None,
     policy: Policy,
@@ -117,18 +117,18 @@ def _choose_overruled(
     moment: Moment,
     session: str | None,
 ) -> Choice | Refusal:
-    match one.action:
+    match rule.action:
         case "refuse":
-            text = one.message or "An admin's rule refuses this request."
-            return Refusal("refused_by_override", text, override_id=one.id)
+            text = rule.message or "An admin's rule refuses this request."
+            return Refusal("refused_by_override", text, override_id=rule.id)
         case "general":
-            routing = Routing(task, live, "override", key=session, override_id=one.id, led_to=live)
+            routing = Routing(task, live, "override", key=session, override_id=rule.id, led_to=live)
             return choose_fallback(routing, policy, view, moment)
         case "version" | "system":  # a rule that adds a message never decides
-            version = view.versions.get(one.version or "")
-            routing = Routing(task, version, "override", key=session, override_id=one.id, led_to=version)
+            version = view.versions.get(rule.version or "")
+            routing = Routing(task, version, "override", key=session, override_id=rule.id, led_to=version)
             return _serve(routing, policy, view, moment)
-    assert_never(one.action)
+    assert_never(rule.action)
 
 
 def _choose_live(

@@ -123,13 +123,13 @@ class ConfidenceModel:
         None where nothing can be certified: then no answer of the adapter may be kept. The target is to be chosen
         before one looks at what each would keep. Milliseconds: call it when the policy is made, not for a request.
         """
-        found = self._certified(wrong_share_max)
-        return None if found is None else self.calibration.thresholds[found]
+        at = self._certified(wrong_share_max)
+        return None if at is None else self.calibration.thresholds[at]
 
     def certificate(self, wrong_share_max: float) -> Certificate | None:
         """The threshold for this target, with what it keeps and what is certain of it; None as for `threshold`."""
-        found = self._certified(wrong_share_max)
-        return None if found is None else self._certificate(found)
+        at = self._certified(wrong_share_max)
+        return None if at is None else self._certificate(at)
 
     def curve(self) -> list[Certificate]:
         """Every stored threshold, from the strictest to the one that keeps all."""
@@ -160,8 +160,8 @@ class ConfidenceModel:
     def _certified(self, wrong_share_max: float) -> int | None:
         held = self.calibration
         allowed = count_wrong_allowed(held.rows, wrong_share_max, held.delta)
-        found = bisect_right(held.wrong, allowed) - 1
-        return found if found >= 0 and held.kept[found] else None
+        at = bisect_right(held.wrong, allowed) - 1
+        return at if at >= 0 and held.kept[at] else None
 
     def _certificate(self, at: int) -> Certificate:
         held = self.calibration
@@ -178,13 +178,13 @@ def compute_features(logprobs: Sequence[float], scope: float | None, contract_ke
     A logprob that is no number counts as LOGPROB_MIN, one above 0 as 0. Scope that is not finite is not known.
     Of an `array.array` or a numpy array of floats, 100,000 tokens take about 1 ms, of a list 3 ms.
     """
-    known = scope if scope is not None and math.isfinite(scope) else None
+    finite_scope = scope if scope is not None and math.isfinite(scope) else None
     count = len(logprobs)
     if count == 0:
-        return ConfidenceFeatures(LOGPROB_MIN, LOGPROB_MIN, LOGPROB_MIN, 0, known, contract_kept)
+        return ConfidenceFeatures(LOGPROB_MIN, LOGPROB_MIN, LOGPROB_MIN, 0, finite_scope, contract_kept)
     if count > PLAIN_TOKENS_MAX:
         least, tenth, mean = _of_many(logprobs)
-        return ConfidenceFeatures(least, tenth, mean, count, known, contract_kept)
+        return ConfidenceFeatures(least, tenth, mean, count, finite_scope, contract_kept)
     try:
         ordered = sorted(logprobs)
         total = sum(ordered)
@@ -199,7 +199,7 @@ def compute_features(logprobs: Sequence[float], scope: float | None, contract_ke
     tenth = ordered[low]
     if low + 1 < count:
         tenth += (place - low) * (ordered[low + 1] - tenth)
-    return ConfidenceFeatures(float(ordered[0]), float(tenth), total / count, count, known, contract_kept)
+    return ConfidenceFeatures(float(ordered[0]), float(tenth), total / count, count, finite_scope, contract_kept)
 
 
 def compute_first_features(
@@ -316,9 +316,9 @@ def _see_that_it_is_sound(model: ConfidenceModel) -> None:
         and 0.0 < held.delta <= 0.5
         and 1 <= held.rows <= ROWS_MAX
         and same
-        and all(one < other for one, other in zip(held.wrong, held.wrong[1:], strict=False))
-        and all(one >= other for one, other in zip(held.thresholds, held.thresholds[1:], strict=False))
-        and all(one <= other for one, other in zip(held.kept, held.kept[1:], strict=False))
+        and all(value < other for value, other in zip(held.wrong, held.wrong[1:], strict=False))
+        and all(value >= other for value, other in zip(held.thresholds, held.thresholds[1:], strict=False))
+        and all(value <= other for value, other in zip(held.kept, held.kept[1:], strict=False))
         and all(0 <= wrong <= held.rows for wrong in held.wrong)
         and all(0 <= kept <= held.rows for kept in held.kept)
         and held.thresholds[-1] <= 0.0

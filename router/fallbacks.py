@@ -71,10 +71,10 @@ def choose_fallback(
         if version is None and task.name in moment.fallbacks_closed:
             capped = True
             continue
-        found = _at(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
-        if isinstance(found, Choice):
-            return found
-        lack = found if lack is None or found == "overload" else lack
+        choice_or_lack = _at(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
+        if isinstance(choice_or_lack, Choice):
+            return choice_or_lack
+        lack = choice_or_lack if lack is None or choice_or_lack == "overload" else lack
     if stands_in and (lack != "overload" or reason in AT_LEISURE):
         stays = _adapter(routing, view, moment, avoid, capped)
         if stays is not None:
@@ -106,8 +106,8 @@ def choose_fallback_instead(
         probability=choice.probability,
         led_to=choice.led_to,
     )
-    found = choose_fallback(routing, policy, view, moment, avoid, context_above=context_above)
-    return replace(found, system=choice.system) if choice.system and isinstance(found, Choice) else found
+    fallback = choose_fallback(routing, policy, view, moment, avoid, context_above=context_above)
+    return replace(fallback, system=choice.system) if choice.system and isinstance(fallback, Choice) else fallback
 
 
 def choose_adapter_after_all(
@@ -128,8 +128,8 @@ def choose_adapter_after_all(
     pool = view.pools.get(version.pool)
     if pool is None or not _is_longer(pool, context_above):
         return None
-    found = _adapter(routing, view, moment, avoid, choice.fallback_capped)
-    return replace(found, system=choice.system) if choice.system and found is not None else found
+    adapter = _adapter(routing, view, moment, avoid, choice.fallback_capped)
+    return replace(adapter, system=choice.system) if choice.system and adapter is not None else adapter
 
 
 def refuse_for_lack(lack: Lack, pool: str) -> Refusal:
@@ -150,7 +150,7 @@ def _fallbacks(routing: Routing, policy: Policy) -> tuple[FallbackName, ...]:
         alias = policy.aliases.get(routing.task.name)
         if alias is None or alias.previous_version != shift.to_version:
             return fallbacks
-    return (shift.to, *(one for one in fallbacks if one != shift.to))
+    return (shift.to, *(pool_name for pool_name in fallbacks if pool_name != shift.to))
 
 
 def _previous_version(routing: Routing, policy: Policy, view: FleetView) -> VersionView | None:
@@ -209,8 +209,8 @@ def _adapter(routing: Routing, view: FleetView, moment: Moment, avoid: frozenset
     pool = view.pools.get(version.pool) if version is not None else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not routing.task.reaches(pool.name):
         return None
-    found = _at(routing, pool, version, view, moment, avoid, False, capped)
-    return found if isinstance(found, Choice) else None
+    choice = _at(routing, pool, version, view, moment, avoid, False, capped)
+    return choice if isinstance(choice, Choice) else None
 
 
 def _to_a_person(routing: Routing, capped: bool) -> Refusal:

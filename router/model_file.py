@@ -48,8 +48,8 @@ class PackedForm(Generic[H]):
 
     def pack(self, header: H, arrays: Arrays) -> bytes:
         """The bytes of a model. `arrays` are those of `arrays_of`, whose shapes the header tells (`list_shapes`)."""
-        told = msgspec.json.encode(header)
-        body = struct.pack("<I", len(told)) + told + b"".join(array.tobytes() for array in arrays.values())
+        described = msgspec.json.encode(header)
+        body = struct.pack("<I", len(described)) + described + b"".join(array.tobytes() for array in arrays.values())
         packed = zlib.compress(body, 6)
         return self.magic + struct.pack("<I", zlib.crc32(packed)) + packed
 
@@ -87,7 +87,7 @@ class PackedForm(Generic[H]):
             raise self._damaged() from error
 
     def _read(self, header: H, body: bytes) -> Arrays:
-        found: Arrays = {}
+        arrays: Arrays = {}
         at = 0
         for name, (kind, axes) in self.arrays.items():
             shape = header.shapes.get(name, [])
@@ -96,11 +96,11 @@ class PackedForm(Generic[H]):
             count = int(np.prod(shape))
             if at + count * np.dtype(kind).itemsize > len(body):
                 raise self._damaged()
-            found[name] = np.frombuffer(body, kind, count, at).reshape(shape)
+            arrays[name] = np.frombuffer(body, kind, count, at).reshape(shape)
             at += count * np.dtype(kind).itemsize
         if at != len(body):
             raise self._damaged()
-        return found
+        return arrays
 
 
 def list_shapes(arrays: Arrays) -> dict[str, list[int]]:

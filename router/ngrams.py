@@ -18,10 +18,10 @@ _SALTS = tuple(np.uint64(salt) for salt in (0x3C6EF372, 0xA54FF53A, 0x510E527F, 
 
 def _powers(base: int) -> npt.NDArray[np.uint64]:
     """The base's powers, modulo 2^64, one for each place of a text."""
-    found = [1]
+    powers = [1]
     for _ in range(4 * _LENGTH_MAX):
-        found.append(found[-1] * base & _MASK)
-    return np.array(found, np.uint64)
+        powers.append(powers[-1] * base & _MASK)
+    return np.array(powers, np.uint64)
 
 
 _POWERS = _powers(_BASE)

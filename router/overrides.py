@@ -103,36 +103,36 @@ def apply_rules(rules: tuple[Override, ...], subject: Subject, texts: frozenset[
     adding: tuple[Override, ...] = ()
     observed: tuple[Override, ...] = ()
     task = subject.task
-    for one in rules:
-        if (one.task is not None and one.task != task) or not _holds(one, subject, texts, now_unix):
+    for rule in rules:
+        if (rule.task is not None and rule.task != task) or not _holds(rule, subject, texts, now_unix):
             continue
-        if one.mode == "observe" or (one.action == "system" and len(adding) >= ADDED_MAX):
-            observed = (*observed, one)
-        elif one.action == "system":
-            adding = (*adding, one)
+        if rule.mode == "observe" or (rule.action == "system" and len(adding) >= ADDED_MAX):
+            observed = (*observed, rule)
+        elif rule.action == "system":
+            adding = (*adding, rule)
         else:
-            return Ruled(one, adding, observed)
+            return Ruled(rule, adding, observed)
     return Ruled(None, adding, observed) if adding or observed else NO_RULE
 
 
 def match_texts(rules: tuple[Override, ...], text: str) -> frozenset[str]:
     """The ids of the rules that look at the text, and whose conditions on it hold. Linear in the text's length."""
-    folded = fold(text) if any(one.contains is not None for one in rules) else ""
-    encoded = _encoded(text) if any(one.compiled is not None for one in rules) else b""
-    return frozenset(one.id for one in rules if one.reads_text and _holds_in(one, encoded, folded))
+    folded = fold(text) if any(rule.contains is not None for rule in rules) else ""
+    encoded = _encoded(text) if any(rule.compiled is not None for rule in rules) else b""
+    return frozenset(rule.id for rule in rules if rule.reads_text and _holds_in(rule, encoded, folded))
 
 
 def group_by_task(rules: tuple[Override, ...]) -> dict[str | None, tuple[Override, ...]]:
     """The rules of each task that one of them names, and those that name none (None), each in their order."""
-    found: dict[str | None, list[Override]] = {}
-    for one in rules:
-        found.setdefault(one.task, []).append(one)
-    return {task: tuple(own) for task, own in found.items()}
+    groups: dict[str | None, list[Override]] = {}
+    for rule in rules:
+        groups.setdefault(rule.task, []).append(rule)
+    return {task: tuple(own) for task, own in groups.items()}
 
 
 def needs_text(rules: tuple[Override, ...]) -> bool:
     """True if any rule looks at the text, so that it need not be gathered where none does."""
-    return any(one.reads_text for one in rules)
+    return any(rule.reads_text for rule in rules)
 
 
 def fold(text: str) -> str:
@@ -161,11 +161,11 @@ def compute_pattern_cost(pattern: str) -> tuple[int, str | None]:
     try:
         steps = re2.compile(pattern, options=_options(PROGRAM_BYTES_MAX)).programsize
     except (re2.error, UnicodeEncodeError) as error:
-        said = "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else error.args[0]
-        told = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        reason = "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else error.args[0]
+        shown_reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         return 0, (
-            f"it is no regular expression of RE2 ({told[:200]}), which has no look-around and no back references, "
-            f"and takes at most {PROGRAM_BYTES_MAX >> 10} KiB compiled"
+            f"it is no regular expression of RE2 ({shown_reason[:200]}), which has no look-around and no back "
+            f"references, and takes at most {PROGRAM_BYTES_MAX >> 10} KiB compiled"
         )
     if steps > PATTERN_STEPS_MAX:
         fault = f"it takes {steps:,} steps compiled, of at most {PATTERN_STEPS_MAX:,}: repeat less, or use several"
@@ -173,26 +173,26 @@ def compute_pattern_cost(pattern: str) -> tuple[int, str | None]:
     return steps, None
 
 
-def _holds(one: Override, subject: Subject, texts: frozenset[str], now_unix: float) -> bool:
-    if not one.is_in_force(now_unix):
+def _holds(rule: Override, subject: Subject, texts: frozenset[str], now_unix: float) -> bool:
+    if not rule.is_in_force(now_unix):
         return False
-    if one.caller is not None and one.caller != subject.caller:
+    if rule.caller is not None and rule.caller != subject.caller:
         return False
-    for key, value in one.metadata.items():
+    for key, value in rule.metadata.items():
         if subject.metadata.get(key) != value:
             return False
-    return one.id in texts or not one.reads_text
+    return rule.id in texts or not rule.reads_text
 
 
-def _holds_in(one: Override, encoded: bytes, folded: str) -> bool:
-    if one.contains is not None and not _is_in(one.contains, folded):
+def _holds_in(rule: Override, encoded: bytes, folded: str) -> bool:
+    if rule.contains is not None and not _is_in(rule.contains, folded):
         return False
-    if one.pattern is None:
+    if rule.pattern is None:
         return True
-    if one.compiled is None:
+    if rule.compiled is None:
         return False
-    bytes_max = PATTERN_WORK_MAX // max(1, one.compiled.programsize)
-    return one.compiled.search(encoded if len(encoded) <= bytes_max else encoded[:bytes_max]) is not None
+    bytes_max = PATTERN_WORK_MAX // max(1, rule.compiled.programsize)
+    return rule.compiled.search(encoded if len(encoded) <= bytes_max else encoded[:bytes_max]) is not None
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -174,7 +174,7 @@ class Policy:
     def __post_init__(self) -> None:
         rules = group_by_task(self.overrides)
         object.__setattr__(self, "_rules", rules)
-        weights = {task: sum(one.weight for one in own) for task, own in rules.items()}
+        weights = {task: sum(rule.weight for rule in own) for task, own in rules.items()}
         object.__setattr__(self, "_weights", weights)
 
     def rules_for(self, task: str) -> tuple[Override, ...]:
@@ -193,9 +193,11 @@ class Policy:
         task = None if model == AUTO else model.partition("@")[0]
         return tuple(
             [
-                one
-                for one in self.rules_named(model)
-                if one.weight and (task is None or one.task is None or one.task == task) and one.is_in_force(now_unix)
+                rule
+                for rule in self.rules_named(model)
+                if rule.weight
+                and (task is None or rule.task is None or rule.task == task)
+                and rule.is_in_force(now_unix)
             ]
         )
 
@@ -207,4 +209,4 @@ class Policy:
             most = self._weights.get(model.partition("@")[0], 0) + self._weights.get(None, 0)
         if len(text) * most <= HELD_WORK_MAX:
             return False
-        return len(text) * sum(one.weight for one in self.rules_reading(model, now_unix)) > HELD_WORK_MAX
+        return len(text) * sum(rule.weight for rule in self.rules_reading(model, now_unix)) > HELD_WORK_MAX

@@ -80,8 +80,8 @@ def _is_awake(replica: ReplicaView, model: str, now: float) -> bool:
 
 def _circuits(replica: ReplicaView, model: str) -> list[CircuitView]:
     """The replica's own, and that of the model on it, as far as they have failed lately."""
-    found = (replica.circuits.get(""), replica.circuits.get(model))
-    return [circuit for circuit in found if circuit is not None]
+    circuits = (replica.circuits.get(""), replica.circuits.get(model))
+    return [circuit for circuit in circuits if circuit is not None]
 
 
 def _badness(replica: ReplicaView, model: str) -> tuple[bool, float]:

@@ -29,11 +29,11 @@ def score(request: RoutingRequest, policy: Policy, view: FleetView, moment: Mome
     """Ask the models that the task's checks need. `moment` is the one that the request is decided with."""
     rules = policy.rules_reading(request.model, moment.now_unix) if policy.text_needed else ()
     texts = match_texts(rules, request.text) if rules else frozenset()
-    found, placed = find_task(request, policy, view, moment) if request.model == AUTO else (None, None)
-    task_name = request.model if found is None else found
+    recognised, placed = find_task(request, policy, view, moment) if request.model == AUTO else (None, None)
+    task_name = request.model if recognised is None else recognised
     task = policy.tasks.get(task_name)
     if task is None or task.checks.keys().isdisjoint(READERS):
-        return Scores(task=found, texts=texts) if found or texts else NO_SCORES
+        return Scores(task=recognised, texts=texts) if recognised or texts else NO_SCORES
     version = pick_live_version(policy.aliases.get(task_name), view, request.session, moment.draw)
     fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
     scope = gain = None
@@ -42,7 +42,7 @@ def score(request: RoutingRequest, policy: Policy, view: FleetView, moment: Mome
         scope = placed or covering.score(request.selected_by(task.selector))
     if gaining is not None and "predicted_gain" in task.checks:
         gain = gaining.score(request.selected_by(task.selector))
-    return Scores(version.name if version else None, scope, gain, found, texts)
+    return Scores(version.name if version else None, scope, gain, recognised, texts)
 
 
 def find_task(
@@ -73,12 +73,12 @@ def find_task(
         if text not in vectors:
             vectors[text] = index.embedding.embed([clip_text(text)])[0]
         check = task.checks.get("out_of_scope")
-        found = model.score(text, vectors[text])
-        if found.score < _bar(model, check.share if check else DEFERRED_SHARE):
+        task_score = model.score(text, vectors[text])
+        if task_score.score < _bar(model, check.share if check else DEFERRED_SHARE):
             continue
-        if best is None or found.score > best[1].score:
-            best = name, found
-        if found.score >= SURE_SCORE:
+        if best is None or task_score.score > best[1].score:
+            best = name, task_score
+        if task_score.score >= SURE_SCORE:
             break
     return best or (None, None)
 

@@ -88,8 +88,8 @@ def compute_shape(text: str) -> npt.NDArray[np.float32]:
 def _of_numbers(numbers: list[str]) -> tuple[float, ...]:
     """Number of numbers, of different ones, and of those with decimals; and their size."""
     plain = [number.replace(",", "") for number in numbers]
-    largest = max((float(one[:_VALUE_DIGITS_MAX]) for one in plain), default=0.0)
-    decimals = sum("." in one for one in plain)
+    largest = max((float(digits[:_VALUE_DIGITS_MAX]) for digits in plain), default=0.0)
+    decimals = sum("." in digits for digits in plain)
     return math.log1p(len(plain)), math.log1p(len(set(plain))), min(decimals, 5), math.log1p(largest)
 
 

@@ -32,15 +32,15 @@ def list_awaited_replicas(
         return frozenset(_holding(model, view, loaded_only))
     else:
         versions = [*alias.weights, alias.previous_version or ""] if alias is not None else []
-    found = {name for version in versions for name in _holding(version, view, loaded_only)}
+    replicas = {name for version in versions for name in _holding(version, view, loaded_only)}
     fallback_pool = view.pools.get(task.fallback_pool or "")
     if fallback_pool is not None and task.reaches(fallback_pool.name):
-        found |= {replica.name for replica in fallback_pool.replicas}
-    return frozenset(found)
+        replicas |= {replica.name for replica in fallback_pool.replicas}
+    return frozenset(replicas)
 
 
 def _holding(version: str, view: FleetView, loaded_only: bool) -> Iterator[str]:
-    known = view.versions.get(version)
-    pool = view.pools.get(known.pool) if known and known.state not in OUT_OF_SERVICE else None
+    entry = view.versions.get(version)
+    pool = view.pools.get(entry.pool) if entry and entry.state not in OUT_OF_SERVICE else None
     if pool is not None:
         yield from (replica.name for replica in pool.replicas if version in replica.loaded or not loaded_only)

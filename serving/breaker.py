@@ -56,9 +56,9 @@ class Breaker:
                 self._open(now, jitter)
         elif self._in_a_row >= IN_A_ROW or (self._failed >= WINDOW_FAULTS and self._failed >= self._answered):
             self._open(now, jitter)
-        rest = min(rest_seconds or SOFT_REST_SECONDS, SOFT_REST_SECONDS_MAX)
+        seconds = min(rest_seconds or SOFT_REST_SECONDS, SOFT_REST_SECONDS_MAX)
         if rest_seconds is not None or not self.open:
-            self.resting_until = max(self.resting_until, now + rest)
+            self.resting_until = max(self.resting_until, now + seconds)
 
     def answered(self, now: float) -> bool:
         """A good answer: it closes. Whether that changed what the router sees."""

@@ -87,18 +87,20 @@ class Fleet:
         """
         self.pools = {pool.name: pool for pool in pools}
         self.continues = any(pool.continues for pool in self.pools.values())
-        known = dict(self._replicas)
+        before = dict(self._replicas)
         kept = self._replicas.leaving
-        for name in [name for name, (one, at) in kept.items() if not one.in_flight and now - at > LEAVING_SECONDS_MAX]:
+        for name in [
+            name for name, (replica, at) in kept.items() if not replica.in_flight and now - at > LEAVING_SECONDS_MAX
+        ]:
             del kept[name]
         self._replicas.clear()
         for config in (config for pool in self.pools.values() for config in pool.replicas):
-            replica = known.pop(config.name, None) or kept.pop(config.name, (None, 0.0))[0]
+            replica = before.pop(config.name, None) or kept.pop(config.name, (None, 0.0))[0]
             if replica is None or replica.config.place != config.place:
                 replica = Replica(config, self.changed)
             replica.config = config
             self._replicas[config.name] = replica
-        kept.update({name: (replica, now) for name, replica in known.items()})
+        kept.update({name: (replica, now) for name, replica in before.items()})
         self._view = None
 
     def has_room(self, name: str, now: float) -> bool:
@@ -114,8 +116,8 @@ class Fleet:
 
     def context_tokens(self, pool: str) -> int | None:
         """The tokens that every engine of a pool takes, prompt and answer: as configured, or else as they say."""
-        told = [one.context_tokens for one in self.in_pool(pool) if one.context_tokens is not None]
-        return self.pools[pool].context_tokens_max or min(told, default=None)
+        listed = [replica.context_tokens for replica in self.in_pool(pool) if replica.context_tokens is not None]
+        return self.pools[pool].context_tokens_max or min(listed, default=None)
 
     def in_pool(self, pool: str) -> list[Replica]:
         """The replicas of a pool, in the order of the configuration."""

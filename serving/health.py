@@ -52,7 +52,7 @@ async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: b
                 engine_version = await _engine_version(replica, http)
                 life = await _life(replica, http)
             base_model = fleet.pools[replica.config.pool].base_model
-            replica.context_tokens = next((_length(one) for one in models if one["id"] == base_model), None)
+            replica.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
             up = base_model in seen
             trouble = "" if up else f"it does not serve {base_model!r}, the pool's base_model"
     except (httpx.HTTPError, httpx.InvalidURL, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -67,8 +67,8 @@ async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: b
     elif not up:
         replica.went_down(time.monotonic())
     if (up, trouble) != (before[0], replica.trouble):
-        what, level = ("up", logging.INFO) if up else (f"down: {trouble}", logging.WARNING)
-        log.log(level, "replica %s of the pool %s is %s", replica.name, replica.config.pool, what)
+        state, level = ("up", logging.INFO) if up else (f"down: {trouble}", logging.WARNING)
+        log.log(level, "replica %s of the pool %s is %s", replica.name, replica.config.pool, state)
     replica.trouble = trouble
 
 

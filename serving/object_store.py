@@ -123,21 +123,21 @@ async def _seen(redis: Redis, changes: Sequence[Change | Unchanged]) -> list[int
 
     Raises Unreadable.
     """
-    looked_at = [(at, one) for at, one in enumerate(changes) if one.object_store.reads is not None]
+    looked_at = [(at, change) for at, change in enumerate(changes) if change.object_store.reads is not None]
     async with redis.pipeline(transaction=True) as pipe:
-        for _, one in looked_at:
-            pipe.hget(one.object_store.values, one.name)
-            pipe.hget(one.object_store.generation_names, one.name)
-        told: list[bytes | None] = await pipe.execute() if looked_at else []
-    expected = [one.expected_generation for one in changes]
+        for _, change in looked_at:
+            pipe.hget(change.object_store.values, change.name)
+            pipe.hget(change.object_store.generation_names, change.name)
+        replies: list[bytes | None] = await pipe.execute() if looked_at else []
+    expected = [change.expected_generation for change in changes]
     since = time.monotonic()
-    for (at, one), raw, generation in zip(looked_at, told[::2], told[1::2], strict=True):
+    for (at, change), raw, generation in zip(looked_at, replies[::2], replies[1::2], strict=True):
         now = int(generation or 0)
         if expected[at] not in (None, now):
             continue  # it is stale, which is said of it below
         expected[at] = now
         if raw is not None:
-            one.object_store.see_that_it_can_be_read(one.name, raw)
+            change.object_store.see_that_it_can_be_read(change.name, raw)
         if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
             await asyncio.sleep(0)
             since = time.monotonic()
@@ -192,18 +192,18 @@ class ObjectStore:
 
     async def written(self) -> dict[str, bytes]:
         """Every object's JSON by name, as it stands in Redis; what changes meanwhile may be in it or not."""
-        found: dict[str, bytes] = {}
+        values: dict[str, bytes] = {}
         async for some in self.in_parts(self.values):
-            found.update((_name(name), value) for name, value in some.items())
-        return found
+            values.update((_name(name), value) for name, value in some.items())
+        return values
 
     async def generations(self) -> dict[str, int]:
         """The generation of every object that ever stood here, but for one that is damaged; what changes meanwhile may
         be in it or not."""
-        found: dict[str, int] = {}
+        generations: dict[str, int] = {}
         async for some in self.in_parts(self.generation_names):
-            found.update((_name(name), int(value)) for name, value in some.items() if value.isdigit())
-        return found
+            generations.update((_name(name), int(value)) for name, value in some.items() if value.isdigit())
+        return generations
 
     async def generation(self, name: str) -> int:
         """The generation of one object; 0 of one that never was. Raises Unreadable where it is damaged."""
@@ -260,26 +260,26 @@ class Mirror(Generic[T]):
     async def all(self) -> dict[str, T]:
         """Every object by name. Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then
         still known."""
-        known: dict[str, tuple[bytes, T]] = {}
+        objects: dict[str, tuple[bytes, T]] = {}
         unreadable: set[str] = set()
         since = time.monotonic()
         for name, written in (await self._object_store.written()).items():
             before = self._known.get(name)
             if before is not None and before[0] == written:
-                known[name] = before
+                objects[name] = before
                 continue
             try:
-                known[name] = written, self._made(name, msgspec.json.decode(written, type=dict[str, Any]))
+                objects[name] = written, self._made(name, msgspec.json.decode(written, type=dict[str, Any]))
             except UNREADABLE as error:
                 unreadable.add(name)
                 self._passed_over(name, error)
                 if before is not None and self._keeps:
-                    known[name] = before
+                    objects[name] = before
             if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
                 await asyncio.sleep(0)
                 since = time.monotonic()
-        self._known, self.unreadable = known, frozenset(unreadable)
-        return {name: value for name, (_, value) in known.items()}
+        self._known, self.unreadable = objects, frozenset(unreadable)
+        return {name: value for name, (_, value) in objects.items()}
 
     def _passed_over(self, name: str, error: Exception) -> None:
         if name not in self.unreadable:

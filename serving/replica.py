@@ -143,7 +143,7 @@ class Replica:
             self.loaded,
             self.resting_until,
             self.config.in_flight_max,
-            {name: one.view() for name, one in self._breakers.items()},
+            {name: breaker.view() for name, breaker in self._breakers.items()},
         )
 
     @property
@@ -199,7 +199,7 @@ class Replica:
         if not self._breakers:
             return
         changed = [breaker.answered(now) for breaker in self._of(model)]
-        self._breakers = {name: one for name, one in self._breakers.items() if not one.forgotten(now)}
+        self._breakers = {name: breaker for name, breaker in self._breakers.items() if not breaker.forgotten(now)}
         if any(changed):
             self._changed()
 
@@ -226,7 +226,7 @@ class Replica:
         self._changed()
 
     def _of(self, model: str) -> list[Breaker]:
-        return [one for one in (self._breakers.get(WHOLE), self._breakers.get(model)) if one is not None]
+        return [breaker for breaker in (self._breakers.get(WHOLE), self._breakers.get(model)) if breaker is not None]
 
     def shared_seconds(self, now: float) -> float:
         """A clock that runs at 1/n while n requests are in flight: n of them pay for one engine second together."""

@@ -66,14 +66,14 @@ class Trust:
     def __init__(self, addressed: Callable[[], Iterable[Addressed]]) -> None:
         """`addressed` tells all replicas of the moment. Raises TlsError."""
         self._addressed = addressed
-        self._contexts = {tls: tls.context() for tls in {one.tls for one in addressed()} if tls is not None}
+        self._contexts = {tls: tls.context() for tls in {replica.tls for replica in addressed()} if tls is not None}
 
     def context_for(self, url: str) -> ssl.SSLContext | None:
         """What a connection to this address is made with; None where the system's trust is enough."""
         origin = origin_of(url)
-        for one in self._addressed():
-            if one.tls is not None and origin_of(one.url) == origin:
-                return self._contexts[one.tls]
+        for replica in self._addressed():
+            if replica.tls is not None and origin_of(replica.url) == origin:
+                return self._contexts[replica.tls]
         return None
 
 

@@ -67,21 +67,21 @@ class ComparisonMetric:
         wanted = object_in(row.expected)
         lacking = next((name for name in self.fields if wanted is None or name not in wanted), None)
         if lacking is not None:
-            found = "no JSON object" if wanted is None else f"without the field {lacking!r}"
-            raise DatasetError(f"Line {row.line}: its expected answer is {found}, which the metric {self} compares.")
+            lack = "no JSON object" if wanted is None else f"without the field {lacking!r}"
+            raise DatasetError(f"Line {row.line}: its expected answer is {lack}, which the metric {self} compares.")
 
 
-def metric_of(said: str) -> ComparisonMetric:
+def metric_of(text: str) -> ComparisonMetric:
     """The metric of this name: `exact`, `normal` or `fields:a,b`. Raises MetricError."""
-    kind, _, rest = said.partition(":")
-    names = tuple(dict.fromkeys(name.strip() for name in rest.split(",") if name.strip()))
-    if said == "exact":
+    kind, _, listed = text.partition(":")
+    names = tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
+    if text == "exact":
         return ComparisonMetric("exact")
-    if said == "normal":
+    if text == "normal":
         return ComparisonMetric("normal")
     if kind == "fields" and 0 < len(names) <= FIELDS_MAX:
         return ComparisonMetric("fields", names)
-    raise MetricError(f"{said[:80]!r} is no metric: it is exact, normal, or fields:NAME,NAME.")
+    raise MetricError(f"{text[:80]!r} is no metric: it is exact, normal, or fields:NAME,NAME.")
 
 
 def default_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonMetric:
@@ -126,8 +126,8 @@ class Classes(msgspec.Struct, frozen=True):
         """The class that the answer says; None where it says none that there is."""
         if self.source == "label":
             return (self.by_digest or {}).get(_digest(normal(answer)))
-        found = self._of_text(answer)
-        return found if found in self.names else None
+        name = self._of_text(answer)
+        return name if name in self.names else None
 
     def _of_text(self, text: str) -> str | None:
         if self.source == "field":
@@ -150,10 +150,10 @@ class ClassFinder:
     def add(self, row: Row) -> None:
         """Look at one row. Raises DatasetError where it lacks the wanted field, or there are too many classes."""
         if self.wanted:
-            found = _field_of(row.expected, self.wanted)
-            if found is None:
+            value = _field_of(row.expected, self.wanted)
+            if value is None:
                 raise DatasetError(f"Line {row.line}: its expected answer has no field {self.wanted!r} for a class.")
-            self._seen.setdefault(found)
+            self._seen.setdefault(value)
             if len(self._seen) > CLASSES_MAX:
                 raise DatasetError(f"Line {row.line}: {self.wanted!r} has more than {CLASSES_MAX} values: too many.")
             return

@@ -123,10 +123,10 @@ class DatasetReader:
         names: list[tuple[str, str | bytes]] = [("parent", row.id), ("asked", asked)]
         if named is not None:
             names.insert(0, named)
-        found = next((self._group_of[name] for name in names if name in self._group_of), row.number)
+        group = next((self._group_of[name] for name in names if name in self._group_of), row.number)
         for name in names:
-            self._group_of.setdefault(name, found)
-        return found
+            self._group_of.setdefault(name, group)
+        return group
 
     def _compare_with_others(self, row: Row, asked: bytes) -> None:
         expected = _digest(row.expected)
@@ -160,8 +160,8 @@ def _object_of(line: bytes, at: int) -> dict[str, Any]:
 def _row_of(read: dict[str, Any], at: int, number: int) -> Row:
     label, expected = read.get("label", read.get("class")), read.get("expected")
     messages, prompt = _asked_of(read, at)
-    if expected is None and messages is not None and (said := _said_last(messages)) is not None:
-        expected, messages = said, messages[:-1]
+    if expected is None and messages is not None and (answer := _said_last(messages)) is not None:
+        expected, messages = answer, messages[:-1]
     if expected is None:
         expected, label = label, read.get("class")
     if expected is None or expected == "":
@@ -192,11 +192,11 @@ def _group_named(read: dict[str, Any], at: int) -> tuple[str, str] | None:
 def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | None, str | None]:
     given = [name for name in ("messages", "prompt", "text") if read.get(name) is not None]
     if len(given) != 1:
-        found = f"it has {' and '.join(given)}" if given else "it asks nothing"
-        raise DatasetError(f"Line {at}: {found}: give one of messages, prompt and text.")
+        fault = f"it has {' and '.join(given)}" if given else "it asks nothing"
+        raise DatasetError(f"Line {at}: {fault}: give one of messages, prompt and text.")
     asked = read[given[0]]
     if given[0] == "messages":
-        if not isinstance(asked, list) or not asked or not all(isinstance(one, dict) for one in asked):
+        if not isinstance(asked, list) or not asked or not all(isinstance(message, dict) for message in asked):
             raise DatasetError(f"Line {at}: its messages are no list of objects with role and content.")
         return asked, None
     if not isinstance(asked, str) or not asked:

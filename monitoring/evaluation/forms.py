@@ -27,15 +27,15 @@ class AnswerForm:
             return text.encode(errors="surrogatepass")
         if self.metric.kind == "normal":
             return normal(text)
-        found = object_in(text)
-        if found is None or not all(name in found for name in self.metric.fields):
+        answer = object_in(text)
+        if answer is None or not all(name in answer for name in self.metric.fields):
             return None
-        return canonical([found[name] for name in self.metric.fields]).encode(errors="surrogatepass")
+        return canonical([answer[name] for name in self.metric.fields]).encode(errors="surrogatepass")
 
     def digest(self, secret: bytes, text: str) -> str | None:
         """The keyed digest of an answer's form; None where it has none."""
-        found = self.of(text)
-        return None if found is None else digest(secret, found)
+        form = self.of(text)
+        return None if form is None else digest(secret, form)
 
 
 NORMAL = AnswerForm("normal", ComparisonMetric("normal"))

@@ -40,7 +40,7 @@ def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) 
     return {
         "form": FORM,
         "rows": rows,
-        "groups": max((len({one.group for one in of}) for of in results.values()), default=0),
+        "groups": max((len({result.group for result in of}) for of in results.values()), default=0),
         "classes": {"source": classes.source, "field": classes.field or None, "count": len(classes.names)},
         "arms": {arm: arm_figures(of, classes) for arm, of in results.items()},
         "paired": [pair_figures(first, second, results, classes, seed) for first, second in against],
@@ -51,23 +51,23 @@ def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) 
 def arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any]:
     """One arm's figures. Rows that failed count as wrong; times and tokens are those of rows that did not."""
     count = len(results)
-    there = [one for one in results if one.outcome != "failed"]
-    checked = [one for one in there if one.contract_kept is not None]
-    seconds = [one.seconds for one in there]
-    costs = [one.cost_usd for one in there]
+    there = [result for result in results if result.outcome != "failed"]
+    checked = [result for result in there if result.contract_kept is not None]
+    seconds = [result.seconds for result in there]
+    costs = [result.cost_usd for result in there]
     return {
         "rows": count,
-        "accuracy": share(sum(one.right for one in results), count),
+        "accuracy": share(sum(result.right for result in results), count),
         "f1": _f1(results, classes),
-        "contract_kept": share(sum(bool(one.contract_kept) for one in checked), len(checked)),
-        "refused": sum(one.outcome == "refused" for one in results),
-        "empty": sum(one.outcome == "empty" for one in results),
-        "failed": sum(one.outcome == "failed" for one in results),
+        "contract_kept": share(sum(bool(result.contract_kept) for result in checked), len(checked)),
+        "refused": sum(result.outcome == "refused" for result in results),
+        "empty": sum(result.outcome == "empty" for result in results),
+        "failed": sum(result.outcome == "failed" for result in results),
         "latency_seconds": {"p50": _rounded(quantile(seconds, 0.5)), "p95": _rounded(quantile(seconds, 0.95))},
-        "prompt_tokens": _sum([one.prompt_tokens for one in there]),
-        "completion_tokens": _sum([one.completion_tokens for one in there]),
+        "prompt_tokens": _sum([result.prompt_tokens for result in there]),
+        "completion_tokens": _sum([result.completion_tokens for result in there]),
         "cost_usd": _rounded(None if None in costs else math.fsum(cost or 0.0 for cost in costs), 9),
-        "stacks": sorted({one.stack for one in there if one.stack}),
+        "stacks": sorted({result.stack for result in there if result.stack}),
     }
 
 
@@ -83,34 +83,36 @@ def _f1(results: Sequence[RowResult], classes: Classes) -> dict[str, Any] | None
         return None
     if classes.source == "label" and classes.by_digest is None:
         by_name = {
-            name: share(sum(one.right for one in results if one.expected == name), _count(results, name))
+            name: share(sum(result.right for result in results if result.expected == name), _count(results, name))
             for name in classes.names
         }
         return {"macro": None, "by_class": by_name}
-    found = by_class([(one.expected or "", one.answered) for one in results], classes.names)
+    figures = by_class([(result.expected or "", result.answered) for result in results], classes.names)
     rounded = {
-        name: {key: _rounded(value) for key, value in asdict(one).items()} for name, one in found.items() if one.rows
+        name: {key: _rounded(value) for key, value in asdict(figure).items()}
+        for name, figure in figures.items()
+        if figure.rows
     }
-    return {"macro": _rounded(macro_f1(found)), "by_class": rounded}
+    return {"macro": _rounded(macro_f1(figures)), "by_class": rounded}
 
 
 def pair_figures(first: str, second: str, results: Results, classes: Classes, seed: int) -> dict[str, Any]:
     """How the first arm does against the second on the rows that both have."""
-    of_second = {one.number: one for one in results[second]}
-    pairs = [(one, of_second[one.number]) for one in results[first] if one.number in of_second]
-    found = paired([one.right for one, _ in pairs], [other.right for _, other in pairs])
+    of_second = {result.number: result for result in results[second]}
+    pairs = [(result, of_second[result.number]) for result in results[first] if result.number in of_second]
+    tallies = paired([result.right for result, _ in pairs], [other.right for _, other in pairs])
     return {
         "first": first,
         "second": second,
-        "rows": found.rows,
-        "difference": _rounded(found.difference),
-        "lower_bound": _rounded(lower_bound(found, seed)),
-        "bootstrap_bound": _rounded(bootstrap_bound(found, seed)),
-        "score_bound": _rounded(score_bound(found)),
-        "both_right": found.both,
-        "first_only": found.first_only,
-        "second_only": found.second_only,
-        "p_value": _in_short(mcnemar(found.first_only, found.second_only)),
+        "rows": tallies.rows,
+        "difference": _rounded(tallies.difference),
+        "lower_bound": _rounded(lower_bound(tallies, seed)),
+        "bootstrap_bound": _rounded(bootstrap_bound(tallies, seed)),
+        "score_bound": _rounded(score_bound(tallies)),
+        "both_right": tallies.both,
+        "first_only": tallies.first_only,
+        "second_only": tallies.second_only,
+        "p_value": _in_short(mcnemar(tallies.first_only, tallies.second_only)),
         "by_class": _class_tests(pairs, classes),
     }
 
@@ -118,18 +120,18 @@ def pair_figures(first: str, second: str, results: Results, classes: Classes, se
 def _class_tests(pairs: Sequence[tuple[RowResult, RowResult]], classes: Classes) -> list[dict[str, Any]]:
     tests: list[dict[str, Any]] = []
     for name in classes.names:
-        of_class = [(one.right, other.right) for one, other in pairs if one.expected == name]
+        of_class = [(result.right, other.right) for result, other in pairs if result.expected == name]
         if not of_class:
             continue
-        found = paired([one for one, _ in of_class], [other for _, other in of_class])
+        tallies = paired([result for result, _ in of_class], [other for _, other in of_class])
         tests.append(
             {
                 "class": name,
-                "rows": found.rows,
-                "difference": _rounded(found.difference),
-                "first_only": found.first_only,
-                "second_only": found.second_only,
-                "p_value": mcnemar(found.first_only, found.second_only),
+                "rows": tallies.rows,
+                "difference": _rounded(tallies.difference),
+                "first_only": tallies.first_only,
+                "second_only": tallies.second_only,
+                "p_value": mcnemar(tallies.first_only, tallies.second_only),
             }
         )
     for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
@@ -140,16 +142,16 @@ def _class_tests(pairs: Sequence[tuple[RowResult, RowResult]], classes: Classes)
 
 def _cannot_see(rows: int, results: Results, classes: Classes) -> list[str]:
     """In words, what figures of so few rows leave open."""
-    said = []
+    sentences = []
     if rows < ROWS_MIN:
         half = 100 * 1.96 * math.sqrt(0.25 / rows) if rows else 100.0
-        said.append(
+        sentences.append(
             f"There are {rows} rows, fewer than {ROWS_MIN:,}: a share may be off by up to {half:.1f} points either "
             "way, and a difference of a few points between arms can't be told from chance."
         )
-    groups = max((len({one.group for one in of}) for of in results.values()), default=0)
+    groups = max((len({result.group for result in of}) for of in results.values()), default=0)
     if groups < rows:
-        said.append(
+        sentences.append(
             f"The {rows} rows are of {groups} groups, each of equal requests or of one parent: shares, bounds and "
             "tests take all rows as independent, and are surer than they should be."
         )
@@ -158,27 +160,33 @@ def _cannot_see(rows: int, results: Results, classes: Classes) -> list[str]:
     if few:
         named = ", ".join(f"{name} ({count})" for count, name in few[:NAMED_MAX])
         more = f" and {len(few) - NAMED_MAX} more" if len(few) > NAMED_MAX else ""
-        said.append(
+        sentences.append(
             f"Fewer than {CLASS_ROWS_MIN} rows are of the classes {named}{more}: that one of them has become much "
             "worse may go unseen."
         )
     if classes.source == "none":
-        said.append("There are no classes: that one kind of request has become worse is seen in the whole alone.")
+        sentences.append("There are no classes: that one kind of request has become worse is seen in the whole alone.")
     elif len([name for name, count in counts.items() if count]) == 1:
-        said.append("All rows are of one class: nothing is known of the others, and F1 says what the accuracy says.")
+        sentences.append(
+            "All rows are of one class: nothing is known of the others, and F1 says what the accuracy says."
+        )
     elif classes.source == "label" and classes.by_digest is None:
-        said.append("The labels can't be read off the answers: there is the share of right rows by class, and no F1.")
+        sentences.append(
+            "The labels can't be read off the answers: there is the share of right rows by class, and no F1."
+        )
     for arm, of in results.items():
-        stacks = {one.stack for one in of if one.stack}
+        stacks = {result.stack for result in of if result.stack}
         if len(stacks) > 1:
-            said.append(f"{arm} answered on {len(stacks)} different stacks: an engine or a manifest changed meanwhile.")
-    failed = {arm: sum(one.outcome == "failed" for one in of) for arm, of in results.items()}
-    said += [f"{count} rows of {arm} failed, and count as wrong." for arm, count in failed.items() if count]
-    return said
+            sentences.append(
+                f"{arm} answered on {len(stacks)} different stacks: an engine or a manifest changed meanwhile."
+            )
+    failed = {arm: sum(result.outcome == "failed" for result in of) for arm, of in results.items()}
+    sentences += [f"{count} rows of {arm} failed, and count as wrong." for arm, count in failed.items() if count]
+    return sentences
 
 
 def _count(results: Sequence[RowResult], name: str) -> int:
-    return sum(one.expected == name for one in results)
+    return sum(result.expected == name for result in results)
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

@@ -70,14 +70,14 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     stack: str = ""
 
 
-def judged(row: Row, said: Said, metric: ComparisonMetric, classes: Classes) -> RowResult:
+def judged(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes) -> RowResult:
     """One row's result."""
-    text = said.text
-    right = text is not None and not said.refused and metric.right(row.expected, text)
+    text = answer.text
+    right = text is not None and not answer.refused and metric.right(row.expected, text)
     outcome = "answered"
     if text is None:
         outcome = "failed"
-    elif said.refused:
+    elif answer.refused:
         outcome = "refused"
     elif not text.strip():
         outcome = "empty"
@@ -89,15 +89,15 @@ def judged(row: Row, said: Said, metric: ComparisonMetric, classes: Classes) -> 
         outcome=outcome,
         expected=classes.of_row(row),
         answered=classes.of_answer(text) if text is not None else None,
-        contract_kept=said.contract_kept,
-        seconds=round(said.seconds, 6),
-        prompt_tokens=said.prompt_tokens,
-        completion_tokens=said.completion_tokens,
-        cost_usd=said.cost_usd,
-        sureness=said.sureness,
-        fault=said.fault,
-        request_id=said.request_id,
-        stack=said.stack,
+        contract_kept=answer.contract_kept,
+        seconds=round(answer.seconds, 6),
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        cost_usd=answer.cost_usd,
+        sureness=answer.sureness,
+        fault=answer.fault,
+        request_id=answer.request_id,
+        stack=answer.stack,
     )
 
 
@@ -119,16 +119,16 @@ async def answer_rows(
     async def one_by_one() -> None:
         while True:
             async with turn:
-                found = await anext(left, None)
-            if found is None:
+                task = await anext(left, None)
+            if task is None:
                 return
-            arm, row = found
-            said = await ask(arm, row)
-            if len(said.text or "") + len(row.expected) > THREAD_CHARACTERS:
-                result = await asyncio.to_thread(judged, row, said, metric, classes)
+            arm, row = task
+            answer = await ask(arm, row)
+            if len(answer.text or "") + len(row.expected) > THREAD_CHARACTERS:
+                result = await asyncio.to_thread(judged, row, answer, metric, classes)
             else:
-                result = judged(row, said, metric, classes)
-            await keep(arm, result, said.logprobs)
+                result = judged(row, answer, metric, classes)
+            await keep(arm, result, answer.logprobs)
 
     try:
         async with asyncio.TaskGroup() as group:

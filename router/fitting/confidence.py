@@ -97,10 +97,10 @@ def fit_confidence(
 
 def draw_one_of_each(groups: Sequence[object], seed: int) -> list[int]:
     """The places of the rows that are kept, in their order: of each group one, drawn by the seed."""
-    found: dict[object, int] = {}
+    first: dict[object, int] = {}
     for at in np.random.default_rng(seed).permutation(len(groups)).tolist():
-        found.setdefault(groups[at], at)
-    return sorted(found.values())
+        first.setdefault(groups[at], at)
+    return sorted(first.values())
 
 
 def measure_rows(rows: Sequence[CalibrationRow], tokens: int | None = None) -> Measured:
@@ -112,31 +112,31 @@ def measure_rows(rows: Sequence[CalibrationRow], tokens: int | None = None) -> M
     if not ROWS_MIN <= len(rows) <= ROWS_MAX:
         raise FittingError(f"There are {len(rows)} calibration rows: give {ROWS_MIN} at least and {ROWS_MAX} at most.")
     seen = [_features_of(row, number, tokens) for number, row in enumerate(rows, 1)]
-    known = [one.scope for one in seen if one.scope is not None]
-    scope_mean = math.fsum(known) / len(known) if known else 0.0
+    scopes = [features.scope for features in seen if features.scope is not None]
+    scope_mean = math.fsum(scopes) / len(scopes) if scopes else 0.0
     return Measured(
-        np.array([make_inputs(one, scope_mean) for one in seen], dtype=np.float64),
+        np.array([make_inputs(features, scope_mean) for features in seen], dtype=np.float64),
         np.array([row.right for row in rows], dtype=np.bool_),
         scope_mean,
-        np.array([one.length == 0 for one in seen], dtype=np.bool_),
+        np.array([features.length == 0 for features in seen], dtype=np.bool_),
     )
 
 
-def fit_measured(found: Measured, seed: int, delta: float = 0.1, tokens: int | None = None) -> ConfidenceModel:
+def fit_measured(measured: Measured, seed: int, delta: float = 0.1, tokens: int | None = None) -> ConfidenceModel:
     """`fit_confidence` from features that were measured before. Raises FittingError."""
     if not 0.0 < delta <= DELTA_MAX:
         raise FittingError(f"delta is {delta:g}: give a probability above 0, at most {DELTA_MAX:g}.")
-    if not found.right.any():
+    if not measured.right.any():
         raise FittingError(
-            f"All {len(found.right)} answers are wrong, so none may be kept: look whether the labels fit the answers, "
+            f"All {len(measured.right)} answers are wrong, so none may be kept: see whether labels fit the answers, "
             "or send the task to general."
         )
-    weights, bias = weigh(found.matrix, found.right)
-    scores = compute_scores(found, weights, bias)
-    if _can_be_learned(found.right):
-        scores = _scores_by_others(found, scores, seed)
-    calibration = calibrate(scores, found.right, delta)
-    return ConfidenceModel(tuple(map(float, weights)), float(bias), found.scope_mean, calibration, tokens)
+    weights, bias = weigh(measured.matrix, measured.right)
+    scores = compute_scores(measured, weights, bias)
+    if _can_be_learned(measured.right):
+        scores = _scores_by_others(measured, scores, seed)
+    calibration = calibrate(scores, measured.right, delta)
+    return ConfidenceModel(tuple(map(float, weights)), float(bias), measured.scope_mean, calibration, tokens)
 
 
 def weigh(matrix: Matrix, right: Truth) -> tuple[Matrix, float]:
@@ -182,7 +182,7 @@ def list_stored_ranks(count: int) -> list[int]:
     return ranks
 
 
-def _scores_by_others(found: Measured, scores: Matrix, seed: int) -> Matrix:
+def _scores_by_others(measured: Measured, scores: Matrix, seed: int) -> Matrix:
     """Each row's score by a model that has not seen it, on the scale of `scores`, those of the model of all rows."""
     rows = len(scores)
     fold = np.empty(rows, dtype=np.int64)
@@ -191,7 +191,7 @@ def _scores_by_others(found: Measured, scores: Matrix, seed: int) -> Matrix:
     held_out = np.empty(rows)
     for at in range(FOLDS):
         held = fold == at
-        others = compute_scores(found, *weigh(found.matrix[~held], found.right[~held]))
+        others = compute_scores(measured, *weigh(measured.matrix[~held], measured.right[~held]))
         held_out[held] = np.interp(others[held], np.sort(others), scale)
     return held_out
 
@@ -203,10 +203,10 @@ def _logistic(scaled: Matrix, right: Truth) -> tuple[Matrix, float]:
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 
-def compute_scores(found: Measured, weights: Matrix, bias: float) -> Matrix:
+def compute_scores(measured: Measured, weights: Matrix, bias: float) -> Matrix:
     """The scores of a model of these weights, as it will give them."""
-    at = np.clip(found.matrix @ weights + bias, -700.0, None)
-    scores: Matrix = np.where(found.silent, 0.0, 1.0 / (1.0 + np.exp(-at)))
+    at = np.clip(measured.matrix @ weights + bias, -700.0, None)
+    scores: Matrix = np.where(measured.silent, 0.0, 1.0 / (1.0 + np.exp(-at)))
     return scores
 
 

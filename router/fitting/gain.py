@@ -95,18 +95,18 @@ def fit_gain(rows: Sequence[GainRow], seed: int, tell: Tell = _tell_nobody) -> G
         rows = [rows[at] for at in np.sort(draw.permutation(len(rows))[:ROWS_MAX])]
     with threadpool_limits(1):  # sums in another order would give other bytes
         tell("reading", 0.0)
-        known = read(rows)
-        folds = _folds(known.groups, draw)
+        table = read(rows)
+        folds = _folds(table.groups, draw)
         scores, ranks = np.zeros(len(rows)), np.zeros(len(rows))
         for number, fold in enumerate(folds):
             tell("measuring", 0.1 + 0.7 * number / FOLDS)
-            model = fit_unmeasured(known.of(np.setdiff1d(np.arange(len(rows)), fold)), seed)
-            scores[fold] = predict_gains(model, known.of(fold))
+            model = fit_unmeasured(table.of(np.setdiff1d(np.arange(len(rows)), fold)), seed)
+            scores[fold] = predict_gains(model, table.of(fold))
             ranks[fold] = rank_scores(scores[fold])
-        measured = _measured(ranks, known.right, known.groups, draw)
+        measured = _measured(ranks, table.right, table.groups, draw)
         tell("fitting", 0.8)
-        model = fit_unmeasured(known, seed)
-        constant = None if measured.lift > 0.0 else float(known.gain.mean())
+        model = fit_unmeasured(table, seed)
+        constant = None if measured.lift > 0.0 else float(table.gain.mean())
         if constant is not None:
             scores[:] = constant
     quantiles = np.quantile(scores, np.linspace(0.0, 1.0, QUANTILES)).astype(np.float32)
@@ -155,12 +155,12 @@ def _folded(text: str) -> str:
 def read(rows: Sequence[GainRow]) -> Rows:
     """The requests as features."""
     texts = [clip_text(row.text) for row in rows]
-    found = [np.unique(count_buckets(text), return_counts=True) for text in texts]
+    counted = [np.unique(count_buckets(text), return_counts=True) for text in texts]
     counts = sp.csr_matrix(
         (
-            np.concatenate([1.0 + np.log(counts) for _, counts in found]),
-            np.concatenate([buckets for buckets, _ in found]),
-            np.cumsum([0, *(len(buckets) for buckets, _ in found)]),
+            np.concatenate([1.0 + np.log(counts) for _, counts in counted]),
+            np.concatenate([buckets for buckets, _ in counted]),
+            np.cumsum([0, *(len(buckets) for buckets, _ in counted)]),
         ),
         shape=(len(rows), BUCKETS),
     )
@@ -261,8 +261,8 @@ def _placed(shapes: npt.NDArray[np.float32], mean: Vectors, scale: Vectors) -> V
 
 def _bells(placed: Vectors, centres: Vectors, width: float) -> Floats:
     """The nearness of each row to each centre, from 0 to 1."""
-    one, other = placed.astype(np.float64), centres.astype(np.float64)
-    distances = (one * one).sum(1)[:, None] + (other * other).sum(1) - 2 * one @ other.T
+    left, other = placed.astype(np.float64), centres.astype(np.float64)
+    distances = (left * left).sum(1)[:, None] + (other * other).sum(1) - 2 * left @ other.T
     bells: Floats = np.exp(np.maximum(distances, 0.0) * (-0.5 / width**2))
     return bells
 

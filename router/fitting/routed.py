@@ -29,7 +29,7 @@ def route_rows(
     rows: Sequence[CalibrationRow], general_right: Sequence[bool] | None, seed: int, tokens: int | None = None
 ) -> list[Point]:
     """Route from no request to all of them to general, in steps of 5%. Raises FittingError as `fit_confidence` does."""
-    found = measure_rows(rows, tokens)
+    measured = measure_rows(rows, tokens)
     count = len(rows)
     fold = np.empty(count, dtype=np.int64)
     fold[np.random.default_rng(seed).permutation(count)] = np.arange(count) % FOLDS
@@ -37,14 +37,14 @@ def route_rows(
     sent = np.empty(count)
     for at in range(FOLDS):
         held = np.flatnonzero(fold == at)
-        weights, bias = weigh(found.matrix[fold != at], found.right[fold != at])
-        scores = np.where(found.silent[held], -np.inf, found.matrix[held] @ weights + bias)
+        weights, bias = weigh(measured.matrix[fold != at], measured.right[fold != at])
+        scores = np.where(measured.silent[held], -np.inf, measured.matrix[held] @ weights + bias)
         order = np.argsort(scores, kind="stable")
         sent[held[order]] = (np.arange(len(held)) + 0.5) / len(held)
     points = []
     for step in range(STEPS + 1):
         goes = sent < step / STEPS
-        kept_wrong = ~goes & ~found.right
+        kept_wrong = ~goes & ~measured.right
         wrong = None if general is None else float((kept_wrong | (goes & ~general)).mean())
         points.append(Point(float(goes.mean()), float(kept_wrong.mean()), wrong))
     return points

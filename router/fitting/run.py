@@ -34,15 +34,15 @@ def fit(job: FittingJob, packed: bytes) -> tuple[FittingResult, bytes]:
     """Fit a scope model. Raises FittingError and EmbeddingError."""
     rows = [msgspec.json.decode(line, type=FittingLine) for line in gzip.decompress(packed).splitlines()]
     prompts = [TrainingPrompt(row.id, row.text, row.label, row.group) for row in rows if not row.other]
-    known = [row.text for row in rows if row.other]
-    others: Sequence[str] = known or stand_in()
+    backgrounds = [row.text for row in rows if row.other]
+    others: Sequence[str] = backgrounds or stand_in()
     embedding = StaticEmbedding.load()
     deep = load_deep(Path(job.minilm)) if job.minilm else None
     order = np.random.default_rng(job.seed).permutation(len(others))
     count = min(max(int(ASIDE_SHARE * len(others)), ASIDE_MIN), ASIDE_MAX)
     aside = [others[at] for at in order[:count]] if count <= ASIDE_SHARE_MAX * len(others) else []
     kept = [others[at] for at in np.sort(order[len(aside) :])]
-    seen, stands = (kept, stand_in()) if known else ((), kept)
+    seen, stands = (kept, stand_in()) if backgrounds else ((), kept)
     model = fit_scope(prompts, seen, embedding, job.seed, _tell, deep, stands)
     data = model.to_bytes()
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"

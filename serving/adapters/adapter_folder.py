@@ -153,8 +153,8 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
         )
     if entry.name in (CONFIG_FILE, WEIGHTS_FILE):
         return
-    known = suffix in IGNORED_SUFFIXES or os.path.splitext(name)[0] in IGNORED_FILES or name in IGNORED_FILES
-    if not known or not entry.is_file(follow_symlinks=False):
+    ignored = suffix in IGNORED_SUFFIXES or os.path.splitext(name)[0] in IGNORED_FILES or name in IGNORED_FILES
+    if not ignored or not entry.is_file(follow_symlinks=False):
         raise ArtifactError(
             "unexpected_file",
             f"{shown(entry.name)} has no place in an adapter: leave {CONFIG_FILE} and {WEIGHTS_FILE}.",

@@ -133,10 +133,10 @@ def _check_base(config: Mapping[str, Any], base: Base, claimed_fingerprint: str 
     names = list(dict.fromkeys(name for name in (base.served_as, base.name) if name))
     if isinstance(claimed, str) and name_of(claimed).lower() in {name_of(name).lower() for name in names} - {""}:
         return
-    said = shown(claimed) if isinstance(claimed, str) and claimed else "no base model"
+    named = shown(claimed) if isinstance(claimed, str) and claimed else "no base model"
     raise ArtifactError(
         "wrong_base",
-        f"adapter_config.json names {said} as its base, and this pool serves {' from the folder '.join(names)}. If it "
+        f"adapter_config.json names {named} as its base, and this pool serves {' from the folder '.join(names)}. If it "
         f"is the same model under another name, say so in the manifest with base_fingerprint: {base.fingerprint}; else "
         "train it again on this base.",
     )

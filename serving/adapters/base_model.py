@@ -239,8 +239,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     rope = {key: value for key, value in parameters.items() if key not in ("rope_type", "type")}
     rope |= {"local_theta": local, "rope_type": None if kind == "default" else kind}
-    known = {key: _as_float(value) for key, value in rope.items() if value is not None}
-    return {"rope": known} if known else {}
+    settings = {key: _as_float(value) for key, value in rope.items() if value is not None}
+    return {"rope": settings} if settings else {}
 
 
 def _as_float(value: Any) -> Any:
@@ -260,5 +260,5 @@ def _read_json(folder: Path, name: str, size_bytes_max: int) -> dict[str, Any]:
         raise _bad(folder, f"{name} can't be used: {error}") from None
 
 
-def _bad(folder: Path, what: str) -> ArtifactError:
-    return ArtifactError("bad_base", f"The base model in {shown(folder.name)} can't be used: {what}.")
+def _bad(folder: Path, fault: str) -> ArtifactError:
+    return ArtifactError("bad_base", f"The base model in {shown(folder.name)} can't be used: {fault}.")

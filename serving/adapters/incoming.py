@@ -37,8 +37,8 @@ def append(path: Path, pieces: Iterable[bytes], size_bytes: int, free_bytes_min:
     """Add pieces of `size_bytes` in sum to a file; blocks. Raises OSError, also where too little room would be left."""
     free = shutil.disk_usage(path.parent).free
     if free - size_bytes < free_bytes_min:
-        said = f"{free >> 20} MiB are free, and {free_bytes_min >> 20} MiB must stay so"
-        raise OSError(errno.ENOSPC, f"too little room is left on its disk: {said}")
+        room = f"{free >> 20} MiB are free, and {free_bytes_min >> 20} MiB must stay so"
+        raise OSError(errno.ENOSPC, f"too little room is left on its disk: {room}")
     with path.open("ab") as file:
         file.writelines(pieces)
 

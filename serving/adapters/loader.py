@@ -127,8 +127,8 @@ class Placer:
             return await self._unload(replica, version, now)
         if step == "block":
             if placement is None or placement.state != "failed":
-                said = f"{replica.name} serves other bytes under the name {name}: restart that engine."
-                await self._fail(replica, version, now, said)
+                note = f"{replica.name} serves other bytes under the name {name}: restart that engine."
+                await self._fail(replica, version, now, note)
             return False
         state: dict[str, PlacementState] = {
             "reopen": "ready",
@@ -161,7 +161,7 @@ class Placer:
         place = (replica.name, version.name)
         before = now.placements.get(place)
         ghosts = before.ghosts if before and before.life == replica.life else 0
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "ghosts": ghosts,
             "failures": before.failures if before and state != "ready" else 0,
             "stack": before.stack if before else "",
@@ -174,7 +174,7 @@ class Placer:
             path=self.path_on(replica, version),
             life=replica.life,
             since=time.time(),
-            **told,
+            **fields,
         )
         key = placement.key
         now.generations[key] = await self.placements.put(key, placement.to_json(), now.generations.get(key, 0))
@@ -200,11 +200,11 @@ class Placer:
     ) -> None:
         before = now.placements.get((replica.name, version.name))
         ghosts = (before.ghosts if before and before.life == replica.life else 0) + gone
-        told = {"note": why, "wrong": wrong, "ghosts": ghosts}
+        fields = {"note": why, "wrong": wrong, "ghosts": ghosts}
         failures = (before.failures if before else 0) + 1
         wait = min(seconds * 2 ** min(failures - 1, 8), RETRY_SECONDS_MAX)
         log.warning("reconcile: %s", why, extra={"replica": replica.name, "version": version.name})
-        await self._write(replica, version, now, state, failures=failures, retry_at=time.time() + wait, **told)
+        await self._write(replica, version, now, state, failures=failures, retry_at=time.time() + wait, **fields)
 
     async def _load(self, replica: Replica, version: Version, now: Pass) -> bool:
         """Have the engine load it. A refusal or a silence is answered by reading what the engine lists."""
@@ -239,8 +239,8 @@ class Placer:
         if there is not None:
             await self._fail(replica, version, now, f"{replica.name} serves other bytes under the name {version.name}.")
         elif answer is None:
-            said = f"{replica.name} did not say whether it loaded {version.name}."
-            await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, said)
+            note = f"{replica.name} did not say whether it loaded {version.name}."
+            await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, note)
         else:
             await self._fail(replica, version, now, self._not_loaded(replica, version, answer))
         return False
@@ -380,22 +380,22 @@ def _adapter_api_of(replica: Replica) -> AdapterApi:
 
 def together(placements: Iterable[Placement]) -> str:
     """The placements' notes, one after another; what is the same but for the replica is told once."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    by_note: dict[str, tuple[str, list[str]]] = {}
     for placement in placements:
         note = placement.note
-        found.setdefault(note.replace(placement.replica, ""), (note, []))[1].append(placement.replica)
-    told = []
-    for note, replicas in found.values():
+        by_note.setdefault(note.replace(placement.replica, ""), (note, []))[1].append(placement.replica)
+    notes = []
+    for note, replicas in by_note.values():
         others = [name for name in replicas[1:] if name not in note] if replicas[0] in note else []
-        told.append(f"{note.rstrip('.')}; the same on {', '.join(others)}." if others else note)
-    return " ".join(told)
+        notes.append(f"{note.rstrip('.')}; the same on {', '.join(others)}." if others else note)
+    return " ".join(notes)
 
 
 def _in_short(answer: httpx.Response) -> str:
     """An engine's own words, without the JSON around them."""
     try:
-        told = answer.json()
-        text = told.get("error", told).get("message") or answer.text
+        body = answer.json()
+        text = body.get("error", body).get("message") or answer.text
     except (ValueError, AttributeError):
         text = answer.text
     words = " ".join(str(text).split()).rstrip(".")

@@ -298,8 +298,8 @@ def _sampling(place: str, value: Any) -> dict[str, Any]:
         elif key == "chat_template_kwargs":
             _mapping(f"{place}.{key}", setting)
         else:
-            known = ", ".join([*SAMPLING_BOUNDS, "stop", "chat_template_kwargs"])
-            raise ManifestError(f"{shown(f'{place}.{key}')} is not known here: remove or rename it; known are {known}.")
+            keys = ", ".join([*SAMPLING_BOUNDS, "stop", "chat_template_kwargs"])
+            raise ManifestError(f"{shown(f'{place}.{key}')} is not known here: remove or rename it; known are {keys}.")
     return sampling
 
 

@@ -111,10 +111,10 @@ def _read_layers(config: Mapping[str, Any]) -> tuple[int, ...] | None:
     return tuple(sorted(set(listed)))
 
 
-def _bad_config(what: str) -> ArtifactError:
-    return ArtifactError("bad_config", f"adapter_config.json {what}.")
+def _bad_config(fault: str) -> ArtifactError:
+    return ArtifactError("bad_config", f"adapter_config.json {fault}.")
 
 
-def unsupported(what: str, advice: str) -> ArtifactError:
+def unsupported(feature: str, advice: str) -> ArtifactError:
     """The error for a feature that the engine does not serve."""
-    return ArtifactError("unsupported_feature", f"In this adapter {what}: {advice}.")
+    return ArtifactError("unsupported_feature", f"In this adapter {feature}: {advice}.")

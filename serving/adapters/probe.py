@@ -72,10 +72,10 @@ class References:
         """The reference for this version and fingerprint: `reading` itself, if it is the first. Raises RedisError."""
         while True:
             generation = (await self._object_store.generations()).get(version, 0)
-            known = await self._object_store.get(version) or {}
-            if fingerprint in known:
-                return msgspec.convert(known[fingerprint], ProbeReading)
-            kept = dict(list(known.items())[-(FINGERPRINTS_MAX - 1) :]) | {fingerprint: msgspec.to_builtins(reading)}
+            readings = await self._object_store.get(version) or {}
+            if fingerprint in readings:
+                return msgspec.convert(readings[fingerprint], ProbeReading)
+            kept = dict(list(readings.items())[-(FINGERPRINTS_MAX - 1) :]) | {fingerprint: msgspec.to_builtins(reading)}
             try:
                 await self._object_store.put(version, kept, generation)
             except Stale:
@@ -121,8 +121,8 @@ async def probe(
         raise ProbeError(f"{version.name} answers as the base model does: the engine does not apply it.", wrong=True)
     difference = differs(await references.of(version.name, fingerprint, reading), reading)
     if difference:
-        said = f"{version.name} answers otherwise on {replica.name} than where it was first: {difference}."
-        raise ProbeError(said, wrong=True)
+        fault = f"{version.name} answers otherwise on {replica.name} than where it was first: {difference}."
+        raise ProbeError(fault, wrong=True)
 
 
 async def _base_reading(
@@ -139,9 +139,9 @@ async def _base_reading(
     with adapters', so one that was read beside them is used this once only.
     """
     name = "base/" + hashlib.sha256(f"{base.name}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
-    known = await references.known(name, base.fingerprint)
-    if known is not None:
-        return known
+    reference = await references.known(name, base.fingerprint)
+    if reference is not None:
+        return reference
     idle = base.idle()
     reading = await _ask(replica, base.name, asked, http)
     return await references.of(name, base.fingerprint, reading) if idle and base.idle() else reading
@@ -150,15 +150,15 @@ async def _base_reading(
 def differs(reference: ProbeReading, reading: ProbeReading) -> str:
     """How an answer differs from the reference beyond what batching does to the last bits; empty where it does not."""
     shared = 0
-    for one, other in zip(reference.tokens, reading.tokens, strict=False):
-        if one.text != other.text:
-            gap = one.logprob - one.top.get(other.text, float("-inf"))
+    for token, other in zip(reference.tokens, reading.tokens, strict=False):
+        if token.text != other.text:
+            gap = token.logprob - token.top.get(other.text, float("-inf"))
             if gap > NEAR_TIE:
-                return f"{other.text!r} where {one.text!r} is expected after {shared} tokens"
+                return f"{other.text!r} where {token.text!r} is expected after {shared} tokens"
             break
         shared += 1
     common = zip(reference.tokens[:shared], reading.tokens[:shared], strict=True)
-    gaps = [abs(one.logprob - other.logprob) for one, other in common]
+    gaps = [abs(token.logprob - other.logprob) for token, other in common]
     if gaps and sum(gaps) / len(gaps) > REFERENCE_TOLERANCE:
         return f"its {shared} tokens have other logprobs, by {sum(gaps) / len(gaps):.2f} in the mean"
     if not reference.tokens and reference.text != reading.text:
@@ -191,13 +191,13 @@ async def _ask(replica: Replica, model: str, asked: Mapping[str, Any], http: htt
         )
         answer.raise_for_status()
         choice = answer.json()["choices"][0]
-        told = (choice.get("logprobs") or {}).get("content") or []
-        return ProbeReading(str(choice["message"]["content"]), [_token(each) for each in told])
+        tokens = (choice.get("logprobs") or {}).get("content") or []
+        return ProbeReading(str(choice["message"]["content"]), [_token(each) for each in tokens])
     except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        said = f"{replica.name} did not answer the golden prompt: {type(error).__name__}."
-        raise ProbeError(said, wrong=False) from error
+        fault = f"{replica.name} did not answer the golden prompt: {type(error).__name__}."
+        raise ProbeError(fault, wrong=False) from error
 
 
-def _token(told: dict[str, Any]) -> Token:
-    top = {str(each["token"]): float(each["logprob"]) for each in told.get("top_logprobs") or []}
-    return Token(str(told["token"]), float(told["logprob"]), top)
+def _token(entry: dict[str, Any]) -> Token:
+    top = {str(each["token"]): float(each["logprob"]) for each in entry.get("top_logprobs") or []}
+    return Token(str(entry["token"]), float(entry["logprob"]), top)

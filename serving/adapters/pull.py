@@ -52,8 +52,8 @@ async def ensure_on(sidecar_url: str, digest: str, http: httpx.AsyncClient) -> N
     except httpx.ConnectError as error:
         raise PullError(f"The sidecar at {sidecar_url} can't be reached ({error}): is it running?") from None
     except httpx.TimeoutException:
-        said = f"The sidecar at {sidecar_url} did not have {digest} in place within {ENSURE_SECONDS_MAX:g} s."
-        raise PullError(f"{said} It goes on, and the next try joins it.") from None
+        fault = f"The sidecar at {sidecar_url} did not have {digest} in place within {ENSURE_SECONDS_MAX:g} s."
+        raise PullError(f"{fault} It goes on, and the next try joins it.") from None
     except httpx.HTTPError as error:
         raise PullError(f"The sidecar at {sidecar_url} broke off ({error}).") from None
     if answer.status_code != httpx.codes.OK or digest not in answer.text:
@@ -152,8 +152,8 @@ class Puller:
                     raise kind(f"The gateway at {self._gateway_url} does not give {digest}: {_sentence_in(answer)}")
                 await self._keep(answer, path, self._sizes_max[name])
         except httpx.HTTPError as error:
-            said = f"The gateway at {self._gateway_url} broke off or can't be reached"
-            raise PullError(f"{said} ({type(error).__name__} {error}).") from None
+            fault = f"The gateway at {self._gateway_url} broke off or can't be reached"
+            raise PullError(f"{fault} ({type(error).__name__} {error}).") from None
 
     async def _keep(self, answer: httpx.Response, path: Path, size_bytes_max: int) -> None:
         got = 0
@@ -165,9 +165,9 @@ class Puller:
 
     def _let_in(self, digest: str, folder: Path) -> None:
         """Into the store in one atomic step, if the bytes are the digest's. What is on disk is what was read back."""
-        found = digest_of(folder, self._limits)
-        if found != digest:
-            raise PullError(f"What the gateway gave for {digest} has the digest {found}: its store is damaged.")
+        actual = digest_of(folder, self._limits)
+        if actual != digest:
+            raise PullError(f"What the gateway gave for {digest} has the digest {actual}: its store is damaged.")
         for name in FILES:
             (folder / name).chmod(FILE_MODE)
             sync(folder / name)

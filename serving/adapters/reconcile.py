@@ -144,12 +144,12 @@ class Reconciler:
             name: frozenset(on for (on, version), p in now.placements.items() if version == name and p.state in HELD)
             for name in wanted
         }
-        found = dict(spread(wanted, rooms, pool.replicas_min, pool.in_flight_target, before))
+        plan = dict(spread(wanted, rooms, pool.replicas_min, pool.in_flight_target, before))
         enough = min(pool.replicas_min or len(rooms), len(rooms))
         for name in wanted:  # one that is not yet served is placed as a whole, or not at all
-            if now.versions[name].state == "staging" and len(found.get(name, ())) < enough:
-                found[name] = ()
-        return found
+            if now.versions[name].state == "staging" and len(plan.get(name, ())) < enough:
+                plan[name] = ()
+        return plan
 
     def _is_there(self, replica: Replica) -> bool:
         now = time.monotonic()
@@ -230,8 +230,8 @@ class Reconciler:
         """The version as it is once its staging has ended; None while it goes on."""
         targets = now.plan.get(version.name, ())
         if not self.fits(version):
-            said = f"{version.name} was trained on another base model than the pool {version.pool} serves."
-            return await self._registry.move(version.name, "verified", said)
+            note = f"{version.name} was trained on another base model than the pool {version.pool} serves."
+            return await self._registry.move(version.name, "verified", note)
         if not targets:
             return await self._registry.move(version.name, "verified", self._no_target(version, now))
         there = [now.placements.get((replica, version.name)) for replica in targets]

@@ -113,8 +113,11 @@ class Registry:
             for version in ours:
                 same = (version.digest, version.manifest_digest, version.pool) == (artifact.digest, digest, pool)
                 if same and version.state != "retired":
-                    known = signed_by is None or (signed_by, signature) == (version.signed_by, version.signature)
-                    return version if known else await self._sign(version, signed_by, signature, noted)
+                    same_signature = signed_by is None or (signed_by, signature) == (
+                        version.signed_by,
+                        version.signature,
+                    )
+                    return version if same_signature else await self._sign(version, signed_by, signature, noted)
             numbers = [version.number for version in ours]
             numbers += [number for task_of, number in map(_parts, self.unreadable) if task_of == task]
             number = max(numbers, default=0) + 1
@@ -479,16 +482,20 @@ def _given_up(version: Version) -> str:
 
 def _no_way_back(task: str, entry: AliasEntry, versions: Mapping[str, Version]) -> str:
     """Why no version that led before can lead again, and what to do."""
-    ours = sorted((one for one in versions.values() if one.task == task), key=lambda one: -one.number)
-    others = [one for one in ours if one.name not in entry.weights and one.state in PLACED]
+    ours = sorted(
+        (version for version in versions.values() if version.task == task), key=lambda version: -version.number
+    )
+    others = [version for version in ours if version.name not in entry.weights and version.state in PLACED]
     if others:
-        there = ", ".join(f"{one.name} ({one.state})" for one in others)
+        there = ", ".join(f"{version.name} ({version.state})" for version in others)
         name = others[0].name
         return (
             f"Before {entry.leading} nothing led {task} that is still loaded; loaded is {there}. "
             f"Promote {name}, or roll back to {name} by its name."
         )
     before = [name for name in entry.previous if name in versions and not _given_up(versions[name])]
-    stageable = before or [one.name for one in ours if one.name not in entry.weights and not _given_up(one)]
+    stageable = before or [
+        version.name for version in ours if version.name not in entry.weights and not _given_up(version)
+    ]
     todo = f"stage one of {', '.join(stageable)}, then promote it" if stageable else "push another adapter"
     return f"{task} has no other version that is loaded: {todo}."

@@ -88,13 +88,13 @@ class Store:
             raise ArtifactError("not_held", f"The store has no {digest}: push the adapter again.")
         try:
             names = sorted(entry.name for entry in folder.iterdir())
-            found = digest_of(folder, self._limits) if names == [CONFIG_FILE, WEIGHTS_FILE] else None
+            actual = digest_of(folder, self._limits) if names == [CONFIG_FILE, WEIGHTS_FILE] else None
         except (ArtifactError, OSError) as error:
             raise _damaged(digest, str(error)) from None
-        if found is None:
+        if actual is None:
             raise _damaged(digest, f"it holds {shown(', '.join(names))}")
-        if found != digest:
-            raise _damaged(digest, f"its bytes have the digest {found}")
+        if actual != digest:
+            raise _damaged(digest, f"its bytes have the digest {actual}")
 
     def sweep(self, older_than_seconds: float, now: float) -> int:
         """Remove what crashed copies left behind and return how many; `now` is the time in epoch seconds.
@@ -164,9 +164,9 @@ def _remove(incoming: Path) -> None:
     shutil.rmtree(incoming)
 
 
-def _damaged(digest: str, what: str) -> ArtifactError:
+def _damaged(digest: str, fault: str) -> ArtifactError:
     return ArtifactError(
         "damaged",
-        f"The store's copy of {digest} is damaged ({what}): retire its version, and when no engine reads it "
+        f"The store's copy of {digest} is damaged ({fault}): retire its version, and when no engine reads it "
         "any more restore the folder from a backup.",
     )

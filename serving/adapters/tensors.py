@@ -68,12 +68,12 @@ def read_header(file: BinaryIO, size_bytes: int, header_bytes_max: int) -> dict[
     return {tensor.name: tensor for tensor in tensors}
 
 
-def read_exactly(file: BinaryIO, start: int, size_bytes: int, what: str) -> bytes:
+def read_exactly(file: BinaryIO, start: int, size_bytes: int, part: str) -> bytes:
     """`size_bytes` from `start`. Raises ArtifactError (`bad_header`) if the file ends before."""
     file.seek(start)
     data = file.read(size_bytes)
     if len(data) != size_bytes:
-        raise _corrupt(f"it ends within {what}")
+        raise _corrupt(f"it ends within {part}")
     return data
 
 
@@ -138,5 +138,5 @@ def _check_cover(tensors: list[Tensor], data_start: int, size_bytes: int) -> Non
         raise _corrupt(f"its tensors end at byte {end}, and the file has {size_bytes}")
 
 
-def _corrupt(what: str) -> ArtifactError:
-    return ArtifactError("bad_header", f"The safetensors file is corrupt: {what}; save or upload it again.")
+def _corrupt(fault: str) -> ArtifactError:
+    return ArtifactError("bad_header", f"The safetensors file is corrupt: {fault}; save or upload it again.")
