@@ -334,7 +334,7 @@ async def _look_around(services: Services) -> None:
 @asynccontextmanager
 async def _open_clients(settings: Settings, fleet: Fleet) -> AsyncIterator[tuple[httpx.AsyncClient, EngineClient]]:
     """The clients towards engines, of the control plane and of requests. Raises TlsError."""
-    trust = Trust(lambda: [replica.config for replica in fleet.replicas.values()])
+    trust = Trust(lambda: [(replica.config.url, replica.config.tls) for replica in fleet.replicas.values()])
     limits = settings.limits
     async with (
         httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http,

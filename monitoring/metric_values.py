@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
 MetricKind = Literal["boolean", "float", "category"]
 BAD_FROM = 0.5
 """From this badness on an answer counts as judged bad."""
-
-
-class Declared(Protocol):
-    """What has to be known of a declared metric."""
-
-    @property
-    def kind(self) -> MetricKind:
-        """What its values are."""
-        ...
-
-    @property
-    def better(self) -> Literal["higher", "lower"]:
-        """Which way is good; true counts as 1."""
-        ...
-
-    @property
-    def minimum(self) -> float | None:
-        """Least value of a float."""
-        ...
-
-    @property
-    def maximum(self) -> float | None:
-        """Greatest value of a float."""
-        ...
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +20,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     maximum: float | None = None
 
 
-def badness(metric: Declared, value: Any) -> float | None:
+def badness(metric: Metric, value: Any) -> float | None:
     """How bad a value is; None for a metric without an order, a float without bounds, or a value of another kind."""
     if metric.kind == "boolean" and isinstance(value, bool):
         good = float(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx
@@ -39,20 +38,6 @@ class TlsFiles:
         return context
 
 
-class Addressed(Protocol):
-    """Who is reached at a url, maybe with TLS of its own."""
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        ...
-
-    @property
-    def tls(self) -> TlsFiles | None:
-        """The files that it is reached with, None where the system's trust is enough."""
-        ...
-
-
 def origin_of(url: str) -> str:
     """The part of an address that a connection is made to: `https://host:443`."""
     parts = urlsplit(url)
@@ -61,19 +46,22 @@ def origin_of(url: str) -> str:
 
 
 class Trust:
-    """The TLS of each origin, as the replicas have it that there are now; their files were read at the start."""
+    """The TLS of each origin, by the present replicas; their files were read at the start."""
 
-    def __init__(self, addressed: Callable[[], Iterable[Addressed]]) -> None:
-        """`addressed` tells all replicas of the moment. Raises TlsError."""
-        self._addressed = addressed
-        self._contexts = {tls: tls.context() for tls in {replica.tls for replica in addressed()} if tls is not None}
+    def __init__(self, addresses: Callable[[], Iterable[tuple[str, TlsFiles | None]]]) -> None:
+        """`addresses` gives each present replica's address, and its files (None: the system's trust is enough).
+
+        Raises TlsError.
+        """
+        self._addresses = addresses
+        self._contexts = {tls: tls.context() for tls in {tls for _, tls in addresses()} if tls is not None}
 
     def context_for(self, url: str) -> ssl.SSLContext | None:
         """What a connection to this address is made with; None where the system's trust is enough."""
         origin = origin_of(url)
-        for replica in self._addressed():
-            if replica.tls is not None and origin_of(replica.url) == origin:
-                return self._contexts[replica.tls]
+        for address, tls in self._addresses():
+            if tls is not None and origin_of(address) == origin:
+                return self._contexts[tls]
         return None
 
 

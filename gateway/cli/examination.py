@@ -45,7 +45,9 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
     for name, folder in (("data folder", settings.data_folder), ("store folder", settings.store)):
         yield check_folder(name, folder)
     try:
-        trust = Trust(lambda: [replica for pool in settings.pool_configs() for replica in pool.replicas])
+        trust = Trust(
+            lambda: [(replica.url, replica.tls) for pool in settings.pool_configs() for replica in pool.replicas]
+        )
         async with httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http:
             async for finding in check_engines(settings, http):
                 yield finding

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 from gateway.configuration.sections import Name, Seconds, Section
 from monitoring.evaluation.comparing import ComparisonMetric
 from monitoring.evaluation.forms import AnswerForm
-from monitoring.metric_values import Declared
+from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan, ResponseName
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -143,7 +143,7 @@ class TaskMonitorSettings(Section):
         self,
         name: str,
         pools: frozenset[str],
-        metrics: Mapping[str, Declared],
+        metrics: Mapping[str, Metric],
         explored_share: float,
         reached: frozenset[str] | None = None,
         general_pool: str | None = None,
@@ -158,7 +158,7 @@ class TaskMonitorSettings(Section):
         yield from self.judge.faults(name, pools, reached, general_pool)
         yield from self.reviews.faults(name)
 
-    def _faults_of_metrics(self, name: str, metrics: Mapping[str, Declared]) -> Iterator[str]:
+    def _faults_of_metrics(self, name: str, metrics: Mapping[str, Metric]) -> Iterator[str]:
         """Metrics that are not there, or of which no value is better than another."""
         key = f"tasks.{name}.monitor"
         for field in ("feedback_metric", "complaint_metric"):
@@ -226,7 +226,7 @@ class TaskMonitorSettings(Section):
         )
 
 
-def _why_unordered(metric: Declared) -> str | None:
+def _why_unordered(metric: Metric) -> str | None:
     """Why no value of it is good or bad; None where some are."""
     if metric.kind == "category":
         return "category, which has no order, so that nothing it gets would count: name a boolean or a float"

@@ -141,6 +141,10 @@ class FeedbackMetricSettings(Section):
     maximum: float | None = Field(None, description="Greatest value of a float.")
     categories: tuple[str, ...] = Field((), description="Values of a category.")
 
+    def metric(self) -> Metric:
+        """As far as it matters to how bad a value is."""
+        return Metric(kind=self.kind, better=self.better, minimum=self.minimum, maximum=self.maximum)
+
 
 def _see_that_it_is_a_key(text: str) -> str:
     try:
@@ -274,7 +278,7 @@ class Settings(BaseSettings):
     def _faults_of_monitor(self, name: str, task: TaskSettings) -> Iterator[str]:
         """Of how a task is watched, as `faults` tells them."""
         pools, explored_share = frozenset(self.pools), task.checks.degraded.explored_share
-        reached, metrics = task.pools_allowed, self.feedback_metrics
+        reached, metrics = task.pools_allowed, self.judged_metrics()
         yield from task.monitor.faults(name, pools, metrics, explored_share, reached, self.general_pool)
 
     def redis_address(self) -> str | None:
@@ -300,10 +304,7 @@ class Settings(BaseSettings):
 
     def judged_metrics(self) -> dict[str, Metric]:
         """The declared feedback metrics, as far as it matters to how bad a value is."""
-        return {
-            name: Metric(kind=one.kind, better=one.better, minimum=one.minimum, maximum=one.maximum)
-            for name, one in self.feedback_metrics.items()
-        }
+        return {name: declared.metric() for name, declared in self.feedback_metrics.items()}
 
     def plan(self, task: str) -> Plan:
         """How a task's versions are watched."""

@@ -147,24 +147,27 @@ class Placer:
             return
         if placement.ghosts and not lost:
             kept = msgspec.structs.replace(placement, state="ghost", since=time.time(), failures=0, retry_at=0.0)
-            generation = await self.placements.put(key, kept.to_json(), now.generations.get(key, 0))
-            now.placements[replica.name, name] = kept
+            await self._put(kept, now)
         else:
-            generation = await self.placements.delete(key, now.generations.get(key, 0))
+            now.generations[key] = await self.placements.delete(key, now.generations.get(key, 0))
             del now.placements[replica.name, name]
-        now.generations[key] = generation
+
+    async def _put(self, placement: Placement, now: Pass) -> None:
+        """Write a placement down, if nobody else has meanwhile. Raises Stale."""
+        key = placement.key
+        now.generations[key] = await self.placements.put(key, placement.to_json(), now.generations.get(key, 0))
+        now.placements[placement.replica, placement.version] = placement
 
     async def _write(
         self, replica: Replica, version: Version, now: Pass, state: PlacementState, **changed: Any
     ) -> Placement:
         """Write down where a version stands on a replica, before anything is done about it. Raises Stale."""
-        place = (replica.name, version.name)
-        before = now.placements.get(place)
+        before = now.placements.get((replica.name, version.name))
         ghosts = before.ghosts if before and before.life == replica.life else 0
         fields: dict[str, Any] = {
             "ghosts": ghosts,
             "failures": before.failures if before and state != "ready" else 0,
-            "stack": before.stack if before else "",
+            "fingerprint": before.fingerprint if before else "",
             **changed,
         }
         placement = Placement(
@@ -176,9 +179,7 @@ class Placer:
             since=time.time(),
             **fields,
         )
-        key = placement.key
-        now.generations[key] = await self.placements.put(key, placement.to_json(), now.generations.get(key, 0))
-        now.placements[place] = placement
+        await self._put(placement, now)
         return placement
 
     async def _fail(
@@ -296,10 +297,8 @@ class Placer:
         if oldest is None:
             return
         left = msgspec.structs.replace(oldest, ghosts=oldest.ghosts - 1)
-        key = oldest.key
         if left.ghosts or left.state != "ghost":
-            now.generations[key] = await self.placements.put(key, left.to_json(), now.generations.get(key, 0))
-            now.placements[oldest.replica, oldest.version] = left
+            await self._put(left, now)
         else:
             await self._forget(replica, oldest.version, left, now, lost=True)
 
@@ -330,7 +329,7 @@ class Placer:
             gone = version.name not in replica.seen and replica.life == probed
             await self._fail(replica, version, now, str(error), wrong=True, gone=gone)  # one note: verdict and ghost
             return
-        await self._write(replica, version, now, "ready", stack=fingerprint)
+        await self._write(replica, version, now, "ready", fingerprint=fingerprint)
 
     async def _unload(self, replica: Replica, version: Version, now: Pass) -> bool:
         """Have the engine forget the name; answers under way finish. What it has of it stays as a ghost."""

@@ -21,8 +21,8 @@ Listed = Literal["here", "elsewhere", "not"]
 class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A version on a replica, as it is kept. Its one mover is the reconciler that has the job.
 
-    `life` is the engine process that it holds for, `stack` what was probed; `since` and `retry_at` are in Unix seconds.
-    `ghosts` counts copies that were unloaded in this life: the engine forgot their name, but has their weights.
+    `life` is the engine process that it holds for, `fingerprint` what was probed; `since` and `retry_at` are in Unix
+    seconds. `ghosts` counts copies unloaded in this life: the engine forgot their name, but has their weights.
     `wrong` says that it failed by what it answered.
     """
 
@@ -31,7 +31,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     state: PlacementState
     path: str
     life: str = ""
-    stack: str = ""
+    fingerprint: str = msgspec.field(default="", name="stack")  # the stored name of earlier releases
     since: float = 0.0
     ghosts: int = 0
     failures: int = 0
@@ -70,14 +70,14 @@ class Sight:
     """What is to be seen of a version on a replica now.
 
     `wanted` says whether it is to be there and may be; `listed` whether the engine lists the name, and with our path;
-    `idle` that no gateway holds a lease on it; `life` and `stack` are the engine's of now; `asked_at` (Unix seconds)
-    when its version last changed its state: what failed before is forgotten.
+    `idle` that no gateway holds a lease on it; `life` and `fingerprint` are the engine's of now; `asked_at` (Unix
+    seconds) when its version last changed its state: what failed before is forgotten.
     """
 
     wanted: bool
     listed: Listed
     life: str
-    stack: str
+    fingerprint: str
     idle: bool
     now: float
     asked_at: float = 0.0
@@ -100,7 +100,7 @@ def next_step(placement: Placement | None, sight: Sight) -> Step:
 def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     if placement is None:
         return "probe" if sight.listed == "here" else "load"
-    proven = placement.stack == sight.stack
+    proven = placement.fingerprint == sight.fingerprint
     if (
         placement.state in ("failed", "unknown")
         and placement.since >= sight.asked_at

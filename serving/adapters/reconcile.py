@@ -59,7 +59,7 @@ class Reconciler:
     def adopt(
         self, replica: Replica, versions: Iterable[Version], placements: Mapping[tuple[str, str], Placement]
     ) -> None:
-        """Take as loaded what is written down as ready on this very engine process and stack, and listed by it."""
+        """Take as loaded what the engine lists and what is ready for its process and fingerprint."""
         there = frozenset(
             version.name
             for version in versions
@@ -76,7 +76,7 @@ class Reconciler:
             and placement.life == replica.life
             and replica.seen.get(version.name) == self._placer.path_on(replica, version) == placement.path
             and self.fits(version)
-            and placement.stack == self._placer.compute_fingerprint_on(replica, version)
+            and placement.fingerprint == self._placer.compute_fingerprint_on(replica, version)
         )
 
     async def step(
@@ -197,7 +197,7 @@ class Reconciler:
             wanted=fits and version.state in WANTED and self._is_wanted(replica, name, now),
             listed=listed,
             life=replica.life,
-            stack=self._placer.compute_fingerprint_on(replica, version) if fits else "",
+            fingerprint=self._placer.compute_fingerprint_on(replica, version) if fits else "",
             idle=now.world.idle(replica.name, name),
             now=time.time(),
             asked_at=version.changed_at if version.state == "staging" else 0.0,

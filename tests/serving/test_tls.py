@@ -27,7 +27,7 @@ def authority(tmp_path: Path) -> Authority:
 async def asked(engine: FakeEngine, files: TlsFiles | None) -> bool:
     """True where both clients, that of requests and that of checks, reach an engine with these files."""
     config = ReplicaConfig("a", engine.url, "small", tls=files)
-    trust = Trust(lambda: [config])
+    trust = Trust(lambda: [(config.url, config.tls)])
     assert (trust.context_for(config.base_url) is None) == (files is None)
     reached = []
     async with HttptoolsEngineClient(5.0, 1 << 20, trust.context_for) as client:
@@ -121,7 +121,7 @@ def test_an_origin_is_who_a_connection_is_made_to(url: str, origin: str) -> None
 def test_files_are_read_once_for_all_replicas_and_for_those_that_join_them_later(authority: Authority) -> None:
     files = TlsFiles(str(authority.ca))
     replicas = [ReplicaConfig(f"r{n}", f"https://host{n}/v1", "p", engine="openai", tls=files) for n in range(3)]
-    trust = Trust(lambda: replicas)
+    trust = Trust(lambda: [(replica.url, replica.tls) for replica in replicas])
     authority.ca.unlink()
     replicas += [ReplicaConfig("joined", "https://host3", "p", tls=files), ReplicaConfig("plain", "https://host4", "p")]
     contexts = [trust.context_for(f"https://host{number}:443/any/path") for number in range(5)]

@@ -116,7 +116,7 @@ class _Found:
 
     def __init__(self, retraining: RetrainingRequests, task: str, version: str) -> None:
         plan = retraining.services.settings.plan(task) if task in retraining.services.settings.tasks else Plan()
-        declared = retraining.services.settings.feedback_metrics
+        declared = retraining.services.settings.judged_metrics()
         ours = [name for name in (plan.feedback_metric, plan.complaint_metric) if name is not None]
         self._metrics = {name: declared[name] for name in ours or declared if name in declared}
         self._class_tag = plan.class_tag

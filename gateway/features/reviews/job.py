@@ -197,7 +197,7 @@ async def note_answered(reviews: Reviews, task: str, request_id: str, feedback: 
     """A review was judged, and that is stored: it waits no longer. Raises RedisError; sent again, it is noted then."""
     if receipt.given not in ("created", "same", "pending"):
         return
-    wrong = is_bad(badness(reviews.services.settings.feedback_metrics[feedback.metric], feedback.value))
+    wrong = is_bad(badness(reviews.services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
     known_seconds = reviews.services.settings.records.retention_seconds
     if await reviews.store.answer(task, request_id, wrong, retention_seconds(reviews, task), known_seconds):
         reviews.services.meters.reviews.add(1, task, "answered")

@@ -29,14 +29,14 @@ many = settings(max_examples=max(500, settings().max_examples))
 
 times = st.sampled_from([0.0, 1.0, NOW - DRAIN_SECONDS - 1, NOW - DRAIN_SECONDS, NOW - 5, NOW, NOW + 5, NOW + 120])
 lives = st.sampled_from(["", "life-1", "life-2"])
-stacks = st.sampled_from(["", "stack-1", "stack-2"])
+fingerprints = st.sampled_from(["", "print-1", "print-2"])
 states: st.SearchStrategy[PlacementState] = st.sampled_from(PLACEMENT_STATES)
 listings: st.SearchStrategy[Listed] = st.sampled_from(("here", "elsewhere", "not"))
 
 
 def placed(state: PlacementState, **changed: object) -> Placement:
     kept = Placement(replica="small-0", version="returns@v1", state=state, path="/store/1", life="life-1")
-    return msgspec.structs.replace(kept, **({"stack": "stack-1", "since": NOW - 5} | changed))
+    return msgspec.structs.replace(kept, **({"fingerprint": "print-1", "since": NOW - 5} | changed))
 
 
 placements = st.builds(
@@ -46,7 +46,7 @@ placements = st.builds(
     state=states,
     path=st.just("/store/1"),
     life=lives,
-    stack=stacks,
+    fingerprint=fingerprints,
     since=times,
     ghosts=st.integers(0, 3),
     failures=st.integers(0, 3),
@@ -59,7 +59,7 @@ sights = st.builds(
     wanted=st.booleans(),
     listed=listings,
     life=lives,
-    stack=stacks,
+    fingerprint=fingerprints,
     idle=st.booleans(),
     now=st.just(NOW),
     asked_at=times,
@@ -125,13 +125,13 @@ def test_an_engine_that_was_started_anew_voids_all_that_was_written_of_it(placem
 
 @many
 @given(maybe_placements, sights)
-def test_what_is_ready_stays_so_only_on_the_stack_that_was_probed(placement: Placement | None, sight: Sight) -> None:
+def test_what_is_ready_stays_so_only_on_the_fingerprint_probed(placement: Placement | None, sight: Sight) -> None:
     sight = replace(sight, wanted=True, listed="here")
     assume(not is_of_another_life(placement, sight))
     if next_step(placement, sight) in ("none", "reopen"):
         assert placement is not None
         waits = placement.state in ("failed", "unknown") and placement.retry_at > sight.now
-        assert waits or placement.stack == sight.stack
+        assert waits or placement.fingerprint == sight.fingerprint
 
 
 @many
@@ -146,7 +146,7 @@ def test_what_failed_is_not_tried_again_before_its_time(placement: Placement, si
 
 def test_staged_anew_it_is_tried_at_once() -> None:
     failed = placed("failed", retry_at=NOW + 100, since=NOW - 5)
-    sight = Sight(True, "not", "life-1", "stack-1", True, NOW, asked_at=NOW - 1)
+    sight = Sight(True, "not", "life-1", "print-1", True, NOW, asked_at=NOW - 1)
     assert next_step(failed, sight) == "load"
     assert next_step(failed, replace(sight, asked_at=NOW - 10)) == "none"
 
@@ -154,7 +154,7 @@ def test_staged_anew_it_is_tried_at_once() -> None:
 @pytest.mark.parametrize("state", ["probing", "ready", "closing", "drained", "unloading"])
 def test_what_was_there_and_is_listed_no_more_is_counted_as_a_ghost(state: PlacementState) -> None:
     """Also from `unloading`: the gateway may have died between the engine's answer and its own note."""
-    assert next_step(placed(state), Sight(False, "not", "life-1", "stack-1", True, NOW)) == "ghost"
+    assert next_step(placed(state), Sight(False, "not", "life-1", "print-1", True, NOW)) == "ghost"
 
 
 class Engine:
@@ -194,7 +194,7 @@ class Engine:
             self._write("loading")
             self.sight = replace(self.sight, listed="here")
         elif step == "probe":
-            self._write("ready", stack=self.sight.stack)
+            self._write("ready", fingerprint=self.sight.fingerprint)
         elif step == "unload":
             self._write("ghost", ghosts=self._ghosts() + 1)
             self.sight = replace(self.sight, listed="not")
@@ -216,7 +216,7 @@ class Engine:
         return self.placement.ghosts if self.placement else 0
 
     def _write(self, state: PlacementState, **changed: object) -> None:
-        before = self.placement or placed(state, stack="")
+        before = self.placement or placed(state, fingerprint="")
         told = {"state": state, "life": self.sight.life, "since": self.sight.now, "retry_at": 0.0, **changed}
         self.placement = msgspec.structs.replace(before, **told)
 
@@ -228,7 +228,7 @@ def test_what_is_wanted_becomes_ready_wherever_it_stood(placement: Placement | N
     engine = Engine(placement, replace(sight, wanted=True))
     engine.go_on()
     assert engine.placement is not None
-    assert (engine.placement.state, engine.placement.stack) == ("ready", sight.stack)
+    assert (engine.placement.state, engine.placement.fingerprint) == ("ready", sight.fingerprint)
     assert engine.sight.listed == "here"
     assert engine.steps.count("load") <= 1 + engine.steps.count("unload")
 
@@ -309,3 +309,10 @@ def test_the_loads_left_fill_the_engine_up_to_one_free_place(
 def test_an_unload_gives_no_place_free_before_its_ghost_is_gone(max_cpu_loras: int, names: int, ghosts: int) -> None:
     before = Capacity(4, max_cpu_loras, names + 1, ghosts)
     assert replace(before, registered=names, ghosts=ghosts + 1).loads_left == before.loads_left
+
+
+def test_a_placement_that_an_earlier_release_wrote_is_read() -> None:
+    raw = {"replica": "small-0", "version": "a@v1", "state": "ready", "path": "/store/a", "stack": "print-1"}
+    placement = placement_from("small-0/a@v1", raw)
+    assert placement.fingerprint == "print-1"
+    assert placement.to_json()["stack"] == "print-1"
