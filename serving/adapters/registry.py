@@ -113,11 +113,8 @@ class Registry:
             for version in ours:
                 same = (version.digest, version.manifest_digest, version.pool) == (artifact.digest, digest, pool)
                 if same and version.state != "retired":
-                    same_signature = signed_by is None or (signed_by, signature) == (
-                        version.signed_by,
-                        version.signature,
-                    )
-                    return version if same_signature else await self._sign(version, signed_by, signature, noted)
+                    signed = signed_by is None or (signed_by, signature) == (version.signed_by, version.signature)
+                    return version if signed else await self._sign(version, signed_by, signature, noted)
             numbers = [version.number for version in ours]
             numbers += [number for task_of, number in map(_parts, self.unreadable) if task_of == task]
             number = max(numbers, default=0) + 1
@@ -482,20 +479,16 @@ def _given_up(version: Version) -> str:
 
 def _no_way_back(task: str, entry: AliasEntry, versions: Mapping[str, Version]) -> str:
     """Why no version that led before can lead again, and what to do."""
-    ours = sorted(
-        (version for version in versions.values() if version.task == task), key=lambda version: -version.number
-    )
-    others = [version for version in ours if version.name not in entry.weights and version.state in PLACED]
+    ours = sorted((each for each in versions.values() if each.task == task), key=lambda each: -each.number)
+    others = [each for each in ours if each.name not in entry.weights and each.state in PLACED]
     if others:
-        there = ", ".join(f"{version.name} ({version.state})" for version in others)
+        there = ", ".join(f"{each.name} ({each.state})" for each in others)
         name = others[0].name
         return (
             f"Before {entry.leading} nothing led {task} that is still loaded; loaded is {there}. "
             f"Promote {name}, or roll back to {name} by its name."
         )
     before = [name for name in entry.previous if name in versions and not _given_up(versions[name])]
-    stageable = before or [
-        version.name for version in ours if version.name not in entry.weights and not _given_up(version)
-    ]
+    stageable = before or [each.name for each in ours if each.name not in entry.weights and not _given_up(each)]
     todo = f"stage one of {', '.join(stageable)}, then promote it" if stageable else "push another adapter"
     return f"{task} has no other version that is loaded: {todo}."
