@@ -20,8 +20,9 @@ from tests.engine.conftest import ADAPTER, BASE_MODEL, RealEngines
 from tests.engine.words import SLOW_SECONDS_MAX, listed_by
 from tests.fakes.ports import free_port
 from tests.gateway.cli.conftest import command_for, ok
+from tests.waiting import until
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import metric, shadows, until
+from tests.walks.releases import metric, shadows
 from tools.engines.process import EngineProcess
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]

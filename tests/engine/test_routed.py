@@ -39,7 +39,7 @@ OUTSIDE = (
 )
 
 
-async def until(http: httpx.AsyncClient, path: str, done: Any) -> dict[str, Any]:
+async def read_until(http: httpx.AsyncClient, path: str, done: Any) -> dict[str, Any]:
     async with asyncio.timeout(SECONDS_MAX):
         while True:
             told: dict[str, Any] = (await http.get(path)).json()
@@ -68,7 +68,7 @@ async def fitted_and_calibrated(gateway: RunningGateway, http: httpx.AsyncClient
     stage = f"/admin/v1/adapters/{version}/stage?wait_seconds={STAGE_SECONDS_MAX}"
     assert (await http.post(stage, timeout=CALL_SECONDS_MAX)).status_code == 200
     assert (await http.put(f"/admin/v1/aliases/{TASK}", json={"version": version})).status_code == 200
-    await until(http, f"/admin/v1/adapters/{version}", lambda told: '"ready"' in json.dumps(told["fitted"]))
+    await read_until(http, f"/admin/v1/adapters/{version}", lambda told: '"ready"' in json.dumps(told["fitted"]))
     held_out = [json.loads(row) for row in (ADAPTER / "data" / "heldout_templates.jsonl").read_text().splitlines()]
     data = "".join(
         json.dumps({"text": row["text"], "expected": row["label"]}) + "\n"
@@ -78,7 +78,7 @@ async def fitted_and_calibrated(gateway: RunningGateway, http: httpx.AsyncClient
     headers = {"content-type": "application/x-ndjson"}
     begun = await http.post(f"/admin/v1/evaluations?{query}", content=data.encode(), headers=headers)
     assert begun.status_code == 201, begun.text
-    told = await until(
+    told = await read_until(
         http, f"/admin/v1/evaluations/{begun.json()['id']}", lambda told: told["status"] not in ("running", "waiting")
     )
     assert told["status"] == "done", told
@@ -102,7 +102,7 @@ async def test_out_of_scope_never_reaches_the_adapter_and_in_scope_is_explained(
         assert "adapter" in reasons
         kept = inside[reasons.index("adapter")]
         assert kept.json()["choices"][0]["logprobs"] is None
-        told = await until(http, f"/v1/requests/{kept.headers['x-request-id']}", lambda told: "record" in told)
+        told = await read_until(http, f"/v1/requests/{kept.headers['x-request-id']}", lambda told: "record" in told)
         findings = {one["check"]: one for one in told["record"]["findings"]}
         assert len(findings["out_of_scope"]["neighbours"]) == 3
         assert findings["low_confidence"]["score"] >= findings["low_confidence"]["threshold"]

@@ -38,12 +38,12 @@ from tests.fakes.lora import AdapterLost, Adapters, Refused, adapter_digest
 from tests.fakes.metrics import exposition
 from tests.fakes.run import EngineDied, Run, Seen
 from tests.fakes.wire import AnswerOver, Exchange, HttpListener
+from tests.waiting import until
 
 __all__ = ["Call", "FakeEngine", "Seen", "adapter_digest"]
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 OWN = "/__"
-POLL_SECONDS = 0.002
 OPENAI_FIELDS = frozenset(
     (
         *("model", "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"),
@@ -191,10 +191,8 @@ class FakeEngine:
         return self._http.connections_opened
 
     async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
-        """Wait for a condition. Raises TimeoutError."""
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(POLL_SECONDS)
+        """Wait for a condition. Raises AssertionError."""
+        await until(condition, seconds=seconds)
 
     def load(self, name: str, path: str | os.PathLike[str]) -> None:
         """Load an adapter as the endpoint does, without the way over HTTP. Raises Refused."""

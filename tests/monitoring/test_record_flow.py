@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from monitoring.records import STREAM_KEY, Joined, Record, RecordBuffer
 from monitoring.spool import Spool
 from tests.monitoring.test_records import RETENTION_SECONDS, judgement, record, stream_of
 from tests.monitoring.test_spool import no_file_left
+from tests.waiting import until
 
 PACE = Pace(flush_interval_seconds=0.005, spool_after_seconds=0.05, spool_sync_interval_seconds=0.05)
 
@@ -79,12 +80,6 @@ class Flowing:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not is_so():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 from gateway.features.quality.quality import Quality
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import QUICK, V1, shadows, until, with_contract
+from tests.walks.releases import QUICK, V1, shadows, with_contract
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import yaml
 
 from monitoring.records import STREAM_KEY
 from tests.fakes.engine import FakeEngine
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -28,14 +29,6 @@ EASY = {"margin": 0.5, "latency_ratio_max": 100, "requests_min": 10}
 STRICT = {"latency_ratio_max": 100}
 """A plan under which a bad one is rolled back after some ten, and nobody is promoted before 200."""
 CONTRACT = {"choices": ["approve", "reject"]}
-
-
-async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
-    """The result of `holds`, once it gives something."""
-    async with asyncio.timeout(SECONDS_MAX):
-        while not (found := await holds()):
-            await asyncio.sleep(0.01)
-    return found
 
 
 def with_contract(folder: Path) -> Path:

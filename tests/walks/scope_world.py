@@ -14,8 +14,8 @@ import httpx
 
 from router.embedding import StaticEmbedding
 from router.fitting.scope import TrainingPrompt, fit_scope
+from tests.waiting import until
 from tests.walks.gateway import RunningGateway
-from tests.walks.two_replicas import until
 
 ROOT = Path(__file__).parents[2]
 RETURNS = ROOT / "examples" / "returns" / "data"

@@ -15,10 +15,10 @@ from gateway.features.retraining.retraining import RetrainingRequests
 from monitoring.audit import STREAM, AuditEntry, verify
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
+from tests.waiting import until
 from tests.walks.audit_world import CASES, V1, V2, Case, World
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
-from tests.walks.releases import until
 from tests.walks.test_reload import reloadable
 from tests.walks.test_schema import DOCUMENT
 

@@ -21,9 +21,10 @@ from router.confidence import ConfidenceModel
 from tests.fakes.answers import WORDS, Speaker, say
 from tests.fakes.engine import FakeEngine
 from tests.fakes.lora import adapter_digest
+from tests.waiting import until
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import V1, audit_of, metric, until
+from tests.walks.releases import V1, audit_of, metric
 from tests.walks.test_process import served
 
 LEASE_KEY = "apprentice:duty:evaluations"

@@ -13,9 +13,10 @@ from gateway.features.evaluations.store import Model
 from gateway.state.fitted import FittedStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Moment, Status
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import V1, audit_of, until
+from tests.walks.releases import V1, audit_of
 from tests.walks.test_evaluate import PATH, asked_number, begin, data, ended, right_but_for, with_schema
 
 

@@ -11,10 +11,10 @@ import pytest
 from gateway.configuration.settings import Settings
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_limits import ask
-from tests.walks.two_replicas import until
 
 LIMITS = {"backoff_seconds": 0.01, "retries_max": 0, "lease_timeout_seconds": 20}
 

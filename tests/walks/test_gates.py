@@ -15,10 +15,11 @@ from gateway.features.evaluations.gates import take_gate
 from gateway.features.quality.quality import Quality
 from monitoring.quality.verdicts.quality import TaskQuality
 from tests.fakes.engine import FakeEngine
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.monitor_world import found
-from tests.walks.releases import QUICK, V1, V2, ask, audit_of, states, step, until
+from tests.walks.releases import QUICK, V1, V2, ask, audit_of, states, step
 from tests.walks.test_evaluate import begin, data, ended, right_but_for, with_schema
 from tests.walks.test_health import BASELINE, sent, told
 

@@ -29,6 +29,7 @@ from serving.adapters.placement import PlacementState, by_place, placement_from
 from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import ask, audit_of
@@ -44,7 +45,6 @@ from tests.walks.two_replicas import (
     loads,
     push,
     shown,
-    until,
     until_ready,
     with_two,
 )

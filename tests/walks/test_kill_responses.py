@@ -27,9 +27,10 @@ from monitoring.quality.verdicts.quality import Action, VersionQuality
 from serving.object_store import Change, Stale
 from tests.gateway.features.quality.test_webhooks import KEY as MESSAGES
 from tests.gateway.features.quality.test_webhooks import Receiver, receiver
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import V1, V2, audit_of, step, until
+from tests.walks.releases import V1, V2, audit_of, step
 from tests.walks.test_kill import Gate, When
 from tests.walks.test_process import Process, client, served
 from tests.walks.two_replicas import LEASE_KEY

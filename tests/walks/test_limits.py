@@ -23,11 +23,11 @@ from gateway.limits.quotas import window_at
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Fault, Moment, RawEvent, Silent, Status
 from tests.fakes.valkey import valkey
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_hang_up import asking, last_record
 from tests.walks.test_process import served
-from tests.walks.two_replicas import until
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "How many days are in a week?"}], "max_tokens": 8}
 MANY = {"requests_per_minute": 1000, "tokens_per_minute": 10_000_000}

@@ -20,9 +20,10 @@ from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, Sum
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.gateway.features.quality.test_webhooks import receiver
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import QUICK, V1, V2, audit_of, metric, step, two_versions, until
+from tests.walks.releases import QUICK, V1, V2, audit_of, metric, step, two_versions
 
 SECONDS_MAX = 60.0
 AT_ONCE = 10

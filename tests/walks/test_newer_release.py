@@ -12,9 +12,10 @@ from gateway.features.releases.reconciling import reconcile_once
 from gateway.features.releases.releases import Releases
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.two_replicas import LOAD, UNLOAD, called, until
+from tests.walks.two_replicas import LOAD, UNLOAD, called
 
 ASKED = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}]}
 

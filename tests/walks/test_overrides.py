@@ -13,10 +13,11 @@ import pytest
 from gateway.callers import new_key
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Status, Tokens
+from tests.waiting import until
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.fault_world import World, ask, world
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import judged_by_now, shadows, until
+from tests.walks.releases import judged_by_now, shadows
 
 __all__ = ["world"]
 

@@ -19,6 +19,7 @@ from gateway.features.releases.releases import Releases
 from serving.adapters import loader as placer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.two_replicas import (
@@ -39,7 +40,6 @@ from tests.walks.two_replicas import (
     push,
     put,
     shown,
-    until,
     until_ready,
     with_two,
 )

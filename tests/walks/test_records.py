@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -21,6 +20,7 @@ from gateway.configuration.settings import RecordSettings
 from monitoring.records import STREAM_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.valkey import Valkey, valkey
+from tests.waiting import until
 from tests.walks.test_process import ASK, Process, client, served
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -82,12 +82,6 @@ class Asked:
     def before(self, moment: float) -> set[str]:
         """Those that were answered before then."""
         return {request_id for request_id, at in self.answered.items() if at < moment}
-
-
-async def until(is_so: Callable[[], Awaitable[Any]]) -> None:
-    async with asyncio.timeout(60):
-        while not await is_so():
-            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.wire import Exchange, HttpListener
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -61,12 +62,6 @@ async def two_replicas(
     }
     async with run_gateway(configuration) as running:
         yield running
-
-
-async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_cordoned_replica_gets_no_new_requests_until_it_is_uncordoned(

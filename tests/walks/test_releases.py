@@ -12,6 +12,7 @@ from gateway.features.shadows.job import AT_ONCE_MAX
 from router.placing import place_session
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import (
@@ -28,7 +29,6 @@ from tests.walks.releases import (
     states,
     step,
     two_versions,
-    until,
 )
 
 # ---- the alias -----------------------------------------------------------------------------------

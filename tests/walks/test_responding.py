@@ -20,9 +20,10 @@ from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, StreamReport, TaskQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
-from tests.walks.releases import V1, V2, audit_of, step, two_versions, until
+from tests.walks.releases import V1, V2, audit_of, step, two_versions
 from tests.walks.two_replicas import LEASE_KEY
 
 MESSAGES_KEY = "apprentice:webhooks"

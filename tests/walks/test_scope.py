@@ -25,11 +25,11 @@ from gateway.features.fitting.prompts import LINE_BYTES_MAX, read_sample
 from gateway.features.fitting.samples import SAMPLE_KEY, WAITING_KEY
 from gateway.services import Services
 from gateway.state.fitted import FittingStatus
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.scope_world import OUT_OF_SCOPE, asked, fit, fitted, form, give, keep, lines, others, prompts
 from tests.walks.test_process import served
-from tests.walks.two_replicas import until
 from tools.example_adapter import AdminApi, place_adapter
 
 ENFORCED = {"checks": {"out_of_scope": {"mode": "enforce"}}}

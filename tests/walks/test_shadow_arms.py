@@ -13,9 +13,10 @@ from gateway.features.shadows.job import AT_ONCE_MAX
 from gateway.features.shadows.shadows import Shadows
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
+from tests.waiting import until
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.monitor_world import arms, found, watch, watching
-from tests.walks.releases import V1, V2, as_many, ask, metric, record_of, shadows, step, until
+from tests.walks.releases import V1, V2, as_many, ask, metric, record_of, shadows, step
 
 HELD_OUT = {"checks": {"holdout": {"mode": "enforce", "share": 1.0}}}
 CONTRACT_ENFORCED = {"commit": "complete", "checks": {"contract": {"mode": "enforce"}}}

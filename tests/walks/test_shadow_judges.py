@@ -15,10 +15,11 @@ from gateway.features.shadows.shadows import Shadows
 from monitoring.feedback import STREAM_KEY as FEEDBACK_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
+from tests.waiting import until
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.monitor_world import arms, watching
-from tests.walks.releases import MESSAGES, V1, ask, metric, record_of, until
+from tests.walks.releases import MESSAGES, V1, ask, metric, record_of
 
 MODEL = {"kind": "model"}
 OF_MODEL = ("judge_usd", "judge_digest", "judge_answered")

@@ -11,7 +11,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from serving.adapters.signature import new_key as new_signing_key
 from serving.adapters.signature import sign, written
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 
@@ -135,12 +136,6 @@ async def url(own: Store, gateway: Giving, key_path: Path) -> AsyncIterator[str]
 
 def lying_in(store: Store) -> list[str]:
     return sorted(entry.name for entry in store.folder.iterdir())
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def test_the_sidecar_has_the_same_bytes_in_place_when_it_says_so(

@@ -22,6 +22,7 @@ from gateway.features.quality.quality import Quality
 from monitoring.records import STREAM_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import SlowHeaders, Status
+from tests.waiting import until
 from tests.walks import releases
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
@@ -47,7 +48,6 @@ from tests.walks.releases import (
     shadows,
     states,
     step,
-    until,
 )
 from tests.walks.test_process import served
 

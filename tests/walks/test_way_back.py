@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.engine import FakeEngine
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.releases import V1, V2, alias, audit_of, step, two_versions, until
+from tests.walks.releases import V1, V2, alias, audit_of, step, two_versions
 
 
 async def test_who_means_the_canary_alone_moves_no_leader(configure: Configure, make_adapter: MakeAdapter) -> None:

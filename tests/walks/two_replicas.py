@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from serving.replica import Replica
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Moment
+from tests.waiting import until
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway
 
@@ -49,19 +50,6 @@ def with_two(configure: Configure, other: FakeEngine, **small: Any) -> dict[str,
     section["replicas"] = [*section["replicas"], {"name": "small-1", "url": other.url}]
     section.update(small)
     return configuration
-
-
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str = "") -> None:
-    """Wait for a condition. Raises AssertionError after the deadline."""
-    try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while True:
-                found = condition()
-                if found if isinstance(found, bool) else await found:
-                    return
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(f"not within {DEADLINE_SECONDS:g} s: {what or condition}") from None
 
 
 def called(engine: FakeEngine, path: str, name: str | None = None) -> list[int | None]:

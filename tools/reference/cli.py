@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from typer.main import get_command
@@ -46,12 +47,16 @@ def cli_page() -> str:
     )
 
 
-def commands(group: Any = None, path: str = "apprentice") -> Iterator[tuple[str, Any]]:
-    """Every command with its whole name, those of groups too."""
-    within: Any = group or get_command(app)
-    for name, command in within.commands.items():
+@cache
+def commands() -> tuple[tuple[str, Any], ...]:
+    """Every command with its whole name, those of groups too. Typer takes long to make them: it is done once."""
+    return tuple(_commands_in(get_command(app), "apprentice"))
+
+
+def _commands_in(group: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            yield from commands(command, f"{path} {name}")
+            yield from _commands_in(command, f"{path} {name}")
         else:
             yield f"{path} {name}", command
 

@@ -20,9 +20,9 @@ from monitoring.audit import STREAM
 from serving.adapters.signature import new_key, public_key
 from tests.gateway.cli.conftest import Command, command_for, ok
 from tests.gateway.features.quality.test_webhooks import Receiver, receiver
+from tests.waiting import until
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import until
 
 
 @dataclass

@@ -21,9 +21,10 @@ from gateway.cli.main import app
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, in_a_process, run
+from tests.waiting import until
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
-from tests.walks.two_replicas import LOAD, Hold, go_down, until
+from tests.walks.two_replicas import LOAD, Hold, go_down
 
 PROGRAM = str(Path(sys.executable).with_name("apprentice"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
 from gateway.limits.admission import Admission, Place, Priority
 from monitoring.metrics import Meters
+from tests.waiting import until
 
 
 class Crowd:
@@ -77,12 +77,6 @@ async def settled() -> None:
     """All that could run has run."""
     for _ in range(12):
         await asyncio.sleep(0)
-
-
-async def until(true: Callable[[], bool], look: Awaitable[None] | None = None) -> None:
-    async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 async def test_while_places_are_free_nobody_waits() -> None:

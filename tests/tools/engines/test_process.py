@@ -8,13 +8,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.fakes.ports import free_port
+from tests.waiting import until
 from tools.engines import process
 from tools.engines.errors import LaunchError
 from tools.engines.process import Child, EngineProcess, EngineState, run_to_end, wait_until_healthy
@@ -33,13 +33,6 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        await asyncio.sleep(0.02)
 
 
 def core_pid(log_path: Path) -> int:

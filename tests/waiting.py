@@ -1,0 +1,27 @@
+"""Waiting in tests: a condition is looked at again and again, up to a deadline. No test sleeps instead."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+DEADLINE_SECONDS = 60.0
+"""Many times what the slowest takes, for a machine that is busy with other tests."""
+POLL_SECONDS = 0.005
+
+
+async def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE_SECONDS) -> Any:
+    """The first true result of a condition, which may be a coroutine's. Raises AssertionError after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                result = condition()
+                if inspect.isawaitable(result):
+                    result = await result
+                if result:
+                    return result
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds:g} s: {what or inspect.getsource(condition).strip()}") from None
