@@ -62,7 +62,7 @@ ROWS: Mapping[Dataset, type[msgspec.Struct]] = types.MappingProxyType({"records"
 
 @dataclass(frozen=True, slots=True)
 class ArchiveQuery:
-    """What of a dataset is wanted. Times in Unix seconds: from `since` on, before `until`; None: without a bound."""
+    """A query of one dataset. Times in Unix seconds: from `since` on, before `until`; None: without a bound."""
 
     dataset: Dataset = "records"
     since: float | None = None
@@ -72,7 +72,7 @@ class ArchiveQuery:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What there is of one day: rows as asked for, files and their bytes."""
+    """The contents of one day: rows as asked for, files and their bytes."""
 
     day: str
     rows: int

@@ -53,7 +53,7 @@ def entries(
 
 
 def without_a_place(folder: Path, tasks: Sequence[str], since: float | None, until: float | None) -> int:
-    """How many of these entries are in files that do not say where they stood. Raises Nothing as `entries` does."""
+    """The number of these entries in files without their places. Raises Nothing as `entries` does."""
     total = 0
     for dataset in ("records", "feedback"):
         try:
@@ -79,7 +79,7 @@ def versions(folder: Path, tasks: Sequence[str], since: float | None, until: flo
 
 
 def _table(folder: Path, asked: ArchiveQuery, at: str) -> str:
-    """What is asked for, with each entry's place. Raises Nothing where there is no file."""
+    """The rows of a query, with each entry's place. Raises Nothing where there is no file."""
     place, source = PLACE.format(at=at), read(asked.dataset, list(files(folder, asked)))
     bounds = [f'"at" >= {asked.since!r}'] if asked.since is not None else []
     bounds += [f'"at" < {asked.until!r}'] if asked.until is not None else []

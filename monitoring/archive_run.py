@@ -61,7 +61,7 @@ return 1
 
 
 class ArchiveJob(msgspec.Struct):
-    """What to do: read from that Redis, write into that folder, and keep so many days of it."""
+    """A job: read from that Redis, write into that folder, keep that number of days."""
 
     redis_url: str
     folder: str
@@ -70,7 +70,7 @@ class ArchiveJob(msgspec.Struct):
 
 
 class ArchiveReport(msgspec.Struct):
-    """What was done: entries written, those that could not be read and lie beside, files and their bytes."""
+    """The result of a run: entries written, unreadable ones (kept beside them), files and their bytes."""
 
     records: int = 0
     feedback: int = 0

@@ -1,4 +1,4 @@
-"""Who did what to which object: an append-only chain of entries in a Redis stream, each sealed by a SHA-256
+"""The audit of actions on objects: an append-only chain of entries in a Redis stream, each sealed by a SHA-256
 digest over itself and the digest before it.
 
 The stream's own ids are the entries' numbers (`1-0`, `2-0`, …). XADD refuses an id that is not above the
@@ -70,7 +70,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which entries are looked for: by action, object and actor (None: any), from `since` on (Unix seconds)."""
+    """A search for entries: by action, object and actor (None: any), from `since` on (Unix seconds)."""
 
     action: str | None = None
     object: str | None = None
@@ -78,14 +78,14 @@ class Wanted:
     since: float = 0.0
 
     def has(self, entry: AuditEntry) -> bool:
-        """Whether the entry is one of them."""
+        """True if the entry is one of them."""
         asked = ((self.action, entry.action), (self.object, entry.object), (self.actor, entry.actor))
         return entry.at >= self.since and all(wanted in (None, actual) for wanted, actual in asked)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
-    """What a search came to; `next_after` is where it is to go on, None where it is at its end."""
+    """The result of a search; `next_after` is the number to go on from, None at the end."""
 
     entries: list[AuditEntry]
     next_after: int | None
@@ -208,7 +208,7 @@ class Audit:
                 yield _entry(number, fields)
 
     async def _backwards(self, count: int, at_once: int, after: int = 0) -> AsyncIterator[tuple[Any, Any]]:
-        """What is stored above the number `after`, the last one first, at most `count`, so many with one command."""
+        """The stored entries above the number `after`, newest first, at most `count`, `at_once` with one command."""
         left, before, least = count, "+", f"{after + 1}-0"
         while left > 0:
             wanted = min(left, at_once)
@@ -319,7 +319,7 @@ def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) ->
 
 
 def _names(stored: Mapping[bytes | str, bytes | str], name: str) -> bool:
-    """Whether an entry as stored is on the object `name`, or changed something in which it is a key or a text."""
+    """True if an entry as stored is on the object `name`, or changed something in which it is a key or a text."""
     fields = {_text(field): value for field, value in stored.items()}
     if _text(fields.get("object", "")) == name:
         return True
@@ -350,7 +350,7 @@ def _shortened(value: Any, text: str) -> Any:
 
 
 def digest_of(text: str) -> dict[str, Any]:
-    """How a value that is too long is entered. `text` is its JSON, with sorted keys and without spaces."""
+    """The entered form of a value that is too long. `text` is its JSON, with sorted keys and without spaces."""
     return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text)}
 
 

@@ -1,4 +1,4 @@
-"""What a request costs, in US dollars. What is not known is None, never 0. Pure."""
+"""The cost of a request, in US dollars. Unknown cost is None, never 0. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS_PER_HOUR = 3_600
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a pool's answers cost: by the token, or by the hour of a replica. One of the two, in US dollars.
+    """The price of a pool's answers: by the token, or by the hour of a replica. One of the two, in US dollars.
 
     Without a price of their own, cached prompt tokens cost what other prompt tokens cost. A price of 0 is a
     known price. Raises ValueError for a price that is negative or not finite, and for none, half a price or

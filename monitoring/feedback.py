@@ -80,14 +80,14 @@ class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
     reviewed: bool = False
 
     def digest(self) -> str:
-        """What has to be the same for a second sending to count as the same feedback."""
+        """The digest of the content: a second sending with the same one is the same feedback."""
         content = (self.metric, self.value, self.rater, self.comment, self.demonstration, self.tags)
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a feedback; task and version are those of its record, None while that is not yet visible.
+    """The outcome of a feedback; task and version are those of its record, None while that is not yet visible.
 
     `reported` says that another gateway served the request.
     """
@@ -159,7 +159,7 @@ class FeedbackStore:
 
 
 class Coverage:
-    """How many of the requests that this gateway served were judged through it, by task, since its start."""
+    """The number of this gateway's requests that were judged through it, by task, since its start."""
 
     def __init__(self) -> None:
         self._served: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What a process has that does one job beside a gateway: it steps back behind other work, and ends with its input."""
+"""Set-up for helper processes: low CPU priority, exit when stdin closes."""
 
 from __future__ import annotations
 

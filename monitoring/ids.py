@@ -37,7 +37,7 @@ class RequestIds:
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}-{mac}"
 
     def genuine(self, request_id: str, caller: str = "*") -> bool:
-        """Whether this id was made with our secret, for this caller (`*`: for any)."""
+        """True if this id was made with our secret, for this caller (`*`: for any)."""
         if not SHAPE.fullmatch(request_id):
             return False
         text = request_id.replace("-", "")
@@ -50,7 +50,7 @@ class RequestIds:
 
 
 def made_at(request_id: str) -> float:
-    """When a well-shaped id was made, in Unix seconds."""
+    """The time at which a well-shaped id was made, in Unix seconds."""
     return int(request_id[:8] + request_id[9:13], 16) / 1000
 
 

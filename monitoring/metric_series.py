@@ -115,7 +115,7 @@ class Family(Generic[Cell]):
 
     @property
     def has_room(self) -> bool:
-        """Whether new label values still get a series of their own."""
+        """True if new label values still get a series of their own."""
         return len(self._cells) - len(self._others) < self._own_max
 
     def remove(self, label: str, values: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""How a metric is declared: its name, unit and labels, and the formula of how many series it may have."""
+"""The declaration of a metric: its name, unit and labels, and the formula of how many series it may have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How bad a value of a declared feedback metric is, from 0 (good) to 1 (bad)."""
+"""The badness of a value of a declared feedback metric, from 0 (good) to 1 (bad)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def badness(metric: Metric, value: Any) -> float | None:
-    """How bad a value is; None for a metric without an order, a float without bounds, or a value of another kind."""
+    """The badness of a value; None without an order, for a float without bounds, or for another kind of value."""
     if metric.kind == "boolean" and isinstance(value, bool):
         good = float(value)
     elif metric.kind == "float" and metric.minimum is not None and metric.maximum is not None:
@@ -35,5 +35,5 @@ def badness(metric: Metric, value: Any) -> float | None:
 
 
 def is_bad(value: float | None) -> bool:
-    """Whether so much badness says that the answer was bad; None, which says nothing, does not."""
+    """True if so much badness says that the answer was bad; None, which says nothing, does not."""
     return value is not None and value >= BAD_FROM

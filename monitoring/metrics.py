@@ -22,7 +22,7 @@ ACTIONS_EXPECTED = (
     *("verdict", "shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"),
     *("recover", "hold_and_alert"),
 )
-"""What the monitor does by itself; what admins do is not waited for."""
+"""The monitor's own actions; those of admins are not begun at 0."""
 
 
 class Meters(MetricFamilies):

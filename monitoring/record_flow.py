@@ -1,4 +1,4 @@
-"""How records flow: from the buffer in memory into the stream, and by way of the spool while Redis does not take them.
+"""The flow of records: from memory into the stream, through the spool while Redis does not take them.
 
 A record is in memory alone for at most flush_interval_seconds before it is sent. Where Redis has not answered within
 spool_after_seconds, or is away, it is written to the spool at the next tick, flush_interval_seconds later at most. As
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When records are sent, when they are spooled instead, and how often the spool is synced to disk."""
+    """The times of the flow: between sendings, until records are spooled instead, and between syncs of the spool."""
 
     flush_interval_seconds: float
     spool_after_seconds: float
@@ -45,7 +45,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class FlowReport:
-    """Whom the flow tells: of joined feedback, of so many lost records, of the seconds that a batch took."""
+    """Receivers of the flow's reports: joined feedback, numbers of lost records, seconds that a batch took."""
 
     joined: Callable[[Joined], None]
     dropped: Callable[[int], None]

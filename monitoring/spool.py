@@ -136,7 +136,7 @@ class Spool:
         return []
 
     def forget(self) -> None:
-        """What `first` returned last is stored elsewhere. A segment that is read to its end is removed."""
+        """Drop what `first` returned last: it is stored elsewhere. A segment that is read to its end is removed."""
         if self._read is None:
             return
         segment, end, whole, damaged = self._read
@@ -291,7 +291,7 @@ class Spool:
             os.close(descriptor)
 
     def _lock(self, owner: str) -> bool:
-        """Whether the gateway of this name is no more, or is this one."""
+        """True if the gateway of this name is no more, or is this one."""
         path = self._folder / f"{owner}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:

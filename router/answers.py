@@ -82,7 +82,7 @@ class Terms:
 
     @property
     def enforced(self) -> bool:
-        """Whether the result of any check is acted on."""
+        """True if the result of any check is acted on."""
         return any(used.mode == "enforce" for used in self.checks.values())
 
     def enforces(self, name: CheckName) -> bool:

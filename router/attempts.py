@@ -168,7 +168,7 @@ def _after_a_refusal(
 
 
 def _is_spent(failure: Failure, choice: Choice) -> bool:
-    """Whether its replica is not asked in another role. A holdout that came back does not go to what has failed it."""
+    """True if its replica is not asked in another role. A holdout that came back does not go to what has failed it."""
     came_back = choice.reason == "holdout" and failure.pool != choice.pool.name and choice.version is not None
     return came_back or failure.kind in NOT_ASKED_AGAIN
 

@@ -29,7 +29,7 @@ from serving.view import VersionView
 Need = Literal["scope", "whole_answer"]
 """Input of a check beside its own model: the request's scope score, or all of the answer."""
 StandsIn = Literal["never", "if_closed", "if_full"]
-"""When the adapter answers after all: never; where every fallback is closed or absent; or also where it is full."""
+"""Cases in which the adapter answers after all: never; every fallback is closed or absent; or also full."""
 
 NO_CONTRACT, NOT_WHOLE, A_CALL, NO_ANSWER = "no contract", "not whole", "a tool call", "no answer"
 
@@ -86,11 +86,11 @@ class Check:
 
     @property
     def reads_text(self) -> bool:
-        """Whether a fitted model has to read the request's text."""
+        """True if a fitted model has to read the request's text."""
         return self.model in ("scope", "gain") or "scope" in self.needs
 
     def could_not_judge(self, threshold: float | None, note: str) -> bool:
-        """Whether a finding that did not fire says nothing, by its threshold and its note."""
+        """True if a finding that did not fire says nothing, by its threshold and its note."""
         return note in self.notes_unjudged if self.model is None else threshold is None
 
     def lacks_basis(self, threshold: float | None, note: str) -> bool:

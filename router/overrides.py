@@ -67,7 +67,7 @@ class Override:
 
     @property
     def reads_text(self) -> bool:
-        """Whether it looks at what a request says."""
+        """True if it looks at what a request says."""
         return self.contains is not None or self.pattern is not None
 
     def is_in_force(self, now_unix: float) -> bool:

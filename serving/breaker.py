@@ -23,7 +23,7 @@ BreakerState = Literal["closed", "half_open", "open"]
 
 
 class Breaker:
-    """What is known of one replica, or of one model on it, since its last fault. Owner: the replica.
+    """The faults of one replica, or of one model on it, since it was last well. Owner: the replica.
 
     Closed, it rests a second after a fault: others are preferred, and it is asked where there are none. Open, it is
     asked only where nobody else can answer, until its rest is over; then it is half-open, for one request at a time.
@@ -73,7 +73,7 @@ class Breaker:
         return changed
 
     def forgotten(self, now: float) -> bool:
-        """Whether there is nothing left to remember."""
+        """True if there is nothing left to remember."""
         recent = self._failed > 0 and now - self._window_at <= WINDOW_SECONDS
         return not self.open and self._in_a_row == 0 and not recent
 
@@ -83,7 +83,7 @@ class Breaker:
 
     @property
     def probing(self) -> bool:
-        """Whether a request that was let through is under way."""
+        """True if a request that was let through is under way."""
         return self.prober is not None
 
     def state(self, now: float) -> BreakerState:

@@ -19,7 +19,7 @@ SchemaFields = Callable[[Any], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class AdapterApi:
-    """How a kind of engine takes adapters: its paths, the fields of their bodies, and how it says its capacity."""
+    """The adapter API of a kind of engine: its paths, the fields of their bodies, and how it says its capacity."""
 
     load_path: str
     unload_path: str
@@ -28,7 +28,7 @@ class AdapterApi:
     max_loras_metric: re.Pattern[str]
     """Finds the adapters of one batch in the engine's metrics, as its first group."""
     advice: str
-    """What to do where adapters can't be loaded at runtime."""
+    """Advice where adapters can't be loaded at runtime."""
 
     def load_body(self, name: str, path: str) -> dict[str, str]:
         """The body that loads an adapter."""
@@ -48,7 +48,7 @@ class EngineTraits:
     health_path: str | None
     """Path of its health check, beside `version_path` and `metrics_path`; None: any answer says that it is up."""
     adapter_api: AdapterApi | None
-    """How it takes adapters; None: it takes none."""
+    """Its adapter API; None: it takes no adapters."""
     own_fields: frozenset[str] | None
     """Fields that it knows beside OpenAI's; None: all that the gateway knows."""
     fields_unknown: frozenset[str]
@@ -58,7 +58,7 @@ class EngineTraits:
     answer_form: Callable[[FormName, Any, SchemaFields], Mapping[str, Any]]
     """The fields that ask for a form, from its name, its value, and the wire format; empty where none can."""
     keeps_forms: bool
-    """Whether its answers keep each of the forms; where not, no contract's form is asked of a fallback."""
+    """True if its answers keep each of the forms; where not, no contract's form is asked of a fallback."""
     health_interval_seconds: float | None = None
     """Seconds between two looks, if longer than the gateway's: it may be someone else's, who may count or bill them."""
     version_path: str = "/version"

@@ -1,4 +1,4 @@
-"""What an engine can do wrong, as one tree; whatever the HTTP client raises is translated here once.
+"""The faults of engines, as one tree; whatever the HTTP client raises is translated here once.
 
 EngineError                the engine did not give a usable answer
  ├─ Unreachable            no connection

@@ -51,7 +51,7 @@ class Fleet:
     def __init__(self, pools: Iterable[PoolConfig]) -> None:
         self.pools: Mapping[str, PoolConfig] = {pool.name: pool for pool in pools}
         self.continues = any(pool.continues for pool in self.pools.values())
-        """Whether there is a pool whose engines go on with an answer that has begun."""
+        """True if there is a pool whose engines go on with an answer that has begun."""
         self._replicas = _Replicas(
             {config.name: Replica(config, self.changed) for pool in self.pools.values() for config in pool.replicas}
         )
@@ -104,7 +104,7 @@ class Fleet:
         self._view = None
 
     def has_room(self, name: str, now: float) -> bool:
-        """Whether a replica could get one more request at `now` (monotonic seconds).
+        """True if a replica could get one more request at `now` (monotonic seconds).
 
         One that rests, or is being probed, gets none while another of its pool does not.
         """

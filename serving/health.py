@@ -1,4 +1,4 @@
-"""Is a replica there, and what has it loaded? One look, over the control plane."""
+"""The health check: one look, over the control plane, at a replica and what it has loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAYS_NO = frozenset({401, 403, 502, 503, 504})
 
 
 def engine_headers(replica: Replica) -> dict[str, str]:
-    """What the gateway shows an engine that wants a key."""
+    """The headers for an engine that wants a key."""
     key = replica.config.api_key
     return {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -85,13 +85,13 @@ async def _ask_for_its_models(replica: Replica, http: httpx.AsyncClient) -> None
 
 
 def _length(model: dict[str, Any]) -> int | None:
-    """What a model takes, prompt and answer, as vLLM's list of models has it."""
+    """The tokens that a model takes, prompt and answer, as vLLM's list of models has them."""
     length = model.get("max_model_len")
     return length if isinstance(length, int) and length > 0 else None
 
 
 def _trouble(error: Exception) -> str:
-    """Why a replica is down, in words."""
+    """The reason why a replica is down, in words."""
     if not isinstance(error, httpx.HTTPStatusError):
         return f"{type(error).__name__}: {error}"[:300]
     status = error.response.status_code
@@ -109,7 +109,7 @@ async def _engine_version(replica: Replica, http: httpx.AsyncClient) -> str:
 
 
 async def _life(replica: Replica, http: httpx.AsyncClient) -> str:
-    """When the engine's process was started, by its own metrics; empty where it does not say."""
+    """The start time of the engine's process, by its own metrics; empty where it does not say."""
     traits = replica.config.traits
     answer = await _get(replica, http, traits.metrics_path)
     started = traits.started_metric.search(answer.text) if answer.status_code == 200 else None

@@ -1,4 +1,4 @@
-"""What admins set at runtime: named objects in Redis, each with a generation of its own.
+"""The settings of admins at runtime: named objects in Redis, each with a generation of its own.
 
 Gateways of several releases may share them. An object that this one can't read, since a newer one has written it, is
 passed over as a whole: the others go on being read, and it is never written over.
@@ -19,12 +19,12 @@ from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What reading JSON raises where it is damaged, or was written by another release."""
+"""The errors of reading JSON that is damaged, or was written by another release."""
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
 KEEP = b"keep"
 CONVERTING_SECONDS_MAX = 0.0005
-"""How long a mirror converts objects before it lets others have the event loop; the last one may take longer."""
+"""The time a mirror converts objects before it lets others have the event loop; the last one may take longer."""
 READ_AT_ONCE = 100
 """Objects that are read from Redis in one go, about."""
 T = TypeVar("T")
@@ -159,7 +159,7 @@ async def _changed(redis: Redis, changes: Sequence[Change | Unchanged], generati
 
 
 def _written(change: Change | Unchanged) -> bytes:
-    """What the script writes: a value, nothing (it removes), or KEEP."""
+    """The script's argument: a value, nothing (it removes), or KEEP."""
     if isinstance(change, Unchanged):
         return KEEP
     return b"" if change.value is None else msgspec.json.encode(change.value)

@@ -47,12 +47,12 @@ class ReplicaConfig:
 
     @property
     def place(self) -> tuple[object, ...]:
-        """What makes it the same engine: pool and address, and how it is spoken to."""
+        """The identity of its engine: pool, address, kind and TLS."""
         return self.pool, self.url, self.engine, self.tls
 
     @property
     def base_url(self) -> str:
-        """Where OpenAI's API begins: `/chat/completions` and `/models` are below it."""
+        """The address of OpenAI's API: `/chat/completions` and `/models` are below it."""
         return self.url + self.traits.api_path
 
     @property
@@ -82,9 +82,9 @@ class Replica:
         self._outages: deque[float] = deque(maxlen=OUTAGES_REMEMBERED)
         """Lengths of its last outages, in seconds."""
         self.trouble = ""
-        """Why it is down, in words; empty where it is up, or where nothing answers."""
+        """The reason why it is down, in words; empty where it is up, or where nothing answers."""
         self.looked_at = float("-inf")
-        """When the health check last began to look, in monotonic seconds."""
+        """The time at which the health check last began to look, in monotonic seconds."""
         self.engine_version = ""
         self.context_tokens: int | None = None
         """The tokens that its base model takes, as the engine lists it; None where it does not say."""
@@ -148,17 +148,17 @@ class Replica:
 
     @property
     def there(self) -> bool:
-        """Whether it may be asked at all."""
+        """True if it may be asked at all."""
         return self.up and not self.cordoned
 
     def awake(self, now: float) -> bool:
-        """Whether the replica as a whole neither rests nor is being probed."""
+        """True if the replica as a whole neither rests nor is being probed."""
         breaker = self._breakers.get(WHOLE)
         return breaker is None or (breaker.resting_until <= now and not breaker.probing)
 
     @property
     def has_room(self) -> bool:
-        """Whether it could hold one more request."""
+        """True if it could hold one more request."""
         return self.in_flight < self.config.in_flight_max
 
     @property

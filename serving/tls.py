@@ -24,7 +24,7 @@ class TlsFiles:
     key_file: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """What connections are made with: certificates and host names are verified. Raises TlsError."""
+        """The context for connections: certificates and host names are verified. Raises TlsError."""
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:
@@ -57,7 +57,7 @@ class Trust:
         self._contexts = {tls: tls.context() for tls in {tls for _, tls in addresses()} if tls is not None}
 
     def context_for(self, url: str) -> ssl.SSLContext | None:
-        """What a connection to this address is made with; None where the system's trust is enough."""
+        """The context for a connection to this address; None where the system's trust is enough."""
         origin = origin_of(url)
         for address, tls in self._addresses():
             if tls is not None and origin_of(address) == origin:

@@ -21,12 +21,12 @@ FaultKind = Literal[
     "too_long",
     "refused",
 ]
-"""What can go wrong at an engine, as the router sees it; serving.errors translates each fault into one of these."""
+"""The kinds of faults, as the router sees them; serving.errors translates each fault into one of these."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneralPromptView:
-    """What tells a general model that which the adapter carries in its weights.
+    """The instructions that tell a general model what the adapter carries in its weights.
 
     `system` goes before the caller's own system message; `response_format` and `sampling` are used where the
     caller has set none.
@@ -54,7 +54,7 @@ class VersionView:
 
 @dataclass(frozen=True, slots=True)
 class CircuitView:
-    """What is asked of who failed: others are preferred until `resting_until` (monotonic seconds).
+    """The state of a breaker: others are preferred until `resting_until` (monotonic seconds).
 
     While it is `open`, it is asked only where nobody else can answer, and after its rest by one request at a time:
     `probing` says that there is one.

@@ -1,6 +1,6 @@
-"""When is an answer right? As the metric says: the same text, the same in its normal form, or the same fields.
+"""Comparison of answers by a metric: the same text, the same normal form, or the same fields.
 
-Beside it, the class of a row and of an answer, by which figures are told apart.
+Beside it, the class of a row and of an answer: figures are given for each class.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def normal(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonMetric:
-    """How answers are compared. `fields` are those that have to be equal, of the kind `fields`."""
+    """A way to compare answers. `fields` are those that have to be equal, of the kind `fields`."""
 
     kind: Literal["exact", "normal", "fields"]
     fields: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class ComparisonMetric:
         return f"fields:{','.join(self.fields)}" if self.kind == "fields" else self.kind
 
     def right(self, expected: str, answer: str) -> bool:
-        """Whether this answer counts as the expected one."""
+        """True if this answer counts as the expected one."""
         if self.kind == "exact":
             return answer == expected
         if self.kind == "normal":
@@ -85,7 +85,7 @@ def metric_of(text: str) -> ComparisonMetric:
 
 
 def default_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonMetric:
-    """Where none is named: the fields that the contract's schema requires, if the first row's answer has them all."""
+    """The metric where none is named: the fields that the contract requires, if the first row's answer has them all."""
     schema = (contract or {}).get("json_schema")
     required = schema.get("required") if isinstance(schema, Mapping) else None
     wanted = object_in(first.expected)
@@ -107,7 +107,8 @@ def object_in(text: str) -> dict[str, Any] | None:
 
 
 class Classes(msgspec.Struct, frozen=True):
-    """How rows are told apart. `names` are the classes; `by_digest` gives that of an answer where they are labels.
+    """The classes of a data set's rows. `names` are the classes; `by_digest` gives that of an answer where they are
+    labels.
 
     With the source `none` there are no classes; without `by_digest` labels are known of rows, and not of answers. Its
     keys are digests of expected answers.

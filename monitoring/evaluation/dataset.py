@@ -44,7 +44,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class DatasetLimits:
-    """What a data set may have at most."""
+    """The upper limits of a data set."""
 
     rows_max: int
     bytes_max: int
@@ -89,7 +89,7 @@ class DatasetReader:
         return rows
 
     def end(self) -> list[Row]:
-        """What is left, once all has come. Raises DatasetError, also where there was no row at all."""
+        """The last row, at the end of the data. Raises DatasetError, also where there was no row at all."""
         row, self._rest = self._read(self._rest), b""
         if self.rows == 0:
             raise DatasetError("The data have no row: give JSON lines with a request and what is expected of it.")
@@ -178,7 +178,7 @@ def _row_of(read: dict[str, Any], at: int, number: int) -> Row:
 
 
 def _group_named(read: dict[str, Any], at: int) -> tuple[str, str] | None:
-    """What the data say that a row belongs to: the field that says it, and its value."""
+    """The group that the data give a row: the name of the field, and its value."""
     for name in ("group", "parent"):
         value = read.get(name)
         if value is None or value == "":

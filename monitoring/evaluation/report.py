@@ -97,7 +97,7 @@ def _f1(results: Sequence[RowResult], classes: Classes) -> dict[str, Any] | None
 
 
 def pair_figures(first: str, second: str, results: Results, classes: Classes, seed: int) -> dict[str, Any]:
-    """How the first arm does against the second on the rows that both have."""
+    """The comparison of the first arm with the second, on the rows that both have."""
     of_second = {result.number: result for result in results[second]}
     pairs = [(result, of_second[result.number]) for result in results[first] if result.number in of_second]
     tallies = paired([result.right for result, _ in pairs], [other.right for _, other in pairs])

@@ -1,4 +1,4 @@
-"""What is kept of each row and arm: whether it was right and what it took, and neither its prompt nor its answer."""
+"""The results of each row and arm: whether it was right, time, tokens and cost; neither prompt nor answer is kept."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ THREAD_CHARACTERS = 1 << 14
 
 
 class Sureness(msgspec.Struct, frozen=True):
-    """How sure an engine was of a whole answer: the least logprob in nats, their 10% quantile, their mean, and of how
-    many tokens."""
+    """The confidence of an engine in a whole answer: the least logprob in nats, their 10% quantile, their mean, and of
+    how many tokens."""
 
     minimum: float
     quantile_10: float
@@ -25,7 +25,7 @@ class Sureness(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, kw_only=True):
-    """What an arm answered to one row, and what it took. `text` is None where there is no answer: `fault` says why.
+    """An arm's answer to one row, with time, tokens and cost. `text` is None without an answer: `fault` says why.
 
     Times in seconds, cost in US dollars; None is unknown. `logprobs` are empty where they were not asked for, or the
     engine tells none.

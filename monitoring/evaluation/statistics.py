@@ -38,7 +38,7 @@ def share_of(right: int, of: int) -> Share:
 
 @dataclass(frozen=True, slots=True)
 class ClassFigures:
-    """How well one class is recognised. None where that is unknown: no row of it, or no answer that says it."""
+    """The recognition of one class. None where that is unknown: no row of it, or no answer that says it."""
 
     rows: int
     answered: int
@@ -79,7 +79,7 @@ class Paired:
 
     @property
     def difference(self) -> float | None:
-        """How much more often the first one was right, from -1 to 1; None without rows."""
+        """The first one's share of right rows less the second one's, from -1 to 1; None without rows."""
         return (self.first_only - self.second_only) / self.rows if self.rows else None
 
 
@@ -116,7 +116,7 @@ def score_bound(pairs: Paired, confidence: float = 0.95) -> float | None:
 
 
 def _score(pairs: Paired, difference: float) -> float:
-    """How many standard errors the difference is over this one, were this one true."""
+    """The number of standard errors by which the difference exceeds this one, if this one is true."""
     rows, first, second = pairs.rows, pairs.first_only, pairs.second_only
     b = (2 * rows - first + second) * difference - first - second
     c = -second * difference * (1.0 - difference)

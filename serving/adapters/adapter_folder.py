@@ -38,7 +38,7 @@ IGNORED_FOLDERS = frozenset({".git", ".cache"})
 
 @dataclass(frozen=True)
 class ArtifactLimits:
-    """What an adapter may be at most. `rank_max` is what any engine takes; a pool's engines may take less."""
+    """The upper limits of an adapter. `rank_max` is what any engine takes; a pool's engines may take less."""
 
     size_bytes_max: int = 2 << 30
     config_bytes_max: int = 1 << 20

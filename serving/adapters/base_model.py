@@ -134,7 +134,7 @@ def module_sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def layer_count(config: Mapping[str, Any]) -> int:
-    """How many layers the base has. Raises ArtifactError `bad_base` if its config does not say."""
+    """The number of the base's layers. Raises ArtifactError `bad_base` if its config does not say."""
     layers = _size(config, "num_hidden_layers")
     if layers > LAYERS_MAX:
         raise ArtifactError("bad_base", f"The base model's config.json says {layers} layers, over {LAYERS_MAX}.")
@@ -196,7 +196,7 @@ def _edge(file: Any, tensor: Tensor) -> str:
 
 
 def _drop_tied_head(edges: dict[str, list[Any]], config: Mapping[str, Any]) -> bool:
-    """Whether the output head is the embedding; some libraries then save it twice and some once."""
+    """True if the output head is the embedding; some libraries then save it twice and some once."""
     head, embedding = edges.get("lm_head.weight"), edges.get("model.embed_tokens.weight")
     tied = head is None or config.get("tie_word_embeddings") is True or head == embedding
     if tied:

@@ -1,4 +1,4 @@
-"""Why an adapter, a base model or a copy in the store is refused: one error, a closed list of codes."""
+"""The refusal of an adapter, a base model or a copy in the store: one error, a closed list of codes."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from serving.adapters.store import INCOMING
 
 log = logging.getLogger(__name__)
 FREE_BYTES_MIN = 256 << 20
-"""What stays free on the store's disk: Redis may keep its file there."""
+"""Bytes that stay free on the store's disk: Redis may keep its file there."""
 
 
 @asynccontextmanager

@@ -42,8 +42,8 @@ WAS_LOADED: frozenset[PlacementState] = frozenset({"probing", "ready", "closing"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the reconciler has to know of the gateways: whether any holds a lease on a version of a replica (None: on
-    anything there), and how many requests for a version they have in flight, as a smoothed mean."""
+    """The state of the gateways, as the reconciler needs it: whether any holds a lease on a version of a replica (None:
+    on anything there), and how many requests for a version they have in flight, as a smoothed mean."""
 
     idle: Callable[[str, str | None], bool]
     in_flight: Callable[[str], float]
@@ -84,13 +84,13 @@ class Placer:
         self._loaded = loaded
 
     def path_on(self, replica: Replica, version: Version) -> str:
-        """Where this replica's engine finds the version's bytes; the store's path names them by digest."""
+        """The path at which this replica's engine finds the version's bytes; it names them by digest."""
         here = self._store.path(version.digest)
         folder = replica.config.store_folder
         return str(PurePosixPath(folder) / here.name) if folder else str(here)
 
     def fits(self, version: Version) -> bool:
-        """Whether the version was trained on the base model that its pool serves now."""
+        """True if the version was trained on the base model that its pool serves now."""
         base = self._fingerprints.get(version.pool)
         return base is not None and version.base_fingerprint == base.base_fingerprint
 
@@ -100,7 +100,7 @@ class Placer:
         return compute_fingerprint(base, replica.engine_version, version.digest, version.manifest_digest)
 
     def capacity(self, replica: Replica, placements: Mapping[tuple[str, str], Placement]) -> Capacity:
-        """How full the replica's engine is."""
+        """The capacity of the replica's engine, and its use."""
         pool = self._fleet.pools[replica.config.pool]
         ghosts = sum(p.ghosts for (on, _), p in placements.items() if on == replica.name and p.life == replica.life)
         registered = sum(1 for name in replica.seen if name not in self.base_names(replica))
@@ -247,13 +247,13 @@ class Placer:
         return False
 
     def _not_loaded(self, replica: Replica, version: Version, answer: httpx.Response) -> str:
-        """Why an engine refused a load, in short, and what to do where that is known."""
+        """The reason why an engine refused a load, in short, and what to do where that is known."""
         if not self._store.holds(version.digest):
             return f"The gateway's store has lost the bytes of {version.name}: push its adapter again, then stage it."
         return f"{replica.name} did not load {version.name} ({answer.status_code}): {_in_short(answer)}."
 
     async def _has_room(self, replica: Replica, version: Version, now: Pass) -> bool:
-        """Whether the engine takes one more without reading adapters from disk again; writes down why, where not.
+        """True if the engine takes one more without reading adapters from disk again; writes down why, where not.
 
         Where only ghosts are in the way, the versions that serve are asked for a token each: then the ghosts are what
         was used the longest ago, and the first of them gives way to the load. A version that is new to its replicas
@@ -277,7 +277,7 @@ class Placer:
         return False
 
     def no_room(self, pool: str, now: Pass) -> str:
-        """That a pool's engines have no place for one more version, and what to do."""
+        """The sentence that a pool's engines have no place for one more version, and what to do."""
         up = [replica for replica in self._fleet.in_pool(pool) if replica.up]
         full = [replica.name for replica in up if not self.capacity(replica, now.placements).loads_left]
         names = ", ".join(full or (replica.name for replica in up))

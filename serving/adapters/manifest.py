@@ -59,7 +59,7 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class GeneralPrompt:
-    """What tells a general model what the adapter carries in its weights."""
+    """The instructions that tell a general model what the adapter carries in its weights."""
 
     system: str
     response_format: Mapping[str, Any] | None
@@ -149,7 +149,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def review_due(manifest: Mapping[str, Any]) -> float | None:
-    """When a manifest, as `to_json` writes it, is due for a review by its owner, in Unix seconds; None: never.
+    """The time at which a manifest, as `to_json` writes it, is due for review by its owner (Unix seconds); None: never.
 
     A date is due when it is over, in UTC; a time without a zone is one of UTC. Raises ValueError for what is neither.
     """

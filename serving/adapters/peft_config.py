@@ -28,7 +28,8 @@ PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 @dataclass(frozen=True)
 class Promise:
-    """What is said of the weights. `targets` is None for a pattern, `layers` is None for all of them."""
+    """The configuration's promise about the weights. `targets` is None for a pattern, `layers` is None for all of
+    them."""
 
     rank: int
     alpha: float

@@ -67,7 +67,7 @@ def by_place(placements: Iterable[Placement]) -> dict[tuple[str, str], Placement
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is to be seen of a version on a replica now.
+    """The present view of a version on a replica.
 
     `wanted` says whether it is to be there and may be; `listed` whether the engine lists the name, and with our path;
     `idle` that no gateway holds a lease on it; `life` and `fingerprint` are the engine's of now; `asked_at` (Unix
@@ -85,7 +85,7 @@ class Sight:
 
 
 def next_step(placement: Placement | None, sight: Sight) -> Step:
-    """What the reconciler does next about a version on a replica that is up. Total: every input has one step."""
+    """The reconciler's next step with a version on a replica that is up. Total: every input has one step."""
     if placement is not None and placement.life and sight.life and placement.life != sight.life:
         return "lost"  # the engine was started anew: whatever held for the old one is void, ghosts too
     if sight.listed == "elsewhere":
@@ -133,7 +133,8 @@ def _step_to_absent(placement: Placement | None, sight: Sight) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many adapters a replica's engine can hold, and holds: registered names (whoever loaded them) and ghosts.
+    """The number of adapters that a replica's engine can hold, and holds: registered names (whoever loaded them) and
+    ghosts.
 
     An engine that is asked for one more than `max_cpu_loras` reads adapters from disk again inside its step.
     """

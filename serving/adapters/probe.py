@@ -1,4 +1,4 @@
-"""Does a replica really serve this version? A golden prompt at temperature 0 tells it from the base model, and from
+"""The probe of a version on a replica: a golden prompt at temperature 0 tells it from the base model, and from
 what the first replica that was probed answered on the same fingerprint."""
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PROBE_TOKENS_MAX = 48
 LOGPROB_TOLERANCE = 0.02
 """Closer than this to the base model's logprobs, token by token, is the base model."""
 REFERENCE_TOLERANCE = 0.25
-"""How far the mean logprob of the tokens in common may be from the reference's: batches differ in the last bits."""
+"""Largest distance of the common tokens' mean logprob from the reference's: batches differ in the last bits."""
 NEAR_TIE = 0.5
-"""Where two answers part, the other's token must have been this close to the first in logprob."""
+"""Largest distance in logprob between the two tokens at which answers part."""
 FINGERPRINTS_MAX = 8
 
 
@@ -46,7 +46,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class ProbeReading(msgspec.Struct, frozen=True):
-    """What a model answered to the golden prompt."""
+    """A model's answer to the golden prompt."""
 
     text: str
     tokens: list[Token]
@@ -148,7 +148,7 @@ async def _base_reading(
 
 
 def differs(reference: ProbeReading, reading: ProbeReading) -> str:
-    """How an answer differs from the reference beyond what batching does to the last bits; empty where it does not."""
+    """The difference of an answer from the reference, beyond the last bits that batching changes; empty: none."""
     shared = 0
     for token, other in zip(reference.tokens, reading.tokens, strict=False):
         if token.text != other.text:

@@ -87,7 +87,7 @@ class Puller:
         self._pulls: dict[str, asyncio.Task[None]] = {}
 
     def holds(self, digest: str) -> bool:
-        """Whether the adapter is in place. Raises ArtifactError `bad_digest`."""
+        """True if the adapter is in place. Raises ArtifactError `bad_digest`."""
         return self._store.holds(digest)
 
     async def ensure(self, digest: str) -> None:
@@ -189,7 +189,7 @@ class Puller:
 
 
 def _sentence_in(answer: httpx.Response) -> str:
-    """What an error of ours says, or the status and a little of what came instead."""
+    """The message of an error of ours, or the status and the beginning of the answer."""
     try:
         return str(answer.json()["error"]["message"])[:SENTENCE_LENGTH_MAX]
     except (ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""What should be loaded, and what is: brings each replica from the one to the other, one small step after another.
+"""Reconciling: brings each replica from the versions it has to those it should have, in small steps.
 
 One gateway has the job at a time, by a lease; it alone loads, probes, unloads, and writes placements. All
 gateways follow: `adopt` tells which versions a replica may be sent.
@@ -35,7 +35,7 @@ PRIORITY: Mapping[VersionState, int] = {
     "canary": 4,
     "active": 5,
 }
-"""Who is placed first, and who gives way, where there is not room for all: the highest last."""
+"""Priority where there is not room for all: the highest is placed first, and gives way last."""
 
 
 class Reconciler:
@@ -49,11 +49,11 @@ class Reconciler:
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
     def fits(self, version: Version) -> bool:
-        """Whether the version was trained on the base model that its pool serves now."""
+        """True if the version was trained on the base model that its pool serves now."""
         return self._placer.fits(version)
 
     def capacity(self, replica: Replica, placements: Mapping[tuple[str, str], Placement]) -> Capacity:
-        """How full the replica's engine is."""
+        """The capacity of the replica's engine, and its use."""
         return self._placer.capacity(replica, placements)
 
     def adopt(
@@ -125,7 +125,7 @@ class Reconciler:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spread(self, pool_name: str, now: Pass) -> dict[str, tuple[str, ...]]:
-        """Which replicas are to hold which version of a pool; nothing for a pool that takes no adapters."""
+        """The replicas that are to hold each version of a pool; nothing for a pool that takes no adapters."""
         pool = self._fleet.pools[pool_name]
         wanted = {
             version.name: Demand(now.world.in_flight(version.name), PRIORITY[version.state])
@@ -175,7 +175,7 @@ class Reconciler:
                     break
 
     def _is_wanted(self, replica: Replica, name: str, now: Pass) -> bool:
-        """Whether the plan has it there. It also stays where it is until what the plan has it on is ready, or failed
+        """True if the plan has it there. It also stays where it is until what the plan has it on is ready, or failed
         beside one that is."""
         planned = now.plan.get(name, ())
         placement = now.placements.get((replica.name, name))
@@ -257,5 +257,5 @@ class Reconciler:
 
 
 def quorum(replicas: int) -> int:
-    """How many of a version's replicas must be ready before an alias may move to it: more than half."""
+    """The number of a version's replicas that must be ready before an alias may move to it: more than half."""
     return replicas // 2 + 1

@@ -1,4 +1,4 @@
-"""Which versions and aliases there are. Kept in Redis; every change is one atomic step with a generation."""
+"""The registry of versions and aliases. Kept in Redis; every change is one atomic step with a generation."""
 
 from __future__ import annotations
 
@@ -396,7 +396,7 @@ def role_changes(
     after: AliasEntry | None,
     quarantine: str = "",
 ) -> Iterator[tuple[str, VersionState, str]]:
-    """What becomes of each version that an alias has, or had, a part for. Raises RegistryError for one not ready."""
+    """The new state of each version that an alias names, or named. Raises RegistryError for one that is not ready."""
     taken = {} if after is None else after.weights | after.shadow
     for name in taken:
         version = versions.get(name)
@@ -434,7 +434,7 @@ def _led(before: AliasEntry | None, task: str, weights: dict[str, float]) -> Ali
 
 
 def _leads_alone(alias: AliasEntry, name: str) -> bool:
-    """Whether the version answers all requests already, with nothing on trial beside it."""
+    """True if the version answers all requests already, with nothing on trial beside it."""
     return set(alias.weights) == {name} and alias.rollout is None and not alias.shadow
 
 
@@ -460,7 +460,7 @@ def _placed(versions: Mapping[str, Version], name: str) -> bool:
 
 
 def new_salt(task: str) -> str:
-    """What makes a rollout draw its sessions anew."""
+    """A new salt: with it, a rollout draws its sessions again."""
     return f"{time.time_ns():x}-{task}"
 
 
@@ -471,14 +471,14 @@ def _see_that_it_may(version: Version, state: VersionState) -> None:
 
 
 def _given_up(version: Version) -> str:
-    """What to do instead of bringing back a version that was given up for good; empty for any other."""
+    """Advice instead of bringing back a version that was given up for good; empty for any other."""
     if version.state not in ("draining", "retired"):
         return ""
     return f"{version.name} is {version.state}, for good: push its adapter again, which makes a new version."
 
 
 def _no_way_back(task: str, entry: AliasEntry, versions: Mapping[str, Version]) -> str:
-    """Why no version that led before can lead again, and what to do."""
+    """The reason why no version that led before can lead again, and what to do."""
     ours = sorted((each for each in versions.values() if each.task == task), key=lambda each: -each.number)
     others = [each for each in ours if each.name not in entry.weights and each.state in PLACED]
     if others:

@@ -1,4 +1,4 @@
-"""Who vouches for an adapter: an optional ed25519 signature over its digest and its manifest's digest.
+"""Signatures of adapters: an optional ed25519 signature over its digest and its manifest's digest.
 
 As signature.json beside the adapter:
 
@@ -47,7 +47,7 @@ class SignatureError(Exception):
 
 @dataclass(frozen=True)
 class Signature:
-    """Who says to have signed, and the 64 bytes that prove it or do not."""
+    """The claimed signer, and the 64 bytes that prove the claim or do not."""
 
     signer: str
     signature: bytes
@@ -68,7 +68,7 @@ def sign_message(key_pem: bytes, message: bytes) -> bytes:
 
 
 def verify_message(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether the signature is that of the message by a public key of KEY_BYTES bytes."""
+    """True if the signature is that of the message by a public key of KEY_BYTES bytes."""
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):

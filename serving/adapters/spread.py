@@ -1,4 +1,4 @@
-"""Which replicas of a pool are to hold which version. Pure: the reconciler makes it true.
+"""The plan of the replicas that are to hold each version of a pool. Pure: the reconciler carries it out.
 
 Rendezvous hashing (highest random weight, Thaler and Ravishankar 1998) with a bounded number of versions a replica
 (Mirrokni, Thorup and Zadimoghaddam 2016): each version has its own order of the replicas, so that one which comes or
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from itertools import groupby
 
 BALANCE_MAX = 1.25
-"""How many times the mean of versions a replica takes while another one has fewer."""
+"""A replica takes this multiple of the mean number of versions while another one has fewer."""
 SHRINK_BELOW_RATIO = 0.6
 """A copy goes only when the rest would then run below this part of their target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked of a version: the smoothed mean of its requests in flight over all gateways, and its priority
+    """The demand for a version: the smoothed mean of its requests in flight over all gateways, and its priority
     (higher is placed first: active before canary before previous version before ready)."""
 
     in_flight: float
@@ -30,7 +30,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a replica can take: `max_loras` versions at once in a batch, `places` versions of ours at all."""
+    """The room on a replica: `max_loras` versions at once in a batch, `places` versions of ours at all."""
 
     name: str
     max_loras: int
@@ -69,7 +69,7 @@ def spread(
 
 
 def _copies(in_flight: float, now: int, copies_min: int, copies_max: int, in_flight_target: int) -> int:
-    """How many copies a version is to have that has `now` of them."""
+    """The number of copies that a version with `now` copies is to have."""
     target = max(1, in_flight_target)
     enough = max(copies_min, _filled(in_flight / target, copies_max))
     ample = max(copies_min, _filled(in_flight / (target * SHRINK_BELOW_RATIO), copies_max))
@@ -86,7 +86,7 @@ def _weight(version: str, replica: str) -> int:
 
 
 class _Plan:
-    """Who holds what, while it is being decided: by version, and the same by replica."""
+    """The plan while it is being made: by version, and the same by replica."""
 
     def __init__(self, demands: Mapping[str, Demand], rooms: Mapping[str, Room], copies: int) -> None:
         self._demands = demands

@@ -74,7 +74,7 @@ class Store:
         return self.folder / digest.removeprefix("sha256:")
 
     def holds(self, digest: str) -> bool:
-        """Whether the adapter is there; says nothing of its bytes. Raises ArtifactError `bad_digest`."""
+        """True if the adapter is there; says nothing of its bytes. Raises ArtifactError `bad_digest`."""
         return self.path(digest).is_dir()
 
     def verify_copy(self, digest: str) -> None:
