@@ -30,7 +30,7 @@ from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.helper_process import live_with_input
-from monitoring.records import REPORTED_STREAM_KEY
+from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 
 Source = Literal["records", "feedback", "reported"]
@@ -189,15 +189,15 @@ def _record(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
 
 def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
     feedback = msgspec.json.decode(fields[b"feedback"], type=Feedback)
-    _, task, version, pool = [*fields[b"index"].decode().split("\n"), "", "", ""][:4]
+    index = RecordIndex.read(fields[b"index"])
     value = feedback.value
     row = FeedbackRow(
         request=fields[b"request"].decode(),
         at=feedback.at,
         caller=feedback.caller,
-        task=task or None,
-        version=version or None,
-        pool=pool or None,
+        task=index.task or None,
+        version=index.version or None,
+        pool=index.pool or None,
         feedback_id=feedback.feedback_id,
         metric=feedback.metric,
         value_boolean=value if isinstance(value, bool) else None,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
-from monitoring.records import REPORTED
+from monitoring.records import REPORTED, read_place
 
 STREAM_KEY = "apprentice:feedback"
 STREAM_MAX = 1_000_000
@@ -147,9 +147,9 @@ class FeedbackStore:
                 self._request_bytes_max,
             ],
         )
-        parts = index.decode().split("\n") + [""] * 6
-        reported = parts[5] == REPORTED
-        return Receipt(given.decode(), feedback_id.decode(), bool(first), parts[2] or None, parts[3] or None, reported)
+        _, of = read_place(index)
+        reported = of.purpose == REPORTED
+        return Receipt(given.decode(), feedback_id.decode(), bool(first), of.task or None, of.version or None, reported)
 
     async def of(self, request_id: str) -> list[Feedback]:
         """All feedback on a request, oldest first."""

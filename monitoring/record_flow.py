@@ -98,6 +98,14 @@ class RecordFlow:
         """The id of the newest record of a session or subject that is not yet in the stream."""
         return self.buffer.latest_of(handle) or self._handles.get(handle)
 
+    async def find_latest(self, handle: str) -> str | None:
+        """The id of the newest record of a session or subject, stored or not yet. Raises RedisError."""
+        return self.latest_of(handle) or await self.stream.latest_of(handle)
+
+    async def find(self, request_id: str) -> Record | None:
+        """The record of a request, stored or not yet; None where there is none. Raises RedisError."""
+        return self.buffer.find(request_id) or await self.stream.read(request_id)
+
     async def open(self) -> None:
         """Lock this gateway's part of the spool. Raises OSError where the disk does not let it."""
         await self._in_thread(self._spool.open)

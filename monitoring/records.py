@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -265,10 +265,45 @@ class RecordBuffer:
                 self._pending.popleft()
 
 
-def streams_of(index: bytes) -> tuple[str, ...]:
-    """The streams in which the record of this index may be: of a report, also where an older gateway put it."""
-    parts = index.decode().split("\n")
-    return (REPORTED_STREAM_KEY, STREAM_KEY) if parts[5:] == [REPORTED] else (STREAM_KEY,)
+class RecordIndex(NamedTuple):
+    """The fields of a record by which feedback is joined, and the stream that the record is in.
+
+    Redis has them as lines: under a request's id, after the record's place in its stream; and with each feedback.
+    """
+
+    caller: str = ""
+    task: str = ""
+    version: str = ""
+    pool: str = ""
+    purpose: str = ""
+    """REPORTED, or empty."""
+
+    @classmethod
+    def of(cls, record: Record) -> RecordIndex:
+        """The index of a record."""
+        purpose = REPORTED if record.purpose == REPORTED else ""
+        return cls(record.caller, record.task or "", record.version or "", record.pool or "", purpose)
+
+    @classmethod
+    def read(cls, lines: bytes) -> RecordIndex:
+        """An index as it is written; lines that are missing are empty."""
+        return cls(*lines.decode().split("\n")[: len(cls._fields)])
+
+    def write(self) -> str:
+        """The index as lines."""
+        return "\n".join(self if self.purpose else self[:-1])
+
+
+def read_place(lines: bytes) -> tuple[str, RecordIndex]:
+    """A record's place in its stream, and its index, as they are written under the request's id."""
+    place, _, index = lines.partition(b"\n")
+    return place.decode(), RecordIndex.read(index)
+
+
+def streams_of(lines: bytes) -> tuple[str, ...]:
+    """The streams in which the record of these lines may be: a report also in the one where earlier gateways put it."""
+    _, index = read_place(lines)
+    return (REPORTED_STREAM_KEY, STREAM_KEY) if index.purpose == REPORTED else (STREAM_KEY,)
 
 
 class RecordStream:
@@ -318,8 +353,7 @@ class RecordStream:
             return []
         args: list[bytes | str | int] = [*(self._retention_ms, records_max, self._feedback_max, self._unarchived_max)]
         for record in records:
-            index = "\n".join((record.caller, record.task or "", record.version or "", record.pool or ""))
-            index += f"\n{REPORTED}" if record.purpose == REPORTED else ""
+            index = RecordIndex.of(record).write()
             args += [record.id, index, msgspec.json.encode(record), "\n".join(record.handles)]
         keys = [stream, self._feedback_stream_key, f"apprentice:archive:{source}"]
         answer, unarchived = await self._flush(keys=keys, args=args)
@@ -346,12 +380,12 @@ class RecordStream:
 
     async def read(self, request_id: str) -> Record | None:
         """The record of this id, or None where there is none (any more)."""
-        index = await self._redis.get(f"apprentice:record:{request_id}")
-        if index is None:
+        lines = await self._redis.get(f"apprentice:record:{request_id}")
+        if lines is None:
             return None
-        entry = index.split(b"\n", 1)[0]
-        for stream in streams_of(index):
-            for _, fields in await self._redis.xrange(stream, entry, entry, count=1):
+        place, _ = read_place(lines)
+        for stream in streams_of(lines):
+            for _, fields in await self._redis.xrange(stream, place, place, count=1):
                 if fields[b"id"].decode() == request_id:
                     return msgspec.json.decode(fields[b"record"], type=Record)
         return None

@@ -18,11 +18,11 @@ from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
+from router.awaited_replicas import list_awaited_replicas
 from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME, list_names
 from router.decision import Choice, Refusal, RoutingRequest, Scores
 from router.findings import CheckName, Finding
 from router.policy import Policy
-from router.waiting import list_awaited_replicas
 
 FALLBACK_REASONS = frozenset(
     {"no_replica", "overload", "timeout", "engine_error", "context_length"}

@@ -10,10 +10,10 @@ from gateway.formats.request_body import RequestBody
 from gateway.limits.admission import Place, Priority
 from gateway.path.ledger import Ledger
 from gateway.services import Services
+from router.awaited_replicas import list_awaited_replicas
 from router.choice import choose
 from router.decision import Choice, Moment, Refusal, RoutingRequest, Scores
 from router.policy import Policy
-from router.waiting import list_awaited_replicas
 
 
 def priority_of(header: str | None, body: RequestBody) -> Priority:

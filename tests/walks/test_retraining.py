@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.features.retraining.opening import close_retraining, collect_examples, open_retraining
+from gateway.features.retraining.requests_to_train import close_retraining, collect_examples, open_retraining
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.store import KEPT_ON, Review
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader

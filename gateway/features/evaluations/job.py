@@ -20,10 +20,10 @@ from gateway.background.child_process import child, hear
 from gateway.background.lease import JobLease
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
-from gateway.features.evaluations.answers import said_by
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.gates import gate_of, take_gate
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
+from gateway.features.evaluations.row_answers import said_by
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, ended
 from gateway.features.records.archiving import redis_address
 from gateway.formats.request_body import RequestBody

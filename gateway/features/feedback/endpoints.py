@@ -253,7 +253,7 @@ async def _named(services: Services, caller: Caller, given: FeedbackIn) -> str:
         return await resolve_id(services, caller, given.request_id)
     kind: Literal["session", "subject"] = "session" if given.session is not None else "subject"
     handle = handle_of(services.digest_secret, caller.public, kind, given.session or given.subject or "")
-    found = services.flow.latest_of(handle) or await services.flow.stream.latest_of(handle)
+    found = await services.flow.find_latest(handle)
     if found is None:
         raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)
     return found

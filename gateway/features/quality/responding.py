@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.waiting_actions import WaitingAction
-from gateway.features.retraining.opening import close_retraining, open_retraining
+from gateway.features.retraining.requests_to_train import close_retraining, open_retraining
 from gateway.state.outbox import Write
 from monitoring.quality.verdicts.actions import mark_failed
 from monitoring.quality.verdicts.quality import Action, TaskQuality

@@ -18,7 +18,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.quality.endpoints import Expected, Generation, changed
 from gateway.features.quality.quality import Quality
-from gateway.features.retraining.opening import draft_retraining
+from gateway.features.retraining.requests_to_train import draft_retraining
 from gateway.features.rules.endpoints import fallback_fault
 from gateway.state.redis import redis_time
 from monitoring.quality.explanations.phrases import format_day

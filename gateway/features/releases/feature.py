@@ -6,7 +6,7 @@ from gateway.feature import Feature, Features
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.releases import adapter_endpoints, alias_endpoints, store_files
-from gateway.features.releases.canaries import Rollouts
+from gateway.features.releases.canary_verdicts import Rollouts
 from gateway.features.releases.reconciling import keep_reconciling
 from gateway.features.releases.releases import Releases
 from gateway.services import Services

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.fitting.fitting import Fitting
-from gateway.features.releases.canaries import Rollouts
+from gateway.features.releases.canary_verdicts import Rollouts
 from gateway.services import Services
 
 

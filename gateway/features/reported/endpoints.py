@@ -19,7 +19,7 @@ from msgspec import Raw
 from gateway.access import Identified, services_of
 from gateway.callers import Caller
 from gateway.errors import Problem
-from gateway.features.reported.judging import Due, due_of, records_of
+from gateway.features.reported.judged_reports import Due, due_of, records_of
 from gateway.features.reported.reports import batch_of, read_report
 from gateway.path.side_requests import answered, in_turn
 from gateway.server.exchange import Exchange

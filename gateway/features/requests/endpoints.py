@@ -52,7 +52,7 @@ async def find_record(services: Services, request_id: str, caller: Caller) -> Re
     young_seconds = YOUNG_SECONDS + services.settings.limits.request_timeout_seconds + services.flow.oldest_seconds()
     young = services.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < young_seconds
     while True:
-        record = services.flow.buffer.find(request_id) or await services.flow.stream.read(request_id)
+        record = await services.flow.find(request_id)
         if record is not None and caller.judges in ("*", record.caller):
             return record
         if record is not None or not young or time.monotonic() > until:
@@ -66,4 +66,4 @@ async def resolve_id(services: Services, caller: Caller, said: str) -> str:
     if request_id != said or services.ids.genuine(said):
         return request_id
     handle = handle_of(services.digest_secret, caller.public, "answer", said)
-    return services.flow.latest_of(handle) or await services.flow.stream.latest_of(handle) or said
+    return await services.flow.find_latest(handle) or said

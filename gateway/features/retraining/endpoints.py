@@ -14,7 +14,7 @@ from gateway.access import Admin, Body, Operator, Reason, When, conflicts, known
 from gateway.audit import audited, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.retraining.opening import draft_retraining
+from gateway.features.retraining.requests_to_train import draft_retraining
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts.retraining import Example, Retraining, closed, is_complete, row_of

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.releases.canaries import Rollouts
+from gateway.features.releases.canary_verdicts import Rollouts
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.rollout import Verdict

@@ -18,7 +18,7 @@ from monitoring.metric_values import badness, is_bad
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining
-from monitoring.records import REPORTED
+from monitoring.records import REPORTED, RecordIndex
 from serving.object_store import UNREADABLE, Stale
 
 log = logging.getLogger(__name__)
@@ -128,8 +128,8 @@ class _Found:
         """By request, the newest judgement that it was bad."""
 
     def take(self, fields: Mapping[bytes, bytes]) -> None:
-        index = [*fields[b"index"].decode().split("\n"), "", "", "", "", ""]
-        if (index[1], index[2]) != self._of or index[4] == REPORTED:
+        index = RecordIndex.read(fields[b"index"])
+        if (index.task, index.version) != self._of or index.purpose == REPORTED:
             return
         request, told = fields[b"request"].decode(), msgspec.json.decode(fields[b"feedback"], type=Feedback)
         if told.demonstration is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.features.evaluations.answers import said_by
+from gateway.features.evaluations.row_answers import said_by
 from router.contract import compile_contract
 
 CONTRACT = compile_contract({"choices": ["approve", "deny"]})

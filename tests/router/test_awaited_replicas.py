@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from hypothesis import find, given
 
+from router.awaited_replicas import list_awaited_replicas
 from router.choice import choose
 from router.decision import Choice, Refusal
-from router.waiting import list_awaited_replicas
 from tests.router.situations import Case, cases, many
 
 
