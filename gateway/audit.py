@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
 
-from gateway.access import Operator, services_of
+from gateway.access import Operator, conflicts, services_of
 from gateway.callers import Caller
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Wanted
+from serving.object_store import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -24,6 +27,30 @@ async def enter_event(services: Services, actor: Caller, action: str, name: str,
 def audited(services: Services, admin: Caller) -> AuditedStep:
     """A change by this admin, in one step with its audit entries. Every change under /admin is made through one."""
     return AuditedStep(services.redis, services.audit, admin.public)
+
+
+@asynccontextmanager
+async def take_step(services: Services, admin: Caller) -> AsyncIterator[AuditedStep]:
+    """A step of the registry by this admin, whose entries are appended after the block. Raises Problem (409)."""
+    step = audited(services, admin)
+    with conflicts():
+        yield step
+    await step.enter()
+
+
+async def change_objects(
+    services: Services, admin: Caller, action: str, name: str, changes: Sequence[Change], **entry: Any
+) -> int:
+    """Make changes with one audit entry in one step, and read the new state. Return the first one's generation.
+
+    `entry` is what `note` takes besides. Raises Problem (409) and RedisError.
+    """
+    step = audited(services, admin)
+    step.note(action, name, **entry)
+    with conflicts():
+        generation = await step.take(changes)
+    await services.snapshot.refresh()
+    return generation
 
 
 @router.get("/audit")

@@ -21,7 +21,9 @@ async def keep_checking_health(services: Services) -> None:
         began_at = services.snapshot.current.generation
         now = time.monotonic()
         more = _with_more_than_seen(services)
-        await _look_at(services, [one for one in replicas if one.name in more or _due_at(services, one) <= now])
+        await _look_at(
+            services, [checked for checked in replicas if checked.name in more or _due_at(services, checked) <= now]
+        )
         until = min(_due_at(services, replica) for replica in replicas)
         while (left := until - time.monotonic()) > 0:
             if services.snapshot.current.generation != began_at and _with_more_than_seen(services):
@@ -45,7 +47,11 @@ async def check_health(services: Services) -> None:
     """Look at every replica once, and adopt what is loaded there; one that takes no adapters only if it is due."""
     now = time.monotonic()
     replicas = services.fleet.replicas.values()
-    due = [one for one in replicas if one.config.traits.adapter_api is not None or _due_at(services, one) <= now]
+    due = [
+        replica
+        for replica in replicas
+        if replica.config.traits.adapter_api is not None or _due_at(services, replica) <= now
+    ]
     await _look_at(services, due)
 
 

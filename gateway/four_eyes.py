@@ -19,10 +19,10 @@ FORMER_OWNERS = "former_owners"
 """The kind of objects that keep the owners of deleted admin keys: what these keys pushed still has its owner."""
 
 
-async def see_that_another_pushed(services: Services, admin: Caller, version: Version, what: str) -> None:
+async def see_that_another_pushed(services: Services, admin: Caller, version: Version, step: str) -> None:
     """Raises Problem (403) where the version was pushed with a key of this admin's; `what` is left to another one."""
     if services.settings.release.approver_must_differ and await _is_of(services, admin, version):
-        text = f"{version.name} was pushed with a key of {admin.person}: another admin has to {what}."
+        text = f"{version.name} was pushed with a key of {admin.person}: another admin has to {step}."
         raise Problem("approver_must_differ", text)
 
 

@@ -66,7 +66,7 @@ def _adapter_info(services: Services) -> dict[tuple[str, ...], float]:
 
 
 def _placements(services: Services) -> dict[tuple[str, ...], float]:
-    found: dict[tuple[str, ...], float] = {}
+    gauge: dict[tuple[str, ...], float] = {}
     snapshot = services.snapshot.current
     for version in snapshot.versions.values():
         if version.state == "retired":
@@ -74,8 +74,8 @@ def _placements(services: Services) -> dict[tuple[str, ...], float]:
         for replica in services.fleet.in_pool(version.pool):
             placement = snapshot.placements.get((replica.name, version.name))
             place = (version.name, placement.state if placement else "absent")
-            found[place] = found.get(place, 0.0) + 1
-    return found
+            gauge[place] = gauge.get(place, 0.0) + 1
+    return gauge
 
 
 def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
@@ -93,7 +93,7 @@ def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
 def _places_wanted(services: Services) -> dict[tuple[str, ...], float]:
     """The working set: how full each replica is of versions that are to be loaded there, from 0 to 1."""
     snapshot = services.snapshot.current
-    found: dict[tuple[str, ...], float] = {}
+    gauge: dict[tuple[str, ...], float] = {}
     for pool in services.adapters.bases:
         for replica in services.fleet.in_pool(pool):
             wanted = sum(
@@ -101,5 +101,5 @@ def _places_wanted(services: Services) -> dict[tuple[str, ...], float]:
                 for (on, name), placement in snapshot.placements.items()
                 if on == replica.name and placement.state in HELD and name in snapshot.versions
             )
-            found[pool, replica.name] = wanted / services.adapters.reconciler.capacity(replica, {}).places
-    return found
+            gauge[pool, replica.name] = wanted / services.adapters.reconciler.capacity(replica, {}).places
+    return gauge

@@ -242,6 +242,25 @@ def _name(raw: bytes) -> str:
     return raw.decode(errors="replace")
 
 
+class LenientReader:
+    """Reads JSON values. One that can't be read counts as none, and is logged once."""
+
+    def __init__(self) -> None:
+        self._unreadable: set[str] = set()
+
+    def read(self, subject: str, raw: bytes | None, kind: type[T]) -> T | None:
+        """The value; None where there is none, or it can't be read. `subject` names it in the log."""
+        try:
+            value = None if raw is None else msgspec.json.decode(raw, type=kind)
+        except UNREADABLE as error:
+            if subject not in self._unreadable:
+                self._unreadable.add(subject)
+                log.error("%s can't be read: %s", subject, error)
+            return None
+        self._unreadable.discard(subject)
+        return value
+
+
 class Mirror(Generic[T]):
     """An object store's objects, converted; what has not changed since the last reading is the same object as then.
 

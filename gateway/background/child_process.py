@@ -60,8 +60,8 @@ def _give(process: subprocess.Popen[bytes], job: bytes) -> None:
 def _hear(process: subprocess.Popen[bytes], job: bytes) -> tuple[int, bytes]:
     assert process.stdout is not None, "it is a pipe"
     _give(process, job)
-    said = process.stdout.read()
-    return process.wait(), said
+    output = process.stdout.read()
+    return process.wait(), output
 
 
 def _let_go(process: subprocess.Popen[bytes]) -> None:

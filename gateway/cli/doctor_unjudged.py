@@ -26,7 +26,7 @@ async def check_scope(settings: Settings, redis: Redis) -> AsyncIterator[DoctorF
         for version in versions_asked(alias):
             leads = version == alias.leading
             for lack in lacks(version, await FittedStore(redis).of(version), checks, task.selector, leads):
-                yield warning(f"{lack.kind} of {name if leads else version}", lack.found, lack.advice)
+                yield warning(f"{lack.kind} of {name if leads else version}", lack.missing, lack.advice)
 
 
 async def check_confidence(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:

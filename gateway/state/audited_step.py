@@ -87,7 +87,7 @@ class AuditedStep:
         """What the registry calls to have its change noted; `shown` makes the audited value of an object."""
 
         def note(before: Any, after: Any, generation: int) -> list[Change]:
-            was, now = (None if one is None else shown(one) for one in (before, after))
+            was, now = (None if value is None else shown(value) for value in (before, after))
             return self.note(action, name, was, now, evidence, generation)
 
         return note

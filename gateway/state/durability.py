@@ -129,19 +129,19 @@ async def look_at(redis: Redis) -> Persistence:
 
 async def _info(redis: Redis, section: str) -> dict[str, Any]:
     try:
-        told: dict[str, Any] = await redis.info(section)
+        content: dict[str, Any] = await redis.info(section)
     except ResponseError:
         return {}
-    return told
+    return content
 
 
 async def _configured(redis: Redis, name: str) -> str | None:
     try:
-        told: Any = await redis.config_get(name)
+        settings: Any = await redis.config_get(name)
     except ResponseError:
         return None
-    found = {_text(key): _text(value) for key, value in told.items()}
-    return found.get(name)
+    texts = {_text(key): _text(value) for key, value in settings.items()}
+    return texts.get(name)
 
 
 async def _takes_waitaof(redis: Redis) -> bool:
@@ -152,8 +152,8 @@ async def _takes_waitaof(redis: Redis) -> bool:
     return True
 
 
-def _text(told: bytes | str) -> str:
-    return told.decode() if isinstance(told, bytes) else told
+def _text(raw: bytes | str) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw
 
 
 class Durability:

@@ -122,12 +122,12 @@ class FittedStore:
 
     async def of(self, version: str) -> dict[Kind, FittedEntry]:
         """The entries of a version, by kind."""
-        found: dict[Kind, FittedEntry] = {}
+        entries: dict[Kind, FittedEntry] = {}
         for kind in KINDS:
             raw = await self.object_store.get(name_of(version, kind))
             if raw is not None:
-                found[kind] = entry_of(name_of(version, kind), raw)
-        return found
+                entries[kind] = entry_of(name_of(version, kind), raw)
+        return entries
 
     async def versions(self) -> frozenset[str]:
         """The versions that have a model, or a fitting that someone asked for."""
@@ -144,16 +144,16 @@ class FittedStore:
 
     async def say(self, version: str, kind: Kind, fitting: FittingStatus) -> None:
         """Note how far a fitting is. No gateway is told: whoever wants to know reads it."""
-        told = msgspec.structs.replace(fitting, at=time.time())
-        await self._redis.hset(STATES_KEY, name_of(version, kind), msgspec.json.encode(told))
+        status = msgspec.structs.replace(fitting, at=time.time())
+        await self._redis.hset(STATES_KEY, name_of(version, kind), msgspec.json.encode(status))
 
     async def states(self, version: str) -> dict[Kind, FittingStatus]:
         """The state of each fitting of a version that somebody asked for."""
         raw = await self._redis.hmget(STATES_KEY, [name_of(version, kind) for kind in KINDS])
         return {
-            kind: msgspec.json.decode(said, type=FittingStatus)
-            for kind, said in zip(KINDS, raw, strict=True)
-            if said is not None
+            kind: msgspec.json.decode(status, type=FittingStatus)
+            for kind, status in zip(KINDS, raw, strict=True)
+            if status is not None
         }
 
     async def shown(self, version: str, selector: str | None) -> dict[str, Any]:
@@ -162,31 +162,31 @@ class FittedStore:
         states = await self.states(version)  # first: a model that is ready is then among the entries
         entries = await self.of(version)
         idle = unused(entries, selector)
-        found: dict[str, Any] = {}
+        models: dict[str, Any] = {}
         for kind in KINDS:
             if kind in entries or kind in states:
                 state = states.get(kind) or FittingStatus(state="ready", progress=1.0, at=entries[kind].fitted_at)
                 model = entries.get(kind)
-                found[kind] = msgspec.to_builtins(state) | {
+                models[kind] = msgspec.to_builtins(state) | {
                     "model": None if model is None else msgspec.to_builtins(model),
                     "unused": idle.get(kind),
                 }
-        return found
+        return models
 
 
 def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Kind, str]:
     """The reason why each unused model of a version is not used, a sentence each: they do not go with the task's
     selector (None: whatever it is), or with the scope model that there is."""
-    found: dict[Kind, str] = {}
+    reasons: dict[Kind, str] = {}
     for kind in SELECTING:
         entry = entries.get(kind)
         theirs = entry.summary.get("selector") if entry is not None else None
         if theirs is not None and selector is not None and theirs != selector:
-            found[kind] = f"It was fitted with another selector ({theirs}; the task has {selector}): fit it again."
+            reasons[kind] = f"It was fitted with another selector ({theirs}; the task has {selector}): fit it again."
     confidence = entries.get("confidence")
-    if confidence is not None and ("scope" in found or calibrated_apart(confidence, entries.get("scope"))):
-        found["confidence"] = "No calibration: the scope model has changed. Calibrate the version again."
-    return found
+    if confidence is not None and ("scope" in reasons or calibrated_apart(confidence, entries.get("scope"))):
+        reasons["confidence"] = "No calibration: the scope model has changed. Calibrate the version again."
+    return reasons
 
 
 def calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> bool:

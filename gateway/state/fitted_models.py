@@ -100,23 +100,25 @@ class FittedModels:
             fitted[version] = _Read(marks, entries, _fitted(entries, models))
             self._new.append(version)
         await asyncio.sleep(0)
-        used = {(kind, mark) for one in fitted.values() for kind, mark in one.marks.items()}
+        used = {(kind, mark) for models_read in fitted.values() for kind, mark in models_read.marks.items()}
         self._parsed = {name: model for name, model in self._parsed.items() if name in used}
         self._failed &= used
         self._fitted = fitted
         await asyncio.sleep(0)
-        return MappingProxyType({name: one.fitted for name, one in fitted.items() if one.fitted != NOTHING_FITTED})
+        return MappingProxyType(
+            {name: models_read.fitted for name, models_read in fitted.items() if models_read.fitted != NOTHING_FITTED}
+        )
 
     def look(self, tasks: Mapping[str, TaskPolicy]) -> None:
         """Tell of the models that tasks with these selectors do not use, once."""
         names = self._new if tasks is self._tasks else list(self._fitted)
         self._new, self._tasks = [], tasks
         for version in names:
-            one, task = self._fitted.get(version), tasks.get(version.partition("@")[0])
-            if one is None or task is None or one.looked_at == task.selector:
+            models_read, task = self._fitted.get(version), tasks.get(version.partition("@")[0])
+            if models_read is None or task is None or models_read.looked_at == task.selector:
                 continue
-            one.looked_at = task.selector
-            for kind, why in unused(one.entries, task.selector).items():
+            models_read.looked_at = task.selector
+            for kind, why in unused(models_read.entries, task.selector).items():
                 log.warning("the %s model of %s is not used: %s", kind, version, why)
                 self._unsuited(kind)
 
@@ -146,11 +148,11 @@ class FittedModels:
         except RedisError:
             raise
         except Exception as error:  # whatever is wrong with one model, the policy is read to its end
-            known = isinstance(error, UNUSABLE)
-            said = str(error) if known else f"The {entry.kind} model can't be read, by a fault of the gateway's."
-            log.error("%s is judged without its %s model: %s", entry.version, entry.kind, said, exc_info=not known)
+            expected = isinstance(error, UNUSABLE)
+            text = str(error) if expected else f"The {entry.kind} model can't be read, by a fault of the gateway's."
+            log.error("%s is judged without its %s model: %s", entry.version, entry.kind, text, exc_info=not expected)
             self._damaged(entry.kind)
-            await self.store.say(entry.version, entry.kind, FittingStatus(state="failed", error=said, by=entry.by))
+            await self.store.say(entry.version, entry.kind, FittingStatus(state="failed", error=text, by=entry.by))
             self._failed.add((entry.kind, _failure(entry)))
             return None
         self._parsed[entry.kind, entry.digest] = model

@@ -131,5 +131,5 @@ class Outbox(ObjectStore, Generic[T]):
         return await self._settled(entry, *gone, *beside)
 
     async def _settled(self, entry: WaitingEntry[T], *writes: Write) -> bool:
-        args = [part for one in writes for part in (one.command, one.field, one.value)]
-        return bool(await self._settle(keys=[one.key for one in writes], args=[entry.field, entry.written, *args]))
+        args = [part for write in writes for part in (write.command, write.field, write.value)]
+        return bool(await self._settle(keys=[write.key for write in writes], args=[entry.field, entry.written, *args]))

@@ -56,8 +56,8 @@ class Presence:
         holds = {replica.name: dict(replica.holds) for replica in self._fleet.replicas.values() if replica.holds}
         now = await self._clock()
         self._smooth(holds, now)
-        told = PresenceReport(now, generation, holds, self._demand)
-        await self._redis.hset(KEY, self._name, msgspec.json.encode(told))
+        report = PresenceReport(now, generation, holds, self._demand)
+        await self._redis.hset(KEY, self._name, msgspec.json.encode(report))
 
     async def leave(self) -> None:
         """This gateway has nothing under way any more. Raises RedisError."""
@@ -66,12 +66,12 @@ class Presence:
     async def present(self) -> GatewayRoll:
         """All gateways that have told of themselves lately; those that are gone are forgotten. Raises RedisError."""
         raw = await self._redis.hgetall(KEY)
-        told = {name: msgspec.json.decode(line, type=PresenceReport) for name, line in raw.items()}
+        reports = {name: msgspec.json.decode(line, type=PresenceReport) for name, line in raw.items()}
         since = await self._clock() - GONE_SECONDS
-        gone = [name for name, line in told.items() if line.at < since]
+        gone = [name for name, line in reports.items() if line.at < since]
         if gone:
             await self._redis.hdel(KEY, *gone)
-        return GatewayRoll([line for line in told.values() if line.at >= since])
+        return GatewayRoll([line for line in reports.values() if line.at >= since])
 
     def _smooth(self, holds: Mapping[str, Mapping[str, int]], now: float) -> None:
         """An exponential mean of the requests in flight by version; what has faded away is dropped."""
@@ -91,18 +91,18 @@ class Presence:
 class GatewayRoll:
     """The gateways that are there, at one moment."""
 
-    def __init__(self, told: Sequence[PresenceReport]) -> None:
-        self._told = told
+    def __init__(self, reports: Sequence[PresenceReport]) -> None:
+        self._told = reports
 
     def idle(self, replica: str, model: str | None, generation: int) -> bool:
         """Whether every gateway knows the state of this generation, and none has a lease on the model (None: on any
         model) of the replica."""
-        for told in self._told:
-            holds = told.holds.get(replica, {})
-            if told.generation < generation or (holds if model is None else holds.get(model)):
+        for report in self._told:
+            holds = report.holds.get(replica, {})
+            if report.generation < generation or (holds if model is None else holds.get(model)):
                 return False
         return True
 
     def in_flight(self, version: str) -> float:
         """Requests for a version that are under way, over all gateways, as a smoothed mean."""
-        return sum(told.demand.get(version, 0.0) for told in self._told)
+        return sum(report.demand.get(version, 0.0) for report in self._told)

@@ -18,10 +18,10 @@ def make_private_folder(folder: Path) -> None:
     A folder of another user, such as a volume's root, stays as it is and is logged where others can read it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid == os.geteuid():
+    status = folder.stat()
+    if status.st_uid == os.geteuid():
         folder.chmod(0o700)
-    elif found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    elif status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         text = "%s belongs to another user and is open to others: set data_folder to a folder inside it"
         log.warning(text, folder)
 

@@ -46,11 +46,11 @@ class Lives:
         await connection.on_connect()
         await connection.send_command("INFO", "server")
         try:
-            told = await connection.read_response(disable_decoding=True)
+            answer = await connection.read_response(disable_decoding=True)
         except ResponseError:  # a provider that forbids it: one process, for all that can be known
             return
-        found = RUN_ID.search(told) if isinstance(told, bytes) else None
-        run_id = found[1] if found else b""
+        match = RUN_ID.search(answer) if isinstance(answer, bytes) else None
+        run_id = match[1] if match else b""
         if run_id != self._run_id:
             self.count += bool(self._run_id)
             self._run_id = run_id
@@ -85,23 +85,23 @@ async def open_state(redis_url: str | None, data_folder: Path, lives: Lives | No
 async def shared_secret(redis: Redis) -> bytes:
     """The secret behind ids and digests, made once; all gateways on one Redis have the same."""
     await redis.set(SECRET_KEY, secrets.token_bytes(32), nx=True)
-    found = await redis.get(SECRET_KEY)
-    assert isinstance(found, bytes)
-    return found
+    secret = await redis.get(SECRET_KEY)
+    assert isinstance(secret, bytes)
+    return secret
 
 
 async def installation_id(redis: Redis) -> str:
     """What tells this Redis's state from that of others, made once: 16 hex digits."""
     await redis.set(INSTALLATION_KEY, secrets.token_hex(8), nx=True)
-    found = await redis.get(INSTALLATION_KEY)
-    assert isinstance(found, bytes)
-    return found.decode()
+    identifier = await redis.get(INSTALLATION_KEY)
+    assert isinstance(identifier, bytes)
+    return identifier.decode()
 
 
 async def redis_time(redis: Redis) -> float:
     """Redis's time in Unix seconds, since the clocks of two gateways need not agree. Raises RedisError."""
-    told: Any = await redis.time()  # not all of it has types
-    seconds, microseconds = told
+    moment: Any = await redis.time()  # not all of it has types
+    seconds, microseconds = moment
     return float(seconds) + float(microseconds) / 1e6
 
 

@@ -32,7 +32,7 @@ from serving.adapters.registry import Registry
 from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
 from serving.view import VersionView
 
-OVERRIDE_FIELDS = frozenset(one.name for one in fields(Override) if one.init)
+OVERRIDE_FIELDS = frozenset(item.name for item in fields(Override) if item.init)
 MADE_AT_ONCE = 200
 """Aliases, or views, that are made before others have the event loop."""
 
@@ -117,10 +117,10 @@ class SnapshotKeeper:
             began = time.monotonic()
             generation = await self._generation()
             while generation != self.current.generation or not self.fresh_at:
-                found = await self._read(generation)
+                newer = await self._read(generation)
                 generation = await self._generation()
-                if generation == found.generation:
-                    self.current = self._as_deployed(found)
+                if generation == newer.generation:
+                    self.current = self._as_deployed(newer)
                     self.fresh_at = began
                     self._models.look(self._deployed.tasks)
                     self._changed(self.current)
@@ -136,17 +136,17 @@ class SnapshotKeeper:
         self.current = self._as_deployed(self.current)
         self._changed(self.current)
 
-    def _as_deployed(self, found: Snapshot) -> Snapshot:
+    def _as_deployed(self, read_state: Snapshot) -> Snapshot:
         """A snapshot by the file as it is now: it may have been read again while the state was."""
         file = self._deployed
         policy = replace(
-            found.policy,
+            read_state.policy,
             tasks=file.tasks,
             callable_pools=file.callable_pools,
             limits=file.limits,
             auto_pool=file.auto_pool,
         )
-        return replace(found, policy=policy)
+        return replace(read_state, policy=policy)
 
     async def _generation(self) -> int:
         return int(await self._redis.get(GENERATION_KEY) or 0)
@@ -158,18 +158,18 @@ class SnapshotKeeper:
         made = await self._made_aliases(aliases, generations)
         policy = self._policy(generation, made, await self._overrides.all())
         versions = await self._registry.versions()
-        fitted = await self._models.read({name for name, one in versions.items() if one.state in PLACED})
+        fitted = await self._models.read({name for name, item in versions.items() if item.state in PLACED})
         leading = {task: entry.leading for task, entry in aliases.items()}
         policy = replace(policy, fitted=fitted, index=await self._models.index(leading, fitted))
         health = await self._health.all()
         policy = replace(policy, shifts=_shifts(health), watched=_watched(health))
         placements = by_place((await self._placements.all()).values())
         cordons = {name: _reason(raw) for name, raw in (await self._cordons.written()).items()}
-        known = MappingProxyType(callers | dict(self._fixed_callers))
+        known_callers = MappingProxyType(callers | dict(self._fixed_callers))
         views = await self._made_views(versions)
         asked = await self._retraining.all()
         return Snapshot(
-            *(generation, known, policy, versions, aliases, placements, cordons, health, views, asked),
+            *(generation, known_callers, policy, versions, aliases, placements, cordons, health, views, asked),
             unreadable=self._registry.unreadable,
         )
 
@@ -179,10 +179,10 @@ class SnapshotKeeper:
         """The aliases as the router goes by them; one that has not changed is the same object as before."""
         before, self._made = self._made, {}
         for at, (task, entry) in enumerate(entries.items()):
-            known = before.get(task)
-            if known is None or known[0] is not entry or known[1].generation != generations.get(task, 0):
-                known = entry, _alias(task, generations.get(task, 0), entry)
-            self._made[task] = known
+            kept = before.get(task)
+            if kept is None or kept[0] is not entry or kept[1].generation != generations.get(task, 0):
+                kept = entry, _alias(task, generations.get(task, 0), entry)
+            self._made[task] = kept
             if at % MADE_AT_ONCE == MADE_AT_ONCE - 1:
                 await asyncio.sleep(0)
         return {task: alias for task, (_, alias) in self._made.items()}
@@ -191,8 +191,8 @@ class SnapshotKeeper:
         """The versions as the router sees them; what has not changed is the same object as before."""
         before, self._seen = self._seen, {}
         for at, (name, version) in enumerate(versions.items()):
-            known = before.get(name)
-            self._seen[name] = known if known is not None and known[0] is version else (version, version.view())
+            kept = before.get(name)
+            self._seen[name] = kept if kept is not None and kept[0] is version else (version, version.view())
             if at % MADE_AT_ONCE == MADE_AT_ONCE - 1:
                 await asyncio.sleep(0)
         return {name: view for name, (_, view) in self._seen.items()}
@@ -207,11 +207,11 @@ class SnapshotKeeper:
         """Refresh at every change that is told, and every so often in case one was missed. Runs until cancelled."""
         while True:
             try:
-                async with self._redis.pubsub() as told:
-                    await told.subscribe(CHANGED_CHANNEL)
+                async with self._redis.pubsub() as channel:
+                    await channel.subscribe(CHANGED_CHANNEL)
                     while True:
                         await self.refresh()
-                        await told.get_message(ignore_subscribe_messages=True, timeout=interval_seconds)
+                        await channel.get_message(ignore_subscribe_messages=True, timeout=interval_seconds)
             except (RedisError, OSError):
                 await asyncio.sleep(interval_seconds)
 
@@ -257,17 +257,17 @@ def _shifts(health: Mapping[str, TaskQuality]) -> Mapping[str, Shift]:
     """What versions keep of their requests, those alone of which something is shifted."""
     return MappingProxyType(
         {
-            name: Shift(one.kept, one.to, one.to_version)
-            for found in health.values()
-            for name, one in found.versions.items()
-            if one.to is not None and one.kept < 1.0
+            name: Shift(item.kept, item.to, item.to_version)
+            for task_quality in health.values()
+            for name, item in task_quality.versions.items()
+            if item.to is not None and item.kept < 1.0
         }
     )
 
 
 def _watched(health: Mapping[str, TaskQuality]) -> Mapping[str, Watched]:
     return MappingProxyType(
-        {task: Watched(one.shadow_share, one.review_share, one.deferral_factor) for task, one in health.items()}
+        {task: Watched(item.shadow_share, item.review_share, item.deferral_factor) for task, item in health.items()}
     )
 
 

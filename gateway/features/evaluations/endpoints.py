@@ -96,7 +96,7 @@ class _Wanted:
 async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
     """All evaluations, the newest first."""
     store = feature_of(request, Evaluations).store
-    return {"evaluations": [await _shown(request, one, whole=False) for one in await store.all()]}
+    return {"evaluations": [await _shown(request, evaluation, whole=False) for evaluation in await store.all()]}
 
 
 @router.post("/evaluations", status_code=201)
@@ -135,45 +135,47 @@ async def begin_evaluation(
                 needs += f" (of {reader.rows}: of equal ones, and those of one group, one counts)"
             raise Problem("invalid_value", f"{needs}. Give more rows, or leave calibrate out.", "data")
         name = id_of(version, reader.digest, wanted.arms, against, metric, class_field)
-        found = wanted.evaluation(reader, admin.public, name)
-        found = msgspec.structs.replace(found, calibrate=calibrate, fit_gain=fit_gain)
-        return await _begun(request, response, admin, found, wanted.coming, again)
+        evaluation = wanted.evaluation(reader, admin.public, name)
+        evaluation = msgspec.structs.replace(evaluation, calibrate=calibrate, fit_gain=fit_gain)
+        return await _begun(request, response, admin, evaluation, wanted.coming, again)
 
 
 async def _begun(
-    request: Request, response: Response, admin: Caller, found: Evaluation, coming: str, again: bool
+    request: Request, response: Response, admin: Caller, wanted: Evaluation, coming: str, again: bool
 ) -> dict[str, Any]:
     """Have it run, unless it does already, or has been done; what was asked for before is kept to."""
     store = feature_of(request, Evaluations).store
-    before = None if again else await store.get(found.id)
+    before = None if again else await store.get(wanted.id)
     if before is not None:
         response.status_code = 200
-        found = msgspec.structs.replace(
-            found, calibrate=found.calibrate or before.calibrate, fit_gain=found.fit_gain or before.fit_gain
+        wanted = msgspec.structs.replace(
+            wanted, calibrate=wanted.calibrate or before.calibrate, fit_gain=wanted.fit_gain or before.fit_gain
         )
-        same = (found.calibrate, found.fit_gain) == (before.calibrate, before.fit_gain)
+        same = (wanted.calibrate, wanted.fit_gain) == (before.calibrate, before.fit_gain)
         failed = before.status == "done" and await store.has_engine_faults(before)
         stale = (
-            before.status == "done" and found.calibrate and not await _goes_by(feature_of(request, Evaluations), before)
+            before.status == "done"
+            and wanted.calibrate
+            and not await _goes_by(feature_of(request, Evaluations), before)
         )
         if same and before.status in ("running", "done") and not failed and not stale:
             return await _shown(request, before)
-    told: dict[str, Any] = {name: getattr(found, name) for name in TOLD}
+    audited_fields: dict[str, Any] = {name: getattr(wanted, name) for name in TOLD}
     step = audited(feature_of(request, Evaluations).services, admin)
-    step.note("evaluation.begin", found.version, None, told | {"again": again})
-    await store.begin(found, coming, before is None, step)
-    return await _shown(request, found)
+    step.note("evaluation.begin", wanted.version, None, audited_fields | {"again": again})
+    await store.begin(wanted, coming, before is None, step)
+    return await _shown(request, wanted)
 
 
-async def _goes_by(evaluations: Evaluations, one: Evaluation) -> bool:
+async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
     """Whether what is in force was calibrated by this evaluation, as the task is judged now; or nothing can be."""
-    task = evaluations.services.settings.tasks.get(one.task)
-    entries = await evaluations.services.fitted.of(one.version)
+    task = evaluations.services.settings.tasks.get(evaluation.task)
+    entries = await evaluations.services.fitted.of(evaluation.version)
     confidence = entries.get("confidence")
     if confidence is None or task is None:
-        return bool(((one.report or {}).get("calibration") or {}).get("error"))
+        return bool(((evaluation.report or {}).get("calibration") or {}).get("error"))
     summary = confidence.summary
-    ours = summary.get("evaluation") == one.id and summary.get("tokens") == tokens_of(task)
+    ours = summary.get("evaluation") == evaluation.id and summary.get("tokens") == tokens_of(task)
     return ours and not unused(entries, task.selector)
 
 
@@ -195,64 +197,64 @@ async def read_evaluation_rows(
     it.
     """
     evaluations = feature_of(request, Evaluations)
-    one = await _found(evaluations, evaluation)
-    results = await evaluations.store.results(one, first, limit)
-    logprobs = {str(arm): await evaluations.store.logprobs(one, arm, first, limit) for arm in one.arms}
-    scope = await evaluations.store.scope(one)
+    evaluated = await _found(evaluations, evaluation)
+    results = await evaluations.store.results(evaluated, first, limit)
+    logprobs = {str(arm): await evaluations.store.logprobs(evaluated, arm, first, limit) for arm in evaluated.arms}
+    scope = await evaluations.store.scope(evaluated)
     rows: list[dict[str, Any]] = []
-    for at, number in enumerate(range(first, min(first + limit, one.rows))):
+    for at, number in enumerate(range(first, min(first + limit, evaluated.rows))):
         of_row = {
             arm: msgspec.json.decode(raw, type=dict[str, Any]) | {"logprobs": logprobs[arm][at]}
-            for arm, found in results.items()
-            if (raw := found[at]) is not None
+            for arm, arm_results in results.items()
+            if (raw := arm_results[at]) is not None
         }
-        known = next(iter(of_row.values()), None)
+        first_result = next(iter(of_row.values()), None)
         rows.append(
             {
                 "number": number,
-                "id": None if known is None else known["id"],
+                "id": None if first_result is None else first_result["id"],
                 "scope": scope[number] if number < len(scope) else None,
                 "arms": of_row,
             }
         )
     after = first + limit
-    told = {"rows": rows, "next_first": after if after < one.rows else None}
-    return Response(msgspec.json.encode(told), media_type="application/json")
+    page = {"rows": rows, "next_first": after if after < evaluated.rows else None}
+    return Response(msgspec.json.encode(page), media_type="application/json")
 
 
 @router.delete("/evaluations/{evaluation}")
 async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dict[str, Any]:
     """Stop an evaluation that runs; forget one that does not."""
     evaluations = feature_of(request, Evaluations)
-    one = await _found(evaluations, evaluation)
-    if one.status == "running":
-        after = ended(one, "cancelled", f"It was stopped by {admin.public}.")
-        told = {"evaluation": one.id}
+    ending = await _found(evaluations, evaluation)
+    if ending.status == "running":
+        after = ended(ending, "cancelled", f"It was stopped by {admin.public}.")
+        before = {"evaluation": ending.id}
         entry = evaluations.services.audit.draft(
-            admin.public, "evaluation.cancel", one.version, before=None, after=told
+            admin.public, "evaluation.cancel", ending.version, before=None, after=before
         )
-        if not await evaluations.store.move(one, after, entry, None):
+        if not await evaluations.store.move(ending, after, entry, None):
             raise Problem("state_conflict", "The evaluation has changed at this moment: look at it, then try again.")
-        await evaluations.drafts.enter(one.id)
+        await evaluations.drafts.enter(ending.id)
         return await _shown(request, after)
     step = audited(evaluations.services, admin)
-    step.note("evaluation.forget", one.version, {"evaluation": one.id}, None)
-    await evaluations.store.forget(one, step)
-    return {"id": one.id, "status": "forgotten"}
+    step.note("evaluation.forget", ending.version, {"evaluation": ending.id}, None)
+    await evaluations.store.forget(ending, step)
+    return {"id": ending.id, "status": "forgotten"}
 
 
 def evaluation_words(last: dict[str, Any] | None) -> list[str]:
     """A version's last evaluation as a sentence; none where it has not been evaluated."""
     if last is None:
         return []
-    told = [
-        f"{arm} was right on {100 * one['share']:.1f}% of {one['of']:,} rows "
-        f"({100 * one['low']:.1f} to {100 * one['high']:.1f})"
-        for arm, one in last["accuracy"].items()
-        if one["share"] is not None
+    accuracies = [
+        f"{arm} was right on {100 * accuracy['share']:.1f}% of {accuracy['of']:,} rows "
+        f"({100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f})"
+        for arm, accuracy in last["accuracy"].items()
+        if accuracy["share"] is not None
     ]
     day = datetime.fromtimestamp(last["ended_at"], UTC).strftime("%Y-%m-%d")
-    return [f"Evaluated on {day} ({last['id']}): {', '.join(told)}."] if told else []
+    return [f"Evaluated on {day} ({last['id']}): {', '.join(accuracies)}."] if accuracies else []
 
 
 async def _wanted(
@@ -278,20 +280,20 @@ async def _wanted(
             "invalid_value", f"The task {task.name!r} has no fallback pool that could be the arm general.", "arms"
         )
     try:
-        known = metric_of(metric) if metric else None
+        comparison = metric_of(metric) if metric else None
     except MetricError as error:
         raise Problem("invalid_value", str(error), "metric") from None
     all_arms: tuple[Arm, ...] = (*named, "against") if other is not None else named
-    return _Wanted(evaluations, task, version, other, all_arms, known, ClassFinder(class_field))
+    return _Wanted(evaluations, task, version, other, all_arms, comparison, ClassFinder(class_field))
 
 
 async def _version(evaluations: Evaluations, name: str) -> Version:
-    found = (await evaluations.services.snapshot.refresh()).versions.get(name)
-    if found is None:
+    version = (await evaluations.services.snapshot.refresh()).versions.get(name)
+    if version is None:
         raise Problem("not_found", f"There is no version {name[:80]!r}.", "version")
-    if found.state not in PLACED:
-        raise Problem("state_conflict", f"{found.name} is {found.state}: stage it first.")
-    return found
+    if version.state not in PLACED:
+        raise Problem("state_conflict", f"{version.name} is {version.state}: stage it first.")
+    return version
 
 
 @asynccontextmanager
@@ -341,18 +343,22 @@ def _notes(reader: DatasetReader) -> list[str]:
 
 
 async def _found(evaluations: Evaluations, name: str) -> Evaluation:
-    one = await evaluations.store.get(name) if name.isalnum() and len(name) <= 64 else None
-    if one is None:
+    evaluation = await evaluations.store.get(name) if name.isalnum() and len(name) <= 64 else None
+    if evaluation is None:
         raise Problem("not_found", f"There is no evaluation {name[:80]!r}.")
-    return one
+    return evaluation
 
 
-async def _shown(request: Request, one: Evaluation, whole: bool = True) -> dict[str, Any]:
+async def _shown(request: Request, evaluation: Evaluation, whole: bool = True) -> dict[str, Any]:
     """An evaluation as it is told: without what only its run needs."""
     store = feature_of(request, Evaluations).store
-    told: dict[str, Any] = msgspec.to_builtins(one)
-    told["classes"] = {"source": one.classes.source, "field": one.classes.field, "count": len(one.classes.names)}
+    fields: dict[str, Any] = msgspec.to_builtins(evaluation)
+    fields["classes"] = {
+        "source": evaluation.classes.source,
+        "field": evaluation.classes.field,
+        "count": len(evaluation.classes.names),
+    }
     if not whole:
-        del told["report"]
-    waits = await store.waiting(one) if one.status == "running" else ""
-    return told | {"progress": await store.progress(one), "waits_for": waits or None}
+        del fields["report"]
+    waits = await store.waiting(evaluation) if evaluation.status == "running" else ""
+    return fields | {"progress": await store.progress(evaluation), "waits_for": waits or None}

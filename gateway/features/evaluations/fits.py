@@ -35,32 +35,32 @@ def calibrated(
     `logprobs` are those of the answers' first tokens, where they are judged by these. Of the rows of one group one
     counts, drawn by the seed.
     """
-    told = _untold(results, job) | {"with_scope": any(value is not None for value in scope)}
+    part = _untold(results, job) | {"with_scope": any(value is not None for value in scope)}
     there = _answered(results)
-    if there and told["without_logprobs"] == len(there):
-        return told | {"error": "The engine told no logprobs: nothing can be calibrated without them."}, b""
-    short = sum(_is_short(one, logprobs[one.number], job.tokens) for one in there) if logprobs is not None else 0
+    if there and part["without_logprobs"] == len(there):
+        return part | {"error": "The engine told no logprobs: nothing can be calibrated without them."}, b""
+    short = sum(_is_short(row, logprobs[row.number], job.tokens) for row in there) if logprobs is not None else 0
     if short:
         error = f"Of {short} answers the logprobs of the first {job.tokens} tokens are not kept: evaluate with --again."
-        return told | {"error": error}, b""
+        return part | {"error": error}, b""
     asked = len(there)
-    there = [there[at] for at in draw_one_of_each([one.group for one in there], job.seed)]
-    rows = [_row(one, scope[one.number], None if logprobs is None else logprobs[one.number]) for one in there]
-    general = {one.number: one.right for one in results.get("general", ())}
+    there = [there[at] for at in draw_one_of_each([row.group for row in there], job.seed)]
+    rows = [_row(row, scope[row.number], None if logprobs is None else logprobs[row.number]) for row in there]
+    general = {row.number: row.right for row in results.get("general", ())}
     try:
         model = fit_confidence(rows, job.seed, DELTA, job.tokens)
-        points = route_rows(rows, [general[one.number] for one in there] if general else None, job.seed, job.tokens)
+        points = route_rows(rows, [general[row.number] for row in there] if general else None, job.seed, job.tokens)
     except FittingError as error:
         few = f" Of each group of equal or kindred rows one counts: {len(there)} of {asked}."
-        return told | {"error": f"{error}{few if len(there) < asked else ''}"}, b""
+        return part | {"error": f"{error}{few if len(there) < asked else ''}"}, b""
     if job.wrong_share_max is not None:
-        told["target"] = _target(model, job.wrong_share_max)
-    told["targets"] = [_target(model, target) for target in TARGETS]
-    told["routed"] = [
+        part["target"] = _target(model, job.wrong_share_max)
+    part["targets"] = [_target(model, target) for target in TARGETS]
+    part["routed"] = [
         {name: None if value is None else round(value, DIGITS) for name, value in point._asdict().items()}
         for point in points
     ]
-    return told, model.to_json()
+    return part, model.to_json()
 
 
 def rested(
@@ -70,22 +70,22 @@ def rested(
     training prompts; and what that changes. No bytes where the rows are too few. Of the rows of one group one counts.
     """
     there = results["adapter"]
-    kept = (there[at] for at in draw_one_of_each([one.group for one in there], job.seed))
-    found = [score for score in (scores[one.number] for one in kept) if score is not None]
+    kept = (there[at] for at in draw_one_of_each([row.group for row in there], job.seed))
+    scores_known = [score for score in (scores[row.number] for row in kept) if score is not None]
     share = DEFERRED_SHARE if job.deferred_share is None else job.deferred_share
     old = model.threshold(share)
-    told: dict[str, Any] = {
-        "rows": len(found),
+    part: dict[str, Any] = {
+        "rows": len(scores_known),
         "deferred_share": share,
-        "deferred_before": round(sum(score < old for score in found) / max(1, len(found)), DIGITS),
+        "deferred_before": round(sum(score < old for score in scores_known) / max(1, len(scores_known)), DIGITS),
         "threshold_before": _finite(old),
         "threshold": None,
         "error": None,
     }
-    if len(found) < ROWS_MIN:
-        return told | {"error": f"The threshold of the scope needs {ROWS_MIN} different rows: it stays as it is."}, b""
-    other = model.resting_on(found)
-    return told | {"threshold": _finite(other.threshold(share))}, other.to_bytes()
+    if len(scores_known) < ROWS_MIN:
+        return part | {"error": f"The threshold of the scope needs {ROWS_MIN} different rows: it stays as it is."}, b""
+    other = model.resting_on(scores_known)
+    return part | {"threshold": _finite(other.threshold(share))}, other.to_bytes()
 
 
 def _finite(value: float) -> float | None:
@@ -94,19 +94,19 @@ def _finite(value: float) -> float | None:
 
 def gained(results: Results, texts: Sequence[str], job: EvaluationJob) -> tuple[dict[str, Any], bytes]:
     """The learned routing's part of the report, and the model; no bytes where it could not be fitted."""
-    general = {one.number: one for one in results["general"] if one.outcome != "failed"}
+    general = {result.number: result for result in results["general"] if result.outcome != "failed"}
     rows = [
-        GainRow(texts[one.number], one.right, general[one.number].right, one.group)
-        for one in results["adapter"]
-        if one.outcome != "failed" and one.number in general
+        GainRow(texts[result.number], result.right, general[result.number].right, result.group)
+        for result in results["adapter"]
+        if result.outcome != "failed" and result.number in general
     ]
-    told: dict[str, Any] = {"rows": len(rows), "groups": len({row.group for row in rows}), "error": None}
+    part: dict[str, Any] = {"rows": len(rows), "groups": len({row.group for row in rows}), "error": None}
     try:
         model = fit_gain(rows, job.seed)
     except FittingError as error:
-        return told | {"error": str(error)}, b""
+        return part | {"error": str(error)}, b""
     shown = {"shown_to_help": model.shown_to_help}
-    return told | msgspec.to_builtins(model.measured) | shown, model.to_bytes()
+    return part | msgspec.to_builtins(model.measured) | shown, model.to_bytes()
 
 
 def not_calibrated(results: Results, job: EvaluationJob, error: str) -> dict[str, Any]:
@@ -119,10 +119,10 @@ def _untold(results: Results, job: EvaluationJob) -> dict[str, Any]:
     there = _answered(results)
     return {
         "rows": len(there),
-        "groups": len({one.group for one in there}),
+        "groups": len({row.group for row in there}),
         "delta": DELTA,
         "tokens": job.tokens,
-        "without_logprobs": sum(one.sureness is None for one in there),
+        "without_logprobs": sum(row.sureness is None for row in there),
         "with_scope": False,
         "error": None,
         "target": None,
@@ -133,22 +133,22 @@ def _untold(results: Results, job: EvaluationJob) -> dict[str, Any]:
 
 def _answered(results: Results) -> list[RowResult]:
     """The adapter's rows but for those that failed: there was no answer that could have been kept."""
-    return [one for one in results["adapter"] if one.outcome != "failed"]
+    return [row for row in results["adapter"] if row.outcome != "failed"]
 
 
-def _is_short(one: RowResult, logprobs: Sequence[float], tokens: int | None) -> bool:
+def _is_short(row: RowResult, logprobs: Sequence[float], tokens: int | None) -> bool:
     """Whether fewer of an answer's first logprobs are kept than it is judged by."""
-    length = one.sureness.length if one.sureness is not None else 0
+    length = row.sureness.length if row.sureness is not None else 0
     return len(logprobs) < (length if tokens is None else min(length, tokens))
 
 
-def _row(one: RowResult, scope: float | None, logprobs: Sequence[float] | None) -> CalibrationRow:
+def _row(row: RowResult, scope: float | None, logprobs: Sequence[float] | None) -> CalibrationRow:
     """An answer as it is judged: by its first logprobs, or by what the whole of it came to."""
-    if logprobs is not None or one.sureness is None:
-        return CalibrationRow(logprobs or [], scope, one.contract_kept, one.right)
-    sure = one.sureness
-    seen = ConfidenceFeatures(sure.minimum, sure.quantile_10, sure.mean, sure.length, scope, one.contract_kept)
-    return CalibrationRow([], scope, one.contract_kept, one.right, seen)
+    if logprobs is not None or row.sureness is None:
+        return CalibrationRow(logprobs or [], scope, row.contract_kept, row.right)
+    sure = row.sureness
+    seen = ConfidenceFeatures(sure.minimum, sure.quantile_10, sure.mean, sure.length, scope, row.contract_kept)
+    return CalibrationRow([], scope, row.contract_kept, row.right, seen)
 
 
 def _target(model: ConfidenceModel, wrong_share_max: float) -> dict[str, Any]:

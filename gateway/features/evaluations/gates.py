@@ -27,46 +27,49 @@ LIVE: frozenset[VersionState] = frozenset({"canary", "active", "previous_version
 """States of a version that answers its task's requests, or has led it."""
 
 
-def counts_of(one: Evaluation) -> tuple[int, int] | None:
+def counts_of(evaluation: Evaluation) -> tuple[int, int] | None:
     """How many of its rows the version got wrong, and of how many; None before its end, or where it was not asked."""
-    accuracy: dict[str, Any] = (one.report or {}).get("arms", {}).get("adapter", {}).get("accuracy") or {}
+    accuracy: dict[str, Any] = (evaluation.report or {}).get("arms", {}).get("adapter", {}).get("accuracy") or {}
     right, of = accuracy.get("right"), accuracy.get("of")
-    return (of - right, of) if isinstance(right, int) and isinstance(of, int) and one.status == "done" else None
+    return (of - right, of) if isinstance(right, int) and isinstance(of, int) and evaluation.status == "done" else None
 
 
-async def gate_of(evaluations: Evaluations, one: Evaluation) -> Gate | None:
+async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | None:
     """Whether an evaluation that has ended is its version's gate; None where it did not ask it. Raises RedisError."""
-    counts = counts_of(one)
+    counts = counts_of(evaluation)
     if counts is None:
         return None
     try:
-        found = measure_counts("gate", *counts, 0.0, "system", "")
+        baseline = measure_counts("gate", *counts, 0.0, "system", "")
     except ValueError as error:
         return Gate(taken=False, because=f"It is no baseline: {error}")
-    why_not = await _why_not(evaluations, one)
+    why_not = await _why_not(evaluations, evaluation)
     if why_not is not None:
-        command = f"apprentice tasks baseline {one.task} {one.version} {STREAM} --evaluation {one.id}"
+        command = (
+            f"apprentice tasks baseline {evaluation.task} {evaluation.version} {STREAM} --evaluation {evaluation.id}"
+        )
         return Gate(taken=False, because=f"{why_not} `{command}` makes it one.")
-    most = f"at most {100 * found.upper:.1f}% may be wrong"
-    return Gate(taken=True, because=f"It is the baseline of {one.version}'s {STREAM} labels: {most}.")
+    most = f"at most {100 * baseline.upper:.1f}% may be wrong"
+    return Gate(taken=True, because=f"It is the baseline of {evaluation.version}'s {STREAM} labels: {most}.")
 
 
-async def _why_not(evaluations: Evaluations, one: Evaluation) -> str | None:
+async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | None:
     """Why no evaluation becomes the version's baseline by itself now, as a sentence. Raises RedisError."""
     snapshot = await evaluations.services.snapshot.refresh()
-    version, alias = snapshot.versions.get(one.version), snapshot.aliases.get(one.task)
-    held = await _held(evaluations, one.version)
+    version, alias = snapshot.versions.get(evaluation.version), snapshot.aliases.get(evaluation.task)
+    held = await _held(evaluations, evaluation.version)
     if version is None or held is None:
-        return f"It is no baseline: {one.version}, or what is set for it, can't be read."
+        return f"It is no baseline: {evaluation.version}, or what is set for it, can't be read."
     if STREAM in held:
-        return f"It is no baseline: {one.version} has one already ({held[STREAM].source})."
-    judged = (await evaluations.quality_store.judgements()).get(one.version)
-    has_led = alias is not None and one.version in alias.previous
+        return f"It is no baseline: {evaluation.version} has one already ({held[STREAM].source})."
+    judged = (await evaluations.quality_store.judgements()).get(evaluation.version)
+    has_led = alias is not None and evaluation.version in alias.previous
     if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
-        return f"It is no baseline: {one.version} was live by then, and might have been judged by what it got wrong."
-    health = snapshot.health.get(one.task, TaskQuality()).versions.get(one.version, VersionQuality())
+        live = f"{evaluation.version} was live by then, and might have been judged by what it got wrong"
+        return f"It is no baseline: {live}."
+    health = snapshot.health.get(evaluation.task, TaskQuality()).versions.get(evaluation.version, VersionQuality())
     if health.verdict != "healthy":
-        return f"It is no baseline: {one.version} is {health.verdict}."
+        return f"It is no baseline: {evaluation.version} is {health.verdict}."
     return None
 
 
@@ -75,24 +78,24 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
 
     Done again it changes nothing. Raises RedisError: then whoever runs evaluations next does it.
     """
-    one = await evaluations.store.get(evaluation)
-    counts = counts_of(one) if one is not None and one.gate is not None and one.gate.taken else None
-    if one is None or counts is None:
+    ended = await evaluations.store.get(evaluation)
+    counts = counts_of(ended) if ended is not None and ended.gate is not None and ended.gate.taken else None
+    if ended is None or counts is None:
         return
     while True:
-        generation = (await evaluations.services.objects.baselines.generations()).get(one.version, 0)
-        held = await _held(evaluations, one.version)
+        generation = await evaluations.services.objects.baselines.generation(ended.version)
+        held = await _held(evaluations, ended.version)
         if held is None or STREAM in held:
             return
-        found = measure_counts(
-            "gate", *counts, await redis_time(evaluations.services.redis), "system", f"evaluation {one.id}"
+        baseline = measure_counts(
+            "gate", *counts, await redis_time(evaluations.services.redis), "system", f"evaluation {ended.id}"
         )
-        after = msgspec.to_builtins({**held, STREAM: found})
-        told = {"stream": STREAM, **after[STREAM]}
+        after = msgspec.to_builtins({**held, STREAM: baseline})
+        audited_fields = {"stream": STREAM, **after[STREAM]}
         step = AuditedStep(evaluations.services.redis, evaluations.services.audit, "system")
-        step.note("monitor.baseline", one.version, after=told, generation=generation + 1)
+        step.note("monitor.baseline", ended.version, after=audited_fields, generation=generation + 1)
         with contextlib.suppress(Stale):  # an admin has set one at this moment: it is looked at again
-            await step.take([Change(evaluations.services.objects.baselines, one.version, after, generation)])
+            await step.take([Change(evaluations.services.objects.baselines, ended.version, after, generation)])
             return
 
 

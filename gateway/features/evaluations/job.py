@@ -23,7 +23,7 @@ from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.gates import gate_of, take_gate
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
-from gateway.features.evaluations.row_answers import said_by
+from gateway.features.evaluations.row_answers import read_answer
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, ended
 from gateway.features.records.archiving import redis_address
 from gateway.formats.request_body import RequestBody
@@ -73,9 +73,9 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
         for name in await evaluations.drafts.written():
             await take_gate(evaluations, name)
             await evaluations.drafts.enter_left([name])
-        one = await store.next()
-        if one is not None:
-            await _Run(evaluations, one).to_its_end()
+        evaluation = await store.next()
+        if evaluation is not None:
+            await _Run(evaluations, evaluation).to_its_end()
 
     await lease.repeat(run_next, LOOK_INTERVAL_SECONDS)
 
@@ -83,9 +83,9 @@ async def keep_evaluating(evaluations: Evaluations) -> None:
 class _Run:
     """One evaluation under way here."""
 
-    def __init__(self, evaluations: Evaluations, one: Evaluation) -> None:
+    def __init__(self, evaluations: Evaluations, evaluation: Evaluation) -> None:
         self._evaluations = evaluations
-        self._one = one
+        self._one = evaluation
         self._store = evaluations.store
         self._told_at = 0.0
         self._answered_at: dict[str, float] = {}
@@ -93,7 +93,7 @@ class _Run:
     async def to_its_end(self) -> None:
         """Answer the rows that are left, then make the report. Returns early where somebody ends it. Raises
         RedisError."""
-        one = self._one
+        evaluation = self._one
         tasks = working, stopped = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._until_stopped())
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -102,12 +102,12 @@ class _Run:
                 return
             await self._done(working.result())
         except Impossible as error:
-            await self._end(ended(one, "failed", str(error)))
+            await self._end(ended(evaluation, "failed", str(error)))
         except (RedisError, OSError):
             raise
         except Exception:
-            log.exception("the evaluation %s failed", one.id)
-            await self._end(ended(one, "failed", "A fault of the gateway, which is in its log."))
+            log.exception("the evaluation %s failed", evaluation.id)
+            await self._end(ended(evaluation, "failed", "A fault of the gateway, which is in its log."))
         finally:
             for task in tasks:
                 task.cancel()
@@ -115,9 +115,9 @@ class _Run:
 
     async def _work(self) -> Closed:
         """What the evaluation comes to; nothing of it is in force yet."""
-        one, at_once = self._one, self._evaluations.services.settings.evaluation.concurrency
-        left, metric = self._store.left(one), metric_of(one.metric)
-        await answer_rows(left, self._ask, self._keep, metric, one.classes, at_once)
+        evaluation, at_once = self._one, self._evaluations.services.settings.evaluation.concurrency
+        left, metric = self._store.left(evaluation), metric_of(evaluation.metric)
+        await answer_rows(left, self._ask, self._keep, metric, evaluation.classes, at_once)
         return await self._closed()
 
     async def _until_stopped(self) -> None:
@@ -149,17 +149,17 @@ class _Run:
                 await asyncio.sleep(waits)
                 waits = min(2 * waits, ROOM_SECONDS[1])
                 continue
-            said = await _answered(self._evaluations, choice, body)
+            answer = await _answered(self._evaluations, choice, body)
             now = time.monotonic()
-            if said.fault is None or said.fault in OF_THE_ROW:
+            if answer.fault is None or answer.fault in OF_THE_ROW:
                 self._answered_at[arm] = now
-                return said
+                return answer
             alone += alone == 0 or self._answered_at.get(arm, began) > tried_at
             if alone >= FAULTS_ALONE_MAX or now - began >= FAILING_SECONDS_MAX:
-                return said
+                return answer
             tried_at = now
-            what = f"the pool {choice.pool.name!r} fails at the rows ({said.fault}): they are asked again"
-            await self._tell_of_waiting(what, began)
+            reason = f"the pool {choice.pool.name!r} fails at the rows ({answer.fault}): they are asked again"
+            await self._tell_of_waiting(reason, began)
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
 
@@ -212,11 +212,11 @@ class _Run:
             return f"the pool {pool.name!r} has no room beside its callers"
         return Choice(task, version, pool, replica, "pinned", general_prompt_of)
 
-    async def _tell_of_waiting(self, what: str, began: float) -> None:
+    async def _tell_of_waiting(self, reason: str, began: float) -> None:
         now = time.monotonic()
         if now - began >= TOLD_SECONDS and now - self._told_at >= TOLD_SECONDS:
             self._told_at = now
-            await self._store.say_waiting(self._one, what)
+            await self._store.say_waiting(self._one, reason)
 
     async def _done(self, closed: Closed) -> None:
         """Keep the report, and put the models that were asked for into force."""
@@ -228,12 +228,12 @@ class _Run:
 
     async def _end(self, after: Evaluation, models: Sequence[Model] = ()) -> None:
         """It has ended so: in its state, for its version, and in the audit. Nothing where it was changed meanwhile."""
-        told: dict[str, Any] = {"evaluation": after.id, "status": after.status, "note": after.note}
-        told |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
-        told |= {"gate": after.gate.because} if after.gate is not None else {}
+        fields: dict[str, Any] = {"evaluation": after.id, "status": after.status, "note": after.note}
+        fields |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
+        fields |= {"gate": after.gate.because} if after.gate is not None else {}
         short = in_short(after) if after.status == "done" else None
         entry = self._evaluations.services.audit.draft(
-            "system", "evaluation.end", after.version, after=told, evidence=short
+            "system", "evaluation.end", after.version, after=fields, evidence=short
         )
         if await self._store.move(self._one, after, entry, short, models):
             await put_models(self._evaluations)
@@ -242,26 +242,30 @@ class _Run:
 
     async def _closed(self) -> Closed:
         """What the process beside makes of the rows. It is killed where this is cancelled. Raises Impossible."""
-        evaluations, one = self._evaluations, self._one
-        task = evaluations.services.settings.tasks.get(one.task)
+        evaluations, evaluation = self._evaluations, self._one
+        task = evaluations.services.settings.tasks.get(evaluation.task)
         if task is None:
-            raise Impossible(f"The configuration has no task {one.task!r} any more.")
+            raise Impossible(f"The configuration has no task {evaluation.task!r} any more.")
         shares = {name: check.share for name, check in task.checks.used().items()}
         retention_seconds = 86_400 * evaluations.services.settings.evaluation.retention_days
         job = EvaluationJob(
-            redis_address(evaluations.services.settings), one.id, retention_seconds, task.selector, tokens_of(task)
+            redis_address(evaluations.services.settings),
+            evaluation.id,
+            retention_seconds,
+            task.selector,
+            tokens_of(task),
         )
         job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
         minilm = evaluations.services.settings.fitting.minilm_file
         job.minilm = "" if minilm is None else str(minilm.absolute())
         try:
             async with child(COMMAND) as process, asyncio.timeout(CLOSE_SECONDS_MAX):
-                code, said = await hear(process, msgspec.json.encode(job) + b"\n")
+                code, output = await hear(process, msgspec.json.encode(job) + b"\n")
         except TimeoutError:
             raise Impossible(f"Its report was not made within {CLOSE_SECONDS_MAX:g} s: give fewer rows.") from None
         if code != 0:
             raise Impossible(f"The process that makes the report ended with exit code {code}: see the gateway's log.")
-        return msgspec.msgpack.decode(said, type=Closed)
+        return msgspec.msgpack.decode(output, type=Closed)
 
 
 async def put_models(evaluations: Evaluations) -> None:
@@ -282,15 +286,15 @@ def tokens_of(task: TaskSettings) -> int | None:
     return int(count) if kind == "tokens" else None
 
 
-def in_short(one: Evaluation) -> dict[str, Any]:
+def in_short(evaluation: Evaluation) -> dict[str, Any]:
     """What is told of an evaluation beside its version."""
-    report = one.report or {}
+    report = evaluation.report or {}
     arms = report.get("arms", {})
     return {
-        "id": one.id,
-        "ended_at": one.ended_at,
-        "rows": one.rows,
-        "metric": one.metric,
+        "id": evaluation.id,
+        "ended_at": evaluation.ended_at,
+        "rows": evaluation.rows,
+        "metric": evaluation.metric,
         "accuracy": {arm: figures["accuracy"] for arm, figures in arms.items()},
         "paired": [
             {name: pair[name] for name in ("first", "second", "difference", "lower_bound")}
@@ -318,25 +322,25 @@ async def _answered(evaluations: Evaluations, choice: Choice, body: RequestBody)
     sent = body.for_engine(choice, demands.fields if demands is not None else None)
     ledger, answer, fault = await ask_beside(evaluations.services, choice, body, sent, record, policy.limits)
     contract = evaluations.services.judging.contract_of(version)
-    said = Said(text=None, fault=fault) if fault is not None else said_by(answer.body, contract)
-    _settle(evaluations, record, said, ledger.engine_seconds)
-    return said
+    row_answer = Said(text=None, fault=fault) if fault is not None else read_answer(answer.body, contract)
+    _settle(evaluations, record, row_answer, ledger.engine_seconds)
+    return row_answer
 
 
-def _settle(evaluations: Evaluations, record: Record, said: Said, seconds: float) -> None:
+def _settle(evaluations: Evaluations, record: Record, row_answer: Said, seconds: float) -> None:
     """Close the record; no caller's figures change."""
-    record.duration_seconds = said.seconds = seconds
+    record.duration_seconds = row_answer.seconds = seconds
     record.saving_usd = None
-    record.contract_kept = said.contract_kept
-    if said.fault is None:
+    record.contract_kept = row_answer.contract_kept
+    if row_answer.fault is None:
         record.outcome, record.status = "ok", 200
     if record.cost_usd is not None:
         labels = (record.task or "", record.version or "", record.pool or "", "evaluation")
         evaluations.services.meters.cost_usd.add(record.cost_usd, *labels)
     if not evaluations.services.flow.buffer.put(record):
         evaluations.services.meters.records_dropped.add(1)
-    said.prompt_tokens, said.completion_tokens = record.prompt_tokens, record.completion_tokens
-    said.cost_usd, said.request_id, said.stack = record.cost_usd, record.id, record.stack or ""
+    row_answer.prompt_tokens, row_answer.completion_tokens = record.prompt_tokens, record.completion_tokens
+    row_answer.cost_usd, row_answer.request_id, row_answer.stack = record.cost_usd, record.id, record.stack or ""
 
 
 def _counted(result: RowResult) -> str:

@@ -14,7 +14,7 @@ from router.contract import Contract
 from router.refusals import is_refusal
 
 
-def said_by(body: bytes, contract: Contract | None) -> Said:
+def read_answer(body: bytes, contract: Contract | None) -> Said:
     """The answer's text, its logprobs where the engine told them, and whether it keeps the version's contract.
 
     A refusal is what an engine marks as one, or what begins as refusals do and does not keep the contract; an answer
@@ -41,14 +41,14 @@ def _sureness(logprobs: Sequence[float]) -> Sureness | None:
     return Sureness(seen.minimum, seen.quantile_10, seen.mean, seen.length) if seen.length else None
 
 
-def _logprobs(told: Any) -> list[float]:
+def _logprobs(reported: Any) -> list[float]:
     """Those of the answer's tokens, in nats; empty where any of them is missing."""
-    if not isinstance(told, Mapping):
+    if not isinstance(reported, Mapping):
         return []
-    content = told.get("content")
+    content = reported.get("content")
     if isinstance(content, list):
-        found = [one.get("logprob") if isinstance(one, Mapping) else None for one in content]
+        values = [value.get("logprob") if isinstance(value, Mapping) else None for value in content]
     else:
-        found = told.get("token_logprobs") or []
-    numbers = [float(one) for one in found if isinstance(one, int | float) and math.isfinite(one)]
-    return numbers if len(numbers) == len(found) else []
+        values = reported.get("token_logprobs") or []
+    numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return numbers if len(numbers) == len(values) else []

@@ -39,68 +39,73 @@ async def close(job: EvaluationJob) -> Closed:
     """Read the results and make the report. Raises RedisError."""
     async with Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
         store = EvaluationStore(redis, job.retention_seconds)
-        one = await store.get(job.evaluation)
-        if one is None:
+        evaluation = await store.get(job.evaluation)
+        if evaluation is None:
             return Closed(error="There is no such evaluation any more.")
-        results = await _results(store, one)
-        closed = Closed(report(results, one.classes, one.notes, job.seed))
-        if not (one.calibrate or one.fit_gain):
+        results = await _results(store, evaluation)
+        closed = Closed(report(results, evaluation.classes, evaluation.notes, job.seed))
+        if not (evaluation.calibrate or evaluation.fit_gain):
             return closed
         from gateway.features.evaluations import fits as evaluation_fits  # noqa: PLC0415 - it loads scikit-learn
 
-        texts = [body_of(row, one.version).selected(job.selector) async for row in store.rows(one)]
-        if len(texts) < one.rows:
+        texts = [body_of(row, evaluation.version).selected(job.selector) async for row in store.rows(evaluation)]
+        if len(texts) < evaluation.rows:
             return Closed(error="Its rows are gone: it was ended meanwhile.")
-        if one.calibrate and "adapter" in results:
+        if evaluation.calibrate and "adapter" in results:
             try:
-                scope = await _scope(redis, one.version, texts, job)
+                scope = await _scope(redis, evaluation.version, texts, job)
             except (ScopeError, EmbeddingError, FittedError) as error:
                 closed.report["calibration"] = evaluation_fits.not_calibrated(results, job, str(error))
             else:
-                await store.keep_scope(one, scope.scores)
-                logprobs = await _logprobs(store, one) if job.tokens is not None else None
+                await store.keep_scope(evaluation, scope.scores)
+                logprobs = await _logprobs(store, evaluation) if job.tokens is not None else None
                 fitted = evaluation_fits.calibrated(results, scope.scores, logprobs, job)
-                _take(closed, one, "confidence", "calibration", *fitted, scope=scope.digest, tokens=job.tokens)
+                _take(closed, evaluation, "confidence", "calibration", *fitted, scope=scope.digest, tokens=job.tokens)
                 if scope.model is not None:
-                    told, data = evaluation_fits.rested(results, scope.model, scope.scores, job)
-                    closed.report["calibration"]["thresholds"] = told
+                    thresholds, data = evaluation_fits.rested(results, scope.model, scope.scores, job)
+                    closed.report["calibration"]["thresholds"] = thresholds
                     if data:
-                        summary = {**scope.summary, "scores_as": scope.digest, "evaluation": one.id, "thresholds": told}
+                        summary = {
+                            **scope.summary,
+                            "scores_as": scope.digest,
+                            "evaluation": evaluation.id,
+                            "thresholds": thresholds,
+                        }
                         closed.models.insert(0, Model("scope", data, summary))
-        if one.fit_gain and "adapter" in results and "general" in results:
+        if evaluation.fit_gain and "adapter" in results and "general" in results:
             gained = evaluation_fits.gained(results, texts, job)
-            _take(closed, one, "gain", "gain", *gained, selector=job.selector)
+            _take(closed, evaluation, "gain", "gain", *gained, selector=job.selector)
         return closed
 
 
 def _take(
-    closed: Closed, one: Evaluation, kind: Kind, part: str, told: dict[str, Any], data: bytes, **bound: Any
+    closed: Closed, evaluation: Evaluation, kind: Kind, part: str, fields: dict[str, Any], data: bytes, **bound: Any
 ) -> None:
     """A part of the report, and the model where one came of it, which holds with what it is `bound` to."""
-    closed.report[part] = told
+    closed.report[part] = fields
     if len(data) > MODEL_BYTES_MAX:
-        told["error"] = f"The {kind} model has {len(data):,} bytes, over {MODEL_BYTES_MAX:,}: give fewer rows."
+        fields["error"] = f"The {kind} model has {len(data):,} bytes, over {MODEL_BYTES_MAX:,}: give fewer rows."
     elif data:
-        known = {name: told[name] for name in SUMMARY if name in told}
-        certified = [target["wrong_share_max"] for target in told.get("targets", ()) if target["certified"]]
+        summary = {name: fields[name] for name in SUMMARY if name in fields}
+        certified = [target["wrong_share_max"] for target in fields.get("targets", ()) if target["certified"]]
         least = {"least_certified": certified[0]} if certified else {}
-        closed.models.append(Model(kind, data, {"evaluation": one.id, **known, **least, **bound}))
+        closed.models.append(Model(kind, data, {"evaluation": evaluation.id, **summary, **least, **bound}))
 
 
-async def _results(store: EvaluationStore, one: Evaluation) -> dict[str, list[RowResult]]:
-    found: dict[str, list[RowResult]] = {arm: [] for arm in one.arms}
-    for first in range(0, one.rows, BATCH):
-        for arm, results in (await store.results(one, first, BATCH)).items():
-            found[arm] += [msgspec.json.decode(raw, type=RowResult) for raw in results if raw is not None]
-    return found
+async def _results(store: EvaluationStore, evaluation: Evaluation) -> dict[str, list[RowResult]]:
+    results_by_arm: dict[str, list[RowResult]] = {arm: [] for arm in evaluation.arms}
+    for first in range(0, evaluation.rows, BATCH):
+        for arm, results in (await store.results(evaluation, first, BATCH)).items():
+            results_by_arm[arm] += [msgspec.json.decode(raw, type=RowResult) for raw in results if raw is not None]
+    return results_by_arm
 
 
-async def _logprobs(store: EvaluationStore, one: Evaluation) -> list[list[float]]:
+async def _logprobs(store: EvaluationStore, evaluation: Evaluation) -> list[list[float]]:
     """The first logprobs of the adapter's answers, by the number of the row."""
-    found: list[list[float]] = []
-    for first in range(0, one.rows, BATCH):
-        found += await store.logprobs(one, "adapter", first, BATCH)
-    return found
+    logprobs: list[list[float]] = []
+    for first in range(0, evaluation.rows, BATCH):
+        logprobs += await store.logprobs(evaluation, "adapter", first, BATCH)
+    return logprobs
 
 
 @dataclass

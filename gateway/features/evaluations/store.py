@@ -168,24 +168,24 @@ class EvaluationStore:
     async def next(self) -> Evaluation | None:
         """The oldest that is to be run; None where none is."""
         for name in await self._redis.zrange(OPEN_KEY, 0, -1):
-            one = await self.get(name.decode())
-            if one is not None and one.status == "running":
-                return one
+            evaluation = await self.get(name.decode())
+            if evaluation is not None and evaluation.status == "running":
+                return evaluation
             await self._redis.zrem(OPEN_KEY, name)  # it has expired
         return None
 
-    async def say_waiting(self, one: Evaluation, what: str) -> None:
+    async def say_waiting(self, evaluation: Evaluation, reason: str) -> None:
         """Tell people what it waits for; it is forgotten by itself."""
-        await self._redis.set(_key(one.id, "waiting"), what, ex=WAITING_SECONDS)
+        await self._redis.set(_key(evaluation.id, "waiting"), reason, ex=WAITING_SECONDS)
 
-    async def waiting(self, one: Evaluation) -> str:
+    async def waiting(self, evaluation: Evaluation) -> str:
         """What it waits for; empty where it does not."""
-        raw = await self._redis.get(_key(one.id, "waiting"))
+        raw = await self._redis.get(_key(evaluation.id, "waiting"))
         return raw.decode() if raw else ""
 
-    async def progress(self, one: Evaluation) -> dict[str, dict[str, float | None]]:
+    async def progress(self, evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
         """By arm: how many rows it has answered, how many of them right, and what that has cost (None: not known)."""
-        raw = await self._redis.hgetall(_key(one.id, "counts"))
+        raw = await self._redis.hgetall(_key(evaluation.id, "counts"))
         counts = {name.decode(): float(value) for name, value in raw.items()}  # the name of its run is a number, too
         return {
             arm: {
@@ -193,7 +193,7 @@ class EvaluationStore:
                 "right": int(counts.get(f"right:{arm}", 0)),
                 "cost_usd": counts.get(f"cost_usd:{arm}"),
             }
-            for arm in one.arms
+            for arm in evaluation.arms
         }
 
     async def take_in(self, coming: str, rows: Sequence[Row]) -> None:
@@ -207,7 +207,7 @@ class EvaluationStore:
         """Forget an upload that came to nothing."""
         await self._redis.delete(_key(coming, "coming"))
 
-    async def begin(self, one: Evaluation, coming: str, anew: bool, step: AuditedStep) -> None:
+    async def begin(self, evaluation: Evaluation, coming: str, anew: bool, step: AuditedStep) -> None:
         """Have it run, on the rows of this upload; results that there are stay, unless it is begun `anew`. The entries
         noted with `step` are written in the same transaction.
 
@@ -215,16 +215,16 @@ class EvaluationStore:
         """
         async with self._redis.pipeline(transaction=True) as all_of_it:
             if anew:
-                all_of_it.delete(*(_key(one.id, part) for part in PARTS))
-            keys = [_key(one.id, part) for part in ("engine_faults", "results", "counts")]
+                all_of_it.delete(*(_key(evaluation.id, part) for part in PARTS))
+            keys = [_key(evaluation.id, part) for part in ("engine_faults", "results", "counts")]
             await self._forget_faults(keys=keys, client=all_of_it)
-            all_of_it.hset(_key(one.id, "counts"), "run", repr(one.created_at))
-            all_of_it.expire(_key(one.id, "counts"), self._retention_seconds)
-            all_of_it.rename(_key(coming, "coming"), _key(one.id, "data"))
-            all_of_it.expire(_key(one.id, "data"), self._retention_seconds)
-            all_of_it.set(_key(one.id), msgspec.json.encode(one), ex=self._retention_seconds)
-            all_of_it.zadd(ALL_KEY, {one.id: one.created_at})
-            all_of_it.zadd(OPEN_KEY, {one.id: one.created_at})
+            all_of_it.hset(_key(evaluation.id, "counts"), "run", repr(evaluation.created_at))
+            all_of_it.expire(_key(evaluation.id, "counts"), self._retention_seconds)
+            all_of_it.rename(_key(coming, "coming"), _key(evaluation.id, "data"))
+            all_of_it.expire(_key(evaluation.id, "data"), self._retention_seconds)
+            all_of_it.set(_key(evaluation.id), msgspec.json.encode(evaluation), ex=self._retention_seconds)
+            all_of_it.zadd(ALL_KEY, {evaluation.id: evaluation.created_at})
+            all_of_it.zadd(OPEN_KEY, {evaluation.id: evaluation.created_at})
             step.write_into(all_of_it)
             await all_of_it.execute()
         await step.enter()
@@ -236,9 +236,9 @@ class EvaluationStore:
         if older:
             await self._redis.unlink(*(_key(name.decode(), "logprobs") for name in older))
 
-    async def has_engine_faults(self, one: Evaluation) -> bool:
+    async def has_engine_faults(self, evaluation: Evaluation) -> bool:
         """Whether there are rows that an engine failed to answer: they are asked again where it is begun again."""
-        return bool(await self._redis.exists(_key(one.id, "engine_faults")))
+        return bool(await self._redis.exists(_key(evaluation.id, "engine_faults")))
 
     async def move(
         self,
@@ -271,21 +271,23 @@ class EvaluationStore:
         )
         return bool(done)
 
-    async def forget(self, one: Evaluation, step: AuditedStep) -> None:
+    async def forget(self, evaluation: Evaluation, step: AuditedStep) -> None:
         """Forget all of it, and write the entries noted with `step`, in one transaction."""
-        latest = await self.latest(one.version)
+        latest = await self.latest(evaluation.version)
         async with self._redis.pipeline(transaction=True) as all_of_it:
-            all_of_it.delete(_key(one.id), _key(one.id, "data"), *(_key(one.id, part) for part in PARTS))
-            all_of_it.zrem(ALL_KEY, one.id)
-            all_of_it.zrem(OPEN_KEY, one.id)
-            if latest is not None and latest["id"] == one.id:
-                all_of_it.hdel(LATEST_KEY, one.version)
+            all_of_it.delete(
+                _key(evaluation.id), _key(evaluation.id, "data"), *(_key(evaluation.id, part) for part in PARTS)
+            )
+            all_of_it.zrem(ALL_KEY, evaluation.id)
+            all_of_it.zrem(OPEN_KEY, evaluation.id)
+            if latest is not None and latest["id"] == evaluation.id:
+                all_of_it.hdel(LATEST_KEY, evaluation.version)
             step.write_into(all_of_it)
             await all_of_it.execute()
         await step.enter()
 
     async def keep(
-        self, one: Evaluation, arm: str, result: RowResult, logprobs: Sequence[float], again: bool = False
+        self, evaluation: Evaluation, arm: str, result: RowResult, logprobs: Sequence[float], again: bool = False
     ) -> bool:
         """Store a row's result, once, and only while this run of it is the last; whether it was new.
 
@@ -293,62 +295,62 @@ class EvaluationStore:
         """
         field = _field(arm, result.number)
         new = await self._keep(
-            keys=[_key(one.id, part) for part in ("results", "counts", "logprobs", "engine_faults")],
+            keys=[_key(evaluation.id, part) for part in ("results", "counts", "logprobs", "engine_faults")],
             args=[
                 *(field, msgspec.json.encode(result), arm, int(result.right), self._retention_seconds),
-                *("" if result.cost_usd is None else result.cost_usd, repr(one.created_at)),
+                *("" if result.cost_usd is None else result.cost_usd, repr(evaluation.created_at)),
                 *(array("f", logprobs).tobytes(), int(again)),
             ],
         )
         return bool(new)
 
-    async def left(self, one: Evaluation) -> AsyncIterator[tuple[str, Row]]:
+    async def left(self, evaluation: Evaluation) -> AsyncIterator[tuple[str, Row]]:
         """The rows that arms have not answered yet, row after row."""
-        async for rows in self._batches(one):
-            asked = [(arm, row) for row in rows for arm in one.arms]
+        async for rows in self._batches(evaluation):
+            asked = [(arm, row) for row in rows for arm in evaluation.arms]
             async with self._redis.pipeline(transaction=False) as all_of_them:
                 for arm, row in asked:
-                    all_of_them.hexists(_key(one.id, "results"), _field(arm, row.number))
+                    all_of_them.hexists(_key(evaluation.id, "results"), _field(arm, row.number))
                 done = await all_of_them.execute()
             for (arm, row), is_done in zip(asked, done, strict=True):
                 if not is_done:
                     yield arm, row
 
-    async def rows(self, one: Evaluation) -> AsyncIterator[Row]:
+    async def rows(self, evaluation: Evaluation) -> AsyncIterator[Row]:
         """The rows of its data, while they are kept."""
-        async for rows in self._batches(one):
+        async for rows in self._batches(evaluation):
             for row in rows:
                 yield row
 
-    async def _batches(self, one: Evaluation) -> AsyncIterator[list[Row]]:
+    async def _batches(self, evaluation: Evaluation) -> AsyncIterator[list[Row]]:
         at = 0
-        while raw := await self._redis.lrange(_key(one.id, "data"), at, at + BATCH - 1):
+        while raw := await self._redis.lrange(_key(evaluation.id, "data"), at, at + BATCH - 1):
             yield [msgspec.json.decode(value, type=Row) for value in raw]
             at += len(raw)
 
-    async def results(self, one: Evaluation, first: int, count: int) -> dict[str, list[bytes | None]]:
+    async def results(self, evaluation: Evaluation, first: int, count: int) -> dict[str, list[bytes | None]]:
         """By arm, the results of `count` rows from `first` on, as JSON; None where a row is not answered yet."""
-        numbers = range(first, min(first + count, one.rows))
-        found: dict[str, list[bytes | None]] = {}
-        for arm in one.arms:
+        numbers = range(first, min(first + count, evaluation.rows))
+        results_by_arm: dict[str, list[bytes | None]] = {}
+        for arm in evaluation.arms:
             fields = [_field(arm, number) for number in numbers]
-            found[arm] = await self._redis.hmget(_key(one.id, "results"), fields) if fields else []
-        return found
+            results_by_arm[arm] = await self._redis.hmget(_key(evaluation.id, "results"), fields) if fields else []
+        return results_by_arm
 
-    async def logprobs(self, one: Evaluation, arm: str, first: int, count: int) -> list[list[float]]:
+    async def logprobs(self, evaluation: Evaluation, arm: str, first: int, count: int) -> list[list[float]]:
         """The first logprobs of an arm's answers, to seven digits, as far as they are kept."""
-        fields = [_field(arm, number) for number in range(first, min(first + count, one.rows))]
-        raw = await self._redis.hmget(_key(one.id, "logprobs"), fields) if fields else []
+        fields = [_field(arm, number) for number in range(first, min(first + count, evaluation.rows))]
+        raw = await self._redis.hmget(_key(evaluation.id, "logprobs"), fields) if fields else []
         return [[] if packed is None else [float(f"{value:.7g}") for value in array("f", packed)] for packed in raw]
 
-    async def keep_scope(self, one: Evaluation, scores: Sequence[float | None]) -> None:
+    async def keep_scope(self, evaluation: Evaluation, scores: Sequence[float | None]) -> None:
         """Store how much each row was in the scope of the version."""
-        key = _key(one.id, "coverage")
+        key = _key(evaluation.id, "coverage")
         await self._redis.set(key, msgspec.json.encode(scores), ex=self._retention_seconds)
 
-    async def scope(self, one: Evaluation) -> list[float | None]:
+    async def scope(self, evaluation: Evaluation) -> list[float | None]:
         """What was stored of that; empty where nothing was."""
-        raw = await self._redis.get(_key(one.id, "coverage"))
+        raw = await self._redis.get(_key(evaluation.id, "coverage"))
         return [] if raw is None else msgspec.json.decode(raw, type=list[float | None])
 
     async def latest(self, version: str) -> dict[str, Any] | None:
@@ -365,11 +367,11 @@ def id_of(
     return hashlib.sha256(named).hexdigest()[:16]
 
 
-def ended(one: Evaluation, status: Status, note: str = "", report: dict[str, Any] | None = None) -> Evaluation:
+def ended(evaluation: Evaluation, status: Status, note: str = "", report: dict[str, Any] | None = None) -> Evaluation:
     """The evaluation as it is once it has ended so: what its answers were compared with is no part of it any more."""
-    classes = msgspec.structs.replace(one.classes, by_digest=None)
+    classes = msgspec.structs.replace(evaluation.classes, by_digest=None)
     now = time.time()
-    return msgspec.structs.replace(one, status=status, note=note, report=report, ended_at=now, classes=classes)
+    return msgspec.structs.replace(evaluation, status=status, note=note, report=report, ended_at=now, classes=classes)
 
 
 def _key(evaluation: str, part: str = "") -> str:

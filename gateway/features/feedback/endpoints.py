@@ -140,9 +140,9 @@ async def _given_several(reviews: Reviews, caller: Caller, body: FeedbackBatch) 
     services = reviews.services
     mark = services.durability.mark()
     results: list[dict[str, Any]] = []
-    for one in body.feedback:
+    for entry in body.feedback:
         try:
-            status, result = await _give(reviews, caller, _one_of_batch(one))
+            status, result = await _give(reviews, caller, _one_of_batch(entry))
             results.append({"status": status, **result})
         except Problem as problem:
             results.append({"status": problem.status, "error": problem.content()})
@@ -152,7 +152,7 @@ async def _given_several(reviews: Reviews, caller: Caller, body: FeedbackBatch) 
         lost = not_settled(error)
         services.meters.refusals.add(1, lost.code)
         refused = {"status": lost.status, "error": lost.content()}
-        results = [one if "error" in one else {**one, **refused} for one in results]
+        results = [entry if "error" in entry else {**entry, **refused} for entry in results]
     return results
 
 
@@ -204,8 +204,8 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
 def _demonstrated(services: Services, demonstration: Any) -> dict[str, str]:
     """The digests by which shadow pairs are held against what somebody says that the answer should have been."""
     text = said_by(demonstration)
-    told = {form.name: form.digest(services.digest_secret, text) for form in services.deployment.judge_forms}
-    return {judge: found for judge, found in told.items() if found is not None}
+    digests = {form.name: form.digest(services.digest_secret, text) for form in services.deployment.judge_forms}
+    return {judge: form_digest for judge, form_digest in digests.items() if form_digest is not None}
 
 
 def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:
@@ -253,7 +253,7 @@ async def _named(services: Services, caller: Caller, given: FeedbackIn) -> str:
         return await resolve_id(services, caller, given.request_id)
     kind: Literal["session", "subject"] = "session" if given.session is not None else "subject"
     handle = handle_of(services.digest_secret, caller.public, kind, given.session or given.subject or "")
-    found = await services.flow.find_latest(handle)
-    if found is None:
+    latest = await services.flow.find_latest(handle)
+    if latest is None:
         raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)
-    return found
+    return latest

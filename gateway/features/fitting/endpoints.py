@@ -41,8 +41,8 @@ async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, A
             raise Problem("state_conflict", f"{name} is {version.state}: nothing is fitted for it any more.")
         sample = await sample_of(fitting, version.task, upload.prompts, upload.background)
         assert sample is not None, "the form has the file"
-        told = await have_fitted(fitting, admin, version, sample)
-    return {"version": name, **told}
+        answer = await have_fitted(fitting, admin, version, sample)
+    return {"version": name, **answer}
 
 
 async def sample_of(fitting: Fitting, task: str, prompts: Path | None, background: Path | None) -> Sample | None:

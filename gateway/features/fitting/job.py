@@ -69,12 +69,12 @@ class FittingWork:
                 raise FittingFailure(
                     f"Its gateway ended in the middle {BEGUN_MAX} times: give fewer prompts, or more memory."
                 )
-            found, model = await self._ended(sample)
+            fitted_result, model = await self._ended(sample)
             seconds = time.monotonic() - began
             summary = sample.counts | {
-                "auroc": found.auroc,
-                "thresholds": found.thresholds,
-                "embedding": found.embedding,
+                "auroc": fitted_result.auroc,
+                "thresholds": fitted_result.thresholds,
+                "embedding": fitted_result.embedding,
                 "seconds": round(seconds, 1),
             }
             entry = await fitting.services.fitted.put(version, KIND, model, sample.by, summary)
@@ -124,14 +124,14 @@ class FittingWork:
         await give(process, job)
         told_at = 0.0
         while line := await asyncio.to_thread(process.stdout.readline):
-            told: FittingStep | FittingResult = msgspec.json.decode(line, type=FittingStep | FittingResult)
-            if isinstance(told, FittingResult):
-                if told.error:
-                    raise FittingFailure(told.error)
-                return told, await asyncio.to_thread(process.stdout.read, told.bytes)
+            message: FittingStep | FittingResult = msgspec.json.decode(line, type=FittingStep | FittingResult)
+            if isinstance(message, FittingResult):
+                if message.error:
+                    raise FittingFailure(message.error)
+                return message, await asyncio.to_thread(process.stdout.read, message.bytes)
             if time.monotonic() - told_at >= TELL_INTERVAL_SECONDS:
                 told_at = time.monotonic()
-                await self._say(sample, FittingStatus(state="fitting", progress=told.share, stage=told.stage))
+                await self._say(sample, FittingStatus(state="fitting", progress=message.share, stage=message.stage))
         code = await asyncio.to_thread(process.wait)
         raise FittingFailure(
             f"The process that fits it ended with exit code {code}: see the gateway's log, then try again."

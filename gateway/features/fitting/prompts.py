@@ -95,7 +95,7 @@ class _Pile:
     rows: int = 0
     empty: int = 0
     duplicates: int = 0
-    found: dict[bytes, bytes] = field(default_factory=dict)
+    texts: dict[bytes, bytes] = field(default_factory=dict)
     ids: Counter[bytes] = field(default_factory=Counter)
 
     def add(self, kept: FittingLine) -> None:
@@ -106,10 +106,10 @@ class _Pile:
             self.empty += 1
             return
         name = _digest(folded)
-        if name in self.found:
+        if name in self.texts:
             self.duplicates += 1
             return
-        self.found[name] = msgspec.json.encode(kept)
+        self.texts[name] = msgspec.json.encode(kept)
         if kept.id:
             self.ids[_digest(kept.id)] += 1
 
@@ -119,8 +119,8 @@ class _Pile:
 
     def drawn(self, count_max: int) -> Iterator[bytes]:
         """At most so many, by their own digests: the same sample gives the same rows, whatever their order."""
-        for name in sorted(self.found)[:count_max]:
-            yield self.found[name]
+        for name in sorted(self.texts)[:count_max]:
+            yield self.texts[name]
 
 
 async def read_sample(prompts: Path, background: Path | None, selector: str) -> Sample:
@@ -132,16 +132,16 @@ async def read_sample(prompts: Path, background: Path | None, selector: str) -> 
     await _read(prompts, "prompts", selector, own)
     if background is not None:
         await _read(background, "background", selector, others)
-    if len(own.found) < PROMPTS_MIN:
+    if len(own.texts) < PROMPTS_MIN:
         empty = f"{own.empty} empty and {own.duplicates} repeated ones aside, of {own.rows} rows"
         raise PromptsError(
-            f"{len(own.found)} different training prompts are too few ({empty}): give at least {PROMPTS_MIN}, "
+            f"{len(own.texts)} different training prompts are too few ({empty}): give at least {PROMPTS_MIN}, "
             "better some hundreds."
         )
     return await asyncio.to_thread(_packed, own, others, selector)
 
 
-async def _read(path: Path, what: What, selector: str, pile: _Pile) -> None:
+async def _read(path: Path, source: What, selector: str, pile: _Pile) -> None:
     number = 0
     with await asyncio.to_thread(open_regular, path) as file:
         while lines := await asyncio.to_thread(_some, file):
@@ -150,11 +150,11 @@ async def _read(path: Path, what: What, selector: str, pile: _Pile) -> None:
                 if number == 1:
                     line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901 - the line as it is read
                 if number > ROWS_MAX:
-                    raise PromptsError(f"The {what} have over {ROWS_MAX:,} lines: give fewer.")
+                    raise PromptsError(f"The {source} have over {ROWS_MAX:,} lines: give fewer.")
                 if len(line) > LINE_BYTES_MAX:
-                    raise PromptsError(f"Line {number} of the {what} has over {LINE_BYTES_MAX:,} bytes: shorten it.")
+                    raise PromptsError(f"Line {number} of the {source} has over {LINE_BYTES_MAX:,} bytes: shorten it.")
                 if line.strip():
-                    pile.add(_kept(line, number, what, selector))
+                    pile.add(_kept(line, number, source, selector))
             await asyncio.sleep(0)
 
 
@@ -167,21 +167,21 @@ def _some(file: IO[bytes]) -> list[bytes]:
     return lines
 
 
-def _kept(line: bytes, number: int, what: What, selector: str) -> FittingLine:
+def _kept(line: bytes, number: int, source: What, selector: str) -> FittingLine:
     """A line's text as the selector takes it. Raises PromptsError."""
     try:
         line.decode()
         row = ROWS.decode(line)
     except msgspec.ValidationError as error:
-        raise PromptsError(f"Line {number} of the {what}: {error}.") from None
+        raise PromptsError(f"Line {number} of the {source}: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise PromptsError(f"Line {number} of the {what} is no object of JSON in UTF-8.") from None
+        raise PromptsError(f"Line {number} of the {source} is no object of JSON in UTF-8.") from None
     given = [value for value in (row.prompt, row.text, row.messages) if value is not None]
     if len(given) != 1:
-        raise PromptsError(f"Line {number} of the {what} needs one of prompt, text and messages.")
-    (said,) = given
-    text = of_text(selector, said) if isinstance(said, str) else of_messages(selector, _asked(said))
-    if what == "background":
+        raise PromptsError(f"Line {number} of the {source} needs one of prompt, text and messages.")
+    (content,) = given
+    text = of_text(selector, content) if isinstance(content, str) else of_messages(selector, _asked(content))
+    if source == "background":
         return FittingLine(text, other=True)
     label = None if row.label is None else str(row.label)
     parent = row.group if row.parent is None else row.parent

@@ -97,8 +97,8 @@ class Samples:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hincrby(f"{SAMPLE_KEY}{version}", "failed", 1)
             pipe.zadd(WAITING_KEY, {version: time.time()}, xx=True)
-            found = await pipe.execute()
-        return int(found[0])
+            counts = await pipe.execute()
+        return int(counts[0])
 
     async def begun(self, version: str) -> int:
         """Note that its fitting begins; how often it has begun by now."""
@@ -106,8 +106,8 @@ class Samples:
 
     async def digest_of(self, version: str) -> str | None:
         """Which sample a version waits with."""
-        found = await self._redis.hget(f"{SAMPLE_KEY}{version}", "digest")
-        return None if found is None else str(found.decode())
+        sample_digest = await self._redis.hget(f"{SAMPLE_KEY}{version}", "digest")
+        return None if sample_digest is None else str(sample_digest.decode())
 
     async def drop(self, version: str, digest: str) -> bool:
         """Forget a sample; False where another has taken its place meanwhile."""

@@ -68,20 +68,22 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
     """The baselines of a version's signals, and their origin."""
     quality = feature_of(request, Quality)
     await known_version(quality.services, task, version)
-    generation = (await quality.services.objects.baselines.generations()).get(version, 0)
+    generation = await quality.services.objects.baselines.generation(version)
     held = await quality.services.objects.baselines.get(version) or {}
     judged = quality.monitored.summary.judgements.get(version)
     health, _generation = await quality.store.of(task)
     now = await redis_time(quality.services.redis)
-    known = health.versions.get(version)
-    stale = known is not None and known.stale_from is not None and known.stale_from <= now
+    verdict = health.versions.get(version)
+    stale = verdict is not None and verdict.stale_from is not None and verdict.stale_from <= now
     return {
         "task": task,
         "version": version,
         "generation": generation,
         "stale": stale,
         "set": held,
-        "in_force": {} if judged is None else {name_of(one): one.baseline for one in judged.streams if one.baseline},
+        "in_force": {}
+        if judged is None
+        else {name_of(report): report.baseline for report in judged.streams if report.baseline},
     }
 
 
@@ -92,14 +94,14 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     await known_version(quality.services, task, version)
     now = await redis_time(quality.services.redis)
     if body.accept:
-        found = _accepted(quality, task, version, body, admin.public, now)
+        baseline = _accepted(quality, task, version, body, admin.public, now)
     else:
-        found = await _counted(quality, version, body, admin.public, now)
+        baseline = await _counted(quality, version, body, admin.public, now)
     name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
     with conflicts():
-        generation = (await quality.services.objects.baselines.generations()).get(version, 0)
+        generation = await quality.services.objects.baselines.generation(version)
         held = await quality.services.objects.baselines.get(version) or {}
-        after = {**held, name: msgspec.to_builtins(found)}
+        after = {**held, name: msgspec.to_builtins(baseline)}
         expected = generation if body.expected_generation is None else body.expected_generation
         step = audited(quality.services, admin)
         step.note(
@@ -132,10 +134,10 @@ async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, no
 
 async def _evaluated(quality: Quality, version: str, name: str) -> tuple[int, int]:
     """How many rows the version got wrong, and of how many. Raises Problem (404, 409)."""
-    one = await quality.evaluations.store.get(name) if name.isalnum() else None
-    if one is None or one.version != version:
+    evaluation = await quality.evaluations.store.get(name) if name.isalnum() else None
+    if evaluation is None or evaluation.version != version:
         raise Problem("not_found", f"There is no evaluation {name[:80]!r} of {version}.", "evaluation")
-    counts = counts_of(one)
+    counts = counts_of(evaluation)
     if counts is None:
         raise Problem("state_conflict", f"{name} has no answers of {version} that were counted.", "evaluation")
     return counts
@@ -163,16 +165,18 @@ def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | No
     """The stream as it was last judged; None where nothing of it was seen."""
     judged = quality.monitored.summary.judgements.get(version)
     streams = judged.streams if judged is not None else []
-    return next((one for one in streams if (one.stream, one.of_class) == (body.stream, body.of_class)), None)
+    return next(
+        (report for report in streams if (report.stream, report.of_class) == (body.stream, body.of_class)), None
+    )
 
 
 def _too_few(body: BaselineIn, version: str, observed: float) -> str:
     """That so many labels or pairs are too few to be accepted, and what to do."""
     of_pairs = get_measure(body.stream) == "difference"
-    what = f"{observed:g} {'pair' if of_pairs else 'label'}{'' if observed == 1 else 's'}"
+    amount = f"{observed:g} {'pair' if of_pairs else 'label'}{'' if observed == 1 else 's'}"
     stream = body.stream if body.of_class is None else f"{body.stream}, class {body.of_class},"
     instead = "" if of_pairs else ", or give `wrong` and `of` as they were counted"
-    return f"{stream} of {version} has {what}, and accepting takes at least {OF_MIN}: wait for more{instead}."
+    return f"{stream} of {version} has {amount}, and accepting takes at least {OF_MIN}: wait for more{instead}."
 
 
 def _doubts(quality: Quality, task: str, version: str, body: BaselineIn) -> Iterator[str]:

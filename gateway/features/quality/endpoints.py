@@ -90,7 +90,7 @@ async def pin_version(request: Request, task: str, version: str, body: PinIn, ad
         raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
     word = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
     return await changed(
-        quality, task, lambda found: responses.pin(found, version, word, now), body.expected_generation
+        quality, task, lambda current: responses.pin(current, version, word, now), body.expected_generation
     )
 
 
@@ -103,19 +103,19 @@ async def release_version(
     now = await redis_time(quality.services.redis)
     by, step = admin.public, audited(quality.services, admin)
 
-    async def closing(found: TaskQuality) -> list[Change]:
+    async def closing(current: TaskQuality) -> list[Change]:
         changes: list[Change] = []
-        for one, generation in await _opened_by_pin(quality, version, found):
-            after = closed(one, by, now)
-            before, told = msgspec.to_builtins(one), msgspec.to_builtins(after)
+        for opened, generation in await _opened_by_pin(quality, version, current):
+            after = closed(opened, by, now)
+            before, closed_fields = msgspec.to_builtins(opened), msgspec.to_builtins(after)
             changes.append(quality.retraining.store.change(after, generation))
-            changes += step.note("retraining.close", version, before, told, generation=generation + 1)
+            changes += step.note("retraining.close", version, before, closed_fields, generation=generation + 1)
         return changes
 
     answer = await changed(
         quality,
         known_task(quality.services, task),
-        lambda found: responses.release(found, version, by, now),
+        lambda current: responses.release(current, version, by, now),
         expected_generation,
         closing,
     )
@@ -125,16 +125,16 @@ async def release_version(
 
 async def _opened_by_pin(quality: Quality, version: str, health: TaskQuality) -> list[tuple[Retraining, int]]:
     """Requests to train that the monitor opened since a version was pinned as degraded, with their generations."""
-    known = health.versions.get(version)
-    pin = None if known is None else known.pin
+    verdict = health.versions.get(version)
+    pin = None if verdict is None else verdict.pin
     if pin is None or pin.verdict != "degraded" or pin.instead_of == "degraded":
         return []
-    found: list[tuple[Retraining, int]] = []
-    for name in [one.id for one in await quality.retraining.store.all() if one.version == version]:
-        one, generation = await quality.retraining.store.get(name)
-        if one is not None and one.state == "open" and one.action and one.opened_at >= pin.at:
-            found.append((one, generation))
-    return found
+    opened: list[tuple[Retraining, int]] = []
+    for name in [asked.id for asked in await quality.retraining.store.all() if asked.version == version]:
+        asked, generation = await quality.retraining.store.get(name)
+        if asked is not None and asked.state == "open" and asked.action and asked.opened_at >= pin.at:
+            opened.append((asked, generation))
+    return opened
 
 
 @router.post("/tasks/{task}/quality/actions/{action}/undo")
@@ -145,13 +145,13 @@ async def undo_action(
     quality = feature_of(request, Quality)
     now = await redis_time(quality.services.redis)
     health, _ = await quality.store.of(known_task(quality.services, task))
-    done = next((one for one in health.actions if one.id == action), None)
+    done = next((candidate for candidate in health.actions if candidate.id == action), None)
     if done is None:
         raise Problem("not_found", f"Among the newest actions of {task} there is no {action[:80]!r}.")
     if done.kind == "changed":
         raise Problem("state_conflict", f"Take it back: `apprentice tasks changed {task} --undo`.")
     by = admin.public
-    return await changed(quality, task, lambda found: responses.undo(found, action, by, now), expected_generation)
+    return await changed(quality, task, lambda current: responses.undo(current, action, by, now), expected_generation)
 
 
 async def changed(
@@ -196,20 +196,20 @@ def _taken(step: Step, health: TaskQuality) -> tuple[TaskQuality, Action]:
 async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, Any]:
     """A task's health as it is told. Raises RedisError."""
     health, generation = await quality.store.of(task)
-    found = situation(quality, snapshot, task, await redis_time(quality.services.redis), health)
+    state = situation(quality, snapshot, task, await redis_time(quality.services.redis), health)
     return {
         "task": task,
         "generation": generation,
-        "told": msgspec.to_builtins(make_report(found)),
+        "told": msgspec.to_builtins(make_report(state)),
         "quality": msgspec.to_builtins(health),
-        "judgements": {name: msgspec.to_builtins(one) for name, one in found.judgements.items()},
-        "roles": msgspec.to_builtins(found.roles),
-        "plan": msgspec.to_builtins(found.plan),
-        "review_by": found.review_by,
-        "retraining": found.retraining,
-        "around": msgspec.to_builtins(found.around),
-        "judged_at": found.judged_at,
-        "behind_seconds": found.behind_seconds,
+        "judgements": {name: msgspec.to_builtins(judgement) for name, judgement in state.judgements.items()},
+        "roles": msgspec.to_builtins(state.roles),
+        "plan": msgspec.to_builtins(state.plan),
+        "review_by": state.review_by,
+        "retraining": state.retraining,
+        "around": msgspec.to_builtins(state.around),
+        "judged_at": state.judged_at,
+        "behind_seconds": state.behind_seconds,
     }
 
 
@@ -218,8 +218,12 @@ def situation(
 ) -> Situation:
     """All that there is to tell of a task at a time, by Redis's clock."""
     summary, roles = quality.monitored.summary, roles_of(quality, task, snapshot)
-    placed = {one.name: one for one in snapshot.versions.values() if one.task == task and one.state in PLACED}
-    asked = [one for one in snapshot.retraining.values() if one.task == task and one.state == "open"]
+    placed = {
+        version.name: version
+        for version in snapshot.versions.values()
+        if version.task == task and version.state in PLACED
+    }
+    asked = [version for version in snapshot.retraining.values() if version.task == task and version.state == "open"]
     judgements: Mapping[str, Judgement] = summary.judgements
     return Situation(
         task=task,
@@ -235,31 +239,31 @@ def situation(
             (roles.active, roles.canary, roles.previous_version),
             quality.reviews.queue.waiting.get(task),
         ),
-        judgements={name: one for name, one in judgements.items() if one.task == task and name in placed},
+        judgements={name: version for name, version in judgements.items() if version.task == task and name in placed},
         judged_at=summary.at or None,
         behind_seconds=summary.behind_seconds,
-        review_by={name: due for name, one in placed.items() if (due := review_due(one.manifest)) is not None},
-        retraining=[one.id for one in sorted(asked, key=lambda one: -one.opened_at)],
+        review_by={name: due for name, version in placed.items() if (due := review_due(version.manifest)) is not None},
+        retraining=[version.id for version in sorted(asked, key=lambda version: -version.opened_at)],
     )
 
 
 def _row(quality: Quality, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
-    found = situation(quality, snapshot, task, now)
-    said: TaskReport = make_report(found)
-    known = found.health.versions.get(said.version or "", VersionQuality())
+    state = situation(quality, snapshot, task, now)
+    report: TaskReport = make_report(state)
+    verdict = state.health.versions.get(report.version or "", VersionQuality())
     return {
         "task": task,
-        "version": said.version,
-        "verdict": said.verdict,
-        "since": said.since,
-        "line": said.line,
-        "kept": known.kept,
-        "to": known.to,
-        "pinned": known.pin is not None,
-        "stale_from": known.stale_from,
-        "review_due": found.review_by.get(said.version or ""),
-        "retraining_open": len(found.retraining),
-        "caveats": len(said.caveats),
+        "version": report.version,
+        "verdict": report.verdict,
+        "since": report.since,
+        "line": report.line,
+        "kept": verdict.kept,
+        "to": verdict.to,
+        "pinned": verdict.pin is not None,
+        "stale_from": verdict.stale_from,
+        "review_due": state.review_by.get(report.version or ""),
+        "retraining_open": len(state.retraining),
+        "caveats": len(report.caveats),
         "generation": generation,
     }
 

@@ -26,24 +26,24 @@ Read = dict[tuple[str, ...], float]
 def read_monitor_gauges(quality: Quality) -> None:
     """Tell the meters where to read them."""
     meters = quality.services.meters
-    meters.verdict.read_from(lambda: _of_versions(quality, lambda one: VERDICT_VALUES[one.verdict]))
-    meters.verdict_since_seconds.read_from(lambda: _of_versions(quality, lambda one: one.since))
-    meters.kept_ratio.read_from(lambda: _of_versions(quality, lambda one: one.kept))
+    meters.verdict.read_from(lambda: _of_versions(quality, lambda entry: VERDICT_VALUES[entry.verdict]))
+    meters.verdict_since_seconds.read_from(lambda: _of_versions(quality, lambda entry: entry.since))
+    meters.kept_ratio.read_from(lambda: _of_versions(quality, lambda entry: entry.kept))
     meters.version_stale.read_from(lambda: _stale(quality, time.time()))
     meters.version_review_by_seconds.read_from(lambda: _review_by(quality))
     meters.retraining_open.read_from(lambda: _retraining_open(quality))
     meters.e_value.read_from(lambda: _of_streams(quality, threshold=False))
     meters.e_value_threshold.read_from(lambda: _of_streams(quality, threshold=True))
     meters.quality_ratio.read_from(lambda: _quality(quality))
-    meters.label_coverage_ratio.read_from(lambda: _judged(quality, lambda one: one.label_coverage))
+    meters.label_coverage_ratio.read_from(lambda: _judged(quality, lambda entry: entry.label_coverage))
     meters.evidence_rests_on_one.read_from(
-        lambda: _judged(quality, lambda one: float(any(s.rests_on_most for s in one.streams)))
+        lambda: _judged(quality, lambda entry: float(any(s.rests_on_most for s in entry.streams)))
     )
-    meters.labels_per_day.read_from(lambda: _judged(quality, lambda one: one.labels_per_day))
-    meters.labels.read_from(lambda: _judged(quality, lambda one: float(one.labels)))
-    meters.feedback_delay_seconds.read_from(lambda: _judged(quality, lambda one: one.feedback_delay_seconds))
-    meters.complaints_expected.read_from(lambda: _judged(quality, lambda one: one.complaints_expected))
-    meters.complaints_seen.read_from(lambda: _judged(quality, lambda one: one.complaints_seen))
+    meters.labels_per_day.read_from(lambda: _judged(quality, lambda entry: entry.labels_per_day))
+    meters.labels.read_from(lambda: _judged(quality, lambda entry: float(entry.labels)))
+    meters.feedback_delay_seconds.read_from(lambda: _judged(quality, lambda entry: entry.feedback_delay_seconds))
+    meters.complaints_expected.read_from(lambda: _judged(quality, lambda entry: entry.complaints_expected))
+    meters.complaints_seen.read_from(lambda: _judged(quality, lambda entry: entry.complaints_seen))
     meters.time_to_detect_seconds.read_from(lambda: _time_to_detect(quality))
     meters.labels_wanted.read_from(
         lambda: {(name,): float(task.monitor.labels_min) for name, task in quality.services.settings.tasks.items()}
@@ -58,77 +58,81 @@ def read_monitor_gauges(quality: Quality) -> None:
 
 def with_a_role(policy: Policy) -> frozenset[str]:
     """Versions that requests or their copies may be led to: active, canary, previous version, shadow, or by a rule."""
-    of_aliases = ((*one.weights, *one.shadow, one.canary, one.previous_version) for one in policy.aliases.values())
-    by_rules = (one.version for one in policy.overrides)
+    of_aliases = (
+        (*entry.weights, *entry.shadow, entry.canary, entry.previous_version) for entry in policy.aliases.values()
+    )
+    by_rules = (entry.version for entry in policy.overrides)
     return frozenset(name for name in itertools.chain(by_rules, *of_aliases) if name)
 
 
 def _of_versions(quality: Quality, value: Callable[[VersionQuality], float]) -> Read:
-    known = quality.monitored.summary.judgements
-    told = with_a_role(quality.services.snapshot.current.policy)
+    judgements = quality.monitored.summary.judgements
+    names = with_a_role(quality.services.snapshot.current.policy)
     return {
-        (task, name): value(one)
+        (task, name): value(verdict)
         for task, health in quality.services.snapshot.current.health.items()
-        for name, one in health.versions.items()
-        if name in known and name in told
+        for name, verdict in health.versions.items()
+        if name in judgements and name in names
     }
 
 
 def _judgements(quality: Quality) -> list[Judgement]:
-    told = with_a_role(quality.services.snapshot.current.policy)
-    return [one for name, one in quality.monitored.summary.judgements.items() if name in told]
+    names = with_a_role(quality.services.snapshot.current.policy)
+    return [judgement for name, judgement in quality.monitored.summary.judgements.items() if name in names]
 
 
 def _placed(quality: Quality) -> list[Version]:
-    told = with_a_role(quality.services.snapshot.current.policy)
+    names = with_a_role(quality.services.snapshot.current.policy)
     return [
-        one for one in quality.services.snapshot.current.versions.values() if one.state in PLACED and one.name in told
+        version
+        for version in quality.services.snapshot.current.versions.values()
+        if version.state in PLACED and version.name in names
     ]
 
 
 def _stale(quality: Quality, now: float) -> Read:
     """Of the versions that may answer and have a role: whether the organisation's rules are others by now."""
-    found: Read = {}
+    gauge: Read = {}
     for version in _placed(quality):
         health = quality.services.snapshot.current.health.get(version.task, TaskQuality())
-        known = health.versions.get(version.name, VersionQuality())
-        found[version.task, version.name] = float(known.stale_from is not None and known.stale_from <= now)
-    return found
+        verdict = health.versions.get(version.name, VersionQuality())
+        gauge[version.task, version.name] = float(verdict.stale_from is not None and verdict.stale_from <= now)
+    return gauge
 
 
 def _review_by(quality: Quality) -> Read:
-    found: Read = {}
+    gauge: Read = {}
     for version in _placed(quality):
         due = review_due(version.manifest)
         if due is not None:
-            found[version.task, version.name] = due
-    return found
+            gauge[version.task, version.name] = due
+    return gauge
 
 
 def _retraining_open(quality: Quality) -> Read:
-    found: Read = {(task,): 0.0 for task in quality.services.settings.tasks}
-    for one in quality.services.snapshot.current.retraining.values():
-        if one.state == "open" and (one.task,) in found:
-            found[(one.task,)] += 1.0
-    return found
+    gauge: Read = {(task,): 0.0 for task in quality.services.settings.tasks}
+    for retraining in quality.services.snapshot.current.retraining.values():
+        if retraining.state == "open" and (retraining.task,) in gauge:
+            gauge[(retraining.task,)] += 1.0
+    return gauge
 
 
 def _judged(quality: Quality, value: Callable[[Judgement], float | None]) -> Read:
     """A value of each judgement that has one."""
-    found = {(one.task, one.version): value(one) for one in _judgements(quality)}
-    return {labels: number for labels, number in found.items() if number is not None}
+    values = {(judgement.task, judgement.version): value(judgement) for judgement in _judgements(quality)}
+    return {labels: number for labels, number in values.items() if number is not None}
 
 
 def _of_streams(quality: Quality, threshold: bool) -> Read:
     """Of the classes of a stream, and the stream as a whole, that which is nearest to its threshold."""
-    found: dict[tuple[str, ...], tuple[float, float]] = {}
-    for one in _judgements(quality):
-        for stream in one.streams:
-            place = (one.task, one.version, stream.stream)
+    nearest: dict[tuple[str, ...], tuple[float, float]] = {}
+    for judgement in _judgements(quality):
+        for stream in judgement.streams:
+            place = (judgement.task, judgement.version, stream.stream)
             pair = (stream.e_value, stream.threshold)
-            if place not in found or _nearness(pair) > _nearness(found[place]):
-                found[place] = pair
-    return {place: min(pair[threshold], E_VALUE_MAX) for place, pair in found.items()}
+            if place not in nearest or _nearness(pair) > _nearness(nearest[place]):
+                nearest[place] = pair
+    return {place: min(pair[threshold], E_VALUE_MAX) for place, pair in nearest.items()}
 
 
 def _nearness(pair: tuple[float, float]) -> float:
@@ -136,13 +140,13 @@ def _nearness(pair: tuple[float, float]) -> float:
 
 
 def _quality(quality: Quality) -> Read:
-    found: Read = {}
-    for one in _judgements(quality):
-        for arm in one.arms:
+    gauge: Read = {}
+    for judgement in _judgements(quality):
+        for arm in judgement.arms:
             for bound, value in _bounds(arm):
                 if value is not None:
-                    found[one.task, one.version, arm.arm, bound] = value
-    return found
+                    gauge[judgement.task, judgement.version, arm.arm, bound] = value
+    return gauge
 
 
 def _bounds(arm: ArmReport) -> tuple[tuple[str, float | None], ...]:
@@ -152,15 +156,15 @@ def _bounds(arm: ArmReport) -> tuple[tuple[str, float | None], ...]:
 def _time_to_detect(quality: Quality) -> Read:
     """Where there are no labels it is never: +Inf."""
     return {
-        (one.task, one.version, points): math.inf if seconds is None else seconds
-        for one in _judgements(quality)
-        for points, seconds in one.seconds_to_detect.items()
+        (judgement.task, judgement.version, points): math.inf if seconds is None else seconds
+        for judgement in _judgements(quality)
+        for points, seconds in judgement.seconds_to_detect.items()
     }
 
 
 def _judge_agreement(quality: Quality) -> Read:
-    found: Read = {}
-    for one in _judgements(quality):
-        if one.judge_agreement is not None:
-            found[(one.task,)] = min(found.get((one.task,), 1.0), one.judge_agreement)
-    return found
+    gauge: Read = {}
+    for judgement in _judgements(quality):
+        if judgement.judge_agreement is not None:
+            gauge[(judgement.task,)] = min(gauge.get((judgement.task,), 1.0), judgement.judge_agreement)
+    return gauge

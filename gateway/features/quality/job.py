@@ -66,10 +66,10 @@ class Monitoring:
     async def run(self) -> None:
         """Judge and respond, step after step, until cancelled. Raises RedisError and MonitorFailed."""
         quality = self._quality
-        known = await quality.store.summary()
-        if known is not None:
-            self._summary, self._judgements = known, dict(known.judgements)
-            self._unreadable, self._unmatched = known.unreadable, known.unmatched
+        summary = await quality.store.summary()
+        if summary is not None:
+            self._summary, self._judgements = summary, dict(summary.judgements)
+            self._unreadable, self._unmatched = summary.unreadable, summary.unmatched
         begin = Begin(
             redis_url=redis_address(quality.services.settings),
             retention_seconds=quality.services.settings.records.retention_seconds,
@@ -103,8 +103,8 @@ class Monitoring:
             raise MonitorFailed(f"the monitor's process: {judged.error}")
         await self._tell(judged, snapshot)
         by_task: dict[str, dict[str, Judgement]] = {}
-        for name, one in self._judgements.items():
-            by_task.setdefault(one.task, {})[name] = one
+        for name, judgement in self._judgements.items():
+            by_task.setdefault(judgement.task, {})[name] = judgement
         for task in quality.services.settings.tasks:
             try:
                 await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
@@ -140,8 +140,10 @@ class Monitoring:
         self._quality.services.meters.monitor_unmatched.add(judged.unmatched)
         states = {name: version.state for name, version in snapshot.versions.items()}
         gone = [name for name in self._judgements if states.get(name, "retired") == "retired"]
-        new = {name: one for name, one in judged.judgements.items() if name not in gone}
-        self._judgements = {name: one for name, one in {**self._judgements, **new}.items() if name not in gone}
+        new = {name: judgement for name, judgement in judged.judgements.items() if name not in gone}
+        self._judgements = {
+            name: judgement for name, judgement in {**self._judgements, **new}.items() if name not in gone
+        }
         if not new and not gone and judged.at - self._told_at < TOLD_SECONDS:
             return
         self._told_at = judged.at
@@ -160,7 +162,7 @@ class Monitoring:
         quality = self._quality
         plan = quality.services.settings.plan(task)
         roles = roles_of(quality, task, snapshot)
-        requests = DAYS_A_WEEK * sum(one.requests_per_day for one in judgements.values())
+        requests = DAYS_A_WEEK * sum(judgement.requests_per_day for judgement in judgements.values())
         shares = review_share(plan, requests, False), review_share(plan, requests, True)
         seen = snapshot.health.get(task, TaskQuality())
         if respond(seen, judgements, roles, plan, now, shares)[0] == seen:
@@ -185,7 +187,9 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     """What the task's versions are now."""
     alias = snapshot.aliases.get(task)
     general = quality.services.settings.tasks[task].fallback_pool is not None
-    there = tuple(name for name, one in snapshot.versions.items() if one.task == task and one.state != "retired")
+    there = tuple(
+        name for name, version in snapshot.versions.items() if version.task == task and version.state != "retired"
+    )
     there += tuple(name for name in snapshot.unreadable - snapshot.versions.keys() if name.partition("@")[0] == task)
     if alias is None:
         return Roles(general=general, there=there)
@@ -220,7 +224,7 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float) -> MonitorSte
             previous[alias.leading] = alias.previous[0]
         if roles.canary is not None:
             previous[roles.canary] = roles.active
-    judged = {name: one for health in snapshot.health.values() for name, one in health.versions.items()}
+    judged = {name: verdict for health in snapshot.health.values() for name, verdict in health.versions.items()}
     unjudged = VersionQuality()
     versions = {
         name: WatchedVersion(

@@ -19,15 +19,15 @@ async def follow_judgements(quality: Quality) -> None:
     """Read what was judged, again and again. Runs until cancelled; while Redis is away what was read last stands."""
     while True:
         with contextlib.suppress(RedisError, OSError):
-            told = await quality.store.told()
-            if told is not None and told.writing != quality.monitored.summary.writing:
+            summary = await quality.store.told()
+            if summary is not None and summary.writing != quality.monitored.summary.writing:
                 whole = await quality.store.summary()
-                quality.monitored.summary = whole if whole is not None else told
-            elif told is not None:
+                quality.monitored.summary = whole if whole is not None else summary
+            elif summary is not None:
                 judgements = quality.monitored.summary.judgements
-                quality.monitored.summary = _with(told, judgements)
+                quality.monitored.summary = _with(summary, judgements)
         await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
 
 
-def _with(told: Summary, judgements: dict[str, Judgement]) -> Summary:
-    return msgspec.structs.replace(told, judgements=judgements)
+def _with(summary: Summary, judgements: dict[str, Judgement]) -> Summary:
+    return msgspec.structs.replace(summary, judgements=judgements)

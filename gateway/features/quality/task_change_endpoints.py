@@ -66,7 +66,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
     known_task(quality.services, task)
     _see_that_it_can_be(body.effective_at, now)
     snapshot = await quality.services.snapshot.refresh()
-    versions = [one.name for one in snapshot.versions.values() if one.task == task]
+    versions = [version.name for version in snapshot.versions.values() if version.task == task]
     live = [name for name in versions if snapshot.versions[name].state in PLACED]
     before, _ = await quality.store.of(task)
     rule = await _rule(quality, task, body, before.changed, now)
@@ -79,12 +79,14 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
         override=None if rule is None else rule.name,
         retraining=None if asked is None else asked.id,
     )
-    changes = [one for one in (rule, opening, *_left_behind(quality, before.changed, word)) if one is not None]
+    changes = [
+        version for version in (rule, opening, *_left_behind(quality, before.changed, word)) if version is not None
+    ]
 
-    def step(found: TaskQuality) -> tuple[TaskQuality, Action]:
-        if found.changed != before.changed:
+    def step(current: TaskQuality) -> tuple[TaskQuality, Action]:
+        if current.changed != before.changed:
             raise Problem("state_conflict", f"Somebody else has said at this moment that {task} changes: look again.")
-        return changing.announce(found, live, word)
+        return changing.announce(current, live, word)
 
     async def together(_: TaskQuality) -> list[Change]:
         return changes
@@ -117,10 +119,10 @@ async def take_change_back(
         if asked is not None and asked.state == "open":
             changes.append(quality.retraining.store.change(closed(asked, admin.public, now), generation))
 
-    def step(found: TaskQuality) -> tuple[TaskQuality, Action]:
-        if word is not None and found.changed != word:
+    def step(current: TaskQuality) -> tuple[TaskQuality, Action]:
+        if word is not None and current.changed != word:
             raise Problem("state_conflict", f"Somebody else has moved this at this moment: look at {task} again.")
-        after, _, action = changing.take_back(found, admin.public, now)
+        after, _, action = changing.take_back(current, admin.public, now)
         return after, action
 
     async def together(_: TaskQuality) -> list[Change]:
@@ -158,11 +160,11 @@ async def _rule(quality: Quality, task: str, body: ChangedIn, before: Changed | 
     if ends_at <= max(starts_at, now):
         raise Problem("invalid_value", "expires_at has to be after effective_at, and to come.", "expires_at")
     name = rule_name(task)
-    generation = (await quality.services.objects.overrides.generations()).get(name, 0)
-    known = await quality.services.objects.overrides.get(name)
-    if known is not None and (before is None or before.override != name):
+    generation = await quality.services.objects.overrides.generation(name)
+    rule = await quality.services.objects.overrides.get(name)
+    if rule is not None and (before is None or before.override != name):
         raise Problem("state_conflict", f"There is a rule {name} already: delete it, or name it otherwise.")
-    if known is None and len(await quality.services.objects.overrides.all()) >= OBJECTS_MAX:
+    if rule is None and len(await quality.services.objects.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
     value: dict[str, Any] = {"action": action, "task": task, "metadata": {}, "mode": "enforce"}
     value |= {"starts_at": starts_at, "expires_at": ends_at}
@@ -182,9 +184,11 @@ async def _retraining(
 ) -> tuple[Retraining, Change] | tuple[None, None]:
     """The request to train, and what the step makes of it: that of the word before, while it is open and nobody closes
     it meanwhile, else a new one, whose examples are kept before it is there; None without a version."""
-    known, generation = await quality.retraining.store.get(before.retraining or "") if before is not None else (None, 0)
-    if known is not None and known.state == "open":
-        return known, quality.retraining.store.change(known, generation)
+    opened, generation = (
+        await quality.retraining.store.get(before.retraining or "") if before is not None else (None, 0)
+    )
+    if opened is not None and opened.state == "open":
+        return opened, quality.retraining.store.change(opened, generation)
     alias = (await quality.services.snapshot.refresh()).aliases.get(task)
     version = alias.leading if alias is not None else next(iter(live), None)
     if version is None:

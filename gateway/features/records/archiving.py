@@ -64,18 +64,18 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
     }
     try:
         async with child(COMMAND) as process, asyncio.timeout(RUN_SECONDS_MAX):
-            code, told = await hear(process, msgspec.json.encode(job) + b"\n")
+            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
     except TimeoutError:
         log.error("the archive was not written within %g s: %s", RUN_SECONDS_MAX, settings.archive)
         return None
     if code != 0:
         log.error("the archive can't be written, exit code %d: %s", code, settings.archive)
         return None
-    found = msgspec.json.decode(told, type=Archived)
-    meters.records_archived.add(found.records)
-    if found.unreadable:
-        log.error("%d entries could not be read, and lie in %s", found.unreadable, settings.archive / "unreadable")
-    return found
+    archived = msgspec.json.decode(output, type=Archived)
+    meters.records_archived.add(archived.records)
+    if archived.unreadable:
+        log.error("%d entries could not be read, and lie in %s", archived.unreadable, settings.archive / "unreadable")
+    return archived
 
 
 async def _is_behind(redis: Any) -> bool:

@@ -47,7 +47,7 @@ async def open_flow(settings: Settings, name: str, redis: Redis, meters: Meters)
         stream,
         Spool(settings.data_folder.absolute() / "spool", name, keep.spool_bytes_max),
         Pace(keep.flush_interval_seconds, keep.spool_after_seconds, keep.spool_sync_interval_seconds),
-        FlowReport(lambda found: _note_joined(meters, found), meters.records_dropped.add, flushed),
+        FlowReport(lambda joined: _note_joined(meters, joined), meters.records_dropped.add, flushed),
     )
     await flow.open()
     try:

@@ -35,10 +35,10 @@ async def keep_rewriting(services: Services) -> None:
 
 async def rewrite(redis: Redis, interval_seconds: float) -> None:
     """Have Redis rewrite its append-only file, unless that was done within the interval. Raises RedisError."""
-    told: dict[str, Any] = await redis.info("persistence")
-    if not told.get("aof_enabled"):
+    persistence: dict[str, Any] = await redis.info("persistence")
+    if not persistence.get("aof_enabled"):
         return
-    last_seconds = max(0, int(told.get("aof_last_rewrite_time_sec", 0)))
+    last_seconds = max(0, int(persistence.get("aof_last_rewrite_time_sec", 0)))
     pause_seconds = max(interval_seconds, last_seconds / LOAD_SHARE_MAX)
     if await redis.set(KEY, b"", nx=True, px=round(1000 * pause_seconds)):
         try:

@@ -17,8 +17,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
-from gateway.access import Admin, Body, Operator, conflicts, known_task, seen
-from gateway.audit import audited, enter_event
+from gateway.access import Admin, Body, Operator, known_task, seen
+from gateway.audit import enter_event, take_step
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -81,8 +81,8 @@ async def list_adapters(
     snapshot, stale = await seen(releases.services)
     generations = {} if stale else await releases.services.registry.generations()
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
-    found = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
-    rows = [_shown(releases, version, None if stale else generations.get(version.name, 0)) for version in found]
+    versions = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
+    rows = [_shown(releases, version, None if stale else generations.get(version.name, 0)) for version in versions]
     return {"adapters": rows, "stale": stale, "upload_bytes_max": releases.services.settings.limits.adapter_bytes_max}
 
 
@@ -93,8 +93,8 @@ async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, An
     version = await version_of(releases, name)
     fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
-    told = {"manifest": version.manifest, "evaluation": evaluation, "fitted": fitted}
-    return {**await _told(releases, version), **told}
+    details = {"manifest": version.manifest, "evaluation": evaluation, "fitted": fitted}
+    return {**await _told(releases, version), **details}
 
 
 @router.post("/adapters", status_code=201)
@@ -113,16 +113,16 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
         body = AdapterIn.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
-    found = await asyncio.to_thread(_imported, releases.services.settings.import_folders, body)
-    return await _add(releases, admin, found, body.task, body.pool)
+    imported = await asyncio.to_thread(_imported, releases.services.settings.import_folders, body)
+    return await _add(releases, admin, imported, body.task, body.pool)
 
 
-async def _add(releases: Releases, admin: Caller, found: Upload, task: str, pool: str | None) -> dict[str, Any]:
+async def _add(releases: Releases, admin: Caller, upload: Upload, task: str, pool: str | None) -> dict[str, Any]:
     known_task(releases.services, task)
-    sample = await sample_of(releases.fitting, task, found.prompts, found.background)
-    folder = found.folder
+    sample = await sample_of(releases.fitting, task, upload.prompts, upload.background)
+    folder = upload.folder
     try:
-        manifest = await asyncio.to_thread(read_manifest, found.manifest)
+        manifest = await asyncio.to_thread(read_manifest, upload.manifest)
         if manifest.task != task:
             raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
         _check_bounds(releases, task, manifest)
@@ -133,27 +133,25 @@ async def _add(releases: Releases, admin: Caller, found: Upload, task: str, pool
         artifact = await asyncio.to_thread(
             verify, folder, releases.services.adapters.bases[pool], limits, claimed_fingerprint=claimed
         )
-        signer, proof = _signer(releases, found.signature, artifact, manifest)
+        signer, proof = _signer(releases, upload.signature, artifact, manifest)
         await asyncio.to_thread(releases.services.adapters.store.put, folder, artifact)
     except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
         await enter_event(releases.services, admin, "adapter.reject", task, str(error)[:2000])
         raise Problem("adapter_rejected", str(error), "path") from error
     except OSError as error:
         raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
-    step = audited(releases.services, admin)
     created = False
+    async with take_step(releases.services, admin) as step:
 
-    def added(before: Version | None, after: Version, generation: int) -> list[Change]:
-        nonlocal created
-        created = before is None
-        return _added(step, before, after, generation)
+        def added(before: Version | None, after: Version, generation: int) -> list[Change]:
+            nonlocal created
+            created = before is None
+            return _added(step, before, after, generation)
 
-    owner = owner_to_keep(releases.services, admin)
-    with conflicts():
+        owner = owner_to_keep(releases.services, admin)
         version = await releases.services.registry.register(
             task, pool, artifact, manifest, admin.public, signer, proof, added, owner
         )
-    await step.enter()
     fitting = {} if sample is None else await have_fitted(releases.fitting, admin, version, sample)
     return await _told(releases, version) | fitting | {"created": created, "warnings": _warnings(manifest)}
 
@@ -161,8 +159,8 @@ async def _add(releases: Releases, admin: Caller, found: Upload, task: str, pool
 def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:
     """The entry of a version that is new, or newly signed."""
     was, now = (
-        None if one is None else {"digest": one.digest, "pool": one.pool, "signed_by": one.signed_by}
-        for one in (before, after)
+        None if version is None else {"digest": version.digest, "pool": version.pool, "signed_by": version.signed_by}
+        for version in (before, after)
     )
     return step.note("adapter.add", after.name, was, now, generation=generation)
 
@@ -191,16 +189,13 @@ async def stage_adapter(
     releases = feature_of(request, Releases)
     version = await version_of(releases, name)
     if not releases.services.adapters.reconciler.fits(version):
-        said = f"{name} was trained on another base model than the pool {version.pool} serves."
-        raise Problem("state_conflict", said)
+        text = f"{name} was trained on another base model than the pool {version.pool} serves."
+        raise Problem("state_conflict", text)
     if version.state not in PLACED:
-        step = audited(releases.services, admin)
-        with conflicts():
-            version = await releases.services.registry.move(
-                name, "staging", noted=step.noted("adapter.stage", name, state_of)
-            )
-        await step.enter()
-        version = await _until(releases, name, wait_seconds, lambda found: found.state != "staging")
+        async with take_step(releases.services, admin) as step:
+            noted = step.noted("adapter.stage", name, state_of)
+            version = await releases.services.registry.move(name, "staging", noted=noted)
+        version = await _until(releases, name, wait_seconds, lambda current: current.state != "staging")
     if version.state == "staging":
         response.status_code = 202
     elif version.state not in PLACED:
@@ -237,18 +232,16 @@ async def _take_off(
     before = await version_of(releases, name)
     if not (state == "draining" and before.state == "retired"):
         action = "adapter.retire" if state == "draining" else "adapter.unload"
-        step = audited(releases.services, admin)
-        with conflicts():
+        async with take_step(releases.services, admin) as step:
             await releases.services.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
-        await step.enter()
     version = await _until(
-        releases, name, wait_seconds, lambda found: found.state != "draining" and not _held(releases, found)
+        releases, name, wait_seconds, lambda current: current.state != "draining" and not _held(releases, current)
     )
     if version.state == "draining" or _held(releases, version):
         response.status_code = 202
     rules = await rules_to(releases.services, name)
-    said = f"The rules that send to it are left to the task's fallback: {', '.join(rules[:20])}."
-    return {**await _told(releases, version), "warnings": [said] if rules else []}
+    text = f"The rules that send to it are left to the task's fallback: {', '.join(rules[:20])}."
+    return {**await _told(releases, version), "warnings": [text] if rules else []}
 
 
 @router.get("/adapters/{name}/why")
@@ -266,7 +259,7 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     return {
         "version": name,
         "state": version.state,
-        "words": words + [sentence_of(kind, one) for kind, one in fitted.items()],
+        "words": words + [sentence_of(kind, model) for kind, model in fitted.items()],
         "evaluation": evaluation,
         "fitted": fitted,
         "audit": await _audit_of(releases, version),
@@ -309,8 +302,8 @@ def _imported(folders: Sequence[Path], body: AdapterIn) -> Upload:
 
 def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
     """The file in the folder or, where that has none, beside it. Raises Problem (422) for one that may not be read."""
-    found = next((path for path in (folder / name, folder.parent / name) if os.path.lexists(path)), None)
-    return None if found is None else import_path(folders, found, "adapter_rejected", "path")
+    path_found = next((path for path in (folder / name, folder.parent / name) if os.path.lexists(path)), None)
+    return None if path_found is None else import_path(folders, path_found, "adapter_rejected", "path")
 
 
 def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
@@ -357,7 +350,7 @@ def _held(releases: Releases, version: Version) -> bool:
 
 
 def _placements(releases: Releases, version: Version) -> list[dict[str, Any]]:
-    found: list[Placement] = [
+    placements: list[Placement] = [
         p for p in releases.services.snapshot.current.placements.values() if p.version == version.name
     ]
     return [
@@ -369,7 +362,7 @@ def _placements(releases: Releases, version: Version) -> list[dict[str, Any]]:
             and releases.services.fleet.replicas[placement.replica].up,
             "note": placement.note,
         }
-        for placement in sorted(found, key=lambda placement: placement.replica)
+        for placement in sorted(placements, key=lambda placement: placement.replica)
     ]
 
 
@@ -382,7 +375,7 @@ def _shown(releases: Releases, version: Version, generation: int | None) -> dict
     alias = releases.services.snapshot.current.policy.aliases.get(version.task)
     placements = _placements(releases, version)
     health = releases.services.snapshot.current.health.get(version.task)
-    known = health.versions.get(version.name) if health is not None else None
+    verdict = health.versions.get(version.name) if health is not None else None
     return {
         "version": version.name,
         "task": version.task,
@@ -399,7 +392,7 @@ def _shown(releases: Releases, version: Version, generation: int | None) -> dict
         "signed_by": version.signed_by,
         "review_by": version.manifest.get("review_by"),
         "review_due": review_due(version.manifest),
-        "stale_from": known.stale_from if known is not None else None,
+        "stale_from": verdict.stale_from if verdict is not None else None,
         "note": version.note,
         "generation": generation,
         "placements": placements,
@@ -431,10 +424,10 @@ def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None)
 
 async def _audit_of(releases: Releases, version: Version) -> list[dict[str, Any]]:
     """The newest entries of the audit that speak of the version, oldest first."""
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     async for entry in releases.services.audit.naming(version.name, AUDIT_SEARCHED_MAX):
         if entry.object in (version.name, version.task):
-            found.append(msgspec.to_builtins(entry))
-        if len(found) == AUDIT_SHOWN_MAX:
+            entries.append(msgspec.to_builtins(entry))
+        if len(entries) == AUDIT_SHOWN_MAX:
             break
-    return found[::-1]
+    return entries[::-1]

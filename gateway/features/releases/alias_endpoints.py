@@ -12,8 +12,8 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator, conflicts, known_task
-from gateway.audit import audited
+from gateway.access import Admin, Body, Operator, known_task
+from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -215,10 +215,8 @@ async def _change_alias(
     where it was so already; `warnings` say which checks have nothing to judge its versions by, and what keeps requests
     from them."""
     before, was_at = await releases.services.registry.alias(task)
-    step = audited(releases.services, admin)
-    with conflicts():
+    async with take_step(releases.services, admin) as step:
         generation = await change(step.noted(action, task))
-    await step.enter()
     after, _ = await releases.services.registry.alias(task)
     await releases.services.snapshot.refresh()
     warnings = [] if after is None else await _warnings(releases, task, before, after)
@@ -231,19 +229,19 @@ async def _warnings(releases: Releases, task: str, before: AliasEntry | None, af
     settings = releases.services.settings.tasks.get(task)
     if settings is None or not after.weights:
         return []
-    checks, found = settings.checks.used(), []
+    checks, missing = settings.checks.used(), []
     for version in versions_asked(after):
         leads = version == after.leading
         entries = await releases.services.fitted.of(version)
-        found += [(lack.found, lack.advice) for lack in lacks(version, entries, checks, settings.selector, leads)]
-        known = before.leading if before is not None and leads and "out_of_scope" not in checks else version
-        if "scope" not in entries and known != version and "scope" in await releases.services.fitted.of(known):
+        missing += [(lack.missing, lack.advice) for lack in lacks(version, entries, checks, settings.selector, leads)]
+        compared = before.leading if before is not None and leads and "out_of_scope" not in checks else version
+        if "scope" not in entries and compared != version and "scope" in await releases.services.fitted.of(compared):
             lack = f"{version} has no scope model: auto does not find its task any more"
-            found.append((lack, f"Run {COMMAND_OF['scope'].format(version=version)}."))
+            missing.append((lack, f"Run {COMMAND_OF['scope'].format(version=version)}."))
     now = await redis_time(releases.services.redis)
     beside = around(releases, releases.services.snapshot.current, task, now, after.weights)
     away = in_words.describe_obstacles(task, beside, [name for name, weight in after.weights.items() if weight])
-    return [*(f"{lack.rstrip('.')}. {advice}" for lack, advice in found), *away]
+    return [*(f"{lack.rstrip('.')}. {advice}" for lack, advice in missing), *away]
 
 
 async def _see_that_they_may_serve(
@@ -263,8 +261,8 @@ async def _see_that_they_may_serve(
             await check_health(releases.services)  # another gateway has loaded it, and this one has not looked since
             ready, up = ready_and_up(releases, snapshot, version)
         if ready < quorum(up):
-            said = f"{name} is ready on {ready} of its {up} replicas only: wait, or see `why`."
-            raise Problem("state_conflict", said)
+            text = f"{name} is ready on {ready} of its {up} replicas only: wait, or see `why`."
+            raise Problem("state_conflict", text)
 
 
 def _plan(releases: Releases, given: dict[str, Any]) -> dict[str, Any]:

@@ -25,14 +25,14 @@ def rules_away(snapshot: Snapshot, task: str, now: float) -> list[ActiveRule]:
     """The rules in force at `now` (Unix seconds) that send requests of the task elsewhere, in their order."""
     return [
         ActiveRule(
-            name=one.id,
-            action=one.action,
-            version=one.version,
-            some=one.reads_text or one.caller is not None or bool(one.metadata),
-            ends_at=one.expires_at,
+            name=rule.id,
+            action=rule.action,
+            version=rule.version,
+            some=rule.reads_text or rule.caller is not None or bool(rule.metadata),
+            ends_at=rule.expires_at,
         )
-        for one in snapshot.policy.rules_for(task)
-        if one.task in (None, task) and one.mode == "enforce" and one.action != "system" and one.is_in_force(now)
+        for rule in snapshot.policy.rules_for(task)
+        if rule.task in (None, task) and rule.mode == "enforce" and rule.action != "system" and rule.is_in_force(now)
     ]
 
 
@@ -48,6 +48,6 @@ def around(
     there = [snapshot.versions[name] for name in names if name is not None and name in snapshot.versions]
     return Obstacles(
         rules=rules_away(snapshot, task, now),
-        ready={one.name: ready_and_up(releases, snapshot, one) for one in there},
+        ready={version.name: ready_and_up(releases, snapshot, version) for version in there},
         reviews=reviews,
     )

@@ -62,7 +62,7 @@ class Rollouts:
         """Enter into the audit the verdicts that a killed gateway has carried out. Raises RedisError."""
         await self._drafts.enter_left()
 
-    async def carry_out(self, task: str, begun: Rollout, found: Verdict) -> None:
+    async def carry_out(self, task: str, begun: Rollout, verdict: Verdict) -> None:
         """Keep the verdict on a canary, and do as it says, once. Raises RedisError.
 
         The entry's draft is written in the same step as what is done: whoever comes next enters it if this gateway is
@@ -72,43 +72,43 @@ class Rollouts:
         if kept.records_read is not None:
             kept.records_read = None
             log.warning("the evidence on the canary %s starts again: an earlier release kept it", begun.version)
-        kept.action, kept.because, kept.evidence = found.action, found.because, found.evidence
+        kept.action, kept.because, kept.evidence = verdict.action, verdict.because, verdict.evidence
         await self._redis.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
-        if found.action == "continue" or (found.action == "hold" and kept.held):
+        if verdict.action == "continue" or (verdict.action == "hold" and kept.held):
             return
-        if found.action == "promote" and await self._is_degraded(task, begun.version):
+        if verdict.action == "promote" and await self._is_degraded(task, begun.version):
             return  # the monitor has paused it, and recovery is the monitor's to find
         alias, generation = await self._registry.alias(task)
         if alias is None or alias.rollout != begun:
             return
         draft = self._audit.draft(
             "system",
-            AUDITED_AS[found.action],
+            AUDITED_AS[verdict.action],
             task,
             before=alias.weights,
-            after={"version": begun.version, "action": found.action, "because": found.because},
-            evidence=found.evidence,
-            generation=generation if found.action == "hold" else generation + 1,
+            after={"version": begun.version, "action": verdict.action, "because": verdict.because},
+            evidence=verdict.evidence,
+            generation=generation if verdict.action == "hold" else generation + 1,
         )
         noted = self._drafts.change(draft, task)
         try:
-            if found.action == "promote":
+            if verdict.action == "promote":
                 await self._registry.promote(task, begun.version, generation, noted)
-            elif found.action == "roll_back":
-                await self._registry.roll_back(task, None, generation, found.because, noted)
+            elif verdict.action == "roll_back":
+                await self._registry.roll_back(task, None, generation, verdict.because, noted)
             else:
                 await self._hold(task, kept, noted)
         except (Stale, RegistryError) as error:
             log.warning("the verdict on %s was not carried out: %s", begun.version, error)
             return
-        self._meters.rollout_verdicts.add(1, task, found.action)
-        log.warning("canary %s: %s. %s", begun.version, found.action, found.because)
+        self._meters.rollout_verdicts.add(1, task, verdict.action)
+        log.warning("canary %s: %s. %s", begun.version, verdict.action, verdict.because)
         await self._drafts.enter(task)
 
     async def _is_degraded(self, task: str, version: str) -> bool:
         """Whether the monitor, or an admin, says so of this version."""
-        known = (await self._health.of(task))[0].versions.get(version)
-        return known is not None and known.verdict == "degraded"
+        quality = (await self._health.of(task))[0].versions.get(version)
+        return quality is not None and quality.verdict == "degraded"
 
     async def _hold(self, task: str, kept: KeptVerdict, noted: Change) -> None:
         kept.held = True
@@ -122,10 +122,10 @@ class Rollouts:
         name = f"{begun.version} {begun.started_at}"
         raw, of_earlier_release = await self._redis.mget(_key(task), f"apprentice:rollout:{task}")
         try:
-            known = msgspec.json.decode(raw or of_earlier_release or b"{}", type=KeptVerdict)
+            verdict = msgspec.json.decode(raw or of_earlier_release or b"{}", type=KeptVerdict)
         except UNREADABLE:
             return KeptVerdict(id=name)
-        return known if known.id == name else KeptVerdict(id=name)
+        return verdict if verdict.id == name else KeptVerdict(id=name)
 
 
 def _key(task: str) -> str:

@@ -65,6 +65,8 @@ async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) ->
             # an alias has taken it up meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
                 step = AuditedStep(releases.services.redis, releases.services.audit, "system")
-                noted = step.noted("adapter.unload", version.name, lambda one: {"state": one.state, "note": one.note})
+                noted = step.noted(
+                    "adapter.unload", version.name, lambda moved: {"state": moved.state, "note": moved.note}
+                )
                 await releases.services.registry.withdraw(version.name, note=note, noted=noted)
                 await step.enter()

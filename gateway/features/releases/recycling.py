@@ -62,7 +62,9 @@ async def recycle_some(releases: Releases) -> None:
     kept = await releases.services.objects.cordons.generations()
     raw = await releases.services.objects.cordons.all()
     cordons = {
-        name: msgspec.convert(told, Cordon) for name, told in raw.items() if name in releases.services.fleet.replicas
+        name: msgspec.convert(fields, Cordon)
+        for name, fields in raw.items()
+        if name in releases.services.fleet.replicas
     }
     generation = (await releases.services.snapshot.refresh()).generation  # at least that of the cordons
     for name, cordon in cordons.items():
@@ -87,9 +89,9 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
     if busy := [name for name in others if name in cordons]:
         raise Busy(busy)
     was = msgspec.convert(cordons.get(replica.name, {}), Cordon)
-    told = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
+    cordon = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
     changes: list[Change | Unchanged] = [
-        Change(releases.services.objects.cordons, replica.name, msgspec.to_builtins(told), kept.get(replica.name, 0)),
+        Change(releases.services.objects.cordons, replica.name, msgspec.to_builtins(cordon), kept.get(replica.name, 0)),
         *(Unchanged(releases.services.objects.cordons, name, kept.get(name, 0)) for name in others),
     ]
     step = AuditedStep(releases.services.redis, releases.services.audit, by)
@@ -124,10 +126,10 @@ async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: 
         await releases.services.presence.tell()
         roll = await releases.services.presence.present()
         if roll.idle(replica.name, None, generation) or overdue:
-            told = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
-            kept = await _note(releases, replica.name, told, kept)
+            restarted = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
+            kept = await _note(releases, replica.name, restarted, kept)
             if why := await _restart(releases, replica):
-                await _give_up(releases, replica, told, kept, f"the call to its recycle_url failed ({why})")
+                await _give_up(releases, replica, restarted, kept, f"the call to its recycle_url failed ({why})")
     elif (
         replica.up and replica.life != cordon.life and _is_whole(releases.services.snapshot.current.placements, replica)
     ):
@@ -164,5 +166,5 @@ async def _restart(releases: Releases, replica: Replica) -> str:
 
 
 async def _note(releases: Releases, name: str, cordon: Cordon, generation: int) -> int:
-    told: dict[str, Any] = msgspec.to_builtins(cordon)
-    return await releases.services.objects.cordons.put(name, told, generation)
+    fields: dict[str, Any] = msgspec.to_builtins(cordon)
+    return await releases.services.objects.cordons.put(name, fields, generation)

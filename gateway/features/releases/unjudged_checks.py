@@ -29,7 +29,7 @@ class Lack(NamedTuple):
     """A check without its model: the model's kind, what is found (without a full stop), and what to do."""
 
     kind: Kind
-    found: str
+    missing: str
     advice: str
 
 
@@ -51,6 +51,6 @@ def lacks(
             or_back = "" if kind == "confidence" else ", or set the selector back"
             yield Lack(kind, f"the {kind} model of {version} is not used: {idle[kind]}", f"Run {command}{or_back}.")
         elif kind not in entries:
-            found = f"{version} has no {kind} model: {check} never fires for it"
-            found += ", and auto does not find its task" if kind == "scope" and leads else ""
-            yield Lack(kind, found, f"Run {command}.")
+            missing = f"{version} has no {kind} model: {check} never fires for it"
+            missing += ", and auto does not find its task" if kind == "scope" and leads else ""
+            yield Lack(kind, missing, f"Run {command}.")

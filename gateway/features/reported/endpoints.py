@@ -61,61 +61,66 @@ async def _reported(services: Services, exchange: Exchange, caller: Caller) -> R
             await services.durability.settle(mark)
         except NotSettled as error:
             raise not_settled(error, " Sent again, it is stored once.") from error
-    told = [_result(one) for one in results]
+    content = [_result(result) for result in results]
     if entries is None:
-        return JSONResponse(told[0], told[0].pop("status"), headers)
-    return JSONResponse({"results": told}, headers=headers)
+        return JSONResponse(content[0], content[0].pop("status"), headers)
+    return JSONResponse({"results": content}, headers=headers)
 
 
-def _result(one: Result | Problem) -> Result:
-    return {"status": one.status, "error": one.content()} if isinstance(one, Problem) else one
+def _result(result: Result | Problem) -> Result:
+    return {"status": result.status, "error": result.content()} if isinstance(result, Problem) else result
 
 
 async def _taken_in(services: Services, caller: Caller, entries: Sequence[bytes | Raw]) -> list[Result | Problem]:
     """Judge and store reports, a few at a time; for each its result, or what is wrong with it. Raises RedisError."""
     results: list[Result | Problem] = []
     for start in range(0, len(entries), AT_ONCE):
-        found: list[Due | Problem] = []
+        reports: list[Due | Problem] = []
         part = entries[start : start + AT_ONCE]
         for raw in part:
             try:
-                found.append(due_of(services, caller, read_report(raw)))
+                reports.append(due_of(services, caller, read_report(raw)))
             except Problem as problem:
-                found.append(problem)
+                reports.append(problem)
             await asyncio.sleep(0)
-        results += await _stored(services, caller, found, sum(memoryview(raw).nbytes for raw in part))
+        results += await _stored(services, caller, reports, sum(memoryview(raw).nbytes for raw in part))
     return results
 
 
 async def _stored(
-    services: Services, caller: Caller, found: Sequence[Due | Problem], length: int
+    services: Services, caller: Caller, reports: Sequence[Due | Problem], length: int
 ) -> list[Result | Problem]:
     """Judge and store those that are due, of so many bytes in all.
 
     Raises RedisError: then some may be stored, and may be sent again.
     """
-    due = [one for one in found if isinstance(one, Due)]
+    due = [due_report for due_report in reports if isinstance(due_report, Due)]
     moment = services.moment(time.monotonic())
     records: list[Record] = []
     if due:
         records = await services.threads.run(caller.public, length, records_of, services, caller, due, moment)
-    named = [(one.source, record.id, one.said) for one, record in zip(due, records, strict=True)]
-    known = await services.flow.stream.claim(named)
-    told: list[Result | Problem] = []
+    named = [
+        (due_report.source, record.id, due_report.report_digest)
+        for due_report, record in zip(due, records, strict=True)
+    ]
+    claimed = await services.flow.stream.claim(named)
+    answers: list[Result | Problem] = []
     to_store: list[Record] = []
-    for one, record, had in zip(due, records, known, strict=True):
-        if had is not None and had[1] != one.said:
-            text = f"The source_id {one.report.source_id[:80]!r} was used for another report."
-            told.append(Problem("record_conflict", text, "source_id"))
+    for due_report, record, had in zip(due, records, claimed, strict=True):
+        if had is not None and had[1] != due_report.report_digest:
+            text = f"The source_id {due_report.report.source_id[:80]!r} was used for another report."
+            answers.append(Problem("record_conflict", text, "source_id"))
             continue
         record.id = record.id if had is None else had[0]
         to_store.append(record)  # again too: the first time may have come no further than its name
-        told.append({"status": 201 if had is None else 200, "request_id": record.id, "source_id": one.report.source_id})
+        answers.append(
+            {"status": 201 if had is None else 200, "request_id": record.id, "source_id": due_report.report.source_id}
+        )
     if to_store:
         await services.flow.stream.append(to_store)
-    for one, result in zip(due, told, strict=True):
+    for due_report, result in zip(due, answers, strict=True):
         outcome = "conflict" if isinstance(result, Problem) else "created" if result["status"] == 201 else "same"
-        services.meters.reported_records.add(1, one.task.name, one.report.version or "", outcome)
-    services.meters.reported_records.add(len(found) - len(due), "", "", "refused")
-    results = iter(told)
-    return [one if isinstance(one, Problem) else next(results) for one in found]
+        services.meters.reported_records.add(1, due_report.task.name, due_report.report.version or "", outcome)
+    services.meters.reported_records.add(len(reports) - len(due), "", "", "refused")
+    results = iter(answers)
+    return [due_report if isinstance(due_report, Problem) else next(results) for due_report in reports]

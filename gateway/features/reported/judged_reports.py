@@ -34,7 +34,7 @@ AHEAD_SECONDS_MAX = 60.0
 @dataclass(frozen=True, slots=True)
 class Due:
     """A report that may be stored, and what it is judged by. `version` is None where there is nothing to judge it by;
-    `source` is its name in Redis, `said` its digest."""
+    `source` is its name in Redis, `report_digest` its digest."""
 
     report: Report
     task: TaskPolicy
@@ -43,7 +43,7 @@ class Due:
     terms: Terms | None
     policy: Policy
     source: str
-    said: str
+    report_digest: str
 
 
 def due_of(services: Services, caller: Caller, report: Report) -> Due:
@@ -116,7 +116,7 @@ def _observed(task: TaskPolicy) -> dict[CheckName, CheckPolicy]:
 
 def records_of(services: Services, caller: Caller, due: Sequence[Due], moment: Moment) -> list[Record]:
     """Their records, each with what the checks say of it. A thread's work: a score takes a while."""
-    return [_record(services, caller, one, moment) for one in due]
+    return [_record(services, caller, due_report, moment) for due_report in due]
 
 
 def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Record:
@@ -136,7 +136,7 @@ def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Rec
         finish_reason=report.finish_reason,
         probability=report.probability,
         policy_generation=due.policy.generation,
-        request_digest=due.said,
+        request_digest=due.report_digest,
         handles=[due.source, handle_of(secret, caller.public, "answer", report.source_id)],
         prompt_tokens=report.prompt_tokens,
         completion_tokens=report.completion_tokens,
@@ -163,16 +163,16 @@ def _judge(due: Due, moment: Moment, record: Record) -> None:
     version, terms = due.version, due.terms
     if version is None:
         return
-    found, scope = _before(due, version, moment)
+    findings, scope = _before(due, version, moment)
     if terms is not None:
         report = due.report
         alternative = AnswerAlternative(
             report.answer or "", report.finish_reason, logprobs=tuple(report.logprobs or ())
         )
         judgement = judge_answer(ReceivedAnswer((alternative,)), replace(terms, scope=scope))
-        found += judgement.findings
+        findings += judgement.findings
         record.contract_kept = judgement.contract_kept
-    record.findings = [finding_record(one, version.name) for one in found]
+    record.findings = [finding_record(finding, version.name) for finding in findings]
 
 
 def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Finding], float | None]:

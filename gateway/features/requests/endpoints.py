@@ -41,8 +41,8 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
         record = await find_record(services, await resolve_id(services, caller, request_id), caller)
         feedback = await services.feedback.of(record.id)
     in_full = caller.judges == "*"
-    told = record if in_full else shown(record)
-    body = {"record": told, "explanation": explain(record, in_full), "feedback": feedback}
+    visible = record if in_full else shown(record)
+    body = {"record": visible, "explanation": explain(record, in_full), "feedback": feedback}
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 
@@ -60,10 +60,10 @@ async def find_record(services: Services, request_id: str, caller: Caller) -> Re
         await asyncio.sleep(0.05)
 
 
-async def resolve_id(services: Services, caller: Caller, said: str) -> str:
+async def resolve_id(services: Services, caller: Caller, given_id: str) -> str:
     """Our id from what a caller has: our id, an answer's id with ours in it, or an id of the engine's own."""
-    request_id = bare(said)
-    if request_id != said or services.ids.genuine(said):
+    request_id = bare(given_id)
+    if request_id != given_id or services.ids.genuine(given_id):
         return request_id
-    handle = handle_of(services.digest_secret, caller.public, "answer", said)
-    return await services.flow.find_latest(handle) or said
+    handle = handle_of(services.digest_secret, caller.public, "answer", given_id)
+    return await services.flow.find_latest(handle) or given_id

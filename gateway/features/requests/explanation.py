@@ -40,54 +40,56 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
 
     `in_full`, for operators and admins: with scores, thresholds, neighbours and what admins' rules would have done.
     """
-    told = list(findings_in_words(record.findings, in_full))
+    sentences = list(findings_in_words(record.findings, in_full))
     if record.fallback_capped:
-        told.append("The task had sent as much to its fallback as it may: that fallback was closed to it.")
+        sentences.append("The task had sent as much to its fallback as it may: that fallback was closed to it.")
     if record.purpose == REPORTED:
-        told.append("Another gateway served it, and reported it: what checks say here changed nothing.")
+        sentences.append("Another gateway served it, and reported it: what checks say here changed nothing.")
     elif record.pool is None:
         why = reason_words(record.reason, record.task, record.findings)
         ended = record.error_code or "the caller went away"
-        told.append(f"It was not sent to any engine: {ended}{f' ({why})' if why else ''}.")
+        sentences.append(f"It was not sent to any engine: {ended}{f' ({why})' if why else ''}.")
     else:
-        what = record.version or f"the base model of the pool {record.pool}"
+        answerer = record.version or f"the base model of the pool {record.pool}"
         why = reason_words(record.reason, record.task, record.findings) or "unknown"
         did = DID.get(record.outcome, "was to answer it")
-        told.append(f"{what} {did} on {record.replica}: {why} ({record.reason}).")
+        sentences.append(f"{answerer} {did} on {record.replica}: {why} ({record.reason}).")
     if record.probability < 1:
-        told.append(f"What was drawn for it had the probability {record.probability:.4g}.")
+        sentences.append(f"What was drawn for it had the probability {record.probability:.4g}.")
     if record.general_prompt:
-        told.append("The version's general prompt was added, since a general model does not know the task by itself.")
-    told += [
+        sentences.append(
+            "The version's general prompt was added, since a general model does not know the task by itself."
+        )
+    sentences += [
         f"Attempt {number} at {attempt.replica} ({attempt.version or 'base'}): "
         f"{attempt.fault or 'answered'} after {attempt.seconds:.3f} s."
         for number, attempt in enumerate(record.attempts, 1)
     ]
     if record.continued:
-        told.append("What an engine had begun before it failed was gone on with by the next that answered.")
+        sentences.append("What an engine had begun before it failed was gone on with by the next that answered.")
     if record.skipped_events:
-        told.append(
+        sentences.append(
             f"{record.skipped_events} events of the stream could not be read: a part of the answer may be missing."
         )
     error = f" ({record.error_code})" if record.error_code else ""
-    told.append(f"It ended as {record.outcome} with status {record.status}{error}.")
-    return told
+    sentences.append(f"It ended as {record.outcome} with status {record.status}{error}.")
+    return sentences
 
 
 def reason_words(reason: str | None, task: str | None, findings: Iterable[FindingRecord]) -> str:
     """The reason of a request of this task (None: of none) in words; empty for no reason."""
     if reason == "out_of_scope" and task is None:
-        return NO_INDEX if any(found.note == NO_INDEX for found in findings) else NO_TASK
+        return NO_INDEX if any(finding.note == NO_INDEX for finding in findings) else NO_TASK
     return REASON_WORDS.get(reason or "", "")
 
 
 def findings_in_words(findings: list[FindingRecord], in_full: bool) -> Iterator[str]:
     """A sentence for each check that was asked."""
-    for found in findings:
-        if found.check in CHECK_BY_NAME:
-            yield f"{found.check}: {_words(found)}{_whose(found)}{_figures(found) if in_full else ''}."
+    for finding in findings:
+        if finding.check in CHECK_BY_NAME:
+            yield f"{finding.check}: {_words(finding)}{_whose(finding)}{_figures(finding) if in_full else ''}."
         elif in_full:
-            yield f"{_rule_words(found)}: {found.note}."
+            yield f"{_rule_words(finding)}: {finding.note}."
 
 
 def shown(record: Record) -> Record:
@@ -97,51 +99,56 @@ def shown(record: Record) -> Record:
 
 def told_to_callers(findings: list[FindingRecord]) -> Iterator[FindingRecord]:
     """The findings of checks; what an admin's rule would have done is for admins."""
-    return (found for found in findings if found.check in CHECK_BY_NAME)
+    return (finding for finding in findings if finding.check in CHECK_BY_NAME)
 
 
-def without_figures(found: FindingRecord) -> FindingRecord:
+def without_figures(finding: FindingRecord) -> FindingRecord:
     """A finding as a caller may see it."""
-    return FindingRecord(check=found.check, mode=found.mode, fired=found.fired, version=found.version)
+    return FindingRecord(check=finding.check, mode=finding.mode, fired=finding.fired, version=finding.version)
 
 
-def finding_told(found: FindingRecord, in_full: bool) -> dict[str, Any]:
+def finding_told(finding: FindingRecord, in_full: bool) -> dict[str, Any]:
     """A finding as `POST /v1/route` tells it: its verdict in words, and the figures where they may be seen."""
-    told: dict[str, Any] = {"check": found.check, "mode": found.mode, "fired": found.fired, "words": _words(found)}
-    told["version"] = found.version
+    fields: dict[str, Any] = {
+        "check": finding.check,
+        "mode": finding.mode,
+        "fired": finding.fired,
+        "words": _words(finding),
+    }
+    fields["version"] = finding.version
     if in_full:
-        told |= {"score": found.score, "threshold": found.threshold, "neighbours": found.neighbours}
-        told["note"] = found.note
-    return told
+        fields |= {"score": finding.score, "threshold": finding.threshold, "neighbours": finding.neighbours}
+        fields["note"] = finding.note
+    return fields
 
 
-def _whose(found: FindingRecord) -> str:
+def _whose(finding: FindingRecord) -> str:
     """Whose answer it is about: that of a version, or of the fallback's base model."""
-    if found.check not in AFTER_THE_ANSWER:
+    if finding.check not in AFTER_THE_ANSWER:
         return ""
-    return f" ({found.version}'s answer)" if found.version else " (the fallback's answer)"
+    return f" ({finding.version}'s answer)" if finding.version else " (the fallback's answer)"
 
 
-def _rule_words(found: FindingRecord) -> str:
-    added = found.mode == "enforce"
+def _rule_words(finding: FindingRecord) -> str:
+    added = finding.mode == "enforce"
     return "An admin's rule added its message" if added else "A rule that is only observed would have decided"
 
 
-def _words(found: FindingRecord) -> str:
-    check = CHECK_BY_NAME.get(found.check)
+def _words(finding: FindingRecord) -> str:
+    check = CHECK_BY_NAME.get(finding.check)
     if check is None:
-        words = _rule_words(found)
+        words = _rule_words(finding)
         return words[0].lower() + words[1:]
-    if found.fired:
-        return check.fired + (" (only observed: it changed nothing)" if found.mode == "observe" else "")
-    return check.unjudged if check.could_not_judge(found.threshold, found.note) else check.kept
+    if finding.fired:
+        return check.fired + (" (only observed: it changed nothing)" if finding.mode == "observe" else "")
+    return check.unjudged if check.could_not_judge(finding.threshold, finding.note) else check.kept
 
 
-def _figures(found: FindingRecord) -> str:
-    known = (("score", found.score), ("threshold", found.threshold))
-    figures = [f"{name} {value:.4g}" for name, value in known if value is not None]
-    if found.neighbours:
-        figures.append(f"nearest {', '.join(found.neighbours)}")
-    if found.note:
-        figures.append(found.note)
+def _figures(finding: FindingRecord) -> str:
+    numbers = (("score", finding.score), ("threshold", finding.threshold))
+    figures = [f"{name} {value:.4g}" for name, value in numbers if value is not None]
+    if finding.neighbours:
+        figures.append(f"nearest {', '.join(finding.neighbours)}")
+    if finding.note:
+        figures.append(finding.note)
     return f" [{'; '.join(figures)}]" if figures else ""

@@ -84,7 +84,7 @@ async def _decided(services: Services, caller: Caller, body: RequestBody, sessio
 def _told(choice: Choice, caller: Caller) -> dict[str, Any]:
     in_full = caller.judges == "*"
     task, version = choice.task, choice.version
-    found = [finding_record(one, None) for one in choice.findings]
+    findings = [finding_record(finding, None) for finding in choice.findings]
     return {
         "object": "route",
         "task": task.name if task is not None else None,
@@ -92,8 +92,10 @@ def _told(choice: Choice, caller: Caller) -> dict[str, Any]:
         "pool": choice.pool.name,
         "model": choice.engine_model,
         "reason": choice.reason,
-        "explanation": reason_words(choice.reason, task.name if task is not None else None, found),
-        "findings": [finding_told(one, in_full) for one in (found if in_full else told_to_callers(found))],
+        "explanation": reason_words(choice.reason, task.name if task is not None else None, findings),
+        "findings": [
+            finding_told(finding, in_full) for finding in (findings if in_full else told_to_callers(findings))
+        ],
         "probability": choice.probability,
         "general_prompt": choice.general_prompt_of is not None,
         "override_id": choice.override_id,

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, Reason, When, conflicts, known_task, known_version
-from gateway.audit import audited, enter_event
+from gateway.access import Admin, Body, Operator, Reason, When, known_task, known_version
+from gateway.audit import audited, change_objects, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.retraining.requests_to_train import draft_retraining
@@ -42,24 +42,28 @@ async def list_retraining(
     state: Annotated[State | None, Query()] = None,
 ) -> dict[str, Any]:
     """All requests to train, the newest first."""
-    found = await feature_of(request, RetrainingRequests).store.all()
-    rows = [one for one in found if task in (None, one.task) and state in (None, one.state)]
-    return {"retraining": [msgspec.to_builtins(one) for one in rows]}
+    retrainings = await feature_of(request, RetrainingRequests).store.all()
+    rows = [
+        retraining
+        for retraining in retrainings
+        if task in (None, retraining.task) and state in (None, retraining.state)
+    ]
+    return {"retraining": [msgspec.to_builtins(retraining) for retraining in rows]}
 
 
 @router.get("/retraining/{retraining}")
 async def read_retraining(request: Request, retraining: str, _: Operator) -> dict[str, Any]:
     """One request to train, with its evidence."""
     requests = feature_of(request, RetrainingRequests)
-    one, generation = await _found(requests, retraining)
+    opened, generation = await _found(requests, retraining)
     counted = {"kept": 0, "complete": 0, "without_text": 0, "without_demonstration": 0}
-    async for row in _rows(requests, await requests.store.examples(one.id)):
+    async for row in _rows(requests, await requests.store.examples(opened.id)):
         counted["kept"] += 1
         counted["complete"] += is_complete(row)
         counted["without_text"] += "messages" not in row and "prompt" not in row
         counted["without_demonstration"] += "expected" not in row
-    told: dict[str, Any] = msgspec.to_builtins(one)
-    return {**told, "generation": generation, **counted}
+    fields: dict[str, Any] = msgspec.to_builtins(opened)
+    return {**fields, "generation": generation, **counted}
 
 
 @router.get("/retraining/{retraining}/examples")
@@ -71,10 +75,10 @@ async def read_examples(
 ) -> StreamingResponse:
     """Its examples as JSON lines. Who was given them is in the audit."""
     requests = feature_of(request, RetrainingRequests)
-    one, _ = await _found(requests, retraining)
-    examples = await requests.store.examples(one.id)
-    told = {"id": one.id, "examples": len(examples)}
-    await enter_event(requests.services, operator, "retraining.give", one.version, told)
+    opened, _ = await _found(requests, retraining)
+    examples = await requests.store.examples(opened.id)
+    event = {"id": opened.id, "examples": len(examples)}
+    await enter_event(requests.services, operator, "retraining.give", opened.version, event)
 
     async def lines() -> AsyncIterator[bytes]:
         async for row in _rows(requests, examples):
@@ -96,20 +100,20 @@ async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> 
             raise Problem("not_found", f"No version leads {body.task}: name one.", "version")
         version = alias.leading
     await known_version(requests.services, body.task, version)
-    one, examples = await draft_retraining(requests, body.task, version, body.reason, {}, admin.public, body.since)
-    await requests.store.keep(one.id, examples)
-    told: dict[str, Any] = msgspec.to_builtins(one)
+    opened, examples = await draft_retraining(requests, body.task, version, body.reason, {}, admin.public, body.since)
+    await requests.store.keep(opened.id, examples)
+    fields: dict[str, Any] = msgspec.to_builtins(opened)
     step = audited(requests.services, admin)
-    step.note("retraining.open", version, after=told)
+    step.note("retraining.open", version, after=fields)
     try:
-        await step.take([requests.store.change(one, 0)])
+        await step.take([requests.store.change(opened, 0)])
     except Exception:
-        if await requests.store.object_store.get(one.id) is None:
-            await requests.store.forget_examples(one.id)  # it was not opened: nobody else knows of them
+        if await requests.store.object_store.get(opened.id) is None:
+            await requests.store.forget_examples(opened.id)  # it was not opened: nobody else knows of them
         raise
     await requests.store.tidy()
     await requests.services.snapshot.refresh()
-    return told
+    return fields
 
 
 @router.post("/retraining/{retraining}/close")
@@ -121,27 +125,23 @@ async def close_retraining(
 ) -> dict[str, Any]:
     """Close a request to train. Its examples stay as long as feedback does."""
     requests = feature_of(request, RetrainingRequests)
-    one, generation = await _found(requests, retraining)
-    if one.state == "closed":
-        raise Problem("state_conflict", f"It was closed already, by {one.closed_by}.")
-    after = closed(one, admin.public, await redis_time(requests.services.redis))
-    told: dict[str, Any] = msgspec.to_builtins(after)
-    before = msgspec.to_builtins(one)
-    step = audited(requests.services, admin)
-    step.note("retraining.close", one.version, before, told)
-    with conflicts():
-        expected = generation if expected_generation is None else expected_generation
-        await step.take([requests.store.change(after, expected)])
-    await requests.services.snapshot.refresh()
-    return told
+    opened, generation = await _found(requests, retraining)
+    if opened.state == "closed":
+        raise Problem("state_conflict", f"It was closed already, by {opened.closed_by}.")
+    after = closed(opened, admin.public, await redis_time(requests.services.redis))
+    fields: dict[str, Any] = msgspec.to_builtins(after)
+    change = requests.store.change(after, generation if expected_generation is None else expected_generation)
+    entry = {"before": msgspec.to_builtins(opened), "after": fields}
+    await change_objects(requests.services, admin, "retraining.close", opened.version, [change], **entry)
+    return fields
 
 
 async def _found(retraining: RetrainingRequests, name: str) -> tuple[Retraining, int]:
     """Raises Problem (404)."""
-    one, generation = await retraining.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
-    if one is None:
+    opened, generation = await retraining.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
+    if opened is None:
         raise Problem("not_found", f"There is no request to train {name[:80]!r}, or no more.")
-    return one, generation
+    return opened, generation
 
 
 async def _rows(retraining: RetrainingRequests, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:

@@ -36,25 +36,25 @@ async def open_retraining(retraining: RetrainingRequests, task: str, action: Act
     Its id follows from the action's, so that two gateways that carry it out at the same time open one. Raises
     RedisError.
     """
-    for one in await retraining.store.all():
-        if one.action == action.id and one.task == task:
-            return one
-    one, examples = await draft_retraining(
+    for opened in await retraining.store.all():
+        if opened.action == action.id and opened.task == task:
+            return opened
+    opened, examples = await draft_retraining(
         retraining, task, action.version, action.because, action.evidence, action.by, action=action.id
     )
-    one = msgspec.structs.replace(one, id=id_of(task, action.id, action.at))
-    await retraining.store.keep(one.id, examples)
+    opened = msgspec.structs.replace(opened, id=id_of(task, action.id, action.at))
+    await retraining.store.keep(opened.id, examples)
     with contextlib.suppress(Stale):  # another gateway has opened it at this moment
-        await retraining.store.open(one)
-    return one
+        await retraining.store.open(opened)
+    return opened
 
 
 async def close_retraining(retraining: RetrainingRequests, task: str, undoing: Action) -> None:
     """Close what the action that is undone has opened. Raises RedisError, and Stale where it moves at this moment."""
     done = undoing.evidence.get("action")
-    for one in await retraining.store.all():
-        if one.task == task and one.state == "open" and one.action is not None and one.action == done:
-            await retraining.store.close(one.id, undoing.by, undoing.at)
+    for opened in await retraining.store.all():
+        if opened.task == task and opened.state == "open" and opened.action is not None and opened.action == done:
+            await retraining.store.close(opened.id, undoing.by, undoing.at)
 
 
 async def draft_retraining(
@@ -71,7 +71,7 @@ async def draft_retraining(
     (Unix seconds; None: of all that is kept). `action` is what of the task's health asks for it. Raises RedisError."""
     examples = await collect_examples(retraining, task, version, since)
     now = await redis_time(retraining.services.redis)
-    one = Retraining(
+    draft = Retraining(
         id=new_id(now),
         task=task,
         version=version,
@@ -82,7 +82,7 @@ async def draft_retraining(
         action=action,
         examples=len(examples),
     )
-    return one, examples
+    return draft, examples
 
 
 async def collect_examples(
@@ -94,7 +94,7 @@ async def collect_examples(
 ) -> list[Example]:
     """The version's requests that were judged bad, the newest first: by the task's own metrics where it has any, else
     by all that are declared. Of several judgements of one rater the latest counts. Raises RedisError."""
-    found = _Found(retraining, task, version)
+    judged = _Found(retraining, task, version)
     redis: Any = retraining.services.redis  # replies are bytes; redis-py's types say bytes or str
     first, last = "-" if since is None else str(int(since * 1000)), "+"
     for _ in range(READ_MAX // AT_ONCE):
@@ -102,13 +102,13 @@ async def collect_examples(
         for entry, fields in rows:
             last = f"({entry.decode()}"
             try:
-                found.take(fields)
+                judged.take(fields)
             except (*UNREADABLE, KeyError):  # it is the monitor that counts it
                 log.debug("feedback that can't be read is no example: %r", entry)
-        if len(rows) < AT_ONCE or len(found.bad) >= examples_max:
+        if len(rows) < AT_ONCE or len(judged.bad) >= examples_max:
             break
         await asyncio.sleep(0)
-    return found.examples(examples_max)
+    return judged.examples(examples_max)
 
 
 class _Found:
@@ -131,33 +131,33 @@ class _Found:
         index = RecordIndex.read(fields[b"index"])
         if (index.task, index.version) != self._of or index.purpose == REPORTED:
             return
-        request, told = fields[b"request"].decode(), msgspec.json.decode(fields[b"feedback"], type=Feedback)
-        if told.demonstration is not None:
-            self._whole.setdefault(request, told)
-        metric = self._metrics.get(told.metric)
-        giver = (request, told.metric, told.rater or told.caller)
+        request, feedback = fields[b"request"].decode(), msgspec.json.decode(fields[b"feedback"], type=Feedback)
+        if feedback.demonstration is not None:
+            self._whole.setdefault(request, feedback)
+        metric = self._metrics.get(feedback.metric)
+        giver = (request, feedback.metric, feedback.rater or feedback.caller)
         if metric is None or giver in self._said:
             return
         self._said.add(giver)
-        if is_bad(badness(metric, told.value)):
-            self.bad.setdefault(request, told)
+        if is_bad(badness(metric, feedback.value)):
+            self.bad.setdefault(request, feedback)
 
     def examples(self, most: int) -> list[Example]:
-        found: list[Example] = []
+        examples: list[Example] = []
         size_bytes = 0
-        for request, told in list(self.bad.items())[:most]:
-            whole = self._whole.get(request, told)
-            one = Example(
+        for request, feedback in list(self.bad.items())[:most]:
+            whole = self._whole.get(request, feedback)
+            example = Example(
                 request_id=request,
-                metric=told.metric,
-                value=told.value,
-                at=told.at,
-                comment=told.comment if told.comment is not None else whole.comment,
+                metric=feedback.metric,
+                value=feedback.value,
+                at=feedback.at,
+                comment=feedback.comment if feedback.comment is not None else whole.comment,
                 demonstration=whole.demonstration,
-                class_name=(told.tags or {}).get(self._class_tag) if self._class_tag else None,
+                class_name=(feedback.tags or {}).get(self._class_tag) if self._class_tag else None,
             )
-            size_bytes += len(msgspec.json.encode(one))
+            size_bytes += len(msgspec.json.encode(example))
             if size_bytes > BYTES_MAX:
                 break
-            found.append(one)
-        return found
+            examples.append(example)
+        return examples

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from monitoring.ids import SHAPE, made_at
 from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, closed
-from serving.object_store import UNREADABLE, Change, ObjectStore, change_together, reading
+from serving.object_store import Change, LenientReader, ObjectStore, change_together, reading
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,16 +42,15 @@ class RetrainingStore:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = int(retention_seconds * 1000)
         self.object_store = ObjectStore(redis, "retraining")
-        self._told: set[str] = set()
-        """Those of which it was logged that they can't be read."""
+        self._reader = LenientReader()
 
     async def all(self) -> list[Retraining]:
         """All that are kept and can be read, the newest first; of the others it is logged once."""
-        found = []
+        readable = []
         for name, raw in sorted((await self.object_store.written()).items(), reverse=True):
-            one = self._read(f"the request to train {name}", raw, Retraining)
-            found += [one] if one is not None else []
-        return found
+            retraining = self._reader.read(f"the request to train {name}", raw, Retraining)
+            readable += [retraining] if retraining is not None else []
+        return readable
 
     async def get(self, name: str) -> tuple[Retraining | None, int]:
         """One request (None: there is none, or no more), and its generation, which is never newer.
@@ -66,17 +65,17 @@ class RetrainingStore:
     async def examples(self, name: str) -> list[Example]:
         """The examples of a request that are kept still and can be read, the newest first."""
         days = await self._days(name)
-        found: list[Example] = []
+        examples: list[Example] = []
         keys = [_examples_key(name, day) for day in days]
         for key, raw in zip(keys, await self._redis.mget(keys) if days else (), strict=True):
-            found += self._read(key, raw, list[Example]) or []
-        return sorted(found, key=lambda one: -one.at)
+            examples += self._reader.read(key, raw, list[Example]) or []
+        return sorted(examples, key=lambda example: -example.at)
 
     async def keep(self, name: str, examples: Sequence[Example]) -> None:
         """Keep the examples of a request."""
         days: dict[int, list[Example]] = {}
-        for one in examples:
-            days.setdefault(int(_asked_at(one) // DAY_SECONDS), []).append(one)
+        for example in examples:
+            days.setdefault(int(_asked_at(example) // DAY_SECONDS), []).append(example)
         ends = {day: int(min(map(_asked_at, of_day)) * 1000) + self._retention_ms for day, of_day in days.items()}
         if not days:
             return
@@ -89,51 +88,39 @@ class RetrainingStore:
     async def _days(self, name: str) -> list[int]:
         """The days, counted from 1970, of whose requests there are examples, or were."""
         raw = await self._redis.get(_examples_key(name))
-        return self._read(_examples_key(name), raw, list[int]) or []
+        return self._reader.read(_examples_key(name), raw, list[int]) or []
 
-    def _read(self, what: str, raw: bytes | None, kind: type[T]) -> T | None:
-        """What was written as JSON; None where nothing was, or where it can't be read, which is logged once."""
-        try:
-            found = None if raw is None else msgspec.json.decode(raw, type=kind)
-        except UNREADABLE as error:
-            if what not in self._told:
-                self._told.add(what)
-                log.error("%s can't be read: %s", what, error)
-            return None
-        self._told.discard(what)
-        return found
-
-    async def open(self, one: Retraining) -> int:
+    async def open(self, retraining: Retraining) -> int:
         """Enter a new request, and forget the oldest of more than are kept; its generation."""
-        generation = await change_together(self._redis, [self.change(one, 0)])
+        generation = await change_together(self._redis, [self.change(retraining, 0)])
         await self.tidy()
         return generation
 
     async def close(self, name: str, by: str, at: float, expected_generation: int | None = None) -> Retraining:
         """Close a request. Raises KeyError where there is none, and Stale where it has moved on."""
-        one, generation = await self.get(name)
-        if one is None:
+        retraining, generation = await self.get(name)
+        if retraining is None:
             raise KeyError(name)
-        after = closed(one, by, at)
+        after = closed(retraining, by, at)
         await change_together(
             self._redis, [self.change(after, generation if expected_generation is None else expected_generation)]
         )
         return after
 
-    def change(self, one: Retraining, expected_generation: int | None = None) -> Change:
+    def change(self, retraining: Retraining, expected_generation: int | None = None) -> Change:
         """A request's new value as a part of a greater step."""
-        return Change(self.object_store, one.id, msgspec.to_builtins(one), expected_generation)
+        return Change(self.object_store, retraining.id, msgspec.to_builtins(retraining), expected_generation)
 
     async def tidy(self) -> None:
         """Forget the oldest of more requests than are kept, those that are closed first."""
-        found = await self.all()
-        if len(found) <= RETRAININGS_MAX:
+        retrainings = await self.all()
+        if len(retrainings) <= RETRAININGS_MAX:
             return
-        ordered = sorted(found, key=lambda one: (one.state == "closed", -one.opened_at))
+        ordered = sorted(retrainings, key=lambda retraining: (retraining.state == "closed", -retraining.opened_at))
         over = ordered[RETRAININGS_MAX:]
-        await change_together(self._redis, [Change(self.object_store, one.id, None) for one in over])
-        for one in over:
-            await self.forget_examples(one.id)
+        await change_together(self._redis, [Change(self.object_store, retraining.id, None) for retraining in over])
+        for retraining in over:
+            await self.forget_examples(retraining.id)
 
     async def forget_examples(self, name: str) -> None:
         """Delete the examples of a request that is gone, or was never opened."""

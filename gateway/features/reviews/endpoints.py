@@ -40,13 +40,13 @@ async def delete_reviews(
     all_of_it = request_id is None and task in reviews.services.settings.tasks
     deleted = await reviews.store.delete(task, request_id, audited(reviews.services, admin), all_of_it)
     if not deleted.waiting and not deleted.answered and not all_of_it:
-        what = "reviews" if request_id is None else f"review of {request_id[:80]!r}"
-        raise Problem("not_found", f"{task[:80]!r} has no {what} of which texts are kept.")
-    told: dict[str, Any] = {"task": task, "request_id": request_id, **deleted._asdict()}
+        missing = "reviews" if request_id is None else f"review of {request_id[:80]!r}"
+        raise Problem("not_found", f"{task[:80]!r} has no {missing} of which texts are kept.")
+    counts: dict[str, Any] = {"task": task, "request_id": request_id, **deleted._asdict()}
     if task in reviews.services.settings.tasks:
         reviews.services.meters.reviews.add(deleted.waiting, task, "dropped")
         await counted(reviews, task)
-    return told
+    return counts
 
 
 def _listed(reviews: Reviews, task: str, counts: Counts) -> dict[str, Any]:

@@ -90,13 +90,13 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
     if task not in reviews.services.settings.tasks or not reviews.queue.open(task):
         return False
     review = _review(drawn) if drawn.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
-    told = await reviews.store.keep(review, budget_of(reviews, task), retention_seconds(reviews, task))
-    if told.outcome == "spent":
-        reviews.queue.spent(task, min(told.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
-    for count, outcome in ((told.dropped, "dropped"), (told.expired, "expired")):
+    kept = await reviews.store.keep(review, budget_of(reviews, task), retention_seconds(reviews, task))
+    if kept.outcome == "spent":
+        reviews.queue.spent(task, min(kept.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
+    for count, outcome in ((kept.dropped, "dropped"), (kept.expired, "expired")):
         if count:
             reviews.services.meters.reviews.add(count, task, outcome)
-    return told.outcome != "spent"
+    return kept.outcome != "spent"
 
 
 def _review(drawn: Drawn) -> Review:
@@ -153,8 +153,8 @@ async def counted(reviews: Reviews, task: str) -> Counts:
 
 def settings_of(reviews: Reviews, task: str) -> ReviewSettings:
     """The task's settings of reviews; the defaults for a task that is no longer configured."""
-    found = reviews.services.settings.tasks.get(task)
-    return found.monitor.reviews if found is not None else ReviewSettings()
+    settings = reviews.services.settings.tasks.get(task)
+    return settings.monitor.reviews if settings is not None else ReviewSettings()
 
 
 def retention_seconds(reviews: Reviews, task: str) -> float:

@@ -39,16 +39,16 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
     none: dict[str, NoneLeft] = {}
     for name in sorted(counts, key=lambda name: counts[name].oldest_at or float("inf")):
         lease_seconds, kept_seconds = settings_of(reviews, name).lease_seconds, retention_seconds(reviews, name)
-        found = await reviews.store.next(name, reviewer.public, lease_seconds, kept_seconds)
-        if isinstance(found, Leased):
-            if found.new:
+        leased = await reviews.store.next(name, reviewer.public, lease_seconds, kept_seconds)
+        if isinstance(leased, Leased):
+            if leased.new:
                 reviews.services.meters.reviews.add(1, name, "given")
-            if not found.entered:  # before its text is given: nobody reads one of whom the audit does not say so
-                await enter_event(reviews.services, reviewer, "review.give", found.review.request_id, {"task": name})
-                await reviews.store.note_entered(name, reviewer.public, found.review.request_id, kept_seconds)
-            told = _told(reviews, name, found, counts[name])
-            return Response(msgspec.json.encode(told), media_type="application/json")
-        none[name] = found
+            if not leased.entered:  # before its text is given: nobody reads one of whom the audit does not say so
+                await enter_event(reviews.services, reviewer, "review.give", leased.review.request_id, {"task": name})
+                await reviews.store.note_entered(name, reviewer.public, leased.review.request_id, kept_seconds)
+            content = _told(reviews, name, leased, counts[name])
+            return Response(msgspec.json.encode(content), media_type="application/json")
+        none[name] = leased
     raise Problem("no_review", _why_none(reviews, counts, none), None if task is None else "task")
 
 
@@ -58,10 +58,10 @@ async def skip_review(request: Request, request_id: str, reviewer: Operator, bod
     reviews = feature_of(request, Reviews)
     task = await reviews.store.task_of(request_id)
     skip = Skip(request_id=request_id, by=reviewer.public, reason=body.reason)
-    told = "gone" if task is None else await reviews.store.skip(task, skip, retention_seconds(reviews, task))
-    if task is None or told == "gone":
+    outcome = "gone" if task is None else await reviews.store.skip(task, skip, retention_seconds(reviews, task))
+    if task is None or outcome == "gone":
         raise Problem("no_review", f"No request with the id {request_id[:80]!r} waits for review.", "request_id")
-    if told == "other":
+    if outcome == "other":
         raise Problem("state_conflict", "This review is not leased to you: ask /v1/reviews/next for one.", "request_id")
     reviews.services.meters.reviews.add(1, task, "skipped")
     return {"request_id": request_id, "task": task, "skipped": True}
@@ -72,14 +72,14 @@ def tasks_of(reviews: Reviews, task: str | None) -> list[str]:
     return sorted(reviews.services.settings.tasks) if task is None else [known_task(reviews.services, task)]
 
 
-def _told(reviews: Reviews, task: str, found: Leased, counts: Counts) -> dict[str, Any]:
+def _told(reviews: Reviews, task: str, leased: Leased, counts: Counts) -> dict[str, Any]:
     name, metric = metric_of(reviews, task)
     return {
-        "review": msgspec.to_builtins(found.review),
-        "leased_until": found.until,
+        "review": msgspec.to_builtins(leased.review),
+        "leased_until": leased.until,
         "waiting": counts.waiting,
         "say": said_of(name, metric),
-        "examples": _examples(found.review.request_id, name, metric),
+        "examples": _examples(leased.review.request_id, name, metric),
     }
 
 
@@ -105,19 +105,20 @@ def _examples(request_id: str, name: str, metric: FeedbackMetricSettings | None)
     if metric.kind == "category":
         return [{"request_id": request_id, "metric": name, "value": metric.categories[0]}] if metric.categories else []
     right, wrong = values if metric.better == "higher" else values[::-1]
-    said = {"comment": "why it is wrong", "demonstration": "what it should have been"}
+    hints = {"comment": "why it is wrong", "demonstration": "what it should have been"}
     body = {"request_id": request_id, "metric": name}
-    return [{**body, "value": right}, {**body, "value": wrong, **said}]
+    return [{**body, "value": right}, {**body, "value": wrong, **hints}]
 
 
 def _why_none(reviews: Reviews, counts: dict[str, Counts], none: dict[str, NoneLeft]) -> str:
     """Why no review waits, in sentences."""
     budgets = {task: budget_of(reviews, task) for task in none}
-    told = [task for task in none if budgets[task] or counts[task].waiting] or list(none)[:1]
-    if len(told) > TOLD_TASKS_MAX:
-        return f"None of {len(told)} tasks has a review that waits for you. Name one to be told why."
+    blocked = [task for task in none if budgets[task] or counts[task].waiting] or list(none)[:1]
+    if len(blocked) > TOLD_TASKS_MAX:
+        return f"None of {len(blocked)} tasks has a review that waits for you. Name one to be told why."
     return (
-        " ".join(_why(reviews, task, budgets[task], counts[task], none[task]) for task in told) or "There is no task."
+        " ".join(_why(reviews, task, budgets[task], counts[task], none[task]) for task in blocked)
+        or "There is no task."
     )
 
 

@@ -141,12 +141,12 @@ class ReviewStore:
         skipped for this reviewer, and waits on for who can."""
         args = [reviewer, _ms(lease_seconds), _ms(retention_seconds)]
         while True:
-            texts, one, other, entered, name = await self._do(self._next, task, args)
+            texts, until, other, entered, name = await self._do(self._next, task, args)
             if not name:
-                return NoneLeft(int(one), int(other))
+                return NoneLeft(int(until), int(other))
             review = _review(texts)
             if review is not None:
-                return Leased(review, int(one) / 1000, bool(other), bool(entered))
+                return Leased(review, int(until) / 1000, bool(other), bool(entered))
             request_id = name.decode(errors="replace")
             log.error("a review of %s can't be read, and is skipped: %s", task, request_id)
             await self.skip(task, Skip(request_id=request_id, by=reviewer, reason=UNREAD), retention_seconds)
@@ -162,18 +162,18 @@ class ReviewStore:
         """Give a lease back: this reviewer does not get the review again. `gone`: it does not wait; `other`: it is not
         leased to this reviewer."""
         args = [skip.request_id, skip.by, msgspec.json.encode(skip), _ms(retention_seconds)]
-        told: bytes = await self._do(self._skip, task, args)
-        return told.decode()  # type: ignore[return-value]
+        outcome: bytes = await self._do(self._skip, task, args)
+        return outcome.decode()  # type: ignore[return-value]
 
     async def task_of(self, request_id: str) -> str | None:
         """The task of a request that waits for review; None where it does not."""
-        found = await self._redis.getrange(f"{TEXTS}{request_id}", 0, TASK_BYTES_MAX)
-        return found.split(b"\n", 1)[0].decode() if found else None
+        texts = await self._redis.getrange(f"{TEXTS}{request_id}", 0, TASK_BYTES_MAX)
+        return texts.split(b"\n", 1)[0].decode() if texts else None
 
     async def answered_task_of(self, request_id: str) -> str | None:
         """The task of a request whose review was answered; None where none was, or that is no longer known."""
-        found = await self._redis.get(f"{ANSWERED}{request_id}")
-        return found.decode() if found else None
+        task = await self._redis.get(f"{ANSWERED}{request_id}")
+        return task.decode() if task else None
 
     async def answer(
         self, task: str, request_id: str, keep_on: bool, retention_seconds: float, known_seconds: float | None = None
@@ -181,8 +181,8 @@ class ReviewStore:
         """A review was answered: it no longer waits, and its texts are gone, unless they are kept on for the retention
         once more. That it was answered is known for `known_seconds` (None: the retention). False where it did not wait.
         """
-        known = retention_seconds if known_seconds is None else known_seconds
-        args = [request_id, int(keep_on), _ms(retention_seconds), _ms(known)]
+        known_for = retention_seconds if known_seconds is None else known_seconds
+        args = [request_id, int(keep_on), _ms(retention_seconds), _ms(known_for)]
         return bool(await self._do(self._answer, task, args))
 
     async def kept_on(self, request_id: str) -> Review | None:
@@ -195,9 +195,9 @@ class ReviewStore:
         atomic step of at most DELETED_AT_ONCE texts has an audit entry of its own; with `always` there is one also
         where nothing was deleted."""
         waiting, answered, seen = 0, 0, 1
-        told = {"task": task, "request_id": request_id, "waiting": "@waiting", "answered": "@answered"}
+        fields = {"task": task, "request_id": request_id, "waiting": "@waiting", "answered": "@answered"}
         while seen:
-            [noted] = step.note("review.delete", task, before=told)
+            [noted] = step.note("review.delete", task, before=fields)
             args = [request_id or "", DELETED_AT_ONCE, noted.name, msgspec.json.encode(noted.value), int(always)]
             gone, kept, seen = map(int, await self._do(self._delete, task, args, noted.object_store.values))
             await step.enter()
@@ -206,8 +206,8 @@ class ReviewStore:
 
     async def counts(self, task: str, retention_seconds: float) -> Counts:
         """How the task's reviews stand. What has waited for longer than the retention goes with that."""
-        told, skips = await self._do(self._count, task, [_ms(retention_seconds)])
-        waiting, leased, oldest, *numbers = told
+        numbers_read, skips = await self._do(self._count, task, [_ms(retention_seconds)])
+        waiting, leased, oldest, *numbers = numbers_read
         expired_now, drawn, answered, skipped, expired = map(int, numbers)
         return Counts(
             waiting=int(waiting),
@@ -218,7 +218,7 @@ class ReviewStore:
             answered=answered,
             skipped=skipped,
             expired=expired,
-            skips=[one for raw in skips if (one := _skip(raw)) is not None],
+            skips=[skip for raw in skips if (skip := _skip(raw)) is not None],
         )
 
     async def _do(self, script: Any, task: str, args: list[Any], *more_keys: str) -> Any:
@@ -240,8 +240,8 @@ def _review(texts: bytes) -> Review | None:
 
 def _skip(raw: bytes) -> Skip | None:
     """None where it can't be read."""
-    at, _, said = raw.partition(b"\n")
+    at, _, written = raw.partition(b"\n")
     try:
-        return msgspec.structs.replace(msgspec.json.decode(said, type=Skip), at=float(at) / 1000)
+        return msgspec.structs.replace(msgspec.json.decode(written, type=Skip), at=float(at) / 1000)
     except (*UNREADABLE, ValueError):
         return None

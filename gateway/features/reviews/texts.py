@@ -59,11 +59,11 @@ def _read(message: Raw) -> Any:
     """A message; what can't be told as JSON again, such as a number of 30 digits, as a text."""
     raw = memoryview(message).tobytes()
     try:
-        found = msgspec.json.decode(raw)
-        msgspec.json.encode(found)
+        value = msgspec.json.decode(raw)
+        msgspec.json.encode(value)
     except (ValueError, OverflowError, RecursionError):
         return {"role": None, "content": raw.decode(errors="replace")}
-    return found
+    return value
 
 
 def _prompt(prompt: Any, tell: Tell) -> str | list[str]:
@@ -105,7 +105,7 @@ def answered(wire_format: WireFormat, kept: Sequence[bytes], stream: bool, tell:
         tell("A part of the answer could not be read.")
     alternatives = reading.answered(whole=True).alternatives
     whole = [alternative.text + alternative.refusal for alternative in alternatives]
-    text = whole[0] if len(whole) == 1 else "\n\n".join(f"[{n}] {one}" for n, one in enumerate(whole, 1))
+    text = whole[0] if len(whole) == 1 else "\n\n".join(f"[{n}] {part}" for n, part in enumerate(whole, 1))
     short = clipped(text, TEXT_BYTES_MAX)
     if len(short) < len(text):
         tell(f"The answer is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")

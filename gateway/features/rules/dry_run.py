@@ -59,17 +59,17 @@ class Tried:
                 self.examples.append(record.id)
 
     def _words(self) -> str:
-        said = f"Of the last {self.looked_at} requests it would have matched {self.matched} and changed "
-        said += f"{self.changed.total()}."
+        text = f"Of the last {self.looked_at} requests it would have matched {self.matched} and changed "
+        text += f"{self.changed.total()}."
         if self.unknown:
-            said += f" Of {self.unknown} it can't be told: what they said is not (or no more) in this gateway's memory."
-        return said
+            text += f" Of {self.unknown} it can't be told: what they said is not (or no more) in this gateway's memory."
+        return text
 
 
-async def try_rule(services: Services, one: Override) -> Tried:
+async def try_rule(services: Services, rule: Override) -> Tried:
     """Hold a rule against the last REQUESTS_MAX requests that all gateways have served. Raises RedisError."""
     tried = Tried()
-    bare = replace(one, mode="enforce", starts_at=None, expires_at=None)
+    bare = replace(rule, mode="enforce", starts_at=None, expires_at=None)
     policy = services.snapshot.current.policy
     place: str | None = None
     for _ in range(READ_MAX // AT_ONCE):
@@ -85,33 +85,33 @@ async def try_rule(services: Services, one: Override) -> Tried:
 
 def _try_on(
     tried: Tried,
-    one: Override,
+    rule: Override,
     records: Sequence[Record],
     bodies: Sequence[RequestBody | None],
     policy: Policy,
 ) -> None:
     for record, body in zip(records, bodies, strict=True):
         tried.looked_at += 1
-        if record.override_id is not None and record.override_id < one.id:
+        if record.override_id is not None and record.override_id < rule.id:
             continue  # an earlier rule decided
         if record.pool is None and record.error_code in BEFORE_RULES:
             continue
-        if body is None and (one.reads_text or one.metadata):
-            bare = replace(one, contains=None, pattern=None, metadata={})
+        if body is None and (rule.reads_text or rule.metadata):
+            bare = replace(rule, contains=None, pattern=None, metadata={})
             tried.unknown += _matches(bare, record, {}, "")
             continue
         metadata, text = (body.metadata(), body.text()) if body is not None else ({}, "")
-        if _matches(one, record, metadata, text):
+        if _matches(rule, record, metadata, text):
             tried.matched += 1
-            tried.change(record, _after(one, record, policy))
-        elif record.override_id == one.id:
+            tried.change(record, _after(rule, record, policy))
+        elif record.override_id == rule.id:
             tried.change(record, "as without the rule")
 
 
-def _matches(one: Override, record: Record, metadata: dict[str, str], text: str) -> bool:
-    texts = match_texts((one,), text) if one.reads_text else frozenset()
-    found = apply_rules((one,), Subject(record.task, record.caller, metadata), texts, time.time())
-    return found.deciding is not None or bool(found.adding)
+def _matches(rule: Override, record: Record, metadata: dict[str, str], text: str) -> bool:
+    texts = match_texts((rule,), text) if rule.reads_text else frozenset()
+    outcome = apply_rules((rule,), Subject(record.task, record.caller, metadata), texts, time.time())
+    return outcome.deciding is not None or bool(outcome.adding)
 
 
 def _before(record: Record) -> str:
@@ -120,12 +120,12 @@ def _before(record: Record) -> str:
     return record.version or record.pool
 
 
-def _after(one: Override, record: Record, policy: Policy) -> str:
-    if one.action == "general":
+def _after(rule: Override, record: Record, policy: Policy) -> str:
+    if rule.action == "general":
         return _exit(record.task or "", policy)
-    if one.action == "version":
-        return one.version or ""
-    if one.action == "refuse":
+    if rule.action == "version":
+        return rule.version or ""
+    if rule.action == "refuse":
         return "refused (refused_by_override)"
     return f"{_before(record)}, with the message"
 

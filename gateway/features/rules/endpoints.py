@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, known_task, services_of
-from gateway.audit import audited
+from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, known_task, services_of
+from gateway.audit import change_objects
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
 from gateway.four_eyes import see_that_another_pushed
@@ -73,13 +73,13 @@ def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
 
 def _doubts(services: Services, body: OverrideIn) -> list[str]:
     """Sentences on what the rule goes by that is not there now: it may come, so the rule is set all the same."""
-    snapshot, told = services.snapshot.current, []
+    snapshot, warnings = services.snapshot.current, []
     if body.caller is not None and body.caller not in snapshot.callers:
-        told.append(f"There is no key {body.caller!r}: until there is one, the rule matches nothing.")
+        warnings.append(f"There is no key {body.caller!r}: until there is one, the rule matches nothing.")
     version = snapshot.versions.get(body.version or "")
     if version is not None and version.state not in PLACED:
-        told.append(f"{version.name} is {version.state}: until it is placed, the task's fallback answers.")
-    return told
+        warnings.append(f"{version.name} is {version.state}: until it is placed, the task's fallback answers.")
+    return warnings
 
 
 async def rules_to(services: Services, version: str) -> list[str]:
@@ -142,11 +142,9 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
     if before is None and len(await services.objects.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
     value = body.model_dump(exclude_none=True)
-    step = audited(services, admin)
-    step.note("override.set", name, before, value, generation=generation + 1)
-    with conflicts():
-        generation = await step.take([Change(services.objects.overrides, name, value, generation)])
-    await services.snapshot.refresh()
+    change = Change(services.objects.overrides, name, value, generation)
+    entry = {"before": before, "after": value, "generation": generation + 1}
+    generation = await change_objects(services, admin, "override.set", name, [change], **entry)
     return {"id": name, **value, "generation": generation, "warnings": _doubts(services, body)}
 
 
@@ -167,9 +165,7 @@ async def delete_override(request: Request, name: str, admin: Admin) -> dict[str
     before = await services.objects.overrides.get(name)
     if before is None:
         raise Problem("not_found", f"There is no rule {name[:80]!r}.")
-    step = audited(services, admin)
-    step.note("override.delete", name, before, None, generation=generation + 1)
-    with conflicts():
-        generation = await step.take([Change(services.objects.overrides, name, None, generation)])
-    await services.snapshot.refresh()
+    change = Change(services.objects.overrides, name, None, generation)
+    entry = {"before": before, "after": None, "generation": generation + 1}
+    generation = await change_objects(services, admin, "override.delete", name, [change], **entry)
     return {"id": name, "generation": generation}

@@ -25,8 +25,8 @@ LIVE = frozenset({"adapter", "canary"})
 class ShadowJob:
     """A request that a shadow is to answer too, and what is known of the answer that its caller got.
 
-    `version` is the shadow's; None: the task's general model. `said` is what it has said to this request already, and
-    was not sent: it is not asked again. None: it is to be asked.
+    `version` is the shadow's; None: the task's general model. `known_answer` is its answer to this request that was
+    there already and was not sent: it is not asked again. None: it is to be asked.
     """
 
     version: str | None
@@ -37,7 +37,7 @@ class ShadowJob:
     record: Record
     text: str
     pair: PairRecord
-    said: str | None = None
+    known_answer: str | None = None
 
     @property
     def task(self) -> TaskPolicy:
@@ -48,7 +48,7 @@ class ShadowJob:
     @property
     def size(self) -> int:
         """Bytes that it holds while it waits, or a little less."""
-        return self.body.size + len(self.text) + len(self.said or "")
+        return self.body.size + len(self.text) + len(self.known_answer or "")
 
 
 class Trials:

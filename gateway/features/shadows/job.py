@@ -65,8 +65,10 @@ def offer_to_shadows(
     """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
     assert choice.task is not None, "that is what on_trial() looks for"
     assert choice.version is not None, "that is what on_trial() looks for"
-    told = digest(shadows.services.digest_secret, normal(text))
-    pair = PairRecord(choice.version.name, record.contract_kept, told, served_stack=record.stack, caller=record.caller)
+    text_digest = digest(shadows.services.digest_secret, normal(text))
+    pair = PairRecord(
+        choice.version.name, record.contract_kept, text_digest, served_stack=record.stack, caller=record.caller
+    )
     for name, share in policy.aliases[choice.task.name].shadow.items():
         if name == choice.version.name or shadows.services.moment(0.0).draw >= share:
             continue
@@ -97,13 +99,15 @@ def _offer_to_other_arms(
     """Have those answer a request too that could have answered it in the place of who did."""
     record, turned_down = ledger.record, ledger.turned_down
     served = choice.version.name if choice.version is not None else None
-    kept, told = record.contract_kept, record.text_digest
+    kept, text_digest = record.contract_kept, record.text_digest
     for name in _other_arms(shadows, policy, choice, served):
         arm = "general" if name is None else "version"
-        pair = PairRecord(served or "", kept, told, arm, served_stack=record.stack, caller=record.caller)
-        said = turned_down[1] if turned_down is not None and turned_down[0] == name else None
+        pair = PairRecord(served or "", kept, text_digest, arm, served_stack=record.stack, caller=record.caller)
+        known_answer = turned_down[1] if turned_down is not None and turned_down[0] == name else None
         probability = record.shadow_probability or 0.0
-        if not shadows.trials.offer(ShadowJob(name, probability, policy, body, choice, record, text, pair, said)):
+        if not shadows.trials.offer(
+            ShadowJob(name, probability, policy, body, choice, record, text, pair, known_answer)
+        ):
             _drop(shadows, choice, name)
 
 
@@ -121,14 +125,14 @@ def _other_arms(shadows: Shadows, policy: Policy, choice: Choice, served: str | 
     elif task.fallback_pool is not None:
         yield None
     health = shadows.services.snapshot.current.health.get(task.name)
-    found = health.versions.get(led_to.name) if health is not None else None
+    verdict = health.versions.get(led_to.name) if health is not None else None
     alias = policy.aliases.get(task.name)
     previous_version = alias.previous_version if alias is not None else None
     if (
         previous_version is None
         or previous_version in (served, led_to.name)
-        or found is None
-        or found.verdict not in LOOKED_INTO
+        or verdict is None
+        or verdict.verdict not in LOOKED_INTO
     ):
         return
     if any(previous_version in replica.loaded for replica in shadows.services.fleet.replicas.values()):
@@ -162,11 +166,13 @@ async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
     version = view.versions.get(job.version) if job.version is not None else None
     if job.version is not None and version is None:
         return  # it was deleted meanwhile
-    found = _known(shadows, job, version) if job.said is not None else await _asked(shadows, job, view, version)
-    if found is None:
+    shadow_answer = (
+        _known(shadows, job, version) if job.known_answer is not None else await _asked(shadows, job, view, version)
+    )
+    if shadow_answer is None:
         _drop(shadows, job.choice, job.version)
         return
-    ledger, text = found
+    ledger, text = shadow_answer
     if text is not None:
         outcome = _compare(shadows, job, version, text, ledger.record)
     else:  # a call of a tool, which is no text: it differs from one
@@ -223,7 +229,7 @@ def _known(shadows: Shadows, job: ShadowJob, version: VersionView | None) -> tup
     record.led_to = job.choice.led_to.name if job.choice.led_to is not None else None
     record.outcome, record.status = "ok", 200
     record.probability, record.cost_usd = job.probability, 0.0
-    return Ledger(record, time.monotonic(), None), job.said
+    return Ledger(record, time.monotonic(), None), job.known_answer
 
 
 def _record(shadows: Shadows, job: ShadowJob) -> Record:

@@ -87,20 +87,20 @@ class Judges:
     async def _by_model(self, job: ShadowJob, settings: JudgeSettings, form: AnswerForm, text: str) -> str:
         """Have a model judge each arm's answer for itself, in the order that is drawn; the same answers as one."""
         pair, same = job.pair, form.of(text) == form.of(job.text)
-        found: dict[bool, bool | None] = {False: pair.right, True: pair.served_right}
+        verdicts: dict[bool, bool | None] = {False: pair.right, True: pair.served_right}
         served_first = self._shadows.services.moment(0.0).draw < 0.5
         for served in (served_first, not served_first):
-            if found[served] is None:
+            if verdicts[served] is None:
                 answer = job.text if served else text
-                found[served] = found[not served] if same else None
-                if found[served] is not None:
+                verdicts[served] = verdicts[not served] if same else None
+                if verdicts[served] is not None:
                     continue
-                said = await self._asked(job, settings, answer)
-                if isinstance(said, str):
-                    pair.judge_answered = False if said == "unjudged" else None
-                    return said
-                found[served], pair.judge_answered = said, True
-        pair.right, pair.served_right = found[False], found[True]
+                verdict = await self._asked(job, settings, answer)
+                if isinstance(verdict, str):
+                    pair.judge_answered = False if verdict == "unjudged" else None
+                    return verdict
+                verdicts[served], pair.judge_answered = verdict, True
+        pair.right, pair.served_right = verdicts[False], verdicts[True]
         pair.score, pair.served_score = float(bool(pair.right)), float(bool(pair.served_right))
         return "agreed" if pair.right == pair.served_right else "differed"
 
@@ -109,22 +109,22 @@ class Judges:
     ) -> bool | Literal["unjudged", "passed_over"]:
         """What the model says of one answer; where it says nothing, the pair's outcome: `unjudged` where it fails or
         rests, which it does after some failures in a row, `passed_over` where it was not to be asked."""
-        rest = self._rests.setdefault(job.task.name, Rest())
-        if time.monotonic() < rest.until:
+        pause = self._rests.setdefault(job.task.name, Rest())
+        if time.monotonic() < pause.until:
             return "unjudged"
-        said = await self._verdict(job, settings, answer)
-        if isinstance(said, bool):
-            if rest.failures >= FAILURES_MAX:
+        verdict = await self._verdict(job, settings, answer)
+        if isinstance(verdict, bool):
+            if pause.failures >= FAILURES_MAX:
                 log.warning("the judge of %s judges again", job.task.name)
-            rest.failures = 0
-            return said
-        if said is None:
+            pause.failures = 0
+            return verdict
+        if verdict is None:
             return "passed_over"
-        rest.failures += 1
-        if rest.failures >= FAILURES_MAX:
-            rest.until = time.monotonic() + REST_SECONDS
-            if rest.failures == FAILURES_MAX:
-                log.warning("the judge of %s rests: %s. Its pairs are unjudged meanwhile", job.task.name, said)
+        pause.failures += 1
+        if pause.failures >= FAILURES_MAX:
+            pause.until = time.monotonic() + REST_SECONDS
+            if pause.failures == FAILURES_MAX:
+                log.warning("the judge of %s rests: %s. Its pairs are unjudged meanwhile", job.task.name, verdict)
         return "unjudged"
 
     async def _verdict(self, job: ShadowJob, settings: JudgeSettings, answer: str) -> bool | str | None:
@@ -215,8 +215,8 @@ def question_of(number: str, rules: str, asked: str, answer: str) -> str:
     """What a model that judges is asked. The lines around what others said bear a number that they can't know."""
     parts = [("RULES", rules)] if rules else []
     parts += [("REQUEST", asked), ("ANSWER", answer)]
-    told = [f"----- {name} {number} -----\n{text}\n----- END OF {name} {number} -----" for name, text in parts]
-    return "\n\n".join([*told, QUESTION])
+    sections = [f"----- {name} {number} -----\n{text}\n----- END OF {name} {number} -----" for name, text in parts]
+    return "\n\n".join([*sections, QUESTION])
 
 
 def constraint(engine: EngineKind) -> Mapping[str, Any]:
@@ -224,6 +224,6 @@ def constraint(engine: EngineKind) -> Mapping[str, Any]:
     return ENGINE_TRAITS[engine].answer_form("choices", list(VERDICTS), CHAT.json_schema)
 
 
-def verdict_of(said: str) -> bool | None:
+def verdict_of(answer: str) -> bool | None:
     """Yes or no, whatever its case and the marks around it; None for anything else."""
-    return VERDICTS.get(said.strip().strip("\"'`*.!").lower())
+    return VERDICTS.get(answer.strip().strip("\"'`*.!").lower())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.features.evaluations.row_answers import said_by
+from gateway.features.evaluations.row_answers import read_answer
 from router.contract import compile_contract
 
 CONTRACT = compile_contract({"choices": ["approve", "deny"]})
@@ -23,9 +23,9 @@ def logprobs(*values: float | None) -> dict[str, Any]:
 
 
 def test_a_chat_says_its_content_and_a_completion_its_text() -> None:
-    assert said_by(answer("approve"), CONTRACT).text == "approve"
-    assert said_by(b'{"choices": [{"text": "Once"}]}', None).text == "Once"
-    assert said_by(answer(None), None).text == ""
+    assert read_answer(answer("approve"), CONTRACT).text == "approve"
+    assert read_answer(b'{"choices": [{"text": "Once"}]}', None).text == "Once"
+    assert read_answer(answer(None), None).text == ""
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def test_a_chat_says_its_content_and_a_completion_its_text() -> None:
     [(answer("deny"), True), (answer("perhaps"), False), (answer(""), False)],
 )
 def test_the_contract_is_that_of_the_version(body: bytes, kept: bool) -> None:
-    assert said_by(body, CONTRACT).contract_kept is kept
-    assert said_by(body, None).contract_kept is None
+    assert read_answer(body, CONTRACT).contract_kept is kept
+    assert read_answer(body, None).contract_kept is None
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_contract_is_that_of_the_version(body: bytes, kept: bool) -> None:
     ],
 )
 def test_a_refusal_is_seen(body: bytes, refused: bool) -> None:
-    assert said_by(body, None).refused is refused
+    assert read_answer(body, None).refused is refused
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_a_refusal_is_seen(body: bytes, refused: bool) -> None:
     ],
 )
 def test_logprobs_are_all_there_or_none(told: Any, found: list[float]) -> None:
-    assert said_by(answer(logprobs=told), None).logprobs == found
+    assert read_answer(answer(logprobs=told), None).logprobs == found
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"choices": []}', b'{"choices": [3]}', b"\xff", b"[" * 5000])
 def test_what_is_no_answer_has_failed(body: bytes) -> None:
-    assert said_by(body, CONTRACT).fault == "failed"
+    assert read_answer(body, CONTRACT).fault == "failed"
