@@ -32,7 +32,7 @@ async def keep_checking_health(services: Services) -> None:
 
 
 def _due_at(services: Services, replica: Replica) -> float:
-    """When it is to be looked at again, in monotonic seconds."""
+    """The time of a replica's next look, in monotonic seconds."""
     return replica.looked_at + services.fleet.pools[replica.config.pool].health_interval_seconds
 
 

@@ -33,7 +33,7 @@ def owner_to_keep(services: Services, admin: Caller) -> str | None:
 
 
 async def _is_of(services: Services, admin: Caller, version: Version) -> bool:
-    """Whether a version was pushed by this admin's owner: as it was then, or as its key's owner is told now."""
+    """Return whether a version was pushed by this admin's owner: as it was then, or as its key's owner is told now."""
     public = version.created_by
     kept = isinstance(version.owner, str) and same_owner(version.owner, admin.person)
     if kept or public == admin.public:
@@ -46,7 +46,7 @@ async def _is_of(services: Services, admin: Caller, version: Version) -> bool:
 
 
 def owner_remembered(services: Services, public: str, deleted: Mapping[str, Any]) -> list[Change]:
-    """What is written in the step that deletes a key: its owner, where it is an admin's."""
+    """The change that remembers the owner of a deleted key, where it is an admin's."""
     if deleted.get("role") != "admin":
         return []
     owner = str(deleted.get("owner") or deleted.get("name"))
@@ -54,7 +54,7 @@ def owner_remembered(services: Services, public: str, deleted: Mapping[str, Any]
 
 
 def pending_for(services: Services, admin: Caller, role: str) -> str | None:
-    """Whose approval does not count for a key of this role that the admin makes; None where it needs none."""
+    """The person whose approval does not count for a key of this role; None where the key needs no approval."""
     return admin.person if role == "admin" and services.settings.release.approver_must_differ else None
 
 

@@ -18,10 +18,6 @@ LAG_INTERVAL_SECONDS = 0.1
 STATE_INTERVAL_SECONDS = 30.0
 
 
-async def _follow_snapshot(services: Services) -> None:
-    await services.snapshot.follow(services.settings.snapshot_interval_seconds)
-
-
 async def _tell_presence(services: Services) -> None:
     try:
         while True:
@@ -31,14 +27,6 @@ async def _tell_presence(services: Services) -> None:
         with contextlib.suppress(RedisError, OSError):  # it is forgotten by itself
             await services.presence.leave()
         raise
-
-
-async def _lease_quotas(services: Services) -> None:
-    await services.limits.quotas.keep(services.fallback_caps.look)
-
-
-async def _flush_records(services: Services) -> None:
-    await services.flow.run()
 
 
 async def _watch_lag(services: Services) -> None:
@@ -57,11 +45,11 @@ async def _watch_state(services: Services) -> None:
 
 SERVICE_JOBS: Mapping[str, Callable[[Services], Awaitable[None]]] = MappingProxyType(
     {
-        "follow_snapshot": _follow_snapshot,
+        "follow_snapshot": lambda services: services.snapshot.follow(services.settings.snapshot_interval_seconds),
         "check_health": keep_checking_health,
         "tell_presence": _tell_presence,
-        "lease_quotas": _lease_quotas,
-        "flush_records": _flush_records,
+        "lease_quotas": lambda services: services.limits.quotas.keep(services.fallback_caps.look),
+        "flush_records": lambda services: services.flow.run(),
         "watch_lag": _watch_lag,
         "watch_state": _watch_state,
     }

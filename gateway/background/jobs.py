@@ -45,7 +45,7 @@ async def running_jobs(jobs: Mapping[str, Job], snapshot: SnapshotKeeper) -> Asy
 
 
 class Outage:
-    """Whether Redis fails the jobs. The log has an outage's beginning and its end, and not each try between them."""
+    """An outage of Redis, as jobs meet it. The log has its beginning and its end, and not each try between them."""
 
     def __init__(self, snapshot: SnapshotKeeper) -> None:
         self._snapshot = snapshot

@@ -84,7 +84,7 @@ class AuditedStep:
     def noted(
         self, action: str, name: str, shown: Callable[[Any], Any] = msgspec.to_builtins, evidence: Any = None
     ) -> Noted:
-        """What the registry calls to have its change noted; `shown` makes the audited value of an object."""
+        """The function by which the registry notes its change; `shown` makes the audited value of an object."""
 
         def note(before: Any, after: Any, generation: int) -> list[Change]:
             was, now = (None if value is None else shown(value) for value in (before, after))

@@ -40,12 +40,12 @@ NOT_SETTLED = "It may have been stored, but not durably in time. Look whether it
 
 
 class NotSettled(Exception):
-    """What was written may be lost when Redis or its machine fails now: it can't be acknowledged."""
+    """A write that may be lost when Redis or its machine fails now: it can't be acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Persistence:
-    """What a Redis tells of how it keeps what is written. None: it does not tell. Sizes are in bytes."""
+    """The persistence of a Redis, as it tells. None: it does not tell. Sizes are in bytes."""
 
     product: str = "Redis"
     version: str | None = None
@@ -64,13 +64,13 @@ class Persistence:
 
     @property
     def durable(self) -> bool:
-        """Whether what is acknowledged is on its disk."""
+        """Return whether what is acknowledged is on its disk."""
         if self.append_only is False or self.append_fsync == "no" or not self.syncs_always:
             return False
         return self.append_fsync == "always" or self.waits
 
     def lack(self) -> str | None:
-        """What is missing for it to be durable, as a sentence that says what to do; None where nothing is."""
+        """The obstacle to its durability, as a sentence that says what to do; None where there is none."""
         if self.append_only is False:
             return (
                 f"{self.product} is not durable: it has no append-only file, and forgets what is acknowledged when it "
@@ -94,7 +94,7 @@ class Persistence:
         return None
 
     def eviction_fault(self) -> str | None:
-        """Why it can't keep state, or None."""
+        """The reason why it can't keep state, or None."""
         if self.eviction in (None, "noeviction") or not self.memory_bytes_max:
             return None
         return (
@@ -104,7 +104,7 @@ class Persistence:
 
 
 async def look_at(redis: Redis) -> Persistence:
-    """What this Redis does with what is written. What a provider forbids to ask is None. Raises RedisError."""
+    """The persistence of this Redis. What a provider forbids to ask is None. Raises RedisError."""
     info = {**await _info(redis, "server"), **await _info(redis, "persistence")}
     info |= {**await _info(redis, "memory"), **await _info(redis, "replication")}
     asked = {name: await _configured(redis, name) for name in ("appendonly", "appendfsync", NO_SYNC)}
@@ -216,7 +216,7 @@ class Durability:
             raise NotSettled(f"{NOT_SETTLED} (Redis was started anew, or another one took over)")
 
     def _command(self) -> tuple[Any, ...] | None:
-        """What to wait with, or None if there is nothing to wait for."""
+        """The command to wait with, or None if there is nothing to wait for."""
         milliseconds = max(1, int(self._timeout_seconds * 1000))
         syncs = self.kept.append_only is not False and self.kept.append_fsync != "no"
         if self.kept.waits and (self._replicas_min or (syncs and self.kept.append_fsync != "always")):
@@ -302,5 +302,5 @@ class Durability:
 
 
 def not_settled(error: NotSettled, more: str = "") -> Problem:
-    """What the caller is told, who must not take it for stored."""
+    """The problem for a caller, who must not take the write for stored."""
     return Problem("storage_unavailable", f"{error}{more}")

@@ -155,7 +155,7 @@ async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
 
 
 async def _answers(socket_path: Path) -> bool:
-    """Whether it takes commands; not yet while it loads."""
+    """Return whether it takes commands; not yet while it loads."""
     if not socket_path.exists():
         return False
     redis = Redis(unix_socket_path=str(socket_path), **CONNECTION)

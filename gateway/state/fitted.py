@@ -190,13 +190,13 @@ def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Ki
 
 
 def calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> bool:
-    """True if a confidence was calibrated beside another scope model than this one (None: without any)."""
+    """Return whether a confidence was calibrated beside another scope model than this one (None: without any)."""
     calibrated_with = confidence.summary.get("scope", confidence.summary.get("coverage", ""))  # the older name
     return bool(calibrated_with not in ("", scores_as(scope) if scope is not None else None))
 
 
 def scores_as(scope: FittedEntry) -> str:
-    """By which digest a calibration knows a scope model. One whose thresholds alone were set anew scores as the one
+    """The digest by which a calibration knows a scope model. One whose thresholds alone were set anew scores as the one
     that it was made of, whose digest its summary then has as `scores_as`."""
     return str(scope.summary.get("scores_as", scope.digest))
 

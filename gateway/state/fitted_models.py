@@ -159,7 +159,7 @@ class FittedModels:
         return model
 
     def _mark(self, entry: FittedEntry) -> str:
-        """By what a model is known that was looked at before: its digest, or that it failed as it was put; else empty.
+        """The mark of a model that was looked at before: its digest, or that it failed as it was put; else empty.
 
         The same bytes put again may be whole."""
         if (entry.kind, entry.digest) in self._parsed:

@@ -1,4 +1,4 @@
-"""Which gateways there are, which snapshot each decides by, and what each has under way on which replica."""
+"""The gateways that are there, the snapshot that each decides by, and its leases by replica."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMOOTHING_SECONDS = 30.0
 
 
 class PresenceReport(msgspec.Struct, frozen=True):
-    """What one gateway tells of itself. `at` is Redis's own time in Unix seconds; `holds` are its leases by replica and
+    """One gateway's report. `at` is Redis's own time in Unix seconds; `holds` are its leases by replica and
     model; `demand` its requests in flight by version, as a mean over the last half minute."""
 
     at: float
@@ -95,8 +95,10 @@ class GatewayRoll:
         self._told = reports
 
     def idle(self, replica: str, model: str | None, generation: int) -> bool:
-        """Whether every gateway knows the state of this generation, and none has a lease on the model (None: on any
-        model) of the replica."""
+        """Return whether every gateway knows the state of this generation, and none uses the model on the replica.
+
+        Without a model: none uses the replica.
+        """
         for report in self._told:
             holds = report.holds.get(replica, {})
             if report.generation < generation or (holds if model is None else holds.get(model)):

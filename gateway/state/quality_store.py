@@ -1,4 +1,4 @@
-"""What the monitor has found of each task, as it stands in Redis: one object a task, each with its own generation.
+"""The quality of each task in Redis: one object a task, each with its own generation.
 
 Beside it the judgements that it rests on: one a version, in a hash of their own, since they move at every label.
 """
@@ -23,7 +23,7 @@ from serving.object_store import Change, LenientReader, Mirror, ObjectStore, cha
 
 
 class Monitored:
-    """What was judged last, as far as this gateway knows. Its only mover is the job `follow_judgements`."""
+    """The latest judgements, as this gateway has read them. Its only mover is the job `follow_judgements`."""
 
     def __init__(self) -> None:
         self.summary = Summary(at=0.0)
@@ -55,7 +55,7 @@ class QualityStore:
         return await change_together(self._redis, [change, *beside])
 
     async def told(self) -> Summary | None:
-        """When the monitor last judged, without the judgements; None where it never did."""
+        """The summary of the monitor's last step, without the judgements; None where there was none."""
         return self._reader.read("the summary", await self._redis.get(SUMMARY_KEY), Summary)
 
     async def judgements(self) -> dict[str, Judgement]:

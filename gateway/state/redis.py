@@ -26,7 +26,7 @@ RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 
 
 class Lives:
-    """Which process of Redis the connections lead to. `count` goes up when a new connection finds another one.
+    """The process of Redis that connections lead to. `count` goes up when a new connection finds another one.
 
     What was written to one process says nothing of another: it may have been started anew without its last second, or
     be a replica that was promoted. Whoever wrote under one count and waits under another has not been heard.
@@ -91,7 +91,7 @@ async def shared_secret(redis: Redis) -> bytes:
 
 
 async def installation_id(redis: Redis) -> str:
-    """What tells this Redis's state from that of others, made once: 16 hex digits."""
+    """The id that tells this Redis's state from that of others, made once: 16 hex digits."""
     await redis.set(INSTALLATION_KEY, secrets.token_hex(8), nx=True)
     identifier = await redis.get(INSTALLATION_KEY)
     assert isinstance(identifier, bytes)

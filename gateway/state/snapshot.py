@@ -61,7 +61,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What the file says: tasks, the pools that may be named as a model, and the limits of attempts.
+    """The configured part of the policy: tasks, the pools that may be named as a model, and the limits of attempts.
 
     `auto_pool` answers what asks for `auto` and fits no task; None: nothing does.
     """
@@ -216,7 +216,7 @@ class SnapshotKeeper:
                 await asyncio.sleep(interval_seconds)
 
     def age_seconds(self) -> float:
-        """How long ago the state was last read."""
+        """The age of the last reading of the state, in seconds."""
         return time.monotonic() - self.fresh_at
 
     def _policy(
@@ -246,7 +246,7 @@ def _alias(task: str, generation: int, entry: AliasEntry) -> Alias:
 
 
 def _reason(cordon: bytes) -> str:
-    """Why a replica gets no requests; one whose cordon can't be read gets none all the same."""
+    """The reason why a replica gets no requests; one whose cordon can't be read gets none all the same."""
     try:
         return str(msgspec.json.decode(cordon, type=dict[str, Any]).get("reason") or "")
     except UNREADABLE:
@@ -254,7 +254,7 @@ def _reason(cordon: bytes) -> str:
 
 
 def _shifts(health: Mapping[str, TaskQuality]) -> Mapping[str, Shift]:
-    """What versions keep of their requests, those alone of which something is shifted."""
+    """The shares of their requests that versions keep, of those whose requests are shifted."""
     return MappingProxyType(
         {
             name: Shift(item.kept, item.to, item.to_version)

@@ -48,7 +48,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 @dataclass
 class _Wanted:
-    """What is to be evaluated, and what is known of its data while they come."""
+    """An evaluation that is asked for, and the facts of its data while they come."""
 
     evaluations: Evaluations
     task: TaskPolicy
@@ -168,7 +168,7 @@ async def _begun(
 
 
 async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
-    """Whether what is in force was calibrated by this evaluation, as the task is judged now; or nothing can be."""
+    """Return whether the models in force were calibrated by this evaluation, or can't be, as the task is judged now."""
     task = evaluations.services.settings.tasks.get(evaluation.task)
     entries = await evaluations.services.fitted.of(evaluation.version)
     confidence = entries.get("confidence")
@@ -333,7 +333,7 @@ async def _received(request: Request, wanted: _Wanted) -> AsyncIterator[DatasetR
 
 
 def _notes(reader: DatasetReader) -> list[str]:
-    """What is wrong with the data, though they can be used."""
+    """The faults of data that can be used all the same."""
     notes = []
     if reader.repeated:
         notes.append(f"{reader.repeated} rows repeat an earlier one: intervals are narrower than they should be.")

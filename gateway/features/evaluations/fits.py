@@ -1,4 +1,4 @@
-"""What an evaluation's rows are fitted to at its end: a version's confidence model, and its learned routing.
+"""The models that are fitted from an evaluation's rows: a version's confidence model, and its learned routing.
 
 It is loaded where it is asked for alone: scikit-learn takes longer to load than a report to make.
 """
@@ -115,7 +115,7 @@ def not_calibrated(results: Results, job: EvaluationJob, error: str) -> dict[str
 
 
 def _untold(results: Results, job: EvaluationJob) -> dict[str, Any]:
-    """That part as it is before anything is fitted."""
+    """The calibration's part of the report before anything is fitted."""
     there = _answered(results)
     return {
         "rows": len(there),
@@ -137,7 +137,7 @@ def _answered(results: Results) -> list[RowResult]:
 
 
 def _is_short(row: RowResult, logprobs: Sequence[float], tokens: int | None) -> bool:
-    """Whether fewer of an answer's first logprobs are kept than it is judged by."""
+    """Return whether fewer of an answer's first logprobs are kept than it is judged by."""
     length = row.sureness.length if row.sureness is not None else 0
     return len(logprobs) < (length if tokens is None else min(length, tokens))
 
@@ -152,7 +152,7 @@ def _row(row: RowResult, scope: float | None, logprobs: Sequence[float] | None) 
 
 
 def _target(model: ConfidenceModel, wrong_share_max: float) -> dict[str, Any]:
-    """What one target keeps, if a threshold can be certified for it."""
+    """The share of answers that one target keeps, if a threshold can be certified for it."""
     held = model.certificate(wrong_share_max)
     return {
         "wrong_share_max": wrong_share_max,

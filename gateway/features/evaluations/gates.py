@@ -1,4 +1,4 @@
-"""What reviewed labels are held against: the gate, which is what a version was evaluated at before it was live.
+"""The gate: the evaluation of a version before it was live becomes the baseline of its reviewed labels.
 
 An evaluation may be of anything, such as of the requests that its version got wrong. What a live version is held
 against is therefore never taken from one by itself: an admin says so.
@@ -28,14 +28,14 @@ LIVE: frozenset[VersionState] = frozenset({"canary", "active", "previous_version
 
 
 def counts_of(evaluation: Evaluation) -> tuple[int, int] | None:
-    """How many of its rows the version got wrong, and of how many; None before its end, or where it was not asked."""
+    """The rows that the version got wrong, and all of them; None before its end, or where it was not asked."""
     accuracy: dict[str, Any] = (evaluation.report or {}).get("arms", {}).get("adapter", {}).get("accuracy") or {}
     right, of = accuracy.get("right"), accuracy.get("of")
     return (of - right, of) if isinstance(right, int) and isinstance(of, int) and evaluation.status == "done" else None
 
 
 async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | None:
-    """Whether an evaluation that has ended is its version's gate; None where it did not ask it. Raises RedisError."""
+    """The gate that an evaluation which has ended makes; None where it did not ask its version. Raises RedisError."""
     counts = counts_of(evaluation)
     if counts is None:
         return None
@@ -54,7 +54,7 @@ async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | No
 
 
 async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | None:
-    """Why no evaluation becomes the version's baseline by itself now, as a sentence. Raises RedisError."""
+    """The reason why no evaluation becomes the version's baseline by itself now. Raises RedisError."""
     snapshot = await evaluations.services.snapshot.refresh()
     version, alias = snapshot.versions.get(evaluation.version), snapshot.aliases.get(evaluation.task)
     held = await _held(evaluations, evaluation.version)
@@ -100,7 +100,7 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
 
 
 async def _held(evaluations: Evaluations, version: str) -> dict[str, Baseline] | None:
-    """What is set for a version, by stream; None where it can't be read."""
+    """The baselines set for a version, by signal; None where they can't be read."""
     try:
         return msgspec.convert(await evaluations.services.objects.baselines.get(version) or {}, dict[str, Baseline])
     except UNREADABLE as error:

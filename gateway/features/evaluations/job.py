@@ -114,7 +114,7 @@ class _Run:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _work(self) -> Closed:
-        """What the evaluation comes to; nothing of it is in force yet."""
+        """The evaluation's result; nothing of it is in force yet."""
         evaluation, at_once = self._one, self._evaluations.services.settings.evaluation.concurrency
         left, metric = self._store.left(evaluation), metric_of(evaluation.metric)
         await answer_rows(left, self._ask, self._keep, metric, evaluation.classes, at_once)
@@ -167,7 +167,7 @@ class _Run:
         return (self._one.against or "") if arm == "against" else self._one.version
 
     def _choice(self, arm: str) -> Choice | str:
-        """Where a row goes now, or what it waits for. Raises Impossible where waiting is of no use."""
+        """The place for a row, or the reason why it waits. Raises Impossible where waiting is of no use."""
         evaluations, view = self._evaluations, self._evaluations.services.fleet.view()
         task = evaluations.services.snapshot.current.policy.tasks.get(self._one.task)
         name = self._version_of(arm)
@@ -227,7 +227,7 @@ class _Run:
         await self._end(after, closed.models)
 
     async def _end(self, after: Evaluation, models: Sequence[Model] = ()) -> None:
-        """It has ended so: in its state, for its version, and in the audit. Nothing where it was changed meanwhile."""
+        """End the evaluation in its state, for its version and in the audit; nothing where it was changed meanwhile."""
         fields: dict[str, Any] = {"evaluation": after.id, "status": after.status, "note": after.note}
         fields |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
         fields |= {"gate": after.gate.because} if after.gate is not None else {}
@@ -241,7 +241,7 @@ class _Run:
             await self._evaluations.drafts.enter(after.id)
 
     async def _closed(self) -> Closed:
-        """What the process beside makes of the rows. It is killed where this is cancelled. Raises Impossible."""
+        """The result of the helper process, which is killed where this is cancelled. Raises Impossible."""
         evaluations, evaluation = self._evaluations, self._one
         task = evaluations.services.settings.tasks.get(evaluation.task)
         if task is None:
@@ -281,13 +281,13 @@ async def put_models(evaluations: Evaluations) -> None:
 
 
 def tokens_of(task: TaskSettings) -> int | None:
-    """By how many of an answer's first tokens a task judges; None: by all."""
+    """The number of an answer's first tokens that a task judges by; None: all."""
     kind, _, count = task.commit.partition(":")
     return int(count) if kind == "tokens" else None
 
 
 def in_short(evaluation: Evaluation) -> dict[str, Any]:
-    """What is told of an evaluation beside its version."""
+    """An evaluation in short, as it is shown beside its version."""
     report = evaluation.report or {}
     arms = report.get("arms", {})
     return {

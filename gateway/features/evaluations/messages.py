@@ -1,4 +1,4 @@
-"""What the process at an evaluation's end is told and tells, and a row as a request: it and the job share these."""
+"""The messages between the job and the process that ends an evaluation, and a row as a request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monitoring.evaluation.dataset import Row
 
 
 class EvaluationJob(msgspec.Struct):
-    """What to do: `evaluation` by its id, in that Redis. `selector` is what fitted models read of a conversation, and
+    """The job: `evaluation` by its id, in that Redis. `selector` is what fitted models read of a conversation, and
     `tokens` how many of an answer's first tokens are judged (None: all); `wrong_share_max` is the task's own target,
     where it has the check `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of
     MiniLM's file, empty where there is none."""
@@ -31,7 +31,7 @@ class EvaluationJob(msgspec.Struct):
 
 
 class Closed(msgspec.Struct):
-    """What came of it: the report as JSON has it, and the models that were fitted."""
+    """The result: the report as JSON has it, and the models that were fitted."""
 
     report: dict[str, Any] = {}
     models: list[Model] = []

@@ -1,4 +1,4 @@
-"""What an engine's whole answer says, as an evaluation looks at it."""
+"""An engine's whole answer, as an evaluation reads it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_answer(body: bytes, contract: Contract | None) -> Said:
 
 
 def _sureness(logprobs: Sequence[float]) -> Sureness | None:
-    """What the check `low_confidence` looks at of a whole answer, by the same arithmetic."""
+    """The features that the check `low_confidence` reads of a whole answer, by the same arithmetic."""
     seen = compute_features(logprobs, None, None)
     return Sureness(seen.minimum, seen.quantile_10, seen.mean, seen.length) if seen.length else None
 

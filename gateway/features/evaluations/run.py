@@ -110,7 +110,7 @@ async def _logprobs(store: EvaluationStore, evaluation: Evaluation) -> list[list
 
 @dataclass
 class _Scope:
-    """How much each text is in the version's scope, and the model that says so: None each where there is none that
+    """The scope score of each text, and the model that gives it: None each where there is none that
     reads what the task's selector takes. `digest` is what a calibration knows it by."""
 
     scores: list[float | None]

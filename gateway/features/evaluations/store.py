@@ -79,7 +79,7 @@ return 1
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether an evaluation is what its version's reviewed labels are held against, and why, in words."""
+    """An evaluation as its version's gate: whether it became the baseline of reviewed labels, and why."""
 
     taken: bool
     because: str
@@ -162,7 +162,7 @@ class EvaluationStore:
         return [msgspec.json.decode(value, type=Evaluation) for value in raw if value is not None]
 
     async def is_wanted(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether there is anything to do."""
         return bool(await self._redis.exists(OPEN_KEY, DRAFTS_KEY, self.models.values))
 
     async def next(self) -> Evaluation | None:
@@ -179,12 +179,12 @@ class EvaluationStore:
         await self._redis.set(_key(evaluation.id, "waiting"), reason, ex=WAITING_SECONDS)
 
     async def waiting(self, evaluation: Evaluation) -> str:
-        """What it waits for; empty where it does not."""
+        """The reason why an evaluation waits; empty where it does not."""
         raw = await self._redis.get(_key(evaluation.id, "waiting"))
         return raw.decode() if raw else ""
 
     async def progress(self, evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
-        """By arm: how many rows it has answered, how many of them right, and what that has cost (None: not known)."""
+        """By arm: the numbers of rows answered and of right ones, and their cost in US dollars (None: not known)."""
         raw = await self._redis.hgetall(_key(evaluation.id, "counts"))
         counts = {name.decode(): float(value) for name, value in raw.items()}  # the name of its run is a number, too
         return {
@@ -237,7 +237,7 @@ class EvaluationStore:
             await self._redis.unlink(*(_key(name.decode(), "logprobs") for name in older))
 
     async def has_engine_faults(self, evaluation: Evaluation) -> bool:
-        """Whether there are rows that an engine failed to answer: they are asked again where it is begun again."""
+        """Return whether an engine failed at rows: they are asked again where the evaluation is begun again."""
         return bool(await self._redis.exists(_key(evaluation.id, "engine_faults")))
 
     async def move(
@@ -329,7 +329,7 @@ class EvaluationStore:
             at += len(raw)
 
     async def results(self, evaluation: Evaluation, first: int, count: int) -> dict[str, list[bytes | None]]:
-        """By arm, the results of `count` rows from `first` on, as JSON; None where a row is not answered yet."""
+        """The results of `count` rows from `first` on, by arm, as JSON; None where a row is not answered yet."""
         numbers = range(first, min(first + count, evaluation.rows))
         results_by_arm: dict[str, list[bytes | None]] = {}
         for arm in evaluation.arms:
@@ -349,7 +349,7 @@ class EvaluationStore:
         await self._redis.set(key, msgspec.json.encode(scores), ex=self._retention_seconds)
 
     async def scope(self, evaluation: Evaluation) -> list[float | None]:
-        """What was stored of that; empty where nothing was."""
+        """The stored scope scores of the rows; empty where there are none."""
         raw = await self._redis.get(_key(evaluation.id, "coverage"))
         return [] if raw is None else msgspec.json.decode(raw, type=list[float | None])
 

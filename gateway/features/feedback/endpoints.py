@@ -61,7 +61,7 @@ def _so_many(entries: list[Any]) -> list[Any]:
 
 
 def _form_of(body: Any) -> str:
-    """Whether a body is one judgement or several: what is wrong with it is said of that form."""
+    """The form of a body, one judgement or several: an error names fields of that form."""
     return "FeedbackBatch" if isinstance(body, dict) and "feedback" in body else "FeedbackIn"
 
 

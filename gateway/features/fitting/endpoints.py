@@ -84,7 +84,7 @@ async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample:
 
 
 def selector_of(fitting: Fitting, task: str) -> str | None:
-    """What the task reads of a conversation; None for a task that the configuration does not have."""
+    """The task's selector; None for a task that the configuration does not have."""
     settings = fitting.services.settings.tasks.get(task)
     return settings.selector if settings is not None else None
 

@@ -114,7 +114,7 @@ class _Pile:
             self.ids[_digest(kept.id)] += 1
 
     def same_id(self) -> int:
-        """How many of them have the id of another."""
+        """The number of rows that have the id of another."""
         return sum(count for count in self.ids.values() if count > 1)
 
     def drawn(self, count_max: int) -> Iterator[bytes]:
@@ -198,7 +198,7 @@ def _asked(messages: list[Message]) -> list[Message]:
 
 
 def barely_tells(auroc: float | None) -> bool:
-    """Whether a scope model hardly does what it is for: it takes much other traffic for training prompts."""
+    """Return whether a scope model takes much other traffic for training prompts."""
     return auroc is not None and auroc < AUROC_LOW
 
 

@@ -105,7 +105,7 @@ class Samples:
         return int(await self._redis.hincrby(f"{SAMPLE_KEY}{version}", "begun", 1))
 
     async def digest_of(self, version: str) -> str | None:
-        """Which sample a version waits with."""
+        """The digest of the sample that a version waits with."""
         sample_digest = await self._redis.hget(f"{SAMPLE_KEY}{version}", "digest")
         return None if sample_digest is None else str(sample_digest.decode())
 

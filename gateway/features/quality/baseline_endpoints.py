@@ -28,7 +28,7 @@ COUNT_MAX = 10**12
 
 
 class BaselineIn(Body):
-    """What a stream is held against from now on: so many wrong of so many, an evaluation, or what was seen lately."""
+    """The baseline of a signal from now on: counts of wrong ones and of all, an evaluation, or what was seen lately."""
 
     stream: SignalName
     of_class: str | None = Field(
@@ -133,7 +133,7 @@ async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, no
 
 
 async def _evaluated(quality: Quality, version: str, name: str) -> tuple[int, int]:
-    """How many rows the version got wrong, and of how many. Raises Problem (404, 409)."""
+    """The rows that the version got wrong, and all of them. Raises Problem (404, 409)."""
     evaluation = await quality.evaluations.store.get(name) if name.isalnum() else None
     if evaluation is None or evaluation.version != version:
         raise Problem("not_found", f"There is no evaluation {name[:80]!r} of {version}.", "evaluation")
@@ -171,7 +171,7 @@ def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | No
 
 
 def _too_few(body: BaselineIn, version: str, observed: float) -> str:
-    """That so many labels or pairs are too few to be accepted, and what to do."""
+    """The message that labels or pairs are too few to be accepted."""
     of_pairs = get_measure(body.stream) == "difference"
     amount = f"{observed:g} {'pair' if of_pairs else 'label'}{'' if observed == 1 else 's'}"
     stream = body.stream if body.of_class is None else f"{body.stream}, class {body.of_class},"
@@ -180,7 +180,7 @@ def _too_few(body: BaselineIn, version: str, observed: float) -> str:
 
 
 def _doubts(quality: Quality, task: str, version: str, body: BaselineIn) -> Iterator[str]:
-    """What may be meant otherwise: a class that no label has named yet."""
+    """Warnings of a likely mistake: a class that no label has named yet."""
     if body.of_class is None:
         return
     seen = _seen(quality, version, body)

@@ -91,7 +91,7 @@ def _placed(quality: Quality) -> list[Version]:
 
 
 def _stale(quality: Quality, now: float) -> Read:
-    """Of the versions that may answer and have a role: whether the organisation's rules are others by now."""
+    """Versions with a role, 1 where the organisation's rules have changed since they were trained."""
     gauge: Read = {}
     for version in _placed(quality):
         health = quality.services.snapshot.current.health.get(version.task, TaskQuality())
@@ -124,7 +124,7 @@ def _judged(quality: Quality, value: Callable[[Judgement], float | None]) -> Rea
 
 
 def _of_streams(quality: Quality, threshold: bool) -> Read:
-    """Of the classes of a stream, and the stream as a whole, that which is nearest to its threshold."""
+    """The evidence nearest to its threshold, of each signal as a whole and of its classes."""
     nearest: dict[tuple[str, ...], tuple[float, float]] = {}
     for judgement in _judgements(quality):
         for stream in judgement.streams:
@@ -154,7 +154,7 @@ def _bounds(arm: ArmReport) -> tuple[tuple[str, float | None], ...]:
 
 
 def _time_to_detect(quality: Quality) -> Read:
-    """Where there are no labels it is never: +Inf."""
+    """The time to detect a slip; +Inf without labels."""
     return {
         (judgement.task, judgement.version, points): math.inf if seconds is None else seconds
         for judgement in _judgements(quality)

@@ -184,7 +184,7 @@ class Monitoring:
 
 
 def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
-    """What the task's versions are now."""
+    """The present roles of the task's versions."""
     alias = snapshot.aliases.get(task)
     general = quality.services.settings.tasks[task].fallback_pool is not None
     there = tuple(
@@ -208,7 +208,7 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
 
 
 def step_of(quality: Quality, snapshot: Snapshot, known_at: float) -> MonitorStep:
-    """What the child has to know of tasks, versions and metrics for a step."""
+    """The facts of tasks, versions and metrics that the child needs for a step."""
     tasks: dict[str, WatchedTask] = {}
     previous: dict[str, str | None] = {}
     for task in quality.services.settings.tasks:
@@ -254,7 +254,7 @@ def _canary_of(alias: AliasEntry) -> Canary | None:
 
 
 async def _answered(process: subprocess.Popen[bytes], step: MonitorStep) -> JudgedStep:
-    """What the child answers. Raises MonitorFailed where it does not, or ends."""
+    """The child's answer. Raises MonitorFailed where it does not answer, or ends."""
     assert process.stdout is not None, "it is a pipe"
     await give(process, msgspec.json.encode(step) + b"\n")
     try:

@@ -1,4 +1,4 @@
-"""What was judged, as every gateway knows it: read from Redis, where the one that monitors writes it."""
+"""The latest judgements, as every gateway reads them from Redis, where the one that monitors writes them."""
 
 from __future__ import annotations
 

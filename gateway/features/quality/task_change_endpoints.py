@@ -38,7 +38,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
 class ChangedIn(Body):
-    """That the task's rules are others from some time on, and what becomes of its requests until a version knows."""
+    """A change of the task's rules from some time on, and where its requests go until a version knows the new ones."""
 
     effective_at: When = Field(
         description="From when on: Unix seconds, or a date or a time in ISO 8601 (UTC without a zone). At most 1 year "
@@ -173,7 +173,7 @@ async def _rule(quality: Quality, task: str, body: ChangedIn, before: Changed | 
 
 
 def _left_behind(quality: Quality, before: Changed | None, word: Changed) -> list[Change]:
-    """What goes of a word that was given before."""
+    """The rule of an earlier announcement, to be removed."""
     if before is None or before.override is None or before.override == word.override:
         return []
     return [Change(quality.services.objects.overrides, before.override, None)]

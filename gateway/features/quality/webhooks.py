@@ -1,4 +1,4 @@
-"""What the monitor does is told to a webhook: each action once it is done, again and again until it is taken.
+"""Messages to a webhook: each action of the monitor once it is done, sent again until it is taken.
 
 Messages wait in Redis, so that the next gateway that has the job goes on where one was killed. One that could not be
 delivered within KEPT_SECONDS is dropped and counted. A receiver may get a message twice, with the same id. It gets
@@ -57,12 +57,12 @@ class WaitingMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def at(self) -> float:
-        """When what it tells was done; else since when it waits."""
+        """The time of its action; else since when the message waits."""
         at = self.body.get("at")
         return float(at) if isinstance(at, int | float) else self.since
 
     def is_due(self, now: float) -> bool:
-        """Whether it is to be sent now; no clock that was set back, or that is damaged, has it wait for longer."""
+        """Return whether it is to be sent now; a clock that was set back has it wait for no longer."""
         return not now < self.next_at <= now + BACKOFF_SECONDS_MAX
 
 
@@ -143,5 +143,5 @@ class Webhooks:
 
 
 def signature_of(key: str, body: bytes) -> str:
-    """What proves to a receiver that the body is ours: `sha256=` and the HMAC-SHA256 of it, in hexadecimal digits."""
+    """The body's signature: `sha256=` and its HMAC-SHA256 in hexadecimal digits."""
     return f"sha256={hmac.new(key.encode(), body, hashlib.sha256).hexdigest()}"

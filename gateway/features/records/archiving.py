@@ -31,7 +31,7 @@ COMMAND = (sys.executable, "-P", "-m", "monitoring.archive_run")
 
 
 class Archived(msgspec.Struct):
-    """What a run told of the entries that it wrote."""
+    """The numbers of entries that a run wrote."""
 
     records: int = 0
     feedback: int = 0

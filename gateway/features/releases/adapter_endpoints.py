@@ -166,12 +166,12 @@ def _added(step: AuditedStep, before: Version | None, after: Version, generation
 
 
 def state_of(version: Version) -> dict[str, Any]:
-    """What the audit has of a version that moves from one state to another."""
+    """The fields of a version that the audit keeps when its state moves."""
     return {"state": version.state}
 
 
 def _warnings(manifest: Manifest) -> list[str]:
-    """What is no fault of a manifest, and surely not meant."""
+    """Warnings of what is allowed in a manifest and surely not meant."""
     due = review_due({"review_by": manifest.review_by})
     if due is None or due > time.time():
         return []
@@ -271,7 +271,7 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
 def _signer(
     releases: Releases, signature: Path | None, artifact: Artifact, manifest: Manifest
 ) -> tuple[str, str] | tuple[None, None]:
-    """Whose trusted signature the adapter has, and the signature. Raises SignatureError for a wrong one, or a missing
+    """The adapter's trusted signer, and the signature. Raises SignatureError for a wrong one, or a missing
     one that must be."""
     signing = releases.services.settings.signing
     if signature is None:
@@ -283,7 +283,7 @@ def _signer(
 
 
 def limits_of(services: Services, pool: str) -> ArtifactLimits:
-    """What an adapter for a pool may be at most."""
+    """The limits of an adapter for a pool."""
     return ArtifactLimits(rank_max=services.settings.pools[pool].max_lora_rank)
 
 
@@ -345,7 +345,7 @@ async def _until(releases: Releases, name: str, seconds: float, done: Callable[[
 
 
 def _held(releases: Releases, version: Version) -> bool:
-    """Whether a replica that is up still has the version, or is on its way to it or off it."""
+    """Return whether a replica that is up still has the version, or is on its way to it or off it."""
     return any(p["state"] not in ("ghost", "failed") for p in _placements(releases, version) if p["up"])
 
 

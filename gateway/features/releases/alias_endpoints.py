@@ -36,7 +36,7 @@ Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the
 
 
 class AliasIn(Body):
-    """Where a task's requests go from now on: one version, or versions with weights that add up to 1."""
+    """The versions of a task's requests from now on: one version, or versions with weights that add up to 1."""
 
     version: str | None = Field(None, max_length=100)
     weights: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = Field(None, max_length=16)
@@ -224,7 +224,7 @@ async def _change_alias(
 
 
 async def _warnings(releases: Releases, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
-    """What the task's checks, and the model `auto`, lack for the versions that answer now, a sentence or two each; and
+    """The models that the task's checks, and `auto`, lack for the versions that answer now, a sentence or two each; and
     what keeps requests from these versions."""
     settings = releases.services.settings.tasks.get(task)
     if settings is None or not after.weights:

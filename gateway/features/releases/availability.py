@@ -1,4 +1,4 @@
-"""What stands between a task's versions and its callers now: rules in force, and replicas that have a version ready."""
+"""The obstacles between a task's versions and its callers: rules in force, and replicas without a ready version."""
 
 from __future__ import annotations
 

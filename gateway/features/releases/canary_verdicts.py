@@ -54,7 +54,7 @@ class Rollouts:
         self._health = QualityStore(redis)
 
     async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
-        """How a canary stands: its last verdict, why, and the evidence."""
+        """A canary's last verdict, its reason, and the evidence."""
         kept = await self._kept(task, begun)
         return {"verdict": kept.action, "because": kept.because, "evidence": kept.evidence}
 
@@ -106,7 +106,7 @@ class Rollouts:
         await self._drafts.enter(task)
 
     async def _is_degraded(self, task: str, version: str) -> bool:
-        """Whether the monitor, or an admin, says so of this version."""
+        """Return whether the monitor, or an admin, calls this version degraded."""
         quality = (await self._health.of(task))[0].versions.get(version)
         return quality is not None and quality.verdict == "degraded"
 

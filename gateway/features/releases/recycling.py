@@ -32,7 +32,7 @@ BACK_SECONDS_MAX = 900.0
 
 
 class Cordon(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a replica gets no requests, by whom and since when (Unix seconds).
+    """A replica's cordon: the reason why it gets no requests, by whom and since when (Unix seconds).
 
     For one that is being recycled: the engine process that is to go, when and how often it was told to, and why it had
     been cordoned before.
@@ -148,13 +148,13 @@ async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, generat
 
 
 def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica) -> bool:
-    """Whether every version that is to be there is ready on the engine process of now."""
+    """Return whether every version that is to be there is ready on the engine process of now."""
     held = [p for (on, _), p in placements.items() if on == replica.name and p.state in HELD | {"failed"}]
     return all(p.state == "ready" and p.life == replica.life for p in held)
 
 
 async def _restart(releases: Releases, replica: Replica) -> str:
-    """Why it could not be asked to; empty where it was, also if the answer is slow to come."""
+    """The reason why the call failed; empty where it did not, also if the answer is slow to come."""
     try:
         answer = await releases.services.http.post(replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS)
         answer.raise_for_status()

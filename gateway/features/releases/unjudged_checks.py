@@ -1,4 +1,4 @@
-"""Which checks of a task have nothing to judge a version by, so that nothing is sent away for them, and what to do."""
+"""Checks of a task that lack a model for a version, so that they never fire, and what to do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def versions_asked(alias: AliasEntry) -> list[str]:
 def lacks(
     version: str, entries: Mapping[Kind, FittedEntry], checks: Collection[CheckName], selector: str, leads: bool
 ) -> Iterator[Lack]:
-    """What these checks of a task with this selector lack for a version. `leads`: it is the one that `auto` knows."""
+    """The models that these checks lack for a version with this selector. `leads`: it is the one that `auto` knows."""
     idle = unused(entries, selector)
     for kind in KINDS:
         check, command = CHECK_OF[kind], COMMAND_OF[kind].format(version=version)

@@ -1,4 +1,4 @@
-"""What is made of a report: whether it may be stored, what its answer is held against, and its record with findings."""
+"""Reports that are judged: whether one may be stored, its terms, and its record with findings."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _see_that_it_fits(services: Services, report: Report) -> None:
 def _terms(
     services: Services, report: Report, task: TaskPolicy, version: VersionView | None, fitted: Fitted
 ) -> Terms | None:
-    """What the answer is held against; None where there is none. An answer of a general model has no confidence."""
+    """The terms of an answer; None where there is none. An answer of a general model has no confidence."""
     if version is None or report.answer is None or report.status >= 400:
         return None
     checks = {name: check for name, check in _observed(task).items() if name in AFTER_THE_ANSWER}
@@ -158,7 +158,7 @@ def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Rec
 
 
 def _judge(due: Due, moment: Moment, record: Record) -> None:
-    """What the task's checks, each of them as if it only observed, say of it. A thread's work: a score takes a
+    """Judge a report by the task's checks, each as if it only observed. A thread's work: a score takes a
     while."""
     version, terms = due.version, due.terms
     if version is None:
@@ -176,7 +176,7 @@ def _judge(due: Due, moment: Moment, record: Record) -> None:
 
 
 def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Finding], float | None]:
-    """What the checks before the answer say of the text, where it was told; and its scope score."""
+    """The findings of the checks before the answer on the text, where it was told; and its scope score."""
     report, task, fitted = due.report, due.task, due.fitted
     if report.messages is None and report.prompt is None:
         return [], None

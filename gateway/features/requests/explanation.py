@@ -123,7 +123,7 @@ def finding_told(finding: FindingRecord, in_full: bool) -> dict[str, Any]:
 
 
 def _whose(finding: FindingRecord) -> str:
-    """Whose answer it is about: that of a version, or of the fallback's base model."""
+    """The arm whose answer a finding is about: a version, or the fallback's base model."""
     if finding.check not in AFTER_THE_ANSWER:
         return ""
     return f" ({finding.version}'s answer)" if finding.version else " (the fallback's answer)"

@@ -112,7 +112,7 @@ async def collect_examples(
 
 
 class _Found:
-    """What the feedback says of a version's requests, read from the newest back."""
+    """The judgements of a version's requests, read from the newest back."""
 
     def __init__(self, retraining: RetrainingRequests, task: str, version: str) -> None:
         plan = retraining.services.settings.plan(task) if task in retraining.services.settings.tasks else Plan()

@@ -129,10 +129,10 @@ class RetrainingStore:
 
 
 def _asked_at(example: Example) -> float:
-    """When its request was made, in Unix seconds; where its id does not tell that, when it was judged."""
+    """The time of its request, in Unix seconds; that of its judgement where its id does not tell."""
     return made_at(example.request_id) if SHAPE.fullmatch(example.request_id) else example.at
 
 
 def _examples_key(name: str, day: int | None = None) -> str:
-    """Where the examples of the requests of one day stand; without a day, of which days there are any."""
+    """The key of the examples of one day; without a day, that of the list of days."""
     return f"apprentice:retraining:{name}:examples" + ("" if day is None else f":{day}")

@@ -85,7 +85,7 @@ async def _keep_one_by_one(reviews: Reviews) -> None:
 
 
 async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
-    """Whether it waits in Redis now. Raises RedisError and OSError."""
+    """Keep a drawn request; whether it waits in Redis now. Raises RedisError and OSError."""
     task = drawn.record.task or ""
     if task not in reviews.services.settings.tasks or not reviews.queue.open(task):
         return False
@@ -134,13 +134,13 @@ async def _count(reviews: Reviews) -> None:
 
 
 def has_reviews(reviews: Reviews, task: str) -> bool:
-    """Whether requests of the task may be drawn for review, or some wait that were."""
+    """Return whether requests of the task may be drawn for review, or drawn ones wait."""
     settings = settings_of(reviews, task)
     return settings.per_week > 0 or settings.per_week_suspect > 0 or reviews.queue.waiting.get(task, 0) > 0
 
 
 async def counted(reviews: Reviews, task: str) -> Counts:
-    """How the task's reviews stand; the gauge of those that wait is set by it. Raises RedisError."""
+    """Count the task's reviews, and set the gauge of those that wait. Raises RedisError."""
     counts = await reviews.store.counts(task, retention_seconds(reviews, task))
     reviews.queue.waiting[task] = counts.waiting
     if counts.expired_now:
@@ -158,18 +158,18 @@ def settings_of(reviews: Reviews, task: str) -> ReviewSettings:
 
 
 def retention_seconds(reviews: Reviews, task: str) -> float:
-    """How long the task's reviews are kept."""
+    """The time for which the task's reviews are kept."""
     return 86_400.0 * settings_of(reviews, task).retention_days
 
 
 def budget_of(reviews: Reviews, task: str) -> int:
-    """How many requests of the task may be drawn in seven days, as the monitor says now."""
+    """The number of the task's requests that may be drawn in seven days, as the monitor says now."""
     plan = reviews.services.settings.plan(task)
     return reviews_per_week(plan, is_raised(reviews, task))
 
 
 def is_raised(reviews: Reviews, task: str) -> bool:
-    """Whether the raised budget is in force."""
+    """Return whether the raised budget is in force."""
     snapshot = reviews.services.snapshot.current
     health, alias = snapshot.health.get(task), snapshot.aliases.get(task)
     if health is None or alias is None:

@@ -67,7 +67,7 @@ class ReviewQueue:
 
     @property
     def busy(self) -> bool:
-        """Whether any is neither in Redis nor dropped."""
+        """Return whether any is neither in Redis nor dropped."""
         return self._unwritten > 0
 
     def spent(self, task: str, seconds: float) -> None:
@@ -75,7 +75,7 @@ class ReviewQueue:
         self._spent_until[task] = time.monotonic() + seconds
 
     def open(self, task: str) -> bool:
-        """Whether requests of the task are drawn: its budget is not known to be spent."""
+        """Return whether requests of the task are drawn: its budget is not known to be spent."""
         until = self._spent_until.get(task)
         if until is None:
             return True

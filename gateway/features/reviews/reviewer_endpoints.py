@@ -24,7 +24,7 @@ OfTask = Annotated[str | None, Query(max_length=63, description="Only of this ta
 
 
 class SkipIn(Body):
-    """Why a reviewer gives a review back."""
+    """The reason why a reviewer gives a review back."""
 
     reason: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(not_blank)]
 
@@ -84,7 +84,7 @@ def _told(reviews: Reviews, task: str, leased: Leased, counts: Counts) -> dict[s
 
 
 def metric_of(reviews: Reviews, task: str) -> tuple[str, FeedbackMetricSettings | None]:
-    """What reviewers are asked to say: the task's labels; where it names none, the first metric that is declared."""
+    """The metric that reviewers judge by: the task's; where it names none, the first that is declared."""
     declared = reviews.services.settings.feedback_metrics
     name = reviews.services.settings.plan(task).feedback_metric or next(iter(declared), "")
     return name, declared.get(name)
@@ -111,7 +111,7 @@ def _examples(request_id: str, name: str, metric: FeedbackMetricSettings | None)
 
 
 def _why_none(reviews: Reviews, counts: dict[str, Counts], none: dict[str, NoneLeft]) -> str:
-    """Why no review waits, in sentences."""
+    """The reason why no review waits, in sentences."""
     budgets = {task: budget_of(reviews, task) for task in none}
     blocked = [task for task in none if budgets[task] or counts[task].waiting] or list(none)[:1]
     if len(blocked) > TOLD_TASKS_MAX:

@@ -1,4 +1,4 @@
-"""What is done to the reviews of a task in Redis, each in one atomic step.
+"""The scripts over the reviews of a task in Redis, each one atomic step.
 
 KEYS[1] is what the keys of the task begin with; ARGV[1] the time in milliseconds (-1: Redis's own clock). Of a task:
 `waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), `entered`

@@ -32,7 +32,7 @@ UNREAD = "Its texts can't be read."
 
 
 class Review(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reviewer sees of a request: what was asked, as its caller sent it, and what was answered.
+    """A request as a reviewer sees it: its texts, as its caller sent them, and its answer.
 
     `at` is Unix seconds, `probability` that with which it was drawn. `caller` is the key's public part. `fields` are
     those that the task's contract names. `cut` says in sentences what was left out of the texts.
@@ -56,7 +56,7 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptReview(NamedTuple):
-    """What became of a drawn request: kept, there before, or beyond the week's budget, which stays spent for so many
+    """The outcome of a drawn request: kept, there before, or beyond the week's budget, which stays spent for so many
     seconds. `dropped` older ones went for it, `expired` had waited for longer than the retention."""
 
     outcome: Literal["kept", "same", "spent"]
@@ -83,14 +83,14 @@ class NoneLeft(NamedTuple):
 
 
 class Deleted(NamedTuple):
-    """How many reviews were deleted that waited, and how many that were judged wrong and whose texts were kept on."""
+    """The numbers of deleted reviews: those that waited, and those judged wrong whose texts were kept on."""
 
     waiting: int
     answered: int
 
 
 class Skip(msgspec.Struct, frozen=True, kw_only=True):
-    """That a reviewer gave a review back: which, who, why, and when (Unix seconds)."""
+    """A review that was given back: which, by whom, why, and when (Unix seconds)."""
 
     request_id: str
     by: str
@@ -99,7 +99,7 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How a task's reviews stand, and what was done in the last seven days; `expired_now` were found expired by this
+    """Counts of a task's reviews, those of the last seven days too; `expired_now` were found expired by this
     look. `oldest_at` is when the oldest one that waits was kept, in Unix seconds."""
 
     waiting: int
@@ -186,7 +186,7 @@ class ReviewStore:
         return bool(await self._do(self._answer, task, args))
 
     async def kept_on(self, request_id: str) -> Review | None:
-        """What was judged wrong, with its texts; None where there is none, or no more, or where it can't be read."""
+        """A review that was judged wrong, with its texts; None where it is gone or can't be read."""
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
         return None if texts is None else _review(texts)
 
@@ -205,7 +205,7 @@ class ReviewStore:
         return Deleted(waiting, answered)
 
     async def counts(self, task: str, retention_seconds: float) -> Counts:
-        """How the task's reviews stand. What has waited for longer than the retention goes with that."""
+        """Count the task's reviews. Those that have waited for longer than the retention are deleted."""
         numbers_read, skips = await self._do(self._count, task, [_ms(retention_seconds)])
         waiting, leased, oldest, *numbers = numbers_read
         expired_now, drawn, answered, skipped, expired = map(int, numbers)
@@ -231,7 +231,7 @@ def _ms(seconds: float) -> int:
 
 
 def _review(texts: bytes) -> Review | None:
-    """None where it can't be read."""
+    """The value; None where it can't be read."""
     try:
         return msgspec.json.decode(texts.partition(b"\n")[2], type=Review)
     except UNREADABLE:
@@ -239,7 +239,7 @@ def _review(texts: bytes) -> Review | None:
 
 
 def _skip(raw: bytes) -> Skip | None:
-    """None where it can't be read."""
+    """The value; None where it can't be read."""
     at, _, written = raw.partition(b"\n")
     try:
         return msgspec.structs.replace(msgspec.json.decode(written, type=Skip), at=float(at) / 1000)

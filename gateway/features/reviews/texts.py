@@ -1,4 +1,4 @@
-"""What a reviewer sees of a request: what was asked and what was answered, read from their bytes and cut to a bound."""
+"""The texts that a reviewer sees of a request and its answer, read from their bytes and cut to a bound."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tell = Callable[[str], None]
 
 
 class Conversation(msgspec.Struct):
-    """What is read of a request's body."""
+    """The fields that are read of a request's body."""
 
     messages: list[Raw] | None = None
     prompt: Any = None

@@ -1,4 +1,4 @@
-"""What a rule would have changed, had it stood when the latest requests came: nothing is set, sent or recorded."""
+"""A dry run of a rule over the latest requests: nothing is set, sent or recorded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BEFORE_RULES = frozenset(
 
 @dataclass
 class Tried:
-    """What became of the requests that were looked at. `unknown`: the rule reads what is not kept of them here."""
+    """The results of a dry run. `unknown`: the rule reads what is not kept of these requests here."""
 
     looked_at: int = 0
     matched: int = 0

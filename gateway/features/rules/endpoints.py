@@ -89,7 +89,7 @@ async def rules_to(services: Services, version: str) -> list[str]:
 
 
 def fallback_fault(services: Services, action: str, task: str | None) -> str | None:
-    """Why a rule with this action can't hold for this task: there is nothing that it could send requests to."""
+    """The reason why a rule with this action can't hold for this task: it has no fallback to send requests to."""
     settings = services.settings.tasks.get(task or "")
     if action != "general" or settings is None or settings.has_fallback("override"):
         return None

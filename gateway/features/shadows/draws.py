@@ -52,7 +52,7 @@ class ShadowJob:
 
 
 class Trials:
-    """Which answers are looked at. Owner of the queue of shadow requests."""
+    """The choice of answers for a second look. Owner of the queue of shadow requests."""
 
     def __init__(self, secret: bytes, reviews: ReviewQueue) -> None:
         """`secret` is what requests are drawn with; `reviews` knows whether a task's budget is spent."""
@@ -85,11 +85,11 @@ class Trials:
             record.reviewed = review < watched.review_share
 
     def watches(self, policy: Policy, choice: Choice, record: Record) -> bool:
-        """Whether the text of this answer is needed once it has been sent."""
+        """Return whether the text of this answer is needed once it has been sent."""
         return record.shadowed or record.reviewed or self.on_trial(policy, choice)
 
     def on_trial(self, policy: Policy, choice: Choice) -> bool:
-        """Whether the answer is of a version whose task has a canary or a shadow."""
+        """Return whether the answer is of a version whose task has a canary or a shadow."""
         if choice.task is None or choice.version is None or choice.reason not in LIVE:
             return False
         alias = policy.aliases.get(choice.task.name)
@@ -97,7 +97,7 @@ class Trials:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a shadow."""
+        """The number of requests that wait for a shadow."""
         return self._jobs.qsize()
 
     def offer(self, job: ShadowJob) -> bool:

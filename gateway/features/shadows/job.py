@@ -1,4 +1,4 @@
-"""What a shadow would have said: its answers to requests that their callers have had answered, compared and recorded.
+"""The shadows' answers to requests that their callers have had answered, compared and recorded.
 
 A version on trial answers a share of its task's requests too. Of a task that the monitor watches, both arms answer
 what was drawn for that: the version that a request was led to, and general or whatever answered in the version's place.
@@ -185,7 +185,7 @@ async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
 async def _asked(
     shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None
 ) -> tuple[Ledger, str | None] | None:
-    """What the shadow says, None where it failed or says no text; None at all where it can't be asked now."""
+    """The shadow's text, None where it failed or has none; None at all where it can't be asked now."""
     choice = _choice(shadows, job, view, version)
     if choice is None:
         return None
@@ -205,7 +205,7 @@ async def _asked(
 
 
 def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
-    """Where a shadow request goes now; None where it may go nowhere, or there is no room for it."""
+    """The choice for a shadow request; None where it may go nowhere, or there is no room for it."""
     pool = view.pools.get((version.pool if version is not None else job.task.fallback_pool) or "")
     if pool is None or not job.task.reaches(pool.name) or (version is not None and version.state in OUT_OF_SERVICE):
         return None
@@ -221,7 +221,7 @@ def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionV
 
 
 def _known(shadows: Shadows, job: ShadowJob, version: VersionView | None) -> tuple[Ledger, str | None]:
-    """What a version has said already, and was not sent: it costs nothing more."""
+    """A version's answer that was there already and was not sent: it costs nothing more."""
     record = _record(shadows, job)
     record.task, record.reason = job.task.name, job.choice.reason
     record.version = version.name if version is not None else None

@@ -51,7 +51,7 @@ QUESTION = "Is the answer between the lines above right? Say yes or no."
 
 @dataclasses.dataclass
 class Rest:
-    """How a judge has done lately: failures in a row, and until when it is not asked (monotonic seconds)."""
+    """A judge's latest failures in a row, and until when it is not asked (monotonic seconds)."""
 
     failures: int = 0
     until: float = 0.0
@@ -107,7 +107,7 @@ class Judges:
     async def _asked(
         self, job: ShadowJob, settings: JudgeSettings, answer: str
     ) -> bool | Literal["unjudged", "passed_over"]:
-        """What the model says of one answer; where it says nothing, the pair's outcome: `unjudged` where it fails or
+        """The model's verdict on one answer; where it has none, the pair's outcome: `unjudged` where it fails or
         rests, which it does after some failures in a row, `passed_over` where it was not to be asked."""
         pause = self._rests.setdefault(job.task.name, Rest())
         if time.monotonic() < pause.until:
@@ -212,7 +212,7 @@ def _by_agreement(pair: PairRecord, form: bytes | None, served: bytes | None) ->
 
 
 def question_of(number: str, rules: str, asked: str, answer: str) -> str:
-    """What a model that judges is asked. The lines around what others said bear a number that they can't know."""
+    """The question to a model that judges. The lines around others' texts bear a number that they can't know."""
     parts = [("RULES", rules)] if rules else []
     parts += [("REQUEST", asked), ("ANSWER", answer)]
     sections = [f"----- {name} {number} -----\n{text}\n----- END OF {name} {number} -----" for name, text in parts]
