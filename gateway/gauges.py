@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
@@ -66,16 +67,16 @@ def _adapter_info(services: Services) -> dict[tuple[str, ...], float]:
 
 
 def _placements(services: Services) -> dict[tuple[str, ...], float]:
-    gauge: dict[tuple[str, ...], float] = {}
+    """The number of replicas on which each version is in each state."""
     snapshot = services.snapshot.current
-    for version in snapshot.versions.values():
-        if version.state == "retired":
-            continue
-        for replica in services.fleet.in_pool(version.pool):
-            placement = snapshot.placements.get((replica.name, version.name))
-            place = (version.name, placement.state if placement else "absent")
-            gauge[place] = gauge.get(place, 0.0) + 1
-    return gauge
+    placed = (
+        (version.name, snapshot.placements.get((replica.name, version.name)))
+        for version in snapshot.versions.values()
+        if version.state != "retired"
+        for replica in services.fleet.in_pool(version.pool)
+    )
+    counts = Counter((name, placement.state if placement else "absent") for name, placement in placed)
+    return {labels: float(count) for labels, count in counts.items()}
 
 
 def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
@@ -91,15 +92,15 @@ def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
 
 
 def _places_wanted(services: Services) -> dict[tuple[str, ...], float]:
-    """The working set: how full each replica is of versions that are to be loaded there, from 0 to 1."""
+    """The working set: the share of each replica's places that versions take or are to take, from 0 to 1."""
     snapshot = services.snapshot.current
-    gauge: dict[tuple[str, ...], float] = {}
-    for pool in services.adapters.bases:
-        for replica in services.fleet.in_pool(pool):
-            wanted = sum(
-                1
-                for (on, name), placement in snapshot.placements.items()
-                if on == replica.name and placement.state in HELD and name in snapshot.versions
-            )
-            gauge[pool, replica.name] = wanted / services.adapters.reconciler.capacity(replica, {}).places
-    return gauge
+    wanted = Counter(
+        on
+        for (on, name), placement in snapshot.placements.items()
+        if placement.state in HELD and name in snapshot.versions
+    )
+    return {
+        (pool, replica.name): wanted[replica.name] / services.adapters.reconciler.capacity(replica, {}).places
+        for pool in services.adapters.bases
+        for replica in services.fleet.in_pool(pool)
+    }

@@ -72,26 +72,20 @@ class Persistence:
     def lack(self) -> str | None:
         """The obstacle to its durability, as a sentence that says what to do; None where there is none."""
         if self.append_only is False:
-            return (
-                f"{self.product} is not durable: it has no append-only file, and forgets what is acknowledged when it "
-                "ends. Set appendonly yes and appendfsync always."
-            )
-        if self.append_fsync == "no":
-            return (
-                f"{self.product} is not durable: appendfsync is no, so that its machine may forget what is "
-                "acknowledged. Set appendfsync always."
-            )
-        if not self.syncs_always:
-            return (
-                f"{self.product} is not durable: while it rewrites its file it syncs nothing. Set "
-                "no-appendfsync-on-rewrite no."
-            )
-        if not self.durable:
-            return (
-                f"{self.product} is not durable: it has no WAITAOF, and may forget the last second of what is "
-                "acknowledged. Take version 7.2 or later, or set appendfsync always."
-            )
-        return None
+            why = "it has no append-only file, and forgets what is acknowledged when it ends"
+            advice = "Set appendonly yes and appendfsync always."
+        elif self.append_fsync == "no":
+            why = "appendfsync is no, so that its machine may forget what is acknowledged"
+            advice = "Set appendfsync always."
+        elif not self.syncs_always:
+            why = "while it rewrites its file it syncs nothing"
+            advice = "Set no-appendfsync-on-rewrite no."
+        elif not self.durable:
+            why = "it has no WAITAOF, and may forget the last second of what is acknowledged"
+            advice = "Take version 7.2 or later, or set appendfsync always."
+        else:
+            return None
+        return f"{self.product} is not durable: {why}. {advice}"
 
     def eviction_fault(self) -> str | None:
         """The reason why it can't keep state, or None."""

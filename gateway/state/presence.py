@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,13 +79,12 @@ class Presence:
         passed = 0.0 if self._told_at is None else now - self._told_at
         self._told_at = now
         share = min(1.0, passed / SMOOTHING_SECONDS)
-        flying: dict[str, int] = {}
+        in_flight: Counter[str] = Counter()
         for models in holds.values():
-            for model, count in models.items():
-                flying[model] = flying.get(model, 0) + count
-        for model in flying.keys() | self._demand.keys():
+            in_flight.update(models)
+        for model in in_flight.keys() | self._demand.keys():
             mean = self._demand.get(model, 0.0)
-            self._demand[model] = mean + share * (flying.get(model, 0) - mean)
+            self._demand[model] = mean + share * (in_flight[model] - mean)
         self._demand = {model: mean for model, mean in self._demand.items() if mean > 0.001}
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.features.quality.quality import Quality
 from monitoring.quality.phases import VERDICTS
-from monitoring.quality.verdicts.quality import ArmReport, Judgement, TaskQuality, VersionQuality
+from monitoring.quality.verdicts.quality import Judgement, TaskQuality, VersionQuality
 from router.policy import Policy
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import review_due
@@ -101,20 +102,14 @@ def _stale(quality: Quality, now: float) -> Read:
 
 
 def _review_by(quality: Quality) -> Read:
-    gauge: Read = {}
-    for version in _placed(quality):
-        due = review_due(version.manifest)
-        if due is not None:
-            gauge[version.task, version.name] = due
-    return gauge
+    dues = {(version.task, version.name): review_due(version.manifest) for version in _placed(quality)}
+    return {labels: due for labels, due in dues.items() if due is not None}
 
 
 def _retraining_open(quality: Quality) -> Read:
-    gauge: Read = {(task,): 0.0 for task in quality.services.settings.tasks}
-    for retraining in quality.services.snapshot.current.retraining.values():
-        if retraining.state == "open" and (retraining.task,) in gauge:
-            gauge[(retraining.task,)] += 1.0
-    return gauge
+    retrainings = quality.services.snapshot.current.retraining.values()
+    opened = Counter(retraining.task for retraining in retrainings if retraining.state == "open")
+    return {(task,): float(opened[task]) for task in quality.services.settings.tasks}
 
 
 def _judged(quality: Quality, value: Callable[[Judgement], float | None]) -> Read:
@@ -140,17 +135,14 @@ def _nearness(pair: tuple[float, float]) -> float:
 
 
 def _quality(quality: Quality) -> Read:
-    gauge: Read = {}
-    for judgement in _judgements(quality):
-        for arm in judgement.arms:
-            for bound, value in _bounds(arm):
-                if value is not None:
-                    gauge[judgement.task, judgement.version, arm.arm, bound] = value
-    return gauge
-
-
-def _bounds(arm: ArmReport) -> tuple[tuple[str, float | None], ...]:
-    return ("mean", arm.mean), ("low", arm.low), ("high", arm.high)
+    """The mean quality of each arm, and its bounds."""
+    return {
+        (judgement.task, judgement.version, arm.arm, bound): value
+        for judgement in _judgements(quality)
+        for arm in judgement.arms
+        for bound, value in (("mean", arm.mean), ("low", arm.low), ("high", arm.high))
+        if value is not None
+    }
 
 
 def _time_to_detect(quality: Quality) -> Read:

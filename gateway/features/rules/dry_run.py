@@ -122,7 +122,7 @@ def _before(record: Record) -> str:
 
 def _after(rule: Override, record: Record, policy: Policy) -> str:
     if rule.action == "general":
-        return _exit(record.task or "", policy)
+        return _fallback(record.task or "", policy)
     if rule.action == "version":
         return rule.version or ""
     if rule.action == "refuse":
@@ -130,7 +130,7 @@ def _after(rule: Override, record: Record, policy: Policy) -> str:
     return f"{_before(record)}, with the message"
 
 
-def _exit(name: str, policy: Policy) -> str:
+def _fallback(name: str, policy: Policy) -> str:
     """The first of the fallbacks to which rules send the task's requests."""
     task, alias = policy.tasks.get(name), policy.aliases.get(name)
     first = task.fallbacks_for("override")[0] if task is not None else "general"
