@@ -134,22 +134,22 @@ def write_part(dataset: Dataset, lines: Path, target: Path) -> int:
     return size
 
 
-def count(folder: Path, asked: ArchiveQuery) -> list[Day]:
+def count(folder: Path, wanted: ArchiveQuery) -> list[Day]:
     """Rows by day. Raises Nothing where there is no file."""
     by_day: dict[str, list[Path]] = {}
-    for path in files(folder, asked):
+    for path in files(folder, wanted):
         by_day.setdefault(path.parent.name.removeprefix("day="), []).append(path)
-    where, values = _where(asked)
+    where, values = _where(wanted)
     days = []
     with connected() as connection:
         for day, paths in by_day.items():
-            query = f"SELECT count(*) FROM {read(asked.dataset, paths)} {where}"  # noqa: S608
+            query = f"SELECT count(*) FROM {read(wanted.dataset, paths)} {where}"  # noqa: S608
             row = connection.execute(query, values).fetchone()
             days.append(Day(day, row[0] if row else 0, len(paths), sum(path.stat().st_size for path in paths)))
     return days
 
 
-def export(folder: Path, asked: ArchiveQuery, target: Path) -> int:
+def export(folder: Path, wanted: ArchiveQuery, target: Path) -> int:
     """Write what is asked for to one file, whose ending names its form: .parquet, .csv or .jsonl. Returns the rows.
 
     In CSV, what is nested is JSON. The file appears whole or not at all. Raises Nothing, OSError, and ValueError for
@@ -163,17 +163,17 @@ def export(folder: Path, asked: ArchiveQuery, target: Path) -> int:
     form = forms.get(target.suffix)
     if form is None:
         raise ValueError(f"{target} ends in none of {', '.join(forms)}.")
-    paths = list(files(folder, asked))
-    columns = columns_of(ROWS[asked.dataset])
+    paths = list(files(folder, wanted))
+    columns = columns_of(ROWS[wanted.dataset])
     nested = [name for name, kind in columns.items() if target.suffix == ".csv" and not kind.isalpha()]
     chosen = ", ".join(f'to_json("{name}") AS "{name}"' if name in nested else f'"{name}"' for name in columns)
-    where, values = _where(asked)
+    where, values = _where(wanted)
     if not target.parent.is_dir():
         raise FileNotFoundError(2, "there is no such folder", str(target.parent))
     partial = target.with_name(f".{target.name}.partial")
     try:
         with connected() as connection:
-            query = f"SELECT {chosen} FROM {read(asked.dataset, paths)} {where}"  # noqa: S608 - our own names; values are bound
+            query = f"SELECT {chosen} FROM {read(wanted.dataset, paths)} {where}"  # noqa: S608 - our own names; values are bound
             written = connection.execute(f"COPY ({query}) TO {_quoted(partial)} ({form})", values).fetchone()
         partial.replace(target)
     finally:
@@ -194,18 +194,18 @@ def connected(scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
     )
 
 
-def files(folder: Path, asked: ArchiveQuery) -> Iterator[Path]:
+def files(folder: Path, wanted: ArchiveQuery) -> Iterator[Path]:
     """The files that may hold what is asked for, in the order of their days. Raises Nothing where there is none."""
-    first = day_of(asked.since) if asked.since is not None else ""
-    last = day_of(asked.until) if asked.until is not None else "day=9999"
+    first = day_of(wanted.since) if wanted.since is not None else ""
+    last = day_of(wanted.until) if wanted.until is not None else "day=9999"
     there = False
-    for day in sorted((folder / asked.dataset).glob("day=*")):
+    for day in sorted((folder / wanted.dataset).glob("day=*")):
         for path in sorted(day.glob("part-*.parquet")):
             if first <= day.name <= last:
                 there = True
                 yield path
     if not there:
-        raise Nothing(f"There are no {asked.dataset} of that time in {folder}.")
+        raise Nothing(f"There are no {wanted.dataset} of that time in {folder}.")
 
 
 def read(dataset: Dataset, paths: Sequence[Path]) -> str:
@@ -219,8 +219,8 @@ def read(dataset: Dataset, paths: Sequence[Path]) -> str:
     )
 
 
-def _where(asked: ArchiveQuery) -> tuple[str, list[Any]]:
-    wanted = [('"at" >= ?', asked.since), ('"at" < ?', asked.until), ('"task" = ?', asked.task)]
+def _where(archive_query: ArchiveQuery) -> tuple[str, list[Any]]:
+    wanted = [('"at" >= ?', archive_query.since), ('"at" < ?', archive_query.until), ('"task" = ?', archive_query.task)]
     given = [(condition, value) for condition, value in wanted if value is not None]
     text = " AND ".join(condition for condition, _ in given)
     return f"WHERE {text}" if text else "", [value for _, value in given]

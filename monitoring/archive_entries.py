@@ -78,11 +78,11 @@ def versions(folder: Path, tasks: Sequence[str], since: float | None, until: flo
         return [row[0] for row in connection.execute(query, list(tasks)).fetchall()]
 
 
-def _table(folder: Path, asked: ArchiveQuery, at: str) -> str:
+def _table(folder: Path, wanted: ArchiveQuery, at: str) -> str:
     """The rows of a query, with each entry's place. Raises Nothing where there is no file."""
-    place, source = PLACE.format(at=at), read(asked.dataset, list(files(folder, asked)))
-    bounds = [f'"at" >= {asked.since!r}'] if asked.since is not None else []
-    bounds += [f'"at" < {asked.until!r}'] if asked.until is not None else []
+    place, source = PLACE.format(at=at), read(wanted.dataset, list(files(folder, wanted)))
+    bounds = [f'"at" >= {wanted.since!r}'] if wanted.since is not None else []
+    bounds += [f'"at" < {wanted.until!r}'] if wanted.until is not None else []
     where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
     return f"(SELECT *, {place} FROM {source}{where})"  # noqa: S608 - numbers, and our own names
 

@@ -79,8 +79,8 @@ class Wanted:
 
     def has(self, entry: AuditEntry) -> bool:
         """True if the entry is one of them."""
-        asked = ((self.action, entry.action), (self.object, entry.object), (self.actor, entry.actor))
-        return entry.at >= self.since and all(wanted in (None, actual) for wanted, actual in asked)
+        pairs = ((self.action, entry.action), (self.object, entry.object), (self.actor, entry.actor))
+        return entry.at >= self.since and all(wanted in (None, actual) for wanted, actual in pairs)
 
 
 @dataclass(frozen=True, slots=True)

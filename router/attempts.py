@@ -202,9 +202,9 @@ def _again(
     if isinstance(same, str):
         return None
     wait = limits.backoff_seconds * 2 ** (len(here) - 1) * (0.5 + moment.draw)
-    asked = [failure for failure in here if failure.replica == same.name and failure.retry_after_seconds is not None]
-    if asked:
-        left = max(failure.at + (failure.retry_after_seconds or 0.0) - moment.now for failure in asked)
+    waits = [failure for failure in here if failure.replica == same.name and failure.retry_after_seconds is not None]
+    if waits:
+        left = max(failure.at + (failure.retry_after_seconds or 0.0) - moment.now for failure in waits)
         if left > limits.retry_after_seconds_max:
             return None
         wait = max(wait, left)

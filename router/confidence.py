@@ -109,11 +109,11 @@ class ConfidenceModel:
         """
         return self.score_of(compute_first_features(self.tokens, logprobs, scope, contract_kept))
 
-    def score_of(self, asked: ConfidenceFeatures) -> float:
+    def score_of(self, features: ConfidenceFeatures) -> float:
         """The score of features, which must be those of `compute_first_features`."""
-        if asked.length == 0:
+        if features.length == 0:
             return 0.0
-        values = make_inputs(asked, self.scope_mean)
+        values = make_inputs(features, self.scope_mean)
         at = self.bias + sum(weight * value for weight, value in zip(self.weights, values, strict=True))
         return 1.0 / (1.0 + math.exp(-at)) if at > -700.0 else 0.0
 

@@ -111,16 +111,16 @@ class DatasetReader:
         before = self._lines_of_ids.setdefault(row.id, at)
         if before != at:
             raise DatasetError(f"Line {at}: the id {row.id[:80]!r} is that of line {before}: give each row its own.")
-        asked = _digest([row.messages, row.prompt])
-        self._compare_with_others(row, asked)
+        request = _digest([row.messages, row.prompt])
+        self._compare_with_others(row, request)
         self.rows += 1
-        group = self._group(row, asked, _group_named(read, at))
+        group = self._group(row, request, _group_named(read, at))
         self.groups += group == row.number
         return msgspec.structs.replace(row, group=group)
 
-    def _group(self, row: Row, asked: bytes, named: tuple[str, str] | None) -> int:
+    def _group(self, row: Row, request: bytes, named: tuple[str, str] | None) -> int:
         """The group of the first row that has a name or the request in common with this one."""
-        names: list[tuple[str, str | bytes]] = [("parent", row.id), ("asked", asked)]
+        names: list[tuple[str, str | bytes]] = [("parent", row.id), ("request", request)]
         if named is not None:
             names.insert(0, named)
         group = next((self._group_of[name] for name in names if name in self._group_of), row.number)
@@ -128,9 +128,9 @@ class DatasetReader:
             self._group_of.setdefault(name, group)
         return group
 
-    def _compare_with_others(self, row: Row, asked: bytes) -> None:
+    def _compare_with_others(self, row: Row, request: bytes) -> None:
         expected = _digest(row.expected)
-        before = self._expected_of.setdefault(asked, expected)
+        before = self._expected_of.setdefault(request, expected)
         if before is not expected:
             self.repeated += before == expected
             self.contradicted += before != expected
@@ -194,14 +194,14 @@ def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | Non
     if len(given) != 1:
         fault = f"it has {' and '.join(given)}" if given else "it asks nothing"
         raise DatasetError(f"Line {at}: {fault}: give one of messages, prompt and text.")
-    asked = read[given[0]]
+    content = read[given[0]]
     if given[0] == "messages":
-        if not isinstance(asked, list) or not asked or not all(isinstance(message, dict) for message in asked):
+        if not isinstance(content, list) or not content or not all(isinstance(message, dict) for message in content):
             raise DatasetError(f"Line {at}: its messages are no list of objects with role and content.")
-        return asked, None
-    if not isinstance(asked, str) or not asked:
+        return content, None
+    if not isinstance(content, str) or not content:
         raise DatasetError(f"Line {at}: its {given[0]} is no text, or empty.")
-    return ([{"role": "user", "content": asked}], None) if given[0] == "text" else (None, asked)
+    return ([{"role": "user", "content": content}], None) if given[0] == "text" else (None, content)
 
 
 def _said_last(messages: list[dict[str, Any]]) -> str | None:

@@ -18,6 +18,7 @@ from serving.adapters import canonical
 from serving.adapters.adapter_folder import read_small
 from serving.adapters.errors import shown
 from serving.adapters.plain_yaml import read_plain_yaml
+from serving.view import GeneralPromptView
 
 T = TypeVar("T")
 
@@ -58,15 +59,6 @@ class ManifestError(Exception):
 
 
 @dataclass(frozen=True)
-class GeneralPrompt:
-    """The instructions that tell a general model what the adapter carries in its weights."""
-
-    system: str
-    response_format: Mapping[str, Any] | None
-    sampling: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Golden:
     """A prompt for the probe: the user's message, and the adapter's answer where it is known."""
 
@@ -81,7 +73,7 @@ class Manifest:
     task: str
     base_fingerprint: str | None
     contract: Mapping[str, Any] | None
-    general_prompt: GeneralPrompt
+    general_prompt: GeneralPromptView
     sampling: Mapping[str, Any]
     golden: tuple[Golden, ...]
     provenance: Mapping[str, Any]
@@ -267,9 +259,9 @@ def _characters(place: str, value: Any) -> int | None:
     return value
 
 
-def _general_prompt(place: str, value: Any) -> GeneralPrompt:
+def _general_prompt(place: str, value: Any) -> GeneralPromptView:
     read = _Fields(place, value)
-    general_prompt = GeneralPrompt(
+    general_prompt = GeneralPromptView(
         system=read.take("system", lambda at, text: _text(at, text, SYSTEM_LENGTH_MAX)),
         response_format=read.take_or("response_format", _response_format, None),
         sampling=read.take_or("sampling", _sampling, {}),

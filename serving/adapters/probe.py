@@ -107,9 +107,9 @@ async def probe(
     """
     golden = (version.manifest.get("golden") or [{"prompt": f"Task: {version.task}."}])[0]
     kwargs = (version.manifest.get("sampling") or {}).get("chat_template_kwargs") or {}
-    asked: dict[str, Any] = {"messages": [{"role": "user", "content": golden["prompt"]}]}
-    asked |= {"chat_template_kwargs": kwargs} if kwargs else {}
-    reading = await _ask(replica, version.name, asked, http)
+    question: dict[str, Any] = {"messages": [{"role": "user", "content": golden["prompt"]}]}
+    question |= {"chat_template_kwargs": kwargs} if kwargs else {}
+    reading = await _ask(replica, version.name, question, http)
     expected = golden.get("expected")
     if expected is not None and reading.text.strip() != str(expected).strip():
         raise ProbeError(
@@ -117,7 +117,7 @@ async def probe(
             wrong=True,
         )
     key = golden["prompt"] + (f"\n{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
-    if _same(reading, await _base_reading(replica, base_model, asked, key, references, http)):
+    if _same(reading, await _base_reading(replica, base_model, question, key, references, http)):
         raise ProbeError(f"{version.name} answers as the base model does: the engine does not apply it.", wrong=True)
     difference = differs(await references.of(version.name, fingerprint, reading), reading)
     if difference:
@@ -128,12 +128,12 @@ async def probe(
 async def _base_reading(
     replica: Replica,
     base: BaseModel,
-    asked: Mapping[str, Any],
+    question: Mapping[str, Any],
     key: str,
     references: References,
     http: httpx.AsyncClient,
 ) -> ProbeReading:
-    """The base model's answer to what is `asked`, which `key` names.
+    """The base model's answer to the `question`, which `key` names.
 
     It is kept once it was read on an idle replica. vLLM's CPU build computes the base's answers wrongly in a batch
     with adapters', so one that was read beside them is used this once only.
@@ -143,7 +143,7 @@ async def _base_reading(
     if reference is not None:
         return reference
     idle = base.idle()
-    reading = await _ask(replica, base.name, asked, http)
+    reading = await _ask(replica, base.name, question, http)
     return await references.of(name, base.fingerprint, reading) if idle and base.idle() else reading
 
 
@@ -173,9 +173,9 @@ def _same(reading: ProbeReading, base: ProbeReading) -> bool:
     return reading.text == base.text and near
 
 
-async def _ask(replica: Replica, model: str, asked: Mapping[str, Any], http: httpx.AsyncClient) -> ProbeReading:
+async def _ask(replica: Replica, model: str, question: Mapping[str, Any], http: httpx.AsyncClient) -> ProbeReading:
     body: dict[str, Any] = {
-        **asked,
+        **question,
         "model": model,
         "temperature": 0,
         "max_tokens": PROBE_TOKENS_MAX,

@@ -15,6 +15,7 @@ from router.contract import KEYS as CONTRACT_KEYS
 from router.contract import compile_contract
 from serving.adapters import manifest
 from serving.adapters.manifest import ManifestError, from_json, read_manifest
+from serving.view import GeneralPromptView
 from tools.reference.manifest import EXAMPLE, KEYS, NEEDED
 
 Row = tuple[str, str, str, str]
@@ -48,7 +49,7 @@ def keys() -> Iterator[str]:
     fields = [each.name for each in dataclasses.fields(manifest.Manifest)]
     within: Mapping[str, list[str]] = {
         "contract": [f".{key}" for key in CONTRACT_KEYS],
-        "general_prompt": [f".{each.name}" for each in dataclasses.fields(manifest.GeneralPrompt)],
+        "general_prompt": [f".{each.name}" for each in dataclasses.fields(GeneralPromptView)],
         "sampling": [*(f".{key}" for key in manifest.SAMPLING_BOUNDS), ".stop", ".chat_template_kwargs"],
         "golden": [f"[].{each.name}" for each in dataclasses.fields(manifest.Golden)],
         "provenance": [f".{key}" for key in manifest.PROVENANCE],

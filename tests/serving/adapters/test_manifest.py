@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from serving.adapters.manifest import (
     PROVENANCE,
-    GeneralPrompt,
     Golden,
     Manifest,
     ManifestError,
@@ -22,6 +21,7 @@ from serving.adapters.manifest import (
     review_due,
     to_json,
 )
+from serving.view import GeneralPromptView
 
 WHOLE: dict[str, Any] = {
     "task": "returns",
@@ -65,7 +65,7 @@ def test_whole_manifest_is_read_from_yaml(tmp_path: Path) -> None:
         task="returns",
         base_fingerprint=WHOLE["base_fingerprint"],
         contract=WHOLE["contract"],
-        general_prompt=GeneralPrompt(**WHOLE["general_prompt"]),
+        general_prompt=GeneralPromptView(**WHOLE["general_prompt"]),
         sampling=WHOLE["sampling"],
         golden=(Golden("A gift card, bought 3 days ago.", '{"decision":"deny"}'), Golden("Shoes.")),
         provenance=WHOLE["provenance"],
@@ -77,7 +77,7 @@ def test_whole_manifest_is_read_from_yaml(tmp_path: Path) -> None:
 
 def test_task_and_general_prompt_are_enough(tmp_path: Path) -> None:
     manifest = read_manifest(written(tmp_path, yaml.safe_dump(LEAST)))
-    assert manifest == Manifest("returns", None, None, GeneralPrompt("Decide.", None, {}), {}, (), {})
+    assert manifest == Manifest("returns", None, None, GeneralPromptView("Decide.", None, {}), {}, (), {})
 
 
 @pytest.mark.parametrize("value", [WHOLE, LEAST])
@@ -94,7 +94,7 @@ def test_digest_covers_every_part() -> None:
         "task": "other",
         "base_fingerprint": None,
         "contract": None,
-        "general_prompt": GeneralPrompt("Decide.", None, {}),
+        "general_prompt": GeneralPromptView("Decide.", None, {}),
         "sampling": {},
         "golden": (),
         "provenance": {},
