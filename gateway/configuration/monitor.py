@@ -118,6 +118,11 @@ class TaskMonitorSettings(Section):
     )
     shadow_share: Share = Field(0.0, description="Share of requests that both arms answer.")
     shadow_share_suspect: Share = Field(0.1, description="The same while a version is suspect or degraded.")
+    shadow_room_share: Share = Field(
+        0.5,
+        description="Share of a replica that shadows may take before callers while a degraded version waits for an arm "
+        "that is shown to be better; 0: callers come first.",
+    )
     shadow_usd_per_ticket: Usd = Field(1.0, description="Cost after which raised shadows fall back.")
     shadow_pairs_per_ticket: int = Field(
         2000, ge=0, le=10_000_000, description="Pairs after which raised shadows fall back."
@@ -210,6 +215,7 @@ class TaskMonitorSettings(Section):
             enforced=enforced,
             shadow_share=self.shadow_share,
             shadow_share_suspect=max(self.shadow_share, self.shadow_share_suspect),
+            shadow_room_share=self.shadow_room_share,
             shadow_usd_per_ticket=self.shadow_usd_per_ticket,
             shadow_pairs_per_ticket=self.shadow_pairs_per_ticket,
             shadow_saving_share_max=self.shadow_saving_share_max,

@@ -149,6 +149,10 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the verdict that holds is degraded."""
         return self.phase.verdict == "degraded"
 
+    def came_degraded(self, placed_at: float) -> bool:
+        """Whether a request came while the version was degraded."""
+        return self.is_degraded and placed_at >= self.since
+
     def is_late(self, placed_at: float) -> bool:
         """Whether a request came before detectors last began again: its label is counted, and is no evidence."""
         return placed_at < self.restarted_at

@@ -200,7 +200,7 @@ def _why_held(known: VersionQuality, judged: Judgement | None) -> str:
 
 def _better_arms(judged: Judgement) -> list[str]:
     """The other arms that are shown to be better than the version."""
-    return [one.arm for one in judged.arms if one.advantage_low is not None and one.advantage_low > 0]
+    return [one.arm for one in judged.arms if one.arm != "version" and one.is_better]
 
 
 def _changed(of: Situation) -> str:

@@ -50,6 +50,9 @@ OPEN_SHARE_MAX = 0.1
 """Labels of which more leave an answer open don't take the place of a judge that says of both whether they are right:
 what is open counts against either arm, so that they bound its advantage no closer than by that."""
 GROUPS = 4
+ALPHA = 0.025
+"""The error probability of each bound. With the bets of `arm_bets.py` an arm that is no better is taken in 2 to 3.5%
+(`benchmarks.looking`)."""
 
 
 class Ends(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -173,7 +176,7 @@ class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The estimates of a version and of another arm, where these are known, and how much better the other is: a lower
     and an upper bound.
 
-    Each bound holds with 95%, at whatever number of pairs one looks. `labels` are pairs that persons have judged,
+    Each bound holds with 97.5%, at whatever number of pairs one looks. `labels` are pairs that persons have judged,
     `pairs` those of which there is the judge's word alone. The bounds rest on these, or on its word alone on `words`
     pairs, labelled ones too.
     """
@@ -270,7 +273,7 @@ def _by_the_judge(blocks: Sequence[Block], outright: Sides | None) -> ArmCompari
 
 def _bounds(difference: Sums) -> tuple[float, float]:
     """The least and the greatest advantage of the other arm: -1 and 1 where there are too few labels."""
-    bounds = estimates.bound_always(difference) if difference.labelled >= LABELS_MIN else None
+    bounds = estimates.bound_always(difference, ALPHA) if difference.labelled >= LABELS_MIN else None
     return (-1.0, 1.0) if bounds is None else bounds
 
 
@@ -290,7 +293,7 @@ def _words(own: float, other: float) -> Words:
 
 
 def _labelled(sides: Sides, right: Right, guessed: tuple[float, float] | None) -> Sides:
-    ends, (low, high) = sides.difference, _differences(right)
+    ends, (low, high) = sides.difference, find_differences(right)
     own, other, word = (None, None, None) if guessed is None else (*guessed, guessed[1] - guessed[0])
     return Sides(
         version=_with_word(sides.version, right[0], own),
@@ -306,15 +309,15 @@ def _with_word(sums: Sums, y: float | None, guessed: float | None) -> Sums:
     return estimates.add_label(sums, y) if guessed is None else estimates.replace_guess(sums, y, guessed)
 
 
-def _differences(right: Right) -> tuple[float, float]:
-    """The least and the greatest difference in rightness."""
+def find_differences(right: Right) -> tuple[float, float]:
+    """The least and the greatest of the other answer's rightness less the version's."""
     own, other = right
     low = (0.0 if other is None else other) - (1.0 if own is None else own)
     return low, (1.0 if other is None else other) - (0.0 if own is None else own)
 
 
 def _apart(ends: Ends, right: Right, word: float | None) -> Ends:
-    low, high = _differences(right)
+    low, high = find_differences(right)
     return Ends(estimates.add_label(ends.low, low, word), estimates.add_label(ends.high, high, word))
 
 

@@ -11,7 +11,7 @@ Pure functions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,13 +20,21 @@ from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.signal_table import UNLABELLED, get_measure
-from monitoring.quality.signals import arms
+from monitoring.quality.signals import arm_bets, arms
+from monitoring.quality.signals.entries import GENERAL
 from monitoring.quality.signals.label_signal import BASELINE_MAX, LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, LabelledSignal, ReportTerms, e_value_of
 from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.watch import Watch, get_labelled
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
+from monitoring.quality.verdicts.quality import (
+    ArmEvidence,
+    ArmReport,
+    Judgement,
+    JudgeReport,
+    SavingReport,
+    StreamReport,
+)
 from monitoring.quality.verdicts.verdict import name_of
 
 MONTH_DAYS = 30.0
@@ -212,11 +220,25 @@ def _arms(watch: Watch, since: float | None, previous_version: str | None) -> It
     own = next((one for one in there if one.version is not None), there[0] if there else None)
     if own is not None:
         yield _of_arm("version", watch.version, own, own.version)
-    for name, version, found in (("general", None, general), ("previous_version", previous_version, beside)):
+    names: tuple[Literal["general", "previous_version"], ...] = ("general", "previous_version")
+    for name, version, found in zip(names, (None, previous_version), (general, beside), strict=True):
+        evidence = _evidence(watch, GENERAL if name == "general" else previous_version)
         if found is not None:
             low, high, words = found.advantage_low, found.advantage_high, found.words
             report = _of_arm(name, version, found, found.other)
-            yield msgspec.structs.replace(report, advantage_low=low, advantage_high=high, advantage_words=words)
+            yield msgspec.structs.replace(
+                report, advantage_low=low, advantage_high=high, advantage_words=words, evidence=evidence
+            )
+        elif evidence is not None:
+            yield ArmReport(arm=name, version=version, evidence=evidence)
+
+
+def _evidence(watch: Watch, other: str | None) -> ArmEvidence | None:
+    """The evidence since the version was degraded that another arm is better."""
+    bets = watch.bets.get(other or "")
+    if bets is None or not watch.course.is_degraded or bets.since != watch.course.since:
+        return None
+    return arm_bets.describe(bets, watch.roll)
 
 
 def _of_arm(name: Any, version: str | None, found: arms.ArmComparison, quality: Estimate | None) -> ArmReport:

@@ -19,10 +19,10 @@ class NotedPair(msgspec.Struct, frozen=True, kw_only=True):
 
     `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the word of a
     reviewer or a trusted caller counts, `told` those where another caller's does, `tested` those whose detector has
-    seen it. `on_trial`: the shadow is a version on trial; what the caller got may have been a third answer then, so
-    that only a demonstration judges the pair. `caller` is whose request it is (empty: not known). `failed`: the shadow
-    gave no answer, by its own fault. `kept`: whether the shadow and what the caller got kept their contracts (None: not
-    both have one). `canary`: a canary's tally has it.
+    seen it, `bet_on` those whose bets have (`arm_bets.py`). `on_trial`: the shadow is a version on trial; what the
+    caller got may have been a third answer then, so that only a demonstration judges the pair. `caller` is whose
+    request it is (empty: not known). `failed`: the shadow gave no answer, by its own fault. `kept`: whether the shadow
+    and what the caller got kept their contracts (None: not both have one). `canary`: a canary's tally has it.
     """
 
     shadow: str
@@ -41,6 +41,7 @@ class NotedPair(msgspec.Struct, frozen=True, kw_only=True):
     labelled: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
     tested: tuple[str, ...] = ()
+    bet_on: tuple[str, ...] = ()
     caller: str = ""
     failed: bool = False
     kept: tuple[bool, bool] | None = None

@@ -10,7 +10,7 @@ make of a watch is in `turning.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +24,7 @@ from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.phases import Course
 from monitoring.quality.signal_table import LABELLED, is_of_feedback_metric
 from monitoring.quality.signals import (
+    arm_bets,
     arms,
     complaint_signal,
     fingerprints,
@@ -33,6 +34,7 @@ from monitoring.quality.signals import (
     pair_signal,
     unlabelled,
 )
+from monitoring.quality.signals.arm_bets import ArmBets
 from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from monitoring.quality.signals.entries import (
@@ -51,7 +53,7 @@ from monitoring.quality.signals.entries import (
 from monitoring.quality.signals.fingerprints import GeneralStack
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import LabelledSignal
-from monitoring.quality.signals.noted_pairs import NotedPair
+from monitoring.quality.signals.noted_pairs import NotedPair, Right
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.pair_judge import PairJudge
 from monitoring.quality.signals.pair_signal import PairSignal
@@ -79,7 +81,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
     `shadow_usd`; `saving` is what it saves, and what they cost, lately. `anew` has the times of the baselines that
     admins and evaluations have set, by signal; `outdated` are those of them that were set for another metric. `canary`
-    is its tally while it is a canary that is judged by a plan.
+    is its tally while it is a canary that is judged by a plan. `bets` are on other arms, by their names, while it is
+    degraded.
     """
 
     form: Literal[3]
@@ -118,6 +121,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     anew: dict[str, float] = {}
     outdated: tuple[str, ...] = ()
     canary: Tally | None = None
+    bets: dict[str, ArmBets] = {}
 
 
 def start(version: str, task: str, epoch: str) -> Watch:
@@ -237,7 +241,10 @@ def take_pair(
     says_right = noted_pairs.get_outright(noted, watch.version) is not None
     arm = arms.add_pair(arm, at, noted_pairs.get_guesses(noted, watch.version), says_right)
     noted = msgspec.structs.replace(noted, counted={**noted.counted, watch.version: arm.blocks[-1].begins})
-    return _judged(_with_arm(watch, arm), note, place, noted, at, shadow.placed_at)
+    watch = _with_arm(watch, arm)
+    if watch.course.came_degraded(shadow.placed_at):
+        watch = _with_bets(watch, arm.other, arm_bets.add_pair)
+    return _judged(watch, note, place, noted, at, shadow.placed_at)
 
 
 def _judged(watch: Watch, note: Note, place: int, noted: NotedPair, at: float, asked_at: float) -> tuple[Watch, Note]:
@@ -268,8 +275,29 @@ def _judged(watch: Watch, note: Note, place: int, noted: NotedPair, at: float, a
         track = watch.shadow.take_pair(wrong, other_wrong, givers, at, alone, is_degraded, is_early)
         watch = msgspec.structs.replace(watch, shadow=track)
         noted = msgspec.structs.replace(noted, tested=(*noted.tested, version))
+    watch, noted = _bet(watch, noted, other, right, note.givers, asked_at)
     pairs = (*note.pairs[:place], noted, *note.pairs[place + 1 :])
     return watch, msgspec.structs.replace(note, pairs=pairs)
+
+
+def _bet(
+    watch: Watch, noted: NotedPair, other: str, right: Right | None, givers: tuple[str, ...], asked_at: float
+) -> tuple[Watch, NotedPair]:
+    """Watch and pair after a bet on the first opinion on it: a person's (`right`), else a judge's on both answers."""
+    version, opinion = watch.version, right or noted_pairs.get_outright(noted, watch.version)
+    is_new = version in noted.counted and version not in noted.bet_on
+    if opinion is None or not (is_new and watch.course.came_degraded(asked_at)):
+        return watch, noted
+    difference, told_by = arms.find_differences(opinion)[0], () if right is None else givers
+    watch = _with_bets(watch, other, lambda bets: arm_bets.add_difference(bets, difference, told_by, watch.roll))
+    return watch, msgspec.structs.replace(noted, bet_on=(*noted.bet_on, version))
+
+
+def _with_bets(watch: Watch, other: str, step: Callable[[ArmBets], ArmBets]) -> Watch:
+    """The watch whose bets on another arm have moved."""
+    against = watch.stack.digest if other == GENERAL else None
+    bets = arm_bets.move(watch.bets, other, watch.course.since, against, watch.roll.groups, step)
+    return msgspec.structs.replace(watch, bets=bets)
 
 
 def _with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:

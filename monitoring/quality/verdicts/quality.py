@@ -19,6 +19,8 @@ better; and what admins do: a pin, its release, the word that the task has chang
 ACTION_KINDS: frozenset[str] = frozenset((*RESPONSES, *get_args(NoteName)))
 ACTIONS_MAX = 100
 """The newest actions that are kept with a task; the audit has all of them."""
+E_VALUE_MIN, E_VALUE_WITHOUT_ONE_MIN = 1 / 0.03, 10.0
+"""The evidence at which another arm counts as better: of all pairs, and whichever caller is left out."""
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,12 +210,31 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
 
 
+class ArmEvidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The evidence that another arm is better than a degraded version, from pairs since the verdict (`arm_bets.py`).
+
+    `e_value` is that of all `pairs` that are judged, `e_value_without_one` the least whichever caller is left out.
+    `unjudged` pairs have no opinion yet.
+    """
+
+    pairs: int
+    unjudged: int
+    e_value: float
+    e_value_without_one: float
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether traffic may move to the arm."""
+        return self.e_value >= E_VALUE_MIN and self.e_value_without_one >= E_VALUE_WITHOUT_ONE_MIN
+
+
 class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     """The estimated quality of one arm on this task, the share of right answers, with its 95% interval (PPI++).
 
     `version` is the name of the version that it is, None for general. `advantage_low` and `advantage_high` are bounds
-    of how much better it is than the version judged, each of which holds with 95% however often one looks; None where
+    of how much better it is than the version judged, each of which holds with 97.5% however often one looks; None where
     not known. Where they rest on the judge's word alone, `advantage_words` is on how many pairs; else it is 0.
+    `evidence` is that of pairs since the version was degraded (None: it is not, or there are none).
     """
 
     arm: Literal["version", "general", "previous_version"]
@@ -226,6 +247,16 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     advantage_low: float | None = None
     advantage_high: float | None = None
     advantage_words: int = 0
+    evidence: ArmEvidence | None = None
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it is shown to be better than the version."""
+        if self.advantage_high is not None and self.advantage_high < 0.0:
+            return False
+        if self.advantage_low is not None and self.advantage_low > 0.0:
+            return True
+        return self.evidence is not None and self.evidence.is_enough
 
 
 class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):

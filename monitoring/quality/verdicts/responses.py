@@ -26,7 +26,15 @@ from monitoring.quality.verdicts.quality import (
     Ticket,
     VersionQuality,
 )
-from monitoring.quality.verdicts.shares import Lines, Roles, describe_share, forget_pause, move_share
+from monitoring.quality.verdicts.shares import (
+    EVIDENCE_SHARE,
+    Lines,
+    Roles,
+    describe_share,
+    forget_pause,
+    move_share,
+    wants_evidence,
+)
 from monitoring.quality.verdicts.verdict import apply_conclusion, explain_degraded, find_verdict, list_alarmed
 
 SAVING_HYSTERESIS = 0.8
@@ -274,8 +282,8 @@ def _with_levers(
     worse = task.looked_into(watched)
     suspect = bool(worse) and all(task.versions[name].verdict == "suspect" for name in worse)
     may = _may(task, plan) if worse else frozenset()
-    usual = _shadow_share(task, judgements, plan, False)
-    shadow = _shadow_share(task, judgements, plan, "shadow" in may)
+    usual = _shadow_share(task, judgements, plan, plan.shadow_share)
+    shadow = _shadow_share(task, judgements, plan, _raised_shadow_share(task, worse, judgements, plan, may))
     review = review_shares[1] if "reviews" in may else review_shares[0]
     deferral = plan.deferral_factor_suspect if suspect and "widen" in may else 1.0
     levers: list[tuple[ActionKind, str, float, float]] = [
@@ -300,14 +308,27 @@ def _with_levers(
     return msgspec.structs.replace(task, **moved, raised=tuple(raised))
 
 
-def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: Plan, raised: bool) -> float:
-    """The probability of a shadow: raised while a ticket has money for it. All shadows together may cost as much as one
-    ticket and a share of the saving; where no saving is known nothing bounds the usual share."""
+def _raised_shadow_share(
+    task: TaskQuality, worse: list[str], judgements: Mapping[str, Judgement], plan: Plan, may: frozenset[str]
+) -> float:
+    """The share of shadows that these versions ask for: of all requests while evidence about other arms comes first."""
+    if "shadow" not in may:
+        return plan.shadow_share
+    is_first = any(wants_evidence(task.versions[name], judgements.get(name)) for name in worse)
+    return EVIDENCE_SHARE if is_first and plan.shadow_room_share > 0.0 else plan.shadow_share_suspect
+
+
+def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: Plan, raised: float) -> float:
+    """The probability of a shadow: `raised` while a ticket has money for it, else the usual one.
+
+    All shadows together may cost as much as one ticket and a share of the saving; where no saving is known nothing
+    bounds the usual share.
+    """
     ticket = task.ticket
     share = plan.shadow_share
-    if raised and ticket is not None and ticket.shadow_usd_spent < ticket.shadow_usd_max:
+    if raised > share and ticket is not None and ticket.shadow_usd_spent < ticket.shadow_usd_max:
         over = _shadows_asked(ticket, judgements) >= plan.shadow_pairs_per_ticket
-        share = share if over else plan.shadow_share_suspect
+        share = share if over else raised
     saving = math.fsum(one.saving_usd for one in judgements.values())
     spent = math.fsum(one.shadow_usd for one in judgements.values())
     most = plan.shadow_usd_per_ticket + plan.shadow_saving_share_max * max(0.0, saving)

@@ -1,7 +1,7 @@
 """What a verdict means for a version's requests: steps of its share to the arm that is shown to be better, and back.
 
-An arm is taken only if the lower bound of its advantage on this task is positive, and kept as long as it can answer and
-is not shown to be worse. Where none is, the version goes on, and people are told.
+An arm is taken only if it is shown to be better on this task, and kept as long as it can answer and is not shown to be
+worse. Where none is, the version goes on, and people are told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import msgspec
 
 from monitoring.quality.verdicts.actions import Noting
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import ArmReport, Judgement, VersionQuality
+from monitoring.quality.verdicts.quality import ArmReport, Judgement, TaskQuality, VersionQuality
+
+EVIDENCE_PAIRS_MAX = 200
+EVIDENCE_SHARE = 1.0
+"""The share of shadows while evidence about other arms comes first."""
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,10 +106,10 @@ def _step_away(noting: Noting, name: str, quality: VersionQuality, judged: Judge
     if quality.to is not None and _is_able(quality.to, lines) and _is_same(quality, quality.to, lines.roles):
         present = next((arm for arm in able if arm.arm == quality.to), None)
         if present is None or present.advantage_high is None or present.advantage_high >= 0.0:
-            if present is None or not _is_better(present):
+            if present is None or not present.is_better:
                 return quality  # what was shifted stays where it was shown to be better, and goes no further
             return _to(noting, name, quality, present, lines)
-    better = max(_of_use(able, lines), key=lambda arm: arm.advantage_low or 0.0, default=None)
+    better = max(_of_use(able, lines), key=_rank, default=None)
     if better is not None:
         return _to(noting, name, quality, better, lines)
     quality = _taken_from_arm(noting, name, quality)
@@ -116,7 +120,7 @@ def _step_away(noting: Noting, name: str, quality: VersionQuality, judged: Judge
 def _to(noting: Noting, name: str, quality: VersionQuality, better: ArmReport, lines: Lines) -> VersionQuality:
     """A step to this arm, as far as the task's settings and its admins let it."""
     plan = lines.plan
-    lead = f"{_words(better.arm)} is better by at least {100 * (better.advantage_low or 0.0):.1f} points"
+    lead = _describe_better(better)
     if "shift" in plan.responses and plan.enforced:
         if "shift" in lines.may:
             return _shifted(noting, name, quality, better, lines, f"{lead}.")
@@ -200,15 +204,42 @@ def _is_able(arm: str, lines: Lines) -> bool:
 def _of_use(able: list[ArmReport], lines: Lines) -> list[ArmReport]:
     """The better ones of these arms; where no share may be shifted, and it may be rolled back, the previous version
     goes first: that is all that can be done."""
-    better = [arm for arm in able if _is_better(arm)]
+    better = [arm for arm in able if arm.is_better]
     if lines.plan.enforced and "shift" in lines.plan.responses:
         return better
     previous_version = [arm for arm in better if arm.arm == "previous_version" and "roll_back" in lines.may]
     return previous_version or better
 
 
-def _is_better(arm: ArmReport) -> bool:
-    return arm.advantage_low is not None and arm.advantage_low > 0.0
+def _rank(arm: ArmReport) -> tuple[float, float]:
+    """The order of arms that are better: by the least advantage, then by the evidence."""
+    evidence = arm.evidence.e_value if arm.evidence is not None else 0.0
+    return max(0.0, arm.advantage_low or 0.0), evidence
+
+
+def _describe_better(arm: ArmReport) -> str:
+    if arm.advantage_low is not None and arm.advantage_low > 0.0:
+        return f"{_words(arm.arm)} is better by at least {100 * arm.advantage_low:.1f} points"
+    assert arm.evidence is not None, "it is better by one or the other"
+    return f"{_words(arm.arm)} is better by {arm.evidence.pairs} pairs since the verdict"
+
+
+def wants_evidence(quality: VersionQuality, judged: Judgement | None) -> bool:
+    """Whether evidence about other arms comes first: the version is degraded, and none is known to be better.
+
+    No longer than for `EVIDENCE_PAIRS_MAX` pairs with an arm: arms that differ so little are compared without haste.
+    """
+    if quality.verdict != "degraded" or not quality.looked_into or quality.to is not None:
+        return False
+    arms = [arm for arm in judged.arms if arm.arm != "version"] if judged is not None else []
+    counts = [arm.evidence.pairs + arm.evidence.unjudged for arm in arms if arm.evidence is not None]
+    return not any(arm.is_better for arm in arms) and max(counts, default=0) < EVIDENCE_PAIRS_MAX
+
+
+def is_evidence_first(task: TaskQuality, version: str) -> bool:
+    """Whether shadows of this version may take places before callers: evidence about other arms comes first."""
+    quality = task.versions.get(version, HEALTHY)
+    return quality.verdict == "degraded" and quality.to is None and task.shadow_share >= EVIDENCE_SHARE
 
 
 def _is_same(quality: VersionQuality, arm: str, roles: Roles) -> bool:

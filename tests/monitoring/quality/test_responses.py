@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from monitoring.quality.signal_table import LABELLED, UNLABELLED
 from monitoring.quality.verdicts.plan import RESPONSES
 from monitoring.quality.verdicts.quality import (
+    ArmEvidence,
     ArmReport,
     Pin,
     StreamReport,
@@ -20,7 +21,7 @@ from monitoring.quality.verdicts.quality import (
 )
 from monitoring.quality.verdicts.responses import pin, release, respond
 from monitoring.quality.verdicts.reviewing import are_raised
-from monitoring.quality.verdicts.shares import Roles
+from monitoring.quality.verdicts.shares import Roles, is_evidence_first
 from tests.monitoring.quality.answered import (
     NOW,
     PLAN,
@@ -92,6 +93,32 @@ def test_where_no_arm_is_known_to_be_better_it_is_held_and_people_are_told_once(
     assert after(bad, health=health, at=600)[1] == []
     health, done = after(judged(stream("feedback"), arms=(better("general"),)), health=health, at=1200)
     assert done == ["shift"], "an arm that comes to be known as better is taken"
+
+
+def test_evidence_comes_first_until_an_arm_is_better_or_enough_was_seen() -> None:
+    bad = judged(stream("feedback"))
+    health, _ = after(bad)
+    assert health.shadow_share == 1.0
+    assert is_evidence_first(health, V2)
+    unsure = ArmEvidence(pairs=150, unjudged=49, e_value=2.0, e_value_without_one=0.5)
+    arm = ArmReport(arm="previous_version", evidence=unsure)
+    health, done = after(judged(stream("feedback"), arms=(arm,)), health=health, at=60)
+    assert (health.shadow_share, done) == (1.0, [])
+    over = msgspec.structs.replace(arm, evidence=msgspec.structs.replace(unsure, unjudged=50))
+    assert after(judged(stream("feedback"), arms=(over,)), health=health, at=120)[0].shadow_share == 0.2
+    sure = msgspec.structs.replace(
+        arm, evidence=msgspec.structs.replace(unsure, e_value=40.0, e_value_without_one=11.0)
+    )
+    health, done = after(judged(stream("feedback"), arms=(sure,)), health=health, at=120)
+    assert (health.versions[V2].to, health.shadow_share, done) == ("previous_version", 0.2, ["shift"])
+    assert not is_evidence_first(health, V2)
+
+
+@pytest.mark.parametrize("plan", [{"shadow_room_share": 0.0}, {"responses": ["shift", "reviews"]}])
+def test_callers_come_first_where_the_task_says_so(plan: dict[str, Any]) -> None:
+    health, _ = after(judged(stream("feedback")), plan=msgspec.structs.replace(PLAN, **plan))
+    assert health.shadow_share == (0.2 if "shadow_room_share" in plan else 0.02)
+    assert not is_evidence_first(health, V2)
 
 
 def test_a_previous_version_that_is_not_healthy_itself_gets_nothing() -> None:
