@@ -119,7 +119,7 @@ class TaskMonitorSettings(Section):
     shadow_share: Share = Field(0.0, description="Share of requests that both arms answer.")
     shadow_share_suspect: Share = Field(0.1, description="The same while a version is suspect or degraded.")
     shadow_room_share: Share = Field(
-        0.5,
+        0.6,
         description="Share of a replica that shadows may take before callers while a degraded version waits for an arm "
         "that is shown to be better; 0: callers come first.",
     )

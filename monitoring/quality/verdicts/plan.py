@@ -29,7 +29,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     enforced: bool = False
     shadow_share: float = 0.0
     shadow_share_suspect: float = 0.1
-    shadow_room_share: float = 0.5
+    shadow_room_share: float = 0.6
     shadow_usd_per_ticket: float = 1.0
     shadow_pairs_per_ticket: int = 2000
     shadow_saving_share_max: float = 0.25

@@ -33,7 +33,7 @@ from monitoring.quality.verdicts.shares import (
     describe_share,
     forget_pause,
     move_share,
-    wants_evidence,
+    is_evidence_needed,
 )
 from monitoring.quality.verdicts.verdict import apply_conclusion, explain_degraded, find_verdict, list_alarmed
 
@@ -314,7 +314,7 @@ def _raised_shadow_share(
     """The share of shadows that these versions ask for: of all requests while evidence about other arms comes first."""
     if "shadow" not in may:
         return plan.shadow_share
-    is_first = any(wants_evidence(task.versions[name], judgements.get(name)) for name in worse)
+    is_first = any(is_evidence_needed(task.versions[name], judgements.get(name)) for name in worse)
     return EVIDENCE_SHARE if is_first and plan.shadow_room_share > 0.0 else plan.shadow_share_suspect
 
 

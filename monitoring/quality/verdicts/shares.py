@@ -15,7 +15,7 @@ from monitoring.quality.verdicts.actions import Noting
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import ArmReport, Judgement, TaskQuality, VersionQuality
 
-EVIDENCE_PAIRS_MAX = 200
+EVIDENCE_PAIRS_MAX = 100
 EVIDENCE_SHARE = 1.0
 """The share of shadows while evidence about other arms comes first."""
 
@@ -224,7 +224,7 @@ def _describe_better(arm: ArmReport) -> str:
     return f"{_words(arm.arm)} is better by {arm.evidence.pairs} pairs since the verdict"
 
 
-def wants_evidence(quality: VersionQuality, judged: Judgement | None) -> bool:
+def is_evidence_needed(quality: VersionQuality, judged: Judgement | None) -> bool:
     """Whether evidence about other arms comes first: the version is degraded, and none is known to be better.
 
     No longer than for `EVIDENCE_PAIRS_MAX` pairs with an arm: arms that differ so little are compared without haste.

@@ -100,11 +100,11 @@ def test_evidence_comes_first_until_an_arm_is_better_or_enough_was_seen() -> Non
     health, _ = after(bad)
     assert health.shadow_share == 1.0
     assert is_evidence_first(health, V2)
-    unsure = ArmEvidence(pairs=150, unjudged=49, e_value=2.0, e_value_without_one=0.5)
+    unsure = ArmEvidence(pairs=80, unjudged=19, e_value=2.0, e_value_without_one=0.5)
     arm = ArmReport(arm="previous_version", evidence=unsure)
     health, done = after(judged(stream("feedback"), arms=(arm,)), health=health, at=60)
     assert (health.shadow_share, done) == (1.0, [])
-    over = msgspec.structs.replace(arm, evidence=msgspec.structs.replace(unsure, unjudged=50))
+    over = msgspec.structs.replace(arm, evidence=msgspec.structs.replace(unsure, unjudged=20))
     assert after(judged(stream("feedback"), arms=(over,)), health=health, at=120)[0].shadow_share == 0.2
     sure = msgspec.structs.replace(
         arm, evidence=msgspec.structs.replace(unsure, e_value=40.0, e_value_without_one=11.0)
