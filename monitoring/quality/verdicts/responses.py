@@ -32,8 +32,8 @@ from monitoring.quality.verdicts.shares import (
     Roles,
     describe_share,
     forget_pause,
-    move_share,
     is_evidence_needed,
+    move_share,
 )
 from monitoring.quality.verdicts.verdict import apply_conclusion, explain_degraded, find_verdict, list_alarmed
 
