@@ -14,6 +14,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.recycling import Busy, begin
 from gateway.features.releases.releases import Releases
+from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
 from serving.adapters.placement import Placement
 from serving.object_store import Change
@@ -38,7 +39,7 @@ async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
     return {"replicas": [_shown(services, replica) for replica in services.fleet.replicas.values()], "stale": stale}
 
 
-@router.post("/replicas/{name}/cordon")
+@router.post("/replicas/{name}/cordon", responses=with_errors("not_found"))
 async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | None = None) -> dict[str, Any]:
     """Send the replica no new requests, from any gateway. Those under way finish."""
     services = services_of(request)
@@ -52,7 +53,7 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
     return _shown(services, replica)
 
 
-@router.post("/replicas/{name}/uncordon")
+@router.post("/replicas/{name}/uncordon", responses=with_errors("not_found"))
 async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Send the replica requests again."""
     services = services_of(request)
@@ -66,7 +67,7 @@ async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     return _shown(services, replica)
 
 
-@router.post("/replicas/{name}/recycle", status_code=202)
+@router.post("/replicas/{name}/recycle", status_code=202, responses=with_errors(*CHANGE_ERRORS))
 async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Restart the replica's engine after its answers, then load and probe it again. One replica of a pool at a time."""
     services = services_of(request)

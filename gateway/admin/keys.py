@@ -20,6 +20,7 @@ from gateway.four_eyes import (
     see_that_it_may_be_approved,
     see_that_it_may_change,
 )
+from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
 from router.policy import AUTO, UnknownFields
 from serving.object_store import Change, ObjectStore, reading
@@ -85,7 +86,7 @@ async def list_callers(request: Request, _: Operator) -> dict[str, Any]:
     return {"callers": [_caller_shown(caller) for caller in snapshot.callers.values()]}
 
 
-@router.post("/callers", status_code=201)
+@router.post("/callers", status_code=201, responses=with_errors("state_conflict"))
 async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[str, Any]:
     """Make a key. The answer is the only place where the whole of it is ever shown. Where
     `release.approver_must_differ` is set, an admin key works only once an admin of another owner has approved it."""
@@ -114,7 +115,7 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     return {**_caller_shown(caller), "key": key, "warnings": _unknown_models(services, body.models)}
 
 
-@router.get("/callers/{public}")
+@router.get("/callers/{public}", responses=with_errors("not_found"))
 async def read_caller(request: Request, public: str, _: Operator) -> dict[str, Any]:
     """One key, with what is spent of its limits."""
     services = services_of(request)
@@ -124,7 +125,7 @@ async def read_caller(request: Request, public: str, _: Operator) -> dict[str, A
     return {**_caller_shown(caller), "usage": await services.limits.usage(caller)}
 
 
-@router.patch("/callers/{public}")
+@router.patch("/callers/{public}", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def change_caller(request: Request, public: str, body: CallerChange, admin: Admin) -> dict[str, Any]:
     """Change a key's limits, models, name, owner or expiry."""
     services = services_of(request)
@@ -147,7 +148,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
     return {**_caller_shown(changed), "warnings": _unknown_models(services, body.models or [])}
 
 
-@router.post("/callers/{public}/rotate")
+@router.post("/callers/{public}/rotate", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def rotate_caller(request: Request, public: str, admin: Admin, body: RotateIn | None = None) -> dict[str, Any]:
     """Give a key a new secret, shown once. The old one works beside it until the overlap is over."""
     services = services_of(request)
@@ -163,7 +164,7 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
     return {**_caller_shown(changed), "key": whole_key(public, secret)}
 
 
-@router.post("/callers/{public}/approve")
+@router.post("/callers/{public}/approve", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def approve_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
     """Approve an admin key that another owner's key has made."""
     services = services_of(request)
@@ -177,7 +178,7 @@ async def approve_caller(request: Request, public: str, admin: Admin) -> dict[st
     return _caller_shown(changed)
 
 
-@router.delete("/callers/{public}")
+@router.delete("/callers/{public}", responses=with_errors("not_found"))
 async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
     """Revoke a key on every gateway."""
     services = services_of(request)

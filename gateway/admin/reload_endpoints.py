@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request
 
 from gateway.access import Admin, services_of
 from gateway.admin.reload import reload
+from gateway.openapi_parts import with_errors
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-@router.post("/reload")
+@router.post("/reload", responses=with_errors("configuration_invalid", "restart_required", "state_conflict"))
 async def reload_configuration(
     request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only tell what would change.")] = False
 ) -> dict[str, Any]:

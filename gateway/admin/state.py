@@ -44,6 +44,8 @@ from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.features.releases.adapter_endpoints import limits_of, state_of
 from gateway.four_eyes import owner_remembered, owner_to_keep
+from gateway.openapi_parts import ACCEPTED, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
+from gateway.server.uploads import FORM_SCHEMAS, NEEDED
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import installation_id
@@ -136,7 +138,12 @@ async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bo
     }
 
 
-@router.post("/state/adapters", status_code=201)
+@router.post(
+    "/state/adapters",
+    status_code=201,
+    responses=with_errors("not_found", *FORM_ERRORS),
+    openapi_extra=with_body(as_form(FORM_SCHEMAS, NEEDED)),
+)
 async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an uploaded adapter and keep its bytes, for a state."""
     services = services_of(request)
@@ -157,7 +164,9 @@ async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     return {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
 
 
-@router.post("/state/apply")
+@router.post(
+    "/state/apply", responses=with_errors(*CHANGE_ERRORS, "adapter_rejected", "approver_must_differ") | ACCEPTED
+)
 async def apply_state(request: Request, response: Response, body: ApplyIn, admin: Admin) -> dict[str, Any]:
     """Bring the state to that of a file.
 

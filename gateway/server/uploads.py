@@ -16,6 +16,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -23,6 +24,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.errors import Problem
+from gateway.openapi_parts import BYTES
 from gateway.server.wire import Deadline, Scope
 from serving.adapters.adapter_folder import (
     BACKGROUND_FILE,
@@ -49,6 +51,14 @@ SAMPLES = (PROMPTS_FILE, BACKGROUND_FILE)
 """A sample of training prompts, and other traffic beside it: each of `prompts_bytes_max` at most."""
 FIELDS: Mapping[str, int] = {"task": 63, "pool": 63}
 """Most bytes of each text field."""
+FORM_SCHEMAS: Mapping[str, Any] = {
+    **{name: {"type": "string", "maxLength": most} for name, most in FIELDS.items()},
+    **{
+        name: {**BYTES, **({} if most is None else {"description": f"At most {most:,} bytes."})}
+        for name, most in FILES.items()
+    },
+}
+"""The fields of an adapter's form in /openapi.json."""
 FORM = b"multipart/form-data"
 HEADERS_MAX = 8
 HEADER_BYTES_MAX = 1024

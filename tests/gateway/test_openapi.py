@@ -21,15 +21,17 @@ from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
 from gateway.formats.fields import GATEWAY_ALONE, ON_REQUEST
 from gateway.formats.format_table import FORMATS
+from gateway.formats.hot_schemas import IN_STREAMS
 from gateway.formats.request_body import read_body
 from gateway.formats.wire_format import WireFormat
-from gateway.openapi import ANYWHERE, IN_STREAMS, OF_JSON, OF_KEYS, OF_SHELVES, OF_STATE
+from gateway.openapi import ANYWHERE, KEY_ERRORS, STATE_ERRORS, UNREADABLE_ERRORS
+from gateway.openapi_parts import JSON_ERRORS
 from gateway.path.request_path import walk
 from router.decision import RefusalCode
 from router.policy import TaskPolicy
 from tests.style.source import ROOT, files, tree
 
-BY_THE_FRAME = {*ANYWHERE, *OF_KEYS, *OF_JSON, *OF_STATE, *OF_SHELVES}
+BY_THE_FRAME = {*ANYWHERE, *KEY_ERRORS, *JSON_ERRORS, *STATE_ERRORS, *UNREADABLE_ERRORS}
 """Errors of FastAPI, Redis or the connection at any endpoint: its own code need not raise them."""
 OF_ADDRESSES = {"method_not_allowed", "not_found"}
 """The errors of an address without an operation."""
@@ -82,7 +84,7 @@ class Code:
         self.parts: dict[tuple[str, str], Part] = {}
         for path in files("gateway"):
             module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-            if module not in ("gateway.openapi", "gateway.errors"):
+            if module not in ("gateway.openapi", "gateway.openapi_parts", "gateway.errors"):
                 self._read(module, tree(path))
 
     def _read(self, module: str, parsed: ast.Module) -> None:
@@ -104,12 +106,16 @@ class Code:
 
     def _add(self, module: str, name: str, node: ast.AST, imported: Mapping[str, tuple[str, str]]) -> None:
         part = self.parts[module, name] = Part()
-        used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+        nodes = list(ast.walk(node))
+        for decorator in getattr(node, "decorator_list", ()):  # a route's decorator names errors, and raises none
+            within = {id(each) for each in ast.walk(decorator)}
+            nodes = [each for each in nodes if id(each) not in within]
+        used = {each.id for each in nodes if isinstance(each, ast.Name)}
         if "Problem" in used:
-            constants = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+            constants = {each.value for each in nodes if isinstance(each, ast.Constant)}
             part.codes = {each for each in constants if isinstance(each, str) and each in ERRORS}
         part.names = {imported.get(each, (module, each)) for each in used - {"Problem"}}
-        for each in ast.walk(node):
+        for each in nodes:
             if isinstance(each, ast.Attribute):
                 of = each.value.attr if isinstance(each.value, ast.Attribute) else getattr(each.value, "id", "")
                 of = name.partition(".")[0] if of == "self" else of

@@ -16,7 +16,7 @@ from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS
 from gateway.features.requests.explanation import REASON_WORDS
 from gateway.formats.format_table import FORMATS
-from gateway.openapi import ANSWER_HEADERS
+from gateway.formats.hot_schemas import ANSWER_HEADERS
 from monitoring.archive import FeedbackRow
 from monitoring.metric_table import METRICS
 from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from gateway.errors import ERRORS, FINAL
-from gateway.openapi import IN_STREAMS
+from gateway.formats.hot_schemas import IN_STREAMS
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, RawEvent, Reset, Silent, Status, Tokens
 from tests.programs import program

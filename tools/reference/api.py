@@ -17,7 +17,7 @@ from gateway.formats.fields import (
     ON_REQUEST,
 )
 from gateway.formats.format_table import FORMATS
-from gateway.openapi import ANSWER_HEADERS, HOT_HEADERS
+from gateway.formats.hot_schemas import ANSWER_HEADERS, HOT_HEADERS
 from tools.reference.markdown import Row, code, codes, page, sentence, table
 from tools.reference.schema import type_words, without_null
 

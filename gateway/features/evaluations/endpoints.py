@@ -26,6 +26,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.store import Arm, Evaluation, ended, id_of
+from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from gateway.server.wire import Deadline
 from gateway.state.fitted import unused
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, default_metric, metric_of
@@ -99,7 +100,13 @@ async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
     return {"evaluations": [await _shown(request, evaluation, whole=False) for evaluation in await store.all()]}
 
 
-@router.post("/evaluations", status_code=201)
+@router.post(
+    "/evaluations",
+    status_code=201,
+    responses=with_errors("not_found", "state_conflict", *DATA_ERRORS)
+    | with_answer(200, "It was there already, or goes on."),
+    openapi_extra=with_body(LINES, description="JSON lines."),
+)
 async def begin_evaluation(
     request: Request,
     response: Response,
@@ -179,13 +186,13 @@ async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
     return ours and not unused(entries, task.selector)
 
 
-@router.get("/evaluations/{evaluation}")
+@router.get("/evaluations/{evaluation}", responses=with_errors("not_found"))
 async def read_evaluation(request: Request, evaluation: str, _: Operator) -> dict[str, Any]:
     """One evaluation: its progress, or its report."""
     return await _shown(request, await _found(feature_of(request, Evaluations), evaluation))
 
 
-@router.get("/evaluations/{evaluation}/rows")
+@router.get("/evaluations/{evaluation}/rows", responses=with_errors("not_found"))
 async def read_evaluation_rows(
     request: Request,
     evaluation: str,
@@ -222,7 +229,7 @@ async def read_evaluation_rows(
     return Response(msgspec.json.encode(page), media_type="application/json")
 
 
-@router.delete("/evaluations/{evaluation}")
+@router.delete("/evaluations/{evaluation}", responses=with_errors("not_found", "state_conflict"))
 async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dict[str, Any]:
     """Stop an evaluation that runs; forget one that does not."""
     evaluations = feature_of(request, Evaluations)

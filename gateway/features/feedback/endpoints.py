@@ -34,6 +34,7 @@ from gateway.feature import feature_of
 from gateway.features.requests.endpoints import resolve_id
 from gateway.features.reviews.job import note_answered, task_of_review
 from gateway.features.reviews.reviews import Reviews
+from gateway.openapi_parts import SPENT_ERRORS, STORED, with_errors
 from gateway.services import Services
 from gateway.state.durability import NotSettled, not_settled
 from monitoring.evaluation.forms import said_by
@@ -109,7 +110,12 @@ OneOrSeveral = Annotated[
 ]
 
 
-@router.post(FEEDBACK_PATH, tags=["callers"])
+ANSWERS = STORED | with_errors(
+    *("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full", *SPENT_ERRORS)
+)
+
+
+@router.post(FEEDBACK_PATH, tags=["callers"], responses=ANSWERS)
 async def give_feedback(request: Request, caller: Identified, body: OneOrSeveral) -> Response:
     """Store one judgement or several. 201 created, 200 the same again; for a batch 200 and a result for each. Each
     judgement counts as a request against the key's limits; a refused body counts as one request.

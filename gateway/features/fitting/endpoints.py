@@ -19,6 +19,8 @@ from gateway.feature import feature_of
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.prompts import PromptsError, Sample, barely_tells, read_sample
 from gateway.features.fitting.samples import WaitingSample
+from gateway.openapi_parts import BYTES, JSON_ERRORS, as_form, with_body, with_errors
+from gateway.server.uploads import SAMPLES
 from gateway.state.fitted import FittingStatus
 from router.policy import AUTO_SELECTOR
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
@@ -28,7 +30,14 @@ GIVEN_UP = frozenset({"draining", "retired"})
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-@router.put("/adapters/{name}/prompts", status_code=202)
+@router.put(
+    "/adapters/{name}/prompts",
+    status_code=202,
+    responses=with_errors(
+        "not_found", "state_conflict", *JSON_ERRORS[1:], "unsupported_media_type", "prompts_rejected"
+    ),
+    openapi_extra=with_body(as_form(dict.fromkeys(SAMPLES, BYTES), [PROMPTS_FILE])),
+)
 async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Fit the version's scope model from a sample of its training prompts. GET /adapters/{name} shows how far it is."""
     fitting = feature_of(request, Fitting)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from gateway.access import services_of
+from gateway.openapi_parts import OK, TEXT, with_answer
 
 router = APIRouter()
+NOT_READY: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"status": {"type": "string", "enum": ["draining", "no_replica"]}},
+    "required": ["status"],
+}
+READINESS = OK | with_answer(
+    503, "Not ready: it drains, or no replica is up.", {"application/json": {"schema": NOT_READY}}
+)
 
 
 @router.get("/health/live", tags=["probes"])
@@ -18,7 +28,7 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-@router.get("/health/ready", tags=["probes"])
+@router.get("/health/ready", tags=["probes"], responses=READINESS)
 async def ready(request: Request) -> Response:
     """Readiness: 503 while it drains, or no replica is up."""
     services = services_of(request)
@@ -28,13 +38,18 @@ async def ready(request: Request) -> Response:
     return JSONResponse(content, 200 if status == "ready" else 503)
 
 
-@router.get("/health", tags=["probes"])
+@router.get("/health", tags=["probes"], responses=READINESS)
 async def health(request: Request) -> Response:
     """As `/health/ready`, at the address that vLLM has."""
     return await ready(request)
 
 
-@router.get("/metrics", tags=["probes"])
+@router.get(
+    "/metrics",
+    tags=["probes"],
+    responses=with_answer(200, "Successful Response", {"application/openmetrics-text": TEXT}),
+    response_class=PlainTextResponse,
+)
 async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """All metrics, for Prometheus."""
     body, content_type = services_of(request).meters.exposition(accept)

@@ -15,6 +15,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.gates import counts_of
 from gateway.features.quality.quality import Quality
+from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time
 from monitoring.quality.detectors.baselines import OF_MIN, RATE_MAX, Baseline, measure_counts, state_rate
 from monitoring.quality.signal_table import SignalName, get_measure
@@ -63,7 +64,7 @@ class BaselineIn(Body):
         return self
 
 
-@router.get("/tasks/{task}/quality/{version}/baselines")
+@router.get("/tasks/{task}/quality/{version}/baselines", responses=with_errors("not_found"))
 async def read_baselines(request: Request, task: str, version: str, _: Operator) -> dict[str, Any]:
     """The baselines of a version's signals, and their origin."""
     quality = feature_of(request, Quality)
@@ -87,7 +88,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
     }
 
 
-@router.post("/tasks/{task}/quality/{version}/baseline")
+@router.post("/tasks/{task}/quality/{version}/baseline", responses=with_errors(*CHANGE_ERRORS))
 async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
     """Compare a signal with another baseline from now on. What it was, is in the audit."""
     quality = feature_of(request, Quality)

@@ -21,6 +21,7 @@ from gateway.features.quality.job import roles_of
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.releases.availability import around
+from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.report import Situation, TaskReport, make_report
@@ -72,7 +73,7 @@ async def list_health(request: Request, _: Operator) -> dict[str, Any]:
     return {"tasks": rows, "judged_at": summary.at or None, "behind_seconds": summary.behind_seconds}
 
 
-@router.get("/tasks/{task}/quality")
+@router.get("/tasks/{task}/quality", responses=with_errors("not_found"))
 async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any]:
     """All that the monitor knows of a task."""
     quality = feature_of(request, Quality)
@@ -80,7 +81,7 @@ async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any
     return await shown(quality, snapshot, known_task(quality.services, task))
 
 
-@router.post("/tasks/{task}/quality/{version}/pin")
+@router.post("/tasks/{task}/quality/{version}/pin", responses=with_errors(*CHANGE_ERRORS))
 async def pin_version(request: Request, task: str, version: str, body: PinIn, admin: Admin) -> dict[str, Any]:
     """Overrule the verdict on a version, or hold it. Without a verdict the monitor judges, and does not act."""
     quality = feature_of(request, Quality)
@@ -94,7 +95,7 @@ async def pin_version(request: Request, task: str, version: str, body: PinIn, ad
     )
 
 
-@router.delete("/tasks/{task}/quality/{version}/pin")
+@router.delete("/tasks/{task}/quality/{version}/pin", responses=with_errors(*CHANGE_ERRORS))
 async def release_version(
     request: Request, task: str, version: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
@@ -137,7 +138,7 @@ async def _opened_by_pin(quality: Quality, version: str, health: TaskQuality) ->
     return opened
 
 
-@router.post("/tasks/{task}/quality/actions/{action}/undo")
+@router.post("/tasks/{task}/quality/actions/{action}/undo", responses=with_errors(*CHANGE_ERRORS))
 async def undo_action(
     request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:

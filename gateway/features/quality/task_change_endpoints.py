@@ -20,6 +20,7 @@ from gateway.features.quality.endpoints import Expected, Generation, changed
 from gateway.features.quality.quality import Quality
 from gateway.features.retraining.requests_to_train import draft_retraining
 from gateway.features.rules.endpoints import fallback_fault
+from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time
 from monitoring.quality.explanations.phrases import format_day
 from monitoring.quality.verdicts import task_changes as changing
@@ -56,7 +57,7 @@ class ChangedIn(Body):
     expected_generation: Generation = None
 
 
-@router.post("/tasks/{task}/changed")
+@router.post("/tasks/{task}/changed", responses=with_errors(*CHANGE_ERRORS))
 async def announce_change(request: Request, task: str, body: ChangedIn, admin: Admin) -> dict[str, Any]:
     """Announce a change of a task's rules. Its versions are stale from then on, a rule sends its requests elsewhere,
     and a request to train is opened. A second announcement replaces the first.
@@ -101,7 +102,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
     return {**answer, "changed": msgspec.to_builtins(word), "stale": live, "rule": None if rule is None else rule.value}
 
 
-@router.delete("/tasks/{task}/changed")
+@router.delete("/tasks/{task}/changed", responses=with_errors(*CHANGE_ERRORS))
 async def take_change_back(
     request: Request, task: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,8 @@ from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.releases import Releases
 from gateway.features.rules.endpoints import rules_to
 from gateway.four_eyes import owner_to_keep
-from gateway.server.uploads import OPTIONAL, SAMPLES, Upload, is_upload
+from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
+from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, is_upload
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from router.contract import ContractError, compile_contract
@@ -67,6 +68,13 @@ class AdapterIn(Body):
     )
 
 
+CONTENT: Mapping[str, Any] = {
+    **as_form({**FORM_SCHEMAS, **dict.fromkeys(SAMPLES, BYTES)}, NEEDED),
+    "application/json": {"schema": AdapterIn.model_json_schema()},
+}
+"""An adapter in /openapi.json: a form with its files, or a folder."""
+
+
 @router.get("/adapters")
 async def list_adapters(
     request: Request,
@@ -86,7 +94,7 @@ async def list_adapters(
     return {"adapters": rows, "stale": stale, "upload_bytes_max": releases.services.settings.limits.adapter_bytes_max}
 
 
-@router.get("/adapters/{name}")
+@router.get("/adapters/{name}", responses=with_errors("not_found"))
 async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, Any]:
     """One version with its manifest, last evaluation and fitted models."""
     releases = feature_of(request, Releases)
@@ -97,7 +105,12 @@ async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, An
     return {**await _told(releases, version), **details}
 
 
-@router.post("/adapters", status_code=201)
+@router.post(
+    "/adapters",
+    status_code=201,
+    responses=with_errors(*CHANGE_ERRORS, *FORM_ERRORS, "invalid_json", "prompts_rejected"),
+    openapi_extra=with_body(CONTENT),
+)
 async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an adapter and enter it as the task's next version. No engine hears of it yet.
 
@@ -178,7 +191,7 @@ def _warnings(manifest: Manifest) -> list[str]:
     return [f"The manifest's review_by, {manifest.review_by}, is past: its review is overdue from the start."]
 
 
-@router.post("/adapters/{name}/stage")
+@router.post("/adapters/{name}/stage", responses=with_errors(*CHANGE_ERRORS, "no_capacity") | ACCEPTED)
 async def stage_adapter(
     request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 60.0
 ) -> dict[str, Any]:
@@ -204,7 +217,7 @@ async def stage_adapter(
     return await _told(releases, version)
 
 
-@router.post("/adapters/{name}/unload")
+@router.post("/adapters/{name}/unload", responses=with_errors(*CHANGE_ERRORS) | ACCEPTED)
 async def unload_adapter(
     request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
 ) -> dict[str, Any]:
@@ -212,7 +225,7 @@ async def unload_adapter(
     return await _take_off(request, response, name, admin, wait_seconds, "verified")
 
 
-@router.post("/adapters/{name}/retire")
+@router.post("/adapters/{name}/retire", responses=with_errors(*CHANGE_ERRORS) | ACCEPTED)
 async def retire_adapter(
     request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
 ) -> dict[str, Any]:
@@ -244,7 +257,7 @@ async def _take_off(
     return {**await _told(releases, version), "warnings": [text] if rules else []}
 
 
-@router.get("/adapters/{name}/why")
+@router.get("/adapters/{name}/why", responses=with_errors("not_found"))
 async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     """The state of the version in words, with placements and audit."""
     releases = feature_of(request, Releases)

@@ -23,6 +23,7 @@ from gateway.features.releases.releases import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, versions_asked
 from gateway.fleet_health import check_health
 from gateway.four_eyes import see_that_another_pushed
+from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time
 from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.verdicts.rollout import RolloutPlan
@@ -97,7 +98,7 @@ async def list_aliases(request: Request, _: Operator) -> dict[str, Any]:
     return {"aliases": {task: await _alias_shown(releases, task) for task in sorted(snapshot.aliases)}}
 
 
-@router.get("/aliases/{task}")
+@router.get("/aliases/{task}", responses=with_errors("not_found"))
 async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]:
     """One alias, with the evidence on its canary."""
     releases = feature_of(request, Releases)
@@ -105,7 +106,7 @@ async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]
     return await _alias_shown(releases, known_task(releases.services, task, param=None))
 
 
-@router.put("/aliases/{task}")
+@router.put("/aliases/{task}", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -> dict[str, Any]:
     """Send the task's new requests to these versions. Requests under way keep theirs."""
     releases = feature_of(request, Releases)
@@ -120,7 +121,7 @@ async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -
     )
 
 
-@router.delete("/aliases/{task}")
+@router.delete("/aliases/{task}", responses=with_errors(*CHANGE_ERRORS))
 async def remove_alias(
     request: Request, task: str, admin: Admin, expected_generation: Annotated[int | None, Query(ge=0, le=2**53)] = None
 ) -> dict[str, Any]:
@@ -135,7 +136,7 @@ async def remove_alias(
     )
 
 
-@router.post("/aliases/{task}/shadow")
+@router.post("/aliases/{task}/shadow", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> dict[str, Any]:
     """Copy a share of the task's requests to a version."""
     releases = feature_of(request, Releases)
@@ -152,7 +153,7 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
     )
 
 
-@router.post("/aliases/{task}/canary")
+@router.post("/aliases/{task}/canary", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
     """Send a share of the task's sessions to a version. With a plan it is promoted or rolled back by itself."""
     releases = feature_of(request, Releases)
@@ -171,7 +172,7 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
     )
 
 
-@router.post("/aliases/{task}/promote")
+@router.post("/aliases/{task}/promote", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
     """Send all of the task's requests to a version. The one that led is then the previous version, and stays loaded."""
     releases = feature_of(request, Releases)
@@ -188,7 +189,7 @@ async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) ->
     )
 
 
-@router.post("/aliases/{task}/rollback")
+@router.post("/aliases/{task}/rollback", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn | None = None) -> dict[str, Any]:
     """End a canary, or go back to the previous version."""
     releases = feature_of(request, Releases)

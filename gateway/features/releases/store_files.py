@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse
 
 from gateway.access import Sidecar, services_of
 from gateway.errors import Problem
+from gateway.openapi_parts import BYTES, with_answer, with_errors
 from gateway.server.wire import Receive, Scope, Send
 from serving.adapters.errors import ArtifactError
 from serving.adapters.pull import FILES
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+StoreFileName = Annotated[str, Path(json_schema_extra={"enum": list(FILES)})]
 
 
 class StoreFile(FileResponse):
@@ -25,8 +31,13 @@ class StoreFile(FileResponse):
         await super().__call__({**scope, "headers": headers}, receive, send)
 
 
-@router.get("/store/{digest}/{file}", response_class=StoreFile)
-def read_store_file(request: Request, digest: str, file: str, _: Sidecar) -> StoreFile:
+@router.get(
+    "/store/{digest}/{file}",
+    response_class=StoreFile,
+    responses=with_errors("not_found", "invalid_value")
+    | with_answer(200, "The bytes.", {"application/octet-stream": {"schema": BYTES}}),
+)
+def read_store_file(request: Request, digest: str, file: StoreFileName, _: Sidecar) -> StoreFile:
     """One file of an adapter by its digest. The bytes never change."""
     store = services_of(request).adapters.store
     try:

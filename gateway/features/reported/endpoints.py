@@ -20,7 +20,8 @@ from gateway.access import Identified, services_of
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.features.reported.judged_reports import Due, due_of, records_of
-from gateway.features.reported.reports import batch_of, read_report
+from gateway.features.reported.reports import REPORTED, batch_of, read_report
+from gateway.openapi_parts import JSON_ERRORS, MODEL_ERRORS, SPENT_ERRORS, STORED, WAIT_ERRORS, with_body, with_errors
 from gateway.path.side_requests import answered, in_turn
 from gateway.server.exchange import Exchange
 from gateway.services import Services
@@ -28,13 +29,21 @@ from gateway.state.durability import NotSettled, not_settled
 from monitoring.records import Record
 
 router = APIRouter()
+ANSWERS = STORED | with_errors(
+    *(*JSON_ERRORS, "unsupported_media_type", "record_conflict", *MODEL_ERRORS, *WAIT_ERRORS, *SPENT_ERRORS)
+)
 
 AT_ONCE = 25
 """Records that are read, judged and stored in one go."""
 Result = dict[str, Any]
 
 
-@router.post("/v1/records", tags=["callers"])
+@router.post(
+    "/v1/records",
+    tags=["callers"],
+    responses=ANSWERS,
+    openapi_extra=with_body({"application/json": {"schema": REPORTED}}),
+)
 async def report_records(request: Request, caller: Identified) -> Response:
     """Take in requests that another gateway served. Each counts as a request against the key's limits, and as
     nothing that was served; a refused body counts as one request. 201 stored, 200 the same again; for a batch 200

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw
@@ -12,6 +13,15 @@ from gateway.formats.fields import Message
 from gateway.formats.request_body import RAW_FIELDS, invalid
 
 REPORTS_MAX = 1000
+REPORT_REF: Mapping[str, Any] = {"$ref": "#/components/schemas/Report"}
+REPORTS: Mapping[str, Any] = {"type": "array", "items": REPORT_REF, "minItems": 1, "maxItems": REPORTS_MAX}
+REPORTED: Mapping[str, Any] = {
+    "anyOf": [
+        REPORT_REF,
+        {"type": "object", "properties": {"records": REPORTS}, "required": ["records"], "additionalProperties": False},
+    ]
+}
+"""The body in /openapi.json: one report or several."""
 TEXT_CHARACTERS_MAX = 1 << 20
 LOGPROBS_MAX = 65_536
 

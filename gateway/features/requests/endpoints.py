@@ -14,6 +14,7 @@ from gateway.access import Identified, services_of
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.features.requests.explanation import explain, shown
+from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
 from gateway.services import Services
 from monitoring.feedback import handle_of
 from monitoring.ids import bare, made_at
@@ -31,7 +32,9 @@ async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
     return {"public": caller.public, "name": caller.name, "usage": await services_of(request).limits.usage(caller)}
 
 
-@router.get("/v1/requests/{request_id}", tags=["callers"])
+@router.get(
+    "/v1/requests/{request_id}", tags=["callers"], responses=with_errors("request_not_found", *SPENT_ERRORS) | OK
+)
 async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
     """A request's record, explanation and feedback. Scores, thresholds and neighbours of checks are for operators
     and admins only. It counts as a request against the key's limits.

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from gateway.access import Identified, services_of
 from gateway.callers import Caller
 from gateway.errors import Problem
+from gateway.openapi_parts import with_errors
 from gateway.services import Services
 from router.policy import AUTO
 
@@ -22,7 +23,7 @@ async def models(request: Request, caller: Identified) -> dict[str, Any]:
     return {"object": "list", "data": list(_cards(services_of(request), caller))}
 
 
-@router.get("/v1/models/{model}", tags=["callers"])
+@router.get("/v1/models/{model}", tags=["callers"], responses=with_errors("model_not_found"))
 async def read_model(request: Request, model: str, caller: Identified) -> dict[str, Any]:
     """One of these models."""
     for card in _cards(services_of(request), caller):

@@ -20,6 +20,7 @@ from gateway.formats.chat import CHAT
 from gateway.formats.format_table import FORMATS
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.formats.wire_format import WireFormat
+from gateway.openapi_parts import CHOICE_ERRORS, JSON_ERRORS, OK, WAIT_ERRORS, with_body, with_errors
 from gateway.path.ledger import finding_record, problem_of
 from gateway.path.scoring import score_request
 from gateway.path.side_requests import answered, in_turn
@@ -29,9 +30,15 @@ from router.choice import choose
 from router.decision import REASONS, WITHOUT_FALLBACKS, Choice, Refusal
 
 router = APIRouter()
+BODIES = tuple({"$ref": f"#/components/schemas/{each.schema_name}Request"} for each in FORMATS.values())
 
 
-@router.post("/v1/route", tags=["callers"])
+@router.post(
+    "/v1/route",
+    tags=["callers"],
+    responses=with_errors(*JSON_ERRORS, *CHOICE_ERRORS, *WAIT_ERRORS) | OK,
+    openapi_extra=with_body({"application/json": {"schema": {"anyOf": BODIES}}}),
+)
 async def route(request: Request, caller: Identified) -> Response:
     """The decision on a request, without sending it. It leaves no record, and counts as a request against the key's
     limits, without tokens or money.

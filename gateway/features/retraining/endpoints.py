@@ -16,6 +16,7 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.retraining.requests_to_train import draft_retraining
 from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.openapi_parts import CHANGE_ERRORS, LINES, with_answer, with_errors
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts.retraining import Example, Retraining, closed, is_complete, row_of
 
@@ -51,7 +52,7 @@ async def list_retraining(
     return {"retraining": [msgspec.to_builtins(retraining) for retraining in rows]}
 
 
-@router.get("/retraining/{retraining}")
+@router.get("/retraining/{retraining}", responses=with_errors("not_found"))
 async def read_retraining(request: Request, retraining: str, _: Operator) -> dict[str, Any]:
     """One request to train, with its evidence."""
     requests = feature_of(request, RetrainingRequests)
@@ -66,7 +67,11 @@ async def read_retraining(request: Request, retraining: str, _: Operator) -> dic
     return {**fields, "generation": generation, **counted}
 
 
-@router.get("/retraining/{retraining}/examples")
+@router.get(
+    "/retraining/{retraining}/examples",
+    responses=with_errors("not_found") | with_answer(200, "JSON lines.", LINES),
+    response_class=StreamingResponse,
+)
 async def read_examples(
     request: Request,
     retraining: str,
@@ -88,7 +93,7 @@ async def read_examples(
     return StreamingResponse(lines(), media_type="application/x-ndjson")
 
 
-@router.post("/retraining", status_code=201)
+@router.post("/retraining", status_code=201, responses=with_errors("not_found"))
 async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> dict[str, Any]:
     """Open a request to train by hand."""
     requests = feature_of(request, RetrainingRequests)
@@ -116,7 +121,7 @@ async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> 
     return fields
 
 
-@router.post("/retraining/{retraining}/close")
+@router.post("/retraining/{retraining}/close", responses=with_errors(*CHANGE_ERRORS))
 async def close_retraining(
     request: Request,
     retraining: str,

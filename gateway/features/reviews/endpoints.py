@@ -15,18 +15,19 @@ from gateway.features.reviews.job import budget_of, counted, is_raised
 from gateway.features.reviews.reviewer_endpoints import OfTask, metric_of, said_of, tasks_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts
+from gateway.openapi_parts import with_errors
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-@router.get("/reviews")
+@router.get("/reviews", responses=with_errors("not_found"))
 async def list_reviews(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
     """Each task's reviews, its budget, and the newest skipped ones."""
     reviews = feature_of(request, Reviews)
     return {"reviews": [_listed(reviews, name, await counted(reviews, name)) for name in tasks_of(reviews, task)]}
 
 
-@router.delete("/reviews/{task}")
+@router.delete("/reviews/{task}", responses=with_errors("not_found"))
 async def delete_reviews(
     request: Request,
     task: str,

@@ -16,6 +16,7 @@ from gateway.feature import feature_of
 from gateway.features.reviews.job import budget_of, counted, retention_seconds, settings_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
+from gateway.openapi_parts import OK, with_errors
 
 router = APIRouter(tags=["reviewers"])
 TOLD_TASKS_MAX = 5
@@ -29,7 +30,7 @@ class SkipIn(Body):
     reason: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(not_blank)]
 
 
-@router.get("/v1/reviews/next")
+@router.get("/v1/reviews/next", responses=with_errors("no_review", "not_found") | OK)
 async def next_review(request: Request, reviewer: Operator, task: OfTask = None) -> Response:
     """The review that has waited longest, leased to this key until `leased_until`. Who has one already gets that one
     again. Answered by `POST /v1/feedback`. Who was given it is in the audit.
@@ -52,7 +53,7 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
     raise Problem("no_review", _why_none(reviews, counts, none), None if task is None else "task")
 
 
-@router.post("/v1/reviews/{request_id}/skip")
+@router.post("/v1/reviews/{request_id}/skip", responses=with_errors("no_review", "state_conflict"))
 async def skip_review(request: Request, request_id: str, reviewer: Operator, body: SkipIn) -> dict[str, Any]:
     """Give a leased review back, unjudged. It is counted, with its reason."""
     reviews = feature_of(request, Reviews)

@@ -13,6 +13,7 @@ from gateway.audit import change_objects
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
 from gateway.four_eyes import see_that_another_pushed
+from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
 from gateway.state.snapshot import override_from
 from router.overrides import OverrideAction, OverrideMode, find_pattern_fault
@@ -127,7 +128,7 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
     }
 
 
-@router.put("/overrides/{name}")
+@router.put("/overrides/{name}", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
 async def set_override(request: Request, name: str, body: OverrideIn, admin: Admin) -> dict[str, Any]:
     """Set a rule. Rules are tried in the order of their names; the first that matches decides."""
     services = services_of(request)
@@ -148,7 +149,7 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
     return {"id": name, **value, "generation": generation, "warnings": _doubts(services, body)}
 
 
-@router.post("/overrides/{name}/dry-run")
+@router.post("/overrides/{name}/dry-run", responses=with_errors("not_found"))
 async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) -> dict[str, Any]:
     """Try a rule on the last 1,000 requests. Nothing is set."""
     services = services_of(request)
@@ -157,7 +158,7 @@ async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) 
     return {"id": name, **tried.to_json()}
 
 
-@router.delete("/overrides/{name}")
+@router.delete("/overrides/{name}", responses=with_errors("not_found", "stale_generation"))
 async def delete_override(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Remove a rule."""
     services = services_of(request)
