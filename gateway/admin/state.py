@@ -4,7 +4,7 @@ gateway/admin/state_file.py says what a file holds.
 
 Applying takes four steps. What can't be done at all is refused before the first. Versions are made, in one atomic
 step; those that an alias needs are placed, as by `stage`; then aliases, rules and keys move in one atomic step; at
-last the way back of new aliases is placed beside, and versions are given up. An apply that ends early leaves every
+last the previous versions of new aliases are staged, and versions are given up. An apply that ends early leaves every
 alias, rule and key as it was, and can be repeated.
 """
 
@@ -188,7 +188,7 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
         response.status_code = 202
     else:
         moved = await _switch(services, admin, steps, evidence)
-        done += moved + await _place_beside(services, admin, steps) + await _give_up(services, admin, steps, evidence)
+        done += moved + await _stage_previous(services, admin, steps) + await _give_up(services, admin, steps, evidence)
         if not from_here:
             await _remember(services.redis, body.state.installation or "", left_at(present, file, moved))
     await services.snapshot.refresh()
@@ -376,9 +376,9 @@ def _role_changes(
             yield Change(object_store, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
 
 
-async def _place_beside(services: Services, admin: Caller, steps: Steps) -> Steps:
-    """Stage what led before an alias that is new here. It is not waited for, and a failure stands in its note."""
-    beside = [step for step in steps if step.action == "previous_version"]
+async def _stage_previous(services: Services, admin: Caller, steps: Steps) -> Steps:
+    """Stage the previous versions of new aliases, without waiting. A failure is in the version's note."""
+    beside = [step for step in steps if step.action == "stage_previous"]
     for step in beside:
         with conflicts():
             await _stage(services, admin, step.name)

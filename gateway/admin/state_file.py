@@ -5,7 +5,7 @@
      "aliases":   {"returns":    {"generation": 1, "value": {…}}},
      "overrides": {…}, "callers": {…}}
 
-`installation` is whose generations they are: in another one they say nothing, and `rebased` puts others in their place.
+`installation` is where the generations come from. In another installation `rebased` replaces them.
 
 A kind that the file leaves out is left as it is. So is an object that it does not name, unless `prune` is asked for; a
 value of null removes one. Versions are never removed: their names stand for their bytes for good.
@@ -27,7 +27,7 @@ from serving.adapters.registry import PREVIOUS_MAX
 FORMAT = 1
 Kind = Literal["versions", "aliases", "overrides", "callers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Action = Literal["create", "change", "remove", "retire", "stage", "previous_version", "conflict"]
+Action = Literal["create", "change", "remove", "retire", "stage", "stage_previous", "conflict"]
 IDENTITY = ("task", "number", "pool", "digest", "base_fingerprint", "rank", "size_bytes", "manifest_digest")
 """What a version's name stands for. It never changes."""
 GIVEN_UP = ("draining", "retired")
@@ -288,7 +288,7 @@ def _stagings(there: Mapping[str, FileObject], aliases: list[Difference]) -> Ite
 def _previous_versions(
     there: Mapping[str, FileObject], aliases: list[Difference], staged: set[str], kept_by_task: Mapping[str, int]
 ) -> Iterator[Difference]:
-    """The way back of aliases that are new here: the newest of what led before is placed as well."""
+    """Stagings of the previous versions of aliases that are new here, the newest first."""
     for step in aliases:
         left = kept_by_task.get(step.name, 0)
         for name in (step.after or {}).get("previous") or () if step.action == "create" else ():
@@ -300,10 +300,8 @@ def _previous_versions(
                 left -= 1
                 if here.value["state"] not in PLACED and name not in staged:
                     after = {**here.value, "state": "staging"}
-                    note = "it led before: the way back, which is not waited for"
-                    yield Difference(
-                        "versions", name, "previous_version", here.value, after, here.generation, note=note
-                    )
+                    note = "the previous version, for a rollback; its placement is not waited for"
+                    yield Difference("versions", name, "stage_previous", here.value, after, here.generation, note=note)
 
 
 def _json(value: dict[str, Any]) -> str:

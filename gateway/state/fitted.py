@@ -202,12 +202,12 @@ def scores_as(scope: FittedEntry) -> str:
 
 
 def name_of(version: str, kind: Kind) -> str:
-    """A model's name on the object store."""
+    """A model's name in the object store."""
     return f"{version}/{STORED_KINDS[kind]}"
 
 
 def entry_of(_: str, raw: Mapping[str, Any]) -> FittedEntry:
-    """An entry as it stands on the object store."""
+    """An entry of the object store."""
     kind = next((kind for kind, stored in STORED_KINDS.items() if stored == raw.get("kind")), None)
     return msgspec.convert({**raw, "kind": kind}, FittedEntry)
 

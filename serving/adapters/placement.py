@@ -41,7 +41,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def key(self) -> str:
-        """Its name on the object store."""
+        """Its name in the object store."""
         return placement_key(self.replica, self.version)
 
     def to_json(self) -> dict[str, Any]:
@@ -51,12 +51,12 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def placement_key(replica: str, version: str) -> str:
-    """The name of a placement on its object store."""
+    """The name of a placement in the object store."""
     return f"{replica}/{version}"
 
 
 def placement_from(_: str, raw: Mapping[str, Any]) -> Placement:
-    """A placement as it stands on the object store. Raises ValidationError where this release can't read it."""
+    """A placement of the object store. Raises ValidationError where this release can't read it."""
     return msgspec.convert(raw, Placement)
 
 

@@ -197,12 +197,12 @@ def test_what_led_before_a_new_alias_is_placed_beside_and_no_more_than_are_kept(
     }
     file = objects(versions=made, aliases={"returns": FileObject(1, alias)})
     steps = differences(objects(), file, prune=False, previous_versions={"returns": 1})
-    assert [step.name for step in steps if step.action == "previous_version"] == ["returns@v2"]
+    assert [step.name for step in steps if step.action == "stage_previous"] == ["returns@v2"]
     changed = objects(versions=made, aliases={"returns": FileObject(1, {"weights": {"returns@v1": 1.0}})})
     assert not [
         s
         for s in differences(changed, file, prune=False, previous_versions={"returns": 1})
-        if s.action == "previous_version"
+        if s.action == "stage_previous"
     ]
     gone = objects(versions={"returns@v4": made["returns@v4"]}, aliases=file["aliases"])
     conflicts = [step.name for step in differences(objects(), gone, prune=False) if step.action == "conflict"]

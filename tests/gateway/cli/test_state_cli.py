@@ -102,7 +102,7 @@ async def test_a_lost_redis_and_store_are_restored_and_the_same_alias_serves_aga
             ["create", "alias", "returns"],
             ["create", "override", "pianos"],
             ["create", "caller", key.split("-")[2]],
-            ["previous_version", "version", "returns@v1"],
+            ["stage_previous", "version", "returns@v1"],
         ]
         assert await served_by(running, key) == "returns@v2"
         again = await exported(apprentice, tmp_path / "again.json")
