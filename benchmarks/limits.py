@@ -46,7 +46,7 @@ async def _round(limits: CallerLimits | None, with_headers: bool) -> float:
     services = Limits(Redis(), "bench", bounds, Meters(), LimitSettings())
     caller = Caller("bench0000000", "bench", "caller", "", frozenset({"*"}), None, limits)
     body = read_body(CHAT, BODY)
-    record = Record(id="x", at=0.0, endpoint="chat", caller="bench", model_asked="returns", cost_usd=1e-5)
+    record = Record(id="x", at=0.0, endpoint="chat", caller="bench", requested_model="returns", cost_usd=1e-5)
     record.prompt_tokens, record.completion_tokens = 40, 12
     for name, limit in limits.items() if limits else ():
         unit = 1 if name.endswith("minute") else 10**9

@@ -86,7 +86,7 @@ class Nothing(Exception):
 
 def columns_of(struct: type[msgspec.Struct]) -> dict[str, str]:
     """The columns of a dataset, and their types as DuckDB writes them, in the fields' order."""
-    return {field.name: column_type(field.type) for field in msgspec.structs.fields(struct)}
+    return {field.encode_name: column_type(field.type) for field in msgspec.structs.fields(struct)}
 
 
 def column_type(annotation: Any) -> str:

@@ -42,7 +42,7 @@ class AttemptRecord(msgspec.Struct):
     seconds: float  # Until its answer began (streamed), was whole, or failed.
 
 
-class PairRecord(msgspec.Struct):
+class PairRecord(msgspec.Struct, rename={"served_fingerprint": "served_stack"}):
     """On a shadow's record: the answer that the caller got, and the judgement of both answers."""
 
     version: str | None  # The version that answered the caller; empty: a general model.
@@ -59,7 +59,7 @@ class PairRecord(msgspec.Struct):
     judge_usd: float | None = None  # Cost of asking a model to judge, in US dollars; part of `cost_usd`.
     judge_digest: str | None = None  # `sha256:` of the judging model and its prompt.
     judge_answered: bool | None = None  # Whether the model gave a judgement; null: it was not asked.
-    served_stack: str | None = None  # The `stack` of the caller's answer.
+    served_fingerprint: str | None = None  # The `stack` of the caller's answer.
     caller: str | None = None  # Public part of the key whose request it is.
 
 
@@ -76,7 +76,12 @@ class FindingRecord(msgspec.Struct, kw_only=True):
     version: str | None = None  # The version whose models were asked, or whose answer it is.
 
 
-class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
+class Record(
+    msgspec.Struct,
+    kw_only=True,
+    omit_defaults=False,
+    rename={"requested_model": "model_asked", "fingerprint": "stack"},
+):
     """All that is known of a request. Filled along the walk, frozen by convention once it is settled.
 
     Times are in seconds, cost in US dollars; None means unknown or not applicable, never zero.
@@ -86,7 +91,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     at: float  # Time when its body was read, in Unix seconds.
     endpoint: str  # `chat` or `completions`.
     caller: str  # Public part of the key; empty for a shadow.
-    model_asked: str  # `model` in its body, as sent.
+    requested_model: str  # `model` in its body, as sent.
     purpose: str = "serve"  # `serve`, `shadow`, `evaluation` or `reported`.
     shadow_of: str | None = None  # Id of the request that this is a copy of.
     stream: bool = False  # Whether a stream was requested.
@@ -116,7 +121,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     language: str | None = None  # Language (ISO 639) that the caller names in `metadata.language`; null: none.
     policy_generation: int = 0  # Generation of the policy that decided.
     adapter_digest: str | None = None  # `sha256:` of the adapter's configuration and tensors.
-    stack: str | None = None  # `sha256:` of adapter, base, engine build, dtype, chat template and manifest.
+    fingerprint: str | None = None  # `sha256:` of adapter, base, engine build, dtype, chat template and manifest.
     request_digest: str | None = None  # Keyed digest of the body as the engine got it.
     answer_digest: str | None = None  # Keyed digest of the answer's bytes.
     text_digest: str | None = None  # Keyed digest of the answer's text; null: not needed, or no text.

@@ -101,7 +101,7 @@ class Ledger:
         """Note what was asked, and under which names of the caller's own it may be found again."""
         record = self.record
         self.body = body
-        record.model_asked = body.read.model
+        record.requested_model = body.read.model
         record.stream = body.stream
         record.policy_generation = policy.generation
         task = body.read.model.partition("@")[0]
@@ -122,7 +122,7 @@ class Ledger:
         record.general_prompt = choice.general_prompt_of is not None
         record.override_id = choice.override_id
         record.probability = choice.probability
-        record.stack = fingerprint
+        record.fingerprint = fingerprint
         record.fallback_capped = record.fallback_capped or choice.fallback_capped
         led_to = choice.led_to
         record.led_to = led_to.name if led_to else None

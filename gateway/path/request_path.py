@@ -127,4 +127,4 @@ def _accepted(
 
 def _record(services: Services, wire_format: WireFormat, caller: str) -> Record:
     request_id, now = services.ids.make(caller), time.time()
-    return Record(id=request_id, at=now, endpoint=wire_format.name, caller=caller, model_asked="")
+    return Record(id=request_id, at=now, endpoint=wire_format.name, caller=caller, requested_model="")

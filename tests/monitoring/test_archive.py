@@ -136,7 +136,7 @@ async def test_reported_records_come_into_the_dataset_of_records_once(redis: Red
 
 def test_columns_are_the_fields_of_a_record_in_their_order() -> None:
     columns = archive.columns_of(Record)
-    assert list(columns) == [field.name for field in msgspec.structs.fields(Record)]
+    assert list(columns) == [field.encode_name for field in msgspec.structs.fields(Record)]
     assert archive.columns_of(archive.RecordRow) == {**columns, "entry": "VARCHAR"}
     chosen = ("id", "at", "status", "stream", "dropped", "cost_usd")
     kinds = ["VARCHAR", "DOUBLE", "BIGINT", "BOOLEAN", "VARCHAR[]", "DOUBLE"]

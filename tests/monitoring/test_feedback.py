@@ -52,7 +52,7 @@ async def test_judgements_of_one_request_have_a_bound_in_bytes(redis: Redis, req
 async def request_id(redis: Redis) -> str:
     """A request of caller1 whose record is stored."""
     made = Record(
-        id=IDS.make("caller1"), at=time.time(), endpoint="chat", caller="caller1", model_asked="returns",
+        id=IDS.make("caller1"), at=time.time(), endpoint="chat", caller="caller1", requested_model="returns",
         task="returns", version="returns@v3", pool="small",
     )  # fmt: skip
     await RecordStream(redis, RETENTION_SECONDS, 1000, STREAM_KEY, 1000).append([made])

@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -15,6 +16,7 @@ from monitoring.records import (
     REPORTED_STREAM_KEY,
     STREAM_KEY,
     AttemptRecord,
+    PairRecord,
     Record,
     RecordBuffer,
     RecordStream,
@@ -31,7 +33,7 @@ def record(caller: str = "caller1", **fields: Any) -> Record:
         at=time.time(),
         endpoint="chat",
         caller=caller,
-        model_asked="returns",
+        requested_model="returns",
         **{**usual, **fields},
     )
 
@@ -55,6 +57,13 @@ async def test_a_record_reads_back_as_it_was_written(redis: Redis) -> None:
     )
     await stream_of(redis).append([written])
     assert await stream_of(redis).read(written.id) == written
+
+
+def test_keys_of_earlier_releases_are_read_and_written() -> None:
+    kept = msgspec.to_builtins(record(fingerprint="f", pair=PairRecord("v", served_fingerprint="g")))
+    assert (kept["model_asked"], kept["stack"], kept["pair"]["served_stack"]) == ("returns", "f", "g")
+    read = msgspec.convert(kept, Record)
+    assert (read.requested_model, read.fingerprint) == ("returns", "f")
 
 
 async def test_what_was_never_written_is_not_there(redis: Redis) -> None:

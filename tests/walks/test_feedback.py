@@ -187,7 +187,7 @@ async def test_judgement_waits_for_a_record_however_long_it_lies_in_another_spoo
         assert (await http.post("/v1/feedback", json=feedback)).status_code == 201
         assert (await http.post("/v1/feedback", json={**feedback, "request_id": too_old})).status_code == 410
         assert await services.redis.xlen("apprentice:feedback") == 0
-        record = Record(id=request_id, at=made_at, endpoint="chat", caller=caller, model_asked="returns")
+        record = Record(id=request_id, at=made_at, endpoint="chat", caller=caller, requested_model="returns")
         await services.flow.stream.append([record])
         told = (await http.get(f"/v1/requests/{request_id}")).json()
     assert await services.redis.xlen("apprentice:feedback") == 1

@@ -89,7 +89,9 @@ def type_of(annotation: typing.Any) -> str:
 
 def _table(struct: type[msgspec.Struct]) -> str:
     words = comments(struct)
-    rows = [(code(field.name), type_of(field.type), words[field.name]) for field in msgspec.structs.fields(struct)]
+    rows = [
+        (code(field.encode_name), type_of(field.type), words[field.name]) for field in msgspec.structs.fields(struct)
+    ]
     return table(("Field", "Type", "Meaning"), rows)
 
 

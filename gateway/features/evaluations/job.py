@@ -312,7 +312,7 @@ async def _answered(evaluations: Evaluations, choice: Choice, body: RequestBody)
         at=time.time(),
         endpoint=body.wire_format.name,
         caller="",
-        model_asked=version.name,
+        requested_model=version.name,
         purpose="evaluation",
         policy_generation=evaluations.services.snapshot.current.policy.generation,
     )
@@ -340,7 +340,7 @@ def _settle(evaluations: Evaluations, record: Record, row_answer: Said, seconds:
     if not evaluations.services.flow.buffer.put(record):
         evaluations.services.meters.records_dropped.add(1)
     row_answer.prompt_tokens, row_answer.completion_tokens = record.prompt_tokens, record.completion_tokens
-    row_answer.cost_usd, row_answer.request_id, row_answer.stack = record.cost_usd, record.id, record.stack or ""
+    row_answer.cost_usd, row_answer.request_id, row_answer.stack = record.cost_usd, record.id, record.fingerprint or ""
 
 
 def _counted(result: RowResult) -> str:

@@ -126,7 +126,7 @@ def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Rec
         at=report.at,
         endpoint="chat" if report.prompt is None else "completions",
         caller=caller.public,
-        model_asked=report.task,
+        requested_model=report.task,
         purpose="reported",
         stream=report.first_token_seconds is not None,
         task=report.task,

@@ -67,7 +67,11 @@ def offer_to_shadows(
     assert choice.version is not None, "that is what on_trial() looks for"
     text_digest = digest(shadows.services.digest_secret, normal(text))
     pair = PairRecord(
-        choice.version.name, record.contract_kept, text_digest, served_stack=record.stack, caller=record.caller
+        choice.version.name,
+        record.contract_kept,
+        text_digest,
+        served_fingerprint=record.fingerprint,
+        caller=record.caller,
     )
     for name, share in policy.aliases[choice.task.name].shadow.items():
         if name == choice.version.name or shadows.services.moment(0.0).draw >= share:
@@ -102,7 +106,9 @@ def _offer_to_other_arms(
     kept, text_digest = record.contract_kept, record.text_digest
     for name in _other_arms(shadows, policy, choice, served):
         arm = "general" if name is None else "version"
-        pair = PairRecord(served or "", kept, text_digest, arm, served_stack=record.stack, caller=record.caller)
+        pair = PairRecord(
+            served or "", kept, text_digest, arm, served_fingerprint=record.fingerprint, caller=record.caller
+        )
         known_answer = turned_down[1] if turned_down is not None and turned_down[0] == name else None
         probability = record.shadow_probability or 0.0
         if not shadows.trials.offer(
@@ -239,7 +245,7 @@ def _record(shadows: Shadows, job: ShadowJob) -> Record:
         at=time.time(),
         endpoint=primary.endpoint,
         caller="",
-        model_asked=primary.model_asked,
+        requested_model=primary.requested_model,
         purpose="shadow",
         shadow_of=primary.id,
         policy_generation=primary.policy_generation,

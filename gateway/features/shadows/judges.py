@@ -167,7 +167,9 @@ class Judges:
         }
         body = read_body(CHAT, msgspec.json.encode(fields))
         body.cache_salt = job.body.cache_salt
-        record = Record(id=request_id, at=time.time(), endpoint=CHAT.name, caller="", model_asked="", purpose="shadow")
+        record = Record(
+            id=request_id, at=time.time(), endpoint=CHAT.name, caller="", requested_model="", purpose="shadow"
+        )
         sent = body.for_engine(choice, constraint(choice.pool.engine))
         ledger, answer, fault = await ask_beside(shadows.services, choice, body, sent, record, job.policy.limits)
         cost = ledger.record.cost_usd

@@ -130,7 +130,7 @@ def with_labels(folder: Path, tmp_path: Path, wrong: Callable[[int], bool], coun
                 at=at,
                 endpoint="chat",
                 caller=caller,
-                model_asked="returns",
+                requested_model="returns",
                 task="returns",
                 led_to="returns@v3",
                 version="returns@v3",

@@ -57,7 +57,7 @@ def test_few_requests_count_as_if_they_were_more(share: float, first: int) -> No
 
 
 def record(**fields: Any) -> Record:
-    return Record(id="x", at=0.0, endpoint="chat", caller="c", model_asked="returns", task="returns", **fields)
+    return Record(id="x", at=0.0, endpoint="chat", caller="c", requested_model="returns", task="returns", **fields)
 
 
 def went(fallback_caps: FallbackCaps) -> tuple[Leave, Allowance]:

@@ -33,7 +33,7 @@ def body(**fields: Any) -> RequestBody:
 
 
 def record(**fields: Any) -> Record:
-    found = Record(id="x", at=0.0, endpoint="chat", caller="c", model_asked="returns")
+    found = Record(id="x", at=0.0, endpoint="chat", caller="c", requested_model="returns")
     for name, value in fields.items():
         setattr(found, name, value)
     return found

@@ -235,7 +235,7 @@ async def test_an_outer_deadline_passes_an_inner_one() -> None:
 
 
 def ledger(**fields: Any) -> Ledger:
-    return Ledger(Record(id=ID, at=0.0, endpoint="chat", caller="c", model_asked="returns", **fields), 0.0, TRACE)
+    return Ledger(Record(id=ID, at=0.0, endpoint="chat", caller="c", requested_model="returns", **fields), 0.0, TRACE)
 
 
 def test_an_answer_says_where_it_came_from_and_why() -> None:

@@ -23,7 +23,7 @@ def found(check: str, mode: Mode = "enforce", fired: bool = True, **changes: Any
 
 def record(*findings: FindingRecord, **changes: Any) -> Record:
     told = {"pool": "general", "replica": "general-0", "reason": "out_of_scope", "outcome": "ok", "status": 200}
-    made = {"id": "x", "at": 0.0, "endpoint": "chat", "caller": "c", "model_asked": "returns", "task": "returns"}
+    made = {"id": "x", "at": 0.0, "endpoint": "chat", "caller": "c", "requested_model": "returns", "task": "returns"}
     return Record(**{**made, **told, **changes}, findings=list(findings))
 
 
