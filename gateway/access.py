@@ -1,4 +1,4 @@
-"""What every admin endpoint is made of: who may, what a body is, what the state does not allow."""
+"""Parts of every admin endpoint: its roles, its body, and conflicts with the state."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def caller_of(
     request: Request,
     authorization: Annotated[str | None, Header(description="`Bearer sk-app-…`")] = None,
 ) -> Caller:
-    """Who is calling. Raises Problem (401)."""
+    """The caller. Raises Problem (401)."""
     return identify(services_of(request).snapshot.current.callers, authorization, time.time())
 
 
@@ -122,7 +122,7 @@ Sidecar = Annotated[Caller, Depends(sidecar_of)]
 ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType(
     {admin_of: ("admin",), operator_of: ("operator", "admin"), sidecar_of: ("sidecar", "operator", "admin")}
 )
-"""Who may, by what an endpoint depends on; for the document."""
+"""Roles that may call, by the dependency of an endpoint; for the document."""
 
 
 class Body(BaseModel):

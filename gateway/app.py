@@ -94,7 +94,7 @@ from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.signature import read_public_key
 from serving.adapters.store import Store
-from serving.engine_client import EngineClient, HttptoolsEngineClient
+from serving.engine_client import EngineClient
 from serving.fingerprint import UNKNOWN, BaseFingerprint, digest_chat_template
 from serving.fleet import Fleet
 from serving.object_store import Change, ObjectStore
@@ -338,7 +338,7 @@ async def _open_clients(settings: Settings, fleet: Fleet) -> AsyncIterator[tuple
     limits = settings.limits
     async with (
         httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http,
-        HttptoolsEngineClient(limits.connect_timeout_seconds, limits.answer_bytes_max, trust.context_for) as engines,
+        EngineClient(limits.connect_timeout_seconds, limits.answer_bytes_max, trust.context_for) as engines,
     ):
         yield http, engines
 

@@ -1,4 +1,4 @@
-"""Who is calling: API keys and roles. Only the public part of a key is ever shown, logged or used as a label."""
+"""Callers: API keys and roles. Only the public part of a key is ever shown, logged or used as a label."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
 
 @dataclass(frozen=True, slots=True)
 class CallerLimits:
-    """What a key may take of all gateways together; None where it is not bounded. Days and months are UTC's."""
+    """Limits of a key over all gateways together; None where it is not bounded. Days and months are UTC's."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -61,9 +61,10 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who holds a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`. `owner` is
-    the person who answers for it; None: its name. `pending` is the owner of the admin key that made it, as long as it
-    may not be used before an admin of another owner has approved it.
+    """The holder of a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`.
+
+    `owner` is the person who answers for it; None: its name. `pending` is the owner of the admin key that made it, as
+    long as it may not be used before an admin of another owner has approved it.
 
     `unknown_fields` counts before the setting of the task or the pool; None leaves it to them.
     """
@@ -82,12 +83,12 @@ class Caller:
 
     @property
     def person(self) -> str:
-        """Who answers for the key. One from before there were owners is its name's."""
+        """The person who answers for the key. One from before there were owners is its name's."""
         return self.owner or self.name
 
     @property
     def judges(self) -> str:
-        """Whose requests it may read and judge: its own, or all (`*`)."""
+        """The caller whose requests it may read and judge: its own, or all (`*`)."""
         return "*" if self.role in ("operator", "admin") else self.public
 
     def to_json(self) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def same_owner(one: str, other: str) -> bool:
-    """Whether two names of owners are those of one person: white space and case do not count."""
+    """True if two names of owners are those of one person: white space and case do not count."""
     return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
 
 
@@ -187,7 +188,7 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def digest_of(secret: str) -> str:
-    """What is kept of a secret. It has 256 random bits, so one round of SHA-256 can't be searched."""
+    """The digest of a secret. A secret has 256 random bits, so one round of SHA-256 can't be searched."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

@@ -61,7 +61,7 @@ async def _charged(request: Request, refusal: Problem) -> Problem:
 
 
 def _refusal_of(request: Request, error: Exception) -> Problem:
-    """What the framework refuses, in our words."""
+    """The framework's refusal, in our words."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         if first["type"] == "json_invalid":

@@ -1,4 +1,4 @@
-"""What a caller is told when something goes wrong: OpenAI's error shape, from one table (docs/reference/errors.md)."""
+"""Errors for callers: OpenAI's shape, from one table (docs/reference/errors.md)."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Problem(Exception):
         self.told: list[tuple[bytes, bytes]] = []
         """Headers of this problem alone."""
         self.final = code in FINAL or (retry_after_seconds or 0.0) > WAIT_SECONDS_MAX
-        """Whether clients that try again by themselves are told not to."""
+        """True if clients that try again by themselves are told not to."""
         if retry_after_seconds is None and self.spec.status == 503:
             self.retry_after_seconds = CAPPED_SECONDS if code == "fallback_capped" else 1.0
 

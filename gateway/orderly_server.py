@@ -1,4 +1,4 @@
-"""Where the gateway listens, what it shows at each place, and how it stops: ready turns 503 first, answers finish."""
+"""The server: its addresses, what it shows at each, and its end: ready turns 503 first, then answers finish."""
 
 from __future__ import annotations
 

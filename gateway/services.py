@@ -102,7 +102,7 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Services:
-    """What requests and features share. Frozen; each part owns its own state. No feature has a field here."""
+    """All that requests and features share. Frozen; each part owns its own state. No feature has a field here."""
 
     # What is configured, and who this gateway is
     deployment: Deployment
@@ -146,12 +146,12 @@ class Services:
 
     @property
     def prices(self) -> Prices:
-        """What the pools cost."""
+        """The prices of the pools."""
         return self.deployment.prices
 
     @property
     def pool_limits(self) -> Mapping[str, TaskPolicy]:
-        """What one may ask of each pool that is named as the model."""
+        """The limits of requests that name a pool as the model."""
         return self.deployment.pool_limits
 
     @property
@@ -174,7 +174,7 @@ class Services:
         body.fit(choice, self.pool_limits[choice.pool.name], salt, caller.unknown_fields)
 
     def cache_salt(self, caller: str, task: TaskPolicy | None) -> str | None:
-        """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
+        """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
         isolation = task.cache_isolation if task is not None else self.settings.cache_isolation
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -21,54 +21,6 @@ JOINED_BYTES_MAX = 1 << 16
 IDLE_CONNECTIONS_MAX = 1024
 KEEP_ALIVE_SECONDS = 4.0
 """Less than vLLM's own 5 s: a connection that the engine closes just as it is used again costs a try."""
-
-
-class EngineAnswer(Protocol):
-    """An answer that has begun: status 2xx, headers read, body still to come. Its holder closes it once."""
-
-    content_type: str
-
-    async def next_chunk(self) -> bytes:
-        """What has arrived of the body; empty at its end. Raises Truncated if it broke, Silent, Oversize."""
-        ...
-
-    async def read(self) -> bytes:
-        """The whole body. Raises as `next_chunk` does."""
-        ...
-
-    def expect_tokens(self, silence_seconds: float) -> None:
-        """From now on bytes end no silence: only `heard` does, which has to come within that time."""
-        ...
-
-    def heard(self) -> None:
-        """Note that a token has come."""
-        ...
-
-    def close(self) -> None:
-        """Give the connection back after a whole body; else drop it, which cancels the engine's work."""
-        ...
-
-
-class EngineClient(Protocol):
-    """Posts requests to engines."""
-
-    async def post(
-        self,
-        engine_url: str,
-        path: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        silence_seconds: float,
-        fresh: bool = False,
-    ) -> EngineAnswer:
-        """Send `body` and wait for the headers; nothing may be silent for longer than `silence_seconds`.
-
-        `path` is appended to the path of `engine_url`, if that has one. With `fresh` it goes over a new connection, and
-        so is never sent twice: a kept one may close at the moment in which it is used.
-
-        Raises an EngineError for whatever is not an answer: no connection, silence, or a status other than 2xx.
-        """
-        ...
 
 
 class Origin:
@@ -190,7 +142,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             await self._wait()
 
     async def chunk(self) -> bytes:
-        """What has arrived since; empty at the end of the answer. Raises Silent, Truncated."""
+        """The bytes that have arrived since; empty at the end of the answer. Raises Silent, Truncated."""
         if self._lapsed:
             self._judge_lapse()
         while not self._parts:
@@ -353,8 +305,8 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             self.reusable = self._framed and self._parser.should_keep_alive()
 
 
-class HttptoolsEngineClient:
-    """EngineClient over kept-alive connections. One per gateway; whoever opened it closes it."""
+class EngineClient:
+    """Posts requests to engines over kept-alive connections. One per gateway; whoever opened it closes it."""
 
     def __init__(
         self,
@@ -387,6 +339,13 @@ class HttptoolsEngineClient:
         silence_seconds: float,
         fresh: bool = False,
     ) -> EngineAnswer:
+        """Send `body` and wait for the headers; nothing may be silent for longer than `silence_seconds`.
+
+        `path` is appended to the path of `engine_url`, if that has one. With `fresh` it goes over a new connection, and
+        so is never sent twice: a kept one may close at the moment in which it is used.
+
+        Raises an EngineError for whatever is not an answer: no connection, silence, or a status other than 2xx.
+        """
         origin = self._origins.get(engine_url)
         if origin is None:
             origin = self._origins[engine_url] = Origin(engine_url, self._context_for(engine_url))
@@ -420,7 +379,7 @@ class HttptoolsEngineClient:
         if encoding.lower() != "identity":
             connection.abort()
             raise Failed(f"the engine's answer is encoded as {encoding[:32]!r}, though no encoding was asked for")
-        return _HttptoolsAnswer(origin, connection, self._answer_bytes_max)
+        return EngineAnswer(origin, connection, self._answer_bytes_max)
 
     async def _connect(self, origin: Origin) -> EngineConnection:
         assert self._loop is not None, "the client is used inside `async with`"
@@ -437,7 +396,9 @@ class HttptoolsEngineClient:
         return connection
 
 
-class _HttptoolsAnswer:
+class EngineAnswer:
+    """An answer that has begun: status 2xx, headers read, body still to come. Its holder closes it once."""
+
     def __init__(self, origin: Origin, connection: EngineConnection, bytes_max: int) -> None:
         self._origin = origin
         self._connection = connection
@@ -445,9 +406,9 @@ class _HttptoolsAnswer:
         self._closed = False
         self.expect_tokens = connection.expect_tokens
         self.heard = connection.heard
-        self.content_type = connection.headers.get(b"content-type", b"").decode("latin-1")
 
     async def next_chunk(self) -> bytes:
+        """The part of the body that has arrived; empty at its end. Raises Truncated if it broke, Silent, Oversize."""
         chunk = await self._connection.chunk()
         self._bytes_left -= len(chunk)
         if self._bytes_left < 0:
@@ -455,12 +416,14 @@ class _HttptoolsAnswer:
         return chunk
 
     async def read(self) -> bytes:
+        """The whole body. Raises as `next_chunk` does."""
         parts: list[bytes] = []
         while chunk := await self.next_chunk():
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
+        """Give the connection back after a whole body; else drop it, which cancels the engine's work."""
         if self._closed:
             return
         self._closed = True

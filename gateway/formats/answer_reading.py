@@ -17,9 +17,9 @@ from router.answers import AnswerAlternative, ReceivedAnswer, ReceivedCall
 
 NAMED_BEFORE = b'"logprobs"'
 NAME_BYTES_MAX = 64
-"""How far before a value its name is looked for."""
+"""Bytes before a value in which its name is looked for."""
 HEAD_BYTES = 256
-"""By how much of its beginning a long value is looked for."""
+"""Bytes of the beginning of a long value by which it is looked for."""
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -67,7 +67,7 @@ class _Alternative:
         self.text: list[str] = []
         self.refusal: list[str] = []
         self.calls: dict[int, list[Any]] = {}
-        """By their place: the name, the parts of the arguments (None for a tool that takes text), and the id."""
+        """Calls by their place: the name, the parts of the arguments (None for a tool that takes text), and the id."""
         self.logprobs: list[float] = []
         self.finish_reason: str | None = None
 
@@ -90,7 +90,7 @@ class _Alternative:
 
     @property
     def tokens(self) -> float:
-        """How many tokens of it can be judged by; infinity once it has ended. Without logprobs its events count."""
+        """Number of tokens of it to judge by; infinity once it has ended. Without logprobs its events count."""
         return math.inf if self.finish_reason is not None else len(self.logprobs) or self.events
 
     def read(self) -> AnswerAlternative:
@@ -103,7 +103,7 @@ class _Alternative:
 
 
 class Reading:
-    """What was read of one answer."""
+    """All that was read of one answer."""
 
     __slots__ = ("_alternatives", "_choices", "_strips", "unreadable")
 
@@ -113,7 +113,7 @@ class Reading:
         self._choices = choices
         self._alternatives: dict[int, _Alternative] = {}
         self.unreadable = False
-        """Whether a part of the answer could not be read."""
+        """True if a part of the answer could not be read."""
 
     def take(self, parts: list[bytes]) -> list[bytes]:
         """Read a stream's events, several of which may be in one part; returns them as they go to the caller."""
@@ -140,13 +140,13 @@ class Reading:
 
     @property
     def tokens(self) -> float:
-        """How many tokens there are at least of each alternative that has not ended."""
+        """Least number of tokens of an alternative that has not ended."""
         if len(self._alternatives) < self._choices:
             return 0
         return min(one.tokens for one in self._alternatives.values())
 
     def answered(self, whole: bool, mixed: bool = False) -> ReceivedAnswer:
-        """What there is of the answer, as the checks judge it. `mixed`: a part of it is another model's."""
+        """The answer so far, as the checks judge it. `mixed`: a part of it is another model's."""
         alternatives = tuple(one.read() for _, one in sorted(self._alternatives.items()))
         return ReceivedAnswer(alternatives, whole, mixed, self.tokens)
 
@@ -178,7 +178,7 @@ class Reading:
             return []  # whoever relays it has seen that it is good enough
 
     def _alternative(self, place: int) -> _Alternative:
-        """What there is of the alternative at this place."""
+        """The alternative at this place, as far as it has come."""
         alternative = self._alternatives.get(place)
         if alternative is None:
             alternative = self._alternatives[place] = _Alternative()

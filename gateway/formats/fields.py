@@ -45,7 +45,7 @@ OF_MESSAGES = frozenset({"media", "roles"})
 OF_FORMS = frozenset({"regex", "grammar", "structural_tag", "whitespace_pattern", "pattern"})
 """Permissions for what an engine compiles of an answer's form; `pattern` is for those inside JSON schemas."""
 ALLOWABLE = ON_REQUEST | OF_MESSAGES | OF_FORMS
-"""What `parameters_allowed` may name."""
+"""Names that `parameters_allowed` may hold."""
 NEVER_WITH_ADAPTERS = frozenset({"prompt_logprobs"})
 """Fields that end a vLLM process which has adapters loaded. So does `echo` with `logprobs`."""
 OPENAI_SAMPLING = frozenset(
@@ -204,7 +204,7 @@ class Message(msgspec.Struct, gc=False):
 
 
 class StreamOptions(msgspec.Struct):
-    """What a caller may ask of a stream."""
+    """Options of a stream that a caller may set."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None

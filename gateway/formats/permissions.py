@@ -32,7 +32,7 @@ KILLS = "The logprobs of a prompt end a vLLM engine that has adapters loaded."
 
 
 def is_neutral(wire_format: WireFormat, name: str, raw: Raw) -> bool:
-    """Whether a field's value asks for what happens anyway. All values that do are short."""
+    """True if a field's value asks for what happens anyway. All values that do are short."""
     if memoryview(raw).nbytes > NEUTRAL_BYTES_MAX:
         return False
     value: Any = msgspec.json.decode(raw)
@@ -44,7 +44,7 @@ def is_neutral(wire_format: WireFormat, name: str, raw: Raw) -> bool:
 def refusal_of(
     wire_format: WireFormat, name: str, fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy
 ) -> Problem | None:
-    """Why a field may not be sent, though it is of a right type; None where it may."""
+    """The reason why a field of a right type may not be sent; None where it may."""
     shown = name[:NAME_CHARACTERS_MAX]
     if name in GATEWAY_ALONE:
         return Problem("parameter_not_allowed", f"Only the gateway sets {shown!r}: leave it out.", shown)
@@ -61,7 +61,7 @@ def refusal_of(
 
 
 def _kills(wire_format: WireFormat, name: str, read: Fields) -> bool:
-    """Whether vLLM would compute the logprobs of the prompt."""
+    """True if vLLM would compute the logprobs of the prompt."""
     if name == "echo":
         return wire_format.asks_for_prompt_logprobs(read)
     return name in NEVER_WITH_ADAPTERS
@@ -79,14 +79,14 @@ def check_messages(messages: Sequence[Message], limits: TaskPolicy) -> None:
 
 
 def has_media(message: Message) -> bool:
-    """Whether a message holds anything but text."""
+    """True if a message holds anything but text."""
     return isinstance(message.content, list) and any(
         part.type not in ("text", "refusal") or part.uuid not in NO_UUID for part in message.content
     )
 
 
 def named(limits: TaskPolicy) -> str:
-    """Whose limits they are, as a sentence begins."""
+    """The owner of the limits, as a sentence begins."""
     return f"The task {limits.name!r}" if limits.name else "This model"
 
 

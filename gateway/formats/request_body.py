@@ -54,9 +54,9 @@ class RequestBody:
         self.clamped = ""
         """The bounds that took the place of what the caller asked for, as `name=tokens`."""
         self.fragile = False
-        """Whether its engine has to compile a caller's pattern or grammar for it, of which an engine may end."""
+        """True if its engine has to compile a caller's pattern or grammar for it, of which an engine may end."""
         self.cache_salt: str | None = None
-        """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
+        """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
         self.raw = b""
         """The bytes that it was read from."""
         self._fields = fields
@@ -73,7 +73,7 @@ class RequestBody:
 
     @property
     def choices(self) -> int:
-        """How many alternatives are asked for: each has an end of its own."""
+        """Number of alternatives that are requested: each has an end of its own."""
         return self.wire_format.alternatives(self.read)
 
     def session(self, header: str | None) -> str | None:
@@ -90,7 +90,7 @@ class RequestBody:
         return self.wire_format.text(self.read)
 
     def selected(self, selector: str) -> str:
-        """What a task's selector takes of the conversation, as the fitted models read it."""
+        """The part of the conversation that a task's selector names, for the fitted models."""
         return self.wire_format.selected(self.read, selector)
 
     def fit(
@@ -209,13 +209,13 @@ class RequestBody:
         return (self.dropped + found)[:DROPPED_SHOWN_MAX] if self.dropped else found
 
     def _asks_for(self, name: str) -> bool:
-        """Whether the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
+        """True if the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
         if name == "structured_outputs" and self._schema() is not None:
             return False
         return not is_neutral(self.wire_format, name, self._fields[name])
 
     def _stream_options(self, engine: EngineKind) -> dict[str, bool]:
-        """What is asked of a stream. The usage is always wanted, for the record."""
+        """The options of a stream for an engine. The usage is always wanted, for the record."""
         found, asked = {"include_usage": True}, self.read.stream_options
         if asked is None:
             return found
@@ -228,7 +228,7 @@ class RequestBody:
 
     @property
     def counts_always(self) -> bool:
-        """Whether the caller wants the usage in each event of its stream."""
+        """True if the caller wants the usage in each event of its stream."""
         return self.wants_usage and bool(self.read.stream_options and self.read.stream_options.continuous_usage_stats)
 
     def _schema(self) -> Raw | None:
@@ -252,13 +252,13 @@ class RequestBody:
         return body
 
     def may_go_on(self) -> bool:
-        """Whether another engine may go on with a part of its streamed answer: one text, without a form or tools."""
+        """True if another engine may go on with a part of its streamed answer: one text, without a form or tools."""
         if self.choices != 1 or self.counts_always or not self._fields.keys() <= GOES_ON:
             return False
         return self.wire_format.may_go_on(self.read)
 
     def logprobs_wanted(self) -> bool | int | None:
-        """What asks an engine for the logprobs of the answer's tokens alone; None where that can't be asked for.
+        """The value that asks for the logprobs of the answer's tokens alone; None where that can't be asked for.
 
         It can't where the caller asks for them itself, for others beside them, or for its prompt before the answer.
         """
@@ -268,7 +268,7 @@ class RequestBody:
 
     @property
     def asks_for_logprobs(self) -> bool:
-        """Whether the caller itself asks for the logprobs of the answer's tokens."""
+        """True if the caller itself asks for the logprobs of the answer's tokens."""
         return self.wire_format.asks_for_logprobs(self.read)
 
     def tools(self) -> Raw | None:
@@ -333,13 +333,13 @@ class RequestBody:
                 fields[name] = value
 
     def shapes_its_answer(self) -> bool:
-        """Whether the caller says itself what form the answer has: the general prompt's form then stays out."""
+        """True if the caller says itself what form the answer has: the general prompt's form then stays out."""
         named = self._fields.keys() & {"structured_outputs", "tools"}
         return bool(named) or self.read.response_format is not None
 
 
 class Selections(dict[str, str]):
-    """What each selector takes of a body; it is read for a selector when that is first asked for."""
+    """The part of a body for each selector; it is read for a selector when that is first needed."""
 
     def __init__(self, body: RequestBody, known: Mapping[str, str]) -> None:
         super().__init__(known)
@@ -416,7 +416,7 @@ def make_routing_request(
 
 
 def invalid(message: str) -> Problem:
-    """What msgspec finds wrong with a body's form, in its words, naming the field at fault."""
+    """The problem for a fault of a body's form that msgspec found, in its words, naming the field at fault."""
     place = AT_FIELD.search(message)
     named = NAMED_FIELD.search(message)
     inside = place[1] if place else ""

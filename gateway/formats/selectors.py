@@ -1,4 +1,4 @@
-"""What of a conversation the fitted models read: a task's selector, the same for requests and for training prompts.
+"""The part of a conversation for the fitted models: a task's selector, the same for requests and for training prompts.
 
 | selector | reads |
 |---|---|
@@ -27,7 +27,7 @@ LIST = msgspec.json.Decoder(list[Raw])
 
 
 def of_messages(selector: str, messages: Sequence[Message]) -> str:
-    """What a selector takes of a conversation: of a long text its two ends, which is all that models read."""
+    """The part of a conversation that a selector names: of a long text its two ends, which is all that models read."""
     if selector == "dialogue":
         return clip_text("\n".join(text_of(message) for message in messages if message.role not in SYSTEM_ROLES))
     turns = [message for message in messages if message.role == "user"]
@@ -37,7 +37,7 @@ def of_messages(selector: str, messages: Sequence[Message]) -> str:
 
 
 def of_text(selector: str, text: str) -> str:
-    """What a selector takes of a single text, such as a prompt."""
+    """The part of a single text, such as a prompt, that a selector names."""
     if not selector.startswith(FIELD):
         return clip_text(text)
     found = _field(text, selector.removeprefix(FIELD))

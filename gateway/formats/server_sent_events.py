@@ -20,7 +20,7 @@ Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class TokenDetails(msgspec.Struct, gc=False):
-    """How many of the prompt's tokens came from the engine's cache."""
+    """Number of the prompt's tokens that came from the engine's cache."""
 
     cached_tokens: Count | None = None
 
@@ -34,7 +34,7 @@ class Usage(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What an event adds to a chat answer."""
+    """The part of a chat answer in one event."""
 
     content: str | None = None
     reasoning: str | None = None
@@ -53,7 +53,7 @@ class EventChoice(msgspec.Struct, gc=False):
 
 
 class EventBody(msgspec.Struct, gc=False):
-    """What the gateway reads of an event's JSON."""
+    """The fields of an event that the gateway reads."""
 
     id: str | None = None
     error: Any = None
@@ -85,7 +85,7 @@ class WholeChoice(msgspec.Struct, gc=False):
 
 
 class WholeBody(msgspec.Struct, gc=False):
-    """What the gateway reads of a whole answer's JSON."""
+    """The fields of a whole answer that the gateway reads."""
 
     id: str | None = None
     error: Any = None
@@ -101,7 +101,7 @@ class WholeBody(msgspec.Struct, gc=False):
 
 
 class _Fingerprinted(msgspec.Struct, gc=False):
-    """What a usage event tells of the engine's build."""
+    """The fields of a usage event that name the engine's build."""
 
     system_fingerprint: Any = None
 
@@ -137,7 +137,7 @@ class EventSplitter:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._parts: list[bytes] = []
-        """What has come of the event that has begun."""
+        """The parts of the event that has begun."""
         self._held_bytes = 0
         self._start: bytes | None = b""
         """The stream's first bytes, while they may be a BOM; None afterwards."""
@@ -164,11 +164,11 @@ class EventSplitter:
 
     @property
     def holds(self) -> bool:
-        """Whether the beginning of an event waits for its end."""
+        """True if the beginning of an event waits for its end."""
         return bool(self._parts) or bool(self._start)
 
     def rest(self) -> bytes:
-        """What is left without a closing blank line, made an event; empty if nothing is."""
+        """The bytes left without a closing blank line, made an event; empty if there are none."""
         rest = b"".join(((self._start or b""), *self._parts)).strip(b"\n")
         self._parts, self._held_bytes, self._start = [], 0, None
         return rest + b"\n\n" if rest else b""
@@ -202,7 +202,7 @@ def payload_of(event: bytes) -> bytes | None:
 
 
 class Progress:
-    """What has been seen of an answer so far. `chunks` counts events with a token in them.
+    """The progress of an answer. `chunks` counts events with a token in them.
 
     `ended` has the index of each alternative that has ended. `skipped` counts what could not be read and may have held
     a token. `said` is its text, kept where another engine may have to go on with it; None where that may not be, as
@@ -319,12 +319,12 @@ class Progress:
 
     @property
     def answered(self) -> bool:
-        """Whether a token, or the end, has come: before that, nothing of the answer is known."""
+        """True if a token, or the end, has come: before that, nothing of the answer is known."""
         return self.chunks > 0 or self.finish_reason is not None
 
 
 def _end_of_plain(chunk: bytes) -> int:
-    """Where the events end that may be plain: all whole ones, but not [DONE] and the one before it, the usage."""
+    """The end of the events that may be plain: all whole ones, but not [DONE] and the one before it, the usage."""
     if not chunk.startswith(b"data: {") or b"\r" in chunk:
         return 0
     limit = len(chunk)

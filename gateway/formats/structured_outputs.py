@@ -107,7 +107,7 @@ def _constructs(fields: Mapping[str, Raw], read: Fields) -> Iterator[Construct]:
 
 
 def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:
-    """What is to be compiled inside of JSON, which may stand as a text in JSON once more."""
+    """Things to compile inside of JSON, which may be a text in JSON once more."""
     data = bytes(raw)
     if not any(word in data for word in WORDS):
         return
@@ -122,14 +122,14 @@ def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:
 
 
 def _refers_anywhere(data: bytes) -> bool:
-    """Whether a reference in a JSON schema may make a schema of what is none, such as data or a map of names."""
+    """True if a reference in a JSON schema may make a schema of what is none, such as data or a map of names."""
     if ESCAPED_ASCII.search(data):
         return True
     return any(PLAIN_REFERENCE.fullmatch(found) is None for found in REFERENCE.findall(data))
 
 
 def _walk(param: str, value: Any, everywhere: bool) -> Iterator[Construct]:
-    """What is to be compiled in a value. `everywhere`: data and maps of names may be schemas too."""
+    """Things to compile in a value. `everywhere`: data and maps of names may be schemas too."""
     left: list[tuple[Any, bool]] = [(value, False)]
     while left:
         one, has_names = left.pop()

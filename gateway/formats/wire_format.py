@@ -47,9 +47,9 @@ class WireFormat:
     token_limits: ClassVar[tuple[str, ...]] = ("max_tokens", "max_completion_tokens", "min_tokens")
     """Fields that hold numbers of tokens of an answer."""
     has_tools: ClassVar[bool] = False
-    """Whether an answer may call tools."""
+    """True if an answer may call tools."""
     has_template: ClassVar[bool] = False
-    """Whether engines put the request into their chat template."""
+    """True if engines put the request into their chat template."""
     logprobs_alone: ClassVar[bool | int | None] = None
     """The value of `logprobs` for those of the answer's tokens and no others; None: they can't be requested."""
     # The answer.
@@ -94,15 +94,15 @@ class WireFormat:
         return read.max_completion_tokens or read.max_tokens
 
     def asks_for_logprobs(self, read: Fields) -> bool:
-        """Whether the caller itself asks for the logprobs of the answer's tokens."""
+        """True if the caller itself asks for the logprobs of the answer's tokens."""
         return bool(read.logprobs)
 
     def asks_for_prompt_logprobs(self, read: Fields) -> bool:
-        """Whether `echo` makes vLLM compute the logprobs of the prompt."""
+        """True if `echo` makes vLLM compute the logprobs of the prompt."""
         return True
 
     def may_go_on(self, read: Fields) -> bool:
-        """Whether another engine can be asked to go on with a part of the answer."""
+        """True if another engine can be asked to go on with a part of the answer."""
         return False
 
     def json_schema(self, schema: Any) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Who gets in, and who waits: places for the requests under way, and fair lines for those that find none free."""
+"""Admission: places for the requests under way, and fair queues for those that find none free."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monitoring.metrics import Meters
 Priority = Literal["interactive", "batch"]
 Cause = Literal["queue_full", "queue_timeout", "caller_busy", "draining"]
 LOOK_AGAIN_SECONDS = 0.25
-"""Who waits for a replica looks so often by itself: one may have come up, or no longer rest."""
+"""Time between two looks of one who waits for a replica: one may have come up, or no longer rest."""
 HANDED_KEPT = 64
 RETRY_AFTER_SECONDS_MAX = 60.0
 
@@ -43,7 +43,7 @@ class Place:
         self.caller = caller
         self.priority: Priority = priority
         self.held = held
-        """Whether it has a place in the gateway; `turn` waits for one."""
+        """True if it has a place in the gateway; `turn` waits for one."""
         self.queued_at: float | None = None
         """Since when it has waited (monotonic seconds); None if it never had to."""
         self.waited_until = 0.0
@@ -89,7 +89,7 @@ class Place:
 
     @property
     def waited_seconds(self) -> float:
-        """How long it has waited in all."""
+        """Seconds of waiting in all."""
         return 0.0 if self.queued_at is None else self.waited_until - self.queued_at
 
     def go_on(self) -> None:
@@ -115,10 +115,10 @@ class Admission:
         """Requests that have a place."""
         self.waiting = 0
         self.leaving = False
-        """Whether the gateway is about to stop: it is not ready any more, but takes requests until it drains."""
+        """True if the gateway is about to stop: it is not ready any more, but takes requests until it drains."""
         self.draining = False
         self.over = False
-        """Whether what was still under way is ended now."""
+        """True if what was still under way is ended now."""
         self._meters = meters
         self._has_room = has_room
         self._running: dict[str, int] = {}
@@ -165,7 +165,7 @@ class Admission:
             self._empty.set()
 
     def waiting_by_priority(self) -> dict[tuple[str, ...], float]:
-        """How many wait now, by their class."""
+        """Number of those who wait now, by their class."""
         return {(priority,): float(len(line)) for priority, line in self._lines.items()}
 
     async def drained(self) -> None:
@@ -260,7 +260,7 @@ class Admission:
         return self._running.get(caller, 0) >= max(1.0, self._caller_share_max * running)
 
     def _retry_after_seconds(self) -> float:
-        """When there should be a place again, by how fast the line has moved."""
+        """Seconds until there should be a place again, by how fast the queue has moved."""
         if len(self._handed) < 2:
             return max(1.0, self.queue_seconds_max)
         seconds = max(time.monotonic() - self._handed[0], 0.001)

@@ -55,7 +55,7 @@ class ShareWindow:
             self._fallbacks -= old_fallbacks
 
     def has_room(self, now: float) -> bool:
-        """Whether one more request may go to the fallback."""
+        """True if one more request may go to the fallback."""
         self.count(now, 0, 0)
         return self._fallbacks + 1 <= self._share_max * max(self._requests, REQUESTS_MIN)
 

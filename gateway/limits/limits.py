@@ -27,7 +27,7 @@ NANOS = 1_000_000_000
 """Money is counted in whole billionths of a US dollar: a token may cost less than a millionth."""
 BYTES_PER_TOKEN = 3
 HOUR_PRICED_SECONDS = 5.0
-"""What a request is thought to take of a replica that is paid by the hour, until it is known."""
+"""Time of a replica paid by the hour that a request is thought to take, until it is known."""
 PURSES_MAX = 2000
 REQUESTS, TOKENS, MONEY, FEEDBACK = range(4)
 AllowanceName = LimitName | Literal["feedback_bytes_per_day"]
@@ -71,7 +71,7 @@ Needs = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a request for one model is thought to take at most; money in billionths of a US dollar."""
+    """The most that a request for one model is thought to take; money in billionths of a US dollar."""
 
     completion_tokens: int
     prompt_token_nanos: float = 0.0
@@ -105,12 +105,12 @@ def bound_of(completion_tokens: int, prices: list[Price | None]) -> Bound:
 
 
 def nanos_of(record: Record) -> int:
-    """What a request has cost, in billionths of a US dollar: failed attempts too, and what is unknown not at all."""
+    """The cost of a request, in billionths of a US dollar: failed attempts too, and what is unknown not at all."""
     return round(((record.cost_usd or 0.0) + (record.wasted_usd or 0.0)) * NANOS)
 
 
 def cut_off(record: Record) -> bool:
-    """Whether the caller hung up on an engine that was at work for it, before that had told what it took."""
+    """True if the caller hung up on an engine that was at work for it, before that had told what it took."""
     if record.outcome != "cancelled" or record.prompt_tokens is not None or not record.attempts:
         return False
     return record.attempts[-1].fault in (None, "cancelled")
@@ -124,7 +124,7 @@ def thought(record: Record, estimate: tuple[int, int]) -> tuple[int, int]:
 
 
 def nanos_cut_off(record: Record, estimate: tuple[int, int], price: Price | None) -> int:
-    """What a request that was cut off is thought to have cost at its pool's price, where that is not known already."""
+    """The estimated cost of a request that was cut off, at its pool's price, where it is not known already."""
     return round((cost(price, *thought(record, estimate)) or 0.0) * NANOS)
 
 
@@ -150,7 +150,7 @@ class Purse:
 
     @property
     def forgotten(self) -> bool:
-        """Whether one of its allowances was given back since."""
+        """True if one of its allowances was given back since."""
         return any(allowance.forgotten for allowance, _ in self.allowances)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -174,7 +174,7 @@ Taken = tuple[Quota, int, int]
 
 
 class Hold:
-    """What one request has taken of its key's allowances. It is settled once."""
+    """The part of its key's allowances that one request has taken. It is settled once."""
 
     __slots__ = ("_estimate", "_taken", "purse")
 
@@ -240,7 +240,7 @@ class Limits:
         self._wait_seconds = self.quotas.timeout_seconds = settings.lease_timeout_seconds
         self.quotas.share = settings.quota_share
         self.open_without_redis = settings.redis_gone == "open"
-        """Whether requests are let through where Redis is gone and no quota is left."""
+        """True if requests are let through where Redis is gone and no quota is left."""
         self._feedback_bytes = settings.feedback_bytes_per_day
 
     async def take(self, caller: Caller, body: RequestBody, size: int) -> Hold | None:
@@ -310,11 +310,11 @@ class Limits:
         return Hold(purse, self._taken(purse, needs), estimate)
 
     def bound(self, model: str) -> Bound:
-        """What a request for this model is thought to take at most."""
+        """The most that a request for this model is thought to take."""
         return self._bounds.get(model) or self._bounds.get(model.partition("@")[0]) or UNKNOWN
 
     async def usage(self, caller: Caller) -> dict[str, Any]:
-        """What was spent in the present windows of the key's limits, by all gateways. Raises RedisError."""
+        """Amounts spent in the present windows of the key's limits, by all gateways. Raises RedisError."""
         if caller.limits is None:
             return {}
         allowances = self._purse(caller.public, caller.limits).allowances

@@ -31,7 +31,7 @@ IDLE_SECONDS = 10.0
 AHEAD_SECONDS = 2.0
 """So long before a window is over, who spends now gets its quota of the next one."""
 EARLY_SECONDS = 0.05
-"""How much too early a quota may be spent from: the time of a call to Redis is not known exactly."""
+"""Time by which a quota may be spent from too early: the time of a call to Redis is not known exactly."""
 ORDERS_MAX = 200
 
 LEASE = """
@@ -89,7 +89,7 @@ return told
 
 
 class Quota:
-    """What this gateway holds of one window. Amounts are whole units; `ends_at` is in monotonic seconds.
+    """This gateway's part of one window. Amounts are whole units; `ends_at` is in monotonic seconds.
 
     `used` is what is known to be spent, `reserved` what requests under way may still spend. `total` is what all
     gateways hold together, as Redis last said; `dry` says that the limit has no room for more.
@@ -124,7 +124,7 @@ class Quota:
 
     @property
     def free(self) -> int:
-        """What may still be spent; below 0 where more was spent than held."""
+        """The rest that may be spent; below 0 where more was spent than held."""
         return self.held - self.used - self.reserved
 
 
@@ -160,7 +160,7 @@ class Allowance:
         self.kept = False
         self.forgotten = False
         self.told = False
-        """Whether Redis has told of it yet."""
+        """True if Redis has told of it yet."""
         self.now: Quota | None = None
         self.ahead: Quota | None = None
         self.asked = 0
@@ -199,7 +199,7 @@ class Allowance:
 
 @dataclass(slots=True)
 class Order:
-    """What Redis is asked of one allowance in one window (None: the present one, or with `ahead` the next)."""
+    """One question to Redis about an allowance in one window (None: the present one, or with `ahead` the next)."""
 
     allowance: Allowance
     of: Quota | None
@@ -227,7 +227,7 @@ class Quotas:
         self._looked_at = 0.0
         self._sequence = 0
         self.gone = False
-        """Whether Redis did not answer when it was last asked."""
+        """True if Redis did not answer when it was last asked."""
 
     def allowance(self, subject: str, kind: str, span: Span, limit: int) -> Allowance:
         """The allowance for this limit, begun if there is none; changed, if it had another limit."""
@@ -310,7 +310,7 @@ class Quotas:
         async with asyncio.timeout(self.timeout_seconds):
             reply = await self._lease(keys=[order.allowance.key for order in orders], args=args)
         at = began - float(reply[0])
-        """What a time of Redis's is in ours, plus this."""
+        """A time of Redis's plus this is a time of ours."""
         for order, window, held, used, total in zip(
             orders, reply[1::4], reply[2::4], reply[3::4], reply[4::4], strict=True
         ):
@@ -378,7 +378,7 @@ def _given_back(allowance: Allowance) -> Iterator[Order]:
 
 
 def _news(allowance: Allowance, held: Quota | None, now: float) -> Order | None:
-    """What is to be told and given back of a quota from which enough is free."""
+    """The order that tells and gives back of a quota from which enough is free; None where there is nothing to tell."""
     if held is None or now - held.told_at < TELL_SECONDS:
         return None
     if held.free > 2 * allowance.target:
@@ -408,7 +408,7 @@ def _take_in(order: Order, window: int, held: int, used: int, total: int, at: fl
 
 
 def bounds_of(span: Span, window: int) -> tuple[float, float]:
-    """When a window begins and ends, in Unix seconds; days and months are UTC's."""
+    """Begin and end of a window, in Unix seconds; days and months are UTC's."""
     if span != "month":
         seconds = SPAN_SECONDS[span]
         return float(window * seconds), float((window + 1) * seconds)
@@ -425,7 +425,7 @@ def window_at(span: Span, unix_seconds: float) -> int:
 
 
 async def spent(redis: Redis, keys: Iterable[tuple[str, Span]]) -> list[tuple[int, float]]:
-    """What all gateways say they have spent of each in its present window, and when that ends, in Unix seconds.
+    """Amounts that all gateways have spent of each in its present window, and its end, in Unix seconds.
 
     Raises RedisError.
     """

@@ -55,12 +55,12 @@ class Threads:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def has_room(self, caller: str, characters: int) -> bool:
-        """Whether so much more of a caller's may wait; where nothing of it waits, always."""
+        """True if so much more of a caller's may wait; where nothing of it waits, always."""
         waiting = self._characters[caller]
         return not waiting or waiting + characters <= self._waiting_characters_max
 
     async def run(self, caller: str, characters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns, called in a thread when it is the caller's turn. Raises what it raises."""
+        """The result of `work`, called in a thread when it is the caller's turn. Raises what it raises."""
         loop = asyncio.get_running_loop()
         await self._turn(caller, characters)
         done = self._executor.submit(work, *args, **kwargs)

@@ -61,20 +61,20 @@ class Answer:
         self.held: list[bytes] = list(begun.held) if begun else []
         self.body = b""
         self.kept: list[bytes] | None = None
-        """What was sent, for who has to read it afterwards; None where nobody has."""
+        """The parts that were sent, for readers afterwards; None where there is no reader."""
         self.judged_by: frozenset[str] = frozenset()
         self.judged_whole = False
         self._engine: EngineAnswer | None = None
         self._splitter = EventSplitter(0)
         self._event_bytes_max = 0
         self.fragile = False
-        """Whether what is asked may be what an engine ends of."""
+        """True if what is asked may be what an engine ends of."""
         self._choices = 1
         self._first = b""
         self._committed = begun is not None and begun.committed
         self._share: float | None = None
         self._fault: EngineError | None = None
-        """What is wrong with what comes next."""
+        """The fault of what comes next."""
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +168,7 @@ class Answer:
 
     @property
     def tokens_wanted(self) -> float:
-        """How many tokens of a stream are held back before it is committed."""
+        """Number of tokens of a stream that are held back before it is committed."""
         task = self.choice.task
         return 1 if task is None else task.tokens_before_commit
 
@@ -182,7 +182,7 @@ class Answer:
 
     @property
     def mixed(self) -> bool:
-        """Whether a part of it is another model's than the one that goes on with it."""
+        """True if a part of it is another model's than the one that goes on with it."""
         return self.begun is not None and self.begun.versions != {self._version}
 
     @property
@@ -200,7 +200,7 @@ class Answer:
         return held
 
     def so_far(self) -> Begun | None:
-        """What there is of the answer, for another engine to go on with; None where there is nothing, or none may."""
+        """The part of the answer that another engine can go on with; None where there is none, or none may."""
         progress, begun = self.progress, self.begun
         if progress.said is None or progress.finish_reason is not None:
             return None
@@ -225,7 +225,7 @@ class Answer:
         self._fault = other._fault
 
     def total(self) -> Progress:
-        """What has been seen of the whole answer, with what another engine had begun."""
+        """The progress of the whole answer, with the part that another engine had begun."""
         return self.progress if self.begun is None else self.begun.total(self.progress)
 
     async def next_events(self) -> list[bytes] | None:
@@ -270,7 +270,7 @@ class Answer:
         return None
 
     def _fault_told(self) -> EngineError | None:
-        """What the events that were taken tell of a fault."""
+        """The fault that the events name, or None."""
         if self.progress.broken is not None:
             return Failed("the engine reported an error inside its stream", body=self.progress.broken)
         if self.progress.skipped and not self._committed:
@@ -298,7 +298,7 @@ class Answer:
 
     @property
     def finished(self) -> bool:
-        """Whether all of a stream's answer has come."""
+        """True if all of a stream's answer has come."""
         return len(self.progress.ended) >= self._choices
 
     def _see_that_it_is_whole(self) -> None:

@@ -42,7 +42,7 @@ def _judge(
         if called or body.read.tool_choice not in (None, "auto", "none"):
             offered = services.judging.offered(body, called)
     judgement = judge_answer(answered, terms, offered, answer.judged_by)
-    ledger.found(judgement.findings)
+    ledger.note_findings(judgement.findings)
     answer.judged_by |= frozenset(finding.check for finding in judgement.findings)
     answer.judged_whole = whole
     if judgement.contract_kept is not None:

@@ -37,12 +37,14 @@ async def go_on(
             await asyncio.sleep(step.wait_seconds)
         other, fault = await attempt(services, policy, body, step.choice, ledger, begun, answer.failures, answer.scores)
         if fault is None:
-            ledger.went_on(answer.choice.pool.name, begun.tokens - answer.tokens_before, answer.share(time.monotonic()))
+            ledger.note_part(
+                answer.choice.pool.name, begun.tokens - answer.tokens_before, answer.share(time.monotonic())
+            )
             ledger.record.continued += 1
-            ledger.chosen(step.choice, services.get_fingerprint(step.choice))
+            ledger.note_choice(step.choice, services.get_fingerprint(step.choice))
             answer.take_over(other)
             return
-        ledger.wasted(services.prices, other.choice.pool.name, other.share(time.monotonic()))
+        ledger.note_waste(services.prices, other.choice.pool.name, other.share(time.monotonic()))
         if isinstance(fault, RefusedByEngine):
             raise _broken(failed) from fault
         last, failed = other, fault

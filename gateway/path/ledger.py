@@ -1,4 +1,4 @@
-"""What one request takes and costs: written along the walk, settled once at its end into record and metrics."""
+"""The record of one request and its costs: written along the walk, settled once at its end into record and metrics."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ class Ledger:
         self.traceparent = traceparent or trace_of(record.id)
         self.engine_seconds = 0.0
         self.waited_seconds = 0.0
-        """How long it waited for a place."""
+        """Seconds of waiting for a place."""
         self.committed_at: float | None = None
         self.last_chunk_at: float | None = None
         self.fallback_from: str | None = None
         self.hold: Hold | None = None
-        """What it has taken of its key's limits."""
+        """The part of its key's limits that it has taken."""
         self.leave: Leave | None = None
         """Its leave to go to its task's fallback, where that is capped."""
         self.made = 0
@@ -95,9 +95,11 @@ class Ledger:
         """A version whose whole answer a check did not let through, and what it said; kept only where both arms are to
         answer."""
         self.parts: list[tuple[str, int, float]] = []
-        """What engines made of the answer before another went on: pool, tokens, shared seconds."""
+        """Parts of the answer by engines before the last: pool, tokens, shared seconds."""
 
-    def asked(self, body: RequestBody, session: str | None, subject: str | None, policy: Policy, secret: bytes) -> None:
+    def note_request(
+        self, body: RequestBody, session: str | None, subject: str | None, policy: Policy, secret: bytes
+    ) -> None:
         """Note what was asked, and under which names of the caller's own it may be found again."""
         record = self.record
         self.body = body
@@ -111,7 +113,7 @@ class Ledger:
         if subject:
             record.handles.append(handle_of(secret, record.caller, "subject", subject))
 
-    def chosen(self, choice: Choice, fingerprint: str) -> None:
+    def note_choice(self, choice: Choice, fingerprint: str) -> None:
         """Note where the request goes now."""
         record = self.record
         record.task = choice.task.name if choice.task else None
@@ -133,7 +135,7 @@ class Ledger:
             self.fallback_from = None
         record.adapter_digest = choice.version.digest if choice.version else None
 
-    def refused(self, decision: Refusal, found: str | None) -> None:
+    def note_refusal(self, decision: Refusal, found: str | None) -> None:
         """Note why the router sends it nowhere; `found` is the task that the model `auto` is of."""
         self.record.task = self.record.task or found
         self.record.reason = decision.reason
@@ -141,12 +143,12 @@ class Ledger:
         self.record.override_id = decision.override_id
         self.record.led_to = decision.led_to.name if decision.led_to else None
 
-    def found(self, findings: Iterable[Finding]) -> None:
+    def note_findings(self, findings: Iterable[Finding]) -> None:
         """Note what checks found."""
         for one in findings:
             self.record.findings.append(finding_record(one, self.record.version))
 
-    def attempted(self, choice: Choice, fault: str | None, seconds: float) -> None:
+    def note_attempt(self, choice: Choice, fault: str | None, seconds: float) -> None:
         """Note one attempt: how long its engine was waited for, and what went wrong (None: nothing)."""
         self.engine_seconds += seconds
         version = choice.version.name if choice.version else None
@@ -154,27 +156,27 @@ class Ledger:
             AttemptRecord(choice.pool.name, choice.replica.name, version, fault, round(seconds, 6))
         )
 
-    def sent(self, body: bytes, secret: bytes) -> None:
+    def note_sent(self, body: bytes, secret: bytes) -> None:
         """Note the request as its engine got it."""
         self.record.request_digest = digest(secret, body)
 
-    def wasted(self, prices: Prices, pool: str, shared_seconds: float) -> None:
+    def note_waste(self, prices: Prices, pool: str, shared_seconds: float) -> None:
         """Note what an attempt cost that came to nothing, where a replica is paid by the hour; tokens are not known."""
         spent = cost(prices.by_pool.get(pool), None, None, shared_seconds)
         if spent is not None:
             self.record.wasted_usd = (self.record.wasted_usd or 0.0) + spent
 
-    def labelled(self, check: CheckName) -> None:
+    def label_rejected(self, check: CheckName) -> None:
         """The answer is sent though this check did not let it through."""
         self.labels = ((b"x-apprentice-rejected", check.encode()),)
         if check == "contract":
-            self.breaks_contract()
+            self.label_broken_contract()
 
-    def breaks_contract(self) -> None:
+    def label_broken_contract(self) -> None:
         """The answer is sent though it breaks the contract."""
         self.labels += ((b"x-apprentice-contract", b"broken"),)
 
-    def rejected(self, check: CheckName, progress: Progress, prices: Prices, shared_seconds: float) -> None:
+    def note_rejected(self, check: CheckName, progress: Progress, prices: Prices, shared_seconds: float) -> None:
         """Note an answer that this check did not let through: whose it was, and what it took as far as that is
         known."""
         record, usage = self.record, progress.usage
@@ -194,24 +196,24 @@ class Ledger:
         labels = (record.task or "", record.version or "", record.pool or "")
         self.rejections += (Rejection(labels, prompt, completion, spent),)
 
-    def went_on(self, pool: str, tokens: int, shared_seconds: float) -> None:
+    def note_part(self, pool: str, tokens: int, shared_seconds: float) -> None:
         """Note a part of the answer that another engine goes on with."""
         self.parts.append((pool, tokens, shared_seconds))
 
-    def begins_anew(self, prices: Prices) -> None:
+    def drop_parts(self, prices: Prices) -> None:
         """Nobody goes on with the parts that there are."""
         for pool, _, shared_seconds in self.parts:
-            self.wasted(prices, pool, shared_seconds)
+            self.note_waste(prices, pool, shared_seconds)
         self.parts.clear()
 
-    def committed(self, now: float) -> None:
+    def note_commit(self, now: float) -> None:
         """The answer belongs to the caller from now on."""
         self.committed_at = self.last_chunk_at = now
         record = self.record
         record.overhead_seconds = now - self.started_at - self.waited_seconds - self.engine_seconds
         record.first_token_seconds = now - self.started_at
 
-    def problem(self, problem: Problem) -> None:
+    def note_problem(self, problem: Problem) -> None:
         """The caller gets an error."""
         self.record.error_code = problem.code
         if self.committed_at is not None:
@@ -220,7 +222,7 @@ class Ledger:
         self.record.status = problem.status
         self.record.outcome = "refused" if problem.status < 500 else "failed"
 
-    def cancelled(self) -> None:
+    def note_hang_up(self) -> None:
         """The caller has gone."""
         record = self.record
         record.status = 499
@@ -228,7 +230,7 @@ class Ledger:
         if self.made and record.completion_tokens is None:
             record.completion_tokens = self.made
 
-    def learned(self, progress: Progress, prices: Prices, shared_seconds: float, secret: bytes) -> None:
+    def note_answer(self, progress: Progress, prices: Prices, shared_seconds: float, secret: bytes) -> None:
         """Take over what the answer told: tokens, how it ended, and from them the cost so far."""
         record = self.record
         record.answer_id = progress.answer_id
@@ -255,7 +257,7 @@ class Ledger:
             record.saving_usd = saving(prices.general, record.cost_usd, record.prompt_tokens, record.completion_tokens)
 
     def _cost_of_parts(self, prices: Prices, shared_seconds: float) -> float | None:
-        """What the engines took together: each read the prompt, and as part of it what was there before.
+        """The cost of all engines together: each read the prompt, and the parts before its own as part of it.
 
         How long the prompt was in another pool, whose template is another, is not known.
         """
@@ -286,7 +288,7 @@ def finding_record(found: Finding, version: str | None) -> FindingRecord:
 
 
 def problem_of(services: Services, decision: Refusal, request: RoutingRequest, scores: Scores) -> Problem:
-    """What the caller is told of the router's refusal, and when one of those who could answer should be back."""
+    """The problem for a refusal of the router, with the time until one of those who could answer should be back."""
     wait_seconds = None
     if decision.code in ("no_replica", "version_not_loaded"):
         policy, view, now = services.snapshot.current.policy, services.fleet.view(), time.monotonic()
@@ -396,7 +398,7 @@ def _count(services: Services, ledger: Ledger) -> None:
 
 
 def _could_not_judge(finding: FindingRecord) -> bool:
-    """Whether a check let a request pass since it lacks its model or its contract."""
+    """True if a check let a request pass since it lacks its model or its contract."""
     check = CHECK_BY_NAME.get(finding.check)
     return check is not None and check.lacks_basis(finding.threshold, finding.note)
 

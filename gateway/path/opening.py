@@ -35,7 +35,7 @@ async def open_answer(
     failures: tuple[Failure, ...] = ()
     begun: Begun | None = None
     while True:
-        ledger.chosen(choice, services.get_fingerprint(choice))
+        ledger.note_choice(choice, services.get_fingerprint(choice))
         scores = await score_for_version(services, body, choice, policy, scores)
         answer, failed = await attempt(services, policy, body, choice, ledger, begun, failures, scores)
         if failed is None:
@@ -50,11 +50,11 @@ async def open_answer(
         spent = answer.share(time.monotonic())
         made = begun.tokens - answer.tokens_before if begun else 0
         if made:
-            ledger.went_on(choice.pool.name, made, spent)
+            ledger.note_part(choice.pool.name, made, spent)
         else:
-            ledger.wasted(services.prices, choice.pool.name, spent)
+            ledger.note_waste(services.prices, choice.pool.name, spent)
         if begun is None:
-            ledger.begins_anew(services.prices)
+            ledger.drop_parts(services.prices)
         if isinstance(step, GiveUp):
             ledger.record.reason = step.reason or ledger.record.reason
             ledger.record.fallback_capped = ledger.record.fallback_capped or step.fallback_capped
@@ -106,18 +106,18 @@ async def attempt(
     except EngineError as error:
         answer.close()
         note_fault(services, choice, error, failures)
-        ledger.attempted(choice, error.kind, time.monotonic() - began_at)
+        ledger.note_attempt(choice, error.kind, time.monotonic() - began_at)
         return answer, error
     except BaseException:
         answer.close()
         now = time.monotonic()
         ledger.made = answer.total().chunks
-        ledger.wasted(services.prices, choice.pool.name, answer.share(now))
-        ledger.attempted(choice, "cancelled", now - began_at)
+        ledger.note_waste(services.prices, choice.pool.name, answer.share(now))
+        ledger.note_attempt(choice, "cancelled", now - began_at)
         raise
     now = time.monotonic()
-    ledger.attempted(choice, None, now - began_at)
-    ledger.sent(sent, services.digest_secret)
+    ledger.note_attempt(choice, None, now - began_at)
+    ledger.note_sent(sent, services.digest_secret)
     replica.answered(now, choice.engine_model)
     return answer, None
 
@@ -139,7 +139,7 @@ def next_step(
     failures: tuple[Failure, ...],
     ledger: Ledger,
 ) -> tuple[NextAttempt | GiveUp, Begun | None]:
-    """What follows a failed attempt, by the router's word: to go on with what there is (told beside it), or anew."""
+    """The router's step after a failed attempt, and the part of the answer to go on with (None: begin again)."""
     now = time.monotonic()
     left = ledger.started_at + policy.limits.request_timeout_seconds - now
     view, moment = services.fleet.view(), services.moment(now)
@@ -168,16 +168,16 @@ def _turned_down(
         raise
     if check is None:
         if is_foreign(answer.choice) and ledger.record.contract_kept is False:
-            ledger.breaks_contract()
+            ledger.label_broken_contract()
         return None
     now = time.monotonic()
     left = ledger.started_at + policy.limits.request_timeout_seconds - now
     step = choose_after_rejection(answer.choice, check, policy, services.fleet.view(), services.moment(now), left)
     if isinstance(step, SendAnyway):
-        ledger.labelled(check)
+        ledger.label_rejected(check)
         return None
     answer.close()
-    ledger.rejected(check, answer.total(), services.prices, answer.share(now))
+    ledger.note_rejected(check, answer.total(), services.prices, answer.share(now))
     for observer in services.observers:
         observer.rejected(policy, body, answer, ledger)
     if isinstance(step, GiveUp):

@@ -21,7 +21,7 @@ callers'."""
 
 
 def has_room(services: Services, view: FleetView, replica: ReplicaView) -> bool:
-    """Whether one more request of our own takes no caller's place there: never the last one, so that a replica that
+    """True if one more request of our own takes no caller's place there: never the last one, so that a replica that
     holds one request at a time has none for us."""
     if services.admission.waiting:
         return False
@@ -36,7 +36,7 @@ async def ask_beside(
     """
     now = time.monotonic()
     ledger = Ledger(record, now, None)
-    ledger.chosen(choice, services.get_fingerprint(choice))
+    ledger.note_choice(choice, services.get_fingerprint(choice))
     headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
     lease = services.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False)
     answer = Answer(body.wire_format, choice, lease)
@@ -47,6 +47,8 @@ async def ask_beside(
                 await answer.begin(services, body, sent, headers, limits)
         except (EngineError, TimeoutError) as error:
             fault = error.kind if isinstance(error, EngineError) else "silent"
-        ledger.attempted(choice, fault, time.monotonic() - now)
-        ledger.learned(answer.progress, services.prices, answer.lease.share(time.monotonic()), services.digest_secret)
+        ledger.note_attempt(choice, fault, time.monotonic() - now)
+        ledger.note_answer(
+            answer.progress, services.prices, answer.lease.share(time.monotonic()), services.digest_secret
+        )
     return ledger, answer, fault

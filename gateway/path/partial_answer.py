@@ -16,14 +16,14 @@ from gateway.formats.server_sent_events import Progress, Usage, payload_of
 from router.decision import Choice
 
 HEAD = ("id", "model", "created")
-"""What all events of one stream have in common."""
+"""Fields that all events of one stream have in common."""
 LOGPROBS = frozenset({"logprobs"})
-"""What is added to a request for our own account and may be asked of whoever goes on too."""
+"""Fields that are added to a request for our own account, and may be asked of the next engine too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What there is of an answer: its text, of so many events with a `token`, and the events that were not sent yet.
+    """The begun part of an answer: its text, of so many events with a `token`, and the events that were not sent yet.
 
     `head` is what its stream began with; what another engine adds is told under the same id and model.
     """
@@ -34,9 +34,9 @@ class Begun:
     held: tuple[bytes, ...]
     committed: bool
     reading: Reading | None = None
-    """What was read of it, which whoever goes on reads on; None where nobody has to."""
+    """The reading of it, which the next engine's part continues; None where nobody needs it."""
     versions: frozenset[str | None] = frozenset()
-    """Whose text it is; None stands for a pool's base."""
+    """The versions whose text it is; None stands for a pool's base."""
     skipped: int = 0
     """Events that could not be read and may have held a token."""
 
@@ -100,7 +100,7 @@ class Begun:
 
 
 def head_of(event: bytes) -> dict[str, Any]:
-    """What a stream's first event has in common with its others."""
+    """The fields that a stream's first event has in common with the others."""
     payload = payload_of(event.partition(b"\n\n")[0] + b"\n\n")
     told = msgspec.json.decode(payload) if payload else {}
     return {name: told[name] for name in HEAD if name in told}

@@ -1,4 +1,4 @@
-"""What a caller is told where no answer can be sent: no engine gave one, or none that a check lets through."""
+"""Problems where no answer can be sent: no engine gave one, or none that a check lets through."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 def given_up(
     step: GiveUp, error: EngineError, failures: Sequence[Failure], whole_seconds: float | None = None
 ) -> Problem:
-    """What the caller is told after the last of `failures`, which was `error`, with the engine's own code beside ours.
+    """The problem after the last of `failures`, which was `error`, with the engine's own code beside ours.
 
     `whole_seconds` bounded an answer that was not streamed.
     """
@@ -51,7 +51,7 @@ def too_late(record: Record | None) -> Problem:
 
 
 def not_sent(step: GiveUp) -> Problem:
-    """What the caller is told where an answer was rejected, and there is no other."""
+    """The problem where an answer was rejected, and there is no other."""
     why = f"its adapter's answer was rejected before it was sent ({step.reason})"
     if step.because == "needs_human":
         return Problem("needs_human", f"A person has to answer this request: {why}.")

@@ -29,7 +29,7 @@ from serving.errors import EngineError
 
 LAST_SEND_SECONDS_MAX = 1.0
 HELD_SECONDS_MAX = 0.25
-"""How long a stream's last event is held for the usage that follows it, whose fingerprint it gets."""
+"""Longest time for which a stream's last event is held for the usage that follows it, whose fingerprint it gets."""
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -42,7 +42,7 @@ async def relay(
     services: Services, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
 ) -> None:
     """Commit the answer and send it. Raises Problem if a stream breaks after it has begun."""
-    ledger.committed(time.monotonic())
+    ledger.note_commit(time.monotonic())
     ledger.record.status = 200
     if body.stream:
         await _relay_stream(services, exchange, policy, body, answer, ledger)
@@ -52,7 +52,7 @@ async def relay(
 
 
 async def _relay_whole(services: Services, exchange: Exchange, answer: Answer, ledger: Ledger) -> None:
-    ledger.learned(answer.progress, services.prices, answer.lease.share(time.monotonic()), services.digest_secret)
+    ledger.note_answer(answer.progress, services.prices, answer.lease.share(time.monotonic()), services.digest_secret)
     ledger.record.answer_digest = _keyed(services, answer.body).hexdigest()
     if answer.kept is not None:
         answer.kept.append(answer.body)
@@ -85,7 +85,7 @@ async def _relay_stream(
         ledger.record.outcome = "ok"
     finally:
         progress = answer.total()
-        ledger.learned(progress, services.prices, answer.share(time.monotonic()), services.digest_secret)
+        ledger.note_answer(progress, services.prices, answer.share(time.monotonic()), services.digest_secret)
         ledger.record.answer_digest = digest.hexdigest()
     await exchange.end(_ending(body, answer, ledger.record, last) + body.wire_format.last_event)
     await answer.drain()
@@ -157,7 +157,7 @@ def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> b
 
 
 def _told(record: Record) -> dict[str, Any]:
-    """What a stream's last event tells of the request; also what could not be read after commit, and who went on."""
+    """The `apprentice` object of a stream's last event; also what could not be read after commit, and who went on."""
     told: dict[str, Any] = {"cost_usd": record.cost_usd, "request_id": record.id, "reason": record.reason}
     if record.skipped_events:
         told["skipped_events"] = record.skipped_events
@@ -179,7 +179,7 @@ async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) ->
 
 
 def choice_headers(ledger: Ledger) -> Headers:
-    """What every answer says of where it came from, and why."""
+    """The headers of every answer: where it came from, and why."""
     record = ledger.record
     found = [
         (b"x-request-id", record.id.encode()),

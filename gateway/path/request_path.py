@@ -46,7 +46,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                 else await _read(services, caller, wire_format, raw)
             )
             session = body.session(exchange.header("x-apprentice-session"))
-            ledger.asked(body, session, exchange.header("x-apprentice-subject"), policy, services.digest_secret)
+            ledger.note_request(body, session, exchange.header("x-apprentice-subject"), policy, services.digest_secret)
             priority = priority_of(exchange.header("x-apprentice-priority"), body)
             ledger.hold = await services.limits.take(caller, body, len(raw))
             with services.admission.admit(caller.public, priority) as place, exchange.hang_up_cancels():
@@ -74,7 +74,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
         if ended and services.admission.over:
             await _tell(services, exchange, services.admission.shed("draining"), ledger)
         elif ledger is not None and not exchange.ended:
-            ledger.cancelled()
+            ledger.note_hang_up()
         if ended and not services.admission.over:
             raise
     except Exception:
@@ -103,7 +103,7 @@ async def _tell(services: Services, exchange: Exchange, problem: Problem, ledger
     if problem.status in REFUSED:
         note_refused(services, exchange, problem)
     if ledger is not None:
-        ledger.problem(problem)
+        ledger.note_problem(problem)
     await refuse(exchange, problem, ledger)
 
 
@@ -115,9 +115,9 @@ def _accepted(
     scores: Scores,
     ledger: Ledger,
 ) -> Choice:
-    ledger.found(decision.findings)
+    ledger.note_findings(decision.findings)
     if isinstance(decision, Refusal):
-        ledger.refused(decision, scores.task)
+        ledger.note_refusal(decision, scores.task)
         raise problem_of(services, decision, request, scores)
     if policy.watched:
         for observer in services.observers:

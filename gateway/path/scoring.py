@@ -82,7 +82,7 @@ async def score_for_version(
 
 
 def _is_slow(request: RoutingRequest, policy: Policy) -> bool:
-    """Whether a model that may be asked needs a neural net."""
+    """True if a model that may be asked needs a neural net."""
     if request.model == AUTO:
         return True
     alias = policy.aliases.get(request.model)

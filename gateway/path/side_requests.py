@@ -1,4 +1,4 @@
-"""What is asked beside the walk, and held as the walk is: to a time limit, to its turn, and to a caller who stays."""
+"""Requests beside the walk, held as the walk is: to a time limit, to a turn, and to a caller who stays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.services import Services
 
 
 async def answered(services: Services, request: Request, answer: Callable[[Exchange], Awaitable[Response]]) -> Response:
-    """What `answer` makes of a request, in the time that one may take. Raises Problem (503, 504) where that is over."""
+    """The response of `answer` to a request, within the time limit. Raises Problem (503, 504) where that is over."""
     exchange: Exchange = request.scope["exchange"]  # to read; what is told goes out by the framework
     try:
         with _on_time(services, exchange):

@@ -1,4 +1,4 @@
-"""How a request waits: in which class, and for a replica with room where all that could answer are full."""
+"""Waiting of a request: its class, and its wait for a replica where all that could answer are full."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def wait_for_room(
     moment: Moment,
     ledger: Ledger,
 ) -> Choice | Refusal:
-    """Where every replica that could answer is full: wait in line and choose again, by the same draw.
+    """Wait in line where every replica that could answer is full, and choose again, by the same draw.
 
     Raises Problem (429, 503) where the queue is full, or the wait too long. Any other decision is returned as it is.
     """
@@ -51,8 +51,8 @@ async def wait_for_room(
         try:
             await place.turn(list_awaited_replicas(request, scores, policy, services.fleet.view(), moment.now_unix))
         except BaseException:  # it goes nowhere: what is known of it is noted
-            ledger.found(decision.findings)
-            ledger.refused(decision, scores.task)
+            ledger.note_findings(decision.findings)
+            ledger.note_refusal(decision, scores.task)
             raise
         waited = True
         moment = replace(

@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 PIECE_BYTES = 16_384
 """Bytes that are parsed at once: no more requests than fit into them wait, parsed, for their answer."""
 LINGER_SECONDS = 2.0
-"""How long what still comes is dropped once the last answer is sent: a reset could overtake the answer."""
+"""Time for which bytes are dropped once the last answer is sent: a reset could overtake the answer."""
 REFUSALS_MAX = 100
 """Requests that are refused by their head before their connection is closed."""
 PROBE_AFTER_SECONDS = 0.3
-"""When a caller that sends no more, and has no byte of its answer, is sent an interim one: who has gone resets that."""
+"""Time until a caller that sends no more, and has no answer yet, gets an interim one: who has gone resets that."""
 LOOK_SECONDS = 0.2
 """Time between two looks whether it has."""
 TCP_INFO_CLOSED = 7
 
 Waiting = Literal["idle", "head", "body", "reserved", "slow", "nothing"]
-"""What a connection's timer is for: nothing while an answer is under way, or while a body takes its own time (slow)."""
+"""Purposes of a connection's timer: nothing while an answer is under way, or while a body takes its own time (slow)."""
 
 
 class Connection(Wakeable, asyncio.Protocol):
@@ -49,9 +49,9 @@ class Connection(Wakeable, asyncio.Protocol):
         self._host = ""
         self._place: Place = "none"
         self._closing = False
-        """Whether nothing more is read or answered."""
+        """True if nothing more is read or answered."""
         self._half_closed = False
-        """Whether the caller sends no more."""
+        """True if the caller sends no more."""
         self._probed = False
         self._write_paused = False
         self._read_paused = False
@@ -66,16 +66,16 @@ class Connection(Wakeable, asyncio.Protocol):
         # requests
         self._reader = RequestReader(self, listener.limits, self._opened)
         self._unparsed = b""
-        """What came behind the requests that wait, or is yet to be parsed."""
+        """Bytes behind the requests that wait, or not parsed yet."""
         self._parse_is_due = False
         self._queue: deque[tuple[Exchange, Problem | None]] = deque()
         self._current: Exchange | None = None
         """The request that is being answered."""
         self._refusals = 0
         self._advancing = False
-        """Whether requests are being begun, one after the other."""
+        """True if requests are being begun, one after the other."""
         self._last: Problem | None = None
-        """What is wrong with what came behind all requests: told once they are answered."""
+        """The fault behind all requests: sent once they are answered."""
 
     # What the event loop tells.
 
@@ -291,11 +291,11 @@ class Connection(Wakeable, asyncio.Protocol):
             self._go_on()
 
     def _breaks_off(self) -> bool:
-        """Whether the present request lacks a part of its body, as it must where no more comes."""
+        """True if the present request lacks a part of its body, as it must where no more comes."""
         return self._current is not None and not self._current.complete and self._current.fault is None
 
     def _stop_reading(self, problem: Problem) -> None:
-        """What comes is no request, or no rest of one: say so once all before it is answered, and close."""
+        """Stop reading, since no request can be read from here: answer what came before once, and close."""
         self._last = problem
         reading = self._reader.exchange
         if reading is not None and not reading.ended:

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 METHODS = "GET, POST, PUT, PATCH, DELETE"
 KEPT_SECONDS = 600
-"""How long a browser need not ask again."""
+"""Seconds for which a browser need not ask again."""
 NAMES = re.compile(r"[A-Za-z0-9-]+(\s*,\s*[A-Za-z0-9-]+)*")
 NAMES_CHARACTERS_MAX = 2000
 
@@ -24,7 +24,7 @@ def headers_for(origin: str | None) -> list[tuple[str, str]]:
 
 
 def preflight_routes(origin: str | None) -> list[Route]:
-    """What answers a browser that asks whether it may send a request: no key comes with that."""
+    """The routes for a browser that asks whether it may send a request: no key comes with that."""
     return [] if origin is None else [_Preflights("/{path:path}", _preflight, methods=["OPTIONS"])]
 
 

@@ -116,14 +116,14 @@ class Exchange(Wakeable):
         self.http10 = http10
         self._fields = fields
         self.caller: Caller | None = None
-        """Whose key its head holds; None where its address needs no key."""
+        """The caller whose key its head holds; None where its address needs no key."""
         # its body
         self.complete = False
         length = fields.get(b"content-length", b"").strip()
         self.bytes_left: int | None = int(length) if length.isdigit() else None if b"transfer-encoding" in fields else 0
         """Bytes of the body that have not come; None where nobody knows."""
         self.fault: Problem | None = None
-        """Why its body can't be read to its end."""
+        """The reason why its body can't be read to its end."""
         self.waiting_bytes = 0
         self._parts: list[bytes | bytearray] = []
         self._held = 0
@@ -135,11 +135,11 @@ class Exchange(Wakeable):
         self.ended = False
         self._chunked = False
         self._events = False
-        """Whether the answer is server-sent events, between which a comment may stand."""
+        """True if the answer is server-sent events, between which a comment may stand."""
         self._body_left: int | None = None
         # its caller
         self.hung_up = False
-        """Whether the caller went before its answer was whole."""
+        """True if the caller went before its answer was whole."""
         self._walking: asyncio.Task[Any] | None = None
         self._wire = wire
 
@@ -160,7 +160,7 @@ class Exchange(Wakeable):
         return text_of(self._fields.get(b"authorization", b""))
 
     def identify(self) -> Caller:
-        """Who is calling, by the key in its head; only where its address needs one."""
+        """The caller, by the key in its head; only where its address needs one."""
         assert self.caller is not None, "the listener lets nobody in without a key"
         return self.caller
 
@@ -198,7 +198,7 @@ class Exchange(Wakeable):
         return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
 
     async def next_part(self) -> tuple[bytes, bool]:
-        """What has come of the body since, and whether there is more. Raises HungUp, Problem (503)."""
+        """The part of the body that has come since, and whether there is more. Raises HungUp, Problem (503)."""
         while not self.complete and not self._parts:
             await self._more()
         parts, self._parts, self.waiting_bytes = self._parts, [], 0
@@ -206,7 +206,7 @@ class Exchange(Wakeable):
         return b"".join(parts), not self.complete
 
     def give_back_read(self) -> None:
-        """What was read of the body is held no longer: it went to disk."""
+        """Give back the room of the part that was read: it went to disk."""
         if self._held:
             self._wire.bodies.give_back(self._holder, self._held)
             self._held = 0
@@ -352,12 +352,12 @@ class Exchange(Wakeable):
 
     @property
     def comes_long(self) -> bool:
-        """Whether so much of the body may come yet that the connection is rather closed than read to its end."""
+        """True if so much of the body may come yet that the connection is rather closed than read to its end."""
         return self.bytes_left is None or self.bytes_left > DISCARDED_BYTES_MAX
 
     @property
     def reads_ahead(self) -> bool:
-        """Whether more of the body has come than its reader should leave waiting."""
+        """True if more of the body has come than its reader should leave waiting."""
         return self.waiting_bytes > READ_AHEAD_BYTES and not self._awaited and not self.ended
 
     def lost(self) -> None:

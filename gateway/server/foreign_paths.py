@@ -15,7 +15,7 @@ WITHOUT_PREFIX = (CHAT.removeprefix("/v1"), "/completions", "/models", "/respons
 
 
 def words_for(path: str) -> str:
-    """What a caller is told who asks for an address that is not offered."""
+    """The message for an address that is not offered."""
     if path.startswith("/v1/v1/"):
         return f"{NOWHERE} `/v1` stands twice: the base URL of an OpenAI client ends in one `/v1`."
     for address in WITHOUT_PREFIX:

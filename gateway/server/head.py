@@ -16,7 +16,7 @@ HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9
 
 
 def is_single(name: bytes) -> bool:
-    """Whether a request may have a header of this name, in lower case, only once."""
+    """True if a request may have a header of this name, in lower case, only once."""
     return name in SINGLE or name.startswith(OWN_PREFIX)
 
 

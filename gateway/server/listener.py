@@ -1,4 +1,4 @@
-"""What the connections of one address share: how many there may be, whom they let in, and the room for bodies."""
+"""All that the connections of one address share: their number, whom they let in, and the room for bodies."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ OPENAPI = "/openapi.json"
 KEYLESS = frozenset({b"/health", b"/health/live", b"/health/ready", b"/metrics", b"/openapi.json"})
 """Addresses that need no key."""
 RESERVED_SECONDS_MAX = 1.0
-"""How long a connection over the bound may take for its first head."""
+"""Longest time of a connection over the bound until its first head."""
 
 Place = Literal["open", "reserved", "none"]
 Answers = Callable[[Exchange], Awaitable[None]]
 
 
 class Application(Protocol):
-    """What a listener asks of the application that it lets requests in to."""
+    """The application that a listener lets requests in to."""
 
     def identify(self, authorization: str | None) -> Caller:
         """The caller with the key in this header. Raises Problem (401) where there is none."""
 
     def answer(self, exchange: Exchange) -> Answers:
-        """Who answers a request."""
+        """The function that answers a request."""
 
     def may_be_slow(self, exchange: Exchange) -> bool:
-        """Whether the time that a request's body takes is bounded by who reads it."""
+        """True if the time that a request's body takes is bounded by who reads it."""
 
     def refused(self, exchange: Exchange, problem: Problem) -> None:
         """Note a request that its head alone has refused."""
@@ -60,7 +60,7 @@ class Address:
     hidden: tuple[str, ...] = ()
 
     def shows(self, path: str) -> bool:
-        """Whether there is anything at this path here."""
+        """True if there is anything at this path here."""
         return not path.startswith(self.hidden) and (self.shown is None or path.startswith(self.shown))
 
 
@@ -85,7 +85,7 @@ class Listener:
         self.tls = tls
         self._preflights = preflights
         self.leaving = False
-        """Whether each answer is the last of its connection: the gateway is about to stop."""
+        """True if each answer is the last of its connection: the gateway is about to stop."""
         self.tasks: set[asyncio.Task[None]] = state.tasks
         self._places: dict[Place, SharedRoom] = {
             "open": SharedRoom(limits.connections_max, limits.address_share_max),
@@ -110,7 +110,7 @@ class Listener:
             self._places[place].give_back(host)
 
     def fault_of(self, exchange: Exchange, place: Place) -> Problem | None:
-        """Why a request is refused by its head; None where it is let in, and its caller is noted."""
+        """The problem of a request's head; None where it is let in, and its caller is noted."""
         path = exchange.path
         if not self.address.shows(decoded(path)):
             return Problem("not_found", "There is nothing at this address.")
@@ -138,7 +138,7 @@ class Listener:
 
 
 def network_of(host: str) -> str:
-    """Whose connections count together: an IPv4 address, or the 64 bits of an IPv6 one that name a network."""
+    """The network whose connections count together: an IPv4 address, or 64 bits of an IPv6 one."""
     address = ip_address(host.partition("%")[0])
     if address.version == 4:
         return host

@@ -28,7 +28,7 @@ class RequestReader:
         self._parser = self._new_parser()
         # the request that is being read
         self.in_head = False
-        """Whether a head has begun, and has not ended."""
+        """True if a head has begun, and has not ended."""
         self.exchange: Exchange | None = None
         """The request whose body is being read."""
         self._url = b""
@@ -44,11 +44,11 @@ class RequestReader:
         self._bytes_unread = 0
         """Bytes since the parser last told of something."""
         self._ended = False
-        """Whether a request has ended in the bytes that are being read."""
+        """True if a request has ended in the bytes that are being read."""
         self._muted = False
-        """Whether the parser reads what was written here."""
+        """True if the parser reads what was written here."""
         self._upgrades = False
-        """Whether the request asks for an upgrade: the parser calls it whole before its body."""
+        """True if the request asks for an upgrade: the parser calls it whole before its body."""
 
     def feed(self, data: bytes) -> None:
         """Read on. Raises Problem for what can't be read: then nothing more can be, either."""

@@ -70,7 +70,7 @@ BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
 def is_upload(scope: Scope) -> bool:
-    """Whether a request's body is read as it comes by what holds it to limits of its own: Uploads, or evaluations."""
+    """True if a request's body is read as it comes by what holds it to limits of its own: Uploads, or evaluations."""
     if scope["type"] != "http":
         return False
     if scope["method"] == "POST" and scope["path"] == DATA_PATH:
@@ -84,7 +84,7 @@ def is_upload(scope: Scope) -> bool:
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What uploads may take. `bytes_max`: one upload's whole body; `free_bytes_min`: what stays free on the disk."""
+    """Limits of uploads. `bytes_max`: one upload's whole body; `free_bytes_min`: what stays free on the disk."""
 
     bytes_max: int = 2 << 30
     at_once_max: int = 2
@@ -96,7 +96,7 @@ class UploadLimits:
 
 @dataclass(frozen=True)
 class Upload:
-    """What came: the adapter's files in `folder`, the manifest and perhaps a signature beside it, the text fields,
+    """An upload: the adapter's files in `folder`, the manifest and perhaps a signature beside it, the text fields,
     and perhaps a sample of training prompts with other traffic. What did not come is not there."""
 
     folder: Path
@@ -212,7 +212,7 @@ class _Form:
         )
 
     def make_folder(self) -> None:
-        """Where the adapter's files come. Blocks; raises OSError."""
+        """The folder for the adapter's files. Blocks; raises OSError."""
         self._adapter.mkdir()
 
     def write(self) -> None:
@@ -224,7 +224,7 @@ class _Form:
         self.waiting_bytes = 0
 
     def upload(self) -> Upload:
-        """What came, once all of it is written. Raises Problem where something is missing."""
+        """The upload, once all of it is written. Raises Problem where something is missing."""
         if not self._ended:
             raise Problem("invalid_value", "The form ends before its closing boundary: send it again.")
         for name in self._needed:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.engine_client import HttptoolsEngineClient
+from serving.engine_client import EngineClient
 from serving.errors import Dropped, Unreachable
 from serving.replica import ReplicaConfig
 from serving.tls import TlsError, TlsFiles, Trust, TrustingTransport, origin_of
@@ -30,7 +30,7 @@ async def asked(engine: FakeEngine, files: TlsFiles | None) -> bool:
     trust = Trust(lambda: [(config.url, config.tls)])
     assert (trust.context_for(config.base_url) is None) == (files is None)
     reached = []
-    async with HttptoolsEngineClient(5.0, 1 << 20, trust.context_for) as client:
+    async with EngineClient(5.0, 1 << 20, trust.context_for) as client:
         for _ in range(2):  # the second on the same connection
             try:
                 answer = await client.post(config.base_url, "/chat/completions", BODY, JSON, 5.0)

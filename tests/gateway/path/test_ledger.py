@@ -31,6 +31,6 @@ def test_a_version_that_answers_after_all_is_no_fallback(
     ledger = Ledger(Record(id="a", at=0.0, endpoint="chat", caller="c", requested_model="returns"), 0.0, None)
     pool = usual_fleet().pools["small" if answers else "general"]
     task = TaskPolicy("returns", "general")
-    ledger.chosen(Choice(task, answers, pool, pool.replicas[0], reason, led_to=led_to), "stack")
+    ledger.note_choice(Choice(task, answers, pool, pool.replicas[0], reason, led_to=led_to), "stack")
     assert ledger.fallback_from == fallback_from
     assert ledger.record.led_to == (led_to.name if led_to else None)
