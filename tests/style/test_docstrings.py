@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.style.source import files, shown, tree
 
 QUESTIONS = frozenset({"what", "which", "who", "whether"})
-FOLDERS = ("tools", "tests", "examples")
+FOLDERS = ("router", "tools", "tests", "examples")
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:

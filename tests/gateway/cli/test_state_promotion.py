@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from gateway.configuration.settings import Settings
 from tests.fakes.engine import FakeEngine
 from tests.fakes.valkey import valkey
-from tests.gateway.cli.conftest import Command, command_for, run
-from tests.gateway.cli.test_state_cli import aliases, edit, exported, ok, refused, value_of
+from tests.gateway.cli.conftest import Command, command_for, ok, run
+from tests.gateway.cli.exported_state import aliases, edit, exported, refused, value_of
 from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
