@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
+from collections.abc import Callable
 
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
@@ -13,11 +16,17 @@ from monitoring.records import Record
 from router.decision import Choice
 from router.policy import AttemptLimits
 from serving.errors import EngineError
+from serving.replica import Lease
 from serving.view import FleetView, ReplicaView
 
 LOAD_SHARE_MAX = 0.8
 """Share of a replica's in_flight_max up to which both arms' answers and their judges add to its load: the rest is
 callers'."""
+ROOM_SECONDS_MAX = 10.0
+"""The longest wait of a request of our own for a place that it may take before callers."""
+LOOK_AGAIN_SECONDS = 0.05
+WAITING_MAX = 6
+"""Callers who wait, as a multiple of what a replica holds, beside whom none of our own comes first."""
 
 
 def has_room(services: Services, view: FleetView, replica: ReplicaView) -> bool:
@@ -28,17 +37,59 @@ def has_room(services: Services, view: FleetView, replica: ReplicaView) -> bool:
     return view.in_flight.get(replica.name, 0) + 1 <= LOAD_SHARE_MAX * replica.in_flight_max
 
 
+async def take_room(services: Services, choice: Choice, held: Counter[str], share: float) -> Lease | None:
+    """Take a place on the choice's replica before callers that wait; None where none is free in time.
+
+    `held` counts by replica the places that are taken so: together at most this `share` of a replica. Whoever gets a
+    place counts it out again. It counts as under way at once, so that no caller gets the next one that is free. Where
+    so many callers wait that they would wait too long, they come first.
+    """
+    replica, places = services.fleet.replicas[choice.replica.name], choice.replica.in_flight_max
+    held_max, until = max(1, int(share * places)), time.monotonic() + ROOM_SECONDS_MAX
+    if not await _wait(
+        lambda: held[replica.name] < held_max and services.admission.waiting <= WAITING_MAX * places, until
+    ):
+        return None
+    lease = replica.lease(time.monotonic(), choice.engine_model, probes=False)
+    held[replica.name] += 1
+    is_free = False
+    try:
+        is_free = await _wait(lambda: replica.in_flight <= places, until)
+    finally:
+        if not is_free:
+            lease.give_back(time.monotonic())
+            held[replica.name] -= 1
+    return lease if is_free else None
+
+
+async def _wait(is_so: Callable[[], bool], until: float) -> bool:
+    """Wait for this, at most until then (monotonic seconds); return whether it came."""
+    while not is_so():
+        if time.monotonic() >= until:
+            return False
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    return True
+
+
 async def ask_beside(
-    services: Services, choice: Choice, body: RequestBody, sent: bytes, record: Record, limits: AttemptLimits
+    services: Services,
+    choice: Choice,
+    body: RequestBody,
+    sent: bytes,
+    record: Record,
+    limits: AttemptLimits,
+    lease: Lease | None = None,
 ) -> tuple[Ledger, Answer, str | None]:
     """Ask this choice's engine once, for a whole answer: its ledger, the answer, closed, and what went wrong (None:
-    nothing). `sent` is `body` as the engine gets it. It is no probe of a replica that rests.
+    nothing). `sent` is `body` as the engine gets it. It is no probe of a replica that rests. `lease` is the place that
+    was taken for it (None: it takes one).
     """
     now = time.monotonic()
     ledger = Ledger(record, now, None)
     ledger.note_choice(choice, services.get_fingerprint(choice))
     headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
-    lease = services.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False)
+    if lease is None:
+        lease = services.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False)
     answer = Answer(body.wire_format, choice, lease)
     fault: str | None = None
     with answer:

@@ -7,6 +7,7 @@ arms to answer, or for a person to review. They are looked at after they were se
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 
 from gateway.features.reviews.queue import ReviewQueue
@@ -17,6 +18,8 @@ from router.placing import list_places_beside
 from router.policy import Policy, TaskPolicy
 
 QUEUE_MAX = 200
+FIRST_QUEUE_MAX = 16
+"""Those that come before callers: what waits longer is not worth a caller's wait."""
 WAITING_BYTES_MAX = 64 << 20
 LIVE = frozenset({"adapter", "canary"})
 
@@ -27,6 +30,7 @@ class ShadowJob:
 
     `version` is the shadow's; None: the task's general model. `known_answer` is its answer to this request that was
     there already and was not sent: it is not asked again. None: it is to be asked.
+    `comes_first`: it may take a place before callers.
     """
 
     version: str | None
@@ -38,6 +42,7 @@ class ShadowJob:
     text: str
     pair: PairRecord
     known_answer: str | None = None
+    comes_first: bool = False
 
     @property
     def task(self) -> TaskPolicy:
@@ -59,6 +64,9 @@ class Trials:
         self._secret = secret
         self._reviews = reviews
         self._jobs: asyncio.Queue[ShadowJob] = asyncio.Queue(QUEUE_MAX)
+        self._first_jobs: asyncio.Queue[ShadowJob] = asyncio.Queue(FIRST_QUEUE_MAX)
+        self.first_held: Counter[str] = Counter()
+        """Places by replica that shadows have taken before callers."""
         self._bytes = 0
 
     def draw(self, policy: Policy, choice: Choice, record: Record) -> None:
@@ -98,21 +106,21 @@ class Trials:
     @property
     def waiting(self) -> int:
         """The number of requests that wait for a shadow."""
-        return self._jobs.qsize()
+        return self._jobs.qsize() + self._first_jobs.qsize()
 
     def offer(self, job: ShadowJob) -> bool:
         """Have a shadow answer this request too; False where too many wait, or too much of them."""
         if self._bytes + job.size > WAITING_BYTES_MAX:
             return False
         try:
-            self._jobs.put_nowait(job)
+            (self._first_jobs if job.comes_first else self._jobs).put_nowait(job)
         except asyncio.QueueFull:
             return False
         self._bytes += job.size
         return True
 
-    async def next(self) -> ShadowJob:
-        """The request that has waited the longest."""
-        job = await self._jobs.get()
+    async def next(self, comes_first: bool = False) -> ShadowJob:
+        """The request that has waited the longest, of those that come before callers or of the others."""
+        job = await (self._first_jobs if comes_first else self._jobs).get()
         self._bytes -= job.size
         return job

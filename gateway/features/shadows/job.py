@@ -22,9 +22,10 @@ from gateway.formats.answer_terms import is_foreign
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.ledger import Ledger, settle_shadow
-from gateway.path.own_requests import ask_beside, has_room
+from gateway.path.own_requests import ask_beside, has_room, take_room
 from monitoring.evaluation.comparing import normal
 from monitoring.ids import digest
+from monitoring.quality.verdicts.shares import is_evidence_first, is_healthy
 from monitoring.records import PairRecord, Record
 from router.decision import OUT_OF_SERVICE, Choice
 from router.policy import Policy
@@ -33,6 +34,8 @@ from serving.view import FleetView, VersionView
 
 log = logging.getLogger(__name__)
 AT_ONCE_MAX = 4
+FIRST_AT_ONCE_MAX = 16
+"""Those that come before callers. How many one replica holds, the task's `shadow_room_share` bounds."""
 LOOKED_INTO = frozenset({"suspect", "degraded"})
 """Verdicts on a version for which its previous version is to have evidence of its own."""
 
@@ -104,16 +107,17 @@ def _offer_to_other_arms(
     record, turned_down = ledger.record, ledger.turned_down
     served = choice.version.name if choice.version is not None else None
     kept, text_digest = record.contract_kept, record.text_digest
-    for name in _other_arms(shadows, policy, choice, served):
+    names = list(_other_arms(shadows, policy, choice, served))
+    first = _first_arms(shadows, choice, names)
+    for name in names:
         arm = "general" if name is None else "version"
         pair = PairRecord(
             served or "", kept, text_digest, arm, served_fingerprint=record.fingerprint, caller=record.caller
         )
         known_answer = turned_down[1] if turned_down is not None and turned_down[0] == name else None
         probability = record.shadow_probability or 0.0
-        if not shadows.trials.offer(
-            ShadowJob(name, probability, policy, body, choice, record, text, pair, known_answer)
-        ):
+        job = ShadowJob(name, probability, policy, body, choice, record, text, pair, known_answer, name in first)
+        if not shadows.trials.offer(job):
             _drop(shadows, choice, name)
 
 
@@ -145,6 +149,17 @@ def _other_arms(shadows: Shadows, policy: Policy, choice: Choice, served: str | 
         yield previous_version
 
 
+def _first_arms(shadows: Shadows, choice: Choice, names: list[str | None]) -> list[str | None]:
+    """Those of these arms that may take a place before callers: one at most, while evidence comes first.
+
+    It is the previous version, if that is healthy: the engine that callers fill is its own as well.
+    """
+    health = shadows.services.snapshot.current.health.get(choice.task.name) if choice.task is not None else None
+    if health is None or choice.led_to is None or not is_evidence_first(health, choice.led_to.name):
+        return []
+    return [name for name in names if name is None or is_healthy(health, name)][-1:]
+
+
 def _drop(shadows: Shadows, choice: Choice, version: str | None) -> None:
     shadows.services.meters.shadow_requests.add(1, choice.task.name if choice.task else "", version or "", "dropped")
 
@@ -153,13 +168,13 @@ async def run_shadows(shadows: Shadows) -> None:
     """Have shadows answer what is queued. Runs until cancelled."""
     judges = Judges(shadows)
     async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE_MAX):
-            group.create_task(_run_one_by_one(shadows, judges))
+        for number in range(AT_ONCE_MAX + FIRST_AT_ONCE_MAX):
+            group.create_task(_run_one_by_one(shadows, judges, number >= AT_ONCE_MAX))
 
 
-async def _run_one_by_one(shadows: Shadows, judges: Judges) -> None:
+async def _run_one_by_one(shadows: Shadows, judges: Judges, comes_first: bool) -> None:
     while True:
-        job = await shadows.trials.next()
+        job = await shadows.trials.next(comes_first)
         try:
             await _run(shadows, judges, job)
         except Exception:
@@ -172,6 +187,9 @@ async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
     version = view.versions.get(job.version) if job.version is not None else None
     if job.version is not None and version is None:
         return  # it was deleted meanwhile
+    if job.comes_first and not _first_arms(shadows, job.choice, [job.version]):
+        _drop(shadows, job.choice, job.version)  # an arm was shown to be better meanwhile
+        return
     shadow_answer = (
         _known(shadows, job, version) if job.known_answer is not None else await _asked(shadows, job, view, version)
     )
@@ -200,14 +218,34 @@ async def _asked(
         sent = body.for_engine(choice, shadows.services.judging.form(body, choice))
     except Problem:  # its engine can't give the answer the form that was asked for
         return None
-    ledger, answer, fault = await ask_beside(
-        shadows.services, choice, body, sent, _record(shadows, job), job.policy.limits
-    )
+    asked = await _ask(shadows, job, choice, body, sent)
+    if asked is None:
+        return None
+    ledger, answer, fault = asked
     ledger.record.probability = job.probability
     if fault is not None:
         return ledger, None
     ledger.record.outcome, ledger.record.status = "ok", 200
     return ledger, body.wire_format.read_answer([answer.body], stream=False).text()
+
+
+async def _ask(
+    shadows: Shadows, job: ShadowJob, choice: Choice, body: RequestBody, sent: bytes
+) -> tuple[Ledger, Answer, str | None] | None:
+    """Ask the choice's engine, at a place that is taken before callers if the job comes first; None without one."""
+    services, record, limits = shadows.services, _record(shadows, job), job.policy.limits
+    if not job.comes_first:
+        return await ask_beside(services, choice, body, sent, record, limits)
+    held, share = shadows.trials.first_held, services.settings.tasks[job.task.name].monitor.shadow_room_share
+    lease = await take_room(services, choice, held, share)
+    if lease is None:
+        return None
+    try:
+        return await ask_beside(services, choice, body, sent, record, limits, lease)
+    finally:
+        held[choice.replica.name] -= 1
+        if services.admission.waiting:
+            services.admission.call_next()
 
 
 def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
@@ -217,8 +255,9 @@ def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionV
         return None
     now = time.monotonic()
     name = version.name if version is not None else None
-    replica = pick(pool, name, view.in_flight, now, shadows.services.moment(now).draw, spare_open=True)
-    if isinstance(replica, str) or not has_room(shadows.services, view, replica):
+    load = {} if job.comes_first else view.in_flight
+    replica = pick(pool, name, load, now, shadows.services.moment(now).draw, spare_open=True)
+    if isinstance(replica, str) or not (job.comes_first or has_room(shadows.services, view, replica)):
         return None
     general_prompt_of = job.choice.led_to if version is None else None
     return dataclasses.replace(

@@ -236,6 +236,11 @@ def is_evidence_needed(quality: VersionQuality, judged: Judgement | None) -> boo
     return not any(arm.is_better for arm in arms) and max(counts, default=0) < EVIDENCE_PAIRS_MAX
 
 
+def is_healthy(task: TaskQuality, version: str) -> bool:
+    """Whether a version may be given requests of another: it is healthy, or was not judged yet."""
+    return task.versions.get(version, HEALTHY).verdict == "healthy"
+
+
 def is_evidence_first(task: TaskQuality, version: str) -> bool:
     """Whether shadows of this version may take places before callers: evidence about other arms comes first."""
     quality = task.versions.get(version, HEALTHY)
