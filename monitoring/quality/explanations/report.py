@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from monitoring.quality.explanations import caveats, certainty, obstacles
+from monitoring.quality.explanations.first_step import describe_wait
 from monitoring.quality.explanations.obstacles import Obstacles
 from monitoring.quality.explanations.phrases import (
     format_count,
@@ -169,6 +170,7 @@ def _of_version(name: str, role: str, of: Situation, known: VersionQuality, judg
         yield f"{name} is paused: it gets none of the requests{had}."
     elif known.held:
         yield f"{name} still answers all of its requests: {_why_held(known, judged)}."
+        yield from describe_wait(name, known, judged, of.health, of.now)
     if judged is not None:
         yield from _traffic(name, judged)
         if role == "leads":

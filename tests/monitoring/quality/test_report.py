@@ -11,6 +11,7 @@ from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import (
     Action,
+    ArmEvidence,
     ArmReport,
     Judgement,
     Pin,
@@ -326,3 +327,25 @@ def test_the_class_of_all_others_is_told_as_that() -> None:
     sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[other]))).sure
     assert any(one.startswith("feedback, all other classes: ") for one in sure)
     assert words([other]).startswith("feedback of all other classes, ")
+
+
+def test_the_wait_for_a_better_arm_is_reported_with_its_evidence_and_time() -> None:
+    held = msgspec.structs.replace(DEGRADED, since=NOW - 120.0, done=("hold_and_alert",), to=None, kept=1.0)
+    evidence = ArmEvidence(pairs=14, unjudged=2, e_value=6.0, e_value_without_one=2.0)
+    arm = ArmReport(arm="previous_version", version="returns@v2", evidence=evidence)
+
+    def known(*arms: ArmReport) -> list[str]:
+        judged = msgspec.structs.replace(SLIPPED, arms=list(arms))
+        return make_report(of(single(held, shadow_share=1.0), judged)).known
+
+    [wait] = [one for one in known(arm) if "moves to returns@v2" in one]
+    assert "e-value of 33.3, and of 10 without any one caller" in wait
+    assert (
+        "14 judged pairs (2 more are not judged) gave 6 and 2; at this rate that takes about 4.6 minutes more" in wait
+    )
+    assert any("shadows may take places before callers" in one for one in known(arm))
+    lost = msgspec.structs.replace(arm, evidence=msgspec.structs.replace(evidence, e_value=0.4))
+    assert any("so far they do not speak for it" in one for one in known(lost))
+    unjudged = msgspec.structs.replace(arm, evidence=msgspec.structs.replace(evidence, unjudged=40))
+    assert any("most pairs lack a judgement of both answers" in one for one in known(unjudged))
+    assert any("waits for pairs with another arm: none has come since the verdict, 2 minutes" in one for one in known())
