@@ -6,7 +6,9 @@ above 0 counts for good, as the monitor acts on it (monitoring/quality/signals/a
 would keep).
 
 fixed     the 95% interval that is for one look (monitoring/quality/detectors/estimates.py, `difference`)
-always    the bound that holds at all times (`always`)
+always    the bound that holds at all times (`always`), at the monitor's own error probability
+bets      the bets on pairs since a verdict (monitoring/quality/signals/arm_bets.py), at the e-value that is enough
+either    whichever of both comes first: what moves the traffic of a degraded version
 judged    the same where people judge one pair of ten, and a judge that is right in 85% of all answers the others
 
 `shown` is how often the other arm is shown better within so many pairs, `pairs` the median of pairs that it took.
@@ -27,17 +29,18 @@ import numpy.typing as npt
 
 from benchmarks.canary import rate_of
 from benchmarks.harness import Goal, conclude, options, say, table
-from monitoring.quality.detectors import estimates
+from monitoring.quality.detectors import estimates, sequential
 from monitoring.quality.detectors.estimates import ADDED_DIFFERENCE, DIFFERENCES, Sums
 from monitoring.quality.signals import arms
 from monitoring.quality.signals.arms import Arm
+from monitoring.quality.verdicts.quality import E_VALUE_MIN
 
 PAIRS = 2_000
-DIFFERENT = (0.02, 0.1, 0.3)
+DIFFERENT = (0.02, 0.1, 0.3, 0.5)
 """Shares of the requests that one of two equal arms gets right and the other wrong."""
-POINTS = (0.05, 0.1, 0.2)
-ALPHA = 0.05
-GOAL = Goal("wrongly_most_low", at_most=ALPHA)
+POINTS = (0.05, 0.1, 0.2, 0.38)
+ONE_LOOK = 0.05
+GOAL = Goal("wrongly_most_low", at_most=0.035)
 JUDGE_RIGHT, JUDGED_BESIDE = 0.85, 9
 
 Numbers = npt.NDArray[np.float64]
@@ -54,7 +57,10 @@ def first_pairs(count: int) -> Places:
 
 
 def bounds_of(differences: npt.NDArray[np.int8], first: Places) -> dict[str, Numbers]:
-    """Both lower bounds after each pair, of many runs at once; -1 with fewer than 20 pairs."""
+    """Both lower bounds after each pair, of many runs at once; -1 with fewer than 20 pairs.
+
+    Those of bets are by how much the logarithm of the e-value is over the one that is enough.
+    """
     runs = len(differences)
     begun = np.zeros((runs, 1))
     values = np.concatenate([begun, differences.cumsum(1)], axis=1)
@@ -64,11 +70,24 @@ def bounds_of(differences: npt.NDArray[np.int8], first: Places) -> dict[str, Num
     rows = n + ADDED_DIFFERENCE * len(DIFFERENCES)
     middle = y / rows
     spread = np.maximum(0.0, (yy + ADDED_DIFFERENCE * sum(one * one for one, _ in DIFFERENCES)) / rows - middle**2)
-    radius = np.array([estimates.find_radius(float(one), ALPHA) for one in n])
-    student = np.array([estimates.find_student_quantile(1 - 2 * ALPHA, int(one) - 1) for one in n])
+    radius = np.array([estimates.find_radius(float(one), arms.ALPHA) for one in n])
+    student = np.array([estimates.find_student_quantile(1 - 2 * ONE_LOOK, int(one) - 1) for one in n])
     least, deviation = np.minimum(y / n, middle), np.sqrt(spread * rows / (rows - 1))
     found = {"fixed": least - student * deviation / np.sqrt(rows), "always": least - radius * deviation}
-    return {name: np.where(n < arms.LABELS_MIN, -1.0, low) for name, low in found.items()}
+    lows = {name: np.where(n < arms.LABELS_MIN, -1.0, low) for name, low in found.items()}
+    bets = log_e_of(differences) - math.log(E_VALUE_MIN)
+    return {**lows, "bets": bets, "either": np.maximum(lows["always"], bets)}
+
+
+def log_e_of(differences: npt.NDArray[np.int8]) -> Numbers:
+    """The logarithm of the e-value after each pair, as `sequential.observe` makes it pair by pair."""
+    parts = [
+        math.log(weight)
+        + np.select([differences > 0, differences < 0], [math.log1p(stake), math.log1p(-stake)]).cumsum(1)
+        for stake, weight in zip(sequential.STAKES, sequential.WEIGHTS, strict=True)
+    ]
+    found: Numbers = np.logaddexp.reduce(parts)
+    return found
 
 
 def drawn(runs: int, pairs: int, better: float, worse: float, draw: np.random.Generator) -> npt.NDArray[np.int8]:
@@ -98,7 +117,7 @@ def judged_too(runs: int, labels: int, different: float, draw: np.random.Generat
             for one in apart[at, 1:]:
                 sums = estimates.add_guess(sums, float(one))
             sums = estimates.add_label(sums, float(told[at, 0]), float(apart[at, 0]))
-            bounds = estimates.bound_always(sums, ALPHA) if sums.labelled >= arms.LABELS_MIN else None
+            bounds = estimates.bound_always(sums, arms.ALPHA) if sums.labelled >= arms.LABELS_MIN else None
             if bounds is not None and bounds[0] > 0.0:
                 shown += 1
                 break
@@ -119,7 +138,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             bounds_of(drawn(min(500, asked.runs - begin), asked.pairs, better, worse, draw), first)
             for begin in range(0, asked.runs, 500)
         ]
-        rows[name] = {one: shown_of(np.concatenate([part[one] for part in parts])) for one in ("fixed", "always")}
+        rows[name] = {one: shown_of(np.concatenate([part[one] for part in parts])) for one in parts[0]}
     for share in DIFFERENT:
         say(f"{asked.runs // 10} runs with a judge: {share:.0%} differ")
         rows[f"equal, {share:.0%} differ"]["judged"] = judged_too(asked.runs // 10, asked.pairs // 10, share, draw)
