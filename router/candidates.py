@@ -46,12 +46,9 @@ class TaskIndex:
         starts = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.intp)
         return cls(embedding, tuple(centroids), axes, np.ascontiguousarray(lines @ axes), starts)
 
-    def candidates(
-        self, text: str, allowed: Collection[str], count: int, vector: Vectors | None = None
-    ) -> tuple[str, ...]:
+    def candidates(self, text: str, allowed: Collection[str], count: int) -> tuple[str, ...]:
         """The tasks that are nearest to the text, at most `count` and nearest first, of those that are allowed."""
-        if vector is None:
-            vector = self.embedding.embed([clip_text(text)])[0]
+        vector = self.embedding.embed([clip_text(text)])[0]
         nearness = np.maximum.reduceat(self.centroids @ (vector @ self.axes), self.starts)
         tasks: list[str] = []
         for at in np.argsort(-nearness, kind="stable"):

@@ -27,6 +27,8 @@ HEADER_BYTES_MAX = 1 << 20
 CLIP_CHARACTERS = 400
 END_TOKENS = 256
 ROWS_AT_ONCE = 2_000
+WORDS_MAX = 8_192
+"""Words that are remembered with their vectors, a kilobyte each."""
 
 
 class EmbeddingError(Exception):
@@ -48,6 +50,13 @@ class Embedding(Protocol):
         """One row a text, of unit length; all zeros for a text in which there is nothing."""
 
 
+class WordEmbedding(Embedding, Protocol):
+    """An embedding whose vector of a text is the sum of its words' vectors, at unit length."""
+
+    def look_up(self, words: Sequence[str]) -> Vectors:
+        """One row a word, not scaled."""
+
+
 class StaticEmbedding:
     """The mean of a text's token vectors, its letters folded. Of a long text its first and last 256 tokens count."""
 
@@ -59,6 +68,7 @@ class StaticEmbedding:
             weights.shape, np.int8
         )  # halves are slow to reckon with, and bytes as good
         self._scales: Vectors = np.empty(len(weights), np.float32)
+        self._words: dict[str, Vectors] = {}  # tokenizing costs more than all else of a score
         for start in range(0, len(weights), ROWS_AT_ONCE):
             rows = weights[start : start + ROWS_AT_ONCE].astype(np.float32)
             scales = np.maximum(np.abs(rows).max(1), 1e-6) / 127
@@ -100,6 +110,27 @@ class StaticEmbedding:
                 row[:] = self._scales[ids] @ self._weights[ids].astype(np.float32)
         lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         rows /= np.maximum(lengths, np.float32(1e-6))[:, None]
+        return rows
+
+    def look_up(self, words: Sequence[str]) -> Vectors:
+        """One row a word in folded letters: the sum of its tokens' vectors. Some thousand words are remembered."""
+        known = self._words
+        found = {word: known.get(word) for word in words}
+        missing = [word for word, row in found.items() if row is None]
+        if missing:
+            fresh = dict(zip(missing, self._sum_tokens(missing), strict=True))
+            found.update(fresh)
+            if len(known) + len(missing) > WORDS_MAX:  # threads may still read the full one
+                known = self._words = {}
+            known.update(fresh)
+        rows = [row for word in words if (row := found[word]) is not None]
+        return np.concatenate(rows).reshape(len(rows), -1)
+
+    def _sum_tokens(self, words: Sequence[str]) -> Vectors:
+        rows = np.zeros((len(words), self.dimensions), np.float32)
+        whole = [word.encode(errors="replace").decode() for word in words]
+        for row, encoded in zip(rows, self._tokenizer.encode_batch_fast(whole, add_special_tokens=False), strict=True):
+            row[:] = self._scales[encoded.ids] @ self._weights[encoded.ids].astype(np.float32)
         return rows
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from router.embedding import clip_text
 
 BUCKETS = 1 << 15
-_LENGTH_MAX = 2 * 400 + 8
+FOLDED_MAX = 2_424
+"""Characters of a folded text that are read."""
 _BASE = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _SHIFT = np.uint64(64 - 15)
@@ -19,7 +22,7 @@ _SALTS = tuple(np.uint64(salt) for salt in (0x3C6EF372, 0xA54FF53A, 0x510E527F, 
 def _powers(base: int) -> npt.NDArray[np.uint64]:
     """The base's powers, modulo 2^64, one for each place of a text."""
     powers = [1]
-    for _ in range(4 * _LENGTH_MAX):
+    for _ in range(FOLDED_MAX + 8):
         powers.append(powers[-1] * base & _MASK)
     return np.array(powers, np.uint64)
 
@@ -29,28 +32,37 @@ _INVERSES = _powers(pow(_BASE, -1, 1 << 64))
 
 
 def count_buckets(text: str) -> npt.NDArray[np.intp]:
-    """The buckets of everything that is looked for in the clipped text, as often as it occurs.
+    """The buckets of everything that is looked for in the clipped text, as often as it occurs."""
+    return find_buckets(fold(clip_text(text)), (3, 4, 5))[0]
 
-    Letters are folded and runs of white space count as one space. Each kind has a salt of its own, so that a word is
-    not its own run of characters.
+
+def fold(text: str) -> str:
+    """The text with folded letters, each run of white space as one space, and a space at both ends."""
+    return f" {' '.join(text.casefold().split())} "[:FOLDED_MAX]
+
+
+def find_buckets(folded: str, sizes: Sequence[int]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The buckets of runs of `sizes` characters, of words and of pairs of words, and the place where each begins.
+
+    Each kind has a salt of its own, so that a word is not its own run of characters.
     """
-    folded = f" {' '.join(clip_text(text).casefold().split())} "[: 3 * _LENGTH_MAX]
     points = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     sums = np.zeros(len(points) + 1, np.uint64)
     np.cumsum(points * _POWERS[: len(points)], out=sums[1:])
-    parts = [
-        ((sums[size:] - sums[:-size]) * _INVERSES[: len(sums) - size] ^ _SALTS[size - 3])
-        for size in (3, 4, 5)
-        if len(points) >= size
-    ]
+    parts, places = [], []
+    for size in sizes:
+        if len(points) >= size:
+            parts.append((sums[size:] - sums[:-size]) * _INVERSES[: len(sums) - size] ^ _SALTS[size - 3])
+            places.append(np.arange(len(parts[-1])))
     spaces = np.flatnonzero(points == 32)
     starts, ends = spaces[:-1] + 1, spaces[1:]
     if len(points) > 2:
         parts.append((sums[ends] - sums[starts]) * _INVERSES[starts] ^ _SALTS[3])
         parts.append((sums[ends[1:]] - sums[starts[:-1]]) * _INVERSES[starts[:-1]] ^ _SALTS[4])
+        places += [starts, starts[:-1]]
     if not parts:
-        return np.zeros(0, np.intp)
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
     hashes = np.concatenate(parts)
     hashes ^= hashes >> np.uint64(32)
     hashes *= _MIX
-    return (hashes >> _SHIFT).astype(np.intp)
+    return (hashes >> _SHIFT).astype(np.intp), np.concatenate(places)

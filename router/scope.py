@@ -3,6 +3,9 @@
 A model is fitted by `router.fitting.scope` when a version is registered. It keeps features, never prompts: what it
 tells of the nearest training prompts are their ids. A score of 1 is the middle of what the version was trained on, and
 under 0 lie 5% of it, in every model: scores of different versions can be compared.
+
+A text is scored in windows: the best one says whether there is a request in scope, the worst sentence whether there is
+something foreign beside it. Sentences that frame a request, such as greetings, are neither.
 """
 
 from __future__ import annotations
@@ -16,13 +19,21 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Embedding, Vectors, clip_text
+from router.embedding import Embedding, Vectors, WordEmbedding, clip_text
 from router.model_file import PackedForm, list_shapes
-from router.ngrams import BUCKETS, count_buckets
+from router.ngrams import BUCKETS
+from router.passage import Integers, Passage, WordLimits, read_passage
 
 NEIGHBOURS = 3
 ECHOES = 3
+NEAR_CLASSES = 2
+"""Classes among whose prompts the nearest ones of a window are looked for."""
+BEST_WINDOWS, WORST_PIECES = 1, 2
+"""Windows that are scored in full, beside the whole text: by their margins the best, and the worst sentences."""
 HELD_BACK_MAX = 1_001
+SIZES_BEFORE = (3, 4, 5)
+"""Sizes of runs of characters in models of earlier releases."""
+SIZES = (4,)
 
 
 class ScopeError(Exception):
@@ -45,18 +56,22 @@ class ScopeScore:
 
 
 class ScoreParts(NamedTuple):
-    """The parts of a score.
+    """The parts of the scores of a text's windows, one number a window.
 
-    Margins of the nearest class, of the next one and of other traffic; how near the nearest training prompt is, less
-    what is due to its crowd; and the echo: how like the margins of all classes are to those of the three training
-    prompts that are most alike in them, a mean cosine from the middle of all prompts.
+    Margins of the nearest class, of the next one, of other traffic, and of what frames a request; the similarity of
+    the nearest training prompt, less what is due to its crowd; and the echo: how like the margins of all classes are to
+    those of the three training prompts that are most alike in them, a mean cosine from the middle of all prompts.
+    `sentences`: windows that may be foreign sentences; `extracts`: those that may be foreign parts of a long one.
     """
 
-    first: float
-    second: float
-    background: float
-    nearest: float
-    echo: float
+    first: Vectors
+    second: Vectors
+    background: Vectors
+    frame: Vectors
+    nearest: Vectors
+    echo: Vectors
+    sentences: npt.NDArray[np.bool_]
+    extracts: npt.NDArray[np.bool_]
 
 
 class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,8 +79,11 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     The margin of other traffic counts in full by `background`; by `excess` only what of it is over `usual`, which nine
     in ten of the training prompts do not reach: it says that a text is far off, and nothing of one that is near.
+    Sentences belong to the task by `first_usual`, and frame a request by `frame_usual`. The worst suspect among them
+    counts with `slack` added, and the worst part of a long sentence with `extract_slack`.
     """
 
+    first: float = 1.0
     second: float = 0.0
     background: float = 0.0
     excess: float = 0.0
@@ -74,13 +92,28 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     echo: float = 0.0
     zero: float = 0.0
     unit: float = 1.0
+    first_usual: float = 0.0
+    frame_usual: float = 0.0
+    slack: float = 0.0
+    extract_slack: float = 0.0
 
-    def of(self, parts: ScoreParts) -> float:
-        """The score."""
-        put = parts.first - self.second * parts.second - self.background * parts.background
-        put -= self.excess * max(0.0, parts.background - self.usual)
+    def score_windows(self, parts: ScoreParts) -> Vectors:
+        """The score of each window."""
+        put: Vectors = self.first * parts.first - self.second * parts.second - self.background * parts.background
+        put -= self.excess * np.maximum(0.0, parts.background - self.usual)
         put += self.nearest * parts.nearest + self.echo * parts.echo
         return (put - self.zero) / self.unit
+
+    def score_worst(self, parts: ScoreParts, scores: Vectors) -> float:
+        """The score of the most foreign window, with its slack; infinite where none may be foreign."""
+        sentences = scores.min(where=parts.sentences, initial=np.inf) + self.slack
+        return float(min(sentences, scores.min(where=parts.extracts, initial=np.inf) + self.extract_slack))
+
+    def of(self, parts: ScoreParts) -> float:
+        """The score of the text: of its best window, unless a sentence is foreign."""
+        scores = self.score_windows(parts)
+        best = float(scores.max())
+        return best if len(scores) == 1 else min(best, self.score_worst(parts, scores))
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,34 +124,40 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     held_back_rows: int
     ids: list[str]
     shapes: dict[str, list[int]]
+    with_frames: bool = False
+    sizes: tuple[int, ...] = SIZES_BEFORE
+    limits: WordLimits | None = None
 
 
+_ARRAYS_BEFORE: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {
+        "idf": ("<f2", 1),
+        "rows": ("<u2", 1),
+        "sparse": ("|i1", 2),
+        "sparse_scale": ("<f4", 1),
+        "dense": ("<f2", 2),
+        "bias": ("<f4", 1),
+        "axes": ("<f2", 2),
+        "nearest": ("|i1", 2),
+        "crowding": ("<f2", 1),
+        "echo_middle": ("<f4", 1),
+        "echo_axes": ("<f2", 2),
+        "echoes": ("|i1", 2),
+        "centroids": ("<f2", 2),
+        "held_back": ("<f4", 1),
+    }
+)
 _FORM = PackedForm(
     kind="scope",
-    magic=b"apprentice coverage 2\n",  # the name that stored models have
+    magic=b"apprentice scope 3\n",
     header=_Header,
-    arrays=MappingProxyType(
-        {
-            "idf": ("<f2", 1),
-            "rows": ("<u2", 1),
-            "sparse": ("|i1", 2),
-            "sparse_scale": ("<f4", 1),
-            "dense": ("<f2", 2),
-            "bias": ("<f4", 1),
-            "axes": ("<f2", 2),
-            "nearest": ("|i1", 2),
-            "crowding": ("<f2", 1),
-            "echo_middle": ("<f4", 1),
-            "echo_axes": ("<f2", 2),
-            "echoes": ("|i1", 2),
-            "centroids": ("<f2", 2),
-            "held_back": ("<f4", 1),
-        }
-    ),
+    arrays=MappingProxyType({**_ARRAYS_BEFORE, "nearest_starts": ("<u4", 1), "echo_starts": ("<u4", 1)}),
     error=ScopeError,
     unpacked_bytes_max=16_000_000,
     header_bytes_max=1_000_000,
 )
+_FORM_BEFORE = replace(_FORM, magic=b"apprentice coverage 2\n", arrays=_ARRAYS_BEFORE)
+"""The form of models that an earlier release stored: they score a text as a whole, by its ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,18 +165,22 @@ class ScopeModel:
     """A fitted model, with the embeddings that it needs. `deep`, where there is one, is a neural one beside it.
 
     `idf`, `rows`: for each bucket its weight, and its line in `sparse`, where 0 is for those that tell nothing.
-    `sparse`, `sparse_scale`, `dense`, `bias`: a margin for each class; the last is other traffic's, if it was fitted
-    with any. `nearest`, `ids`: training prompts; `crowding`: half of how near the next one is to each of them.
-    `echoes`: the margins of some of them, from `echo_middle` along `echo_axes`, of unit length. `centroids`: what
-    stands for the prompts in an index of many tasks.
+    `sparse`, `sparse_scale`, `dense`, `bias`: a margin for each class; after these other traffic's and the frames', if
+    it was fitted with any. `sizes`: of runs of characters. `nearest`, `ids`: training prompts; `crowding`: half of how
+    near the next one is to each of them. `echoes`: the margins of some of them, from `echo_middle` along `echo_axes`,
+    of unit length. Both are in the order of classes, which begin at `nearest_starts` and `echo_starts`.
+    `centroids`: what stands for the prompts in an index of many tasks.
     `held_back`: ascending scores of `held_back_rows` inputs in scope that the score had not seen (at most 1,001 of
     them, evenly): training prompts, or real ones.
     """
 
-    embedding: Embedding
+    embedding: WordEmbedding
     deep: Embedding | None
     mix: Mix
     with_background: bool
+    with_frames: bool
+    sizes: tuple[int, ...]
+    limits: WordLimits | None
     held_back_rows: int
     ids: tuple[str, ...]
     idf: Vectors
@@ -154,21 +197,23 @@ class ScopeModel:
     echoes: npt.NDArray[np.int8]
     centroids: Vectors
     held_back: npt.NDArray[np.float32]
+    nearest_starts: npt.NDArray[np.uint32]
+    echo_starts: npt.NDArray[np.uint32]
 
-    def score(self, text: str, vector: Vectors | None = None) -> ScopeScore:
-        """Score a text by its first and last 400 characters. `vector` is its static embedding, where it is known."""
-        parts, similarities = self._parts(text, vector)
-        count = min(NEIGHBOURS, len(similarities))
+    def score(self, text: str) -> ScopeScore:
+        """Score a text by its first and last 1,100 characters."""
+        parts, similarities, members = self._parts(self._read(text))
+        count = min(NEIGHBOURS, len(members))
         best = np.argpartition(similarities, -count)[-count:]
-        best = best[np.lexsort((best, -similarities[best]))]
+        best = best[np.lexsort((members[best], -similarities[best]))]
         return ScopeScore(
             score=self.mix.of(parts),
-            neighbours=tuple(Neighbour(self.ids[at], float(similarities[at])) for at in best),
+            neighbours=tuple(Neighbour(self.ids[members[at]], float(similarities[at])) for at in best),
         )
 
     def parts(self, text: str) -> ScoreParts:
         """The parts of the text's score."""
-        return self._parts(text, None)[0]
+        return self._parts(self._read(text))[0]
 
     def threshold(self, deferred_share: float) -> float:
         """Under which score to defer, so that of texts like the training prompts at most this share is deferred.
@@ -203,6 +248,9 @@ class ScopeModel:
                 deep=self.deep.name if self.deep else None,
                 mix=self.mix,
                 with_background=self.with_background,
+                with_frames=self.with_frames,
+                sizes=self.sizes,
+                limits=self.limits,
                 held_back_rows=self.held_back_rows,
                 ids=list(self.ids),
                 shapes=list_shapes(arrays),
@@ -211,9 +259,14 @@ class ScopeModel:
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes, embedding: Embedding, deep: Embedding | None = None) -> ScopeModel:
+    def from_bytes(cls, data: bytes, embedding: WordEmbedding, deep: Embedding | None = None) -> ScopeModel:
         """Read a model. Raises ScopeError if the bytes are not one, or one for other embeddings."""
-        header, arrays = _FORM.unpack(data)
+        before = data.startswith(_FORM_BEFORE.magic)
+        header, arrays = (_FORM_BEFORE if before else _FORM).unpack(data)
+        if before:
+            for name in ("nearest", "echo"):
+                count = len(arrays["nearest" if name == "nearest" else "echoes"])
+                arrays[f"{name}_starts"] = np.array([0, count], np.uint32)
         if header.embedding != embedding.name:
             raise ScopeError(f"The scope model was fitted with {header.embedding}, not {embedding.name}: fit it again.")
         if header.deep is not None and (deep is None or deep.name != header.deep):
@@ -227,60 +280,139 @@ class ScopeModel:
             deep=deep,
             mix=header.mix,
             with_background=header.with_background,
+            with_frames=header.with_frames,
+            sizes=header.sizes,
+            limits=header.limits,
             held_back_rows=header.held_back_rows,
             ids=tuple(header.ids),
             **{name: _reckoned_with(array) for name, array in arrays.items()},
         )
 
-    def margins(self, text: str, vector: Vectors | None = None) -> Vectors:
-        """The margin of each class, by label or cluster; the last is other traffic's, where the model has one."""
-        return self._margins(*self._meaning(clip_text(text), vector))[0]
+    def margins(self, text: str) -> Vectors:
+        """The margin of each class for the whole text, by label or cluster."""
+        found: Vectors = self._margins(self._read(text))[0][0, : len(self.echo_middle)]
+        return found
 
-    def _meaning(self, text: str, vector: Vectors | None) -> tuple[str, Vectors, Vectors]:
-        """The text, its static embedding, and the finer one where there is one, else again the static one."""
-        static: Vectors = self.embedding.embed([text])[0] if vector is None else vector
-        return text, static, static if self.deep is None else self.deep.embed([text])[0]
+    def _read(self, text: str) -> Passage:
+        if self.limits is None:
+            text = clip_text(text)
+        return read_passage(text, self.embedding, self.sizes, self.limits)
 
-    def _margins(self, text: str, static: Vectors, meaning: Vectors) -> tuple[Vectors, Vectors]:
-        """The margins, and the vector by which the nearest prompts are found."""
-        dense = static if self.deep is None else np.concatenate((static, meaning))
+    def _margins(self, passage: Passage) -> tuple[Vectors, Vectors]:
+        """The margins of all windows, and the vectors by which their nearest prompts are found."""
+        firsts, ends = passage.windows.T
+        dense = _window_sums(passage.vectors, firsts, ends)
+        dense /= np.maximum(np.sqrt(np.einsum("ij,ij->i", dense, dense)), np.float32(1e-6))[:, None]
+        meaning = dense
+        if self.deep is not None:
+            meaning = self._deep_windows(self.deep, passage)
+            dense = np.concatenate((dense, meaning), 1)
         margins: Vectors = dense @ self.dense
         margins += self.bias
-        margins += self._of_ngrams(text)
+        margins += self._of_ngrams(passage, firsts, ends)
         return margins, meaning
 
-    def _parts(self, text: str, vector: Vectors | None) -> tuple[ScoreParts, Vectors]:
-        """The parts of a text's score, and its similarity to each training prompt kept."""
-        margins, meaning = self._margins(*self._meaning(clip_text(text), vector))
-        placed = meaning @ self.axes
-        placed *= np.float32(1 / 127) / max(float(np.sqrt(placed @ placed)), 1e-6)
-        similarities = self.nearest.astype(np.float32) @ placed
-        classes = margins[:-1] if self.with_background else margins
-        ordered = np.partition(classes, -2) if len(classes) > 1 else np.array([0.0, classes[0]])
-        background = float(margins[-1]) if self.with_background else 0.0
-        nearest = float((similarities - self.crowding).max())
-        return ScoreParts(
-            float(ordered[-1]), float(ordered[-2]), background, nearest, self._echo(classes)
-        ), similarities
+    def _deep_windows(self, deep: Embedding, passage: Passage) -> Vectors:
+        """The neural vectors of the whole and of the pieces, and for other windows the sum of the pieces in them."""
+        count = len(passage.pieces)
+        texts = [passage.text, *passage.pieces] if count > 1 else [passage.text]
+        known = deep.embed(texts)
+        spans = passage.windows[1 : 1 + count]
+        rows = np.zeros((len(passage.windows), known.shape[1]), np.float32)
+        rows[0], rows[1 : 1 + count] = known[0], known[-count:]
+        for at in range(1 + count, len(rows)):
+            first, end = passage.windows[at]
+            touched = (spans[:, 0] < end) & (spans[:, 1] > first)
+            total = known[-count:][touched].sum(0)
+            rows[at] = total / max(float(np.sqrt(total @ total)), 1e-6)
+        return rows
 
-    def _echo(self, classes: Vectors) -> float:
-        """The likeness of the classes' margins to those of the training prompts that are nearest in them."""
-        heard = (classes - self.echo_middle) @ self.echo_axes
-        heard *= np.float32(1 / 127) / max(float(np.sqrt(heard @ heard)), 1e-6)
-        alike = self.echoes.astype(np.float32) @ heard
-        return float(np.partition(alike, -ECHOES)[-ECHOES:].mean()) if len(alike) > ECHOES else float(alike.max())
+    def _of_ngrams(self, passage: Passage, firsts: Integers, ends: Integers) -> Vectors:
+        """The part of each window's margins that words and runs of characters add."""
+        buckets = passage.buckets
+        weights = self.idf[buckets] * (1.0 + np.log(passage.repeats))
+        squares = np.add.reduceat(np.square(weights) / passage.repeats, passage.starts) if len(buckets) else np.zeros(1)
+        weights /= passage.repeats
+        lines = self.sparse[self.rows[buckets]].astype(np.float32)
+        lines *= weights[:, None]
+        sums = np.add.reduceat(lines, passage.starts) if len(buckets) else np.zeros((1, self.sparse.shape[1]))
+        lengths = np.sqrt(_window_sums(squares[:, None], firsts, ends))
+        found: Vectors = _window_sums(sums.astype(np.float32), firsts, ends)
+        found *= self.sparse_scale / np.maximum(lengths, np.float32(1e-6))
+        return found
 
-    def _of_ngrams(self, text: str) -> Vectors:
-        """The part of each margin that words and runs of characters add."""
-        buckets, counts = np.unique(count_buckets(text), return_counts=True)
-        weights: Vectors = self.idf[buckets]
-        weights *= 1.0 + np.log(counts.astype(np.float32))
-        length = float(np.sqrt(weights @ weights)) or 1.0
-        lines = self.rows[buckets]
-        known = np.flatnonzero(lines)
-        added: Vectors = weights[known] @ self.sparse[lines[known]].astype(np.float32)
-        added *= self.sparse_scale * np.float32(1.0 / length)
-        return added
+    def _parts(self, passage: Passage) -> tuple[ScoreParts, Vectors, Integers]:
+        """The parts of the score's windows, and the similarities of the best one to training prompts, with these."""
+        margins, meaning = self._margins(passage)
+        count = len(self.echo_middle)
+        shown, suspects = self._choose_windows(passage, margins) if len(margins) > 1 else ([0], [])
+        if len(margins) > 1:
+            margins, meaning = margins[shown], meaning[shown]
+        classes = margins[:, :count]
+        near = classes.argpartition(-min(NEAR_CLASSES, count), 1)[:, -NEAR_CLASSES:]
+        leading = np.take_along_axis(classes, near, 1)
+        members = _members(self.nearest_starts, near)
+        placed = _of_unit_length(meaning @ self.axes)
+        similarities = placed @ self.nearest[members].T.astype(np.float32)
+        heard = _of_unit_length((classes - self.echo_middle) @ self.echo_axes)
+        kept = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
+        alike = heard @ self.echoes[kept].T.astype(np.float32)
+        alike.partition(-min(ECHOES, alike.shape[1]), 1)
+        similarities *= np.float32(1 / 127)
+        first, nothing = leading.max(1), np.zeros(len(margins), np.float32)
+        parts = ScoreParts(
+            first=first,
+            second=leading.min(1) if count > 1 else nothing,
+            background=margins[:, count] if self.with_background else nothing,
+            frame=margins[:, -1] if self.with_frames else nothing,
+            nearest=(similarities - self.crowding[members]).max(1),
+            echo=alike[:, -ECHOES:].mean(1) * np.float32(1 / 127),
+            sentences=np.array([at in suspects and at < passage.extracts_from for at in shown]),
+            extracts=np.array([at in suspects and at >= passage.extracts_from for at in shown]),
+        )
+        return parts, similarities[int(first.argmax())], members
+
+    def _choose_windows(self, passage: Passage, margins: Vectors) -> tuple[list[int], list[int]]:
+        """The windows to score in full, and which of them may be foreign: the whole, what looks best and worst."""
+        first = margins[:, : len(self.echo_middle)].max(1)
+        background = margins[:, len(self.echo_middle)] if self.with_background else first * 0.0
+        cheap = (first - np.maximum(0.0, background)).tolist()
+        suspects = self._find_suspects(passage.judged, first.tolist(), margins[:, -1].tolist())
+        worst = sorted(suspects, key=cheap.__getitem__)[:WORST_PIECES]
+        best = sorted(range(len(cheap)), key=cheap.__getitem__)[-BEST_WINDOWS:]
+        return sorted({0, *best, *worst}), worst
+
+    def _find_suspects(self, judged: Sequence[int], first: Sequence[float], frame: Sequence[float]) -> list[int]:
+        """The sentences that may be foreign: those between sentences in scope; and those beside more sentences in
+        scope than others, unless they frame a request. In a mail most sentences ask nothing, and are no suspects."""
+        belong = [place for place, at in enumerate(judged) if first[at] >= self.mix.first_usual]
+        if not belong:
+            return []
+        strange = {at for at in judged if first[at] < self.mix.first_usual and frame[at] < self.mix.frame_usual}
+        beside = strange if len(belong) > len(strange) else ()
+        return [at for place, at in enumerate(judged) if belong[0] < place < belong[-1] or at in beside]
+
+
+def _window_sums(rows: npt.NDArray[Any], firsts: Integers, ends: Integers) -> Vectors:
+    """The sums of rows from each first one to before its end."""
+    if len(rows) == 1:
+        return rows.astype(np.float32)
+    running = np.zeros((len(rows) + 1, rows.shape[1]), np.float32)
+    np.cumsum(rows, axis=0, out=running[1:])
+    found: Vectors = running[ends] - running[firsts]
+    return found
+
+
+def _members(starts: npt.NDArray[np.uint32], classes: Integers) -> Integers:
+    """The rows of these classes; all rows where they are not kept by class."""
+    if len(starts) == 2:
+        return np.arange(int(starts[1]))
+    return np.concatenate([np.arange(starts[at], starts[at + 1]) for at in sorted(set(classes.ravel().tolist()))])
+
+
+def _of_unit_length(rows: npt.NDArray[Any]) -> Vectors:
+    found: Vectors = rows / np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.float32(1e-6))[:, None]
+    return found
 
 
 def _reckoned_with(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -293,7 +425,7 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
     margins = len(arrays["bias"])
     fits = (
         arrays["idf"].shape == arrays["rows"].shape == (BUCKETS,)
-        and margins > int(header.with_background)
+        and margins > int(header.with_background) + int(header.with_frames)
         and arrays["sparse"].shape[1] == arrays["sparse_scale"].shape[0] == margins
         and int(arrays["rows"].max()) < len(arrays["sparse"])
         and arrays["dense"].shape == (static + deep, margins)
@@ -301,7 +433,10 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
         and arrays["nearest"].shape == (len(header.ids), arrays["axes"].shape[1])
         and arrays["crowding"].shape == (len(header.ids),)
         and len(arrays["echoes"]) > 0
-        and arrays["echo_middle"].shape == (margins - int(header.with_background),)
+        and arrays["echo_middle"].shape == (margins - int(header.with_background) - int(header.with_frames),)
+        and _are_starts(arrays["nearest_starts"], len(arrays["nearest"]), len(arrays["echo_middle"]))
+        and _are_starts(arrays["echo_starts"], len(arrays["echoes"]), len(arrays["echo_middle"]))
+        and all(size in SIZES_BEFORE for size in header.sizes)
         and arrays["echo_axes"].shape == 2 * arrays["echo_middle"].shape
         and arrays["echoes"].shape[1] == len(arrays["echo_middle"])
         and arrays["centroids"].shape[1] == static
@@ -312,3 +447,13 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
     )
     if not fits:
         raise _FORM.unfit()
+
+
+def _are_starts(starts: npt.NDArray[np.uint32], rows: int, classes: int) -> bool:
+    """True if each class has at least one of the rows."""
+    return (
+        len(starts) in (2, classes + 1)
+        and starts[0] == 0
+        and starts[-1] == rows
+        and bool((np.diff(starts.astype(np.int64)) > 0).all())
+    )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from router.checks import READERS, SCOPE_READERS
 from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
-from router.embedding import clip_text
 from router.fitted import NOTHING_FITTED
 from router.overrides import match_texts
 from router.placing import pick_live_version
@@ -53,16 +52,14 @@ def find_task(
 
     A first stage that all tasks share picks a few; their own models decide, each by what its task's selector takes: the
     task whose live version is the surest that the request is in its scope. They are asked the nearest first, until one
-    is sure enough. A text is embedded once, however many read it.
+    is sure enough.
     """
     index = policy.index
     if index is None:
         return None, None
     allowed = policy.tasks if "*" in request.models_allowed else policy.tasks.keys() & request.models_allowed
-    first = index.embedding.embed([clip_text(request.selected)])[0]
-    vectors = {request.selected: first}
     best: tuple[str, ScopeScore] | None = None
-    for name in index.candidates(request.selected, allowed, CANDIDATES_MAX, first):
+    for name in index.candidates(request.selected, allowed, CANDIDATES_MAX):
         task = policy.tasks[name]
         version = pick_live_version(policy.aliases.get(name), view, request.session, moment.draw)
         fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
@@ -70,10 +67,8 @@ def find_task(
         if model is None:
             continue
         text = request.selected_by(task.selector)
-        if text not in vectors:
-            vectors[text] = index.embedding.embed([clip_text(text)])[0]
         check = task.checks.get("out_of_scope")
-        task_score = model.score(text, vectors[text])
+        task_score = model.score(text)
         if task_score.score < _bar(model, check.share if check else DEFERRED_SHARE):
             continue
         if best is None or task_score.score > best[1].score:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.formats.fields import Message
-from router.embedding import clip_text
+from router.passage import clip_passage
 
 SYSTEM_ROLES = ("system", "developer")
 FIELD = "field:"
@@ -29,19 +29,19 @@ LIST = msgspec.json.Decoder(list[Raw])
 def of_messages(selector: str, messages: Sequence[Message]) -> str:
     """The part of a conversation that a selector names: of a long text its two ends, which is all that models read."""
     if selector == "dialogue":
-        return clip_text("\n".join(text_of(message) for message in messages if message.role not in SYSTEM_ROLES))
+        return clip_passage("\n".join(text_of(message) for message in messages if message.role not in SYSTEM_ROLES))
     turns = [message for message in messages if message.role == "user"]
     if selector == "user_turns":
-        return clip_text("\n".join(text_of(message) for message in turns))
+        return clip_passage("\n".join(text_of(message) for message in turns))
     return of_text(selector, text_of(turns[-1]) if turns else "")
 
 
 def of_text(selector: str, text: str) -> str:
     """The part of a single text, such as a prompt, that a selector names."""
     if not selector.startswith(FIELD):
-        return clip_text(text)
+        return clip_passage(text)
     found = _field(text, selector.removeprefix(FIELD))
-    return clip_text(text if found is None else found)
+    return clip_passage(text if found is None else found)
 
 
 def text_of(message: Message) -> str:

@@ -69,7 +69,7 @@ class FittedModels:
         self._damaged = damaged
         self._unsuited = unsuited
         self._entries = Mirror(self.store.object_store, entry_of)
-        self._embedding: Embedding | None = None
+        self._embedding: StaticEmbedding | None = None
         self._deep = deep
         self._parsed: dict[tuple[Kind, str], Any] = {}
         self._failed: set[tuple[Kind, str]] = set()

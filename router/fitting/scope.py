@@ -7,13 +7,11 @@ tells classes apart that it was not shown, and other traffic that it was not sho
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
@@ -21,30 +19,33 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from router.candidates import CENTROIDS
-from router.embedding import Embedding, Vectors, clip_text
+from router.embedding import Embedding, Vectors, WordEmbedding, clip_text
+from router.fitting.clusters import compute_centroids, number_classes
 from router.fitting.errors import FittingError
-from router.fitting.scope_mix import Groups, choose_mix, compute_usual, draw_folds, hold_out, number_groups
+from router.fitting.frames import add_typos, list_frames, put_in_frame, read_frames, split_frames
+from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_groups
 from router.model_file import MODEL_BYTES_MAX
-from router.ngrams import BUCKETS, count_buckets
-from router.scope import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
+from router.ngrams import BUCKETS, find_buckets, fold
+from router.passage import WordLimits
+from router.scope import HELD_BACK_MAX, SIZES, Mix, ScopeModel, ScoreParts
 
 PROMPTS_MIN = 20
 PROMPTS_MAX = 15_000
 CHARACTERS_MAX = 4_500_000
 BACKGROUND_MAX = 6_000
 KNOWN_MIN = 200
-NEAREST_BYTES_MAX = 320_000
+PROMPT_BYTES_MAX = 720_000
 NEAREST_AXES = 64
-ECHO_BYTES_MAX = 400_000
 ECHO_EVENNESS = 0.15
-CLASSES_MAX = 160
-CLASS_PROMPTS_MIN = 4
-CLUSTERS_MAX = 30
 SPARSE_BYTES_MAX = 1_300_000
 ID_CHARACTERS_MAX = 200
 IDS_BYTES_MAX = 300_000
-SELECTION_ROUNDS = 2
+WORDS_MIN = 6
+OTHER, FRAME = -1, -2
+"""Classes of what is no training prompt: other traffic, and what frames requests."""
+REWORDED_MAX = 3_000
+FRAMES_KNOWN, FRAMES_KEPT_BACK = -1, -2
+"""Groups of frames: those with which prompts are reworded, and those that calibrate the model."""
 NEGATIVES_MAX = 4_000
 NEGATIVES_MIN = 600
 ENTRIES_MAX = 1_500_000
@@ -89,7 +90,8 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """Prompts and other traffic as features: `counts` of n-grams, embeddings, classes (-1: other traffic), groups."""
+    """Prompts and other traffic as features: `counts` of n-grams, embeddings, classes (OTHER, FRAME, or a
+    label's or cluster's number), groups. Rows that are not `bare` are training prompts in another wording."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
@@ -98,6 +100,12 @@ class _Rows:
     deep: Vectors | None
     classes: Integers
     groups: Integers
+    bare: npt.NDArray[np.bool_]
+
+    @property
+    def own(self) -> Integers:
+        """The training prompts, as they were given."""
+        return np.flatnonzero((self.classes >= 0) & self.bare)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -112,13 +120,14 @@ class _Rows:
             deep=None if self.deep is None else self.deep[at],
             classes=self.classes[at],
             groups=self.groups[at],
+            bare=self.bare[at],
         )
 
 
 def fit_scope(
     prompts: Sequence[TrainingPrompt],
     background: Sequence[str],
-    embedding: Embedding,
+    embedding: WordEmbedding,
     seed: int,
     tell: Tell,
     deep: Embedding | None = None,
@@ -143,8 +152,7 @@ def fit_scope(
         others = known if is_known else [*known, *_unlike([one.text for one in kept], stands, embedding)]
         rows = _features(kept, _sample(others, BACKGROUND_MAX, draw), embedding, deep, draw)
         fitter = _Fitter(embedding, deep, seed, is_known)
-        mix = fitter.choose(rows, draw, _Progress(tell, "choosing the mix", 0.1, 0.4))
-        model = fitter.with_thresholds(rows, mix, draw, _Progress(tell, "fitting", 0.4, 1.0))
+        model = fitter.with_thresholds(rows, draw, _Progress(tell, "fitting", 0.1, 1.0))
     if len(model.to_bytes()) > MODEL_BYTES_MAX:
         raise FittingError("The scope model is too large: give shorter ids to the training prompts.")
     tell("fitted", 1.0)
@@ -207,19 +215,44 @@ def _features(
     deep: Embedding | None,
     draw: np.random.Generator,
 ) -> _Rows:
-    texts = (*(one.text for one in prompts), *others)
+    worded = _reword(prompts, draw)
+    known, kept_back = split_frames(read_frames())
+    kept = list_frames(kept_back)
+    frames = [*list_frames(known), *kept]
+    texts = (*(one.text for one in prompts), *others, *frames, *(text for _, text in worded))
     static = np.concatenate(list(_embedded(embedding, texts)))
     meaning = np.concatenate(list(_embedded(deep, texts))) if deep else None
     own = (static if meaning is None else meaning)[: len(prompts)]
+    classes = number_classes([one.label for one in prompts], own, draw)
+    sources = [at for at, _ in worded]
+    groups = number_groups([one.group for one in prompts])
+    strangers = groups.max() + 1 + np.arange(len(others))
+    halves = np.repeat([FRAMES_KNOWN, FRAMES_KEPT_BACK], [len(frames) - len(kept), len(kept)])
     return _Rows(
-        ids=(*(one.id for one in prompts), *("" for _ in others)),
+        ids=(
+            *(one.id for one in prompts),
+            *("" for _ in others),
+            *("" for _ in frames),
+            *(prompts[at].id for at in sources),
+        ),
         texts=texts,
         counts=_counted(texts),
         static=static,
         deep=meaning,
-        classes=np.concatenate((_classes(prompts, own, draw), np.full(len(others), -1, np.intp))),
-        groups=number_groups([*(one.group for one in prompts), *(None for _ in others)]),
+        classes=np.concatenate((classes, np.repeat([OTHER, FRAME], [len(others), len(frames)]), classes[sources])),
+        groups=np.concatenate((groups, strangers, halves, groups[sources])),
+        bare=np.arange(len(texts)) < len(texts) - len(worded),
     )
+
+
+def _reword(prompts: Sequence[TrainingPrompt], draw: np.random.Generator) -> list[tuple[int, str]]:
+    """Some of the prompts, by number, as people write them: with typing errors, in a frame, or both."""
+    frames, _ = split_frames(read_frames())
+    found = []
+    for at in draw.permutation(len(prompts))[:REWORDED_MAX]:
+        text = add_typos(prompts[at].text, draw) if draw.random() < 0.7 else prompts[at].text
+        found.append((int(at), put_in_frame(text, frames, draw) if draw.random() < 0.3 else text))
+    return found
 
 
 def _embedded(embedding: Embedding, texts: Sequence[str]) -> Iterator[Vectors]:
@@ -229,7 +262,7 @@ def _embedded(embedding: Embedding, texts: Sequence[str]) -> Iterator[Vectors]:
 
 def _counted(texts: Sequence[str]) -> Any:
     """The number of times that each text has each bucket, as a sparse matrix."""
-    found = [np.unique(count_buckets(text), return_counts=True) for text in texts]
+    found = [np.unique(find_buckets(fold(text), SIZES)[0], return_counts=True) for text in texts]
     ends = np.cumsum([0, *(len(buckets) for buckets, _ in found)])
     return sp.csr_matrix(
         (
@@ -241,45 +274,13 @@ def _counted(texts: Sequence[str]) -> Any:
     )
 
 
-def _classes(prompts: Sequence[TrainingPrompt], vectors: Vectors, draw: np.random.Generator) -> Integers:
-    """The labels as numbers, or clusters where the labels are none, one, or too many to learn anything of."""
-    labels = [one.label for one in prompts]
-    names = sorted({label for label in labels if label is not None})
-    usable = None not in labels and 1 < len(names) <= CLASSES_MAX and len(prompts) >= CLASS_PROMPTS_MIN * len(names)
-    if usable:
-        number = {name: at for at, name in enumerate(names)}
-        return np.array([number[label] for label in labels if label is not None], np.intp)
-    return _clusters(vectors, min(CLUSTERS_MAX, max(2, round(math.sqrt(len(prompts)) / 2))), draw)[0]
-
-
-def compute_centroids(vectors: Vectors, seed: int) -> Vectors:
-    """A few vectors that stand for the prompts of a task in an index of many tasks."""
-    return _clusters(vectors, min(CENTROIDS, len(vectors)), np.random.default_rng(seed))[1]
-
-
-def _clusters(vectors: Vectors, count: int, draw: np.random.Generator) -> tuple[Integers, Vectors]:
-    """Clusters by cosine: which one each vector belongs to, and their centres, of unit length. None is empty."""
-    centres = vectors[draw.permutation(len(vectors))[:count]]
-    belongs = np.zeros(len(vectors), np.intp)
-    for _ in range(25):
-        now = (vectors @ centres.T).argmax(1)
-        if (now == belongs).all():
-            break
-        belongs = now
-        sums = np.stack([vectors[belongs == at].sum(0) for at in range(len(centres))])
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        centres = np.where(lengths > 1e-6, sums / np.maximum(lengths, 1e-6), centres).astype(np.float32)
-    used, belongs = np.unique(belongs, return_inverse=True)
-    return belongs.astype(np.intp), centres[used]
-
-
 # ---- what is fitted ----------------------------------------------------------------------------------
 
 
 class _Fitter:
     """Fits models of some rows, chooses the mix and scales the result."""
 
-    def __init__(self, embedding: Embedding, deep: Embedding | None, seed: int, is_known: bool) -> None:
+    def __init__(self, embedding: WordEmbedding, deep: Embedding | None, seed: int, is_known: bool) -> None:
         self._embedding = embedding
         self._deep = deep
         self._seed = seed
@@ -287,11 +288,11 @@ class _Fitter:
 
     def fit(self, rows: _Rows, tell: _Progress) -> ScopeModel:
         """A model with no mix and no thresholds yet."""
-        own = np.flatnonzero(rows.classes >= 0)
+        own = rows.own
         seen = np.bincount(rows.counts[own].indices, minlength=BUCKETS)
         idf = _halves(np.log((1 + len(own)) / (1 + seen)) + 1)
         joined = self._joined(rows, idf)
-        shared = _shared(rows.classes, joined.nnz / joined.shape[0], np.random.default_rng(self._seed))
+        shared = _shared(rows, joined.nnz / joined.shape[0], np.random.default_rng(self._seed))
         weights, bias = self._margins(joined, rows.classes, shared, tell)
         dense = weights[:, BUCKETS:].T.copy()
         dense[: self._embedding.dimensions] *= STATIC_WEIGHT
@@ -302,19 +303,24 @@ class _Fitter:
         draw = np.random.default_rng(self._seed)
         axes = _axes(meaning[own], NEAREST_AXES)
         length = sum(len(rows.ids[at].encode(errors="replace")) for at in own) / len(own)
-        room = min(NEAREST_BYTES_MAX // axes.shape[1], int(IDS_BYTES_MAX / max(length, 1.0)))
+        classes = int(rows.classes.max()) + 1
+        room = min(PROMPT_BYTES_MAX // (axes.shape[1] + classes), int(IDS_BYTES_MAX / max(length, 1.0)))
         kept = _evenly(rows.classes, own, room, draw)
+        kept = kept[np.argsort(rows.classes[kept], kind="stable")]
+        starts = np.append(np.unique(rows.classes[kept], return_index=True)[1], len(kept)).astype(np.uint32)
         nearest = np.round(_of_unit_length(meaning[kept] @ axes) * 127).astype(np.int8)
-        echoing = _evenly(rows.classes, shared[rows.classes[shared] >= 0], ECHO_BYTES_MAX // len(bias), draw)
         vectors = rows.static if rows.deep is None else np.hstack((rows.static, rows.deep))
-        margins = joined[echoing, :BUCKETS] @ (sparse.astype(np.float32) * scale)[lines]
-        margins += vectors[echoing] @ dense + bias
-        middle, turned, echoes = _echoes(margins[:, :-1] if (rows.classes < 0).any() else margins)
+        margins = joined[kept, :BUCKETS] @ (sparse.astype(np.float32) * scale)[lines]
+        margins += vectors[kept] @ dense + bias
+        middle, turned, echoes = _echoes(margins[:, : len(starts) - 1])
         return ScopeModel(
             embedding=self._embedding,
             deep=self._deep,
             mix=Mix(),
-            with_background=bool((rows.classes < 0).any()),
+            with_background=bool((rows.classes == OTHER).any()),
+            with_frames=True,
+            sizes=SIZES,
+            limits=_find_limits([rows.texts[at] for at in own]),
             held_back_rows=1,
             ids=tuple(rows.ids[at] for at in kept),
             idf=idf,
@@ -331,44 +337,35 @@ class _Fitter:
             echoes=echoes,
             centroids=_halves(compute_centroids(rows.static[own], self._seed)),
             held_back=np.zeros(1, np.float32),
+            nearest_starts=starts,
+            echo_starts=starts,
         )
 
-    def choose(self, rows: _Rows, draw: np.random.Generator, tell: _Progress) -> Mix:
-        """The mix by which held-back prompts are best told from classes and other traffic that were held out."""
-        tried: list[Groups] = []
-        for number in range(SELECTION_ROUNDS):
-            fitted, *groups = hold_out(rows.classes, draw)
-            model = self.fit(rows.of(fitted), tell.part(number, SELECTION_ROUNDS))
-            inside, unseen, other = ([model.parts(rows.texts[at]) for at in group] for group in groups)
-            tried.append(Groups(inside, unseen, other))
-        return choose_mix(tried, self._is_known, self._deep is not None)
-
-    def with_thresholds(self, rows: _Rows, mix: Mix, draw: np.random.Generator, tell: _Progress) -> ScopeModel:
+    def with_thresholds(self, rows: _Rows, draw: np.random.Generator, tell: _Progress) -> ScopeModel:
         """The model with its mix, scaled on training prompts that it, or a fold's model, was not fitted with."""
-        own = np.flatnonzero(rows.classes >= 0)
-        others = np.flatnonzero(rows.classes < 0)
+        own = rows.own
         folds = draw_folds(own, rows.groups[own], draw)
         steps = len(folds) + int(len(folds) > 1)
         found: list[ScoreParts] = []
-        for number, fold in enumerate(folds):
-            rest = np.concatenate((np.setdiff1d(own, fold), others))
-            model = self.fit(rows.of(rest), tell.part(number, steps))
-            found += [model.parts(rows.texts[at]) for at in fold]
+        doubled: list[ScoreParts] = []
+        _, frames = split_frames(read_frames())
+        for number, held in enumerate(folds):
+            hidden = np.append(rows.groups[held], FRAMES_KEPT_BACK)
+            others = np.flatnonzero(~np.isin(rows.groups, hidden))
+            model = self.fit(rows.of(others), tell.part(number, steps))
+            texts = [rows.texts[at] for at in held]
+            framing = [model.parts(text) for text in list_frames(frames)]
+            model = replace(model, mix=find_bars([model.parts(text) for text in texts], framing))
+            found += [model.parts(text) for text in texts]
+            doubled += [model.parts(text) for text in _double(texts)]
+        bars = model.mix
         if len(folds) > 1:
             model = self.fit(rows, tell.part(steps - 1, steps))
-        mix = msgspec.structs.replace(mix, usual=compute_usual(found))
-        scores = np.sort([mix.of(one) for one in found])
-        zero, middle = np.quantile(scores, (0.05, 0.5))
-        unit = max(float(middle - zero), 1e-6)
-        held = (scores - zero) / unit
+        mix = choose_mix(found, doubled, bars)
+        held = np.sort([mix.of(one) for one in found])
         if len(held) > HELD_BACK_MAX:
             held = held[np.round(np.linspace(0, len(held) - 1, HELD_BACK_MAX)).astype(np.intp)]
-        return _replaced(
-            model,
-            mix=msgspec.structs.replace(mix, zero=float(zero), unit=unit),
-            held_back_rows=len(scores),
-            held_back=held.astype(np.float32),
-        )
+        return replace(model, mix=mix, held_back_rows=len(found), held_back=held.astype(np.float32))
 
     def _joined(self, rows: _Rows, idf: Vectors) -> Any:
         """Weighted n-grams of unit length, and the embeddings beside them."""
@@ -387,7 +384,7 @@ class _Fitter:
         Known other traffic is part of all else for every class. What only stands for it is not: it would move the
         borders to where it happens to lie.
         """
-        names = sorted(set(classes.tolist()), key=lambda name: (name < 0, name))
+        names = sorted(set(classes.tolist()), key=lambda name: (name < 0, abs(name)))
         weights = np.zeros((len(names), joined.shape[1]), np.float32)
         bias = np.zeros(len(names), np.float32)
         for at, name in enumerate(names):
@@ -406,9 +403,16 @@ class _Fitter:
         return weights, bias
 
 
-def _replaced(model: ScopeModel, **parts: Any) -> ScopeModel:
-    """The model with other parts."""
-    return ScopeModel(**{name: parts.get(name, getattr(model, name)) for name in ScopeModel.__slots__})
+def _double(texts: Sequence[str]) -> list[str]:
+    """Texts of two requests each, without a mark between them."""
+    halves = [text.rstrip(" .?!") for text in texts]
+    return [f"{one} {other}" for one, other in zip(halves[::2], halves[1::2], strict=False)]
+
+
+def _find_limits(texts: Sequence[str]) -> WordLimits:
+    """The words of the middle prompt, and what nine in ten do not exceed."""
+    usual, most = np.quantile([len(text.split()) for text in texts], (0.5, 0.9))
+    return WordLimits(max(WORDS_MIN, round(usual)), max(2 * WORDS_MIN, round(most)))
 
 
 def _packed(weights: Vectors, joined: Any) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int8], Vectors]:
@@ -427,14 +431,14 @@ def _packed(weights: Vectors, joined: Any) -> tuple[npt.NDArray[np.uint16], npt.
     return lines, packed, scale
 
 
-def _shared(classes: Integers, entries: float, draw: np.random.Generator) -> Integers:
+def _shared(rows: _Rows, entries: float, draw: np.random.Generator) -> Integers:
     """The rows that are part of all else for every class, since margins are alike only if learned from the same rows.
 
     Known other traffic has half as many of them. `entries` are those of a row: long texts take longer.
     """
     count = int(min(NEGATIVES_MAX, max(NEGATIVES_MIN, ENTRIES_MAX / entries)))
-    own = _evenly(classes, np.flatnonzero(classes >= 0), count, draw)
-    others = np.flatnonzero(classes < 0)
+    own = _evenly(rows.classes, rows.own, count, draw)
+    others = np.flatnonzero(rows.classes == OTHER)
     return np.concatenate((own, np.sort(draw.permutation(others)[: count // 2])))
 
 

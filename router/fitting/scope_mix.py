@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from router.scope import Mix, ScoreParts
 
-HELD_OUT_PROMPTS_MAX = 4_000
-GROUP_MAX = 700
 FOLDED_PROMPTS_MAX = 2_000
 FOLDS = 5
-CLEARLY_BETTER = 0.35
-SECOND = 0.2
+FIRST, NEAREST, EXCESS = 0.15, 0.25, 1.0
+"""Weights beside the echo's: of the first margin, of the nearest prompt, and of other traffic's unusual margin."""
+MISSED_SHARE = 0.1
+"""Share of sentences in scope, and of frames, that are not taken for one."""
+FOREIGN_SHARE = 0.025
+"""Share of held-back prompts in which a sentence may seem foreign."""
+
 
 Integers = npt.NDArray[np.intp]
-
-
-class Groups(NamedTuple):
-    """Parts of held-back prompts, of prompts of classes that were held out, and of other traffic so too."""
-
-    inside: Sequence[ScoreParts]
-    unseen: Sequence[ScoreParts]
-    other: Sequence[ScoreParts]
-
-
-def hold_out(classes: Integers, draw: np.random.Generator) -> tuple[Integers, Integers, Integers, Integers]:
-    """A third of the classes and of other traffic aside, and of the rest a quarter: fitted, inside, unseen, other."""
-    own = draw.permutation(np.flatnonzero(classes >= 0))[:HELD_OUT_PROMPTS_MAX]
-    others = draw.permutation(np.flatnonzero(classes < 0))
-    names = draw.permutation(np.unique(classes[own]))
-    aside = names[: max(1, len(names) // 3)]
-    if len(names) < 2:
-        aside = names[:0]
-    hidden = np.isin(classes[own], aside)
-    rest, unseen = own[~hidden], own[hidden]
-    inside = rest[: max(1, len(rest) // 4)]
-    other = others[: len(others) // 3]
-    fitted = np.concatenate((rest[len(inside) :], others[len(other) :][:HELD_OUT_PROMPTS_MAX]))
-    return fitted, inside[:GROUP_MAX], unseen[:GROUP_MAX], other[:GROUP_MAX]
 
 
 def number_groups(names: Sequence[str | None]) -> Integers:
@@ -71,55 +48,48 @@ def draw_folds(own: Integers, groups: Integers, draw: np.random.Generator) -> li
     return [draw.permutation(own[np.isin(groups, names[: min(count, len(names) // 2)])])]
 
 
-def choose_mix(tried: Sequence[Groups], is_known: bool, has_deep: bool) -> Mix:
-    """The usual mix, unless another is clearly better, since one task's held-out classes are few."""
-    first, near, echo = (
-        float(np.mean([np.std([getattr(one, part) for one in groups.inside]) for groups in tried]))
-        for part in ("first", "nearest", "echo")
-    )
-    mixes = list_mixes(
-        first / max(near, 1e-6),
-        first / max(echo, 1e-6),
-        compute_usual([one for groups in tried for one in groups.inside]),
-        is_known,
-        has_deep,
-    )
-    losses = [sum(compute_loss(mix, groups) for groups in tried) / len(tried) for mix in mixes]
-    best = int(np.argmin(losses))
-    return mixes[best] if losses[best] < losses[0] - CLEARLY_BETTER else mixes[0]
+def choose_mix(
+    inside: Sequence[ScoreParts],
+    doubled: Sequence[ScoreParts],
+    bars: Mix,
+) -> Mix:
+    """The usual mix, scaled by held-back prompts.
 
-
-def list_mixes(near: float, echo: float, bar: float, is_known: bool, has_deep: bool) -> list[Mix]:
-    """The mixes to choose from, the usual one first. `near` and `echo` make those parts as large as a margin.
-
-    The neighbours by a neural net are nearer in meaning, and tell more.
+    The echo and the nearest prompt are made as large as a margin. The slack is such that few of them seem foreign.
     """
-    if is_known:
-        grid = product((0.0, 1.0), (0.5, 1.0), (0.0, 0.35))
-        return [
-            Mix(second=SECOND, background=background, nearest=nearest * near, echo=echoed * echo)
-            for echoed, background, nearest in grid
-        ]
-    grid = product((2.0, 1.0, 0.0), (1.0, 2.0), (1.0, 0.5, 0.0) if has_deep else (0.5, 0.0, 1.0))
-    return [
-        Mix(second=SECOND, excess=excess, usual=bar, nearest=nearest * near, echo=echoed * echo)
-        for echoed, excess, nearest in grid
-    ]
+    first, near, echo = (
+        float(np.std([getattr(one, part)[0] for one in inside])) for part in ("first", "nearest", "echo")
+    )
+    usual = float(np.quantile([one.background[0] for one in inside], 0.9))
+    mix = replace(
+        bars,
+        first=FIRST,
+        excess=EXCESS,
+        usual=usual,
+        nearest=NEAREST * first / max(near, 1e-6),
+        echo=first / max(echo, 1e-6),
+        slack=np.inf,
+        extract_slack=np.inf,
+    )
+    zero = float(np.quantile([mix.of(one) for one in inside], 0.05))
+    mix = replace(mix, slack=_find_slack(mix, zero, inside))
+    mix = replace(mix, extract_slack=_find_slack(mix, zero, [*inside, *doubled]))
+    zero, middle = np.quantile([mix.of(one) for one in inside], (0.05, 0.5))
+    unit = max(float(middle - zero), 1e-6)
+    return replace(mix, zero=float(zero), unit=unit, slack=mix.slack / unit, extract_slack=mix.extract_slack / unit)
 
 
-def compute_usual(inside: Sequence[ScoreParts]) -> float:
-    """Compute the margin of other traffic that nine in ten do not reach."""
-    return float(np.quantile([one.background for one in inside], 0.9))
+def _find_slack(mix: Mix, zero: float, inside: Sequence[ScoreParts]) -> float:
+    """Find the least slack, from 0, by which at most a share of texts in scope get a score under `zero`."""
+    name = "extract_slack" if mix.slack < np.inf else "slack"
+    mix = replace(mix, **{name: 0.0})
+    worst = [mix.score_worst(one, mix.score_windows(one)) for one in inside]
+    return max(0.0, zero - float(np.quantile(worst, FOREIGN_SHARE, method="lower")))
 
 
-def compute_loss(mix: Mix, groups: Groups) -> float:
-    """Compute the error of a mix in telling the first group from the others: the logarithm of the share of pairs in
-    the wrong order."""
-    scores = np.sort([mix.of(one) for one in groups.inside])
-    found = 0.0
-    for group in (groups.unseen, groups.other):
-        if group:
-            against = [mix.of(one) for one in group]
-            ahead = (np.searchsorted(scores, against, "left") + np.searchsorted(scores, against, "right")) / 2
-            found += math.log(float(ahead.mean()) / max(1, len(scores)) + 0.002)
-    return found
+def find_bars(inside: Sequence[ScoreParts], frames: Sequence[ScoreParts]) -> Mix:
+    """Find the margins that most prompts, and most sentences of frames, reach. They were not fitted with."""
+    return Mix(
+        first_usual=float(np.quantile([one.first[0] for one in inside], MISSED_SHARE)),
+        frame_usual=float(np.quantile([one.frame[0] for one in frames], MISSED_SHARE)),
+    )

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks import scope, scores
 from benchmarks.harness import Unmeasurable
+from benchmarks.scope_worlds import MAIL, WORLDS, make_world, read_mail
+from router.fitting.frames import FILE
 
 KINDS = ("lamp", "flight", "salary", "jazz", "rain", "pizza", "visa", "tyre")
 
@@ -94,8 +96,9 @@ def test_the_report_is_one_line_of_json_with_the_goals_of_the_data_that_is_there
 ) -> None:
     assert scope.main(["--json", "--data", str(folder), "--seed", "3"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(told["goal"]) == {"us_800", "candidates_us", "banking77_half_high"}
-    (row,) = told["rows"]
+    worlds = {f"banking77_half_{world}_low" for world in (*WORLDS, "between")}
+    assert set(told["goal"]) == {"us_800", "candidates_us", "cost", "banking77_half_high", *worlds}
+    row, *_ = told["rows"]
     assert row["inside"] == row["outside"] == 24
     assert row["bytes"] < 2_000_000
     assert told["candidates"]["tasks"] == 1_000
@@ -106,3 +109,13 @@ def test_a_folder_without_data_says_what_it_should_hold(tmp_path: Path, capsys: 
     assert "clinc150/data_full.json" in capsys.readouterr().out
     with pytest.raises(Unmeasurable, match="--data"):
         scores.banking77(tmp_path)
+
+
+def test_tested_frames_are_not_fitted_ones_and_mails_have_their_length() -> None:
+    mail = read_mail(MAIL)
+    fitted = {line.split("\t")[1] for line in FILE.read_text(encoding="utf-8").splitlines()}
+    assert not fitted & {text for texts in mail.values() for text in texts}
+    texts = [f"please bill number {n}" for n in range(20)]
+    for text, mailed in zip(texts, make_world(WORLDS["mail"], texts, texts, mail, random.Random(1)), strict=True):
+        assert text in mailed
+        assert 1_300 <= len(mailed) <= 1_700

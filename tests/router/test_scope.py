@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 import time
 import zlib
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,8 +17,9 @@ from router.candidates import TaskIndex
 from router.embedding import StaticEmbedding, Vectors, clip_text
 from router.fitting.background import stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
+from router.model_file import list_shapes
 from router.ngrams import BUCKETS, count_buckets
-from router.scope import Mix, ScopeError, ScopeModel, ScoreParts
+from router.scope import _FORM_BEFORE, SIZES_BEFORE, Mix, ScopeError, ScopeModel, ScoreParts, _Header
 
 ITEMS = ("lamp", "jacket", "kettle", "phone", "sofa", "drill", "tent", "bike", "mirror", "printer")
 ASKS = (
@@ -94,6 +97,32 @@ def test_the_bytes_give_the_same_scores_and_the_same_bytes_again(model: ScopeMod
 def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(model: ScopeModel) -> None:
     with pytest.raises(ScopeError, match=r"wordllama.*another"):
         ScopeModel.from_bytes(model.to_bytes(), Renamed())
+
+
+def test_a_model_of_an_earlier_release_is_read_and_scores_texts_as_a_whole(embedding: StaticEmbedding) -> None:
+    before = fit_scope(prompts(), (), embedding, 1, lambda step, share: None)
+    whole = replace(before, with_frames=False, limits=None, sizes=SIZES_BEFORE, bias=before.bias[:-1])
+    cut = {name: getattr(whole, name)[..., :-1] for name in ("sparse", "sparse_scale", "dense")}
+    arrays = _FORM_BEFORE.arrays_of(replace(whole, **cut))
+    header = _Header(embedding.name, None, before.mix, False, before.held_back_rows, list(before.ids), {})
+    old = msgspec.structs.replace(header, shapes=list_shapes(arrays))
+    model = ScopeModel.from_bytes(_FORM_BEFORE.pack(old, arrays), embedding)
+    text = "I want to return the lamp, it is broken. What a day! Where is my refund for the kettle?"
+    assert len(model.parts(text).first) == 1
+    assert ScopeModel.from_bytes(model.to_bytes(), embedding).score(text) == model.score(text)
+
+
+def test_a_request_in_a_frame_or_in_a_mail_is_in_scope(model: ScopeModel) -> None:
+    request = "I want to return the jacket, it is broken."
+    mail = " ".join(("We had snow all week.", "My aunt Olga was visiting us.", request, "She left by train today."))
+    for text in (request, f"Ahoy mates,\n{request}\nGratefully yours, Hiroshi", mail):
+        assert model.score(text).score > model.threshold(0.05)
+
+
+def test_something_foreign_between_requests_in_scope_is_told(model: ScopeModel) -> None:
+    first, last = "I want to return the lamp, it is broken.", "Where is the refund for the kettle that I sent back?"
+    assert model.score(f"{first} {last}").score > model.threshold(0.05)
+    assert model.score(f"{first} Play some jazz in the kitchen now. {last}").score < model.threshold(0.05)
 
 
 @settings(max_examples=60, deadline=None)
@@ -177,12 +206,12 @@ def test_halves_of_surrogate_pairs_and_nothing_at_all_are_scored(model: ScopeMod
 
 
 def test_of_a_long_text_only_both_its_ends_count(model: ScopeModel) -> None:
-    start, end = "I want to return the lamp. " * 20, " Please refund me." * 30
+    start, end = "I want to return the lamp. " * 50, " Please refund me." * 70
     assert model.score(start + "middle " * 100_000 + end) == model.score(start + "other " * 90_000 + end)
     assert len(clip_text("x" * 1_000_000)) == 801
 
 
-def test_a_megabyte_costs_no_more_than_800_characters(model: ScopeModel) -> None:
+def test_a_megabyte_costs_no_more_than_2200_characters(model: ScopeModel) -> None:
     def fastest(text: str) -> int:
         taken = []
         for _ in range(30):
@@ -192,13 +221,16 @@ def test_a_megabyte_costs_no_more_than_800_characters(model: ScopeModel) -> None
         return min(taken)
 
     text = "please send me the form by which I can return it, "
-    assert fastest(text * 20_000) < 2 * fastest((text * 16)[:800])
+    assert fastest(text * 20_000) < 2 * fastest((text * 44)[:2_200])
 
 
 def test_the_mix_counts_of_other_traffic_only_what_is_unusual() -> None:
-    mix = Mix(excess=2.0, usual=-0.5)
-    assert mix.of(ScoreParts(1.0, 0.0, -0.9, 0.0, 0.0)) == mix.of(ScoreParts(1.0, 0.0, -0.5, 0.0, 0.0)) == 1.0
-    assert mix.of(ScoreParts(1.0, 0.0, 0.5, 0.0, 0.0)) == -1.0
+    def score(background: float) -> float:
+        row = np.array([[1.0, 0.0, background, 0.0, 0.0, 0.0]], np.float32).T
+        return Mix(excess=2.0, usual=-0.5).of(ScoreParts(*row, *np.zeros((2, 1), np.bool_)))
+
+    assert score(-0.9) == score(-0.5) == 1.0
+    assert score(0.5) == -1.0
 
 
 def test_letters_case_and_white_space_make_no_difference_but_script_does() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from router.findings import CheckPolicy
@@ -34,7 +33,7 @@ class Reader:
         """Scores of training prompts."""
         return [self.least, 0.0, 1.0]
 
-    def score(self, text: str, _: Any = None) -> Covered:
+    def score(self, text: str) -> Covered:
         """Its score of a text."""
         self.read.append(text)
         return Covered(self.says.get(text, -9.0))
@@ -46,22 +45,11 @@ class Reader:
 
 @dataclass
 class Index:
-    """An index in which the tasks are as near as they are named. It counts the texts that it embeds."""
+    """An index in which the tasks are as near as they are named."""
 
     tasks: tuple[str, ...]
-    embedded: list[str] = field(default_factory=list)
 
-    @property
-    def embedding(self) -> Index:
-        """Itself."""
-        return self
-
-    def embed(self, texts: list[str]) -> Any:
-        """Nothing that anybody looks at."""
-        self.embedded += texts
-        return np.zeros((len(texts), 1))
-
-    def candidates(self, _: str, allowed: Collection[str], count: int, __: Any) -> tuple[str, ...]:
+    def candidates(self, _: str, allowed: Collection[str], count: int) -> tuple[str, ...]:
         """Those that are allowed."""
         return tuple(name for name in self.tasks if name in allowed)[:count]
 
@@ -127,7 +115,6 @@ def test_each_candidate_reads_its_own_selectors_text_and_checks_reuse_that() -> 
     assert scores.task == "second"
     assert scores.scope == Covered(0.4)
     assert [one.read for one in models.values()] == [["note"], ["note"]]
-    assert rules.index.embedded == ["whole", "note"], "each text once"  # type: ignore[union-attr]
 
 
 def test_a_model_that_was_fitted_with_another_selector_is_not_asked() -> None:

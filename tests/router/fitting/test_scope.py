@@ -109,7 +109,7 @@ def test_what_stands_for_other_traffic_but_is_like_the_prompts_is_left_out(embed
     prompts = made(("how do I top up my card", "my card was declined", "where is my new card"), 60)
     same = [one.text.upper() + "!" for one in prompts]
     model = fit_scope(prompts, (), embedding, 1, quiet, stand_in=(*same, *stand_in()[::10]))
-    assert model.score("my card was declined 999").score > model.threshold(0.05)
+    assert model.score("my card was declined 61").score > model.threshold(0.05)
 
 
 def test_progress_rises_to_one_and_names_its_steps(embedding: StaticEmbedding) -> None:

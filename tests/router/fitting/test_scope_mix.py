@@ -1,68 +1,56 @@
-"""Choosing the mix of a scope score: which rows are held out, and when another mix than the usual one is taken."""
+"""Scaling the mix of a scope score, and which training prompts are held back for it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import pytest
 
-from router.fitting.scope_mix import (
-    FOLDS,
-    Groups,
-    choose_mix,
-    compute_loss,
-    compute_usual,
-    draw_folds,
-    hold_out,
-    list_mixes,
-    number_groups,
-)
+from router.fitting.scope_mix import FOLDS, MISSED_SHARE, choose_mix, draw_folds, find_bars, number_groups
 from router.scope import Mix, ScoreParts
 
 
-def parts(count: int, first: float, background: float, nearest: float, echo: float, seed: int) -> Sequence[ScoreParts]:
-    """Parts around a middle."""
-    noise = np.random.default_rng(seed).normal(0.0, 0.3, (count, 4))
-    return [ScoreParts(first + a, -1.0, background + b, nearest + c, echo + d) for a, b, c, d in noise]
+def parts(first: float = 0.0, frame: float = 0.0, echo: float = 0.0, sentence: float | None = None) -> ScoreParts:
+    """The parts of a text, whose second window is a sentence that may be foreign where its echo is given."""
+    rows = [(first, echo), *([(first, sentence)] if sentence is not None else [])]
+    firsts, echoes = (np.array(column, np.float32) for column in zip(*rows, strict=True))
+    nothing = np.zeros(len(rows), np.float32)
+    return ScoreParts(
+        first=firsts,
+        second=nothing,
+        background=nothing,
+        frame=nothing + frame,
+        nearest=echoes,
+        echo=echoes,
+        sentences=np.arange(len(rows)) == 1,
+        extracts=np.zeros(len(rows), np.bool_),
+    )
 
 
-def test_whole_classes_and_other_traffic_are_held_out_and_no_row_is_in_two_groups() -> None:
-    classes = np.array([n % 9 for n in range(900)] + [-1] * 90)
-    groups = hold_out(classes, np.random.default_rng(1))
-    fitted, inside, unseen, other = (set(classes[group].tolist()) for group in groups)
-    assert inside == fitted - {-1}
-    assert len(unseen) == 3
-    assert not unseen & fitted
-    assert other == {-1}
-    everything = np.concatenate(groups)
-    assert len(np.unique(everything)) == len(everything)
+def spread(count: int = 400, sentence: float | None = None) -> list[ScoreParts]:
+    draw = np.random.default_rng(1)
+    return [parts(first=float(draw.normal()), echo=float(draw.normal()), sentence=sentence) for _ in range(count)]
 
 
-def test_of_one_class_nothing_is_held_out_but_prompts() -> None:
-    _, inside, unseen, _ = hold_out(np.zeros(40, np.intp), np.random.default_rng(1))
-    assert (len(inside), len(unseen)) == (10, 0)
+def test_zero_is_the_score_that_one_in_twenty_prompts_misses_and_one_the_middle() -> None:
+    inside = spread()
+    mix = choose_mix(inside, [], Mix())
+    scores = [mix.of(one) for one in inside]
+    assert np.quantile(scores, 0.05) == np.float32(0.0) or abs(np.quantile(scores, 0.05)) < 1e-3
+    assert abs(np.quantile(scores, 0.5) - 1.0) < 1e-3
 
 
-@pytest.mark.parametrize("is_known", [True, False])
-@pytest.mark.parametrize("has_deep", [True, False])
-def test_the_usual_mix_is_taken_where_no_other_is_clearly_better(is_known: bool, has_deep: bool) -> None:
-    groups = Groups(parts(200, 1, -1, 1, 1, 1), parts(200, -20, -1, 1, 1, 2), parts(200, -20, -1, 1, 1, 3))
-    found = choose_mix([groups], is_known, has_deep)
-    bar = compute_usual(groups.inside)
-    first, near, echo = (np.std([getattr(one, part) for one in groups.inside]) for part in ("first", "nearest", "echo"))
-    assert found == list_mixes(float(first / near), float(first / echo), bar, is_known, has_deep)[0]
+def test_sentences_that_prompts_usually_have_are_not_foreign_and_worse_ones_are() -> None:
+    mix = choose_mix([*spread(), *spread(100, sentence=-4.0)], [], Mix())
+    assert mix.slack > 0.0
+    usual, worse = (mix.of(parts(first=1.0, echo=1.0, sentence=echo)) for echo in (-4.0, -20.0))
+    assert worse < 0.0 < mix.of(parts(first=1.0, echo=1.0))
+    assert worse < usual
 
 
-def test_a_part_that_misleads_is_left_out() -> None:
-    groups = Groups(parts(300, 1, -1, 0, 0, 1), parts(300, 0, -1, 1, 3, 2), ())
-    assert choose_mix([groups], False, False).echo == 0.0
-
-
-def test_the_loss_is_lower_where_more_pairs_are_in_order() -> None:
-    apart = Groups(parts(100, 2, 0, 0, 0, 1), parts(100, 0, 0, 0, 0, 2), ())
-    mixed = Groups(parts(100, 0.2, 0, 0, 0, 1), parts(100, 0, 0, 0, 0, 2), ())
-    assert compute_loss(Mix(), apart) < compute_loss(Mix(), mixed)
+def test_bars_are_those_that_most_prompts_and_most_frames_reach() -> None:
+    steps = np.linspace(0.0, 1.0, 101)
+    found = find_bars([parts(first=one) for one in steps], [parts(frame=one - 5.0) for one in steps])
+    assert abs(found.first_usual - MISSED_SHARE) < 1e-6
+    assert abs(found.frame_usual - (MISSED_SHARE - 5.0)) < 1e-6
 
 
 def test_what_is_held_back_shares_no_group_with_what_is_fitted() -> None:
