@@ -61,6 +61,7 @@ from gateway.formats.recent_bodies import RecentBodies
 from gateway.gauges import read_gauges
 from gateway.limits.admission import Admission
 from gateway.limits.fallback_caps import FallbackCaps
+from gateway.limits.gain_budgets import LiveGainBudgets
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.openapi import described
@@ -309,6 +310,7 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
             admission=Admission(settings.limits, meters, lambda pool: fleet.has_room(pool, time.monotonic())),
             limits=limits,
             fallback_caps=FallbackCaps(caps_of(settings), settings.limits.general_share_window_seconds, limits),
+            gain_budgets=LiveGainBudgets(),
             threads=stack.enter_context(Threads()),
             judging=Judging(),
             observers=Observers(),

@@ -23,6 +23,7 @@ from gateway.formats.recent_bodies import RecentBodies
 from gateway.formats.request_body import RequestBody
 from gateway.limits.admission import Admission
 from gateway.limits.fallback_caps import FallbackCaps
+from gateway.limits.gain_budgets import LiveGainBudgets
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.server.uploads import Uploads
@@ -128,6 +129,7 @@ class Services:
     admission: Admission
     limits: Limits
     fallback_caps: FallbackCaps
+    gain_budgets: LiveGainBudgets
     threads: Threads
     # Answers, and what is kept of them
     judging: Judging
@@ -166,7 +168,8 @@ class Services:
 
     def moment(self, now: float) -> Moment:
         """The time and the chance of one decision."""
-        return Moment(now, time.time(), random.random(), self.fallback_caps.closed)  # noqa: S311 - a tie-break, not a secret
+        draw = random.random()  # noqa: S311 - a tie-break, not a secret
+        return Moment(now, time.time(), draw, self.fallback_caps.closed, self.gain_budgets.by_version)
 
     def fit(self, body: RequestBody, choice: Choice, caller: Caller) -> None:
         """See that the choice allows what the caller asks, and fit the body to it. Raises Problem (400)."""

@@ -14,17 +14,21 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from router.answers import AnswerAlternative, Offered, ReceivedAnswer, Terms
 from router.contract import Contract
 from router.decision import Moment, Scores
 from router.findings import CheckName, CheckPolicy, Finding
 from router.fitted import OTHER_SELECTOR, ModelKind
+from router.gain_budget import get_threshold, is_fitted_elsewhere
 from router.placing import place_for_arm
 from router.policy import AUTO, AUTO_SELECTOR, UNWATCHED, Alias, Policy, TaskPolicy
 from router.refusals import is_refusal
 from serving.view import VersionView
+
+if TYPE_CHECKING:
+    from router.gain import GainModel
 
 Need = Literal["scope", "whole_answer"]
 """Input of a check beside its own model: the request's scope score, or all of the answer."""
@@ -160,8 +164,17 @@ def _judge_gain(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding, No
         return Finding("predicted_gain", used.mode, fired=False, note=note, version=name), None
     if not fitted.gain.shown_to_help:
         return Finding("predicted_gain", used.mode, False, gain, note="not shown to help", version=name), None
-    threshold = max(0.0, fitted.gain.threshold(used.share))
+    budget = request.moment.gain_budgets.get(name)
+    least = get_least_gain(fitted.gain, used.share)
+    threshold = get_threshold(budget, least)
+    if is_fitted_elsewhere(budget, least, used.share):
+        return Finding("predicted_gain", used.mode, False, gain, note="fitted on other traffic", version=name), None
     return Finding("predicted_gain", used.mode, gain > threshold, gain, threshold, version=name), None
+
+
+def get_least_gain(model: GainModel, share: float) -> float:
+    """The gain above which this share of requests like those of its fitting goes to general, at least 0."""
+    return max(0.0, model.threshold(share))
 
 
 def _why_unread(selector: str | None, task: TaskPolicy, otherwise: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from router.findings import CheckName, Finding
+from router.gain_budget import GainBudgets
 from router.policy import TaskPolicy
 from serving.view import PoolView, ReplicaView, VersionView
 
@@ -143,9 +144,10 @@ class Refusal:
 class Moment:
     """The time and the chance of one decision, passed in so that deciding stays pure: `now` in monotonic seconds,
     `now_unix` in Unix seconds, `draw` uniform in [0, 1). `fallbacks_closed` holds the tasks that have sent as much to
-    their fallback as they may."""
+    their fallback as they may, `gain_budgets` by version the budgets of the check `predicted_gain`."""
 
     now: float
     now_unix: float
     draw: float
     fallbacks_closed: frozenset[str] = frozenset()
+    gain_budgets: GainBudgets = field(default_factory=dict)

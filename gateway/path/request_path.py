@@ -116,6 +116,8 @@ def _accepted(
     ledger: Ledger,
 ) -> Choice:
     ledger.note_findings(decision.findings)
+    if scores.gain is not None:
+        services.gain_budgets.note(policy, policy.tasks.get(scores.task or request.model), decision.findings)
     if isinstance(decision, Refusal):
         ledger.note_refusal(decision, scores.task)
         raise problem_of(services, decision, request, scores)

@@ -1,0 +1,30 @@
+"""The budgets of the check `predicted_gain` at this gateway: the live share that each version sends to general."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.checks import get_least_gain
+from router.findings import Finding
+from router.gain_budget import GainBudget, move
+from router.policy import Policy, TaskPolicy
+
+
+class LiveGainBudgets:
+    """Moves the budgets after each request that was scored. Each gateway keeps the share for itself."""
+
+    def __init__(self) -> None:
+        self.by_version: dict[str, GainBudget] = {}
+
+    def note(self, policy: Policy, task: TaskPolicy | None, findings: Sequence[Finding]) -> None:
+        """Count a request by its finding, whether the check acts on it or only observes."""
+        finding = next((one for one in findings if one.check == "predicted_gain" and one.score is not None), None)
+        if task is None or finding is None or finding.score is None or finding.version is None:
+            return
+        name, check, fitted = finding.version, task.checks.get("predicted_gain"), policy.fitted.get(finding.version)
+        if check is None or fitted is None or fitted.gain is None or not fitted.gain.shown_to_help:
+            return
+        if name not in self.by_version:  # versions come and go
+            self.by_version = {known: one for known, one in self.by_version.items() if known in policy.fitted}
+        least = get_least_gain(fitted.gain, check.share)
+        self.by_version[name] = move(self.by_version.get(name), finding.score, least, check.share)

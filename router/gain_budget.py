@@ -1,0 +1,62 @@
+"""The budget of the check `predicted_gain`: its live share of requests stays at most the share that is set. Pure.
+
+A threshold from fitting keeps to a share only on traffic like that which the model was fitted on. So each gateway moves
+the threshold after every request: up by a step where the request goes to general, down by a part of it where not
+(I. Gibbs, E. Candès, "Adaptive conformal inference under distribution shift", 2021, arXiv 2106.00170). On any traffic,
+no more requests go than the share and (greatest gain - least threshold) / STEP.
+
+Where more than `ELSEWHERE_FACTOR` times the share lie above the fitted threshold, the traffic is not what the model was
+fitted on. That it helps was shown elsewhere then, and it sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+STEP = 0.03
+FADING = 1.0 - 1.0 / 1000
+JUDGED_MIN = 200.0
+"""With fewer requests nothing is said of the traffic."""
+ELSEWHERE_FACTOR = 2.0
+
+
+class GainBudget(NamedTuple):
+    """The state of one version's budget: the threshold now, and faded counts of the latest requests.
+
+    `least` is the fitted threshold; a budget for another one is void. `above` are those of the `judged` requests whose
+    gain is above it.
+    """
+
+    least: float
+    threshold: float
+    judged: float = 0.0
+    above: float = 0.0
+
+
+GainBudgets = Mapping[str, GainBudget]
+"""By version."""
+
+
+def get_threshold(budget: GainBudget | None, least: float) -> float:
+    """The gain above which a request goes to general; never under the fitted one (`least`)."""
+    return least if budget is None or budget.least != least else budget.threshold
+
+
+def is_fitted_elsewhere(budget: GainBudget | None, least: float, share: float) -> bool:
+    """Return whether the traffic is unlike that which the model was fitted on."""
+    if budget is None or budget.least != least or budget.judged < JUDGED_MIN:
+        return False
+    return budget.above > ELSEWHERE_FACTOR * share * budget.judged
+
+
+def move(budget: GainBudget | None, gain: float, least: float, share: float) -> GainBudget:
+    """The budget after a request with this gain, of which at most this share may go."""
+    if budget is None or budget.least != least:
+        budget = GainBudget(least, least)
+    return GainBudget(
+        least=least,
+        threshold=max(least, budget.threshold + STEP * ((gain > budget.threshold) - share)),
+        judged=FADING * budget.judged + 1.0,
+        above=FADING * budget.above + (gain > least),
+    )
