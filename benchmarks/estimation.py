@@ -11,6 +11,8 @@ judge        the judge's word on the whole shadow sample, without labels
 PPI++        both (monitoring/quality/detectors/estimates.py)
 propensity   as many labels on served requests, of which 5% went to the other arm by chance, weighed by 1/probability
 
+weak judges  PPI++ with judges that are right in 60 and 75% of the answers to hard texts: those on which an arm errs
+
 For each arm, and for their difference: the root mean square error, the bias, the coverage of the 95% interval and its
 mean width, over many months and several splits of the texts. A goal is that of the worst of them. Intervals of these
 figures are at 99%; a goal stands on the end of the interval that is nearer to it, so that it is missed only where the
@@ -62,6 +64,8 @@ COVERAGE_GOAL = (0.93, 0.97)
 RMSE_GOAL = 0.015
 NARROW = (Goal("coverage_most_low", at_most=COVERAGE_GOAL[1]), Goal("rmse_low", at_most=RMSE_GOAL))
 Z_99 = 2.5758
+JUDGES_RIGHT = (0.6, 0.75)
+WEAK_METHODS = ("labels", "ppi")
 NAMES = {
     "feedback": "feedback on served requests",
     "labels": "labels of the shadow sample",
@@ -126,6 +130,17 @@ def population_of(data: DataSet, seed: int) -> Population:
     ordered = np.sort(margins["adapter"], axis=1)
     sure = (ordered[:, -1] - ordered[:, -2])[learned["calibration"] :]
     return Population(right, judged, sure >= np.quantile(sure, 1 - SERVED_BY_ADAPTER), agreement)
+
+
+def weaken_judge(population: Population, right: float, draw: np.random.Generator) -> Population:
+    """The same arms with a judge that is right in so many of the answers to texts on which an arm errs."""
+    hard = np.minimum(*population.right.values()) == 0.0
+    judged, agreement = {}, {}
+    for arm, correct in population.right.items():
+        word = np.where(draw.random(len(correct)) < right, correct, 1.0 - correct)
+        judged[arm] = np.where(hard, word, population.judged[arm])
+        agreement[arm] = float(np.mean((judged[arm] > 0.5) == correct))
+    return Population(population.right, judged, population.served, agreement)
 
 
 def decided(vectors: csr_matrix, truth: Places, learned: slice, asked: slice, classes: int) -> Numbers:
@@ -293,6 +308,18 @@ def row_of(
     return found
 
 
+def weak_row_of(
+    populations: Sequence[Population], right: float, asked: argparse.Namespace
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Labels alone, and PPI++ with a judge that is right in so many hard cases, in a quarter as many months."""
+    draw = np.random.default_rng((asked.seed, round(1_000 * right)))
+    weak = [weaken_judge(one, right, draw) for one in populations]
+    fewer = argparse.Namespace(**{**vars(asked), "months": asked.months // 4})
+    row = row_of(weak, asked.labels, fewer)
+    agreement = {arm: {"agreement": float(np.mean([one.agreement[arm] for one in weak]))} for arm in ARMS}
+    return {**{method: row[method] for method in WEAK_METHODS}, "judge": agreement}
+
+
 def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Fit, draw the months, and compare."""
     began = time.process_time()
@@ -303,6 +330,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         populations.append(population_of(data, 1_000 * asked.seed + split))
     counts = (asked.labels, *(one for one in LABELS if one != asked.labels))
     rows = {str(labels): row_of(populations, labels, asked) for labels in counts}
+    weak = {f"{right:g}": weak_row_of(populations, right, asked) for right in asked.judge_right}
     ppi = rows[str(asked.labels)]["ppi"]
     of_arms = [ppi[arm] for arm in ARMS]
     figures = {
@@ -329,6 +357,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         if on_goal(asked)
         else {goal.figure: "it is that of banking77 with 240 labels" for goal in NARROW},
         "rows": rows,
+        "weak_judges": weak,
         "cpu_seconds": round(time.process_time() - began, 1),
     }
     return report, []
@@ -350,6 +379,14 @@ def show(report: Mapping[str, Any]) -> str:
             for arm, figures in arms.items()
         ]
         lines += [table([f"{labels} labels", "RMSE", "bias", "coverage", "99% from", "to", "width"], rows), ""]
+    for right, methods in report["weak_judges"].items():
+        rows = [
+            [f"{NAMES[method]}, {arm}", *(methods[method][arm][part] for part in parts)]
+            for method in WEAK_METHODS
+            for arm in methods[method]
+        ]
+        title = f"judge right in {float(right):.0%} of hard answers"
+        lines += [table([title, "RMSE", "bias", "coverage", "99% from", "to", "width"], rows), ""]
     told = ", ".join(
         f"{arm} {report['truth'][arm]:.1%} right (the judge agrees in {report['agreement'][arm]:.1%})" for arm in ARMS
     )
@@ -378,7 +415,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--splits", type=int, help="splits of the texts, by which months are shared out (default 4)")
     parser.add_argument("--requests", type=int, default=100_000, help="requests a month (default 100000)")
     parser.add_argument("--shadow", type=float, default=0.05, help="share in the shadow sample (default 0.05)")
+    parser.add_argument(
+        "--judge-right", type=float, nargs="*", default=JUDGES_RIGHT, metavar="SHARE",
+        help="right answers of weaker judges on hard texts (default 0.6 0.75)",
+    )  # fmt: skip
     asked = parser.parse_args(arguments)
+    if not all(0 <= right <= 1 for right in asked.judge_right):
+        parser.error("--judge-right: shares from 0 to 1")
     if asked.months is None:
         asked.months = 10_000 if asked.full else 2_000
     if asked.splits is None:

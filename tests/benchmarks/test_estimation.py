@@ -58,6 +58,18 @@ def test_what_is_drawn_uniformly_has_no_bias_and_feedback_has() -> None:
     assert of["ppi"]["rmse_low"] < of["ppi"]["rmse"] < of["ppi"]["rmse_high"]
 
 
+def test_a_weak_judge_saves_few_labels_and_leaves_the_estimate_unbiased() -> None:
+    draw, rmse = np.random.default_rng(4), {}
+    for right in (0.6, 0.75, 1.0):
+        population = estimation.weaken_judge(invented(), right, draw)
+        months = [estimation.month_of(population, 240, 2_000, 10_000, draw)["ppi", "difference"] for _ in range(200)]
+        truth = population.truth("adapter") - population.truth("general")
+        found = estimation.figures_of([months], [truth])
+        assert abs(found["bias"]) < 4 * found["rmse"] / 200**0.5
+        rmse[right] = found["rmse"]
+    assert rmse[0.6] > rmse[0.75] > 1.3 * rmse[1.0]
+
+
 def folder_of(path: Path, rows: int) -> Path:
     (path / "banking77").mkdir()
     draw = np.random.default_rng(5)
@@ -82,6 +94,7 @@ def test_the_report_is_one_line_of_json_with_its_goals(tmp_path: Path, capsys: p
     assert 0.5 < told["truth"]["adapter"] < 1.0
     assert told["rows"]["240"]["ppi"]["adapter"]["rmse"] <= told["rows"]["240"]["labels"]["adapter"]["rmse"]
     assert told["figures"]["coverage_least"] > 0.85
+    assert set(told["weak_judges"]) == {"0.6", "0.75"}
 
 
 def test_too_little_or_other_data_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from monitoring.quality.explanations.phrases import format_count, format_evidence, format_span
+from monitoring.quality.detectors import estimates
+from monitoring.quality.explanations.phrases import format_count, format_evidence, format_percent, format_span
+from monitoring.quality.signals.arms import ALPHA
 from monitoring.quality.verdicts.quality import (
     E_VALUE_MIN,
     E_VALUE_WITHOUT_ONE_MIN,
@@ -19,6 +21,7 @@ from monitoring.quality.verdicts.shares import is_evidence_first
 
 PAIRS_MIN = 5
 """With fewer pairs nothing is said of the time that is left."""
+POINTS = 0.1
 
 
 def describe_wait(
@@ -34,6 +37,20 @@ def describe_wait(
         yield f"{_describe(name, arm, evidence)}; {_describe_time(evidence, now - known.since)}."
     if is_evidence_first(health, name):
         yield f"Evidence about the arms of {name} comes first: shadows may take places before callers."
+
+
+def ask_for_labels(judged: Judgement | None) -> str:
+    """The step that compares arms: labels with the right answers, and about how many, given the judge's agreement."""
+    agreement = judged.judge_agreement if judged is not None else None
+    labels = estimates.find_labels_to_compare(POINTS, agreement, ALPHA)
+    judge = ""
+    if agreement is not None:
+        saved = format_percent(estimates.find_saved_share(agreement))
+        judge = f" The judge agrees with people on {format_percent(agreement)} of answers, which saves {saved} of them."
+    return (
+        "Have people say what the right answers were (`demonstration`, in reviews or feedback), so that arms can be "
+        f"compared: about {labels} labels show an arm that is {100 * POINTS:g} points better.{judge}"
+    )
 
 
 def _describe(name: str, arm: ArmReport, evidence: ArmEvidence) -> str:

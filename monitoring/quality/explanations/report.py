@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from monitoring.quality.explanations import caveats, certainty, obstacles
-from monitoring.quality.explanations.first_step import describe_wait
+from monitoring.quality.explanations import caveats, certainty, first_step, obstacles
 from monitoring.quality.explanations.obstacles import Obstacles
 from monitoring.quality.explanations.phrases import (
     format_count,
@@ -170,7 +169,7 @@ def _of_version(name: str, role: str, of: Situation, known: VersionQuality, judg
         yield f"{name} is paused: it gets none of the requests{had}."
     elif known.held:
         yield f"{name} still answers all of its requests: {_why_held(known, judged)}."
-        yield from describe_wait(name, known, judged, of.health, of.now)
+        yield from first_step.describe_wait(name, known, judged, of.health, of.now)
     if judged is not None:
         yield from _traffic(name, judged)
         if role == "leads":
@@ -384,10 +383,7 @@ def _next_of_degraded(of: Situation, name: str, known: VersionQuality, judged: J
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
         if judged is None or not _better_arms(judged):
-            yield (
-                "Have people say what the right answers were (`demonstration`, in reviews or feedback), so that arms "
-                "can be compared."
-            )
+            yield first_step.ask_for_labels(judged)
     yield _say_healthy(of, name)
 
 

@@ -349,3 +349,12 @@ def test_the_wait_for_a_better_arm_is_reported_with_its_evidence_and_time() -> N
     unjudged = msgspec.structs.replace(arm, evidence=msgspec.structs.replace(evidence, unjudged=40))
     assert any("most pairs lack a judgement of both answers" in one for one in known(unjudged))
     assert any("waits for pairs with another arm: none has come since the verdict, 2 minutes" in one for one in known())
+
+
+@pytest.mark.parametrize(("agreement", "labels"), [(None, 283), (0.6, 277), (0.75, 233), (0.95, 76)])
+def test_the_number_of_labels_depends_on_the_judges_agreement(agreement: float | None, labels: int) -> None:
+    held = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",), to=None, kept=1.0)
+    judged = msgspec.structs.replace(SLIPPED, arms=[], judge_agreement=agreement)
+    [step] = [one for one in make_report(of(single(held), judged)).next if "`demonstration`" in one]
+    assert f"about {labels} labels show an arm that is 10 points better" in step
+    assert ("agrees with people" in step) is (agreement is not None)
