@@ -15,7 +15,17 @@ import numpy.typing as npt
 
 from monitoring.quality.detectors import complaints, delays
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.delays import AGES, HORIZON_TICKS, HOURS, TICK_SECONDS, Delays, Reference
+from monitoring.quality.detectors.delays import (
+    AGES,
+    DAY_SECONDS,
+    HORIZON_TICKS,
+    HOUR_TICKS,
+    TICK_SECONDS,
+    WEEK_HOURS,
+    Delays,
+    Reference,
+)
+from monitoring.quality.detectors.restarts import LOG_FLOOR
 
 Numbers = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
@@ -61,103 +71,129 @@ class Many:
     def __init__(self, first_tick: int, versions: int, learned: Delays | None = None) -> None:
         self.first_tick = self.tick = first_tick
         self.begins = [first_tick]
-        self.requests = np.zeros((1, versions))
-        self.mass = np.zeros((len(complaints.RATIOS), 1, versions))
-        self.learns = np.full(versions, learned is None)
-        self.watched, self.events = np.zeros((HOURS, AGES, versions)), np.zeros((AGES, versions))
-        self.by_hour = np.zeros((HOURS, versions))
+        self.requests, self.since, self.due = (np.zeros((1, versions)) for _ in range(3))
+        self.logs = np.full((len(complaints.RATIOS), 1, versions), LOG_FLOOR)
+        self.references = [delays.start_reference(first_tick * TICK_SECONDS)] * versions
+        self.learned: list[Delays | None] = [learned] * versions
+        self.learns = np.full(versions, True)
         self.hazards, self.weights = np.zeros((AGES, versions)), np.ones((AGES, versions))
-        self.hours, self.rhythm_variance = np.ones((HOURS, versions)), np.zeros(versions)
-        self.seen, self.expected = np.zeros(versions), np.zeros(versions)
-        self.in_tick = np.zeros(versions)
+        self.week, self.clock = np.ones((WEEK_HOURS, versions)), np.zeros((WEEK_HOURS + 1, versions))
+        self.variance, self.dispersion, self.shape = np.zeros(versions), np.ones(versions), np.ones(versions)
+        self.seen, self.expected, self.in_tick = (np.zeros(versions) for _ in range(3))
+        self.day_seen, self.day_expected = np.zeros(versions), np.zeros(versions)
         self.log_max = np.full(versions, -math.inf)
         self.learned_at = np.full(versions, math.inf)
         if learned is not None:
             self._teach(np.arange(versions), [learned] * versions)
 
-    def ages(self) -> list[int]:
-        """The age bucket of each cohort."""
-        ends = [*(begin - 1 for begin in self.begins[1:]), self.tick]
-        return [
-            delays.get_age_bucket((2 * self.tick - begin - end) // 2)
-            for begin, end in zip(self.begins, ends, strict=True)
-        ]
+    def ages(self) -> Places:
+        """The age bucket of each cohort, a version a column."""
+        middles = complaints.list_middles([*self.begins, self.tick + 1])
+        hours, part = np.divmod(np.array([*middles, self.tick]), HOUR_TICKS)
+        weeks, at = np.divmod(hours + delays.MONDAY_HOURS, WEEK_HOURS)
+        clock = weeks[:, None] * self.clock[-1] + self.clock[at]
+        clock += part[:, None] / HOUR_TICKS * (self.clock[at + 1] - self.clock[at])
+        found: Places = np.minimum(np.frexp(np.floor(clock[-1] - clock[:-1]))[1], AGES - 1).astype(np.intp)
+        return found
 
     def pass_tick(self) -> None:
         """Reckon with the whole tick, and begin the next one."""
+        if not self.learns.all():
+            due, mean = self._expected()
+            self.due += due
+            self.expected += due[0]
+            self.in_tick = due[0]
+            self.day_expected += mean
+        self._begin_tick()
+
+    def _expected(self) -> tuple[Numbers, Numbers]:
+        """`delays.find_expected`: of each cohort with all younger ones at most, and of all on average."""
         ages = self.ages()
-        firsts = [at for at in range(len(ages)) if at == 0 or ages[at] != ages[at - 1]]
-        hour = delays.get_part_of_day(self.tick)
-        if self.learns.any():
-            self.watched[hour, [ages[at] for at in firsts]] += np.add.reduceat(self.requests, firsts) * self.learns
-        behind = self._expected(ages, firsts) * self.hours[hour]
-        kept = np.exp(-0.5 * behind)
-        self.mass[0] *= kept
-        for at in range(1, 4):
-            kept *= kept
-            self.mass[at] *= kept
-        self.expected += behind[0]
-        self._begin_tick(behind[0])
-
-    def _expected(self, ages: list[int], firsts: list[int]) -> Numbers:
-        """`delays.expected`, but for the rhythm: of each cohort with all younger ones."""
-        mean = np.cumsum((self.hazards[ages] * self.requests)[::-1], axis=0)[::-1]
-        ends = [*firsts[1:], len(ages)]
-        group = np.repeat(np.arange(len(firsts)), np.subtract(ends, firsts))
-        younger = np.concatenate([mean, np.zeros((1, mean.shape[1]))])[ends]
-        known = self.weights[[ages[at] for at in firsts]]
-        whole = np.divide((mean[firsts] - younger) ** 2, known, out=np.zeros_like(younger), where=known > 0)
-        before = np.cumsum(whole[::-1], axis=0)[::-1] - whole
+        own = np.take_along_axis(self.hazards, ages, axis=0) * self.requests
+        mean = _from_the_youngest(own)
+        younger = np.concatenate([mean[1:], np.zeros((1, mean.shape[1]))])
+        is_last = np.concatenate([ages[1:] != ages[:-1], np.ones((1, mean.shape[1]), bool)])
+        before = np.maximum.accumulate(np.where(is_last, younger, 0.0)[::-1], axis=0)[::-1]
+        known = np.take_along_axis(self.weights, ages, axis=0)
         part = np.divide(1.0, known, out=np.zeros_like(known), where=known > 0)
-        squares = before[group] + (mean - younger[group]) ** 2 * part[group]
-        variance = np.divide(squares, mean**2, out=np.ones_like(mean), where=mean > 0) + self.rhythm_variance
-        found: Numbers = mean * widening(1.0 / variance)
-        return found
+        squares = _from_the_youngest(((mean - before) ** 2 - (younger - before) ** 2) * part)
+        chance = np.divide(squares, mean**2, out=np.ones_like(mean), where=mean > 0) * self.dispersion
+        hour = self.week[(self.tick // HOUR_TICKS + delays.MONDAY_HOURS) % WEEK_HOURS]
+        return mean * widening(1.0 / (chance + self.variance)) * hour, mean[0] * hour
 
-    def _begin_tick(self, bet: Numbers) -> None:
+    def _begin_tick(self) -> None:
         self.tick += 1
+        if self.tick * TICK_SECONDS % DAY_SECONDS == 0:
+            self._end_day()
+        with np.errstate(divide="ignore"):
+            bet = np.maximum(LOG_FLOOR, np.log(self.in_tick))
+        self.in_tick = np.zeros_like(bet)
         self.begins.append(self.tick)
         for at in complaints.choose_joins(self.begins):
             del self.begins[at + 1]
-            self._join(at)
-        self.requests = np.concatenate([self.requests, np.zeros((1, self.requests.shape[1]))])
-        new = np.broadcast_to(bet, (self.mass.shape[0], 1, len(bet)))
-        self.mass = np.concatenate([self.mass, new], axis=1)
+            self._join(at, self.requests[at] + self.requests[at + 1])
+        new = np.zeros((1, len(bet)))
+        self.requests, self.since, self.due = (
+            np.concatenate([one, new]) for one in (self.requests, self.since, self.due)
+        )
+        self.logs = np.concatenate([self.logs, np.broadcast_to(bet, (len(self.logs), 1, len(bet)))], axis=1)
         if len(self.begins) > 1 and self.begins[1] <= self.tick - HORIZON_TICKS:
             del self.begins[0]
-            self.mass[:, 1] += self.mass[:, 0]
-            self.requests, self.mass = self.requests[1:], self.mass[:, 1:]
-        if self.learns.any():
+            self._join(0, self.requests[1])
+        if self.learns.any() and self.tick % HOUR_TICKS == 0:
             self._end_references()
 
-    def _join(self, at: int) -> None:
-        self.requests[at] += self.requests[at + 1]
-        self.mass[:, at] += self.mass[:, at + 1]
-        self.requests = np.delete(self.requests, at + 1, axis=0)
-        self.mass = np.delete(self.mass, at + 1, axis=1)
+    def _join(self, at: int, requests: Numbers) -> None:
+        today = self._today(slice(at, at + 2))
+        both = np.logaddexp(self.logs[:, at] + today[:, 0], self.logs[:, at + 1] + today[:, 1])
+        self.logs[:, at] = np.maximum(LOG_FLOOR, both - today[:, 0])
+        self.requests[at] = requests
+        self.requests, self.since, self.due = (
+            np.delete(one, at + 1, axis=0) for one in (self.requests, self.since, self.due)
+        )
+        self.logs = np.delete(self.logs, at + 1, axis=1)
+
+    def _today(self, cohorts: slice, versions: Places | slice = slice(None)) -> Numbers:
+        """What the bets of these cohorts have won today, a ratio a row."""
+        seen = self.since[cohorts, versions] / self.dispersion[versions]
+        mu, shape = self.due[cohorts, versions] / self.dispersion[versions], self.shape[versions]
+        ratios = np.array(complaints.RATIOS)[:, None, None]
+        more = (ratios - 1.0) * mu
+        found: Numbers = seen * np.log(ratios) - np.maximum(more, (seen + shape) * np.log1p(more / (shape + mu)))
+        return found
+
+    def _end_day(self) -> None:
+        self.logs = np.maximum(LOG_FLOOR, self.logs + self._today(slice(None)))
+        self.since[:], self.due[:] = 0.0, 0.0
+        for version in np.flatnonzero(~self.learns & (self.day_expected > 0.0)):
+            found = self.learned[version]
+            assert found is not None
+            found = delays.learn_day(found, self.day_seen[version], self.day_expected[version])
+            self.learned[version] = found
+            self.variance[version], self.shape[version] = found.variance, found.day_shape
+        self.day_seen[:], self.day_expected[:] = 0.0, 0.0
 
     def _end_references(self) -> None:
         seconds = (self.tick - self.first_tick) * TICK_SECONDS
-        count = self.events.sum(axis=0)
-        soon = (count >= complaints.REFERENCE_SEEN) & (seconds >= complaints.REFERENCE_SECONDS_MIN)
-        late = (count >= complaints.REFERENCE_SEEN_MIN) & (seconds >= complaints.REFERENCE_SECONDS_MAX)
-        done = np.flatnonzero(self.learns & (soon | late))
+        if seconds < complaints.REFERENCE_SECONDS_MIN:
+            return
+        count = np.array([one.complaints for one in self.references])
+        is_late = seconds >= complaints.REFERENCE_SECONDS_MAX
+        enough = (count >= complaints.REFERENCE_SEEN) | (is_late & (count >= complaints.REFERENCE_SEEN_MIN))
+        done = np.flatnonzero(self.learns & enough)
         self._teach(done, [delays.learn(self.reference(int(version))) for version in done])
 
     def reference(self, version: int) -> Reference:
         """The reference period of one version."""
-        return Reference(
-            began=self.first_tick * TICK_SECONDS,
-            ended=self.tick * TICK_SECONDS,
-            watched=tuple(self.watched[:, :, version].ravel().tolist()),
-            events=tuple(int(one) for one in self.events[:, version]),
-            by_hour=tuple(int(one) for one in self.by_hour[:, version]),
-        )
+        return delays.add_watched(self.references[version], self.tick * TICK_SECONDS)
 
     def _teach(self, versions: Places, learned: list[Delays]) -> None:
         for version, one in zip(versions, learned, strict=True):
+            self.learned[version] = one
             self.hazards[:, version], self.weights[:, version] = one.hazards, one.weights
-            self.hours[:, version], self.rhythm_variance[version] = one.hours, one.rhythm_variance
+            self.week[:, version], self.clock[:, version] = delays.list_week(one), delays.list_clock(one)
+            self.variance[version], self.dispersion[version] = one.variance, one.dispersion
+            self.shape[version] = one.day_shape
         self.learns[versions] = False
         self.learned_at[versions] = self.tick
 
@@ -165,30 +201,41 @@ class Many:
         """A complaint about each of these versions, about a request of this tick."""
         cohort = np.searchsorted(self.begins, request, "right") - 1
         there = (cohort >= 0) & (self.requests[cohort, version] >= 0.5)
-        version, cohort = version[there], cohort[there]
-        age = np.array(self.ages())[cohort]
+        version, cohort, request = version[there], cohort[there], request[there]
         self.requests[cohort, version] -= 1
         learning = self.learns[version]
-        self.events[age[learning], version[learning]] += 1
-        self.by_hour[delays.get_part_of_day(self.tick), version[learning]] += 1
-        tested = ~learning & (self.hazards[age, version] > 0)
+        for one, asked in zip(version[learning], request[learning], strict=True):
+            self.references[one] = delays.add_complaint(self.references[one], int(asked), self.tick)
+        if learning.all():
+            return
+        tested = ~learning & (self.hazards[self.ages()[cohort, version], version] > 0)
         version, cohort = version[tested], cohort[tested]
-        behind = np.arange(len(self.begins))[:, None] <= cohort
-        for at, ratio in enumerate(complaints.RATIOS):
-            part = self.mass[at][:, version]
-            self.mass[at][:, version] = np.minimum(np.where(behind, ratio * part, part), MASS_MAX)
+        self.since[:, version] += np.arange(len(self.begins))[:, None] <= cohort
         self.seen[version] += 1
-        with np.errstate(divide="ignore"):
-            now = np.log(self.mass[:, :, version].sum(axis=(0, 1)) / len(complaints.RATIOS))
-        self.log_max[version] = np.maximum(self.log_max[version], now)
+        self.day_seen[version] += 1
+        self.log_max[version] = np.maximum(self.log_max[version], self.log_e(version))
+
+    def log_e(self, versions: Places) -> Numbers:
+        """The evidence about these versions now."""
+        logs = self.logs[:, :, versions] + self._today(slice(None), versions)
+        found: Numbers = np.logaddexp.reduce(logs, axis=(0, 1)) - math.log(len(complaints.RATIOS))
+        return found
 
     def serve(self, count: npt.NDArray[np.int64]) -> None:
         """So many requests of each version, answered now."""
         self.requests[-1] += count
+        for version in np.flatnonzero(self.learns & (count > 0)):
+            self.references[version] = delays.add_requests(self.references[version], self.tick, int(count[version]))
 
     def enough(self) -> npt.NDArray[np.bool_]:
         """Which of them may alarm at all."""
         return (self.seen >= complaints.SEEN_MIN) & (self.expected >= complaints.EXPECTED_MIN)
+
+
+def _from_the_youngest(values: Numbers) -> Numbers:
+    """The sums of each cohort and all younger ones."""
+    found: Numbers = np.cumsum(values[::-1], axis=0)[::-1]
+    return found
 
 
 def through(many: Many, events: Events) -> Iterator[int]:

@@ -13,12 +13,13 @@ from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
 from benchmarks.late_feedback import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
 from monitoring.quality.detectors import complaints, delays
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.delays import TICK_SECONDS
+from monitoring.quality.detectors.delays import DAY_SECONDS, TICK_SECONDS
 
 
-@pytest.mark.parametrize("shape", ["steady", "day/night", "outage"])
+@pytest.mark.parametrize("shape", ["steady", "day/night", "outage", "office hours"])
 def test_many_versions_at_once_are_the_detector_of_each(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(complaints, "REFERENCE_SEEN", 150)
+    monkeypatch.setattr(complaints, "REFERENCE_SECONDS_MIN", DAY_SECONDS)
     monkeypatch.setattr(late_feedback, "OUTAGE_DAYS", 2)
     world = World(shape=shape, complain=1.0, doubled_from=int(2.5 * TICKS_PER_DAY))
     events, _, _ = drawn(world, 3 * TICKS_PER_DAY, 2, 1)
@@ -44,8 +45,8 @@ def test_many_versions_at_once_are_the_detector_of_each(shape: str, monkeypatch:
         assert largest[version] == pytest.approx(many.log_max[version], abs=1e-6)
         assert one.learned is not None
         assert one.learned.hazards == pytest.approx(many.hazards[:, version])
-        mass = many.mass[:, :, version].sum() / len(complaints.RATIOS)
-        assert complaints.log_e(one) == pytest.approx(math.log(mass), abs=1e-6)
+        assert one.learned.day_variance == pytest.approx(1.0 / many.shape[version], rel=0.5)
+        assert complaints.log_e(one) == pytest.approx(many.log_e(np.array([version]))[0], abs=1e-6)
         assert [cohort.requests for cohort in one.cohorts] == pytest.approx(many.requests[:, version])
 
 
@@ -86,6 +87,23 @@ def test_at_night_nobody_complains() -> None:
     assert np.mean((hours < 6.9) | (hours > 22.1)) < 0.01
 
 
+def test_nobody_complains_while_the_office_is_closed() -> None:
+    world = World(shape="quiet weekends")
+    comes = Drawn.of(world, np.full((7 * TICKS_PER_DAY, 1), 3), 2.0, np.random.default_rng(1)).comes
+    assert late_feedback.is_open(world, comes).all()
+    hours = comes / 12 % 24
+    assert np.mean((hours >= 9) & (hours < 11)) > 0.4
+
+
+@pytest.mark.parametrize("name", ["ready by day", "ten callers", "pairs", "fives"])
+def test_complaints_that_depend_on_each_other_are_as_many_in_all(name: str) -> None:
+    world = World(**late_feedback.STILL[name])
+    _, bad, _ = drawn(world, 40 * TICKS_PER_DAY, 12, 1)
+    per_day = np.bincount(bad.version * 40 + bad.request // TICKS_PER_DAY, minlength=480)
+    assert per_day.mean() == pytest.approx(24 * world.complaint_rate * world.per_hour, rel=0.08)
+    assert per_day.var() / per_day.mean() > 1.5
+
+
 def test_delays_of_the_version_before_are_about_those_of_the_world() -> None:
     world = World(per_hour=400)
     found = late_feedback.taught(world, 1)
@@ -105,12 +123,15 @@ def test_what_can_not_be_simulated_is_refused(capsys: pytest.CaptureFixture[str]
 def test_the_report_is_one_line_of_json_with_its_goals(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(complaints, "REFERENCE_SECONDS_MIN", DAY_SECONDS)
     for name, days in (("MONTH_DAYS", 1), ("LEARNING_DAYS", 2), ("SEEN_DAYS", 1)):
         monkeypatch.setattr(late_feedback, name, days)
-    monkeypatch.setattr(late_feedback, "SHAPES", ("steady", "new version"))
+    few = {name: late_feedback.STILL[name] for name in ("steady", "new version", "fives")}
+    monkeypatch.setattr(late_feedback, "STILL", few)
+    monkeypatch.setattr(late_feedback, "DOUBLED", (*late_feedback.DOUBLED[:1] * 4, {"callers": 2}, {"cluster": 2}))
     monkeypatch.setattr(complaints, "REFERENCE_SEEN", 150)
     assert late_feedback.main(["--json", "--runs", "3", "--per-hour", "600", "--alpha", "0.05"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["goal"] == {"false_alarms_a_month_low": "<= 0.05", "worst_world_low": "<= 0.05"}
-    assert set(told["still"]) == {"steady", "new version"}
+    assert set(told["still"]) == set(few)
     assert told["doubled"][0]["hours"]["median"] < 14

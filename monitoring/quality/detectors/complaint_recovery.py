@@ -1,11 +1,11 @@
 """The reverse test of `complaints.py`: it finds that complaints come down. It begins again all the time
 (`restarts.py`).
 
-It refutes that there are still 1.5 times as many complaints as mu, those that are expected at most. While there are, a
-bet that c complaints come where mu were expected is (1/1.5)^c·exp(0.5·mu), which is at most 1 on average. Bets begin as
-complaints are expected, one for each: with mu more expected the sum S becomes (S + 2)·exp(0.5·mu) - 2, and S/1.5 with
-each complaint. So S is on average at most the number of complaints expected, and reaches N at most once in N of them:
-how long there were too many before does not count.
+It refutes that there are still 1.5 times as many complaints as mu, those that are expected at most. Its bet on a day is
+that of `complaints.py` the other way round: (1/1.5)^c·((k + 1.5·mu)/(k + mu))^(c + k), which is at most 1 on average
+while there are. As complaints are expected, one is put on it for each, and wins what the bet wins from then on. So the
+sum S is on average at most the number of complaints expected, and reaches N at most once in N of them: how long there
+were too many before does not count.
 
 Only requests from `begins` on, a tick, are looked at: what is heard of those before says nothing of a recovery.
 
@@ -18,6 +18,7 @@ from math import exp, expm1, log, log1p
 
 import msgspec
 
+from monitoring.quality.detectors.delays import Delays
 from monitoring.quality.detectors.restarts import EXPONENT_MAX, LOG_FLOOR
 
 RATIO = 1.5
@@ -25,21 +26,36 @@ LOG_RATIO = log(RATIO)
 
 
 class Fewer(msgspec.Struct, frozen=True, array_like=True):
-    """The test of requests from a tick on, and how it stands: `log` is log(S + 1)."""
+    """The test of requests from a tick on, and how it stands.
+
+    `log` is log(S + 1). Today `seen` complaints came, where `expected` were expected at most.
+    """
 
     begins: int
     log: float = 0.0
+    seen: int = 0
+    expected: float = 0.0
 
 
-def take_expected(fewer: Fewer, mu: float) -> Fewer:
-    """The test after so many complaints were expected at most."""
-    grown = fewer.log + log1p(exp(-fewer.log)) + (RATIO - 1.0) * mu
-    return Fewer(fewer.begins, grown + log1p(-exp(-grown)))
+def take_expected(fewer: Fewer, mu: float, learned: Delays) -> Fewer:
+    """The test after so many more complaints were expected at most: half of them are bet on before, half after."""
+    won = _today(fewer.seen, fewer.expected + mu, learned) - _today(fewer.seen, fewer.expected, learned)
+    grown = fewer.log + won + log1p((mu / 2 - 1.0) * exp(-fewer.log))
+    larger, smaller = max(grown, 0.0), min(grown, 0.0)
+    whole = larger + log1p(exp(smaller - larger) + mu / 2 * exp(-larger))
+    return Fewer(fewer.begins, whole, fewer.seen, fewer.expected + mu)
 
 
-def take_complaint(fewer: Fewer) -> Fewer:
+def take_complaint(fewer: Fewer, learned: Delays) -> Fewer:
     """The test after a complaint."""
-    return Fewer(fewer.begins, max(0.0, fewer.log + log1p((RATIO - 1.0) * exp(-fewer.log)) - LOG_RATIO))
+    won = _today(fewer.seen + 1, fewer.expected, learned) - _today(fewer.seen, fewer.expected, learned)
+    left = max(0.0, fewer.log + won + log1p(expm1(-won) * exp(-fewer.log)))
+    return Fewer(fewer.begins, left, fewer.seen + 1, fewer.expected)
+
+
+def end_day(fewer: Fewer) -> Fewer:
+    """The test at the end of a day."""
+    return Fewer(fewer.begins, fewer.log)
 
 
 def log_e(fewer: Fewer) -> float:
@@ -48,3 +64,9 @@ def log_e(fewer: Fewer) -> float:
         return fewer.log
     found = expm1(fewer.log)
     return log(found) if found > 0.0 else LOG_FLOOR
+
+
+def _today(seen: int, expected: float, learned: Delays) -> float:
+    """The logarithm of what the bet of today has won."""
+    count, mu, shape = seen / learned.dispersion, expected / learned.dispersion, learned.day_shape
+    return (count + shape) * log1p((RATIO - 1.0) * mu / (shape + mu)) - count * LOG_RATIO

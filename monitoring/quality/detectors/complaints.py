@@ -4,8 +4,13 @@ to.
 Complaints that are counted in the order in which they come say more of the traffic than of the version: of young
 requests few were heard of yet. Here each request is expected to bring complaints according to its age, by the delays
 that were learned in a reference period (`delays.py`), at the upper 97.5% bound mu. For each ratio r it is bet that
-requests from some moment on bring r times as many: r^c·exp(-(r - 1)·mu), for c complaints about these requests where
-mu were expected. While no request's hazard is above the bound, whatever came before, this is at most 1 on average.
+requests from some moment on bring r times as many.
+
+Complaints come in clusters, so c of them where mu were expected count as c/d and mu/d, d the learned dispersion. And
+callers are readier on some days than on others. So the bet on a day (UTC) is the likelihood ratio of counts whose rate
+has a gamma distribution of shape k: r^c·((k + mu)/(k + r·mu))^(c + k), which is at most 1 on average. For days that are
+all alike (k infinite) it is r^c·exp(-(r - 1)·mu). The smaller of the two counts: a day without complaints is no excuse
+for the next one. A bet goes on with what it has from day to day.
 
 Such a bet begins with every tick of 300 seconds, and what is put on it is the number of complaints that were expected
 in the tick before. So the sum of all bets is on average at most the number of complaints expected so far, whenever one
@@ -24,14 +29,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from math import exp, log
+from itertools import pairwise
+from math import exp, log, log1p
 
 import msgspec
 
 from monitoring.quality.detectors import complaint_recovery as fewer
 from monitoring.quality.detectors import delays
 from monitoring.quality.detectors.complaint_recovery import Fewer
-from monitoring.quality.detectors.delays import AGES, HORIZON_TICKS, TICK_SECONDS, Delays, Reference
+from monitoring.quality.detectors.delays import DAY_SECONDS, HORIZON_TICKS, HOUR_TICKS, TICK_SECONDS, Delays, Reference
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
 RATIOS = (1.5, 2.0, 3.0, 5.0)
@@ -42,20 +48,24 @@ COHORTS_PER_WIDTH = 4
 SEEN_MIN = 5
 EXPECTED_MIN = 3.0
 REFERENCE_SEEN = 400
-REFERENCE_SECONDS_MIN = 86400.0
+REFERENCE_SECONDS_MIN = 7 * DAY_SECONDS
 REFERENCE_SEEN_MIN = 50
-REFERENCE_SECONDS_MAX = 30 * 86400.0
+REFERENCE_SECONDS_MAX = 30 * DAY_SECONDS
 
 
 class Cohort(msgspec.Struct, frozen=True, array_like=True):
     """The requests from a tick on, up to the next cohort, that nobody complained about yet, and the bets begun then.
 
-    `logs` are the natural logarithms of these, one for each ratio, and -700 for nothing.
+    `logs` are the natural logarithms of these at the beginning of the day, one for each ratio, and -700 for nothing.
+    Since then `seen` complaints came about the requests of this cohort and all younger ones, where `expected` were
+    expected at most.
     """
 
     begins: int
     requests: float = 0.0
     logs: Logs = NOTHING
+    seen: int = 0
+    expected: float = 0.0
 
 
 class Complaints(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,9 +73,10 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
 
     `at` is the last moment that was heard of, in tick `tick`; up to `settled` all is reckoned with. `cohorts` stand
     oldest first; the last one is open, and its requests have been watched for `open_watched` request-ticks since
-    `settled`. `reference` is there while delays are learned, `learned` afterwards. `seen` and `expected` count
-    complaints from then on (at most so many, with 97.5%), `in_tick` those expected in this tick; `set_aside` counts
-    complaints that did not count, `served` requests. `back` is the reverse test while there is one.
+    `settled`. `learning` is there while delays are learned, `learned` afterwards. `seen` and `expected` count
+    complaints from then on (at most so many, with 97.5%), `in_tick` those expected in this tick. `day_seen` and
+    `day_expected` count those of today, as many as are expected on average. `set_aside` counts complaints that did not
+    count, `served` requests. `back` is the reverse test while there is one.
     """
 
     at: float
@@ -73,12 +84,14 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
     settled: float
     cohorts: tuple[Cohort, ...]
     open_watched: float = 0.0
-    reference: Reference | None = None
+    learning: Reference | None = None
     learned: Delays | None = None
     served: int = 0
     seen: int = 0
     expected: float = 0.0
     in_tick: float = 0.0
+    day_seen: int = 0
+    day_expected: float = 0.0
     set_aside: int = 0
     back: Fewer | None = None
 
@@ -86,13 +99,23 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
 def start(now: float, learned: Delays | None = None) -> Complaints:
     """A detector that first learns delays, or begins at once with those that another version's reference taught."""
     now, tick = float(now), int(now // TICK_SECONDS)
-    reference = Reference(began=now, ended=now) if learned is None else None
-    return Complaints(at=now, tick=tick, settled=now, cohorts=(Cohort(tick),), reference=reference, learned=learned)
+    learning = delays.start_reference(now) if learned is None else None
+    return Complaints(at=now, tick=tick, settled=now, cohorts=(Cohort(tick),), learning=learning, learned=learned)
 
 
 def learns(state: Complaints) -> bool:
     """Return whether it is still in its reference period, and so can't alarm."""
     return state.learned is None
+
+
+def describe_progress(reference: Reference) -> dict[str, float]:
+    """Describe how far a reference period is, and how far it must be, as JSON."""
+    return {
+        "days": (reference.ended - reference.began) / DAY_SECONDS,
+        "days_wanted": REFERENCE_SECONDS_MIN / DAY_SECONDS,
+        "complaints": reference.complaints,
+        "complaints_wanted": REFERENCE_SEEN,
+    }
 
 
 def take_requests(state: Complaints, now: float, count: int = 1) -> Complaints:
@@ -104,10 +127,10 @@ def take_requests(state: Complaints, now: float, count: int = 1) -> Complaints:
         raise ValueError(f"{count} requests: at least 1.")
     state = advance(state, now)
     last = state.cohorts[-1]
+    last = msgspec.structs.replace(last, requests=last.requests + count)
+    learning = state.learning and delays.add_requests(state.learning, state.tick, count)
     return msgspec.structs.replace(
-        state,
-        served=state.served + count,
-        cohorts=(*state.cohorts[:-1], Cohort(last.begins, last.requests + count, last.logs)),
+        state, served=state.served + count, cohorts=(*state.cohorts[:-1], last), learning=learning
     )
 
 
@@ -120,21 +143,27 @@ def take_complaint(state: Complaints, request_at: float, now: float) -> Complain
     state = _settled(advance(state, now))
     tick = int(min(request_at, state.at) // TICK_SECONDS)
     at = bisect_right(state.cohorts, tick, key=lambda cohort: cohort.begins) - 1
-    age = _age(state.cohorts, at, state.tick) if at >= 0 else 0
     if at < 0 or state.cohorts[at].requests < 0.5:
         return msgspec.structs.replace(state, set_aside=state.set_aside + 1)
     about = state.cohorts[at]
-    less = Cohort(about.begins, about.requests - 1.0, about.logs)
+    less = msgspec.structs.replace(about, requests=about.requests - 1.0)
     state = msgspec.structs.replace(state, cohorts=(*state.cohorts[:at], less, *state.cohorts[at + 1 :]))
-    if state.reference is not None:
-        return _noted(state, state.reference, age)
-    if state.learned is None or not state.learned.hazards[age]:
+    if state.learned is None:
+        learning = delays.add_complaint(_get_reference(state), tick, state.tick)
+        return msgspec.structs.replace(state, learning=learning)
+    if not state.learned.hazards[_ages(state.learned, state.cohorts, state.tick)[at]]:
         return msgspec.structs.replace(state, set_aside=state.set_aside + 1)
-    won = tuple([Cohort(one.begins, one.requests, _more(one.logs, LOG_RATIOS)) for one in state.cohorts[: at + 1]])
+    won = tuple([msgspec.structs.replace(one, seen=one.seen + 1) for one in state.cohorts[: at + 1]])
     back = state.back
     if back is not None and about.begins >= back.begins:
-        back = fewer.take_complaint(back)
-    return msgspec.structs.replace(state, seen=state.seen + 1, cohorts=(*won, *state.cohorts[at + 1 :]), back=back)
+        back = fewer.take_complaint(back, state.learned)
+    return msgspec.structs.replace(
+        state,
+        seen=state.seen + 1,
+        day_seen=state.day_seen + 1,
+        cohorts=(*won, *state.cohorts[at + 1 :]),
+        back=back,
+    )
 
 
 def begin_reverse_test(state: Complaints, since: float) -> Complaints:
@@ -153,24 +182,26 @@ def resume(state: Complaints, now: float) -> Complaints:
     Requests from before are watched no more, as complaints about them may have come meanwhile.
     """
     state, now = _settled(state), float(now)
-    tick, passed = int(now // TICK_SECONDS), now - state.at
-    reference = state.reference
-    if reference is not None:
-        began, ended = reference.began + passed, reference.ended + passed
-        reference = msgspec.structs.replace(reference, began=began, ended=ended)
+    tick = int(now // TICK_SECONDS)
     return msgspec.structs.replace(
-        state, at=now, settled=now, tick=tick, open_watched=0.0, cohorts=(Cohort(tick),), reference=reference
+        state,
+        at=now,
+        settled=now,
+        tick=tick,
+        open_watched=0.0,
+        cohorts=(Cohort(tick),),
+        learning=state.learning and delays.resume(state.learning, now),
     )
 
 
 def log_e(state: Complaints) -> float:
     """The natural logarithm of the e-value as it stands: of the mean over the ratios of all that is bet on each."""
-    return max(LOG_FLOOR, _log_of_sum([one for cohort in state.cohorts for one in cohort.logs]) - log(len(RATIOS)))
+    return max(LOG_FLOOR, _log_of_sum(_of_all(state)) - log(len(RATIOS)))
 
 
 def find_change(state: Complaints) -> float:
     """The time from which requests bring more complaints (Unix seconds), by the highest bets."""
-    return max(state.cohorts, key=lambda cohort: _log_of_sum(cohort.logs)).begins * TICK_SECONDS
+    return max(state.cohorts, key=lambda cohort: _log_of_sum(_stand(cohort, state.learned))).begins * TICK_SECONDS
 
 
 def advance(state: Complaints, now: float) -> Complaints:
@@ -184,10 +215,18 @@ def advance(state: Complaints, now: float) -> Complaints:
 
 def _after_a_pause(state: Complaints, now: float) -> Complaints:
     """The detector when no request is waited for any more. What was bet so far loses what is still expected of them."""
-    logs = _of_all(state.cohorts) if state.learned is not None else NOTHING
     tick = int(now // TICK_SECONDS)
     return msgspec.structs.replace(
-        state, at=now, settled=now, tick=tick, open_watched=0.0, in_tick=0.0, cohorts=(Cohort(tick, 0.0, logs),)
+        state,
+        at=now,
+        settled=now,
+        tick=tick,
+        open_watched=0.0,
+        in_tick=0.0,
+        day_seen=0,
+        day_expected=0.0,
+        cohorts=(Cohort(tick, 0.0, _of_all(state)),),
+        back=state.back and fewer.end_day(state.back),
     )
 
 
@@ -198,20 +237,19 @@ def _watched(state: Complaints, until: float) -> Complaints:
 
 
 def _settled(state: Complaints) -> Complaints:
-    """All up to `at` reckoned with: what was expected, or in the reference period how long requests were watched."""
+    """All up to `at` reckoned with: what was expected, or in the reference period how long it was watched."""
     if state.at <= state.settled:
         return state
+    if state.learned is None:
+        learning = delays.add_watched(_get_reference(state), state.at)
+        return msgspec.structs.replace(state, settled=state.at, open_watched=0.0, learning=learning)
     part = (state.at - state.settled) / TICK_SECONDS
     watched = [cohort.requests * part for cohort in state.cohorts]
     watched[-1] = state.open_watched
-    ages = _ages(state.cohorts, state.tick)
-    if state.reference is not None:
-        reference = delays.add_watched(state.reference, state.tick, ages, watched, state.at)
-        return msgspec.structs.replace(state, settled=state.at, open_watched=0.0, reference=reference)
-    assert state.learned is not None
-    due = delays.find_expected(state.learned, ages, watched, state.tick)
+    ages = _ages(state.learned, state.cohorts, state.tick)
+    due, mean = delays.find_expected(state.learned, ages, watched, state.tick)
     cohorts = [
-        Cohort(one.begins, one.requests, _paid(one.logs, mu)) if mu else one
+        Cohort(one.begins, one.requests, one.logs, one.seen, one.expected + mu) if mu else one
         for one, mu in zip(state.cohorts, due, strict=True)
     ]
     return msgspec.structs.replace(
@@ -221,29 +259,54 @@ def _settled(state: Complaints) -> Complaints:
         cohorts=tuple(cohorts),
         expected=state.expected + due[0],
         in_tick=state.in_tick + due[0],
-        back=state.back and _with_expected(state.back, state.cohorts, due),
+        day_expected=state.day_expected + mean,
+        back=state.back and _with_expected(state.back, state.cohorts, due, state.learned),
     )
 
 
-def _with_expected(back: Fewer, cohorts: tuple[Cohort, ...], due: list[float]) -> Fewer:
+def _get_reference(state: Complaints) -> Reference:
+    """The reference period. It begins now in a state of an earlier release, which kept it in another form."""
+    return state.learning or delays.start_reference(state.settled)
+
+
+def _with_expected(back: Fewer, cohorts: tuple[Cohort, ...], due: list[float], learned: Delays) -> Fewer:
     """The reverse test after what was due, of each cohort with all younger ones."""
     first = bisect_left(cohorts, back.begins, key=lambda cohort: cohort.begins)
-    return fewer.take_expected(back, due[first]) if first < len(due) and due[first] else back
+    return fewer.take_expected(back, due[first], learned) if first < len(due) and due[first] else back
 
 
 def _ticked(state: Complaints) -> Complaints:
     """The next tick: a new cohort with its bets, and older ones joined."""
     tick = state.tick + 1
+    if tick * TICK_SECONDS % DAY_SECONDS == 0:
+        state = _end_day(state)
     bet = max(LOG_FLOOR, log(state.in_tick)) if state.in_tick > 0.0 else LOG_FLOOR
     cohorts = [*state.cohorts, Cohort(tick, 0.0, (bet, bet, bet, bet))]
     for at in choose_joins([cohort.begins for cohort in cohorts]):
-        one, next_one = cohorts[at], cohorts.pop(at + 1)
-        cohorts[at] = Cohort(one.begins, one.requests + next_one.requests, _both(one.logs, next_one.logs))
+        cohorts[at : at + 2] = [_join(cohorts[at], cohorts[at + 1], state.learned)]
     if len(cohorts) > 1 and cohorts[1].begins <= tick - HORIZON_TICKS:
-        oldest, next_one = cohorts.pop(0), cohorts[0]
-        cohorts[0] = Cohort(next_one.begins, next_one.requests, _both(oldest.logs, next_one.logs))
+        begins, requests = cohorts[1].begins, cohorts[1].requests
+        joined = _join(cohorts[0], cohorts[1], state.learned)
+        cohorts[:2] = [msgspec.structs.replace(joined, begins=begins, requests=requests)]
     state = msgspec.structs.replace(state, tick=tick, in_tick=0.0, cohorts=tuple(cohorts))
-    return _taught(state) if state.reference is not None else state
+    return _taught(state) if state.learning is not None and tick % HOUR_TICKS == 0 else state
+
+
+def _end_day(state: Complaints) -> Complaints:
+    """The bets of a day closed. A day of a version that is not degraded teaches how much days differ."""
+    if state.learned is None:
+        return state
+    learned = state.learned
+    if state.back is None and state.day_expected > 0.0:
+        learned = delays.learn_day(learned, state.day_seen, state.day_expected)
+    return msgspec.structs.replace(
+        state,
+        cohorts=tuple([Cohort(one.begins, one.requests, _stand(one, state.learned)) for one in state.cohorts]),
+        learned=learned,
+        day_seen=0,
+        day_expected=0.0,
+        back=state.back and fewer.end_day(state.back),
+    )
 
 
 def choose_joins(begins: list[int]) -> list[int]:
@@ -261,62 +324,56 @@ def choose_joins(begins: list[int]) -> list[int]:
         end, width = first + 1, width * 2
 
 
-def _ages(cohorts: tuple[Cohort, ...], tick: int) -> list[int]:
+def _ages(learned: Delays, cohorts: tuple[Cohort, ...], tick: int) -> list[int]:
     """The age buckets of all cohorts' middles."""
-    begins = [cohort.begins for cohort in cohorts]
-    twice, last = 2 * tick + 1, AGES - 1
-    return [
-        min(((twice - one - after) // 2).bit_length(), last)
-        for one, after in zip(begins, [*begins[1:], tick + 1], strict=True)
-    ]
+    return delays.find_ages(learned, list_middles([*[cohort.begins for cohort in cohorts], tick + 1]), tick)
 
 
-def _age(cohorts: tuple[Cohort, ...], at: int, tick: int) -> int:
-    """The age bucket of a cohort's middle."""
-    end = cohorts[at + 1].begins - 1 if at + 1 < len(cohorts) else tick
-    return delays.get_age_bucket((2 * tick - cohorts[at].begins - end) // 2)
-
-
-def _noted(state: Complaints, reference: Reference, age: int) -> Complaints:
-    """A complaint in the reference period."""
-    return msgspec.structs.replace(state, reference=delays.add_complaint(reference, state.tick, age))
+def list_middles(begins: Sequence[int]) -> list[int]:
+    """The middle ticks of cohorts, without the last one. Of two middle ticks every other cohort has the later one."""
+    return [(one + after - 1 + one // (after - one) % 2) // 2 for one, after in pairwise(begins)]
 
 
 def _taught(state: Complaints) -> Complaints:
     """The end of the reference period, once enough was seen."""
-    reference = state.reference
-    assert reference is not None
-    count, seconds = sum(reference.events), reference.ended - reference.began
+    reference = _get_reference(state)
+    count, seconds = reference.complaints, reference.ended - reference.began
     enough = count >= REFERENCE_SEEN and seconds >= REFERENCE_SECONDS_MIN
     if not enough and not (count >= REFERENCE_SEEN_MIN and seconds >= REFERENCE_SECONDS_MAX):
         return state
-    return msgspec.structs.replace(state, reference=None, learned=delays.learn(reference))
+    return msgspec.structs.replace(state, learning=None, learned=delays.learn(reference))
 
 
-def _more(logs: Logs, by: Logs) -> Logs:
-    return (logs[0] + by[0], logs[1] + by[1], logs[2] + by[2], logs[3] + by[3])
-
-
-def _paid(logs: Logs, mu: float) -> Logs:
-    """The bets after so many complaints were expected."""
-    return (
-        max(LOG_FLOOR, logs[0] - 0.5 * mu),
-        max(LOG_FLOOR, logs[1] - mu),
-        max(LOG_FLOOR, logs[2] - 2.0 * mu),
-        max(LOG_FLOOR, logs[3] - 4.0 * mu),
-    )
-
-
-def _both(one: Logs, other: Logs) -> Logs:
-    a, b, c, d = [_log_of_sum(pair) for pair in zip(one, other, strict=True)]
+def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
+    """The bets of a cohort as they stand, those of today with them."""
+    if learned is None or not (cohort.seen or cohort.expected):
+        return cohort.logs
+    seen, mu, shape = cohort.seen / learned.dispersion, cohort.expected / learned.dispersion, learned.day_shape
+    a, b, c, d = [
+        max(LOG_FLOOR, before + seen * log_ratio - _price((ratio - 1.0) * mu, seen, mu, shape))
+        for before, ratio, log_ratio in zip(cohort.logs, RATIOS, LOG_RATIOS, strict=True)
+    ]
     return (a, b, c, d)
 
 
-def _of_all(cohorts: tuple[Cohort, ...]) -> Logs:
-    whole = NOTHING
-    for cohort in cohorts:
-        whole = _both(whole, cohort.logs)
-    return whole
+def _price(more: float, seen: float, mu: float, shape: float) -> float:
+    """What a bet on so many more complaints than mu pays today: by either likelihood, the larger price."""
+    return max(more, (seen + shape) * log1p(more / (shape + mu)))
+
+
+def _join(one: Cohort, other: Cohort, learned: Delays | None) -> Cohort:
+    """Two cohorts as one. The bets of the younger one go on with the day of the older one."""
+    bare = _stand(msgspec.structs.replace(one, logs=(0.0, 0.0, 0.0, 0.0)), learned)
+    both = zip(_stand(one, learned), _stand(other, learned), bare, strict=True)
+    a, b, c, d = [max(LOG_FLOOR, _log_of_sum((x, y)) - today) for x, y, today in both]
+    return Cohort(one.begins, one.requests + other.requests, (a, b, c, d), one.seen, one.expected)
+
+
+def _of_all(state: Complaints) -> Logs:
+    """The sums of all bets as they stand, one for each ratio."""
+    by_cohort = [_stand(cohort, state.learned) for cohort in state.cohorts]
+    a, b, c, d = [_log_of_sum(logs) for logs in zip(*by_cohort, strict=True)]
+    return (a, b, c, d)
 
 
 def _log_of_sum(logs: Sequence[float]) -> float:

@@ -1,59 +1,101 @@
 """The delays of complaints, learned from a reference period in which most are still to come.
 
-A request's chance of a complaint within the next moment depends on how old it is. That hazard is taken as constant
-within an age bucket, and each bucket is as wide as all before it together. It is the complaints seen in a bucket by the
-time that requests spent in it, so that requests which are still young count for as long as they were watched and no
-longer (right-censoring; M. Friedman, "Piecewise exponential models for survival data with covariates", 1982). From the
-hours of the day at which complaints come, their daily rhythm is learned as far as it is more than chance (W. James, C.
-Stein, 1961).
+A request's chance of a complaint within the next moment depends on its age. That hazard is taken as constant within an
+age bucket, and each bucket is as wide as all before it together. It is the complaints seen in a bucket by the time that
+requests spent in it, so that young requests count only for the time they were watched (right-censoring; M. Friedman,
+"Piecewise exponential models for survival data with covariates", 1982).
 
-Time goes in ticks of 300 seconds. Pure functions over frozen data of fixed size.
+People complain by day and on weekdays. The rhythm has a factor for each hour of a weekday and of a weekend day, kept as
+far as it is more than chance (W. James, C. Stein, 1961). Ages are counted on a clock that runs at the speed of this
+rhythm: the night, or the weekend, before a late complaint hardly ages its request.
+
+Complaints are no independent events. Within an hour they come in clusters: `dispersion` is their variance by their
+mean. And callers are readier to complain on some days than on others: `day_variance` is the variance of that readiness
+about 1. Seven days say little of it, so it is drawn towards a prior and learned further, day by day.
+
+Time goes in ticks of 300 seconds. Pure functions over frozen data of bounded size.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 TICK_SECONDS = 300.0
 HORIZON_TICKS = 8640
 """30 days: of an older request no complaint is expected, and none counts."""
 AGES = HORIZON_TICKS.bit_length() + 1
-HOURS = 8
-"""Parts of the day, of 3 hours each."""
-HOUR_MIN = 0.05
+DAY_SECONDS = 86400.0
+HOUR_TICKS = 12
+HOUR_SECONDS = HOUR_TICKS * TICK_SECONDS
+DAY_HOURS = 24
+WEEK_HOURS = 168
+MONDAY_HOURS = 72
+"""The Unix epoch began on a Thursday."""
+CELLS = 2 * DAY_HOURS
+"""The hours (UTC) of a weekday, and of a weekend day."""
+HOUR_MIN = 0.02
 EVENTS_MIN = 5
 """With fewer complaints in an age bucket and in all later ones, complaints at that age are not tested."""
+PAIRS_MAX = 1000
+ROUNDS = 7
+SHARE_MAX = 0.95
+"""Of the requests that come to an age, the largest share with a complaint at it."""
 Z_UPPER = 1.959963984540054
 """Of the bound that holds with 97.5% confidence."""
 RHYTHM_SHARE = 0.25
-"""The part of the doubt about a part of the day that is left over the several parts that a verdict takes."""
-DAY_SECONDS = 86400.0
+"""The part of the doubt about an hour that is left over the several hours that a verdict takes."""
+DAY_VARIANCE = 0.0225
+DAY_EVIDENCE = 6.0
+"""The prior: days differ by 15%, with the weight of six days."""
+DAY_EVIDENCE_MAX = 40.0
+DAY_SQUARE_MAX = 5.0
+"""A day further from the expected number teaches no more: it may be the first of a slip."""
+
+Numbers = npt.NDArray[np.float64]
+
+
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """Hours in a row: the requests that were answered, and the complaints that came, in each from `first_hour` on."""
+
+    first_hour: int
+    requests: tuple[int, ...] = ()
+    complaints: tuple[int, ...] = ()
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """The observations of a reference period: complaints, and the time that requests were watched.
+    """The observations of a reference period, from `began` to `ended` in Unix seconds.
 
-    `watched` are request-ticks by part of the day and, within it, by age bucket; `events` complaints by age bucket,
-    `by_hour` by part of the day. `began` and `ended` are in Unix seconds.
+    After each pause comes another stretch. `pairs` are the ticks of complaints with the ages of their requests in
+    ticks, of each `every`th complaint: 1,000 at most.
     """
 
     began: float
     ended: float
-    watched: tuple[float, ...] = (0.0,) * (AGES * HOURS)
-    events: tuple[int, ...] = (0,) * AGES
-    by_hour: tuple[int, ...] = (0,) * HOURS
+    stretches: tuple[Stretch, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
+    every: int = 1
+
+    @property
+    def complaints(self) -> int:
+        """The number of complaints."""
+        return sum(sum(stretch.complaints) for stretch in self.stretches)
 
 
 class Delays(msgspec.Struct, frozen=True, kw_only=True):
     """The hazard of a complaint by age bucket, in complaints per request and tick, and what it rests on.
 
     It is 0 in the buckets that are not tested, which are the last ones. `weights` are the complaints behind each
-    hazard, `hours` the factor of each part of the day, and `rhythm_variance` how unsure these are, as the square of a
-    share. `began` and `ended` are those of the reference period.
+    hazard, `hours` the factors of the hours of a weekday and then of a weekend day (of an earlier release: of eight
+    parts of any day, and ages are plain time), and `rhythm_variance` how unsure these are, as the square of a share.
+    `began` and `ended` are those of the reference period. `day_evidence` is the number of days behind `day_variance`.
     """
 
     hazards: tuple[float, ...]
@@ -62,86 +104,290 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
     rhythm_variance: float
     began: float
     ended: float
+    dispersion: float = 1.0
+    day_variance: float = DAY_VARIANCE
+    day_evidence: float = DAY_EVIDENCE
+
+    @property
+    def variance(self) -> float:
+        """The variance of the level that is not that of counts: of the rhythm, and of the days it was learned in."""
+        return self.rhythm_variance + self.day_variance / max(1.0, (self.ended - self.began) / DAY_SECONDS)
+
+    @property
+    def day_shape(self) -> float:
+        """The shape of the gamma distribution that a day's readiness has. Few days behind it make it wider."""
+        return 1.0 / (self.day_variance * (1.0 + 2.0 / self.day_evidence))
 
 
-def get_age_bucket(ticks: int) -> int:
-    """The bucket of an age in whole ticks: 0, 1, 2-3, 4-7 and so on."""
-    return min(ticks.bit_length(), AGES - 1)
+# ---- time ------------------------------------------------------------------------------------------------
 
 
-def get_part_of_day(tick: int) -> int:
-    """The part of the day (UTC) in which a tick lies."""
-    return int(tick * TICK_SECONDS % DAY_SECONDS // (DAY_SECONDS / HOURS))
+def get_age_bucket(ticks: float) -> int:
+    """The bucket of an age in ticks: under 1, under 2, under 4, under 8 and so on."""
+    return min(int(ticks).bit_length(), AGES - 1)
+
+
+def get_hour_factor(delays: Delays, tick: int) -> float:
+    """The factor of the hour in which a tick lies."""
+    return list_week(delays)[(tick // HOUR_TICKS + MONDAY_HOURS) % WEEK_HOURS]
+
+
+def find_ages(delays: Delays, ticks: Sequence[int], tick: int) -> list[int]:
+    """The age buckets at a tick of requests from these ticks."""
+    clock = list_clock(delays)
+    now = _read(clock, tick)
+    return [get_age_bucket(now - _read(clock, one)) for one in ticks]
+
+
+def list_week(delays: Delays) -> tuple[float, ...]:
+    """The factors of all hours of a week, from Monday on."""
+    return _week(delays.hours)
+
+
+def list_clock(delays: Delays) -> tuple[float, ...]:
+    """The ticks that pass on the clock from Monday to each hour of a week, and to the end of it."""
+    return _clock(delays.hours)
+
+
+@lru_cache(maxsize=256)
+def _week(hours: tuple[float, ...]) -> tuple[float, ...]:
+    """The factors of all hours of a week, from Monday on."""
+    if len(hours) == CELLS:
+        return hours[:DAY_HOURS] * 5 + hours[DAY_HOURS:] * 2
+    return tuple(hours[hour * len(hours) // DAY_HOURS] for hour in range(DAY_HOURS)) * 7
+
+
+@lru_cache(maxsize=256)
+def _clock(hours: tuple[float, ...]) -> tuple[float, ...]:
+    """The ticks that pass on the clock from Monday to each hour of a week, and to the end of it."""
+    week = _week(hours) if len(hours) == CELLS else (1.0,) * WEEK_HOURS
+    return (0.0, *np.cumsum(np.array(week) * HOUR_TICKS).tolist())
+
+
+def _read(clock: tuple[float, ...], tick: int) -> float:
+    """The clock at the beginning of a tick."""
+    hour, part = divmod(tick, HOUR_TICKS)
+    week, at = divmod(hour + MONDAY_HOURS, WEEK_HOURS)
+    return week * clock[-1] + clock[at] + (clock[at + 1] - clock[at]) * part / HOUR_TICKS
+
+
+# ---- the reference period --------------------------------------------------------------------------------
+
+
+def start_reference(now: float) -> Reference:
+    """A reference period that begins now."""
+    return Reference(began=now, ended=now, stretches=(Stretch(int(now // HOUR_SECONDS)),))
+
+
+def resume(reference: Reference, now: float) -> Reference:
+    """The reference after a pause until now, which is no part of it."""
+    passed = now - reference.ended
+    return msgspec.structs.replace(
+        reference,
+        began=reference.began + passed,
+        ended=now,
+        stretches=(*reference.stretches, *start_reference(now).stretches),
+    )
+
+
+def add_watched(reference: Reference, at: float) -> Reference:
+    """The reference after it was watched until `at`."""
+    return msgspec.structs.replace(reference, ended=at)
+
+
+def add_requests(reference: Reference, tick: int, count: int) -> Reference:
+    """The reference after so many requests in a tick."""
+    return _with_counts(reference, tick, count, 0)
+
+
+def add_complaint(reference: Reference, request_tick: int, tick: int) -> Reference:
+    """The reference after a complaint in a tick, about a request of another."""
+    reference = _with_counts(reference, tick, 0, 1)
+    if reference.complaints % reference.every:
+        return reference
+    pairs, every = (*reference.pairs, (tick, tick - request_tick)), reference.every
+    if len(pairs) > PAIRS_MAX:
+        pairs, every = pairs[::2], 2 * every
+    return msgspec.structs.replace(reference, pairs=pairs, every=every)
+
+
+def _with_counts(reference: Reference, tick: int, requests: int, complaints: int) -> Reference:
+    last = _until(reference.stretches[-1], tick // HOUR_TICKS)
+    last = Stretch(
+        last.first_hour,
+        (*last.requests[:-1], last.requests[-1] + requests),
+        (*last.complaints[:-1], last.complaints[-1] + complaints),
+    )
+    return msgspec.structs.replace(reference, stretches=(*reference.stretches[:-1], last))
+
+
+def _until(stretch: Stretch, hour: int) -> Stretch:
+    """The stretch up to an hour."""
+    more = (0,) * (hour + 1 - stretch.first_hour - len(stretch.requests))
+    return Stretch(stretch.first_hour, stretch.requests + more, stretch.complaints + more) if more else stretch
+
+
+# ---- learning --------------------------------------------------------------------------------------------
+
+
+class _Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """By how much complaints vary more than chance, as in `Delays`."""
+
+    dispersion: float = 1.0
+    day_variance: float = DAY_VARIANCE
+    day_evidence: float = DAY_EVIDENCE
+    hours: float = CELLS
+    """The number of hours of the rhythm in which complaints come, by weight."""
 
 
 def learn(reference: Reference) -> Delays:
-    """The delays from a reference period. A bucket without complaints before the last tested one counts half of one."""
-    watched = [math.fsum(reference.watched[age::AGES]) for age in range(AGES)]
-    tested = 1 + max((age for age, seen in enumerate(reference.events) if seen >= EVENTS_MIN), default=-1)
-    weights = [seen or 0.5 for seen in reference.events[:tested]] + [0.0] * (AGES - tested)
-    hazards = [weight / of if of > 0.0 else 0.0 for weight, of in zip(weights, watched, strict=True)]
-    hours, kept = _rhythm(reference, hazards)
-    doubt = HOURS / max(HOURS, sum(reference.by_hour))
+    """The delays from a reference period. A bucket without complaints before the last tested one counts half of one.
+
+    Hazards need the clock, the clock needs the rhythm, and the rhythm needs hazards: a few rounds find all three.
+    """
+    last = _until(reference.stretches[-1], math.ceil(reference.ended / HOUR_SECONDS) - 1)
+    stretches = [one for one in (*reference.stretches[:-1], last) if one.requests]
+    hours = np.concatenate([one.first_hour + np.arange(len(one.requests)) for one in stretches])
+    seen = np.concatenate([np.array(one.complaints, float) for one in stretches])
+    rhythm, kept, spread, expected = np.ones(CELLS), 0.0, _Spread(), np.zeros(0)
+    weights, of = [0.0] * AGES, np.zeros(AGES)
+    for _ in range(ROUNDS):
+        if expected.any():
+            rhythm, kept = _find_rhythm(hours, seen, expected, rhythm, spread)
+        clock = _clock(tuple(rhythm.tolist()))
+        watched = np.concatenate([_watch(one, clock) for one in stretches], axis=1)
+        weights, of = _weigh(reference, clock, float(seen.sum())), watched.sum(axis=1)
+        expected = np.divide(weights, of, out=np.zeros(AGES), where=of > 0.0) @ watched
+        spread = _find_spread(hours, seen, expected, kept)
     return Delays(
-        hazards=tuple(hazards),
-        weights=tuple(float(weight) for weight in weights),
-        hours=hours,
-        rhythm_variance=RHYTHM_SHARE * kept * kept * doubt,
+        hazards=tuple(_find_hazards(weights, of)),
+        weights=tuple(weights),
+        hours=tuple(rhythm.tolist()),
+        rhythm_variance=RHYTHM_SHARE
+        * kept**2
+        * spread.dispersion
+        * spread.hours
+        / max(spread.hours, float(seen.sum())),
         began=reference.began,
         ended=reference.ended,
+        dispersion=float(spread.dispersion),
+        day_variance=float(spread.day_variance),
+        day_evidence=float(spread.day_evidence),
     )
 
 
-def _rhythm(reference: Reference, hazards: list[float]) -> tuple[tuple[float, ...], float]:
-    """Complaints seen by those expected, for each part of the day, drawn towards 1 as far as chance explains them.
-
-    And how much of the deviation is kept, from 0 to 1.
-    """
-    expected = [
-        math.fsum(h * w for h, w in zip(hazards, reference.watched[at * AGES : (at + 1) * AGES], strict=True))
-        for at in range(HOURS)
-    ]
-    there = [(seen, of) for seen, of in zip(reference.by_hour, expected, strict=True) if of > 0.0]
-    deviance = math.fsum((seen - of) ** 2 / of for seen, of in there)
-    kept = max(0.0, 1.0 - (len(there) - 1) / deviance) if deviance > 0.0 and len(there) > 2 else 0.0
-    raw = [
-        1.0 + kept * (seen / of - 1.0) if of > 0.0 else 1.0
-        for seen, of in zip(reference.by_hour, expected, strict=True)
-    ]
-    total = math.fsum(expected)
-    scale = math.fsum(f * of for f, of in zip(raw, expected, strict=True)) / total if total > 0.0 else 1.0
-    return tuple(max(HOUR_MIN, one / scale) if scale > 0.0 else 1.0 for one in raw), kept
+def learn_day(delays: Delays, seen: float, expected: float) -> Delays:
+    """The delays after another day, whose complaints were compared with those expected on average."""
+    own = expected * delays.day_variance
+    share = own / (delays.dispersion + own)
+    square = (seen - expected) ** 2 / (expected * (delays.dispersion + own))
+    more = share * (min(square, DAY_SQUARE_MAX) - 1.0) / delays.day_evidence
+    evidence = min(DAY_EVIDENCE_MAX, delays.day_evidence + share * share)
+    return msgspec.structs.replace(delays, day_variance=delays.day_variance * (1.0 + more), day_evidence=evidence)
 
 
-def add_watched(
-    reference: Reference, tick: int, ages: Sequence[int], request_ticks: Sequence[float], at: float
-) -> Reference:
-    """The reference after requests of these age buckets were watched for so long in a tick, until `at`."""
-    first = get_part_of_day(tick) * AGES
-    whole = list(reference.watched)
-    for age, more in zip(ages, request_ticks, strict=True):
-        whole[first + age] += more
-    return msgspec.structs.replace(reference, watched=tuple(whole), ended=at)
+def _watch(stretch: Stretch, clock: tuple[float, ...]) -> Numbers:
+    """The request-ticks on the clock by age bucket, in each hour of a stretch. Requests of an hour come evenly."""
+    first = stretch.first_hour
+    edges = np.array([_read(clock, HOUR_TICKS * (first + hour)) for hour in range(len(stretch.requests) + 1)])
+    requests, width = np.array(stretch.requests, float), np.diff(edges)
+    begun = np.concatenate([[0.0], np.cumsum(requests)])
+    area = np.concatenate([[0.0], np.cumsum((begun[1:] + begun[:-1]) / 2 * width)])
+    until = []
+    for age in (0.0, *(max(0.0, end - 0.5) for end in _ends()[:-1]), math.inf):
+        time = edges - age
+        at = np.clip(np.searchsorted(edges, time, "right") - 1, 0, len(requests) - 1)
+        part = np.maximum(0.0, time - edges[at])
+        until.append(np.diff(area[at] + begun[at] * part + requests[at] * part * part / (2 * width[at])))
+    return np.array([younger - older for younger, older in pairwise(until)])
 
 
-def add_complaint(reference: Reference, tick: int, age: int) -> Reference:
-    """The reference after a complaint about a request in this age bucket."""
-    hour = get_part_of_day(tick)
-    return msgspec.structs.replace(
-        reference,
-        events=tuple([count + (at == age) for at, count in enumerate(reference.events)]),
-        by_hour=tuple([count + (at == hour) for at, count in enumerate(reference.by_hour)]),
+def _weigh(reference: Reference, clock: tuple[float, ...], complaints: float) -> list[float]:
+    """The complaints by age bucket, as far as these are tested."""
+    ages = [get_age_bucket(_read(clock, came) - _read(clock, came - age)) for came, age in reference.pairs]
+    events = np.bincount(np.array(ages, int), minlength=AGES) * complaints / max(1, len(ages))
+    tested = 1 + max((age for age, count in enumerate(events) if count >= EVENTS_MIN), default=-1)
+    return [float(count) or 0.5 for count in events[:tested]] + [0.0] * (AGES - tested)
+
+
+def _find_hazards(weights: Sequence[float], watched: Numbers) -> list[float]:
+    """The hazards of requests without a complaint. Those with one are in `watched` too, and leave it here."""
+    hazards, left = list[float](), 1.0
+    for weight, of, ticks in zip(weights, watched, _widths(), strict=True):
+        share = min(SHARE_MAX, weight * ticks / (left * float(of))) if of > 0.0 else 0.0
+        hazards.append(-math.log1p(-share) / ticks)
+        left *= 1.0 - share
+    return hazards
+
+
+def _cells(hours: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """The place of each hour in the rhythm."""
+    at = (hours + MONDAY_HOURS) % WEEK_HOURS
+    return at % DAY_HOURS + np.where(at >= 5 * DAY_HOURS, DAY_HOURS, 0)
+
+
+def _find_rhythm(
+    hours: npt.NDArray[np.intp], seen: Numbers, expected: Numbers, rhythm: Numbers, spread: _Spread
+) -> tuple[Numbers, float]:
+    """Complaints seen by those expected without a rhythm, for each cell, drawn towards 1 as far as chance explains
+    them; and how much of the deviation is kept, from 0 to 1. The mean of a week is 1."""
+    cells = _cells(hours)
+    plain = np.bincount(cells, expected / rhythm[cells], CELLS)
+    plain *= seen.sum() / max(1e-9, float((plain * rhythm).sum()))
+    there = plain > 1e-6
+    days = [len(np.unique(hours[(cells >= DAY_HOURS) == weekend] // DAY_HOURS)) for weekend in (False, True)]
+    shared = spread.day_variance / np.maximum(1, np.repeat(days, DAY_HOURS))
+    variance = plain * (spread.dispersion + shared * plain)
+    counts = np.bincount(cells, seen, CELLS)
+    deviance = float((((counts - plain) ** 2)[there] / variance[there]).sum())
+    kept = max(0.0, 1.0 - (there.sum() - 1) / deviance) if deviance > 0.0 and there.sum() > 2 else 0.0
+    found = np.where(there, 1.0 + kept * (counts / np.where(there, plain, 1.0) - 1.0), 1.0)
+    found = np.maximum(HOUR_MIN, found)
+    return found / ((5 * found[:DAY_HOURS].sum() + 2 * found[DAY_HOURS:].sum()) / WEEK_HOURS), float(kept)
+
+
+def _find_spread(hours: npt.NDArray[np.intp], seen: Numbers, expected: Numbers, kept: float) -> _Spread:
+    """The spread of hours within their days, and of days, by moments; that of days drawn towards the prior."""
+    cells = _cells(hours)
+    _, day = np.unique(hours // DAY_HOURS, return_inverse=True)
+    by_day, of_day = np.bincount(day, seen), np.bincount(day, expected)
+    within = expected * (by_day / np.maximum(1e-9, of_day))[day]
+    in_hours, in_cells, in_days = [_count_like(one) for one in (expected, np.bincount(cells, expected), of_day)]
+    free = max(in_hours / 4, in_hours - kept * in_cells - in_days)
+    squares = float(((seen - within) ** 2).sum()) / max(1e-9, float(within.sum()))
+    dispersion = max(1.0, squares * in_hours / free)
+    evidence = max(0.5, in_days - 1 - kept * (len(np.unique(cells >= DAY_HOURS)) - 1))
+    squares = in_days / evidence * float(((by_day - of_day) ** 2).sum()) - dispersion * float(of_day.sum())
+    found = max(0.0, squares) / max(1e-9, float((of_day**2).sum()))
+    whole = DAY_EVIDENCE + evidence
+    return _Spread(
+        dispersion=dispersion,
+        day_variance=(DAY_EVIDENCE * DAY_VARIANCE + evidence * found) / whole,
+        day_evidence=whole,
+        hours=in_cells,
     )
 
 
-def find_expected(delays: Delays, ages: Sequence[int], request_ticks: Sequence[float], tick: int) -> list[float]:
-    """The complaints that may come in a tick at most, of each cohort with all younger ones: the 97.5% bound.
+def _count_like(values: npt.NDArray[Any]) -> float:
+    """The number of equal values that have the same weight (Kish)."""
+    squares = float((values**2).sum())
+    return float(values.sum()) ** 2 / squares if squares else 1.0
+
+
+# ---- use ---------------------------------------------------------------------------------------------------
+
+
+def find_expected(
+    delays: Delays, ages: Sequence[int], request_ticks: Sequence[float], tick: int
+) -> tuple[list[float], float]:
+    """The complaints that may come in a tick at most, of each cohort with all younger ones: the 97.5% bound. And those
+    of all cohorts on average.
 
     The cohorts stand oldest first, with their age buckets. The bound is that of a Poisson rate (Garwood 1936, by Wilson
     and Hilferty's formula) from as many complaints as weigh the same for these ages: where most requests are of an age
     of which little is known, it is wider. That is so of the youngest ones alone.
     """
-    hour, doubt = delays.hours[get_part_of_day(tick)], delays.rhythm_variance
+    hour, doubt = get_hour_factor(delays, tick), delays.variance
     found, mean, squares, younger, of_age, last = [0.0] * len(ages), 0.0, 0.0, 0.0, 0.0, -1
     for at in range(len(ages) - 1, -1, -1):
         age = ages[at]
@@ -152,8 +398,8 @@ def find_expected(delays: Delays, ages: Sequence[int], request_ticks: Sequence[f
             mean, of_age = mean + due, of_age + due
             squares = younger + of_age * of_age / delays.weights[age]
         if mean:
-            found[at] = mean * hour * find_widening(1.0 / (squares / (mean * mean) + doubt))
-    return found
+            found[at] = mean * hour * find_widening(1.0 / (delays.dispersion * squares / (mean * mean) + doubt))
+    return found, mean * hour
 
 
 def find_widening(complaints: float) -> float:
@@ -168,7 +414,7 @@ def get_complaint_rate(delays: Delays) -> float:
 
 
 def find_delay_quantile(delays: Delays, share: float) -> float | None:
-    """The seconds after which this share of the complaints has come; None if none is expected at all.
+    """The seconds on the clock after which this share of the complaints has come; None if none is expected at all.
 
     Within a bucket it is read along a straight line.
     """
@@ -183,8 +429,11 @@ def find_delay_quantile(delays: Delays, share: float) -> float | None:
     return before * TICK_SECONDS
 
 
+def _ends() -> tuple[float, ...]:
+    """The age at which each bucket ends, in ticks."""
+    return (*(float(1 << age) for age in range(AGES - 1)), float(HORIZON_TICKS))
+
+
 def _widths() -> tuple[float, ...]:
     """The number of ticks that a request is in each age bucket."""
-    ends = [0.0, 1.0, *(float(1 << age) for age in range(1, AGES))]
-    ends[-1] = float(HORIZON_TICKS)
-    return tuple(end - begin for begin, end in pairwise(ends))
+    return tuple(end - begin for begin, end in pairwise((0.0, *_ends())))

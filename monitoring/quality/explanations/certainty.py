@@ -147,12 +147,22 @@ def _complaints(one: StreamReport) -> str:
     said = f"{come} about {format_count(one.observed, 'request', 'requests')}"
     rate = one.baseline.get("rate")
     if one.baseline.get("learning"):
-        return f"{said}; how many are usual, and how late they come, is being learned"
-    return (
-        f"{said}; about {format_digits(10_000 * float(rate))} in 10,000 are usual"
-        if isinstance(rate, int | float)
-        else said
-    )
+        return f"{said}; how many are usual, and how late they come, is being learned{_progress(one.baseline)}"
+    if not isinstance(rate, int | float):
+        return said
+    said += f"; about {format_digits(10_000 * float(rate))} in 10,000 are usual"
+    deviation = one.baseline.get("day_deviation")
+    return f"{said}, on a day {format_percent(float(deviation))} more or fewer" if deviation else said
+
+
+def _progress(baseline: Mapping[str, Any]) -> str:
+    """How far the reference period is: its days, and its complaints once the days are over."""
+    days, wanted = baseline.get("days"), baseline.get("days_wanted")
+    if days is None or not wanted:
+        return ""
+    if days < wanted:
+        return f": {int(days)} of {int(wanted)} days"
+    return f": {format_evidence(baseline['complaints'])} of {format_evidence(baseline['complaints_wanted'])} complaints"
 
 
 def _held(baseline: Mapping[str, Any]) -> str:

@@ -189,7 +189,11 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
                 "delay_seconds": delays.find_delay_quantile(whole.learned, 0.5),
                 "from": whole.learned.began,
                 "to": whole.learned.ended,
+                "dispersion": whole.learned.dispersion,
+                "day_deviation": math.sqrt(whole.learned.day_variance),
             }
+        elif whole.learning is not None:
+            baseline |= complaints.describe_progress(whole.learning)
         share = None
         if terms.requests_per_day:
             share = min(1.0, recent_values.count_per_day(self.rate, terms.at) / terms.requests_per_day)

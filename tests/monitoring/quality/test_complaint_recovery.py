@@ -88,14 +88,31 @@ def test_while_there_are_twice_as_many_complaints_no_recovery_is_found() -> None
 
 def test_a_recovery_that_is_none_is_found_as_rarely_as_stated() -> None:
     """With 1.5 times as many as expected at most, 200 are reached within 40 expected with probability 0.2 at most."""
-    found = 0
+    found, learned = 0, known()
     for seed in range(300):
         draw, test, reached = random.Random(seed), Fewer(0), False
         for _ in range(400):
-            test = fewer.take_expected(test, 0.1)
+            test = fewer.take_expected(test, 0.1, learned)
             for _ in range(_poisson(draw, 0.15)):
-                test = fewer.take_complaint(test)
+                test = fewer.take_complaint(test, learned)
             reached = reached or fewer.log_e(test) >= math.log(200.0)
+        found += reached
+    assert found <= 300 * 0.2 + 3.1 * math.sqrt(300 * 0.2 * 0.8)
+
+
+def test_a_recovery_is_found_as_rarely_where_days_differ_and_complaints_come_in_fives() -> None:
+    """Ten days of 30 expected at most: 1,500 are reached with probability 0.2 at most."""
+    learned = msgspec.structs.replace(known(), dispersion=5.0, day_variance=0.04)
+    found = 0
+    for seed in range(300):
+        draw, test, reached = random.Random(seed), Fewer(0), False
+        for tick in range(600):
+            if tick % 60 == 0:
+                test, readiness = fewer.end_day(test), draw.gammavariate(25.0, 1 / 25.0)
+            test = fewer.take_expected(test, 0.5, learned)
+            for _ in range(5 * _poisson(draw, 1.5 * 0.1 * readiness)):
+                test = fewer.take_complaint(test, learned)
+            reached = reached or fewer.log_e(test) >= math.log(1500.0)
         found += reached
     assert found <= 300 * 0.2 + 3.1 * math.sqrt(300 * 0.2 * 0.8)
 
@@ -110,22 +127,26 @@ def _poisson(draw: random.Random, mean: float) -> int:
     return count
 
 
-@given(st.lists(st.floats(0.0, 3.0), max_size=12), st.integers(0, 3))
-def test_it_does_not_matter_in_which_parts_complaints_are_expected(parts: list[float], seen: int) -> None:
-    whole = cut = Fewer(0)
+@given(st.lists(st.floats(0.01, 0.5), max_size=12), st.integers(0, 3))
+def test_it_hardly_matters_in_which_parts_complaints_are_expected(parts: list[float], seen: int) -> None:
+    whole = fewer.take_expected(Fewer(0), 2.0, known())
     for _ in range(seen):
-        whole = cut = fewer.take_complaint(fewer.take_expected(whole, 2.0))
+        whole = fewer.take_complaint(whole, known())
+    cut = whole
     for part in parts:
-        cut = fewer.take_expected(cut, part)
-    assert cut.log == pytest.approx(fewer.take_expected(whole, sum(parts)).log, abs=1e-9)
+        whole = fewer.take_expected(whole, part, known())
+        for _ in range(8):
+            cut = fewer.take_expected(cut, part / 8, known())
+    assert cut.log == pytest.approx(whole.log, rel=0.01)
 
 
 def test_its_sum_stands_as_reckoned_by_hand() -> None:
-    test = fewer.take_expected(Fewer(0), 2.0)
+    alike = msgspec.structs.replace(known(), day_variance=1e-9)
+    test = fewer.take_expected(Fewer(0), 2.0, alike)
     assert fewer.log_e(Fewer(0)) == -700.0
-    assert math.exp(fewer.log_e(test)) == pytest.approx(2 * math.e - 2)
-    assert math.exp(fewer.log_e(fewer.take_complaint(test))) == pytest.approx((2 * math.e - 2) / 1.5)
-    assert math.isfinite(fewer.log_e(fewer.take_expected(test, 1e6)))
+    assert math.exp(fewer.log_e(test)) == pytest.approx(1 * math.e + 1, rel=1e-6)
+    assert math.exp(fewer.log_e(fewer.take_complaint(test, alike))) == pytest.approx((math.e + 1) / 1.5, rel=1e-6)
+    assert math.isfinite(fewer.log_e(fewer.take_expected(test, 1e6, alike)))
 
 
 def test_what_is_heard_of_requests_from_before_the_verdict_shows_nothing() -> None:

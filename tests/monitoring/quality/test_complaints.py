@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors import complaints, delays, leave_one_out
-from monitoring.quality.detectors.complaints import RATIOS, Complaints
-from monitoring.quality.detectors.delays import AGES, DAY_SECONDS, HOURS, TICK_SECONDS, Delays
+from monitoring.quality.detectors.complaints import RATIOS, Cohort, Complaints
+from monitoring.quality.detectors.delays import AGES, CELLS, DAY_SECONDS, TICK_SECONDS, Delays
 from monitoring.quality.signals import complaint_signal
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
+from monitoring.quality.signals.labelled import ReportTerms
 
 NOON = 20_000 * DAY_SECONDS
 HOUR = 3600.0
@@ -36,10 +37,12 @@ def known(rate: float = 0.05, hours: float = 2.0, weight: float = 4_000.0) -> De
     return Delays(
         hazards=tuple(tested),
         weights=tuple(weight if one else 0.0 for one in tested),
-        hours=(1.0,) * HOURS,
+        hours=(1.0,) * CELLS,
         rhythm_variance=0.0,
         began=0.0,
         ended=NOON,
+        day_variance=1e-4,
+        day_evidence=40.0,
     )
 
 
@@ -80,7 +83,8 @@ def test_nothing_alarms_before_anything_is_known() -> None:
     for _ in range(30):
         state = complaints.take_complaint(complaints.take_requests(state, NOON), NOON, NOON)
     assert complaints.log_e(state) == -700.0
-    assert sum(state.reference.events if state.reference else ()) == 30
+    assert state.learning is not None
+    assert state.learning.complaints == 30
 
 
 def test_json_gives_back_the_same_and_goes_on_the_same() -> None:
@@ -132,16 +136,26 @@ def test_what_is_expected_does_not_depend_on_how_often_one_looks(steps: list[flo
     assert [one.requests for one in often.cohorts] == [one.requests for one in once.cohorts]
 
 
-@given(st.floats(0.0001, 3.0), st.sampled_from(RATIOS))
-def test_no_bet_makes_money_on_average_at_the_bound(mu: float, ratio: float) -> None:
-    """Of many requests as many complain as were expected: r^c·exp(-(r - 1)·mu) is 1 on average."""
-    mean = sum(math.exp(-mu + n * math.log(mu) - math.lgamma(n + 1)) * ratio**n for n in range(150))
-    (paid,) = {one for r, one in zip(RATIOS, complaints._paid((0.0,) * 4, mu), strict=True) if r == ratio}
-    assert mean * math.exp(paid) == pytest.approx(1.0)
+@given(st.floats(0.0001, 3.0), st.floats(1e-4, 1.0), st.sampled_from(RATIOS))
+def test_no_bet_makes_money_on_average_at_the_bound(mu: float, variance: float, ratio: float) -> None:
+    """Where as many complain on a day as were expected, times a readiness of gamma distribution, it wins 1 at most.
+
+    So it is for complaints in fives, which count as a fifth each.
+    """
+    for size in (1, 5):
+        learned = msgspec.structs.replace(known(), day_variance=variance, dispersion=float(size))
+        shape, at = learned.day_shape, RATIOS.index(ratio)
+        mean = 0.0
+        for n in range(400):
+            log = math.lgamma(n + shape) - math.lgamma(n + 1) - math.lgamma(shape)
+            log += shape * math.log(shape / (shape + mu)) + n * math.log(mu / (shape + mu))
+            stands = complaints._stand(Cohort(0, 0.0, (0.0,) * 4, size * n, size * mu), learned)
+            mean += math.exp(log + stands[at])
+        assert 0.0 < mean < 1.001
 
 
 def test_the_bets_stand_as_reckoned_by_hand() -> None:
-    taught = known(weight=1e12)
+    taught = msgspec.structs.replace(known(weight=1e12), day_variance=1e-9)
     state = complaints.take_requests(complaints.start(NOON, taught), NOON, 1_000)
     state = complaints.advance(state, NOON + TICK_SECONDS)
     first = state.expected
@@ -149,12 +163,13 @@ def test_the_bets_stand_as_reckoned_by_hand() -> None:
     state = complaints.take_complaint(state, NOON + TICK_SECONDS, NOON + 1.5 * TICK_SECONDS)
     state = complaints.take_complaint(state, NOON, NOON + 1.5 * TICK_SECONDS)
     mu = state.cohorts[0], state.cohorts[1]
-    behind = delays.find_expected(taught, [1, 0], [500.0, 250.0], int(NOON // TICK_SECONDS) + 1)
+    behind, whole = delays.find_expected(taught, [1, 0], [500.0, 250.0], int(NOON // TICK_SECONDS) + 1)
     young = taught.hazards[0] * 250
     assert behind == pytest.approx([taught.hazards[1] * 500 + young, young], rel=1e-4)
-    for ratio, log in zip(RATIOS, mu[1].logs, strict=True):
+    assert whole == pytest.approx(behind[0], rel=1e-4)
+    for ratio, log in zip(RATIOS, complaints._stand(mu[1], taught), strict=True):
         assert log == pytest.approx(math.log(first) + math.log(ratio) - (ratio - 1) * behind[1])
-    assert max(mu[0].logs) < -690.0
+    assert max(complaints._stand(mu[0], taught)) < -690.0
     assert (mu[0].requests, mu[1].requests, state.seen) == (999, 499, 2)
 
 
@@ -244,3 +259,41 @@ def test_the_reference_teaches_rate_and_delay_although_many_are_still_to_complai
     median = delays.find_delay_quantile(state.learned, 0.5)
     assert median is not None
     assert median == pytest.approx(6 * HOUR * math.log(2), rel=0.25)
+
+
+def test_state_of_an_earlier_release_goes_on_and_learning_begins_again() -> None:
+    state = complaints.begin_reverse_test(
+        after(complaints.start(NOON, known()), traffic(random.Random(1), 30, 99, 0.1)), NOON
+    )
+    raw = msgspec.to_builtins(state)
+    raw["cohorts"] = [cohort[:3] for cohort in raw["cohorts"]]
+    raw["back"] = raw["back"][:2]
+    for name in ("day_seen", "day_expected", "learning"):
+        del raw[name]
+    for name in ("dispersion", "day_variance", "day_evidence"):
+        del raw["learned"][name]
+    raw["learned"]["hours"] = raw["learned"]["hours"][:8]
+    earlier = msgspec.convert(raw, Complaints)
+    later = after(earlier, traffic(random.Random(2), 30, 99, 0.1, begins=state.at))
+    assert later.learned is not None
+    assert later.expected > state.expected + 120
+    assert (later.learned.hazards, later.learned.day_variance) == (known().hazards, delays.DAY_VARIANCE)
+    learning = msgspec.to_builtins(complaints.start(NOON))
+    learning["reference"] = {"began": NOON, "ended": NOON, "watched": [0.0] * 120, "events": [0] * 15}
+    del learning["learning"]
+    again = after(msgspec.convert(learning, Complaints), traffic(random.Random(3), 30, 99, 0.1))
+    assert again.learning is not None
+    assert 0 < again.learning.ended - again.learning.began <= 30 * HOUR
+
+
+def test_learning_takes_seven_days_and_says_how_many_are_over() -> None:
+    track = heard(complaint_signal.start("returns@v3", NOON, None), traffic(random.Random(1), 80, 60, 0.2))
+    terms = ReportTerms(at=track.last, labels_min=30, threshold=200.0, roll=track.complainers, requests_per_day=1440.0)
+    told = track.report("complaints", None, terms)
+    assert told.baseline["learning"]
+    assert (int(told.baseline["days"]), told.baseline["days_wanted"]) == (3, 7.0)
+    later = heard(track, traffic(random.Random(2), 96, 60, 0.2, begins=track.last))
+    learned = later.report("complaints", None, terms._replace(at=later.last)).baseline
+    assert not learned["learning"]
+    assert learned["dispersion"] == pytest.approx(1.0, abs=0.2)
+    assert 0.0 < learned["day_deviation"] < 0.2

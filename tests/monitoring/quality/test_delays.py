@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections import Counter, deque
 
 import msgspec
 import pytest
@@ -10,52 +12,159 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors import delays
-from monitoring.quality.detectors.delays import AGES, HOURS, Delays, Reference
+from monitoring.quality.detectors.delays import (
+    AGES,
+    CELLS,
+    DAY_SECONDS,
+    HOUR_SECONDS,
+    TICK_SECONDS,
+    Delays,
+    Reference,
+    Stretch,
+)
+
+MONDAY = 4 * DAY_SECONDS
 
 
-def reference(events: list[int], watched: float = 1_000.0, by_hour: list[int] | None = None) -> Reference:
-    whole = [*events, *[0] * (AGES - len(events))]
-    return Reference(
+def plain(weights: list[float], **other: object) -> Delays:
+    """Delays of a hazard of 0.01 at the first ages, from so many complaints each."""
+    whole = [*weights, *[0.0] * (AGES - len(weights))]
+    found = Delays(
+        hazards=tuple(0.01 if weight else 0.0 for weight in whole),
+        weights=tuple(whole),
+        hours=(1.0,) * CELLS,
+        rhythm_variance=0.0,
         began=0.0,
-        ended=86400.0,
-        watched=(watched / HOURS,) * (AGES * HOURS),
-        events=tuple(whole),
-        by_hour=tuple(by_hour or [sum(events) // HOURS] * HOURS),
+        ended=7 * DAY_SECONDS,
+        day_variance=1e-9,
     )
+    return msgspec.structs.replace(found, **other)
+
+
+def simulated(
+    days: int,
+    per_hour: int = 40,
+    rate: float = 0.2,
+    delay_ticks: float = 6.0,
+    open_hours: range | None = None,
+    is_quiet: bool = False,
+    days_differ: float = 0.0,
+    size: int = 1,
+    seed: int = 1,
+    begins: float = MONDAY,
+    reference: Reference | None = None,
+) -> Reference:
+    """A reference of even traffic, with exponential delays. While closed nobody complains; what would come then comes
+    within the hour after it opens. It goes on with another reference, if there is one."""
+    draw, begin = random.Random(seed), int(begins // TICK_SECONDS)
+    reference = reference or delays.start_reference(begins)
+    ready = [max(0.0, draw.gauss(1.0, days_differ)) for _ in range(days)]
+    asked: Counter[int] = Counter()
+    found: list[tuple[int, int]] = []
+    for hour in range(24 * days):
+        for number in range(0 if is_quiet and hour // 24 % 7 >= 5 else per_hour):
+            tick = hour * 12 + number * 12 // per_hour
+            asked[tick] += 1
+            if draw.random() < rate * ready[hour // 24] / size:
+                comes = tick + 1 + int(draw.expovariate(1 / delay_ticks))
+                while open_hours is not None and not _is_open(comes, open_hours, is_quiet):
+                    comes = (comes // 12 + 1) * 12 + draw.randrange(12)
+                found += [(comes, tick)] * size
+    due = deque(sorted(found))
+    for tick in range(days * 288):
+        if asked[tick]:
+            reference = delays.add_requests(reference, begin + tick, asked[tick])
+        while due and due[0][0] <= tick:
+            reference = delays.add_complaint(reference, begin + due.popleft()[1], begin + tick)
+    return delays.add_watched(reference, begins + days * DAY_SECONDS)
+
+
+def _is_open(tick: int, open_hours: range, is_quiet: bool) -> bool:
+    return tick // 12 % 24 in open_hours and not (is_quiet and tick // 288 % 7 >= 5)
 
 
 def test_age_buckets_double() -> None:
     assert [delays.get_age_bucket(n) for n in (0, 1, 2, 3, 4, 7, 8, 8640, 10**9)] == [0, 1, 2, 2, 3, 3, 4, 14, 14]
 
 
-def test_a_hazard_is_complaints_by_the_time_that_requests_were_watched() -> None:
-    found = delays.learn(reference([10, 20, 40]))
-    assert found.hazards[:4] == pytest.approx((0.01, 0.02, 0.04, 0.0))
-    assert found.hours == (1.0,) * HOURS
-    assert found.rhythm_variance == 0.0
+def test_rate_and_delay_are_learned_although_requests_with_a_complaint_are_watched_no_more() -> None:
+    found = delays.learn(simulated(7, rate=0.6, delay_ticks=24.0))
+    assert delays.get_complaint_rate(found) == pytest.approx(0.6, abs=0.02)
+    assert delays.find_delay_quantile(found, 0.5) == pytest.approx(25 * math.log(2) * TICK_SECONDS, rel=0.15)
+    assert found.hours == pytest.approx((1.0,) * CELLS, abs=0.1)
+    assert found.dispersion < 1.2
+    assert found.day_variance < delays.DAY_VARIANCE
 
 
 def test_ages_of_which_too_little_is_known_are_not_tested() -> None:
-    found = delays.learn(reference([10, 0, 8, 4, 1]))
-    assert [hazard > 0 for hazard in found.hazards[:6]] == [True, True, True, False, False, False]
+    begin = int(MONDAY // TICK_SECONDS)
+    reference = delays.add_requests(delays.start_reference(MONDAY), begin, 500)
+    for age, count in ((0, 10), (3, 8), (5, 4), (9, 1)):
+        for _ in range(count):
+            reference = delays.add_complaint(reference, begin, begin + age)
+    found = delays.learn(delays.add_watched(reference, MONDAY + DAY_SECONDS))
+    assert [hazard > 0 for hazard in found.hazards[:5]] == [True, True, True, False, False]
     assert found.weights[1] == 0.5
-    assert delays.learn(reference([1, 2, 3])).hazards == (0.0,) * AGES
+    assert delays.learn(simulated(1, rate=0.0)).hazards == (0.0,) * AGES
 
 
-def test_a_rhythm_that_chance_explains_is_none_and_a_plain_one_is_kept() -> None:
-    even = delays.learn(reference([400], by_hour=[52, 48, 55, 45, 50, 49, 51, 50]))
-    assert even.hours == (1.0,) * HOURS
-    plain = delays.learn(reference([400], by_hour=[0, 0, 100, 100, 100, 100, 0, 0]))
-    assert max(plain.hours) == pytest.approx(2.0, rel=0.1)
-    assert min(plain.hours) < 0.1
-    assert plain.rhythm_variance > 0
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_hours_of_an_office_are_learned_and_ages_pass_only_while_it_is_open(is_quiet: bool) -> None:
+    found = delays.learn(simulated(14, open_hours=range(9, 17), delay_ticks=12.0, is_quiet=is_quiet))
+    week = delays.list_week(found)
+    assert max(*week[:9], *week[17:24]) < 0.3
+    assert min(week[9:17]) > 1.2
+    assert (week[5 * 24 + 12] < 0.5) == is_quiet
+    friday, begin = 4 * 288, int(MONDAY // TICK_SECONDS)
+    closes, opens = begin + friday + 17 * 12, begin + friday + (24 + 9 if not is_quiet else 72 + 9) * 12
+    assert delays.find_ages(found, [closes - 6], opens)[0] <= 7
+    assert delays.find_ages(found, [begin + 9 * 12], begin + 17 * 12)[0] >= 8
 
 
-@given(st.lists(st.integers(0, 60), min_size=HOURS, max_size=HOURS).filter(lambda seen: sum(seen) > 20))
-def test_the_rhythm_leaves_what_is_expected_in_a_day_as_it_is(seen: list[int]) -> None:
-    found = delays.learn(reference([sum(seen)], by_hour=seen))
-    assert sum(found.hours) / HOURS == pytest.approx(1.0, abs=delays.HOUR_MIN)
-    assert min(found.hours) > 0
+def test_clusters_and_days_that_differ_are_learned_apart() -> None:
+    alike, fives, ready = (
+        delays.learn(simulated(14, **other)) for other in ({}, {"size": 5}, {"days_differ": 0.3, "per_hour": 80})
+    )
+    assert (fives.dispersion > 3.5, ready.dispersion < 1.4, alike.dispersion < 1.2) == (True, True, True)
+    assert ready.day_variance > 1.5 * alike.day_variance
+    assert fives.day_shape > ready.day_shape
+
+
+def test_a_day_further_from_what_was_expected_teaches_that_days_differ_but_none_teaches_much() -> None:
+    found = plain([400.0], day_variance=0.01, day_evidence=10.0)
+    less, more, most = (delays.learn_day(found, seen, 100.0) for seen in (100.0, 130.0, 400.0))
+    assert less.day_variance < 0.01 < more.day_variance < most.day_variance
+    assert most.day_variance < 0.015
+    assert less.day_evidence > 10.0
+
+
+def test_what_is_watched_in_two_stretches_is_learned_as_of_one() -> None:
+    """A pause of three days: nothing of it is learned, and no request from before is watched after it."""
+    paused = simulated(4, per_hour=20, rate=0.3)
+    later = delays.resume(paused, MONDAY + 7 * DAY_SECONDS)
+    assert later.ended - later.began == 4 * DAY_SECONDS
+    later = simulated(4, per_hour=20, rate=0.3, begins=later.ended, reference=later, seed=2)
+    found = delays.learn(later)
+    assert delays.get_complaint_rate(found) == pytest.approx(0.3, abs=0.03)
+    assert found.ended - found.began == pytest.approx(8 * DAY_SECONDS)
+
+
+def test_of_very_many_complaints_a_part_is_kept_by_age_and_all_are_counted() -> None:
+    reference = simulated(7, per_hour=60, rate=0.5)
+    assert reference.complaints > 4_000
+    assert len(reference.pairs) <= delays.PAIRS_MAX
+    assert delays.get_complaint_rate(delays.learn(reference)) == pytest.approx(0.5, abs=0.03)
+
+
+def test_delays_of_an_earlier_release_keep_their_rhythm_and_plain_ages() -> None:
+    raw = msgspec.to_builtins(plain([400.0, 50.0], hours=(0.1, 0.1, 1.0, 2.0, 2.0, 1.5, 1.0, 0.3)))
+    for name in ("dispersion", "day_variance", "day_evidence"):
+        del raw[name]
+    found = msgspec.convert(raw, Delays)
+    noon = int((MONDAY + 12 * HOUR_SECONDS) // TICK_SECONDS)
+    assert [delays.get_hour_factor(found, noon + hour * 12) for hour in (-1, 0, 3, 13)] == [2.0, 2.0, 1.5, 0.1]
+    assert delays.find_ages(found, [noon - 20, noon - 200], noon) == [5, 8]
+    assert found.day_variance == delays.DAY_VARIANCE
 
 
 @given(st.floats(20, 5_000))
@@ -68,30 +177,38 @@ def test_the_bound_is_that_of_a_poisson_rate(count: float) -> None:
 
 
 def test_the_bound_is_wider_where_most_are_of_an_age_of_which_little_is_known() -> None:
-    found = delays.learn(reference([400, 5]))
-    young, old = (delays.find_expected(found, [age], [100.0], 0)[0] / found.hazards[age] / 100 for age in (0, 1))
-    assert young == pytest.approx(delays.find_widening(400))
-    assert old == pytest.approx(delays.find_widening(5))
-    assert delays.find_expected(found, [3], [100.0], 0) == [0.0]
-    both, youngest = delays.find_expected(found, [1, 0], [100.0, 1.0], 0)
+    found = plain([400.0, 5.0])
+    young, old = (delays.find_expected(found, [age], [100.0], 0)[0][0] / found.hazards[age] / 100 for age in (0, 1))
+    assert young == pytest.approx(delays.find_widening(400), rel=1e-4)
+    assert old == pytest.approx(delays.find_widening(5), rel=1e-4)
+    assert delays.find_expected(found, [3], [100.0], 0) == ([0.0], 0.0)
+    (both, youngest), mean = delays.find_expected(found, [1, 0], [100.0, 1.0], 0)
     assert youngest == pytest.approx(found.hazards[0] * young)
-    mean = found.hazards[1] * 100 + found.hazards[0]
+    assert mean == pytest.approx(found.hazards[1] * 100 + found.hazards[0])
     assert mean < both < mean * old
 
 
+def test_the_bound_is_wider_where_complaints_come_in_clusters_or_days_differ() -> None:
+    found = plain([400.0])
+    usual, *wider = (
+        delays.find_expected(one, [0], [100.0], 0)[0][0]
+        for one in (found, plain([400.0], dispersion=5.0), plain([400.0], day_variance=0.04))
+    )
+    assert min(wider) > 1.05 * usual
+
+
 def test_quantiles_and_rate_are_those_of_the_hazards() -> None:
-    found = delays.learn(reference([0, 0, 0, 500], watched=100_000.0))
-    assert delays.get_complaint_rate(found) == pytest.approx(1 - math.exp(-4 * 0.005 - 0.5 / 100_000 * 4), rel=0.01)
+    found = msgspec.structs.replace(plain([0.5, 0.5, 0.5, 500.0]), hazards=(0.0, 0.0, 0.0, 0.005, *[0.0] * (AGES - 4)))
+    assert delays.get_complaint_rate(found) == pytest.approx(1 - math.exp(-4 * 0.005))
     median = delays.find_delay_quantile(found, 0.5)
     assert median is not None
     assert 5.5 * 300 < median < 6.5 * 300
-    assert delays.find_delay_quantile(delays.learn(reference([])), 0.5) is None
+    assert delays.find_delay_quantile(plain([]), 0.5) is None
 
 
 def test_json_gives_back_the_same() -> None:
-    found = delays.learn(reference([7, 9, 11], by_hour=[9, 9, 9, 0, 0, 0, 0, 0]))
+    reference = simulated(3)
+    assert msgspec.json.decode(msgspec.json.encode(reference), type=Reference) == reference
+    found = delays.learn(reference)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Delays) == found
-    seen = delays.add_complaint(delays.add_watched(reference([3]), 5, [0, 4], [1.5, 2.5], 90_000.0), 5, 4)
-    assert msgspec.json.decode(msgspec.json.encode(seen), type=Reference) == seen
-    assert seen.events[4] == 1
-    assert sum(seen.watched) == pytest.approx(sum(reference([3]).watched) + 4)
+    assert isinstance(reference.stretches[0], Stretch)

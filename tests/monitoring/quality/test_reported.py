@@ -77,15 +77,15 @@ def test_reports_do_not_count_before_any_other_label_or_beside_one_caller_alone(
 def test_complaints_about_reports_degrade_nothing_and_are_no_reference() -> None:
     """A few minutes of reports, every one complained about: while it is learned what is usual, and later."""
     plan = msgspec.structs.replace(PLAN, false_alarms_per_month=20.0)
-    honest = complaint_traffic(4, 0.1, 0.1)
-    for day in (0.5, 3.0):
+    honest = complaint_traffic(10, 0.1, 0.1)
+    for day in (0.5, 9.0):
         asked, _ = reports([False] * 3_000, begin=int(day * DAY / 5), every=0.1)
         complained = [
             (at(day * DAY + 400 + n * 0.1), said(one.id, True, "reporter", metric="complaint"))
             for n, (_, one) in enumerate(asked)
         ]
         records, feedback = [*honest[0], *asked], [*honest[1], *complained]
-        found = replay(records, feedback, step(plan), MORNING + 4 * DAY, {})[V3]
+        found = replay(records, feedback, step(plan), MORNING + 10 * DAY, {})[V3]
         assert 0.05 < stream(found, "complaints").baseline["rate"] < 0.15
         assert alarming(found) == []
 

@@ -337,11 +337,11 @@ def test_labels_of_a_degraded_version_are_no_baseline_of_the_next() -> None:
 
 
 def complaint_traffic(days: int, rate: float, later_rate: float, caller: Any = None) -> Traffic:
-    """A request every 30 s for so many days; complaints come after some hours. The rate changes at half time."""
+    """A request every 2 minutes for so many days; complaints come after some hours. The rate changes at half time."""
     draw, records, feedback = random.Random(5), [], []
-    count = days * 2880
+    count = days * 720
     for number in range(count):
-        name, when = f"c{number}", number * 30.0
+        name, when = f"c{number}", number * 120.0
         who = f"shop{draw.randrange(4)}"
         records.append((at(when), served(name, who)))
         if draw.random() < (rate if number < count / 2 else later_rate):
@@ -354,7 +354,7 @@ def complaint_traffic(days: int, rate: float, later_rate: float, caller: Any = N
 def test_complaints_are_held_against_what_is_expected() -> None:
     plan = msgspec.structs.replace(PLAN, false_alarms_per_month=20.0)
     for later, alarming in ((0.1, False), (0.3, True)):
-        found = judged(complaint_traffic(4, 0.1, later), step(plan), days=4)
+        found = judged(complaint_traffic(16, 0.1, later), step(plan), days=16)
         complaints = stream(found, "complaints")
         assert complaints.alarming is alarming
         assert not complaints.baseline["learning"]
@@ -364,7 +364,7 @@ def test_complaints_are_held_against_what_is_expected() -> None:
 
 def test_one_caller_alone_moves_no_complaints() -> None:
     plan = msgspec.structs.replace(PLAN, false_alarms_per_month=20.0)
-    found = judged(complaint_traffic(4, 0.1, 0.3, "angry"), step(plan), days=4)
+    found = judged(complaint_traffic(16, 0.1, 0.3, "angry"), step(plan), days=16)
     assert not stream(found, "complaints").alarming
 
 
@@ -442,7 +442,7 @@ def test_a_watch_goes_through_json_unchanged_and_stays_small() -> None:
     reckoning = Watches("e")
     reckoning.begin(step(), BY_GATE)
     records, feedback = paired_traffic(3000, 0.1, 0.1)
-    usual = together((records, feedback), complaint_traffic(2, 0.1, 0.1))
+    usual = together((records, feedback), complaint_traffic(8, 0.1, 0.1))
     _moved(reckoning, usual)
     known = reckoning.watches[V3]
     assert msgspec.json.decode(msgspec.json.encode(known), type=Watch) == known

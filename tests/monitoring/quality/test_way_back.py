@@ -127,7 +127,7 @@ def test_complaints_teach_nothing_while_degraded() -> None:
         told.take(complained(0.6))
     assert told.stream("complaints").baseline["learning"]
     told.tell("healthy")
-    for _ in range(4):
+    for _ in range(8):
         told.take(complained(0.1))
     assert told.stream("complaints").baseline["rate"] < 0.15
 
@@ -197,7 +197,7 @@ def test_a_recovery_that_held_is_forgotten() -> None:
 
 def test_each_kind_of_stream_counts_the_recoveries_that_it_has_shown() -> None:
     told = Told(step=step(PLAN))
-    for _ in range(2):
+    for _ in range(8):
         told.take(together(shadowed(0.1), complained(0.3)))
     for count in (0, 1):
         told.tell("degraded")
