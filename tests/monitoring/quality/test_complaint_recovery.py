@@ -100,7 +100,7 @@ def test_a_recovery_that_is_none_is_found_as_rarely_as_stated() -> None:
     assert found <= 300 * 0.2 + 3.1 * math.sqrt(300 * 0.2 * 0.8)
 
 
-def test_a_recovery_is_found_as_rarely_where_days_differ_and_complaints_come_in_fives() -> None:
+def test_recovery_is_as_rare_where_days_differ_and_complaints_cluster() -> None:
     """Ten days of 30 expected at most: 1,500 are reached with probability 0.2 at most."""
     learned = msgspec.structs.replace(known(), dispersion=5.0, day_variance=0.04)
     found = 0

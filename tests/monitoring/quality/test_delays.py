@@ -87,7 +87,7 @@ def test_age_buckets_double() -> None:
     assert [delays.get_age_bucket(n) for n in (0, 1, 2, 3, 4, 7, 8, 8640, 10**9)] == [0, 1, 2, 2, 3, 3, 4, 14, 14]
 
 
-def test_rate_and_delay_are_learned_although_requests_with_a_complaint_are_watched_no_more() -> None:
+def test_rate_and_delay_are_learned_though_complained_requests_leave() -> None:
     found = delays.learn(simulated(7, rate=0.6, delay_ticks=24.0))
     assert delays.get_complaint_rate(found) == pytest.approx(0.6, abs=0.02)
     assert delays.find_delay_quantile(found, 0.5) == pytest.approx(25 * math.log(2) * TICK_SECONDS, rel=0.15)
@@ -109,7 +109,7 @@ def test_ages_of_which_too_little_is_known_are_not_tested() -> None:
 
 
 @pytest.mark.parametrize("is_quiet", [False, True])
-def test_hours_of_an_office_are_learned_and_ages_pass_only_while_it_is_open(is_quiet: bool) -> None:
+def test_office_hours_are_learned_and_requests_age_only_while_open(is_quiet: bool) -> None:
     found = delays.learn(simulated(14, open_hours=range(9, 17), delay_ticks=12.0, is_quiet=is_quiet))
     week = delays.list_week(found)
     assert max(*week[:9], *week[17:24]) < 0.3
@@ -130,7 +130,7 @@ def test_clusters_and_days_that_differ_are_learned_apart() -> None:
     assert fives.day_shape > ready.day_shape
 
 
-def test_a_day_further_from_what_was_expected_teaches_that_days_differ_but_none_teaches_much() -> None:
+def test_unusual_day_teaches_that_days_differ_but_not_much() -> None:
     found = plain([400.0], day_variance=0.01, day_evidence=10.0)
     less, more, most = (delays.learn_day(found, seen, 100.0) for seen in (100.0, 130.0, 400.0))
     assert less.day_variance < 0.01 < more.day_variance < most.day_variance
@@ -149,7 +149,7 @@ def test_what_is_watched_in_two_stretches_is_learned_as_of_one() -> None:
     assert found.ended - found.began == pytest.approx(8 * DAY_SECONDS)
 
 
-def test_of_very_many_complaints_a_part_is_kept_by_age_and_all_are_counted() -> None:
+def test_of_many_complaints_all_are_counted_and_some_kept_by_age() -> None:
     reference = simulated(7, per_hour=60, rate=0.5)
     assert reference.complaints > 4_000
     assert len(reference.pairs) <= delays.PAIRS_MAX
