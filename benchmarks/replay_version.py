@@ -115,14 +115,16 @@ class Stream:
         label = Label(badness=float(row.wrong), caller=CALLER, rater=row.rater)
         self.track = self.track.take(label, row.at, self._roll, is_degraded, is_late, is_early=is_early)
 
-    def turn(self, is_degraded: bool) -> None:
+    def turn(self, is_degraded: bool, at: float) -> None:
         """The version is degraded from now on, or no longer."""
         self._tested = array("L")
-        self.track = self.track.begin_reverse_test() if is_degraded else self.track.restart()
+        self.track = self.track.begin_reverse_test(at) if is_degraded else self.track.restart(at)
 
     def stands(self, labels: float, alpha: float) -> tuple[bool, bool]:
         """Whether it alarms, and whether its reverse test has found a recovery."""
-        return self.track.alarms(self._labels_min, labels, alpha), self.track.has_recovered
+        doubt = self.track.find_doubt(self._labels_min, labels, alpha)
+        alarms = doubt is None and self.track.alarms(self._labels_min, labels, alpha)
+        return alarms, self.track.has_recovered
 
     def rests_on_one(self, labels: float, alpha: float) -> bool:
         """Whether all labels would alarm, and do not without one rater alone."""
@@ -225,7 +227,7 @@ class Version:
         self._restored_at = row.at if recovered else self._restored_at
         self._degraded_since = self._degraded_since if recovered else row.at
         for stream in self._streams.values():
-            stream.turn(not recovered)
+            stream.turn(not recovered, row.at)
         self._stands = {name: one.stands(self._labels, self._alpha) for name, one in self._streams.items()}
         lasted, self._turned_after = label - self._turned_after, label
         return Turn(label, row.line, row.at, known.verdict, found.verdict, lasted, found.because, evidence)

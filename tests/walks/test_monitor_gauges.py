@@ -49,7 +49,7 @@ async def test_a_version_without_a_role_is_judged_and_in_no_gauge_until_it_has_o
 async def test_labels_that_rest_on_one_giver_are_told(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         for rests in (False, True):
-            one = StreamReport(stream="feedback", labelled=True, observed=90, rests_on_most=rests)
+            one = StreamReport(stream="feedback", labelled=True, observed=90, doubt="one_giver" if rests else None)
             await judged(gateway, V1, streams=[one])
             assert await metric(http, "apprentice_evidence_rests_on_one", f'version="{V1}"') == rests
 

@@ -38,7 +38,7 @@ def read_monitor_gauges(quality: Quality) -> None:
     meters.quality_ratio.read_from(lambda: _quality(quality))
     meters.label_coverage_ratio.read_from(lambda: _judged(quality, lambda entry: entry.label_coverage))
     meters.evidence_rests_on_one.read_from(
-        lambda: _judged(quality, lambda entry: float(any(s.rests_on_most for s in entry.streams)))
+        lambda: _judged(quality, lambda entry: float(any(s.doubt == "one_giver" for s in entry.streams)))
     )
     meters.labels_per_day.read_from(lambda: _judged(quality, lambda entry: entry.labels_per_day))
     meters.labels.read_from(lambda: _judged(quality, lambda entry: float(entry.labels)))

@@ -45,15 +45,25 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(
-    kind: Kind, wrong: float, of: float, at: float, by: str, source: str, confidence: float = CONFIDENCE
+    kind: Kind,
+    wrong: float,
+    of: float,
+    at: float,
+    by: str,
+    source: str,
+    confidence: float = CONFIDENCE,
+    dispersion: float = 1.0,
 ) -> Baseline:
-    """The baseline that these labels are evidence for. Raises ValueError as `upper_bound` does."""
-    upper = find_upper_bound(wrong, of, confidence)
+    """The baseline that these labels are evidence for. So many labels count as one where they come in clusters.
+
+    Raises ValueError as `find_upper_bound` does.
+    """
+    upper = find_upper_bound(wrong / dispersion, of / dispersion, confidence)
     return Baseline(kind=kind, wrong=float(wrong), of=float(of), upper=upper, at=at, by=by, source=source)
 
 
 def measure_counts(kind: Kind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
-    """The same, for who takes what was counted elsewhere: an evaluation, or an admin.
+    """Measure what was counted elsewhere: by an evaluation, or by an admin.
 
     Raises ValueError, whose message is a sentence, where it is no evidence that a stream could be held against.
     """

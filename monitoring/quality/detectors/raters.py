@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.detectors import leave_one_out, restarts
+from monitoring.quality.detectors import dependence, leave_one_out, restarts
 from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors.dependence import PLAIN, Terms
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.rising_errors import Side, Slip
 
@@ -47,7 +48,7 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     """A guarded detector and how it stands. JSON gives back the same, to the last bit.
 
     `detectors` leave out the groups of `callers`, and behind them those of `raters`. `labels` is the faded count of
-    labels, `heavy` the faded weights of the heaviest raters.
+    labels, `heavy` the faded weights of the heaviest raters, `near` the errors among the last labels.
     """
 
     detectors: LeaveOneOut[Slip]
@@ -56,6 +57,7 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     labels: float = 0.0
     heavy: tuple[Heavy, ...] = ()
     share_max: float = RATER_SHARE_MAX
+    near: float = 0.0
 
 
 def start_roll(salt: str) -> GiverRoll:
@@ -127,14 +129,15 @@ def observe(
     rater: str | None = None,
     reported: bool = False,
     at: float = 0.0,
+    terms: Terms = PLAIN,
 ) -> Guarded:
     """The detector after a label, given at `at` (Unix seconds). `rater` is who gave it, if the caller told; else the
     caller is its rater. `reported`: the label is of a request that was not served here.
 
-    A trusted giver's label is weighed down by nothing and left out by nobody. Raises ValueError as `slip.observe` does.
+    A trusted giver's label is not weighed down, and left out by nobody. Raises ValueError as `slip.observe` does.
     """
     if trusted:
-        return _seen(guarded, badness, weight, ())
+        return _seen(guarded, badness, weight, terms, ())
     known = Shares(raters=guarded.raters, labels=guarded.labels, heavy=guarded.heavy)
     known, counted = add_label(known, caller, rater, reported, guarded.share_max, weight, at)
     guarded = msgspec.structs.replace(
@@ -145,7 +148,7 @@ def observe(
         heavy=known.heavy,
     )
     by_rater = GROUPS + leave_one_out.get_group(guarded.raters, get_name(caller, rater))
-    return _seen(guarded, badness, counted, (leave_one_out.get_group(guarded.callers, caller), by_rater))
+    return _seen(guarded, badness, counted, terms, (leave_one_out.get_group(guarded.callers, caller), by_rater))
 
 
 def log_e(guarded: Guarded) -> float:
@@ -185,11 +188,16 @@ def find_change(guarded: Guarded) -> int:
     return slip.find_change(guarded.detectors.whole)
 
 
-def _seen(guarded: Guarded, badness: float, weight: float, own: tuple[int, ...]) -> Guarded:
+def _seen(guarded: Guarded, badness: float, weight: float, terms: Terms, own: tuple[int, ...]) -> Guarded:
     """The detector after a label that those of these places have given."""
-    moved = leave_one_out.move(guarded.detectors, lambda one: slip.observe(one, badness, weight), own)
+    whole, near = guarded.detectors.whole, guarded.near
+    if whole.side == "above":
+        terms = dependence.crowd(terms, near, whole.baseline)
+        near = dependence.add_near(near, weight * badness)
+    gains = slip.find_gains(whole.baseline, whole.side, badness, weight, terms)  # the same for whoever is left out
+    moved = leave_one_out.move(guarded.detectors, lambda one: slip.advance(one, badness, weight, gains), own)
     detectors = leave_one_out.judge(moved, slip.log_e, _believed(guarded))
-    return msgspec.structs.replace(guarded, detectors=detectors)
+    return msgspec.structs.replace(guarded, detectors=detectors, near=near)
 
 
 def _believed(guarded: Guarded) -> set[int]:

@@ -3,13 +3,16 @@
 A reverse test finds a recovery that is none at most once in so many labels on average. After one that did not hold it
 asks for four times as many, and so on: of a slip that lasts for T labels there are some log4(T / 200) false recoveries
 at most, and not one in each 200 labels. A recovery has held once it has stood for as many labels as the next would be
-asked for; then the count is over. Each stream counts those that its own reverse test has shown. That an admin has
-overruled the verdict is no recovery.
+asked for, and for 30 days; then one of them is forgiven. Each signal counts those that its own reverse test has shown.
+That an admin has overruled the verdict is no recovery.
 """
 
 from __future__ import annotations
 
+import math
+
 BETWEEN = 200.0
+HOLDS_SECONDS = 30 * 86_400.0
 TIMES = 4.0
 IN_A_ROW_MAX = 6
 """More recoveries in a row that did not hold ask for no more: some 800,000 labels lie between two by chance then."""
@@ -25,7 +28,10 @@ def add_recovery(in_a_row: int) -> int:
     return min(IN_A_ROW_MAX, in_a_row + 1)
 
 
-def count_left(in_a_row: int, labels: float, first: float = BETWEEN) -> int:
-    """The count when the version is degraded again, after so many labels from the last recovery until then: those of
-    while it was degraded are none of them, though an admin has ended that."""
-    return 0 if labels >= count_asked(in_a_row, first) else in_a_row
+def count_left(in_a_row: int, labels: float, seconds: float = math.inf, first: float = BETWEEN) -> int:
+    """The count when the version is degraded again, after so many labels and seconds from the last recovery until then.
+
+    Labels of while it was degraded are none of them, though an admin has ended that.
+    """
+    has_held = labels >= count_asked(in_a_row, first) and seconds >= HOLDS_SECONDS
+    return max(0, in_a_row - 1) if has_held else in_a_row

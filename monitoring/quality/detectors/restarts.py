@@ -57,8 +57,12 @@ def find_runs(
 
 def find_change(logs: tuple[float, ...], begun: tuple[int, ...], weights: tuple[float, ...]) -> int:
     """The observation after which the change likeliest began, by the bet that leads."""
-    leads = max(range(len(logs)), key=lambda at: logs[at] + log(weights[at]))
-    return begun[leads]
+    return begun[find_leader(logs, weights)]
+
+
+def find_leader(logs: tuple[float, ...], weights: tuple[float, ...]) -> int:
+    """The place of the bet that leads."""
+    return max(range(len(logs)), key=lambda at: logs[at] + log(weights[at]))
 
 
 def find_threshold(labels: float, alpha: float) -> float:

@@ -1,11 +1,13 @@
 """A detector of a rising error rate, over labels as they come, with a known rate of false alarms.
 
 Each label is a badness in [0, 1]: 1 is wrong, 0 is right. Several alternatives to the baseline m are bet on, p1 = m
-plus 2, 5, 11, 24, 45 points, each with the factor L = x·p1/m + (1 - x)·(1 - p1)/(1 - m), which is at most 1 on average
+plus 2, 5, 11, 20, 45 points, each with the factor L = x·p1/m + (1 - x)·(1 - p1)/(1 - m), which is at most 1 on average
 while the expected badness, given all that came before, is at most m. The bets are begun anew at every label
-(`restarts.py`), so that P(any alarm within N labels) is at most alpha at a threshold of log(N/alpha), however the
-labels depend on each other. The same the other way round finds a recovery: the null hypothesis is then that the rate
-is still at least m.
+(`restarts.py`), so that P(any alarm within N labels) is at most alpha at a threshold of log(N/alpha). The same the
+other way round finds a recovery: the null hypothesis is then that the rate is still at least m.
+
+Labels that depend on each other are taken on terms (`dependence.py`): an exponent on the factors, and a baseline that
+follows the day.
 
 The baseline has to be an upper bound of the healthy rate (`baselines.py`): an estimate makes the claim untrue.
 
@@ -20,6 +22,7 @@ from typing import Literal
 import msgspec
 
 from monitoring.quality.detectors import restarts
+from monitoring.quality.detectors.dependence import PLAIN, Terms
 from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
 
 __all__ = [
@@ -39,7 +42,7 @@ Side = Literal["above", "below"]
 
 # An alternative lies so many points above the baseline, but at most so far on the way to 1; below it, so far on the
 # way to 0. What part of the sum each has was chosen for the delays in docs/measurements.md.
-POINTS = (0.02, 0.05, 0.11, 0.24, 0.45)
+POINTS = (0.02, 0.05, 0.11, 0.20, 0.45)
 WAYS = (0.1, 0.25, 0.5, 0.75, 0.9)
 WEIGHTS = (0.08, 0.27, 0.17, 0.43, 0.05)
 BASELINE_MIN = 1e-4
@@ -51,7 +54,8 @@ class Slip(msgspec.Struct, frozen=True, kw_only=True):
 
     `side` is what an alarm shows: the rate lies above the baseline, or below it. `observed` counts labels, `weight` is
     the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative, `log_max`
-    is the largest `log_e` so far. `rises` and `begun` tell since when each alternative has been winning.
+    is the largest `log_e` so far. `rises` and `begun` tell since when each alternative has been winning, `weights` and
+    `totals` what `weight` and `total` were then.
     """
 
     baseline: float
@@ -63,6 +67,8 @@ class Slip(msgspec.Struct, frozen=True, kw_only=True):
     log_max: float = LOG_FLOOR
     rises: tuple[float, ...] = NOTHING
     begun: tuple[int, ...] = (0, 0, 0, 0, 0)
+    weights: tuple[float, ...] = NOTHING
+    totals: tuple[float, ...] = NOTHING
 
 
 def start(baseline: float, side: Side = "above") -> Slip:
@@ -82,34 +88,49 @@ def list_alternatives(baseline: float, side: Side) -> tuple[float, ...]:
     return tuple([baseline + min(p, (1.0 - baseline) * way) for p, way in zip(POINTS, WAYS, strict=True)])
 
 
-def find_gains(baseline: float, side: Side, badness: float, weight: float) -> tuple[float, ...]:
-    """The logarithms of the factors of one label, an alternative each."""
-    bad, good = badness / baseline, (1.0 - badness) / (1.0 - baseline)
-    return tuple([log(1.0 + weight * (bad * p + good * (1.0 - p) - 1.0)) for p in list_alternatives(baseline, side)])
+def find_gains(
+    baseline: float, side: Side, badness: float, weight: float = 1.0, terms: Terms = PLAIN
+) -> tuple[float, ...]:
+    """The logarithms of the factors of one label, an alternative each.
 
-
-def observe(slip: Slip, badness: float, weight: float = 1.0) -> Slip:
-    """The detector after a label. A weight under 1 makes it count less, and may depend only on what came before it.
-
-    Raises ValueError if the badness is not within 0 and 1, or the weight not above 0 and at most 1.
+    A weight under 1 makes it count less, and may depend only on what came before it. Raises ValueError if the badness
+    is not within 0 and 1, or the weight not above 0 and at most 1.
     """
     if not (0.0 <= badness <= 1.0 and 0.0 < weight <= 1.0):
         raise ValueError(f"A badness of {badness}, weight {weight}: within 0 and 1, and above 0 and at most 1.")
-    gained = find_gains(slip.baseline, slip.side, badness, weight)
-    logs = restarts.grow(slip.logs, gained)
-    observed = slip.observed + 1
-    rises, begun = restarts.find_runs(slip.rises, slip.begun, gained, observed)
+    baseline = min(1.0 - BASELINE_MIN, baseline * terms.times)
+    bad, good, exponent = badness / baseline, (1.0 - badness) / (1.0 - baseline), terms.exponent
+    rates = list_alternatives(baseline, side)
+    return tuple([exponent * log(1.0 + weight * (bad * p + good * (1.0 - p) - 1.0)) for p in rates])
+
+
+def observe(slip: Slip, badness: float, weight: float = 1.0, terms: Terms = PLAIN) -> Slip:
+    """The detector after a label. Raises ValueError as `find_gains` does."""
+    return advance(slip, badness, weight, find_gains(slip.baseline, slip.side, badness, weight, terms))
+
+
+def advance(slip: Slip, badness: float, weight: float, gains: tuple[float, ...]) -> Slip:
+    """The detector after a label with these gains (`find_gains`)."""
+    logs = restarts.grow(slip.logs, gains)
+    observed, weighed, total = slip.observed + 1, slip.weight + weight, slip.total + weight * badness
+    rises, begun = restarts.find_runs(slip.rises, slip.begun, gains, observed)
     return Slip(
         baseline=slip.baseline,
         side=slip.side,
         observed=observed,
-        weight=slip.weight + weight,
-        total=slip.total + weight * badness,
+        weight=weighed,
+        total=total,
         logs=logs,
         log_max=max(slip.log_max, restarts.log_of_mean(logs, WEIGHTS)),
         rises=rises,
         begun=begun,
+        weights=_kept(slip.weights, rises, weighed),
+        totals=_kept(slip.totals, rises, total),
     )
+
+
+def _kept(sums: tuple[float, ...], rises: tuple[float, ...], now: float) -> tuple[float, ...]:
+    return tuple([one if rise > 0.0 else now for one, rise in zip(sums, rises, strict=True)])
 
 
 def log_e(slip: Slip) -> float:
@@ -125,6 +146,12 @@ def alarms(slip: Slip, labels: float, alpha: float) -> bool:
 def find_change(slip: Slip) -> int:
     """The number of labels after which the change likeliest began, by the alternative that leads."""
     return restarts.find_change(slip.logs, slip.begun, WEIGHTS)
+
+
+def sum_since_change(slip: Slip) -> tuple[float, float]:
+    """The badness of the labels since the change likeliest began, and their weight."""
+    leads = restarts.find_leader(slip.logs, WEIGHTS)
+    return max(0.0, slip.total - slip.totals[leads]), slip.weight - slip.weights[leads]
 
 
 def find_mean(slip: Slip) -> float | None:

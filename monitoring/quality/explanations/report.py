@@ -445,7 +445,15 @@ def _say_healthy(of: Situation, name: str) -> str:
 
 def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
     wanted = 2 * of.plan.labels_min
-    if judged is not None and any(one.rests_on_most for one in judged.streams):
+    doubts = set() if judged is None else {one.doubt for one in judged.streams}
+    if "labellers" in doubts:
+        yield (
+            f"Have those who label {name} now label rows of its evaluation too: "
+            f"`apprentice tasks baseline calibrate {of.task} {name} FILE`."
+        )
+    if "first_day" in doubts:
+        yield f"Wait until {name} has labels of a whole day: a bad hour is told from a slip then."
+    if "one_giver" in doubts:
         export = "apprentice records export --dataset feedback --since 1d --out feedback.csv"
         yield f"Look at who says so: one caller or rater alone speaks against {name} (`{export}`)."
         yield f"Have people review answers of {name}: labels of operators and admins count without anybody else's."

@@ -10,6 +10,11 @@ the labels since the likeliest change, because that is chosen where errors are m
 gets another baseline, or its first, begins the reverse test with the next label. The test sees labels of requests from
 after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
 
+Labels depend on each other, so detectors take them on terms (`dependence.py`). Three kinds of evidence that would alarm
+are a doubt instead: it rests on one giver; less than a day was seen, and the errors may be those of a bad hour; or they
+began with the first labels, so that the evaluation's labellers may differ from those of now. A doubt makes the version
+suspect at most. What alarmed in the first day counts after it as it stands then.
+
 Pure functions over frozen data that go through JSON unchanged.
 """
 
@@ -19,18 +24,37 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.detectors import baselines, leave_one_out, raters, recent_values, recoveries
+from monitoring.quality.detectors import (
+    baselines,
+    dependence,
+    leave_one_out,
+    raters,
+    recent_values,
+    recoveries,
+    rising_errors,
+)
 from monitoring.quality.detectors.baselines import Baseline, Kind
+from monitoring.quality.detectors.dependence import Dependence, Terms
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Slip
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, ReportTerms, begin, describe
+from monitoring.quality.verdicts.quality import Doubt
 
 BASELINE_MAX = 1.0 - BASELINE_MIN
 CONFIDENCE = 0.99
 """Of the bound from a version's own first labels, or the version before's: they are few, and versions are many."""
+DOUBT_CONFIDENCE = 0.999
+"""Of the lower bound that must refute a doubt: a doubtful alarm is looked at after many labels."""
+BAD_HOUR_TIMES, BAD_HOUR_POINTS = 2.0, 0.1
+"""A bad hour has up to twice the baseline's errors. Over a baseline that was learned in a part of a day it may have so
+many points more."""
+LABELLERS_POINTS = 0.1
+"""Labellers differ by so many points at most."""
+FIRST_LABELS = 50
+"""A change within so many labels began with the first ones."""
 PART_MIN = 0.5
 """Labels that weigh less than this together are none."""
 
@@ -45,7 +69,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     against: they may teach a baseline (`may_teach`), and came while the version was neither degraded nor doubted.
     `first` and `first_wrong` are the labels that become its own baseline, of `wanted`. `firsts` and `steadies` have
     number and badness of either by groups of callers. `shares` are its raters as long as it has no detector.
-    `by_caller` is the part of each group of callers in `recent`.
+    `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters.
     """
 
     wanted: int
@@ -61,11 +85,17 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     reverse: Guarded | None = None
     by_caller: tuple[FadedSums, ...] = ()
     shares: Shares | None = None
+    dependence: Dependence = Dependence()
 
     @property
     def count(self) -> int:
         """The number of its labels."""
         return self.labels
+
+    @property
+    def dispersion(self) -> float:
+        """The number of labels that count as one, since they come in clusters."""
+        return dependence.find_dispersion(self.dependence)
 
     @property
     def detectors(self) -> LeaveOneOut[Slip] | None:
@@ -118,29 +148,38 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         own = None if label.trusted else leave_one_out.get_group(roll, label.caller)
         if is_late:
             return self._with_count(label.badness, own, at)
-        signal = self.begin_reverse_test() if is_degraded and self.reverse is None else self
+        signal = self.begin_reverse_test(at) if is_degraded and self.reverse is None else self
         bad, counts = label.badness, may_teach(label, roll) and not is_degraded
         is_steady = counts and not is_doubted
-        guard = signal.guard and _observe(signal.guard, label, at, roll)
-        reverse = signal.reverse if is_early or signal.reverse is None else _observe(signal.reverse, label, at, roll)
-        signal = msgspec.structs.replace(
-            signal._with_count(bad, own, at),
-            steady=signal.steady + is_steady,
-            steady_wrong=signal.steady_wrong + (bad if is_steady else 0.0),
-            steadies=_with_part(signal.steadies, own, bad) if is_steady else signal.steadies,
-            begun=signal.begun,
-            apart=signal.apart + (reverse is not None),
-            guard=guard,
-            reverse=reverse,
-            shares=signal._shares_after(label, at, roll) if guard is None else None,
+        guard = signal.guard and _observe(signal.guard, label, at, roll, dependence.find_terms(signal.dependence, at))
+        reverse = signal.reverse
+        if reverse is not None and not is_early:
+            terms = Terms(exponent=dependence.find_exponent(signal.dependence))
+            reverse = _observe(reverse, label, at, roll, terms)
+        before, signal = (
+            signal,
+            msgspec.structs.replace(
+                signal._with_count(bad, own, at),
+                steady=signal.steady + is_steady,
+                steady_wrong=signal.steady_wrong + (bad if is_steady else 0.0),
+                steadies=_with_part(signal.steadies, own, bad) if is_steady else signal.steadies,
+                begun=signal.begun,
+                apart=signal.apart + (reverse is not None),
+                guard=guard,
+                reverse=reverse,
+                shares=signal._shares_after(label, at, roll) if guard is None else None,
+                dependence=dependence.observe(signal.dependence, bad, at),
+            ),
         )
-        return signal._learn(own, bad, at) if guard is None and counts else signal
+        if counts and before._is_learning:
+            signal = signal._learn(own, bad, at)
+        return signal if is_degraded else signal._follow_day(before, at)
 
     def make_baseline(self, at: float, by: str, source: str) -> Baseline | None:
         """The baseline of another version that follows from these labels; None without any."""
         if not self.steady:
             return None
-        return _measure("previous", self.steady_wrong, self.steady, self.steadies, at, by, source)
+        return self._measure("previous", self.steady_wrong, self.steady, self.steadies, at, by, source)
 
     def begin_reverse_test(self, since: float = 0.0) -> LabelSignal:
         """Begin the reverse test, since the version is degraded."""
@@ -153,7 +192,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             wrong, of = since_then
             error = max(error, baselines.find_lower_bound(min(of, max(0.0, wrong)), of))
         half_way = min(BASELINE_MAX, (held + error) / 2)
-        left = recoveries.count_left(self.recoveries, self.observed - self.apart)
+        left = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
         return msgspec.structs.replace(self, reverse=raters.restart(self.guard, half_way, "below"), recoveries=left)
 
     def restart(self, at: float = 0.0) -> LabelSignal:
@@ -164,14 +203,28 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.guard is None:
             return self
         guard = raters.restart(self.guard, self.guard.detectors.whole.baseline)
-        count = recoveries.add_recovery(self.recoveries) if self.has_recovered else self.recoveries
-        return msgspec.structs.replace(begin(self), guard=guard, recoveries=count)
+        count, recovered_at = self.recoveries, self.recovered_at
+        if self.has_recovered:
+            count, recovered_at = recoveries.add_recovery(count), at
+        return msgspec.structs.replace(begin(self), guard=guard, recoveries=count, recovered_at=recovered_at)
 
-    def rests_on_most(self, labels_min: int, labels: float, alpha: float) -> bool:
-        """Return whether it would alarm now by the labels alone of a caller or rater who gave most of them, once it has
-        seen enough labels."""
-        enough = self.guard is not None and self.observed >= labels_min
-        return enough and self.guard is not None and raters.rests_on_most(self.guard, labels, alpha)
+    def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
+        """The doubt for which evidence that would alarm does not; None where there is none, or no such evidence."""
+        if self.guard is None or self.observed < labels_min:
+            return None
+        if raters.rests_on_most(self.guard, labels, alpha):
+            return "one_giver"
+        if not leave_one_out.alarms(self.guard.detectors, labels, alpha):
+            return None
+        held, is_own = self.guard.detectors.whole.baseline, self.baseline is not None and self.baseline.kind == "own"
+        if self._is_first_day:
+            hour = max(BAD_HOUR_TIMES * held, held + (BAD_HOUR_POINTS if is_own else 0.0))
+            if self._find_least_error() <= hour:
+                return "first_day"
+        is_gate = self.baseline is not None and self.baseline.kind == "gate"
+        if is_gate and self.changed_after <= FIRST_LABELS and self._find_least_error() <= held + LABELLERS_POINTS:
+            return "labellers"
+        return None
 
     def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` labels, whose badness has this total."""
@@ -200,6 +253,35 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             described["set_for_another_metric"] = True
         return described
 
+    @property
+    def _is_first_day(self) -> bool:
+        """Whether all of its labels are of less than a day."""
+        return self.dependence.is_first_day and self.dependence.labels == self.labels
+
+    @property
+    def _is_learning(self) -> bool:
+        """Whether labels go into its own baseline: the first ones do, and all others of the first day."""
+        return self.baseline is None or (self.baseline.kind == "own" and self._is_first_day)
+
+    def _find_least_error(self) -> float:
+        """The least error that the labels since the change show, or those lately."""
+        assert self.guard is not None, "it has a detector"
+        since, lately = rising_errors.sum_since_change(self.guard.detectors.whole), self.recent
+        parts = [since, (max(0.0, lately.total), lately.weight)]
+        return max(baselines.find_lower_bound(min(bad, of), of, DOUBT_CONFIDENCE) if of else 0.0 for bad, of in parts)
+
+    def _follow_day(self, before: LabelSignal, at: float) -> LabelSignal:
+        """The signal, where the label after `before` has ended its first day, or has shown a rhythm."""
+        signal, is_new = self, self.dependence.has_rhythm and not before.dependence.has_rhythm
+        ends = before._is_first_day and not self._is_first_day
+        if ends and self.guard is not None:
+            detectors = msgspec.structs.replace(self.guard.detectors, log_max=self.guard.detectors.log_now)
+            signal = msgspec.structs.replace(self, guard=msgspec.structs.replace(self.guard, detectors=detectors))
+            if before._is_learning and before.baseline is not None:
+                return signal.hold_against(signal._measure_first(at))
+        # Evidence of a slip that lasts is not given up for a rhythm that the slip itself may have made.
+        return signal.restart(at) if is_new and (ends or not signal.is_doubted) else signal
+
     def _with_count(self, bad: float, own: int | None, at: float) -> LabelSignal:
         """The signal with a label that no detector has seen."""
         parts = self.by_caller or (() if own is None else (FadedSums(),) * raters.GROUPS)
@@ -225,13 +307,37 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return raters.add_label(shares, label.caller, label.rater, label.reported, at=at)[0]
 
     def _learn(self, own: int | None, bad: float, at: float) -> LabelSignal:
-        """The signal after one of the first labels; with the last of them its baseline is known."""
+        """The signal after one of the first labels; with the last of those wanted its baseline is known."""
         first, wrong = self.first + 1, self.first_wrong + bad
         firsts = _with_part(self.firsts, own, bad)
         signal = msgspec.structs.replace(self, first=first, first_wrong=wrong, firsts=firsts)
-        if first < self.wanted:
+        if self.baseline is not None or first < self.wanted:
             return signal
-        return signal.hold_against(_measure("own", wrong, first, firsts, at, "monitor", "its first labels"))
+        return signal.hold_against(signal._measure_first(at))
+
+    def _measure_first(self, at: float) -> Baseline:
+        return self._measure("own", self.first_wrong, self.first, self.firsts, at, "monitor", "its first labels")
+
+    def _measure(self, kind: Kind, wrong: float, of: int, parts: Parts, at: float, by: str, source: str) -> Baseline:
+        """The baseline that follows from these labels: the least one, whichever caller is left out.
+
+        So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the
+        error is that of all labels' bound, and those without a caller share the other half. Labels that come in
+        clusters count as fewer.
+        """
+        without = [
+            (max(0.0, wrong - wrong_part), of - part)
+            for part, wrong_part in parts
+            if part and of - part >= OTHERS_MIN * of
+        ]
+        error = (1.0 - CONFIDENCE) / 2
+        confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
+        dispersion = dependence.find_dispersion(self.dependence)
+        bounds = [
+            baselines.measure(kind, bad, count, at, by, source, confidence, dispersion)
+            for (bad, count), confidence in zip(((wrong, of), *without), confidences, strict=True)
+        ]
+        return min(bounds, key=lambda baseline: baseline.upper)
 
 
 def start(wanted: int, salt: str) -> LabelSignal:
@@ -245,10 +351,16 @@ def may_teach(label: Label, roll: GiverRoll) -> bool:
     return label.trusted or label.reported == roll.reported
 
 
-def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll) -> Guarded:
-    guard = raters.set_callers(guard, roll)
+def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: Terms) -> Guarded:
     return raters.observe(
-        guard, label.badness, label.caller, label.trusted, rater=label.rater, reported=label.reported, at=at
+        raters.set_callers(guard, roll),
+        label.badness,
+        label.caller,
+        label.trusted,
+        rater=label.rater,
+        reported=label.reported,
+        at=at,
+        terms=terms,
     )
 
 
@@ -257,21 +369,3 @@ def _with_part(parts: Parts, own: int | None, bad: float) -> Parts:
         return parts
     known = parts or ((0, 0.0),) * raters.GROUPS
     return tuple([(of + 1, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(known)])
-
-
-def _measure(kind: Kind, wrong: float, of: int, parts: Parts, at: float, by: str, source: str) -> Baseline:
-    """The baseline that follows from these labels: the least one, whichever caller is left out.
-
-    So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the error
-    is that of all labels' bound, and those without a caller share the other half.
-    """
-    without = [
-        (max(0.0, wrong - wrong_part), of - part) for part, wrong_part in parts if part and of - part >= OTHERS_MIN * of
-    ]
-    error = (1.0 - CONFIDENCE) / 2
-    confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
-    bounds = [
-        baselines.measure(kind, bad, count, at, by, source, confidence)
-        for (bad, count), confidence in zip(((wrong, of), *without), confidences, strict=True)
-    ]
-    return min(bounds, key=lambda one: one.upper)

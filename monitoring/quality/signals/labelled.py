@@ -17,7 +17,7 @@ from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import FadedSums, Marks, Rate
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.verdicts.quality import StreamReport
+from monitoring.quality.verdicts.quality import Doubt, StreamReport
 
 ALPHA = 0.05
 E_VALUE_MAX = 1e12
@@ -96,8 +96,8 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     `begun` is the number of labels before the detector last began, `busiest` the most labels a day since then, and
     `streams` the most signals of all versions (`alarm_shares.py`): evidence and threshold are of the same time.
-    `recoveries` counts recoveries in a row that have not held (`recoveries.py`). `apart` counts what the detector saw
-    while there was a reverse test: the recovery before it was over by then.
+    `recoveries` counts recoveries in a row that have not held (`recoveries.py`); the last was at `recovered_at`.
+    `apart` counts what the detector saw while there was a reverse test: the recovery before it was over by then.
     """
 
     wrong: float = 0.0
@@ -106,6 +106,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     busiest: float = 0.0
     streams: int = 0
     recoveries: int = 0
+    recovered_at: float = 0.0
     apart: int = 0
     recent: FadedSums = FadedSums()
     rate: Rate | None = None
@@ -207,7 +208,9 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
         """Report it with its evidence."""
-        alarming = self.alarms(terms.labels_min, terms.threshold * ALPHA, ALPHA)
+        labels = terms.threshold * ALPHA
+        doubt = self.find_doubt(terms.labels_min, labels, ALPHA)
+        alarming = doubt is None and self.alarms(terms.labels_min, labels, ALPHA)
         recent = self.find_recent(alarming)
         interval = self.find_interval(recent)
         low, high = interval or (None, None)
@@ -222,10 +225,11 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             high=high,
             high_without_one=self.high_without_one(terms.roll, high),
             baseline=self.describe_baseline(terms),
-            e_value=e_value_of(self.find_evidence(alarming)),
+            e_value=e_value_of(self.find_evidence(alarming or doubt not in (None, "one_giver"))),
             threshold=terms.threshold,
             alarming=alarming,
-            rests_on_most=self.rests_on_most(terms.labels_min, terms.threshold * ALPHA, ALPHA),
+            doubt=doubt,
+            dispersion=self.dispersion,
             recovered=self.has_recovered,
             since=self.evidence_since,
         )
@@ -242,9 +246,14 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         """The baseline, as JSON."""
         raise NotImplementedError
 
-    def rests_on_most(self, labels_min: int, labels: float, alpha: float) -> bool:
-        """Return whether the giver of most labels alone would make it alarm."""
-        return False
+    @property
+    def dispersion(self) -> float:
+        """The number of labels that count as one, since they come in clusters."""
+        return 1.0
+
+    def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
+        """The doubt for which evidence that would alarm does not; None without any."""
+        return None
 
 
 AnySignal = TypeVar("AnySignal", bound=BaselinedSignal)

@@ -134,7 +134,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
         `is_early`: its request came before the version was degraded. The reverse test does not see it.
         """
-        signal = self.begin_reverse_test() if is_degraded and self.reverse is None else self
+        signal = self.begin_reverse_test(at) if is_degraded and self.reverse is None else self
         difference, count = wrong - other_wrong, signal.pairs + 1
         total = signal.wrong - signal.other_wrong + difference
         roll = _meet(signal.givers, givers)
@@ -197,7 +197,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             total, of = since_then
             error = max(error, total / of - delays.Z_UPPER * math.sqrt(self._spread() / of))
         reverse = leave_one_out.start(paired.start(_bound((margin + error) / 2), "below"), GROUPS)
-        left = recoveries.count_left(self.recoveries, self.observed - self.apart)
+        left = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
         return msgspec.structs.replace(self, reverse=reverse, recoveries=left)
 
     def restart(self, at: float = 0.0) -> PairSignal:
@@ -210,8 +210,10 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             return signal
         without = tuple([left and paired.start(left.margin) for left in self.guard.without])
         guard = LeaveOneOut(whole=paired.start(self.guard.whole.margin), without=without)
-        count = recoveries.add_recovery(self.recoveries) if self.has_recovered else self.recoveries
-        return msgspec.structs.replace(begin(signal), guard=guard, recoveries=count)
+        count, recovered_at = self.recoveries, self.recovered_at
+        if self.has_recovered:
+            count, recovered_at = recoveries.add_recovery(count), at
+        return msgspec.structs.replace(begin(signal), guard=guard, recoveries=count, recovered_at=recovered_at)
 
     def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` differences, which have this total."""

@@ -181,6 +181,15 @@ class TaskQuality(msgspec.Struct, frozen=True, kw_only=True):
         return [name for name in watched if name in self.versions and self.versions[name].looked_into]
 
 
+Doubt = Literal["one_giver", "first_day", "labellers"]
+"""Why evidence that would alarm makes a version suspect at most.
+
+- `one_giver`: it rests on the caller or rater who gave most of the labels.
+- `first_day`: labels of less than a day were seen, and a bad hour may have so many errors.
+- `labellers`: errors were more from the first label on, so the labellers may differ from those of the evaluation.
+"""
+
+
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one stream of evidence on a version stands.
 
@@ -188,8 +197,8 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out (None:
     not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline or of
     the reference.
-    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. `rests_on_most`
-    says that it would alarm by the word alone of the caller or rater who gave most of its labels.
+    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. It would alarm,
+    but for the `doubt` (None: no doubt, or not enough evidence). `dispersion` is how many labels count as one.
     """
 
     stream: str
@@ -205,7 +214,8 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     e_value: float = 0.0
     threshold: float = 0.0
     alarming: bool = False
-    rests_on_most: bool = False
+    doubt: Doubt | None = None
+    dispersion: float = 1.0
     recovered: bool = False
     since: float | None = None
 

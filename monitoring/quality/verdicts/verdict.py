@@ -1,7 +1,7 @@
 """The verdict that follows from a version's signals, with its reason. Pure. `phases.py` has the table of phases.
 
 Only labelled signals make a version degraded. Unlabelled signals make it suspect. So do labels that would make it
-degraded, but rest on one caller or rater who gave most of them: a person has to look.
+degraded, but for a doubt: a person has to look.
 
 A verdict ends by other evidence than what began it, so that it does not go back and forth:
 - Degraded ends with the reverse tests of the labelled signals that have alarmed.
@@ -13,13 +13,14 @@ causes more of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
 from monitoring.quality.phases import Judged, Verdict, next_phase
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, StreamReport, VersionQuality
+from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, StreamReport, VersionQuality
 
 
 class Conclusion(NamedTuple):
@@ -47,7 +48,7 @@ class ReverseTest(NamedTuple):
 def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: float) -> Conclusion:
     """The verdict that follows from a version's quality until now and its judgement, at `now` in Unix seconds."""
     labelled = against(judged)
-    speaking = [one for one in judged.streams if one.rests_on_most or (one.alarming and not one.labelled)]
+    speaking = [one for one in judged.streams if one.doubt or (one.alarming and not one.labelled)]
     cleared = tuple(name for name in quality.cleared if any(name_of(one) == name for one in speaking))
     fresh = [one for one in speaking if name_of(one) not in cleared]
     if quality.verdict == "degraded":
@@ -124,12 +125,21 @@ def explain_degraded(streams: list[StreamReport]) -> str:
     return f"It got worse: {words(streams)}."
 
 
+DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
+    {
+        None: "Its traffic or its answers are not as they were",
+        "one_giver": "It got worse by the labels of one caller or rater alone",
+        "first_day": "It got worse within its first day of labels, and a bad hour may be so bad",
+        "labellers": "It was worse than in its evaluation from the first label on, so labellers may differ",
+    }
+)
+"""The reason of a suspicion by its doubt; None: an unlabelled signal alarms."""
+
+
 def _suspicion(streams: list[StreamReport]) -> str:
     """Why a version is suspect, by these streams."""
-    of_one, changed = ([one for one in streams if one.rests_on_most is alone] for alone in (True, False))
-    told = [f"Its traffic or its answers are not as they were: {words(changed)}."] if changed else []
-    told += [f"It got worse by the labels of one caller or rater alone: {words(of_one)}."] if of_one else []
-    return " ".join(told)
+    by_doubt = {doubt: [one for one in streams if one.doubt == doubt] for doubt in DOUBTS}
+    return " ".join(f"{DOUBTS[doubt]}: {words(speaking)}." for doubt, speaking in by_doubt.items() if speaking)
 
 
 def _of_degraded(
@@ -199,10 +209,10 @@ def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...
 def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[StreamReport]:
     """The labelled streams that show a suspect version to be as good as before: each has enough labels since, and the
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
-    known it refutes nothing. None does while another one lies wholly above that, but for one that rests on who gave
-    most of its labels."""
+    known it refutes nothing. None does while another one lies wholly above that, but for one that rests on one
+    giver."""
     held = [(one, upper) for one in judged.streams if one.labelled and (upper := _upper(one.baseline)) is not None]
-    above = [one for one, upper in held if one.low is not None and one.low > upper and not one.rests_on_most]
+    above = [one for one, upper in held if one.low is not None and one.low > upper and one.doubt != "one_giver"]
     if any(one.observed >= plan.labels_min for one in above):
         return []
     return [

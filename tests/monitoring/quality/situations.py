@@ -198,7 +198,7 @@ SITUATIONS: Mapping[str, Situation] = {
             JUDGED,
             streams=[
                 msgspec.structs.replace(
-                    ALARM, alarming=False, e_value=0.31, since=None, baseline=RESTS_ON_ONE, rests_on_most=True
+                    ALARM, alarming=False, e_value=0.31, since=None, baseline=RESTS_ON_ONE, doubt="one_giver"
                 ),
                 *QUIET,
             ],

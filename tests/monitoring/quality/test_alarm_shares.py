@@ -69,7 +69,7 @@ def test_old_evidence_comes_no_nearer_to_an_alarm_because_the_fleet_shrank() -> 
     """The evidence is enough for a stream that has few others beside it; it came while there were many."""
     fleet = Fleet()
     fleet.others()
-    fleet.take(labelled_traffic(errors(0.05, 300) + [True] * 5, every_seconds=250, caller=_only))
+    fleet.take(labelled_traffic(errors(0.05, 300) + [True] * 7, every_seconds=250, caller=_only))
     many = fleet.stream("feedback")
     assert many.baseline["upper"] == 0.05
     assert 400.0 < many.e_value < many.threshold
@@ -86,7 +86,7 @@ def test_old_evidence_comes_no_nearer_to_an_alarm_because_the_fleet_shrank() -> 
 def test_a_task_that_is_dropped_brings_the_evidence_of_another_no_nearer() -> None:
     fleet = Fleet()
     fleet.others()
-    fleet.take(labelled_traffic(errors(0.05, 300) + [True] * 5, every_seconds=250, caller=_only))
+    fleet.take(labelled_traffic(errors(0.05, 300) + [True] * 7, every_seconds=250, caller=_only))
     many = fleet.stream("feedback")
     assert 400.0 < many.e_value < many.threshold
     fleet.tasks = ("returns",)
@@ -98,7 +98,7 @@ def test_a_task_that_is_dropped_brings_the_evidence_of_another_no_nearer() -> No
 def test_without_the_others_the_same_evidence_is_an_alarm() -> None:
     """So it is their being there that the test above is about."""
     fleet = Fleet()
-    fleet.take(labelled_traffic(errors(0.05, 300) + [True] * 5, every_seconds=250, caller=_only))
+    fleet.take(labelled_traffic(errors(0.05, 300) + [True] * 7, every_seconds=250, caller=_only))
     assert fleet.stream("feedback").alarming
 
 
@@ -125,7 +125,7 @@ def test_once_its_detector_begins_anew_the_fleet_counts_as_it_is_then() -> None:
 def test_an_operator_who_allows_more_false_alarms_gets_them_on_what_was_seen_already() -> None:
     fleet = Fleet()
     fleet.others()
-    fleet.take(labelled_traffic(errors(0.05, 300) + [True] * 5, every_seconds=250, caller=_only))
+    fleet.take(labelled_traffic(errors(0.05, 300) + [True] * 7, every_seconds=250, caller=_only))
     before = fleet.stream("feedback")
     fleet.plan = msgspec.structs.replace(PLAN, false_alarms_per_month=20.0)
     fleet.begin()

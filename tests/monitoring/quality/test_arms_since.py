@@ -16,7 +16,7 @@ from tests.monitoring.quality.reckoned import GATE
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3
 
 BUDGET = Budget(false_alarms_per_month=1.0, labelled=2, unlabelled=0)
-EVERY_SECONDS = 60.0
+EVERY_SECONDS = 600.0
 
 
 class Labelled:

@@ -323,7 +323,7 @@ def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() ->
         track = track.end_reverse_test()
         for number in range(of_these):
             track = track.take_pair(1.0, 0.0, ("shop",), float(number), None, is_degraded)
-        track = track.begin_reverse_test()
+        track = track.begin_reverse_test(recoveries.HOLDS_SECONDS)
         assert track.recoveries == count
 
 
@@ -415,7 +415,7 @@ def test_labels_while_degraded_are_none_for_which_a_recovery_stood() -> None:
     told.baselines = {V3: {"feedback": GATE, "reviewed": measure("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
     told.tell("degraded")
     assert told.reckoning.watches[V3].feedback.recoveries == 1
-    assert recoveries.count_left(1, 1_400.0) == 0, "if they counted it would be forgotten"
+    assert recoveries.count_left(1, 1_400.0, recoveries.HOLDS_SECONDS) == 0, "if they counted it would be forgotten"
 
 
 def test_another_baseline_of_a_labelled_stream_begins_all_reverse_tests_anew() -> None:

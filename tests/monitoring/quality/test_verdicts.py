@@ -189,7 +189,7 @@ def test_one_callers_praise_refutes_nothing() -> None:
 
 # ---- suspect by one caller's word ------------------------------------------------------------------
 
-BY_ONE = {"estimate": 0.9, "low": 0.85, "high": 0.94, "rests_on_most": True}
+BY_ONE = {"estimate": 0.9, "low": 0.85, "high": 0.94, "doubt": "one_giver"}
 
 
 def test_labels_that_rest_on_one_giver_make_it_suspect_and_never_degraded() -> None:

@@ -1,0 +1,252 @@
+"""The monitor's signals of labels over many runs at once: `LabelSignal` of one caller, in numpy.
+
+A test holds it to `monitoring/quality/signals/label_signal.py`, label by label: dispersion, crowding, the rhythm of the
+day, the baseline of first labels, and the doubts that make a version suspect instead of degraded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import beta
+
+from benchmarks.degradation_worlds import Bools, Floats
+from monitoring.quality.detectors import dependence
+from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.signals import label_signal
+from monitoring.quality.signals.watch import FIRST_FEEDBACK
+
+Kind = Literal["known", "gate", "own"]
+WEIGHTS = np.array(slip.WEIGHTS)
+ALTERNATIVES = len(slip.WEIGHTS)
+SUM_MAX = 1e200
+DOUBTED = 200.0
+"""Evidence that doubts a version, as in `LabelSignal.is_doubted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The baselines of all runs: their kind, and the rates of those that are not learned."""
+
+    kind: Kind
+    rates: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Alarms:
+    """The labels (from 1) at which each run would first be degraded, and suspect or degraded: infinite, never. And what
+    its labels showed in the end."""
+
+    degraded: Floats
+    suspect: Floats
+    dispersion: Floats
+    has_rhythm: Bools
+
+
+class Signals:
+    """The signals of all runs, moved label by label. Arrays have alternatives before runs."""
+
+    def __init__(self, held: Held, runs: int) -> None:
+        self._kind = held.kind
+        self._runs = runs
+        self.held = np.full(runs, np.nan) if held.kind == "own" else self._bounded(held.rates)
+        self._logs = np.zeros((2, ALTERNATIVES, runs))  # of a right label, and of a wrong one
+        self._set_logs(np.ones(runs, dtype=bool), np.ones(runs))
+        self.sums = np.zeros((ALTERNATIVES, runs))
+        self.most = np.zeros(runs)
+        self._rises = np.zeros((ALTERNATIVES, runs))
+        self._begun = np.zeros((ALTERNATIVES, runs))
+        self._begun_wrong = np.zeros((ALTERNATIVES, runs))
+        self._observed, self._observed_wrong = np.zeros(runs), np.zeros(runs)
+        self._started = np.zeros(runs)  # labels before the detector last began
+        self._recent, self._recent_wrong = 0.0, np.zeros(runs)
+        self._labels, self._wrong = 0, np.zeros(runs)
+        self._near = np.zeros(runs)
+        self._open = {size: np.zeros(runs) for size in dependence.SIZES}
+        self._before: dict[int, Floats] = {}
+        self._ratios = {size: np.zeros(runs) for size in dependence.SIZES}
+        self._counts = dict.fromkeys(dependence.SIZES, 0)
+        self.exponent = np.full(runs, 1.0 / (1.0 + dependence.CAUTION * (dependence.PRIOR - 1.0)))
+        self._moments = np.zeros((8, runs))
+        self.rhythm = np.zeros((2, runs))
+        self._began: Floats | None = None
+        self._fitted = np.zeros(runs)
+
+    @property
+    def dispersion(self) -> Floats:
+        """The dispersion that labels show so far."""
+        return (1.0 / self.exponent - 1.0) / dependence.CAUTION + 1.0
+
+    @property
+    def is_first_day(self) -> Bools:
+        """Whether less than a day was seen."""
+        return np.asarray(self._fitted <= (0.0 if self._began is None else self._began))
+
+    def take(self, bad: Bools, at: Floats) -> None:
+        """Take a label of each run, at these times."""
+        if self._began is None:
+            self._began, self._fitted = at.copy(), at.copy()
+        turn = (2.0 * np.pi / dependence.DAY_SECONDS) * (at % dependence.DAY_SECONDS)
+        cosine, sine = np.cos(turn), np.sin(turn)
+        judged = ~np.isnan(self.held)
+        if judged.any():
+            self._observe(bad, cosine, sine, judged)
+        ends = at - self._fitted >= dependence.DAY_SECONDS
+        was_first, had_rhythm = self.is_first_day, self.rhythm.any(axis=0)
+        if ends.any():
+            self._fit(ends, at)
+        self._depend(bad, cosine, sine)
+        self._recent = (1.0 - 1.0 / 200) * self._recent + 1.0
+        self._recent_wrong = (1.0 - 1.0 / 200) * self._recent_wrong + bad
+        if self._kind == "own" and self._labels == FIRST_FEEDBACK:
+            self._hold_against(np.isnan(self.held))
+        if ends.any():
+            ended = was_first & ends & judged
+            now = WEIGHTS @ self.sums
+            self.most[ended] = now[ended]
+            again = ended if self._kind == "own" else np.zeros_like(ended)
+            if again.any():
+                self._hold_against(again)
+            new = self.rhythm.any(axis=0) & ~had_rhythm & ~again & judged
+            self._restart(new & (ended | (now < DOUBTED)))
+
+    def find_doubtful(self, these: Bools) -> Bools:
+        """Which of these, whose evidence is enough, are doubted."""
+        doubtful = np.zeros(self._runs, dtype=bool)
+        places = np.flatnonzero(these)
+        if not len(places):
+            return doubtful
+        held, leads = self.held[places], (np.log1p(self.sums[:, places]) + np.log(WEIGHTS)[:, None]).argmax(axis=0)
+        begun = self._begun[leads, places]
+        since = self._observed[places] - begun
+        wrong = self._observed_wrong[places] - self._begun_wrong[leads, places]
+        least = np.maximum(_lower(wrong, since), _lower(self._recent_wrong[places], np.full(len(places), self._recent)))
+        more = label_signal.BAD_HOUR_POINTS if self._kind == "own" else 0.0
+        hour = np.maximum(label_signal.BAD_HOUR_TIMES * held, held + more)
+        found = self.is_first_day[places] & (least <= hour)
+        if self._kind == "gate":
+            found |= (self._started[places] + begun <= label_signal.FIRST_LABELS) & (
+                least <= held + label_signal.LABELLERS_POINTS
+            )
+        doubtful[places] = found
+        return doubtful
+
+    def _observe(self, bad: Bools, cosine: Floats, sine: Floats, judged: Bools) -> None:
+        wave = self.rhythm.any(axis=0)
+        if wave.any():
+            self._set_logs(wave, np.maximum(1.0, 1.0 + self.rhythm[0] * cosine + self.rhythm[1] * sine))
+        room = dependence.NEAR * (self.held + dependence.CROWDED_POINTS)
+        crowding = np.minimum(1.0, room / np.maximum(self._near, 1e-12))
+        gains = np.where(bad, self._logs[1], self._logs[0]) * (self.exponent * crowding)
+        gains[:, ~judged] = 0.0
+        self.sums += judged
+        self.sums *= np.exp(gains)
+        np.minimum(self.sums, SUM_MAX, out=self.sums)
+        self.most = np.maximum(self.most, WEIGHTS @ self.sums)
+        self._near = (1.0 - 1.0 / dependence.NEAR) * self._near + (bad & judged)
+        self._observed += judged
+        self._observed_wrong += bad & judged
+        self._rises += gains
+        lowest = self._rises <= 0.0
+        np.maximum(self._rises, 0.0, out=self._rises)
+        self._begun = np.where(lowest, self._observed, self._begun)
+        self._begun_wrong = np.where(lowest, self._observed_wrong, self._begun_wrong)
+
+    def _depend(self, bad: Bools, cosine: Floats, sine: Floats) -> None:
+        self._labels += 1
+        self._wrong += bad
+        ones = np.ones_like(cosine)
+        self._moments += (ones, cosine, sine, cosine * cosine, cosine * sine, bad, bad * cosine, bad * sine)
+        for size in dependence.SIZES:
+            self._open[size] += bad
+        if self._labels % dependence.SIZES[0]:
+            return
+        variance = self._find_variance()
+        largest = np.ones(self._runs)
+        for size, most in zip(dependence.SIZES, dependence.RATIOS_MAX, strict=True):
+            if self._labels % size == 0:
+                total = self._open[size]
+                if size in self._before:
+                    ratio = (total - self._before[size]) ** 2 / (2.0 * size * variance)
+                    self._ratios[size] += np.minimum(most, ratio)
+                    self._counts[size] += 1
+                    if self._counts[size] >= dependence.BLOCKS_MAX:
+                        self._ratios[size] /= 2.0
+                        self._counts[size] //= 2
+                self._before[size], self._open[size] = total, np.zeros(self._runs)
+            prior = dependence.PRIOR_BLOCKS * dependence.PRIOR
+            ratio = (prior + self._ratios[size]) / (dependence.PRIOR_BLOCKS + self._counts[size])
+            largest = np.maximum(largest, ratio)
+        self.exponent = 1.0 / (1.0 + dependence.CAUTION * (largest - 1.0))
+
+    def _find_variance(self) -> Floats:
+        mean = (self._wrong + dependence.SMOOTHED_WRONG) / (self._labels + dependence.SMOOTHED_LABELS)
+        return np.maximum(1e-6, mean - mean * mean)
+
+    def _fit(self, ends: Bools, at: Floats) -> None:
+        places = np.flatnonzero(ends)
+        count, c, s, cc, cs, x, xc, xs = self._moments[:, places]
+        matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]).transpose(2, 0, 1) + 1e-6 * np.eye(3)
+        level, cosine, sine = np.linalg.solve(matrix, np.array([x, xc, xs]).T[:, :, None])[:, :, 0].T
+        explained = level * x + cosine * xc + sine * xs - x * x / count
+        statistic = explained / self._find_variance()[places]
+        had = self.rhythm[:, places].any(axis=0)
+        there = (statistic > np.where(had, dependence.RHYTHM_ENDS, dependence.RHYTHM_BEGINS)) & (level > 0.0)
+        most = np.maximum(level, np.hypot(cosine, sine))
+        kept = np.where(there, (statistic - 2.0) / np.where(there, statistic * most, 1.0), 0.0)
+        self.rhythm[:, places] = kept * cosine, kept * sine
+        self._moments[:, places] *= 1.0 - 1.0 / dependence.DAYS
+        self._fitted[places] = at[places]
+        gone = np.zeros(self._runs, dtype=bool)
+        gone[places[had & ~there]] = True
+        self._set_logs(gone, np.ones(self._runs))
+
+    def _hold_against(self, these: Bools) -> None:
+        """Hold them against the bound of all their labels so far."""
+        of, wrong = self._labels / self.dispersion[these], self._wrong[these] / self.dispersion[these]
+        upper = beta.ppf(label_signal.CONFIDENCE, wrong + 1.0, of - wrong)
+        self.held[these] = self._bounded(upper)
+        self._set_logs(these, np.ones(self._runs))
+        self._restart(these)
+
+    def _restart(self, these: Bools) -> None:
+        self.sums[:, these] = self._rises[:, these] = self._begun[:, these] = self._begun_wrong[:, these] = 0.0
+        self._started[these] = self._labels
+        self.most[these] = self._observed[these] = self._observed_wrong[these] = 0.0
+
+    def _set_logs(self, these: Bools, times: Floats) -> None:
+        if not these.any():
+            return
+        held = np.minimum(1.0 - slip.BASELINE_MIN, self.held[these] * times[these])
+        rates = held + np.minimum(np.array(slip.POINTS)[:, None], (1.0 - held) * np.array(slip.WAYS)[:, None])
+        self._logs[0][:, these] = np.log((1.0 - rates) / (1.0 - held))
+        self._logs[1][:, these] = np.log(rates / held)
+
+    def _bounded(self, rates: Floats) -> Floats:
+        return np.clip(rates, slip.BASELINE_MIN, 1.0 - slip.BASELINE_MIN)
+
+
+def find_alarms(bad: Bools, times: Floats, held: Held, bar: float, labels_min: int = 0) -> Alarms:
+    """The first alarms of each run at a threshold. `times` are Unix seconds, of each run or of all."""
+    runs, count = bad.shape
+    signals = Signals(held, runs)
+    degraded, suspect = np.full(runs, np.inf), np.full(runs, np.inf)
+    columns = np.ascontiguousarray(bad.T)
+    each = np.ascontiguousarray(times.T) if times.ndim == 2 else np.broadcast_to(times[:, None], (count, runs))
+    for number in range(count):
+        signals.take(columns[number], np.asarray(each[number], dtype=np.float64))
+        enough = (signals.most >= bar) & np.isinf(degraded)
+        if number < labels_min or not enough.any():
+            continue
+        suspect[enough] = np.minimum(suspect[enough], number + 1)
+        degraded[enough & ~signals.find_doubtful(enough)] = number + 1
+    return Alarms(degraded, suspect, signals.dispersion, signals.rhythm.any(axis=0))
+
+
+def _lower(wrong: Floats, of: Floats) -> Floats:
+    """The lower bound of a share, as `baselines.find_lower_bound` has it."""
+    wrong = np.clip(np.minimum(wrong, of), 0.0, None)
+    bound = beta.ppf(1.0 - label_signal.DOUBT_CONFIDENCE, np.maximum(wrong, 1e-12), of - wrong + 1.0)
+    return np.asarray(np.where(wrong <= 1e-9, 0.0, bound))

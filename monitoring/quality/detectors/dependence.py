@@ -1,0 +1,190 @@
+"""Dependence between the labels of one signal: clusters of errors, and the rhythm of the day.
+
+The claim of `rising_errors.py` needs an expected badness of at most the baseline, given all that came before. Popular
+inputs, retries and hard hours break that, though nothing has changed on the whole. So each label is weighed by what
+came before it:
+
+- **Dispersion.** Labels are summed in blocks of 8, 32, 128 and 512. For each size the squared difference of
+  neighbouring blocks is compared with that of independent labels. One lasting change moves one difference, and no
+  ratio counts for more than `RATIOS_MAX`. The largest mean is the dispersion, shrunk to `PRIOR`.
+- **Crowding.** The more errors among about the last ten labels, the less the next label counts.
+- **The rhythm of the day.** At the end of each day one wave of 24 hours is fitted. If it is there beyond chance, the
+  baseline follows it in the worse half of the day, to twice its height at most.
+
+Dispersion and crowding are an exponent of at most 1 on the bets' factors. As E[L] is at most 1, so is E[L^exponent].
+Pure functions over frozen data of fixed size. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+SIZES = (8, 32, 128, 512)
+RATIOS_MAX = (25.0, 25.0, 10.0, 10.0)
+"""A ratio counts for so much at most: one lasting change is no cluster. Sums of few errors have heavier tails."""
+PRIOR = 1.02
+PRIOR_BLOCKS = 100.0
+CAUTION = 2.0
+"""The exponent is 1 / (1 + CAUTION * (dispersion - 1)): clusters have heavier tails than their variance tells."""
+BLOCKS_MAX = 1_000
+NEAR = 10.0
+CROWDED_POINTS = 0.14
+DAY_SECONDS = 86_400.0
+DAYS = 14.0
+"""The rhythm is that of about so many days."""
+RHYTHM_BEGINS, RHYTHM_ENDS = 12.0, 6.0
+"""Test statistics of a rhythm: by chance chi-squared with 2 degrees of freedom, over 12 once in 400 days."""
+SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
+
+
+class Blocks(msgspec.Struct, frozen=True, array_like=True):
+    """Blocks of one size: the sum of the open one, that of the block before (None: there is none), the sum of the
+    ratios of squared differences, and their number."""
+
+    open: float = 0.0
+    before: float | None = None
+    ratios: float = 0.0
+    count: int = 0
+
+
+class Dependence(msgspec.Struct, frozen=True, kw_only=True):
+    """The dependence of a signal's labels, as far as they show it. JSON gives back the same, to the last bit.
+
+    `labels`, `wrong` and `squares` are the number of labels, their sum and the sum of their squares. `began_at` is the
+    time of the first label, `fitted_at` when the rhythm was last fitted, by `moments`: sums of 1, cos, sin, cos²,
+    cos·sin, badness, badness·cos and badness·sin of the time of day. `rhythm` is the relative height of the wave as
+    cosine and sine.
+    """
+
+    labels: int = 0
+    wrong: float = 0.0
+    squares: float = 0.0
+    blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (Blocks(), Blocks(), Blocks(), Blocks())
+    began_at: float | None = None
+    fitted_at: float = 0.0
+    moments: tuple[float, float, float, float, float, float, float, float] = (0.0,) * 8
+    rhythm: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def is_first_day(self) -> bool:
+        """Whether labels of a whole day have not been seen yet."""
+        return self.began_at is None or self.fitted_at <= self.began_at
+
+    @property
+    def has_rhythm(self) -> bool:
+        """Whether errors follow the day beyond chance."""
+        return self.rhythm != (0.0, 0.0)
+
+
+class Terms(NamedTuple):
+    """The terms on which a detector takes a label: the exponent of its factors, and how many times the baseline may be
+    wrong at this hour. Both depend on earlier labels alone."""
+
+    exponent: float = 1.0
+    times: float = 1.0
+
+
+PLAIN = Terms()
+"""The terms of labels that are independent of each other."""
+
+
+def find_dispersion(seen: Dependence) -> float:
+    """The variance of blocks of labels, as a multiple of that of independent ones: at least 1."""
+    return max(1.0, *[(PRIOR_BLOCKS * PRIOR + one.ratios) / (PRIOR_BLOCKS + one.count) for one in seen.blocks])
+
+
+def find_exponent(seen: Dependence) -> float:
+    """The exponent of the bets' factors by the dispersion alone."""
+    return 1.0 / (1.0 + CAUTION * (find_dispersion(seen) - 1.0))
+
+
+def find_terms(seen: Dependence, at: float) -> Terms:
+    """The terms of the next label, which comes at this time."""
+    cosine, sine = find_wave(at)
+    times = max(1.0, 1.0 + seen.rhythm[0] * cosine + seen.rhythm[1] * sine)
+    return Terms(find_exponent(seen), times)
+
+
+def crowd(terms: Terms, near: float, baseline: float) -> Terms:
+    """The terms, where so many errors are among about the last ten labels."""
+    room = NEAR * (baseline + CROWDED_POINTS)
+    return terms if near <= room else Terms(terms.exponent * room / near, terms.times)
+
+
+def add_near(near: float, badness: float) -> float:
+    """The errors among about the last ten labels, after one more."""
+    return (1.0 - 1.0 / NEAR) * near + badness
+
+
+def observe(seen: Dependence, badness: float, at: float) -> Dependence:
+    """The dependence after a label, from 0 (right) to 1 (wrong)."""
+    began = at if seen.began_at is None else seen.began_at
+    fitted = began if seen.began_at is None else seen.fitted_at
+    seen = msgspec.structs.replace(seen, began_at=began, fitted_at=fitted)
+    if at - fitted >= DAY_SECONDS:
+        seen = _fit(seen, at)
+    labels, wrong, squares = seen.labels + 1, seen.wrong + badness, seen.squares + badness * badness
+    variance = find_variance(labels, wrong, squares)
+    cosine, sine = find_wave(at)
+    added = (1.0, cosine, sine, cosine * cosine, cosine * sine, badness, badness * cosine, badness * sine)
+    return msgspec.structs.replace(
+        seen,
+        labels=labels,
+        wrong=wrong,
+        squares=squares,
+        blocks=tuple(
+            [
+                _add(one, badness, size if labels % size == 0 else None, most, variance)
+                for one, size, most in zip(seen.blocks, SIZES, RATIOS_MAX, strict=True)
+            ]
+        ),
+        moments=tuple([one + more for one, more in zip(seen.moments, added, strict=True)]),
+    )
+
+
+def find_variance(labels: float, wrong: float, squares: float) -> float:
+    """The variance of a label, as if one error more had been seen in 20 labels more."""
+    mean = (wrong + SMOOTHED_WRONG) / (labels + SMOOTHED_LABELS)
+    return max(1e-6, (squares + SMOOTHED_WRONG) / (labels + SMOOTHED_LABELS) - mean * mean)
+
+
+def find_wave(at: float) -> tuple[float, float]:
+    """The cosine and sine of the time of day."""
+    turn = 2.0 * math.pi * (at % DAY_SECONDS) / DAY_SECONDS
+    return math.cos(turn), math.sin(turn)
+
+
+def _add(blocks: Blocks, badness: float, full: int | None, most: float, variance: float) -> Blocks:
+    """The blocks after a label, which fills a block of `full` labels (None: it does not)."""
+    total = blocks.open + badness
+    if full is None:
+        return Blocks(total, blocks.before, blocks.ratios, blocks.count)
+    if blocks.before is None:
+        return Blocks(0.0, total, blocks.ratios, blocks.count)
+    ratio = min(most, (total - blocks.before) ** 2 / (2.0 * full * variance))
+    ratios, count = blocks.ratios + ratio, blocks.count + 1
+    if count >= BLOCKS_MAX:
+        ratios, count = ratios / 2.0, count // 2
+    return Blocks(0.0, total, ratios, count)
+
+
+def _fit(seen: Dependence, at: float) -> Dependence:
+    """The rhythm by least squares, shrunk by what chance brings, and none where it may be chance alone."""
+    count, c, s, cc, cs, x, xc, xs = seen.moments
+    matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]) + 1e-6 * np.eye(3)
+    level, cosine, sine = np.linalg.solve(matrix, np.array([x, xc, xs]))
+    mean = x / count
+    explained = level * x + cosine * xc + sine * xs - mean * x
+    statistic = float(explained / find_variance(seen.labels, seen.wrong, seen.squares))
+    rhythm = (0.0, 0.0)
+    if statistic > (RHYTHM_ENDS if seen.has_rhythm else RHYTHM_BEGINS) and level > 0.0:
+        kept = (statistic - 2.0) / (statistic * max(level, math.hypot(cosine, sine)))
+        rhythm = (float(kept * cosine), float(kept * sine))
+    fading = 1.0 - 1.0 / DAYS
+    return msgspec.structs.replace(
+        seen, fitted_at=at, rhythm=rhythm, moments=tuple([fading * one for one in seen.moments])
+    )
