@@ -6,6 +6,7 @@ day, the baseline of first labels, and the doubts that make a version suspect in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,10 +29,25 @@ DOUBTED = 200.0
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The baselines of all runs: their kind, and the rates of those that are not learned."""
+    """The baselines of all runs: their rates, not known (NaN) where a run learns its own, and which are of a gate."""
 
-    kind: Kind
     rates: Floats
+    is_gate: Bools
+
+    @property
+    def is_own(self) -> Bools:
+        """Which runs learn their own."""
+        return np.isnan(self.rates)
+
+
+def hold(kind: Kind, rates: Floats) -> Held:
+    """The baselines of runs of one kind."""
+    return Held(np.full(len(rates), np.nan) if kind == "own" else rates, np.full(len(rates), kind == "gate"))
+
+
+def join(helds: Sequence[Held]) -> Held:
+    """The baselines of several kinds of runs behind each other."""
+    return Held(np.concatenate([held.rates for held in helds]), np.concatenate([held.is_gate for held in helds]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +65,9 @@ class Signals:
     """The signals of all runs, moved label by label. Arrays have alternatives before runs."""
 
     def __init__(self, held: Held, runs: int) -> None:
-        self._kind = held.kind
+        self._is_own, self._is_gate = held.is_own, held.is_gate
         self._runs = runs
-        self.held = np.full(runs, np.nan) if held.kind == "own" else self._bounded(held.rates)
+        self.held = self._bounded(held.rates)
         self._logs = np.zeros((2, ALTERNATIVES, runs))  # of a right label, and of a wrong one
         self._set_logs(np.ones(runs, dtype=bool), np.ones(runs))
         self.sums = np.zeros((ALTERNATIVES, runs))
@@ -100,13 +116,13 @@ class Signals:
         self._depend(bad, cosine, sine)
         self._recent = (1.0 - 1.0 / 200) * self._recent + 1.0
         self._recent_wrong = (1.0 - 1.0 / 200) * self._recent_wrong + bad
-        if self._kind == "own" and self._labels == FIRST_FEEDBACK:
-            self._hold_against(np.isnan(self.held))
+        if self._labels == FIRST_FEEDBACK and self._is_own.any():
+            self._hold_against(self._is_own)
         if ends.any():
             ended = was_first & ends & judged
             now = WEIGHTS @ self.sums
             self.most[ended] = now[ended]
-            again = ended if self._kind == "own" else np.zeros_like(ended)
+            again = ended & self._is_own
             if again.any():
                 self._hold_against(again)
             new = self.rhythm.any(axis=0) & ~had_rhythm & ~again & judged
@@ -123,18 +139,16 @@ class Signals:
         since = self._observed[places] - begun
         wrong = self._observed_wrong[places] - self._begun_wrong[leads, places]
         least = np.maximum(_lower(wrong, since), _lower(self._recent_wrong[places], np.full(len(places), self._recent)))
-        more = label_signal.BAD_HOUR_POINTS if self._kind == "own" else 0.0
+        more = np.where(self._is_own[places], label_signal.BAD_HOUR_POINTS, 0.0)
         hour = np.maximum(label_signal.BAD_HOUR_TIMES * held, held + more)
         found = self.is_first_day[places] & (least <= hour)
-        if self._kind == "gate":
-            found |= (self._started[places] + begun <= label_signal.FIRST_LABELS) & (
-                least <= held + label_signal.LABELLERS_POINTS
-            )
+        is_first = self._is_gate[places] & (self._started[places] + begun <= label_signal.FIRST_LABELS)
+        found |= is_first & (least <= held + label_signal.LABELLERS_POINTS)
         doubtful[places] = found
         return doubtful
 
     def _observe(self, bad: Bools, cosine: Floats, sine: Floats, judged: Bools) -> None:
-        wave = self.rhythm.any(axis=0)
+        wave: Bools = np.asarray(self.rhythm.any(axis=0))
         if wave.any():
             self._set_logs(wave, np.maximum(1.0, 1.0 + self.rhythm[0] * cosine + self.rhythm[1] * sine))
         room = dependence.NEAR * (self.held + dependence.CROWDED_POINTS)
@@ -228,8 +242,13 @@ class Signals:
         return np.clip(rates, slip.BASELINE_MIN, 1.0 - slip.BASELINE_MIN)
 
 
-def find_alarms(bad: Bools, times: Floats, held: Held, bar: float, labels_min: int = 0) -> Alarms:
-    """The first alarms of each run at a threshold. `times` are Unix seconds, of each run or of all."""
+def find_alarms(bad: Bools, times: Floats, held: Held, bar: float) -> Alarms:
+    """The first alarms of each run at a threshold. `times` are Unix seconds, of each run or of all.
+
+    With more baselines than runs, all runs are held against each part of them.
+    """
+    copies = len(held.rates) // len(bad)
+    bad, times = np.tile(bad, (copies, 1)), np.tile(times, (copies, 1)) if times.ndim == 2 else times
     runs, count = bad.shape
     signals = Signals(held, runs)
     degraded, suspect = np.full(runs, np.inf), np.full(runs, np.inf)
@@ -238,11 +257,11 @@ def find_alarms(bad: Bools, times: Floats, held: Held, bar: float, labels_min: i
     for number in range(count):
         signals.take(columns[number], np.asarray(each[number], dtype=np.float64))
         enough = (signals.most >= bar) & np.isinf(degraded)
-        if number < labels_min or not enough.any():
+        if not enough.any():
             continue
         suspect[enough] = np.minimum(suspect[enough], number + 1)
         degraded[enough & ~signals.find_doubtful(enough)] = number + 1
-    return Alarms(degraded, suspect, signals.dispersion, signals.rhythm.any(axis=0))
+    return Alarms(degraded, suspect, signals.dispersion, np.asarray(signals.rhythm.any(axis=0)))
 
 
 def _lower(wrong: Floats, of: Floats) -> Floats:

@@ -69,7 +69,8 @@ COMPLAINTS_FIRST = World("complaints_first", "doubling_6_hours", 1.0, before=50,
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels in the order in which they come, runs by labels: bad or not, who gave them, of a request since the change.
+    """Labels in the order in which they come, runs by labels: bad or not, who gave them, of a request since the change,
+    and when they come, in seconds.
 
     A giver is one of 8 callers.
     """
@@ -77,6 +78,7 @@ class Labels:
     bad: Bools
     givers: Givers
     changed: Bools
+    times: Floats
 
 
 def drawing(seed: int, *of: object) -> np.random.Generator:
@@ -94,7 +96,8 @@ def labels_of(
     bad = draw.random((runs, count)) < np.where(changed, rate + (points or 0.0), rate)
     givers = draw.integers(0, GIVERS, (runs, count), dtype=np.int8)
     if not world.delay_hours:
-        labels = Labels(bad, givers, changed)
+        even = np.tile(np.arange(count) * (3600.0 / LABELS_PER_HOUR), (runs, 1))
+        labels = Labels(bad, givers, changed, even)
         return _with_a_burst(labels, draw) if world.burst else labels
     asked = _times(world.shape, draw, runs, count)
     delays = world.delay_hours * np.exp(world.spread * draw.standard_normal((runs, count)))
@@ -108,6 +111,7 @@ def labels_of(
         np.take_along_axis(bad, order, axis=1),
         givers,  # drawn by chance, so in any order
         np.take_along_axis(changed, order, axis=1),
+        3600.0 * np.take_along_axis(come, order, axis=1),
     )
 
 
@@ -116,7 +120,7 @@ def poisoned(draw: np.random.Generator, runs: int, count: int, rate: float, shar
     attacks = draw.random((runs, count)) < share
     givers = np.where(attacks, honest, draw.integers(0, honest, (runs, count))).astype(np.int8)
     bad = attacks | (draw.random((runs, count)) < rate)
-    return Labels(bad, givers, np.zeros_like(bad))
+    return Labels(bad, givers, np.zeros_like(bad), np.zeros(bad.shape))
 
 
 def uneven(
@@ -126,7 +130,8 @@ def uneven(
     givers = draw.choice(len(shares), size=(runs, count), p=shares).astype(np.int8)
     changed = np.zeros((runs, count), dtype=np.bool_)
     changed[:, BEFORE:] = True
-    return Labels(draw.random((runs, count)) < np.where(changed, rate + points, rate), givers, changed)
+    bad = draw.random((runs, count)) < np.where(changed, rate + points, rate)
+    return Labels(bad, givers, changed, np.zeros(bad.shape))
 
 
 def _with_a_burst(labels: Labels, draw: np.random.Generator) -> Labels:
@@ -143,7 +148,7 @@ def _with_a_burst(labels: Labels, draw: np.random.Generator) -> Labels:
         np.concatenate([one[:, :BURST_AFTER], burst, one[:, BURST_AFTER:]], axis=1)[:, :count]
         for one, burst in zip(whole, ours, strict=True)
     ]
-    return Labels(parts[0], parts[1], parts[2])
+    return Labels(parts[0], parts[1], parts[2], labels.times)
 
 
 def _times(shape: Shape, draw: np.random.Generator, runs: int, count: int) -> Floats:

@@ -1,0 +1,154 @@
+"""One part of `benchmarks.degradation`: labels that depend on each other, while nothing changes on the whole.
+
+repeated   each answer is labelled twice in a row
+spells     errors are four times as frequent in spells of 20 labels, a tenth of the time
+day_50     errors follow the day by half of their mean, 500 labels a day
+day_100    errors follow the day from none to twice their mean, 2,000 labels a day
+
+Each world begins at a time of day of its own in each run. `--worlds FILE` names others as JSON: a list of objects with
+the fields of `ClusteredWorld`. The monitor's signal is held against the known rate, the bound of a gate of 1,000 rows,
+and its own first labels (`degradation_signals.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from scipy.stats import beta
+
+from benchmarks.canary import rate_of
+from benchmarks.degradation_signals import Held, find_alarms, hold, join
+from benchmarks.degradation_worlds import Bools, Floats, drawing
+from benchmarks.harness import Unmeasurable, say, table
+from monitoring.quality.detectors.dependence import DAY_SECONDS
+
+KINDS = ("known", "gate_1000", "own_200")
+GATE_ROWS, GATE_CONFIDENCE = 1_000, 0.95
+
+
+class ClusteredWorld(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A world in which errors come in clusters. `error` is their share on the whole, `labels_per_day` how many labels
+    come. Each answer is labelled `repeats` times in a row. In spells of `spell_labels`, which are `spell_share` of the
+    time, errors are `spell_times` as frequent as otherwise. `day_height` is the height of the day's wave, as a share of
+    `error`. At most `goal` of the runs may be degraded."""
+
+    name: str
+    error: float = 0.05
+    labels_per_day: float = 500.0
+    repeats: int = 1
+    spell_labels: int = 20
+    spell_times: float = 1.0
+    spell_share: float = 0.1
+    day_height: float = 0.0
+    goal: float = 0.05
+
+
+WORLDS = (
+    ClusteredWorld(name="repeated", repeats=2),
+    ClusteredWorld(name="spells", spell_times=4.0),
+    ClusteredWorld(name="day_50", day_height=0.5),
+    ClusteredWorld(name="day_100", day_height=1.0, labels_per_day=2_000.0, goal=0.1),
+)
+
+
+def read_worlds(path: Path | None) -> tuple[ClusteredWorld, ...]:
+    """The worlds in a file, or those of the benchmark. Raises Unmeasurable for what is none."""
+    if path is None:
+        return WORLDS
+    try:
+        worlds = msgspec.json.decode(path.read_bytes(), type=tuple[ClusteredWorld, ...])
+    except OSError as error:
+        raise Unmeasurable(f"{path} can't be read: {error.strerror or error}.") from error
+    except msgspec.DecodeError as error:
+        raise Unmeasurable(f"{path} is no list of worlds: {error}.") from error
+    for world in worlds:
+        counts = (world.repeats, world.spell_labels, world.labels_per_day)
+        if not (0.002 <= world.error <= 0.4 and min(counts) >= 1):
+            raise Unmeasurable(f"{path}: {world.name} needs an error of 0.002 to 0.4, and counts of at least 1.")
+    return worlds
+
+
+def draw_labels(world: ClusteredWorld, draw: np.random.Generator, runs: int, count: int) -> tuple[Bools, Floats]:
+    """The labels of such a world, and when they come in seconds: runs by labels."""
+    begins = draw.random((runs, 1)) * DAY_SECONDS
+    times = begins + np.arange(count) * (DAY_SECONDS / world.labels_per_day)
+    rates = np.full((runs, count), world.error)
+    if world.spell_times != 1.0:
+        spells = draw.random((runs, count // world.spell_labels + 1)) < world.spell_share
+        inside = np.repeat(spells, world.spell_labels, axis=1)[:, :count]
+        usual = world.error / (1.0 + world.spell_share * (world.spell_times - 1.0))
+        rates = np.where(inside, world.spell_times * usual, usual)
+    rates = rates * (1.0 + world.day_height * np.sin(2.0 * np.pi * times / DAY_SECONDS))
+    chances = np.repeat(draw.random((runs, count // world.repeats + 1)), world.repeats, axis=1)[:, :count]
+    rates = np.repeat(rates[:, :: world.repeats], world.repeats, axis=1)[:, :count]
+    return chances < rates, times
+
+
+def hold_all(error: float, runs: int, draw: np.random.Generator) -> Held:
+    """The baselines of all kinds, behind each other."""
+    wrong = draw.binomial(GATE_ROWS, error, runs)
+    known, gate = np.full(runs, error), beta.ppf(GATE_CONFIDENCE, wrong + 1, GATE_ROWS - wrong)
+    return join([hold("known", known), hold("gate", gate), hold("own", known)])
+
+
+def find_false_alarms(
+    worlds: Sequence[ClusteredWorld], runs: int, labels: int, alpha: float, seed: int
+) -> list[dict[str, Any]]:
+    """How often a version is degraded, or suspect, in each world while nothing changes."""
+    rows = []
+    for world in worlds:
+        say(f"Clusters: {world.name}")
+        draw = drawing(seed, "clusters", world.name)
+        bad, times = draw_labels(world, draw, runs, labels)
+        alarms = find_alarms(bad, times, hold_all(world.error, runs, draw), labels / alpha)
+        parts = {
+            name: np.split(values, len(KINDS))
+            for name, values in (("degraded", alarms.degraded), ("suspect", alarms.suspect))
+        }
+        rows.append(
+            {
+                "world": world.name,
+                "goal": world.goal,
+                "dispersion": float(np.median(alarms.dispersion)),
+                "kinds": {
+                    kind: {name: rate_of(int(np.isfinite(values[place]).sum()), runs) for name, values in parts.items()}
+                    for place, kind in enumerate(KINDS)
+                },
+            }
+        )
+    return rows
+
+
+def list_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures that have goals: by world and kind, the rate and the low end of its interval."""
+    figures: dict[str, Any] = {}
+    for row in rows:
+        for kind, rates in row["kinds"].items():
+            name = f"clusters_{row['world']}_{kind}"
+            figures |= {name: rates["degraded"]["rate"], f"{name}_low": rates["degraded"]["low"]}
+    return figures
+
+
+def show_clusters(rows: Sequence[Mapping[str, Any]], labels: int, runs: int) -> str:
+    """The table."""
+    head = [
+        f"clusters, {labels} labels, {runs} runs",
+        "goal",
+        "dispersion",
+        *KINDS,
+        *(f"{kind} suspect" for kind in KINDS),
+    ]
+    cells = [
+        [
+            row["world"],
+            row["goal"],
+            row["dispersion"],
+            *(row["kinds"][kind][name]["rate"] for name in ("degraded", "suspect") for kind in KINDS),
+        ]
+        for row in rows
+    ]
+    return table(head, cells)
