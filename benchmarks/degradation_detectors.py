@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.degradation_worlds import GIVERS, Bools, Floats, Givers
-from monitoring.quality.detectors import raters
+from monitoring.quality.detectors import dependence, raters
 from monitoring.quality.detectors import rising_errors as slip
 
 WEIGHTS = np.array(slip.WEIGHTS)
@@ -85,15 +85,20 @@ class Guard:
         self._labels = 0.0
         self._heavy = np.zeros((GIVERS, runs))
         self._runs = np.arange(runs)
+        self._room = dependence.NEAR * (baselines + dependence.CROWDED_POINTS)
+        self._near = np.zeros((GIVERS + 1, runs))
 
     def evidence(self, bad: npt.NDArray[np.bool_], givers: Givers) -> Floats:
         """The evidence of each run after one more label."""
         weight = self._weight(givers)
         factor = 1.0 + weight * (np.where(bad, self._on_bad, self._on_good) - 1.0)
-        without = self._sums[givers, :, self._runs]
+        crowding = np.minimum(1.0, self._room / np.maximum(self._near, 1e-12))
+        without, near = self._sums[givers, :, self._runs], self._near[givers, self._runs]
         self._sums += 1.0
-        self._sums *= factor
+        self._sums *= factor ** crowding[:, None, :]
         self._sums[givers, :, self._runs] = without
+        self._near = (1.0 - 1.0 / dependence.NEAR) * self._near + weight * bad
+        self._near[givers, self._runs] = near
         least: Floats = (WEIGHTS @ self._sums).min(axis=0)
         return least
 
@@ -102,6 +107,7 @@ class Guard:
         self._on_bad, self._on_good = self._on_bad[:, these], self._on_good[:, these]
         self._sums = np.minimum(self._sums[:, :, these], SUM_MAX)
         self._heavy = self._heavy[:, these]
+        self._room, self._near = self._room[these], self._near[:, these]
         self._runs = np.arange(int(these.sum()))
 
     def _weight(self, givers: Givers) -> Floats:

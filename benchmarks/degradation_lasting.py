@@ -24,6 +24,7 @@ from monitoring.quality.verdicts.plan import Plan
 HEALTHY_BEFORE, HEALTHY_AFTER = 400, 2_000
 RATES = ((0.04, 0.14), (0.04, 0.20), (0.15, 0.40))
 """How often it is wrong while it is healthy, and while it has slipped."""
+EVERY_SECONDS = 900.0
 KINDS = ("asks_more", "asks_the_same")
 
 
@@ -57,7 +58,7 @@ def _run(wrong: np.ndarray, labels: int, claim: Claim, kind: str) -> tuple[int, 
     for number, bad in enumerate(wrong):
         if number == ends and version.verdict == "healthy":
             return false, 0.0
-        turn = version.observe(number, Row(number, float(number), float(number), bool(bad)))
+        turn = version.observe(number, Row(number, EVERY_SECONDS * number, EVERY_SECONDS * number, bool(bad)))
         if turn is None:
             continue
         if turn.after == "healthy" and number >= ends:

@@ -228,6 +228,7 @@ class Signals:
     def _restart(self, these: Bools) -> None:
         self.sums[:, these] = self._rises[:, these] = self._begun[:, these] = self._begun_wrong[:, these] = 0.0
         self._started[these] = self._labels
+        self._near[these] = 0.0
         self.most[these] = self._observed[these] = self._observed_wrong[these] = 0.0
 
     def _set_logs(self, these: Bools, times: Floats) -> None:

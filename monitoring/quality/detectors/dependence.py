@@ -109,10 +109,10 @@ def find_terms(seen: Dependence, at: float) -> Terms:
     return Terms(find_exponent(seen), times)
 
 
-def crowd(terms: Terms, near: float, baseline: float) -> Terms:
-    """The terms, where so many errors are among about the last ten labels."""
+def find_crowding(near: float, baseline: float) -> float:
+    """The exponent of the next label's factors, where so many errors are among about the last ten labels."""
     room = NEAR * (baseline + CROWDED_POINTS)
-    return terms if near <= room else Terms(terms.exponent * room / near, terms.times)
+    return 1.0 if near <= room else room / near
 
 
 def add_near(near: float, badness: float) -> float:

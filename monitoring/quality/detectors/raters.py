@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.quality.detectors import dependence, leave_one_out, restarts
+from monitoring.quality.detectors import leave_one_out, restarts
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.dependence import PLAIN, Terms
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
@@ -48,7 +48,7 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     """A guarded detector and how it stands. JSON gives back the same, to the last bit.
 
     `detectors` leave out the groups of `callers`, and behind them those of `raters`. `labels` is the faded count of
-    labels, `heavy` the faded weights of the heaviest raters, `near` the errors among the last labels.
+    labels, `heavy` the faded weights of the heaviest raters.
     """
 
     detectors: LeaveOneOut[Slip]
@@ -57,7 +57,6 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     labels: float = 0.0
     heavy: tuple[Heavy, ...] = ()
     share_max: float = RATER_SHARE_MAX
-    near: float = 0.0
 
 
 def start_roll(salt: str) -> GiverRoll:
@@ -190,14 +189,13 @@ def find_change(guarded: Guarded) -> int:
 
 def _seen(guarded: Guarded, badness: float, weight: float, terms: Terms, own: tuple[int, ...]) -> Guarded:
     """The detector after a label that those of these places have given."""
-    whole, near = guarded.detectors.whole, guarded.near
-    if whole.side == "above":
-        terms = dependence.crowd(terms, near, whole.baseline)
-        near = dependence.add_near(near, weight * badness)
+    whole = guarded.detectors.whole
     gains = slip.find_gains(whole.baseline, whole.side, badness, weight, terms)  # the same for whoever is left out
-    moved = leave_one_out.move(guarded.detectors, lambda one: slip.advance(one, badness, weight, gains), own)
+    moved = leave_one_out.move(
+        guarded.detectors, lambda one: slip.advance(one, badness, weight, gains, crowds=True), own
+    )
     detectors = leave_one_out.judge(moved, slip.log_e, _believed(guarded))
-    return msgspec.structs.replace(guarded, detectors=detectors, near=near)
+    return msgspec.structs.replace(guarded, detectors=detectors)
 
 
 def _believed(guarded: Guarded) -> set[int]:

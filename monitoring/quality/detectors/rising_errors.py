@@ -22,7 +22,7 @@ from typing import Literal
 import msgspec
 
 from monitoring.quality.detectors import restarts
-from monitoring.quality.detectors.dependence import PLAIN, Terms
+from monitoring.quality.detectors.dependence import PLAIN, Terms, add_near, find_crowding
 from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
 
 __all__ = [
@@ -55,7 +55,7 @@ class Slip(msgspec.Struct, frozen=True, kw_only=True):
     `side` is what an alarm shows: the rate lies above the baseline, or below it. `observed` counts labels, `weight` is
     the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative, `log_max`
     is the largest `log_e` so far. `rises` and `begun` tell since when each alternative has been winning, `weights` and
-    `totals` what `weight` and `total` were then.
+    `totals` what `weight` and `total` were then. `near` is the badness of about the last ten labels.
     """
 
     baseline: float
@@ -69,6 +69,7 @@ class Slip(msgspec.Struct, frozen=True, kw_only=True):
     begun: tuple[int, ...] = (0, 0, 0, 0, 0)
     weights: tuple[float, ...] = NOTHING
     totals: tuple[float, ...] = NOTHING
+    near: float = 0.0
 
 
 def start(baseline: float, side: Side = "above") -> Slip:
@@ -109,8 +110,13 @@ def observe(slip: Slip, badness: float, weight: float = 1.0, terms: Terms = PLAI
     return advance(slip, badness, weight, find_gains(slip.baseline, slip.side, badness, weight, terms))
 
 
-def advance(slip: Slip, badness: float, weight: float, gains: tuple[float, ...]) -> Slip:
-    """The detector after a label with these gains (`find_gains`)."""
+def advance(slip: Slip, badness: float, weight: float, gains: tuple[float, ...], crowds: bool = False) -> Slip:
+    """The detector after a label with these gains (`find_gains`). If it `crowds`, they count less where errors do."""
+    near = slip.near
+    if crowds and slip.side == "above":
+        crowding = find_crowding(near, slip.baseline)
+        gains = gains if crowding == 1.0 else tuple([crowding * gain for gain in gains])
+        near = add_near(near, weight * badness)
     logs = restarts.grow(slip.logs, gains)
     observed, weighed, total = slip.observed + 1, slip.weight + weight, slip.total + weight * badness
     rises, begun = restarts.find_runs(slip.rises, slip.begun, gains, observed)
@@ -126,6 +132,7 @@ def advance(slip: Slip, badness: float, weight: float, gains: tuple[float, ...])
         begun=begun,
         weights=_kept(slip.weights, rises, weighed),
         totals=_kept(slip.totals, rises, total),
+        near=near,
     )
 
 

@@ -187,7 +187,7 @@ def test_a_detector_without_a_group_is_the_detector_over_the_labels_of_all_other
         for caller, bad, trusted in seen:
             group = leave_one_out.get_group(found.callers, caller)
             if trusted or group != at:
-                plain = slip.observe(plain, bad)
+                plain = slip.advance(plain, bad, 1.0, slip.find_gains(0.05, "above", bad), crowds=True)
         assert without is None or without == plain
 
 
@@ -200,7 +200,7 @@ def test_json_gives_back_the_same_to_the_last_bit_and_its_size_is_bounded(
         found = raters.observe(served(found, caller), bad, caller, rater=rater)
     stored = msgspec.json.encode(found)
     assert msgspec.json.decode(stored, type=Guarded, strict=True) == found
-    assert len(stored) < 10_000
+    assert len(stored) < 12_000
 
 
 def test_a_rater_among_many_weighs_no_more_than_a_fifth_of_the_latest_labels() -> None:
