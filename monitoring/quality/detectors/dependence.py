@@ -80,7 +80,7 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
         return self.rhythm != (0.0, 0.0)
 
 
-class Terms(NamedTuple):
+class LabelTerms(NamedTuple):
     """The terms on which a detector takes a label: the exponent of its factors, and how many times the baseline may be
     wrong at this hour. Both depend on earlier labels alone."""
 
@@ -88,7 +88,7 @@ class Terms(NamedTuple):
     times: float = 1.0
 
 
-PLAIN = Terms()
+PLAIN = LabelTerms()
 """The terms of labels that are independent of each other."""
 
 
@@ -102,11 +102,11 @@ def find_exponent(seen: Dependence) -> float:
     return 1.0 / (1.0 + CAUTION * (find_dispersion(seen) - 1.0))
 
 
-def find_terms(seen: Dependence, at: float) -> Terms:
+def find_terms(seen: Dependence, at: float) -> LabelTerms:
     """The terms of the next label, which comes at this time."""
     cosine, sine = find_wave(at)
     times = max(1.0, 1.0 + seen.rhythm[0] * cosine + seen.rhythm[1] * sine)
-    return Terms(find_exponent(seen), times)
+    return LabelTerms(find_exponent(seen), times)
 
 
 def find_crowding(near: float, baseline: float) -> float:

@@ -16,7 +16,7 @@ import msgspec
 
 from monitoring.quality.detectors import leave_one_out, restarts
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.dependence import PLAIN, Terms
+from monitoring.quality.detectors.dependence import PLAIN, LabelTerms
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.rising_errors import Side, Slip
 
@@ -128,7 +128,7 @@ def observe(
     rater: str | None = None,
     reported: bool = False,
     at: float = 0.0,
-    terms: Terms = PLAIN,
+    terms: LabelTerms = PLAIN,
 ) -> Guarded:
     """The detector after a label, given at `at` (Unix seconds). `rater` is who gave it, if the caller told; else the
     caller is its rater. `reported`: the label is of a request that was not served here.
@@ -187,7 +187,7 @@ def find_change(guarded: Guarded) -> int:
     return slip.find_change(guarded.detectors.whole)
 
 
-def _seen(guarded: Guarded, badness: float, weight: float, terms: Terms, own: tuple[int, ...]) -> Guarded:
+def _seen(guarded: Guarded, badness: float, weight: float, terms: LabelTerms, own: tuple[int, ...]) -> Guarded:
     """The detector after a label that those of these places have given."""
     whole = guarded.detectors.whole
     gains = slip.find_gains(whole.baseline, whole.side, badness, weight, terms)  # the same for whoever is left out

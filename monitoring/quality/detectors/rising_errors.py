@@ -22,7 +22,7 @@ from typing import Literal
 import msgspec
 
 from monitoring.quality.detectors import restarts
-from monitoring.quality.detectors.dependence import PLAIN, Terms, add_near, find_crowding
+from monitoring.quality.detectors.dependence import PLAIN, LabelTerms, add_near, find_crowding
 from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
 
 __all__ = [
@@ -90,7 +90,7 @@ def list_alternatives(baseline: float, side: Side) -> tuple[float, ...]:
 
 
 def find_gains(
-    baseline: float, side: Side, badness: float, weight: float = 1.0, terms: Terms = PLAIN
+    baseline: float, side: Side, badness: float, weight: float = 1.0, terms: LabelTerms = PLAIN
 ) -> tuple[float, ...]:
     """The logarithms of the factors of one label, an alternative each.
 
@@ -105,7 +105,7 @@ def find_gains(
     return tuple([exponent * log(1.0 + weight * (bad * p + good * (1.0 - p) - 1.0)) for p in rates])
 
 
-def observe(slip: Slip, badness: float, weight: float = 1.0, terms: Terms = PLAIN) -> Slip:
+def observe(slip: Slip, badness: float, weight: float = 1.0, terms: LabelTerms = PLAIN) -> Slip:
     """The detector after a label. Raises ValueError as `find_gains` does."""
     return advance(slip, badness, weight, find_gains(slip.baseline, slip.side, badness, weight, terms))
 

@@ -34,7 +34,7 @@ from monitoring.quality.detectors import (
     rising_errors,
 )
 from monitoring.quality.detectors.baselines import Baseline, Kind
-from monitoring.quality.detectors.dependence import Dependence, Terms
+from monitoring.quality.detectors.dependence import Dependence, LabelTerms
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.recent_values import FadedSums
@@ -154,7 +154,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         guard = signal.guard and _observe(signal.guard, label, at, roll, dependence.find_terms(signal.dependence, at))
         reverse = signal.reverse
         if reverse is not None and not is_early:
-            terms = Terms(exponent=dependence.find_exponent(signal.dependence))
+            terms = LabelTerms(exponent=dependence.find_exponent(signal.dependence))
             reverse = _observe(reverse, label, at, roll, terms)
         before, signal = (
             signal,
@@ -351,7 +351,7 @@ def may_teach(label: Label, roll: GiverRoll) -> bool:
     return label.trusted or label.reported == roll.reported
 
 
-def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: Terms) -> Guarded:
+def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: LabelTerms) -> Guarded:
     return raters.observe(
         raters.set_callers(guard, roll),
         label.badness,
