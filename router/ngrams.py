@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -33,7 +31,7 @@ _INVERSES = _powers(pow(_BASE, -1, 1 << 64))
 
 def count_buckets(text: str) -> npt.NDArray[np.intp]:
     """The buckets of everything that is looked for in the clipped text, as often as it occurs."""
-    return find_buckets(fold(clip_text(text)), (3, 4, 5))[0]
+    return find_buckets(fold(clip_text(text)))[0]
 
 
 def fold(text: str) -> str:
@@ -41,28 +39,37 @@ def fold(text: str) -> str:
     return f" {' '.join(text.casefold().split())} "[:FOLDED_MAX]
 
 
-def find_buckets(folded: str, sizes: Sequence[int]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The buckets of runs of `sizes` characters, of words and of pairs of words, and the place where each begins.
+def find_buckets(folded: str, is_lean: bool = False) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The buckets of runs of 3 to 5 characters, of words and of pairs of words, and the place where each begins.
 
+    `is_lean`: of words and of every second run of 4 characters alone, by its bucket: they tell nearly as much.
     Each kind has a salt of its own, so that a word is not its own run of characters.
     """
     points = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     sums = np.zeros(len(points) + 1, np.uint64)
     np.cumsum(points * _POWERS[: len(points)], out=sums[1:])
-    parts, places = [], []
-    for size in sizes:
+    hashes, places = [], []
+    for size in (4,) if is_lean else (3, 4, 5):
         if len(points) >= size:
-            parts.append((sums[size:] - sums[:-size]) * _INVERSES[: len(sums) - size] ^ _SALTS[size - 3])
-            places.append(np.arange(len(parts[-1])))
+            hashes.append((sums[size:] - sums[:-size]) * _INVERSES[: len(sums) - size] ^ _SALTS[size - 3])
+            places.append(np.arange(len(hashes[-1])))
     spaces = np.flatnonzero(points == 32)
     starts, ends = spaces[:-1] + 1, spaces[1:]
     if len(points) > 2:
-        parts.append((sums[ends] - sums[starts]) * _INVERSES[starts] ^ _SALTS[3])
-        parts.append((sums[ends[1:]] - sums[starts[:-1]]) * _INVERSES[starts[:-1]] ^ _SALTS[4])
-        places += [starts, starts[:-1]]
-    if not parts:
+        hashes.append((sums[ends] - sums[starts]) * _INVERSES[starts] ^ _SALTS[3])
+        places.append(starts)
+        if not is_lean:
+            hashes.append((sums[ends[1:]] - sums[starts[:-1]]) * _INVERSES[starts[:-1]] ^ _SALTS[4])
+            places.append(starts[:-1])
+    if not hashes:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    hashes = np.concatenate(parts)
-    hashes ^= hashes >> np.uint64(32)
-    hashes *= _MIX
-    return (hashes >> _SHIFT).astype(np.intp), np.concatenate(places)
+    mixed = np.concatenate(hashes)
+    mixed ^= mixed >> np.uint64(32)
+    mixed *= _MIX
+    buckets = (mixed >> _SHIFT).astype(np.intp)
+    place = np.concatenate(places)
+    if not is_lean:
+        return buckets, place
+    kept = (buckets & 1) == 0
+    kept[len(points) - 3 :] = True  # the words
+    return buckets[kept], place[kept]

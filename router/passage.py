@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from router.embedding import Vectors, WordEmbedding
-from router.ngrams import BUCKETS, find_buckets
+from router.ngrams import find_buckets
 
 END_CHARACTERS = 1_100
-PIECES_MAX = 40
+PIECES_MAX = 32
+EXTRACTS_MAX = 24
+"""Parts of long sentences, at most: with more words each is longer."""
 JUDGED_CHARACTERS_MIN = 12
 """A shorter piece is too little to call it foreign."""
-_BREAK = re.compile(r"(?<=[.!?…;])\s+|\s*\n\s*|(?<=[。！？；])")  # noqa: RUF001 - the ends of Chinese and Japanese sentences
+_BREAK = re.compile(r"[.!?…;]+\s+|\n\s*|[。！？；]")  # noqa: RUF001 - the ends of Chinese and Japanese sentences
 
 Integers = npt.NDArray[np.intp]
 
@@ -35,66 +37,85 @@ class WordLimits(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """A text that was read. `pieces` are its sentences; all arrays have one row a unit, or one a window.
+    """A text that was read.
 
-    `buckets` and `repeats` (how often each is in the whole text) are in the order of units, which begin at `starts`.
-    `vectors` are sums of word vectors by unit. `windows` are pairs of the first unit and the one after the last: the
-    whole text, then `pieces` where there are several, pairs of these, and parts of long ones. `judged`: the windows
-    that are long enough to be called foreign, in the order of the text; from
-    `extracts_from` on windows are parts of a long sentence.
+    `pieces` are its sentences. `buckets`: its n-grams, and `units`: the unit in which each begins. `vectors`: sums of
+    word vectors by unit. `windows` has a row a window, with 1 for each unit in it: the whole text, then the pieces
+    where there are several, pairs of these, and from `extracts_from` on parts of long ones. `pieces_in`: the pieces
+    that each window touches. `judged`: windows that are long enough to be called foreign, in the order of the text.
     """
 
     text: str
     pieces: tuple[str, ...]
     buckets: Integers
-    repeats: Vectors
-    starts: Integers
+    units: Integers
     vectors: Vectors
-    windows: Integers
+    windows: Vectors
+    pieces_in: list[tuple[int, int]]
     judged: list[int]
     extracts_from: int
 
 
-def read_passage(text: str, embedding: WordEmbedding, sizes: Sequence[int], limits: WordLimits | None) -> Passage:
+def read_passage(text: str, embedding: WordEmbedding, limits: WordLimits | None) -> Passage:
     """Read a text, at most its first and last 1,100 characters; without limits as a single unit."""
     clipped = clip_passage(clip_passage(text).casefold())
-    pieces = (clipped,) if limits is None else tuple(split_pieces(clipped)) or (clipped,)
-    words: list[str] = []
+    pieces = [clipped] if limits is None else split_pieces(clipped)
+    by_piece = [piece.split() or [""] for piece in pieces]
+    words = [word for piece in by_piece for word in piece]
     firsts: list[int] = []  # of each unit, the first word
     spans: list[tuple[int, int]] = []  # of each piece, its units
-    for piece in pieces:
-        spoken = piece.split() or [""]
-        begin = len(firsts)
-        count = 1 if limits is None or len(spoken) <= limits.most else -(-2 * len(spoken) // limits.usual)
-        firsts += [len(words) + len(spoken) * at // count for at in range(count)]
-        words += spoken
-        spans.append((begin, len(firsts)))
-    edges = np.cumsum([1, *(len(word) + 1 for word in words)])[firsts]
-    buckets, places = find_buckets(f" {' '.join(words)} ", sizes)
-    unit = np.maximum(np.searchsorted(edges, places, "right") - 1, 0)
-    order = np.argsort(unit, kind="stable")
-    buckets = buckets[order]
-    own = spans if len(spans) > 1 else []
-    pairs = [(one[0], other[1]) for one, other in pairwise(spans)]
-    extracts = [(at, at + 2) for begin, end in spans for at in range(begin, end - 1)]
-    windows = [(0, len(firsts)), *own, *pairs, *extracts]
-    extracts_from = len(windows) - len(extracts)
-    sentences = [
-        1 + at for at, (begin, end) in enumerate(own) if end == begin + 1 and len(pieces[at]) >= JUDGED_CHARACTERS_MIN
-    ]
+    most, usual = (len(words), 1) if limits is None else limits
+    usual = max(usual, 2 * len(words) // EXTRACTS_MAX)
+    at = 0
+    for piece in by_piece:
+        count = 1 if len(piece) <= most else -(-2 * len(piece) // usual)
+        spans.append((len(firsts), len(firsts) + count))
+        firsts += [at + len(piece) * part // count for part in range(count)]
+        at += len(piece)
+    own = list(range(len(pieces))) if len(pieces) > 1 else []
+    extracts = [(at, piece) for piece, (begin, end) in enumerate(spans) for at in range(begin, end - 1)]
+    windows = [(0, len(firsts)), *(spans[at] for at in own), *((spans[at][0], spans[at + 1][1]) for at in own[:-1])]
+    extracts_from = len(windows)
+    windows += [(at, at + 2) for at, _ in extracts]
+    judged = [*range(extracts_from, len(windows))]
+    judged += [1 + at for at in own if spans[at][1] == spans[at][0] + 1 and len(pieces[at]) >= JUDGED_CHARACTERS_MIN]
+    buckets, units, vectors = _read_units(words, firsts, embedding, limits is not None)
     return Passage(
         text=clipped,
-        pieces=pieces,
+        pieces=tuple(pieces),
         buckets=buckets,
-        repeats=np.bincount(buckets, minlength=BUCKETS)[buckets].astype(np.float32),
-        starts=np.searchsorted(unit[order], np.arange(len(firsts))),
-        vectors=np.add.reduceat(embedding.look_up(words), firsts, axis=0),
-        windows=np.array(windows, np.intp),
-        judged=[]
-        if limits is None or len(words) <= limits.most
-        else sorted([*sentences, *range(extracts_from, len(windows))], key=lambda at: windows[at]),
+        units=units,
+        vectors=vectors,
+        windows=_make_rows(windows, len(firsts)),
+        pieces_in=[
+            (0, len(pieces)),
+            *((at, at + 1) for at in own),
+            *((at, at + 2) for at in own[:-1]),
+            *((piece, piece + 1) for _, piece in extracts),
+        ],
+        judged=sorted(judged, key=lambda at: windows[at]) if len(words) > most else [],
         extracts_from=extracts_from,
     )
+
+
+def _read_units(
+    words: Sequence[str], firsts: Sequence[int], embedding: WordEmbedding, is_lean: bool
+) -> tuple[Integers, Integers, Vectors]:
+    """The n-grams of the words, the unit of each, and the sums of word vectors by unit. Units begin at `firsts`."""
+    buckets, places = find_buckets(f" {' '.join(words)} ", is_lean)
+    rows = embedding.look_up(words)
+    if len(firsts) == 1:
+        return buckets, np.zeros(len(buckets), np.intp), rows.sum(0, keepdims=True)
+    edges = np.cumsum([1, *map(len, words)])[firsts] + firsts
+    units = np.searchsorted(edges[1:], places, "right")
+    return buckets, units, _make_rows([*pairwise([*firsts, len(words)])], len(words)) @ rows
+
+
+def _make_rows(spans: Sequence[tuple[int, int]], width: int) -> Vectors:
+    """A row a span, with 1 in it."""
+    ends = np.array(spans)
+    places = np.arange(width)
+    return ((ends[:, :1] <= places) & (places < ends[:, 1:])).astype(np.float32)
 
 
 def clip_passage(text: str) -> str:
@@ -105,6 +126,13 @@ def clip_passage(text: str) -> str:
 
 
 def split_pieces(text: str) -> list[str]:
-    """The sentences and lines of a text; those after the fortieth are one."""
-    pieces = [piece for piece in _BREAK.split(text) if piece and not piece.isspace()]
-    return pieces if len(pieces) <= PIECES_MAX else [*pieces[: PIECES_MAX - 1], " ".join(pieces[PIECES_MAX - 1 :])]
+    """The sentences and lines of a text; those after the thirty-second are one. At least one, which may be empty."""
+    pieces: list[str] = []
+    start = 0
+    for end in _BREAK.finditer(text):
+        if len(pieces) == PIECES_MAX - 1:
+            break
+        if not text[start : end.end()].isspace():
+            pieces.append(text[start : end.end()])
+            start = end.end()
+    return [*pieces, text[start:]] if text[start:].strip() or not pieces else pieces

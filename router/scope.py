@@ -26,14 +26,9 @@ from router.passage import Integers, Passage, WordLimits, read_passage
 
 NEIGHBOURS = 3
 ECHOES = 3
-NEAR_CLASSES = 2
-"""Classes among whose prompts the nearest ones of a window are looked for."""
 BEST_WINDOWS, WORST_PIECES = 1, 2
 """Windows that are scored in full, beside the whole text: by their margins the best, and the worst sentences."""
 HELD_BACK_MAX = 1_001
-SIZES_BEFORE = (3, 4, 5)
-"""Sizes of runs of characters in models of earlier releases."""
-SIZES = (4,)
 
 
 class ScopeError(Exception):
@@ -125,7 +120,6 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ids: list[str]
     shapes: dict[str, list[int]]
     with_frames: bool = False
-    sizes: tuple[int, ...] = SIZES_BEFORE
     limits: WordLimits | None = None
 
 
@@ -166,9 +160,10 @@ class ScopeModel:
 
     `idf`, `rows`: for each bucket its weight, and its line in `sparse`, where 0 is for those that tell nothing.
     `sparse`, `sparse_scale`, `dense`, `bias`: a margin for each class; after these other traffic's and the frames', if
-    it was fitted with any. `sizes`: of runs of characters. `nearest`, `ids`: training prompts; `crowding`: half of how
-    near the next one is to each of them. `echoes`: the margins of some of them, from `echo_middle` along `echo_axes`,
-    of unit length. Both are in the order of classes, which begin at `nearest_starts` and `echo_starts`.
+    it was fitted with any. `limits`: None where texts are scored as a whole. `nearest`, `ids`: training prompts;
+    `crowding`: half of how near the next one is to each of them. `echoes`: the margins of some of them, from
+    `echo_middle` along `echo_axes`, of unit length. Both are in the order of classes, which begin at `nearest_starts`
+    and `echo_starts`.
     `centroids`: what stands for the prompts in an index of many tasks.
     `held_back`: ascending scores of `held_back_rows` inputs in scope that the score had not seen (at most 1,001 of
     them, evenly): training prompts, or real ones.
@@ -179,7 +174,6 @@ class ScopeModel:
     mix: Mix
     with_background: bool
     with_frames: bool
-    sizes: tuple[int, ...]
     limits: WordLimits | None
     held_back_rows: int
     ids: tuple[str, ...]
@@ -249,7 +243,6 @@ class ScopeModel:
                 mix=self.mix,
                 with_background=self.with_background,
                 with_frames=self.with_frames,
-                sizes=self.sizes,
                 limits=self.limits,
                 held_back_rows=self.held_back_rows,
                 ids=list(self.ids),
@@ -281,7 +274,6 @@ class ScopeModel:
             mix=header.mix,
             with_background=header.with_background,
             with_frames=header.with_frames,
-            sizes=header.sizes,
             limits=header.limits,
             held_back_rows=header.held_back_rows,
             ids=tuple(header.ids),
@@ -296,49 +288,42 @@ class ScopeModel:
     def _read(self, text: str) -> Passage:
         if self.limits is None:
             text = clip_text(text)
-        return read_passage(text, self.embedding, self.sizes, self.limits)
+        return read_passage(text, self.embedding, self.limits)
 
     def _margins(self, passage: Passage) -> tuple[Vectors, Vectors]:
         """The margins of all windows, and the vectors by which their nearest prompts are found."""
-        firsts, ends = passage.windows.T
-        dense = _window_sums(passage.vectors, firsts, ends)
-        dense /= np.maximum(np.sqrt(np.einsum("ij,ij->i", dense, dense)), np.float32(1e-6))[:, None]
+        dense = _of_unit_length(passage.windows @ passage.vectors)
         meaning = dense
         if self.deep is not None:
             meaning = self._deep_windows(self.deep, passage)
             dense = np.concatenate((dense, meaning), 1)
         margins: Vectors = dense @ self.dense
         margins += self.bias
-        margins += self._of_ngrams(passage, firsts, ends)
+        margins += self._of_ngrams(passage)
         return margins, meaning
 
     def _deep_windows(self, deep: Embedding, passage: Passage) -> Vectors:
         """The neural vectors of the whole and of the pieces, and for other windows the sum of the pieces in them."""
-        count = len(passage.pieces)
-        texts = [passage.text, *passage.pieces] if count > 1 else [passage.text]
-        known = deep.embed(texts)
-        spans = passage.windows[1 : 1 + count]
-        rows = np.zeros((len(passage.windows), known.shape[1]), np.float32)
-        rows[0], rows[1 : 1 + count] = known[0], known[-count:]
-        for at in range(1 + count, len(rows)):
-            first, end = passage.windows[at]
-            touched = (spans[:, 0] < end) & (spans[:, 1] > first)
-            total = known[-count:][touched].sum(0)
-            rows[at] = total / max(float(np.sqrt(total @ total)), 1e-6)
-        return rows
+        whole = deep.embed([passage.text])
+        if len(passage.pieces) == 1:
+            return np.repeat(whole, len(passage.windows), 0)
+        pieces = deep.embed(passage.pieces)
+        sums = np.stack([pieces[first:end].sum(0) for first, end in passage.pieces_in[1:]])
+        return np.concatenate((whole, _of_unit_length(sums)))
 
-    def _of_ngrams(self, passage: Passage, firsts: Integers, ends: Integers) -> Vectors:
+    def _of_ngrams(self, passage: Passage) -> Vectors:
         """The part of each window's margins that words and runs of characters add."""
-        buckets = passage.buckets
-        weights = self.idf[buckets] * (1.0 + np.log(passage.repeats))
-        squares = np.add.reduceat(np.square(weights) / passage.repeats, passage.starts) if len(buckets) else np.zeros(1)
-        weights /= passage.repeats
-        lines = self.sparse[self.rows[buckets]].astype(np.float32)
-        lines *= weights[:, None]
-        sums = np.add.reduceat(lines, passage.starts) if len(buckets) else np.zeros((1, self.sparse.shape[1]))
-        lengths = np.sqrt(_window_sums(squares[:, None], firsts, ends))
-        found: Vectors = _window_sums(sums.astype(np.float32), firsts, ends)
-        found *= self.sparse_scale / np.maximum(lengths, np.float32(1e-6))
+        buckets, units = passage.buckets, passage.vectors.shape[0]
+        repeats = np.bincount(buckets, minlength=BUCKETS)[buckets].astype(np.float32)
+        weights = self.idf[buckets] * (1.0 + np.log(repeats))
+        squares = np.bincount(passage.units, weights * weights / repeats, units)
+        weights /= repeats
+        spread = np.zeros((units, len(buckets)), np.float32)
+        spread[passage.units, np.arange(len(buckets))] = weights
+        found: Vectors = passage.windows @ (spread @ self.sparse[self.rows[buckets]].astype(np.float32))
+        found *= self.sparse_scale
+        lengths = np.sqrt(passage.windows @ squares.astype(np.float32))
+        found /= np.maximum(lengths, np.float32(1e-6))[:, None]
         return found
 
     def _parts(self, passage: Passage) -> tuple[ScoreParts, Vectors, Integers]:
@@ -349,8 +334,7 @@ class ScopeModel:
         if len(margins) > 1:
             margins, meaning = margins[shown], meaning[shown]
         classes = margins[:, :count]
-        near = classes.argpartition(-min(NEAR_CLASSES, count), 1)[:, -NEAR_CLASSES:]
-        leading = np.take_along_axis(classes, near, 1)
+        near = classes.argmax(1)
         members = _members(self.nearest_starts, near)
         placed = _of_unit_length(meaning @ self.axes)
         similarities = placed @ self.nearest[members].T.astype(np.float32)
@@ -359,10 +343,10 @@ class ScopeModel:
         alike = heard @ self.echoes[kept].T.astype(np.float32)
         alike.partition(-min(ECHOES, alike.shape[1]), 1)
         similarities *= np.float32(1 / 127)
-        first, nothing = leading.max(1), np.zeros(len(margins), np.float32)
+        first, nothing = classes.max(1), np.zeros(len(margins), np.float32)
         parts = ScoreParts(
             first=first,
-            second=leading.min(1) if count > 1 else nothing,
+            second=np.partition(classes, -2, 1)[:, -2] if count > 1 and self.mix.second else nothing,
             background=margins[:, count] if self.with_background else nothing,
             frame=margins[:, -1] if self.with_frames else nothing,
             nearest=(similarities - self.crowding[members]).max(1),
@@ -393,21 +377,11 @@ class ScopeModel:
         return [at for place, at in enumerate(judged) if belong[0] < place < belong[-1] or at in beside]
 
 
-def _window_sums(rows: npt.NDArray[Any], firsts: Integers, ends: Integers) -> Vectors:
-    """The sums of rows from each first one to before its end."""
-    if len(rows) == 1:
-        return rows.astype(np.float32)
-    running = np.zeros((len(rows) + 1, rows.shape[1]), np.float32)
-    np.cumsum(rows, axis=0, out=running[1:])
-    found: Vectors = running[ends] - running[firsts]
-    return found
-
-
 def _members(starts: npt.NDArray[np.uint32], classes: Integers) -> Integers:
     """The rows of these classes; all rows where they are not kept by class."""
     if len(starts) == 2:
         return np.arange(int(starts[1]))
-    return np.concatenate([np.arange(starts[at], starts[at + 1]) for at in sorted(set(classes.ravel().tolist()))])
+    return np.concatenate([np.arange(starts[at], starts[at + 1]) for at in sorted(set(classes.tolist()))])
 
 
 def _of_unit_length(rows: npt.NDArray[Any]) -> Vectors:
@@ -436,7 +410,6 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
         and arrays["echo_middle"].shape == (margins - int(header.with_background) - int(header.with_frames),)
         and _are_starts(arrays["nearest_starts"], len(arrays["nearest"]), len(arrays["echo_middle"]))
         and _are_starts(arrays["echo_starts"], len(arrays["echoes"]), len(arrays["echo_middle"]))
-        and all(size in SIZES_BEFORE for size in header.sizes)
         and arrays["echo_axes"].shape == 2 * arrays["echo_middle"].shape
         and arrays["echoes"].shape[1] == len(arrays["echo_middle"])
         and arrays["centroids"].shape[1] == static

@@ -27,7 +27,7 @@ from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_g
 from router.model_file import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS, find_buckets, fold
 from router.passage import WordLimits
-from router.scope import HELD_BACK_MAX, SIZES, Mix, ScopeModel, ScoreParts
+from router.scope import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
 
 PROMPTS_MIN = 20
 PROMPTS_MAX = 15_000
@@ -262,7 +262,7 @@ def _embedded(embedding: Embedding, texts: Sequence[str]) -> Iterator[Vectors]:
 
 def _counted(texts: Sequence[str]) -> Any:
     """The number of times that each text has each bucket, as a sparse matrix."""
-    found = [np.unique(find_buckets(fold(text), SIZES)[0], return_counts=True) for text in texts]
+    found = [np.unique(find_buckets(fold(text), is_lean=True)[0], return_counts=True) for text in texts]
     ends = np.cumsum([0, *(len(buckets) for buckets, _ in found)])
     return sp.csr_matrix(
         (
@@ -319,7 +319,6 @@ class _Fitter:
             mix=Mix(),
             with_background=bool((rows.classes == OTHER).any()),
             with_frames=True,
-            sizes=SIZES,
             limits=_find_limits([rows.texts[at] for at in own]),
             held_back_rows=1,
             ids=tuple(rows.ids[at] for at in kept),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from router.candidates import TaskIndex
 from router.embedding import StaticEmbedding, Vectors, clip_text
@@ -19,7 +20,8 @@ from router.fitting.background import stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.model_file import list_shapes
 from router.ngrams import BUCKETS, count_buckets
-from router.scope import _FORM_BEFORE, SIZES_BEFORE, Mix, ScopeError, ScopeModel, ScoreParts, _Header
+from router.scope import _FORM_BEFORE, Mix, ScopeError, ScopeModel, ScoreParts, _Header
+from tests.walks.scope_world import of_domain
 
 ITEMS = ("lamp", "jacket", "kettle", "phone", "sofa", "drill", "tent", "bike", "mirror", "printer")
 ASKS = (
@@ -101,7 +103,7 @@ def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(mod
 
 def test_a_model_of_an_earlier_release_is_read_and_scores_texts_as_a_whole(embedding: StaticEmbedding) -> None:
     before = fit_scope(prompts(), (), embedding, 1, lambda step, share: None)
-    whole = replace(before, with_frames=False, limits=None, sizes=SIZES_BEFORE, bias=before.bias[:-1])
+    whole = replace(before, with_frames=False, limits=None, bias=before.bias[:-1])
     cut = {name: getattr(whole, name)[..., :-1] for name in ("sparse", "sparse_scale", "dense")}
     arrays = _FORM_BEFORE.arrays_of(replace(whole, **cut))
     header = _Header(embedding.name, None, before.mix, False, before.held_back_rows, list(before.ids), {})
@@ -112,17 +114,37 @@ def test_a_model_of_an_earlier_release_is_read_and_scores_texts_as_a_whole(embed
     assert ScopeModel.from_bytes(model.to_bytes(), embedding).score(text) == model.score(text)
 
 
-def test_a_request_in_a_frame_or_in_a_mail_is_in_scope(model: ScopeModel) -> None:
-    request = "I want to return the jacket, it is broken."
-    mail = " ".join(("We had snow all week.", "My aunt Olga was visiting us.", request, "She left by train today."))
-    for text in (request, f"Ahoy mates,\n{request}\nGratefully yours, Hiroshi", mail):
-        assert model.score(text).score > model.threshold(0.05)
+@pytest.fixture(scope="module")
+def travel(embedding: StaticEmbedding) -> ScopeModel:
+    """A model of a domain of CLINC150, whose texts have no marks between sentences."""
+    texts = of_domain("travel", "train", 600)
+    prompts = [TrainingPrompt(str(at), text, f"kind {at // 40}") for at, text in enumerate(texts)]
+    return fit_scope(prompts, (), embedding, 1, lambda step, share: None, stand_in=stand_in(["clinc150"]))
 
 
-def test_something_foreign_between_requests_in_scope_is_told(model: ScopeModel) -> None:
-    first, last = "I want to return the lamp, it is broken.", "Where is the refund for the kettle that I sent back?"
-    assert model.score(f"{first} {last}").score > model.threshold(0.05)
-    assert model.score(f"{first} Play some jazz in the kitchen now. {last}").score < model.threshold(0.05)
+def share_deferred(model: ScopeModel, texts: list[str]) -> float:
+    return float(np.mean([model.score(text).score < model.threshold(0.05) for text in texts]))
+
+
+def test_requests_in_frames_and_mails_are_hardly_deferred_more_often_than_bare_ones(travel: ScopeModel) -> None:
+    bare = of_domain("travel", "test", 120)
+    worlds = [
+        "Ahoy mates,\n{}\nGratefully yours, Hiroshi",
+        "We had snow all week. My aunt Olga was visiting us. {}. She left by train today. The cat slept.",
+    ]
+    for world in worlds:
+        assert share_deferred(travel, [world.format(text) for text in bare]) <= share_deferred(travel, bare) + 0.1
+
+
+def test_foreign_text_between_requests_in_scope_is_deferred_and_a_third_request_is_not(travel: ScopeModel) -> None:
+    own, foreign = of_domain("travel", "test", 90), of_domain("banking", "test", 30)
+    pairs = list(zip(own[:30], own[30:60], strict=True))
+    within, without = (
+        share_deferred(travel, [f"{one}. {text}. {two}." for (one, two), text in zip(pairs, texts, strict=True)])
+        for texts in (own[60:], foreign)
+    )
+    assert within <= 0.2
+    assert without >= 0.7
 
 
 @settings(max_examples=60, deadline=None)
@@ -221,7 +243,8 @@ def test_a_megabyte_costs_no_more_than_2200_characters(model: ScopeModel) -> Non
         return min(taken)
 
     text = "please send me the form by which I can return it, "
-    assert fastest(text * 20_000) < 2 * fastest((text * 44)[:2_200])
+    with threadpool_limits(1):  # as in a gateway
+        assert fastest(text * 20_000) < 2 * fastest((text * 44)[:2_200])
 
 
 def test_the_mix_counts_of_other_traffic_only_what_is_unusual() -> None:
