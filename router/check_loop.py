@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 from router.answers import Offered, ReceivedAnswer, Terms
 from router.checks import ANSWER_CHECKS, REQUEST_JUDGES, CheckedRequest, judge_contract
-from router.findings import CheckName, Finding
+from router.findings import CheckName, Finding, RequestReason
 
 
 class RequestJudgement(NamedTuple):
-    """The findings on a request. `sent_away` is the first enforced check that fired. `probability` is that of the
-    draws, for a request that is led to this version; over all possible outcomes it adds up to 1."""
+    """The findings on a request. `sent_away` is the reason of the first enforced check that fired. `probability` is
+    that of the draws, for a request that is led to this version; over all possible outcomes it adds up to 1."""
 
     findings: tuple[Finding, ...]
-    sent_away: CheckName | None
+    sent_away: RequestReason | None
     probability: float
 
 
@@ -48,7 +48,7 @@ def judge_request(request: CheckedRequest) -> RequestJudgement:
         if drawn is not None:
             probability *= drawn
         if finding.fired:
-            return RequestJudgement(tuple(findings), name, probability)
+            return RequestJudgement(tuple(findings), finding.reason or name, probability)
     return RequestJudgement(tuple(findings), None, probability)
 
 

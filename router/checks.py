@@ -144,8 +144,11 @@ def _judge_scope(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding, N
     if threshold == -math.inf:
         note = "too few training prompts for so small a share"
         return Finding("out_of_scope", used.mode, False, score.score, None, near, note, name), None
-    fired = score.score < threshold
-    return Finding("out_of_scope", used.mode, fired, score.score, threshold, near, "", name), None
+    if score.score >= threshold or not score.language:
+        fired = score.score < threshold
+        return Finding("out_of_scope", used.mode, fired, score.score, threshold, near, "", name), None
+    note = f"it is in another language: {score.language}"
+    return Finding("out_of_scope", used.mode, True, score.score, threshold, near, note, name, "other_language"), None
 
 
 def _judge_holdout(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding, float]:

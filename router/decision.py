@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
-from router.findings import CheckName, Finding
+from router.findings import Finding, RequestReason
 from router.gain_budget import GainBudgets
 from router.policy import TaskPolicy
 from serving.view import PoolView, ReplicaView, VersionView
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Reason = Literal[
     "override",
     "pinned",
-    CheckName,
+    RequestReason,
     "adapter",
     "canary",
     "no_replica",

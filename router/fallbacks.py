@@ -13,7 +13,7 @@ from router.policy import Policy, TaskPolicy
 from router.replicas import Lack, pick
 from serving.view import FleetView, PoolView, VersionView
 
-ADAPTER_STANDS_IN: frozenset[str] = list_names(lambda check: check.stands_in != "never")
+ADAPTER_STANDS_IN: frozenset[str] = list_names(lambda check: check.stands_in != "never") | {"other_language"}
 """Reasons for which the adapter answers after all where the fallback is closed or absent."""
 AT_LEISURE: frozenset[str] = list_names(lambda check: check.stands_in == "if_full")
 """Reasons for which a full fallback is not waited for: the adapter answers."""

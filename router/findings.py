@@ -11,6 +11,8 @@ FallbackName = Literal["general", "previous_version", "needs_human"]
 """The fallback of a request: the fallback pool, the version that led before, or a person."""
 CheckName = Literal["degraded", "out_of_scope", "holdout", "predicted_gain", "contract", "low_confidence", "refusal"]
 """The name of a check is also the reason that it gives. `router/checks.py` has a row for each."""
+RequestReason = Literal[CheckName, "other_language"]
+"""Why a check sends a request away: the check's name, or that its text is in a language which the version never saw."""
 CHECK_NAMES: tuple[CheckName, ...] = get_args(CheckName)
 DEFAULT_FALLBACKS: tuple[FallbackName, ...] = ("general",)
 
@@ -29,7 +31,8 @@ class Finding(NamedTuple):  # made for every check of every request: four times 
     `fired`: the adapter should not answer, or its answer should not be sent. `score` and `threshold` are in the check's
     own unit, None where it has none. `neighbours` are the ids of the nearest training prompts. `note` says in a few
     words whatever else matters, such as why the check could not judge. `version` is the version whose models judged:
-    the one that the request was led to. It is None after an answer, where it is the version that answered.
+    the one that the request was led to. It is None after an answer, where it is the version that answered. `reason` is
+    why a request is sent away, where that is not the check's name.
     """
 
     check: CheckName | Literal["override"]
@@ -40,3 +43,4 @@ class Finding(NamedTuple):  # made for every check of every request: four times 
     neighbours: tuple[str, ...] = ()
     note: str = ""
     version: str | None = None
+    reason: RequestReason | None = None

@@ -88,6 +88,8 @@ class TaskPolicy:
 
     def fallbacks_for(self, reason: str) -> tuple[FallbackName, ...]:
         """The fallbacks for this reason, in order."""
+        if reason == "other_language" and reason not in self.fallbacks:
+            reason = "out_of_scope"
         return self.fallbacks.get(reason, DEFAULT_FALLBACKS)
 
     def reaches(self, pool: str) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.embedding import Embedding, Vectors, WordEmbedding, clip_text
+from router.languages import find_other_language
 from router.model_file import PackedForm, list_shapes
 from router.ngrams import BUCKETS
 from router.passage import Integers, Passage, WordLimits, read_passage
@@ -29,6 +30,8 @@ ECHOES = 3
 BEST_WINDOWS, WORST_PIECES = 1, 2
 """Windows that are scored in full, beside the whole text: by their margins the best, and the worst sentences."""
 HELD_BACK_MAX = 1_001
+LANGUAGE_BELOW = 0.3
+"""Score from which on a text's language is not looked at."""
 
 
 class ScopeError(Exception):
@@ -44,10 +47,12 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScopeScore:
-    """The likeness of a text to the training prompts; higher is more. The three nearest of them, nearest first."""
+    """The likeness of a text to the training prompts; higher is more. The three nearest of them, nearest first.
+    `language` is that of a text of low score, where it is clearly another one than the prompts'."""
 
     score: float
     neighbours: tuple[Neighbour, ...]
+    language: str = ""
 
 
 class ScoreParts(NamedTuple):
@@ -121,6 +126,7 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shapes: dict[str, list[int]]
     with_frames: bool = False
     limits: WordLimits | None = None
+    languages: tuple[str, ...] = ()
 
 
 _ARRAYS_BEFORE: Mapping[str, tuple[str, int]] = MappingProxyType(
@@ -160,10 +166,10 @@ class ScopeModel:
 
     `idf`, `rows`: for each bucket its weight, and its line in `sparse`, where 0 is for those that tell nothing.
     `sparse`, `sparse_scale`, `dense`, `bias`: a margin for each class; after these other traffic's and the frames', if
-    it was fitted with any. `limits`: None where texts are scored as a whole. `nearest`, `ids`: training prompts;
-    `crowding`: half of how near the next one is to each of them. `echoes`: the margins of some of them, from
-    `echo_middle` along `echo_axes`, of unit length. Both are in the order of classes, which begin at `nearest_starts`
-    and `echo_starts`.
+    it was fitted with any. `limits`: None where texts are scored as a whole. `languages`: those of the prompts.
+    `nearest`, `ids`: training prompts; `crowding`: half of how near the next one is to each of them. `echoes`: the
+    margins of some of them, from `echo_middle` along `echo_axes`, of unit length. Both are in the order of classes,
+    which begin at `nearest_starts` and `echo_starts`.
     `centroids`: what stands for the prompts in an index of many tasks.
     `held_back`: ascending scores of `held_back_rows` inputs in scope that the score had not seen (at most 1,001 of
     them, evenly): training prompts, or real ones.
@@ -175,6 +181,7 @@ class ScopeModel:
     with_background: bool
     with_frames: bool
     limits: WordLimits | None
+    languages: tuple[str, ...]
     held_back_rows: int
     ids: tuple[str, ...]
     idf: Vectors
@@ -196,12 +203,15 @@ class ScopeModel:
 
     def score(self, text: str) -> ScopeScore:
         """Score a text by its first and last 1,100 characters."""
-        parts, similarities, members = self._parts(self._read(text))
+        passage = self._read(text)
+        parts, similarities, members = self._parts(passage)
         count = min(NEIGHBOURS, len(members))
         best = np.argpartition(similarities, -count)[-count:]
         best = best[np.lexsort((members[best], -similarities[best]))]
+        score = self.mix.of(parts)
         return ScopeScore(
-            score=self.mix.of(parts),
+            score=score,
+            language=find_other_language(passage.text, self.languages) if score < LANGUAGE_BELOW else "",
             neighbours=tuple(Neighbour(self.ids[members[at]], float(similarities[at])) for at in best),
         )
 
@@ -244,6 +254,7 @@ class ScopeModel:
                 with_background=self.with_background,
                 with_frames=self.with_frames,
                 limits=self.limits,
+                languages=self.languages,
                 held_back_rows=self.held_back_rows,
                 ids=list(self.ids),
                 shapes=list_shapes(arrays),
@@ -275,6 +286,7 @@ class ScopeModel:
             with_background=header.with_background,
             with_frames=header.with_frames,
             limits=header.limits,
+            languages=header.languages,
             held_back_rows=header.held_back_rows,
             ids=tuple(header.ids),
             **{name: _reckoned_with(array) for name, array in arrays.items()},

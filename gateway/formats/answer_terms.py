@@ -184,7 +184,7 @@ class Judging:
 
 def is_foreign(choice: Choice) -> bool:
     """True if a fallback answers what is out of the task's scope: such an answer need not keep the contract."""
-    return choice.reason == "out_of_scope" and choice.at_fallback
+    return choice.reason in ("out_of_scope", "other_language") and choice.at_fallback
 
 
 def _form(task: TaskPolicy, body: RequestBody, choice: Choice, version: VersionView) -> Mapping[str, Any]:

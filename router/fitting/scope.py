@@ -24,6 +24,7 @@ from router.fitting.clusters import compute_centroids, number_classes
 from router.fitting.errors import FittingError
 from router.fitting.frames import add_typos, list_frames, put_in_frame, read_frames, split_frames
 from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_groups
+from router.languages import find_languages
 from router.model_file import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS, find_buckets, fold
 from router.passage import WordLimits
@@ -41,6 +42,7 @@ SPARSE_BYTES_MAX = 1_300_000
 ID_CHARACTERS_MAX = 200
 IDS_BYTES_MAX = 300_000
 WORDS_MIN = 6
+LANGUAGE_SHARE_MIN = 0.03
 OTHER, FRAME = -1, -2
 """Classes of what is no training prompt: other traffic, and what frames requests."""
 REWORDED_MAX = 3_000
@@ -320,6 +322,7 @@ class _Fitter:
             with_background=bool((rows.classes == OTHER).any()),
             with_frames=True,
             limits=_find_limits([rows.texts[at] for at in own]),
+            languages=find_languages((rows.texts[at] for at in own), LANGUAGE_SHARE_MIN),
             held_back_rows=1,
             ids=tuple(rows.ids[at] for at in kept),
             idf=idf,

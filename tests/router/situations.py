@@ -21,7 +21,7 @@ from serving.adapters.entries import VERSION_STATES
 from serving.view import CircuitView, FaultKind, FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
 FAILED = ("no_replica", "overload", "timeout", "engine_error", "context_length")
-BEFORE = ("degraded", "out_of_scope", "holdout", "predicted_gain")
+BEFORE = ("degraded", "out_of_scope", "other_language", "holdout", "predicted_gain")
 ACTIVE = ("override", "pinned", "adapter", "canary", *BEFORE, *FAILED)
 RESERVED = ("contract", "low_confidence", "refusal")
 """Reasons that `choose` never gives: they come after an answer."""
@@ -109,6 +109,7 @@ class Covered:
 
     score: float
     neighbours: tuple[Near, ...] = (Near("p1"), Near("p2"), Near("p3"))
+    language: str = ""
 
 
 @dataclass(frozen=True)

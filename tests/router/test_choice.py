@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router.attempts import REASON_OF, Failure, NextAttempt, choose_after_rejection, choose_next_attempt
 from router.checks import AFTER_THE_ANSWER
 from router.choice import choose
-from router.decision import NO_SCORES, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
+from router.decision import NO_SCORES, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode, Scores
 from router.fallbacks import ADAPTER_STANDS_IN, choose_fallback_instead
 from router.findings import CheckPolicy
 from router.overrides import Override, find_pattern_fault, needs_text
@@ -28,6 +28,7 @@ from tests.router.situations import (
     RESERVED,
     VERSIONS,
     Case,
+    Covered,
     asked,
     cases,
     checked_task,
@@ -158,6 +159,12 @@ def check(reason: str) -> Choice:
                 shifts={"returns@v1": Shift(0.0)},
             )
             return chosen(choose(asked(), scored(scope=-1.0, gain=0.2), ill, usual_fleet(), moment()))
+        case "other_language":
+            rules = policy(
+                tasks=checked_task(out_of_scope=CheckPolicy("enforce", 0.05)), fitted={"returns@v1": fitted(0.0)}
+            )
+            scores = Scores("returns@v1", Covered(-1.0, language="German"))  # type: ignore[arg-type]
+            return chosen(choose(asked(), scores, rules, usual_fleet(), moment()))
         case "contract" | "low_confidence" | "refusal":
             begun = chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), moment()))
             then = choose_after_rejection(begun, reason, policy(), usual_fleet(), moment(), 60)

@@ -63,6 +63,7 @@ class Score:
     """A scope model with a fixed score."""
 
     neighbours = ()
+    language = ""
 
     def __init__(self, score: float) -> None:
         self.score = score

@@ -136,7 +136,7 @@ def test_requests_in_frames_and_mails_are_hardly_deferred_more_often_than_bare_o
         assert share_deferred(travel, [world.format(text) for text in bare]) <= share_deferred(travel, bare) + 0.1
 
 
-def test_foreign_text_between_requests_in_scope_is_deferred_and_a_third_request_is_not(travel: ScopeModel) -> None:
+def test_foreign_text_between_requests_is_deferred_and_a_third_request_is_not(travel: ScopeModel) -> None:
     own, foreign = of_domain("travel", "test", 90), of_domain("banking", "test", 30)
     pairs = list(zip(own[:30], own[30:60], strict=True))
     within, without = (

@@ -17,6 +17,7 @@ OTHER_REASONS: Mapping[str, str] = MappingProxyType(
     {
         "override": "an admin's rule decided",
         "pinned": "the caller asked for it by name",
+        "other_language": "the input is in a language that is not among the training prompts'",
         "adapter": "it is the task's version",
         "canary": "the task's alias gives this version a share",
         "no_replica": "no replica of the version could take it",

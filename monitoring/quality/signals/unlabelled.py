@@ -43,7 +43,7 @@ REFERENCE_SPACING_SECONDS = 3600.0 / drift.REFERENCE
 ALARM_MIN = math.log(planning.BETWEEN_MIN)
 LANGUAGES_FIRST = 50
 LANGUAGES_MAX = 8
-ESCALATED = frozenset({"out_of_scope", "contract", "low_confidence", "refusal", "predicted_gain"})
+ESCALATED = frozenset({"out_of_scope", "other_language", "contract", "low_confidence", "refusal", "predicted_gain"})
 """Reasons for the fallback that lie in the request or in the version's answer."""
 
 

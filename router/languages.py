@@ -1,0 +1,91 @@
+"""The language of a short text, by its common words and letters: enough to say that it is another one than usual.
+
+For languages in Latin letters `data/languages.txt` has their commonest words. Other scripts stand for themselves.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+FILE = Path(__file__).with_name("data") / "languages.txt"
+LETTERS: Mapping[str, str] = MappingProxyType(
+    {
+        "German": "äöüß",
+        "French": "éèêçàùœîôû",
+        "Spanish": "ñ¿¡áóú",
+        "Italian": "èòàìù",
+        "Portuguese": "ãõçâê",
+        "Polish": "łąężźśćń",
+        "Swedish": "åäö",
+        "Danish": "åæø",
+        "Norwegian": "åæø",
+        "Finnish": "äö",
+        "Turkish": "ğışçöü",
+        "Czech": "řěůšžč",
+        "Hungarian": "őűáéö",
+        "Romanian": "ăâîșț",
+        "Vietnamese": "ạảấầẩậắằẳặẹếềểễệịọốồổỗộớờởỡợụủứừửữựỳỵđơư",
+    }
+)
+SCRIPT_SHARE_MIN = 0.5
+"""Share of a text's letters in another script than Latin, from which on that is its language."""
+EVIDENCE_MIN = 1.5
+LEAD_MIN = 1.0
+"""Least evidence for a language, and how much more it has to be than for any language that is known."""
+WORDS_MAX = 40
+SCRIPTS: Mapping[str, str] = MappingProxyType({"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"})
+
+
+@cache
+def _read_words() -> Mapping[str, Mapping[str, float]]:
+    """For each common word or letter its evidence by language; what many languages have is little evidence."""
+    owners: dict[str, list[str]] = {}
+    for line in FILE.read_text(encoding="utf-8").splitlines():
+        name, words = line.split("\t")
+        for word in {*words.split(), *LETTERS.get(name, "")}:
+            owners.setdefault(word, []).append(name)
+    return {word: dict.fromkeys(names, 1.0 / len(names)) for word, names in owners.items()}
+
+
+def weigh_languages(text: str) -> Mapping[str, float]:
+    """The evidence for each language or script that the text may be in."""
+    letters = [letter for letter in text.casefold() if letter.isalpha()][: 8 * WORDS_MAX]
+    foreign = [letter for letter in letters if letter > "\u02ff" and not "\u1e00" <= letter <= "\u1eff"]
+    if letters and len(foreign) >= SCRIPT_SHARE_MIN * len(letters):
+        scripts = [unicodedata.name(letter, "unknown").partition(" ")[0] for letter in foreign]
+        kana = any(name in ("HIRAGANA", "KATAKANA") for name in scripts)
+        name = "HIRAGANA" if kana else max(sorted(set(scripts)), key=scripts.count)
+        return {SCRIPTS.get(name, name.capitalize()): float(len(foreign))}
+    known = _read_words()
+    found: dict[str, float] = {}
+    words = ["".join(c for c in word if c.isalpha() or c == "'") for word in text.casefold().split()[:WORDS_MAX]]
+    for sign in (*words, *(letter for letter in letters if letter > "\x7f"), *(c for c in text if c in "¿¡")):
+        for name, evidence in known.get(sign, {}).items():
+            found[name] = found.get(name, 0.0) + evidence
+    return found
+
+
+def find_languages(texts: Iterable[str], share_min: float) -> tuple[str, ...]:
+    """The languages in which at least this share of the texts is written that give evidence of any."""
+    counts: dict[str, int] = {}
+    for text in texts:
+        evidence = weigh_languages(text)
+        name = max(sorted(evidence), key=lambda one: evidence[one], default="")
+        if evidence.get(name, 0.0) >= EVIDENCE_MIN:
+            counts[name] = counts.get(name, 0) + 1
+    total = sum(counts.values())
+    return tuple(sorted(name for name, count in counts.items() if count >= share_min * total))
+
+
+def find_other_language(text: str, known: Sequence[str]) -> str:
+    """The language of a text that is clearly in none of the known ones; empty where it is not clear."""
+    evidence = weigh_languages(text)
+    if not evidence or not known:
+        return ""
+    best = max(sorted(evidence), key=lambda one: evidence[one])
+    usual = max(evidence.get(name, 0.0) for name in known)
+    return best if evidence[best] >= EVIDENCE_MIN and evidence[best] >= usual + LEAD_MIN else ""
