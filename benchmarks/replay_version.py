@@ -101,7 +101,9 @@ class Stream:
         self.of_class = of_class
         self.track = track
         self._labels_min = labels_min
-        self._roll = leave_one_out.add_request(raters.start_roll(track.salt), CALLER)
+        self._roll = raters.start_roll(track.salt)
+        for _ in range(leave_one_out.ALONE_MIN):  # nobody else sends requests
+            self._roll = leave_one_out.add_request(self._roll, CALLER)
         self._places = array("L")
         self._wrong = array("L", [0])
         self._tested = array("L")

@@ -29,6 +29,9 @@ import msgspec
 from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
 
 OTHERS_MIN = 0.05
+ALONE_MIN = 66
+"""Where others have a twentieth, so many requests all come from one in 3% of all cases."""
+Z_SHOWN = 1.645
 FADING_LABELS = 1.0 - 1.0 / 500
 FADING_REQUESTS = 1.0 - 1.0 / 1000
 FADING_SECONDS = 7 * 86_400.0
@@ -50,7 +53,7 @@ class GiverRoll(msgspec.Struct, frozen=True, kw_only=True):
     `known` are the digests of those who were met first, a group each, of `groups`. `requests` and `labels` are the
     faded counts of each group's, empty where none are counted: of what was served here last at `served_at` (Unix
     seconds; None: never), or of what was `reported`. `aged_at` is up to when they have faded with time, in Unix
-    seconds (0: they have not yet).
+    seconds (0: they have not yet). `seen` counts requests, or labels without any, up to ALONE_MIN, and does not fade.
     """
 
     salt: str
@@ -61,6 +64,7 @@ class GiverRoll(msgspec.Struct, frozen=True, kw_only=True):
     reported: bool = False
     served_at: float | None = None
     aged_at: float = 0.0
+    seen: int = 0
 
 
 class LeaveOneOut(msgspec.Struct, Generic[Detector], frozen=True, kw_only=True):
@@ -109,7 +113,8 @@ def add_request(roll: GiverRoll, name: str, at: float = 0.0, reported: bool = Fa
         return meet(roll, name)
     roll = fade(meet(count_kind(roll, reported), name), at)
     requests = _counted(roll, roll.requests, name, FADING_REQUESTS)
-    return msgspec.structs.replace(roll, requests=requests, served_at=last if reported else at)
+    seen = min(ALONE_MIN, roll.seen + 1)
+    return msgspec.structs.replace(roll, requests=requests, served_at=last if reported else at, seen=seen)
 
 
 def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.0) -> GiverRoll:
@@ -118,7 +123,8 @@ def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.
     roll = fade(meet(roll, name), at)
     if reported != roll.reported:
         return roll
-    return msgspec.structs.replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS))
+    seen = roll.seen if roll.requests else min(ALONE_MIN, roll.seen + 1)
+    return msgspec.structs.replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS), seen=seen)
 
 
 def fade(roll: GiverRoll, at: float) -> GiverRoll:
@@ -135,9 +141,9 @@ def fade(roll: GiverRoll, at: float) -> GiverRoll:
 
 def count_kind(roll: GiverRoll, reported: bool) -> GiverRoll:
     """The roll once what is served here counts, or what is `reported`."""
-    return (
-        roll if roll.reported == reported else msgspec.structs.replace(roll, reported=reported, requests=(), labels=())
-    )
+    if roll.reported == reported:
+        return roll
+    return msgspec.structs.replace(roll, reported=reported, requests=(), labels=(), seen=0)
 
 
 def find_believed(roll: GiverRoll) -> Iterator[int]:
@@ -159,12 +165,22 @@ def _counted(roll: GiverRoll, counts: tuple[float, ...], name: str, fading: floa
 
 
 def _others_count(roll: GiverRoll, own: int) -> bool:
-    """Return whether all but this group have enough of the requests, or of the labels, to be asked for."""
-    for counts in (roll.requests, roll.labels):
-        total = sum(counts)
-        if total > 0.0 and total - counts[own] >= OTHERS_MIN * total:
-            return True
-    return False
+    """Return whether all but this group have enough of the requests, or of the labels, to be asked for.
+
+    They have, too, until requests or labels show that their share is less: of few of them chance may have given others
+    none. So nobody is alone before some 66 requests or labels.
+    """
+    parts = [(sum(counts) - counts[own], sum(counts)) for counts in (roll.requests, roll.labels) if sum(counts) > 0.0]
+    if any(others >= OTHERS_MIN * total for others, total in parts):
+        return True
+    if roll.seen >= ALONE_MIN and not any(others > 1e-9 for others, _ in parts):
+        return not parts
+    return not any(_find_most(others) < OTHERS_MIN * total for others, total in parts)
+
+
+def _find_most(count: float) -> float:
+    """The upper bound, at 95%, of the mean of a count by chance (its root is steady: M. Bartlett, 1936)."""
+    return float((math.sqrt(max(0.0, count) + 1.0) + Z_SHOWN / 2.0) ** 2)
 
 
 # ---- what they have given ------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def add_label(
 def set_callers(guarded: Guarded, roll: GiverRoll) -> Guarded:
     """The detector once it is known who uses the version, and how much."""
     callers = leave_one_out.count_kind(guarded.callers, roll.reported)
-    callers = msgspec.structs.replace(callers, known=roll.known, requests=roll.requests)
+    callers = msgspec.structs.replace(callers, known=roll.known, requests=roll.requests, seen=roll.seen)
     return msgspec.structs.replace(
         guarded, callers=callers, raters=leave_one_out.count_kind(guarded.raters, roll.reported)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,7 +102,7 @@ def test_who_is_believed_is_left_out_by_nobody() -> None:
 
 
 def test_one_beside_whom_others_have_less_than_a_twentieth_may_not_be_left_out() -> None:
-    few = roll(*["only"] * 100, "another")
+    few = roll(*["only"] * 150, "another")
     assert leave_one_out.find_alone(few) == leave_one_out.make_digest(few, "only")
     assert leave_one_out.get_group(few, "only") in set(leave_one_out.find_believed(few))
     assert leave_one_out.get_group(few, "another") not in set(leave_one_out.find_believed(few))
@@ -109,6 +110,12 @@ def test_one_beside_whom_others_have_less_than_a_twentieth_may_not_be_left_out()
     assert leave_one_out.find_alone(several) is None
     assert leave_one_out.get_group(several, "only") not in set(leave_one_out.find_believed(several))
     assert leave_one_out.find_alone(roll()) is None
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_nobody_is_alone_before_requests_or_labels_show_it(count: int) -> None:
+    assert leave_one_out.find_alone(roll(*["only"] * count)) is None
+    assert leave_one_out.find_alone(roll(*["only"] * 70)) is not None
 
 
 def test_labels_of_others_ask_for_them_as_requests_do() -> None:

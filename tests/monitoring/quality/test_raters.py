@@ -69,6 +69,20 @@ def test_a_burst_of_bad_labels_that_drowns_all_others_moves_no_verdict(field: st
     assert raters.rests_on_most(found, LABELS, ALPHA)
 
 
+@pytest.mark.invariant("No caller and no rater decides alone.")
+@pytest.mark.parametrize("wrong", [1.0, 0.3])
+@pytest.mark.parametrize("history", [0, 300])
+def test_a_caller_of_95_percent_of_the_traffic_moves_no_verdict_alone(history: int, wrong: float) -> None:
+    """It sends nearly all requests and labels, from the first on or after a time without fault."""
+    for seed in range(5):
+        draw, found = random.Random(seed), guarded()
+        for n in range(history + 400):
+            is_most = draw.random() < 0.95
+            who, rate = ("most", wrong if n >= history else 0.04) if is_most else (f"caller-{n % 3}", 0.04)
+            found = raters.observe(served(found, who), float(draw.random() < rate), who)
+            assert n < 30 or not raters.alarms(found, LABELS, ALPHA)
+
+
 def test_evidence_that_is_gone_rests_on_nobody() -> None:
     found = poisoned(0.5, "told")
     assert raters.rests_on_one(found, LABELS, ALPHA)
@@ -96,7 +110,7 @@ def test_evidence_of_several_that_is_not_enough_yet_rests_on_nobody() -> None:
 
 def test_of_a_caller_who_alone_uses_the_version_the_word_counts() -> None:
     found = guarded("only")
-    for _ in range(40):
+    for _ in range(80):
         found = raters.observe(found, 1.0, "only")
     assert raters.alarms(found, LABELS, ALPHA)
     assert raters.log_e(found) == slip.log_e(found.detectors.whole)
@@ -113,10 +127,10 @@ def test_it_counts_no_longer_alone_once_another_caller_is_served() -> None:
 def test_a_request_or_two_of_somebody_else_silence_nobody() -> None:
     """One caller's word counts while all others together have less than a twentieth of requests and of labels."""
     found = guarded("only")
-    for _ in range(100):
+    for _ in range(150):
         found = served(found, "only")
     found = served(found, "another")
-    for _ in range(40):
+    for _ in range(80):
         found = raters.observe(found, 1.0, "only")
     assert raters.alarms(found, LABELS, ALPHA)
     assert leave_one_out.find_alone(found.callers) == leave_one_out.make_digest(found.callers, "only")
@@ -284,7 +298,7 @@ def test_nor_does_its_praise_show_a_recovery() -> None:
 def test_evidence_of_a_sole_rater_is_void_once_there_are_others() -> None:
     """The stream of a gate: nothing is known of its raters when the first of them speaks."""
     track = label_signal.start(200, "v").hold_against(measure("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
-    burst = _labels(track, 45, 1, "r0", 1.0)
+    burst = _labels(track, 80, 1, "r0", 1.0)
     assert _alarmed(burst)
     others = _labels(burst, 100, 2)
     assert not _alarmed(others)
@@ -294,7 +308,7 @@ def test_evidence_of_a_sole_rater_is_void_once_there_are_others() -> None:
 def test_one_rater_alone_is_still_believed() -> None:
     track = label_signal.start(200, "v").hold_against(measure("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
     for _ in range(3):
-        track = _labels(track, 45, 1, "r0", 1.0)
+        track = _labels(track, 80, 1, "r0", 1.0)
         assert _alarmed(track)
         track = track.restart()
 

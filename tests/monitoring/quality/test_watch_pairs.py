@@ -125,7 +125,7 @@ def test_pairs_that_worsen_against_general_alarm_and_another_general_restarts_th
 
 def test_the_upper_end_without_one_is_known_of_pairs_that_no_caller_has_judged() -> None:
     scored: dict[str, Any] = {"judge": "model", "right": True, "served_right": True}
-    records, feedback = paired_traffic(60, 0.1, 0.1)
+    records, feedback = paired_traffic(80, 0.1, 0.1)
     by_model = stream(judged((paired_traffic(60, 0.1, 0.1, **scored)[0], [])), "shadow")
     assert by_model.high_without_one is not None
     assert by_model.high_without_one == by_model.high
