@@ -54,13 +54,14 @@ class Blocks(msgspec.Struct, frozen=True, array_like=True):
 class Dependence(msgspec.Struct, frozen=True, kw_only=True):
     """The dependence of a signal's labels, as far as they show it. JSON gives back the same, to the last bit.
 
-    `labels`, `wrong` and `squares` are the number of labels, their sum and the sum of their squares. `began_at` is the
-    time of the first label, `fitted_at` when the rhythm was last fitted, by `moments`: sums of 1, cos, sin, cos²,
-    cos·sin, badness, badness·cos and badness·sin of the time of day. `rhythm` is the relative height of the wave as
-    cosine and sine.
+    `labels`, `wrong` and `squares` are the number of labels, their sum and the sum of their squares; `passed` counts
+    repeats, which are passed over. `began_at` is the time of the first label, `fitted_at` when the rhythm was last
+    fitted, by `moments`: sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and badness·sin of the time of day.
+    `rhythm` is the relative height of the wave as cosine and sine.
     """
 
     labels: int = 0
+    passed: int = 0
     wrong: float = 0.0
     squares: float = 0.0
     blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (Blocks(), Blocks(), Blocks(), Blocks())
@@ -144,6 +145,11 @@ def observe(seen: Dependence, badness: float, at: float) -> Dependence:
         ),
         moments=tuple([one + more for one, more in zip(seen.moments, added, strict=True)]),
     )
+
+
+def pass_over(seen: Dependence) -> Dependence:
+    """The dependence after a repeat of an earlier label."""
+    return msgspec.structs.replace(seen, passed=seen.passed + 1)
 
 
 def find_variance(labels: float, wrong: float, squares: float) -> float:

@@ -94,6 +94,8 @@ class Seen(msgspec.Struct):
     saving_usd: float | None = None
     duration_seconds: float = 0.0
     placed_at: float = 0.0
+    request_digest: str | None = None
+    handles: list[str] = []
 
 
 class Given(msgspec.Struct):
@@ -112,7 +114,8 @@ class Given(msgspec.Struct):
 class Label(msgspec.Struct, frozen=True, kw_only=True):
     """A label: a value of a metric as badness, from 0 (right) to 1 (wrong), with its giver.
 
-    `trusted`: its giver counts like a reviewer. `reported`: its request was not served here.
+    `trusted`: its giver counts like a reviewer. `reported`: its request was not served here. `weight` is under 1 for a
+    repeat (`repeats.py`).
     """
 
     metric: str = ""
@@ -121,6 +124,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     rater: str | None = None
     trusted: bool = False
     reported: bool = False
+    weight: float = 1.0
 
 
 def read_label(given: Given, seen: Seen, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:

@@ -168,7 +168,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
                 guard=guard,
                 reverse=reverse,
                 shares=signal._shares_after(label, at, roll) if guard is None else None,
-                dependence=dependence.observe(signal.dependence, bad, at),
+                dependence=signal._depend(label, at),
             ),
         )
         if counts and before._is_learning:
@@ -256,7 +256,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     @property
     def _is_first_day(self) -> bool:
         """Whether all of its labels are of less than a day."""
-        return self.dependence.is_first_day and self.dependence.labels == self.labels
+        seen = self.dependence
+        return seen.is_first_day and seen.labels + seen.passed == self.labels
 
     @property
     def _is_learning(self) -> bool:
@@ -269,6 +270,11 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         since, lately = rising_errors.sum_since_change(self.guard.detectors.whole), self.recent
         parts = [since, (max(0.0, lately.total), lately.weight)]
         return max(baselines.find_lower_bound(min(bad, of), of, DOUBT_CONFIDENCE) if of else 0.0 for bad, of in parts)
+
+    def _depend(self, label: Label, at: float) -> Dependence:
+        if label.weight < 1.0:
+            return dependence.pass_over(self.dependence)
+        return dependence.observe(self.dependence, label.badness, at)
 
     def _follow_day(self, before: LabelSignal, at: float) -> LabelSignal:
         """The signal, where the label after `before` has ended its first day, or has shown a rhythm."""
@@ -357,6 +363,7 @@ def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: La
         label.badness,
         label.caller,
         label.trusted,
+        label.weight,
         rater=label.rater,
         reported=label.reported,
         at=at,

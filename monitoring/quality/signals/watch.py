@@ -32,6 +32,7 @@ from monitoring.quality.signals import (
     noted_pairs,
     pair_judge,
     pair_signal,
+    repeats,
     unlabelled,
 )
 from monitoring.quality.signals.arm_bets import ArmBets
@@ -57,6 +58,7 @@ from monitoring.quality.signals.noted_pairs import NotedPair, Right
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.pair_judge import PairJudge
 from monitoring.quality.signals.pair_signal import PairSignal
+from monitoring.quality.signals.repeats import Latest
 from monitoring.quality.signals.unlabelled import Languages
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS
@@ -121,6 +123,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     anew: dict[str, float] = {}
     outdated: tuple[str, ...] = ()
     canary: Tally | None = None
+    latest: dict[str, Latest] = {}
     bets: dict[str, ArmBets] = {}
 
 
@@ -419,6 +422,9 @@ def _with_label(
             own, label.badness, label.caller, at, alone, is_degraded, seen.placed_at, since
         )
     if own:
+        keys, latest = repeats.find_keys(seen), watch.latest.get(stream, ())
+        label = msgspec.structs.replace(label, weight=repeats.find_weight(latest, keys))
+        moved["latest"] = {**watch.latest, stream: repeats.add_keys(latest, keys)}
         track: LabelSignal = getattr(watch, stream)
         if stream == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)

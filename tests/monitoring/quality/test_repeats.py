@@ -1,0 +1,76 @@
+"""Repeats of an input, a session or a subject: they add no more evidence than their first."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.signals import label_signal, repeats
+from monitoring.quality.signals.entries import Label
+from monitoring.quality.signals.label_signal import LabelSignal
+from tests.monitoring.quality.reckoned import HELD, Told
+from tests.monitoring.quality.traffic import V3, Traffic, errors, labelled_traffic, served
+
+ROLL = leave_one_out.add_request(raters.start_roll(V3), "shop")
+
+
+def take(signal: LabelSignal, badness: float, weight: float, at: float) -> LabelSignal:
+    return signal.take(Label(badness=badness, caller="shop", weight=weight), at, ROLL, False)
+
+
+@given(st.lists(st.floats(0, 1), max_size=30), st.integers(1, 70))
+def test_a_repeat_never_adds_more_evidence_than_its_first(before: list[float], times: int) -> None:
+    signal = label_signal.start(100, V3).hold_against(state_rate(0.05, 1.0, "admin", "known"))
+    for number, badness in enumerate(before):
+        signal = take(signal, badness, 1.0, 600.0 * number)
+    latest: repeats.Latest = ()
+    gains = []
+    for number in range(times):
+        weight = repeats.find_weight(latest, ("an-input",))
+        latest = repeats.add_keys(latest, ("an-input",))
+        assert signal.guard is not None
+        rises = signal.guard.detectors.whole.rises
+        signal = take(signal, 1.0, weight, 600.0 * (len(before) + number))
+        assert signal.guard is not None
+        after = signal.guard.detectors.whole.rises
+        gains.append(max(later - earlier for later, earlier in zip(after, rises, strict=True)))
+    assert all(gain <= gains[0] + 1e-9 for gain in gains)
+
+
+def test_requests_have_a_key_in_common_by_input_session_or_subject() -> None:
+    first = repeats.find_keys(served("a", request_digest="11112222aaaa", handles=["session1-x", "subject1-x"]))
+    assert repeats.find_weight((), first) == 1.0
+    for other in ({"request_digest": "11112222aaaa"}, {"handles": ["session1-x"]}, {"handles": ["subject1-x"]}):
+        assert repeats.find_weight((first,), repeats.find_keys(served("b", **other))) == 0.5
+    assert repeats.find_weight((first,), repeats.find_keys(served("c", request_digest="3333"))) == 1.0
+    assert repeats.find_weight((first,), ()) == 1.0
+    latest: repeats.Latest = ()
+    for _ in range(200):
+        latest = repeats.add_keys(latest, first)
+    assert (len(latest), repeats.find_weight(latest, first)) == (repeats.LATEST, repeats.WEIGHT_MIN)
+
+
+def with_one_input(traffic: Traffic, of: int) -> Traffic:
+    """The traffic with `of` requests in a row that have one input."""
+    for number, (_, seen) in enumerate(traffic[0]):
+        seen.request_digest = f"{number // of:08d}"
+    return traffic
+
+
+def test_an_answer_that_is_labelled_wrong_five_times_counts_about_twice() -> None:
+    evidence = []
+    for of in (1, 5):
+        told = Told(HELD)
+        told.take(with_one_input(labelled_traffic(errors(0.04, 300)), 1))
+        told.take(with_one_input(labelled_traffic([True] * 5), of))
+        evidence.append(told.stream("feedback").e_value)
+    assert evidence[1] < 0.5 * evidence[0]
+
+
+def test_a_slip_is_found_where_all_callers_send_one_input() -> None:
+    told = Told(HELD)
+    told.take(with_one_input(labelled_traffic(errors(0.04, 300)), 1_000))
+    told.take(with_one_input(labelled_traffic(errors(0.9, 100)), 1_000))
+    assert told.stream("feedback").alarming
