@@ -8,7 +8,11 @@ Pure functions over frozen data that go through JSON unchanged.
 
 from __future__ import annotations
 
-from monitoring.quality.signals.entries import Seen
+from collections.abc import Mapping
+
+import msgspec
+
+from monitoring.quality.signals.entries import Label, Seen
 
 LATEST = 64
 KEY_CHARACTERS = 8
@@ -34,3 +38,10 @@ def find_weight(latest: Latest, keys: tuple[str, ...]) -> float:
 def add_keys(latest: Latest, keys: tuple[str, ...]) -> Latest:
     """The keys of the latest labels after one more."""
     return (*latest, keys)[-LATEST:]
+
+
+def weigh(latest: Mapping[str, Latest], signal: str, label: Label, seen: Seen) -> tuple[Label, dict[str, Latest]]:
+    """The label of this request with its weight, and the keys of the latest labels of all signals after it."""
+    keys, earlier = find_keys(seen), latest.get(signal, ())
+    weighed = msgspec.structs.replace(label, weight=find_weight(earlier, keys))
+    return weighed, {**latest, signal: add_keys(earlier, keys)}

@@ -159,9 +159,7 @@ def replace_labelled(watch: Watch, signals: Mapping[str, LabelledSignal | None])
         return watch
     moved: dict[str, Any] = {name: signal for name, signal in signals.items() if ":" not in name}
     classes = {name: signal for name, signal in signals.items() if ":" in name}
-    if classes:
-        moved["classes"] = {**watch.classes, **classes}
-    return msgspec.structs.replace(watch, **moved)
+    return msgspec.structs.replace(watch, **moved, classes={**watch.classes, **classes})
 
 
 # ---- records -------------------------------------------------------------------------------------
@@ -173,7 +171,8 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
         return watch
     moved: dict[str, Any] = {}
     if watch.version in (seen.version, seen.led_to):
-        watch = _with_roll(watch, leave_one_out.add_request(watch.roll, seen.caller, at, is_reported(seen)))
+        roll = leave_one_out.add_request(watch.roll, seen.caller, at, is_reported(seen))
+        watch = msgspec.structs.replace(watch, roll=roll)
     if get_labelled_version(seen) == watch.version:
         moved["requests"] = watch.requests + 1
         moved["request_rate"] = recent_values.add_event(watch.request_rate, at)
@@ -354,10 +353,6 @@ def _with_arm(watch: Watch, arm: Arm) -> Watch:
     return msgspec.structs.replace(watch, previous_version=arm)
 
 
-def _with_roll(watch: Watch, roll: GiverRoll) -> Watch:
-    return watch if roll is watch.roll else msgspec.structs.replace(watch, roll=roll)
-
-
 # ---- feedback ------------------------------------------------------------------------------------
 
 
@@ -422,9 +417,7 @@ def _with_label(
             own, label.badness, label.caller, at, alone, is_degraded, seen.placed_at, since
         )
     if own:
-        keys, latest = repeats.find_keys(seen), watch.latest.get(stream, ())
-        label = msgspec.structs.replace(label, weight=repeats.find_weight(latest, keys))
-        moved["latest"] = {**watch.latest, stream: repeats.add_keys(latest, keys)}
+        label, moved["latest"] = repeats.weigh(watch.latest, stream, label, seen)
         track: LabelSignal = getattr(watch, stream)
         if stream == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
