@@ -7,8 +7,9 @@ Requests are answered, and complaints come, at the beginning of a tick.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -65,16 +66,35 @@ class Events:
         return cls(first_tick, requests, found)
 
 
-class Many:
-    """The detectors of many versions, which all begin at the same tick."""
+def join(parts: Sequence[Events]) -> Events:
+    """The events of several worlds as those of one: all versions side by side, up to the end of the longest world."""
+    ticks = max(len(part.requests) for part in parts)
+    requests = [np.pad(part.requests, ((0, ticks - len(part.requests)), (0, 0))) for part in parts]
+    rounds: dict[int, list[tuple[Places, Places]]] = {}
+    before = np.cumsum([0, *(part.requests.shape[1] for part in parts)])
+    for at in range(ticks):
+        found = [
+            [(v + first, r) for v, r in part.rounds.get(at, ())] for part, first in zip(parts, before, strict=False)
+        ]
+        if any(found):
+            rounds[at] = [
+                (np.concatenate([v for v, _ in one]), np.concatenate([r for _, r in one]))
+                for one in ([pair for pair in row if pair is not None] for row in zip_longest(*found))
+            ]
+    return Events(parts[0].first_tick, np.concatenate(requests, axis=1), rounds)
 
-    def __init__(self, first_tick: int, versions: int, learned: Delays | None = None) -> None:
+
+class Many:
+    """The detectors of many versions, which all begin at the same tick: with these delays, or (None) with none."""
+
+    def __init__(self, first_tick: int, learned: Sequence[Delays | None]) -> None:
+        versions = len(learned)
         self.first_tick = self.tick = first_tick
         self.begins = [first_tick]
         self.requests, self.since, self.due = (np.zeros((1, versions)) for _ in range(3))
         self.logs = np.full((len(complaints.RATIOS), 1, versions), LOG_FLOOR)
         self.references = [delays.start_reference(first_tick * TICK_SECONDS)] * versions
-        self.learned: list[Delays | None] = [learned] * versions
+        self.learned: list[Delays | None] = [None] * versions
         self.learns = np.full(versions, True)
         self.hazards, self.weights = np.zeros((AGES, versions)), np.ones((AGES, versions))
         self.week, self.clock = np.ones((WEEK_HOURS, versions)), np.zeros((WEEK_HOURS + 1, versions))
@@ -83,8 +103,8 @@ class Many:
         self.day_seen, self.day_expected = np.zeros(versions), np.zeros(versions)
         self.log_max = np.full(versions, -math.inf)
         self.learned_at = np.full(versions, math.inf)
-        if learned is not None:
-            self._teach(np.arange(versions), [learned] * versions)
+        there = [(version, one) for version, one in enumerate(learned) if one is not None]
+        self._teach(np.array([version for version, _ in there], int), [one for _, one in there])
 
     def ages(self) -> Places:
         """The age bucket of each cohort, a version a column."""

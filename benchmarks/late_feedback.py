@@ -33,14 +33,14 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.canary import median_of, rate_of
-from benchmarks.complaint_runs import Events, Many, Numbers, Places, first_alarms, in_order_of_arrival, through
+from benchmarks.complaint_runs import Events, Many, Numbers, Places, first_alarms, in_order_of_arrival, join, through
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring.quality.detectors import baselines, complaints, delays
 from monitoring.quality.detectors import rising_errors as slip
@@ -240,14 +240,31 @@ def planned(events: Events, ticks: int) -> float:
     return max(1.0, float(count / events.requests.shape[1]))
 
 
-def by_complaints(
-    events: Events, labels: float, alpha: float, learned: Delays | None = None
-) -> tuple[Numbers, Numbers]:
-    """At which tick each version first alarms, and at which its reference ended."""
-    versions = events.requests.shape[1]
-    many = Many(FIRST_TICK, versions, learned)
-    bar = np.full(versions, slip.find_threshold(labels, alpha))
-    return first_alarms(many, events, bar), many.learned_at - FIRST_TICK
+@dataclass(kw_only=True)
+class Row:
+    """Versions in one world: what comes, and at which tick each has learned, and first alarms."""
+
+    name: str
+    world: World
+    events: Events
+    feedback: tuple[Drawn, Drawn]
+    labels: float
+    known: Delays | None = None
+    change: int = 0
+    learned: Numbers = field(default_factory=lambda: np.zeros(0))
+    alarmed: Numbers = field(default_factory=lambda: np.zeros(0))
+
+
+def run(rows: Sequence[Row], versions: int, alpha: float) -> None:
+    """Take all through the complaints detector, side by side."""
+    say(f"{versions} versions of each: {'; '.join(row.name for row in rows)}")
+    many = Many(FIRST_TICK, [row.known for row in rows for _ in range(versions)])
+    bars = np.repeat([slip.find_threshold(row.labels, alpha) for row in rows], versions)
+    alarmed = first_alarms(many, join([row.events for row in rows]), bars)
+    for row, alarms, learned in zip(
+        rows, np.split(alarmed, len(rows)), np.split(many.learned_at - FIRST_TICK, len(rows)), strict=True
+    ):
+        row.alarmed, row.learned = alarms, learned
 
 
 def taught(world: World, seed: int) -> Delays:
@@ -255,7 +272,7 @@ def taught(world: World, seed: int) -> Delays:
     steady = replace(world, shape="steady")
     days = change_day(world)
     events, _, _ = drawn(steady, days * TICKS_PER_DAY, 1, seed + 1)
-    many = Many(FIRST_TICK, 1)
+    many = Many(FIRST_TICK, [None])
     for _ in through(many, events):
         pass
     return delays.learn(many.reference(0))
@@ -297,52 +314,62 @@ def by_arrival(
 # ---- the measurements ------------------------------------------------------------------------------------
 
 
-def false_alarms(name: str, world: World, versions: int, alpha: float, seed: int) -> dict[str, Any]:
-    """Versions that do not change, for a month."""
-    say(f"{versions} versions that do not change, {name}")
-    young = world.shape in ("new version", "cold start")
-    month = MONTH_DAYS * TICKS_PER_DAY
-    learning = 0 if world.shape == "new version" else LEARNING_DAYS * TICKS_PER_DAY
-    events, bad, good = drawn(world, month + learning, versions, seed)
-    known = taught(world, seed) if world.shape == "new version" else None
-    labels = planned(events, month + learning)
-    alarmed, learned = by_complaints(events, labels, alpha, known)
-    first = 0 if young else learning
-    naive, naive_labels = by_arrival(
-        world, (bad, good), (first, min(first + month, month + learning)), versions, alpha, seed
+def still_row(name: str, world: World, versions: int, seed: int) -> Row:
+    """Versions that do not change, for a month after they have learned."""
+    is_known = world.shape == "new version"
+    ticks = (MONTH_DAYS + (0 if is_known else LEARNING_DAYS)) * TICKS_PER_DAY
+    events, *feedback = drawn(world, ticks, versions, seed)
+    return Row(
+        name=name,
+        world=world,
+        events=events,
+        feedback=(feedback[0], feedback[1]),
+        labels=planned(events, ticks),
+        known=taught(world, seed) if is_known else None,
     )
+
+
+def false_alarms(row: Row, versions: int, alpha: float, seed: int) -> dict[str, Any]:
+    """How many of them alarm."""
+    month, ticks = MONTH_DAYS * TICKS_PER_DAY, len(row.events.requests)
+    first = 0 if row.world.shape in ("new version", "cold start") else ticks - month
+    naive, naive_labels = by_arrival(row.world, row.feedback, (first, first + month), versions, alpha, seed)
     return {
-        **rate_of(int(np.sum(alarmed <= learned + month)), versions),
-        "complaints_a_month": labels,
-        "reference_days": float(np.median(learned)) / TICKS_PER_DAY,
-        "learned": float(np.mean(np.isfinite(learned))),
+        **rate_of(int(np.sum(row.alarmed <= row.learned + month)), versions),
+        "complaints_a_month": row.labels,
+        "reference_days": float(np.median(row.learned)) / TICKS_PER_DAY,
+        "learned": float(np.mean(np.isfinite(row.learned))),
         "arrival_order": rate_of(int(np.sum(np.isfinite(naive))), versions),
         "arrival_order_labels": naive_labels,
     }
 
 
-def doubled(world: World, versions: int, alpha: float, seed: int) -> dict[str, Any]:
-    """Hours until a doubled error is seen, of versions whose reference has ended before.
-
-    N is the complaints of a month. Versions that alarm before the change are left out of the hours, and counted.
-    """
-    say(f"{versions} versions whose errors double: {describe(world)}")
+def doubled_row(world: World, versions: int, seed: int) -> Row:
+    """Versions whose errors double once their reference has ended. N is the complaints of a month."""
     change = round((change_day(world) + CHANGE_HOUR / 24) * TICKS_PER_DAY)
-    ticks = change + SEEN_DAYS * TICKS_PER_DAY
-    events, bad, good = drawn(replace(world, doubled_from=change), ticks, versions, seed)
-    labels = max(1.0, world.complaint_rate * world.per_hour * 24 * MONTH_DAYS)
-    alarmed, learned = by_complaints(events, labels, alpha)
-    warm = min(change, LEARNING_DAYS * TICKS_PER_DAY) // 2
-    naive, _ = by_arrival(world, (bad, good), (warm, ticks), versions, alpha, seed)
-    ready = learned < change
+    events, *feedback = drawn(replace(world, doubled_from=change), change + SEEN_DAYS * TICKS_PER_DAY, versions, seed)
+    return Row(
+        name=describe(world),
+        world=world,
+        events=events,
+        feedback=(feedback[0], feedback[1]),
+        labels=max(1.0, world.complaint_rate * world.per_hour * 24 * MONTH_DAYS),
+        change=change,
+    )
+
+
+def doubled(row: Row, versions: int, alpha: float, seed: int) -> dict[str, Any]:
+    """Hours until it is seen. Versions that alarm before the change are left out of the hours, and counted."""
+    warm = row.change // 2
+    naive, _ = by_arrival(row.world, row.feedback, (warm, len(row.events.requests)), versions, alpha, seed)
+    ready = row.learned < row.change
     return {
-        "world": describe(world),
-        "complaints_an_hour": world.complaint_rate * world.per_hour,
+        "world": row.name,
         "ready": int(ready.sum()),
-        "alarmed_before": int(np.sum(alarmed < change)),
-        "hours": hours_after(alarmed[ready], change),
-        "arrival_order_before": int(np.sum(naive < change)),
-        "arrival_order_hours": hours_after(naive, change),
+        "alarmed_before": int(np.sum(row.alarmed < row.change)),
+        "hours": hours_after(row.alarmed[ready], row.change),
+        "arrival_order_before": int(np.sum(naive < row.change)),
+        "arrival_order_hours": hours_after(naive, row.change),
     }
 
 
@@ -376,11 +403,12 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         delay_hours=asked.delay_hours,
         delay_sigma=asked.delay_sigma,
     )
-    still = {
-        name: false_alarms(name, replace(world, **other), asked.runs, asked.alpha, asked.seed)
-        for name, other in STILL.items()
-    }
-    seen = [doubled(replace(world, **one), asked.runs, asked.alpha, asked.seed) for one in DOUBLED]
+    rows = [still_row(name, replace(world, **other), asked.runs, asked.seed) for name, other in STILL.items()]
+    run(rows, asked.runs, asked.alpha)
+    still = {row.name: false_alarms(row, asked.runs, asked.alpha, asked.seed) for row in rows}
+    rows = [doubled_row(replace(world, **other), asked.runs, asked.seed) for other in DOUBLED]
+    run(rows, asked.runs, asked.alpha)
+    seen = [doubled(row, asked.runs, asked.alpha, asked.seed) for row in rows]
     alike = [one["rate"] for name, one in still.items() if set(STILL[name]) == {"shape"}]
     whole = rate_of(round(sum(alike) * asked.runs), asked.runs * len(alike))
     worst = max(still.values(), key=lambda one: one["low"])

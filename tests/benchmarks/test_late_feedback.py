@@ -23,7 +23,7 @@ def test_many_versions_at_once_are_the_detector_of_each(shape: str, monkeypatch:
     monkeypatch.setattr(late_feedback, "OUTAGE_DAYS", 2)
     world = World(shape=shape, complain=1.0, doubled_from=int(2.5 * TICKS_PER_DAY))
     events, _, _ = drawn(world, 3 * TICKS_PER_DAY, 2, 1)
-    many = Many(FIRST_TICK, 2)
+    many = Many(FIRST_TICK, [None, None])
     singly = [complaints.start(FIRST_TICK * TICK_SECONDS) for _ in range(2)]
     largest = [-math.inf] * 2
     for at in through(many, events):

@@ -52,9 +52,9 @@ Z_UPPER = 1.959963984540054
 """Of the bound that holds with 97.5% confidence."""
 RHYTHM_SHARE = 0.25
 """The part of the doubt about an hour that is left over the several hours that a verdict takes."""
-DAY_VARIANCE = 0.0225
+DAY_VARIANCE = 0.0144
 DAY_EVIDENCE = 6.0
-"""The prior: days differ by 15%, with the weight of six days."""
+"""The prior: days differ by 12%, with the weight of six days."""
 DAY_EVIDENCE_MAX = 40.0
 DAY_SQUARE_MAX = 5.0
 """A day further from the expected number teaches no more: it may be the first of a slip."""
@@ -358,7 +358,7 @@ def _find_spread(hours: npt.NDArray[np.intp], seen: Numbers, expected: Numbers, 
     dispersion = max(1.0, squares * in_hours / free)
     evidence = max(0.5, in_days - 1 - kept * (len(np.unique(cells >= DAY_HOURS)) - 1))
     squares = in_days / evidence * float(((by_day - of_day) ** 2).sum()) - dispersion * float(of_day.sum())
-    found = max(0.0, squares) / max(1e-9, float((of_day**2).sum()))
+    found = (1.0 + 3.0 / evidence) * max(0.0, squares) / max(1e-9, float((of_day**2).sum()))
     whole = DAY_EVIDENCE + evidence
     return _Spread(
         dispersion=dispersion,
