@@ -139,7 +139,8 @@ class Many:
         squares = _from_the_youngest(((mean - before) ** 2 - (younger - before) ** 2) * part)
         chance = np.divide(squares, mean**2, out=np.ones_like(mean), where=mean > 0) * self.dispersion
         hour = self.week[(self.tick // HOUR_TICKS + delays.MONDAY_HOURS) % WEEK_HOURS]
-        return mean * widening(1.0 / (chance + self.variance)) * hour, mean[0] * hour
+        usual = mean[0] * np.where(hour > delays.CLOSED_MAX, hour, 0.0)
+        return mean * widening(1.0 / (chance + self.variance)) * hour, usual
 
     def _begin_tick(self) -> None:
         self.tick += 1

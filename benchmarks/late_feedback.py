@@ -489,10 +489,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "late_feedback",
         "Complaints that come late: false alarms and the time to see a doubled error. All is simulated: --seed sets "
         "every draw.",
-        full="400 versions a row: 115 s of CPU time",
+        full="100 versions a row: 170 s of CPU time",
     )
     world = World()
-    parser.add_argument("--runs", type=int, help="simulated versions a row, at least 2 (default 80)")
+    parser.add_argument("--runs", type=int, help="simulated versions a row, at least 2 (default 20)")
     parser.add_argument("--alpha", type=float, default=ALPHA, help="false alarms a month (default 0.01)")
     parser.add_argument("--per-hour", type=float, default=world.per_hour, help="requests an hour (default 100)")
     parser.add_argument("--error", type=float, default=world.error, help="share that is wrong (default 0.1)")
@@ -502,7 +502,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--delay-hours", type=float, default=world.delay_hours, help="median delay (default 2)")
     parser.add_argument("--delay-sigma", type=float, default=world.delay_sigma, help="in nepers (default 1.5)")
     asked = parser.parse_args(arguments)
-    asked.runs = asked.runs or (400 if asked.full else 80)
+    asked.runs = asked.runs or (100 if asked.full else 20)
     if asked.runs < 2 or not 0 < asked.alpha < 1:
         parser.error("--runs, --alpha: at least 2 versions, and a probability")
     if not (0 < asked.error <= 0.5 and 0 < asked.complain <= 1):

@@ -1,7 +1,7 @@
 """The reverse test of `complaints.py`: it finds that complaints come down. It begins again all the time
 (`restarts.py`).
 
-It refutes that there are still 1.5 times as many complaints as mu, those that are expected at most. Its bet on a day is
+It refutes that there are still 1.5 times as many complaints as mu, the number expected on average. Its bet on a day is
 that of `complaints.py` the other way round: (1/1.5)^c·((k + 1.5·mu)/(k + mu))^(c + k), which is at most 1 on average
 while there are. As complaints are expected, one is put on it for each, and wins what the bet wins from then on. So the
 sum S is on average at most the number of complaints expected, and reaches N at most once in N of them: how long there
@@ -28,7 +28,7 @@ LOG_RATIO = log(RATIO)
 class Fewer(msgspec.Struct, frozen=True, array_like=True):
     """The test of requests from a tick on, and how it stands.
 
-    `log` is log(S + 1). Today `seen` complaints came, where `expected` were expected at most.
+    `log` is log(S + 1). Today `seen` complaints came, where `expected` were expected.
     """
 
     begins: int
@@ -38,7 +38,7 @@ class Fewer(msgspec.Struct, frozen=True, array_like=True):
 
 
 def take_expected(fewer: Fewer, mu: float, learned: Delays) -> Fewer:
-    """The test after so many more complaints were expected at most: half of them are bet on before, half after."""
+    """The test after so many more complaints were expected: half of them are bet on before, half after."""
     won = _today(fewer.seen, fewer.expected + mu, learned) - _today(fewer.seen, fewer.expected, learned)
     grown = fewer.log + won + log1p((mu / 2 - 1.0) * exp(-fewer.log))
     larger, smaller = max(grown, 0.0), min(grown, 0.0)

@@ -247,7 +247,7 @@ def _settled(state: Complaints) -> Complaints:
     watched = [cohort.requests * part for cohort in state.cohorts]
     watched[-1] = state.open_watched
     ages = _ages(state.learned, state.cohorts, state.tick)
-    due, mean = delays.find_expected(state.learned, ages, watched, state.tick)
+    due, means = delays.find_expected(state.learned, ages, watched, state.tick)
     cohorts = [
         Cohort(one.begins, one.requests, one.logs, one.seen, one.expected + mu) if mu else one
         for one, mu in zip(state.cohorts, due, strict=True)
@@ -259,8 +259,8 @@ def _settled(state: Complaints) -> Complaints:
         cohorts=tuple(cohorts),
         expected=state.expected + due[0],
         in_tick=state.in_tick + due[0],
-        day_expected=state.day_expected + mean,
-        back=state.back and _with_expected(state.back, state.cohorts, due, state.learned),
+        day_expected=state.day_expected + means[0],
+        back=state.back and _with_expected(state.back, state.cohorts, means, state.learned),
     )
 
 
@@ -270,7 +270,7 @@ def _get_reference(state: Complaints) -> Reference:
 
 
 def _with_expected(back: Fewer, cohorts: tuple[Cohort, ...], due: list[float], learned: Delays) -> Fewer:
-    """The reverse test after what was due, of each cohort with all younger ones."""
+    """The reverse test after what was due on average, of each cohort with all younger ones."""
     first = bisect_left(cohorts, back.begins, key=lambda cohort: cohort.begins)
     return fewer.take_expected(back, due[first], learned) if first < len(due) and due[first] else back
 

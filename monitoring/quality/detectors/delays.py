@@ -41,7 +41,10 @@ MONDAY_HOURS = 72
 """The Unix epoch began on a Thursday."""
 CELLS = 2 * DAY_HOURS
 """The hours (UTC) of a weekday, and of a weekend day."""
-HOUR_MIN = 0.02
+HOUR_MIN = 0.01
+CLOSED_MAX = 0.02
+"""At most so is the factor of hours in which hardly a complaint came. None is expected then on average, but a few may
+come."""
 EVENTS_MIN = 5
 """With fewer complaints in an age bucket and in all later ones, complaints at that age are not tested."""
 PAIRS_MAX = 1000
@@ -112,6 +115,12 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
     def variance(self) -> float:
         """The variance of the level that is not that of counts: of the rhythm, and of the days it was learned in."""
         return self.rhythm_variance + self.day_variance / max(1.0, (self.ended - self.began) / DAY_SECONDS)
+
+    @property
+    def complaints_alike(self) -> float:
+        """The number of complaints that say as much as one that depends on no other."""
+        days = max(1.0, (self.ended - self.began) / DAY_SECONDS)
+        return self.dispersion + self.day_variance * sum(self.weights) / days
 
     @property
     def day_shape(self) -> float:
@@ -379,16 +388,17 @@ def _count_like(values: npt.NDArray[Any]) -> float:
 
 def find_expected(
     delays: Delays, ages: Sequence[int], request_ticks: Sequence[float], tick: int
-) -> tuple[list[float], float]:
+) -> tuple[list[float], list[float]]:
     """The complaints that may come in a tick at most, of each cohort with all younger ones: the 97.5% bound. And those
-    of all cohorts on average.
+    that come on average.
 
     The cohorts stand oldest first, with their age buckets. The bound is that of a Poisson rate (Garwood 1936, by Wilson
     and Hilferty's formula) from as many complaints as weigh the same for these ages: where most requests are of an age
     of which little is known, it is wider. That is so of the youngest ones alone.
     """
     hour, doubt = get_hour_factor(delays, tick), delays.variance
-    found, mean, squares, younger, of_age, last = [0.0] * len(ages), 0.0, 0.0, 0.0, 0.0, -1
+    bounds, means = [0.0] * len(ages), [0.0] * len(ages)
+    mean, squares, younger, of_age, last = 0.0, 0.0, 0.0, 0.0, -1
     for at in range(len(ages) - 1, -1, -1):
         age = ages[at]
         due = delays.hazards[age] * request_ticks[at]
@@ -398,8 +408,9 @@ def find_expected(
             mean, of_age = mean + due, of_age + due
             squares = younger + of_age * of_age / delays.weights[age]
         if mean:
-            found[at] = mean * hour * find_widening(1.0 / (delays.dispersion * squares / (mean * mean) + doubt))
-    return found, mean * hour
+            means[at] = mean * hour if hour > CLOSED_MAX else 0.0
+            bounds[at] = mean * hour * find_widening(1.0 / (delays.dispersion * squares / (mean * mean) + doubt))
+    return bounds, means
 
 
 def find_widening(complaints: float) -> float:

@@ -81,8 +81,11 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_recovered(self) -> bool:
         """Return whether the reverse test finds that complaints came down. More of them take that back."""
-        back = self.detectors.whole.back
-        return back is not None and fewer.log_e(back) >= math.log(recoveries.count_asked(self.recoveries))
+        back, learned = self.detectors.whole.back, self.detectors.whole.learned
+        if back is None or learned is None:
+            return False
+        between = recoveries.BETWEEN * learned.complaints_alike
+        return fewer.log_e(back) >= math.log(recoveries.count_asked(self.recoveries, between))
 
     @property
     def evidence_since(self) -> float | None:

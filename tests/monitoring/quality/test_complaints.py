@@ -166,7 +166,7 @@ def test_the_bets_stand_as_reckoned_by_hand() -> None:
     behind, whole = delays.find_expected(taught, [1, 0], [500.0, 250.0], int(NOON // TICK_SECONDS) + 1)
     young = taught.hazards[0] * 250
     assert behind == pytest.approx([taught.hazards[1] * 500 + young, young], rel=1e-4)
-    assert whole == pytest.approx(behind[0], rel=1e-4)
+    assert whole == pytest.approx(behind, rel=1e-4)
     for ratio, log in zip(RATIOS, complaints._stand(mu[1], taught), strict=True):
         assert log == pytest.approx(math.log(first) + math.log(ratio) - (ratio - 1) * behind[1])
     assert max(complaints._stand(mu[0], taught)) < -690.0
