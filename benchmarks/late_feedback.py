@@ -2,8 +2,8 @@
 
 Wrong answers bring a complaint after hours, right ones now and then a word of praise after a day. Held against each
 other are the complaints detector (monitoring/quality/detectors/complaints.py), which learns its own reference
-first, and the detector of labels (slip.py) on complaints and praise in the order in which they come, whose baseline is
-the upper 95% bound from 1,000 labels of steady traffic.
+first, and the detector of labels (rising_errors.py) on complaints and praise in the order in which they come, whose
+baseline is the upper 95% bound from 1,000 labels of steady traffic.
 
 false alarms   versions that do not change, for 30 days: after its reference period, or for the labels from the
                tenth day on (cold start and new version: from the first label on)
@@ -37,197 +37,36 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.canary import median_of, rate_of
-from benchmarks.complaint_runs import Events, Many, Numbers, Places, first_alarms, in_order_of_arrival, join, through
+from benchmarks.complaint_runs import Events, Many, Numbers, first_alarms, in_order_of_arrival, join, through
+from benchmarks.complaint_worlds import (
+    DOUBLED,
+    FIRST_TICK,
+    STILL,
+    TICKS_PER_DAY,
+    TICKS_PER_HOUR,
+    Drawn,
+    World,
+    describe,
+    drawn,
+)
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring.quality.detectors import baselines, complaints, delays
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.delays import DAY_SECONDS, TICK_SECONDS, Delays
+from monitoring.quality.detectors.delays import DAY_SECONDS, Delays
 
-TICKS_PER_HOUR = int(3600 / TICK_SECONDS)
-TICKS_PER_DAY = 24 * TICKS_PER_HOUR
-FIRST_TICK = 5_750_208
-FIRST_WEEKDAY = 5
-OFFICES = ("office hours", "quiet weekends")
 MONTH_DAYS = 30
 LEARNING_DAYS = 8
-OUTAGE_DAYS = 8
-GROWTH_DAYS = 8
-QUIET_DAYS = 2
 CHANGE_SLACK = 1.3
 SEEN_DAYS = 7
 CHANGE_HOUR = 8
-PRAISE_HOURS = 24.0
 BASELINE_LABELS = 1_000
 ALPHA = 0.01
 FALSE_GOAL = 0.05
 HOURS_GOAL = 14.0
 HOURS_GOAL_OF_ALL = 24.0
-OPENS, CLOSES, SATURDAY = 9, 17, 5
-READINESS_MAX = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Traffic and callers: requests an hour, how often answers are wrong, who says so, and after how long.
-
-    `complain` is the share of wrong answers with a complaint, `praise` that of right ones with praise. Delays are
-    lognormal, of a median of `delay_hours` and so many nepers. `ready_sd` is the deviation of a day's readiness,
-    `callers` have each their own, and complaints come in clusters of `cluster`.
-    """
-
-    shape: str = "steady"
-    per_hour: float = 100.0
-    error: float = 0.10
-    complain: float = 0.50
-    praise: float = 0.05
-    delay_hours: float = 2.0
-    delay_sigma: float = 1.5
-    doubled_from: int | None = None
-    ready_sd: float = 0.0
-    callers: int = 1
-    cluster: int = 1
-
-    @property
-    def complaint_rate(self) -> float:
-        """Of all requests, while nothing is wrong."""
-        return self.error * self.complain
-
-
-STILL: dict[str, dict[str, Any]] = {
-    **{name: {"shape": name} for name in ("steady", "new version", "cold start", "growth", "day/night", "outage")},
-    **{name: {"shape": name} for name in ("office hours", "quiet weekends")},
-    "ready by day": {"ready_sd": 0.2},
-    "ten callers": {"callers": 10},
-    "pairs": {"cluster": 2},
-    "fives": {"cluster": 5},
-}
-DOUBLED: tuple[dict[str, Any], ...] = (
-    {},
-    {"shape": "day/night"},
-    {"delay_hours": 12.0},
-    {"complain": 0.25},
-    {"shape": "office hours"},
-    {"ready_sd": 0.2},
-    {"callers": 10},
-    {"cluster": 2},
-    {"cluster": 5},
-)
-
-
-def traffic(world: World, ticks: int) -> Numbers:
-    """The requests that are to be expected in each tick."""
-    days = np.arange(ticks) / TICKS_PER_DAY
-    shape = np.ones(ticks)
-    if world.shape == "cold start":
-        shape = np.where(days < QUIET_DAYS, 0.1, 1.0)
-    elif world.shape == "growth":
-        shape = 2.0 ** (days / GROWTH_DAYS) / 4
-    elif world.shape == "day/night":
-        shape = 1.0 - 0.9 * np.cos(2 * np.pi * days)
-    elif world.shape in OFFICES:
-        shape = np.where(is_open(world, np.arange(ticks)), 1.0, 0.05)
-        shape = shape / shape[: 7 * TICKS_PER_DAY].mean()
-    return world.per_hour / TICKS_PER_HOUR * shape
-
-
-def is_open(world: World, ticks: Places) -> npt.NDArray[np.bool_]:
-    """Whether the office is open."""
-    hours, days = ticks / TICKS_PER_HOUR % 24, (ticks // TICKS_PER_DAY + FIRST_WEEKDAY) % 7
-    found: npt.NDArray[np.bool_] = (hours >= OPENS) & (hours < CLOSES)
-    return found & (days < SATURDAY) if world.shape == "quiet weekends" else found
-
-
-def put_off(world: World, comes: Places, draw: np.random.Generator) -> Places:
-    """What would come while the office is closed comes within two hours after it opens."""
-    opens = comes
-    for _ in range(4):
-        day = opens // TICKS_PER_DAY + (opens // TICKS_PER_HOUR % 24 >= OPENS)
-        opens = np.where(is_open(world, opens), opens, day * TICKS_PER_DAY + OPENS * TICKS_PER_HOUR)
-    late = draw.integers(0, 2 * TICKS_PER_HOUR, len(comes))
-    return np.where(opens > comes, opens + late, comes)
-
-
-def arrivals(world: World, asked: Places, delay_hours: float, draw: np.random.Generator) -> Places:
-    """At which tick feedback comes on requests that were answered at these ticks, at the earliest the next one."""
-    hours = delay_hours * np.exp(world.delay_sigma * draw.standard_normal(len(asked)))
-    comes = asked + np.maximum(1.0, np.ceil(hours * TICKS_PER_HOUR))
-    if world.shape == "day/night":
-        hour = comes / TICKS_PER_HOUR % 24
-        late = np.where(hour < 7, 7 - hour, np.where(hour >= 22, 31 - hour, 0.0))
-        waits = late + 3.0 * draw.random(len(asked))
-        comes = np.where(late > 0, np.ceil(comes + waits * TICKS_PER_HOUR), comes)
-    if world.shape == "outage":
-        day = comes / TICKS_PER_DAY % OUTAGE_DAYS
-        left = (OUTAGE_DAYS - day) * TICKS_PER_DAY + draw.integers(0, TICKS_PER_HOUR, len(asked))
-        comes = np.where(day >= OUTAGE_DAYS - 1, np.ceil(comes + left), comes)
-    if world.shape in OFFICES:
-        return put_off(world, comes.astype(np.intp), draw)
-    return comes.astype(np.intp)
-
-
-def readiness(world: World, days: int, versions: int, draw: np.random.Generator) -> Numbers:
-    """How ready callers are to complain, a day a row: about requests of that day, where there are several callers."""
-    nepers = 0.8
-    ready = np.exp(nepers * draw.standard_normal((world.callers, versions)))
-    parts = draw.standard_gamma(1.0, (days, world.callers, versions))
-    found: Numbers = (parts * ready / ready.mean(axis=0)).sum(axis=1) / parts.sum(axis=1)
-    return found
-
-
-def kept(
-    world: World, comes: Places, version: Places, versions: int, draw: np.random.Generator
-) -> npt.NDArray[np.bool_]:
-    """Which complaints are made, where on some days callers are readier than on others."""
-    days = comes // TICKS_PER_DAY
-    nepers = math.sqrt(math.log1p(world.ready_sd**2))
-    ready = np.exp(nepers * draw.standard_normal((int(days.max(initial=0)) + 1, versions)) - nepers**2 / 2)
-    found: npt.NDArray[np.bool_] = draw.random(len(comes)) < ready[days, version] / READINESS_MAX
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Feedback of many versions: the version, the tick of the request, the tick at which it comes."""
-
-    version: Places
-    request: Places
-    comes: Places
-
-    @classmethod
-    def of(cls, world: World, counts: npt.NDArray[np.int64], delay_hours: float, draw: np.random.Generator) -> Drawn:
-        """From how many requests of each tick (a row) and version (a column) bring some."""
-        request, version = np.nonzero(counts)
-        times = counts[request, version]
-        request, version = np.repeat(request, times), np.repeat(version, times)
-        return cls(version, request, arrivals(world, request, delay_hours, draw))
-
-
-def drawn(world: World, ticks: int, versions: int, seed: int) -> tuple[Events, Drawn, Drawn]:
-    """Many versions in one world: their requests and complaints, the complaints again, and the praise."""
-    draw = np.random.default_rng((seed, world.cluster, world.callers, *world.shape.encode()))
-    requests = draw.poisson(traffic(world, ticks)[:, None], (ticks, versions))
-    error = np.full((ticks, 1), world.error)
-    if world.doubled_from is not None:
-        error[world.doubled_from :] *= 2
-    wrong = draw.binomial(requests, error)
-    share = np.full((ticks, versions), world.complain)
-    if world.callers > 1:
-        days = np.arange(ticks) // TICKS_PER_DAY
-        share *= readiness(world, int(days[-1]) + 1, versions, draw)[days]
-    share *= READINESS_MAX if world.ready_sd else 1.0
-    bad = Drawn.of(world, draw.binomial(wrong, np.minimum(1.0, share / world.cluster)), world.delay_hours, draw)
-    if world.ready_sd:
-        made = kept(world, bad.comes, bad.version, versions, draw)
-        bad = Drawn(bad.version[made], bad.request[made], bad.comes[made])
-    if world.cluster > 1:
-        version, request, comes = (np.repeat(one, world.cluster) for one in (bad.version, bad.request, bad.comes))
-        within = draw.integers(0, TICKS_PER_HOUR // 2, (2, len(comes)))
-        bad = Drawn(version, np.maximum(0, request - within[0]), comes + within[1])
-    good = Drawn.of(world, draw.binomial(requests - wrong, world.praise), PRAISE_HOURS, draw)
-    return Events.of(FIRST_TICK, requests, bad.version, bad.request, bad.comes), bad, good
+OF_THE_GOAL = ("per_hour", "error", "complain", "delay_hours", "ready_sd", "callers", "cluster")
 
 
 # ---- the two detectors ---------------------------------------------------------------------------------
@@ -373,14 +212,6 @@ def doubled(row: Row, versions: int, alpha: float, seed: int) -> dict[str, Any]:
     }
 
 
-def describe(world: World) -> str:
-    """A world in a few words."""
-    parts = [world.shape, f"{world.complaint_rate * world.per_hour:g} an hour", f"after {world.delay_hours:g} h"]
-    parts += [f"sd {world.ready_sd:.0%} by day"] * bool(world.ready_sd)
-    parts += [f"{world.callers} callers"] * (world.callers > 1) + [f"clusters of {world.cluster}"] * (world.cluster > 1)
-    return ", ".join(parts)
-
-
 def hours_after(alarmed: Numbers, change: int) -> dict[str, float | None]:
     """The median with its interval, and what nine in ten need, of those that alarm after the change."""
     hours = np.sort((alarmed[alarmed >= change] - change) / TICKS_PER_HOUR)
@@ -402,6 +233,9 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         complain=asked.complain,
         delay_hours=asked.delay_hours,
         delay_sigma=asked.delay_sigma,
+        ready_sd=asked.ready_sd,
+        callers=asked.callers,
+        cluster=asked.cluster,
     )
     rows = [still_row(name, replace(world, **other), asked.runs, asked.seed) for name, other in STILL.items()]
     run(rows, asked.runs, asked.alpha)
@@ -500,6 +334,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--complain", type=float, default=world.complain, help="of these, with a complaint (default 0.5)"
     )
     parser.add_argument("--delay-hours", type=float, default=world.delay_hours, help="median delay (default 2)")
+    parser.add_argument("--ready-sd", type=float, default=world.ready_sd, help="of a day's readiness (default 0)")
+    parser.add_argument("--callers", type=int, default=world.callers, help="of different readiness (default 1)")
+    parser.add_argument("--cluster", type=int, default=world.cluster, help="complaints at a time (default 1)")
     parser.add_argument("--delay-sigma", type=float, default=world.delay_sigma, help="in nepers (default 1.5)")
     asked = parser.parse_args(arguments)
     asked.runs = asked.runs or (100 if asked.full else 20)
@@ -507,18 +344,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--runs, --alpha: at least 2 versions, and a probability")
     if not (0 < asked.error <= 0.5 and 0 < asked.complain <= 1):
         parser.error("--error, --complain: above 0; errors at most 0.5, or they can't double")
+    if not (0 <= asked.ready_sd <= 1 and 1 <= asked.callers <= 100 and 1 <= asked.cluster <= 20):
+        parser.error("--ready-sd, --callers, --cluster: at most 1, 100 and 20")
     if not (1 <= asked.per_hour <= 10_000 and 0 < asked.delay_hours <= 240 and 0 < asked.delay_sigma <= 3):
         parser.error("--per-hour, --delay-hours, --delay-sigma: 1 to 10,000, 240 and 3 at most")
     goals = [
         Goal("false_alarms_a_month_low", at_most=asked.alpha),
         Goal("worst_world_low", at_most=max(asked.alpha, FALSE_GOAL)),
     ]
-    if asked.alpha == ALPHA and (world.per_hour, world.error, world.complain, world.delay_hours) == (
-        asked.per_hour,
-        asked.error,
-        asked.complain,
-        asked.delay_hours,
-    ):
+    if asked.alpha == ALPHA and all(getattr(asked, name) == getattr(world, name) for name in OF_THE_GOAL):
         goals.append(Goal("doubled_hours_low", at_most=HOURS_GOAL))
         goals.append(Goal("doubled_hours_slowest_low", at_most=HOURS_GOAL_OF_ALL))
     return conclude("late_feedback", lambda: measure(asked), goals, None if asked.json else show)

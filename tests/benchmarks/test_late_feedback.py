@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import late_feedback
+from benchmarks import complaint_worlds, late_feedback
 from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
-from benchmarks.late_feedback import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
+from benchmarks.complaint_worlds import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
 from monitoring.quality.detectors import complaints, delays
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.delays import DAY_SECONDS, TICK_SECONDS
@@ -20,7 +20,7 @@ from monitoring.quality.detectors.delays import DAY_SECONDS, TICK_SECONDS
 def test_many_versions_at_once_are_the_detector_of_each(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(complaints, "REFERENCE_SEEN", 150)
     monkeypatch.setattr(complaints, "REFERENCE_SECONDS_MIN", DAY_SECONDS)
-    monkeypatch.setattr(late_feedback, "OUTAGE_DAYS", 2)
+    monkeypatch.setattr(complaint_worlds, "OUTAGE_DAYS", 2)
     world = World(shape=shape, complain=1.0, doubled_from=int(2.5 * TICKS_PER_DAY))
     events, _, _ = drawn(world, 3 * TICKS_PER_DAY, 2, 1)
     many = Many(FIRST_TICK, [None, None])
@@ -90,14 +90,14 @@ def test_at_night_nobody_complains() -> None:
 def test_nobody_complains_while_the_office_is_closed() -> None:
     world = World(shape="quiet weekends")
     comes = Drawn.of(world, np.full((7 * TICKS_PER_DAY, 1), 3), 2.0, np.random.default_rng(1)).comes
-    assert late_feedback.is_open(world, comes).all()
+    assert complaint_worlds.is_open(world, comes).all()
     hours = comes / 12 % 24
     assert np.mean((hours >= 9) & (hours < 11)) > 0.4
 
 
 @pytest.mark.parametrize("name", ["ready by day", "ten callers", "pairs", "fives"])
 def test_complaints_that_depend_on_each_other_are_as_many_in_all(name: str) -> None:
-    world = World(**late_feedback.STILL[name])
+    world = World(**complaint_worlds.STILL[name])
     _, bad, _ = drawn(world, 40 * TICKS_PER_DAY, 12, 1)
     per_day = np.bincount(bad.version * 40 + bad.request // TICKS_PER_DAY, minlength=480)
     assert per_day.mean() == pytest.approx(24 * world.complaint_rate * world.per_hour, rel=0.08)
