@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.degradation_figures import median_of
 from benchmarks.degradation_worlds import drawing
 from benchmarks.harness import say, table
-from benchmarks.replay_rows import Row
-from benchmarks.replay_version import Claim, Version
+from monitoring.quality.replay.rows import LabelRow
+from monitoring.quality.replay.version import Claim, VersionReplay
 from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.plan import Plan
 
@@ -53,12 +53,12 @@ def row_of(healthy: float, slipped: float, runs: int, labels: int, alpha: float,
 def _run(wrong: np.ndarray, labels: int, claim: Claim, kind: str) -> tuple[int, float]:
     """How many recoveries were found while it was slipped, and how many healthy labels the last one took; infinite
     where that was not found, 0 where the version was held to be healthy at the time."""
-    version = Version([], FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)
+    version = VersionReplay([], FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)
     false, ends = 0, HEALTHY_BEFORE + labels
     for number, bad in enumerate(wrong):
         if number == ends and version.verdict == "healthy":
             return false, 0.0
-        turn = version.observe(number, Row(number, EVERY_SECONDS * number, EVERY_SECONDS * number, bool(bad)))
+        turn = version.observe(number, LabelRow(number, EVERY_SECONDS * number, EVERY_SECONDS * number, bool(bad)))
         if turn is None:
             continue
         if turn.after == "healthy" and number >= ends:

@@ -17,8 +17,8 @@ import duckdb
 import msgspec
 
 from monitoring.archive import ArchiveQuery, Nothing, connected, files, read
+from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.entries import Given, Seen, is_reported
-from monitoring.quality.signals.replay import Placed
 from monitoring.quality.signals.watches import FEEDBACK, RECORDS, REPORTED
 
 FETCHED = 2_000

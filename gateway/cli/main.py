@@ -19,6 +19,7 @@ from gateway.cli.keys import keys
 from gateway.cli.overrides import overrides
 from gateway.cli.records import records
 from gateway.cli.reload import reload
+from gateway.cli.replay import replay
 from gateway.cli.retraining import retraining
 from gateway.cli.reviews import reviews
 from gateway.cli.sidecar import sidecar
@@ -88,6 +89,7 @@ app.command()(why)
 app.command()(doctor)
 app.command()(reload)
 app.command()(evaluate)
+app.command()(replay)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from typing import Any
 import msgspec
 import typer
 
+from gateway.cli.replay import make_baseline
 from gateway.cli.tables import Printer
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
-from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.detectors.rising_errors import BASELINE_MIN
+from monitoring.quality.replay.recorded import Placed, Replaying, Turn
 from monitoring.quality.signal_table import LABELLED
-from monitoring.quality.signals.replay import Placed, Replaying, Turn
 from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.quality import Judgement
 
@@ -42,20 +40,10 @@ class ReplayedVersion:
 
     def baselines(self) -> dict[str, dict[str, Baseline]]:
         """The baselines of the version's streams. Raises SettingsError for one that can't be."""
-        if self.rate is None and self.gate_rows is None:
+        held = make_baseline(self.rate, self.gate_rows, SET_AT)
+        if held is None:
             return {}
-        if self.rate is not None:
-            if not BASELINE_MIN <= self.rate <= 1 - BASELINE_MIN:
-                raise SettingsError(f"--baseline: a rate from {BASELINE_MIN:g} to {1 - BASELINE_MIN:g}.")
-            found = baselines.state_rate(self.rate, SET_AT, "replay", "--baseline")
-        else:
-            rows = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(self.gate_rows))
-            if rows is None or int(rows[1]) >= int(rows[2]):
-                raise SettingsError(
-                    f"--gate-rows: {self.gate_rows!r} is not as in 50/1000, fewer wrong rows than rows."
-                )
-            found = baselines.measure("gate", int(rows[1]), int(rows[2]), SET_AT, "replay", "--gate-rows")
-        return {str(self.version): {name: found for name, row in LABELLED.items() if row.measure == "share"}}
+        return {str(self.version): {name: held for name, row in LABELLED.items() if row.measure == "share"}}
 
 
 def begun(settings: Settings, tasks: list[str], held: ReplayedVersion, look_seconds: float) -> Replaying:
@@ -69,8 +57,6 @@ def begun(settings: Settings, tasks: list[str], held: ReplayedVersion, look_seco
         raise SettingsError(f"--version {held.version} is of {task}. {missing}")
     if held.version is None and held != ReplayedVersion():
         raise SettingsError("--baseline, --gate-rows and --previous are of one version: name it with --version.")
-    if held.rate is not None and held.gate_rows is not None:
-        raise SettingsError("--baseline and --gate-rows: one of them, not both.")
     versions = {}
     if held.version is not None and task is not None:
         versions = {held.version: WatchedVersion(task=task, state="active", previous=held.previous)}

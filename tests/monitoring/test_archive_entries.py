@@ -17,8 +17,8 @@ from monitoring import archive, archive_entries, archive_run
 from monitoring.archive import ArchiveQuery, Nothing, columns_of
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.phases import Phase
+from monitoring.quality.replay.recorded import Placed, Replaying, Turn
 from monitoring.quality.signals.entries import Given
-from monitoring.quality.signals.replay import Placed, Replaying, Turn
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.steps import WATCH_KEY, Begin, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watch import Watch

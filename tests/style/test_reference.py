@@ -108,7 +108,7 @@ def test_every_header_that_is_sent_has_its_meaning() -> None:
     assert {*ANSWER_HEADERS, *MORE_HEADERS} == sent
 
 
-ASK_NO_GATEWAY = {"serve", "check", "doctor", "keygen", "sidecar", "records"}
+ASK_NO_GATEWAY = {"serve", "check", "doctor", "keygen", "replay", "sidecar", "records"}
 
 
 def test_every_command_of_the_admin_api_takes_the_same_options_of_the_gateway() -> None:

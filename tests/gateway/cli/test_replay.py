@@ -7,13 +7,16 @@ import random
 import tracemalloc
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
-from benchmarks import replay, replay_rows
-from benchmarks.replay_version import Claim, Version
+from benchmarks import replay as benchmark
+from benchmarks.replay import run
 from monitoring.quality.phases import Phase
+from monitoring.quality.replay import rows as replay_rows
+from monitoring.quality.replay.version import Claim, VersionReplay
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.steps import WatchedVersion
 from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
@@ -42,16 +45,16 @@ def stream(path: Path, change: int = 500, back: int = 10_000, count: int = 800, 
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert replay.main([*arguments, "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return found
+    assert run(["replay", *arguments, "--json"]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert replay.main([*arguments, "--json"]) == 1
-    said = capsys.readouterr()
-    (reason,) = json.loads(said.out.splitlines()[-1])["reasons"]
-    assert reason in said.err
+    assert run(["replay", *arguments, "--json"]) == 2
+    printed = capsys.readouterr()
+    reason = json.loads(printed.out)["error"]["message"]
+    assert reason in printed.err
     return str(reason)
 
 
@@ -124,11 +127,11 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
         worse = 400 <= n < 800 or n >= 1_200
         outcomes.append((draw.random() < (0.4 if worse else 0.05), draw.choice(classes) if classes else ""))
     lines = [f"{MORNING + n},{int(wrong)},{kind}" for n, (wrong, kind) in enumerate(outcomes)]
-    rows = replay_rows.read(Path(written(tmp_path / "labels.csv", ["time,outcome,class", *lines])), "0", False)
+    rows = replay_rows.read_rows(Path(written(tmp_path / "labels.csv", ["time,outcome,class", *lines])))
     reckoning, health = Watches("e"), TaskQuality()
     streams = 1 + len(classes)
     claim = Claim(10_000, 0.05, PLAN.labels_min)
-    version = Version(rows.classes(), FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)
+    version = VersionReplay(rows.classes(), FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)
     turns, wanted = [], []
     reckoning.begin(step(), {})
     for label, row in enumerate(rows, 1):
@@ -158,7 +161,7 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
             }
             reckoning.begin(msgspec.structs.replace(step(), versions=versions), {})
     assert turns == wanted
-    assert len(wanted) == 3
+    assert len([after for _, _, after in wanted if after != "suspect"]) == 3
     tracked = {"all": reckoning.watches[V3].feedback} | {
         f"class {name.partition(':')[2]}": one for name, one in reckoning.watches[V3].classes.items()
     }
@@ -169,13 +172,15 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
 
 
 def reported(name: str, track: LabelSignal, streams: int) -> StreamReport:
+    doubt = track.find_doubt(PLAN.labels_min, 10_000.0 * streams, 0.05)
     return StreamReport(
         stream="feedback",
         of_class=name.partition(" ")[2] or None,
         labelled=True,
         observed=float(track.labels),
         baseline={} if track.baseline is None else msgspec.to_builtins(track.baseline),
-        alarming=track.alarms(PLAN.labels_min, 10_000.0 * streams, 0.05),
+        alarming=doubt is None and track.alarms(PLAN.labels_min, 10_000.0 * streams, 0.05),
+        doubt=doubt,
         recovered=track.has_recovered,
     )
 
@@ -193,7 +198,7 @@ def test_a_change_that_is_not_found_has_no_delay_and_alarms_before_it_are_false(
 ) -> None:
     lines = [f"{n},{int(n < 40)},{int(n >= 300)}" for n in range(330)]
     found = told(capsys, written(tmp_path / "false.csv", ["time,outcome,change_point", *lines]), "--baseline", "0.05")
-    assert [one["to"] for one in found["verdict_changes"]] == ["degraded", "healthy"]
+    assert [one["to"] for one in found["verdict_changes"]] == ["suspect", "degraded", "healthy"]
     assert (found["figures"]["false_alarms"], found["figures"]["false_recoveries"]) == (1, 0)
     (change,) = found["changes"]
     assert (change["verdict_before"], change["verdict_label"], change["delay_labels"]) == ("healthy", None, None)
@@ -296,7 +301,7 @@ def test_evidence_that_rests_on_one_of_two_raters_is_noted(tmp_path: Path, capsy
     assert (found["verdict_changes"], found["streams"]["all"]["rests_on_one"]) == ([], True)
     (note,) = found["notes"]
     assert note.startswith("all would alarm, but rests on one rater's word, which moves no verdict alone")
-    assert replay.main([path, "--baseline", "0.05"]) == 0
+    assert run(["replay", path, "--baseline", "0.05"]) == 0
     assert f"Note: {note}" in capsys.readouterr().out
     unnamed = written(tmp_path / "unnamed.csv", [line.rpartition(",")[0] for line in lines])
     assert told(capsys, unnamed, "--baseline", "0.05")["notes"] == []
@@ -312,7 +317,7 @@ def test_classes_that_are_passed_over_are_noted(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(("gap", "said"), [(40, "40 s"), (600, "10 min"), (5 * 3600, "5.0 h"), (4 * 86_400, "4.0 d")])
 def test_the_longest_gap_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], gap: int, said: str) -> None:
     path = written(tmp_path / "gap.csv", ["time,outcome", "0,0", "10,0", f"{10 + gap},0"])
-    assert replay.main([path]) == 0
+    assert run(["replay", path]) == 0
     assert f"Longest time between two labels: {said}" in capsys.readouterr().out.splitlines()
 
 
@@ -367,7 +372,7 @@ def test_times_out_of_order_are_refused_with_their_line_or_sorted_if_that_is_sai
         (["time,outcome,outcome", "1,0,0"], "may be there once"),
         (["time,outcome,notes", "1,0,x"], "line 1: the columns are"),
         (["time,outcome"], "no row under its head"),
-        ([""], "line 1: no column time and no column outcome"),
+        ([""], "line 1: no column outcome, and no column right"),
     ],
 )
 def test_what_is_no_stream_of_labels_is_refused_with_its_line(
@@ -407,17 +412,18 @@ def test_what_programs_write_is_read(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_long_file_is_told_of_while_it_is_read_and_takes_little_memory(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay_rows, "TOLD_EVERY", 50_000)
+    monkeypatch.setattr(replay_rows, "PROGRESS_EVERY", 50_000)
+    progress: list[str] = []
     path = Path(written(tmp_path / "long.csv", ["time,outcome,rater", *(f"{n},0,r{n % 9}" for n in range(60_000))]))
     tracemalloc.start()
-    rows = replay_rows.read(path, "0", True)
+    rows = replay_rows.read_rows(path, is_sorted=True, on_progress=progress.append)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(rows) == 60_000
     assert peak < 60_000 * 150
-    assert "Read 50,000 rows" in capsys.readouterr().err
+    assert progress == ["Read 50,000 rows"]
 
 
 def test_options_that_can_not_be_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -432,15 +438,14 @@ def test_options_that_can_not_be_are_refused(tmp_path: Path, capsys: pytest.Capt
         ["--baseline", "0.1", "--warm-up", "100"],
         ["--good", "2"],
     ):
-        with pytest.raises(SystemExit):
-            replay.main([path, *wrong])
+        assert run(["replay", path, *wrong]) == 2
     assert capsys.readouterr().out == ""
 
 
 def test_the_table_for_people_says_when_and_after_how_many_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert replay.main([stream(tmp_path / "labels.csv"), "--gate-rows", "40/1000"]) == 0
+    assert run(["replay", stream(tmp_path / "labels.csv"), "--gate-rows", "40/1000"]) == 0
     shown = capsys.readouterr().out
     assert "degraded, all" in shown
     assert "for the worse" in shown
@@ -456,7 +461,7 @@ def test_what_can_never_alarm_is_noted(tmp_path: Path, capsys: pytest.CaptureFix
     (note,) = found["notes"]
     assert note.startswith("all can never alarm: it is held against 1.0000")
     assert (found["streams"]["all"]["can_alarm"], found["verdict"]) == (False, "healthy")
-    assert replay.main([path]) == 0
+    assert run(["replay", path]) == 0
     assert f"Note: {note}" in capsys.readouterr().out
     usual = told(capsys, stream(tmp_path / "usual.csv"))
     assert (usual["notes"], usual["streams"]["all"]["can_alarm"]) == ([], True)
@@ -472,8 +477,91 @@ def test_outcomes_may_be_written_as_fractions(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_changes_are_where_ones_begin_and_where_they_end() -> None:
-    rows = replay_rows.Rows()
+    rows = replay_rows.LabelRows()
     marks = {3: True, 4: True, 6: False, 7: False, 8: True}
     for n in range(12):
-        rows.add(replay_rows.Row(n, float(n), float(n), False), marks.get(n))
+        rows.add(replay_rows.LabelRow(n, float(n), float(n), False), marks.get(n))
     assert rows.points() == [(3, "worse"), (6, "better"), (8, "worse")]
+
+
+def objects(path: Path, entries: list[dict[str, Any]]) -> str:
+    return written(path, [json.dumps(entry) for entry in entries])
+
+
+def test_json_lines_without_times_are_spread_over_the_days(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = objects(tmp_path / "labels.jsonl", [{"right": n % 20 != 0, "caller": None} for n in range(600)])
+    report = told(capsys, path, "--per-day", "100")
+    assert (report["labels"], report["wrong"], report["one_means"]) == (600, 30, "right")
+    assert (report["from"], report["to"][:10]) == ("2026-01-01T00:00:00Z", "2026-01-06")
+    assert report["verdict_changes"] == []
+
+
+def test_right_may_be_true_or_false_in_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path / "right.csv", ["right", "True", "false", "1", "0.0"])
+    assert told(capsys, path)["wrong"] == 2
+
+
+def test_errors_of_one_caller_alone_make_it_suspect_at_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw, entries = random.Random(6), list[dict[str, Any]]()
+    for n in range(900):
+        caller = "robot" if n % 4 else f"person-{n % 7}"
+        entries.append({"right": draw.random() > (0.5 if caller == "robot" and n > 300 else 0.04), "caller": caller})
+    path = objects(tmp_path / "callers.jsonl", entries)
+    report = told(capsys, path, "--baseline", "0.05")
+    assert [change["to"] for change in report["verdict_changes"]] == ["suspect"]
+    assert "one caller or rater alone" in report["verdict_changes"][0]["because"]
+    assert run(["replay", path, "--baseline", "0.05"]) == 0
+    assert "one caller or rater alone" in capsys.readouterr().out
+
+
+def test_more_errors_within_the_first_day_make_it_suspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = random.Random(1)
+    path = objects(tmp_path / "hour.jsonl", [{"right": draw.random() > 0.09} for _ in range(1_500)])
+    report = told(capsys, path, "--baseline", "0.05", "--per-day", "2000")
+    assert [change["to"] for change in report["verdict_changes"]] == ["suspect"]
+    assert "first day" in report["verdict_changes"][0]["because"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        (['{"right": true}', "{right}"], "line 2: it is no JSON"),
+        (['{"right": true}', "[1]"], "line 2: it is no object"),
+        (['{"right": true}', '{"right": null}'], "line 2: its right is ''"),
+        (['{"right": true}', '{"right": [1]}'], "line 2: its right is neither a text nor a number"),
+        (['{"right": true}', '{"note": "x"}'], "line 2: no column outcome, and no column right"),
+        (['{"right": true, "outcome": 0}'], "line 1: both outcome and right"),
+        (['{"right": true, "weight": 1}'], "line 1: the columns are right, weight"),
+        (['{"right": true, "time": 5}', '{"right": true}'], "line 2: its time is ''"),
+        (['{"right": true, "asked": 5}'], "line 1: asked without time"),
+        (['{"right": true}', '{"right": "maybe"}'], "line 2: its right is 'maybe'"),
+    ],
+)
+def test_objects_that_are_no_labels_are_refused_with_their_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: list[str], text: str
+) -> None:
+    assert text in refused(capsys, written(tmp_path / "odd.jsonl", entries))
+
+
+def test_picture_marks_the_verdict_and_is_written_as_svg(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    svg = tmp_path / "course.svg"
+    assert run(["replay", stream(tmp_path / "labels.csv"), "--gate-rows", "40/1000", "--svg", str(svg)]) == 0
+    (verdicts,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("verdict ─")]
+    assert verdicts.removeprefix("verdict ").strip("─") == "!" * verdicts.count("!")
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+    assert "degraded</title>" in svg.read_text("utf-8")
+
+
+def test_picture_that_can_not_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = stream(tmp_path / "labels.csv", count=30)
+    assert "nowhere" in refused(capsys, path, "--svg", str(tmp_path / "nowhere" / "course.svg"))
+
+
+def test_benchmark_ends_with_the_report_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = stream(tmp_path / "labels.csv")
+    assert benchmark.main([path, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["benchmark"], report["verdict"], report["holds"]) == ("replay", "degraded", True)
+    assert benchmark.main([str(tmp_path / "nowhere.csv"), "--json"]) == 1
+    (reason,) = json.loads(capsys.readouterr().out.splitlines()[-1])["reasons"]
+    assert "can't be read" in reason

@@ -1,0 +1,241 @@
+"""A version as the monitor judges it, fed from a stream of labels.
+
+Each signal is that of `signals/label_signal.py`, over all labels and over those of each class. The verdict is that of
+`verdicts/responses.py`. Where one signal alarms, the reverse tests of all begin. Where they find a recovery, all
+detectors begin again; labels of earlier requests are then no evidence.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from monitoring.quality.detectors import leave_one_out, raters
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.leave_one_out import GiverRoll
+from monitoring.quality.phases import Verdict
+from monitoring.quality.replay.rows import LabelRow, format_time
+from monitoring.quality.signals import label_signal
+from monitoring.quality.signals.entries import Label
+from monitoring.quality.signals.label_signal import LabelSignal
+from monitoring.quality.signals.labelled import ReportTerms
+from monitoring.quality.signals.watch import CLASSES_MAX
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import (
+    OTHER_CLASS,
+    Doubt,
+    Judgement,
+    StreamReport,
+    TaskQuality,
+    VersionQuality,
+)
+from monitoring.quality.verdicts.responses import respond
+from monitoring.quality.verdicts.shares import Roles
+
+CALLER = "file"
+"""The caller of rows that name none."""
+ALL = "all"
+LABELS = "labels"
+VERSION = "replay"
+UNJUDGED = "too few labels for a baseline"
+
+
+class Claim(NamedTuple):
+    """P(any false alarm within `labels` labels, over all signals together) is at most `alpha`. A signal alarms only
+    once it has `labels_min` labels since its detector began."""
+
+    labels: float
+    alpha: float
+    labels_min: int
+
+
+class Standing(NamedTuple):
+    """What a signal says: whether it alarms, the doubt for which it does not, and whether it has recovered."""
+
+    alarms: bool = False
+    doubt: Doubt | None = None
+    recovered: bool = False
+
+
+class SignalEvidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The evidence of one signal where the verdict changes: its labels, the label since when errors are more (or
+    fewer), the logarithm of the e-value, and the share of wrong answers since then."""
+
+    stream: str
+    stream_labels: int
+    since_label: int
+    log_e: float
+    wrong_share_since: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictChange:
+    """A change of the verdict: the label of the file at which it came, the labels since the one before, and why."""
+
+    label: int
+    line: int
+    at: float
+    before: Verdict
+    after: Verdict
+    lasted: int
+    because: str
+    evidence: tuple[SignalEvidence, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """The change as JSON."""
+        return {
+            "label": self.label,
+            "line": self.line,
+            "time": format_time(self.at),
+            "from": self.before,
+            "to": self.after,
+            "labels_before": self.lasted,
+            "because": self.because,
+            "evidence": [msgspec.to_builtins(entry) for entry in self.evidence],
+        }
+
+
+class SignalReplay:
+    """One signal: all labels, or those of a class. `_places` are the positions of its labels in the file, `_tested`
+    those of the labels that its reverse test has seen."""
+
+    def __init__(self, of_class: str | None, track: LabelSignal, claim: Claim) -> None:
+        self.name = ALL if of_class is None else f"class {of_class}"
+        self.of_class = of_class
+        self.track = track
+        self._claim = claim
+        self._places = array("L")
+        self._wrong = array("L", [0])
+        self._tested = array("L")
+
+    def observe(
+        self, label: int, row: LabelRow, roll: GiverRoll, is_degraded: bool, is_late: bool, is_early: bool
+    ) -> None:
+        """Take a label."""
+        if is_degraded and not is_early:
+            self._tested.append(len(self._places))
+        self._places.append(label)
+        self._wrong.append(self._wrong[-1] + row.wrong)
+        given = Label(badness=float(row.wrong), caller=row.caller or CALLER, rater=row.rater)
+        self.track = self.track.take(given, row.at, roll, is_degraded, is_late, is_early=is_early)
+
+    def turn(self, is_degraded: bool, at: float) -> None:
+        """The version is degraded from now on, or no longer."""
+        self._tested = array("L")
+        self.track = self.track.begin_reverse_test(at) if is_degraded else self.track.restart(at)
+
+    def find_standing(self) -> Standing:
+        """The standing of the signal now."""
+        labels, alpha, labels_min = self._claim
+        doubt = self.track.find_doubt(labels_min, labels, alpha)
+        alarms = doubt is None and self.track.alarms(labels_min, labels, alpha)
+        return Standing(alarms, doubt, self.track.has_recovered)
+
+    def rests_on_one(self) -> bool:
+        """Whether all labels would alarm, and do not without one rater alone."""
+        return self.track.guard is not None and raters.rests_on_one(
+            self.track.guard, self._claim.labels, self._claim.alpha
+        )
+
+    def report(self, at: float, roll: GiverRoll) -> StreamReport:
+        """The signal as the verdict sees it."""
+        threshold = self._claim.labels / self._claim.alpha
+        return self.track.report(LABELS, self.of_class, ReportTerms(at, self._claim.labels_min, threshold, roll, 0.0))
+
+    def find_evidence(self, recovered: bool) -> SignalEvidence:
+        """Its evidence for a slip, or for a recovery."""
+        count = len(self._places)
+        guard = self.track.reverse if recovered else self.track.guard
+        assert guard is not None, "it alarms, or has recovered"
+        since = raters.find_change(guard)
+        since = self._tested[min(since, len(self._tested) - 1)] if recovered else self.track.begun + since
+        since = min(since, count - 1)
+        share = (self._wrong[count] - self._wrong[since]) / (count - since)
+        return SignalEvidence(
+            stream=self.name,
+            stream_labels=count,
+            since_label=self._places[since],
+            log_e=raters.log_e(guard),
+            wrong_share_since=share,
+        )
+
+
+class VersionReplay:
+    """All signals of a version, and its verdict."""
+
+    def __init__(
+        self, classes: Sequence[str], warm_up: int, class_warm_up: int, baseline: Baseline | None, claim: Claim
+    ) -> None:
+        """`warm_up` and `class_warm_up` are how many first labels of all, and of a class, make a baseline. `baseline`
+        is the one of all labels instead."""
+        named = [*classes[:CLASSES_MAX], *([OTHER_CLASS] if len(classes) > CLASSES_MAX else [])]
+        claim = claim._replace(labels=claim.labels * (1 + len(named)))
+        whole = label_signal.start(warm_up, VERSION)
+        whole = whole if baseline is None else whole.hold_against(baseline)
+        self._streams: dict[str | None, SignalReplay] = {None: SignalReplay(None, whole, claim)}
+        for kind in named:
+            self._streams[kind] = SignalReplay(kind, label_signal.start(class_warm_up, VERSION), claim)
+        self._roll = raters.start_roll(VERSION)
+        self._quality = VersionQuality()
+        self._restored_at = self._degraded_since = 0.0
+        self._changed_at_label = 0
+        self._standings: dict[str | None, Standing] = {}
+
+    @property
+    def streams(self) -> Mapping[str, SignalReplay]:
+        """The signals by their names."""
+        return {stream.name: stream for stream in self._streams.values()}
+
+    @property
+    def verdict(self) -> str:
+        """The verdict now."""
+        judged = any(stream.track.guard is not None for stream in self._streams.values())
+        return self._quality.verdict if judged else UNJUDGED
+
+    def observe(self, label: int, row: LabelRow) -> VerdictChange | None:
+        """Take a label. Returns the change of the verdict, if there is one."""
+        is_degraded, has_moved = self._quality.verdict == "degraded", self._quality.verdict == "suspect"
+        caller = row.caller or CALLER
+        if row.caller is None and not self._roll.known:
+            for _ in range(leave_one_out.ALONE_MIN):  # nobody else sends requests
+                self._roll = leave_one_out.add_request(self._roll, caller, row.at)
+        self._roll = leave_one_out.add_request(self._roll, caller, row.at)
+        self._roll = leave_one_out.add_label(self._roll, caller, at=row.at)
+        is_late, is_early = row.asked < self._restored_at, row.asked < self._degraded_since
+        for name in (None, *self._class_of(row)):
+            stream = self._streams[name]
+            stream.observe(label, row, self._roll, is_degraded, is_late, is_early)
+            standing = stream.find_standing()
+            has_moved = has_moved or self._standings.get(name, Standing()) != standing
+            self._standings[name] = standing
+        return self._judge(label, row) if has_moved else None
+
+    def _class_of(self, row: LabelRow) -> tuple[str, ...]:
+        if row.kind is None or len(self._streams) == 1:
+            return ()
+        return (row.kind if row.kind in self._streams else OTHER_CLASS,)
+
+    def _judge(self, label: int, row: LabelRow) -> VerdictChange | None:
+        """The verdict that follows from the signals. Where it changes to degraded or back, they turn with it."""
+        reports = [stream.report(row.at, self._roll) for stream in self._streams.values()]
+        judged = Judgement(task=VERSION, version=VERSION, at=row.at, labels=label, streams=reports)
+        before = self._quality
+        quality, _ = respond(TaskQuality(versions={VERSION: before}), {VERSION: judged}, Roles(), Plan(), row.at)
+        after = self._quality = quality.versions[VERSION]
+        if after.verdict == before.verdict:
+            return None
+        recovered = before.verdict == "degraded"
+        rests_on = msgspec.convert(after.evidence.get("streams", []), list[StreamReport])
+        evidence = tuple(self._streams[report.of_class].find_evidence(recovered) for report in rests_on)
+        if recovered or after.verdict == "degraded":
+            self._restored_at = row.at if recovered else self._restored_at
+            self._degraded_since = self._degraded_since if recovered else row.at
+            for stream in self._streams.values():
+                stream.turn(not recovered, row.at)
+            self._standings = {name: stream.find_standing() for name, stream in self._streams.items()}
+        lasted, self._changed_at_label = label - self._changed_at_label, label
+        return VerdictChange(label, row.line, row.at, before.verdict, after.verdict, lasted, after.because, evidence)
