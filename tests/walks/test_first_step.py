@@ -14,7 +14,8 @@ from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.monitor_world import V1, arms, found, watch, watching
-from tests.walks.releases import V2, ask, metric, until
+from tests.walks.releases import V2, ask, metric, step, two_versions
+from tests.walks.test_monitor import World, kept, until, verdict, watched
 
 PLACES = 4
 
@@ -82,3 +83,22 @@ async def test_callers_who_wait_too_long_come_before_shadows(
             return await metric(http, "apprentice_shadow_requests_total", 'outcome="dropped"') == 1
 
         await until(is_dropped)
+
+
+async def test_traffic_leaves_a_degraded_version_on_an_engine_that_callers_fill(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers |= {V1: "reject", V2: "approve"}
+    sections = watched(shadow_share=0.0)
+    sections["tasks"]["returns"] |= {"fallback_pool": None, "fallbacks": {"degraded": ["previous_version"]}}
+    async with two_versions(configure, make_adapter, pools=filled(configure), **sections) as (running, http):
+        await step(http, "promote", version=V2)
+        small.token_delay_seconds = 0.005
+        world = World(running, http)
+        await world.baseline(V2)
+        for _ in range(7):
+            await asyncio.gather(*(world.ask_and_judge() for _ in range(2 * PLACES)))
+        world.right = "reject"
+        await world.until(lambda health: verdict(health, V2) == "degraded")
+        await world.until(lambda health: kept(health, V2) < 1.0)
+        assert (await world.health())["versions"][V2]["to"] == "previous_version"

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from gateway.features.evaluations.gates import STREAM
 from gateway.features.quality.quality import Quality
 from monitoring.quality.detectors.baselines import state_rate
-from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
+from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, ArmReport, Summary
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.gateway.features.quality.test_webhooks import receiver
@@ -125,7 +125,8 @@ async def test_slipping_version_is_found_and_its_traffic_goes_to_general_and_ret
         assert kinds["retrain"] == 1
         [entry, *_] = await until(lambda: audit_of(http, "monitor.shift"))
         assert entry["actor"] == "system"
-        assert entry["evidence"]["arm"]["advantage_low"] > 0
+        arm = msgspec.convert(entry["evidence"]["arm"], ArmReport)
+        assert (arm.arm, arm.is_better) == ("general", True)
         await until(lambda: said(hook, "shift"))
 
         world.right = "approve"
