@@ -313,6 +313,28 @@ def test_where_complaints_are_looked_at_few_labels_do_not_say_that_it_is_safe() 
     assert caveat.endswith("fewer than 30 never make it degraded, however bad they are; its complaints may.")
 
 
+@pytest.mark.parametrize(
+    ("baseline", "end"),
+    [
+        ({"learning": True, "days": 3.9, "days_wanted": 7.0}, "is being learned: 3 of 7 days; "),
+        (
+            {"learning": True, "days": 9.0, "days_wanted": 7.0, "complaints": 61, "complaints_wanted": 400},
+            "is being learned: 61 of 400 complaints; ",
+        ),
+        (
+            {"learning": False, "rate": 0.05, "day_deviation": 0.12},
+            "in 10,000 are usual, on a day 12.0% more or fewer; ",
+        ),
+        ({"learning": False, "rate": 0.05}, "in 10,000 are usual; "),
+    ],
+)
+def test_progress_of_learning_complaints_is_reported(baseline: dict[str, float], end: str) -> None:
+    heard = StreamReport(stream="complaints", labelled=True, observed=900, wrong=12, baseline=baseline)
+    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[heard]))).sure
+    [line] = [one for one in sure if one.startswith("complaints: 12 complaints about 900 requests")]
+    assert end in line
+
+
 @pytest.mark.parametrize("observed", [0.0, 12.0])
 def test_what_was_set_for_another_metric_is_told(observed: float) -> None:
     baseline = {"labels": 12, "wanted": 200, "set_for_another_metric": True}
