@@ -88,7 +88,7 @@ class Signals:
         self._moments = np.zeros((8, runs))
         self.rhythm = np.zeros((2, runs))
         self._began: Floats | None = None
-        self._fitted = np.zeros(runs)
+        self._fitted, self._at = np.zeros(runs), np.zeros(runs)
 
     @property
     def dispersion(self) -> Floats:
@@ -104,6 +104,7 @@ class Signals:
         """Take a label of each run, at these times."""
         if self._began is None:
             self._began, self._fitted = at.copy(), at.copy()
+        self._at = at
         turn = (2.0 * np.pi / dependence.DAY_SECONDS) * (at % dependence.DAY_SECONDS)
         cosine, sine = np.cos(turn), np.sin(turn)
         judged = ~np.isnan(self.held)
@@ -139,11 +140,13 @@ class Signals:
         since = self._observed[places] - begun
         wrong = self._observed_wrong[places] - self._begun_wrong[leads, places]
         least = np.maximum(_lower(wrong, since), _lower(self._recent_wrong[places], np.full(len(places), self._recent)))
-        more = np.where(self._is_own[places], label_signal.BAD_HOUR_POINTS, 0.0)
-        hour = np.maximum(label_signal.BAD_HOUR_TIMES * held, held + more)
+        is_own, is_first = self._is_own[places], self._started[places] + begun <= label_signal.FIRST_LABELS
+        points = np.where(is_own, label_signal.OWN_BAD_HOUR_POINTS, np.minimum(held, label_signal.BAD_HOUR_POINTS))
+        assert self._began is not None, "a label was taken"
+        passed = np.minimum(1.0, (self._at - self._began)[places] / label_signal.BAD_HOUR_COMES_SECONDS)
+        hour = held + points * np.where(~is_own & is_first, 1.0, passed)
         found = self.is_first_day[places] & (least <= hour)
-        is_first = self._is_gate[places] & (self._started[places] + begun <= label_signal.FIRST_LABELS)
-        found |= is_first & (least <= held + label_signal.LABELLERS_POINTS)
+        found |= self._is_gate[places] & is_first & (least <= held + label_signal.LABELLERS_POINTS)
         doubtful[places] = found
         return doubtful
 

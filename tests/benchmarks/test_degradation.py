@@ -305,7 +305,7 @@ def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradat
         enough = many.most >= labels
         doubtful = many.find_doubtful(enough)
         for run in range(2):
-            label = entries.Label(badness=float(bad[run, n]), caller="shop")
+            label = entries.Label(badness=float(bad[run, n]), caller="shop", trusted=True)
             signal = signals[run] = signals[run].take(label, float(times[run, n]), roll, False)
             if signal.guard is not None and n % 25 == 0:
                 e_value = float((degradation_signals.WEIGHTS @ many.sums)[run])

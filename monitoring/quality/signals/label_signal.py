@@ -48,9 +48,11 @@ CONFIDENCE = 0.99
 """Of the bound from a version's own first labels, or the version before's: they are few, and versions are many."""
 DOUBT_CONFIDENCE = 0.999
 """Of the lower bound that must refute a doubt: a doubtful alarm is looked at after many labels."""
-BAD_HOUR_TIMES, BAD_HOUR_POINTS = 2.0, 0.1
-"""A bad hour has up to twice the baseline's errors. Over a baseline that was learned in a part of a day it may have so
-many points more."""
+BAD_HOUR_POINTS, OWN_BAD_HOUR_POINTS = 0.05, 0.1
+"""A bad hour has up to twice the baseline's errors, and so many points more at most. Over a baseline that was learned
+in a part of a day it may have so many points more, whatever the baseline is."""
+BAD_HOUR_COMES_SECONDS = 4 * 3600.0
+"""A bad hour that was not there with the first labels comes within so long, and not at once."""
 LABELLERS_POINTS = 0.1
 """Labellers differ by so many points at most."""
 FIRST_LABELS = 50
@@ -216,11 +218,9 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return "one_giver"
         if not leave_one_out.alarms(self.guard.detectors, labels, alpha):
             return None
-        held, is_own = self.guard.detectors.whole.baseline, self.baseline is not None and self.baseline.kind == "own"
-        if self._is_first_day:
-            hour = max(BAD_HOUR_TIMES * held, held + (BAD_HOUR_POINTS if is_own else 0.0))
-            if self._find_least_error() <= hour:
-                return "first_day"
+        held = self.guard.detectors.whole.baseline
+        if self._is_first_day and self._find_least_error() <= held + self._find_bad_hour(held):
+            return "first_day"
         is_gate = self.baseline is not None and self.baseline.kind == "gate"
         if is_gate and self.changed_after <= FIRST_LABELS and self._find_least_error() <= held + LABELLERS_POINTS:
             return "labellers"
@@ -263,6 +263,15 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def _is_learning(self) -> bool:
         """Whether labels go into its own baseline: the first ones do, and all others of the first day."""
         return self.baseline is None or (self.baseline.kind == "own" and self._is_first_day)
+
+    def _find_bad_hour(self, held: float) -> float:
+        """How much more often answers may be wrong in a bad hour of the first day."""
+        is_own = self.baseline is not None and self.baseline.kind == "own"
+        points = OWN_BAD_HOUR_POINTS if is_own else min(held, BAD_HOUR_POINTS)
+        if not is_own and self.changed_after <= FIRST_LABELS:
+            return points
+        passed = (self.rate.at if self.rate is not None else 0.0) - (self.dependence.began_at or 0.0)
+        return points * min(1.0, passed / BAD_HOUR_COMES_SECONDS)
 
     def _find_least_error(self) -> float:
         """The least error that the labels since the change show, or those lately."""
@@ -329,7 +338,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
         So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the
         error is that of all labels' bound, and those without a caller share the other half. Labels that come in
-        clusters count as fewer.
+        clusters, and repeats, count as fewer.
         """
         without = [
             (max(0.0, wrong - wrong_part), of - part)
@@ -338,7 +347,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         ]
         error = (1.0 - CONFIDENCE) / 2
         confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
-        dispersion = dependence.find_dispersion(self.dependence)
+        seen = self.dependence
+        dispersion = dependence.find_dispersion(seen) * (seen.labels + seen.passed) / max(1, seen.labels)
         bounds = [
             baselines.measure(kind, bad, count, at, by, source, confidence, dispersion)
             for (bad, count), confidence in zip(((wrong, of), *without), confidences, strict=True)
