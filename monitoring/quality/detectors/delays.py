@@ -48,6 +48,8 @@ come."""
 EVENTS_MIN = 5
 """With fewer complaints in an age bucket and in all later ones, complaints at that age are not tested."""
 PAIRS_MAX = 1000
+HOURS_MAX = 180 * DAY_HOURS
+"""Of a reference with few complaints only the latest hours are kept."""
 ROUNDS = 7
 SHARE_MAX = 0.95
 """Of the requests that come to an age, the largest share with a complaint at it."""
@@ -227,7 +229,25 @@ def _with_counts(reference: Reference, tick: int, requests: int, complaints: int
         (*last.requests[:-1], last.requests[-1] + requests),
         (*last.complaints[:-1], last.complaints[-1] + complaints),
     )
-    return msgspec.structs.replace(reference, stretches=(*reference.stretches[:-1], last))
+    stretches = (*reference.stretches[:-1], last)
+    over = sum(len(stretch.requests) for stretch in stretches) - HOURS_MAX
+    if over > 0:
+        return _without_oldest(reference, stretches, over)
+    return msgspec.structs.replace(reference, stretches=stretches)
+
+
+def _without_oldest(reference: Reference, stretches: tuple[Stretch, ...], hours: int) -> Reference:
+    """The reference without its oldest hours, and the pairs of requests from then."""
+    first = stretches[0]
+    left = Stretch(first.first_hour + hours, first.requests[hours:], first.complaints[hours:])
+    stretches = (left, *stretches[1:]) if left.requests else stretches[1:]
+    begins = stretches[0].first_hour * HOUR_TICKS
+    return msgspec.structs.replace(
+        reference,
+        began=reference.began + min(hours, len(first.requests)) * HOUR_SECONDS,
+        stretches=stretches,
+        pairs=tuple([(came, age) for came, age in reference.pairs if came - age >= begins]),
+    )
 
 
 def _until(stretch: Stretch, hour: int) -> Stretch:

@@ -156,6 +156,19 @@ def test_of_many_complaints_all_are_counted_and_some_kept_by_age() -> None:
     assert delays.get_complaint_rate(delays.learn(reference)) == pytest.approx(0.5, abs=0.03)
 
 
+def test_of_a_long_reference_the_latest_hours_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = simulated(6, per_hour=20, rate=0.5)
+    monkeypatch.setattr(delays, "HOURS_MAX", 72)
+    found = simulated(6, per_hour=20, rate=0.5)
+    assert [len(stretch.requests) for stretch in found.stretches] == [72]
+    assert found.stretches[0].complaints == whole.stretches[0].complaints[-72:]
+    assert found.ended - found.began == 3 * DAY_SECONDS
+    assert delays.get_complaint_rate(delays.learn(found)) == pytest.approx(0.5, abs=0.05)
+    resumed = delays.resume(found, found.ended + DAY_SECONDS)
+    later = delays.add_requests(resumed, int((resumed.ended + 2 * DAY_SECONDS) // TICK_SECONDS), 1)
+    assert [len(stretch.requests) for stretch in later.stretches] == [23, 49]
+
+
 def test_delays_of_an_earlier_release_keep_their_rhythm_and_plain_ages() -> None:
     raw = msgspec.to_builtins(plain([400.0, 50.0], hours=(0.1, 0.1, 1.0, 2.0, 2.0, 1.5, 1.0, 0.3)))
     for name in ("dispersion", "day_variance", "day_evidence"):
