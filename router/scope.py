@@ -24,14 +24,17 @@ from router.languages import find_other_language
 from router.model_file import PackedForm, list_shapes
 from router.ngrams import BUCKETS
 from router.passage import Integers, Passage, WordLimits, read_passage
+from router.spelling import MARK_BITS, Marks, mark_words, mend_words
 
 NEIGHBOURS = 3
 ECHOES = 3
 BEST_WINDOWS, WORST_PIECES = 1, 2
 """Windows that are scored in full, beside the whole text: by their margins the best, and the worst sentences."""
 HELD_BACK_MAX = 1_001
-LANGUAGE_BELOW = 0.3
-"""Score from which on a text's language is not looked at."""
+MENDED_CHARACTERS_MAX = 400
+"""Longest text in which typing errors are mended, which costs a second score."""
+DOUBTED_BELOW = 0.3
+"""Score from which on nobody looks for typing errors or another language."""
 
 
 class ScopeError(Exception):
@@ -79,8 +82,9 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     The margin of other traffic counts in full by `background`; by `excess` only what of it is over `usual`, which nine
     in ten of the training prompts do not reach: it says that a text is far off, and nothing of one that is near.
-    Sentences belong to the task by `first_usual`, and frame a request by `frame_usual`. The worst suspect among them
-    counts with `slack` added, and the worst part of a long sentence with `extract_slack`.
+    A sentence belongs to the task by its first margin (`first_usual`) and by how far that leads the margin of frames
+    (`lead_usual`); it frames a request by `frame_usual`. The worst suspect counts with `slack` added, and the worst
+    part of a long sentence with `extract_slack`.
     """
 
     first: float = 1.0
@@ -93,6 +97,7 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zero: float = 0.0
     unit: float = 1.0
     first_usual: float = 0.0
+    lead_usual: float = 0.0
     frame_usual: float = 0.0
     slack: float = 0.0
     extract_slack: float = 0.0
@@ -151,7 +156,9 @@ _FORM = PackedForm(
     kind="scope",
     magic=b"apprentice scope 3\n",
     header=_Header,
-    arrays=MappingProxyType({**_ARRAYS_BEFORE, "nearest_starts": ("<u4", 1), "echo_starts": ("<u4", 1)}),
+    arrays=MappingProxyType(
+        {**_ARRAYS_BEFORE, "nearest_starts": ("<u4", 1), "echo_starts": ("<u4", 1), "known_words": ("|u1", 1)}
+    ),
     error=ScopeError,
     unpacked_bytes_max=16_000_000,
     header_bytes_max=1_000_000,
@@ -169,7 +176,7 @@ class ScopeModel:
     it was fitted with any. `limits`: None where texts are scored as a whole. `languages`: those of the prompts.
     `nearest`, `ids`: training prompts; `crowding`: half of how near the next one is to each of them. `echoes`: the
     margins of some of them, from `echo_middle` along `echo_axes`, of unit length. Both are in the order of classes,
-    which begin at `nearest_starts` and `echo_starts`.
+    which begin at `nearest_starts` and `echo_starts`. `known_words`: marks of the prompts' words.
     `centroids`: what stands for the prompts in an index of many tasks.
     `held_back`: ascending scores of `held_back_rows` inputs in scope that the score had not seen (at most 1,001 of
     them, evenly): training prompts, or real ones.
@@ -200,18 +207,30 @@ class ScopeModel:
     held_back: npt.NDArray[np.float32]
     nearest_starts: npt.NDArray[np.uint32]
     echo_starts: npt.NDArray[np.uint32]
+    known_words: Marks
 
     def score(self, text: str) -> ScopeScore:
-        """Score a text by its first and last 1,100 characters."""
+        """Score a text by its first and last 1,100 characters.
+
+        Where the score is low the text is read again with typing errors mended, and its language is looked at.
+        """
         passage = self._read(text)
+        found = self._score(passage)
+        if found.score >= DOUBTED_BELOW or self.limits is None:
+            return found
+        if len(passage.text) <= MENDED_CHARACTERS_MAX:
+            mended = mend_words(passage.text, self.known_words)
+            if mended != passage.text:
+                found = max(found, self._score(self._read(mended)), key=lambda one: one.score)
+        return replace(found, language=find_other_language(passage.text, self.languages))
+
+    def _score(self, passage: Passage) -> ScopeScore:
         parts, similarities, members = self._parts(passage)
         count = min(NEIGHBOURS, len(members))
         best = np.argpartition(similarities, -count)[-count:]
         best = best[np.lexsort((members[best], -similarities[best]))]
-        score = self.mix.of(parts)
         return ScopeScore(
-            score=score,
-            language=find_other_language(passage.text, self.languages) if score < LANGUAGE_BELOW else "",
+            score=self.mix.of(parts),
             neighbours=tuple(Neighbour(self.ids[members[at]], float(similarities[at])) for at in best),
         )
 
@@ -268,6 +287,7 @@ class ScopeModel:
         before = data.startswith(_FORM_BEFORE.magic)
         header, arrays = (_FORM_BEFORE if before else _FORM).unpack(data)
         if before:
+            arrays["known_words"] = mark_words(())
             for name in ("nearest", "echo"):
                 count = len(arrays["nearest" if name == "nearest" else "echoes"])
                 arrays[f"{name}_starts"] = np.array([0, count], np.uint32)
@@ -381,10 +401,16 @@ class ScopeModel:
     def _find_suspects(self, judged: Sequence[int], first: Sequence[float], frame: Sequence[float]) -> list[int]:
         """The sentences that may be foreign: those between sentences in scope; and those beside more sentences in
         scope than others, unless they frame a request. In a mail most sentences ask nothing, and are no suspects."""
-        belong = [place for place, at in enumerate(judged) if first[at] >= self.mix.first_usual]
+        mix = self.mix
+        belong = [
+            place
+            for place, at in enumerate(judged)
+            if first[at] >= mix.first_usual and first[at] - frame[at] >= mix.lead_usual
+        ]
         if not belong:
             return []
-        strange = {at for at in judged if first[at] < self.mix.first_usual and frame[at] < self.mix.frame_usual}
+        owned = {judged[place] for place in belong}
+        strange = {at for at in judged if at not in owned and frame[at] < mix.frame_usual}
         beside = strange if len(belong) > len(strange) else ()
         return [at for place, at in enumerate(judged) if belong[0] < place < belong[-1] or at in beside]
 
@@ -425,6 +451,7 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
         and arrays["echo_axes"].shape == 2 * arrays["echo_middle"].shape
         and arrays["echoes"].shape[1] == len(arrays["echo_middle"])
         and arrays["centroids"].shape[1] == static
+        and len(arrays["known_words"]) == MARK_BITS // 8
         and len(header.ids) > 0
         and 0 < len(arrays["held_back"]) <= header.held_back_rows
         and header.mix.unit > 0.0

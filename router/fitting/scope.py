@@ -29,6 +29,7 @@ from router.model_file import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS, find_buckets, fold
 from router.passage import WordLimits
 from router.scope import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
+from router.spelling import mark_words
 
 PROMPTS_MIN = 20
 PROMPTS_MAX = 15_000
@@ -341,6 +342,7 @@ class _Fitter:
             held_back=np.zeros(1, np.float32),
             nearest_starts=starts,
             echo_starts=starts,
+            known_words=mark_words(rows.texts[at] for at in own),
         )
 
     def with_thresholds(self, rows: _Rows, draw: np.random.Generator, tell: _Progress) -> ScopeModel:

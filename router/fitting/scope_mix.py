@@ -91,5 +91,6 @@ def find_bars(inside: Sequence[ScoreParts], frames: Sequence[ScoreParts]) -> Mix
     """Find the margins that most prompts, and most sentences of frames, reach. They were not fitted with."""
     return Mix(
         first_usual=float(np.quantile([one.first[0] for one in inside], MISSED_SHARE)),
+        lead_usual=float(np.quantile([one.first[0] - one.frame[0] for one in inside], MISSED_SHARE)),
         frame_usual=float(np.quantile([one.frame[0] for one in frames], MISSED_SHARE)),
     )

@@ -21,6 +21,7 @@ from router.fitting.scope import TrainingPrompt, fit_scope
 from router.model_file import list_shapes
 from router.ngrams import BUCKETS, count_buckets
 from router.scope import _FORM_BEFORE, Mix, ScopeError, ScopeModel, ScoreParts, _Header
+from router.spelling import mark_words, mend_words
 from tests.walks.scope_world import of_domain
 
 ITEMS = ("lamp", "jacket", "kettle", "phone", "sofa", "drill", "tent", "bike", "mirror", "printer")
@@ -145,6 +146,19 @@ def test_foreign_text_between_requests_is_deferred_and_a_third_request_is_not(tr
     )
     assert within <= 0.2
     assert without >= 0.7
+
+
+def test_letters_in_the_wrong_order_are_mended_where_the_word_is_known() -> None:
+    marks = mark_words(["where is my luggage", "Book a flight"])
+    assert mend_words("where is my lugagge", marks) == "where is my luggage"
+    assert mend_words("bokok a fligth", marks) == "book a flight"
+    assert mend_words("luggage for zanzibar 1234", marks) == "luggage for zanzibar 1234"
+
+
+def test_a_request_in_another_language_is_told_by_its_language(travel: ScopeModel) -> None:
+    assert travel.languages == ("English",)
+    assert travel.score("Können Sie mir sagen, was der Kontostand auf meinem Konto ist?").language == "German"
+    assert travel.score("please tell me the balance of my bank account").language == ""
 
 
 @settings(max_examples=60, deadline=None)

@@ -49,7 +49,7 @@ def test_sentences_that_prompts_usually_have_are_not_foreign_and_worse_ones_are(
 def test_bars_are_those_that_most_prompts_and_most_frames_reach() -> None:
     steps = np.linspace(0.0, 1.0, 101)
     found = find_bars([parts(first=one) for one in steps], [parts(frame=one - 5.0) for one in steps])
-    assert abs(found.first_usual - MISSED_SHARE) < 1e-6
+    assert abs(found.lead_usual - MISSED_SHARE) < 1e-6
     assert abs(found.frame_usual - (MISSED_SHARE - 5.0)) < 1e-6
 
 
