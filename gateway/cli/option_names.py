@@ -16,6 +16,7 @@ NAMED_OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "models": ("model",),
     "overlap_seconds": ("overlap",),
     "demonstration": ("right",),
+    "calibration": ("calibrate",),
 }
 """Fields whose option has another name; the first that the command has is meant. Others are named alike."""
 WORD = re.compile(r"`([a-z_]+)`|\b([a-z]+(?:_[a-z]+)+)\b")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.calibration import count_differences
 from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.tables import Row, moment, share, since, tell_warnings
 from monitoring.quality.phases import Verdict
@@ -128,11 +130,26 @@ def baseline(
     evaluation: Annotated[
         str | None, typer.Option(metavar="ID", help="Take what this evaluation of the version counted.")
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Add the difference of labellers. CSV or JSON lines: rows of the evaluation, with `gate` and "
+            "`reviewer`, each right or wrong.",
+        ),
+    ] = None,
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
     """Compare a signal of a version with another baseline from now on."""
     body = as_body(
-        stream=stream, reason=reason, accept=accept, wrong=wrong, of=of, evaluation=evaluation, of_class=of_class
+        stream=stream,
+        reason=reason,
+        accept=accept,
+        wrong=wrong,
+        of=of,
+        evaluation=evaluation,
+        calibration=None if calibrate is None else count_differences(calibrate),
+        of_class=of_class,
     )
     answer = api.post(_path(task, version, "baseline"), body)
     if api.out.answer(answer):

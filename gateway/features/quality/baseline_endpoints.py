@@ -17,7 +17,15 @@ from gateway.features.evaluations.gates import counts_of
 from gateway.features.quality.quality import Quality
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time
-from monitoring.quality.detectors.baselines import OF_MIN, RATE_MAX, Baseline, measure_counts, state_rate
+from monitoring.quality.detectors.baselines import (
+    CALIBRATION_ROWS_MIN,
+    OF_MIN,
+    RATE_MAX,
+    Baseline,
+    calibrate,
+    measure_counts,
+    state_rate,
+)
 from monitoring.quality.signal_table import SignalName, get_measure
 from monitoring.quality.signals.entries import TEXT_MAX
 from monitoring.quality.verdicts.quality import StreamReport
@@ -26,6 +34,14 @@ from serving.object_store import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 COUNT_MAX = 10**12
+
+
+class CalibrationIn(Body):
+    """Rows of the evaluation that other labellers have judged too, and how many of these they judged otherwise."""
+
+    rows: int = Field(ge=CALIBRATION_ROWS_MIN, le=COUNT_MAX, description="How many were judged by both.")
+    stricter: int = Field(ge=0, le=COUNT_MAX, description="Right in the evaluation, and wrong to the labellers.")
+    milder: int = Field(ge=0, le=COUNT_MAX, description="Wrong in the evaluation, and right to the labellers.")
 
 
 class BaselineIn(Body):
@@ -43,14 +59,19 @@ class BaselineIn(Body):
     accept: bool = Field(
         False, description="Take what was seen lately; unlabelled streams and complaints learn it anew."
     )
+    calibration: CalibrationIn | None = Field(
+        None, description="Add the labellers' difference to the evaluation's baseline that is set."
+    )
     reason: Reason
     expected_generation: int | None = Field(None, ge=0, le=2**53, description="409 if they have moved on since.")
 
     @model_validator(mode="after")
     def _one(self) -> BaselineIn:
         by_count = self.wrong is not None or self.of is not None
-        if self.accept + by_count + (self.evaluation is not None) != 1:
-            raise ValueError("give either `accept`, or `evaluation`, or `wrong` and `of`")
+        if self.accept + by_count + (self.evaluation is not None) + (self.calibration is not None) != 1:
+            raise ValueError("give either `accept`, or `evaluation`, or `calibration`, or `wrong` and `of`")
+        if self.calibration is not None and self.calibration.stricter + self.calibration.milder > self.calibration.rows:
+            raise ValueError("calibration: more rows that differ than rows")
         if by_count and (self.wrong is None or self.of is None):
             raise ValueError("`wrong` and `of` go together")
         if self.wrong is not None and self.of is not None and self.wrong > self.of:
@@ -94,14 +115,16 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     quality = feature_of(request, Quality)
     await known_version(quality.services, task, version)
     now = await redis_time(quality.services.redis)
-    if body.accept:
-        baseline = _accepted(quality, task, version, body, admin.public, now)
-    else:
-        baseline = await _counted(quality, version, body, admin.public, now)
     name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
     with conflicts():
         generation = await quality.services.objects.baselines.generation(version)
         held = await quality.services.objects.baselines.get(version) or {}
+        if body.accept:
+            baseline = _accepted(quality, task, version, body, admin.public, now)
+        elif body.calibration is not None:
+            baseline = _calibrated(held.get(name), body.calibration, body, admin.public, now)
+        else:
+            baseline = await _counted(quality, version, body, admin.public, now)
         after = {**held, name: msgspec.to_builtins(baseline)}
         expected = generation if body.expected_generation is None else body.expected_generation
         step = audited(quality.services, admin)
@@ -131,6 +154,23 @@ async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, no
         return measure_counts("admin", wrong, of, now, by, source)
     except ValueError as error:
         raise Problem("invalid_value", str(error), param) from None
+
+
+def _calibrated(held: Any, rows: CalibrationIn, body: BaselineIn, by: str, now: float) -> Baseline:
+    """The counted baseline that is held, with the labellers' difference. A second calibration replaces the first.
+
+    Raises Problem: 409 without a counted baseline, 400 where nothing could be above the result.
+    """
+    counted = None if held is None else msgspec.convert(held, Baseline)
+    if counted is None or not counted.of:
+        text = f"{body.stream} has no baseline of an evaluation: set it with `evaluation`, or `wrong` and `of`, first."
+        raise Problem("state_conflict", text, "stream")
+    differences = f"{rows.stricter} stricter and {rows.milder} milder of {rows.rows} rows"
+    source = f"calibration, {differences}: {body.reason}"
+    try:
+        return calibrate(counted, rows.stricter, rows.milder, rows.rows, now, by, source)
+    except ValueError as error:
+        raise Problem("invalid_value", str(error), "calibration") from None
 
 
 async def _evaluated(quality: Quality, version: str, name: str) -> tuple[int, int]:

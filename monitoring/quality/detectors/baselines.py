@@ -20,6 +20,8 @@ OF_MIN = 20
 """Of fewer judged requests the upper bound is so high that hardly anything could ever be above it."""
 RATE_MAX = 0.999
 """A stream whose bound is not below it could never alarm."""
+CALIBRATION_ROWS_MIN = 50
+"""Of fewer rows the bounds of the labellers' difference lie too far apart."""
 BISECTIONS = 60
 TERMS_MAX = 300
 TINY = 1e-300
@@ -74,6 +76,23 @@ def measure_counts(kind: Kind, wrong: float, of: float, at: float, by: str, sour
         told = f"As many as {100 * found.upper:.1f}% may be wrong by that, so that the stream could never alarm."
         raise ValueError(told)
     return found
+
+
+def calibrate(gate: Baseline, stricter: int, milder: int, rows: int, at: float, by: str, source: str) -> Baseline:
+    """The gate's baseline for other labellers, who judged `rows` of its rows too.
+
+    They called `stricter` rows wrong that the gate calls right, and `milder` rows right that it calls wrong. The upper
+    bound of the one less the lower bound of the other is added, both at 97.5%; nothing is taken off. Raises ValueError,
+    whose message is a sentence, where the rows are too few, or nothing could be above the result.
+    """
+    if rows < CALIBRATION_ROWS_MIN:
+        raise ValueError(f"{rows} rows were judged by both, and a calibration takes at least {CALIBRATION_ROWS_MIN}.")
+    confidence = (1.0 + CONFIDENCE) / 2
+    more = find_upper_bound(stricter, rows, confidence) - find_lower_bound(milder, rows, confidence)
+    upper = find_upper_bound(gate.wrong, gate.of) + max(0.0, more)
+    if upper >= RATE_MAX:
+        raise ValueError("The labellers differ in so many rows that the stream could never alarm.")
+    return Baseline(kind="admin", wrong=gate.wrong, of=gate.of, upper=upper, at=at, by=by, source=source)
 
 
 def state_rate(rate: float, at: float, by: str, source: str) -> Baseline:

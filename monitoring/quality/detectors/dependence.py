@@ -100,7 +100,12 @@ def find_dispersion(seen: Dependence) -> float:
 
 def find_exponent(seen: Dependence) -> float:
     """The exponent of the bets' factors by the dispersion alone."""
-    return 1.0 / (1.0 + CAUTION * (find_dispersion(seen) - 1.0))
+    return find_exponent_of(find_dispersion(seen))
+
+
+def find_exponent_of(dispersion: float) -> float:
+    """The exponent of the bets' factors at this dispersion."""
+    return 1.0 / (1.0 + CAUTION * (dispersion - 1.0))
 
 
 def find_terms(seen: Dependence, at: float) -> LabelTerms:

@@ -26,6 +26,8 @@ KINDS: Mapping[str, str] = {
     "admin": "an admin",
 }
 """The words for the source of a baseline."""
+DISPERSION_TOLD = 1.2
+"""A dispersion that is told: independent labels show up to so much by chance."""
 
 
 def describe_signals(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
@@ -83,6 +85,10 @@ def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
         of = ("pair", "pairs") if one.baseline.get("difference") else ("label", "labels")
         has = format_count(float(one.baseline.get("labels") or 0.0), *of)
         parts.append(f"held against nothing before {format_count(float(wanted), *of)} are there ({has} so far)")
+    if one.dispersion > DISPERSION_TOLD:
+        parts.append(f"errors come in clusters: about {format_digits(one.dispersion)} labels count as one")
+    if one.has_rhythm:
+        parts.append("errors follow the day")
     if one.baseline.get("rests_on_one"):
         parts.append("it would alarm, but rests on one caller or rater, whose labels alone make nothing degraded")
     return "; ".join([*parts, _evidence(one)]) + _outdated(one) + "."

@@ -449,7 +449,7 @@ def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iter
     if "labellers" in doubts:
         yield (
             f"Have those who label {name} now label rows of its evaluation too: "
-            f"`apprentice tasks baseline calibrate {of.task} {name} FILE`."
+            f"`apprentice tasks baseline {of.task} {name} reviewed --calibrate FILE --reason TEXT`."
         )
     if "first_day" in doubts:
         yield f"Wait until {name} has labels of a whole day: a bad hour is told from a slip then."

@@ -52,6 +52,7 @@ NOTHING, STEADY, CHANGED = 0, 1, 2
 Direction = Literal["worse", "better"]
 Fields = Mapping[str, str]
 Progress = Callable[[str], None]
+Check = Callable[[int, Sequence[str]], None]
 
 
 class LabelFileError(ValueError):
@@ -179,18 +180,14 @@ def read_rows(
     Raises LabelFileError with the line, and what to do, for anything that is no stream of labels.
     """
     rows = LabelRows(one_means="right" if right == "1" else "wrong")
-    with _translated(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = _decode(file)
-        first = next(lines, "")
-        read = _read_objects if first.lstrip().startswith("{") else _read_csv
-        form: FileFormat | None = None
-        for line, fields in read(chain([first], lines)):
-            form = form or _find_format(line, fields, right, per_day)
-            if len(rows) >= ROWS_MAX:
-                raise LabelFileError(f"line {line}: more than {ROWS_MAX} rows. Replay a part of it.")
-            rows.add(*_make_row(line, len(rows), fields, form))
-            if len(rows) % PROGRESS_EVERY == 0:
-                on_progress(f"Read {len(rows):,} rows")
+    form: FileFormat | None = None
+    for line, fields in read_fields(path, _check_columns):
+        form = form or _find_format(line, fields, right, per_day)
+        if len(rows) >= ROWS_MAX:
+            raise LabelFileError(f"line {line}: more than {ROWS_MAX} rows. Replay a part of it.")
+        rows.add(*_make_row(line, len(rows), fields, form))
+        if len(rows) % PROGRESS_EVERY == 0:
+            on_progress(f"Read {len(rows):,} rows")
     if form is None:
         raise LabelFileError(f"{path} has no row under its head: nothing to replay.")
     rows.one_means = "right" if form.right == "1" else "wrong"
@@ -206,6 +203,18 @@ def read_rows(
                 "order, or say --sort."
             )
     return rows
+
+
+def read_fields(path: Path, check: Check) -> Iterator[tuple[int, Fields]]:
+    """Read the rows of CSV or JSON lines, each with its line in the file. Values are texts: true is "1", null is "".
+
+    `check` takes a line and its columns, and raises LabelFileError. Raises LabelFileError for what can't be read.
+    """
+    with _translated(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = _decode(file)
+        first = next(lines, "")
+        read = _read_objects if first.lstrip().startswith("{") else _read_csv
+        yield from read(chain([first], lines), check)
 
 
 def format_time(at: float) -> str:
@@ -232,14 +241,14 @@ def _decode(lines: Iterable[str]) -> Iterator[str]:
         yield line
 
 
-def _read_csv(lines: Iterator[str]) -> Iterator[tuple[int, Fields]]:
+def _read_csv(lines: Iterator[str], check: Check) -> Iterator[tuple[int, Fields]]:
     """The rows of CSV, each with its line."""
     reader = csv.reader(lines, strict=True)
     head = [name.strip().lower() for name in _next(reader) or []]
     other = next((mark for mark in OTHER_SEPARATORS if len(head) == 1 and mark in head[0]), None)
     if other is not None:
         raise LabelFileError(f"line 1: are its columns parted by {other!r}? It has to be commas.")
-    _check_columns(1, head)
+    check(1, head)
     empty = None
     while (fields := _next(reader)) is not None:
         line = reader.line_num
@@ -262,7 +271,7 @@ def _next(reader: Any) -> list[str] | None:
         raise LabelFileError(f"line {line}: what begins there is no CSV: {error}.") from error
 
 
-def _read_objects(lines: Iterator[str]) -> Iterator[tuple[int, Fields]]:
+def _read_objects(lines: Iterator[str], check: Check) -> Iterator[tuple[int, Fields]]:
     """The objects of JSON lines, each with its line; values as CSV has them."""
     for line, text in enumerate(lines, 1):
         if not text.strip():
@@ -273,7 +282,7 @@ def _read_objects(lines: Iterator[str]) -> Iterator[tuple[int, Fields]]:
             raise LabelFileError(f"line {line}: it is no JSON: {error}.") from error
         if not isinstance(entry, dict):
             raise LabelFileError(f'line {line}: it is no object, as in {{"right": true}}.')
-        _check_columns(line, list(entry))
+        check(line, list(entry))
         yield line, {name: _as_text(line, name, value) for name, value in entry.items()}
 
 

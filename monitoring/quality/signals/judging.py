@@ -273,5 +273,5 @@ def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) ->
     else:
         return None
     held = min(BASELINE_MAX, max(BASELINE_MIN, held))
-    found = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate)
+    found = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate, track.dispersion)
     return None if found is None else found + missing / per_day * recent_values.DAY_SECONDS

@@ -100,6 +100,11 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         return dependence.find_dispersion(self.dependence)
 
     @property
+    def has_rhythm(self) -> bool:
+        """Whether its errors follow the day."""
+        return self.dependence.has_rhythm
+
+    @property
     def detectors(self) -> LeaveOneOut[Slip] | None:
         """Its detectors; None as long as it has no baseline."""
         return self.guard.detectors if self.guard is not None else None

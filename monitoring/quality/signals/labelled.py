@@ -230,6 +230,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             alarming=alarming,
             doubt=doubt,
             dispersion=self.dispersion,
+            has_rhythm=self.has_rhythm,
             recovered=self.has_recovered,
             since=self.evidence_since,
         )
@@ -250,6 +251,11 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     def dispersion(self) -> float:
         """The number of labels that count as one, since they come in clusters."""
         return 1.0
+
+    @property
+    def has_rhythm(self) -> bool:
+        """Return whether its errors follow the day."""
+        return False
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
         """The doubt for which evidence that would alarm does not; None without any."""

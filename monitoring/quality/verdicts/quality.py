@@ -199,6 +199,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     the reference.
     `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. It would alarm,
     but for the `doubt` (None: no doubt, or not enough evidence). `dispersion` is how many labels count as one.
+    `has_rhythm`: errors follow the day.
     """
 
     stream: str
@@ -216,6 +217,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     alarming: bool = False
     doubt: Doubt | None = None
     dispersion: float = 1.0
+    has_rhythm: bool = False
     recovered: bool = False
     since: float | None = None
 

@@ -103,6 +103,64 @@ async def test_a_baseline_is_counted_or_accepted(gateway: RunningGateway, appren
     assert said.out == "length of returns@v1 is held against what it learns from now on.\n"
 
 
+async def test_calibration_adds_the_labellers_difference_to_the_evaluations_baseline(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    place = ("tasks", "baseline", "returns", "returns@v1", "reviewed")
+    both = [("right", "right")] * 90 + [("right", "wrong")] * 8 + [("wrong", "right")] + [("wrong", "wrong")]
+    path = tmp_path / "both.csv"
+    path.write_text("gate,reviewer,note\n" + "".join(f"{gate},{reviewer},x\n" for gate, reviewer in both), "utf-8")
+    calibrate = ("--calibrate", str(path), "--reason", "Reviewers are stricter.")
+    early = await apprentice(*place, *calibrate)
+    assert (early.exit_code, "no baseline of an evaluation" in early.err) == (1, True)
+    await ok(apprentice, *place, "--wrong", "50", "--of", "1000", "--reason", "Counted.")
+    said = await ok(apprentice, *place, *calibrate)
+    assert said.out == "reviewed of returns@v1 is held against at most 21.4% from now on.\n"
+    again = await ok(apprentice, *place, *calibrate, "--json")
+    held = again.json["set"]["reviewed"]
+    assert held["source"] == "calibration, 8 stricter and 1 milder of 100 rows: Reviewers are stricter."
+    assert (held["kind"], held["wrong"], held["of"], round(held["upper"], 3)) == ("admin", 50, 1000, 0.214)
+    assert "monitor.baseline" in (await ok(apprentice, "audit", "--object", "returns@v1")).out
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("gate,reviewer\nright,maybe\n", "line 2: gate and reviewer must each be right or wrong"),
+        ("gate,other\nright,1\n", "line 1: no column reviewer"),
+        ('{"gate": true}\n', "line 1: no column reviewer"),
+        ('{"gate": true, "reviewer": 1}\n' * 49, "greater than or equal to 50"),
+    ],
+)
+async def test_calibration_that_can_not_be_is_one_line(
+    apprentice: Command, tmp_path: Path, text: str, reason: str
+) -> None:
+    path = tmp_path / "both"
+    path.write_text(text, "utf-8")
+    place = ("tasks", "baseline", "returns", "returns@v1", "reviewed", "--reason", "x")
+    refused = await apprentice(*place, "--calibrate", str(path))
+    assert refused.exit_code > 0
+    assert reason in refused.err
+
+
+async def test_plan_tells_how_soon_a_slip_is_found_at_other_rates(gateway: RunningGateway, apprentice: Command) -> None:
+    none = await apprentice("why", "returns", "--plan")
+    assert (none.exit_code, "no version that was judged yet" in none.err) == (2, True)
+    baseline = {"kind": "gate", "wrong": 50, "of": 1000, "upper": 0.063, "rate": 0.05}
+    report = StreamReport(
+        stream="reviewed", labelled=True, observed=400, wrong=20, baseline=baseline, threshold=3_000, dispersion=2.0
+    )
+    await judged(gateway, report)
+    said = (await ok(apprentice, "why", "returns", "--plan", "--labels-per-day", "100")).out
+    assert "For nothing: at most 1 time a month" in said
+    assert "about 2 labels count as one" in said
+    assert "+20 points  █" in said
+    many = (await ok(apprentice, "why", "returns", "--labels-per-day", "1000", "--json")).json
+    few = (await ok(apprentice, "why", "returns", "--labels-per-day", "100", "--json")).json
+    assert many["days"]["10"] < few["days"]["10"]
+    assert few["days"]["20"] < few["days"]["5"]
+
+
 async def test_a_baseline_of_a_class_is_confirmed_with_the_class(gateway: RunningGateway, apprentice: Command) -> None:
     await judged(gateway, FEEDBACK)
     place = ("tasks", "baseline", "returns", "returns@v1", "feedback", "--wrong", "12", "--of", "240")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import msgspec
 import pytest
@@ -83,3 +84,19 @@ def test_what_was_counted_is_a_baseline_where_a_stream_could_be_held_against_it(
         baselines.measure_counts("gate", 0, 19, at=1.0, by="system", source="")
     with pytest.raises(ValueError, match="could never alarm"):
         baselines.measure_counts("admin", 40, 40, at=1.0, by="sk-app-1", source="")
+
+
+def test_calibrated_baseline_holds_for_stricter_labellers() -> None:
+    draw, gate = random.Random(3), baselines.measure("gate", 50, 1000, at=1.0, by="system", source="evaluation 1")
+    true, failures = 0.05 * 0.9 + 0.95 * 0.06, 0
+    for _ in range(200):
+        stricter = sum(draw.random() < 0.95 * 0.06 for _ in range(150))
+        milder = sum(draw.random() < 0.05 * 0.1 for _ in range(150))
+        failures += baselines.calibrate(gate, stricter, milder, 150, 2.0, "sk-app-1", "").upper < true
+    assert failures <= 5
+    alike = baselines.calibrate(gate, 0, 30, 100, 2.0, "sk-app-1", "")
+    assert (alike.kind, alike.upper, alike.of) == ("admin", gate.upper, 1000)
+    with pytest.raises(ValueError, match="at least 50"):
+        baselines.calibrate(gate, 0, 0, 49, 2.0, "sk-app-1", "")
+    with pytest.raises(ValueError, match="could never alarm"):
+        baselines.calibrate(gate, 100, 0, 100, 2.0, "sk-app-1", "")

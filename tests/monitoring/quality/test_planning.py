@@ -27,6 +27,15 @@ def test_each_stream_has_an_equal_part_of_the_false_alarms() -> None:
     assert planning.find_labels_between_false_alarms(2.0, []) == ()
 
 
+def test_clustered_errors_take_longer_to_find() -> None:
+    plain, clustered = (
+        planning.find_labels_to_detect(0.05, 0.10, 10_000, 0.05, dispersion=dispersion) for dispersion in (1.0, 2.0)
+    )
+    assert plain is not None
+    assert clustered is not None
+    assert 2.5 * plain < clustered < 3.5 * plain
+
+
 def test_what_can_not_be_is_refused() -> None:
     for budget in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="nothing could ever alarm"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from monitoring.quality.explanations import certainty
 from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import (
@@ -380,3 +381,12 @@ def test_the_number_of_labels_depends_on_the_judges_agreement(agreement: float |
     [step] = [one for one in make_report(of(single(held), judged)).next if "`demonstration`" in one]
     assert f"about {labels} labels show an arm that is 10 points better" in step
     assert ("agrees with people" in step) is (agreement is not None)
+
+
+def test_clusters_of_errors_and_their_rhythm_are_told() -> None:
+    signal = StreamReport(stream="reviewed", labelled=True, observed=400, wrong=20, dispersion=2.4, has_rhythm=True)
+    judged = Judgement(task="returns", version="returns@v3", at=1.0, streams=[signal])
+    (sentence,) = certainty.describe_signals(judged, Plan(), stale=False)
+    assert "errors come in clusters: about 2.4 labels count as one; errors follow the day" in sentence
+    plain = msgspec.structs.replace(judged, streams=[msgspec.structs.replace(signal, dispersion=1.1, has_rhythm=False)])
+    assert "clusters" not in next(certainty.describe_signals(plain, Plan(), stale=False))

@@ -1,0 +1,41 @@
+"""The rows that a gate and reviewers have both judged, for `apprentice tasks baseline --calibrate FILE`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gateway.cli.admin_client import Unusable
+
+COLUMNS = ("gate", "reviewer")
+JUDGEMENTS: Mapping[str, bool] = {"1": True, "true": True, "right": True, "0": False, "false": False, "wrong": False}
+
+
+def count_differences(path: Path) -> dict[str, int]:
+    """Count the rows that both judged, and those that reviewers judged otherwise. Other columns are ignored.
+
+    Raises Unusable with the line that can't be read.
+    """
+    from monitoring.quality.replay.rows import LabelFileError, read_fields
+
+    counts = {"rows": 0, "stricter": 0, "milder": 0}
+    try:
+        for line, fields in read_fields(path, _check_columns):
+            gate, reviewer = (JUDGEMENTS.get(fields[name].lower()) for name in COLUMNS)
+            if gate is None or reviewer is None:
+                raise LabelFileError(f"line {line}: gate and reviewer must each be right or wrong, or 1 or 0.")
+            counts["rows"] += 1
+            counts["stricter"] += gate and not reviewer
+            counts["milder"] += reviewer and not gate
+    except LabelFileError as error:
+        raise Unusable(f"--calibrate {path}: {error}") from None
+    return counts
+
+
+def _check_columns(line: int, names: Sequence[str]) -> None:
+    """Raises LabelFileError where a column is missing."""
+    from monitoring.quality.replay.rows import LabelFileError
+
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise LabelFileError(f"line {line}: no column {' and no column '.join(missing)}.")

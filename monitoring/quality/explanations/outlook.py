@@ -1,0 +1,132 @@
+"""The outlook of a task's monitor: labels and days until a slip is found, false alarms, and doubts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from monitoring.quality.detectors import planning
+from monitoring.quality.detectors.baselines import RATE_MAX
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN
+from monitoring.quality.explanations.certainty import DISPERSION_TOLD, KINDS
+from monitoring.quality.explanations.phrases import format_count, format_digits, format_percent
+from monitoring.quality.signal_table import get_measure
+from monitoring.quality.signals.labelled import ALPHA
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.quality import Judgement, StreamReport
+
+POINTS = (2, 5, 10, 20)
+DOUBTS: Mapping[str, str] = {
+    "one_giver": "errors of one caller or rater alone",
+    "first_day": "errors within the first day of labels, while a bad hour may be so bad",
+    "labellers": "errors from the first label on, by up to 10 points above an evaluation: labellers may differ",
+}
+"""The doubts that keep a version suspect, in words."""
+
+
+class SignalOutlook(msgspec.Struct, frozen=True, kw_only=True):
+    """A signal's outlook: its baseline, its dispersion, and the labels and days until a slip of so many points is found
+    on average (None: never)."""
+
+    signal: str
+    labels_per_day: float
+    baseline: float
+    dispersion: float
+    labels: dict[str, float | None]
+    days: dict[str, float | None]
+
+
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """A version's outlook: of each labelled signal that has a baseline, and `days` of the fastest of them.
+
+    `false_alarms_per_month` are those of all tasks and versions together. `doubts` are the doubts that hold now.
+    """
+
+    task: str
+    version: str
+    labels_per_day: float
+    false_alarms_per_month: float
+    labels_min: int
+    signals: list[SignalOutlook]
+    days: dict[str, float | None]
+    doubts: list[str]
+    sentences: list[str]
+
+
+def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = None) -> Outlook:
+    """The outlook at so many labels a day of each signal; None: as they come now, by each signal's share of them."""
+    reports = [one for one in judged.streams if get_measure(one.stream) == "share" and one.of_class is None]
+    total = sum(one.observed for one in reports)
+    signals = []
+    for report in reports:
+        upper = report.baseline.get("upper")
+        if isinstance(upper, int | float) and upper < RATE_MAX:
+            per_day = judged.labels_per_day * report.observed / total if total else 0.0
+            signals.append(_look_ahead(report, upper, per_day, labels_per_day))
+    days = {
+        str(points): min((day for one in signals if (day := one.days[str(points)]) is not None), default=None)
+        for points in POINTS
+    }
+    return Outlook(
+        task=judged.task,
+        version=judged.version,
+        labels_per_day=judged.labels_per_day if labels_per_day is None else labels_per_day,
+        false_alarms_per_month=plan.false_alarms_per_month,
+        labels_min=plan.labels_min,
+        signals=signals,
+        days=days,
+        doubts=[one.doubt for one in judged.streams if one.doubt is not None],
+        sentences=list(_describe(judged, plan, reports)),
+    )
+
+
+def _look_ahead(report: StreamReport, upper: float, now_per_day: float, labels_per_day: float | None) -> SignalOutlook:
+    """The threshold grows with the labels a month, as far as it is not the least one."""
+    per_day = now_per_day if labels_per_day is None else labels_per_day
+    times = per_day / now_per_day if now_per_day and labels_per_day is not None else 1.0
+    threshold = max(planning.BETWEEN_MIN, report.threshold * times)
+    held, rate = max(BASELINE_MIN, upper), report.baseline.get("rate")
+    labels = {
+        str(points): planning.find_labels_to_detect(
+            held, points / 100, threshold * ALPHA, ALPHA, rate, dispersion=report.dispersion
+        )
+        for points in POINTS
+    }
+    return SignalOutlook(
+        signal=report.stream,
+        labels_per_day=per_day,
+        baseline=upper,
+        dispersion=report.dispersion,
+        labels=labels,
+        days={points: None if count is None or not per_day else count / per_day for points, count in labels.items()},
+    )
+
+
+def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Iterator[str]:
+    name = judged.version
+    yield (
+        f"You are woken when {name} becomes degraded: labels, complaints or judged pairs show more errors than their "
+        f"baseline, on {format_count(plan.labels_min, 'label', 'labels')} at least."
+    )
+    yield (
+        f"For nothing: at most {format_count(plan.false_alarms_per_month, 'time', 'times')} a month over all tasks and "
+        "versions, while errors keep to their baselines."
+    )
+    yield f"Suspect at most, for a person to look at: {'; '.join(DOUBTS.values())}; signals without labels."
+    for one in reports:
+        if one.doubt is not None:
+            yield f"Now {name} is kept suspect by {one.stream}: {DOUBTS[one.doubt]}."
+        if one.baseline.get("upper") is None:
+            yield f"{one.stream} has no baseline yet, so it finds nothing."
+        elif one.dispersion > DISPERSION_TOLD:
+            count = format_digits(one.dispersion)
+            yield f"Errors of {one.stream} come in clusters: about {count} labels count as one, so it takes longer."
+        if one.has_rhythm:
+            yield f"Errors of {one.stream} follow the day; bad hours are allowed for."
+    if not reports:
+        yield f"No label of {name} has come: nothing would be found."
+    held = [one for one in reports if isinstance(one.baseline.get("upper"), int | float)]
+    for one in held:
+        kind = KINDS.get(str(one.baseline.get("kind")), "its settings")
+        yield f"{one.stream} is held against at most {format_percent(one.baseline['upper'])} errors, from {kind}."
