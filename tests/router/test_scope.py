@@ -109,7 +109,9 @@ def test_a_model_of_an_earlier_release_is_read_and_scores_texts_as_a_whole(embed
     arrays = _FORM_BEFORE.arrays_of(replace(whole, **cut))
     header = _Header(embedding.name, None, before.mix, False, before.held_back_rows, list(before.ids), {})
     old = msgspec.structs.replace(header, shapes=list_shapes(arrays))
-    model = ScopeModel.from_bytes(_FORM_BEFORE.pack(old, arrays), embedding)
+    data = _FORM_BEFORE.pack(old, arrays)
+    assert data.startswith(b"apprentice coverage 2\n"), "its name in the store of earlier releases"
+    model = ScopeModel.from_bytes(data, embedding)
     text = "I want to return the lamp, it is broken. What a day! Where is my refund for the kettle?"
     assert len(model.parts(text).first) == 1
     assert ScopeModel.from_bytes(model.to_bytes(), embedding).score(text) == model.score(text)
