@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import beta
 
 from benchmarks.degradation_worlds import Bools, Floats
-from monitoring.quality.detectors import dependence
+from monitoring.quality.detectors import dependence, recent_values
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.signals import label_signal
 from monitoring.quality.signals.watch import FIRST_FEEDBACK
@@ -77,7 +77,7 @@ class Signals:
         self._begun_wrong = np.zeros((ALTERNATIVES, runs))
         self._observed, self._observed_wrong = np.zeros(runs), np.zeros(runs)
         self._started = np.zeros(runs)  # labels before the detector last began
-        self._recent, self._recent_wrong = 0.0, np.zeros(runs)
+        self._recent, self._recent_squares, self._recent_wrong = 0.0, 0.0, np.zeros(runs)
         self._labels, self._wrong = 0, np.zeros(runs)
         self._near = np.zeros(runs)
         self._open = {size: np.zeros(runs) for size in dependence.SIZES}
@@ -86,7 +86,7 @@ class Signals:
         self._counts = dict.fromkeys(dependence.SIZES, 0)
         self.exponent = np.full(runs, 1.0 / (1.0 + dependence.CAUTION * (dependence.PRIOR - 1.0)))
         self._moments = np.zeros((8, runs))
-        self.rhythm = np.zeros((2, runs))
+        self.rhythm = np.tile(np.array(dependence.FLAT)[:, None], (1, runs))
         self._began: Floats | None = None
         self._fitted, self._at = np.zeros(runs), np.zeros(runs)
 
@@ -94,6 +94,11 @@ class Signals:
     def dispersion(self) -> Floats:
         """The dispersion that labels show so far."""
         return (1.0 / self.exponent - 1.0) / dependence.CAUTION + 1.0
+
+    @property
+    def has_rhythm(self) -> Bools:
+        """In which runs errors follow the day."""
+        return np.asarray(self.rhythm[1:].any(axis=0))
 
     @property
     def is_first_day(self) -> Bools:
@@ -111,22 +116,30 @@ class Signals:
         if judged.any():
             self._observe(bad, cosine, sine, judged)
         ends = at - self._fitted >= dependence.DAY_SECONDS
-        was_first, had_rhythm = self.is_first_day, self.rhythm.any(axis=0)
+        was_first, had_rhythm = self.is_first_day, self.has_rhythm
         if ends.any():
             self._fit(ends, at)
         self._depend(bad, cosine, sine)
-        self._recent = (1.0 - 1.0 / 200) * self._recent + 1.0
-        self._recent_wrong = (1.0 - 1.0 / 200) * self._recent_wrong + bad
+        self._recent = recent_values.FADING * self._recent + 1.0
+        self._recent_squares = recent_values.FADING**2 * self._recent_squares + 1.0
+        self._recent_wrong = recent_values.FADING * self._recent_wrong + bad
         if self._labels == FIRST_FEEDBACK and self._is_own.any():
             self._hold_against(self._is_own)
         if ends.any():
             ended = was_first & ends & judged
             now = WEIGHTS @ self.sums
             self.most[ended] = now[ended]
-            again = ended & self._is_own
+            share = self._recent_wrong / self._recent
+            of, z2 = self._recent**2 / self._recent_squares, recent_values.Z_95**2
+            low = (share + z2 / (2 * of)) / (1 + z2 / of)
+            low -= recent_values.Z_95 / (1 + z2 / of) * np.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
+            lasts = ended & self._is_own & (low > self.held)
+            self.rhythm[:, lasts] = np.array(dependence.FLAT)[:, None]
+            self._moments[:, lasts] = 0.0
+            again = ended & self._is_own & ~lasts
             if again.any():
                 self._hold_against(again)
-            new = self.rhythm.any(axis=0) & ~had_rhythm & ~again & judged
+            new = self.has_rhythm & ~had_rhythm & ~again & ~lasts & judged
             self._restart(new & (ended | (now < DOUBTED)))
 
     def find_doubtful(self, these: Bools) -> Bools:
@@ -151,9 +164,12 @@ class Signals:
         return doubtful
 
     def _observe(self, bad: Bools, cosine: Floats, sine: Floats, judged: Bools) -> None:
-        wave: Bools = np.asarray(self.rhythm.any(axis=0))
+        wave: Bools = self.has_rhythm
         if wave.any():
-            self._set_logs(wave, np.maximum(1.0, 1.0 + self.rhythm[0] * cosine + self.rhythm[1] * sine))
+            self._set_logs(
+                wave,
+                np.clip(self.rhythm[0] + self.rhythm[1] * cosine + self.rhythm[2] * sine, 1.0, dependence.TIMES_MAX),
+            )
         room = dependence.NEAR * (self.held + dependence.CROWDED_POINTS)
         crowding = np.minimum(1.0, room / np.maximum(self._near, 1e-12))
         gains = np.where(bad, self._logs[1], self._logs[0]) * (self.exponent * crowding)
@@ -186,7 +202,9 @@ class Signals:
             if self._labels % size == 0:
                 total = self._open[size]
                 if size in self._before:
-                    ratio = (total - self._before[size]) ** 2 / (2.0 * size * variance)
+                    mean = (total + self._before[size]) / (2.0 * size)
+                    of = np.maximum(variance, mean * (1.0 - mean)) if size >= dependence.LARGE else variance
+                    ratio = (total - self._before[size]) ** 2 / (2.0 * size * of)
                     self._ratios[size] += np.minimum(most, ratio)
                     self._counts[size] += 1
                     if self._counts[size] >= dependence.BLOCKS_MAX:
@@ -209,11 +227,12 @@ class Signals:
         level, cosine, sine = np.linalg.solve(matrix, np.array([x, xc, xs]).T[:, :, None])[:, :, 0].T
         explained = level * x + cosine * xc + sine * xs - x * x / count
         statistic = explained / self._find_variance()[places]
-        had = self.rhythm[:, places].any(axis=0)
-        there = (statistic > np.where(had, dependence.RHYTHM_ENDS, dependence.RHYTHM_BEGINS)) & (level > 0.0)
-        most = np.maximum(level, np.hypot(cosine, sine))
-        kept = np.where(there, (statistic - 2.0) / np.where(there, statistic * most, 1.0), 0.0)
-        self.rhythm[:, places] = kept * cosine, kept * sine
+        had = self.rhythm[1:, places].any(axis=0)
+        mean = x / count
+        there = (statistic > np.where(had, dependence.RHYTHM_ENDS, dependence.RHYTHM_BEGINS)) & (mean > 0.0)
+        kept = np.where(there, (statistic - 2.0) / np.where(there, statistic, 1.0), 0.0)
+        share = kept / np.where(mean > 0.0, mean, 1.0)
+        self.rhythm[:, places] = 1.0 - kept + share * level, share * cosine, share * sine
         self._moments[:, places] *= 1.0 - 1.0 / dependence.DAYS
         self._fitted[places] = at[places]
         gone = np.zeros(self._runs, dtype=bool)
@@ -265,7 +284,7 @@ def find_alarms(bad: Bools, times: Floats, held: Held, bar: float) -> Alarms:
             continue
         suspect[enough] = np.minimum(suspect[enough], number + 1)
         degraded[enough & ~signals.find_doubtful(enough)] = number + 1
-    return Alarms(degraded, suspect, signals.dispersion, np.asarray(signals.rhythm.any(axis=0)))
+    return Alarms(degraded, suspect, signals.dispersion, signals.has_rhythm)
 
 
 def _lower(wrong: Floats, of: Floats) -> Floats:

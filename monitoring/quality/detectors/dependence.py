@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 
 SIZES = (8, 32, 128, 512)
+LARGE = 128
 RATIOS_MAX = (25.0, 25.0, 10.0, 10.0)
 """A ratio counts for so much at most: one lasting change is no cluster. Sums of few errors have heavier tails."""
 PRIOR = 1.02
@@ -41,6 +42,11 @@ RHYTHM_BEGINS, RHYTHM_ENDS = 12.0, 6.0
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
 
 
+FLAT = (1.0, 0.0, 0.0)
+"""No rhythm."""
+TIMES_MIN, TIMES_MAX = 0.2, 2.0
+
+
 class Blocks(msgspec.Struct, frozen=True, array_like=True):
     """Blocks of one size: the sum of the open one, that of the block before (None: there is none), the sum of the
     ratios of squared differences, and their number."""
@@ -55,20 +61,21 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
     """The dependence of a signal's labels, as far as they show it. JSON gives back the same, to the last bit.
 
     `labels`, `wrong` and `squares` are the number of labels, their sum and the sum of their squares; `passed` counts
-    repeats, which are passed over. `began_at` is the time of the first label, `fitted_at` when the rhythm was last
-    fitted, by `moments`: sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and badness·sin of the time of day.
-    `rhythm` is the relative height of the wave as cosine and sine.
+    labels that are passed over, `passed_weight` what they weigh. `began_at` is the time of the first label, `fitted_at`
+    when the rhythm was last fitted, by `moments`: sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and
+    badness·sin of the time of day. `rhythm` has the level, cosine and sine of the wave, in multiples of the mean label.
     """
 
     labels: int = 0
     passed: int = 0
+    passed_weight: float = 0.0
     wrong: float = 0.0
     squares: float = 0.0
     blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (Blocks(), Blocks(), Blocks(), Blocks())
     began_at: float | None = None
     fitted_at: float = 0.0
     moments: tuple[float, float, float, float, float, float, float, float] = (0.0,) * 8
-    rhythm: tuple[float, float] = (0.0, 0.0)
+    rhythm: tuple[float, float, float] = FLAT
 
     @property
     def is_first_day(self) -> bool:
@@ -78,7 +85,7 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_rhythm(self) -> bool:
         """Whether errors follow the day beyond chance."""
-        return self.rhythm != (0.0, 0.0)
+        return self.rhythm != FLAT
 
 
 class LabelTerms(NamedTuple):
@@ -108,11 +115,21 @@ def find_exponent_of(dispersion: float) -> float:
     return 1.0 / (1.0 + CAUTION * (dispersion - 1.0))
 
 
+def find_times(seen: Dependence, at: float) -> float:
+    """The errors at this time of day, as a multiple of their mean."""
+    level, cosine, sine = seen.rhythm
+    cosine_now, sine_now = find_wave(at)
+    return min(TIMES_MAX, max(TIMES_MIN, level + cosine * cosine_now + sine * sine_now))
+
+
 def find_terms(seen: Dependence, at: float) -> LabelTerms:
     """The terms of the next label, which comes at this time."""
-    cosine, sine = find_wave(at)
-    times = max(1.0, 1.0 + seen.rhythm[0] * cosine + seen.rhythm[1] * sine)
-    return LabelTerms(find_exponent(seen), times)
+    return LabelTerms(find_exponent(seen), max(1.0, find_times(seen, at)))
+
+
+def find_reverse_terms(seen: Dependence, at: float) -> LabelTerms:
+    """The terms on which a reverse test takes it: in the better hours fewer errors show no recovery."""
+    return LabelTerms(find_exponent(seen), min(1.0, find_times(seen, at)))
 
 
 def find_crowding(near: float, baseline: float) -> float:
@@ -128,11 +145,7 @@ def add_near(near: float, badness: float) -> float:
 
 def observe(seen: Dependence, badness: float, at: float) -> Dependence:
     """The dependence after a label, from 0 (right) to 1 (wrong)."""
-    began = at if seen.began_at is None else seen.began_at
-    fitted = began if seen.began_at is None else seen.fitted_at
-    seen = msgspec.structs.replace(seen, began_at=began, fitted_at=fitted)
-    if at - fitted >= DAY_SECONDS:
-        seen = _fit(seen, at)
+    seen = _move_clock(seen, at)
     labels, wrong, squares = seen.labels + 1, seen.wrong + badness, seen.squares + badness * badness
     variance = find_variance(labels, wrong, squares)
     cosine, sine = find_wave(at)
@@ -152,9 +165,20 @@ def observe(seen: Dependence, badness: float, at: float) -> Dependence:
     )
 
 
-def pass_over(seen: Dependence) -> Dependence:
-    """The dependence after a repeat of an earlier label."""
-    return msgspec.structs.replace(seen, passed=seen.passed + 1)
+def pass_over(seen: Dependence, weight: float, at: float) -> Dependence:
+    """The dependence after a label that says nothing of clusters: a repeat, or one of a degraded version."""
+    moved = _move_clock(seen, at)
+    return msgspec.structs.replace(moved, passed=seen.passed + 1, passed_weight=seen.passed_weight + weight)
+
+
+def count_repeated(seen: Dependence) -> float:
+    """The number of labels that weigh as much as one."""
+    return (seen.labels + seen.passed) / max(1.0, seen.labels + seen.passed_weight)
+
+
+def forget_rhythm(seen: Dependence) -> Dependence:
+    """The dependence without what it knows of the day: a slip that lasts looks like a rhythm on its first day."""
+    return msgspec.structs.replace(seen, rhythm=FLAT, moments=(0.0,) * 8)
 
 
 def find_variance(labels: float, wrong: float, squares: float) -> float:
@@ -169,6 +193,12 @@ def find_wave(at: float) -> tuple[float, float]:
     return math.cos(turn), math.sin(turn)
 
 
+def _move_clock(seen: Dependence, at: float) -> Dependence:
+    if seen.began_at is None:
+        return msgspec.structs.replace(seen, began_at=at, fitted_at=at)
+    return _fit(seen, at) if at - seen.fitted_at >= DAY_SECONDS else seen
+
+
 def _add(blocks: Blocks, badness: float, full: int | None, most: float, variance: float) -> Blocks:
     """The blocks after a label, which fills a block of `full` labels (None: it does not)."""
     total = blocks.open + badness
@@ -176,6 +206,9 @@ def _add(blocks: Blocks, badness: float, full: int | None, most: float, variance
         return Blocks(total, blocks.before, blocks.ratios, blocks.count)
     if blocks.before is None:
         return Blocks(0.0, total, blocks.ratios, blocks.count)
+    if full >= LARGE:
+        share = (total + blocks.before) / (2.0 * full)
+        variance = max(variance, share * (1.0 - share))  # of a slip that lasts, whose errors are more than the mean
     ratio = min(most, (total - blocks.before) ** 2 / (2.0 * full * variance))
     ratios, count = blocks.ratios + ratio, blocks.count + 1
     if count >= BLOCKS_MAX:
@@ -186,15 +219,16 @@ def _add(blocks: Blocks, badness: float, full: int | None, most: float, variance
 def _fit(seen: Dependence, at: float) -> Dependence:
     """The rhythm by least squares, shrunk by what chance brings, and none where it may be chance alone."""
     count, c, s, cc, cs, x, xc, xs = seen.moments
+    if not count:
+        return msgspec.structs.replace(seen, fitted_at=at)
     matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]) + 1e-6 * np.eye(3)
-    level, cosine, sine = np.linalg.solve(matrix, np.array([x, xc, xs]))
+    level, cosine, sine = (float(one) for one in np.linalg.solve(matrix, np.array([x, xc, xs])))
     mean = x / count
-    explained = level * x + cosine * xc + sine * xs - mean * x
-    statistic = float(explained / find_variance(seen.labels, seen.wrong, seen.squares))
-    rhythm = (0.0, 0.0)
-    if statistic > (RHYTHM_ENDS if seen.has_rhythm else RHYTHM_BEGINS) and level > 0.0:
-        kept = (statistic - 2.0) / (statistic * max(level, math.hypot(cosine, sine)))
-        rhythm = (float(kept * cosine), float(kept * sine))
+    statistic = (level * x + cosine * xc + sine * xs - mean * x) / find_variance(seen.labels, seen.wrong, seen.squares)
+    rhythm = FLAT
+    if mean > 0.0 and statistic > (RHYTHM_ENDS if seen.has_rhythm else RHYTHM_BEGINS):
+        kept = (statistic - 2.0) / statistic
+        rhythm = (1.0 + kept * (level / mean - 1.0), kept * cosine / mean, kept * sine / mean)
     fading = 1.0 - 1.0 / DAYS
     return msgspec.structs.replace(
         seen, fitted_at=at, rhythm=rhythm, moments=tuple([fading * one for one in seen.moments])

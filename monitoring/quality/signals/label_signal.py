@@ -154,15 +154,15 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """
         own = None if label.trusted else leave_one_out.get_group(roll, label.caller)
         if is_late:
-            return self._with_count(label.badness, own, at)
+            late = self._with_count(label.badness, own, at)
+            return msgspec.structs.replace(late, dependence=dependence.pass_over(self.dependence, 1.0, at))
         signal = self.begin_reverse_test(at) if is_degraded and self.reverse is None else self
         bad, counts = label.badness, may_teach(label, roll) and not is_degraded
         is_steady = counts and not is_doubted
         guard = signal.guard and _observe(signal.guard, label, at, roll, dependence.find_terms(signal.dependence, at))
         reverse = signal.reverse
         if reverse is not None and not is_early:
-            terms = LabelTerms(exponent=dependence.find_exponent(signal.dependence))
-            reverse = _observe(reverse, label, at, roll, terms)
+            reverse = _observe(reverse, label, at, roll, dependence.find_reverse_terms(signal.dependence, at))
         before, signal = (
             signal,
             msgspec.structs.replace(
@@ -175,12 +175,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
                 guard=guard,
                 reverse=reverse,
                 shares=signal._shares_after(label, at, roll) if guard is None else None,
-                dependence=signal._depend(label, at),
+                dependence=signal._depend(label, at, is_degraded),
             ),
         )
         if counts and before._is_learning:
             signal = signal._learn(own, bad, at)
-        return signal if is_degraded else signal._follow_day(before, at)
+        return signal._follow_day(before, at, is_degraded)
 
     def make_baseline(self, at: float, by: str, source: str) -> Baseline | None:
         """The baseline of another version that follows from these labels; None without any."""
@@ -285,22 +285,26 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         parts = [since, (max(0.0, lately.total), lately.weight)]
         return max(baselines.find_lower_bound(min(bad, of), of, DOUBT_CONFIDENCE) if of else 0.0 for bad, of in parts)
 
-    def _depend(self, label: Label, at: float) -> Dependence:
-        if label.weight < 1.0:
-            return dependence.pass_over(self.dependence)
+    def _depend(self, label: Label, at: float, is_degraded: bool) -> Dependence:
+        if label.weight < 1.0 or is_degraded:
+            return dependence.pass_over(self.dependence, label.weight, at)
         return dependence.observe(self.dependence, label.badness, at)
 
-    def _follow_day(self, before: LabelSignal, at: float) -> LabelSignal:
+    def _follow_day(self, before: LabelSignal, at: float, is_degraded: bool) -> LabelSignal:
         """The signal, where the label after `before` has ended its first day, or has shown a rhythm."""
         signal, is_new = self, self.dependence.has_rhythm and not before.dependence.has_rhythm
         ends = before._is_first_day and not self._is_first_day
         if ends and self.guard is not None:
             detectors = msgspec.structs.replace(self.guard.detectors, log_max=self.guard.detectors.log_now)
             signal = msgspec.structs.replace(self, guard=msgspec.structs.replace(self.guard, detectors=detectors))
-            if before._is_learning and before.baseline is not None:
+            if before._is_learning and before.baseline is not None and not is_degraded:
+                lately = recent_values.find_share_interval(self.recent)
+                if lately is not None and lately[0] > before.baseline.upper:  # no bad hour: it lasts to the same hour
+                    return msgspec.structs.replace(signal, dependence=dependence.forget_rhythm(self.dependence))
                 return signal.hold_against(signal._measure_first(at))
         # Evidence of a slip that lasts is not given up for a rhythm that the slip itself may have made.
-        return signal.restart(at) if is_new and (ends or not signal.is_doubted) else signal
+        restarts = is_new and not is_degraded and self.reverse is None and (ends or not signal.is_doubted)
+        return signal.restart(at) if restarts else signal
 
     def _with_count(self, bad: float, own: int | None, at: float) -> LabelSignal:
         """The signal with a label that no detector has seen."""
@@ -353,7 +357,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         error = (1.0 - CONFIDENCE) / 2
         confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
         seen = self.dependence
-        dispersion = dependence.find_dispersion(seen) * (seen.labels + seen.passed) / max(1, seen.labels)
+        dispersion = dependence.find_dispersion(seen) * dependence.count_repeated(seen)
         bounds = [
             baselines.measure(kind, bad, count, at, by, source, confidence, dispersion)
             for (bad, count), confidence in zip(((wrong, of), *without), confidences, strict=True)

@@ -16,23 +16,24 @@ from monitoring.quality.signals.entries import Label, Seen
 
 LATEST = 64
 KEY_CHARACTERS = 8
-WEIGHT_MIN = 0.1
-"""Where all callers send one input, a slip must still be found."""
+INPUT_WEIGHT_MIN, SESSION_WEIGHT_MIN = 0.2, 0.5
+"""Where all callers send one input, or name one session, a slip must still be found."""
 
 Latest = tuple[tuple[str, ...], ...]
 """The keys of the latest labels, oldest first: of their input, and of their session and subject."""
 
 
 def find_keys(seen: Seen) -> tuple[str, ...]:
-    """The keys of a request: two requests that have one in common are not independent."""
-    names = [*([] if seen.request_digest is None else [seen.request_digest]), *seen.handles]
-    return tuple([name.rpartition(":")[2][:KEY_CHARACTERS] for name in names if name])
+    """The keys of a request, that of its input first: two requests with one in common are not independent."""
+    return tuple([(name or "")[:KEY_CHARACTERS] for name in (seen.request_digest, *seen.handles)])
 
 
 def find_weight(latest: Latest, keys: tuple[str, ...]) -> float:
     """The weight of a label with these keys, above 0 and at most 1: equal parts for all that have one in common."""
-    common = sum(not set(keys).isdisjoint(earlier) for earlier in latest) if keys else 0
-    return max(WEIGHT_MIN, 1.0 / (1.0 + common))
+    inputs = sum(bool(keys[0]) and earlier[:1] == keys[:1] for earlier in latest)
+    others = sum(not set(keys[1:]).isdisjoint(earlier[1:]) for earlier in latest)
+    by_input, by_session = max(INPUT_WEIGHT_MIN, 1.0 / (1.0 + inputs)), max(SESSION_WEIGHT_MIN, 1.0 / (1.0 + others))
+    return min(by_input, by_session)
 
 
 def add_keys(latest: Latest, keys: tuple[str, ...]) -> Latest:
