@@ -64,7 +64,7 @@ DESIGNS: Mapping[str, Design | None] = {
 GOAL_LABELS, GOAL_ALPHA = 10_000, 0.05
 OWN_RUNS_TIMES = 10
 CLUSTERS_TIMES = 2
-LASTING_PART = 15
+LASTING_PART = 50
 """One run of a slip that lasts for so many of false alarms: it goes label by label through the monitor's own code."""
 OURS = ("known", "gate_1000", "gate_300", "guarded")
 FULL = "4 times the runs, other alternatives, and 12 months of the fleet; the CPU time is told at the end"
@@ -184,7 +184,8 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     )
     poison = degradation_fleet.poison(asked.runs, asked.labels, asked.alpha, asked.seed)
     costs = degradation_fleet.guard(asked.runs // 3, asked.labels, asked.alpha, POINTS[1:], asked.seed)
-    lasts = degradation_lasting.lasting(max(1, asked.runs // LASTING_PART), 2 * asked.labels, asked.alpha, asked.seed)
+    lasting_labels = 2 * asked.labels if asked.full else asked.labels // 4
+    lasts = degradation_lasting.lasting(max(1, asked.runs // LASTING_PART), lasting_labels, asked.alpha, asked.seed)
     clusters = degradation_clusters.find_false_alarms(
         asked.worlds, CLUSTERS_TIMES * asked.runs, asked.labels, asked.alpha, asked.seed
     )
