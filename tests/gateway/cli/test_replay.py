@@ -198,7 +198,7 @@ def test_a_change_that_is_not_found_has_no_delay_and_alarms_before_it_are_false(
 ) -> None:
     lines = [f"{n},{int(n < 40)},{int(n >= 300)}" for n in range(330)]
     found = told(capsys, written(tmp_path / "false.csv", ["time,outcome,change_point", *lines]), "--baseline", "0.05")
-    assert [one["to"] for one in found["verdict_changes"]] == ["suspect", "degraded", "healthy"]
+    assert [one["to"] for one in found["verdict_changes"]] == ["degraded", "healthy"]
     assert (found["figures"]["false_alarms"], found["figures"]["false_recoveries"]) == (1, 0)
     (change,) = found["changes"]
     assert (change["verdict_before"], change["verdict_label"], change["delay_labels"]) == ("healthy", None, None)
