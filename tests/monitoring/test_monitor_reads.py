@@ -288,7 +288,7 @@ async def test_only_what_is_new_is_judged(redis: Redis, begin: Begin) -> None:
 def test_ten_thousand_records_take_little_time(begin: Begin, client: Client) -> None:
     """Of one busy version; some 40 us each on an idle core. The bound leaves room for a busy one."""
     client.flushall()
-    one = served(findings=[], adapter_digest="a" * 71, stack="b" * 71, answer_id="c" * 40)
+    one = served(findings=[], adapter_digest="a" * 71, fingerprint="b" * 71, answer_id="c" * 40)
     began = int(time.time() * 1000) - 1_000_001
     pipeline = client.pipeline(transaction=False)
     for number in range(10_000):

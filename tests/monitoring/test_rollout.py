@@ -138,7 +138,7 @@ def test_late_feedback_is_no_request() -> None:
 def test_harm_in_any_signal_rolls_back_at_once(name: str, worse: dict[str, Any], words: str) -> None:
     plan = RolloutPlan(feedback_metric="correct")
     fine = good("active", contract_broken=False, badness=0.0)
-    found = judged(plan, *both(14, good("canary", **{"contract_broken": False, "badness": 0.0, **worse}), fine))
+    found = judged(plan, *both(80, good("canary", **{"contract_broken": False, "badness": 0.0, **worse}), fine))
     assert found.action == "roll_back"
     assert words in found.because
     assert [one for one in SIGNALS if found.evidence["signals"][one]["harm"]["shown"]] == [name]
@@ -267,7 +267,7 @@ def test_trusted_feedback_is_never_left_out() -> None:
 
 def test_first_caller_of_a_canary_is_not_alone_beside_the_active_versions_callers() -> None:
     failing = list(
-        both(30, good("canary", error=True, latency_seconds=None, caller="shop0"), good("active", caller="shop0"))
+        both(80, good("canary", error=True, latency_seconds=None, caller="shop0"), good("active", caller="shop0"))
     )
     used = raters.start_roll("returns@v1")
     for number in range(100):
