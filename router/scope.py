@@ -372,7 +372,8 @@ class ScopeModel:
         similarities = placed @ self.nearest[members].T.astype(np.float32)
         heard = _of_unit_length((classes - self.echo_middle) @ self.echo_axes)
         kept = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
-        alike = heard @ self.echoes[kept].T.astype(np.float32)
+        with np.errstate(invalid="ignore"):  # BLAS may set the flag by what it reads beyond a row; all here is finite
+            alike = heard @ self.echoes[kept].T.astype(np.float32)
         alike.partition(-min(ECHOES, alike.shape[1]), 1)
         similarities *= np.float32(1 / 127)
         first, nothing = classes.max(1), np.zeros(len(margins), np.float32)
