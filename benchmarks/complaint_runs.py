@@ -287,7 +287,7 @@ def first_alarms(many: Many, events: Events, thresholds: Numbers) -> Numbers:
 
 
 def in_order_of_arrival(bad: list[Numbers], baselines: Numbers, thresholds: Numbers) -> Numbers:
-    """After how many labels `slip.py` first alarms, a version a column: `bad` are its labels as they come, 0 or 1."""
+    """After how many labels `rising_errors.py` first alarms, a version a column: `bad` are its labels, 0 or 1."""
     longest = max(len(labels) for labels in bad)
     labels = np.full((longest, len(bad)), np.nan)
     for column, one in enumerate(bad):

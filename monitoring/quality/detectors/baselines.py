@@ -122,7 +122,7 @@ def find_upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
 def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
     """The rate that the true one is under with probability at most 1 - confidence. 0.0 where none is wrong.
 
-    Raises ValueError as `upper_bound` does.
+    Raises ValueError as `find_upper_bound` does.
     """
     _see_that_they_can_be(wrong, of, confidence)
     if wrong <= LEAST:

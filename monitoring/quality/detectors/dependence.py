@@ -40,8 +40,6 @@ DAYS = 14.0
 RHYTHM_BEGINS, RHYTHM_ENDS = 12.0, 6.0
 """Test statistics of a rhythm: by chance chi-squared with 2 degrees of freedom, over 12 once in 400 days."""
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
-
-
 FLAT = (1.0, 0.0, 0.0)
 """No rhythm."""
 TIMES_MIN, TIMES_MAX = 0.2, 2.0

@@ -2,10 +2,10 @@
 
 The first 500 values of a signal are its reference. Of a rate (did it happen or not) they give the exact two-sided 90%
 interval, of values the 5% and 95% quantiles, and how many values may at most lie outside of these. From then on two
-detectors (`slip.py`) run against these bounds: the rate has risen, or has fallen; values lie above the range, or below
-it, too often. Their mean is the evidence, with the claim of a single one. The order of the values does not matter to
-the claim, but their reference does: it has to be like what follows while nothing is wrong. A daily rhythm that 500
-values do not span, or a version that is slipping from its first request, is not seen for what it is.
+detectors (`rising_errors.py`) run against these bounds: the rate has risen, or has fallen; values lie above the range,
+or below it, too often. Their mean is the evidence, with the claim of a single one. The order of the values does not
+matter to the claim, but their reference does: it has to be like what follows while nothing is wrong. A daily rhythm
+that 500 values do not span, or a version that is slipping from its first request, is not seen for what it is.
 
 What is said is that something has changed, never that it is wrong: a signal makes a version suspect, and no more.
 

@@ -1,4 +1,4 @@
-"""A detector of a version that gets worse than another on the same inputs: `slip.py` for paired differences.
+"""A detector of a version that gets worse than another on the same inputs: `rising_errors.py` for paired differences.
 
 A difference D in [-1, 1] is the version's badness less the other's on one input. Shares of the largest stake that could
 lose all are bet on D above the margin d0, each with the factor 1 + stake·(D - d0)/(1 + d0), which is at most 1 on

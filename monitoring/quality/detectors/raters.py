@@ -1,4 +1,4 @@
-"""The guarded detector: `slip.py`, so that no caller and no rater of a caller moves a verdict alone.
+"""The guarded detector: `rising_errors.py`, so that no caller and no rater of a caller moves a verdict alone.
 
 Each caller is left out in turn, and each rater (`leave_one_out.py`): up to eight callers (raters) by themselves, and
 those after them in eight groups by their hash. Labels of trusted givers (operators, admins, reviewers) are in all

@@ -2,9 +2,9 @@
 
 Each caller who complains is left out in turn (`leave_one_out.py`), with its requests: up to four by themselves. Nothing
 is learned while the version is degraded. What was being learned by then begins again when that ends, or goes on where
-it was an admin's own verdict. The reverse test (`fewer.py`) has to refute that half as many complaints again as
-expected still come, about requests from after the verdict. It leaves nobody out. The expected number was learned of all
-callers: if one of those who rarely complain is left out, the others would never come down to it.
+it was an admin's own verdict. The reverse test (`complaint_recovery.py`) has to refute that half as many complaints
+again as expected still come, about requests from after the verdict. It leaves nobody out. The expected number was
+learned of all callers: if one of those who rarely complain is left out, the others would never come down to it.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

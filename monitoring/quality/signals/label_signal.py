@@ -163,20 +163,18 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         reverse = signal.reverse
         if reverse is not None and not is_early:
             reverse = _observe(reverse, label, at, roll, dependence.find_reverse_terms(signal.dependence, at))
-        before, signal = (
-            signal,
-            msgspec.structs.replace(
-                signal._with_count(bad, own, at),
-                steady=signal.steady + is_steady,
-                steady_wrong=signal.steady_wrong + (bad if is_steady else 0.0),
-                steadies=_with_part(signal.steadies, own, bad) if is_steady else signal.steadies,
-                begun=signal.begun,
-                apart=signal.apart + (reverse is not None),
-                guard=guard,
-                reverse=reverse,
-                shares=signal._shares_after(label, at, roll) if guard is None else None,
-                dependence=signal._depend(label, at, is_degraded),
-            ),
+        before = signal
+        signal = msgspec.structs.replace(
+            signal._with_count(bad, own, at),
+            steady=signal.steady + is_steady,
+            steady_wrong=signal.steady_wrong + (bad if is_steady else 0.0),
+            steadies=_with_part(signal.steadies, own, bad) if is_steady else signal.steadies,
+            begun=signal.begun,
+            apart=signal.apart + (reverse is not None),
+            guard=guard,
+            reverse=reverse,
+            shares=signal._shares_after(label, at, roll) if guard is None else None,
+            dependence=signal._depend(label, at, is_degraded),
         )
         if counts and before._is_learning:
             signal = signal._learn(own, bad, at)

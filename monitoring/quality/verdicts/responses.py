@@ -1,8 +1,8 @@
 """The verdicts and responses that follow from the judgements of a task's versions. Pure.
 
 `respond` moves a task's quality; admins overrule it by `pin`, `release` and `undo`. Each change is an Action with its
-evidence and the state before it. The error rates of verdicts are those of the signals (slip.py). Phases of versions
-move by `phases.next_phase`.
+evidence and the state before it. The error rates of verdicts are those of the signals (rising_errors.py). Phases of
+versions move by `phases.next_phase`.
 """
 
 from __future__ import annotations
