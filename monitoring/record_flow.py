@@ -242,6 +242,8 @@ class RecordFlow:
             while len(self._handles) > HANDLES_MAX:
                 self._handles.popitem(last=False)
             self.buffer.forget(batch)
+            # The sender may wait for a record in memory: it stored this batch while the batch was being written here.
+            self.buffer.wake()
             if dropped:
                 self._report.dropped(dropped)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from monitoring.records import STREAM_KEY, Joined, Record, RecordBuffer
 from monitoring.spool import Spool
 from tests.monitoring.test_records import RETENTION_SECONDS, judgement, record, stream_of
 from tests.monitoring.test_spool import no_file_left
-from tests.waiting import until
+from tests.waiting import DEADLINE_SECONDS, until
 
 PACE = Pace(flush_interval_seconds=0.005, spool_after_seconds=0.05, spool_sync_interval_seconds=0.05)
 
@@ -130,6 +131,33 @@ async def test_while_redis_is_away_records_lie_on_disk_and_then_come_in_their_or
     assert await flowing.stored() == ids(made)
     assert flowing.dropped == []
     assert not list(flowing.spool._folder.glob("*.spool"))
+
+
+async def test_records_stored_while_they_are_spooled_leave_the_spool(
+    flowing: Flowing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, may_write, written = threading.Event(), threading.Event(), threading.Event()
+    append = flowing.spool.append
+
+    def append_late(payloads: list[bytes], first_at: float) -> int:
+        asked.set()
+        assert may_write.wait(DEADLINE_SECONDS)
+        dropped = append(payloads, first_at)
+        written.set()
+        return dropped
+
+    monkeypatch.setattr(flowing.spool, "append", append_late)
+    flowing.door.hangs = True
+    flowing.door.open.clear()
+    async with flowing.running():
+        made = flowing.put(5)
+        await until(asked.is_set)
+        flowing.door.open.set()
+        await until(lambda: not len(flowing.buffer))
+        may_write.set()
+        await until(written.is_set)
+        await until(lambda: not flowing.flow.pending)
+    assert await flowing.stored() == ids(made)
 
 
 async def test_a_redis_that_hangs_keeps_no_record_in_memory_for_long(flowing: Flowing) -> None:
