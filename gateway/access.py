@@ -41,8 +41,8 @@ def unix_seconds(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        found = datetime.fromisoformat(value)
-        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise ValueError("it must be a date or a time as in 2026-12-01 or 2026-12-01T09:30:00Z") from None
 
@@ -107,10 +107,10 @@ def _asked_rightly(request: Request, caller: Caller) -> Caller:
     if not request.query_params:
         return caller
     route: APIRoute = request.scope["route"]
-    known = [field.alias for field in route.dependant.query_params]
-    unknown = [name for name in request.query_params if name not in known]
+    parameters = [field.alias for field in route.dependant.query_params]
+    unknown = [name for name in request.query_params if name not in parameters]
     if unknown:
-        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        takes = f"it takes {', '.join(parameters)}" if parameters else "it takes none"
         named = ", ".join(name[:80] for name in dict.fromkeys(unknown))
         raise Problem("unknown_parameter", f"The address has no parameter {named[:400]}: {takes}.", unknown[0][:80])
     return caller
@@ -146,8 +146,8 @@ def known_task(services: Services, task: str, *, param: str | None = "task", of:
 async def known_version(services: Services, task: str, version: str) -> str:
     """The version. Raises Problem (404) where the task has no such version, or no more."""
     known_task(services, task)
-    found = (await services.snapshot.refresh()).versions.get(version)
-    if found is None or found.task != task or found.state == "retired":
+    entry = (await services.snapshot.refresh()).versions.get(version)
+    if entry is None or entry.task != task or entry.state == "retired":
         raise Problem("not_found", f"{task} has no version {version[:80]!r}.", "version")
     return version
 

@@ -57,11 +57,11 @@ class AccessLog:
             self._until = now + SILENT_SECONDS
         host = peer[0] if peer is not None else ""
         of = (event, host, public if known else "")
-        told = self._told[known]
-        if of in told or len(told) >= LINES_MAX:
+        events = self._told[known]
+        if of in events or len(events) >= LINES_MAX:
             self._left_out += 1
             return
-        told.add(of)
+        events.add(of)
         extra: dict[str, Any] = {"peer": host, "listener": _shown(listener), "path": path[:PATH_LENGTH_MAX]}
         log.log(level, event, extra=extra | {"key": public, "left_out": self._left_out})
         self._left_out = 0

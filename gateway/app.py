@@ -271,8 +271,8 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
         store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)
         reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, fingerprints, bases, http, meters))
         audit, stirred = Audit(redis), asyncio.Event()
-        taken = lambda found: _take_in(found, fleet, reconciler, meters, stirred)  # noqa: E731
-        snapshot = await _snapshot_keeper(settings, redis, audit, taken, meters, registry)
+        take_in = lambda current: _take_in(current, fleet, reconciler, meters, stirred)  # noqa: E731
+        snapshot = await _snapshot_keeper(settings, redis, audit, take_in, meters, registry)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
@@ -390,9 +390,9 @@ def _placer(
     http: httpx.AsyncClient,
     meters: Meters,
 ) -> Placer:
-    ours = {pool: fingerprints[pool] for pool in bases}
-    told = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
-    return Placer(fleet, redis, store, ours, http, told)
+    fingerprints_of_pools = {pool: fingerprints[pool] for pool in bases}
+    note_load = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
+    return Placer(fleet, redis, store, fingerprints_of_pools, http, note_load)
 
 
 async def _snapshot_keeper(

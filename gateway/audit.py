@@ -68,5 +68,5 @@ async def read_audit(
     newest: Annotated[bool, Query(description="The newest first, not the oldest.")] = False,
 ) -> dict[str, Any]:
     """The audit, oldest first. Hash-chained. `next_after` is the `after` that goes on from there, null at its end."""
-    found = await services_of(request).audit.find(Wanted(action, of, actor, since), after, limit, newest)
-    return {"entries": [msgspec.to_builtins(entry) for entry in found.entries], "next_after": found.next_after}
+    page = await services_of(request).audit.find(Wanted(action, of, actor, since), after, limit, newest)
+    return {"entries": [msgspec.to_builtins(entry) for entry in page.entries], "next_after": page.next_after}

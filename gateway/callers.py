@@ -47,8 +47,8 @@ class CallerLimits:
 
 def limits_of(raw: Mapping[str, float | None] | Mapping[LimitName, float | None] | None) -> CallerLimits | None:
     """The limits of these values; None where no value is set. Raises TypeError for a name that is no limit."""
-    given = {name: value for name, value in (raw or {}).items() if value is not None}
-    return CallerLimits(**given) if given else None  # type: ignore[arg-type]
+    values = {name: value for name, value in (raw or {}).items() if value is not None}
+    return CallerLimits(**values) if values else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Caller:
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in Redis: no secret is in it, only its digest. What is not set is left out."""
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "name": self.name,
             "role": self.role,
             "secret_digest": self.secret_digest,
@@ -101,16 +101,16 @@ class Caller:
             "expires_at": self.expires_at,
         }
         if self.limits is not None:
-            found["limits"] = dict(self.limits.items())
+            fields["limits"] = dict(self.limits.items())
         if self.former is not None:
-            found["former"] = {"secret_digest": self.former.secret_digest, "until": self.former.until}
+            fields["former"] = {"secret_digest": self.former.secret_digest, "until": self.former.until}
         if self.unknown_fields is not None:
-            found["unknown_fields"] = self.unknown_fields
+            fields["unknown_fields"] = self.unknown_fields
         if self.person != self.name:
-            found["owner"] = self.owner
+            fields["owner"] = self.owner
         if self.pending is not None:
-            found["pending"] = self.pending
-        return found
+            fields["pending"] = self.pending
+        return fields
 
     @staticmethod
     def from_json(public: str, raw: Mapping[str, Any]) -> Caller:
@@ -156,9 +156,9 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pending: str | None = None
 
 
-def same_owner(one: str, other: str) -> bool:
+def same_owner(owner: str, other: str) -> bool:
     """True if two names of owners are those of one person: white space and case do not count."""
-    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
+    return " ".join(owner.split()).casefold() == " ".join(other.split()).casefold()
 
 
 def new_secret() -> tuple[str, str]:

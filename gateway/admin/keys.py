@@ -130,15 +130,15 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
     """Change a key's limits, models, name, owner or expiry."""
     services = services_of(request)
     before, generation = await _kept(services, public)
-    given = body.model_fields_set
+    set_fields = body.model_fields_set
     changed = replace(
         before,
         name=body.name if body.name is not None else before.name,
         owner=body.owner or before.person,
         models=frozenset(body.models) if body.models is not None else before.models,
-        expires_at=body.expires_at if "expires_at" in given else before.expires_at,
-        limits=_limits_changed(before, body) if "limits" in given else before.limits,
-        unknown_fields=body.unknown_fields if "unknown_fields" in given else before.unknown_fields,
+        expires_at=body.expires_at if "expires_at" in set_fields else before.expires_at,
+        limits=_limits_changed(before, body) if "limits" in set_fields else before.limits,
+        unknown_fields=body.unknown_fields if "unknown_fields" in set_fields else before.unknown_fields,
     )
     if changed.expires_at != before.expires_at:
         _see_that_it_is_to_come(changed.expires_at)
@@ -187,8 +187,8 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
         raise _no_key(public)
     step = audited(services, admin)
     step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role", "owner")}, None)
-    gone = Change(ObjectStore(services.redis, "callers"), public, None)  # whatever it says
-    await step.take([gone, *owner_remembered(services, public, before)])
+    removal = Change(ObjectStore(services.redis, "callers"), public, None)  # whatever it says
+    await step.take([removal, *owner_remembered(services, public, before)])
     await services.snapshot.refresh()
     return {"public": public}
 
@@ -196,8 +196,12 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
 def _unknown_models(services: Services, models: list[str]) -> list[str]:
     """Warnings of names that nothing has that can be asked for now; a version may still come."""
     snapshot, settings = services.snapshot.current, services.settings
-    known = {"*", AUTO, *settings.tasks, *settings.pools, *snapshot.versions}
-    return [f"Nothing is named {name!r}: the key can ask for it once there is." for name in models if name not in known]
+    models_here = {"*", AUTO, *settings.tasks, *settings.pools, *snapshot.versions}
+    return [
+        f"Nothing is named {name!r}: the key can ask for it once there is."
+        for name in models
+        if name not in models_here
+    ]
 
 
 async def _kept(services: Services, public: str) -> tuple[Caller, int]:

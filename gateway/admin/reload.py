@@ -116,7 +116,7 @@ async def reload(services: Services, actor: str, dry_run: bool = False) -> Reloa
     """
     async with services.deployment.turn:
         try:
-            found = await _read_again(services, actor, dry_run)
+            reloaded = await _read_again(services, actor, dry_run)
         except Problem as problem:
             if not dry_run:
                 services.meters.configuration_reloads.add(1, "refused")
@@ -127,12 +127,12 @@ async def reload(services: Services, actor: str, dry_run: bool = False) -> Reloa
             log.error("the configuration was not taken, the old one stays: the audit can't be written: %s", error)
             raise
         if not dry_run:
-            services.meters.configuration_reloads.add(1, found.outcome)
-            keys = ", ".join(change.path for change in found.changes) or "nothing"
+            services.meters.configuration_reloads.add(1, reloaded.outcome)
+            keys = ", ".join(change.path for change in reloaded.changes) or "nothing"
             log.info("the configuration was read again; changed: %s", keys)
-    if found.outcome == "applied":
+    if reloaded.outcome == "applied":
         await check_health(services)  # whoever is new in the fleet
-    return found
+    return reloaded
 
 
 async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded:
@@ -148,13 +148,13 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
         raise Problem("restart_required", f"These need a restart, and nothing was changed: {', '.join(fixed)}.")
     if changes:
         parts = parts_of(settings)
-        told = changes[:AUDITED_MAX]
+        audited_changes = changes[:AUDITED_MAX]
         await services.audit.append(
             actor,
             "configuration.reload",
             config.name,
-            before={change.path: _cut(change.before) for change in told},
-            after={change.path: _cut(change.after) for change in told},
+            before={change.path: _cut(change.before) for change in audited_changes},
+            after={change.path: _cut(change.after) for change in audited_changes},
             evidence={"changes": len(changes)},
         )
         go_by(services, settings, parts)
@@ -216,13 +216,13 @@ def restarts(before: Settings, after: Settings, changes: tuple[SettingChange, ..
 
 
 def _is_changeable(path: str) -> bool:
-    return any(re.fullmatch(_pattern(known), path) for known in CHANGEABLE)
+    return any(re.fullmatch(_pattern(pattern), path) for pattern in CHANGEABLE)
 
 
-def _pattern(known: str) -> str:
-    if known.endswith(".*"):
-        return _pattern(known[:-2]) + r"(\..*)?"
-    return re.escape(known).replace(r"\*", r"[^.]+")
+def _pattern(changeable: str) -> str:
+    if changeable.endswith(".*"):
+        return _pattern(changeable[:-2]) + r"(\..*)?"
+    return re.escape(changeable).replace(r"\*", r"[^.]+")
 
 
 def _differences(path: str, before: Any, after: Any) -> Iterator[SettingChange]:
@@ -236,8 +236,12 @@ def _differences(path: str, before: Any, after: Any) -> Iterator[SettingChange]:
 
 def _by_name(value: Any) -> Any:
     """A list of named sections as sections by name."""
-    if isinstance(value, tuple) and value and all(isinstance(one, Mapping) and "name" in one for one in value):
-        return {one["name"]: one for one in value}
+    if (
+        isinstance(value, tuple)
+        and value
+        and all(isinstance(section, Mapping) and "name" in section for section in value)
+    ):
+        return {section["name"]: section for section in value}
     return value
 
 
@@ -246,7 +250,7 @@ def _shown(path: str, value: Any) -> Any:
         return HIDDEN
     value = _by_name(value)
     if isinstance(value, Mapping):
-        return {name: _shown(f"{path}.{name}", one) for name, one in value.items() if one is not None}
+        return {name: _shown(f"{path}.{name}", part) for name, part in value.items() if part is not None}
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, tuple):

@@ -18,9 +18,11 @@ async def reload_configuration(
     request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only tell what would change.")] = False
 ) -> dict[str, Any]:
     """Reload the configuration, whole or not at all."""
-    found = await reload(services_of(request), admin.public, dry_run)
+    reloaded = await reload(services_of(request), admin.public, dry_run)
     return {
-        "outcome": found.outcome,
-        "changes": [{"path": one.path, "before": one.before, "after": one.after} for one in found.changes],
-        "restart_required": list(found.restart_required),
+        "outcome": reloaded.outcome,
+        "changes": [
+            {"path": change.path, "before": change.before, "after": change.after} for change in reloaded.changes
+        ],
+        "restart_required": list(reloaded.restart_required),
     }

@@ -88,12 +88,12 @@ class StateIn(Body):
 
     def objects(self) -> Objects:
         """The same, as the pure part reads it."""
-        found: dict[Kind, dict[str, FileObject]] = {}
+        objects: dict[Kind, dict[str, FileObject]] = {}
         for kind in KINDS:
             section: dict[str, HeldIn] | None = getattr(self, kind)
             if section is not None:
-                found[kind] = {name: FileObject(one.generation, one.value) for name, one in section.items()}
-        return found
+                objects[kind] = {name: FileObject(entry.generation, entry.value) for name, entry in section.items()}
+        return objects
 
 
 class ApplyIn(Body):
@@ -149,15 +149,15 @@ async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     services = services_of(request)
     async with services.adapters.uploads.receive(request) as upload:
         try:
-            told = await asyncio.to_thread(manifests.read_manifest, upload.manifest)
+            manifest = await asyncio.to_thread(manifests.read_manifest, upload.manifest)
             pool = upload.fields.get("pool") or ""
             if pool not in services.adapters.bases:
                 raise Problem("not_found", f"There is no pool {pool[:80]!r} that takes adapters.", "pool")
-            claimed, limits = told.base_fingerprint, limits_of(services, pool)
+            claimed, limits = manifest.base_fingerprint, limits_of(services, pool)
             base, folder = services.adapters.bases[pool], upload.folder
             artifact = await asyncio.to_thread(verify, folder, base, limits, claimed_fingerprint=claimed)
-            told_of = {"digest": artifact.digest, "pool": pool, "size_bytes": artifact.size_bytes}
-            await enter_event(services, admin, "adapter.store", artifact.digest, told_of)
+            event = {"digest": artifact.digest, "pool": pool, "size_bytes": artifact.size_bytes}
+            await enter_event(services, admin, "adapter.store", artifact.digest, event)
             await asyncio.to_thread(services.adapters.store.put, upload.folder, artifact)
         except (ArtifactError, ManifestError) as error:
             raise Problem("adapter_rejected", str(error), "path") from error
@@ -215,10 +215,10 @@ async def _read(services: Services, admin: Caller, state: StateIn, present: Obje
 
 def _see_that_all_can_be_read(present: Objects) -> None:
     for kind, section in present.items():
-        for name, held in section.items():
-            if held.value is not None:
+        for name, entry in section.items():
+            if entry.value is not None:
                 with reading(kind, name):
-                    READERS[kind](name, held.value)
+                    READERS[kind](name, entry.value)
 
 
 async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, str], int]) -> None:
@@ -234,11 +234,11 @@ async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, st
 def _steps(services: Services, present: Objects, file: Objects, prune: bool) -> Steps:
     """All steps, with a note where a key's models are none of this installation."""
     previous_versions = {name: task.previous_versions_kept for name, task in services.settings.tasks.items()}
-    known = {"*", *previous_versions, *services.settings.pools, *present["versions"], *file.get("versions", {})}
+    models_known = {"*", *previous_versions, *services.settings.pools, *present["versions"], *file.get("versions", {})}
     steps = differences(present, file, prune, previous_versions)
     for at, step in enumerate(steps):
         models = (step.after or {}).get("models") or () if step.kind == "callers" else ()
-        unknown = [name[:80] for name in models if name not in known]
+        unknown = [name[:80] for name in models if name not in models_known]
         if unknown:
             steps[at] = replace(step, note=f"there is no model {', '.join(unknown)} here")
     return steps
@@ -252,14 +252,14 @@ async def _present(redis: Redis) -> Objects:
             pipe.hgetall(object_store.values)
             pipe.hgetall(object_store.generation_names)
         raw: list[Mapping[bytes, bytes]] = await pipe.execute()
-    found: dict[Kind, dict[str, FileObject]] = {}
+    objects: dict[Kind, dict[str, FileObject]] = {}
     for kind, values, generations in zip(KINDS, raw[::2], raw[1::2], strict=True):
-        held = {name.decode(): FileObject(int(generation), None) for name, generation in generations.items()}
+        section = {name.decode(): FileObject(int(generation), None) for name, generation in generations.items()}
         for name, value in values.items():
-            generation = held.get(name.decode(), ABSENT).generation
-            held[name.decode()] = FileObject(generation, msgspec.json.decode(value, type=dict[str, Any]))
-        found[kind] = held
-    return found
+            generation = section.get(name.decode(), ABSENT).generation
+            section[name.decode()] = FileObject(generation, msgspec.json.decode(value, type=dict[str, Any]))
+        objects[kind] = section
+    return objects
 
 
 async def _make_versions(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
@@ -293,8 +293,8 @@ async def _make_versions(services: Services, admin: Caller, steps: Steps, eviden
 
 async def _place(services: Services, admin: Caller, steps: Steps, wait_seconds: float) -> tuple[Steps, Steps]:
     """Stage what an alias needs, and wait. What is placed, and what is not yet. Raises Problem where one failed."""
-    wanted = {step.name: step for step in steps if step.action == "stage"}
-    for name in wanted:
+    stagings = {step.name: step for step in steps if step.action == "stage"}
+    for name in stagings:
         with conflicts():
             before = (await services.registry.version(name)).state
             if before not in PLACED and before != "staging":
@@ -302,14 +302,16 @@ async def _place(services: Services, admin: Caller, steps: Steps, wait_seconds: 
     until = time.monotonic() + wait_seconds
     while True:
         await services.snapshot.refresh()
-        states = {name: await services.registry.version(name) for name in wanted}
+        states = {name: await services.registry.version(name) for name in stagings}
         failed = [version for version in states.values() if version.state not in PLACED | {"staging"}]
         if failed:
-            text = "; ".join(f"{one.name} was not loaded and is {one.state}: {one.note}" for one in failed)
+            text = "; ".join(
+                f"{version.name} was not loaded and is {version.state}: {version.note}" for version in failed
+            )
             raise Problem("state_conflict", f"{text}. Aliases, rules and keys are as they were.")
-        pending = [wanted[name] for name, version in states.items() if version.state == "staging"]
+        pending = [stagings[name] for name, version in states.items() if version.state == "staging"]
         if not pending or time.monotonic() >= until:
-            return [step for step in wanted.values() if step not in pending], pending
+            return [step for step in stagings.values() if step not in pending], pending
         await services.snapshot.next(POLL_SECONDS)
 
 
@@ -413,6 +415,6 @@ def _noted(services: Services, admin: Caller, steps: Steps, evidence: dict[str, 
     noted = audited(services, admin)
     for step in steps:
         before, after = shown(step.kind, step.before), shown(step.kind, step.after)
-        told = {**evidence, "changed": step.changed} if step.changed else evidence
-        noted.note("state.apply", step.name, before, after, told, step.generation + 1)
+        step_evidence = {**evidence, "changed": step.changed} if step.changed else evidence
+        noted.note("state.apply", step.name, before, after, step_evidence, step.generation + 1)
     return noted

@@ -76,18 +76,18 @@ class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def valid(file: Objects) -> Objects:
     """The file, each of its objects in the one form of its kind. Raises Problem (400) that names the one at fault."""
-    found: dict[Kind, dict[str, FileObject]] = {}
+    objects: dict[Kind, dict[str, FileObject]] = {}
     for kind, section in file.items():
-        found[kind] = {}
-        for name, held in section.items():
+        objects[kind] = {}
+        for name, entry in section.items():
             try:
-                json.dumps(held.value, allow_nan=False)  # no NaN: the audit and Redis hold JSON
-                value = None if held.value is None else _formed(kind, name, held.value)
+                json.dumps(entry.value, allow_nan=False)  # no NaN: the audit and Redis hold JSON
+                value = None if entry.value is None else _formed(kind, name, entry.value)
             except (ValueError, KeyError, TypeError, ContractError, ManifestError, msgspec.ValidationError) as error:
                 text = f"{kind}: {name[:80]} {_said(error).rstrip('.')}."
                 raise Problem("invalid_value", text, kind) from None
-            found[kind][name] = FileObject(held.generation, value)
-    return found
+            objects[kind][name] = FileObject(entry.generation, value)
+    return objects
 
 
 def _said(error: Exception) -> str:
@@ -96,9 +96,9 @@ def _said(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         place, text, kind = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "), first["type"]
-    elif (found := OF_MSGSPEC.fullmatch(text)) is not None:
-        kind = {"missing required": "missing", "contains unknown": "extra_forbidden"}[found["kind"]]
-        place = ".".join(filter(None, (found["inside"], found["field"])))
+    elif (match := OF_MSGSPEC.fullmatch(text)) is not None:
+        kind = {"missing required": "missing", "contains unknown": "extra_forbidden"}[match["kind"]]
+        place = ".".join(filter(None, (match["inside"], match["field"])))
     elif isinstance(error, msgspec.ValidationError):
         text, _, path = text.partition(" - at `$.")
         place = path.rstrip("`")
@@ -315,13 +315,13 @@ def with_pending(services: Services, admin: Caller, present: Objects, file: Obje
     if not services.settings.release.approver_must_differ or "callers" not in file:
         return file
     callers = dict(file["callers"])
-    for name, held in callers.items():
-        if held.value is None or held.value["role"] != "admin":
+    for name, entry in callers.items():
+        if entry.value is None or entry.value["role"] != "admin":
             continue
         here = present["callers"].get(name)
-        known = here.value if here is not None else None
-        is_admin = known is not None and known["role"] == "admin"
-        pending = (known or {}).get("pending") if is_admin else admin.person
-        value = replace(Caller.from_json(name, held.value), pending=pending).to_json()
-        callers[name] = FileObject(held.generation, value)
+        caller_here = here.value if here is not None else None
+        is_admin = caller_here is not None and caller_here["role"] == "admin"
+        pending = (caller_here or {}).get("pending") if is_admin else admin.person
+        value = replace(Caller.from_json(name, entry.value), pending=pending).to_json()
+        callers[name] = FileObject(entry.generation, value)
     return {**file, "callers": callers}

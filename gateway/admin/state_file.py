@@ -103,9 +103,9 @@ def written(objects: Objects, installation: str) -> dict[str, Any]:
     """The file's content, sorted by name, so that the same state is the same text. What is gone is left out."""
     kinds: dict[str, Any] = {
         kind: {
-            name: {"generation": held.generation, "value": held.value}
-            for name, held in sorted(objects[kind].items())
-            if held.value is not None
+            name: {"generation": entry.generation, "value": entry.value}
+            for name, entry in sorted(objects[kind].items())
+            if entry.value is not None
         }
         for kind in KINDS
         if kind in objects
@@ -130,7 +130,7 @@ def rebased(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], i
         return left_at.get((kind, name), unknown)
 
     return {
-        kind: {name: FileObject(expected(kind, name), held.value) for name, held in section.items()}
+        kind: {name: FileObject(expected(kind, name), entry.value) for name, entry in section.items()}
         for kind, section in file.items()
     }
 
@@ -151,9 +151,9 @@ def differences(
     aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, alias_content)]
     others = [step for kind in KINDS[2:] for step in _steps(kind, present, file, prune, _json)]
     created = [step for step in versions if step.action == "create"]
-    taken = {name for alias in _aliases_then(present, aliases) for name in _names(alias)}
-    given_up = [_unless_taken(step, taken) for step in versions if step.action != "create"]
-    there = {name: held for name, held in present["versions"].items() if held.value is not None}
+    names_in_use = {name for alias in _aliases_then(present, aliases) for name in _names(alias)}
+    given_up = [_unless_taken(step, names_in_use) for step in versions if step.action != "create"]
+    there = {name: entry for name, entry in present["versions"].items() if entry.value is not None}
     there |= {step.name: FileObject(step.generation, step.after) for step in created}
     staged = list(_stagings(there, aliases))
     beside = _previous_versions(there, aliases, {step.name for step in staged}, previous_versions or {})
@@ -163,46 +163,46 @@ def differences(
 def kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
     """What stands here and is not spoken of by the file, though its kind is."""
     for kind in KINDS:
-        for name, held in sorted(present[kind].items()):
-            if kind in file and held.value is not None and name not in file[kind]:
+        for name, entry in sorted(present[kind].items()):
+            if kind in file and entry.value is not None and name not in file[kind]:
                 yield kind, name
 
 
 def retired_here(present: Objects, file: Objects) -> list[str]:
     """Versions that were given up here and not in the file. They stay so: no version comes back from there."""
-    wanted = {name: held.value for name, held in file.get("versions", {}).items()}
+    values = {name: entry.value for name, entry in file.get("versions", {}).items()}
     return sorted(
         name
-        for name, held in present["versions"].items()
-        if held.value is not None
-        and held.value["state"] in GIVEN_UP
-        and (value := wanted.get(name)) is not None
+        for name, entry in present["versions"].items()
+        if entry.value is not None
+        and entry.value["state"] in GIVEN_UP
+        and (value := values.get(name)) is not None
         and value.get("state") not in GIVEN_UP
     )
 
 
 def _version_steps(present: Objects, file: Objects) -> Iterator[Difference]:
     """Versions that are to be made, and those that are to be retired."""
-    for name, wanted in sorted(file.get("versions", {}).items()):
+    for name, entry in sorted(file.get("versions", {}).items()):
         here = present["versions"].get(name, ABSENT)
-        action, after, note = _version_step(here.value, wanted.value)
+        action, after, note = _version_step(here.value, entry.value)
         if action is not None:
-            yield Difference("versions", name, action, here.value, after, here.generation, wanted.generation, note)
+            yield Difference("versions", name, action, here.value, after, here.generation, entry.generation, note)
 
 
 def _version_step(
-    before: dict[str, Any] | None, wanted: dict[str, Any] | None
+    before: dict[str, Any] | None, version: dict[str, Any] | None
 ) -> tuple[Action | None, dict[str, Any] | None, str]:
     """What is to be done about a version (None: nothing), what it is then, and why it can't be done where it can't."""
-    if wanted is None:
+    if version is None:
         note = "a version is never removed: write the state retired, to give it up"
         return (None if before is None else "conflict"), None, note
     if before is None:
-        return "create", _as_made(wanted), ""
-    different = [key for key in IDENTITY if before.get(key) != wanted.get(key)]
+        return "create", _as_made(version), ""
+    different = [key for key in IDENTITY if before.get(key) != version.get(key)]
     if different:
-        return "conflict", wanted, f"here this name stands for another version ({', '.join(different)} differ)"
-    if wanted.get("state") in GIVEN_UP and before["state"] not in GIVEN_UP:
+        return "conflict", version, f"here this name stands for another version ({', '.join(different)} differ)"
+    if version.get("state") in GIVEN_UP and before["state"] not in GIVEN_UP:
         return "retire", {**before, "state": "retired"}, ""
     return None, None, ""
 
@@ -221,14 +221,18 @@ def _steps(
     if kind not in file:
         return
     named = file[kind]
-    gone = [name for name, held in present[kind].items() if prune and held.value is not None and name not in named]
-    for name in sorted([*named, *gone]):
-        here, wanted = present[kind].get(name, ABSENT), named.get(name)
-        before, after = here.value, wanted.value if wanted is not None else None
+    removed = [
+        name
+        for name, entry_here in present[kind].items()
+        if prune and entry_here.value is not None and name not in named
+    ]
+    for name in sorted([*named, *removed]):
+        here, entry = present[kind].get(name, ABSENT), named.get(name)
+        before, after = here.value, entry.value if entry is not None else None
         same = before is after is None or (before and after and content(before) == content(after))
         if not same:
             action: Action = "remove" if after is None else "create" if before is None else "change"
-            expected = None if wanted is None else wanted.generation
+            expected = None if entry is None else entry.generation
             yield Difference(kind, name, action, before, after, here.generation, expected)
 
 
@@ -253,7 +257,7 @@ def _with_history(step: Difference) -> Difference:
 def _aliases_then(present: Objects, steps: list[Difference]) -> Iterator[dict[str, Any]]:
     """The aliases as they will be."""
     changed = {step.name: step.after for step in steps}
-    then = {name: held.value for name, held in present["aliases"].items()} | changed
+    then = {name: entry.value for name, entry in present["aliases"].items()} | changed
     return (value for value in then.values() if value is not None)
 
 
@@ -262,8 +266,8 @@ def _names(alias: dict[str, Any]) -> set[str]:
     return set(alias["weights"]) | set(alias.get("shadow") or {})
 
 
-def _unless_taken(step: Difference, taken: set[str]) -> Difference:
-    if step.action == "retire" and step.name in taken:
+def _unless_taken(step: Difference, names_in_use: set[str]) -> Difference:
+    if step.action == "retire" and step.name in names_in_use:
         note = "its task's alias sends requests to it: move the alias in the file as well"
         return replace(step, action="conflict", note=note)
     return step

@@ -75,14 +75,14 @@ def _durability(kept: Persistence) -> DoctorFinding:
 
 
 def _replicas(settings: Settings, kept: Persistence) -> DoctorFinding:
-    wanted = settings.redis.replicas_acked_min
-    found = f"{'unknown' if kept.replicas is None else kept.replicas} replicas, {wanted} have to acknowledge"
-    if kept.replicas is not None and kept.replicas < wanted:
+    replicas_min = settings.redis.replicas_acked_min
+    replicas = f"{'unknown' if kept.replicas is None else kept.replicas} replicas, {replicas_min} have to acknowledge"
+    if kept.replicas is not None and kept.replicas < replicas_min:
         advice = "Attach them, or lower redis.replicas_acked_min: feedback and admins' changes are refused."
-        return problem("replicas of redis", found, advice)
-    if wanted and not kept.waits:
-        return warning("replicas of redis", found, "Without WAITAOF (7.2) they acknowledge from memory: update it.")
-    return ok("replicas of redis", found)
+        return problem("replicas of redis", replicas, advice)
+    if replicas_min and not kept.waits:
+        return warning("replicas of redis", replicas, "Without WAITAOF (7.2) they acknowledge from memory: update it.")
+    return ok("replicas of redis", replicas)
 
 
 def _eviction(kept: Persistence) -> DoctorFinding:
@@ -99,39 +99,39 @@ async def _memory(settings: Settings, redis: Redis, kept: Persistence) -> Doctor
     limit = kept.memory_bytes_max or kept.machine_bytes
     if limit is None or kept.memory_bytes is None:
         return warning("memory", "it does not tell how much it has", "See that it has room for the records.")
-    count, taken = await _records(redis)
-    each = taken / count if count >= RECORDS_TO_MEASURE else RECORD_BYTES
+    count, size_bytes = await _records(redis)
+    each = size_bytes / count if count >= RECORDS_TO_MEASURE else RECORD_BYTES
     left = max(0, settings.records.stream_records_max + settings.records.stream_reported_max - count)
     needed = kept.memory_bytes + left * each
-    found = f"{size(kept.memory_bytes)} of {size(limit)}; full of records {size(int(needed))}"
+    memory = f"{size(kept.memory_bytes)} of {size(limit)}; full of records {size(int(needed))}"
     if kept.memory_bytes > 0.9 * limit:
-        return problem("memory", found, "Give it more now: soon it takes no writes.")
+        return problem("memory", memory, "Give it more now: soon it takes no writes.")
     if needed > 0.8 * limit:
-        return warning("memory", found, "Give it more, or lower records.stream_records_max and stream_reported_max.")
-    return ok("memory", found)
+        return warning("memory", memory, "Give it more, or lower records.stream_records_max and stream_reported_max.")
+    return ok("memory", memory)
 
 
 async def _records(redis: Any) -> tuple[int, int]:
     """How many records both streams have, and the bytes that they take."""
-    count = taken = 0
+    count = size_bytes = 0
     try:
         for stream in (STREAM_KEY, REPORTED_STREAM_KEY):
             count += int(await redis.xlen(stream))
-            taken += int(await redis.memory_usage(stream, samples=50) or 0)
+            size_bytes += int(await redis.memory_usage(stream, samples=50) or 0)
     except RedisError:
         return 0, 0
-    return count, taken
+    return count, size_bytes
 
 
 async def _clock(redis: Redis) -> DoctorFinding:
     """The difference between this clock and Redis's, to half of what the asking took."""
     began = time.time()
-    told = await redis_time(redis)
+    redis_now = await redis_time(redis)
     ended = time.time()
-    apart = abs(told - (began + ended) / 2)
-    found = f"{apart:.3f} s from Redis's, to {(ended - began) / 2:.3f} s"
+    apart = abs(redis_now - (began + ended) / 2)
+    difference = f"{apart:.3f} s from Redis's, to {(ended - began) / 2:.3f} s"
     if apart > CLOCK_SECONDS_MAX:
-        return problem("clock", found, "Set both by NTP: expiries, ids and windows go by it.")
+        return problem("clock", difference, "Set both by NTP: expiries, ids and windows go by it.")
     if apart > CLOCK_SECONDS_WARNED:
-        return warning("clock", found, "Set both by NTP.")
-    return ok("clock", found)
+        return warning("clock", difference, "Set both by NTP.")
+    return ok("clock", difference)

@@ -60,10 +60,10 @@ def _calibrated(check: str, version: str, model: ConfidenceModel | None, share: 
     if model is None:
         advice = f"Run apprentice evaluate {version} --calibrate: until then low_confidence never fires."
         return warning(check, f"{version} is not calibrated", advice)
-    held = int(commit.partition(":")[2]) if commit.startswith("tokens:") else None
-    if held is not None and (model.tokens is None or model.tokens > held):
+    tokens_held = int(commit.partition(":")[2]) if commit.startswith("tokens:") else None
+    if tokens_held is not None and (model.tokens is None or model.tokens > tokens_held):
         judged = "whole answers" if model.tokens is None else f"the first {model.tokens} tokens"
-        advice = f"Calibrate it for {held} tokens, or set commit to complete: streams are not judged."
+        advice = f"Calibrate it for {tokens_held} tokens, or set commit to complete: streams are not judged."
         return warning(check, f"{version} is calibrated for {judged}, and {commit} is held back", advice)
     threshold = model.threshold(share)
     if threshold is None:

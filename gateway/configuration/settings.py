@@ -308,9 +308,9 @@ class Settings(BaseSettings):
 
     def plan(self, task: str) -> Plan:
         """How a task's versions are watched."""
-        found = self.tasks[task]
-        check = found.checks.degraded
-        return found.monitor.plan(
+        task_settings = self.tasks[task]
+        check = task_settings.checks.degraded
+        return task_settings.monitor.plan(
             check.explored_share,
             check.mode == "enforce",
             frozenset(self.feedback_metrics),
@@ -389,8 +389,11 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 def _said(error: Any) -> str:
     if error["type"] == "extra_forbidden" and (now := RENAMED.get(str(error["loc"][-1]))):
         return f"this key is called {now} now"
-    known = {"extra_forbidden": "unknown key", **dict.fromkeys(("model_type", "dict_type"), "it holds keys and values")}
-    return known.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    sentences = {
+        "extra_forbidden": "unknown key",
+        **dict.fromkeys(("model_type", "dict_type"), "it holds keys and values"),
+    }
+    return sentences.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
 
 
 def _place(error: Any) -> str:
@@ -399,10 +402,10 @@ def _place(error: Any) -> str:
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
-    known = {name.upper() for name in Settings.model_fields}
+    names = {name.upper() for name in Settings.model_fields}
     for variable in environment:
         if variable.startswith(ENVIRONMENT_PREFIX) and variable not in COMMAND_LINE_VARIABLES:
             first = variable.removeprefix(ENVIRONMENT_PREFIX).split("__", 1)[0]
-            if first.upper() not in known:
+            if first.upper() not in names:
                 text = f"The environment variable {variable} names no setting: unset it, or name one of"
                 raise SettingsError(f"{text} docs/reference/settings.md, such as APPRENTICE_LISTEN__PORT.")

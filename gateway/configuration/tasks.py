@@ -26,20 +26,20 @@ def _mode_of(raw: Any) -> Any:
 
 def _reason_of(raw: Any) -> Any:
     if raw not in get_args(Reason):
-        known = ", ".join(reason for reason in get_args(Reason) if reason not in WITHOUT_FALLBACKS)
-        raise ValueError(f"there is no such reason: name one of {known}")
+        reasons = ", ".join(reason for reason in get_args(Reason) if reason not in WITHOUT_FALLBACKS)
+        raise ValueError(f"there is no such reason: name one of {reasons}")
     return raw
 
 
 def _fallbacks_of(raw: Any) -> Any:
     """The fallbacks of a reason; one sentence for any value that they can't be."""
-    known = get_args(FallbackName)
-    if isinstance(raw, str) and raw in known:
+    names = get_args(FallbackName)
+    if isinstance(raw, str) and raw in names:
         raise ValueError(f"it is a list: write [{raw}]")
-    if not isinstance(raw, list | tuple) or not 1 <= len(raw) <= len(known):
-        raise ValueError(f"it is a list of 1 to {len(known)} fallbacks, of {', '.join(known)}")
+    if not isinstance(raw, list | tuple) or not 1 <= len(raw) <= len(names):
+        raise ValueError(f"it is a list of 1 to {len(names)} fallbacks, of {', '.join(names)}")
     for fallback_ in raw:
-        if fallback_ not in known:
+        if fallback_ not in names:
             raise ValueError(f"{str(fallback_)[:40]!r} is no fallback: name general, previous_version or needs_human")
     return raw
 

@@ -129,16 +129,16 @@ class FallbackCaps:
         return leave
 
     def _reserve(self, allowance: Allowance, leave: Leave, bound: Bound, body: RequestBody, now: float) -> None:
-        held = allowance.quota_at(now)
-        if held is None or held.free <= 0:
+        quota = allowance.quota_at(now)
+        if quota is None or quota.free <= 0:
             self._limits.let_through()
-        if held is None:
+        if quota is None:
             return
         leave.estimate = bound.tokens(body, body.size)
-        leave.taken, leave.reserved = held, bound.nanos(*leave.estimate)
-        held.reserved += leave.reserved
+        leave.taken, leave.reserved = quota, bound.nanos(*leave.estimate)
+        quota.reserved += leave.reserved
         allowance.expect(max(allowance.need, min(leave.reserved, allowance.limit)))
-        if 2 * held.free < allowance.target and not held.dry:
+        if 2 * quota.free < allowance.target and not quota.dry:
             self._limits.quotas.feed(allowance)
 
     def settle(self, record: Record, leave: Leave | None, price: Price | None = None) -> None:
@@ -172,10 +172,10 @@ class FallbackCaps:
             return False
         if allowance is None:
             return True
-        held = allowance.quota_at(now)
-        if held is None and not allowance.told and not self._limits.quotas.gone:
+        quota = allowance.quota_at(now)
+        if quota is None and not allowance.told and not self._limits.quotas.gone:
             return True  # a cap that is new: Redis will tell in a moment
-        if held is not None and held.free >= max(1, allowance.need):
+        if quota is not None and quota.free >= max(1, allowance.need):
             return True
-        reached = held is not None and held.dry
+        reached = quota is not None and quota.dry
         return not reached and self._limits.quotas.gone and self._limits.open_without_redis

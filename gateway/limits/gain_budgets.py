@@ -18,13 +18,15 @@ class LiveGainBudgets:
 
     def note(self, policy: Policy, task: TaskPolicy | None, findings: Sequence[Finding]) -> None:
         """Count a request by its finding, whether the check acts on it or only observes."""
-        finding = next((one for one in findings if one.check == "predicted_gain" and one.score is not None), None)
+        finding = next(
+            (entry for entry in findings if entry.check == "predicted_gain" and entry.score is not None), None
+        )
         if task is None or finding is None or finding.score is None or finding.version is None:
             return
         name, check, fitted = finding.version, task.checks.get("predicted_gain"), policy.fitted.get(finding.version)
         if check is None or fitted is None or fitted.gain is None or not fitted.gain.shown_to_help:
             return
         if name not in self.by_version:  # versions come and go
-            self.by_version = {known: one for known, one in self.by_version.items() if known in policy.fitted}
+            self.by_version = {version: entry for version, entry in self.by_version.items() if version in policy.fitted}
         least = get_least_gain(fitted.gain, check.share)
         self.by_version[name] = move(self.by_version.get(name), finding.score, least, check.share)

@@ -95,12 +95,20 @@ UNKNOWN = Bound(1)
 
 def bound_of(completion_tokens: int, prices: list[Price | None]) -> Bound:
     """The bound of a model that any of these may answer: the dearest counts; what is not known does not."""
-    known = [price for price in prices if price is not None]
+    known_prices = [price for price in prices if price is not None]
     return Bound(
         completion_tokens,
-        max([0.0, *(1000 * (price.prompt_usd_per_million_tokens or 0.0) for price in known)]),
-        max([0.0, *(1000 * (price.completion_usd_per_million_tokens or 0.0) for price in known)]),
-        max([0.0, *(NANOS * HOUR_PRICED_SECONDS * (p.replica_usd_per_hour or 0.0) / SECONDS_PER_HOUR for p in known)]),
+        max([0.0, *(1000 * (price.prompt_usd_per_million_tokens or 0.0) for price in known_prices)]),
+        max([0.0, *(1000 * (price.completion_usd_per_million_tokens or 0.0) for price in known_prices)]),
+        max(
+            [
+                0.0,
+                *(
+                    NANOS * HOUR_PRICED_SECONDS * (p.replica_usd_per_hour or 0.0) / SECONDS_PER_HOUR
+                    for p in known_prices
+                ),
+            ]
+        ),
     )
 
 
@@ -145,7 +153,7 @@ class Purse:
         self.limits = limits
         self.feedback_bytes = feedback_bytes
         self.names = tuple(allowances)
-        self.allowances = tuple((one, KINDS[name]) for name, one in allowances.items())
+        self.allowances = tuple((allowance, KINDS[name]) for name, allowance in allowances.items())
         """Each with its place in what a request needs. Those of a minute come first."""
 
     @property
@@ -155,18 +163,18 @@ class Purse:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """OpenAI's headers of the limits that the key has: the limit, what is left of it, and until when."""
-        found: list[tuple[bytes, bytes]] = []
+        headers: list[tuple[bytes, bytes]] = []
         now = time.monotonic()
         for allowance, kind in self.allowances:
             if kind not in (REQUESTS, TOKENS):
                 break
-            held = allowance.quota_at(now)
-            left, seconds = _room(allowance, held), SPAN_SECONDS["minute"]
-            if held is not None:
-                seconds = max(1, math.ceil(held.ends_at - now))
+            quota = allowance.quota_at(now)
+            left, seconds = _room(allowance, quota), SPAN_SECONDS["minute"]
+            if quota is not None:
+                seconds = max(1, math.ceil(quota.ends_at - now))
             limit, remaining, reset = HEADER_NAMES[kind]
-            found += ((limit, b"%d" % allowance.limit), (remaining, b"%d" % left), (reset, b"%ds" % seconds))
-        return found
+            headers += ((limit, b"%d" % allowance.limit), (remaining, b"%d" % left), (reset, b"%ds" % seconds))
+        return headers
 
 
 Taken = tuple[Quota, int, int]
@@ -202,9 +210,9 @@ class Hold:
         dollar); requests and feedback are spent as reserved. Raises RuntimeError the second time."""
         if self._taken is None:
             raise RuntimeError("what a request has taken is settled once")
-        for held, reserved, kind in self._taken:
-            held.reserved -= reserved
-            held.used += tokens if kind == TOKENS else nanos if kind == MONEY else reserved
+        for quota, reserved, kind in self._taken:
+            quota.reserved -= reserved
+            quota.used += tokens if kind == TOKENS else nanos if kind == MONEY else reserved
         self._taken = None
 
     def _tokens(self, record: Record) -> int:
@@ -300,9 +308,9 @@ class Limits:
     async def _hold(self, purse: Purse, needs: Needs, estimate: tuple[int, int]) -> Hold:
         now = time.monotonic()
         for allowance, kind in purse.allowances:
-            held = allowance.quota_at(now)
+            quota = allowance.quota_at(now)
             need = min(needs[kind], allowance.limit)
-            if need and (held is None or held.held - held.used - held.reserved < need):
+            if need and (quota is None or quota.held - quota.used - quota.reserved < need):
                 if purse.forgotten:  # then it holds no quota of what was forgotten
                     purse = self._purse(purse.public, purse.limits, purse.feedback_bytes)
                 await self._wait(purse, needs)
@@ -319,15 +327,15 @@ class Limits:
             return {}
         allowances = self._purse(caller.public, caller.limits).allowances
         now = time.monotonic()
-        found = await spent(self._redis, [(allowance.key, allowance.span) for allowance, _ in allowances])
-        told: dict[str, Any] = {}
-        of_each = zip(caller.limits.items(), allowances, found, strict=True)
-        for (name, limit), (allowance, kind), (said, ends_at) in of_each:
-            held = allowance.quota_at(now)
-            units = said + (held.used - held.told_used if held is not None else 0)
+        amounts = await spent(self._redis, [(allowance.key, allowance.span) for allowance, _ in allowances])
+        usage: dict[str, Any] = {}
+        of_each = zip(caller.limits.items(), allowances, amounts, strict=True)
+        for (name, limit), (allowance, kind), (units_of_all, ends_at) in of_each:
+            quota = allowance.quota_at(now)
+            units = units_of_all + (quota.used - quota.told_used if quota is not None else 0)
             used = units / NANOS if kind == MONEY else units
-            told[name] = {"limit": limit, "spent": used, "left": max(0, limit - used), "resets_at": ends_at}
-        return told
+            usage[name] = {"limit": limit, "spent": used, "left": max(0, limit - used), "resets_at": ends_at}
+        return usage
 
     def _purse(self, public: str, limits: CallerLimits | None, feedback_bytes: int = 0) -> Purse:
         values: dict[AllowanceName, float] = dict(limits.items()) if limits is not None else {}
@@ -340,7 +348,7 @@ class Limits:
         purse = Purse(public, limits, feedback_bytes, allowances)
         if not feedback_bytes:
             if len(self._purses) > PURSES_MAX:
-                self._purses = {name: one for name, one in self._purses.items() if not one.forgotten}
+                self._purses = {name: each for name, each in self._purses.items() if not each.forgotten}
             self._purses[public] = purse
         return purse
 
@@ -350,16 +358,16 @@ class Limits:
         taken = []
         for allowance, kind in purse.allowances:
             allowance.touched_at = now
-            held = allowance.now
-            if held is None:
+            quota = allowance.now
+            if quota is None:
                 continue
             need = min(needs[kind], allowance.limit)
-            held.reserved += need
+            quota.reserved += need
             if need > allowance.need:
                 allowance.expect(need)
-            if 2 * (held.held - held.used - held.reserved) < allowance.target and not held.dry:
+            if 2 * (quota.held - quota.used - quota.reserved) < allowance.target and not quota.dry:
                 self.quotas.feed(allowance)
-            taken.append((held, need, kind))
+            taken.append((quota, need, kind))
         return taken
 
     async def _wait(self, purse: Purse, needs: Needs) -> None:
@@ -378,7 +386,11 @@ class Limits:
                 return
             over = self.quotas.gone or now >= until
             told_since = -math.inf if over else began_at - INTERVAL_SECONDS
-            dry = [one for one, _ in lacking if one.now is not None and one.now.dry and one.now.told_at >= told_since]
+            dry = [
+                allowance
+                for allowance, _ in lacking
+                if allowance.now is not None and allowance.now.dry and allowance.now.told_at >= told_since
+            ]
             if dry:
                 raise _over(purse, dry, needs, now)
             if over:
@@ -400,17 +412,17 @@ class Limits:
 
 def _lacking(purse: Purse, needs: Needs, now: float) -> Iterator[tuple[Allowance, int]]:
     for allowance, kind in purse.allowances:
-        held = allowance.quota_at(now)
+        quota = allowance.quota_at(now)
         need = min(needs[kind], allowance.limit)
-        if need and (held is None or held.free < need):
+        if need and (quota is None or quota.free < need):
             yield allowance, need
 
 
-def _room(allowance: Allowance, held: Quota | None) -> int:
+def _room(allowance: Allowance, quota: Quota | None) -> int:
     """The rest of a limit in the window of this quota, as far as this gateway knows."""
-    if held is None:
+    if quota is None:
         return allowance.limit
-    return min(allowance.limit, max(0, allowance.limit - held.total) + max(0, held.free))
+    return min(allowance.limit, max(0, allowance.limit - quota.total) + max(0, quota.free))
 
 
 def _shown(amount: int, kind: int) -> str:

@@ -169,17 +169,17 @@ class Allowance:
 
     def quota_at(self, now: float) -> Quota | None:
         """The present window's quota, if there is one. It turns over to the one that was leased ahead."""
-        held = self.now
-        if held is not None and now < held.ends_at:
-            return held
-        self.now = held = self.ahead
-        if held is None:
+        quota = self.now
+        if quota is not None and now < quota.ends_at:
+            return quota
+        self.now = quota = self.ahead
+        if quota is None:
             return None
-        if now < held.begins_at - EARLY_SECONDS:
+        if now < quota.begins_at - EARLY_SECONDS:
             self.now = None
             return None
         self.ahead = None
-        return held if now < held.ends_at else None
+        return quota if now < quota.ends_at else None
 
     def expect(self, need: int) -> None:
         """Requests need so much now: twice as much, or the step, is to be free."""
@@ -232,11 +232,11 @@ class Quotas:
     def allowance(self, subject: str, kind: str, span: Span, limit: int) -> Allowance:
         """The allowance for this limit, begun if there is none; changed, if it had another limit."""
         step = max(1, int(limit * self.share))
-        found = Allowance(subject, kind, span, limit, step)
-        known = self._allowances.setdefault(found.key, found)
-        if known.limit != limit:
-            known.change(limit, step)
-        return known
+        new = Allowance(subject, kind, span, limit, step)
+        allowance = self._allowances.setdefault(new.key, new)
+        if allowance.limit != limit:
+            allowance.change(limit, step)
+        return allowance
 
     def feed(self, allowance: Allowance) -> None:
         """Have a quota fetched for it, at once and beside the request that noticed."""
@@ -284,7 +284,7 @@ class Quotas:
             self._looked_at = now
             orders = list(self._all_orders(now))
         else:
-            orders = [order for one in self._hungry if (order := self._top_up(one, now)) is not None]
+            orders = [order for allowance in self._hungry if (order := self._top_up(allowance, now)) is not None]
         self._hungry.clear()
         try:
             for first in range(0, len(orders) or int(self.gone), ORDERS_MAX):
@@ -318,24 +318,24 @@ class Quotas:
 
     def _all_orders(self, now: float) -> Iterator[Order]:
         for allowance in list(self._allowances.values()):
-            held = allowance.quota_at(now)
-            if not self.gone and _is_idle(allowance, held, now):
+            quota = allowance.quota_at(now)
+            if not self.gone and _is_idle(allowance, quota, now):
                 if not self._forget(allowance, now):
                     yield from _given_back(allowance)
                 continue
             allowance.expect(allowance.need - allowance.need // 16)
-            order = self._top_up(allowance, now) or _news(allowance, held, now)
+            order = self._top_up(allowance, now) or _news(allowance, quota, now)
             if order is not None:
                 yield order
-            if held is not None and allowance.ahead is None and held.ends_at - now < AHEAD_SECONDS:
+            if quota is not None and allowance.ahead is None and quota.ends_at - now < AHEAD_SECONDS:
                 yield Order(allowance, None, 0, allowance.target, 0, 1)
 
     def _forget(self, allowance: Allowance, now: float) -> bool:
         """Forget it, if it is idle and all that was spent of it stands in Redis, and nothing else; whether it is so."""
-        held = allowance.quota_at(now)
-        quotas = [one for one in (held, allowance.ahead) if one is not None]
-        told = all(one.told_held == one.held == one.used == one.told_used for one in quotas)
-        if not told or not _is_idle(allowance, held, now):
+        present = allowance.quota_at(now)
+        quotas = [quota for quota in (present, allowance.ahead) if quota is not None]
+        is_settled = all(quota.told_held == quota.held == quota.used == quota.told_used for quota in quotas)
+        if not is_settled or not _is_idle(allowance, present, now):
             return False
         self._allowances.pop(allowance.key, None)
         allowance.forgotten = True
@@ -344,67 +344,67 @@ class Quotas:
 
     def _last_orders(self, now: float) -> Iterator[Order]:
         for allowance in self._allowances.values():
-            for held in (allowance.quota_at(now), allowance.ahead):
-                if held is not None:
-                    held.held = held.used + held.reserved
-                    yield Order(allowance, held, held.held, 0, held.used)
+            for quota in (allowance.quota_at(now), allowance.ahead):
+                if quota is not None:
+                    quota.held = quota.used + quota.reserved
+                    yield Order(allowance, quota, quota.held, 0, quota.used)
 
     def _top_up(self, allowance: Allowance, now: float) -> Order | None:
-        held = allowance.quota_at(now)
-        asked, allowance.asked = allowance.asked, 0
+        quota = allowance.quota_at(now)
+        units_asked, allowance.asked = allowance.asked, 0
         target = allowance.target
-        if held is None:
-            return Order(allowance, None, 0, asked + target, 0) if asked or allowance.kept else None
-        free = held.free
-        if asked <= free and 2 * free >= target:
+        if quota is None:
+            return Order(allowance, None, 0, units_asked + target, 0) if units_asked or allowance.kept else None
+        free = quota.free
+        if units_asked <= free and 2 * free >= target:
             return None
-        held.held = max(held.held, held.used + held.reserved)
-        wanted = min(allowance.limit, max(target, asked + target // 2) - max(free, 0))
-        return Order(allowance, held, held.held, wanted, held.used)
+        quota.held = max(quota.held, quota.used + quota.reserved)
+        units_wanted = min(allowance.limit, max(target, units_asked + target // 2) - max(free, 0))
+        return Order(allowance, quota, quota.held, units_wanted, quota.used)
 
 
-def _is_idle(allowance: Allowance, held: Quota | None, now: float) -> bool:
+def _is_idle(allowance: Allowance, quota: Quota | None, now: float) -> bool:
     if allowance.kept or now - allowance.touched_at <= IDLE_SECONDS:
         return False
-    return held is None or not held.reserved
+    return quota is None or not quota.reserved
 
 
 def _given_back(allowance: Allowance) -> Iterator[Order]:
     """All that an idle one holds and has not spent."""
-    for held in (allowance.now, allowance.ahead):
-        if held is not None:
-            held.held = held.used
-            yield Order(allowance, held, held.held, 0, held.used, last=True)
+    for quota in (allowance.now, allowance.ahead):
+        if quota is not None:
+            quota.held = quota.used
+            yield Order(allowance, quota, quota.held, 0, quota.used, last=True)
 
 
-def _news(allowance: Allowance, held: Quota | None, now: float) -> Order | None:
+def _news(allowance: Allowance, quota: Quota | None, now: float) -> Order | None:
     """The order that tells and gives back of a quota from which enough is free; None where there is nothing to tell."""
-    if held is None or now - held.told_at < TELL_SECONDS:
+    if quota is None or now - quota.told_at < TELL_SECONDS:
         return None
-    if held.free > 2 * allowance.target:
-        held.held = held.used + held.reserved + allowance.target
-    if (held.used, held.held) == (held.told_used, held.told_held):
+    if quota.free > 2 * allowance.target:
+        quota.held = quota.used + quota.reserved + allowance.target
+    if (quota.used, quota.held) == (quota.told_used, quota.told_held):
         return None
-    return Order(allowance, held, held.held, 0, held.used)
+    return Order(allowance, quota, quota.held, 0, quota.used)
 
 
-def _take_in(order: Order, window: int, held: int, used: int, total: int, at: float) -> None:
+def _take_in(order: Order, window: int, units_held: int, used: int, total: int, at: float) -> None:
     """Note what Redis says that this gateway holds; `at` is what a Unix time of Redis's is in monotonic time."""
-    allowance, taken = order.allowance, order.of
+    allowance, quota = order.allowance, order.of
     allowance.told = True
     begins, ends = (moment + at for moment in bounds_of(allowance.span, window))
-    if taken is None:
-        taken = Quota(window, begins, ends, used)
+    if quota is None:
+        quota = Quota(window, begins, ends, used)
         if order.ahead:
-            allowance.ahead = taken
+            allowance.ahead = quota
         else:
-            allowance.now = taken
-    taken.begins_at, taken.ends_at = begins, ends
-    taken.held = taken.told_held = held
-    taken.told_used = used
-    taken.told_at = time.monotonic()
-    taken.total = total
-    taken.dry = total >= allowance.limit
+            allowance.now = quota
+    quota.begins_at, quota.ends_at = begins, ends
+    quota.held = quota.told_held = units_held
+    quota.told_used = used
+    quota.told_at = time.monotonic()
+    quota.total = total
+    quota.dry = total >= allowance.limit
 
 
 def bounds_of(span: Span, window: int) -> tuple[float, float]:
@@ -431,10 +431,10 @@ async def spent(redis: Redis, keys: Iterable[tuple[str, Span]]) -> list[tuple[in
     """
     reading: Any = redis
     seconds, micros = await reading.time()
-    found = []
+    amounts = []
     for key, span in keys:
         window = window_at(span, seconds + micros / 1e6)
         raw: Mapping[bytes, bytes] = await reading.hgetall(f"{key}:{window}")
         used = sum(int(line.split()[2]) for name, line in raw.items() if name.startswith(b"by:"))
-        found.append((used, bounds_of(span, window)[1]))
-    return found
+        amounts.append((used, bounds_of(span, window)[1]))
+    return amounts
