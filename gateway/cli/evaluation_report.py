@@ -25,6 +25,8 @@ def tell_report(out: Printer, answer: dict[str, Any]) -> None:
         out.say("")
         _tell_pair(out, pair)
     _tell_classes(out, report)
+    _tell_slices(out, report)
+    _tell_flips(out, report)
     for name, tell in (("calibration", _tell_calibration), ("gain", _tell_gain)):
         if report.get(name) is not None:
             out.say("")
@@ -91,6 +93,29 @@ def _tell_classes(out: Printer, report: dict[str, Any]) -> None:
     out.table(("class", "rows", *head), rows)
     if len(names) > len(shown):
         out.say(f"and {len(names) - len(shown)} more classes: see --json.")
+
+
+def _tell_slices(out: Printer, report: dict[str, Any]) -> None:
+    """Right answers by source, language and length, for slices with more than one value."""
+    by_arm = {arm: figures.get("slices", {}) for arm, figures in report["arms"].items()}
+    shown: dict[str, Any] = next(iter(by_arm.values()), {})
+    rows: list[Row] = [
+        (name, value, item["of"], *(_percent(of.get(name, {}).get(value, item)["share"]) for of in by_arm.values()))
+        for name, values in shown.items()
+        if len(values) > 1
+        for value, item in values.items()
+    ]
+    if rows:
+        out.say("")
+        out.table(("slice", "value", "rows", *(f"{arm} right" for arm in by_arm)), rows)
+
+
+def _tell_flips(out: Printer, report: dict[str, Any]) -> None:
+    for arm, figures in report["arms"].items():
+        for kind, flips in (figures.get("consistency") or {}).items():
+            if flips is not None:
+                share = f"{_percent(flips['share'])} ({_percent(flips['low'])} to {_percent(flips['high'])})"
+                out.say(f"{arm} answers {kind} differently in {share} of {flips['of']} groups.")
 
 
 def _class_cell(item: dict[str, Any] | None) -> str | None:

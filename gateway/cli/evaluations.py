@@ -33,7 +33,9 @@ PIPE_SECONDS = 30.0
 """Where no terminal shows a bar, how far it is is told no oftener."""
 PIECE_BYTES = 1 << 16
 PATH = "/evaluations"
-COLUMNS = ("prompt", "text", "expected", "id", "label", "class", "group", "parent")
+COLUMNS = (
+    *("prompt", "text", "expected", "id", "label", "class", "group", "parent", "paraphrase", "source", "language"),
+)
 """Columns of a CSV file that are read."""
 
 evaluations = typer.Typer(help="List, show and stop evaluations.", no_args_is_help=True)
@@ -72,8 +74,9 @@ def evaluate(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="When an answer is right: exact, normal (JSON by its value, white space apart) or fields:a,b. Unset: "
-            "the fields that the contract requires, where JSON is expected, else normal."
+            help="When an answer is right: exact, normal (JSON by its value, white space apart), fields:a,b or "
+            "overlap:0.5 (ROUGE-L with the expected text). Unset: the fields that the contract requires, where JSON is "
+            "expected, else normal."
         ),
     ] = None,
     class_field: Annotated[

@@ -1,4 +1,4 @@
-"""Comparison of answers by a metric: the same text, the same normal form, or the same fields.
+"""Comparison of answers by a metric: the same text, the same normal form, the same fields, or enough words.
 
 Beside it, the class of a row and of an answer: figures are given for each class.
 """
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from monitoring.evaluation.dataset import DatasetError, Row, canonical
+from monitoring.evaluation.overlap import measure_overlap
 
 NORMAL_LENGTH_MAX = 1 << 16
 """Longer texts are compared as they are: they would hold the event loop for too long."""
@@ -22,6 +23,7 @@ CLASSES_MAX = 200
 TEXTS_MAX = 50
 """So many different expected answers are classes of their own; with more, none is."""
 CLASS_CHARACTERS_MAX = 200
+OVERLAP_LEAST = 0.5
 Source = Literal["field", "label", "text", "none"]
 
 
@@ -41,12 +43,16 @@ def normal(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonMetric:
-    """A way to compare answers. `fields` are those that have to be equal, of the kind `fields`."""
+    """A way to compare answers. `fields` are those that have to be equal, of the kind `fields`; `least` is the overlap
+    from which on an answer is right, of the kind `overlap`."""
 
-    kind: Literal["exact", "normal", "fields"]
+    kind: Literal["exact", "normal", "fields", "overlap"]
     fields: tuple[str, ...] = ()
+    least: float = OVERLAP_LEAST
 
     def __str__(self) -> str:
+        if self.kind == "overlap":
+            return f"overlap:{self.least:g}"
         return f"fields:{','.join(self.fields)}" if self.kind == "fields" else self.kind
 
     def right(self, expected: str, answer: str) -> bool:
@@ -55,6 +61,8 @@ class ComparisonMetric:
             return answer == expected
         if self.kind == "normal":
             return normal(answer) == normal(expected)
+        if self.kind == "overlap":
+            return measure_overlap(expected, answer) >= self.least
         wanted, got = object_in(expected) or {}, object_in(answer) or {}
         return all(
             name in wanted and name in got and canonical(wanted[name]) == canonical(got[name]) for name in self.fields
@@ -72,7 +80,7 @@ class ComparisonMetric:
 
 
 def metric_of(text: str) -> ComparisonMetric:
-    """The metric of this name: `exact`, `normal` or `fields:a,b`. Raises MetricError."""
+    """The metric of this name: `exact`, `normal`, `fields:a,b` or `overlap:0.5`. Raises MetricError."""
     kind, _, listed = text.partition(":")
     names = tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
     if text == "exact":
@@ -81,7 +89,16 @@ def metric_of(text: str) -> ComparisonMetric:
         return ComparisonMetric("normal")
     if kind == "fields" and 0 < len(names) <= FIELDS_MAX:
         return ComparisonMetric("fields", names)
-    raise MetricError(f"{text[:80]!r} is no metric: it is exact, normal, or fields:NAME,NAME.")
+    if kind == "overlap" and (least := _share_in(listed or str(OVERLAP_LEAST))) is not None:
+        return ComparisonMetric("overlap", least=least)
+    raise MetricError(f"{text[:80]!r} is no metric: it is exact, normal, fields:NAME,NAME or overlap:SHARE.")
+
+
+def _share_in(text: str) -> float | None:
+    try:
+        return share if 0.0 < (share := float(text)) <= 1.0 else None
+    except ValueError:
+        return None
 
 
 def default_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonMetric:

@@ -3,7 +3,8 @@
 A line is `{"messages": [...]}` (a chat), `{"text": "..."}` (a chat of one user message) or `{"prompt": "..."}` (a
 completion), with `expected`, and where there are some with `id` and `label` (or `class`). A line without `expected` has
 it in `label`, as the example's data do, or as its chat's last message, as OpenAI's fine-tuning data do. Rows that
-belong together have the same `group`, or the same `parent`, which may be the id of a row. Other fields are passed over.
+belong together have the same `group`, `paraphrase` or `parent`, which may be the id of a row. `source` and `language`
+tell rows apart in a report. Other fields are passed over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ import msgspec
 ID_CHARACTERS_MAX = 200
 LABEL_CHARACTERS_MAX = 200
 GROUP_CHARACTERS_MAX = 200
+SLICE_CHARACTERS_MAX = 100
+SLICE_FIELDS = ("source", "language")
+LENGTHS = ((200, "up to 200 characters"), (1000, "201 to 1,000"), (4000, "1,001 to 4,000"))
+"""Lengths of requests: the same for all data, so that figures of one suite can be held against another's."""
+LONGEST = "over 4,000"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -29,7 +35,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request and what is expected of its answer. `label` is the class that the data gives it, if they do.
 
     Rows of one `group` tell as much as one: those that the data say belong together, and equal requests. It is the
-    number of its first row.
+    number of its first row. `slices` are the parts of the data that the row is in: its source, language and length.
+    `repeat` counts how often the same row stands before this one, so that its answers can be compared.
     """
 
     number: int
@@ -40,6 +47,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt: str | None = None
     label: str | None = None
     group: int = -1
+    slices: dict[str, str] = {}
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +183,38 @@ def _row_of(read: dict[str, Any], at: int, number: int) -> Row:
         raise DatasetError(f"Line {at}: its id is a text of 1 to {ID_CHARACTERS_MAX} characters, or left out.")
     if label is not None and (isinstance(label, dict | list) or not 0 < len(str(label)) <= LABEL_CHARACTERS_MAX):
         raise DatasetError(f"Line {at}: its label is a text of 1 to {LABEL_CHARACTERS_MAX} characters, or left out.")
-    return Row(number, name, at, expected, messages, prompt, None if label is None else str(label))
+    row = Row(number, name, at, expected, messages, prompt, None if label is None else str(label))
+    return msgspec.structs.replace(row, slices=_slices_of(read, at, text_of(row)))
+
+
+def text_of(row: Row) -> str:
+    """The request's text: what people see of it."""
+    if row.messages is None:
+        return row.prompt or ""
+    return "\n".join(_text_in(message.get("content")) for message in row.messages)
+
+
+def _text_in(content: Any) -> str:
+    if isinstance(content, list):
+        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _slices_of(read: dict[str, Any], at: int, text: str) -> dict[str, str]:
+    slices = {"length": next((name for most, name in LENGTHS if len(text) <= most), LONGEST)}
+    for name in SLICE_FIELDS:
+        value = read.get(name)
+        if value is None or value == "":
+            continue
+        if isinstance(value, dict | list) or len(str(value)) > SLICE_CHARACTERS_MAX:
+            raise DatasetError(f"Line {at}: its {name} is a text of 1 to {SLICE_CHARACTERS_MAX} characters.")
+        slices[name] = str(value)
+    return slices
 
 
 def _group_named(read: dict[str, Any], at: int) -> tuple[str, str] | None:
     """The group that the data give a row: the name of the field, and its value."""
-    for name in ("group", "parent"):
+    for name in ("group", "paraphrase", "parent"):
         value = read.get(name)
         if value is None or value == "":
             continue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from monitoring.evaluation.comparing import Classes
+from monitoring.evaluation.consistency import measure_flips
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.statistics import (
     bootstrap_bound,
@@ -26,14 +28,18 @@ FORM = 1
 ROWS_MIN = 1000
 CLASS_ROWS_MIN = 40
 NAMED_MAX = 10
+SLICE_VALUES_MAX = 20
 SIGNIFICANT = 0.05
 DIGITS = 6
+T = TypeVar("T")
+Pair = tuple[RowResult, RowResult]
 Results = Mapping[str, Sequence[RowResult]]
 """Of each arm its rows' results, in the order of the rows."""
 
 
 def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) -> dict[str, Any]:
     """All figures, as JSON takes them. `notes` are what is known of the data. The same results give the same report."""
+    everything, results = results, {arm: [row for row in of if not row.repeat] for arm, of in results.items()}
     arms = list(results)
     rows = max((len(of) for of in results.values()), default=0)
     against = [(first, second) for at, second in enumerate(arms) for first in arms[:1] if at]
@@ -42,7 +48,9 @@ def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) 
         "rows": rows,
         "groups": max((len({result.group for result in of}) for of in results.values()), default=0),
         "classes": {"source": classes.source, "field": classes.field or None, "count": len(classes.names)},
-        "arms": {arm: arm_figures(of, classes) for arm, of in results.items()},
+        "arms": {
+            arm: arm_figures(of, classes) | {"consistency": _flips(everything[arm])} for arm, of in results.items()
+        },
         "paired": [pair_figures(first, second, results, classes, seed) for first, second in against],
         "cannot_see": [*_cannot_see(rows, results, classes), *notes],
     }
@@ -58,7 +66,10 @@ def arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any
     return {
         "rows": count,
         "accuracy": share(sum(result.right for result in results), count),
+        "overlap": _mean([result.overlap for result in results if result.overlap is not None]),
         "f1": _f1(results, classes),
+        "confusion": _confusion(results, classes),
+        "slices": _slices(results),
         "contract_kept": share(sum(bool(result.contract_kept) for result in checked), len(checked)),
         "refused": sum(result.outcome == "refused" for result in results),
         "empty": sum(result.outcome == "empty" for result in results),
@@ -96,6 +107,53 @@ def _f1(results: Sequence[RowResult], classes: Classes) -> dict[str, Any] | None
     return {"macro": _rounded(macro_f1(figures)), "by_class": rounded}
 
 
+def _confusion(results: Sequence[RowResult], classes: Classes) -> dict[str, dict[str, int]] | None:
+    """By expected class the answered ones with their counts; "" is an answer of no class. None where none is known."""
+    if classes.source == "none" or (classes.source == "label" and classes.by_digest is None):
+        return None
+    counts: dict[str, Counter[str]] = {name: Counter() for name in classes.names}
+    for result in results:
+        if result.expected in counts:
+            counts[result.expected][result.answered or ""] += 1
+    return {name: dict(of.most_common()) for name, of in counts.items() if of}
+
+
+def _slices(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
+    """By slice and its value the share of right rows; of many values those with the most rows."""
+    return {
+        name: {value: share(sum(result.right for result in of), len(of)) for value, of in values.items()}
+        for name, values in _by_slice(results, lambda result: result.slices).items()
+    }
+
+
+def _by_slice(items: Sequence[T], slices_of: Callable[[T], Mapping[str, str]]) -> dict[str, dict[str, list[T]]]:
+    """The items by slice and its value, the values with the most of them first."""
+    found: dict[str, dict[str, list[T]]] = {}
+    for item in items:
+        for name, value in slices_of(item).items():
+            found.setdefault(name, {}).setdefault(value, []).append(item)
+    return {
+        name: dict(sorted(values.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:SLICE_VALUES_MAX])
+        for name, values in sorted(found.items())
+    }
+
+
+def _flips(results: Sequence[RowResult]) -> dict[str, Any]:
+    return {
+        kind: None if flips is None else share(flips.flipped, flips.groups) | {"differ": _rounded(flips.differ)}
+        for kind, flips in measure_flips(results).items()
+    }
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any] | None:
+    """The mean with its 95% interval, by the normal approximation; None without values."""
+    if not values:
+        return None
+    mean = math.fsum(values) / len(values)
+    error = 1.96 * math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1) / len(values))
+    return {"mean": _rounded(mean), "low": _rounded(mean - error), "high": _rounded(mean + error)}
+
+
 def pair_figures(first: str, second: str, results: Results, classes: Classes, seed: int) -> dict[str, Any]:
     """The comparison of the first arm with the second, on the rows that both have."""
     of_second = {result.number: result for result in results[second]}
@@ -113,20 +171,29 @@ def pair_figures(first: str, second: str, results: Results, classes: Classes, se
         "first_only": tallies.first_only,
         "second_only": tallies.second_only,
         "p_value": _in_short(mcnemar(tallies.first_only, tallies.second_only)),
+        "overlap": _mean([a.overlap - b.overlap for a, b in pairs if a.overlap is not None and b.overlap is not None]),
         "by_class": _class_tests(pairs, classes),
+        "by_slice": _tests(
+            ({"slice": name, "value": value}, of)
+            for name, values in _by_slice(pairs, lambda pair: pair[0].slices).items()
+            for value, of in values.items()
+        ),
     }
 
 
-def _class_tests(pairs: Sequence[tuple[RowResult, RowResult]], classes: Classes) -> list[dict[str, Any]]:
+def _class_tests(pairs: Sequence[Pair], classes: Classes) -> list[dict[str, Any]]:
+    by_class = ((name, [pair for pair in pairs if pair[0].expected == name]) for name in classes.names)
+    return _tests(({"class": name}, of_class) for name, of_class in by_class if of_class)
+
+
+def _tests(parts: Iterable[tuple[dict[str, str], Sequence[Pair]]]) -> list[dict[str, Any]]:
+    """McNemar's test of each part of the pairs, adjusted for their number by Holm."""
     tests: list[dict[str, Any]] = []
-    for name in classes.names:
-        of_class = [(result.right, other.right) for result, other in pairs if result.expected == name]
-        if not of_class:
-            continue
-        tallies = paired([result for result, _ in of_class], [other for _, other in of_class])
+    for named, pairs in parts:
+        tallies = paired([result.right for result, _ in pairs], [other.right for _, other in pairs])
         tests.append(
-            {
-                "class": name,
+            named
+            | {
                 "rows": tallies.rows,
                 "difference": _rounded(tallies.difference),
                 "first_only": tallies.first_only,

@@ -9,6 +9,8 @@ import msgspec
 
 from monitoring.evaluation.comparing import Classes, ComparisonMetric
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.forms import NORMAL, AnswerForm
+from monitoring.evaluation.overlap import measure_overlap
 
 THREAD_CHARACTERS = 1 << 14
 """A longer answer is judged in a thread: comparing it would hold the event loop."""
@@ -48,8 +50,10 @@ class Said(msgspec.Struct, kw_only=True):
 class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One row, as one arm answered it. `outcome` is answered, empty, refused or failed; a failed row is not right.
 
-    `expected` and `answered` are classes, None where there is none that is known; `group` is the row's. `sureness` is
-    None where no logprobs were told.
+    `expected` and `answered` are classes, None where there is none that is known; `group`, `repeat` and `slices` are
+    the row's. `wanted_form` and `form` are keyed digests of the expected answer and of the answer as the metric
+    compares them: equal ones say the same. `overlap` is the answer's with the expected one, where that is measured.
+    `sureness` is None where no logprobs were told.
     """
 
     number: int
@@ -68,11 +72,16 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     fault: str | None = None
     request_id: str = ""
     stack: str = ""
+    repeat: int = 0
+    slices: dict[str, str] = {}
+    wanted_form: str = ""
+    form: str = ""
+    overlap: float | None = None
 
 
-def judged(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes) -> RowResult:
-    """One row's result."""
-    text = answer.text
+def judged(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes, secret: bytes = b"") -> RowResult:
+    """One row's result; `secret` keys the digests of forms."""
+    text, form = answer.text, AnswerForm(str(metric), metric)
     right = text is not None and not answer.refused and metric.right(row.expected, text)
     outcome = "answered"
     if text is None:
@@ -98,6 +107,11 @@ def judged(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes) -
         fault=answer.fault,
         request_id=answer.request_id,
         stack=answer.stack,
+        repeat=row.repeat,
+        slices=row.slices,
+        wanted_form=form.digest(secret, row.expected) or "",
+        form=(form.digest(secret, text) or NORMAL.digest(secret, text) or "") if text is not None else "",
+        overlap=round(measure_overlap(row.expected, text or ""), 6) if metric.kind == "overlap" else None,
     )
 
 
@@ -108,7 +122,13 @@ Keep = Callable[[str, RowResult, Sequence[float]], Awaitable[None]]
 
 
 async def answer_rows(
-    left: AsyncIterator[tuple[str, Row]], ask: Ask, keep: Keep, metric: ComparisonMetric, classes: Classes, at_once: int
+    left: AsyncIterator[tuple[str, Row]],
+    ask: Ask,
+    keep: Keep,
+    metric: ComparisonMetric,
+    classes: Classes,
+    at_once: int,
+    secret: bytes = b"",
 ) -> None:
     """Have each arm answer the rows that are left, `at_once` at a time; each result is kept as it comes.
 
@@ -125,9 +145,9 @@ async def answer_rows(
             arm, row = task
             answer = await ask(arm, row)
             if len(answer.text or "") + len(row.expected) > THREAD_CHARACTERS:
-                result = await asyncio.to_thread(judged, row, answer, metric, classes)
+                result = await asyncio.to_thread(judged, row, answer, metric, classes, secret)
             else:
-                result = judged(row, answer, metric, classes)
+                result = judged(row, answer, metric, classes, secret)
             await keep(arm, result, answer.logprobs)
 
     try:

@@ -117,7 +117,8 @@ async def begin_evaluation(
     ] = None,
     against: Annotated[str | None, Query(max_length=80, description="Another version of the task, as an arm.")] = None,
     metric: Annotated[
-        str, Query(max_length=1000, description="exact, normal or fields:a,b; unset: by the contract.")
+        str,
+        Query(max_length=1000, description="exact, normal, fields:a,b or overlap:0.5; unset: by the contract."),
     ] = "",
     class_field: Annotated[
         str, Query(max_length=200, description="A field of the expected answers, whose values are classes.")

@@ -117,7 +117,8 @@ class _Run:
         """The evaluation's result; nothing of it is in force yet."""
         evaluation, at_once = self._one, self._evaluations.services.settings.evaluation.concurrency
         left, metric = self._store.left(evaluation), metric_of(evaluation.metric)
-        await answer_rows(left, self._ask, self._keep, metric, evaluation.classes, at_once)
+        secret = self._evaluations.services.digest_secret
+        await answer_rows(left, self._ask, self._keep, metric, evaluation.classes, at_once, secret)
         return await self._closed()
 
     async def _until_stopped(self) -> None:
