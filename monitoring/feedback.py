@@ -63,7 +63,8 @@ class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
     `named` says that its giver named the id: another sending under it is then the same or a conflict. Without a name,
     a sending is the same again if it says what the latest of its metric and rater said. `demonstration_digests` has the
     keyed digest of the demonstration in each form in which judges compare answers, by the judge's name. `reviewed` says
-    that it is an operator's or admin's judgement of a request that was drawn for review.
+    that it is an operator's or admin's judgement of a request that was drawn for review, of which `reviewers` are
+    asked. `resolves` says that its giver has seen all of their answers.
     """
 
     feedback_id: str
@@ -78,6 +79,8 @@ class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
     tags: dict[str, str] | None = None
     demonstration_digests: dict[str, str] = {}
     reviewed: bool = False
+    reviewers: int = 1
+    resolves: bool = False
 
     def digest(self) -> str:
         """The digest of the content: a second sending with the same one is the same feedback."""

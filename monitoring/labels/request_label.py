@@ -1,0 +1,185 @@
+"""The label of a request: one value, decided from all that was judged of it.
+
+The monitor, the gate and data sets take it from here. What decides, in this order:
+
+1. A resolution decides: somebody saw all answers. Of several the latest counts.
+2. Trusted judgements (of reviewers and trusted callers) take the place of all others.
+3. Of each rater the latest value counts.
+4. It is unresolved until so many reviewers have answered as were asked.
+5. More than half of the raters decide; a tie is unresolved.
+6. With `agreed_only` a label of one rater, or with a dissenter, is unresolved.
+
+A demonstration counts where more than half of those who gave one, on the deciding side, gave the same. So a lone
+dissenter's is never taken as the right answer.
+
+Pure functions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.evaluation.comparing import normal
+from monitoring.evaluation.forms import said_by
+from monitoring.feedback import Feedback
+from monitoring.metric_values import Metric, badness, is_bad
+
+LabelValue = Literal["right", "wrong", "unresolved"]
+
+
+class RaterJudgement(msgspec.Struct, frozen=True, kw_only=True):
+    """One judgement of an answer: its rater, and its badness from 0 (right) to 1 (wrong); None: only a demonstration.
+
+    `reviewers` were asked of the request. `resolves`: its giver has seen all other answers. `form` is what
+    demonstrations are compared by.
+    """
+
+    rater: str
+    badness: float | None = None
+    is_trusted: bool = False
+    resolves: bool = False
+    reviewers: int = 1
+    demonstration: Any = None
+    form: bytes | None = None
+
+
+class RequestLabel(msgspec.Struct, frozen=True, kw_only=True):
+    """The label of a request, and a sentence that tells why.
+
+    `badness` is None where it is unresolved. `demonstration` is the right answer, where one is agreed. `right` and
+    `wrong` count raters; `reviewers` is how many were asked. `is_waiting`: not all of those have answered.
+    """
+
+    value: LabelValue
+    words: str
+    badness: float | None = None
+    demonstration: Any = None
+    right: int = 0
+    wrong: int = 0
+    reviewers: int = 1
+    is_waiting: bool = False
+    is_resolved: bool = False
+
+    @property
+    def is_disputed(self) -> bool:
+        """Return whether somebody should look at all answers: all are there, and no label follows from them."""
+        return self.value == "unresolved" and not self.is_waiting and self.right > 0 and self.wrong > 0
+
+
+class LabelRules(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules: the declared metrics, the one whose values are labels (None: all of them), whose
+    judgements are trusted, and whether only agreed labels count."""
+
+    metrics: Mapping[str, Metric]
+    feedback_metric: str | None = None
+    trusted_callers: Set[str] = frozenset()
+    agreed_only: bool = False
+
+
+def find_label(feedback: Iterable[Feedback], rules: LabelRules) -> RequestLabel | None:
+    """The label of a request from its feedback, in any order; None where nobody has judged it."""
+    ordered = sorted(feedback, key=lambda one: one.at)
+    return decide_label([read_judgement(one, rules) for one in ordered], rules.agreed_only)
+
+
+def read_judgement(feedback: Feedback, rules: LabelRules) -> RaterJudgement:
+    """A feedback as a judgement; one of another metric without a value."""
+    metric = rules.metrics.get(feedback.metric) if rules.feedback_metric in (None, feedback.metric) else None
+    shown = feedback.demonstration
+    return RaterJudgement(
+        rater=name_rater(feedback.caller, feedback.rater),
+        badness=None if metric is None else badness(metric, feedback.value),
+        is_trusted=feedback.reviewed or feedback.caller in rules.trusted_callers,
+        resolves=feedback.resolves,
+        reviewers=feedback.reviewers,
+        demonstration=shown,
+        form=None if shown is None else normal(said_by(shown)),
+    )
+
+
+def name_rater(caller: str, rater: str | None) -> str:
+    """The name of a rater among those of all callers; a caller who names none is its own rater."""
+    return caller if rater is None else f"{caller}\n{rater}"
+
+
+def decide_label(judgements: Sequence[RaterJudgement], agreed_only: bool = False) -> RequestLabel | None:
+    """The label that follows from judgements, the earliest first; None where none has a value."""
+    counted = _keep_trusted(judgements)
+    values = {one.rater: one.badness for one in counted if one.badness is not None and not one.resolves}
+    resolution = next((one for one in reversed(counted) if one.resolves and one.badness is not None), None)
+    wrong = sum(map(is_bad, values.values()))
+    right = len(values) - wrong
+    reviewers = max((one.reviewers for one in counted), default=1)
+    label = RequestLabel(value="unresolved", words="", right=right, wrong=wrong, reviewers=reviewers)
+    if resolution is not None:
+        return _resolved(label, resolution)
+    if not values:
+        return None
+    if len(values) < reviewers:
+        words = f"{len(values)} of {reviewers} reviewers {_have(len(values))} answered"
+        return msgspec.structs.replace(label, words=words, is_waiting=True)
+    if right == wrong:
+        return msgspec.structs.replace(label, words=f"{_count(wrong, len(values), 'wrong')}: unresolved")
+    is_wrong = wrong > right
+    words = _count(max(right, wrong), len(values), "wrong" if is_wrong else "right")
+    if agreed_only and (len(values) == 1 or 0 < wrong < len(values)):
+        return msgspec.structs.replace(label, words=f"{words}: unresolved, since only agreed labels count here")
+    deciding = {rater: value for rater, value in values.items() if is_bad(value) == is_wrong}
+    able = [
+        one
+        for one in counted
+        if (one.rater in deciding or one.rater not in values) and one.badness in (None, values.get(one.rater))
+    ]
+    return msgspec.structs.replace(
+        label,
+        value="wrong" if is_wrong else "right",
+        words=words,
+        badness=sum(deciding.values()) / len(deciding),
+        demonstration=_find_demonstration(able, 2 if agreed_only else 1),
+    )
+
+
+def _resolved(label: RequestLabel, resolution: RaterJudgement) -> RequestLabel:
+    value: LabelValue = "wrong" if is_bad(resolution.badness) else "right"
+    answers = label.right + label.wrong
+    before = f"; {_count(label.wrong, answers, 'wrong', past=True)}" if answers else ""
+    return msgspec.structs.replace(
+        label,
+        value=value,
+        words=f"resolved as {value}{before}",
+        badness=resolution.badness,
+        demonstration=resolution.demonstration,
+        is_resolved=True,
+    )
+
+
+def _keep_trusted(judgements: Sequence[RaterJudgement]) -> Sequence[RaterJudgement]:
+    """Those of trusted raters where any of these gave a value, else all."""
+    if any(one.is_trusted and one.badness is not None for one in judgements):
+        return [one for one in judgements if one.is_trusted]
+    return judgements
+
+
+def _find_demonstration(judgements: Sequence[RaterJudgement], least: int) -> Any:
+    """The demonstration that more than half of its givers gave, and at least so many; None without one."""
+    shown = {one.rater: one for one in judgements if one.form is not None}
+    forms = Counter(one.form for one in shown.values())
+    if not forms:
+        return None
+    form, given = forms.most_common(1)[0]
+    if given < least or 2 * given <= len(shown):
+        return None
+    return next(one.demonstration for one in shown.values() if one.form == form)
+
+
+def _count(some: int, all_of_them: int, value: str, past: bool = False) -> str:
+    say = "said" if past else "says" if some == 1 else "say"
+    return f"{some} of {all_of_them} {say} {value}"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
