@@ -20,7 +20,9 @@ def tell_report(out: Printer, answer: dict[str, Any]) -> None:
     measured = f"{answer['version']} on {answer['rows']} rows, by {answer['metric']}"
     out.say(f"{answer['id']}: {measured}, {moment(answer['ended_at'])}.")
     out.say("")
-    out.table(ARM_COLUMNS, [_arm_row(arm, figures) for arm, figures in report["arms"].items()])
+    names = {arm: asked["version"] for arm, asked in answer["asked"].items() if arm != "adapter" and "version" in asked}
+    arms = {f"{arm} ({names[arm]})" if arm in names else arm: figures for arm, figures in report["arms"].items()}
+    out.table(ARM_COLUMNS, [_arm_row(arm, figures) for arm, figures in arms.items()])
     for pair in report["paired"]:
         out.say("")
         _tell_pair(out, pair)

@@ -66,7 +66,10 @@ def evaluate(
     ],
     arms: Annotated[
         str | None,
-        typer.Option(help="adapter, general, or adapter,general. Unset: both, where the task has a fallback."),
+        typer.Option(
+            help="Of adapter, general, leading (the version that leads the task) and best (the best that has led it), "
+            "with commas between. Unset: all there are."
+        ),
     ] = None,
     against: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Another version of the task, as an arm beside them.")
@@ -95,7 +98,7 @@ def evaluate(
     report_to: Out = None,
     rows_out: RowsOut = None,
 ) -> None:
-    """Evaluate a version, and general, on a data set.
+    """Evaluate a version on a data set, beside general and the versions that it may replace.
 
     It runs on the gateway, where callers leave room. Ctrl-C ends the watching alone; the same command again goes on, or
     shows the report that there is.

@@ -175,6 +175,31 @@ async def test_another_version_is_an_arm_too(
     assert report["paired"][0]["difference"] == pytest.approx(0.4)
 
 
+async def test_what_leads_and_the_best_that_led_are_arms_on_the_same_rows(
+    ready: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with ready.http() as http:
+        begun = await begin(http, data(40))
+        assert list((await ended(http, begun["id"]))["asked"]) == ["adapter", "general"], "it leads itself"
+        await begin(http, data(40), status=400, arms="leading,best")
+        v2, v3 = [await ready.place(with_schema(make_adapter(number)), alias=number == 2) for number in (2, 3)]
+        small.answers[v2], small.answers[v3] = right_but_for(5), right_but_for(1000)
+        told = await ended(http, (await begin(http, data(40), version=v3))["id"])
+        assert told["arms"] == ["adapter", "general", "leading", "best"]
+        assert told["asked"]["leading"]["version"] == v2
+        assert told["asked"]["best"] == {**told["asked"]["best"], "version": V1}
+        assert told["asked"]["best"]["digest"].startswith("sha256:")
+        assert [pair["second"] for pair in told["report"]["paired"]] == ["general", "leading", "best"]
+        assert [pair["difference"] for pair in told["report"]["paired"][1:]] == [0.175, 0.075]
+        unstaged = await http.post(f"/admin/v1/adapters/{V1}/unload")
+        assert unstaged.status_code in (200, 202), unstaged.text
+        told = await ended(http, (await begin(http, data(40), version=v3))["id"])
+        assert (told["arms"], told["notes"]) == (
+            ["adapter", "general", "leading"],
+            [f"{V1}, the best so far, is verified and was not asked: stage it, then evaluate again."],
+        )
+
+
 @pytest.mark.invariant("No row of an evaluation is asked twice because a gateway was killed.")
 async def test_a_kill_in_the_middle_loses_nothing_and_the_next_gateway_goes_on(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, redis: Redis, tmp_path: Path

@@ -22,13 +22,15 @@ from gateway.audit import audited
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
+from gateway.features.evaluations.arms import ARMS, resolve_arms
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.messages import body_of
-from gateway.features.evaluations.store import Arm, Evaluation, ended, id_of
+from gateway.features.evaluations.store import Evaluation, ended, id_of
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from gateway.server.wire import Deadline
 from gateway.state.fitted import unused
+from monitoring.evaluation.arms import Arm
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, default_metric, metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from router.confidence import ROWS_MIN
@@ -41,7 +43,6 @@ UPLOAD_SECONDS_MAX = 3600.0
 PIECE_BYTES = 1 << 14
 """So much of an upload is read before others get the event loop."""
 ROWS_AT_ONCE_MAX = 100
-ARMS: tuple[Arm, ...] = ("adapter", "general")
 TOLD = ("id", "data_digest", "rows", "arms", "metric", "calibrate", "fit_gain")
 """What the audit has of an evaluation that is begun."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -54,8 +55,8 @@ class _Wanted:
     evaluations: Evaluations
     task: TaskPolicy
     version: Version
-    against: Version | None
-    arms: tuple[Arm, ...]
+    arms: dict[str, Arm]
+    notes: Sequence[str]
     metric: ComparisonMetric | None
     classes: ClassFinder
     coming: str = field(default_factory=lambda: f"coming-{secrets.token_hex(8)}")
@@ -68,12 +69,11 @@ class _Wanted:
             version=self.version.name,
             task=self.task.name,
             arms=self.arms,
-            against=self.against.name if self.against is not None else None,
             metric=str(self.metric),
             classes=self.classes.found(),
             data_digest=reader.digest,
             rows=reader.rows,
-            notes=tuple(_notes(reader)),
+            notes=(*self.notes, *_notes(reader)),
             by=by,
             created_at=time.time(),
         )
@@ -113,7 +113,12 @@ async def begin_evaluation(
     admin: Admin,
     version: Annotated[str, Query(max_length=80, description="What is evaluated, such as returns@v3.")],
     arms: Annotated[
-        str | None, Query(max_length=80, description="adapter, general, or both; unset: all there are.")
+        str | None,
+        Query(
+            max_length=80,
+            description=f"Of {', '.join(ARMS)}, with commas between; unset: all there are. `leading` is the version "
+            "that leads the task, `best` the best that has led it.",
+        ),
     ] = None,
     against: Annotated[str | None, Query(max_length=80, description="Another version of the task, as an arm.")] = None,
     metric: Annotated[
@@ -142,7 +147,7 @@ async def begin_evaluation(
             if reader.groups < reader.rows:
                 needs += f" (of {reader.rows}: of equal ones, and those of one group, one counts)"
             raise Problem("invalid_value", f"{needs}. Give more rows, or leave calibrate out.", "data")
-        name = id_of(version, reader.digest, wanted.arms, against, metric, class_field)
+        name = id_of(version, reader.digest, wanted.arms, metric, class_field)
         evaluation = wanted.evaluation(reader, admin.public, name)
         evaluation = msgspec.structs.replace(evaluation, calibrate=calibrate, fit_gain=fit_gain)
         return await _begun(request, response, admin, evaluation, wanted.coming, again)
@@ -168,7 +173,7 @@ async def _begun(
         )
         if same and before.status in ("running", "done") and not failed and not stale:
             return await _shown(request, before)
-    audited_fields: dict[str, Any] = {name: getattr(wanted, name) for name in TOLD}
+    audited_fields = {name: msgspec.to_builtins(getattr(wanted, name)) for name in TOLD}
     step = audited(feature_of(request, Evaluations).services, admin)
     step.note("evaluation.begin", wanted.version, None, audited_fields | {"again": again})
     await store.begin(wanted, coming, before is None, step)
@@ -276,23 +281,12 @@ async def _wanted(
     task = evaluations.services.snapshot.current.policy.tasks[
         known_task(evaluations.services, version.task, param="version")
     ]
-    has_fallback = task.fallback_pool is not None and task.reaches(task.fallback_pool)
-    named = tuple(arm for arm in ARMS if arms is None or arm in arms.split(","))
-    unknown = [arm for arm in (arms or "").split(",") if arm and arm not in ARMS]
-    if unknown or not named:
-        raise Problem("invalid_value", "Arms are adapter and general, one or both, with a comma between.", "arms")
-    if arms is None and not has_fallback:
-        named = ("adapter",)
-    if "general" in named and not has_fallback:
-        raise Problem(
-            "invalid_value", f"The task {task.name!r} has no fallback pool that could be the arm general.", "arms"
-        )
+    asked, notes = await resolve_arms(evaluations, task, version, arms, other)
     try:
         comparison = metric_of(metric) if metric else None
     except MetricError as error:
         raise Problem("invalid_value", str(error), "metric") from None
-    all_arms: tuple[Arm, ...] = (*named, "against") if other is not None else named
-    return _Wanted(evaluations, task, version, other, all_arms, comparison, ClassFinder(class_field))
+    return _Wanted(evaluations, task, version, asked, notes, comparison, ClassFinder(class_field))
 
 
 async def _version(evaluations: Evaluations, name: str) -> Version:
@@ -361,6 +355,7 @@ async def _shown(request: Request, evaluation: Evaluation, whole: bool = True) -
     """An evaluation as it is told: without what only its run needs."""
     store = feature_of(request, Evaluations).store
     fields: dict[str, Any] = msgspec.to_builtins(evaluation)
+    fields["arms"], fields["asked"] = list(evaluation.arms), fields["arms"]
     fields["classes"] = {
         "source": evaluation.classes.source,
         "field": evaluation.classes.field,

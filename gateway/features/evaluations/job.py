@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -140,7 +141,8 @@ class _Run:
         alone, waits, pause = 0, ROOM_SECONDS[0], RETRY_SECONDS[0]
         began = tried_at = time.monotonic()
         try:
-            body = body_of(row, self._version_of(arm), logprobs=arm != "general")
+            asked = self._one.arms[arm]
+            body = body_of(row, asked.version or self._one.version, logprobs=asked.version is not None)
         except Problem as problem:  # the gateway that took the row in was another build
             raise Impossible(f"Line {row.line} of the data: {problem.message}") from None
         while True:
@@ -164,19 +166,19 @@ class _Run:
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
 
-    def _version_of(self, arm: str) -> str:
-        return (self._one.against or "") if arm == "against" else self._one.version
-
     def _choice(self, arm: str) -> Choice | str:
         """The place for a row, or the reason why it waits. Raises Impossible where waiting is of no use."""
         evaluations, view = self._evaluations, self._evaluations.services.fleet.view()
         task = evaluations.services.snapshot.current.policy.tasks.get(self._one.task)
-        name = self._version_of(arm)
+        asked = self._one.arms[arm]
+        name = asked.version or self._one.version
         version = view.versions.get(name)
         if task is None or version is None:
             raise Impossible(f"The configuration has no task {self._one.task!r} any more, or there is no {name}.")
-        if arm == "general":
-            return self._placed(task, None, task.fallback_pool or "", version, view)
+        if asked.version is None:
+            if asked.prompt is not None:
+                version = replace(version, general_prompt=replace(version.general_prompt, system=asked.prompt))
+            return self._placed(task, None, asked.pool or task.fallback_pool or "", version, view)
         if version.state in OUT_OF_SERVICE or version.state not in PLACED | {"staging"}:
             raise Impossible(
                 f"{name} is {version.state}: stage it, and run the evaluation again: it goes on from here."

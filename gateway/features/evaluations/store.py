@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -20,12 +20,12 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted import Kind
 from gateway.state.outbox import Outbox
 from monitoring.audit import AuditEntry
+from monitoring.evaluation.arms import Arm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import RowResult
 
 Status = Literal["running", "done", "failed", "cancelled"]
-Arm = Literal["adapter", "general", "against"]
 ROOT = "apprentice:evaluation:"
 ALL_KEY = "apprentice:evaluations"
 OPEN_KEY = "apprentice:evaluations:open"
@@ -86,15 +86,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
-    """One evaluation. `arms` are asked in this order of each row; `metric` is how answers are compared, and `classes`
-    how rows are told apart. Times are Unix seconds; `report` is there once it is done, and `gate` where its version was
-    asked; `note` says what it waits for, or why it has failed."""
+    """One evaluation. `arms`, by their names, are asked in this order of each row; `metric` is how answers are
+    compared, and `classes` how rows are told apart. Times are Unix seconds; `report` is there once it is done, and
+    `gate` where its version was asked; `note` says what it waits for, or why it has failed."""
 
     id: str
     version: str
     task: str
-    arms: tuple[Arm, ...]
-    against: str | None
+    arms: dict[str, Arm]
     metric: str
     classes: Classes
     data_digest: str
@@ -145,7 +144,7 @@ class EvaluationStore:
     async def get(self, evaluation: str) -> Evaluation | None:
         """One evaluation, or None."""
         raw = await self._redis.get(_key(evaluation))
-        return None if raw is None else msgspec.json.decode(raw, type=Evaluation)
+        return None if raw is None else _read(raw)
 
     async def all(self, limit: int = LISTED_MAX) -> list[Evaluation]:
         """Those that are kept, the newest first."""
@@ -159,7 +158,7 @@ class EvaluationStore:
             await self._redis.zrem(ALL_KEY, *gone)
         kept = [name for name, is_there in zip(names, there, strict=True) if is_there][:limit]
         raw = await self._redis.mget([_key(name) for name in kept]) if kept else []
-        return [msgspec.json.decode(value, type=Evaluation) for value in raw if value is not None]
+        return [_read(value) for value in raw if value is not None]
 
     async def is_wanted(self) -> bool:
         """Return whether there is anything to do."""
@@ -168,8 +167,11 @@ class EvaluationStore:
     async def next(self) -> Evaluation | None:
         """The oldest that is to be run; None where none is."""
         for name in await self._redis.zrange(OPEN_KEY, 0, -1):
-            evaluation = await self.get(name.decode())
+            raw = await self._redis.get(_key(name.decode()))
+            evaluation = None if raw is None else _read(raw)
             if evaluation is not None and evaluation.status == "running":
+                if raw != (written := msgspec.json.encode(evaluation)):  # an earlier release began it
+                    await self._redis.set(_key(evaluation.id), written, xx=True, keepttl=True)
                 return evaluation
             await self._redis.zrem(OPEN_KEY, name)  # it has expired
         return None
@@ -359,11 +361,9 @@ class EvaluationStore:
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
 
-def id_of(
-    version: str, data_digest: str, arms: Sequence[str], against: str | None, metric: str, class_field: str
-) -> str:
+def id_of(version: str, data_digest: str, arms: Mapping[str, Arm], metric: str, class_field: str) -> str:
     """The same evaluation has the same id: what is evaluated, on which data, and how answers are compared."""
-    named = msgspec.json.encode([version, data_digest, list(arms), against, metric, class_field])
+    named = msgspec.json.encode([version, data_digest, arms, metric, class_field])
     return hashlib.sha256(named).hexdigest()[:16]
 
 
@@ -372,6 +372,16 @@ def ended(evaluation: Evaluation, status: Status, note: str = "", report: dict[s
     classes = msgspec.structs.replace(evaluation.classes, by_digest=None)
     now = time.time()
     return msgspec.structs.replace(evaluation, status=status, note=note, report=report, ended_at=now, classes=classes)
+
+
+def _read(raw: bytes) -> Evaluation:
+    """An evaluation as it is kept; up to 0.1.0 its arms were names, and `against` a version."""
+    fields = msgspec.json.decode(raw, type=dict[str, Any])
+    if isinstance(fields["arms"], list):
+        against = fields.pop("against", None)
+        asked = {"adapter": Arm(fields["version"]), "general": Arm(), "against": Arm(against)}
+        fields["arms"] = {name: msgspec.to_builtins(asked[name]) for name in fields["arms"]}
+    return msgspec.convert(fields, Evaluation)
 
 
 def _key(evaluation: str, part: str = "") -> str:
