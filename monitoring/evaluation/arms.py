@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Arm(msgspec.Struct, frozen=True, omit_defaults=True):
+class EvaluationArm(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an arm asks: `version`, whose bytes are `digest` and `manifest_digest`, or else the base of `pool`.
 
     A pool gets `prompt` as its system message; None: the general prompt of the version that is evaluated.

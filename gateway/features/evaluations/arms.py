@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
-from monitoring.evaluation.arms import Arm
+from monitoring.evaluation.arms import EvaluationArm
 from router.policy import TaskPolicy
 from serving.adapters.entries import PLACED, AliasEntry, Version
 
@@ -13,7 +13,7 @@ ARMS = ("adapter", "general", "leading", "best")
 
 async def resolve_arms(
     evaluations: Evaluations, task: TaskPolicy, version: Version, named: str | None, against: Version | None
-) -> tuple[dict[str, Arm], list[str]]:
+) -> tuple[dict[str, EvaluationArm], list[str]]:
     """The arms that are `named` (None: all there are) with what each asks, and notes on those that are left out.
 
     Raises Problem (400).
@@ -25,7 +25,7 @@ async def resolve_arms(
     asked = {"adapter": arm_of(version)} if "adapter" in names else {}
     if "general" in names:
         if task.fallback_pool is not None and task.reaches(task.fallback_pool):
-            asked["general"] = Arm(pool=task.fallback_pool)
+            asked["general"] = EvaluationArm(pool=task.fallback_pool)
         elif named is not None:
             text = f"The task {task.name!r} has no fallback pool that could be the arm general."
             raise Problem("invalid_value", text, "arms")
@@ -39,9 +39,9 @@ async def resolve_arms(
     return asked, notes if "best" in names else []
 
 
-def arm_of(version: Version) -> Arm:
+def arm_of(version: Version) -> EvaluationArm:
     """The arm that asks a version."""
-    return Arm(version.name, version.digest, version.manifest_digest)
+    return EvaluationArm(version.name, version.digest, version.manifest_digest)
 
 
 async def find_best(evaluations: Evaluations, alias: AliasEntry, without: str) -> str | None:
@@ -59,7 +59,7 @@ async def find_best(evaluations: Evaluations, alias: AliasEntry, without: str) -
     return max(rated)[2] if rated else None
 
 
-async def _references(evaluations: Evaluations, version: Version) -> tuple[dict[str, Arm], list[str]]:
+async def _references(evaluations: Evaluations, version: Version) -> tuple[dict[str, EvaluationArm], list[str]]:
     """The arms `leading` and `best`, as far as each is a version of its own that can be asked."""
     snapshot = evaluations.services.snapshot.current
     alias = snapshot.aliases.get(version.task)

@@ -30,7 +30,7 @@ from gateway.features.evaluations.store import Evaluation, ended, id_of
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from gateway.server.wire import Deadline
 from gateway.state.fitted import unused
-from monitoring.evaluation.arms import Arm
+from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, default_metric, metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from router.confidence import ROWS_MIN
@@ -55,7 +55,7 @@ class _Wanted:
     evaluations: Evaluations
     task: TaskPolicy
     version: Version
-    arms: dict[str, Arm]
+    arms: dict[str, EvaluationArm]
     notes: Sequence[str]
     metric: ComparisonMetric | None
     classes: ClassFinder

@@ -20,7 +20,7 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted import Kind
 from gateway.state.outbox import Outbox
 from monitoring.audit import AuditEntry
-from monitoring.evaluation.arms import Arm
+from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import RowResult
@@ -93,7 +93,7 @@ class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     id: str
     version: str
     task: str
-    arms: dict[str, Arm]
+    arms: dict[str, EvaluationArm]
     metric: str
     classes: Classes
     data_digest: str
@@ -361,7 +361,7 @@ class EvaluationStore:
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
 
-def id_of(version: str, data_digest: str, arms: Mapping[str, Arm], metric: str, class_field: str) -> str:
+def id_of(version: str, data_digest: str, arms: Mapping[str, EvaluationArm], metric: str, class_field: str) -> str:
     """The same evaluation has the same id: what is evaluated, on which data, and how answers are compared."""
     named = msgspec.json.encode([version, data_digest, arms, metric, class_field])
     return hashlib.sha256(named).hexdigest()[:16]
@@ -379,7 +379,11 @@ def _read(raw: bytes) -> Evaluation:
     fields = msgspec.json.decode(raw, type=dict[str, Any])
     if isinstance(fields["arms"], list):
         against = fields.pop("against", None)
-        asked = {"adapter": Arm(fields["version"]), "general": Arm(), "against": Arm(against)}
+        asked = {
+            "adapter": EvaluationArm(fields["version"]),
+            "general": EvaluationArm(),
+            "against": EvaluationArm(against),
+        }
         fields["arms"] = {name: msgspec.to_builtins(asked[name]) for name in fields["arms"]}
     return msgspec.convert(fields, Evaluation)
 

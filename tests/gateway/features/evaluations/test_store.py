@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from gateway.features.evaluations.store import ALL_KEY, LOGPROBS_EVALUATIONS, Evaluation, EvaluationStore, Model, ended
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
-from monitoring.evaluation.arms import Arm
+from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import RowResult
@@ -22,7 +22,7 @@ def evaluation(name: str = "e", created_at: float = 1.0, classes: Classes | None
         id=name,
         version="returns@v1",
         task="returns",
-        arms={"adapter": Arm("returns@v1")},
+        arms={"adapter": EvaluationArm("returns@v1")},
         metric="exact",
         classes=classes or Classes(),
         data_digest="d",
