@@ -40,7 +40,7 @@ class TaskIndex:
     def of(cls, centroids: Mapping[str, Vectors], embedding: Embedding) -> TaskIndex:
         """An index over at least one task, from its centroids."""
         lines = np.concatenate(list(centroids.values()))
-        counts = [len(own) for own in centroids.values()]
+        counts = [len(rows) for rows in centroids.values()]
         _, axes = np.linalg.eigh(lines.T @ lines)
         axes = np.ascontiguousarray(axes[:, -AXES_MAX:], np.float32)
         starts = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.intp)

@@ -158,15 +158,17 @@ class ConfidenceModel:
         return model
 
     def _certified(self, wrong_share_max: float) -> int | None:
-        held = self.calibration
-        allowed = count_wrong_allowed(held.rows, wrong_share_max, held.delta)
-        at = bisect_right(held.wrong, allowed) - 1
-        return at if at >= 0 and held.kept[at] else None
+        calibration = self.calibration
+        allowed = count_wrong_allowed(calibration.rows, wrong_share_max, calibration.delta)
+        at = bisect_right(calibration.wrong, allowed) - 1
+        return at if at >= 0 and calibration.kept[at] else None
 
     def _certificate(self, at: int) -> Certificate:
-        held = self.calibration
-        bound = bound_wrong_share(held.wrong[at], held.rows, held.delta)
-        return Certificate(held.thresholds[at], held.rows, held.kept[at], held.wrong[at], bound)
+        calibration = self.calibration
+        bound = bound_wrong_share(calibration.wrong[at], calibration.rows, calibration.delta)
+        return Certificate(
+            calibration.thresholds[at], calibration.rows, calibration.kept[at], calibration.wrong[at], bound
+        )
 
 
 # ---- features -----------------------------------------------------------------------------------
@@ -211,19 +213,19 @@ def compute_first_features(
     return compute_features(logprobs[:tokens], scope, None)
 
 
-def make_inputs(asked: ConfidenceFeatures, scope_mean: float) -> tuple[float, ...]:
+def make_inputs(features: ConfidenceFeatures, scope_mean: float) -> tuple[float, ...]:
     """The numbers that the weights are for, in the order of NAMES; each rises with what speaks for an answer.
 
     But for the length and for a broken contract. Logprobs come as -log(0.001 - logprob): between 0.9 and 0.99 lies as
     much as between 0.99 and 0.999.
     """
     return (
-        -math.log(SURE_NATS - asked.minimum),
-        -math.log(SURE_NATS - asked.quantile_10),
-        -math.log(SURE_NATS - asked.mean),
-        math.log1p(asked.length),
-        scope_mean if asked.scope is None else asked.scope,
-        1.0 if asked.contract_kept is False else 0.0,
+        -math.log(SURE_NATS - features.minimum),
+        -math.log(SURE_NATS - features.quantile_10),
+        -math.log(SURE_NATS - features.mean),
+        math.log1p(features.length),
+        scope_mean if features.scope is None else features.scope,
+        1.0 if features.contract_kept is False else 0.0,
     )
 
 
@@ -306,23 +308,25 @@ def compute_probability_at_most(count: int, trials: int, share: float) -> float:
 
 def _see_that_it_is_sound(model: ConfidenceModel) -> None:
     """Raises ConfidenceError where a model was changed by something else than `to_json`."""
-    held = model.calibration
-    numbers = (*model.weights, model.bias, model.scope_mean, held.delta, *held.thresholds)
-    same = len(held.wrong) == len(held.thresholds) == len(held.kept) > 0
+    calibration = model.calibration
+    numbers = (*model.weights, model.bias, model.scope_mean, calibration.delta, *calibration.thresholds)
+    same = len(calibration.wrong) == len(calibration.thresholds) == len(calibration.kept) > 0
     sound = (
         len(model.weights) == len(NAMES)
         and all(map(math.isfinite, numbers))
         and (model.tokens is None or model.tokens >= 1)
-        and 0.0 < held.delta <= 0.5
-        and 1 <= held.rows <= ROWS_MAX
+        and 0.0 < calibration.delta <= 0.5
+        and 1 <= calibration.rows <= ROWS_MAX
         and same
-        and all(value < other for value, other in zip(held.wrong, held.wrong[1:], strict=False))
-        and all(value >= other for value, other in zip(held.thresholds, held.thresholds[1:], strict=False))
-        and all(value <= other for value, other in zip(held.kept, held.kept[1:], strict=False))
-        and all(0 <= wrong <= held.rows for wrong in held.wrong)
-        and all(0 <= kept <= held.rows for kept in held.kept)
-        and held.thresholds[-1] <= 0.0
-        and held.kept[-1] == held.rows
+        and all(value < other for value, other in zip(calibration.wrong, calibration.wrong[1:], strict=False))
+        and all(
+            value >= other for value, other in zip(calibration.thresholds, calibration.thresholds[1:], strict=False)
+        )
+        and all(value <= other for value, other in zip(calibration.kept, calibration.kept[1:], strict=False))
+        and all(0 <= wrong <= calibration.rows for wrong in calibration.wrong)
+        and all(0 <= kept <= calibration.rows for kept in calibration.kept)
+        and calibration.thresholds[-1] <= 0.0
+        and calibration.kept[-1] == calibration.rows
     )
     if not sound:
         raise ConfidenceError("The confidence model is damaged (its numbers contradict each other): calibrate again.")

@@ -114,16 +114,16 @@ class StaticEmbedding:
 
     def look_up(self, words: Sequence[str]) -> Vectors:
         """One row a word in folded letters: the sum of its tokens' vectors. Some thousand words are remembered."""
-        known = self._words
-        found = {word: known.get(word) for word in words}
-        missing = [word for word, row in found.items() if row is None]
+        remembered = self._words
+        row_by_word = {word: remembered.get(word) for word in words}
+        missing = [word for word, row in row_by_word.items() if row is None]
         if missing:
             fresh = dict(zip(missing, self._sum_tokens(missing), strict=True))
-            found.update(fresh)
-            if len(known) + len(missing) > WORDS_MAX:  # threads may still read the full one
-                known = self._words = {}
-            known.update(fresh)
-        rows = [row for word in words if (row := found[word]) is not None]
+            row_by_word.update(fresh)
+            if len(remembered) + len(missing) > WORDS_MAX:  # threads may still read the full one
+                remembered = self._words = {}
+            remembered.update(fresh)
+        rows = [row for word in words if (row := row_by_word[word]) is not None]
         return np.concatenate(rows).reshape(len(rows), -1)
 
     def _sum_tokens(self, words: Sequence[str]) -> Vectors:
@@ -143,10 +143,10 @@ def clip_text(text: str) -> str:
 
 def _package_folder() -> Path:
     """The folder where the package is installed, found without importing it."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
         raise EmbeddingError(f"The package {PACKAGE} is missing, which has the word vectors: install {PACKAGE}.")
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _weights_of(path: Path, tokens: int) -> npt.NDArray[np.float16]:

@@ -60,13 +60,13 @@ def weigh_languages(text: str) -> Mapping[str, float]:
         kana = any(name in ("HIRAGANA", "KATAKANA") for name in scripts)
         name = "HIRAGANA" if kana else max(sorted(set(scripts)), key=scripts.count)
         return {SCRIPTS.get(name, name.capitalize()): float(len(foreign))}
-    known = _read_words()
-    found: dict[str, float] = {}
+    signs = _read_words()
+    evidence_by_language: dict[str, float] = {}
     words = ["".join(c for c in word if c.isalpha() or c == "'") for word in text.casefold().split()[:WORDS_MAX]]
     for sign in (*words, *(letter for letter in letters if letter > "\x7f"), *(c for c in text if c in "¿¡")):
-        for name, evidence in known.get(sign, {}).items():
-            found[name] = found.get(name, 0.0) + evidence
-    return found
+        for name, evidence in signs.get(sign, {}).items():
+            evidence_by_language[name] = evidence_by_language.get(name, 0.0) + evidence
+    return evidence_by_language
 
 
 def find_languages(texts: Iterable[str], share_min: float) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def find_languages(texts: Iterable[str], share_min: float) -> tuple[str, ...]:
     counts: dict[str, int] = {}
     for text in texts:
         evidence = weigh_languages(text)
-        name = max(sorted(evidence), key=lambda one: evidence[one], default="")
+        name = max(sorted(evidence), key=lambda language: evidence[language], default="")
         if evidence.get(name, 0.0) >= EVIDENCE_MIN:
             counts[name] = counts.get(name, 0) + 1
     total = sum(counts.values())
@@ -86,6 +86,6 @@ def find_other_language(text: str, known: Sequence[str]) -> str:
     evidence = weigh_languages(text)
     if not evidence or not known:
         return ""
-    best = max(sorted(evidence), key=lambda one: evidence[one])
+    best = max(sorted(evidence), key=lambda language: evidence[language])
     usual = max(evidence.get(name, 0.0) for name in known)
     return best if evidence[best] >= EVIDENCE_MIN and evidence[best] >= usual + LEAD_MIN else ""

@@ -84,12 +84,12 @@ def read_seal(path: Path) -> Seal:
     try:
         seal = msgspec.json.decode(get_seal_path(path).read_bytes(), type=Seal)
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise EmbeddingError(f"There is no MiniLM in {path.name}: {WRITE}.") from error
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EmbeddingError(f"MiniLM in {path.name} can not be read: {WRITE} again.") from error
-    if found != seal.sha256:
+    if sha256 != seal.sha256:
         raise EmbeddingError(f"MiniLM in {path.name} is damaged: {WRITE} again.")
     return seal
 
@@ -148,9 +148,9 @@ class MiniLM:
         rows = np.zeros((len(texts), DIMENSIONS), np.float32)
         for row, text in zip(rows, texts, strict=True):
             if ids := self._ids(text):
-                asked = np.array([[BEGIN, *ids, END]], np.int64)
-                (found,) = self._session.run([OUTPUT], {INPUT: asked, MASK: np.ones_like(asked)})
-                row[:] = found[0]
+                ids_with_ends = np.array([[BEGIN, *ids, END]], np.int64)
+                (output,) = self._session.run([OUTPUT], {INPUT: ids_with_ends, MASK: np.ones_like(ids_with_ends)})
+                row[:] = output[0]
         return rows
 
     def _ids(self, text: str) -> list[int]:
@@ -272,9 +272,9 @@ class _Graph:
 
     def model(self, metadata: dict[str, str]) -> Any:
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
-        asked = [helper.make_tensor_value_info(name, kinds.INT64, ["texts", "tokens"]) for name in (INPUT, MASK)]
-        given = [helper.make_tensor_value_info(OUTPUT, kinds.FLOAT, ["texts", DIMENSIONS])]
-        graph = helper.make_graph(self._nodes, "minilm", asked, given, list(self._constants.values()))
+        inputs = [helper.make_tensor_value_info(name, kinds.INT64, ["texts", "tokens"]) for name in (INPUT, MASK)]
+        outputs = [helper.make_tensor_value_info(OUTPUT, kinds.FLOAT, ["texts", DIMENSIONS])]
+        graph = helper.make_graph(self._nodes, "minilm", inputs, outputs, list(self._constants.values()))
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="apprentice"
         )

@@ -27,7 +27,7 @@ def mark_words(texts: Iterable[str]) -> Marks:
 
 def mend_words(text: str, marks: Marks) -> str:
     """The text with words that are not known replaced by those that they most likely are; others stay."""
-    return WORD.sub(lambda found: _mend(found[0], marks), text)
+    return WORD.sub(lambda match: _mend(match[0], marks), text)
 
 
 def _mend(word: str, marks: Marks) -> str:

@@ -111,14 +111,14 @@ def measure_rows(rows: Sequence[CalibrationRow], tokens: int | None = None) -> M
         raise FittingError("There are no calibration rows: evaluate the version on held-out data first.")
     if not ROWS_MIN <= len(rows) <= ROWS_MAX:
         raise FittingError(f"There are {len(rows)} calibration rows: give {ROWS_MIN} at least and {ROWS_MAX} at most.")
-    seen = [_features_of(row, number, tokens) for number, row in enumerate(rows, 1)]
-    scopes = [features.scope for features in seen if features.scope is not None]
+    features_of_rows = [_features_of(row, number, tokens) for number, row in enumerate(rows, 1)]
+    scopes = [features.scope for features in features_of_rows if features.scope is not None]
     scope_mean = math.fsum(scopes) / len(scopes) if scopes else 0.0
     return Measured(
-        np.array([make_inputs(features, scope_mean) for features in seen], dtype=np.float64),
+        np.array([make_inputs(features, scope_mean) for features in features_of_rows], dtype=np.float64),
         np.array([row.right for row in rows], dtype=np.bool_),
         scope_mean,
-        np.array([features.length == 0 for features in seen], dtype=np.bool_),
+        np.array([features.length == 0 for features in features_of_rows], dtype=np.bool_),
     )
 
 
@@ -190,9 +190,9 @@ def _scores_by_others(measured: Measured, scores: Matrix, seed: int) -> Matrix:
     scale = np.sort(scores)
     held_out = np.empty(rows)
     for at in range(FOLDS):
-        held = fold == at
-        others = compute_scores(measured, *weigh(measured.matrix[~held], measured.right[~held]))
-        held_out[held] = np.interp(others[held], np.sort(others), scale)
+        is_held_out = fold == at
+        others = compute_scores(measured, *weigh(measured.matrix[~is_held_out], measured.right[~is_held_out]))
+        held_out[is_held_out] = np.interp(others[is_held_out], np.sort(others), scale)
     return held_out
 
 
@@ -215,12 +215,14 @@ def _can_be_learned(right: Truth) -> bool:
 
 
 def _features_of(row: CalibrationRow, number: int, tokens: int | None) -> ConfidenceFeatures:
-    seen = row.seen if tokens is None else None
-    logprobs: Sequence[float] = row.logprobs if seen is None else (seen.minimum, seen.quantile_10, seen.mean)
+    features = row.seen if tokens is None else None
+    logprobs: Sequence[float] = (
+        row.logprobs if features is None else (features.minimum, features.quantile_10, features.mean)
+    )
     try:
         finite = all(map(math.isfinite, logprobs)) and (row.scope is None or math.isfinite(row.scope))
     except (TypeError, OverflowError):
         finite = False
     if not finite:
         raise FittingError(f"Calibration row {number} has a logprob or a scope that is not finite: leave it out.")
-    return compute_first_features(tokens, row.logprobs, row.scope, row.contract_kept) if seen is None else seen
+    return compute_first_features(tokens, row.logprobs, row.scope, row.contract_kept) if features is None else features

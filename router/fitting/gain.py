@@ -193,8 +193,8 @@ def _folds(groups: Integers, draw: np.random.Generator) -> list[Integers]:
 
 def fit_unmeasured(rows: Rows, seed: int) -> GainModel:
     """A model without a measure, for who measures it himself; never a constant."""
-    seen = np.bincount(rows.counts.indices, minlength=BUCKETS)
-    idf = (np.log((1 + len(rows.gain)) / (1 + seen)) + 1).astype(np.float16)
+    rows_with_bucket = np.bincount(rows.counts.indices, minlength=BUCKETS)
+    idf = (np.log((1 + len(rows.gain)) / (1 + rows_with_bucket)) + 1).astype(np.float16)
     weighted = _weighted(rows.counts, idf)
     arms = [_arm(weighted, rows.right[:, arm], seed) for arm in (0, 1)]
     weights = np.stack([of for of, _ in arms], axis=1)

@@ -36,11 +36,11 @@ def route_rows(
     general = None if general_right is None else np.array(general_right, dtype=np.bool_)
     sent = np.empty(count)
     for at in range(FOLDS):
-        held = np.flatnonzero(fold == at)
+        held_out = np.flatnonzero(fold == at)
         weights, bias = weigh(measured.matrix[fold != at], measured.right[fold != at])
-        scores = np.where(measured.silent[held], -np.inf, measured.matrix[held] @ weights + bias)
+        scores = np.where(measured.silent[held_out], -np.inf, measured.matrix[held_out] @ weights + bias)
         order = np.argsort(scores, kind="stable")
-        sent[held[order]] = (np.arange(len(held)) + 0.5) / len(held)
+        sent[held_out[order]] = (np.arange(len(held_out)) + 0.5) / len(held_out)
     points = []
     for step in range(STEPS + 1):
         goes = sent < step / STEPS

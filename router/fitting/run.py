@@ -42,8 +42,8 @@ def fit(job: FittingJob, packed: bytes) -> tuple[FittingResult, bytes]:
     count = min(max(int(ASIDE_SHARE * len(others)), ASIDE_MIN), ASIDE_MAX)
     aside = [others[at] for at in order[:count]] if count <= ASIDE_SHARE_MAX * len(others) else []
     kept = [others[at] for at in np.sort(order[len(aside) :])]
-    seen, stands = (kept, stand_in()) if backgrounds else ((), kept)
-    model = fit_scope(prompts, seen, embedding, job.seed, _tell, deep, stands)
+    traffic, stands = (kept, stand_in()) if backgrounds else ((), kept)
+    model = fit_scope(prompts, traffic, embedding, job.seed, _tell, deep, stands)
     data = model.to_bytes()
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"
     auroc = measure_auroc(model, aside)

@@ -146,13 +146,13 @@ def fit_scope(
     with threadpool_limits(1):  # sums in another order would give other bytes
         tell("reading", 0.0)
         kept = _different(prompts)
-        length = sum(len(one.text) for one in kept) / len(kept)
+        length = sum(len(prompt.text) for prompt in kept) / len(kept)
         kept = _sample(kept, min(PROMPTS_MAX, int(CHARACTERS_MAX / length)), draw)
-        seen = {_folded(one.text) for one in kept}
-        known = [text for text in _different_texts(background) if _folded(text) not in seen]
-        is_known = len(known) >= KNOWN_MIN
-        stands = [text for text in _different_texts(stand_in) if _folded(text) not in seen]
-        others = known if is_known else [*known, *_unlike([one.text for one in kept], stands, embedding)]
+        texts = {_folded(prompt.text) for prompt in kept}
+        traffic = [text for text in _different_texts(background) if _folded(text) not in texts]
+        is_known = len(traffic) >= KNOWN_MIN
+        stands = [text for text in _different_texts(stand_in) if _folded(text) not in texts]
+        others = traffic if is_known else [*traffic, *_unlike([prompt.text for prompt in kept], stands, embedding)]
         rows = _features(kept, _sample(others, BACKGROUND_MAX, draw), embedding, deep, draw)
         fitter = _Fitter(embedding, deep, seed, is_known)
         model = fitter.with_thresholds(rows, draw, _Progress(tell, "fitting", 0.1, 1.0))
@@ -173,18 +173,19 @@ def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
     """Each text once, clipped, without the empty ones. Raises FittingError if too few are left."""
     if not prompts:
         raise FittingError("The training sample is empty: give the prompts that the version was trained on.")
-    found: dict[str, TrainingPrompt] = {}
-    for one in prompts:
-        if len(one.id) > ID_CHARACTERS_MAX:
+    prompt_by_text: dict[str, TrainingPrompt] = {}
+    for prompt in prompts:
+        if len(prompt.id) > ID_CHARACTERS_MAX:
             raise FittingError(f"An id of a training prompt has over {ID_CHARACTERS_MAX} characters: shorten it.")
-        folded = _folded(one.text)
-        if folded and folded not in found:
-            found[folded] = TrainingPrompt(one.id, clip_text(one.text), one.label, one.group)
-    if len(found) < PROMPTS_MIN:
+        folded = _folded(prompt.text)
+        if folded and folded not in prompt_by_text:
+            prompt_by_text[folded] = TrainingPrompt(prompt.id, clip_text(prompt.text), prompt.label, prompt.group)
+    if len(prompt_by_text) < PROMPTS_MIN:
         raise FittingError(
-            f"{len(found)} different training prompts are too few: give at least {PROMPTS_MIN}, better some hundreds."
+            f"{len(prompt_by_text)} different training prompts are too few: "
+            f"give at least {PROMPTS_MIN}, better some hundreds."
         )
-    return list(found.values())
+    return list(prompt_by_text.values())
 
 
 def _different_texts(texts: Sequence[str]) -> list[str]:
@@ -219,21 +220,21 @@ def _features(
     draw: np.random.Generator,
 ) -> _Rows:
     worded = _reword(prompts, draw)
-    known, kept_back = split_frames(read_frames())
+    frames_known, kept_back = split_frames(read_frames())
     kept = list_frames(kept_back)
-    frames = [*list_frames(known), *kept]
-    texts = (*(one.text for one in prompts), *others, *frames, *(text for _, text in worded))
+    frames = [*list_frames(frames_known), *kept]
+    texts = (*(prompt.text for prompt in prompts), *others, *frames, *(text for _, text in worded))
     static = np.concatenate(list(_embedded(embedding, texts)))
     meaning = np.concatenate(list(_embedded(deep, texts))) if deep else None
-    own = (static if meaning is None else meaning)[: len(prompts)]
-    classes = number_classes([one.label for one in prompts], own, draw)
+    vectors = (static if meaning is None else meaning)[: len(prompts)]
+    classes = number_classes([prompt.label for prompt in prompts], vectors, draw)
     sources = [at for at, _ in worded]
-    groups = number_groups([one.group for one in prompts])
+    groups = number_groups([prompt.group for prompt in prompts])
     strangers = groups.max() + 1 + np.arange(len(others))
     halves = np.repeat([FRAMES_KNOWN, FRAMES_KEPT_BACK], [len(frames) - len(kept), len(kept)])
     return _Rows(
         ids=(
-            *(one.id for one in prompts),
+            *(prompt.id for prompt in prompts),
             *("" for _ in others),
             *("" for _ in frames),
             *(prompts[at].id for at in sources),
@@ -251,11 +252,11 @@ def _features(
 def _reword(prompts: Sequence[TrainingPrompt], draw: np.random.Generator) -> list[tuple[int, str]]:
     """Some of the prompts, by number, as people write them: with typing errors, in a frame, or both."""
     frames, _ = split_frames(read_frames())
-    found = []
+    reworded = []
     for at in draw.permutation(len(prompts))[:REWORDED_MAX]:
         text = add_typos(prompts[at].text, draw) if draw.random() < 0.7 else prompts[at].text
-        found.append((int(at), put_in_frame(text, frames, draw) if draw.random() < 0.3 else text))
-    return found
+        reworded.append((int(at), put_in_frame(text, frames, draw) if draw.random() < 0.3 else text))
+    return reworded
 
 
 def _embedded(embedding: Embedding, texts: Sequence[str]) -> Iterator[Vectors]:
@@ -265,12 +266,12 @@ def _embedded(embedding: Embedding, texts: Sequence[str]) -> Iterator[Vectors]:
 
 def _counted(texts: Sequence[str]) -> Any:
     """The number of times that each text has each bucket, as a sparse matrix."""
-    found = [np.unique(find_buckets(fold(text), is_lean=True)[0], return_counts=True) for text in texts]
-    ends = np.cumsum([0, *(len(buckets) for buckets, _ in found)])
+    buckets_of_texts = [np.unique(find_buckets(fold(text), is_lean=True)[0], return_counts=True) for text in texts]
+    ends = np.cumsum([0, *(len(buckets) for buckets, _ in buckets_of_texts)])
     return sp.csr_matrix(
         (
-            np.concatenate([counts for _, counts in found]).astype(np.float32),
-            np.concatenate([buckets for buckets, _ in found]).astype(np.int32),
+            np.concatenate([counts for _, counts in buckets_of_texts]).astype(np.float32),
+            np.concatenate([buckets for buckets, _ in buckets_of_texts]).astype(np.int32),
             ends.astype(np.int32),
         ),
         shape=(len(texts), BUCKETS),
