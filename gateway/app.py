@@ -54,6 +54,7 @@ from gateway.features.retraining.feature import RETRAINING
 from gateway.features.reviews.feature import REVIEWS
 from gateway.features.rules import endpoints as rules
 from gateway.features.shadows.feature import SHADOWS
+from gateway.features.texts.feature import TEXTS
 from gateway.fleet_health import check_health
 from gateway.formats.answer_terms import Judging
 from gateway.formats.format_table import FORMATS
@@ -111,6 +112,7 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 FEATURES: tuple[Feature[Any], ...] = (
     stateless(probes.router),
+    TEXTS,
     stateless(requests.router, model_list.router, route.router),
     stateless(reported.router),
     REVIEWS,

@@ -1,4 +1,4 @@
-"""The archive: records and feedback as Parquet files by day, `DATASET/day=YYYY-MM-DD/part-FIRST-LAST.parquet`.
+"""The archive: records, feedback and kept texts as Parquet by day, `DATASET/day=YYYY-MM-DD/part-FIRST-LAST.parquet`.
 
 Files of reported records are named `part-reported-FIRST-LAST.parquet`: their entries are of a stream of their own.
 
@@ -8,10 +8,12 @@ process of its own (archive_run.py), reading by the command line.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +23,9 @@ import duckdb
 import msgspec
 
 from monitoring.records import Record
+from monitoring.texts import TextRow
 
-Dataset = Literal["records", "feedback"]
+Dataset = Literal["records", "feedback", "texts"]
 THREADS_MAX = 1
 MEMORY = "512MB"
 SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
@@ -57,7 +60,9 @@ class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     entry: str | None = None  # Its place in the stream.
 
 
-ROWS: Mapping[Dataset, type[msgspec.Struct]] = types.MappingProxyType({"records": RecordRow, "feedback": FeedbackRow})
+ROWS: Mapping[Dataset, type[msgspec.Struct]] = types.MappingProxyType(
+    {"records": RecordRow, "feedback": FeedbackRow, "texts": TextRow}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,18 @@ class Day:
 
 class Nothing(Exception):
     """There is no file of what was asked for."""
+
+
+@contextmanager
+def lock_archive(folder: Path, shared: bool = False) -> Iterator[None]:
+    """Nobody else writes, rewrites or removes files meanwhile; with `shared` others may read. Waits for as long as that
+    takes. Raises OSError."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def columns_of(struct: type[msgspec.Struct]) -> dict[str, str]:
@@ -110,8 +127,12 @@ def write_part(dataset: Dataset, lines: Path, target: Path) -> int:
 
     What is there under the name already is the same, and is left.
     """
-    if target.exists():
-        return 0
+    return 0 if target.exists() else replace_part(dataset, lines, target)
+
+
+def replace_part(dataset: Dataset, lines: Path, target: Path) -> int:
+    """Write a file of JSON lines as Parquet in the place of what is there, which is whole until then. Returns its size
+    in bytes."""
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in columns_of(ROWS[dataset]).items())
     partial = lines.with_suffix(".parquet")
     with connected() as connection:
@@ -208,13 +229,15 @@ def files(folder: Path, wanted: ArchiveQuery) -> Iterator[Path]:
         raise Nothing(f"There are no {wanted.dataset} of that time in {folder}.")
 
 
-def read(dataset: Dataset, paths: Sequence[Path]) -> str:
-    """These files as one table with all columns of the dataset: what a file of an older gateway lacks is null."""
+def read(dataset: Dataset, paths: Sequence[Path], named: bool = False) -> str:
+    """These files as one table with all columns of the dataset: what a file of an older gateway lacks is null. `named`:
+    with the file's name as the column `filename`."""
     listed = ", ".join(_quoted(path) for path in paths)
     columns = columns_of(ROWS[dataset])
     nulls = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
     return (
-        f"(SELECT * FROM read_parquet([{listed}], union_by_name=true, hive_partitioning=false) "  # noqa: S608
+        f"(SELECT * FROM read_parquet([{listed}], union_by_name=true, hive_partitioning=false, "  # noqa: S608
+        f"filename={str(named).lower()}) "
         f"UNION ALL BY NAME SELECT {nulls} WHERE false)"
     )
 

@@ -3,7 +3,8 @@
 `python -m monitoring.archive_run` reads a Job as a line of JSON, and prints a Report. It ends at once when its input
 is closed: it never outlives the gateway that began it.
 
-Records of reported traffic come from a stream of their own, into the dataset of records.
+Records of reported traffic come from a stream of their own, into the dataset of records. The stream of kept texts has
+only ids: the texts stand beside it, and go from Redis once they are in a file.
 
 How far it has got stands in Redis, `apprentice:archive:SOURCE`. A range of entries is `planned` there before its first
 file appears, and `done` once all are there. Whoever comes after a crash does the planned range again, under the same
@@ -26,16 +27,28 @@ from typing import Any, Literal
 import msgspec
 from redis import Redis
 
-from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
+from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, lock_archive, write_part
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.helper_process import live_with_input
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
+from monitoring.text_retention import delete_due_texts
+from monitoring.text_stream import ARCHIVED_MS, delete_texts
+from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
+from monitoring.texts import TEXT_KEY, TextRetention, TextRow
 
-Source = Literal["records", "feedback", "reported"]
+Source = Literal["records", "feedback", "reported", "texts"]
 STREAMS: Mapping[Source, str] = MappingProxyType(
-    {"records": RECORDS_STREAM_KEY, "feedback": FEEDBACK_STREAM_KEY, "reported": REPORTED_STREAM_KEY}
+    {
+        "records": RECORDS_STREAM_KEY,
+        "feedback": FEEDBACK_STREAM_KEY,
+        "reported": REPORTED_STREAM_KEY,
+        "texts": TEXTS_STREAM_KEY,
+    }
+)
+DATASETS: Mapping[Source, Dataset] = MappingProxyType(
+    {"records": "records", "feedback": "feedback", "reported": "records", "texts": "texts"}
 )
 PART_ENTRIES_MAX = 50_000
 READ_MAX = 500
@@ -67,6 +80,7 @@ class ArchiveJob(msgspec.Struct):
     folder: str
     retention_days: int
     part_entries_max: int = PART_ENTRIES_MAX
+    texts: TextRetention = TextRetention()
 
 
 class ArchiveReport(msgspec.Struct):
@@ -74,6 +88,8 @@ class ArchiveReport(msgspec.Struct):
 
     records: int = 0
     feedback: int = 0
+    texts: int = 0
+    texts_pruned: int = 0
     unreadable: int = 0
     files: int = 0
     size_bytes: int = 0
@@ -90,15 +106,19 @@ class Staged:
     entries: int = 0
     unreadable: int = 0
     files: dict[str, Any] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    """Requests whose texts are among the entries."""
 
     def add(self, entry: str, day: str, line: bytes) -> None:
-        """Put an entry behind the others of its day."""
+        """Put an entry behind the others of its day; an empty line stands for one of which nothing is left."""
+        self.first = self.first or entry
+        self.last = entry
+        if not line:
+            return
         file = self.files.get(day)
         if file is None:
             file = self.files[day] = (self.folder / f"{day}.jsonl").open("wb")
         file.write(line + b"\n")
-        self.first = self.first or entry
-        self.last = entry
         self.entries += 1
 
     def close(self) -> list[tuple[str, Path]]:
@@ -113,19 +133,25 @@ def run(job: ArchiveJob) -> ArchiveReport:
     began = time.monotonic()
     report, folder = ArchiveReport(), Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder, job.retention_days)
-    with Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
-        for source in STREAMS:
-            while _write_range(redis, source, folder, job.part_entries_max, report):
-                pass
+    with lock_archive(folder), Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
+        _sweep(folder, job.retention_days)
+        write_all(redis, folder, report, job.part_entries_max)
+        report.texts_pruned = delete_due_texts(redis, folder, job.texts, time.time())
     report.seconds = round(time.monotonic() - began, 3)
     return report
+
+
+def write_all(redis: Any, folder: Path, report: ArchiveReport, entries_max: int = PART_ENTRIES_MAX) -> None:
+    """Write what has come into all streams. The folder is locked by the caller."""
+    for source in STREAMS:
+        while _write_range(redis, source, folder, entries_max, report):
+            pass
 
 
 def _write_range(redis: Any, source: Source, folder: Path, entries_max: int, report: ArchiveReport) -> bool:
     """Write one range of entries; whether there may be more."""
     key = f"apprentice:archive:{source}"
-    dataset: Dataset = "feedback" if source == "feedback" else "records"
+    dataset = DATASETS[source]
     done, planned = (raw.decode() if raw else "" for raw in redis.hmget(key, "done", "planned"))
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as scratch:
         staged = Staged(Path(scratch))
@@ -150,10 +176,12 @@ def _write_range(redis: Any, source: Source, folder: Path, entries_max: int, rep
             size = write_part(dataset, lines, folder / dataset / day / f"{name}.parquet")
             report.files += bool(size)
             report.size_bytes += size
+    delete_texts(redis, staged.requests, ARCHIVED_MS)
     if redis.eval(NOTE, 1, key, planned, last):
-        report.records += staged.entries if dataset == "records" else 0
-        report.feedback += staged.entries if dataset == "feedback" else 0
+        setattr(report, dataset, getattr(report, dataset) + staged.entries)
         report.unreadable += staged.unreadable
+    if source == "texts":
+        redis.xtrim(TEXTS_STREAM_KEY, minid=last, approximate=False)
     return True
 
 
@@ -167,7 +195,10 @@ def _rows(
         for raw, fields in batch:
             entry = raw.decode()
             try:
-                at, line = _feedback(entry, fields) if source == "feedback" else _record(entry, fields)
+                if source == "texts":
+                    at, line = _text(redis, fields, staged)
+                else:
+                    at, line = _feedback(entry, fields) if source == "feedback" else _record(entry, fields)
                 yield entry, day_of(at), line
             except (msgspec.DecodeError, KeyError, ValueError, OverflowError, OSError):
                 staged.unreadable += 1
@@ -185,6 +216,16 @@ def _record(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
     if any(abs(getattr(record, name) or 0) > BIGINT_MAX for name in INTEGERS):
         raise ValueError("a number fits no column")
     return record.at, msgspec.json.encode(record)
+
+
+def _text(redis: Any, fields: Mapping[bytes, bytes], staged: Staged) -> tuple[float, bytes]:
+    """The text that an entry stands for; an empty line where it is gone, since it was forgotten or is in a file."""
+    request = fields[b"request"].decode()
+    raw: bytes | None = redis.get(TEXT_KEY + request)
+    if not raw:
+        return 0.0, b""
+    staged.requests.append(request)
+    return msgspec.json.decode(raw, type=TextRow).at, raw
 
 
 def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:

@@ -312,6 +312,10 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_tasks", "gauge", "tasks", "Tasks of the event loop.",
     ),
+    Spec(
+        "apprentice_texts_total", "counter", "texts",
+        "Texts kept, or dropped: queue or spool full, or not to be redacted.", ("task", "outcome"), "(T+1)*2",
+    ),
     Spec("apprentice_records_pending", "gauge", "records", "Records that are not stored yet."),
     Spec(
         "apprentice_records_dropped_total", "counter", "records",
@@ -440,6 +444,7 @@ class MetricFamilies:
     replica_up: Gauge
     in_flight: Gauge
     tasks: Gauge
+    texts: Counter
     records_pending: Gauge
     records_dropped: Counter
     records_flush_seconds: Histogram

@@ -35,6 +35,7 @@ from gateway.configuration.sections import (
     Section,
 )
 from gateway.configuration.tasks import TaskSettings
+from gateway.configuration.texts import TextSettings
 from gateway.errors import SettingsError
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan
@@ -205,6 +206,7 @@ class Settings(BaseSettings):
     tasks: dict[Name, TaskSettings] = Field(default_factory=dict, description="Tasks by name.")
     limits: LimitSettings = LimitSettings()
     records: RecordSettings = RecordSettings()
+    texts: TextSettings = TextSettings()
     feedback_metrics: dict[Name, FeedbackMetricSettings] = Field(
         default_factory=lambda: {"correct": FeedbackMetricSettings(kind="boolean")},
         description="Declared feedback metrics by name.",
@@ -247,7 +249,7 @@ class Settings(BaseSettings):
         for name, task in self.tasks.items():
             if faults := list(task.faults(name, frozenset(self.pools), self.limits.request_timeout_seconds)):
                 raise ValueError("; ".join(faults))
-            if faults := list(self._faults_of_monitor(name, task)):
+            if faults := [*self._faults_of_monitor(name, task), *task.texts.faults(name, self.records.archive)]:
                 raise ValueError("; ".join(faults))
             fallback_pool = self.pools.get(task.fallback_pool or "")
             if task.general_usd_per_day is not None and (fallback_pool is None or fallback_pool.price is None):
@@ -261,7 +263,7 @@ class Settings(BaseSettings):
             raise ValueError(f"tasks: a task and a callable pool can't share a name: {', '.join(both)}")
         if faults := list(faults_of(self.pools)):
             raise ValueError("; ".join(faults))
-        if faults := list(self._faults_of_redis()):
+        if faults := [*self._faults_of_redis(), *self.texts.faults()]:
             raise ValueError("; ".join(faults))
         return self
 

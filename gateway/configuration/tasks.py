@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.configuration.sections import BodySection, Name, Seconds, Section
+from gateway.configuration.texts import TaskTextSettings
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from router.checks import CHECKS, AnswerCheck
 from router.decision import WITHOUT_FALLBACKS, Reason
@@ -169,6 +170,7 @@ class TaskSettings(BodySection):
         description="Part of a conversation that fitted models read: last_user, user_turns, dialogue or field:PATH.",
     )
     monitor: TaskMonitorSettings = TaskMonitorSettings()
+    texts: TaskTextSettings = TaskTextSettings()
 
     def faults(self, name: str, pools: frozenset[str], request_timeout_seconds: float) -> Iterator[str]:
         """Sentences on what can't be used, each beginning with its key; none if all is well."""

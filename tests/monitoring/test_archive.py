@@ -299,7 +299,7 @@ async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redi
     job.retention_days = 5
     archive_run.run(job)
     assert [row["id"] for row in rows(parts(job))] == [made[1].id]
-    assert sorted(path.name for path in Path(job.folder).iterdir()) == ["records"]
+    assert sorted(path.name for path in Path(job.folder).iterdir()) == [".lock", "records"]
 
 
 async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:

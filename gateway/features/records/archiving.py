@@ -6,6 +6,7 @@ Here a process is begun and waited for, and nothing else: reading, packing and w
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import sys
 from typing import Any
@@ -21,11 +22,18 @@ from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.metrics import Meters
 from monitoring.records import REPORTED_STREAM_KEY
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
+from monitoring.texts import PRUNED_KEY, TextDays, TextKeys, TextRetention, TextSource
+from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
 
 log = logging.getLogger(__name__)
 RUN_SECONDS_MAX = 600.0
 PAUSE_KEY = "apprentice:archive:pause"
-STREAMS = (("records", RECORDS_STREAM_KEY), ("feedback", FEEDBACK_STREAM_KEY), ("reported", REPORTED_STREAM_KEY))
+STREAMS = (
+    ("records", RECORDS_STREAM_KEY),
+    ("feedback", FEEDBACK_STREAM_KEY),
+    ("reported", REPORTED_STREAM_KEY),
+    ("texts", TEXTS_STREAM_KEY),
+)
 """Each with its name in the archive (archive_run.py)."""
 COMMAND = (sys.executable, "-P", "-m", "monitoring.archive_run")
 
@@ -61,6 +69,7 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
         "redis_url": redis_address(settings),
         "folder": str(settings.archive),
         "retention_days": settings.records.archive_retention_days,
+        "texts": text_retention_of(settings),
     }
     try:
         async with child(COMMAND) as process, asyncio.timeout(RUN_SECONDS_MAX):
@@ -78,12 +87,36 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
     return archived
 
 
+def text_retention_of(settings: Settings) -> TextRetention:
+    """How long kept texts stay, and their keys, for another process."""
+    tasks = {
+        name: TextDays(
+            task.texts.retention_days, task.texts.judged_within_days if task.texts.keep == "judged" else None
+        )
+        for name, task in settings.tasks.items()
+    }
+    return TextRetention(tasks, settings.records.archive_retention_days, text_keys_of(settings))
+
+
+def text_keys_of(settings: Settings) -> TextKeys:
+    """The keys of kept texts, for another process."""
+    keys = {name: base64.b64encode(key).decode() for name, key in settings.texts.key_bytes().items()}
+    return TextKeys(keys, settings.texts.key)
+
+
+def text_source_of(settings: Settings) -> TextSource:
+    """Where kept texts are, for another process."""
+    return TextSource(redis_address(settings), str(settings.archive), text_keys_of(settings))
+
+
 async def _is_behind(redis: Any) -> bool:
     for source, stream in STREAMS:
         last = await redis.xrevrange(stream, count=1)
         done, planned = await redis.hmget(f"apprentice:archive:{source}", "done", "planned")
         if planned or (last and last[0][0] != done):
             return True
+        if source == "texts" and done and not await redis.exists(PRUNED_KEY):
+            return True  # some of what is there may be due
     return False
 
 

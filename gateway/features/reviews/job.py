@@ -18,7 +18,7 @@ from gateway.configuration.monitor import ReviewSettings
 from gateway.features.reviews.queue import Drawn
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, Review
-from gateway.features.reviews.texts import answered, asked
+from gateway.formats.conversation_texts import read_answered, read_asked
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from monitoring.feedback import Feedback, Receipt
@@ -101,8 +101,8 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
 
 def _review(drawn: Drawn) -> Review:
     record, cut = drawn.record, list[str]()
-    messages, prompt = asked(drawn.body.wire_format, drawn.body.raw, cut.append)
-    text, tool_calls = answered(drawn.body.wire_format, drawn.answer, drawn.body.stream, cut.append)
+    messages, prompt = read_asked(drawn.body.wire_format, drawn.body.raw, cut.append)
+    text, tool_calls = read_answered(drawn.body.wire_format, drawn.answer, drawn.body.stream, cut.append)
     return Review(
         request_id=record.id,
         task=record.task or "",

@@ -1,4 +1,4 @@
-"""The texts that a reviewer sees of a request and its answer, read from their bytes and cut to a bound."""
+"""The texts of a request and its answer, read from their bytes and cut to a bound: for reviewers, and to be kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Conversation(msgspec.Struct):
 CONVERSATION = msgspec.json.Decoder(Conversation)
 
 
-def asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[Any], str | list[str] | None]:
+def read_asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[Any], str | list[str] | None]:
     """The messages of a body as they were sent, or its prompt; of a body with neither, its text.
 
     Where they are too long, the earliest messages are left out, and the end of the latest if it alone is too long;
@@ -70,7 +70,7 @@ def _prompt(prompt: Any, tell: Tell) -> str | list[str]:
     texts = [prompt] if isinstance(prompt, str) else [text for text in prompt or [] if isinstance(text, str)]
     left, kept = TEXT_BYTES_MAX, list[str]()
     for text in texts:
-        short = clipped(text, left)
+        short = clip_text(text, left)
         left = max(0, left - len(short.encode(errors="replace")))
         kept.append(short)
     if kept != texts:
@@ -84,10 +84,10 @@ def _shortened(message: Any) -> dict[str, Any]:
     if isinstance(content, list):
         content = "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     text = content if isinstance(content, str) else msgspec.json.encode(message).decode()
-    return {"role": message.get("role"), "content": clipped(text, TEXT_BYTES_MAX)}
+    return {"role": message.get("role"), "content": clip_text(text, TEXT_BYTES_MAX)}
 
 
-def clipped(text: str, most: int) -> str:
+def clip_text(text: str, most: int) -> str:
     """The beginning of a text, of at most so many bytes in UTF-8; whole characters, and a sign that it was cut."""
     raw = text.encode(errors="replace")
     if len(raw) <= most:
@@ -95,7 +95,7 @@ def clipped(text: str, most: int) -> str:
     return raw[: max(0, most - len(LEFT_OUT.encode()))].decode(errors="ignore") + LEFT_OUT
 
 
-def answered(wire_format: WireFormat, kept: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list[Any]]:
+def read_answered(wire_format: WireFormat, kept: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list[Any]]:
     """The text of an answer, and its calls of tools. Several alternatives are numbered, one below the other.
 
     `tell` gets a sentence where something was cut or could not be read.
@@ -106,7 +106,7 @@ def answered(wire_format: WireFormat, kept: Sequence[bytes], stream: bool, tell:
     alternatives = reading.answered(whole=True).alternatives
     whole = [alternative.text + alternative.refusal for alternative in alternatives]
     text = whole[0] if len(whole) == 1 else "\n\n".join(f"[{n}] {part}" for n, part in enumerate(whole, 1))
-    short = clipped(text, TEXT_BYTES_MAX)
+    short = clip_text(text, TEXT_BYTES_MAX)
     if len(short) < len(text):
         tell(f"The answer is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")
     calls = [_shown(call) for alternative in alternatives for call in alternative.calls]
@@ -121,7 +121,7 @@ def _shown(call: ReceivedCall) -> dict[str, str]:
 def _bounded(calls: list[dict[str, str]], tell: Tell) -> list[Any]:
     left, kept = TEXT_BYTES_MAX, list[Any]()
     for call in calls:
-        short = {name: clipped(text, left) for name, text in call.items()}
+        short = {name: clip_text(text, left) for name, text in call.items()}
         left = max(0, left - sum(len(text.encode(errors="replace")) for text in short.values()))
         kept.append(short)
         if short != call:

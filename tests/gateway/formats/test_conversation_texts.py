@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.features.reviews.texts import TEXT_BYTES_MAX, answered, asked, clipped
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
+from gateway.formats.conversation_texts import TEXT_BYTES_MAX, clip_text, read_answered, read_asked
 
 
 def body(**fields: Any) -> bytes:
@@ -25,23 +25,23 @@ def event(**choice: Any) -> bytes:
 def test_messages_are_kept_as_they_were_sent_with_all_their_fields() -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "A"}], "name": "n"}, {"role": "tool", "x": 1}]
     cut: list[str] = []
-    assert asked(CHAT, body(messages=messages), cut.append) == (messages, None)
+    assert read_asked(CHAT, body(messages=messages), cut.append) == (messages, None)
     assert cut == []
 
 
 def test_a_message_that_can_not_be_told_again_is_kept_as_text() -> None:
     message = '{"role": "user", "content": "A", "name": 1e999}'
-    (kept,), _ = asked(CHAT, f'{{"messages": [{message}]}}'.encode(), print)
+    (kept,), _ = read_asked(CHAT, f'{{"messages": [{message}]}}'.encode(), print)
     assert kept == {"role": None, "content": message}
 
 
 def test_long_conversations_keep_the_latest_messages_and_long_messages_their_start() -> None:
     cut: list[str] = []
     many = [{"role": "user", "content": str(number) * 10_000} for number in range(9)]
-    kept, _ = asked(CHAT, body(messages=many), cut.append)
+    kept, _ = read_asked(CHAT, body(messages=many), cut.append)
     assert kept == many[3:]
     long = [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "é" * 90_000}]}]
-    kept, _ = asked(CHAT, body(messages=long), cut.append)
+    kept, _ = read_asked(CHAT, body(messages=long), cut.append)
     assert [message["role"] for message in kept] == ["user"]
     assert len(kept[0]["content"].encode()) <= TEXT_BYTES_MAX
     assert cut == [
@@ -54,7 +54,7 @@ def test_long_conversations_keep_the_latest_messages_and_long_messages_their_sta
 @pytest.mark.parametrize("prompt", ["x" * 70_000, ["a", "x" * 70_000, "b"]])
 def test_a_long_prompt_is_cut(prompt: str | list[str]) -> None:
     cut: list[str] = []
-    _, kept = asked(COMPLETIONS, body(prompt=prompt), cut.append)
+    _, kept = read_asked(COMPLETIONS, body(prompt=prompt), cut.append)
     assert type(kept) is type(prompt)
     assert len(json.dumps(kept, ensure_ascii=False).encode()) < TEXT_BYTES_MAX + 100
     assert cut == ["The prompt is cut: it is longer than 65,536 bytes."]
@@ -73,23 +73,23 @@ def test_a_stream_says_the_same_as_a_whole_answer() -> None:
         event(delta={}, finish_reason="tool_calls"),
     ]
     told = ("Yes", [{"id": "c1", "name": "refund", "arguments": '{"a": 1}'}])
-    assert answered(CHAT, [whole], False, print) == told
-    assert answered(CHAT, parts, True, print) == told
+    assert read_answered(CHAT, [whole], False, print) == told
+    assert read_answered(CHAT, parts, True, print) == told
     joined = b"".join(parts)
-    assert answered(CHAT, [joined[:77], joined[77:]], True, print) == told
+    assert read_answered(CHAT, [joined[:77], joined[77:]], True, print) == told
 
 
 def test_a_refusal_is_shown_and_alternatives_are_numbered() -> None:
     refused = body(choices=[{"index": 0, "message": {"content": None, "refusal": "I can't."}}])
-    assert answered(CHAT, [refused], False, print) == ("I can't.", [])
+    assert read_answered(CHAT, [refused], False, print) == ("I can't.", [])
     two = [event(text="A"), b'data: {"choices": [{"index": 1, "text": "B"}]}\n\n', event(text="C")]
-    assert answered(CHAT, two, True, print) == ("[1] AC\n\n[2] B", [])
+    assert read_answered(CHAT, two, True, print) == ("[1] AC\n\n[2] B", [])
 
 
 def test_what_is_too_long_is_cut_and_what_is_no_json_is_told() -> None:
     cut: list[str] = []
     calls = [{"function": {"name": f"f{number}", "arguments": "x" * 50_000}} for number in range(4)]
-    text, tools = answered(
+    text, tools = read_answered(
         CHAT, [body(choices=[{"message": {"content": "y" * 70_000, "tool_calls": calls}}])], False, cut.append
     )
     assert len(text.encode()) == TEXT_BYTES_MAX
@@ -99,19 +99,19 @@ def test_what_is_too_long_is_cut_and_what_is_no_json_is_told() -> None:
         "The tool calls are cut: they are longer than 65,536 bytes.",
     ]
     cut.clear()
-    assert answered(CHAT, [b"data: {oops\n\n"], True, cut.append) == ("", [])
+    assert read_answered(CHAT, [b"data: {oops\n\n"], True, cut.append) == ("", [])
     assert cut == ["A part of the answer could not be read."]
 
 
 @given(st.text(), st.integers(0, 40))
 def test_a_clipped_text_has_whole_characters_and_keeps_to_its_bound(text: str, most: int) -> None:
-    short = clipped(text, most)
+    short = clip_text(text, most)
     assert short == text or short.endswith("[…]")
     assert len(short.encode()) <= max(most, 6)
 
 
 @given(st.binary(max_size=80), st.booleans())
 def test_no_bytes_of_an_answer_break_the_reading(raw: bytes, stream: bool) -> None:
-    text, tools = answered(CHAT, [raw], stream, lambda _: None)
+    text, tools = read_answered(CHAT, [raw], stream, lambda _: None)
     assert isinstance(text, str)
     assert tools == [] or isinstance(tools[0], dict)

@@ -1,0 +1,192 @@
+"""Texts go from the queue into Redis, redacted and sealed: beside the requests, in a thread, a few at a time.
+
+While Redis takes none, or is full of texts that wait for the archive, they go to the spool on the disk, and from there
+to Redis in their order. One that can't be redacted is dropped and counted: no text is kept as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.features.texts.queue import AnsweredRequest
+from gateway.features.texts.texts import Texts
+from gateway.formats.conversation_texts import read_answered, read_asked
+from monitoring.redaction import redact_all
+from monitoring.texts import KeptText, TextRow
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+BATCH_MAX = 50
+LOOK_SECONDS = 1.0
+"""Time after which the settings, the spool and its sync are looked at, also where nothing is to be kept."""
+TAKE_OVER_SECONDS = 30.0
+RETRY_SECONDS = 0.5
+STORE_SECONDS_MAX = 5.0
+REDACTED = ("messages", "prompt", "answer", "tool_calls")
+
+
+class _Full(Exception):
+    """Redis holds as many texts as it may until they are archived."""
+
+
+async def keep_texts(texts: Texts) -> None:
+    """Keep what is offered. Runs until cancelled; what is left then goes to the spool."""
+    with ThreadPoolExecutor(1, "texts") as thread:
+        keeper = _Keeper(texts, thread)
+        await keeper.in_thread(texts.spool.open)
+        try:
+            while True:
+                await keeper.turn()
+        finally:
+            keeper.stop()
+
+
+class _Made(NamedTuple):
+    """The rows that were made of some requests, and the tasks of those of which none could be made."""
+
+    rows: list[TextRow]
+    dropped: list[str]
+
+
+class _Keeper:
+    def __init__(self, texts: Texts, thread: ThreadPoolExecutor) -> None:
+        self._texts = texts
+        self._thread = thread
+        self._took_over_at = -TAKE_OVER_SECONDS
+        self._is_away = False
+
+    async def turn(self) -> None:
+        """Keep some texts, the spooled ones first, or wait for some."""
+        texts = self._texts
+        texts.take_in(texts.services.settings)
+        try:
+            await self._look_after_spool()
+            if texts.spool.records:
+                await self._replay_some()
+            elif len(texts.queue):
+                await self._keep_some()
+            else:
+                await texts.queue.some(LOOK_SECONDS)
+        except (RedisError, OSError, TimeoutError, _Full) as error:
+            self._note_away(error)
+            await self._spill()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def stop(self) -> None:
+        """Have the spool keep what is left in memory, for the next gateway."""
+        texts = self._texts
+        left = texts.queue.first(len(texts.queue))
+        try:
+            if rows := self._rows(left).rows:
+                texts.spool.append([msgspec.json.encode(row) for row in rows], rows[0].at)
+            texts.spool.close()
+        except OSError as error:
+            log.error("%d texts are lost at the stop: %s", len(left), error)
+
+    async def in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        """The result of a call that takes its time."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+    async def _keep_some(self) -> None:
+        """Raises RedisError, TimeoutError and _Full, and loses nothing."""
+        made = await self.in_thread(self._rows, self._texts.queue.first(BATCH_MAX))
+        await self._store(made.rows)
+        self._forget(made)
+
+    async def _replay_some(self) -> None:
+        payloads = await self.in_thread(self._texts.spool.first, BATCH_MAX)
+        await self._store([msgspec.json.decode(payload, type=TextRow) for payload in payloads])
+        await self.in_thread(self._texts.spool.forget)
+
+    async def _spill(self) -> None:
+        """Write all that is in memory to the spool. Where the disk does not take it, it stays in memory."""
+        texts = self._texts
+        while sent := texts.queue.first(BATCH_MAX):
+            made = await self.in_thread(self._rows, sent)
+            payloads = [msgspec.json.encode(row) for row in made.rows]
+            try:
+                gone = await self.in_thread(texts.spool.append, payloads, made.rows[0].at) if payloads else 0
+            except OSError as error:
+                log.error("%d texts can't be spooled: %s", len(texts.queue), error)
+                return
+            self._forget(made)
+            if gone:
+                texts.services.meters.texts.add(gone, "", "dropped")
+
+    def _forget(self, made: _Made) -> None:
+        """The texts that were made are stored, and the others can't be."""
+        self._texts.queue.forget(len(made.rows) + len(made.dropped))
+        for task in made.dropped:
+            self._texts.services.meters.texts.add(1, task, "dropped")
+
+    async def _store(self, rows: Sequence[TextRow]) -> None:
+        if not rows:
+            return
+        async with asyncio.timeout(STORE_SECONDS_MAX):
+            outcomes = await self._texts.stream.keep(rows)
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if outcome == "kept":
+                self._texts.services.meters.texts.add(1, row.task, "kept")
+        if "full" in outcomes:  # those that were stored are told as the same when they are sent again
+            raise _Full("texts.unarchived_bytes_max is reached: texts wait for the archive")
+        self._is_away = False
+
+    async def _look_after_spool(self) -> None:
+        spool, now = self._texts.spool, time.monotonic()
+        if now - self._took_over_at >= TAKE_OVER_SECONDS:
+            self._took_over_at = now
+            await self.in_thread(spool.take_over)
+        if spool.is_dirty:
+            await self.in_thread(spool.sync)
+
+    def _rows(self, batch: Sequence[AnsweredRequest]) -> _Made:
+        made = _Made([], [])
+        for sent in batch:
+            task = sent.record.task or ""
+            try:
+                redact = self._texts.redactions[task]
+                text = text_of(sent)
+                parts = {name: redact_all(getattr(text, name), redact) for name in REDACTED}
+                made.rows.append(self._texts.seals.close(msgspec.structs.replace(text, **parts)))
+            except KeyError:  # the task keeps no texts any more
+                made.dropped.append(task)
+            except Exception:  # a redaction of somebody's own may raise anything
+                log.exception("a text was not kept", extra={"request_id": sent.record.id})
+                made.dropped.append(task)
+        return made
+
+    def _note_away(self, error: BaseException) -> None:
+        if not self._is_away:
+            log.warning("Redis takes no texts, they go to the spool: %s", error or type(error).__name__)
+        self._is_away = True
+
+
+def text_of(sent: AnsweredRequest) -> KeptText:
+    """The texts of a request as it was sent and answered."""
+    record, cut = sent.record, list[str]()
+    messages, prompt = read_asked(sent.body.wire_format, sent.body.raw, cut.append)
+    answer, tool_calls = read_answered(sent.body.wire_format, sent.answer, sent.body.stream, cut.append)
+    return KeptText(
+        request=record.id,
+        at=record.at,
+        task=record.task or "",
+        version=record.version,
+        pool=record.pool,
+        reason=record.reason,
+        caller=record.caller,
+        endpoint=record.endpoint,
+        handles=record.handles,
+        messages=messages,
+        prompt=prompt,
+        answer=answer,
+        tool_calls=tool_calls,
+        cut=cut,
+    )

@@ -1,0 +1,62 @@
+"""Redaction of texts before they are kept: e-mail addresses, phone numbers, payment cards and IBANs are masked.
+
+Numbers are masked only where their own check digits or numbering plans say that they are such numbers: an order number
+of sixteen digits stays, unless it happens to be a valid card's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from phonenumbers import Leniency, PhoneNumberMatcher
+from stdnum import iban, luhn
+
+EMAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}")
+CARD = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.]?\d)")
+IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}\b", re.IGNORECASE)
+MAYBE_PHONE = re.compile(r"\d(?:[^\w\n]{0,3}\d){6}")
+PHONES_MAX = 10_000
+Redact = Callable[[str], str]
+
+
+def mask_text(text: str, phone_region: str | None = None) -> str:
+    """The text with `[email]`, `[card]`, `[iban]` and `[phone]` in the place of such. A phone number without a + is
+    read as one of `phone_region`; None: it is not masked."""
+    if "@" in text:
+        text = EMAIL.sub("[email]", text)
+    text = IBAN.sub(lambda match: _masked_iban(match[0]), text)
+    text = CARD.sub(lambda match: "[card]" if _is_card(match[0]) else match[0], text)
+    return _mask_phones(text, phone_region) if MAYBE_PHONE.search(text) else text
+
+
+def redact_all(value: Any, redact: Redact) -> Any:
+    """A JSON value with all its texts redacted; keys of objects stay."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [redact_all(part, redact) for part in value]
+    if isinstance(value, dict):
+        return {name: redact_all(part, redact) for name, part in value.items()}
+    return value
+
+
+def _is_card(digits: str) -> bool:
+    return luhn.is_valid(re.sub(r"[ -]", "", digits))
+
+
+def _masked_iban(found: str) -> str:
+    """The match with the longest IBAN at its beginning masked: words that follow it may look like a part of it."""
+    for end in range(len(found), 14, -1):
+        if found[end - 1].isalnum() and iban.is_valid(found[:end]):
+            return "[iban]" + found[end:]
+    return found
+
+
+def _mask_phones(text: str, region: str | None) -> str:
+    parts, at = [], 0
+    for match in PhoneNumberMatcher(text, region, leniency=Leniency.VALID, max_tries=PHONES_MAX):
+        parts += [text[at : match.start], "[phone]"]
+        at = match.end
+    return "".join([*parts, text[at:]])

@@ -1,0 +1,111 @@
+"""Reading of kept texts, by request or by task and time: the newest from Redis, all others from the archive.
+
+DuckDB reads the archive, so this is for processes beside a gateway, which get a `TextSource` with their job.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from redis import Redis
+
+from monitoring.archive import ArchiveQuery, Nothing, connected, files, lock_archive, read
+from monitoring.ids import SHAPE, made_at
+from monitoring.text_stream import read_row
+from monitoring.texts import STREAM_KEY, TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
+
+READ_MAX = 500
+CLOCK_SECONDS = 60.0
+"""A request's time may be that much from the time in its id."""
+
+
+class TextReader:
+    """All kept texts of one gateway's state. A context manager: it holds a connection to Redis and a DuckDB.
+
+    Each method gives every text once, and raises RedisError and duckdb.Error.
+    """
+
+    def __init__(self, source: TextSource) -> None:
+        self.unreadable = 0
+        """Texts that were left out: their key is not in the settings, or their bytes are damaged."""
+        self._source = source
+        self._folder = Path(source.folder)
+        self._seals = source.keys.seals()
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._redis: Any = stack.enter_context(Redis.from_url(self._source.redis_url, socket_timeout=30))
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._connection = stack.enter_context(connected(scratch))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def of_requests(self, requests: Sequence[str]) -> dict[str, KeptText]:
+        """The texts of these requests, as far as they are kept."""
+        found: dict[str, KeptText] = {}
+        for at in range(0, len(requests), READ_MAX):
+            raws = self._redis.mget([TEXT_KEY + request for request in requests[at : at + READ_MAX]])
+            found |= {text.request: text for text in self._opened(map(read_row, raws))}
+        left = [request for request in requests if request not in found]
+        times = [made_at(request) for request in left if SHAPE.fullmatch(request)]
+        if left:
+            known = len(times) == len(left)
+            since, until = (min(times) - CLOCK_SECONDS, max(times) + CLOCK_SECONDS) if known else (None, None)
+            where = '"request" IN (SELECT unnest(?::VARCHAR[]))'
+            rows = self._archived(ArchiveQuery("texts", since, until), where, [left])
+            found |= {text.request: text for text in self._opened(rows)}
+        return found
+
+    def of_task(self, task: str, since: float | None = None, until: float | None = None) -> Iterator[KeptText]:
+        """The task's texts from `since` on and before `until` (Unix seconds).
+
+        Those that wait in Redis come first, since they go from there into the archive; then those there, by time.
+        """
+        seen: set[str] = set()
+        archived = self._archived(ArchiveQuery("texts", since, until), '"task" = ?', [task])
+        for rows in (self._waiting(), archived):
+            for text in self._opened(rows):
+                inside = (since is None or text.at >= since) and (until is None or text.at < until)
+                if text.task == task and inside and text.request not in seen:
+                    seen.add(text.request)
+                    yield text
+
+    def _opened(self, rows: Iterable[TextRow | None]) -> Iterator[KeptText]:
+        for row in rows:
+            if row is not None:
+                try:
+                    yield self._seals.open(row)
+                except Unsealable:
+                    self.unreadable += 1
+
+    def _waiting(self) -> Iterator[TextRow | None]:
+        """The rows that wait in Redis for the archive, the oldest first."""
+        low = "-"
+        while batch := self._redis.xrange(STREAM_KEY, low, "+", count=READ_MAX):
+            low = f"({batch[-1][0].decode()}"
+            yield from map(read_row, self._redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in batch]))
+
+    def _archived(self, wanted: ArchiveQuery, where: str, values: list[Any]) -> Iterator[TextRow]:
+        if not self._folder.is_dir():
+            return
+        with lock_archive(self._folder, shared=True), self._connection.cursor() as cursor:
+            try:
+                table = read("texts", list(files(self._folder, wanted)))
+            except Nothing:
+                return
+            names = ", ".join(f'"{name}"' for name in TextRow.__struct_fields__)
+            cursor.execute(f'SELECT {names} FROM {table} WHERE {where} ORDER BY "at"', values)  # noqa: S608 - our names
+            while batch := cursor.fetchmany(READ_MAX):
+                for row in batch:
+                    yield TextRow(**dict(zip(TextRow.__struct_fields__, row, strict=True)))

@@ -1,0 +1,118 @@
+"""The time for which kept texts stay in the archive: each task's days, and the days until a text must have a label.
+
+A file is written again without the texts that are due. A text that lies under an old key is sealed under the present
+one on the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from monitoring.archive import ArchiveQuery, Dataset, Nothing, connected, files, read, replace_part
+from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
+
+PRUNED_EVERY_SECONDS = 3600
+DAY_SECONDS = 86_400.0
+READ_MAX = 500
+
+
+def delete_due_texts(redis: Any, folder: Path, retention: TextRetention, now: float) -> int:
+    """Delete the texts that are due, once an hour. Returns their number. The folder is locked by the caller."""
+    if not redis.set(PRUNED_KEY, b"", nx=True, ex=PRUNED_EVERY_SECONDS):
+        return 0
+    seals = retention.keys.seals()
+    deleted = 0
+
+    with connected() as connection:
+        for path, due in _due(connection, folder, retention, now).items():
+            rewrite_part("texts", path, partial(_without_or_resealed, gone=frozenset(due), seals=seals))
+            deleted += len(due)
+    return deleted
+
+
+def _without_or_resealed(row: dict[str, Any], gone: frozenset[str], seals: Seals) -> dict[str, Any] | None:
+    if row["request"] in gone:
+        return None
+    try:
+        return msgspec.structs.asdict(seals.reseal(msgspec.convert(row, TextRow)))
+    except Unsealable:  # who has its key can still read it
+        return row
+
+
+def _due(
+    connection: duckdb.DuckDBPyConnection, folder: Path, retention: TextRetention, now: float
+) -> Mapping[Path, list[str]]:
+    """The requests whose texts are due, by file; a file with none of them has texts to seal anew."""
+    try:
+        texts = read("texts", list(files(folder, ArchiveQuery("texts"))), named=True)
+    except Nothing:
+        return {}
+    try:
+        labelled = f'SELECT "request" FROM {read("feedback", list(files(folder, ArchiveQuery("feedback"))))}'  # noqa: S608
+    except Nothing:
+        labelled = "SELECT NULL WHERE false"
+    due, values = ['("task" NOT IN (SELECT unnest(?::VARCHAR[])) AND "at" < ?)'], list[Any]()
+    values += [list(retention.tasks), now - retention.other * DAY_SECONDS]
+    for task, days in retention.tasks.items():
+        due.append('("task" = ? AND "at" < ?)')
+        values += [task, now - days.retention * DAY_SECONDS]
+        if days.judged_within is not None:
+            due.append(f'("task" = ? AND "at" < ? AND "request" NOT IN ({labelled}))')
+            values += [task, now - days.judged_within * DAY_SECONDS]
+    sealing = retention.keys.sealing
+    old = "false" if sealing is None else '"key" IS DISTINCT FROM ? AND ("key" IS NULL OR "key" IN (SELECT unnest(?)))'
+    keys = [] if sealing is None else [sealing, list(retention.keys.keys)]
+    query = (
+        f'SELECT "filename", list("request") FILTER (WHERE "due") FROM (SELECT "filename", "request", '  # noqa: S608
+        f'({" OR ".join(due)}) AS "due", ({old}) AS "old" FROM {texts}) WHERE "due" OR "old" GROUP BY "filename"'
+    )
+    return {Path(path): due or [] for path, due in connection.execute(query, values + keys).fetchall()}
+
+
+def rewrite_part(dataset: Dataset, path: Path, rewrite: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Write a file again with each of its rows as `rewrite` makes it, without those of which it makes None. It is the
+    old one or the new one whole, whenever this ends; without a row it is removed."""
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parents[2]) as scratch, connected() as connection:
+        lines, rows = Path(scratch) / "rows.jsonl", 0
+        cursor = connection.execute(f"SELECT * FROM {read(dataset, [path])}")  # noqa: S608 - our own names
+        names = [column[0] for column in cursor.description or ()]
+        with lines.open("wb") as file:
+            while batch := cursor.fetchmany(READ_MAX):
+                for values in batch:
+                    row = rewrite(dict(zip(names, values, strict=True)))
+                    if row is not None:
+                        file.write(msgspec.json.encode(row) + b"\n")
+                        rows += 1
+        if rows:
+            replace_part(dataset, lines, path)
+        else:
+            remove_part(path)
+
+
+def remove_part(path: Path) -> None:
+    """Remove a file so that it stays removed, whatever happens to the machine."""
+    path.unlink()
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_parts_of(folder: Path, dataset: Dataset, column: str, values: Sequence[str]) -> list[Path]:
+    """The files with a row whose column has one of these values."""
+    try:
+        table = read(dataset, list(files(folder, ArchiveQuery(dataset))), named=True)
+    except Nothing:
+        return []
+    query = f'SELECT DISTINCT "filename" FROM {table} WHERE "{column}" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608
+    with connected() as connection:
+        return [Path(path) for (path,) in connection.execute(query, [list(values)]).fetchall()]

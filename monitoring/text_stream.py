@@ -1,0 +1,91 @@
+"""Kept texts in Redis, from when a request was answered until the archive has its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from monitoring.texts import BYTES_KEY, FORGOTTEN_KEY, STREAM_KEY, TEXT_KEY, TextRow
+
+Kept = Literal["kept", "same", "forgotten", "full"]
+ARCHIVED_MS = 86_400_000
+"""Time for which it is known of an archived text that it is there, so that a spool that sends it again doubles none."""
+
+KEEP = f"""
+local outcomes = {{}}
+for i = 2, #ARGV, 4 do
+  local id, at, names, row = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
+  local outcome = 'kept'
+  for name in string.gmatch(names, '[^\\n]+') do
+    local until_ms = tonumber(redis.call('GET', '{FORGOTTEN_KEY}' .. name) or '')
+    if until_ms and at <= until_ms then outcome = 'forgotten' end
+  end
+  if outcome == 'kept' and redis.call('EXISTS', '{TEXT_KEY}' .. id) == 1 then outcome = 'same' end
+  if outcome == 'kept' and tonumber(redis.call('GET', KEYS[2]) or '0') + #row > tonumber(ARGV[1]) then
+    outcome = 'full'
+  end
+  if outcome == 'kept' then
+    redis.call('SET', '{TEXT_KEY}' .. id, row)
+    redis.call('INCRBY', KEYS[2], #row)
+    redis.call('XADD', KEYS[1], '*', 'request', id)
+  end
+  table.insert(outcomes, outcome)
+end
+return outcomes
+"""
+
+DROP = f"""
+for i = 2, #ARGV do
+  local bytes = redis.call('STRLEN', '{TEXT_KEY}' .. ARGV[i])
+  if bytes > 0 then redis.call('DECRBY', KEYS[1], bytes) end
+  if ARGV[1] == '0' then
+    redis.call('DEL', '{TEXT_KEY}' .. ARGV[i])
+  else
+    redis.call('SET', '{TEXT_KEY}' .. ARGV[i], '', 'PX', ARGV[1])
+  end
+end
+"""
+DROPPED_AT_ONCE = 500
+
+
+class TextStream:
+    """The way of kept texts into Redis. Both methods raise RedisError."""
+
+    def __init__(self, redis: Redis, bytes_max: int) -> None:
+        """`bytes_max` bounds the texts that wait for the archive."""
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._bytes_max = bytes_max
+        self._keep = redis.register_script(KEEP)
+
+    async def keep(self, rows: Sequence[TextRow]) -> list[Kept]:
+        """Store texts in one atomic step; the outcome of each. Storing one twice is harmless."""
+        args: list[Any] = [self._bytes_max]
+        for row in rows:
+            names = [row.request, forgotten_name_of(row.caller), *row.handles]
+            args += [row.request, round(row.at * 1000), "\n".join(names), msgspec.json.encode(row)]
+        return [outcome.decode() for outcome in await self._keep(keys=[STREAM_KEY, BYTES_KEY], args=args)]
+
+    async def find(self, requests: Sequence[str]) -> dict[str, TextRow]:
+        """Those of these requests' texts that wait for the archive."""
+        raws = await self._redis.mget([TEXT_KEY + request for request in requests]) if requests else []
+        return {row.request: row for raw in raws if (row := read_row(raw)) is not None}
+
+
+def forgotten_name_of(caller: str) -> str:
+    """The name under which it is noted that a caller's texts are to be forgotten."""
+    return f"caller:{caller}"
+
+
+def read_row(raw: bytes | None) -> TextRow | None:
+    """A text as Redis has it; None where there is none, or no more."""
+    return msgspec.json.decode(raw, type=TextRow) if raw else None
+
+
+def delete_texts(redis: Any, requests: Iterable[str], known_ms: int) -> None:
+    """Delete texts from Redis (not asynchronous), and know of them for so many milliseconds that they were there."""
+    ids = list(requests)
+    for at in range(0, len(ids), DROPPED_AT_ONCE):
+        redis.eval(DROP, 1, BYTES_KEY, known_ms, *ids[at : at + DROPPED_AT_ONCE])

@@ -1,0 +1,174 @@
+"""Kept texts: a request's messages and its answer, where its task has them kept, and the seal that they lie under.
+
+A text is redacted before it comes here. With keys in the settings it is sealed by AES-GCM before it leaves the
+gateway's memory: Redis, the spool and the archive hold what only a key can open. The request's id is sealed with it, so
+that no text can be put under another id.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+STREAM_KEY = "apprentice:texts"
+"""The ids of texts that wait for the archive."""
+BYTES_KEY = "apprentice:texts:bytes"
+"""The bytes of all texts that wait for the archive."""
+TEXT_KEY = "apprentice:text:"
+FORGOTTEN_KEY = "apprentice:forgotten:"
+"""By request id, caller or handle: the time (ms) up to which their texts are to be kept no more."""
+PRUNED_KEY = "apprentice:archive:texts:pruned"
+"""Set while the archive need not be looked through for texts that are due."""
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+
+class Unsealable(Exception):
+    """A text that can't be opened: its key is not in the settings, or its bytes are damaged."""
+
+
+class KeptText(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as it was sent and answered. `at` is Unix seconds, `caller` the key's public part.
+
+    Either `messages` or `prompt` holds what was asked. `handles` are the keyed digests of its session and subject.
+    `cut` says in sentences what is left out of the texts.
+    """
+
+    request: str
+    at: float
+    task: str
+    version: str | None = None
+    pool: str | None = None
+    reason: str | None = None
+    caller: str = ""
+    endpoint: str = ""
+    handles: list[str] = []
+    messages: list[Any] = []
+    prompt: str | list[str] | None = None
+    answer: str = ""
+    tool_calls: list[Any] = []
+    cut: list[str] = []
+
+    def as_asked(self) -> dict[str, Any]:
+        """The `messages` or the `prompt`, as a row of a data set has them; empty where a part of them is cut."""
+        if self.cut:
+            return {}
+        if self.messages:
+            return {"messages": self.messages}
+        return {"prompt": self.prompt} if isinstance(self.prompt, str) else {}
+
+
+class TextRow(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """A kept text in the archive, and in Redis until then."""
+
+    request: str  # Id of its record.
+    at: float  # Time of the request, in Unix seconds.
+    task: str  # Its task.
+    version: str | None = None  # The version that answered; null: a base model.
+    pool: str | None = None  # The pool that answered.
+    reason: str | None = None  # Its reason.
+    caller: str = ""  # Public part of the key.
+    endpoint: str = ""  # `chat` or `completions`.
+    handles: list[str] = []  # Keyed digests of session and subject.
+    key: str | None = None  # Name of the key that sealed the text; null: none.
+    text: str = ""  # Messages, prompt, answer and tool calls as JSON; sealed: nonce and ciphertext in base64.
+
+
+class _Content(msgspec.Struct, omit_defaults=True):
+    """The sealed part of a kept text."""
+
+    messages: list[Any] = []
+    prompt: str | list[str] | None = None
+    answer: str = ""
+    tool_calls: list[Any] = []
+    cut: list[str] = []
+
+
+PLAIN = tuple(name for name in TextRow.__struct_fields__ if name not in ("key", "text"))
+SEALED = _Content.__struct_fields__
+
+
+class Seals:
+    """The keys of kept texts by name. New texts are sealed by the one that is named `sealing`; None: not sealed."""
+
+    def __init__(self, keys: Mapping[str, bytes], sealing: str | None) -> None:
+        self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
+        self.sealing = sealing
+
+    def close(self, text: KeptText) -> TextRow:
+        """Make the row of a text, sealed under the present key."""
+        content = msgspec.json.encode(_Content(*(getattr(text, name) for name in SEALED)))
+        row = TextRow(**{name: getattr(text, name) for name in PLAIN}, key=self.sealing)
+        row.text = content.decode() if self.sealing is None else self._seal(content, text.request)
+        return row
+
+    def open(self, row: TextRow) -> KeptText:
+        """Make the text of a row. Raises Unsealable."""
+        content = row.text.encode() if row.key is None else self._unseal(row)
+        try:
+            read = msgspec.json.decode(content, type=_Content)
+        except msgspec.DecodeError as error:
+            raise Unsealable(f"the text of {row.request} is damaged: {error}") from error
+        return KeptText(
+            **{name: getattr(row, name) for name in PLAIN}, **{name: getattr(read, name) for name in SEALED}
+        )
+
+    def reseal(self, row: TextRow) -> TextRow:
+        """Make the same row under the present key. Raises Unsealable."""
+        return row if row.key == self.sealing else self.close(self.open(row))
+
+    def _seal(self, content: bytes, request: str) -> str:
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self._ciphers[self.sealing or ""].encrypt(nonce, content, request.encode())
+        return base64.b64encode(nonce + sealed).decode()
+
+    def _unseal(self, row: TextRow) -> bytes:
+        cipher = self._ciphers.get(row.key or "")
+        if cipher is None:
+            raise Unsealable(f"the text of {row.request} is sealed under the key {row.key!r}, which texts.keys lacks")
+        try:
+            sealed = base64.b64decode(row.text, validate=True)
+            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], row.request.encode())
+        except (InvalidTag, ValueError, binascii.Error) as error:
+            raise Unsealable(f"the text of {row.request} is not what the key {row.key!r} has sealed") from error
+
+
+class TextKeys(msgspec.Struct, frozen=True):
+    """The keys of kept texts in base64, as a job for another process says them, and the one that seals new texts."""
+
+    keys: dict[str, str] = {}
+    sealing: str | None = None
+
+    def seals(self) -> Seals:
+        """The keys as they are used."""
+        return Seals({name: base64.b64decode(key) for name, key in self.keys.items()}, self.sealing)
+
+
+class TextSource(msgspec.Struct, frozen=True):
+    """Where kept texts are, as a job for another process says it: Redis's URL, the archive's folder, the keys."""
+
+    redis_url: str
+    folder: str
+    keys: TextKeys = TextKeys()
+
+
+class TextDays(msgspec.Struct, frozen=True):
+    """The days for which a task's texts are kept, and those within which one needs a label; None: it needs none."""
+
+    retention: int
+    judged_within: int | None = None
+
+
+class TextRetention(msgspec.Struct, frozen=True):
+    """The days of each task, and the keys. The texts of a task that is no longer configured stay for `other` days."""
+
+    tasks: dict[str, TextDays] = {}
+    other: int = 366
+    keys: TextKeys = TextKeys()

@@ -1,0 +1,207 @@
+"""Kept texts: sealed under keys, masked, archived once, deleted when they are due."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import time
+from pathlib import Path
+
+import duckdb
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis as Client
+from redis.asyncio import Redis
+
+from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, day_of, files, write_part
+from monitoring.archive_run import ArchiveJob, run
+from monitoring.redaction import mask_text, redact_all
+from monitoring.text_reader import TextReader
+from monitoring.text_stream import ARCHIVED_MS, TextStream
+from monitoring.texts import (
+    BYTES_KEY,
+    PRUNED_KEY,
+    STREAM_KEY,
+    TEXT_KEY,
+    KeptText,
+    Seals,
+    TextDays,
+    TextKeys,
+    TextRetention,
+    TextRow,
+    TextSource,
+    Unsealable,
+)
+from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, begun
+
+DAY_SECONDS = 86_400.0
+NOW = time.time()
+OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+MANY = 10_000_000
+
+
+def text(number: int, at: float = NOW, task: str = "returns") -> KeptText:
+    return KeptText(
+        request=f"r{number}",
+        at=at,
+        task=task,
+        version="returns@v1",
+        caller="abcdefghijkl",
+        handles=[f"handle{number}"],
+        messages=[{"role": "user", "content": f"The vase number {number} is broken."}],
+        answer=f"Refund {number}.",
+    )
+
+
+def keys(sealing: str | None, **known: str) -> TextKeys:
+    return TextKeys(known, sealing)
+
+
+async def kept(redis: Redis, texts: list[KeptText], seals: Seals | None = None) -> list[str]:
+    seals = seals or Seals({}, None)
+    return list(await TextStream(redis, MANY).keep([seals.close(each) for each in texts]))
+
+
+@pytest.fixture
+def job(valkey_socket: str, tmp_path: Path) -> ArchiveJob:
+    folder = tmp_path / "archive"
+    return ArchiveJob(f"unix://{valkey_socket}", str(folder), 36_600, texts=TextRetention({"returns": TextDays(30)}))
+
+
+def reader(job: ArchiveJob, known: TextKeys | None = None) -> TextReader:
+    return TextReader(TextSource(job.redis_url, job.folder, known or TextKeys()))
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a run that was begun."""
+    assert process.stdout is not None
+    process.stdout.read()
+    process.communicate()
+    return process.returncode
+
+
+def parts(job: ArchiveJob) -> list[Path]:
+    try:
+        return list(files(Path(job.folder), ArchiveQuery("texts")))
+    except Nothing:
+        return []
+
+
+@given(st.text(), st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=2), max_size=3))
+def test_a_sealed_text_opens_to_itself_and_under_no_other_id(answer: str, messages: list[dict[str, str]]) -> None:
+    seals = Seals({"new": bytes(32)}, "new")
+    whole = KeptText(request="r1", at=1.0, task="returns", messages=messages, answer=answer)
+    row = seals.close(whole)
+    assert seals.open(row) == whole
+    row.request = "r2"
+    with pytest.raises(Unsealable):
+        seals.open(row)
+
+
+def test_no_word_of_a_sealed_text_is_in_its_row() -> None:
+    row = Seals({"new": bytes(32)}, "new").close(text(1))
+    assert b"vase" not in msgspec.json.encode(row)
+    with pytest.raises(Unsealable, match=r"the key 'new', which texts\.keys lacks"):
+        Seals({}, None).open(row)
+
+
+@pytest.mark.parametrize(
+    ("given_text", "masked"),
+    [
+        ("Mail jo.o'neil+x@shop.example.co.uk now.", "Mail [email] now."),
+        ("Card 4111 1111 1111 1111, order 1234567890123456.", "Card [card], order 1234567890123456."),
+        ("IBAN DE89 3704 0044 0532 0130 00 please", "IBAN [iban] please"),
+        ("Call +49 30 901820 on 2026-03-01 12:00:00.", "Call [phone] on 2026-03-01 12:00:00."),
+        ("Return of 129.99 after 30 days", "Return of 129.99 after 30 days"),
+        ("GB29NWBK60161331926819", "[iban]"),
+        ("GB29NWBK60161331926818", "GB29NWBK60161331926818"),
+    ],
+)
+def test_what_checks_out_as_personal_is_masked_and_other_numbers_stay(given_text: str, masked: str) -> None:
+    assert mask_text(given_text) == masked
+    nested = {"role": "user", "content": [{"type": "text", "text": given_text}], "n": 4}
+    assert redact_all(nested, mask_text) == {"role": "user", "content": [{"type": "text", "text": masked}], "n": 4}
+
+
+def test_phone_numbers_without_a_plus_are_those_of_the_region() -> None:
+    assert mask_text("Call 030 901820.") == "Call 030 901820."
+    assert mask_text("Call 030 901820.", "DE") == "Call [phone]."
+
+
+async def test_texts_are_read_by_request_and_by_task_and_time_wherever_they_are(redis: Redis, job: ArchiveJob) -> None:
+    assert await kept(redis, [text(1, NOW - 60), text(2), text(3, task="other")]) == ["kept"] * 3
+    assert await kept(redis, [text(2)]) == ["same"]
+    assert run(job).texts == 3
+    assert await kept(redis, [text(1), text(4)]) == ["same", "kept"], "an archived one is known still"
+    with reader(job) as texts:
+        found = texts.of_requests(["r1", "r4", "r9"])
+        assert (found["r1"], found["r4"], len(found)) == (text(1, NOW - 60), text(4), 2)
+        assert [each.request for each in texts.of_task("returns")] == ["r4", "r1", "r2"]
+        assert [each.request for each in texts.of_task("returns", NOW - 30, NOW)] == []
+        assert [each.request for each in texts.of_task("returns", None, NOW)] == ["r1"]
+    run(job)
+    assert int(await redis.get(BYTES_KEY) or 0) == 0
+    assert await redis.xlen(STREAM_KEY) <= 1
+    assert 0 < await redis.pttl(f"{TEXT_KEY}r4") <= ARCHIVED_MS
+
+
+async def test_redis_takes_no_more_texts_than_may_wait_for_the_archive(redis: Redis, job: ArchiveJob) -> None:
+    row = Seals({}, None).close(text(1))
+    stream = TextStream(redis, len(msgspec.json.encode(row)))
+    assert await stream.keep([row, Seals({}, None).close(text(2))]) == ["kept", "full"]
+    run(job)
+    assert await stream.keep([row, Seals({}, None).close(text(2))]) == ["same", "kept"]
+
+
+@pytest.mark.invariant("Every kept text is in one file of the archive, once, whatever was killed meanwhile.")
+@pytest.mark.parametrize("hook", [BEFORE_RENAME, AFTER_RENAME])
+async def test_a_killed_run_and_two_at_once_lose_and_double_no_text(redis: Redis, job: ArchiveJob, hook: str) -> None:
+    await kept(redis, [text(number, NOW - DAY_SECONDS * (number % 2)) for number in range(20)])
+    assert ended(begun(job, hook)) == -9
+    await kept(redis, [text(20)])
+    assert [ended(each) for each in [begun(job), begun(job)]] == [0, 0]
+    with reader(job) as texts:
+        assert sorted(each.request for each in texts.of_task("returns")) == sorted(f"r{n}" for n in range(21))
+    (rows,) = duckdb.execute("SELECT count(*) FROM read_parquet(?)", [[str(path) for path in parts(job)]]).fetchall()
+    assert rows == (21,)
+
+
+async def test_texts_go_when_they_are_due_and_unlabelled_ones_before(
+    redis: Redis, client: Client, job: ArchiveJob
+) -> None:
+    job.texts = TextRetention({"returns": TextDays(30, 14), "other": TextDays(5)}, 366)
+    ages = {1: 31, 2: 20, 3: 20, 4: 13, 5: 13}
+    await kept(redis, [text(n, NOW - days * DAY_SECONDS) for n, days in ages.items()])
+    await kept(redis, [text(6, NOW - 6 * DAY_SECONDS, "other"), text(7, NOW - 100 * DAY_SECONDS, "gone")])
+    label = FeedbackRow(request="r3", at=NOW, caller="c", feedback_id="f", metric="correct", value_boolean=True)
+    lines = Path(job.folder).parent / "label.jsonl"
+    lines.write_bytes(msgspec.json.encode(label))
+    write_part("feedback", lines, Path(job.folder) / "feedback" / day_of(NOW) / "part-1-1.parquet")
+    assert run(job).texts_pruned == 3
+    with reader(job) as texts:
+        assert sorted(each.request for each in texts.of_task("returns")) == ["r3", "r4", "r5"]
+        assert list(texts.of_task("other")) == []
+        assert len(list(texts.of_task("gone"))) == 1
+    assert client.exists(PRUNED_KEY)
+    assert run(job).texts_pruned == 0, "it is looked through once an hour"
+
+
+async def test_texts_under_an_old_key_come_under_the_present_one(redis: Redis, client: Client, job: ArchiveJob) -> None:
+    await kept(redis, [text(1)], keys("old", old=OLD).seals())
+    run(job)
+    await kept(redis, [text(2)], keys("new", new=NEW).seals())
+    job.texts = TextRetention({}, 366, keys("new", old=OLD, new=NEW))
+    client.delete(PRUNED_KEY)
+    run(job)
+    with reader(job, keys("new", new=NEW)) as texts:
+        assert {each.request: each for each in texts.of_task("returns")} == {"r1": text(1), "r2": text(2)}
+        assert texts.unreadable == 0
+    with reader(job, keys("old", old=OLD)) as texts:
+        assert (list(texts.of_task("returns")), texts.unreadable) == ([], 2)
+
+
+def test_a_row_in_redis_is_the_row_of_the_archive() -> None:
+    row = Seals({}, None).close(text(1))
+    assert msgspec.json.decode(msgspec.json.encode(row), type=TextRow) == row

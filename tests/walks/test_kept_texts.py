@@ -1,0 +1,87 @@
+"""Texts of requests: kept where the task says so, masked, sealed, and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.features.records.archiving import archive_once, text_source_of
+from gateway.features.texts.texts import Texts
+from monitoring.text_reader import TextReader
+from monitoring.texts import KeptText
+from tests.fakes.engine import FakeEngine
+from tests.waiting import until
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+SECRET = "The vase of jo@shop.example is broken"
+ASK = {"model": "returns", "messages": [{"role": "user", "content": SECRET}]}
+KEY = base64.b64encode(bytes(32)).decode()
+
+
+def keeping(**texts: Any) -> dict[str, Any]:
+    return {"returns": {"texts": {"keep": "all", **texts}}}
+
+
+async def ask(gateway: RunningGateway, count: int = 1, **more: Any) -> list[str]:
+    async with gateway.http() as http:
+        ids = []
+        for _ in range(count):
+            answer = await http.post("/v1/chat/completions", json=ASK | more)
+            assert answer.status_code == 200, answer.text
+            ids.append(answer.headers["x-request-id"])
+    return ids
+
+
+async def kept(gateway: RunningGateway, requests: list[str]) -> dict[str, KeptText]:
+    """The texts of these requests, once none is on its way."""
+    queue = gateway.features[Texts].queue
+    await until(lambda: not len(queue) and not gateway.features[Texts].spool.records)
+    with TextReader(text_source_of(gateway.services.settings)) as reader:
+        return reader.of_requests(requests)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_kept_text_is_what_was_asked_and_answered_and_masked(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, stream: bool
+) -> None:
+    small.answers["returns@v1"] = "Call +49 30 901820."
+    async with run_gateway(configure(tasks=keeping())) as gateway:
+        await gateway.place(make_adapter(1))
+        (request,) = await ask(gateway, stream=stream)
+        before = (await kept(gateway, [request]))[request]
+        assert before.messages == [{"role": "user", "content": "The vase of [email] is broken"}]
+        assert (before.answer, before.version, before.reason) == ("Call [phone].", "returns@v1", "adapter")
+        await archive_once(gateway.services.settings, gateway.services.meters)
+        assert await kept(gateway, [request]) == {request: before}
+
+
+async def test_with_a_key_no_word_is_in_redis_or_on_disk(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis, tmp_path: Path
+) -> None:
+    settings = {"keys": {"k1": KEY}, "key": "k1"}
+    async with run_gateway(configure(tasks=keeping(redaction="none"), texts=settings)) as gateway:
+        await gateway.place(make_adapter(1))
+        (request,) = await ask(gateway)
+        assert (await kept(gateway, [request]))[request].messages == ASK["messages"]
+        raw = await redis.get(f"apprentice:text:{request}")
+        assert b"vase" not in raw
+        await archive_once(gateway.services.settings, gateway.services.meters)
+        assert (await kept(gateway, [request]))[request].messages == ASK["messages"]
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file() and b"vase" in path.read_bytes()]
+
+
+async def test_a_share_is_kept_or_none_by_the_requests_id_alone(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with run_gateway(configure(tasks=keeping(keep="share", share=0.5))) as gateway:
+        await gateway.place(make_adapter(1))
+        requests = await ask(gateway, 40)
+        assert 5 < len(await kept(gateway, requests)) < 35
+    async with run_gateway(configure(tasks={"returns": {}})) as gateway:
+        assert await kept(gateway, await ask(gateway, 3)) == {}
+        assert gateway.features[Texts].shares == {}
