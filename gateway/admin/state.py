@@ -42,7 +42,8 @@ from gateway.admin.state_file import (
 from gateway.audit import audited, enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
-from gateway.features.releases.adapter_endpoints import limits_of, state_of
+from gateway.features.releases.adapter_endpoints import state_of
+from gateway.features.releases.adding import limits_of
 from gateway.four_eyes import owner_remembered, owner_to_keep
 from gateway.openapi_parts import ACCEPTED, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED

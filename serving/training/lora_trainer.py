@@ -1,0 +1,454 @@
+"""Trains a LoRA adapter with peft, on a GPU or a CPU. It runs in the engine's environment and imports nothing of ours.
+
+    python lora_trainer.py FOLDER --base MODEL --rows train.jsonl --heldout heldout.jsonl
+
+FOLDER takes the checkpoint and, under `result/`, the best adapter so far. Started again with the same folder it goes on
+from the checkpoint. Options may also stand in FOLDER/job.json. Each line on stdout is a JSON object that tells how far
+it is: `started`, `step`, `heldout`, and at the end `ended` or `failed` with advice.
+
+The prompt is rendered with the model's own chat template, as the engine does; the loss is taken on the answer alone.
+The base model runs in bfloat16, the LoRA weights have float32 masters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import math
+import os
+import random
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch.nn import functional
+
+KEPT_FILES = ("adapter_config.json", "adapter_model.safetensors")
+TELL_SECONDS = 1.0
+HELDOUT_BATCH = 32
+
+
+class TrainingFailure(Exception):
+    """The training can't go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training. Files are relative to its folder; times are in seconds."""
+
+    base: str = ""
+    base_name: str = ""
+    rows: str = "rows.jsonl"
+    heldout: str = "heldout.jsonl"
+    begin: str = ""
+    seed: int = 7
+    steps: int = 400
+    stop_after: int = 0
+    batch: int = 16
+    rank: int = 8
+    learning_rate: float = 1e-3
+    warmup_steps: int = 20
+    evaluate_every: int = 50
+    patience: int = 4
+    first_layer: int = 0
+    tokens_max: int = 1024
+    threads: int = 0
+    checkpoint_seconds: float = 60.0
+    nice: int = 0
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One row as tokens: the rendered prompt, then the answer and the end-of-turn token."""
+
+    prompt: list[int]
+    answer: list[int]
+    group: str
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.answer)
+
+
+def tell(kind: str, **facts: Any) -> None:
+    """Tell whoever started the training how far it is."""
+    print(json.dumps({"kind": kind, **facts}), flush=True)
+
+
+def split_row(row: dict[str, Any], line: int) -> tuple[list[dict[str, Any]] | str, str]:
+    """The request (messages, or the text of a prompt) and the expected answer of a row. Raises TrainingFailure."""
+    expected = row.get("expected", row.get("label"))
+    messages = row.get("messages")
+    if messages and messages[-1].get("role") == "assistant":
+        return messages[:-1], str(messages[-1]["content"])
+    if expected is None:
+        raise TrainingFailure(f"Line {line}: the row has no answer: end its messages with the assistant's.")
+    answer = expected if isinstance(expected, str) else json.dumps(expected, ensure_ascii=False)
+    asked: list[dict[str, Any]] | str = messages or [{"role": "user", "content": row.get("text")}]
+    return row.get("prompt", asked), answer
+
+
+def read_examples(path: Path, tokenizer: Any, tokens_max: int) -> tuple[list[TokenRow], int]:
+    """The rows of a file as tokens, and how many were left out since they are longer than `tokens_max`."""
+    examples: list[TokenRow] = []
+    left_out = 0
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            asked, answer = split_row(row, number)
+            prompt = asked
+            if not isinstance(asked, str):
+                prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            prompt_ids = tokenizer(prompt, add_special_tokens=isinstance(asked, str)).input_ids
+            answer_ids = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+            group = str(row.get("group") or row.get("family") or number)
+            example = TokenRow(prompt_ids, answer_ids, group)
+            if example.length > tokens_max or not prompt_ids:
+                left_out += 1
+            else:
+                examples.append(example)
+    return examples, left_out
+
+
+def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
+    """Batches of whole groups of similar length, always the same for a seed.
+
+    The groups are shuffled and sorted within windows of about ten batches; then the batches are shuffled.
+    """
+    draw = random.Random(job.seed)  # noqa: S311 - a repeatable order, no secret
+    grouped: dict[str, list[TokenRow]] = {}
+    for example in examples:
+        grouped.setdefault(example.group, []).append(example)
+    groups = list(grouped.values())
+    batch = min(job.batch, len(examples))
+    batches: list[list[TokenRow]] = []
+    while len(batches) < job.steps:
+        draw.shuffle(groups)
+        for start in range(0, len(groups), batch * 10):
+            window = sorted(groups[start : start + batch * 10], key=lambda group: max(each.length for each in group))
+            rows = [example for group in window for example in group]
+            cut = [rows[at : at + batch] for at in range(0, len(rows) - batch + 1, batch)] or [rows]
+            draw.shuffle(cut)
+            batches.extend(cut)
+    return batches[: job.steps]
+
+
+def count_shared(examples: list[TokenRow]) -> int:
+    """The number of leading tokens that all prompts have in common: the template's own opening."""
+    first = examples[0].prompt
+    shared = len(first) - 1
+    for example in examples:
+        shared = min(shared, len(example.prompt) - 1)
+        while example.prompt[:shared] != first[:shared]:
+            shared -= 1
+    return shared
+
+
+class LoraModel:
+    """The base model with a LoRA on it, and the float32 masters of the LoRA's weights."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        attention = "sdpa" if self.device == "cuda" else "eager"  # in bfloat16 on a CPU, eager is the faster one
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            job.base, dtype=torch.bfloat16, attn_implementation=attention
+        ).to(self.device)
+        linear = {
+            name.rsplit(".", 1)[-1]
+            for name, module in base.named_modules()
+            if isinstance(module, torch.nn.Linear) and ".layers." in name
+        }
+        config = peft.LoraConfig(r=job.rank, lora_alpha=2 * job.rank, lora_dropout=0.0, bias="none",
+                                 target_modules=sorted(linear), task_type="CAUSAL_LM")  # fmt: skip
+        self.lora: Any = peft.get_peft_model(base, config, autocast_adapter_dtype=False)
+        if job.begin:
+            self._begin_from(folder / job.begin)
+        for name, weight in self.lora.named_parameters():
+            layer = re.search(r"\.layers\.(\d+)\.", name)
+            weight.requires_grad_("lora_" in name and layer is not None and int(layer[1]) >= job.first_layer)
+        self.lora.train()
+        self.weights = [weight for weight in self.lora.parameters() if weight.requires_grad]
+        self.masters = [weight.detach().float().clone().requires_grad_(True) for weight in self.weights]
+
+    def _begin_from(self, folder: Path) -> None:
+        """Raises TrainingFailure for an adapter of another shape."""
+        try:
+            peft.set_peft_model_state_dict(self.lora, load_file(folder / KEPT_FILES[1]))
+        except RuntimeError:
+            rank = json.loads((folder / KEPT_FILES[0]).read_text(encoding="utf-8")).get("r")
+            text = f"The adapter to begin from does not fit: it has rank {rank}. Train with that rank, or begin anew."
+            raise TrainingFailure(text) from None
+
+    def copy_masters(self) -> None:
+        """Bring the weights to what the masters are."""
+        with torch.no_grad():
+            for master, weight in zip(self.masters, self.weights, strict=True):
+                weight.copy_(master)
+
+    def answer_logits(self, group: list[TokenRow], pad: int, shared: int) -> tuple[Any, Any]:
+        """Logits and labels at the positions of the answers.
+
+        The first `shared` tokens are the same in each row: they are computed once, and the batch shares their keys and
+        values. Padding is on the right, where causal attention keeps it from every real token.
+        """
+        width = max(example.length for example in group) - shared
+        ids = torch.full((len(group), width), pad, dtype=torch.long)
+        rows: list[int] = []
+        places: list[int] = []
+        labels: list[int] = []
+        for index, example in enumerate(group):
+            ids[index, : example.length - shared] = torch.tensor((example.prompt + example.answer)[shared:])
+            start = len(example.prompt) - 1 - shared
+            rows.extend([index] * len(example.answer))
+            places.extend(range(start, start + len(example.answer)))
+            labels.extend(example.answer)
+        causal_lm = self.lora.get_base_model()
+        options: dict[str, Any] = {}
+        if shared:
+            opening = torch.tensor([group[0].prompt[:shared]], device=self.device)
+            cache = causal_lm.model(input_ids=opening, use_cache=True).past_key_values
+            for layer in cache.layers:
+                layer.keys = layer.keys.expand(len(group), -1, -1, -1)
+                layer.values = layer.values.expand(len(group), -1, -1, -1)
+            options = {"past_key_values": cache, "use_cache": True}
+        hidden = causal_lm.model(input_ids=ids.to(self.device), **options).last_hidden_state
+        logits = causal_lm.lm_head(hidden[torch.tensor(rows), torch.tensor(places)])
+        return logits.float(), torch.tensor(labels, device=self.device)
+
+    def measure(self, examples: list[TokenRow], pad: int, shared: int) -> tuple[float, float]:
+        """The loss per answer token, and the share of answers that are right as a whole.
+
+        An answer whose every token is the likeliest one is what greedy decoding gives.
+        """
+        self.lora.eval()
+        ordered = sorted(examples, key=lambda example: example.length)
+        loss_sum, tokens, whole = 0.0, 0, 0
+        with torch.no_grad():
+            for start in range(0, len(ordered), HELDOUT_BATCH):
+                group = ordered[start : start + HELDOUT_BATCH]
+                logits, labels = self.answer_logits(group, pad, shared)
+                loss_sum += float(functional.cross_entropy(logits, labels, reduction="sum"))
+                tokens += len(labels)
+                right = (logits.argmax(-1) == labels).tolist()
+                at = 0
+                for example in group:
+                    whole += all(right[at : at + len(example.answer)])
+                    at += len(example.answer)
+        self.lora.train()
+        return loss_sum / tokens, whole / len(ordered)
+
+    def save(self, folder: Path, base_name: str) -> None:
+        """Write the adapter into `folder`, each file whole or not at all."""
+        aside = folder.with_name(f".{folder.name}")
+        self.lora.save_pretrained(aside, safe_serialization=True, save_embedding_layers=False)
+        path = aside / KEPT_FILES[0]
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": base_name, "inference_mode": True}
+        config["target_modules"] = sorted(config["target_modules"])
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for name in KEPT_FILES:
+            (aside / name).replace(folder / name)
+
+
+class LoraTraining:
+    """One training under way: its model, optimiser, step, and the best held-out result so far."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job = job
+        self.folder = folder
+        self.model = LoraModel(job, folder)
+        self.optimiser = torch.optim.AdamW(
+            self.model.masters, lr=job.learning_rate, weight_decay=0.0, betas=(0.9, 0.99)
+        )
+        self.step = 0
+        self.loss = 0.0
+        self.best: tuple[float, float] | None = None
+        """The share of right held-out answers, and the loss with its sign turned."""
+        self.best_step = 0
+        self.worse = 0
+        """Evaluations since the best one."""
+        self._checkpoint = folder / "checkpoint.pt"
+        self._written_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, where there is one."""
+        if not self._checkpoint.is_file():
+            return
+        kept = torch.load(self._checkpoint, weights_only=True, map_location=self.model.device)
+        with torch.no_grad():
+            for master, weight in zip(self.model.masters, kept["masters"], strict=True):
+                master.copy_(weight)
+        self.model.copy_masters()
+        self.optimiser.load_state_dict(kept["optimiser"])
+        self.step, self.loss, self.best_step, self.worse = (kept[name] for name in ("step", "loss", "at", "worse"))
+        self.best = None if kept["best"] is None else tuple(kept["best"])
+
+    def write_checkpoint(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        kept = {"masters": self.model.masters, "optimiser": self.optimiser.state_dict(), "step": self.step}
+        kept |= {"loss": self.loss, "best": self.best, "at": self.best_step, "worse": self.worse}
+        aside = self._checkpoint.with_suffix(".new")
+        torch.save(kept, aside)
+        aside.replace(self._checkpoint)
+        self._written_at = time.monotonic()
+
+    def take_step(self, group: list[TokenRow], pad: int, shared: int) -> None:
+        """One step of the optimiser, with a warm-up and a cosine decay."""
+        job, number = self.job, self.step + 1
+        warm = min(1.0, number / max(1, job.warmup_steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * number / job.steps))
+        for settings in self.optimiser.param_groups:
+            settings["lr"] = job.learning_rate * warm * (0.02 + 0.98 * cosine)
+        logits, labels = self.model.answer_logits(group, pad, shared)
+        loss = functional.cross_entropy(logits, labels)
+        loss.backward()
+        for master, weight in zip(self.model.masters, self.model.weights, strict=True):
+            master.grad = weight.grad.float()
+            weight.grad = None
+        torch.nn.utils.clip_grad_norm_(self.model.masters, 1.0)
+        self.optimiser.step()
+        self.model.copy_masters()
+        now = float(loss.detach())
+        if not math.isfinite(now):
+            raise TrainingFailure(f"The loss is not finite at step {number}: lower the learning rate, and begin again.")
+        self.loss = now if number == 1 else 0.95 * self.loss + 0.05 * now
+        self.step = number
+
+    def evaluate(self, heldout: list[TokenRow], pad: int, shared: int) -> None:
+        """Measure the held-out rows, and keep the adapter if it is the best so far."""
+        loss, right = self.model.measure(heldout, pad, shared) if heldout else (self.loss, 0.0)
+        is_best = self.best is None or (right, -loss) > self.best or not heldout
+        self.worse = 0 if is_best else self.worse + 1
+        if is_best:
+            self.best, self.best_step = (right, -loss), self.step
+            self.model.save(self.folder / "result", self.job.base_name or Path(self.job.base).name)
+        if heldout:
+            tell("heldout", step=self.step, loss=round(loss, 5), right=round(right, 5), best=is_best)
+        self.write_checkpoint()
+
+    def run(self, batches: list[list[TokenRow]], heldout: list[TokenRow], pad: int, shared: int) -> str:
+        """Take all steps that are left; the reason of the end."""
+        job, begun, first, told_at = self.job, time.monotonic(), self.step, 0.0
+        last = min(job.stop_after or job.steps, job.steps)
+        while self.step < last:
+            if heldout and job.patience and self.worse >= job.patience:
+                return f"no better on held-out rows for {self.worse} evaluations"
+            self.take_step(batches[self.step], pad, shared)
+            now = time.monotonic()
+            if now - told_at >= TELL_SECONDS or self.step == last:
+                told_at = now
+                each = (now - begun) / (self.step - first)
+                tell("step", step=self.step, loss=round(self.loss, 5), seconds_each=round(each, 3))
+            if self.step % job.evaluate_every == 0 or self.step == last:
+                self.evaluate(heldout, pad, shared)
+            elif now - self._written_at >= job.checkpoint_seconds:
+                self.write_checkpoint()
+        return "all steps were taken"
+
+
+def train(job: Job, folder: Path) -> None:
+    """Run the training of a folder to its end. Raises TrainingFailure."""
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    torch.manual_seed(job.seed)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job.base)
+    examples, left_out = read_examples(folder / job.rows, tokenizer, job.tokens_max)
+    heldout_file = folder / job.heldout
+    heldout: list[TokenRow] = []
+    if heldout_file.is_file():
+        heldout, more_left_out = read_examples(heldout_file, tokenizer, job.tokens_max)
+        left_out += more_left_out
+    if not examples:
+        raise TrainingFailure(f"No row has at most {job.tokens_max} tokens: raise tokens_max, or shorten the rows.")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    shared = count_shared(examples + heldout)
+    training = LoraTraining(job, folder)
+    training.resume()
+    mean_tokens = sum(example.length for example in examples) / len(examples)
+    tell("started", rows=len(examples), heldout=len(heldout), too_long=left_out, steps=job.steps,
+         from_step=training.step, mean_tokens=round(mean_tokens), device=training.model.device)  # fmt: skip
+    reason = training.run(cut_batches(examples, job), heldout, pad, shared)
+    right, loss = training.best or (0.0, 0.0)
+    figures = {"heldout_right": round(right, 5), "heldout_loss": round(-loss, 5)} if heldout else {}
+    versions = f"peft {peft.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
+    tell("ended", steps=training.step, best_step=training.best_step, reason=reason, framework=versions, metrics=figures)
+
+
+def explain(error: BaseException, job: Job) -> str:
+    """Advice on what ended a training."""
+    if isinstance(error, TrainingFailure):
+        return str(error)
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        return (
+            f"The memory was not enough for a batch of {job.batch} rows of up to {job.tokens_max} tokens. "
+            "Halve --batch, lower --tokens-max or --rank, or train where nothing else runs."
+        )
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "PytorchStreamWriter" in text:
+        return "The disk is full. Make room, and start the training again: it goes on from its checkpoint."
+    return f"{type(error).__name__}: {text[:500]}"
+
+
+def follow_input() -> None:
+    """End the process at once when its input is closed: it never outlives who began it."""
+
+    def follow() -> None:
+        with contextlib.suppress(OSError):
+            while sys.stdin.buffer.read(1):
+                pass
+        os._exit(3)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def read_job(arguments: Iterable[str]) -> tuple[Job, Path, bool]:
+    """The job that the options and the folder's job.json name, its folder, and whether it ends with its input."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--follow-input", action="store_true", help="end when stdin is closed")
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    for field in fields(Job):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kinds[str(field.type)])
+    given = vars(parser.parse_args(list(arguments)))
+    folder, follows = given.pop("folder").absolute(), given.pop("follow_input")
+    for name in ("base", "rows", "heldout", "begin"):
+        given[name] = str(Path(given[name]).absolute()) if given[name] else None
+    written = folder / "job.json"
+    kept = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+    return Job(**kept | {name: value for name, value in given.items() if value is not None}), folder, follows
+
+
+def main() -> None:
+    """Train, and tell of a failure with advice; the exit code is 1 then."""
+    job, folder, follows = read_job(sys.argv[1:])
+    if follows:
+        follow_input()
+    if job.nice:
+        os.nice(job.nice)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        train(job, folder)
+    except Exception as error:
+        if not isinstance(error, TrainingFailure):
+            sys.excepthook(type(error), error, error.__traceback__)
+        tell("failed", text=explain(error, job))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
