@@ -314,7 +314,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_texts_total", "counter", "texts",
-        "Texts kept, or dropped: queue or spool full, or not to be redacted.", ("task", "outcome"), "(T+1)*2",
+        "Texts kept, or dropped: queue or spool full, or not to be redacted.", ("task", "outcome"), "T*2 + 14",
     ),
     Spec("apprentice_records_pending", "gauge", "records", "Records that are not stored yet."),
     Spec(

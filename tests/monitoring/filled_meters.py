@@ -101,6 +101,8 @@ def fill_as_the_monitor_does(meters: Meters) -> None:
         for gauge in (*by_task, "tuning_cost_usd", "retraining_open"):
             getattr(meters, gauge).set(1, task)
         meters.review_cost_usd.add(1, task)
+        for outcome in ("kept", "dropped"):
+            meters.texts.add(1, task, outcome)
         for outcome in range(4):
             meters.reviews.add(1, task, f"outcome-{outcome}")
         for kind in range(CLOSED["kind"] - 1):

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from redis import Redis as Client
 from redis.asyncio import Redis
 
+from gateway.features.texts.redaction import redact_all
 from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, day_of, files, write_part
 from monitoring.archive_run import ArchiveJob, run
-from monitoring.redaction import mask_text, redact_all
+from monitoring.redaction import mask_text
 from monitoring.text_reader import TextReader
 from monitoring.text_stream import ARCHIVED_MS, TextStream
 from monitoring.texts import (

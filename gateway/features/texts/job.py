@@ -17,9 +17,9 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.features.texts.queue import AnsweredRequest
+from gateway.features.texts.redaction import redact_all
 from gateway.features.texts.texts import Texts
 from gateway.formats.conversation_texts import read_answered, read_asked
-from monitoring.redaction import redact_all
 from monitoring.texts import KeptText, TextRow
 
 log = logging.getLogger(__name__)

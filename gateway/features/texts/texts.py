@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from importlib.metadata import entry_points
 
 from gateway.configuration.settings import Settings
-from gateway.configuration.texts import REDACTIONS_GROUP
 from gateway.features.texts.queue import TextQueue
+from gateway.features.texts.redaction import Redact, load_redaction
 from gateway.services import Services
-from monitoring.redaction import Redact, mask_text
 from monitoring.spool import Spool
 from monitoring.text_stream import TextStream
 from monitoring.texts import Seals
@@ -38,19 +35,8 @@ class Texts:
             return
         kept = {name: task.texts for name, task in settings.tasks.items() if task.texts.keep != "none"}
         self.redactions = {
-            name: redaction_of(texts.redaction, settings.texts.phone_region) for name, texts in kept.items()
+            name: load_redaction(texts.redaction, settings.texts.phone_region) for name, texts in kept.items()
         }
         self.shares = {name: texts.share if texts.keep == "share" else 1.0 for name, texts in kept.items()}
         self.seals = Seals(settings.texts.key_bytes(), settings.texts.key)
         self._read_from = settings
-
-
-def redaction_of(name: str, phone_region: str | None) -> Redact:
-    """The function that a task's texts go through. Raises ImportError and AttributeError where it can't be loaded."""
-    if name == "none":
-        return str
-    if name == "mask":
-        return partial(mask_text, phone_region=phone_region)
-    (found,) = entry_points(group=REDACTIONS_GROUP, name=name)
-    redact: Redact = found.load()
-    return redact

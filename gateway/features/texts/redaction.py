@@ -1,0 +1,36 @@
+"""The functions that tasks' texts go through before they are kept: the shipped one, or an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any
+
+from gateway.configuration.texts import REDACTIONS_GROUP
+
+Redact = Callable[[str], str]
+
+
+def load_redaction(name: str, phone_region: str | None) -> Redact:
+    """The function of a task's setting. Raises ImportError and AttributeError where it can't be loaded."""
+    if name == "none":
+        return str
+    if name == "mask":
+        from monitoring.redaction import mask_text  # noqa: PLC0415 - it loads all numbering plans
+
+        return partial(mask_text, phone_region=phone_region)
+    (found,) = entry_points(group=REDACTIONS_GROUP, name=name)
+    redact: Redact = found.load()
+    return redact
+
+
+def redact_all(value: Any, redact: Redact) -> Any:
+    """A JSON value with all its texts redacted; keys of objects stay."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [redact_all(part, redact) for part in value]
+    if isinstance(value, dict):
+        return {name: redact_all(part, redact) for name, part in value.items()}
+    return value
