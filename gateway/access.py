@@ -107,7 +107,8 @@ def _asked_rightly(request: Request, caller: Caller) -> Caller:
     if not request.query_params:
         return caller
     route: APIRoute = request.scope["route"]
-    parameters = [field.alias for field in route.dependant.query_params]
+    parts = (route.dependant, *route.dependant.dependencies)
+    parameters = [field.alias for part in parts for field in part.query_params]
     unknown = [name for name in request.query_params if name not in parameters]
     if unknown:
         takes = f"it takes {', '.join(parameters)}" if parameters else "it takes none"

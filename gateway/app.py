@@ -43,6 +43,7 @@ from gateway.features.feedback import endpoints as feedback
 from gateway.features.fitting.feature import FITTING
 from gateway.features.probes import endpoints as probes
 from gateway.features.quality.feature import QUALITY
+from gateway.features.readiness.feature import READINESS
 from gateway.features.records.archiving import keep_archiving
 from gateway.features.records.flushing import open_flow
 from gateway.features.records.rewriting import keep_rewriting
@@ -120,6 +121,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     RETRAINING,
     FITTING,
     EVALUATIONS,
+    READINESS,
     RELEASES,
     stateless(rules.router),
     SHADOWS,

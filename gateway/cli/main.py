@@ -17,6 +17,7 @@ from gateway.cli.evaluations import evaluate, evaluations
 from gateway.cli.explain import explain
 from gateway.cli.keys import keys
 from gateway.cli.overrides import overrides
+from gateway.cli.readiness import answer_readiness
 from gateway.cli.records import records
 from gateway.cli.reload import reload
 from gateway.cli.replay import replay
@@ -90,6 +91,7 @@ app.command()(doctor)
 app.command()(reload)
 app.command()(evaluate)
 app.command()(replay)
+app.command("readiness")(answer_readiness)
 
 
 @app.command()

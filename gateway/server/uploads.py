@@ -64,16 +64,18 @@ HEADERS_MAX = 8
 HEADER_BYTES_MAX = 1024
 WRITE_BYTES = 1 << 20
 PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/state/adapters"})
-DATA_PATH = "/admin/v1/evaluations"
+DATA_PATHS = frozenset({"/admin/v1/evaluations", "/admin/v1/readiness"})
+"""Their bodies are data sets (data_body.py)."""
 PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
 def is_upload(scope: Scope) -> bool:
-    """True if a request's body is read as it comes by what holds it to limits of its own: Uploads, or evaluations."""
+    """True if a request's body is read as it comes by what holds it to limits of its own: Uploads, or a data
+    set's."""
     if scope["type"] != "http":
         return False
-    if scope["method"] == "POST" and scope["path"] == DATA_PATH:
+    if scope["method"] == "POST" and scope["path"] in DATA_PATHS:
         return True
     adapter = scope["method"] == "POST" and scope["path"] in PATHS
     if not adapter and not (scope["method"] == "PUT" and PROMPTS_PATH.fullmatch(scope["path"])):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,7 +14,6 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from redis.exceptions import RedisError
-from starlette.requests import ClientDisconnect
 
 from gateway.access import Admin, Operator, known_task
 from gateway.audit import audited
@@ -28,7 +26,7 @@ from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.store import Evaluation, ended, id_of
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
-from gateway.server.wire import Deadline
+from gateway.server.data_body import receive_data
 from gateway.state.fitted import unused
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, default_metric, metric_of
@@ -37,11 +35,6 @@ from router.confidence import ROWS_MIN
 from router.policy import TaskPolicy
 from serving.adapters.entries import PLACED, Version
 
-DATA_KINDS = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
-SILENCE_SECONDS_MAX = 60.0
-UPLOAD_SECONDS_MAX = 3600.0
-PIECE_BYTES = 1 << 14
-"""So much of an upload is read before others get the event loop."""
 ROWS_AT_ONCE_MAX = 100
 TOLD = ("id", "data_digest", "rows", "arms", "metric", "calibrate", "fit_gain")
 """What the audit has of an evaluation that is begun."""
@@ -303,31 +296,17 @@ async def _received(request: Request, wanted: _Wanted) -> AsyncIterator[DatasetR
     """The data set in this request, kept for as long as the block lasts, unless it is taken over in it. Raises Problem:
     400 with the line at fault, 413 too long, 415 not declared as JSON lines."""
     evaluations, limits = wanted.evaluations, wanted.evaluations.services.settings.evaluation
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in DATA_KINDS:
-        raise Problem("unsupported_media_type", "Send the data as `Content-Type: application/x-ndjson`.")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limits.bytes_max:
-        raise Problem("body_too_large", f"The data have more than {limits.bytes_max} bytes (evaluation.bytes_max).")
     reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max))
+
+    async def take(piece: bytes) -> None:
+        await wanted.take_in(reader.feed(piece))
+
     try:
+        await receive_data(request, limits.bytes_max, take)
         try:
-            async with asyncio.timeout(UPLOAD_SECONDS_MAX), aclosing(request.stream()) as body:
-                while True:
-                    with Deadline(SILENCE_SECONDS_MAX):
-                        piece = await anext(body, None)
-                    if piece is None:
-                        break
-                    for at in range(0, len(piece), PIECE_BYTES):
-                        await wanted.take_in(reader.feed(piece[at : at + PIECE_BYTES]))
-                await wanted.take_in(reader.end())
+            await wanted.take_in(reader.end())
         except DatasetError as error:
             raise Problem("invalid_value", str(error), "data") from None
-        except ClientDisconnect:
-            raise Problem("invalid_value", "The upload broke off before its end: send it again.") from None
-        except TimeoutError:
-            text = f"The upload was silent for {SILENCE_SECONDS_MAX:g} s, or took over an hour: send it"
-            raise Problem("invalid_value", f"{text} again over a faster connection.") from None
         yield reader
     finally:
         with contextlib.suppress(RedisError, OSError):  # it expires by itself

@@ -1,0 +1,108 @@
+"""`apprentice readiness`: whether a file of examples is ready for fine-tuning, with the evidence of each rule."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, as_body, with_api
+from gateway.cli.prompts import as_lines
+from gateway.cli.readiness_page import make_page
+
+COLUMNS = ("prompt", "text", "expected", "id", "label", "class", "group", "parent", "at")
+"""Columns of a CSV file that are read."""
+ANSWERS: Mapping[str, str] = {"fine_tune": "Fine-tune", "not_yet": "Not yet", "never": "Never", "retire": "Retire"}
+STATES: Mapping[str, str] = {"for": "yes", "against": "no", "never": "never", "unknown": "unknown"}
+
+
+@dataclass(frozen=True)
+class CostOptions:
+    """The costs, as options; what is not given is unknown."""
+
+    requests_per_month: Annotated[float | None, typer.Option(min=0, help="Requests a month.")] = None
+    general_usd: Annotated[float | None, typer.Option(min=0, help="Cost of one request at general, in US dollars.")] = (
+        None
+    )
+    small_usd: Annotated[
+        float | None, typer.Option(min=0, help="Cost of one request at the adapter, in US dollars.")
+    ] = None
+    deferred: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of requests that goes to general all the same.")
+    ] = None
+    tuning_usd: Annotated[float | None, typer.Option(min=0, help="Cost of one training, in US dollars.")] = None
+    host_usd_per_month: Annotated[
+        float | None, typer.Option(min=0, help="Cost of the adapter's replicas in a month, in US dollars.")
+    ] = None
+    labels_usd_per_month: Annotated[
+        float | None, typer.Option(min=0, help="Cost of people who label in a month, in US dollars.")
+    ] = None
+    lifetime_months: Annotated[
+        float | None, typer.Option(min=0.01, help="Months until the next training; unset: unknown.")
+    ] = None
+
+
+@with_api
+def answer_readiness(
+    api: Api,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="JSON lines with messages, text or prompt, and the expected answer; or .csv, .json."
+        ),
+    ],
+    costs: CostOptions,
+    goal: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Share of right answers that the task needs, such as 0.9.")
+    ] = None,
+    class_field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this file, as HTML.")] = None,
+) -> None:
+    """Tell whether fine-tuning is worth it, and why.
+
+    The answer is fine-tune, not yet or never, with the evidence of each rule.
+    """
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise Unusable(f"{html} can't be written: name a file in a folder that there is.")
+    query = as_body(costs, goal=goal, class_field=class_field)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    try:
+        with ExitStack() as stack, api.out.progress(*columns) as progress:
+            lines = as_lines(stack, data, COLUMNS)
+            progress.add_task("Training a cheap model on parts of the rows", total=None)
+            file = stack.enter_context(lines.open("rb"))
+            size_bytes = os.fstat(file.fileno()).st_size
+            pieces = iter(lambda: file.read(1 << 16), b"")
+            answer = api.send("/readiness", pieces, "application/x-ndjson", size_bytes, **query)
+        if html is not None:
+            html.write_text(make_page(data.name, answer), encoding="utf-8")
+    except OSError as error:
+        raise Unusable(f"{error.filename} can't be read or written: {error.strerror}.") from error
+    if not api.out.answer(answer):
+        tell_readiness(api, answer)
+
+
+def tell_readiness(api: Api, answer: dict[str, Any]) -> None:
+    """The answer, and a table of the rules."""
+    api.out.say(f"{ANSWERS[answer['answer']]}. {answer['because']}")
+    api.out.say("")
+    api.out.table(
+        ("rule", "answer", "evidence"),
+        [(rule["question"], STATES[rule["state"]], rule["evidence"]) for rule in answer["rules"]],
+    )
+    steps = [rule["next"] for rule in answer["rules"] if rule["next"]]
+    if steps:
+        api.out.say("")
+        api.out.say("What to do next:")
+        for step in steps:
+            api.out.say(f"- {step}")

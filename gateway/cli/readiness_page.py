@@ -1,0 +1,77 @@
+"""The report on readiness as one HTML file: the answer, the rules, and the learning curve as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+WIDTH, HEIGHT, MARGIN = 760, 320, 55
+COLOURS: Mapping[str, str] = {"for": "#2e7d32", "against": "#c62828", "never": "#c62828", "unknown": "#777"}
+NAMES: Mapping[str, str] = {
+    "fine_tune": "Fine-tune",
+    "not_yet": "Not yet",
+    "never": "Never",
+    "retire": "Retire",
+    "for": "yes",
+    "against": "no",
+    "unknown": "unknown",
+}
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse}td,th{text-align:left;vertical-align:top;padding:.4rem .8rem;border-top:1px solid "
+    "#ddd}svg{width:100%;height:auto}"
+)
+
+
+def make_page(name: str, report: Mapping[str, Any]) -> str:
+    """The page of a report on the data of this name. All texts are escaped."""
+    rows = "".join(
+        f"<tr><td>{escape(rule['question'])}</td><td style='color:{COLOURS[rule['state']]}'><b>"
+        f"{NAMES[rule['state']]}</b></td><td>{escape(rule['evidence'])} <i>{escape(rule['next'])}</i></td></tr>"
+        for rule in report["rules"]
+    )
+    curve = (report.get("facts") or {}).get("curve")
+    picture = "" if curve is None else f"<h2>Learning curve</h2>{draw_curve(curve)}"
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Readiness of {escape(name)}</title>"
+        f"<style>{STYLE}</style><h1>{NAMES[report['answer']]}</h1><p>{escape(name)}: {escape(report['because'])}</p>"
+        f"<table><tr><th>Rule</th><th>Answer</th><th>Evidence</th></tr>{rows}</table>{picture}</html>\n"
+    )
+
+
+def draw_curve(curve: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The learning curve as SVG: measured points, and the extrapolation with its 95% interval."""
+    measured, beyond = curve["measured"], curve["extrapolated"]
+    first, last = math.log(measured[0]["rows"]), math.log(beyond[-1]["rows"])
+    least = min(measured[0]["right"], *(point["low"] for point in beyond))
+
+    def place(rows: float, right: float) -> str:
+        x = MARGIN + (WIDTH - 2 * MARGIN) * (math.log(rows) - first) / (last - first)
+        y = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (right - least) / max(1e-9, 1 - least)
+        return f"{x:.1f},{y:.1f}"
+
+    band = [place(point["rows"], point["high"]) for point in beyond]
+    band += [place(point["rows"], point["low"]) for point in reversed(beyond)]
+    line = " ".join(place(point["rows"], point["right"]) for point in (*measured, *beyond))
+    dots = "".join(
+        f'<circle cx="{x}" cy="{y}" r="4" fill="#1565c0"><title>{point["rows"]:,} rows: {point["right"]:.1%}</title>'
+        "</circle>"
+        for point in measured
+        for x, y in [place(point["rows"], point["right"]).split(",")]
+    )
+    ticks = "".join(
+        f'<text x="{x}" y="{HEIGHT - MARGIN + 20}" text-anchor="middle">{point["rows"]:,}</text>'
+        for point in (*measured[::2], *beyond[::2])
+        for x, _ in [place(point["rows"], least).split(",")]
+    )
+    ends = "".join(
+        f'<text x="5" y="{place(measured[0]["rows"], right).split(",")[1]}">{right:.0%}</text>' for right in (least, 1)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        f'font-size="12"><polygon points="{" ".join(band)}" fill="#1565c0" opacity="0.15"/>'
+        f'<polyline points="{line}" fill="none" stroke="#1565c0"/>{dots}{ticks}{ends}'
+        f'<text x="{MARGIN}" y="20">Right answers of a cheap model by training rows; band: 95% interval</text></svg>'
+    )

@@ -1,0 +1,116 @@
+"""The table URL → function for admins, readiness: whether a file of examples, or a task, is ready for fine-tuning."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from gateway.access import Admin
+from gateway.background.child_process import child, hear
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
+from gateway.features.readiness.readiness import Readiness
+from gateway.openapi_parts import LINES, with_body, with_errors
+from gateway.server.data_body import receive_data
+from monitoring.readiness.break_even import Costs
+from router.policy import AUTO_SELECTOR
+
+ANSWER_SECONDS_MAX = 300.0
+COMMAND = (sys.executable, "-P", "-m", "gateway.features.readiness.run")
+USD_MAX = 1e9
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+def read_costs(
+    requests_per_month: Annotated[float | None, Query(ge=0, le=1e12, description="Requests a month.")] = None,
+    general_usd: Annotated[
+        float | None, Query(ge=0, le=USD_MAX, description="Cost of a request at general, in US dollars.")
+    ] = None,
+    small_usd: Annotated[
+        float | None, Query(ge=0, le=USD_MAX, description="Cost of a request at the adapter, in US dollars.")
+    ] = None,
+    deferred: Annotated[
+        float | None, Query(ge=0, le=1, description="Share of requests that goes to general all the same.")
+    ] = None,
+    tuning_usd: Annotated[float | None, Query(ge=0, le=USD_MAX, description="Cost of one training.")] = None,
+    host_usd_per_month: Annotated[
+        float | None, Query(ge=0, le=USD_MAX, description="Cost of the adapter's replicas in a month.")
+    ] = None,
+    labels_usd_per_month: Annotated[
+        float | None, Query(ge=0, le=USD_MAX, description="Cost of people who label, in a month.")
+    ] = None,
+    lifetime_months: Annotated[
+        float | None, Query(gt=0, le=1200, description="Months until the next training.")
+    ] = None,
+) -> Costs:
+    """The costs in a query."""
+    return Costs(
+        requests_per_month=requests_per_month,
+        general_usd=general_usd,
+        small_usd=small_usd,
+        deferred=deferred,
+        tuning_usd=tuning_usd,
+        host_usd_per_month=host_usd_per_month,
+        labels_usd_per_month=labels_usd_per_month,
+        lifetime_months=lifetime_months,
+    )
+
+
+@router.post(
+    "/readiness",
+    responses=with_errors("invalid_value", "body_too_large", "unsupported_media_type", "overload", "timeout"),
+    openapi_extra=with_body(LINES, description="JSON lines."),
+)
+async def answer_readiness(
+    request: Request,
+    _: Admin,
+    costs: Annotated[Costs, Depends(read_costs)],
+    class_field: Annotated[
+        str, Query(max_length=200, description="A field of the expected answers, whose values are classes.")
+    ] = "",
+    goal: Annotated[float | None, Query(gt=0, le=1, description="Share of right answers that the task needs.")] = None,
+    seed: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> Any:
+    """Whether fine-tuning is worth it, and why."""
+    readiness = feature_of(request, Readiness)
+    limits = readiness.services.settings.evaluation
+    data = bytearray()
+
+    async def take(piece: bytes) -> None:
+        data.extend(piece)
+
+    await receive_data(request, limits.bytes_max, take)
+    job = ReadinessJob(
+        bytes=len(data),
+        rows_max=limits.rows_max,
+        row_bytes_max=limits.row_bytes_max,
+        selector=AUTO_SELECTOR,
+        class_field=class_field,
+        goal=goal,
+        costs=costs,
+        seed=seed,
+    )
+    result = await compute(readiness, job, bytes(data))
+    if result.report is None:
+        raise Problem("invalid_value", result.error, "data")
+    return Response(msgspec.json.encode(result.report), media_type="application/json")
+
+
+async def compute(readiness: Readiness, job: ReadinessJob, data: bytes) -> ReadinessResult:
+    """The result of a process that does the job. Raises Problem (500, 503, 504)."""
+    if readiness.turn.locked():
+        raise Problem("overload", "Another answer is being computed: try again in a minute.", retry_after_seconds=30.0)
+    try:
+        async with readiness.turn, child(COMMAND) as process, asyncio.timeout(ANSWER_SECONDS_MAX):
+            code, output = await hear(process, msgspec.json.encode(job) + b"\n" + data)
+    except TimeoutError:
+        text = f"It took longer than {ANSWER_SECONDS_MAX:g} s: give fewer rows, or shorter ones."
+        raise Problem("timeout", text) from None
+    if code != 0:
+        raise Problem("internal_error", f"The process ended with exit code {code}: see the gateway's log.")
+    return msgspec.json.decode(output, type=ReadinessResult)

@@ -1,0 +1,31 @@
+"""The messages between a gateway and the process that answers whether a task is ready for fine-tuning."""
+
+from __future__ import annotations
+
+import msgspec
+
+from monitoring.readiness.break_even import Costs
+from monitoring.readiness.rules import Prompted, ReadinessReport
+
+
+class ReadinessJob(msgspec.Struct):
+    """The job: the data are the `bytes` that follow. `selector` is what is read of a conversation, `class_field` the
+    field of the answers that is the class (empty: found in the rows), `goal` the share of right answers that is wanted.
+    """
+
+    bytes: int
+    rows_max: int
+    row_bytes_max: int
+    selector: str
+    class_field: str = ""
+    goal: float | None = None
+    costs: Costs = Costs()
+    prompted: Prompted | None = None
+    seed: int = 0
+
+
+class ReadinessResult(msgspec.Struct):
+    """The end: the report, or an error's sentence."""
+
+    report: ReadinessReport | None = None
+    error: str = ""

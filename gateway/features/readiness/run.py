@@ -1,0 +1,90 @@
+"""One answer to whether a task is ready, in a process of its own: `python -m gateway.features.readiness.run`.
+
+It reads a job as a line of JSON, then as many bytes of data as the job names, and prints a result. It ends at once when
+its input is closed: it never outlives the gateway that began it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from datetime import UTC, datetime
+
+import msgspec
+from threadpoolctl import threadpool_limits
+
+from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
+from gateway.formats.fields import Message
+from gateway.formats.selectors import of_messages, of_text
+from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row
+from monitoring.helper_process import live_with_input
+from monitoring.readiness.evidence import LabelledText
+from monitoring.readiness.facts import collect_facts
+from monitoring.readiness.rules import ReadinessReport, answer_readiness
+
+
+class Dated(msgspec.Struct):
+    """A line of the data, as far as a row does not have it: its time in Unix seconds, or in ISO 8601."""
+
+    at: float | str | None = None
+
+
+def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
+    """The report on these data. Raises DatasetError with the line at fault."""
+    lines = data.split(b"\n")
+    reader = DatasetReader(DatasetLimits(job.rows_max, len(data), job.row_bytes_max))
+    examples = [
+        LabelledText(
+            read_text(row, job.selector), row.expected, row.label, row.group, read_time(lines[row.line - 1], row)
+        )
+        for row in (*reader.feed(data), *reader.end())
+    ]
+    return answer_readiness(collect_facts(examples, job.class_field, job.seed), job.costs, job.goal, job.prompted)
+
+
+def read_text(row: Row, selector: str) -> str:
+    """The text of a row's request, as the selector reads it. Raises DatasetError for messages that are none."""
+    if row.messages is None:
+        return of_text(selector, row.prompt or "")
+    try:
+        return of_messages(selector, msgspec.convert(row.messages, list[Message]))
+    except msgspec.ValidationError as error:
+        raise DatasetError(f"Line {row.line}: its messages are no chat: {error}.") from None
+
+
+def read_time(line: bytes, row: Row) -> float | None:
+    """The time of a row in Unix seconds; None where it has none. Raises DatasetError."""
+    at = msgspec.json.decode(line.removeprefix(BYTE_ORDER_MARK), type=Dated).at
+    if not at or isinstance(at, float):
+        return at or None
+    try:
+        if at.replace(".", "", 1).isdecimal():  # a cell of a table
+            return float(at)
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        text = f"Line {row.line}: {at[:40]!r} is no time: give Unix seconds, or a time as 2026-03-01T12:00Z."
+        raise DatasetError(text) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=ReadinessJob)
+    data = sys.stdin.buffer.read(job.bytes)
+    live_with_input()
+    try:
+        with threadpool_limits(1):
+            result = ReadinessResult(answer(job, data))
+    except DatasetError as error:
+        result = ReadinessResult(error=str(error))
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.buffer.write(msgspec.json.encode(result))
+    sys.stdout.buffer.flush()
+    os._exit(0)  # whatever reads the input would keep it
+
+
+if __name__ == "__main__":
+    main()

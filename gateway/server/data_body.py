@@ -1,0 +1,46 @@
+"""A data set as the body of a request: JSON lines, read as they come, and held to limits of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+from starlette.requests import ClientDisconnect, Request
+
+from gateway.errors import Problem
+from gateway.server.wire import Deadline
+from monitoring.evaluation.dataset import DatasetError
+
+DATA_KINDS = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
+SILENCE_SECONDS_MAX = 60.0
+UPLOAD_SECONDS_MAX = 3600.0
+PIECE_BYTES = 1 << 14
+"""So much of an upload is read before others get the event loop."""
+
+
+async def receive_data(request: Request, bytes_max: int, take: Callable[[bytes], Awaitable[None]]) -> None:
+    """Give the body to `take`, piece by piece. Raises Problem: 400 for a DatasetError of `take`, with the line at
+    fault, 413 too long, 415 not declared as JSON lines."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in DATA_KINDS:
+        raise Problem("unsupported_media_type", "Send the data as `Content-Type: application/x-ndjson`.")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > bytes_max:
+        raise Problem("body_too_large", f"The data have more than {bytes_max} bytes (evaluation.bytes_max).")
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS_MAX), aclosing(request.stream()) as body:
+            while True:
+                with Deadline(SILENCE_SECONDS_MAX):
+                    piece = await anext(body, None)
+                if piece is None:
+                    break
+                for at in range(0, len(piece), PIECE_BYTES):
+                    await take(piece[at : at + PIECE_BYTES])
+    except DatasetError as error:
+        raise Problem("invalid_value", str(error), "data") from None
+    except ClientDisconnect:
+        raise Problem("invalid_value", "The upload broke off before its end: send it again.") from None
+    except TimeoutError:
+        text = f"The upload was silent for {SILENCE_SECONDS_MAX:g} s, or took over an hour: send it"
+        raise Problem("invalid_value", f"{text} again over a faster connection.") from None

@@ -1,0 +1,63 @@
+"""The number of requests at which fine-tuning pays, and what it costs to keep up with changes. Pure.
+
+All money is in US dollars, all times in months. None is unknown, and never 0.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """The costs of both arms. `deferred` is the share of requests that goes to general all the same.
+
+    `lifetime_months` is how long a version lives until the next training; `labels_usd_per_month` is what people cost
+    who label its answers.
+    """
+
+    requests_per_month: float | None = None
+    general_usd: float | None = None
+    small_usd: float | None = None
+    deferred: float | None = None
+    tuning_usd: float | None = None
+    host_usd_per_month: float | None = None
+    labels_usd_per_month: float | None = None
+    lifetime_months: float | None = None
+
+
+class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows from the costs. `margin_usd` is saved with each request; at or below 0 tuning never pays.
+
+    Tuning pays from `requests_per_month` on. At the present volume it has paid after `months` (None: never, or
+    unknown), a version has to live for `lifetime_months_min`, and `change_usd` is what each change of the rules costs:
+    another training, where a prompt costs an edit.
+    """
+
+    unknown: tuple[str, ...] = ()
+    margin_usd: float | None = None
+    requests_per_month: float | None = None
+    net_usd_per_month: float | None = None
+    months: float | None = None
+    lifetime_months_min: float | None = None
+    change_usd: float | None = None
+
+
+def find_break_even(costs: Costs) -> BreakEven:
+    """What follows from these costs, as far as they are known."""
+    unknown = tuple(name for name in Costs.__struct_fields__ if getattr(costs, name) is None)
+    found: dict[str, float | None] = {"change_usd": costs.tuning_usd}
+    margin = None
+    if costs.general_usd is not None and costs.small_usd is not None and costs.deferred is not None:
+        margin = (1 - costs.deferred) * costs.general_usd - costs.small_usd
+        found["margin_usd"] = margin
+    tuning, host, labels = costs.tuning_usd, costs.host_usd_per_month, costs.labels_usd_per_month
+    if margin is None or tuning is None or host is None or labels is None:
+        return BreakEven(unknown=unknown, **found)
+    if costs.lifetime_months and margin > 0:
+        found["requests_per_month"] = (tuning / costs.lifetime_months + host + labels) / margin
+    if costs.requests_per_month is not None:
+        before_tuning = costs.requests_per_month * margin - host - labels
+        found["net_usd_per_month"] = before_tuning - tuning / costs.lifetime_months if costs.lifetime_months else None
+        if before_tuning > 0:
+            found["months"] = found["lifetime_months_min"] = tuning / before_tuning
+    return BreakEven(unknown=unknown, **found)

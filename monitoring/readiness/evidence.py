@@ -1,0 +1,67 @@
+"""The evidence on which readiness is answered: figures with their intervals, and what the rows tell. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class LabelledText(msgspec.Struct, frozen=True):
+    """A request's text with the answer that is expected. `label` is the class that the data give it; examples of one
+    `group` tell as much as one; `at` is its time in Unix seconds."""
+
+    text: str
+    expected: str
+    label: str | None = None
+    group: int = 0
+    at: float | None = None
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A figure with its 95% interval. `of` is the number that it rests on."""
+
+    value: float
+    low: float
+    high: float
+    of: int
+
+
+class CurvePoint(msgspec.Struct, frozen=True):
+    """The share of right answers of the cheap model, trained on so many rows."""
+
+    rows: int
+    right: float
+    low: float | None = None
+    high: float | None = None
+
+
+class LearningCurve(msgspec.Struct, frozen=True):
+    """The measured points, and the same model at all rows and at multiples of them, extrapolated."""
+
+    measured: tuple[CurvePoint, ...]
+    extrapolated: tuple[CurvePoint, ...]
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rows tell. None is unknown; the sentence beside it says why.
+
+    `groups` counts rows that tell as much as one row once. `unseen` is the share of requests of classes that the rows
+    do not have, by Good and Turing; `effective_classes` as many equal classes as would be as hard to guess. `agreement`
+    is the share of pairs of equal requests with the same answer. `drop` is how much worse late rows are answered by
+    what was learned from early rows than by what was learned from rows of all times.
+    """
+
+    rows: int
+    groups: int
+    class_source: str | None = None
+    classes: int | None = None
+    effective_classes: float | None = None
+    thin: dict[str, int] = {}
+    thin_classes: int = 0
+    thin_share: float = 0.0
+    unseen: float | None = None
+    different_answers: int = 0
+    curve: LearningCurve | None = None
+    no_curve: str = ""
+    agreement: Interval | None = None
+    drop: Interval | None = None
+    no_drop: str = ""

@@ -1,0 +1,116 @@
+"""The facts of labelled rows that readiness rests on: curve, cases, agreement, and stability over time. Pure, seeded.
+
+It imports scikit-learn, which a process of its own can spare and a gateway cannot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+
+import msgspec
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from monitoring.evaluation.statistics import share_of
+from monitoring.readiness.answers import find_classes
+from monitoring.readiness.evidence import CurvePoint, Facts, Interval, LabelledText, LearningCurve
+from monitoring.readiness.extrapolation import extrapolate
+from monitoring.readiness.learning_curve import CurveError, measure_curve, predict
+
+LATE_SHARE = 0.3
+THIN_ROWS = 10
+"""A class with fewer rows is thin."""
+CLASSES_TOLD = 8
+TIMES = (1, 2, 4, 8, 16)
+DIGITS = 4
+
+
+def collect_facts(rows: Sequence[LabelledText], class_field: str = "", seed: int = 0) -> Facts:
+    """The facts of these rows. `class_field` is the field of the answers that is the class; empty: found in them."""
+    known = Facts(
+        rows=len(rows),
+        groups=len({row.group for row in rows}),
+        different_answers=len({row.expected for row in rows}),
+        agreement=_agreement(rows),
+    )
+    found = find_classes(rows, class_field)
+    if found is None:
+        reason = "the answers are free texts, and no classes that a cheap model could learn"
+        return msgspec.structs.replace(known, no_curve=reason, no_drop=reason)
+    source, labels = found
+    known = msgspec.structs.replace(known, class_source=source, **_cases(labels))
+    texts = [row.text for row in rows]
+    try:
+        known = msgspec.structs.replace(known, curve=_curve(texts, labels, [row.group for row in rows], seed))
+    except CurveError as error:
+        known = msgspec.structs.replace(known, no_curve=str(error))
+    drop, reason = _drop(texts, labels, [row.at for row in rows], seed)
+    return msgspec.structs.replace(known, drop=drop, no_drop=reason)
+
+
+def _curve(texts: Sequence[str], labels: Sequence[str], groups: Sequence[int], seed: int) -> LearningCurve:
+    curve = measure_curve(texts, labels, groups, seed)
+    sizes = [times * len(texts) for times in TIMES if times * len(texts) <= 16 * curve.sizes[-1]]
+    return LearningCurve(
+        tuple(
+            CurvePoint(size, round(1 - float(share), DIGITS))
+            for size, share in zip(curve.sizes, curve.shares, strict=True)
+        ),
+        tuple(
+            CurvePoint(point.rows, round(point.right, DIGITS), round(point.low, DIGITS), round(point.high, DIGITS))
+            for point in extrapolate(curve, sizes, seed)
+        ),
+    )
+
+
+def _cases(labels: Sequence[str]) -> dict[str, object]:
+    counts = Counter(labels)
+    shares = np.array(list(counts.values())) / len(labels)
+    thin = {name: count for name, count in sorted(counts.items(), key=lambda item: item[1]) if count < THIN_ROWS}
+    return {
+        "classes": len(counts),
+        "effective_classes": round(float(np.exp(-(shares * np.log(shares)).sum())), 1),
+        "thin": dict(list(thin.items())[:CLASSES_TOLD]),
+        "thin_classes": len(thin),
+        "thin_share": round(sum(thin.values()) / len(labels), DIGITS),
+        "unseen": round(sum(count == 1 for count in counts.values()) / len(labels), DIGITS),
+    }
+
+
+def _agreement(rows: Sequence[LabelledText]) -> Interval | None:
+    """The share of pairs of equal requests with equal answers; None where no request stands there twice."""
+    answers: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        answers[" ".join(row.text.casefold().split())].append(row.expected)
+    same = [one == other for found in answers.values() for one, other in combinations(found[:10], 2)]
+    share = share_of(sum(same), len(same))
+    if share.share is None or share.low is None or share.high is None:
+        return None
+    return Interval(round(share.share, DIGITS), round(share.low, DIGITS), round(share.high, DIGITS), len(same))
+
+
+def _drop(
+    texts: Sequence[str], labels: Sequence[str], times: Sequence[float | None], seed: int
+) -> tuple[Interval | None, str]:
+    """How much worse the late rows are answered by what was learned before them; else why that is unknown."""
+    dated = [at for at, time in enumerate(times) if time is not None]
+    if len(dated) < 100 or len({times[at] for at in dated}) < 10:
+        return None, f"{len(dated)} rows have a time (`at`), and it takes 100 of different times"
+    order = np.array(sorted(dated, key=lambda at: times[at] or 0.0))
+    first_late = int((1 - LATE_SHARE) * len(order))
+    early, late = order[:first_late], order[first_late:]
+    labelled = np.array(labels, dtype=object)
+    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform([str(text) for text in texts])
+    before = predict(features, labelled, early, late) == labelled[late]
+    mixed = np.zeros(len(late), dtype=bool)
+    generator = np.random.default_rng(seed)
+    for tested in np.array_split(generator.permutation(len(late)), 5):
+        rest = np.setdiff1d(order, late[tested])
+        train = generator.permutation(rest)[: len(early)]
+        mixed[tested] = predict(features, labelled, train, late[tested]) == labelled[late[tested]]
+    differences = mixed.astype(float) - before.astype(float)
+    mean, half = float(differences.mean()), 1.96 * float(differences.std(ddof=1)) / math.sqrt(len(late))
+    return Interval(round(mean, DIGITS), round(mean - half, DIGITS), round(mean + half, DIGITS), len(late)), ""

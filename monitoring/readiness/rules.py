@@ -1,0 +1,254 @@
+"""The rules of readiness, each with its evidence, and the answer: fine-tune, not yet, never or retire. Pure.
+
+What is unknown is said to be unknown: it is no evidence for tuning, and none against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from monitoring.readiness.break_even import BreakEven, Costs, find_break_even
+from monitoring.readiness.evidence import Facts, Interval
+
+State = Literal["for", "against", "never", "unknown"]
+AnswerName = Literal["fine_tune", "not_yet", "never", "retire"]
+GAIN_MAX = 0.02
+"""While twice the rows would add more, more rows are the cheapest improvement."""
+GROUPS_MIN = 50
+UNSEEN_MAX = 0.02
+THIN_SHARE_MAX = 0.05
+AGREEMENT_MIN = 0.8
+AGREED_PAIRS_MIN = 20
+DROP_MAX = 0.02
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule: the question, what its evidence says of fine-tuning, the evidence, and what to do next if anything."""
+
+    name: str
+    question: str
+    state: State
+    evidence: str
+    next: str = ""
+
+
+class Prompted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prompt reaches without tuning, measured by an evaluation: the best of its prompted arms."""
+
+    evaluation: str
+    arm: str
+    right: Interval
+    tuned: Interval | None = None
+
+
+class ReadinessReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer with its reasons, the rules in their order, and what they rest on."""
+
+    answer: AnswerName
+    because: str
+    rules: tuple[Rule, ...]
+    facts: Facts | None = None
+    costs: Costs
+    break_even: BreakEven
+
+
+def answer_readiness(
+    facts: Facts, costs: Costs, goal: float | None = None, prompted: Prompted | None = None
+) -> ReadinessReport:
+    """The answer for these rows and costs. `goal` is the share of right answers that the task needs."""
+    found = find_break_even(costs)
+    rules = (
+        _examples(facts, goal),
+        _cases(facts),
+        _agreement(facts),
+        _stability(facts),
+        _breadth(facts),
+        _prompting(facts, prompted),
+        _volume(costs, found),
+        _flexibility(costs, found),
+    )
+    answer, because = _answer(rules)
+    return ReadinessReport(answer=answer, because=because, rules=rules, facts=facts, costs=costs, break_even=found)
+
+
+def _answer(rules: Sequence[Rule]) -> tuple[AnswerName, str]:
+    by_name = {rule.name: rule for rule in rules}
+    never = [rule for rule in rules if rule.state == "never"]
+    if never:
+        return "never", " ".join(rule.evidence for rule in never)
+    against = [rule for rule in rules if rule.state == "against"]
+    if against:
+        return "not_yet", " ".join(rule.next or rule.evidence for rule in against)
+    lacking = [by_name[name] for name in ("examples", "prompting", "volume") if by_name[name].state == "unknown"]
+    if lacking:
+        return "not_yet", "Not enough is known. " + " ".join(rule.next for rule in lacking)
+    return "fine_tune", "No rule speaks against it, and examples, prompting and volume speak for it."
+
+
+def _examples(facts: Facts, goal: float | None) -> Rule:
+    name, question = "examples", "Are there enough examples?"
+    if facts.groups < GROUPS_MIN:
+        text = f"{facts.groups} different rows."
+        more = f"Collect {GROUPS_MIN - facts.groups} more rows, at least."
+        return Rule(name=name, question=question, state="against", evidence=text, next=more)
+    if facts.curve is None:
+        text = f"{facts.rows:,} rows; no learning curve: {facts.no_curve}."
+        more = "Train on half of the rows and on all, and compare both in an evaluation."
+        return Rule(name=name, question=question, state="unknown", evidence=text, next=more)
+    now, twice = facts.curve.extrapolated[0], facts.curve.extrapolated[1]
+    text = (
+        f"{facts.rows:,} rows teach a cheap model {now.right:.1%} (95% interval {now.low:.1%} to {now.high:.1%}); "
+        f"twice as many would {twice.right:.1%} ({twice.low:.1%} to {twice.high:.1%})."
+    )
+    if goal is not None:
+        return _against_goal(name, question, facts, goal, text)
+    gain = twice.right - now.right
+    more = f"Collect more rows: twice as many would add about {100 * gain:.1f} points." if gain > GAIN_MAX else ""
+    return Rule(name=name, question=question, state="against" if more else "for", evidence=text, next=more)
+
+
+def _against_goal(name: str, question: str, facts: Facts, goal: float, text: str) -> Rule:
+    assert facts.curve is not None, "it was looked at"
+    now = facts.curve.extrapolated[0]
+    reached = next((point for point in facts.curve.extrapolated if point.right >= goal), None)
+    if (now.low or 0.0) >= goal:
+        return Rule(name=name, question=question, state="for", evidence=f"{text} The goal is {goal:.1%}.")
+    if reached is None:
+        text += f" No number of rows up to {facts.curve.extrapolated[-1].rows:,} reaches {goal:.1%} with it."
+        more = "An adapter may do better than the cheap model: measure one, or lower the goal."
+        return Rule(name=name, question=question, state="unknown", evidence=text, next=more)
+    if reached is now:
+        text += f" The goal of {goal:.1%} lies within the interval."
+        return Rule(name=name, question=question, state="unknown", evidence=text, next="Collect more rows to be sure.")
+    more = (
+        f"Collect about {reached.rows - facts.rows:,} more rows: the curve reaches {goal:.1%} before {reached.rows:,}."
+    )
+    return Rule(name=name, question=question, state="against", evidence=text, next=more)
+
+
+def _cases(facts: Facts) -> Rule:
+    name, question = "cases", "Do the examples cover the range of cases?"
+    if facts.classes is None or facts.unseen is None:
+        return Rule(name=name, question=question, state="unknown", evidence=f"Unknown: {facts.no_curve}.")
+    text = (
+        f"{facts.classes} classes; about {facts.unseen:.1%} of requests are of a class that no row has; "
+        f"{facts.thin_classes} classes have fewer than 10 rows ({facts.thin_share:.1%} of all rows)."
+    )
+    more = ""
+    if facts.unseen > UNSEEN_MAX or facts.thin_share > THIN_SHARE_MAX:
+        named = ", ".join(f"{thin[:60]} ({count})" for thin, count in facts.thin.items())
+        more = f"Collect rows of the thin classes: {named}."
+    return Rule(name=name, question=question, state="against" if more else "for", evidence=text, next=more)
+
+
+def _agreement(facts: Facts) -> Rule:
+    name, question = "agreement", "Do people agree on the answers?"
+    found = facts.agreement
+    more = "Have two people label the same 50 requests, unseen by each other."
+    if found is None or found.of < AGREED_PAIRS_MIN:
+        count = found.of if found is not None else 0
+        text = f"Unknown: {count} pairs of equal requests, and it takes {AGREED_PAIRS_MIN}."
+        return Rule(name=name, question=question, state="unknown", evidence=text, next=more)
+    text = f"{_told(found)} of {found.of:,} pairs of equal requests have the same answer."
+    if found.high < AGREEMENT_MIN:
+        more = "Settle what is right first: no model can be better than its labels."
+        return Rule(name=name, question=question, state="against", evidence=text, next=more)
+    state: State = "for" if found.low >= AGREEMENT_MIN else "unknown"
+    return Rule(name=name, question=question, state=state, evidence=text, next="" if state == "for" else more)
+
+
+def _stability(facts: Facts) -> Rule:
+    name, question = "stability", "Does the job stay the same over time?"
+    if facts.drop is None:
+        text = f"Unknown: {facts.no_drop}."
+        return Rule(name=name, question=question, state="unknown", evidence=text, next="Give rows their time as `at`.")
+    points = ", ".join(f"{100 * value:+.1f}" for value in (facts.drop.low, facts.drop.high))
+    text = (
+        f"On the latest {facts.drop.of:,} rows, what was learned before them is {100 * facts.drop.value:.1f} points "
+        f"worse than what was learned from rows of all times (95% interval {points})."
+    )
+    if facts.drop.low > DROP_MAX:
+        more = "Train on rows since the last change alone, and plan to train anew: a prompt changes in minutes."
+        return Rule(name=name, question=question, state="against", evidence=text, next=more)
+    state: State = "for" if facts.drop.high <= 2.5 * DROP_MAX else "unknown"
+    return Rule(name=name, question=question, state=state, evidence=text)
+
+
+def _breadth(facts: Facts) -> Rule:
+    name, question = "breadth", "Is the job narrow?"
+    if facts.classes is None:
+        text = f"Unknown: {facts.different_answers:,} different answers to {facts.rows:,} rows: {facts.no_curve}."
+        return Rule(name=name, question=question, state="unknown", evidence=text)
+    text = (
+        f"{facts.classes} classes ({facts.class_source}), as hard to tell apart as {facts.effective_classes:g} equal "
+        "ones: a closed list of answers."
+    )
+    return Rule(name=name, question=question, state="for", evidence=text)
+
+
+def _prompting(facts: Facts, prompted: Prompted | None) -> Rule:
+    name, question = "prompting", "Does a prompt reach as much?"
+    if prompted is None:
+        more = "Evaluate the base and general with a good prompt first: it is the cheapest thing to try."
+        return Rule(name=name, question=question, state="unknown", evidence="Unknown: no evaluation.", next=more)
+    text = f"In {prompted.evaluation} the arm {prompted.arm} was right on {_told(prompted.right)}."
+    tuned = prompted.tuned
+    if tuned is None and facts.curve is not None:
+        now = facts.curve.extrapolated[0]
+        tuned = Interval(now.right, now.low or 0.0, now.high or 1.0, facts.rows)
+        text += f" A cheap model reaches {now.right:.1%} on these rows, and an adapter mostly more."
+    elif tuned is not None:
+        text += f" The adapter was on {_told(tuned)}."
+    if tuned is None:
+        return Rule(name=name, question=question, state="unknown", evidence=text)
+    if prompted.right.low >= tuned.high:
+        more = "Use the prompt: tuning can win on price alone."
+        return Rule(name=name, question=question, state="against", evidence=text, next=more)
+    state: State = "for" if prompted.right.high < tuned.low else "unknown"
+    return Rule(name=name, question=question, state=state, evidence=text)
+
+
+def _volume(costs: Costs, found: BreakEven) -> Rule:
+    name, question = "volume", "Are there enough requests to pay for it?"
+    if found.margin_usd is not None and found.margin_usd <= 0:
+        text = f"Each request would cost {-1000 * found.margin_usd:.4g} US dollars a thousand more than at general."
+        return Rule(name=name, question=question, state="never", evidence=text)
+    if found.requests_per_month is None or costs.requests_per_month is None:
+        text = f"Unknown: {', '.join(found.unknown) or 'the margin'}."
+        if found.margin_usd is not None:
+            text += f" A thousand requests would save {1000 * found.margin_usd:.4g} US dollars."
+        if found.requests_per_month is not None:
+            text += f" It pays from {found.requests_per_month:,.0f} requests a month on."
+        more = "Give volume and costs as options, or run it on a live task."
+        return Rule(name=name, question=question, state="unknown", evidence=text, next=more)
+    text = (
+        f"It pays from {found.requests_per_month:,.0f} requests a month on, retraining included; there are "
+        f"{costs.requests_per_month:,.0f}, a thousand of which save {1000 * (found.margin_usd or 0):.4g} US dollars."
+    )
+    if costs.requests_per_month < found.requests_per_month:
+        more = f"It costs {-(found.net_usd_per_month or 0):,.2f} US dollars a month more than it saves: use general."
+        return Rule(name=name, question=question, state="against", evidence=text, next=more)
+    text += f" It has paid after {found.months:.1f} months."
+    return Rule(name=name, question=question, state="for", evidence=text)
+
+
+def _flexibility(costs: Costs, found: BreakEven) -> Rule:
+    name, question = "flexibility", "What does a change of the rules cost?"
+    if found.change_usd is None or found.lifetime_months_min is None or costs.lifetime_months is None:
+        text = "Unknown: a prompt is changed in minutes, an adapter has to be trained anew."
+        return Rule(name=name, question=question, state="unknown", evidence=text)
+    text = (
+        f"Each change costs a training, {found.change_usd:,.2f} US dollars, where a prompt costs an edit. A version "
+        f"has to live for {found.lifetime_months_min:.1f} months to pay for itself; {costs.lifetime_months:g} are "
+        "expected."
+    )
+    state: State = "for" if found.lifetime_months_min <= costs.lifetime_months else "against"
+    more = "" if state == "for" else "Keep it in a prompt while the rules change so often."
+    return Rule(name=name, question=question, state=state, evidence=text, next=more)
+
+
+def _told(interval: Interval) -> str:
+    return f"{interval.value:.1%} (95% interval {interval.low:.1%} to {interval.high:.1%})"

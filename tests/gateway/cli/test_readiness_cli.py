@@ -1,0 +1,105 @@
+"""`apprentice readiness` over a real gateway, on files alone: no engine, no task."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from tests.gateway.cli.conftest import Command, ok
+
+ITEMS = {"toaster": "household", "kettle": "household", "jacket": "clothes", "boots": "clothes", "melon": "food"}
+WORDS = ("please", "today", "yesterday", "sealed", "open", "twice", "receipt", "gift", "blue", "late", "from", "shop")
+COSTS = (
+    *("--general-usd", "0.004", "--small-usd", "0.0005", "--deferred", "0.1", "--lifetime-months", "6"),
+    *("--tuning-usd", "120", "--host-usd-per-month", "200", "--labels-usd-per-month", "80"),
+)
+
+
+def rows_of(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Requests whose words tell their class, each one different."""
+    draw = random.Random(seed)
+    found = []
+    for number in range(count):
+        item = draw.choice(list(ITEMS))
+        text = " ".join([f"case {number}", *draw.sample(WORDS, 4), item])
+        found.append({"text": text, "expected": ITEMS[item], "at": 1_700_000_000 + 3600 * number})
+    return found
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def states_of(answer: dict[str, Any]) -> dict[str, str]:
+    return {rule["name"]: rule["state"] for rule in answer["rules"]}
+
+
+async def test_a_file_is_answered_with_evidence_and_a_page(apprentice: Command, tmp_path: Path) -> None:
+    data, page = write(tmp_path / "<rows>.jsonl", rows_of(400)), tmp_path / "report.html"
+    said = await ok(apprentice, "readiness", str(data), *COSTS, "--requests-per-month", "200000", "--html", str(page))
+    assert said.out.startswith("Not yet. Not enough is known. Evaluate the base and general with a good prompt first")
+    assert "400 rows teach a cheap model" in said.out
+    assert "It pays from 96,774 requests a month on" in said.out
+    html = page.read_text()
+    assert "&lt;rows&gt;.jsonl" in html
+    assert html.count("<circle") == 6
+    assert "<script" not in html
+
+
+async def test_what_is_not_known_is_said_to_be_unknown(apprentice: Command, tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "expected": row["expected"]} for row in rows_of(200)]
+    answer = (await ok(apprentice, "readiness", str(write(tmp_path / "rows.jsonl", rows)), "--json")).json
+    states = states_of(answer)
+    assert {name for name, state in states.items() if state == "unknown"} == {
+        *("agreement", "stability", "prompting", "volume", "flexibility"),
+    }
+    assert (states["examples"], states["cases"], answer["answer"]) == ("for", "for", "not_yet")
+    free = [{"text": row["text"], "expected": f"Dear customer, {row['text']}."} for row in rows]
+    answer = (await ok(apprentice, "readiness", str(write(tmp_path / "free.jsonl", free)), "--json")).json
+    assert {states_of(answer)[name] for name in ("examples", "breadth")} == {"unknown"}
+
+
+async def test_tuning_never_pays_where_general_is_cheaper(apprentice: Command, tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", rows_of(100))
+    words = ("--general-usd", "0.0001", "--small-usd", "0.0005", "--deferred", "0", "--json")
+    answer = (await ok(apprentice, "readiness", str(data), *words)).json
+    assert answer["answer"] == "never"
+    assert answer["break_even"]["margin_usd"] < 0
+
+
+async def test_a_job_that_has_changed_and_labels_that_disagree_are_seen(apprentice: Command, tmp_path: Path) -> None:
+    rows = rows_of(600)
+    for row in rows[400:]:  # a new policy: food is household
+        row["expected"] = "household" if row["expected"] == "food" else row["expected"]
+    rows += [row | {"expected": "household" if number % 2 else "clothes"} for number, row in enumerate(rows[:60])]
+    answer = (await ok(apprentice, "readiness", str(write(tmp_path / "rows.jsonl", rows)), "--json")).json
+    assert states_of(answer)["stability"] == "against"
+    assert states_of(answer)["agreement"] == "against"
+    assert answer["facts"]["drop"]["low"] > 0.02
+
+
+async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: Command, tmp_path: Path) -> None:
+    rows = rows_of(120)
+    asked = [{"role": "system", "content": "Sort it."}, {"role": "user", "content": "{}"}]
+    tuning = [
+        {"messages": [asked[0], asked[1] | {"content": row["text"]}, {"role": "assistant", "content": row["expected"]}]}
+        for row in rows
+    ]
+    table = tmp_path / "rows.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label", "at"])
+        writer.writeheader()
+        writer.writerows({"text": row["text"], "label": row["expected"], "at": row["at"]} for row in rows)
+    files = (write(tmp_path / "tuning.jsonl", tuning), table, write(tmp_path / "rows.jsonl", rows))
+    answers = [(await ok(apprentice, "readiness", str(path), "--json")).json["facts"] for path in files]
+    assert answers[0]["curve"] == answers[1]["curve"] == answers[2]["curve"]
+    assert answers[1]["drop"] == answers[2]["drop"]
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "a", "expected": "b"}\n{"text": "c"}\n')
+    said = await apprentice("readiness", str(bad))
+    assert (said.exit_code, said.out) == (1, "")
+    assert "Line 2: it has no expected answer" in said.err
