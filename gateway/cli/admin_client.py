@@ -127,10 +127,10 @@ class AdminClient:
         return self._ask(method, path, data=dict(fields), files=parts, timeout=timeout)
 
     def send(
-        self, path: str, content: Iterator[bytes], kind: str, size_bytes: int, **query: str | None
+        self, path: str, content: Iterator[bytes], media_type: str, size_bytes: int, **query: str | None
     ) -> dict[str, Any]:
         """Post bytes of this media type, as they are read. A query's value that is None is left out."""
-        headers = {"content-type": kind, "content-length": str(size_bytes)}
+        headers = {"content-type": media_type, "content-length": str(size_bytes)}
         timeout = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
         return self._ask("POST", path, content=content, params=_given(query), headers=headers, timeout=timeout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.cli.tables import Printer, Row, moment
@@ -41,6 +42,17 @@ def tell_report(out: Printer, answer: dict[str, Any]) -> None:
         out.say("What it can't see:")
         for sentence in report["cannot_see"]:
             out.say(f"- {sentence}")
+
+
+def tell_suites(out: Printer, answers: Sequence[dict[str, Any]]) -> None:
+    """A line for each of several suites: the share of right answers of each arm."""
+    names = list(dict.fromkeys(arm for answer in answers for arm in answer["arms"]))
+    rows: list[Row] = []
+    for answer in answers:
+        figures = (answer["report"] or {}).get("arms", {})
+        shares = (_percent(figures[arm]["accuracy"]["share"]) if arm in figures else None for arm in names)
+        rows.append((answer["data_digest"][:12], answer["suite"], answer["rows"], answer["id"], *shares))
+    out.table(("suite", "kind", "rows", "evaluation", *(f"{arm} right" for arm in names)), rows)
 
 
 def evaluation_line(last: dict[str, Any] | None) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from rich.progress import (
 
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.command import Api, add_command, with_api
-from gateway.cli.evaluation_report import tell_report
+from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.prompts import as_lines
 from gateway.cli.tables import Printer, Row, moment, readable
 from gateway.cli.watch import WatchFailed, wait
@@ -54,26 +55,20 @@ RowsOut = Annotated[
 ]
 
 
-@with_api
-def evaluate(
-    api: Api,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")],
-    data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="JSON lines: messages, text or prompt, and what is expected; or .csv, .json."
-        ),
-    ],
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a version is evaluated, and beside what."""
+
     arms: Annotated[
         str | None,
         typer.Option(
             help="Of adapter, general, leading (the version that leads the task) and best (the best that has led it), "
             "with commas between. Unset: all there are."
         ),
-    ] = None,
+    ] = None
     against: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Another version of the task, as an arm beside them.")
-    ] = None,
+    ] = None
     metric: Annotated[
         str | None,
         typer.Option(
@@ -81,17 +76,44 @@ def evaluate(
             "overlap:0.5 (ROUGE-L with the expected text). Unset: the fields that the contract requires, where JSON is "
             "expected, else normal."
         ),
-    ] = None,
+    ] = None
     class_field: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
-    ] = None,
+    ] = None
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often each row is asked, to see answers that flip. Unset: once."),
+    ] = None
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the version's confidence model from the rows, and keep it.")
-    ] = False,
+    ] = False
     fit_gain: Annotated[
         bool, typer.Option("--fit-gain", help="Fit the version's learned routing from both arms, and keep it.")
-    ] = False,
+    ] = False
+
+
+@with_api
+def evaluate(
+    api: Api,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSON lines: messages, text or prompt, and what is expected; or .csv, .json."
+        ),
+    ] = None,
+    suites: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--suite",
+            "--suites",
+            metavar="SUITE",
+            help="In place of data: a suite of the task, by its kind or the beginning of its digest, or `all`. May be "
+            "given several times.",
+        ),
+    ] = None,
+    options: EvaluationOptions = EvaluationOptions(),
     again: Annotated[
         bool, typer.Option("--again", help="Begin anew where this evaluation is there already, or half done.")
     ] = False,
@@ -104,13 +126,54 @@ def evaluate(
     shows the report that there is.
     """
     _see_that_it_can_be_written(report_to, rows_out)
-    query = {"version": version, "arms": arms, "against": against, "metric": metric, "class_field": class_field}
-    switches = {"calibrate": calibrate, "fit_gain": fit_gain, "again": again}
-    query |= {name: "true" for name, on in switches.items() if on}
-    with ExitStack() as stack:
-        answer = _sent(api, as_lines(stack, data, COLUMNS), query)
-    answer = _until_ended(api, answer)
-    _tell(api, answer, report_to, rows_out)
+    query = _query(options) | {"version": version, "again": "true" if again else None}
+    if (data is None) == (not suites):
+        raise Unusable("Give either --data or --suite: what is the version to be evaluated on?")
+    if data is not None:
+        with ExitStack() as stack:
+            begun = [send_data(api, PATH, as_lines(stack, data, COLUMNS), query)]
+    else:
+        begun = [api.post(PATH, {}, **query, suite=name) for name in _suites_named(api, version, suites or ())]
+    ended = [_until_ended(api, answer) for answer in begun]
+    if len(ended) == 1:
+        _tell(api, ended[0], report_to, rows_out)
+    else:
+        _tell_all(api, ended, report_to, rows_out)
+
+
+def _query(options: EvaluationOptions) -> dict[str, str | None]:
+    """The options as the gateway takes them: those that are not given are None."""
+    fields = {name: "true" if value is True else value for name, value in vars(options).items()}
+    return {name: None if value in (None, False) else str(value) for name, value in fields.items()}
+
+
+def _suites_named(api: Api, version: str, names: Sequence[str]) -> list[str]:
+    """The suites that are meant, each once; `all` are those of the version's task. Raises CommandError."""
+    if "all" not in names:
+        return list(dict.fromkeys(names))
+    task = version.partition("@")[0]
+    every = [suite["digest"] for suite in api.get("/suites", task=task)["suites"]]
+    if not every:
+        raise Unusable(f"{task} has no suite yet: `apprentice suites add {task} --data FILE` adds one.")
+    return every
+
+
+def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | None, rows_out: Path | None) -> None:
+    """The reports on several suites. Raises Failed where one did not come to a report."""
+    if rows_out is not None:
+        raise Unusable("--rows-out is for one suite: name it, or use `apprentice evaluations show ID --rows-out FILE`.")
+    answer = {"evaluations": list(answers)}
+    if report_to is not None:
+        _write(report_to, answer)
+    if not api.out.answer(answer):
+        for one in answers:
+            if one["status"] == "done":
+                tell_report(api.out, one)
+                api.out.say("")
+        tell_suites(api.out, answers)
+    failed = [one["id"] for one in answers if one["status"] != "done"]
+    if failed:
+        raise WatchFailed(f"These came to no report: {', '.join(failed)}. See `apprentice evaluations show ID`.")
 
 
 @add_command(evaluations, "list")
@@ -145,8 +208,8 @@ def stop(api: Api, evaluation: EvaluationId) -> None:
     api.out.tell(answer, f"{answer['id']} is {answer['status']}.")
 
 
-def _sent(api: Api, data: Path, query: dict[str, str | None]) -> dict[str, Any]:
-    """Send the data, with a bar of its bytes; the evaluation as it has begun. Raises CommandError."""
+def send_data(api: Api, path: str, data: Path, query: Mapping[str, str | None]) -> dict[str, Any]:
+    """Send a file of JSON lines, with a bar of its bytes; what the gateway answers. Raises CommandError."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
@@ -160,7 +223,7 @@ def _sent(api: Api, data: Path, query: dict[str, str | None]) -> dict[str, Any]:
                     yield piece
                     progress.update(bar, advance=len(piece))
 
-            return api.send(PATH, pieces(), "application/x-ndjson", size_bytes, **query)
+            return api.send(path, pieces(), "application/x-ndjson", size_bytes, **query)
     except OSError as error:
         raise Unusable(f"The data {data} can't be read: {error.strerror}.") from error
 
@@ -219,7 +282,7 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
         raise WatchFailed(text.strip())
     try:
         if report_to is not None:
-            report_to.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            _write(report_to, answer)
         if rows_out is not None:
             with rows_out.open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in _rows(api, answer))
@@ -227,6 +290,10 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
         raise Unusable(f"{error.filename} can't be written: {error.strerror}.") from error
     if not api.out.answer(answer):
         tell_report(api.out, answer)
+
+
+def _write(path: Path, answer: dict[str, Any]) -> None:
+    path.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _rows(client: AdminClient, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:

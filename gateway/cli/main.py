@@ -25,6 +25,7 @@ from gateway.cli.retraining import retraining
 from gateway.cli.reviews import reviews
 from gateway.cli.sidecar import sidecar
 from gateway.cli.state import state
+from gateway.cli.suites import suites
 from gateway.cli.tasks import tasks
 from gateway.cli.why import why
 from gateway.errors import SettingsError, StateError
@@ -55,6 +56,7 @@ def options(
 
 app.add_typer(adapters, name="adapters")
 app.add_typer(evaluations, name="evaluations")
+app.add_typer(suites, name="suites")
 app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
 app.add_typer(overrides, name="overrides")

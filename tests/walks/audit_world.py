@@ -179,6 +179,15 @@ async def _evaluate(world: World) -> httpx.Response:
     return await world.http.post("/admin/v1/evaluations", params=query, content=content, headers=headers)
 
 
+async def _add_suite(world: World) -> httpx.Response:
+    names = [f"{number:02}" + "f" * 26 for number in range(32)]
+    row = {"text": "Item 1", "expected": dict.fromkeys([*names, "c" * 200], "yes")}
+    query = {"task": "returns", "metric": "fields:" + ",".join(names), "class_field": "c" * 200}
+    headers = {"content-type": "application/x-ndjson"}
+    content = json.dumps(row).encode() + b"\n"
+    return await world.http.post("/admin/v1/suites", params=query, content=content, headers=headers)
+
+
 async def _approve(world: World) -> httpx.Response:
     _, public, digest = new_key()
     key = Caller(public, "n" * 100, "admin", digest, frozenset(models("p")), owner=SMILE * 100, pending=SMILE * 100)
@@ -236,6 +245,8 @@ CASES: tuple[Case, ...] = (
     call("DELETE", "/aliases/{task}", task="returns"),
     call("PUT", "/aliases/{task}", {"version": V1}, task="returns"),
     Case("post", "/admin/v1/evaluations", _evaluate),
+    Case("post", "/admin/v1/suites", _add_suite),
+    call("DELETE", "/suites/{task}/{suite}", task="returns", suite="newest"),
     call("DELETE", "/evaluations/{evaluation}", evaluation="<evaluation>"),
     call("DELETE", "/evaluations/{evaluation}", evaluation="<evaluation>"),
     call(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from redis.exceptions import RedisError
 
 from gateway.access import Admin, Operator, known_task
 from gateway.audit import audited
@@ -22,68 +19,55 @@ from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.arms import ARMS, resolve_arms
 from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
-from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.store import Evaluation, ended, id_of
+from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
+from gateway.features.evaluations.suites import Suite
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
-from gateway.server.data_body import receive_data
 from gateway.state.fitted import unused
 from monitoring.evaluation.arms import EvaluationArm
-from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, default_metric, metric_of
-from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
+from monitoring.evaluation.comparing import ClassFinder, default_metric
 from router.confidence import ROWS_MIN
 from router.policy import TaskPolicy
 from serving.adapters.entries import PLACED, Version
 
 ROWS_AT_ONCE_MAX = 100
-TOLD = ("id", "data_digest", "rows", "arms", "metric", "calibrate", "fit_gain")
+REPEATS_MAX = 10
+TOLD = ("id", "data_digest", "suite", "rows", "repeats", "arms", "metric", "calibrate", "fit_gain")
 """What the audit has of an evaluation that is begun."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Wanted:
-    """An evaluation that is asked for, and the facts of its data while they come."""
+    """An evaluation that is asked for: of which version, by which arms, and on which suite, if it is on one."""
 
-    evaluations: Evaluations
     task: TaskPolicy
     version: Version
     arms: dict[str, EvaluationArm]
     notes: Sequence[str]
-    metric: ComparisonMetric | None
-    classes: ClassFinder
-    coming: str = field(default_factory=lambda: f"coming-{secrets.token_hex(8)}")
+    suite: Suite | None
+    repeats: int
 
-    def evaluation(self, reader: DatasetReader, by: str, name: str) -> Evaluation:
+    def evaluation(self, intake: Intake, data: Data, by: str, name: str) -> Evaluation:
         """It, once all of its data were taken in."""
-        assert self.metric is not None, "there is a row"
+        assert intake.metric is not None, "there is a row"
         return Evaluation(
             id=name,
             version=self.version.name,
             task=self.task.name,
             arms=self.arms,
-            metric=str(self.metric),
-            classes=self.classes.found(),
-            data_digest=reader.digest,
-            rows=reader.rows,
-            notes=(*self.notes, *_notes(reader)),
+            metric=str(intake.metric),
+            classes=intake.classes.found(),
+            data_digest=data.digest,
+            rows=data.rows * self.repeats,
+            repeats=self.repeats,
+            suite=self.suite.kind if self.suite is not None else "",
+            notes=(*self.notes, *data.notes),
             by=by,
             created_at=time.time(),
         )
-
-    async def take_in(self, rows: Sequence[Row]) -> None:
-        """Look at rows, and keep them. Raises DatasetError; Problem for what no caller could ask; RedisError."""
-        for row in rows:
-            if self.metric is None:
-                self.metric = default_metric(self.version.view().contract, row)
-            self.metric.check(row)
-            self.classes.add(row)
-            try:
-                body = body_of(row, self.version.name)
-                body.check(self.task, self.task, unknown="refuse")
-            except Problem as problem:
-                raise Problem(problem.code, f"Line {row.line}: {problem.message}", problem.param) from None
-        await self.evaluations.store.take_in(self.coming, rows)
 
 
 @router.get("/evaluations")
@@ -98,7 +82,7 @@ async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
     status_code=201,
     responses=with_errors("not_found", "state_conflict", *DATA_ERRORS)
     | with_answer(200, "It was there already, or goes on."),
-    openapi_extra=with_body(LINES, description="JSON lines."),
+    openapi_extra=with_body(LINES, description="JSON lines; none for a suite."),
 )
 async def begin_evaluation(
     request: Request,
@@ -114,36 +98,41 @@ async def begin_evaluation(
         ),
     ] = None,
     against: Annotated[str | None, Query(max_length=80, description="Another version of the task, as an arm.")] = None,
-    metric: Annotated[
-        str,
-        Query(max_length=1000, description="exact, normal, fields:a,b or overlap:0.5; unset: by the contract."),
-    ] = "",
-    class_field: Annotated[
-        str, Query(max_length=200, description="A field of the expected answers, whose values are classes.")
-    ] = "",
+    metric: MetricName = "",
+    class_field: ClassField = "",
+    suite: Annotated[
+        str | None,
+        Query(max_length=80, description="In place of a body: a suite of the task, by kind or start of digest."),
+    ] = None,
+    repeats: Annotated[
+        int, Query(ge=1, le=REPEATS_MAX, description="How often each row is asked, to see whether its answer flips.")
+    ] = 1,
     calibrate: Annotated[bool, Query(description="Fit the version's confidence model from the rows.")] = False,
     fit_gain: Annotated[bool, Query(description="Fit the version's learned routing from the rows.")] = False,
     again: Annotated[bool, Query(description="Begin anew, and forget the results that there are.")] = False,
 ) -> dict[str, Any]:
-    """Evaluate a version on a data set (JSON lines). The same evaluation again (200) goes on where it stopped, or is
-    there already.
+    """Evaluate a version on a data set (JSON lines), or on a suite. The same evaluation again (200) goes on where it
+    stopped, or is there already.
     """
     evaluations = feature_of(request, Evaluations)
-    wanted = await _wanted(evaluations, version, arms, against, metric, class_field)
+    wanted = await _wanted(evaluations, version, arms, against, suite, repeats)
     if calibrate and "adapter" not in wanted.arms:
         raise Problem("invalid_value", "Calibrating needs the arm adapter.", "arms")
     if fit_gain and not {"adapter", "general"} <= set(wanted.arms):
         raise Problem("invalid_value", "Learning to route needs the arms adapter and general.", "arms")
-    async with _received(request, wanted) as reader:
-        if calibrate and reader.groups < ROWS_MIN:
-            needs = f"Calibrating needs {ROWS_MIN} different rows at least, and the data have {reader.groups}"
-            if reader.groups < reader.rows:
-                needs += f" (of {reader.rows}: of equal ones, and those of one group, one counts)"
+    if wanted.suite is not None:
+        metric, class_field = metric or wanted.suite.metric, class_field or wanted.suite.class_field
+    async with open_rows(_intake(evaluations, wanted, metric, class_field)) as intake:
+        data = await (intake.from_request(request) if wanted.suite is None else intake.from_suite(wanted.suite))
+        if calibrate and data.groups < ROWS_MIN:
+            needs = f"Calibrating needs {ROWS_MIN} different rows at least, and the data have {data.groups}"
+            if data.groups < data.rows:
+                needs += f" (of {data.rows}: of equal ones, and those of one group, one counts)"
             raise Problem("invalid_value", f"{needs}. Give more rows, or leave calibrate out.", "data")
-        name = id_of(version, reader.digest, wanted.arms, metric, class_field)
-        evaluation = wanted.evaluation(reader, admin.public, name)
+        name = id_of(version, data.digest, wanted.arms, metric, class_field, repeats)
+        evaluation = wanted.evaluation(intake, data, admin.public, name)
         evaluation = msgspec.structs.replace(evaluation, calibrate=calibrate, fit_gain=fit_gain)
-        return await _begun(request, response, admin, evaluation, wanted.coming, again)
+        return await _begun(request, response, admin, evaluation, intake.coming, again)
 
 
 async def _begun(
@@ -264,7 +253,7 @@ def evaluation_words(last: dict[str, Any] | None) -> list[str]:
 
 
 async def _wanted(
-    evaluations: Evaluations, name: str, arms: str | None, against: str | None, metric: str, class_field: str
+    evaluations: Evaluations, name: str, arms: str | None, against: str | None, suite: str | None, repeats: int
 ) -> _Wanted:
     """Raises Problem (400, 404, 409)."""
     version = await _version(evaluations, name)
@@ -275,11 +264,22 @@ async def _wanted(
         known_task(evaluations.services, version.task, param="version")
     ]
     asked, notes = await resolve_arms(evaluations, task, version, arms, other)
-    try:
-        comparison = metric_of(metric) if metric else None
-    except MetricError as error:
-        raise Problem("invalid_value", str(error), "metric") from None
-    return _Wanted(evaluations, task, version, asked, notes, comparison, ClassFinder(class_field))
+    named = None if suite is None else await find_suite(evaluations, task.name, suite)
+    return _Wanted(task, version, asked, notes, named, repeats)
+
+
+def _intake(evaluations: Evaluations, wanted: _Wanted, metric: str, class_field: str) -> Intake:
+    """Raises Problem (400)."""
+    contract = wanted.version.view().contract
+    return Intake(
+        evaluations,
+        wanted.task,
+        wanted.version.name,
+        ClassFinder(class_field),
+        find_metric(metric),
+        partial(default_metric, contract),
+        wanted.repeats,
+    )
 
 
 async def _version(evaluations: Evaluations, name: str) -> Version:
@@ -289,38 +289,6 @@ async def _version(evaluations: Evaluations, name: str) -> Version:
     if version.state not in PLACED:
         raise Problem("state_conflict", f"{version.name} is {version.state}: stage it first.")
     return version
-
-
-@asynccontextmanager
-async def _received(request: Request, wanted: _Wanted) -> AsyncIterator[DatasetReader]:
-    """The data set in this request, kept for as long as the block lasts, unless it is taken over in it. Raises Problem:
-    400 with the line at fault, 413 too long, 415 not declared as JSON lines."""
-    evaluations, limits = wanted.evaluations, wanted.evaluations.services.settings.evaluation
-    reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max))
-
-    async def take(piece: bytes) -> None:
-        await wanted.take_in(reader.feed(piece))
-
-    try:
-        await receive_data(request, limits.bytes_max, take)
-        try:
-            await wanted.take_in(reader.end())
-        except DatasetError as error:
-            raise Problem("invalid_value", str(error), "data") from None
-        yield reader
-    finally:
-        with contextlib.suppress(RedisError, OSError):  # it expires by itself
-            await evaluations.store.drop(wanted.coming)
-
-
-def _notes(reader: DatasetReader) -> list[str]:
-    """The faults of data that can be used all the same."""
-    notes = []
-    if reader.repeated:
-        notes.append(f"{reader.repeated} rows repeat an earlier one: intervals are narrower than they should be.")
-    if reader.contradicted:
-        notes.append(f"{reader.contradicted} rows expect something else of a request that stood there before.")
-    return notes
 
 
 async def _found(evaluations: Evaluations, name: str) -> Evaluation:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from gateway.feature import Feature, Features
-from gateway.features.evaluations import endpoints
+from gateway.features.evaluations import endpoints, suite_endpoints
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import keep_evaluating
 from gateway.features.evaluations.store import DRAFTS_KIND, EvaluationStore
+from gateway.features.evaluations.suites import SuiteStore
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore
@@ -15,7 +16,9 @@ from gateway.state.quality_store import QualityStore
 def _open(services: Services, _: Features) -> Evaluations:
     store = EvaluationStore(services.redis, 86_400 * services.settings.evaluation.retention_days)
     drafts = Drafts(services.redis, services.audit, DRAFTS_KIND)
-    return Evaluations(services, store, drafts, QualityStore(services.redis))
+    return Evaluations(services, store, drafts, QualityStore(services.redis), SuiteStore(services.redis))
 
 
-EVALUATIONS = Feature(Evaluations, _open, (endpoints.router,), {"run_evaluations": keep_evaluating})
+EVALUATIONS = Feature(
+    Evaluations, _open, (endpoints.router, suite_endpoints.router), {"run_evaluations": keep_evaluating}
+)

@@ -88,7 +88,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     """One evaluation. `arms`, by their names, are asked in this order of each row; `metric` is how answers are
     compared, and `classes` how rows are told apart. Times are Unix seconds; `report` is there once it is done, and
-    `gate` where its version was asked; `note` says what it waits for, or why it has failed."""
+    `gate` where its version was asked; `note` says what it waits for, or why it has failed.
+    `suite` is the kind of the suite that the data are, empty for others; of `rows` each stands there `repeats` times.
+    """
 
     id: str
     version: str
@@ -101,6 +103,8 @@ class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     notes: tuple[str, ...]
     calibrate: bool = False
     fit_gain: bool = False
+    suite: str = ""
+    repeats: int = 1
     by: str = ""
     status: Status = "running"
     note: str = ""
@@ -201,13 +205,19 @@ class EvaluationStore:
     async def take_in(self, coming: str, rows: Sequence[Row]) -> None:
         """Keep rows of an upload under way, whose name is `coming`."""
         if rows:
-            key = _key(coming, "coming")
+            key = get_coming_key(coming)
             await self._redis.rpush(key, *(msgspec.json.encode(row) for row in rows))
             await self._redis.expire(key, COMING_SECONDS)
 
+    async def coming(self, coming: str) -> AsyncIterator[Row]:
+        """The rows of an upload so far."""
+        async for rows in read_batches(self._redis, get_coming_key(coming)):
+            for row in rows:
+                yield row
+
     async def drop(self, coming: str) -> None:
         """Forget an upload that came to nothing."""
-        await self._redis.delete(_key(coming, "coming"))
+        await self._redis.delete(get_coming_key(coming))
 
     async def begin(self, evaluation: Evaluation, coming: str, anew: bool, step: AuditedStep) -> None:
         """Have it run, on the rows of this upload; results that there are stay, unless it is begun `anew`. The entries
@@ -222,7 +232,7 @@ class EvaluationStore:
             await self._forget_faults(keys=keys, client=all_of_it)
             all_of_it.hset(_key(evaluation.id, "counts"), "run", repr(evaluation.created_at))
             all_of_it.expire(_key(evaluation.id, "counts"), self._retention_seconds)
-            all_of_it.rename(_key(coming, "coming"), _key(evaluation.id, "data"))
+            all_of_it.rename(get_coming_key(coming), _key(evaluation.id, "data"))
             all_of_it.expire(_key(evaluation.id, "data"), self._retention_seconds)
             all_of_it.set(_key(evaluation.id), msgspec.json.encode(evaluation), ex=self._retention_seconds)
             all_of_it.zadd(ALL_KEY, {evaluation.id: evaluation.created_at})
@@ -308,7 +318,7 @@ class EvaluationStore:
 
     async def left(self, evaluation: Evaluation) -> AsyncIterator[tuple[str, Row]]:
         """The rows that arms have not answered yet, row after row."""
-        async for rows in self._batches(evaluation):
+        async for rows in read_batches(self._redis, _key(evaluation.id, "data")):
             asked = [(arm, row) for row in rows for arm in evaluation.arms]
             async with self._redis.pipeline(transaction=False) as all_of_them:
                 for arm, row in asked:
@@ -320,15 +330,9 @@ class EvaluationStore:
 
     async def rows(self, evaluation: Evaluation) -> AsyncIterator[Row]:
         """The rows of its data, while they are kept."""
-        async for rows in self._batches(evaluation):
+        async for rows in read_batches(self._redis, _key(evaluation.id, "data")):
             for row in rows:
                 yield row
-
-    async def _batches(self, evaluation: Evaluation) -> AsyncIterator[list[Row]]:
-        at = 0
-        while raw := await self._redis.lrange(_key(evaluation.id, "data"), at, at + BATCH - 1):
-            yield [msgspec.json.decode(value, type=Row) for value in raw]
-            at += len(raw)
 
     async def results(self, evaluation: Evaluation, first: int, count: int) -> dict[str, list[bytes | None]]:
         """The results of `count` rows from `first` on, by arm, as JSON; None where a row is not answered yet."""
@@ -361,9 +365,11 @@ class EvaluationStore:
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
 
-def id_of(version: str, data_digest: str, arms: Mapping[str, EvaluationArm], metric: str, class_field: str) -> str:
+def id_of(
+    version: str, data_digest: str, arms: Mapping[str, EvaluationArm], metric: str, class_field: str, repeats: int = 1
+) -> str:
     """The same evaluation has the same id: what is evaluated, on which data, and how answers are compared."""
-    named = msgspec.json.encode([version, data_digest, arms, metric, class_field])
+    named = msgspec.json.encode([version, data_digest, arms, metric, class_field, *([repeats] if repeats > 1 else [])])
     return hashlib.sha256(named).hexdigest()[:16]
 
 
@@ -372,6 +378,19 @@ def ended(evaluation: Evaluation, status: Status, note: str = "", report: dict[s
     classes = msgspec.structs.replace(evaluation.classes, by_digest=None)
     now = time.time()
     return msgspec.structs.replace(evaluation, status=status, note=note, report=report, ended_at=now, classes=classes)
+
+
+async def read_batches(redis: Any, key: str) -> AsyncIterator[list[Row]]:
+    """The rows of a list in Redis, some at a time. Raises RedisError."""
+    at = 0
+    while raw := await redis.lrange(key, at, at + BATCH - 1):
+        yield [msgspec.json.decode(value, type=Row) for value in raw]
+        at += len(raw)
+
+
+def get_coming_key(coming: str) -> str:
+    """The key in Redis of an upload's rows."""
+    return _key(coming, "coming")
 
 
 def _read(raw: bytes) -> Evaluation:

@@ -121,3 +121,19 @@ async def test_ctrl_c_leaves_it_running_and_says_how_to_come_back(
     assert " runs: adapter " in runs.out
     stopped = await ok(apprentice, "evaluations", "stop", listed[0]["id"])
     assert stopped.out.endswith("is cancelled.\n")
+
+
+async def test_suites_are_added_listed_evaluated_together_and_removed(
+    answering: RunningGateway, apprentice: Command, rows: Path, tmp_path: Path
+) -> None:
+    hard = tmp_path / "hard.jsonl"
+    hard.write_text("\n".join(rows.read_text().splitlines()[:6]))
+    assert "(newest, 120 rows)" in (await ok(apprentice, "suites", "add", "returns", "--data", str(rows))).out
+    assert "(hard, 6 rows)" in (await ok(apprentice, *f"suites add returns --kind hard --data {hard}".split())).out
+    assert "by contract" in (await ok(apprentice, "suites", "list", "returns")).out
+    assert "class   yes" in (await ok(apprentice, "suites", "show", "returns", "hard")).out
+    told = await ok(apprentice, *["evaluate", "returns@v1", "--suites", "all", "--arms", "adapter"])
+    assert "newest  120" in told.out
+    assert told.out.splitlines()[-1].endswith("83.3 %")
+    assert "Give either --data or --suite" in (await apprentice("evaluate", "returns@v1")).err
+    assert "is removed" in (await ok(apprentice, *["suites", "remove", "returns", "hard", "--yes"])).out

@@ -1,0 +1,99 @@
+"""`apprentice suites`: the data sets that a task's versions are evaluated on, again and again."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli.command import Api, Yes, add_command, make_sure
+from gateway.cli.evaluations import COLUMNS, send_data
+from gateway.cli.prompts import as_lines
+from gateway.cli.tables import Row, moment
+
+PATH = "/suites"
+suites = typer.Typer(help="Add, list, show and remove the suites that versions are evaluated on.", no_args_is_help=True)
+Task = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
+Suite = Annotated[
+    str, typer.Argument(metavar="SUITE", help="Its kind, or the beginning of its digest, as `list` tells it.")
+]
+
+
+@add_command(suites)
+def add(
+    api: Api,
+    task: Task,
+    data: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="JSON lines with requests and expected answers; or .csv, .json."),
+    ],
+    kind: Annotated[
+        Literal["newest", "general", "hard"],
+        typer.Option(
+            help="newest: the task as it is now; the one before is then older. general: other skills to be kept. "
+            "hard: cases that production found."
+        ),
+    ] = "newest",
+    metric: Annotated[
+        str | None, typer.Option(help="When an answer is right, as for `evaluate`. Unset: by the version's contract.")
+    ] = None,
+    class_field: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The field of the expected answers that is the class.")
+    ] = None,
+) -> None:
+    """Add a suite to a task. It is kept with its texts until it is removed."""
+    query = {"task": task, "kind": kind, "metric": metric, "class_field": class_field}
+    with ExitStack() as stack:
+        answer = send_data(api, PATH, as_lines(stack, data, COLUMNS), query)
+    added = f"{answer['task']} has the suite {answer['digest'][:12]} ({_words(answer)})."
+    api.out.tell(answer, added, *answer["notes"])
+
+
+@add_command(suites, "list")
+def list_them(
+    api: Api, task: Annotated[str | None, typer.Argument(metavar="TASK", help="Of this task alone.")] = None
+) -> None:
+    """List the suites, the newest first."""
+    columns = ("task", "digest", "kind", "rows", "metric", "added")
+    api.out.tell_list(api.get(PATH, task=task), "suites", columns, _row)
+
+
+@add_command(suites)
+def show(api: Api, task: Task, suite: Suite) -> None:
+    """Show a suite, with its rows by class, source, language and length."""
+    answer = api.get(_path(task, suite))
+    if api.out.answer(answer):
+        return
+    added = f"{moment(answer['created_at'])} by {answer['by']}"
+    shown = [(name, answer[name]) for name in ("task", "digest", "kind", "rows", "groups", "metric", "class_field")]
+    api.out.pairs([*shown, ("added", added)])
+    for note in answer["notes"]:
+        api.out.say(note)
+    rows = [(name, value, count) for name, counts in answer["counts"].items() for value, count in counts.items()]
+    api.out.say("")
+    api.out.table(("slice", "value", "rows"), rows)
+
+
+@add_command(suites)
+def remove(api: Api, task: Task, suite: Suite, yes: Yes = False) -> None:
+    """Remove a suite with its rows. Reports of evaluations on it stay."""
+    found = api.get(_path(task, suite))
+    make_sure(f"Remove the suite {found['digest'][:12]} of {task} ({_words(found)})?", yes)
+    answer = api.delete(_path(task, found["digest"]))
+    api.out.tell(answer, f"The suite {answer['digest'][:12]} of {task} is removed.")
+
+
+def _path(task: str, suite: str) -> str:
+    return f"{PATH}/{quote(task, safe='')}/{quote(suite, safe='')}"
+
+
+def _row(suite: dict[str, Any]) -> Row:
+    added = moment(suite["created_at"])
+    return suite["task"], suite["digest"][:12], suite["kind"], suite["rows"], suite["metric"] or "by contract", added
+
+
+def _words(suite: dict[str, Any]) -> str:
+    return f"{suite['kind']}, {suite['rows']} rows"

@@ -1,0 +1,123 @@
+"""Data sets on their way in: an upload of JSON lines, checked row by row, and kept until it is taken over."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+from fastapi import Request
+from redis.exceptions import RedisError
+
+from gateway.errors import Problem
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.messages import body_of
+from gateway.features.evaluations.suites import Suite
+from gateway.server.data_body import receive_data
+from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric
+from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
+from router.languages import find_languages
+from router.policy import TaskPolicy
+
+
+class Data(msgspec.Struct, frozen=True):
+    """What is known of data that were taken in; `notes` are the faults of data that can be used all the same."""
+
+    digest: str
+    rows: int
+    groups: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Intake:
+    """Rows on their way in, each checked as a request to a task that names `model`. They wait under the name `coming`.
+
+    Without a `metric` the first row decides, by `default_metric`; each row is taken `repeats` times.
+    """
+
+    evaluations: Evaluations
+    task: TaskPolicy
+    model: str
+    classes: ClassFinder
+    metric: ComparisonMetric | None
+    default_metric: Callable[[Row], ComparisonMetric] | None = None
+    repeats: int = 1
+    coming: str = field(default_factory=lambda: f"coming-{secrets.token_hex(8)}")
+
+    async def from_request(self, request: Request) -> Data:
+        """Take in the JSON lines of an upload. Raises Problem: 400 with the line at fault, 413 too long, 415 not
+        declared as JSON lines; and RedisError."""
+        limits = self.evaluations.services.settings.evaluation
+        reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max))
+
+        async def take(piece: bytes) -> None:
+            await self._take_in(reader.feed(piece))
+
+        await receive_data(request, limits.bytes_max, take)
+        try:
+            await self._take_in(reader.end())
+        except DatasetError as error:
+            raise Problem("invalid_value", str(error), "data") from None
+        return Data(reader.digest, reader.rows, reader.groups, tuple(_notes(reader)))
+
+    async def from_suite(self, suite: Suite) -> Data:
+        """Take in the rows of a suite. Raises Problem (400) with the line at fault, and RedisError."""
+        try:
+            async for rows in self.evaluations.suites.rows(suite):
+                await self._take_in(rows)
+        except DatasetError as error:
+            raise Problem("invalid_value", str(error), "suite") from None
+        return Data(suite.digest, suite.rows, suite.groups, suite.notes)
+
+    async def _take_in(self, rows: Sequence[Row]) -> None:
+        """Look at rows, and keep them. Raises DatasetError; Problem for what no caller could ask; RedisError."""
+        kept = []
+        for row in rows:
+            if self.metric is None and self.default_metric is not None:
+                self.metric = self.default_metric(row)
+            if self.metric is not None:
+                self.metric.check(row)
+            self.classes.add(row)
+            try:
+                body = body_of(row, self.model)
+                body.check(self.task, self.task, unknown="refuse")
+            except Problem as problem:
+                raise Problem(problem.code, f"Line {row.line}: {problem.message}", problem.param) from None
+            kept += _repeated(_with_language(row, body.selected(self.task.selector)), self.repeats)
+        await self.evaluations.store.take_in(self.coming, kept)
+
+
+@asynccontextmanager
+async def open_rows(intake: Intake) -> AsyncIterator[Intake]:
+    """An intake whose rows are dropped at the end of the block, unless they were taken over in it."""
+    try:
+        yield intake
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it expires by itself
+            await intake.evaluations.store.drop(intake.coming)
+
+
+def _with_language(row: Row, text: str) -> Row:
+    """The row with its request's language among its slices, where the data name none and it is clear."""
+    languages = () if "language" in row.slices else find_languages([text], 1.0)
+    return msgspec.structs.replace(row, slices=row.slices | {"language": languages[0]}) if languages else row
+
+
+def _repeated(row: Row, repeats: int) -> list[Row]:
+    if repeats == 1:
+        return [row]
+    return [msgspec.structs.replace(row, number=row.number * repeats + at, repeat=at) for at in range(repeats)]
+
+
+def _notes(reader: DatasetReader) -> list[str]:
+    """The faults of data that can be used all the same."""
+    notes = []
+    if reader.repeated:
+        notes.append(f"{reader.repeated} rows repeat an earlier one: intervals are narrower than they should be.")
+    if reader.contradicted:
+        notes.append(f"{reader.contradicted} rows expect something else of a request that stood there before.")
+    return notes

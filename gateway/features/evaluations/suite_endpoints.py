@@ -1,0 +1,141 @@
+"""The table URL → function for admins, suites: the data sets that a task's versions are evaluated on."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from gateway.access import Admin, Operator, known_task
+from gateway.audit import audited
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.intake import Intake, open_rows
+from gateway.features.evaluations.suites import SUITES_MAX, Kind, NoSuite, Suite, kinds_of
+from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
+from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, metric_of
+
+VALUES_MAX = 200
+"""More values of one slice are not counted each."""
+MetricName = Annotated[
+    str, Query(max_length=1000, description="exact, normal, fields:a,b or overlap:0.5; unset: by the contract.")
+]
+ClassField = Annotated[
+    str, Query(max_length=200, description="A field of the expected answers, whose values are classes.")
+]
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+@router.get("/suites")
+async def list_suites(
+    request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63, description="Of this task.")] = None
+) -> dict[str, Any]:
+    """The suites, the newest first. A task's earlier suites of the kind `newest` are told as `older`."""
+    suites = await feature_of(request, Evaluations).suites.all(task)
+    return {"suites": [_shown(suite, [one for one in suites if one.task == suite.task]) for suite in suites]}
+
+
+@router.post(
+    "/suites",
+    status_code=201,
+    responses=with_errors("not_found", "state_conflict", *DATA_ERRORS) | with_answer(200, "It was there already."),
+    openapi_extra=with_body(LINES, description="JSON lines."),
+)
+async def add_suite(
+    request: Request,
+    response: Response,
+    admin: Admin,
+    task: Annotated[str, Query(max_length=63, description="The task whose versions are evaluated on it.")],
+    kind: Annotated[
+        Kind, Query(description="newest: the task itself, as it is now; general: other skills; hard: hard cases.")
+    ] = "newest",
+    metric: MetricName = "",
+    class_field: ClassField = "",
+) -> dict[str, Any]:
+    """Add a suite to a task (JSON lines). The same rows again (200) are the same suite."""
+    evaluations = feature_of(request, Evaluations)
+    policy = evaluations.services.snapshot.current.policy.tasks[known_task(evaluations.services, task)]
+    intake = Intake(evaluations, policy, task, ClassFinder(class_field), find_metric(metric))
+    async with open_rows(intake):
+        data = await intake.from_request(request)
+        others = await evaluations.suites.all(task)
+        same = next((suite for suite in others if suite.digest == data.digest), None)
+        if same is not None and (same.kind, same.metric, same.class_field) == (kind, metric, class_field):
+            response.status_code = 200
+            return _shown(same, others)
+        if len(others) >= SUITES_MAX:
+            raise Problem("state_conflict", f"{task} has {SUITES_MAX} suites already: remove one first.")
+        suite = Suite(
+            task=task,
+            digest=data.digest,
+            kind=kind,
+            rows=data.rows,
+            groups=data.groups,
+            metric=metric,
+            class_field=class_field,
+            counts=await _count_slices(evaluations, intake),
+            notes=data.notes,
+            by=admin.public,
+            created_at=time.time(),
+        )
+        step = audited(evaluations.services, admin)
+        step.note("suite.add", task, None if same is None else _audited(same), _audited(suite))
+        await evaluations.suites.add(suite, intake.coming, step)
+    return _shown(suite, [suite, *(other for other in others if other is not same)])
+
+
+@router.get("/suites/{task}/{suite}", responses=with_errors("not_found"))
+async def read_suite(request: Request, task: str, suite: str, _: Operator) -> dict[str, Any]:
+    """A suite, by its kind or the beginning of its digest."""
+    evaluations = feature_of(request, Evaluations)
+    return _shown(await find_suite(evaluations, task, suite), await evaluations.suites.all(task))
+
+
+@router.delete("/suites/{task}/{suite}", responses=with_errors("not_found"))
+async def remove_suite(request: Request, task: str, suite: str, admin: Admin) -> dict[str, Any]:
+    """Forget a suite. Reports of evaluations on it stay."""
+    evaluations = feature_of(request, Evaluations)
+    removed = await find_suite(evaluations, task, suite)
+    shown = _shown(removed, await evaluations.suites.all(task))
+    step = audited(evaluations.services, admin)
+    step.note("suite.remove", task, _audited(removed), None)
+    await evaluations.suites.remove(removed, step)
+    return shown
+
+
+async def find_suite(evaluations: Evaluations, task: str, name: str) -> Suite:
+    """A task's suite by its kind or the beginning of its digest. Raises Problem (404)."""
+    try:
+        return await evaluations.suites.find(task, name)
+    except NoSuite as error:
+        raise Problem("not_found", str(error), "suite") from None
+
+
+def find_metric(name: str) -> ComparisonMetric | None:
+    """The metric of this name; None for an empty one. Raises Problem (400)."""
+    try:
+        return metric_of(name) if name else None
+    except MetricError as error:
+        raise Problem("invalid_value", str(error), "metric") from None
+
+
+async def _count_slices(evaluations: Evaluations, intake: Intake) -> dict[str, dict[str, int]]:
+    """The numbers of rows by slice and its value, the most frequent ones first."""
+    classes, counters = intake.classes.found(), {"class": Counter[str]()}
+    async for row in evaluations.store.coming(intake.coming):
+        for name, value in {**row.slices, "class": classes.of_row(row) or ""}.items():
+            counters.setdefault(name, Counter())[value] += bool(value)
+    return {name: dict(counts.most_common(VALUES_MAX)) for name, counts in counters.items() if counts.total()}
+
+
+def _shown(suite: Suite, of_task: list[Suite]) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(suite)
+    return fields | {"kind": kinds_of(of_task)[suite.digest]}
+
+
+def _audited(suite: Suite) -> dict[str, Any]:
+    return {name: getattr(suite, name) for name in ("digest", "kind", "rows", "metric", "class_field")}

@@ -1,0 +1,106 @@
+"""Suites over a real gateway: kept by digest, told apart by kind, evaluated again and again, and asked repeatedly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import V1, audit_of
+from tests.walks.test_evaluate import JSON_LINES, begin, data, ended, right_but_for, with_schema
+
+PATH = "/admin/v1/suites"
+
+
+@pytest.fixture
+async def ready(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> AsyncIterator[RunningGateway]:
+    """A gateway whose returns@v1 is wrong on each tenth row."""
+    small.answers[V1] = right_but_for(10)
+    general.answers["*"] = right_but_for(4)
+    async with run_gateway(configure()) as running:
+        await running.place(with_schema(make_adapter(1)))
+        yield running
+
+
+async def add(http: httpx.AsyncClient, rows: bytes, status: int = 201, **query: Any) -> dict[str, Any]:
+    answer = await http.post(PATH, params={"task": "returns", **query}, content=rows, headers=JSON_LINES)
+    assert answer.status_code == status, answer.text
+    return dict(answer.json())
+
+
+async def test_suites_are_kept_by_digest_and_the_newest_makes_the_last_one_older(ready: RunningGateway) -> None:
+    async with ready.http() as http:
+        first = await add(http, data(20), class_field="decision")
+        assert first["counts"]["class"] == {"approve": 10, "deny": 10}
+        assert first["counts"]["length"] == {"up to 200 characters": 20}
+        assert await add(http, data(20), status=200, class_field="decision") == first
+        second = await add(http, data(30))
+        hard = await add(http, data(10), kind="hard")
+        listed = (await http.get(PATH, params={"task": "returns"})).json()["suites"]
+        kinds = {suite["digest"]: suite["kind"] for suite in listed}
+        assert kinds == {first["digest"]: "older", second["digest"]: "newest", hard["digest"]: "hard"}
+        shown = (await http.get(f"{PATH}/returns/{first['digest'][:12]}")).json()
+        assert (shown["rows"], shown["kind"]) == (20, "older")
+        assert (await http.delete(f"{PATH}/returns/newest")).json()["digest"] == second["digest"]
+        assert (await http.get(f"{PATH}/returns/newest")).json()["digest"] == first["digest"]
+        missing = await http.get(f"{PATH}/returns/general")
+        assert (missing.status_code, "it has" in missing.json()["error"]["message"]) == (404, True)
+        assert [entry["after"]["rows"] for entry in await audit_of(http, "suite.add")] == [20, 30, 10]
+        assert [entry["before"]["digest"] for entry in await audit_of(http, "suite.remove")] == [second["digest"]]
+    held = [key async for key in ready.services.redis.scan_iter(match=f"*{second['digest']}*")]
+    assert held == [], "no row of a suite outlives it"
+
+
+async def test_a_version_is_evaluated_on_a_suite_as_on_the_same_data(ready: RunningGateway) -> None:
+    async with ready.http() as http:
+        await add(http, data(40), class_field="decision")
+        begun = await http.post("/admin/v1/evaluations", params={"version": V1, "suite": "newest", "arms": "adapter"})
+        assert begun.status_code == 201, begun.text
+        told = await ended(http, begun.json()["id"])
+        assert (told["status"], told["suite"], told["rows"]) == ("done", "newest", 40)
+        assert told["report"]["arms"]["adapter"]["accuracy"]["right"] == 36
+        assert told["report"]["arms"]["adapter"]["confusion"]["approve"] == {"approve": 16, "deny": 4}
+        same = await begin(http, data(40), status=200, arms="adapter", class_field="decision")
+        assert same["id"] == told["id"]
+        unknown = await http.post("/admin/v1/evaluations", params={"version": V1, "suite": "hard"})
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "suite")
+
+
+async def test_repeats_show_how_often_answers_flip(ready: RunningGateway, small: FakeEngine) -> None:
+    turns = count()
+    small.answers[V1] = lambda body: json.dumps({"decision": ("approve", "deny")[next(turns) % 3 == 0]})
+    async with ready.http() as http:
+        begun = await begin(http, data(20), arms="adapter", repeats=3)
+        told = await ended(http, begun["id"])
+        adapter = told["report"]["arms"]["adapter"]
+        assert (told["rows"], told["repeats"], adapter["accuracy"]["of"]) == (60, 3, 20)
+        flips = adapter["consistency"]["repeats"]
+        assert flips["of"] == 20
+        assert flips["right"] > 0
+        assert (await begin(http, data(20), arms="adapter"))["id"] != begun["id"]
+
+
+async def test_rows_that_can_not_be_used_add_no_suite(ready: RunningGateway) -> None:
+    async with ready.http() as http:
+        for rows, query, text in (
+            (b'{"text": "x"}\n', {}, "Line 1: it has no expected answer"),
+            (data(2), {"metric": "fields:rule"}, "Line 1: its expected answer is without the field 'rule'"),
+            (data(2), {"kind": "worst"}, "kind"),
+        ):
+            refused = await add(http, rows, status=400, **query)
+            assert text in refused["error"]["message"]
+        unknown = await http.post(PATH, params={"task": "none"}, content=data(2), headers=JSON_LINES)
+        assert unknown.status_code == 404
+        assert (await http.get(PATH)).json() == {"suites": []}
+    caller = await ready.key(role="operator")
+    async with ready.http(caller) as http:
+        await add(http, data(2), status=403)
