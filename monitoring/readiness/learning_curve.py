@@ -65,6 +65,6 @@ def predict(
         return np.full(len(tested), seen.pop(), dtype=object)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # many classes of few rows each, and a solver that stops early, are expected
-        model = LinearSVC(C=1.0, tol=1e-2, random_state=0).fit(features[train], labels[train])  # type: ignore[index]
+        model = LinearSVC(C=1.0, tol=0.1, random_state=0).fit(features[train], labels[train])  # type: ignore[index]
     found: npt.NDArray[np.object_] = model.predict(features[tested])  # type: ignore[index]
     return found

@@ -34,10 +34,6 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def states_of(answer: dict[str, Any]) -> dict[str, str]:
-    return {rule["name"]: rule["state"] for rule in answer["rules"]}
-
-
 async def test_a_file_is_answered_with_evidence_and_a_page(apprentice: Command, tmp_path: Path) -> None:
     data, page = write(tmp_path / "<rows>.jsonl", rows_of(400)), tmp_path / "report.html"
     said = await ok(apprentice, "readiness", str(data), *COSTS, "--requests-per-month", "200000", "--html", str(page))
@@ -48,38 +44,6 @@ async def test_a_file_is_answered_with_evidence_and_a_page(apprentice: Command, 
     assert "&lt;rows&gt;.jsonl" in html
     assert html.count("<circle") == 6
     assert "<script" not in html
-
-
-async def test_what_is_not_known_is_said_to_be_unknown(apprentice: Command, tmp_path: Path) -> None:
-    rows = [{"text": row["text"], "expected": row["expected"]} for row in rows_of(200)]
-    answer = (await ok(apprentice, "readiness", str(write(tmp_path / "rows.jsonl", rows)), "--json")).json
-    states = states_of(answer)
-    assert {name for name, state in states.items() if state == "unknown"} == {
-        *("agreement", "stability", "prompting", "volume", "flexibility"),
-    }
-    assert (states["examples"], states["cases"], answer["answer"]) == ("for", "for", "not_yet")
-    free = [{"text": row["text"], "expected": f"Dear customer, {row['text']}."} for row in rows]
-    answer = (await ok(apprentice, "readiness", str(write(tmp_path / "free.jsonl", free)), "--json")).json
-    assert {states_of(answer)[name] for name in ("examples", "breadth")} == {"unknown"}
-
-
-async def test_tuning_never_pays_where_general_is_cheaper(apprentice: Command, tmp_path: Path) -> None:
-    data = write(tmp_path / "rows.jsonl", rows_of(100))
-    words = ("--general-usd", "0.0001", "--small-usd", "0.0005", "--deferred", "0", "--json")
-    answer = (await ok(apprentice, "readiness", str(data), *words)).json
-    assert answer["answer"] == "never"
-    assert answer["break_even"]["margin_usd"] < 0
-
-
-async def test_a_job_that_has_changed_and_labels_that_disagree_are_seen(apprentice: Command, tmp_path: Path) -> None:
-    rows = rows_of(600)
-    for row in rows[400:]:  # a new policy: food is household
-        row["expected"] = "household" if row["expected"] == "food" else row["expected"]
-    rows += [row | {"expected": "household" if number % 2 else "clothes"} for number, row in enumerate(rows[:60])]
-    answer = (await ok(apprentice, "readiness", str(write(tmp_path / "rows.jsonl", rows)), "--json")).json
-    assert states_of(answer)["stability"] == "against"
-    assert states_of(answer)["agreement"] == "against"
-    assert answer["facts"]["drop"]["low"] > 0.02
 
 
 async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: Command, tmp_path: Path) -> None:
