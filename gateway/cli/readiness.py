@@ -1,4 +1,4 @@
-"""`apprentice readiness`: whether a file of examples is ready for fine-tuning, with the evidence of each rule."""
+"""`apprentice readiness`: whether a task or a file of examples is ready for fine-tuning, and why."""
 
 from __future__ import annotations
 
@@ -52,10 +52,12 @@ class CostOptions:
 @with_api
 def answer_readiness(
     api: Api,
-    data: Annotated[
-        Path,
+    task_or_file: Annotated[
+        str,
         typer.Argument(
-            metavar="FILE", help="JSON lines with messages, text or prompt, and the expected answer; or .csv, .json."
+            metavar="TASK_OR_FILE",
+            help="A task, or a file of JSON lines with messages, text or prompt, and the expected answer; or .csv, "
+            ".json.",
         ),
     ],
     costs: CostOptions,
@@ -66,6 +68,7 @@ def answer_readiness(
         str | None,
         typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
     ] = None,
+    task: Annotated[str | None, typer.Option(help="The task that the examples in the file are for.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this file, as HTML.")] = None,
 ) -> None:
     """Tell whether fine-tuning is worth it, and why.
@@ -75,17 +78,21 @@ def answer_readiness(
     if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
         raise Unusable(f"{html} can't be written: name a file in a folder that there is.")
     query = as_body(costs, goal=goal, class_field=class_field)
+    is_file = Path(task_or_file).is_file() or Path(task_or_file).suffix in (".jsonl", ".json", ".csv")
+    if not is_file and task is not None:
+        raise Unusable(f"There is no file {task_or_file}.")
+    query |= {"task": task} if is_file and task else {} if is_file else {"task": task_or_file}
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with ExitStack() as stack, api.out.progress(*columns) as progress:
-            lines = as_lines(stack, data, COLUMNS)
-            progress.add_task("Training a cheap model on parts of the rows", total=None)
+            lines = as_lines(stack, Path(task_or_file), COLUMNS) if is_file else Path(os.devnull)
+            progress.add_task("Training a cheap model on parts of the rows" if is_file else "Reading the archive")
             file = stack.enter_context(lines.open("rb"))
             size_bytes = os.fstat(file.fileno()).st_size
             pieces = iter(lambda: file.read(1 << 16), b"")
             answer = api.send("/readiness", pieces, "application/x-ndjson", size_bytes, **query)
         if html is not None:
-            html.write_text(make_page(data.name, answer), encoding="utf-8")
+            html.write_text(make_page(Path(task_or_file).name, answer), encoding="utf-8")
     except OSError as error:
         raise Unusable(f"{error.filename} can't be read or written: {error.strerror}.") from error
     if not api.out.answer(answer):

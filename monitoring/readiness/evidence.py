@@ -65,3 +65,26 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     agreement: Interval | None = None
     drop: Interval | None = None
     no_drop: str = ""
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """A task's requests of the last `days`, 30 at most, and their mean costs in US dollars.
+
+    `deferred` is the share that general answered (None: no version answered any). Where general answered none, its cost
+    is that of the versions' tokens at its prices, without a general prompt.
+    """
+
+    requests: int
+    days: float
+    requests_per_month: float
+    deferred: float | None
+    small_usd: float | None
+    general_usd: float | None
+
+
+class LiveVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """The version that leads a task, and its verdict with the reason."""
+
+    name: str
+    verdict: str = "healthy"
+    because: str = ""

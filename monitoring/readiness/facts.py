@@ -21,6 +21,7 @@ from monitoring.readiness.extrapolation import extrapolate
 from monitoring.readiness.learning_curve import CurveError, measure_curve, predict
 
 LATE_SHARE = 0.3
+DATED_MIN = 200
 THIN_ROWS = 10
 """A class with fewer rows is thin."""
 CLASSES_TOLD = 8
@@ -97,8 +98,8 @@ def _drop(
 ) -> tuple[Interval | None, str]:
     """How much worse the late rows are answered by what was learned before them; else why that is unknown."""
     dated = [at for at, time in enumerate(times) if time is not None]
-    if len(dated) < 100 or len({times[at] for at in dated}) < 10:
-        return None, f"{len(dated)} rows have a time (`at`), and it takes 100 of different times"
+    if len(dated) < DATED_MIN or len({times[at] for at in dated}) < 10:
+        return None, f"{len(dated)} rows have a time (`at`), and it takes {DATED_MIN} of different times"
     order = np.array(sorted(dated, key=lambda at: times[at] or 0.0))
     first_late = int((1 - LATE_SHARE) * len(order))
     early, late = order[:first_late], order[first_late:]
@@ -111,6 +112,13 @@ def _drop(
         rest = np.setdiff1d(order, late[tested])
         train = generator.permutation(rest)[: len(early)]
         mixed[tested] = predict(features, labelled, train, late[tested]) == labelled[late[tested]]
-    differences = mixed.astype(float) - before.astype(float)
-    mean, half = float(differences.mean()), 1.96 * float(differences.std(ddof=1)) / math.sqrt(len(late))
-    return Interval(round(mean, DIGITS), round(mean - half, DIGITS), round(mean + half, DIGITS), len(late)), ""
+    return _paired(int((mixed & ~before).sum()), int((before & ~mixed).sum()), len(late)), ""
+
+
+def _paired(first_only: int, second_only: int, count: int) -> Interval:
+    """The difference of two shares of the same rows, with its 95% interval (Agresti and Min)."""
+    first, second, rows = first_only + 0.5, second_only + 0.5, count + 2
+    middle = (first - second) / rows
+    half = 1.96 * math.sqrt(first + second - (first - second) ** 2 / rows) / rows
+    mean = (first_only - second_only) / count
+    return Interval(round(mean, DIGITS), round(middle - half, DIGITS), round(middle + half, DIGITS), count)

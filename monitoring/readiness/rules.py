@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from monitoring.readiness.break_even import BreakEven, Costs, find_break_even
-from monitoring.readiness.evidence import Facts, Interval
+from monitoring.readiness.evidence import Facts, Interval, LiveVersion, Traffic
 
 State = Literal["for", "against", "never", "unknown"]
 AnswerName = Literal["fine_tune", "not_yet", "never", "retire"]
@@ -44,19 +44,28 @@ class Prompted(msgspec.Struct, frozen=True, kw_only=True):
     tuned: Interval | None = None
 
 
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a task beside its examples: its traffic, and the version that leads it."""
+
+    task: str
+    traffic: Traffic | None = None
+    version: LiveVersion | None = None
+
+
 class ReadinessReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer with its reasons, the rules in their order, and what they rest on."""
 
     answer: AnswerName
     because: str
     rules: tuple[Rule, ...]
-    facts: Facts | None = None
+    facts: Facts
     costs: Costs
     break_even: BreakEven
+    live: Live | None = None
 
 
 def answer_readiness(
-    facts: Facts, costs: Costs, goal: float | None = None, prompted: Prompted | None = None
+    facts: Facts, costs: Costs, goal: float | None = None, prompted: Prompted | None = None, live: Live | None = None
 ) -> ReadinessReport:
     """The answer for these rows and costs. `goal` is the share of right answers that the task needs."""
     found = find_break_even(costs)
@@ -64,14 +73,31 @@ def answer_readiness(
         _examples(facts, goal),
         _cases(facts),
         _agreement(facts),
-        _stability(facts),
+        _stability(facts, live),
         _breadth(facts),
         _prompting(facts, prompted),
         _volume(costs, found),
         _flexibility(costs, found),
     )
-    answer, because = _answer(rules)
-    return ReadinessReport(answer=answer, because=because, rules=rules, facts=facts, costs=costs, break_even=found)
+    answer, because = _retirement(rules, live) or _answer(rules)
+    return ReadinessReport(
+        answer=answer, because=because, rules=rules, facts=facts, costs=costs, break_even=found, live=live
+    )
+
+
+def _retirement(rules: Sequence[Rule], live: Live | None) -> tuple[AnswerName, str] | None:
+    """Why a version that leads should go; None where it should not, or none leads."""
+    if live is None or live.version is None:
+        return None
+    by_name = {rule.name: rule for rule in rules}
+    volume, prompting = by_name["volume"], by_name["prompting"]
+    if live.traffic is None:
+        return None
+    if volume.state in ("against", "never"):
+        return "retire", f"{live.version.name} costs more than it saves. {volume.evidence}"
+    if prompting.state == "against" and volume.state != "for":
+        return "retire", f"A prompt does as well as {live.version.name}. {prompting.evidence}"
+    return None
 
 
 def _answer(rules: Sequence[Rule]) -> tuple[AnswerName, str]:
@@ -90,6 +116,9 @@ def _answer(rules: Sequence[Rule]) -> tuple[AnswerName, str]:
 
 def _examples(facts: Facts, goal: float | None) -> Rule:
     name, question = "examples", "Are there enough examples?"
+    if facts.rows == 0:
+        text, more = f"Unknown: {facts.no_curve}.", "Give a file of examples."
+        return Rule(name=name, question=question, state="unknown", evidence=text, next=more)
     if facts.groups < GROUPS_MIN:
         text = f"{facts.groups} different rows."
         more = f"Collect {GROUPS_MIN - facts.groups} more rows, at least."
@@ -160,8 +189,13 @@ def _agreement(facts: Facts) -> Rule:
     return Rule(name=name, question=question, state=state, evidence=text, next="" if state == "for" else more)
 
 
-def _stability(facts: Facts) -> Rule:
+def _stability(facts: Facts, live: Live | None) -> Rule:
     name, question = "stability", "Does the job stay the same over time?"
+    leading = live.version if live is not None else None
+    if leading is not None and leading.verdict == "degraded":
+        text = f"{leading.name} is degraded: {leading.because or 'see `apprentice why`'}"
+        more = "Find out what has changed, and train on rows since then."
+        return Rule(name=name, question=question, state="against", evidence=text, next=more)
     if facts.drop is None:
         text = f"Unknown: {facts.no_drop}."
         return Rule(name=name, question=question, state="unknown", evidence=text, next="Give rows their time as `at`.")
@@ -180,7 +214,7 @@ def _stability(facts: Facts) -> Rule:
 def _breadth(facts: Facts) -> Rule:
     name, question = "breadth", "Is the job narrow?"
     if facts.classes is None:
-        text = f"Unknown: {facts.different_answers:,} different answers to {facts.rows:,} rows: {facts.no_curve}."
+        text = f"Unknown: {facts.no_curve}; {facts.different_answers:,} different answers to {facts.rows:,} rows."
         return Rule(name=name, question=question, state="unknown", evidence=text)
     text = (
         f"{facts.classes} classes ({facts.class_source}), as hard to tell apart as {facts.effective_classes:g} equal "

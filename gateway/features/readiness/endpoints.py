@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from gateway.access import Admin
+from gateway.access import Admin, known_task
 from gateway.background.child_process import child, hear
 from gateway.errors import Problem
 from gateway.feature import feature_of
+from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.features.readiness.readiness import Readiness
+from gateway.features.readiness.tasks import add_task
 from gateway.openapi_parts import LINES, with_body, with_errors
 from gateway.server.data_body import receive_data
 from monitoring.readiness.break_even import Costs
@@ -63,7 +65,9 @@ def read_costs(
 
 @router.post(
     "/readiness",
-    responses=with_errors("invalid_value", "body_too_large", "unsupported_media_type", "overload", "timeout"),
+    responses=with_errors(
+        "not_found", "invalid_value", "body_too_large", "unsupported_media_type", "overload", "timeout"
+    ),
     openapi_extra=with_body(LINES, description="JSON lines."),
 )
 async def answer_readiness(
@@ -74,6 +78,9 @@ async def answer_readiness(
         str, Query(max_length=200, description="A field of the expected answers, whose values are classes.")
     ] = "",
     goal: Annotated[float | None, Query(gt=0, le=1, description="Share of right answers that the task needs.")] = None,
+    task: Annotated[
+        str | None, Query(max_length=63, description="The task; unset: the data alone are looked at.")
+    ] = None,
     seed: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> Any:
     """Whether fine-tuning is worth it, and why."""
@@ -84,7 +91,10 @@ async def answer_readiness(
     async def take(piece: bytes) -> None:
         data.extend(piece)
 
-    await receive_data(request, limits.bytes_max, take)
+    if task is not None:
+        known_task(readiness.services, task)
+    if task is None or request.headers.get("content-length", "0") != "0":
+        await receive_data(request, limits.bytes_max, take)
     job = ReadinessJob(
         bytes=len(data),
         rows_max=limits.rows_max,
@@ -95,6 +105,9 @@ async def answer_readiness(
         costs=costs,
         seed=seed,
     )
+    if task is not None:
+        evaluations = feature_of(request, Evaluations)
+        job = await add_task(job, readiness.services, evaluations, task)
     result = await compute(readiness, job, bytes(data))
     if result.report is None:
         raise Problem("invalid_value", result.error, "data")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.readiness.break_even import Costs
+from monitoring.readiness.evidence import LiveVersion
 from monitoring.readiness.rules import Prompted, ReadinessReport
+from monitoring.readiness.traffic import ArchivedTask
 
 
 class ReadinessJob(msgspec.Struct):
     """The job: the data are the `bytes` that follow. `selector` is what is read of a conversation, `class_field` the
     field of the answers that is the class (empty: found in the rows), `goal` the share of right answers that is wanted.
+    Of a task there are the archive, and the version that leads.
     """
 
     bytes: int
@@ -21,6 +24,8 @@ class ReadinessJob(msgspec.Struct):
     goal: float | None = None
     costs: Costs = Costs()
     prompted: Prompted | None = None
+    archived: ArchivedTask | None = None
+    leading: LiveVersion | None = None
     seed: int = 0
 
 

@@ -19,9 +19,11 @@ from gateway.formats.fields import Message
 from gateway.formats.selectors import of_messages, of_text
 from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row
 from monitoring.helper_process import live_with_input
-from monitoring.readiness.evidence import LabelledText
+from monitoring.readiness.break_even import Costs
+from monitoring.readiness.evidence import Facts, LabelledText, Traffic
 from monitoring.readiness.facts import collect_facts
-from monitoring.readiness.rules import ReadinessReport, answer_readiness
+from monitoring.readiness.rules import Live, ReadinessReport, answer_readiness
+from monitoring.readiness.traffic import read_traffic
 
 
 class Dated(msgspec.Struct):
@@ -31,16 +33,36 @@ class Dated(msgspec.Struct):
 
 
 def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
-    """The report on these data. Raises DatasetError with the line at fault."""
+    """The report on these data. Raises DatasetError with the line at fault, and duckdb.Error."""
+    live = None
+    if job.archived is not None:
+        live = Live(task=job.archived.task, traffic=read_traffic(job.archived), version=job.leading)
+    costs = add_measured_costs(job.costs, live.traffic if live is not None else None)
+    facts = Facts(rows=0, groups=0, no_curve="no examples were given", no_drop="no examples were given")
+    if data:
+        facts = collect_facts(read_examples(job, data), job.class_field, job.seed)
+    return answer_readiness(facts, costs, job.goal, job.prompted, live)
+
+
+def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
+    """The rows of the data. Raises DatasetError."""
     lines = data.split(b"\n")
     reader = DatasetReader(DatasetLimits(job.rows_max, len(data), job.row_bytes_max))
-    examples = [
+    return [
         LabelledText(
             read_text(row, job.selector), row.expected, row.label, row.group, read_time(lines[row.line - 1], row)
         )
         for row in (*reader.feed(data), *reader.end())
     ]
-    return answer_readiness(collect_facts(examples, job.class_field, job.seed), job.costs, job.goal, job.prompted)
+
+
+def add_measured_costs(costs: Costs, traffic: Traffic | None) -> Costs:
+    """The costs, with what was measured in place of what is unknown."""
+    if traffic is None:
+        return costs
+    names = ("requests_per_month", "general_usd", "small_usd", "deferred")
+    measured = {name: getattr(traffic, name) for name in names if getattr(costs, name) is None}
+    return msgspec.structs.replace(costs, **measured)
 
 
 def read_text(row: Row, selector: str) -> str:

@@ -1,14 +1,19 @@
-"""`apprentice readiness` over a real gateway, on files alone: no engine, no task."""
+"""`apprentice readiness` over a real gateway: on files alone, and on a task with its archived traffic."""
 
 from __future__ import annotations
 
 import csv
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from monitoring.archive import RecordRow, day_of, write_part
 from tests.gateway.cli.conftest import Command, ok
+from tests.walks.gateway import RunningGateway
 
 ITEMS = {"toaster": "household", "kettle": "household", "jacket": "clothes", "boots": "clothes", "melon": "food"}
 WORDS = ("please", "today", "yesterday", "sealed", "open", "twice", "receipt", "gift", "blue", "late", "from", "shop")
@@ -47,7 +52,7 @@ async def test_a_file_is_answered_with_evidence_and_a_page(apprentice: Command, 
 
 
 async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: Command, tmp_path: Path) -> None:
-    rows = rows_of(120)
+    rows = rows_of(220)
     asked = [{"role": "system", "content": "Sort it."}, {"role": "user", "content": "{}"}]
     tuning = [
         {"messages": [asked[0], asked[1] | {"content": row["text"]}, {"role": "assistant", "content": row["expected"]}]}
@@ -61,9 +66,54 @@ async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: C
     files = (write(tmp_path / "tuning.jsonl", tuning), table, write(tmp_path / "rows.jsonl", rows))
     answers = [(await ok(apprentice, "readiness", str(path), "--json")).json["facts"] for path in files]
     assert answers[0]["curve"] == answers[1]["curve"] == answers[2]["curve"]
-    assert answers[1]["drop"] == answers[2]["drop"]
+    assert answers[1]["drop"] == answers[2]["drop"] != answers[0]["drop"]
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a", "expected": "b"}\n{"text": "c"}\n')
     said = await apprentice("readiness", str(bad))
     assert (said.exit_code, said.out) == (1, "")
     assert "Line 2: it has no expected answer" in said.err
+
+
+def archive(folder: Path, tmp_path: Path, count: int = 600) -> None:
+    """Ten days of a task's traffic, of which general answered a sixth."""
+    now = time.time()
+    rows = []
+    for number in range(count):
+        at_general = number % 6 == 0
+        rows.append(
+            RecordRow(
+                id=f"r{number}",
+                at=now - 864_000 * (1 - number / count),
+                endpoint="chat",
+                caller="caller",
+                requested_model="returns",
+                task="returns",
+                version=None if at_general else "returns@v1",
+                outcome="ok",
+                cost_usd=0.006 if at_general else 0.0005,
+            )
+        )
+    lines = tmp_path / "records.jsonl"
+    lines.write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
+    write_part("records", lines, folder / "records" / day_of(now) / "part-0-1.parquet")
+
+
+async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    said = await ok(apprentice, "readiness", "returns", "--tuning-usd", "300", "--json")
+    assert (said.json["answer"], said.json["live"]["traffic"]) == ("not_yet", None)
+    archive(gateway.services.settings.archive, tmp_path)
+    said = await ok(apprentice, "readiness", "returns", "--tuning-usd", "300", "--json")
+    costs = said.json["costs"]
+    measured = [round(costs[name], 6) for name in ("general_usd", "small_usd", "host_usd_per_month")]
+    assert measured == [0.006, 0.0005, 0.0]
+    assert abs(costs["requests_per_month"] - 60 * 30.44) < 1
+    assert said.json["answer"] == "retire"
+    assert said.json["because"].startswith("returns@v1 costs more than it saves. It pays from 22,222 requests a month")
+    rows = write(tmp_path / "rows.jsonl", rows_of(120))
+    said = await ok(apprentice, "readiness", str(rows), "--task", "returns", "--tuning-usd", "3")
+    assert said.out.startswith("Not yet. Not enough is known.")
+    assert "It has paid after 0.4 months" in said.out
+    said = await apprentice("readiness", "refunds")
+    assert "The configuration has no task 'refunds'" in said.err

@@ -1,0 +1,86 @@
+"""A task beside its examples: its costs by the settings, the version that leads, and what a prompt reached."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.readiness.messages import ReadinessJob
+from gateway.services import Services
+from monitoring.readiness.break_even import Costs
+from monitoring.readiness.evidence import Interval, LiveVersion
+from monitoring.readiness.rules import Prompted
+from monitoring.readiness.traffic import ArchivedTask
+
+WEEKS_PER_MONTH, HOURS_PER_MONTH = 4.348, 730.5
+LIFETIME_MONTHS = 3.0
+"""As `monitor.tuning_usd` is spread over 90 days of net saving, where no lifetime is given."""
+
+
+async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluations, task: str) -> ReadinessJob:
+    """The job with what is known of the task. Raises RedisError."""
+    snapshot = await services.snapshot.refresh()
+    alias, leading = snapshot.aliases.get(task), None
+    version = snapshot.versions.get(alias.leading) if alias is not None else None
+    if version is not None:
+        health = snapshot.health.get(task)
+        quality = health.versions.get(version.name) if health is not None else None
+        leading = LiveVersion(name=version.name)
+        if quality is not None:
+            leading = LiveVersion(name=version.name, verdict=quality.verdict, because=quality.because)
+    return msgspec.structs.replace(
+        job,
+        selector=services.settings.tasks[task].selector,
+        archived=ArchivedTask(str(services.settings.archive), task, time.time()),
+        leading=leading,
+        prompted=await find_prompted(evaluations, task),
+        costs=_with_settings(services, job.costs, task, None if version is None else version.pool),
+    )
+
+
+async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
+    """The best prompted arm of the task's last evaluation that has one, beside the version's. Raises RedisError."""
+    for evaluation in await evaluations.store.all():
+        arms = (evaluation.report or {}).get("arms", {})
+        prompted = {
+            name: found
+            for name, arm in evaluation.arms.items()
+            if arm.version is None and (found := _accuracy(arms.get(name))) is not None
+        }
+        if evaluation.task == task and prompted:
+            best = max(prompted, key=lambda name: prompted[name].value)
+            tuned = _accuracy(arms.get("adapter"))
+            return Prompted(evaluation=evaluation.id, arm=best, right=prompted[best], tuned=tuned)
+    return None
+
+
+def _accuracy(figures: dict[str, Any] | None) -> Interval | None:
+    found = (figures or {}).get("accuracy") or {}
+    if found.get("share") is None:
+        return None
+    return Interval(found["share"], found["low"], found["high"], found["of"])
+
+
+def _with_settings(services: Services, costs: Costs, task: str, pool: str | None) -> Costs:
+    """The costs that the settings tell, in place of what is unknown."""
+    settings = services.settings
+    monitor = settings.tasks[task].monitor
+    known: dict[str, float | None] = {"lifetime_months": LIFETIME_MONTHS, "tuning_usd": monitor.tuning_usd or None}
+    known["labels_usd_per_month"] = (
+        monitor.reviews.per_week * monitor.reviews.usd_each * WEEKS_PER_MONTH
+        if monitor.reviews.usd_each or not monitor.reviews.per_week
+        else None
+    )
+    price = services.prices.by_pool.get(pool) if pool is not None else None
+    if pool is not None and price is not None:
+        by_hour = price.replica_usd_per_hour
+        replicas = sum(replica.config.pool == pool for replica in services.fleet.replicas.values())
+        known["host_usd_per_month"] = 0.0 if by_hour is None else by_hour * HOURS_PER_MONTH * replicas
+        if by_hour is not None:
+            known["small_usd"] = 0.0  # the replica's hours are paid for already
+    return msgspec.structs.replace(
+        costs, **{name: value for name, value in known.items() if getattr(costs, name) is None}
+    )

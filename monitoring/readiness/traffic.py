@@ -1,0 +1,56 @@
+"""A task's requests of the last days, as the archive has them: how many there are, and what they cost each arm.
+
+DuckDB reads the archive: this is for a process beside a gateway.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from monitoring.archive import ArchiveQuery, Nothing, connected, files, lock_archive, read
+from monitoring.readiness.evidence import Traffic
+
+WINDOW_DAYS = 30.0
+DAY_SECONDS = 86_400.0
+MONTH_DAYS = 30.44
+QUERY = """
+SELECT count(*), min("at"), count(*) FILTER ("version" IS NULL),
+       avg("cost_usd") FILTER ("version" IS NOT NULL), avg("cost_usd") FILTER ("version" IS NULL),
+       avg("cost_usd" + "saving_usd") FILTER ("version" IS NOT NULL)
+FROM {table} WHERE "task" = ? AND "at" >= ? AND "purpose" IN ('serve', 'reported') AND "outcome" = 'ok'
+"""
+
+
+class ArchivedTask(msgspec.Struct, frozen=True):
+    """The archive to read, and of which task."""
+
+    folder: str
+    task: str
+    now: float
+
+
+def read_traffic(archived: ArchivedTask) -> Traffic | None:
+    """The traffic of the last 30 days; None where the archive has nothing of it. Raises duckdb.Error and OSError."""
+    folder, since = Path(archived.folder), archived.now - WINDOW_DAYS * DAY_SECONDS
+    if not folder.is_dir():
+        return None
+    with lock_archive(folder, shared=True), connected() as connection:
+        try:
+            table = read("records", list(files(folder, ArchiveQuery("records", since))))
+        except Nothing:
+            return None
+        row = connection.execute(QUERY.format(table=table), [archived.task, since]).fetchone()
+    if row is None or row[0] == 0:
+        return None
+    requests, first, at_general, small_usd, general_usd, at_general_prices = row
+    days = max(1.0, (archived.now - first) / DAY_SECONDS)
+    return Traffic(
+        requests=requests,
+        days=round(days, 2),
+        requests_per_month=requests / days * MONTH_DAYS,
+        deferred=at_general / requests if requests > at_general else None,
+        small_usd=small_usd,
+        general_usd=general_usd if general_usd is not None else at_general_prices,
+    )
