@@ -38,6 +38,7 @@ from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
 from gateway.error_answers import add_error_answers
 from gateway.errors import Problem, SettingsError, StateError
 from gateway.feature import Feature, Features, stateless
+from gateway.features.datasets.feature import DATASETS
 from gateway.features.evaluations.feature import EVALUATIONS
 from gateway.features.feedback import endpoints as feedback
 from gateway.features.fitting.feature import FITTING
@@ -119,6 +120,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     REVIEWS,
     stateless(feedback.router),
     RETRAINING,
+    DATASETS,
     FITTING,
     EVALUATIONS,
     READINESS,

@@ -208,8 +208,10 @@ def stop(api: Api, evaluation: EvaluationId) -> None:
     api.out.tell(answer, f"{answer['id']} is {answer['status']}.")
 
 
-def send_data(api: Api, path: str, data: Path, query: Mapping[str, str | None]) -> dict[str, Any]:
-    """Send a file of JSON lines, with a bar of its bytes; what the gateway answers. Raises CommandError."""
+def send_data(
+    api: Api, path: str, data: Path, query: Mapping[str, str | None], kind: str = "application/x-ndjson"
+) -> dict[str, Any]:
+    """Send a file of this media type, with a bar of its bytes; what the gateway answers. Raises CommandError."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
@@ -223,7 +225,7 @@ def send_data(api: Api, path: str, data: Path, query: Mapping[str, str | None]) 
                     yield piece
                     progress.update(bar, advance=len(piece))
 
-            return api.send(path, pieces(), "application/x-ndjson", size_bytes, **query)
+            return api.send(path, pieces(), kind, size_bytes, **query)
     except OSError as error:
         raise Unusable(f"The data {data} can't be read: {error.strerror}.") from error
 

@@ -12,6 +12,7 @@ import typer
 from gateway.callers import new_key
 from gateway.cli.adapters import adapters
 from gateway.cli.audit import audit
+from gateway.cli.datasets import datasets
 from gateway.cli.doctor import doctor
 from gateway.cli.evaluations import evaluate, evaluations
 from gateway.cli.explain import explain
@@ -57,6 +58,7 @@ def options(
 app.add_typer(adapters, name="adapters")
 app.add_typer(evaluations, name="evaluations")
 app.add_typer(suites, name="suites")
+app.add_typer(datasets, name="datasets")
 app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
 app.add_typer(overrides, name="overrides")

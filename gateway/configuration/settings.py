@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.callers import split_key
+from gateway.configuration.datasets import DatasetSettings
 from gateway.configuration.evaluations import EvaluationSettings
 from gateway.configuration.fitting import FittingSettings
 from gateway.configuration.monitor import MonitorSettings
@@ -212,6 +213,7 @@ class Settings(BaseSettings):
         description="Declared feedback metrics by name.",
     )
     fitting: FittingSettings = FittingSettings()
+    datasets: DatasetSettings = DatasetSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     monitor: MonitorSettings = MonitorSettings()
     signing: SigningSettings = SigningSettings()
@@ -333,6 +335,11 @@ class Settings(BaseSettings):
     def archive(self) -> Path:
         """Where records are archived."""
         return (self.records.archive_folder or self.data_folder / "records").absolute()
+
+    @property
+    def dataset_folder(self) -> Path:
+        """Where data sets are."""
+        return (self.datasets.folder or self.data_folder / "datasets").absolute()
 
     @property
     def store(self) -> Path:

@@ -1,4 +1,4 @@
-"""A data set as the body of a request: JSON lines, read as they come, and held to limits of their own."""
+"""A data set, or a file of rows, as the body of a request: read as it comes, and held to limits of its own."""
 
 from __future__ import annotations
 
@@ -25,9 +25,22 @@ async def receive_data(request: Request, bytes_max: int, take: Callable[[bytes],
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in DATA_KINDS:
         raise Problem("unsupported_media_type", "Send the data as `Content-Type: application/x-ndjson`.")
+    try:
+        await receive_bytes(request, bytes_max, "evaluation.bytes_max", take)
+    except DatasetError as error:
+        raise Problem("invalid_value", str(error), "data") from None
+
+
+async def receive_bytes(
+    request: Request, bytes_max: int, setting: str, take: Callable[[bytes], Awaitable[None]]
+) -> None:
+    """Give the body to `take`, piece by piece. Raises Problem: 413 too long for this setting, 400 where it breaks off
+    or falls silent; and what `take` raises."""
+    too_long = Problem("body_too_large", f"The data have more than {bytes_max} bytes ({setting}).")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > bytes_max:
-        raise Problem("body_too_large", f"The data have more than {bytes_max} bytes (evaluation.bytes_max).")
+        raise too_long
+    size_bytes = 0
     try:
         async with asyncio.timeout(UPLOAD_SECONDS_MAX), aclosing(request.stream()) as body:
             while True:
@@ -35,10 +48,11 @@ async def receive_data(request: Request, bytes_max: int, take: Callable[[bytes],
                     piece = await anext(body, None)
                 if piece is None:
                     break
+                size_bytes += len(piece)
+                if size_bytes > bytes_max:
+                    raise too_long
                 for at in range(0, len(piece), PIECE_BYTES):
                     await take(piece[at : at + PIECE_BYTES])
-    except DatasetError as error:
-        raise Problem("invalid_value", str(error), "data") from None
     except ClientDisconnect:
         raise Problem("invalid_value", "The upload broke off before its end: send it again.") from None
     except TimeoutError:

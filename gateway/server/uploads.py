@@ -64,7 +64,7 @@ HEADERS_MAX = 8
 HEADER_BYTES_MAX = 1024
 WRITE_BYTES = 1 << 20
 PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/state/adapters"})
-DATA_PATHS = frozenset({"/admin/v1/evaluations", "/admin/v1/readiness"})
+DATA_PATHS = frozenset({"/admin/v1/evaluations", "/admin/v1/readiness", "/admin/v1/datasets/files"})
 """Their bodies are data sets (data_body.py)."""
 PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")

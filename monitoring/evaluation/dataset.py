@@ -115,15 +115,15 @@ class DatasetReader:
             raise self._too_long(at)
         if self.rows >= self._limits.rows_max:
             raise DatasetError(f"Line {at}: the data have more than {self._limits.rows_max} rows: send a part of them.")
-        read = _object_of(line, at)
-        row = _row_of(read, at, self.rows)
+        read = object_of(line, at)
+        row = row_of(read, at, self.rows)
         before = self._lines_of_ids.setdefault(row.id, at)
         if before != at:
             raise DatasetError(f"Line {at}: the id {row.id[:80]!r} is that of line {before}: give each row its own.")
         request = _digest([row.messages, row.prompt])
         self._compare_with_others(row, request)
         self.rows += 1
-        group = self._group(row, request, _group_named(read, at))
+        group = self._group(row, request, group_named(read, at))
         self.groups += group == row.number
         return msgspec.structs.replace(row, group=group)
 
@@ -153,7 +153,8 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def _object_of(line: bytes, at: int) -> dict[str, Any]:
+def object_of(line: bytes, at: int) -> dict[str, Any]:
+    """The JSON object on line `at`. Raises DatasetError."""
     try:
         text = line.decode()
         read = msgspec.json.decode(text)
@@ -166,7 +167,8 @@ def _object_of(line: bytes, at: int) -> dict[str, Any]:
     return read
 
 
-def _row_of(read: dict[str, Any], at: int, number: int) -> Row:
+def row_of(read: dict[str, Any], at: int, number: int) -> Row:
+    """The row in the JSON object on line `at`. Raises DatasetError."""
     label, expected = read.get("label", read.get("class")), read.get("expected")
     messages, prompt = _asked_of(read, at)
     if expected is None and messages is not None and (answer := _said_last(messages)) is not None:
@@ -212,7 +214,7 @@ def _slices_of(read: dict[str, Any], at: int, text: str) -> dict[str, str]:
     return slices
 
 
-def _group_named(read: dict[str, Any], at: int) -> tuple[str, str] | None:
+def group_named(read: dict[str, Any], at: int) -> tuple[str, str] | None:
     """The group that the data give a row: the name of the field, and its value."""
     for name in ("group", "paraphrase", "parent"):
         value = read.get(name)

@@ -32,6 +32,7 @@ MOVED_BY_JOBS = (
     *("apprentice:record", "apprentice:feedback", "apprentice:limits", "apprentice:generation", "apprentice:audit"),
     *("apprentice:evaluation", "apprentice:prompts", "apprentice:fitted", "apprentice:responses", "apprentice:admins"),
     *("apprentice:health", "apprentice:reviews", "apprentice:rollout", "apprentice:state", "apprentice:installation"),
+    "apprentice:dataset",
 )
 """Keys that change without an admin. Refused operations are held to all others."""
 Expected = Literal["audited", "refused", "unchanged"]
@@ -188,6 +189,17 @@ async def _add_suite(world: World) -> httpx.Response:
     return await world.http.post("/admin/v1/suites", params=query, content=content, headers=headers)
 
 
+async def _build_dataset(world: World) -> httpx.Response:
+    columns = {f"c{number:02}": SMILE * 200 for number in range(20)}
+    sent = await _send_file(world)
+    files = [{"digest": sent.json()["digest"], "name": SMILE * 200, "columns": columns}] * 100
+    return await world.http.post("/admin/v1/datasets", json={"task": "returns", "files": files, "since": 1})
+
+
+async def _send_file(world: World) -> httpx.Response:
+    return await world.http.post("/admin/v1/datasets/files", content=b'{"text": "A vase.", "expected": "no"}')
+
+
 async def _approve(world: World) -> httpx.Response:
     _, public, digest = new_key()
     key = Caller(public, "n" * 100, "admin", digest, frozenset(models("p")), owner=SMILE * 100, pending=SMILE * 100)
@@ -244,6 +256,8 @@ CASES: tuple[Case, ...] = (
     call("POST", "/aliases/{task}/rollback", {"canary_only": True}, task="returns"),
     call("DELETE", "/aliases/{task}", task="returns"),
     call("PUT", "/aliases/{task}", {"version": V1}, task="returns"),
+    Case("post", "/admin/v1/datasets/files", _send_file, "unchanged"),
+    Case("post", "/admin/v1/datasets", _build_dataset),
     Case("post", "/admin/v1/evaluations", _evaluate),
     Case("post", "/admin/v1/suites", _add_suite),
     call("DELETE", "/suites/{task}/{suite}", task="returns", suite="newest"),

@@ -1,0 +1,162 @@
+"""`apprentice datasets`: data sets of kept texts, labels and files, to train and to evaluate with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, add_command, as_body
+from gateway.cli.evaluations import send_data
+from gateway.cli.tables import Printer, Row, moment, since
+from gateway.cli.watch import POLL_SECONDS, WatchFailed, wait
+
+PATH = "/datasets"
+ANY_KIND = "application/octet-stream"
+datasets = typer.Typer(help="Build, list, show and export data sets.", no_args_is_help=True)
+Digest = Annotated[
+    str, typer.Argument(metavar="DIGEST", help="A data set's digest, or its first 8 digits, as `list` tells it.")
+]
+
+
+@add_command(datasets)
+def build(
+    api: Api,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="Rows: .jsonl of OpenAI (SFT, DPO), of TensorZero or ours, .json, .csv, .parquet. May be repeated.",
+        ),
+    ] = None,
+    since_time: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Also requests from then on, as in 2026-11-01, of texts kept."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Requests before then. Unset: now.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OURS=THEIRS", help="A table's column, as in text=body or expected=reply. May be repeated."
+        ),
+    ] = None,
+    heldout_share: Annotated[
+        float | None, typer.Option(min=0, max=0.9, help="Share of the groups that is held out (0.2).")
+    ] = None,
+    class_ratio_max: Annotated[
+        float | None,
+        typer.Option(min=1, help="Training rows of a class for each of the median class, at most. Unset: all."),
+    ] = None,
+    class_field: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The field of the answers that is the class. Unset: by the rows.")
+    ] = None,
+    leave_out_faults: Annotated[
+        bool, typer.Option("--leave-out-faults", help="Leave out rows that can't be read, instead of ending.")
+    ] = False,
+) -> None:
+    """Build a data set: equal rows once, contradictions left out, a part held out. Its digest names it."""
+    columns = dict(_column_of(each) for each in column or ())
+    sent = [
+        {"digest": send_data(api, f"{PATH}/files", path, {}, ANY_KIND)["digest"], "name": path.name, "columns": columns}
+        for path in files or ()
+    ]
+    body = as_body(
+        task=task,
+        files=sent,
+        since=since_time,
+        until=until,
+        heldout_share=heldout_share,
+        class_ratio_max=class_ratio_max,
+        class_field=class_field,
+        leave_out_faults=leave_out_faults,
+    )
+    answer = _until_built(api, api.post(PATH, body))
+    if answer["state"] == "failed":
+        for fault in answer["faults"]:
+            api.out.note(fault)
+        raise WatchFailed(answer["error"])
+    _tell(api.out, api.get(f"{PATH}/{answer['digest']}"))
+
+
+@add_command(datasets, "list")
+def list_datasets(
+    api: Api, task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None
+) -> None:
+    """List the data sets, the newest first."""
+    columns = ("digest", "task", "train", "held out", "left out", "classes", "built")
+    api.out.tell_list(api.get(PATH, task=task), "datasets", columns, _row)
+
+
+@add_command(datasets)
+def show(api: Api, digest: Digest) -> None:
+    """Show a data set's card."""
+    _tell(api.out, api.get(f"{PATH}/{quote(digest, safe='')}"))
+
+
+def _column_of(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals or not ours or not theirs:
+        raise Unusable(f"--column {text[:80]!r} is not OURS=THEIRS, as in text=body.")
+    return ours, theirs
+
+
+def _until_built(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
+    """The building once it has ended; how far it is meanwhile. Raises CommandError."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with api.out.progress(*columns) as progress:
+        bar = progress.add_task("Building", total=1)
+        while answer["state"] == "running":
+            progress.update(bar, completed=answer["progress"]["share"], description=answer["progress"]["stage"])
+            wait(POLL_SECONDS)
+            answer = api.get(f"{PATH}/builds/{answer['id']}")
+    return answer
+
+
+def _tell(out: Printer, card: dict[str, Any]) -> None:
+    """A card in words."""
+    if out.answer(card):
+        return
+    rows, left_out = card["rows"], card["left_out"]
+    reasons = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in left_out.items())
+    origins = card["origins"]["train"]
+    out.pairs(
+        [
+            ("digest", card["digest"]),
+            ("task", card["task"]),
+            ("training rows", rows["train"]),
+            ("held-out rows", rows["heldout"]),
+            ("left out", f"{rows['left_out']} ({reasons})" if reasons else rows["left_out"]),
+            ("origins", ", ".join(f"{count} {name}" for name, count in origins.items() if count)),
+            ("built", moment(card.get("built_at"))),
+        ]
+    )
+    names = [
+        *card["classes"]["train"],
+        *(each for each in card["classes"]["heldout"] if each not in card["classes"]["train"]),
+    ]
+    if names != [""]:
+        out.say("")
+        out.table(("class", "train", "held out"), (_class_row(card, name) for name in names))
+
+
+def _class_row(card: dict[str, Any], name: str) -> Row:
+    return name or "-", card["classes"]["train"].get(name, 0), card["classes"]["heldout"].get(name, 0)
+
+
+def _row(card: dict[str, Any]) -> Row:
+    rows, classes = card["rows"], [name for name in card["classes"]["train"] if name]
+    counts = rows["train"], rows["heldout"], rows["left_out"]
+    return card["digest"][:12], card["task"], *counts, len(classes) or None, since(card.get("built_at"))

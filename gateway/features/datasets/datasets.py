@@ -1,0 +1,58 @@
+"""The state of data sets: their folder, their builds, and the files that wait for one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.features.datasets.builds import BuildStore
+from gateway.services import Services
+from gateway.state.audited_step import Drafts
+from monitoring.datasets.folder import CARD_FILE
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+BEGINNING = re.compile(r"[0-9a-f]{8,64}")
+FILES_FOLDER = ".files"
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """`builds` keeps the buildings in Redis, `drafts` the audit entries of those that have ended.
+
+    Data sets are folders, each named by its digest. Methods block.
+    """
+
+    services: Services
+    builds: BuildStore
+    drafts: Drafts
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all data sets."""
+        return self.services.settings.dataset_folder
+
+    @property
+    def files(self) -> Path:
+        """The folder of files that were sent, each named by its digest."""
+        return self.folder / FILES_FOLDER
+
+    def find(self, digest: str) -> Path | None:
+        """The folder of the data set with this digest, or the only one whose digest begins so; None: there is none."""
+        if not BEGINNING.fullmatch(digest) or not self.folder.is_dir():
+            return None
+        found = [path for path in self.folder.iterdir() if path.name.startswith(digest) and DIGEST.fullmatch(path.name)]
+        return found[0] if len(found) == 1 else None
+
+    def cards(self) -> list[dict[str, Any]]:
+        """The cards of all data sets, the newest first."""
+        paths = [path for path in self.folder.glob(f"*/{CARD_FILE}") if DIGEST.fullmatch(path.parent.name)]
+        return [read_card(path.parent) for path in sorted(paths, key=lambda path: -path.stat().st_mtime)]
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of the data set in a folder. Raises OSError."""
+    return msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=dict[str, Any])

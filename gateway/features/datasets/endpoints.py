@@ -1,0 +1,161 @@
+"""The table URL → function for admins, data sets: built of kept texts, labels and files, and read."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+
+from gateway.access import Admin, Body, Operator, When, known_task
+from gateway.audit import audited
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.datasets.builds import Build
+from gateway.features.datasets.datasets import DIGEST, Datasets, read_card
+from gateway.features.datasets.receiving import receive_file
+from gateway.openapi_parts import with_body, with_errors
+from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.reading import SourceFile
+
+FILES_MAX = 100
+ANY_BYTES: Mapping[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class FileIn(Body):
+    """A file that was sent, by its digest."""
+
+    digest: str = Field(pattern=DIGEST.pattern, max_length=64)
+    name: str = Field(min_length=1, max_length=200, description="Its ending tells its form: jsonl, json, csv, parquet.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, max_length=20, description='Its names for ours, such as {"text": "body"}.'
+    )
+
+
+class DatasetIn(Body):
+    """A data set to build."""
+
+    task: str = Field(max_length=63)
+    files: list[FileIn] = Field(default_factory=list, max_length=FILES_MAX)
+    since: When | None = Field(
+        None, description="Also requests from then on, whose texts are kept; unset: files alone."
+    )
+    until: When | None = Field(None, description="Requests before then; unset: now.")
+    heldout_share: float = Field(0.2, ge=0, le=0.9, description="Share of the groups that is held out.")
+    class_ratio_max: float | None = Field(
+        None, ge=1, le=1e6, description="Training rows of a class for each of the median class, at most; unset: all."
+    )
+    class_field: str = Field("", max_length=200, description="The field of the answers that is the class.")
+    leave_out_faults: bool = Field(False, description="Leave out rows that can't be read, instead of ending.")
+
+
+@router.post(
+    "/datasets/files",
+    status_code=201,
+    responses=with_errors("invalid_value", "body_too_large", "overload"),
+    openapi_extra=with_body(ANY_BYTES, description="The bytes of a file of rows."),
+)
+async def send_file(request: Request, _: Admin) -> dict[str, Any]:
+    """Keep a file for the next building; it goes with it, or after a day."""
+    datasets = feature_of(request, Datasets)
+    path = await receive_file(request, datasets.files, datasets.services.settings.datasets.file_bytes_max)
+    return {"digest": path.name}
+
+
+@router.post("/datasets", status_code=202, responses=with_errors("not_found", "invalid_value"))
+async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict[str, Any]:
+    """Build a data set. GET /datasets/builds/{id} shows how far it is."""
+    datasets = feature_of(request, Datasets)
+    known_task(datasets.services, body.task)
+    if not body.files and body.since is None:
+        raise Problem("missing_field", "Name files, or `since`, from when on requests go in.", "files")
+    files = [SourceFile(file.name, str(_sent(datasets, file.digest)), file.columns) for file in body.files]
+    now = time.time()
+    build = Build(
+        id=f"{int(now * 1000):012x}{secrets.token_hex(4)}",
+        task=body.task,
+        files=files,
+        options=DatasetOptions(
+            heldout_share=body.heldout_share,
+            class_ratio_max=body.class_ratio_max,
+            class_field=body.class_field,
+            leave_out_faults=body.leave_out_faults,
+        ),
+        since=body.since,
+        until=body.until or now,
+        by=admin.public,
+        created_at=now,
+    )
+    step = audited(datasets.services, admin)
+    step.note("building.begin", body.task, None, _told(build))
+    await datasets.builds.begin(build, step)
+    await datasets.services.snapshot.refresh()
+    return await _shown(datasets, build)
+
+
+@router.get("/datasets")
+async def list_datasets(
+    request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
+) -> dict[str, Any]:
+    """All data sets and the latest buildings, the newest first."""
+    datasets = feature_of(request, Datasets)
+    cards = await asyncio.to_thread(datasets.cards)
+    builds = [build for build in await datasets.builds.all() if task in (None, build.task)]
+    return {
+        "datasets": [card for card in cards if task in (None, card["task"])],
+        "builds": [await _shown(datasets, build) for build in builds],
+    }
+
+
+@router.get("/datasets/builds/{build}", responses=with_errors("not_found"))
+async def read_build(request: Request, build: str, _: Operator) -> dict[str, Any]:
+    """One building: how far it is, its data set's digest, or why it failed."""
+    datasets = feature_of(request, Datasets)
+    found = await datasets.builds.get(build) if build.isalnum() and len(build) <= 64 else None
+    if found is None:
+        raise Problem("not_found", f"There is no building {build[:80]!r}, or no more.")
+    return await _shown(datasets, found)
+
+
+@router.get("/datasets/{digest}", responses=with_errors("not_found"))
+async def read_dataset(request: Request, digest: str, _: Operator) -> dict[str, Any]:
+    """The card of a data set. The first digits of its digest are enough."""
+    folder = await _folder_of(feature_of(request, Datasets), digest)
+    return await asyncio.to_thread(read_card, folder)
+
+
+async def _folder_of(datasets: Datasets, digest: str) -> Path:
+    """Raises Problem (404)."""
+    folder = await asyncio.to_thread(datasets.find, digest)
+    if folder is None:
+        raise Problem("not_found", f"There is no data set {digest[:80]!r}: GET /admin/v1/datasets lists them.")
+    return folder
+
+
+def _sent(datasets: Datasets, digest: str) -> Path:
+    """The file of this digest. Raises Problem (404)."""
+    path = datasets.files / digest
+    if not path.is_file():
+        raise Problem(
+            "not_found", f"There is no file {digest}, or no more: send it to /admin/v1/datasets/files.", "files"
+        )
+    return path
+
+
+def _told(build: Build) -> dict[str, Any]:
+    """A building as people are told of it: without paths."""
+    fields: dict[str, Any] = msgspec.to_builtins(build)
+    fields["files"] = [{"name": file.name, "digest": Path(file.path).name} for file in build.files]
+    return fields
+
+
+async def _shown(datasets: Datasets, build: Build) -> dict[str, Any]:
+    progress = await datasets.builds.progress(build.id) if build.state == "running" else None
+    return _told(build) | {"progress": msgspec.to_builtins(progress)}

@@ -1,0 +1,129 @@
+"""Data sets are built one after the other: one gateway's job, each in a process of its own.
+
+A building stays in Redis until it has ended: whatever becomes of the gateway, the next one that has the job begins it
+again. Only a whole set appears in the folder, under the digest of its rows, so that nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from gateway.background.child_process import child, give
+from gateway.background.lease import JobLease
+from gateway.features.datasets.builds import Build
+from gateway.features.datasets.datasets import Datasets
+from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep
+from monitoring.datasets.folder import sweep
+from serving.object_store import Stale
+
+log = logging.getLogger(__name__)
+LOOK_INTERVAL_SECONDS = 0.25
+TELL_INTERVAL_SECONDS = 0.25
+FILE_SECONDS_MAX = 86_400.0
+"""A file that was sent is kept for so long, unless a building has used it up before."""
+COMMAND = (sys.executable, "-P", "-m", "monitoring.datasets.build_run")
+
+
+async def keep_building(datasets: Datasets) -> None:
+    """Build whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    lease = JobLease(datasets.services.redis, "datasets", datasets.services.name)
+    await lease.repeat(BuildingWork(datasets).step, LOOK_INTERVAL_SECONDS)
+
+
+class BuildingWork:
+    """Builds the data sets that wait, one after the other."""
+
+    def __init__(self, datasets: Datasets) -> None:
+        self._datasets = datasets
+        self._looked_at = -1
+        """The generation of the state at which buildings were last looked for."""
+
+    async def step(self) -> None:
+        """Build all that wait now. Raises RedisError."""
+        generation = self._datasets.services.snapshot.current.generation
+        if generation == self._looked_at:
+            return
+        await self._datasets.drafts.enter_left()
+        while (build := await self._datasets.builds.next()) is not None:
+            await asyncio.to_thread(sweep, self._datasets.folder)
+            await self._end(build, await self._result(build))
+        await asyncio.to_thread(forget_files, self._datasets.files, time.time() - FILE_SECONDS_MAX)
+        self._looked_at = generation
+
+    async def _result(self, build: Build) -> DatasetResult:
+        """The result of a process that builds it."""
+        settings = self._datasets.services.settings.datasets
+        job = DatasetJob(
+            task=build.task,
+            folder=str(self._datasets.folder),
+            files=build.files,
+            options=build.options,
+            rows_max=settings.rows_max,
+        )
+        try:
+            async with child(COMMAND) as process, asyncio.timeout(settings.building_seconds_max):
+                return await self._heard(build, process, msgspec.json.encode(job) + b"\n")
+        except TimeoutError:
+            text = f"It took longer than {settings.building_seconds_max:g} s (datasets.building_seconds_max)"
+            return DatasetResult(error=f"{text}: give fewer rows, or more time.")
+
+    async def _heard(self, build: Build, process: subprocess.Popen[bytes], job: bytes) -> DatasetResult:
+        """Give it the job and hear it to its end, noting how far it is."""
+        assert process.stdout is not None, "it is a pipe"
+        await give(process, job)
+        told_at = 0.0
+        while line := await asyncio.to_thread(process.stdout.readline):
+            message: DatasetStep | DatasetResult = msgspec.json.decode(line, type=DatasetStep | DatasetResult)
+            if isinstance(message, DatasetResult):
+                return message
+            if time.monotonic() - told_at >= TELL_INTERVAL_SECONDS:
+                told_at = time.monotonic()
+                await self._datasets.builds.tell(build.id, message)
+        code = await asyncio.to_thread(process.wait)
+        text = f"The process that builds it ended with exit code {code}: see the gateway's log, give fewer rows,"
+        return DatasetResult(error=f"{text} or more memory.")
+
+    async def _end(self, build: Build, result: DatasetResult) -> None:
+        """Note the end of a building, with its entry in the audit, and let go of its files."""
+        ended = msgspec.structs.replace(
+            build,
+            state="failed" if result.error else "done",
+            ended_at=time.time(),
+            digest=result.digest,
+            error=result.error,
+            faults=result.faults,
+        )
+        after = {"build": build.id, "digest": result.digest, "error": result.error}
+        draft = self._datasets.services.audit.draft(
+            build.by, f"building.{ended.state}", build.task, before=None, after=after
+        )
+        try:
+            await self._datasets.builds.end(ended, self._datasets.drafts.change(draft))
+        except Stale:
+            log.warning("another gateway has ended the building %s", build.id)
+        await self._datasets.drafts.enter_left()
+        used = {
+            file.path for other in await self._datasets.builds.all() if other.state == "running" for file in other.files
+        }
+        for file in build.files:
+            if file.path not in used:
+                await asyncio.to_thread(Path(file.path).unlink, missing_ok=True)
+
+
+def forget_files(folder: Path, before: float) -> None:
+    """Delete what was sent before a time, in Unix seconds, and no building has used up."""
+    for path in folder.glob("*"):
+        if path.stat().st_mtime >= before:
+            continue
+        if path.is_dir():  # of an upload whose gateway was killed
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

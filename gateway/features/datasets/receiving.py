@@ -1,0 +1,49 @@
+"""A file of rows that is sent: written to disk as it comes, and kept under its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from fastapi import Request
+
+from gateway.errors import Problem
+from gateway.server.data_body import receive_bytes
+from gateway.state.private_files import make_private_folder
+from serving.adapters.incoming import FREE_BYTES_MIN, append, incoming_folder, to_its_end
+
+WRITE_BYTES = 1 << 20
+
+
+async def receive_file(request: Request, folder: Path, bytes_max: int) -> Path:
+    """The file in this request's body, in `folder` under its digest.
+
+    Raises Problem: 413 too long, 503 no room on the disk, 400 where it is empty, breaks off or falls silent.
+    """
+    digest, waiting = hashlib.sha256(), bytearray()
+    try:
+        await to_its_end(lambda: make_private_folder(folder))
+        async with incoming_folder(folder) as aside:
+            rows = aside / "rows"
+
+            async def write() -> None:
+                piece = bytes(waiting)
+                waiting.clear()
+                digest.update(piece)
+                await to_its_end(lambda: append(rows, [piece], len(piece), FREE_BYTES_MIN))
+
+            async def take(piece: bytes) -> None:
+                waiting.extend(piece)
+                if len(waiting) >= WRITE_BYTES:
+                    await write()
+
+            await receive_bytes(request, bytes_max, "datasets.file_bytes_max", take)
+            await write()
+            if not rows.stat().st_size:
+                raise Problem("invalid_value", "The file is empty: send its rows as the body.")
+            target = folder / digest.hexdigest()
+            await to_its_end(lambda: rows.replace(target))
+            return target
+    except OSError as error:
+        text = f"The gateway can't keep the file ({error.strerror}): make room for data sets, or try again later."
+        raise Problem("overload", text, retry_after_seconds=60) from error

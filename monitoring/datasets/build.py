@@ -1,0 +1,98 @@
+"""A data set from rows: chosen, given their classes, divided and bounded. Pure: the same rows give the same set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from monitoring.datasets.rows import DataRow, LeftOut, digest
+from monitoring.datasets.selection import select_rows
+from monitoring.datasets.splitting import bound_classes, split_groups
+from monitoring.evaluation.comparing import Classes, ClassFinder
+
+
+class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The choices of who builds a set. `class_ratio_max` bounds the largest class of the training rows; `class_field`
+    is the field of the answers that is their class, empty to find it."""
+
+    heldout_share: float = 0.2
+    class_ratio_max: float | None = None
+    class_field: str = ""
+    leave_out_faults: bool = False
+
+
+@dataclass(frozen=True)
+class BuiltSet:
+    """A data set. `contrasts` are pairs of ids whose inputs are near each other, and whose answers differ."""
+
+    train: list[DataRow]
+    heldout: list[DataRow]
+    left_out: list[LeftOut]
+    contrasts: list[tuple[str, str]]
+
+    @property
+    def rows(self) -> list[DataRow]:
+        """All that are in a part of the set."""
+        return [*self.train, *self.heldout]
+
+    def requests(self) -> list[str]:
+        """The ids of requests whose texts are in any of its files."""
+        rows = [*self.rows, *(each.row for each in self.left_out if each.row is not None)]
+        return sorted({row.request for row in rows if row.request})
+
+
+def build_set(rows: Sequence[DataRow], faults: Sequence[LeftOut], options: DatasetOptions) -> BuiltSet:
+    """Build a data set of the rows that could be read."""
+    selection = select_rows(rows)
+    left_out = [*faults, *selection.left_out]
+    labelled: list[DataRow] = []
+    groups: list[str] = []
+    sizes = Counter(selection.groups)
+    for row, label, group in zip(selection.kept, _labels(selection.kept, options), selection.groups, strict=True):
+        if options.class_field and label is None:
+            fault = f"Row {row.id}: its answer has no field {options.class_field!r} for a class."
+            left_out.append(LeftOut(because="unreadable", row=row, fault=fault, source=row.source))
+            continue
+        named = group if sizes[group] > 1 else None
+        labelled.append(msgspec.structs.replace(row, label=label, group=named))
+        groups.append(group)
+    held_out = split_groups(labelled, groups, options.heldout_share)
+    divided = [(row, side) for row, side in zip(labelled, held_out, strict=True)]
+    all_synthetic = all(row.origin == "synthetic" for row, side in divided if side)
+    heldout = [row for row, side in divided if side and (all_synthetic or row.origin != "synthetic")]
+    if not all_synthetic:
+        made = [row for row, side in divided if side and row.origin == "synthetic"]
+        left_out += [LeftOut(because="made_from_heldout", row=row) for row in made]
+    train, over = bound_classes([row for row, side in divided if not side], options.class_ratio_max)
+    return BuiltSet(
+        sorted(train, key=_order),
+        sorted(heldout, key=_order),
+        sorted([*left_out, *over], key=_place),
+        selection.contrasts,
+    )
+
+
+def _labels(rows: Sequence[DataRow], options: DatasetOptions) -> list[str | None]:
+    """The class of each row: the field that was named, or else as an evaluation finds classes."""
+    if options.class_field:
+        classes = Classes("field", options.class_field)
+    else:
+        finder = ClassFinder()
+        for row in rows:
+            finder.add(row.evaluated())
+        classes = finder.found()
+    return [classes.of_row(row.evaluated()) for row in rows]
+
+
+def _order(row: DataRow) -> str:
+    """The order of the rows in their file: mixed, and always the same."""
+    return digest(row.id)
+
+
+def _place(left_out: LeftOut) -> tuple[str, str, str, int]:
+    """The order of what is left out: by reason, rows of one conflict together."""
+    name = digest(left_out.row.id) if left_out.row is not None else left_out.source
+    return left_out.because, left_out.conflict, name, left_out.line

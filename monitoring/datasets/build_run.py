@@ -1,0 +1,104 @@
+"""One building of a data set, in a process of its own: `python -m monitoring.datasets.build_run`.
+
+It reads a DatasetJob as a line of JSON. Its output is lines of JSON, a DatasetStep each, and last a DatasetResult. It
+ends at once when its input is closed: it never outlives the gateway that began it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from monitoring.datasets.build import BuiltSet, build_set
+from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep
+from monitoring.datasets.card import card_of
+from monitoring.datasets.folder import write_set
+from monitoring.datasets.reading import read_rows
+from monitoring.datasets.rows import DataRow, LeftOut
+from monitoring.evaluation.dataset import DatasetError
+from monitoring.helper_process import live_with_input
+
+FAULTS_SHOWN = 20
+
+
+def run(job: DatasetJob) -> DatasetResult:
+    """Build the set. Raises OSError, after which nothing of it is left."""
+    _tell("reading", 0.0)
+    try:
+        rows, faults = _read(job)
+    except DatasetError as error:
+        return DatasetResult(error=str(error))
+    if faults and not job.options.leave_out_faults:
+        return _refused(faults)
+    if not rows:
+        return DatasetResult(error="There is no row: give files with a question and its answer in each row.")
+    _tell("comparing rows", 0.2)
+    built = build_set(rows, faults, job.options)
+    fault = _fault_of(built)
+    if fault:
+        return DatasetResult(error=fault)
+    _tell("writing", 0.9)
+    card = {"built_at": round(time.time(), 3)} | card_of(built, job.options)
+    return DatasetResult(write_set(Path(job.folder), job.task, built, card, {}))
+
+
+def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
+    """The rows of all sources, and those that can't be read. Raises DatasetError and OSError."""
+    rows: list[DataRow] = []
+    faults: list[LeftOut] = []
+    for file in job.files:
+        for row in read_rows(file):
+            if isinstance(row, LeftOut):
+                faults.append(row)
+            else:
+                rows.append(row)
+            if len(rows) + len(faults) > job.rows_max:
+                raise DatasetError(f"There are more than {job.rows_max} rows (datasets.rows_max): give fewer.")
+    return rows, faults
+
+
+def _refused(faults: list[LeftOut]) -> DatasetResult:
+    shown = [f"{each.source}: {each.fault}" for each in faults[:FAULTS_SHOWN]]
+    count = f"{len(faults)} rows" if len(faults) > 1 else "1 row"
+    text = f"{count} can't be read. {shown[0]} Mend them, or build with leave_out_faults."
+    return DatasetResult(error=text, faults=shown)
+
+
+def _fault_of(built: BuiltSet) -> str:
+    """The reason why nothing could be trained on a set; empty where something could."""
+    if built.train:
+        return ""
+    conflicts = sum(each.because == "conflict" for each in built.left_out)
+    why = f": {conflicts} contradict each other" if conflicts else ""
+    return f"No row is left to train on{why}. Give more rows, or hold out fewer."
+
+
+def _tell(stage: str, share: float) -> None:
+    _say(msgspec.json.encode(DatasetStep(stage, share)))
+
+
+def _say(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=DatasetJob)
+    live_with_input()
+    try:
+        result = run(job)
+    except OSError as error:
+        room = " Make room, then build it again." if error.errno == errno.ENOSPC else ""
+        result = DatasetResult(error=f"The data set can't be written: {error.strerror or error}.{room}")
+    _say(msgspec.json.encode(result))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The card of a data set: its figures, as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from monitoring.datasets.build import BuiltSet, DatasetOptions
+from monitoring.datasets.rows import ORIGINS, DataRow, input_of
+
+CONTRASTS_MAX = 50
+LENGTH_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+
+def card_of(built: BuiltSet, options: DatasetOptions) -> dict[str, Any]:
+    """The figures of a set that follow from its rows alone."""
+    return {
+        "options": {
+            "heldout_share": options.heldout_share,
+            "class_ratio_max": options.class_ratio_max,
+            "class_field": options.class_field,
+        },
+        "rows": {"train": len(built.train), "heldout": len(built.heldout), "left_out": len(built.left_out)},
+        "left_out": dict(sorted(Counter(each.because for each in built.left_out).items())),
+        "conflicts": len({each.conflict for each in built.left_out if each.conflict}),
+        "contrasts": {"pairs": len(built.contrasts), "first": built.contrasts[:CONTRASTS_MAX]},
+        "classes": {"train": _counted(built.train), "heldout": _counted(built.heldout)},
+        "origins": {part: _origins(rows) for part, rows in _parts(built).items()},
+        "sources": dict(sorted(Counter(row.source for row in built.rows).items())),
+        "groups": {part: _groups(rows) for part, rows in _parts(built).items()},
+        "input_characters": _lengths(built.rows),
+        "requests": len(built.requests()),
+    }
+
+
+def _parts(built: BuiltSet) -> dict[str, list[DataRow]]:
+    return {"train": built.train, "heldout": built.heldout}
+
+
+def _counted(rows: Sequence[DataRow]) -> dict[str, int]:
+    """The rows of each class, the largest first."""
+    counts = Counter(row.label or "" for row in rows)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _origins(rows: Sequence[DataRow]) -> dict[str, int]:
+    counts = Counter(row.origin for row in rows)
+    return {origin: counts[origin] for origin in ORIGINS}
+
+
+def _groups(rows: Sequence[DataRow]) -> dict[str, int]:
+    """The number of groups, and the rows of the largest."""
+    counts = Counter(row.group or row.id for row in rows)
+    return {"count": len(counts), "largest": max(counts.values(), default=0)}
+
+
+def _lengths(rows: Sequence[DataRow]) -> dict[str, float]:
+    """Quantiles of the characters of what is asked."""
+    lengths = [len(input_of(row)) for row in rows]
+    return {f"{share:g}": float(np.quantile(lengths, share)) for share in LENGTH_SHARES} if lengths else {}

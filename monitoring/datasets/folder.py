@@ -1,0 +1,84 @@
+"""The folder of a data set, named by its digest: written aside, and moved into its place whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from monitoring.datasets.build import BuiltSet
+
+TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
+CARD_FILE, REQUESTS_FILE = "card.json", "requests.txt"
+PARTIAL = ".partial-"
+
+
+def write_set(folder: Path, task: str, built: BuiltSet, card: dict[str, Any], pages: dict[str, str]) -> str:
+    """Write a data set into its folder inside `folder`; its digest. One that is there already stays as it is.
+
+    `pages` are further files with their text. Raises OSError; then nothing is left.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder, ignore_cleanup_errors=True) as aside:
+        partial = Path(aside) / "set"
+        partial.mkdir(mode=0o700)
+        parts = {
+            TRAIN_FILE: map(msgspec.json.encode, built.train),
+            HELDOUT_FILE: map(msgspec.json.encode, built.heldout),
+        }
+        digests = {name: _write_lines(partial / name, lines) for name, lines in parts.items()}
+        name = digest_of_set(task, digests)
+        target = folder / name
+        if target.is_dir():
+            return name
+        _write_lines(partial / LEFT_OUT_FILE, map(msgspec.json.encode, built.left_out))
+        _write_lines(partial / REQUESTS_FILE, (request.encode() for request in built.requests()))
+        whole = {"digest": name, "task": task, **card, "files": digests}
+        _write_lines(partial / CARD_FILE, [msgspec.json.format(msgspec.json.encode(whole))])
+        for page, text in pages.items():
+            _write_lines(partial / page, [text.encode(errors="replace")])
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another build of the same set was faster
+                raise
+        _sync(folder)
+    return name
+
+
+def digest_of_set(task: str, digests: dict[str, str]) -> str:
+    """The digest of a data set: of its task, and of the bytes of its training and held-out rows."""
+    named = msgspec.json.encode([task, digests[TRAIN_FILE], digests[HELDOUT_FILE]])
+    return hashlib.sha256(named).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what builds that were killed have left. Nothing may be building."""
+    for left in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_lines(path: Path, lines: Iterable[bytes]) -> str:
+    """Write lines to a new file, and have them on disk; the sha256 of its bytes."""
+    found = hashlib.sha256()
+    with path.open("wb") as file:
+        for line in lines:
+            file.write(line + b"\n")
+            found.update(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return found.hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

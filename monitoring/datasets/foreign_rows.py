@@ -1,0 +1,123 @@
+"""Rows in the forms of others, as our own form has them: preference pairs of OpenAI, and inferences of TensorZero."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from monitoring.evaluation.dataset import DatasetError, canonical
+
+TEXT_KEYS = ("text", "value", "arguments")
+"""Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
+
+
+def as_own_form(read: dict[str, Any], at: int) -> dict[str, Any]:
+    """The object on line `at` with the keys that our rows have; one of ours is left as it is. Raises DatasetError."""
+    if "messages" in read or "input" not in read:
+        return read
+    if "preferred_output" in read:
+        return _from_preference(read, at)
+    if "output" in read:
+        return _from_inference(read, at)
+    return read
+
+
+def _from_preference(read: dict[str, Any], at: int) -> dict[str, Any]:
+    asked = read["input"]
+    messages = asked.get("messages") if isinstance(asked, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise DatasetError(f"Line {at}: its input has no messages.")
+    own = {name: value for name, value in read.items() if name not in ("input", "preferred_output")}
+    rejected = own.pop("non_preferred_output", None)
+    own["messages"] = [*messages, {"role": "assistant", "content": _last_text(read["preferred_output"], at)}]
+    return own | ({"rejected": _last_text(rejected, at)} if rejected else {})
+
+
+def _last_text(output: Any, at: int) -> str:
+    """The assistant's text in an output of a preference pair."""
+    last = output[-1] if isinstance(output, list) and output else output
+    content = last.get("content") if isinstance(last, dict) else last
+    if not isinstance(content, str) or not content:
+        raise DatasetError(f"Line {at}: an output of it is no text: give a list with one message of the assistant.")
+    return content
+
+
+def _from_inference(read: dict[str, Any], at: int) -> dict[str, Any]:
+    """An inference or a datapoint of TensorZero. An episode's inferences belong together."""
+    asked, output = _decoded(read["input"]), _decoded(read["output"])
+    if not isinstance(asked, dict) or "messages" not in asked:
+        named = {name: value for name, value in read.items() if name not in ("input", "output")}
+        return named | {"text": asked, "expected": output}
+    system = asked.get("system")
+    messages: list[dict[str, Any]] = [{"role": "system", "content": _as_text(system)}] if system else []
+    for message in asked["messages"] if isinstance(asked["messages"], list) else []:
+        if not isinstance(message, dict):
+            raise DatasetError(f"Line {at}: a message of its input is no object with role and content.")
+        messages.append({"role": message.get("role"), "content": _text_in(message.get("content"), at)})
+    own: dict[str, Any] = {
+        "messages": [*messages, {"role": "assistant", "content": _output_text(output, at)}],
+        "id": read.get("id") or read.get("inference_id"),
+        "group": read.get("episode_id"),
+        "at": read.get("timestamp"),
+        "label": read.get("label"),
+    }
+    worse = _decoded(read.get("dispreferred_outputs") or [])
+    if worse:
+        own["rejected"] = _output_text(_decoded(worse[0]), at)
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def _output_text(output: Any, at: int) -> str:
+    """The text of an output: of a chat function its blocks, of a JSON function the raw answer."""
+    if isinstance(output, dict) and ("raw" in output or "parsed" in output):
+        return str(output["raw"]) if output.get("raw") else canonical(output.get("parsed"))
+    return _text_in(output, at)
+
+
+def _text_in(content: Any, at: int) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for block in content if isinstance(content, list) else [content]:
+        found = (
+            next((block[key] for key in TEXT_KEYS if block.get(key) is not None), None)
+            if isinstance(block, dict)
+            else None
+        )
+        if found is None or block.get("type") not in ("text", "raw_text", "template", None):
+            kind = block.get("type") if isinstance(block, dict) else type(block).__name__
+            raise DatasetError(f"Line {at}: it has a block of the type {str(kind)[:40]!r}: only texts can be taken.")
+        texts.append(_as_text(found))
+    return "\n".join(texts)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else canonical(value)
+
+
+def _decoded(value: Any) -> Any:
+    """A value that a table's column may hold as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError):
+            return value
+    return value
+
+
+def time_of(value: Any) -> float | None:
+    """Unix seconds of a number or of a time in ISO 8601; None for anything else."""
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        if isinstance(value, datetime):
+            moment = value
+        elif isinstance(value, str) and not value.replace(".", "", 1).isdigit():
+            moment = datetime.fromisoformat(value)
+        else:
+            return float(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,210 @@
+"""Rows from files: JSON lines, JSON, CSV and Parquet, ours or those of others. A bad row is a fault with its line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from monitoring.datasets.foreign_rows import as_own_form, time_of
+from monitoring.datasets.rows import ORIGINS, DataRow, LeftOut, Origin, digest
+from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, canonical, group_named, object_of, row_of
+
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "text": ("question", "message", "user"),
+    "expected": ("answer", "completion", "response", "assistant"),
+}
+"""Other names of columns, where a table has none of ours."""
+INSTEAD_OF: Mapping[str, frozenset[str]] = {
+    "text": frozenset({"messages", "text", "prompt", "input"}),
+    "expected": frozenset({"messages", "expected", "output", "preferred_output"}),
+}
+MADE_ORIGINS = frozenset({"synthetic", "template", "generated", "paraphrase", "augmented"})
+WRITTEN_ORIGINS = frozenset({"demonstrated", "hand", "human"})
+ROW_BYTES_MAX = 1 << 18
+TABLE_ROWS_AT_ONCE = 1000
+
+
+class SourceFile(msgspec.Struct, frozen=True):
+    """A file that was given: its `name`, which tells its form, and its `path` here. `columns` are names of its own for
+    ours, such as `{"text": "body"}`."""
+
+    name: str
+    path: str
+    columns: dict[str, str] = {}
+
+
+def read_rows(file: SourceFile) -> Iterator[DataRow | LeftOut]:
+    """The rows of a file, and those that can't be read. Raises DatasetError for a file that is none, and OSError."""
+    for at, read in _objects(file):
+        if isinstance(read, LeftOut):
+            yield read
+            continue
+        try:
+            yield data_row_of(_with_our_names(read, file.columns), at, file.name)
+        except DatasetError as error:
+            yield _unreadable(file, at, str(error))
+
+
+def data_row_of(read: dict[str, Any], at: int, source: str) -> DataRow:
+    """The row in an object of any form that is known, on line `at`. Raises DatasetError."""
+    read = as_own_form(read, at)
+    row = row_of(read, at, 0)
+    named = group_named({"group": read.get("group")}, at)
+    parent = group_named({"parent": read.get("parent")}, at)
+    asked = row.messages if row.messages is not None else [{"role": "user", "content": row.prompt}]
+    for message in asked:
+        if not isinstance(message.get("role"), str):
+            raise DatasetError(f"Line {at}: a message of it has no role: give system, user, assistant or tool.")
+    messages = [*asked, {"role": "assistant", "content": row.expected}]
+    given = read.get("id")
+    rejected = read.get("rejected")
+    return DataRow(
+        messages=messages,
+        id=str(given) if given not in (None, "") else f"row-{digest(canonical(messages))[:16]}",
+        label=row.label,
+        group=named[1] if named else None,
+        origin=_origin_of(read.get("origin")),
+        parent=parent[1] if parent else None,
+        request=str(read["request"]) if read.get("request") else None,
+        source=str(read.get("source") or source),
+        at=time_of(read.get("at")),
+        rejected=rejected if isinstance(rejected, str) and rejected else None,
+    )
+
+
+def _origin_of(value: Any) -> Origin:
+    """The origin that a row names; a row that names none is real."""
+    name = str(value or "").lower()
+    if name in MADE_ORIGINS:
+        return "synthetic"
+    return "demonstrated" if name in WRITTEN_ORIGINS else next((each for each in ORIGINS if each == name), "real")
+
+
+def _objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
+    """The rows of a file as JSON objects, each with its line, or its number in a table."""
+    ending = Path(file.name).suffix.lower()
+    if ending == ".csv":
+        yield from _csv_objects(file)
+    elif ending == ".parquet":
+        yield from _parquet_objects(file)
+    elif ending == ".json":
+        yield from _json_objects(file)
+    else:
+        yield from _line_objects(file)
+
+
+def _line_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
+    with Path(file.path).open("rb") as opened:
+        for at, raw in enumerate(opened, 1):
+            line = raw.removeprefix(BYTE_ORDER_MARK) if at == 1 else raw
+            if not line.strip():
+                continue
+            if len(line) > ROW_BYTES_MAX:
+                yield at, _unreadable(file, at, f"Line {at}: it has more than {ROW_BYTES_MAX} bytes: shorten it.")
+                continue
+            try:
+                yield at, object_of(line, at)
+            except DatasetError as error:
+                yield at, _unreadable(file, at, str(error))
+
+
+def _json_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
+    try:
+        whole = msgspec.json.decode(Path(file.path).read_bytes().removeprefix(BYTE_ORDER_MARK))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DatasetError(f"{file.name} is no JSON ({error}): of lines of JSON the name ends in .jsonl.") from None
+    if isinstance(whole, dict):  # what TensorZero's API answers
+        whole = next((value for value in whole.values() if isinstance(value, list)), None)
+    if not isinstance(whole, list):
+        raise DatasetError(f"{file.name} holds no list: give a list of objects.")
+    for at, read in enumerate(whole, 1):
+        if isinstance(read, dict):
+            yield at, read
+        else:
+            yield at, _unreadable(file, at, f"Row {at}: it is no JSON object.")
+
+
+def _csv_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
+    with Path(file.path).open(encoding="utf-8-sig", newline="") as opened:
+        reader = csv.DictReader(opened, strict=True)
+        try:
+            _see_that_columns_fit(file, list(reader.fieldnames or ()))
+            width, at = len(reader.fieldnames or ()), reader.line_num + 1
+            for row in reader:
+                cells = {name: value for name, value in row.items() if name is not None and value not in (None, "")}
+                if None in row or None in row.values():
+                    text = f"Line {at}: it has {'more' if None in row else 'fewer'} cells than the {width} columns."
+                    yield at, _unreadable(file, at, text)
+                else:
+                    yield at, cells
+                at = reader.line_num + 1
+        except UnicodeDecodeError:
+            raise DatasetError(f"{file.name} is no text in UTF-8: save it as such.") from None
+        except csv.Error as error:
+            raise DatasetError(f"{file.name}, line {reader.line_num}: it is no CSV ({error}).") from None
+
+
+def _parquet_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
+    import duckdb  # noqa: PLC0415 - 60 ms, which other files do not need
+
+    with duckdb.connect() as connection:
+        try:
+            found = connection.execute("SELECT * FROM read_parquet(?)", [file.path])
+        except duckdb.Error as error:
+            raise DatasetError(f"{file.name} is no Parquet: {str(error).splitlines()[0][:200]}") from None
+        names = [column[0] for column in found.description or ()]
+        _see_that_columns_fit(file, names)
+        at = 0
+        while rows := found.fetchmany(TABLE_ROWS_AT_ONCE):
+            for row in rows:
+                at += 1
+                yield (
+                    at,
+                    {name: _without_none(value) for name, value in zip(names, row, strict=True) if value is not None},
+                )
+
+
+def _without_none(value: Any) -> Any:
+    """A value of a table without keys that only other rows have; a list that is written as JSON is one."""
+    if isinstance(value, dict):
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_none(each) for each in value]
+    if isinstance(value, str) and value.startswith('[{"role"'):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:
+    """Raises DatasetError where no column of a table asks anything."""
+    ours = set(_with_our_names(dict.fromkeys(names), file.columns))
+    missing = [name for name in file.columns.values() if name not in names]
+    if missing:
+        raise DatasetError(f"{file.name} has no column {missing[0]!r}: it has {', '.join(names)[:400]}.")
+    if not ours & INSTEAD_OF["text"]:
+        text = f"{file.name} has no column text or messages: name one, as in --column text=NAME --column expected=NAME."
+        raise DatasetError(f"{text} It has {', '.join(names)[:400] or 'none'}.")
+
+
+def _with_our_names(read: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The object under the names that we read: those that were given, else known ones."""
+    names = {given: ours for ours, given in columns.items()}
+    for ours, others in SYNONYMS.items():
+        if not INSTEAD_OF[ours] & {*read, *columns}:
+            names |= {name: ours for name in others if name in read and ours not in names.values()}
+    if not names:
+        return read
+    renamed = {names[name]: value for name, value in read.items() if name in names}
+    return {name: value for name, value in read.items() if name not in names and name not in renamed} | renamed
+
+
+def _unreadable(file: SourceFile, at: int, fault: str) -> LeftOut:
+    return LeftOut(because="unreadable", fault=fault, source=file.name, line=at)

@@ -1,0 +1,107 @@
+"""The rows of a data set: what they hold, what was left out, and the texts by which they are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.evaluation.comparing import normal
+from monitoring.evaluation.dataset import Row, canonical
+
+Origin = Literal["demonstrated", "real", "synthetic"]
+ORIGINS: tuple[Origin, ...] = ("demonstrated", "real", "synthetic")
+"""The origins of rows. Of two equal rows that of the earlier origin is kept."""
+Because = Literal["unreadable", "conflict", "exact_duplicate", "near_duplicate", "class_ratio", "made_from_heldout"]
+INSTRUCTING = frozenset({"system", "developer"})
+
+
+class DataRow(msgspec.Struct, frozen=True, kw_only=True, rename={"label": "class"}):
+    """One row: a chat that ends with the assistant's answer, and where it comes from.
+
+    `request` is the id of the request that it was, `parent` the row that it was made from. Rows of one `group` are
+    never divided between training and held-out rows. `rejected` is a worse answer to the same input.
+    """
+
+    messages: list[dict[str, Any]]
+    id: str
+    label: str | None = None
+    group: str | None = None
+    origin: Origin = "real"
+    parent: str | None = None
+    request: str | None = None
+    source: str = ""
+    at: float | None = None
+    rejected: str | None = None
+
+    @property
+    def answer(self) -> str:
+        """The text of the assistant's last message."""
+        return str(self.messages[-1]["content"])
+
+    def evaluated(self) -> Row:
+        """It as a row to evaluate on."""
+        return Row(0, self.id, 0, self.answer, self.messages[:-1], None, self.label)
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A row that is in no part of the set. `of` is the id of the row that stands for it; rows of one conflict have the
+    same `conflict`. A row that can't be read is its `fault`, with source and line."""
+
+    because: Because
+    row: DataRow | None = None
+    of: str = ""
+    conflict: str = ""
+    fault: str = ""
+    source: str = ""
+    line: int = 0
+
+
+def input_of(row: DataRow) -> str:
+    """The text of what is asked, without instructions that a whole task has in common."""
+    asked = [message for message in row.messages[:-1] if message.get("role") not in INSTRUCTING]
+    return "\n".join(text_of(message) for message in asked or row.messages[:-1])
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """The text of a message; of parts, that of each."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part)
+
+
+def fold_text(text: str) -> str:
+    """A text in the form in which rows are compared: case, white space and forms of one letter make no difference."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def digest_of_input(row: DataRow) -> str:
+    """The digest of all that comes before the answer, instructions too."""
+    asked = [[message.get("role"), fold_text(text_of(message)), _more(message)] for message in row.messages[:-1]]
+    return digest(canonical(asked))
+
+
+def digest_of_answer(row: DataRow) -> str:
+    """The digest of the answer: JSON by its value, other texts without differences of white space."""
+    return hashlib.sha256(normal(row.answer)).hexdigest()
+
+
+def digest(text: str) -> str:
+    """A text's sha256 as hexadecimal digits."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _more(message: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a message that are no text, such as calls of tools or pictures."""
+    more = {name: value for name, value in message.items() if name not in ("role", "content") and value is not None}
+    content = message.get("content")
+    others = (
+        [part for part in content if not (isinstance(part, dict) and "text" in part)]
+        if isinstance(content, list)
+        else []
+    )
+    return more | ({"parts": others} if others else {})

@@ -1,0 +1,136 @@
+"""The choice of rows: one of equal and of near ones, none of those that contradict each other; and their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from monitoring.datasets.near_duplicates import NearIndex
+from monitoring.datasets.rows import (
+    ORIGINS,
+    DataRow,
+    LeftOut,
+    digest,
+    digest_of_answer,
+    digest_of_input,
+    fold_text,
+    input_of,
+)
+
+
+@dataclass
+class Selection:
+    """The rows that are kept, each with the name of its group, and those that are left out.
+
+    `contrasts` are pairs of kept rows that are near each other and have different answers: right, or a wrong label.
+    """
+
+    kept: list[DataRow] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    contrasts: list[tuple[str, str]] = field(default_factory=list)
+
+
+def select_rows(rows: Sequence[DataRow]) -> Selection:
+    """Choose among rows. The result is the same in whatever order they come."""
+    ordered = _with_unique_ids(sorted(rows, key=_rank))
+    groups = _Groups([*map(_names_of_groups, ordered)])
+    selection = Selection()
+    kept = _without_near(ordered, _without_equal(ordered, groups, selection), groups, selection)
+    selection.kept = [ordered[number] for number in kept]
+    selection.groups = [digest_of_input(ordered[groups.first_of(number)])[:16] for number in kept]
+    return selection
+
+
+def _rank(row: DataRow) -> tuple[int, str, str, str]:
+    """The order of rows: what people wrote before what a program made; then by content alone."""
+    return (
+        ORIGINS.index(row.origin),
+        digest_of_input(row),
+        digest_of_answer(row),
+        digest(msgspec.json.encode(row).decode()),
+    )
+
+
+def _with_unique_ids(rows: Sequence[DataRow]) -> list[DataRow]:
+    """The rows; of those that share an id, all but the first have a part of their digest behind it."""
+    seen: set[str] = set()
+    unique = []
+    for row in rows:
+        name = row.id
+        if name in seen:
+            name = f"{row.id}-{digest(msgspec.json.encode(row).decode())[:12]}"
+            while name in seen:  # the same row, given twice: it is left out further on
+                name = f"{name}+"
+        seen.add(name)
+        unique.append(row if name == row.id else msgspec.structs.replace(row, id=name))
+    return unique
+
+
+def _names_of_groups(row: DataRow) -> list[tuple[str, str, str]]:
+    """The names under which a row belongs together with others of its source."""
+    names = [("parent", row.source, row.parent or row.id), ("parent", row.source, row.id)]
+    return names + ([("group", row.source, row.group)] if row.group else [])
+
+
+def _without_equal(rows: Sequence[DataRow], groups: _Groups, selection: Selection) -> list[int]:
+    """The numbers of rows that stand for all with the same input; of those with several answers none does."""
+    by_input: dict[str, dict[str, list[int]]] = {}
+    for number, row in enumerate(rows):
+        by_input.setdefault(digest_of_input(row), {}).setdefault(digest_of_answer(row), []).append(number)
+    standing = []
+    for name, by_answer in by_input.items():
+        numbers = [number for equal in by_answer.values() for number in equal]
+        groups.join(*numbers)
+        if len(by_answer) > 1:
+            selection.left_out += [LeftOut(because="conflict", row=rows[each], conflict=name[:16]) for each in numbers]
+            continue
+        first, *others = numbers
+        standing.append(first)
+        selection.left_out += [LeftOut(because="exact_duplicate", row=rows[each], of=rows[first].id) for each in others]
+    return sorted(standing)
+
+
+def _without_near(rows: Sequence[DataRow], numbers: Sequence[int], groups: _Groups, selection: Selection) -> list[int]:
+    """The numbers of rows that are near no other with the same answer. All that are near each other are one group."""
+    index, kept = NearIndex(), []
+    for number in numbers:
+        text = fold_text(input_of(rows[number]))
+        answer = digest_of_answer(rows[number])
+        near = [other for other, _ in index.near(text)]
+        groups.join(number, *near)
+        same = next((other for other in near if digest_of_answer(rows[other]) == answer), None)
+        if same is not None:
+            selection.left_out.append(LeftOut(because="near_duplicate", row=rows[number], of=rows[same].id))
+            continue
+        selection.contrasts += [(rows[other].id, rows[number].id) for other in near]
+        kept.append(number)
+        index.add(number, text)
+    return kept
+
+
+class _Groups:
+    """Rows that belong together, over any chain of reasons (union-find). A group is named by its first row."""
+
+    def __init__(self, names: Sequence[Sequence[tuple[str, str, str]]]) -> None:
+        self._first = list(range(len(names)))
+        by_name: dict[tuple[str, str, str], int] = {}
+        for number, of_row in enumerate(names):
+            for name in of_row:
+                self.join(number, by_name.setdefault(name, number))
+
+    def first_of(self, number: int) -> int:
+        """The first row of this one's group."""
+        while self._first[number] != number:
+            self._first[number] = self._first[self._first[number]]
+            number = self._first[number]
+        return number
+
+    def join(self, *numbers: int) -> None:
+        """Make one group of the groups of these rows."""
+        firsts = {self.first_of(number) for number in numbers}
+        least = min(firsts)
+        for first in firsts:
+            self._first[first] = least

@@ -1,0 +1,59 @@
+"""The division into training and held-out rows, by groups, and the bound on the largest class."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from monitoring.datasets.rows import DataRow, LeftOut, digest
+
+GROUPS_MIN = 5
+"""A class with fewer groups is not held out where chance leaves it to training: it would lose too much."""
+
+
+def split_groups(rows: Sequence[DataRow], groups: Sequence[str], heldout_share: float) -> list[bool]:
+    """Whether each row is held out. Rows of a group are on one side.
+
+    A group's side is drawn by a hash of its name: what is held out once is so in later sets, too. A group of synthetic
+    rows alone is for training, where there are others. A class of which chance holds out nothing gives its next group.
+    """
+    by_group: dict[str, list[DataRow]] = {}
+    for row, group in zip(rows, groups, strict=True):
+        by_group.setdefault(group, []).append(row)
+    real = {name: of_group for name, of_group in by_group.items() if any(row.origin != "synthetic" for row in of_group)}
+    candidates = real if len(real) >= GROUPS_MIN else by_group
+    drawn = sorted((_draw(name), name) for name in candidates)
+    held_out = {name for value, name in drawn if value < heldout_share}
+    for label in sorted({row.label or "" for row in rows}):
+        of_label = [name for _, name in drawn if any((row.label or "") == label for row in candidates[name])]
+        if len(of_label) >= GROUPS_MIN and heldout_share > 0 and not held_out.intersection(of_label):
+            held_out.add(of_label[0])
+    if len(held_out) == len(by_group) and drawn:
+        held_out.discard(drawn[-1][1])
+    return [group in held_out for group in groups]
+
+
+def bound_classes(rows: Sequence[DataRow], ratio_max: float | None) -> tuple[list[DataRow], list[LeftOut]]:
+    """The rows of which no class has more than `ratio_max` times those of the median class, and those over it.
+
+    With two classes the median is the smaller one. None: all of them.
+    """
+    counts = Counter(row.label for row in rows)
+    if ratio_max is None or len(counts) < 2:
+        return list(rows), []
+    most = max(1, int(ratio_max * statistics.median_low(counts.values())))
+    taken: Counter[str | None] = Counter()
+    kept, left_out = [], []
+    for row in sorted(rows, key=lambda row: (row.origin == "synthetic", _draw(row.id))):
+        taken[row.label] += 1
+        if taken[row.label] <= most:
+            kept.append(row)
+        else:
+            left_out.append(LeftOut(because="class_ratio", row=row))
+    return kept, left_out
+
+
+def _draw(name: str) -> float:
+    """A number from 0 to 1 that is always the same for a name."""
+    return int(digest(name)[:13], 16) / 16**13

@@ -1,0 +1,70 @@
+"""`apprentice datasets` over a real gateway: files become a data set, and what can't be used is told with its line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from tests.gateway.cli.conftest import Command, in_a_process, ok
+from tests.walks.gateway import RunningGateway
+
+
+def write_rows(path: Path, count: int, answer: str = "yes") -> Path:
+    lines = [json.dumps({"text": f"Item {n}: {n * n} pieces of {n * 7}", "expected": answer}) for n in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+async def test_a_data_set_is_built_of_files_and_the_same_files_are_the_same_set(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    one, two = write_rows(tmp_path / "one.jsonl", 40), tmp_path / "two.csv"
+    two.write_text("body,reply\nA vase from Oslo.,no\nA lamp to Malta.,no\n")
+    words = ["--column", "text=body", "--column", "expected=reply"]
+    first = await ok(apprentice, "datasets", "build", "returns", "-f", str(one), "-f", str(two), *words, "--json")
+    card = first.json
+    folder = gateway.services.settings.dataset_folder / card["digest"]
+    train, heldout = ((folder / name).read_text().splitlines() for name in ("train.jsonl", "heldout.jsonl"))
+    assert (len(train), len(heldout)) == (card["rows"]["train"], card["rows"]["heldout"])
+    assert len(train) + len(heldout) + card["rows"]["left_out"] == 42
+    assert json.loads(train[0])["messages"][-1]["role"] == "assistant"
+    again = await ok(apprentice, "datasets", "build", "returns", "-f", str(two), "-f", str(one), *words, "--json")
+    assert again.json == card
+    listed = await ok(apprentice, "datasets", "list")
+    assert f"{card['digest'][:12]}  returns  {len(train)}" in listed.out
+    shown = await ok(apprentice, "datasets", "show", card["digest"][:8])
+    assert f"training rows  {len(train)}" in shown.out
+    assert not list((gateway.services.settings.dataset_folder / ".files").iterdir())
+    async with gateway.http() as http:
+        audit = (await http.get("/admin/v1/audit", params={"action": "building.done"})).json()["entries"]
+    assert [entry["after"]["digest"] for entry in audit] == [card["digest"]] * 2
+
+
+async def test_broken_rows_end_a_building_with_their_lines_or_are_left_out(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", 20)
+    path.write_text(path.read_text() + '{"text": "no answer"}\n{broken\n')
+    refused = await apprentice("datasets", "build", "returns", "--file", str(path))
+    assert (refused.exit_code, refused.out) == (1, "")
+    assert "2 rows can't be read. rows.jsonl: Line 21: it has no expected answer" in refused.err
+    assert "rows.jsonl: Line 22: it is no JSON" in refused.err
+    built = await ok(apprentice, "datasets", "build", "returns", "--file", str(path), "--leave-out-faults")
+    assert "2 unreadable" in built.out
+    for words, code, text in (
+        (["nothing", "-f", str(path)], 1, "has no task 'nothing'"),
+        (["returns"], 1, "Name files"),
+        (["returns", "-f", str(tmp_path / "none.jsonl")], 2, "can't be read"),
+        (["returns", "-f", str(path), "--column", "text"], 2, "is not OURS=THEIRS"),
+    ):
+        refused = await apprentice("datasets", "build", *words)
+        assert (refused.exit_code, text in refused.err) == (code, True), refused.err
+
+
+async def test_two_data_sets_that_are_built_at_once_are_both_built(gateway: RunningGateway, tmp_path: Path) -> None:
+    paths = [write_rows(tmp_path / f"{n}.jsonl", 30 + n) for n in (1, 2)]
+    command = in_a_process(gateway)
+    words = [("datasets", "build", "returns", "-f", str(path), "--json") for path in paths]
+    both = await asyncio.gather(*(ok(command, *each) for each in words))
+    assert len({said.json["digest"] for said in both}) == 2

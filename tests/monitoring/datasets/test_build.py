@@ -1,0 +1,164 @@
+"""Data sets from rows: what goes in, what is left out, and a division that leaks nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitoring.datasets.build import BuiltSet, DatasetOptions, build_set
+from monitoring.datasets.folder import write_set
+from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
+from monitoring.datasets.reading import data_row_of
+from monitoring.datasets.rows import DataRow, fold_text, input_of
+from monitoring.datasets.splitting import GROUPS_MIN
+
+WORDS = ["toaster", "kettle", "novel", "kite", "lamp", "sealed", "opened", "receipt", "Spain", "Oslo", "days", "gift"]
+
+
+def row(text: str, answer: str, **more: Any) -> DataRow:
+    return data_row_of({"text": text, "expected": answer, **more}, 1, "a.jsonl")
+
+
+def built(rows: list[DataRow], **options: Any) -> BuiltSet:
+    return build_set(rows, [], DatasetOptions(**options))
+
+
+def reasons(found: BuiltSet) -> Counter[str]:
+    return Counter(each.because for each in found.left_out)
+
+
+def many(count: int, seed: int = 1) -> list[DataRow]:
+    """Rows of two classes, all different."""
+    draw = random.Random(seed)
+    return [row(" ".join(draw.choices(WORDS, k=14)) + f" {n}", "yes" if n % 3 else "no") for n in range(count)]
+
+
+def jaccard(one: DataRow, other: DataRow) -> float:
+    first, second = (set(shingles_of(fold_text(input_of(each))).tolist()) for each in (one, other))
+    return len(first & second) / len(first | second)
+
+
+def test_equal_rows_stand_once_and_contradicting_rows_are_left_out_together() -> None:
+    rows = [
+        *many(30),
+        row("The kettle leaks.", '{"decision": "approve"}', origin="template"),
+        row("the  KETTLE leaks.", '{ "decision":"approve" }'),
+        row("May I return a gift?", "yes", id="one"),
+        row("May I return a gift?", "no", id="two"),
+        row("may i return a gift? ", "no", id="three"),
+    ]
+    found = built(rows)
+    assert reasons(found) == {"exact_duplicate": 1, "conflict": 3}
+    (duplicate,) = [each for each in found.left_out if each.because == "exact_duplicate"]
+    assert duplicate.row is not None
+    assert duplicate.row.origin == "synthetic"  # of equal rows the real one is kept
+    conflicting = [each for each in found.left_out if each.because == "conflict"]
+    assert len({each.conflict for each in conflicting}) == 1
+    assert {each.row.id for each in conflicting if each.row} == {"one", "two", "three"}
+
+
+def test_near_rows_of_one_answer_stand_once_and_of_two_are_kept_together() -> None:
+    text = "I bought a toaster 12 days ago in Lyon, it is sealed, and the receipt is in my drawer. May it go back?"
+    same, other = row(text.replace("12", "13"), "yes", id="b"), row(text.replace("12", "72"), "no", id="c")
+    found = built([*many(30), row(text, "yes", id="a"), same, other])
+    assert reasons(found) == {"near_duplicate": 1}
+    assert len(found.contrasts) == 1
+    kept = [each for each in found.rows if "Lyon" in each.messages[0]["content"]]
+    assert len({each.group for each in kept}) == 1
+    assert sum(each in found.heldout for each in kept) in (0, 2)
+
+
+@pytest.mark.invariant("A held-out row shares no group, parent or near duplicate with a training row.")
+@settings(max_examples=20)
+@given(st.integers(0, 10_000), st.floats(0.1, 0.6))
+def test_no_group_parent_or_near_duplicate_is_on_both_sides(seed: int, share: float) -> None:
+    draw = random.Random(seed)
+    rows = []
+    for n in range(40):
+        words = draw.choices(WORDS, k=20)
+        if rows and draw.random() < 0.5:  # nearly the same as another one
+            words = input_of(draw.choice(rows)).split()
+            words[draw.randrange(len(words))] = draw.choice(WORDS)
+        more = {"group": f"g{draw.randrange(15)}"} if draw.random() < 0.3 else {}
+        more |= {"parent": f"p{draw.randrange(15)}"} if draw.random() < 0.3 else {}
+        rows.append(row(" ".join(words), draw.choice(["yes", "no"]), id=f"r{n}", **more))
+    found = built(rows, heldout_share=share)
+    given = {each.id: each for each in rows}
+    for name in ("group", "parent"):
+        sides = [{getattr(given[each.id], name) for each in side} - {None} for side in (found.train, found.heldout)]
+        assert not sides[0] & sides[1]
+    assert all(jaccard(one, other) < NEAR for one in found.train for other in found.heldout)
+
+
+@settings(max_examples=8)
+@given(st.randoms(use_true_random=False))
+def test_the_same_rows_in_any_order_are_the_same_set(draw: random.Random) -> None:
+    rows = many(25)
+    rows += [row("One more.", "yes", id="same"), row("Another.", "no", id="same"), rows[3]]
+    mixed = draw.sample(rows, len(rows))
+    assert msgspec.json.encode(built(mixed).rows) == msgspec.json.encode(built(rows).rows)
+    assert len({each.id for each in built(rows).rows}) == len(built(rows).rows)
+
+
+def test_what_was_held_out_once_is_held_out_of_a_larger_set_too() -> None:
+    rows = many(300)
+    before, after = built(rows[:150]), built(rows)
+    heldout = {each.id for each in before.heldout}
+    assert 15 <= len(heldout) <= 45
+    moved = heldout & {each.id for each in after.train}
+    assert not moved
+
+
+def test_every_class_is_held_out_and_no_class_is_more_than_the_bound() -> None:
+    rare = [row(f"A {word} from Oslo came {n} times", "escalate") for n, word in enumerate(WORDS[: GROUPS_MIN + 3])]
+    found = built([*many(120), *rare], heldout_share=0.05, class_ratio_max=2)
+    counts = Counter(each.label for each in found.train)
+    assert set(counts) == {each.label for each in found.heldout} == {"yes", "no", "escalate"}
+    assert counts["yes"] == 2 * counts["no"] or counts["yes"] <= 2 * sorted(counts.values())[1]
+    assert sum(reasons(found).values()) == len(found.left_out)
+
+
+def test_nothing_that_was_made_from_a_held_out_row_is_in_the_set() -> None:
+    rows = many(60)
+    made = [
+        row(f"Made of it: {input_of(each)} and more words", each.answer, origin="synthetic", parent=each.id)
+        for each in rows
+    ]
+    found = built([*rows, *made], heldout_share=0.3)
+    assert all(each.origin == "real" for each in found.heldout)
+    heldout = {each.id for each in found.heldout}
+    assert heldout
+    assert not heldout & {each.parent for each in found.train}
+    assert reasons(found)["made_from_heldout"] > 0
+
+
+def test_near_texts_are_found_among_many_and_no_others() -> None:
+    index = NearIndex()
+    rows = many(400, seed=5)
+    for number, each in enumerate(rows):
+        index.add(number, fold_text(input_of(each)))
+    for number, each in enumerate(rows[:50]):
+        text = fold_text(input_of(each))
+        changed = text[:40] + "q" + text[41:]
+        near = dict(index.near(changed))
+        expected = jaccard(each, row(changed, "x"))
+        assert (number in near) == (expected >= NEAR)
+        assert number not in near or near[number] == pytest.approx(expected)
+
+
+def test_a_set_is_named_by_its_rows_and_written_once(tmp_path: Path) -> None:
+    found = built(many(40))
+    first = write_set(tmp_path, "returns", found, {"built_at": 1.0}, {})
+    again = write_set(tmp_path, "returns", built(many(40)[::-1]), {"built_at": 2.0}, {})
+    other = write_set(tmp_path, "returns", built(many(41)), {"built_at": 2.0}, {})
+    assert first == again != other
+    assert msgspec.json.decode((tmp_path / first / "card.json").read_bytes())["built_at"] == 1.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first, other])
+    assert write_set(tmp_path, "claims", found, {}, {}) != first
