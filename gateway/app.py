@@ -57,6 +57,7 @@ from gateway.features.reviews.feature import REVIEWS
 from gateway.features.rules import endpoints as rules
 from gateway.features.shadows.feature import SHADOWS
 from gateway.features.texts.feature import TEXTS
+from gateway.features.training.feature import TRAINING
 from gateway.fleet_health import check_health
 from gateway.formats.answer_terms import Judging
 from gateway.formats.format_table import FORMATS
@@ -125,6 +126,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     EVALUATIONS,
     READINESS,
     RELEASES,
+    TRAINING,
     stateless(rules.router),
     SHADOWS,
     QUALITY,

@@ -45,6 +45,7 @@ CHANGEABLE = (
     "datasets.rows_max",
     "datasets.file_bytes_max",
     "datasets.building_seconds_max",
+    "training.*",
     "evaluation.concurrency",
     "evaluation.load_share_max",
     "evaluation.rows_max",

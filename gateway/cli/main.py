@@ -28,6 +28,7 @@ from gateway.cli.sidecar import sidecar
 from gateway.cli.state import state
 from gateway.cli.suites import suites
 from gateway.cli.tasks import tasks
+from gateway.cli.training import train, trainings
 from gateway.cli.why import why
 from gateway.errors import SettingsError, StateError
 
@@ -65,6 +66,7 @@ app.add_typer(overrides, name="overrides")
 app.add_typer(reviews, name="reviews")
 app.add_typer(tasks, name="tasks")
 app.add_typer(retraining, name="retraining")
+app.add_typer(trainings, name="trainings")
 app.add_typer(records, name="records")
 
 
@@ -94,6 +96,7 @@ app.command()(why)
 app.command()(doctor)
 app.command()(reload)
 app.command()(evaluate)
+app.command()(train)
 app.command()(replay)
 app.command("readiness")(answer_readiness)
 

@@ -37,6 +37,7 @@ from gateway.configuration.sections import (
 )
 from gateway.configuration.tasks import TaskSettings
 from gateway.configuration.texts import TextSettings
+from gateway.configuration.training import TrainingSettings
 from gateway.errors import SettingsError
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan
@@ -214,6 +215,7 @@ class Settings(BaseSettings):
     )
     fitting: FittingSettings = FittingSettings()
     datasets: DatasetSettings = DatasetSettings()
+    training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     monitor: MonitorSettings = MonitorSettings()
     signing: SigningSettings = SigningSettings()

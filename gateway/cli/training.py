@@ -1,0 +1,233 @@
+"""`apprentice train` and `apprentice trainings`: an adapter from a data set, on the gateway's runners."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, add_command, as_body, with_api
+from gateway.cli.tables import Row, moment, readable
+from gateway.cli.watch import PIPE_SECONDS, WatchFailed, wait
+from serving.adapters.manifest import ManifestError, read_manifest, to_json
+
+POLL_SECONDS = 0.5
+PIECE_BYTES = 1 << 16
+PATH = "/trainings"
+DIGEST = re.compile(r"[0-9a-f]{8,64}")
+trainings = typer.Typer(help="List, show and stop trainings.", no_args_is_help=True)
+TrainingId = Annotated[str, typer.Argument(metavar="ID", help="A training's id, as `train` and `list` tell it.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write the losses to this file, as SVG.")]
+
+
+@dataclass(frozen=True)
+class ParameterOptions:
+    """The parameters of a training; the gateway knows the defaults."""
+
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser, at most. Unset: 400.")] = None
+    batch: Annotated[int | None, typer.Option(help="Rows of a step. Unset: 16.")] = None
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA. Unset: that of --begin, or 8.")] = None
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate. Unset: 0.001.")] = None
+    warmup_steps: Annotated[int | None, typer.Option(help="Steps until it is reached. Unset: 20.")] = None
+    evaluate_every: Annotated[
+        int | None, typer.Option(help="Steps between two looks at the held-out rows. Unset: 50.")
+    ] = None
+    patience: Annotated[
+        int | None, typer.Option(help="Looks without an improvement before it stops; 0: never. Unset: 4.")
+    ] = None
+    first_layer: Annotated[
+        int | None, typer.Option(help="Layers below stay as they are, which is faster. Unset: 0.")
+    ] = None
+    tokens_max: Annotated[int | None, typer.Option(help="Longer rows are left out. Unset: 1024.")] = None
+    heldout_share: Annotated[
+        float | None, typer.Option(help="Share held out, where the data holds out none. Unset: 0.1.")
+    ] = None
+    rehearsal_share: Annotated[
+        float | None,
+        typer.Option(
+            "--rehearsal", help="Share of rows from the task's earlier data. Unset: as training.rehearsal_share."
+        ),
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of order and draws. Unset: 7.")] = None
+
+
+@with_api
+def train(
+    api: Api,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task, such as returns.")],
+    data: Annotated[
+        str, typer.Option(metavar="DIGEST_OR_FILE", help="A data set's digest, or a file of JSON lines with rows.")
+    ],
+    parameters: ParameterOptions,
+    begin: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="A version to go on from. Unset: a fresh adapter.")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The new version's manifest. Unset: that of the version that leads."),
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool it is for. Unset: the first that takes adapters.")] = None,
+    runner: Annotated[
+        Literal["local", "kubernetes", "ray", "webhook"] | None,
+        typer.Option(help="Where it runs. Unset: as training.runner."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Begin anew where this training is there already, or half done.")
+    ] = False,
+    plot: Plot = None,
+) -> None:
+    """Train an adapter for a task and register it as a new version.
+
+    It runs beside the gateway, behind the engines. Ctrl-C ends the watching alone; the same command again goes on, or
+    shows what came of it.
+    """
+    body = {"task": task, "data": _digest_of(api, data), "parameters": as_body(parameters)}
+    body |= as_body(begin=begin, pool=pool, runner=runner)
+    if manifest is not None:
+        body["manifest"] = _read_manifest(manifest)
+    answer = api.post(PATH, body, again="true" if again else None)
+    try:
+        answer = _until_ended(api, answer)
+    except (KeyboardInterrupt, Unusable):
+        api.out.note(
+            f"The training goes on: see it with `apprentice trainings show {answer['id']}`, end it with `apprentice "
+            f"trainings stop {answer['id']}`, or run the same command again."
+        )
+        raise
+    _tell(api, answer, plot)
+
+
+@add_command(trainings, "list")
+def list_them(
+    api: Api, task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None
+) -> None:
+    """List the trainings, the newest first."""
+    columns = ("id", "task", "status", "version", "data", "runner", "begun")
+    api.out.tell_list(api.get(PATH, task=task), "trainings", columns, _row)
+
+
+@add_command(trainings)
+def show(api: Api, training: TrainingId, plot: Plot = None) -> None:
+    """Show a training: its progress, or what came of it."""
+    answer = api.get(f"{PATH}/{quote(training, safe='')}")
+    if answer["status"] == "done":
+        _tell(api, answer, plot)
+        return
+    _write_plot(api, answer, plot)
+    api.out.tell(answer, f"{answer['id']} of {answer['task']} is {answer['status']}: {_so_far(answer)}")
+
+
+@add_command(trainings)
+def stop(api: Api, training: TrainingId) -> None:
+    """Stop a training. One that does not run is forgotten; its version stays."""
+    answer = api.delete(f"{PATH}/{quote(training, safe='')}")
+    api.out.tell(answer, f"{answer['id']} is {answer['status']}.")
+
+
+def _row(training: dict[str, Any]) -> Row:
+    first = [training[name] or "-" for name in ("id", "task", "status", "version")]
+    return *first, training["data"][:12], training["runner"], moment(training["begun_at"])
+
+
+def _digest_of(api: Api, data: str) -> str:
+    """The digest of the data: a file is sent first. Raises CommandError."""
+    path = Path(data)
+    if not path.is_file():
+        if DIGEST.fullmatch(data):
+            return data
+        raise Unusable(f"There is no file {data}, and it is no digest: `apprentice datasets list` has those.")
+    try:
+        with path.open("rb") as file:
+
+            def pieces() -> Iterator[bytes]:
+                while piece := file.read(PIECE_BYTES):
+                    yield piece
+
+            sent = api.send("/datasets/files", pieces(), "application/octet-stream", os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise Unusable(f"The data {data} can't be read: {error.strerror}.") from error
+    return str(sent["digest"])
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        return to_json(read_manifest(path.resolve()))
+    except ManifestError as error:
+        raise Unusable(str(error)) from error
+    except OSError as error:
+        raise Unusable(f"{path} can't be read: {error.strerror}.") from error
+
+
+def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
+    """The training once it has ended; how far it is meanwhile. Raises CommandError."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[hint]}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    told_at = time.monotonic()
+    with api.out.progress(*columns) as progress:
+        bar = progress.add_task("Training", total=answer["parameters"]["steps"], hint="")
+        while answer["status"] == "running":
+            hint = readable(_so_far(answer)).replace("[", "(")
+            progress.update(bar, completed=answer["progress"]["step"], hint=hint)
+            if time.monotonic() - told_at >= PIPE_SECONDS and not api.out.stderr.is_terminal:
+                told_at = time.monotonic()
+                api.out.note(f"{answer['id']}: {_so_far(answer)}")
+            wait(POLL_SECONDS)
+            answer = api.get(f"{PATH}/{answer['id']}")
+    return answer
+
+
+def _so_far(answer: dict[str, Any]) -> str:
+    """How far it is, in words."""
+    progress = answer["progress"]
+    if answer["note"]:
+        return str(answer["note"])
+    if not progress["step"]:
+        return "the rows are being prepared" if progress["prepared"] is None else "the base model is being loaded"
+    steps, each = answer["parameters"]["steps"], progress["seconds_each"] or 0.0
+    words = f"step {progress['step']} of {steps}, loss {progress['loss']:.3g}, {each:.2g} s each"
+    if progress["heldout"]:
+        step, loss, right = progress["heldout"][-1]
+        words += f"; held out at {step}: loss {loss:.3g}, {100 * right:.1f} % right"
+    return words
+
+
+def _tell(api: Api, answer: dict[str, Any], plot: Path | None) -> None:
+    """What came of it. Raises WatchFailed where no version did."""
+    _write_plot(api, answer, plot)
+    if answer["status"] != "done":
+        text = f"The training {answer['id']} of {answer['task']} is {answer['status']}. {answer['note']}"
+        raise WatchFailed(text.strip())
+    result, metrics, prepared = answer["result"], answer["result"].get("metrics") or {}, answer["progress"]["prepared"]
+    lines = [
+        f"{answer['version']} is trained and registered: {result['reason']}, the best at step {result['best_step']}."
+    ]
+    if metrics:
+        lines.append(
+            f"Held out: {100 * metrics['heldout_right']:.1f} % right as a whole, loss {metrics['heldout_loss']:.3g}."
+        )
+    if prepared:
+        rehearsed = f", {prepared['rehearsed']} rehearsed" if prepared["rehearsed"] else ""
+        lines.append(f"It saw {prepared['rows']} rows{rehearsed}; {prepared['heldout']} were held out.")
+    lines.append(f"Next: apprentice adapters stage {answer['version']}, then apprentice evaluate {answer['version']}")
+    api.out.tell(answer, *lines)
+
+
+def _write_plot(api: Api, answer: dict[str, Any], plot: Path | None) -> None:
+    """Raises CommandError."""
+    if plot is None:
+        return
+    try:
+        api.download(f"{PATH}/{answer['id']}/plot", plot)
+    except OSError as error:
+        raise Unusable(f"{plot} can't be written: {error.strerror}.") from error

@@ -1,0 +1,137 @@
+"""The beginning of a training: everything that can be seen to be wrong is said before anything runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.callers import Caller
+from gateway.errors import Problem
+from gateway.features.training.store import Training, id_of
+from gateway.features.training.trainings import Trainings
+from gateway.four_eyes import owner_to_keep
+from gateway.state.redis import redis_time
+from monitoring.datasets.folder import CARD_FILE
+from serving.adapters.entries import Version
+from serving.adapters.manifest import ManifestError, from_json, to_json
+from serving.training.trainer import compute_trainer_digest
+
+RANK = 8
+GOLDEN_KEPT = 3
+
+
+async def draft_training(trainings: Trainings, asked: Mapping[str, Any], admin: Caller) -> Training:
+    """A training as it is asked for, not yet begun. Raises Problem (400, 404, 409)."""
+    services, task = trainings.services, str(asked["task"])
+    snapshot = await services.snapshot.refresh()
+    begin = _version_to_begin(snapshot.versions, task, asked["begin"])
+    pool = _pool(trainings, asked["pool"] or (begin.pool if begin is not None else None))
+    if begin is not None and begin.pool != pool:
+        raise Problem("invalid_value", f"{begin.name} is of the pool {begin.pool}: train for that one.", "begin")
+    runner = asked["runner"] or services.settings.training.runner
+    if runner == "local":
+        await _see_that_it_can_run_here(trainings)
+    digest = await asyncio.to_thread(_digest_of, trainings, str(asked["data"]), task)
+    parameters = dict(asked["parameters"])
+    rank = parameters["rank"] or (begin.rank if begin is not None else RANK)
+    rank_max = services.settings.pools[pool].max_lora_rank
+    if rank > rank_max:
+        text = f"The pool {pool} takes adapters of rank {rank_max} at most (max_lora_rank)."
+        raise Problem("invalid_value", text, "parameters.rank")
+    rehearsal = parameters["rehearsal_share"]
+    parameters["rank"] = rank
+    parameters["rehearsal_share"] = services.settings.training.rehearsal_share if rehearsal is None else rehearsal
+    base = services.adapters.bases[pool].fingerprint
+    manifest = _manifest(trainings, task, asked["manifest"], base)
+    now = await redis_time(services.redis)
+    return Training(
+        id=id_of(task, pool, digest, asked["begin"], parameters),
+        task=task,
+        pool=pool,
+        data=digest,
+        runner=runner,
+        place=trainings.place if runner == "local" else "",
+        parameters=parameters,
+        manifest=manifest,
+        begin=asked["begin"],
+        base=base,
+        by=admin.public,
+        owner=owner_to_keep(services, admin),
+        code=compute_trainer_digest(),
+        created_at=now,
+        begun_at=now,
+    )
+
+
+async def _see_that_it_can_run_here(trainings: Trainings) -> None:
+    """Raises Problem (409)."""
+    python = trainings.services.settings.training.python
+    if python is None:
+        text = "No environment here can train: set training.python to one with torch, transformers and peft, "
+        raise Problem("state_conflict", f"{text}or name a runner.", "runner")
+    if not await asyncio.to_thread(python.is_file):
+        raise Problem("state_conflict", f"There is no {python} (training.python).", "runner")
+
+
+def _version_to_begin(versions: Mapping[str, Version], task: str, name: str | None) -> Version | None:
+    version = versions.get(name or "")
+    if name is not None and (version is None or version.task != task):
+        raise Problem("not_found", f"{task} has no version {name[:80]!r}.", "begin")
+    return version
+
+
+def _pool(trainings: Trainings, named: str | None) -> str:
+    bases = trainings.services.adapters.bases
+    if named is not None and named not in bases:
+        raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
+    if not bases:
+        raise Problem("state_conflict", "No pool takes adapters: set the base_folder of one.", "pool")
+    return named or next(iter(bases))
+
+
+def _digest_of(trainings: Trainings, digest: str, task: str) -> str:
+    """The whole digest of the data. Blocks. Raises Problem (404; 400 for another task's)."""
+    files = trainings.find_files(digest)
+    if files is None:
+        text = f"There is no data set {digest}, or more than one: `apprentice datasets list` has them."
+        raise Problem("not_found", text, "data")
+    if files.heldout is None:
+        return digest
+    card = msgspec.json.decode((Path(files.train).parent / CARD_FILE).read_bytes(), type=dict[str, Any])
+    if card["task"] != task:
+        raise Problem("invalid_value", f"The data set is of the task {card['task']!r}, not of {task!r}.", "data")
+    return files.train.parent.name
+
+
+def _manifest(trainings: Trainings, task: str, given: Mapping[str, Any] | None, base: str) -> dict[str, Any]:
+    """The manifest of what is trained. Golden answers are those of another adapter, and are left out.
+
+    Raises Problem (400).
+    """
+    manifest = given if given is not None else _latest_manifest(trainings, task)
+    if manifest is None:
+        text = f"{task} has no version whose manifest the new one could take: give one (--manifest FILE)."
+        raise Problem("missing_field", text, "manifest")
+    golden = [{"prompt": each["prompt"]} for each in manifest.get("golden") or ()][:GOLDEN_KEPT]
+    own = {"golden": golden, "base_fingerprint": base, "provenance": {}, "coverage": {}, "calibration": {}}
+    try:
+        made = to_json(from_json({**manifest, **own}))
+    except (ManifestError, KeyError, TypeError) as error:
+        raise Problem("invalid_value", f"The manifest can't be used: {error}", "manifest") from None
+    if made["task"] != task:
+        raise Problem("invalid_value", f"The manifest is for the task {made['task']!r}.", "manifest")
+    return made
+
+
+def _latest_manifest(trainings: Trainings, task: str) -> Mapping[str, Any] | None:
+    """The manifest of the version that leads, or else of the newest one that was not retired."""
+    snapshot = trainings.services.snapshot.current
+    alias = snapshot.aliases.get(task)
+    if alias is not None and alias.leading in snapshot.versions:
+        return snapshot.versions[alias.leading].manifest
+    ours = [each for each in snapshot.versions.values() if each.task == task and each.state != "retired"]
+    return max(ours, key=lambda version: version.number).manifest if ours else None

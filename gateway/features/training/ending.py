@@ -1,0 +1,89 @@
+"""The end of a training: its adapter is registered as a push would be, and its state is moved once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.errors import Problem
+from gateway.features.releases.adding import Pusher, add_version
+from gateway.features.training.store import Status, Training
+from gateway.features.training.trainings import Trainings
+from gateway.server.uploads import Upload
+from gateway.state.audited_step import AuditedStep
+from gateway.state.redis import redis_time
+from serving.adapters.adapter_folder import MANIFEST_FILE
+from serving.object_store import Stale
+
+
+class TrainingFault(Exception):
+    """The training came to nothing; the message is a sentence that says what to do."""
+
+
+async def finish_training(trainings: Trainings, training: Training, adapter: Path, result: dict[str, Any]) -> None:
+    """Register the adapter in a folder, with the training as its provenance, and note the version.
+
+    Done again after a kill it gives the same version. Raises TrainingFault and RedisError.
+    """
+    manifest = training.manifest | {"provenance": provenance_of(trainings, training, result)}
+    path = adapter.parent / MANIFEST_FILE
+    try:
+        await asyncio.to_thread(path.write_bytes, msgspec.json.encode(manifest))  # JSON is YAML, too
+        pusher = Pusher(training.by, training.owner)
+        version, _ = await add_version(
+            trainings.releases, pusher, Upload(adapter, path, None, {}), training.task, training.pool
+        )
+    except (Problem, OSError) as error:
+        raise TrainingFault(f"The adapter was trained, and not taken: {error}") from error
+    await end_training(trainings, training, "done", "", result, version.name)
+
+
+def provenance_of(trainings: Trainings, training: Training, result: dict[str, Any]) -> dict[str, Any]:
+    """The origin of a trained version, as its manifest keeps it."""
+    trained_at = datetime.fromtimestamp(training.begun_at, UTC).isoformat(timespec="seconds")
+    return {
+        "training": training.id,
+        "dataset": training.data,
+        "dataset_digest": f"sha256:{training.data}",
+        "base": training.base,
+        "base_model": trainings.services.settings.pools[training.pool].base_model,
+        "begun_from": training.begin,
+        "parameters": training.parameters,
+        "seed": training.parameters["seed"],
+        "code": training.code,
+        "framework": result.get("framework"),
+        "metrics": result.get("metrics", {}),
+        "trained_by": training.by,
+        "trained_at": trained_at,
+    }
+
+
+async def end_training(
+    trainings: Trainings,
+    training: Training,
+    status: Status,
+    note: str,
+    result: dict[str, Any] | None = None,
+    version: str | None = None,
+    actor: str = "system",
+) -> Training | None:
+    """Move a training that runs to its end; None where it is over already, or was begun again. Raises RedisError."""
+    while True:
+        now, generation = await trainings.store.get(training.id)
+        if now is None or now.status != "running" or now.begun_at != training.begun_at:
+            return None
+        ended_at = await redis_time(trainings.services.redis)
+        after = msgspec.structs.replace(
+            now, status=status, note=note, result=result or {}, version=version, ended_at=ended_at
+        )
+        step = AuditedStep(trainings.services.redis, trainings.services.audit, actor)
+        told = {"training": now.id, "status": status, "note": note, "version": version}
+        step.note("training.end", now.task, {"training": now.id, "status": now.status}, told)
+        with contextlib.suppress(Stale):
+            await step.take([trainings.store.change(after, generation)])
+            return after

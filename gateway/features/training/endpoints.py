@@ -1,0 +1,170 @@
+"""The table URL → function for admins, trainings: begun on a data set, watched, stopped."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from gateway.access import Admin, Body, Operator, conflicts, known_task
+from gateway.audit import audited
+from gateway.callers import Caller
+from gateway.configuration.training import RunnerName
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.training.beginning import draft_training
+from gateway.features.training.ending import end_training
+from gateway.features.training.store import Training
+from gateway.features.training.trainings import Trainings
+from gateway.openapi_parts import CHANGE_ERRORS, with_answer, with_errors
+from monitoring.training.loss_plot import draw_losses
+
+TOLD = ("id", "task", "data", "runner", "begin", "parameters")
+"""What the audit has of a training that is begun."""
+SVG = {"image/svg+xml": {"schema": {"type": "string"}}}
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class ParametersIn(Body):
+    """Parameters of a training."""
+
+    seed: int = Field(7, ge=0, le=2**31 - 1)
+    steps: int = Field(400, ge=1, le=1_000_000, description="Steps of the optimiser, at most.")
+    batch: int = Field(16, ge=1, le=4096, description="Rows of a step.")
+    rank: int | None = Field(None, ge=1, le=512, description="Rank of the LoRA; unset: that of `begin`, or 8.")
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    warmup_steps: int = Field(20, ge=0, le=100_000)
+    evaluate_every: int = Field(50, ge=1, le=100_000, description="Steps between two looks at the held-out rows.")
+    patience: int = Field(4, ge=0, le=1000, description="Looks without an improvement before it stops; 0: never.")
+    first_layer: int = Field(0, ge=0, le=1000, description="Layers below stay as they are, which is faster.")
+    tokens_max: int = Field(1024, ge=8, le=1_000_000, description="Longer rows are left out.")
+    heldout_share: float = Field(0.1, ge=0, le=0.9, description="Share held out, where the data holds out none.")
+    rehearsal_share: float | None = Field(
+        None, ge=0, le=0.9, description="Share of rows from earlier data; unset: training.rehearsal_share."
+    )
+
+
+class TrainingIn(Body):
+    """A training to begin."""
+
+    task: str = Field(max_length=63)
+    data: str = Field(
+        pattern="^[0-9a-f]{8,64}$", description="Digest of a data set, or of a file sent to /datasets/files."
+    )
+    pool: str | None = Field(None, max_length=63, description="The pool it is for; unset: the first with a base.")
+    begin: str | None = Field(None, max_length=100, description="A version to go on from; unset: a fresh adapter.")
+    runner: RunnerName | None = Field(None, description="Unset: training.runner.")
+    parameters: ParametersIn = ParametersIn()
+    manifest: dict[str, Any] | None = Field(None, description="Of the result; unset: that of the task's last version.")
+
+
+@router.post(
+    "/trainings",
+    status_code=201,
+    responses=with_errors(*CHANGE_ERRORS) | with_answer(200, "It was there already, or goes on."),
+)
+async def begin_training(
+    request: Request,
+    response: Response,
+    body: TrainingIn,
+    admin: Admin,
+    again: Annotated[bool, Query(description="Begin anew, and forget how far it was.")] = False,
+) -> dict[str, Any]:
+    """Train an adapter for a task. The same training again (200) goes on from its checkpoint, or is there already."""
+    trainings = feature_of(request, Trainings)
+    known_task(trainings.services, body.task)
+    training = await draft_training(trainings, body.model_dump(), admin)
+    before, generation = await trainings.store.get(training.id)
+    if before is not None:
+        response.status_code = 200
+        if not again and before.status in ("running", "done"):
+            return await _shown(trainings, before)
+        if not again:
+            training = msgspec.structs.replace(training, created_at=before.created_at)
+    await _begin(trainings, admin, training, generation, anew=again or before is None)
+    return await _shown(trainings, training)
+
+
+async def _begin(trainings: Trainings, admin: Caller, training: Training, generation: int, anew: bool) -> None:
+    """Raises Problem (409)."""
+    if anew:
+        await trainings.store.forget_progress(training.id)
+    step = audited(trainings.services, admin)
+    told: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
+    step.note("training.begin", training.task, None, told | {"anew": anew}, generation=generation + 1)
+    with conflicts():
+        await step.take([trainings.store.change(training, generation)])
+    await trainings.store.tidy()
+    await trainings.services.snapshot.refresh()
+
+
+@router.get("/trainings")
+async def list_trainings(
+    request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
+) -> dict[str, Any]:
+    """All trainings, the newest first."""
+    store = feature_of(request, Trainings).store
+    rows = [msgspec.to_builtins(each) for each in await store.all() if task in (None, each.task)]
+    return {"trainings": [{name: value for name, value in row.items() if name != "manifest"} for row in rows]}
+
+
+@router.get("/trainings/{training}", responses=with_errors("not_found"))
+async def read_training(request: Request, training: str, _: Operator) -> dict[str, Any]:
+    """One training: its progress, and what came of it."""
+    trainings = feature_of(request, Trainings)
+    return await _shown(trainings, (await _found(trainings, training))[0])
+
+
+@router.get(
+    "/trainings/{training}/plot",
+    responses=with_errors("not_found") | with_answer(200, "An SVG.", SVG),
+    response_class=Response,
+)
+async def plot_training(request: Request, training: str, _: Operator) -> Response:
+    """The losses of a training by step, as a picture."""
+    trainings = feature_of(request, Trainings)
+    found, _generation = await _found(trainings, training)
+    told = await trainings.store.progress(found.id)
+    picture = draw_losses(f"{found.task}, training {found.id}", told["losses"], told["heldout"])
+    return Response(picture, media_type="image/svg+xml")
+
+
+@router.delete("/trainings/{training}", responses=with_errors(*CHANGE_ERRORS))
+async def stop_training(request: Request, training: str, admin: Admin) -> dict[str, Any]:
+    """Stop a training that runs; forget one that does not."""
+    trainings = feature_of(request, Trainings)
+    found, generation = await _found(trainings, training)
+    if found.status == "running":
+        note = f"It was stopped by {admin.public}."
+        after = await end_training(trainings, found, "cancelled", note, actor=admin.public)
+        if after is None:
+            raise Problem("state_conflict", "The training has ended at this moment: look at it, then try again.")
+        await trainings.services.snapshot.refresh()
+        return await _shown(trainings, after)
+    step = audited(trainings.services, admin)
+    step.note("training.forget", found.task, {"training": found.id}, None, generation=generation + 1)
+    with conflicts():
+        await step.take([trainings.store.forgetting(found.id, generation)])
+    await trainings.store.forget_progress(found.id)
+    await trainings.services.snapshot.refresh()
+    return {"id": found.id, "status": "forgotten"}
+
+
+async def _found(trainings: Trainings, name: str) -> tuple[Training, int]:
+    """Raises Problem (404)."""
+    found, generation = await trainings.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
+    if found is None:
+        raise Problem("not_found", f"There is no training {name[:80]!r}, or no more.")
+    return found, generation
+
+
+async def _shown(trainings: Trainings, training: Training) -> dict[str, Any]:
+    """A training as it is told, with how far it is."""
+    now = time.time()
+    fields: dict[str, Any] = msgspec.to_builtins(training)
+    progress = await trainings.store.progress(training.id)
+    seconds = (training.ended_at or now) - training.begun_at
+    return fields | {"progress": progress, "seconds": round(seconds, 1)}

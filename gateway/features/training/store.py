@@ -1,0 +1,131 @@
+"""Trainings as they stand in Redis: one object a training, and its progress beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.configuration.training import RunnerName
+from serving.object_store import Change, LenientReader, ObjectStore, change_together, reading
+
+Status = Literal["running", "done", "failed", "cancelled"]
+TRAININGS_MAX = 200
+PROGRESS_SECONDS = 366 * 86_400
+POINTS_MAX = 300
+"""Points of a loss that are told."""
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """A training. Times are Unix seconds.
+
+    `place` is the data folder that has its files, where it runs locally. `begin` is the version that it goes on from,
+    `manifest` that of its result. `note` says why it failed. `result` has its figures and `version` what came of it.
+    """
+
+    id: str
+    task: str
+    pool: str
+    data: str
+    runner: RunnerName
+    place: str
+    parameters: dict[str, Any]
+    manifest: dict[str, Any]
+    begin: str | None = None
+    base: str = ""
+    by: str = ""
+    owner: str | None = None
+    code: str = ""
+    created_at: float = 0.0
+    begun_at: float = 0.0
+    ended_at: float | None = None
+    status: Status = "running"
+    note: str = ""
+    result: dict[str, Any] = {}
+    version: str | None = None
+    request: str | None = None
+
+
+def id_of(task: str, pool: str, data: str, begin: str | None, parameters: dict[str, Any]) -> str:
+    """The id of a training: the same one asked for again is the same training."""
+    written = msgspec.json.encode([task, pool, data, begin, sorted(parameters.items())])
+    return hashlib.blake2b(written, digest_size=10).hexdigest()
+
+
+class TrainingStore:
+    """The object store `trainings`, and each one's progress. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self.object_store = ObjectStore(redis, "trainings")
+        self._reader = LenientReader()
+
+    async def all(self) -> list[Training]:
+        """All that are kept and can be read, the newest first."""
+        written = await self.object_store.written()
+        read = [self._reader.read(f"the training {name}", raw, Training) for name, raw in written.items()]
+        return sorted((each for each in read if each is not None), key=lambda each: -each.created_at)
+
+    async def get(self, name: str) -> tuple[Training | None, int]:
+        """One training (None: there is none, or no more), and its generation, which is never newer.
+
+        Raises Unreadable where it can't be read.
+        """
+        generation = await self.object_store.generation(name)
+        with reading("trainings", name):
+            raw = await self.object_store.get(name)
+            return (None if raw is None else msgspec.convert(raw, Training)), generation
+
+    def change(self, training: Training, expected_generation: int | None) -> Change:
+        """A training's new value as a part of a greater step."""
+        return Change(self.object_store, training.id, msgspec.to_builtins(training), expected_generation)
+
+    def forgetting(self, name: str, expected_generation: int) -> Change:
+        """The end of a training's object as a part of a greater step."""
+        return Change(self.object_store, name, None, expected_generation)
+
+    async def note_progress(self, name: str, message: dict[str, Any]) -> None:
+        """Keep a message of the trainer. What is told again of the same step replaces it: nothing counts twice."""
+        kind = str(message.get("kind"))[:20]
+        field = f"{kind}:{int(message['step'])}" if kind in ("step", "heldout") else kind
+        await self._redis.hset(_key(name), field, msgspec.json.encode(message))
+        await self._redis.expire(_key(name), PROGRESS_SECONDS)
+
+    async def progress(self, name: str) -> dict[str, Any]:
+        """What the trainer told: of its start, and the losses by step, oldest first."""
+        raw = await self._redis.hgetall(_key(name))
+        told = {field.decode(): msgspec.json.decode(value) for field, value in raw.items()}
+        points = {kind: _points(told, kind) for kind in ("step", "heldout")}
+        every = max(1, -(-len(points["step"]) // POINTS_MAX))
+        thinned = points["step"][::-1][::every][::-1]
+        last = thinned[-1] if thinned else {}
+        return {
+            "started": told.get("started"),
+            "prepared": told.get("prepared"),
+            "step": last.get("step", 0),
+            "loss": last.get("loss"),
+            "seconds_each": last.get("seconds_each"),
+            "losses": [[point["step"], point["loss"]] for point in thinned],
+            "heldout": [[point["step"], point["loss"], point["right"]] for point in points["heldout"]],
+        }
+
+    async def forget_progress(self, name: str) -> None:
+        """Forget what was told of a training that begins anew."""
+        await self._redis.delete(_key(name))
+
+    async def tidy(self) -> None:
+        """Forget the oldest of more trainings than are kept; none that runs."""
+        over = [each for each in (await self.all())[TRAININGS_MAX:] if each.status != "running"]
+        if over:
+            await change_together(self._redis, [Change(self.object_store, each.id, None) for each in over])
+            await self._redis.delete(*(_key(each.id) for each in over))
+
+
+def _points(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return sorted((value for field, value in told.items() if field.startswith(f"{kind}:")), key=lambda p: p["step"])
+
+
+def _key(name: str) -> str:
+    return f"apprentice:training:{name}:progress"

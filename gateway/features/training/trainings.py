@@ -1,0 +1,74 @@
+"""The state of trainings: where they are kept, and the folder of those that run on this machine."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.features.datasets.datasets import DIGEST, Datasets
+from gateway.features.releases.releases import Releases
+from gateway.features.training.store import Training, TrainingStore
+from gateway.services import Services
+from gateway.state.private_files import make_private_folder
+from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
+
+PLACE_FILE = "place"
+FOLDER_NAME = "trainings"
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """The files of rows that a training reads; `heldout` is None where the training holds rows out itself."""
+
+    train: Path
+    heldout: Path | None
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """`place` names this data folder: gateways that share it share its trainings. The methods that read it block."""
+
+    services: Services
+    store: TrainingStore
+    datasets: Datasets
+    releases: Releases
+    place: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all local trainings."""
+        return self.services.settings.data_folder.absolute() / FOLDER_NAME
+
+    def find_files(self, digest: str) -> TrainingFiles | None:
+        """The files of a data set, or of rows that were sent; None where there are none of this digest."""
+        folder = self.datasets.find(digest)
+        if folder is not None:
+            return TrainingFiles(folder / TRAIN_FILE, folder / HELDOUT_FILE)
+        sent = self.datasets.files / digest
+        return TrainingFiles(sent, None) if DIGEST.fullmatch(digest) and sent.is_file() else None
+
+    def folder_of(self, training: Training) -> Path:
+        """The folder of a training: one that is begun anew gets another, one that goes on keeps its own."""
+        return self.folder / f"{training.id}-{int(training.created_at * 1000):x}"
+
+    def sweep(self, kept: Iterable[Training]) -> None:
+        """Remove the folders of all trainings but those that are `kept`: they hold texts."""
+        names = {self.folder_of(training).name for training in kept}
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and folder.name not in names:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def ensure_place(folder: Path) -> str:
+    """The name of the folder of trainings, which its first gateway gives it. Raises OSError."""
+    make_private_folder(folder)
+    path = folder / PLACE_FILE
+    try:
+        with path.open("x", encoding="ascii") as file:
+            file.write(secrets.token_hex(8))
+    except FileExistsError:
+        pass
+    return path.read_text(encoding="ascii")

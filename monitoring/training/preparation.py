@@ -1,0 +1,94 @@
+"""The files of a training, in a process of its own: `python -m monitoring.training.preparation`.
+
+It reads a PreparationJob as a line of JSON, writes `rows.jsonl` and `heldout.jsonl` into a folder, and prints a
+Preparation. It ends at once when its input is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from monitoring.evaluation.dataset import DatasetError, DatasetLimits
+from monitoring.helper_process import live_with_input
+from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, read_rows, rehearse, split_heldout, thin_out
+
+ROWS_FILE = "rows.jsonl"
+HELDOUT_FILE = "heldout.jsonl"
+
+
+class PreparationJob(msgspec.Struct):
+    """The sources: files of rows, of held-out rows (empty: a share of the rows is held out), and of older rows."""
+
+    folder: str
+    train: str
+    heldout: str
+    older: list[str]
+    heldout_share: float
+    rehearsal_share: float
+    seed: int
+    rows_max: int
+    bytes_max: int
+    row_bytes_max: int
+
+
+class Preparation(msgspec.Struct):
+    """The numbers of rows; `error` is a sentence where there are none."""
+
+    rows: int = 0
+    heldout: int = 0
+    rehearsed: int = 0
+    error: str = ""
+
+
+def prepare(job: PreparationJob) -> Preparation:
+    """Write the files of a training. Raises OSError."""
+    limits = DatasetLimits(job.rows_max, job.bytes_max, job.row_bytes_max)
+    try:
+        rows = read_rows(Path(job.train), limits)
+        heldout = read_rows(Path(job.heldout), limits) if job.heldout else []
+        older = [row for path in job.older for row in read_rows(Path(path), limits)]
+    except DatasetError as error:
+        return Preparation(error=str(error))
+    if not job.heldout:
+        rows, heldout = split_heldout(rows, job.heldout_share, job.seed)
+    rehearsed = rehearse(rows, heldout, older, job.rehearsal_share, job.seed) if older else []
+    heldout = thin_out(heldout, HELDOUT_ROWS_MAX, job.seed)
+    folder = Path(job.folder)
+    _write(folder / HELDOUT_FILE, (as_line(row, "new") for row in heldout))
+    lines = [as_line(row, "new") for row in rows] + [as_line(row, "older") for row in rehearsed]
+    _write(folder / ROWS_FILE, lines)
+    return Preparation(len(rows), len(heldout), len(rehearsed))
+
+
+def _write(path: Path, lines: Iterable[dict[str, object]]) -> None:
+    """Write a file whole or not at all."""
+    aside = path.with_suffix(".new")
+    with aside.open("wb") as file:
+        file.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
+    aside.replace(path)
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=PreparationJob)
+    live_with_input()
+    try:
+        prepared = prepare(job)
+    except OSError as error:
+        prepared = Preparation(error=f"{error.filename or job.folder} can't be read or written: {error.strerror}.")
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.buffer.write(msgspec.json.encode(prepared))
+    sys.stdout.buffer.flush()
+    os._exit(0)  # whatever reads the input would keep it
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The rows of a training: a held-out part that shares no group with the rest, and rehearsal of older rows. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, canonical
+
+HELDOUT_ROWS_MAX = 400
+"""Held-out rows that stop a training early: more would take longer than they tell."""
+PIECE_BYTES = 1 << 20
+
+
+def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
+    """The rows of a file. Raises DatasetError, which names the line, and OSError."""
+    reader, rows = DatasetReader(limits), []
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            rows += reader.feed(piece)
+    return rows + reader.end()
+
+
+def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """The rows to train on, and about this share of them held out. No group is in both."""
+    groups = sorted({row.group for row in rows})
+    count = min(round(share * len(groups)), len(groups) - 1)
+    chosen = frozenset(random.Random(seed).sample(groups, count))  # noqa: S311 - a repeatable draw, no secret
+    return [row for row in rows if row.group not in chosen], [row for row in rows if row.group in chosen]
+
+
+def thin_out(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
+    """At most this number of rows, drawn at random, in their order."""
+    if len(rows) <= rows_max:
+        return list(rows)
+    drawn = random.Random(seed).sample(range(len(rows)), rows_max)  # noqa: S311 - a repeatable draw, no secret
+    return [rows[at] for at in sorted(drawn)]
+
+
+def rehearse(rows: Sequence[Row], heldout: Iterable[Row], older: Sequence[Row], share: float, seed: int) -> list[Row]:
+    """Older rows to train on beside `rows`, so that they are this share of all.
+
+    A request that is in the new rows, or in the held-out ones, is left out: the newer answer counts.
+    """
+    known = {_request_of(row) for row in (*rows, *heldout)}
+    unknown = {request: row for row in older if (request := _request_of(row)) not in known}
+    return thin_out(list(unknown.values()), round(share / (1 - share) * len(rows)), seed)
+
+
+def as_line(row: Row, source: str) -> dict[str, Any]:
+    """A row as the trainer reads it. `source` keeps groups of several files apart."""
+    group = f"{source}-{row.group}"
+    if row.messages is None:
+        return {"prompt": row.prompt, "expected": row.expected, "group": group}
+    return {"messages": [*row.messages, {"role": "assistant", "content": row.expected}], "group": group}
+
+
+def _request_of(row: Row) -> str:
+    return canonical([row.messages, row.prompt])

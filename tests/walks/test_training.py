@@ -1,0 +1,176 @@
+"""Trainings over a real gateway, with a trainer that speaks as the real one does: begun, resumed, registered once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.trainer import write_trainer
+from tests.waiting import until
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import audit_of
+
+ROOT = Path(__file__).parents[2]
+PATH = "/admin/v1/trainings"
+
+
+def data(count: int = 40, answer: str = "yes") -> bytes:
+    rows = (
+        {"messages": [{"role": "user", "content": f"Item {n}"}, {"role": "assistant", "content": answer}]}
+        for n in range(count)
+    )
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> tuple[Path, Path]:
+    return write_trainer(tmp_path, ROOT)
+
+
+@pytest.fixture
+def configuration(configure: Configure, trainer: tuple[Path, Path]) -> dict[str, Any]:
+    return configure(training={"python": trainer[0]})
+
+
+@pytest.fixture
+async def gateway(configuration: dict[str, Any], make_adapter: MakeAdapter) -> AsyncIterator[RunningGateway]:
+    async with run_gateway(configuration) as running:
+        await running.place(make_adapter(1))
+        yield running
+
+
+async def send(http: httpx.AsyncClient, rows: bytes) -> str:
+    answer = await http.post("/admin/v1/datasets/files", content=rows)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["digest"])
+
+
+async def begin(http: httpx.AsyncClient, digest: str, status: int = 201, **fields: Any) -> dict[str, Any]:
+    fields = {"task": "returns", "data": digest, "parameters": {"steps": 6, "evaluate_every": 3}, **fields}
+    answer = await http.post(PATH, json=fields)
+    assert answer.status_code == status, answer.text
+    return dict(answer.json())
+
+
+async def ended(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        told = (await http.get(f"{PATH}/{name}")).json()
+        return told if told["status"] != "running" else None
+
+    return dict(await until(look))
+
+
+async def test_file_becomes_a_version_with_provenance_and_the_same_again_is_it(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        digest = await send(http, data())
+        begun = await begin(http, digest)
+        told = await ended(http, begun["id"])
+        assert (told["status"], told["version"], told["note"]) == ("done", "returns@v2", "")
+        assert told["progress"]["prepared"] == {
+            "kind": "prepared",
+            "rows": 36,
+            "heldout": 4,
+            "rehearsed": 0,
+            "error": "",
+        }
+        assert [step for step, _ in told["progress"]["losses"]] == [1, 2, 3, 4, 5, 6]
+        version = (await http.get("/admin/v1/adapters/returns@v2")).json()
+        provenance = version["manifest"]["provenance"]
+        assert (provenance["dataset"], provenance["training"], provenance["seed"]) == (digest, begun["id"], 7)
+        assert provenance["code"].startswith("sha256:")
+        assert provenance["parameters"]["steps"] == 6
+        assert version["manifest"]["golden"] == [{"prompt": "A toaster, sealed, after 3 days.", "expected": None}]
+        assert (version["state"], version["rank"]) == ("verified", 8)
+        assert (await begin(http, digest, status=200))["version"] == "returns@v2"
+        picture = await http.get(f"{PATH}/{begun['id']}/plot")
+        assert picture.headers["content-type"] == "image/svg+xml"
+        assert "held-out loss" in picture.text
+        await until(lambda: audit_of(http, "training.end"))
+        assert [len(await audit_of(http, f"training.{step}")) for step in ("begin", "end")] == [1, 1]
+
+
+async def test_trainer_that_is_killed_goes_on_from_its_checkpoint(
+    gateway: RunningGateway, trainer: tuple[Path, Path]
+) -> None:
+    trainer[1].write_text('{"die_at": 4}')
+    async with gateway.http() as http:
+        told = await ended(http, (await begin(http, await send(http, data())))["id"])
+        assert (told["status"], told["progress"]["started"]["from_step"]) == ("done", 4)
+        assert [step for step, _ in told["progress"]["losses"]] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_training_goes_on_with_the_next_gateway_and_is_registered_once(
+    configuration: dict[str, Any], make_adapter: MakeAdapter, trainer: tuple[Path, Path]
+) -> None:
+    trainer[1].write_text('{"wait_at": 4}')
+    async with run_gateway(configuration) as first:
+        await first.place(make_adapter(1))
+        async with first.http() as http:
+            name = (await begin(http, await send(http, data())))["id"]
+            await until(lambda: _step_of(http, name, 4))
+    trainer[1].unlink()
+    async with run_gateway(configuration, first.admin_key) as second, second.http() as http:
+        told = await ended(http, name)
+        assert (told["status"], told["version"]) == ("done", "returns@v2")
+        assert told["progress"]["started"]["from_step"] == 4
+        assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 2
+
+
+async def _step_of(http: httpx.AsyncClient, name: str, step: int) -> bool:
+    return bool((await http.get(f"{PATH}/{name}")).json()["progress"]["step"] == step)
+
+
+async def test_failure_is_told_as_advice_and_the_same_command_goes_on(
+    gateway: RunningGateway, trainer: tuple[Path, Path]
+) -> None:
+    trainer[1].write_text('{"fail": "The memory was not enough: halve --batch."}')
+    async with gateway.http() as http:
+        digest = await send(http, data())
+        told = await ended(http, (await begin(http, digest))["id"])
+        assert (told["status"], told["note"]) == ("failed", "The memory was not enough: halve --batch.")
+        assert (await http.get("/admin/v1/adapters")).json()["adapters"][-1]["version"] == "returns@v1"
+        again = await begin(http, digest, status=200)
+        assert (await ended(http, again["id"]))["version"] == "returns@v2"
+
+
+async def test_stopped_training_leaves_no_version_and_no_texts(
+    gateway: RunningGateway, trainer: tuple[Path, Path], configuration: dict[str, Any]
+) -> None:
+    trainer[1].write_text('{"wait_at": 2}')
+    folder = Path(configuration["data_folder"]) / "trainings"
+    async with gateway.http() as http:
+        name = (await begin(http, await send(http, data())))["id"]
+        await until(lambda: _step_of(http, name, 2))
+        assert list(folder.glob("*/rows.jsonl"))
+        assert (await http.delete(f"{PATH}/{name}")).json()["status"] == "cancelled"
+        await until(lambda: not list(folder.glob("*/rows.jsonl")))
+        assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
+
+
+async def test_what_is_wrong_is_said_before_anything_runs_or_with_its_line(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        digest = await send(http, data())
+        assert "There is no data set" in (await begin(http, "0" * 64, 404))["error"]["message"]
+        assert "max_lora_rank" in (await begin(http, digest, 400, parameters={"rank": 512}))["error"]["message"]
+        assert (await begin(http, digest, 404, begin="returns@v9"))["error"]["param"] == "begin"
+        assert (await begin(http, digest, 404, task="refunds"))["error"]["param"] == "task"
+        broken = data(3) + b'{"messages": []}\n'
+        told = await ended(http, (await begin(http, await send(http, broken)))["id"])
+        assert told["status"] == "failed"
+        assert told["note"].startswith("Line 4: ")
+
+
+async def test_older_data_is_rehearsed_but_for_requests_that_have_a_new_answer(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        first = await begin(http, await send(http, data(60, "old")))
+        await ended(http, first["id"])
+        shares = {"steps": 6, "rehearsal_share": 0.5, "heldout_share": 0.0}
+        second = await begin(http, await send(http, data(40, "new")), parameters=shares)
+        prepared = (await ended(http, second["id"]))["progress"]["prepared"]
+        assert (prepared["rows"], prepared["rehearsed"]) == (40, 20)
