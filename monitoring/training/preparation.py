@@ -16,7 +16,7 @@ import msgspec
 
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits
 from monitoring.helper_process import live_with_input
-from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, read_rows, rehearse, split_heldout, thin_out
+from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, rehearse, split_heldout
 
 ROWS_FILE = "rows.jsonl"
 HELDOUT_FILE = "heldout.jsonl"
@@ -58,7 +58,7 @@ def prepare(job: PreparationJob) -> Preparation:
     if not job.heldout:
         rows, heldout = split_heldout(rows, job.heldout_share, job.seed)
     rehearsed = rehearse(rows, heldout, older, job.rehearsal_share, job.seed) if older else []
-    heldout = thin_out(heldout, HELDOUT_ROWS_MAX, job.seed)
+    heldout = draw_rows(heldout, HELDOUT_ROWS_MAX, job.seed)
     folder = Path(job.folder)
     _write(folder / HELDOUT_FILE, (as_line(row, "new") for row in heldout))
     lines = [as_line(row, "new") for row in rows] + [as_line(row, "older") for row in rehearsed]

@@ -31,7 +31,7 @@ def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Ro
     return [row for row in rows if row.group not in chosen], [row for row in rows if row.group in chosen]
 
 
-def thin_out(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
+def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
     """At most this number of rows, drawn at random, in their order."""
     if len(rows) <= rows_max:
         return list(rows)
@@ -46,7 +46,7 @@ def rehearse(rows: Sequence[Row], heldout: Iterable[Row], older: Sequence[Row], 
     """
     known = {_request_of(row) for row in (*rows, *heldout)}
     unknown = {request: row for row in older if (request := _request_of(row)) not in known}
-    return thin_out(list(unknown.values()), round(share / (1 - share) * len(rows)), seed)
+    return draw_rows(list(unknown.values()), round(share / (1 - share) * len(rows)), seed)
 
 
 def as_line(row: Row, source: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = """#!{python}
 import sys
 sys.path.insert(0, {root!r})
@@ -20,10 +21,10 @@ main({plan!r})
 """
 
 
-def write_trainer(folder: Path, root: Path) -> tuple[Path, Path]:
+def write_trainer(folder: Path) -> tuple[Path, Path]:
     """The program in `folder`, and the file of its plan."""
     path, plan = folder / "trainer-python", folder / "plan.json"
-    path.write_text(PROGRAM.format(python=sys.executable, root=str(root), plan=str(plan)))
+    path.write_text(PROGRAM.format(python=sys.executable, root=str(ROOT), plan=str(plan)))
     path.chmod(0o755)
     return path, plan
 

@@ -19,6 +19,7 @@ from gateway.features.evaluations.store import DRAFTS_KEY
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Review
+from gateway.features.training.trainings import Trainings
 from tests.walks.gateway import RunningGateway
 from tests.walks.scope_world import form
 from tests.walks.test_reload import plain
@@ -32,7 +33,7 @@ MOVED_BY_JOBS = (
     *("apprentice:record", "apprentice:feedback", "apprentice:limits", "apprentice:generation", "apprentice:audit"),
     *("apprentice:evaluation", "apprentice:prompts", "apprentice:fitted", "apprentice:responses", "apprentice:admins"),
     *("apprentice:health", "apprentice:reviews", "apprentice:rollout", "apprentice:state", "apprentice:installation"),
-    "apprentice:dataset",
+    *("apprentice:dataset", "apprentice:training"),
 )
 """Keys that change without an admin. Refused operations are held to all others."""
 Expected = Literal["audited", "refused", "unchanged"]
@@ -55,6 +56,8 @@ class World:
         if key == "caller":
             known = {raw["name"]: public for public, raw in (await services.objects.callers.all()).items()}
             return known["k" + SMILE * 99] if "k" + SMILE * 99 in known else known["renamed"]
+        if key == "training":
+            return (await self.gateway.features[Trainings].store.all())[0].id
         if key == "evaluation":
             return (await self.gateway.features[Evaluations].store.all())[0].id
         return (await self.gateway.features[RetrainingRequests].store.all())[0].id
@@ -196,6 +199,11 @@ async def _build_dataset(world: World) -> httpx.Response:
     return await world.http.post("/admin/v1/datasets", json={"task": "returns", "files": files, "since": 1})
 
 
+async def _train(world: World) -> httpx.Response:
+    digest = (await _send_file(world)).json()["digest"]
+    return await world.http.post("/admin/v1/trainings", json={"task": "returns", "data": digest})
+
+
 async def _send_file(world: World) -> httpx.Response:
     return await world.http.post("/admin/v1/datasets/files", content=b'{"text": "A vase.", "expected": "no"}')
 
@@ -258,6 +266,9 @@ CASES: tuple[Case, ...] = (
     call("PUT", "/aliases/{task}", {"version": V1}, task="returns"),
     Case("post", "/admin/v1/datasets/files", _send_file, "unchanged"),
     Case("post", "/admin/v1/datasets", _build_dataset),
+    Case("post", "/admin/v1/trainings", _train),
+    call("DELETE", "/trainings/{training}", training="<training>"),
+    call("DELETE", "/trainings/{training}", training="<training>"),
     Case("post", "/admin/v1/evaluations", _evaluate),
     Case("post", "/admin/v1/suites", _add_suite),
     call("DELETE", "/suites/{task}/{suite}", task="returns", suite="newest"),

@@ -15,6 +15,7 @@ from gateway.features.retraining.retraining import RetrainingRequests
 from monitoring.audit import STREAM, AuditEntry, verify
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
+from tests.fakes.trainer import write_trainer
 from tests.waiting import until
 from tests.walks.audit_world import CASES, V1, V2, Case, World
 from tests.walks.conftest import Configure, MakeAdapter
@@ -30,7 +31,10 @@ OF_JOBS = ("fitting.", "building.done", "building.failed")
 
 @asynccontextmanager
 async def open_world(configure: Configure, make_adapter: MakeAdapter, folder: Path) -> AsyncIterator[World]:
-    async with reloadable(configure(limits={"body_bytes_max": 32 << 20}), folder) as started:
+    trainer, plan = write_trainer(folder)
+    plan.write_text('{"wait_at": 1}')
+    content = configure(limits={"body_bytes_max": 32 << 20}, training={"python": trainer})
+    async with reloadable(content, folder) as started:
         await started.gateway.place(make_adapter(1))
         assert await started.gateway.place(make_adapter(2), alias=False) == V2
         async with started.gateway.http() as http:

@@ -16,7 +16,6 @@ from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import audit_of
 
-ROOT = Path(__file__).parents[2]
 PATH = "/admin/v1/trainings"
 
 
@@ -30,7 +29,7 @@ def data(count: int = 40, answer: str = "yes") -> bytes:
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> tuple[Path, Path]:
-    return write_trainer(tmp_path, ROOT)
+    return write_trainer(tmp_path)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ class TrainingFault(Exception):
     """The training came to nothing; the message is a sentence that says what to do."""
 
 
-async def finish_training(trainings: Trainings, training: Training, adapter: Path, result: dict[str, Any]) -> None:
+async def enter_result(trainings: Trainings, training: Training, adapter: Path, result: dict[str, Any]) -> None:
     """Register the adapter in a folder, with the training as its provenance, and note the version.
 
     Done again after a kill it gives the same version. Raises TrainingFault and RedisError.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -24,7 +25,7 @@ from monitoring.training.loss_plot import draw_losses
 
 TOLD = ("id", "task", "data", "runner", "begin", "parameters")
 """What the audit has of a training that is begun."""
-SVG = {"image/svg+xml": {"schema": {"type": "string"}}}
+SVG: Mapping[str, Any] = {"image/svg+xml": {"schema": {"type": "string"}}}
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, hear
 from gateway.background.lease import JobLease
-from gateway.features.training.ending import TrainingFault, end_training, finish_training
+from gateway.features.training.ending import TrainingFault, end_training, enter_result
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
 from monitoring.training.preparation import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
@@ -110,7 +110,7 @@ class LocalRun:
                 log.warning("a trainer of %s died: %s", self._training.id, died)
                 if deaths == DEATHS_MAX:
                     raise TrainingFault(str(died)) from died
-        await finish_training(self._trainings, self._training, self._folder / "result", result)
+        await enter_result(self._trainings, self._training, self._folder / "result", result)
 
     async def _until_stopped(self) -> None:
         """Returns once it is to be run no more."""
