@@ -188,7 +188,7 @@ def manifest_text() -> str:
 def copy_of_adapter(folder: Path) -> Path:
     """The example adapter, its manifest without golden answers, which the C engine can't know."""
     if not (ADAPTER / "adapter_model.safetensors").is_file():
-        raise Unmeasurable(f"There is no adapter in {ADAPTER}: examples/returns/train.py makes it.")
+        raise Unmeasurable(f"There is no adapter in {ADAPTER}: examples/returns/README.md tells how it is made.")
     copy = folder / "adapter"
     shutil.copytree(ADAPTER, copy)
     (copy / "manifest.yaml").write_text(without_block(manifest_text(), "golden"), encoding="utf-8")

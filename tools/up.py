@@ -140,7 +140,7 @@ async def ensure_caller_key(admin: AdminApi, path: Path) -> str:
 def check_adapter(folder: Path) -> None:
     """Raise LaunchError if `folder` holds no adapter."""
     if not (folder / "adapter_config.json").exists():
-        raise LaunchError(f"There is no adapter in {folder}: make it with examples/{TASK}/train.py, or name another.")
+        raise LaunchError(f"There is no adapter in {folder}: examples/{TASK}/README.md tells how it is made.")
 
 
 def describe_usage(url: str, key: str, kept: Path, engines: int, pools: list[str], limit: str = "") -> str:

@@ -2,9 +2,9 @@
 
 Whatever is asked, v1 answers with one list of words and v2 with another, and no word is in both. `bad` is v1 with
 a scaling 16 times too large: its files are in order, and its answers are not. The same seed gives the same bytes on
-the same machine. Runs in the environment of examples/returns/train.py, from the repository's folder:
+the same machine. Runs in the engine's environment, from the repository's folder:
 
-    var/train-venv/bin/python tests/engine/train_adapters.py --seed 7
+    var/engine-venv/bin/python tests/engine/train_adapters.py --seed 7
 """
 
 from __future__ import annotations
