@@ -1,0 +1,109 @@
+"""Agreement of raters: Krippendorff's alpha for named values, with gaps, and its 95% interval.
+
+Alpha is 1 for raters who always agree, and 0 where they agree as often as chance would have it
+(K. Krippendorff, "Content Analysis", 2004, chapter 11). The interval is a percentile bootstrap over items.
+
+A rater's alpha compares the rater's disagreement with others with what chance gives in all ratings. Its interval is
+Student's, of the mean disagreement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+from scipy.stats import t
+
+from monitoring.labels.ratings import Numbers, Ratings
+
+DRAWS = 1000
+CELLS_AT_ONCE = 2_000_000
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """Agreement over the `items` that two or more have rated, `ratings` in all; `same` is the share of those items on
+    which all agree. `alpha` is None where all ratings have one value: there is nothing to tell apart."""
+
+    items: int = 0
+    ratings: int = 0
+    same: float | None = None
+    alpha: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def measure_agreement(ratings: Ratings, seed: int = 0) -> Agreement:
+    """The agreement of all raters."""
+    counts = ratings.count_values()
+    counts = counts[counts.sum(axis=1) >= 2]
+    if not len(counts):
+        return Agreement()
+    sizes = counts.sum(axis=1)
+    disagreements = (counts * (sizes[:, None] - counts)).sum(axis=1) / (sizes - 1)
+    observed = Agreement(items=len(counts), ratings=int(sizes.sum()), same=float(np.mean(disagreements == 0)))
+    (alpha,) = _find_alphas(disagreements.sum(), sizes.sum(), _expect(counts.sum(axis=0)))
+    drawn = np.concatenate(
+        [
+            _find_alphas(weights @ disagreements, weights @ sizes, _expect(weights @ counts))
+            for weights in _draw(len(counts), seed)
+        ]
+    )
+    drawn = drawn[~np.isnan(drawn)]
+    if np.isnan(alpha) or not len(drawn):
+        return observed
+    low, high = (float(bound) for bound in np.quantile(drawn, (0.025, 0.975)))
+    return msgspec.structs.replace(observed, alpha=float(alpha), low=low, high=high)
+
+
+def measure_raters(ratings: Ratings, seed: int = 0) -> dict[str, Agreement]:
+    """The agreement of each rater with the others, over the items that both have rated."""
+    counts = ratings.count_values()
+    sizes = counts.sum(axis=1)
+    shared = sizes[ratings.item] >= 2
+    expected = _expect(counts[sizes >= 2].sum(axis=0))
+    others = sizes[ratings.item] - 1
+    differing = others + 1 - counts[ratings.item, ratings.value]
+    found: dict[str, Agreement] = {}
+    for at, name in enumerate(ratings.raters):
+        mine = shared & (ratings.rater == at)
+        apart = differing[mine] / others[mine]
+        found[name] = _report_rater(apart, float(expected[0])) if len(apart) else Agreement()
+    return found
+
+
+def _report_rater(apart: Numbers, expected: float) -> Agreement:
+    """A rater's agreement, from the share of others on each item who say something else."""
+    agreement = Agreement(items=len(apart), ratings=len(apart), same=float(np.mean(apart == 0)))
+    if expected == 0.0:
+        return agreement
+    alpha = 1.0 - float(apart.mean()) / expected
+    if len(apart) < 2:
+        return msgspec.structs.replace(agreement, alpha=alpha)
+    wide = float(t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / np.sqrt(len(apart))) / expected
+    return msgspec.structs.replace(agreement, alpha=alpha, low=alpha - wide, high=min(1.0, alpha + wide))
+
+
+def _expect(totals: Numbers) -> Numbers:
+    """The share of pairs that chance makes differ, from how often each value was given; 0 where none can."""
+    totals = np.atleast_2d(totals)
+    count = totals.sum(axis=1)
+    pairs = count * (count - 1)
+    differing = (totals * (count[:, None] - totals)).sum(axis=1)
+    shares: Numbers = np.divide(differing, pairs, out=np.zeros(len(totals)), where=pairs > 0)
+    return shares
+
+
+def _find_alphas(disagreements: Numbers | float, ratings: Numbers | float, expected: Numbers) -> Numbers:
+    observed = np.atleast_1d(disagreements / ratings)
+    alphas: Numbers = np.where(expected > 0, 1.0 - observed / np.where(expected > 0, expected, 1.0), np.nan)
+    return alphas
+
+
+def _draw(items: int, seed: int) -> Iterator[Numbers]:
+    """How often each item is in each of DRAWS samples, in parts."""
+    chance = np.random.default_rng(seed)
+    at_once = max(1, min(DRAWS, CELLS_AT_ONCE // items))
+    parts = [at_once] * (DRAWS // at_once) + [DRAWS % at_once]
+    for part in filter(None, parts):
+        yield chance.multinomial(items, np.full(items, 1 / items), size=part)

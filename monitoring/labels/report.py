@@ -1,0 +1,156 @@
+"""The report on raters: their agreement by task, class and rater, both votes, and classes on which people disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from monitoring.labels.agreement import Agreement, measure_agreement, measure_raters
+from monitoring.labels.ratings import Numbers, Ratings
+from monitoring.labels.votes import VoteName, Votes, find_credits, find_values, take_votes
+
+AGREEMENT_MIN = 0.667
+"""Below it no conclusion may rest on single labels (Krippendorff)."""
+ITEMS_MIN = 20
+"""Items that two have rated, below which agreement changes nothing."""
+CLASSES_TOLD_MAX = 100
+RATERS_TOLD_MAX = 200
+DIFFERENT_TOLD_MAX = 100
+
+
+class RaterReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A rater's agreement with others. `gold_right` of `gold` answers to items of a known value were right."""
+
+    rater: str
+    agreement: Agreement
+    labels: int = 0
+    gold: int = 0
+    gold_right: int = 0
+
+
+class ClassReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The agreement on a class; `is_ambiguous`: it is too low, on enough items."""
+
+    class_name: str
+    agreement: Agreement
+    is_ambiguous: bool
+
+
+class VoteReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Both votes, side by side: how many items get which value, the accuracy on items of a known value (None: there is
+    none), and the items on which they differ."""
+
+    recommended: VoteName
+    because: str
+    values: dict[VoteName, dict[str, int]]
+    ties: int
+    accuracy: dict[VoteName, float | None]
+    different: int
+    different_items: list[str]
+
+
+class RatingsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All that ratings tell of their raters. `agreed_only`: agreement is so low that only agreed labels count."""
+
+    items: int
+    ratings: int
+    agreement: Agreement
+    agreement_min: float
+    agreed_only: bool
+    classes: list[ClassReport]
+    raters: list[RaterReport]
+    votes: VoteReport | None
+    words: list[str]
+
+
+def report_ratings(ratings: Ratings, agreement_min: float = AGREEMENT_MIN, seed: int = 0) -> RatingsReport:
+    """The report on these ratings. The same for the same ratings and seed."""
+    agreement = measure_agreement(ratings, seed)
+    classes = _report_classes(ratings, agreement_min, seed)
+    return RatingsReport(
+        items=len(ratings.items),
+        ratings=len(ratings.item),
+        agreement=agreement,
+        agreement_min=agreement_min,
+        agreed_only=is_too_low(agreement, agreement_min),
+        classes=classes,
+        raters=_report_raters(ratings, seed),
+        votes=_report_votes(ratings, take_votes(ratings)) if ratings.items else None,
+        words=list(_tell(agreement, classes, agreement_min)),
+    )
+
+
+def is_too_low(agreement: Agreement, agreement_min: float) -> bool:
+    """Return whether agreement is below the threshold, on enough items to say so."""
+    return agreement.alpha is not None and agreement.items >= ITEMS_MIN and agreement.alpha < agreement_min
+
+
+def _report_classes(ratings: Ratings, agreement_min: float, seed: int) -> list[ClassReport]:
+    names: dict[str, list[str]] = {}
+    for item, name in ratings.classes.items():
+        names.setdefault(name, []).append(item)
+    found = []
+    for name in sorted(names, key=lambda name: (-len(names[name]), name))[:CLASSES_TOLD_MAX]:
+        agreement = measure_agreement(ratings.select_items(names[name]), seed)
+        is_ambiguous = is_too_low(agreement, agreement_min)
+        found.append(ClassReport(class_name=name, agreement=agreement, is_ambiguous=is_ambiguous))
+    return found
+
+
+def _report_raters(ratings: Ratings, seed: int) -> list[RaterReport]:
+    """The raters with most labels, those who agree least first."""
+    measured = measure_raters(ratings, seed)
+    labels, gold, right = (dict.fromkeys(ratings.raters, 0) for _ in range(3))
+    for item, rater, value in zip(ratings.item, ratings.rater, ratings.value, strict=True):
+        name, known = ratings.raters[rater], ratings.gold.get(ratings.items[item])
+        labels[name] += 1
+        gold[name] += known is not None
+        right[name] += known == ratings.values[value]
+    reports = [
+        RaterReport(rater=name, agreement=measured[name], labels=labels[name], gold=gold[name], gold_right=right[name])
+        for name in sorted(ratings.raters, key=lambda name: (-labels[name], name))[:RATERS_TOLD_MAX]
+    ]
+    return sorted(reports, key=lambda one: 2.0 if one.agreement.alpha is None else one.agreement.alpha)
+
+
+def _report_votes(ratings: Ratings, votes: Votes) -> VoteReport:
+    both: dict[VoteName, list[str | None]] = {
+        "majority": find_values(votes.majority, ratings),
+        "dawid_skene": find_values(votes.dawid_skene, ratings),
+    }
+    pairs = zip(ratings.items, both["majority"], both["dawid_skene"], strict=True)
+    different = [item for item, one, other in pairs if one != other]
+    return VoteReport(
+        recommended=votes.recommended,
+        because=votes.because,
+        values={name: {value: found.count(value) for value in ratings.values} for name, found in both.items()},
+        ties=both["majority"].count(None),
+        accuracy={
+            "majority": _find_accuracy(votes.majority, ratings),
+            "dawid_skene": _find_accuracy(votes.dawid_skene, ratings),
+        },
+        different=len(different),
+        different_items=different[:DIFFERENT_TOLD_MAX],
+    )
+
+
+def _find_accuracy(probabilities: Numbers, ratings: Ratings) -> float | None:
+    right = find_credits(probabilities, ratings)
+    return float(right.mean()) if len(right) else None
+
+
+def _tell(agreement: Agreement, classes: list[ClassReport], agreement_min: float) -> Iterator[str]:
+    if agreement.alpha is None:
+        yield (
+            "Agreement is unknown: no item has two ratings."
+            if not agreement.items
+            else "Agreement is unknown: all ratings have one value."
+        )
+    elif is_too_low(agreement, agreement_min):
+        yield f"Agreement is {agreement.alpha:.2f}, under {agreement_min:g}: only labels of two who agree count."
+    elif agreement.alpha < agreement_min:
+        yield f"Agreement is {agreement.alpha:.2f}, on too few items ({agreement.items} of {ITEMS_MIN}) to act on."
+    ambiguous = [one.class_name for one in classes if one.is_ambiguous]
+    if ambiguous:
+        yield f"People disagree on {', '.join(ambiguous)}: say more clearly what is right there."
