@@ -27,6 +27,7 @@ from monitoring.evaluation.comparing import normal
 from monitoring.evaluation.forms import said_by
 from monitoring.feedback import Feedback
 from monitoring.metric_values import Metric, badness, is_bad
+from monitoring.quality.verdicts.plan import Plan
 
 LabelValue = Literal["right", "wrong", "unresolved"]
 
@@ -71,28 +72,42 @@ class RequestLabel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelRules(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules: the declared metrics, the one whose values are labels (None: all of them), whose
-    judgements are trusted, and whether only agreed labels count."""
+    """The rules of a task's labels. The first of `metrics` by which somebody has judged a request decides its label.
+
+    Judgements of `trusted_callers` count like reviewers'. With `agreed_only` only agreed labels count.
+    """
 
     metrics: Mapping[str, Metric]
-    feedback_metric: str | None = None
     trusted_callers: Set[str] = frozenset()
     agreed_only: bool = False
+
+
+def make_rules(plan: Plan, declared: Mapping[str, Metric]) -> LabelRules:
+    """The rules of a task: by its own metrics where it has any, else by all that are declared."""
+    ours = [name for name in (plan.feedback_metric, plan.complaint_metric) if name is not None]
+    return LabelRules(
+        metrics={name: declared[name] for name in ours or declared if name in declared},
+        trusted_callers=frozenset(plan.trusted_callers),
+        agreed_only=plan.agreed_only,
+    )
 
 
 def find_label(feedback: Iterable[Feedback], rules: LabelRules) -> RequestLabel | None:
     """The label of a request from its feedback, in any order; None where nobody has judged it."""
     ordered = sorted(feedback, key=lambda one: one.at)
-    return decide_label([read_judgement(one, rules) for one in ordered], rules.agreed_only)
+    for name in rules.metrics:
+        label = decide_label([read_judgement(one, name, rules) for one in ordered], rules.agreed_only)
+        if label is not None:
+            return label
+    return None
 
 
-def read_judgement(feedback: Feedback, rules: LabelRules) -> RaterJudgement:
-    """A feedback as a judgement; one of another metric without a value."""
-    metric = rules.metrics.get(feedback.metric) if rules.feedback_metric in (None, feedback.metric) else None
+def read_judgement(feedback: Feedback, metric: str, rules: LabelRules) -> RaterJudgement:
+    """A feedback as a judgement by this metric; one by another metric is without a value."""
     shown = feedback.demonstration
     return RaterJudgement(
         rater=name_rater(feedback.caller, feedback.rater),
-        badness=None if metric is None else badness(metric, feedback.value),
+        badness=badness(rules.metrics[metric], feedback.value) if feedback.metric == metric else None,
         is_trusted=feedback.reviewed or feedback.caller in rules.trusted_callers,
         resolves=feedback.resolves,
         reviewers=feedback.reviewers,

@@ -260,3 +260,28 @@ async def test_of_a_request_that_could_not_be_opened_no_example_is_left(gateway:
         assert [key async for key in redis.scan_iter("apprentice:retraining:*:examples*")] == []
         name = (await opened(http))["id"]
         assert len(await rows(http, name)) == 1
+
+
+@pytest.mark.invariant("A lone dissenter's demonstration is never exported as the right answer.")
+async def test_a_lone_dissenters_demonstration_is_never_exported(gateway: RunningGateway) -> None:
+    keys = [await gateway.key(role="operator") for _ in range(3)]
+    said = {
+        "dissent": [(False, "refuse"), (True, None), (True, None)],
+        "agreed": [(False, "refuse"), (False, "refuse"), (True, None)],
+        "apart": [(False, "refuse"), (False, "accept"), (False, None)],
+        "tie": [(False, "refuse"), (True, None)],
+    }
+    ids: dict[str, str] = {}
+    async with gateway.http() as http:
+        for name, answers in said.items():
+            ids[name] = await asked(http, f"Vase {name}.")
+            for key, (value, shown) in zip(keys, answers, strict=False):
+                async with gateway.http(key) as reviewer:
+                    more = {} if shown is None else {"demonstration": shown, "comment": f"{name} {shown}"}
+                    await judged(reviewer, ids[name], value, **more)
+        await stored(gateway, 11)
+        exported = {row["id"]: row for row in await rows(http, (await opened(http))["id"])}
+    assert exported.keys() == {ids["agreed"], ids["apart"]}
+    assert exported[ids["agreed"]]["expected"] == "refuse"
+    assert exported[ids["agreed"]]["label_words"] == "2 of 3 say wrong"
+    assert "expected" not in exported[ids["apart"]]

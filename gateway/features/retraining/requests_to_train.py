@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.retraining.store import id_of, new_id
 from gateway.state.redis import redis_time
 from monitoring.feedback import STREAM_KEY, Feedback
+from monitoring.labels.request_label import RequestLabel, find_label, make_rules
 from monitoring.metric_values import badness, is_bad
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action
@@ -92,8 +93,8 @@ async def collect_examples(
     since: float | None = None,
     examples_max: int = EXAMPLES_MAX,
 ) -> list[Example]:
-    """The version's requests that were judged bad, the newest first: by the task's own metrics where it has any, else
-    by all that are declared. Of several judgements of one rater the latest counts. Raises RedisError."""
+    """The version's requests whose label is wrong (monitoring/labels/request_label.py), the newest first. Raises
+    RedisError."""
     judged = _Found(retraining, task, version)
     redis: Any = retraining.services.redis  # replies are bytes; redis-py's types say bytes or str
     first, last = "-" if since is None else str(int(since * 1000)), "+"
@@ -105,6 +106,7 @@ async def collect_examples(
                 judged.take(fields)
             except (*UNREADABLE, KeyError):  # it is the monitor that counts it
                 log.debug("feedback that can't be read is no example: %r", entry)
+        await judged.decide()
         if len(rows) < AT_ONCE or len(judged.bad) >= examples_max:
             break
         await asyncio.sleep(0)
@@ -115,49 +117,62 @@ class _Found:
     """The judgements of a version's requests, read from the newest back."""
 
     def __init__(self, retraining: RetrainingRequests, task: str, version: str) -> None:
-        plan = retraining.services.settings.plan(task) if task in retraining.services.settings.tasks else Plan()
-        declared = retraining.services.settings.judged_metrics()
-        ours = [name for name in (plan.feedback_metric, plan.complaint_metric) if name is not None]
-        self._metrics = {name: declared[name] for name in ours or declared if name in declared}
+        services = retraining.services
+        plan = services.settings.plan(task) if task in services.settings.tasks else Plan()
+        self._feedback = services.feedback
+        self._rules = make_rules(plan, services.settings.judged_metrics())
         self._class_tag = plan.class_tag
         self._of = (task, version)
-        self._said: set[tuple[str, str, str]] = set()
-        self._whole: dict[str, Feedback] = {}
-        """By request, the newest feedback with a demonstration."""
-        self.bad: dict[str, Feedback] = {}
-        """By request, the newest judgement that it was bad."""
+        self._seen: set[str] = set()
+        self._undecided: list[str] = []
+        self.bad: dict[str, Example] = {}
+        """By request, those whose label is wrong."""
 
     def take(self, fields: Mapping[bytes, bytes]) -> None:
+        """Take an entry of the stream: its request is decided next, where it may be judged bad."""
         index = RecordIndex.read(fields[b"index"])
         if (index.task, index.version) != self._of or index.purpose == REPORTED:
             return
         request, feedback = fields[b"request"].decode(), msgspec.json.decode(fields[b"feedback"], type=Feedback)
-        if feedback.demonstration is not None:
-            self._whole.setdefault(request, feedback)
-        metric = self._metrics.get(feedback.metric)
-        giver = (request, feedback.metric, feedback.rater or feedback.caller)
-        if metric is None or giver in self._said:
-            return
-        self._said.add(giver)
-        if is_bad(badness(metric, feedback.value)):
-            self.bad.setdefault(request, feedback)
+        if request not in self._seen and self._says_bad(feedback):
+            self._seen.add(request)
+            self._undecided.append(request)
+
+    async def decide(self) -> None:
+        """Decide the labels of the requests that were taken, each from all that was judged of it. Raises RedisError."""
+        for request in self._undecided:
+            feedback = await self._feedback.of(request)
+            label = find_label(feedback, self._rules)
+            if label is not None and label.value == "wrong":
+                self.bad[request] = self._example(request, feedback, label)
+        self._undecided.clear()
 
     def examples(self, most: int) -> list[Example]:
-        examples: list[Example] = []
-        size_bytes = 0
-        for request, feedback in list(self.bad.items())[:most]:
-            whole = self._whole.get(request, feedback)
-            example = Example(
-                request_id=request,
-                metric=feedback.metric,
-                value=feedback.value,
-                at=feedback.at,
-                comment=feedback.comment if feedback.comment is not None else whole.comment,
-                demonstration=whole.demonstration,
-                class_name=(feedback.tags or {}).get(self._class_tag) if self._class_tag else None,
-            )
+        """At most so many, and so many bytes of them."""
+        size_bytes, examples = 0, list[Example]()
+        for example in list(self.bad.values())[:most]:
             size_bytes += len(msgspec.json.encode(example))
             if size_bytes > BYTES_MAX:
                 break
             examples.append(example)
         return examples
+
+    def _says_bad(self, feedback: Feedback) -> bool:
+        metric = self._rules.metrics.get(feedback.metric)
+        return metric is not None and is_bad(badness(metric, feedback.value))
+
+    def _example(self, request: str, feedback: Sequence[Feedback], label: RequestLabel) -> Example:
+        """The example of a request: its newest bad judgement, and the right answer that its label has."""
+        said = [one for one in reversed(feedback) if self._says_bad(one)]
+        comments = [one.comment for one in said if one.comment is not None]
+        classes = [(one.tags or {}).get(self._class_tag or "") for one in said]
+        return Example(
+            request_id=request,
+            metric=said[0].metric,
+            value=said[0].value,
+            at=said[0].at,
+            comment=next(iter(comments), None),
+            demonstration=label.demonstration,
+            class_name=next(filter(None, classes), None),
+            label_words=label.words,
+        )

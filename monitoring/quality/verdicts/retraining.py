@@ -15,7 +15,8 @@ EXAMPLES_MAX = 500
 class Example(msgspec.Struct, frozen=True, kw_only=True):
     """A request whose answer was judged bad: by which metric and value, when (Unix seconds), and what was said of it.
 
-    `demonstration` is what the answer should have been, where somebody said so. `class_name` is the request's class.
+    `demonstration` is what the answer should have been, where those who decide the label agree on it. `label_words`
+    tell who they are ("2 of 3 say wrong"). `class_name` is the request's class.
     """
 
     request_id: str
@@ -25,6 +26,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     comment: str | None = None
     demonstration: Any = None
     class_name: str | None = None
+    label_words: str | None = None
 
 
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +76,7 @@ def row_of(example: Example, asked: dict[str, Any] | None, answer: str | None) -
         "class": example.class_name,
         "answer": answer,
         "comment": example.comment,
+        "label_words": example.label_words,
     }
     row |= {name: value for name, value in told.items() if value is not None}
     return row | {"metric": example.metric, "value": example.value, "at": example.at}

@@ -13,8 +13,8 @@ from monitoring.feedback import Feedback
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
 from monitoring.metric_values import Metric
 
-RULES = LabelRules(metrics={"correct": Metric(kind="boolean")}, feedback_metric="correct")
-STRICT = LabelRules(metrics=RULES.metrics, feedback_metric="correct", agreed_only=True)
+RULES = LabelRules(metrics={"correct": Metric(kind="boolean")})
+STRICT = LabelRules(metrics=RULES.metrics, agreed_only=True)
 
 
 def said(*answers: tuple[str, bool] | tuple[str, bool, Any], reviewers: int = 1, **more: Any) -> list[Feedback]:
