@@ -107,6 +107,8 @@ class Given(msgspec.Struct):
     rater: str | None = None
     tags: dict[str, str] | None = None
     reviewed: bool = False
+    reviewers: int = 1
+    resolves: bool = False
     demonstration_digests: dict[str, str] = {}
     request: str = ""
 

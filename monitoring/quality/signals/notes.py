@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from monitoring.labels.request_label import RaterJudgement
 from monitoring.quality.signals.entries import (
     Given,
     Label,
@@ -35,6 +36,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
     `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
     the callers on whose word these rest, but for trusted ones. `canary`: a canary's tally has its feedback.
+    `judgements` are the answers of several reviewers (`reviewers.py`).
     """
 
     epoch: str = ""
@@ -44,6 +46,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     givers: tuple[str, ...] = ()
     pairs: tuple[NotedPair, ...] = ()
     canary: bool = False
+    judgements: tuple[RaterJudgement, ...] = ()
 
 
 def add_pair(note: Note, shadow: Seen) -> Note:

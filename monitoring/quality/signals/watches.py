@@ -27,6 +27,7 @@ from monitoring.quality.signals.entries import (
 )
 from monitoring.quality.signals.judging import Budget
 from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.reviewers import decide_together
 from monitoring.quality.signals.steps import MonitorStep, WatchedTask
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts import rollout
@@ -138,6 +139,7 @@ class Watches:
             return
         label = read_label(given, seen, task.plan, self._step.metrics)
         note = self.notes.get(given.request) or Note(epoch=self.epoch)
+        note, given, label = decide_together(note, given, label, task.plan)
         note, all_moved = notes.add_feedback(note, given, task.plan, label), dict[str, Watch]()
         for name in dict.fromkeys((get_labelled_version(seen), get_held_out_version(seen), *_sides(note))):
             known = self._watch(name, seen.task)

@@ -1,0 +1,43 @@
+"""The label of a request that several reviewers were asked for: it counts once it is decided, and only then.
+
+Until then none of its answers moves a signal. A single reviewer's answer counts at once, unless the reviewers of its
+task agree too little. Pure functions.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from monitoring.labels.request_label import RaterJudgement, decide_label, name_rater
+from monitoring.quality.signals.entries import Given, Label
+from monitoring.quality.signals.notes import Note
+from monitoring.quality.verdicts.plan import Plan
+
+JUDGEMENTS_MAX = 16
+"""Answers of one request that are kept, the latest."""
+
+
+def decide_together(note: Note, given: Given, label: Label | None, plan: Plan) -> tuple[Note, Given, Label | None]:
+    """The note with a reviewer's answer, and what counts now: the answer itself where its request had one reviewer,
+    else the label of all answers, or nothing while that is unresolved."""
+    if label is None or not label.trusted or label.metric != plan.feedback_metric:
+        return note, given, label
+    if not (given.reviewers > 1 or given.resolves or note.judgements or plan.agreed_only):
+        return note, given, label
+    digests = given.demonstration_digests
+    judgement = RaterJudgement(
+        rater=name_rater(given.caller, given.rater),
+        badness=label.badness,
+        is_trusted=True,
+        resolves=given.resolves,
+        reviewers=given.reviewers,
+        demonstration=digests or None,
+        form=msgspec.json.encode(digests.get("normal") or digests, order="sorted") if digests else None,
+    )
+    judgements = (*note.judgements, judgement)[-JUDGEMENTS_MAX:]
+    note = msgspec.structs.replace(note, judgements=judgements)
+    decided = decide_label(judgements, plan.agreed_only)
+    if decided is None or decided.badness is None:
+        return note, msgspec.structs.replace(given, demonstration_digests={}), None
+    given = msgspec.structs.replace(given, demonstration_digests=decided.demonstration or {})
+    return note, given, msgspec.structs.replace(label, badness=decided.badness)
