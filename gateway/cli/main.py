@@ -16,6 +16,7 @@ from gateway.cli.datasets import datasets
 from gateway.cli.doctor import doctor
 from gateway.cli.evaluations import evaluate, evaluations
 from gateway.cli.explain import explain
+from gateway.cli.forget import forget
 from gateway.cli.keys import keys
 from gateway.cli.overrides import overrides
 from gateway.cli.readiness import answer_readiness
@@ -68,6 +69,7 @@ app.add_typer(tasks, name="tasks")
 app.add_typer(retraining, name="retraining")
 app.add_typer(trainings, name="trainings")
 app.add_typer(records, name="records")
+records.command()(forget)
 
 
 @app.command()

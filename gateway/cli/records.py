@@ -19,7 +19,9 @@ from gateway.errors import SettingsError
 if TYPE_CHECKING:
     from monitoring.archive import ArchiveQuery
 
-records = typer.Typer(help="Export, count and replay the archived records and feedback.", no_args_is_help=True)
+records = typer.Typer(
+    help="Export, count and replay the archived records and feedback; forget texts.", no_args_is_help=True
+)
 AGO = re.compile(r"(\d{1,6})(h|d)")
 HOUR_SECONDS = 3600
 

@@ -344,6 +344,11 @@ class Settings(BaseSettings):
         return (self.datasets.folder or self.data_folder / "datasets").absolute()
 
     @property
+    def text_spool(self) -> Path:
+        """Where this machine's gateways spool kept texts."""
+        return self.data_folder.absolute() / "spool-texts"
+
+    @property
     def store(self) -> Path:
         """Where the adapter store is."""
         return (self.store_folder or self.data_folder / "store").absolute()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+import time
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
@@ -16,6 +17,10 @@ KEY = "apprentice:rewritten"
 """Set while no further rewrite is due, whichever gateway asked for the last one."""
 LOAD_SHARE_MAX = 0.01
 """Share of the time that Redis may spend on rewrites. A large file is rewritten less often."""
+REWRITE_SECONDS_MAX = 120.0
+REWRITE_LOOK_SECONDS = 0.05
+FileState = Literal["rewritten", "none", "forbidden", "unfinished"]
+"""Whether deleted texts are out of the append-only file: they are with `rewritten`, and where there is no file."""
 LOOKS = 5
 """Times that each gateway looks in an interval."""
 
@@ -47,3 +52,23 @@ async def rewrite(redis: Redis, interval_seconds: float) -> None:
             if isinstance(error, NoPermissionError):
                 raise
             log.info("Redis does not rewrite its append-only file now: %s", error)  # it is at it, by itself
+
+
+async def rewrite_now(redis: Redis, seconds_max: float = REWRITE_SECONDS_MAX) -> FileState:
+    """Have Redis rewrite its append-only file, and wait for that. Raises RedisError."""
+    asked, until = False, time.monotonic() + seconds_max
+    while time.monotonic() < until:
+        persistence: dict[str, Any] = await redis.info("persistence")
+        if not persistence.get("aof_enabled"):
+            return "none"
+        if not persistence["aof_rewrite_in_progress"] and not persistence.get("aof_rewrite_scheduled"):
+            if asked:
+                return "rewritten"
+            try:
+                asked = bool(await redis.bgrewriteaof())
+            except NoPermissionError:
+                return "forbidden"
+            except ResponseError as error:
+                log.info("Redis does not rewrite its append-only file now: %s", error)
+        await asyncio.sleep(REWRITE_LOOK_SECONDS)
+    return "unfinished"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, TypeVar
 
 import msgspec
@@ -126,6 +126,19 @@ class RetrainingStore:
         """Delete the examples of a request that is gone, or was never opened."""
         days = await self._days(name)
         await self._redis.delete(_examples_key(name), *(_examples_key(name, day) for day in days))
+
+    async def forget_requests(self, requests: Set[str]) -> int:
+        """Delete the examples that are one of these requests; their number."""
+        gone = 0
+        for retraining in await self.all():
+            for day in await self._days(retraining.id):
+                key = _examples_key(retraining.id, day)
+                examples = self._reader.read(key, await self._redis.get(key), list[Example]) or []
+                rest = [example for example in examples if example.request_id not in requests]
+                if len(rest) < len(examples):
+                    await self._redis.set(key, msgspec.json.encode(rest), xx=True, keepttl=True)
+                    gone += len(examples) - len(rest)
+        return gone
 
 
 def _asked_at(example: Example) -> float:

@@ -7,7 +7,7 @@ once more, for who retrains the version. Time is Redis's own clock, so that gate
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -203,6 +203,16 @@ class ReviewStore:
             await step.enter()
             waiting, answered, always = waiting + gone, answered + kept, False
         return Deleted(waiting, answered)
+
+    async def find_tasks(self, requests: Sequence[str]) -> dict[str, str]:
+        """The tasks of those of these requests whose texts are kept here, because they wait or were judged wrong."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for request in requests:
+                pipe.getrange(f"{TEXTS}{request}", 0, TASK_BYTES_MAX)
+                pipe.getrange(f"{KEPT_ON}{request}", 0, TASK_BYTES_MAX)
+            beginnings = await pipe.execute()
+        found = zip(requests, beginnings[::2], beginnings[1::2], strict=True)
+        return {request: (one or other).split(b"\n", 1)[0].decode() for request, one, other in found if one or other}
 
     async def counts(self, task: str, retention_seconds: float) -> Counts:
         """Count the task's reviews. Those that have waited for longer than the retention are deleted."""

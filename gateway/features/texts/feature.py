@@ -14,12 +14,11 @@ from monitoring.text_stream import TextStream
 
 def _open(services: Services, _: Features) -> Texts:
     settings = services.settings
-    folder = settings.data_folder.absolute() / "spool-texts"
     texts = Texts(
         services,
         TextQueue(),
         TextStream(services.redis, settings.texts.unarchived_bytes_max),
-        Spool(folder, services.name, settings.texts.spool_bytes_max),
+        Spool(settings.text_spool, services.name, settings.texts.spool_bytes_max),
     )
     texts.take_in(settings)
     services.observers.append(TextObserver(texts))

@@ -1,0 +1,70 @@
+"""`apprentice records forget`: erases the texts of requests, and lists what they went into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gateway.cli.admin_client import CommandError, Unusable
+from gateway.cli.command import Api, Yes, as_body, make_sure, with_api
+from gateway.cli.watch import wait
+
+LOOK_SECONDS = 0.3
+STILL_IN_FILE: Mapping[str, str] = {
+    "forbidden": "Redis forbids this gateway to rewrite its append-only file: have it rewritten (BGREWRITEAOF).",
+    "unfinished": "Redis has not yet rewritten its append-only file: the erased texts may be in it until then.",
+}
+
+
+class NotErased(CommandError):
+    """An erasure that has not come to its end."""
+
+    exit_code = 1
+
+
+@with_api
+def forget(
+    api: Api,
+    request: Annotated[str | None, typer.Option(metavar="ID", help="The texts of this request.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of all requests about this subject (x-apprentice-subject).")
+    ] = None,
+    caller: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Of all requests of this key (its public part), or of its subject."),
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Erase texts of requests from Redis, the spool, the archive, reviews and data sets.
+
+    Records and labels stay. The data sets and versions that the texts went into are listed.
+    """
+    if (request is None) == (subject is None and caller is None):
+        raise Unusable("Give --request, or --subject, or --caller; --caller may go with --subject.")
+    make_sure("Erase these texts for good?", yes)
+    erasure = api.post("/erasures", as_body(request=request, subject=subject, caller=caller))
+    with api.out.progress(SpinnerColumn(), TextColumn("Erasing"), TimeElapsedColumn()) as progress:
+        progress.add_task("")
+        while erasure["state"] == "waiting" and erasure["error"] is None:
+            wait(LOOK_SECONDS)
+            erasure = api.get(f"/erasures/{erasure['id']}")
+    if not api.out.answer(erasure) and erasure["state"] == "done":
+        _tell(api, erasure)
+    if erasure["state"] != "done":
+        raise NotErased(f"{erasure['error']} The gateway tries again: see GET /admin/v1/erasures/{erasure['id']}.")
+
+
+def _tell(api: Api, erasure: dict[str, Any]) -> None:
+    counted = ("texts", "reviews", "feedback", "examples")
+    names = dict(zip(counted, ("kept texts", "reviews", "comments and demonstrations", "examples"), strict=True))
+    parts = [f"{erasure[name]} {names[name]}" for name in counted]
+    api.out.say(f"Erased of {erasure['found']} requests: {', '.join(parts)}.")
+    for each in erasure["datasets"]:
+        api.out.say(f"Data set {each['digest']}: {each['requests']} of the requests, {each['rows']} rows erased.")
+    for version in erasure["versions"]:
+        api.out.say(f"Version {version} was trained on such a data set: its weights may hold what it learned.")
+    if erasure["append_only_file"] in STILL_IN_FILE:
+        api.out.note(f"Warning: {STILL_IN_FILE[erasure['append_only_file']]}")

@@ -1,0 +1,87 @@
+"""The table URL → function for admins, erasures: texts of requests that are to be forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import Field, model_validator
+
+from gateway.access import Admin, Body, Operator
+from gateway.audit import audited
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.erasures.erasures import Erasures
+from gateway.features.erasures.store import Erasure, new_erasure_id
+from gateway.openapi_parts import with_errors
+from gateway.state.redis import redis_time
+from monitoring.feedback import handle_of
+from monitoring.ids import bare
+from monitoring.text_stream import forgotten_name_of
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class ErasureIn(Body):
+    """Whose texts are erased: one request's, or all until now of a caller, or about a subject of a caller or of all."""
+
+    request: str | None = Field(None, min_length=1, max_length=200, description="A request's id.")
+    subject: str | None = Field(None, min_length=1, max_length=256, description="As `x-apprentice-subject` named it.")
+    caller: str | None = Field(None, min_length=1, max_length=63, description="A key's public part.")
+
+    @model_validator(mode="after")
+    def _one(self) -> ErasureIn:
+        if (self.request is None) == (self.subject is None and self.caller is None):
+            raise ValueError("name a request, or a subject, or a caller; a caller may go with a subject")
+        return self
+
+
+@router.post("/erasures", status_code=202)
+async def erase_texts(request: Request, body: ErasureIn, admin: Admin) -> dict[str, Any]:
+    """Erase texts of requests; records and labels stay. Read how far it is under its id."""
+    erasures = feature_of(request, Erasures)
+    now = await redis_time(erasures.services.redis)
+    erasure = Erasure(
+        id=new_erasure_id(now),
+        at=now,
+        by=admin.public,
+        of="a request" if body.request else "a subject" if body.subject else f"the caller {body.caller}",
+        requests=[bare(body.request)] if body.request else [],
+        names=_names(erasures, body),
+    )
+    step = audited(erasures.services, admin)
+    step.note("texts.erase", erasure.id, after=_shown(erasure))
+    await erasures.store.open(erasure, step)
+    erasures.wake.set()
+    return _shown(erasure)
+
+
+@router.get("/erasures")
+async def list_erasures(request: Request, _: Operator) -> dict[str, Any]:
+    """All erasures, the newest first."""
+    return {"erasures": [_shown(erasure) for erasure in await feature_of(request, Erasures).store.all()]}
+
+
+@router.get("/erasures/{erasure}", responses=with_errors("not_found"))
+async def read_erasure(request: Request, erasure: str, _: Operator) -> dict[str, Any]:
+    """One erasure, with the data sets and versions that the texts went into."""
+    found = await feature_of(request, Erasures).store.get(erasure)
+    if found is None:
+        raise Problem("not_found", f"There is no erasure {erasure[:80]!r}, or no more.")
+    return _shown(found)
+
+
+def _names(erasures: Erasures, body: ErasureIn) -> list[str]:
+    """The names under which the requests are found. A subject is one of each caller, unless one is named."""
+    if body.subject is None:
+        return [forgotten_name_of(body.caller)] if body.caller else []
+    services = erasures.services
+    callers = [body.caller] if body.caller else sorted(services.snapshot.current.callers)
+    return [handle_of(services.digest_secret, caller, "subject", body.subject) for caller in callers]
+
+
+def _shown(erasure: Erasure) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(erasure)
+    del fields["names"]
+    return fields

@@ -1,0 +1,23 @@
+"""The state of erasures: texts of requests that are to be forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from gateway.features.erasures.store import ErasureStore
+from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.reviews.reviews import Reviews
+from gateway.services import Services
+
+
+@dataclass(frozen=True)
+class Erasures:
+    """`store` keeps them in Redis. Texts are also in `reviews` and in the examples of `retraining`."""
+
+    services: Services
+    store: ErasureStore
+    reviews: Reviews
+    retraining: RetrainingRequests
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when one was entered here."""

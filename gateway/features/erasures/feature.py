@@ -1,0 +1,19 @@
+"""Erasures, as the table of features has them."""
+
+from __future__ import annotations
+
+from gateway.feature import Feature, Features
+from gateway.features.erasures import endpoints
+from gateway.features.erasures.erasures import Erasures
+from gateway.features.erasures.job import keep_erasing
+from gateway.features.erasures.store import ErasureStore
+from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.reviews.reviews import Reviews
+from gateway.services import Services
+
+
+def _open(services: Services, features: Features) -> Erasures:
+    return Erasures(services, ErasureStore(services.redis), features[Reviews], features[RetrainingRequests])
+
+
+ERASURES = Feature(Erasures, _open, (endpoints.router,), {"keep_erasing": keep_erasing})

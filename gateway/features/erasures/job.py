@@ -1,0 +1,123 @@
+"""Erasures are done here: one gateway's job. Files are written again by a process of its own.
+
+An erasure that fails, or whose gateway ends, is done again as a whole until it has come to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence, Set
+from typing import Any
+
+import msgspec
+
+from gateway.background.child_process import child, hear
+from gateway.background.lease import JobLease
+from gateway.features.erasures.erasures import Erasures
+from gateway.features.erasures.store import Erasure
+from gateway.features.records.archiving import redis_address
+from gateway.features.records.rewriting import rewrite_now
+from gateway.state.audited_step import AuditedStep
+from serving.adapters.entries import Version
+
+log = logging.getLogger(__name__)
+LOOK_INTERVAL_SECONDS = 5.0
+RUN_SECONDS_MAX = 3600.0
+AT_ONCE = 500
+COMMAND = (sys.executable, "-P", "-m", "monitoring.erasure_run")
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """The result of the process (monitoring/erasure_run.py)."""
+
+    requests: list[str]
+    texts: int
+    feedback: int
+    datasets: list[dict[str, Any]]
+    seconds: float
+
+
+class _Failed(Exception):
+    """The process came to no end; the message says what to do."""
+
+
+async def keep_erasing(erasures: Erasures) -> None:
+    """Do what is to be erased, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    lease = JobLease(erasures.services.redis, "erasures", erasures.services.name)
+
+    async def erase_all() -> None:
+        for erasure in await erasures.store.waiting():
+            await _erase(erasures, erasure)
+
+    await lease.repeat(erase_all, LOOK_INTERVAL_SECONDS, wake=erasures.wake)
+
+
+async def _erase(erasures: Erasures, erasure: Erasure) -> None:
+    try:
+        erased = await _erase_files(erasures, erasure)
+    except _Failed as failure:
+        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, failure)
+        await erasures.store.note(msgspec.structs.replace(erasure, error=str(failure)))
+        return
+    done = msgspec.structs.replace(
+        erasure,
+        state="done",
+        error=None,
+        found=len(erased.requests),
+        texts=erased.texts,
+        reviews=await _forget_reviews(erasures, erasure, erased.requests),
+        feedback=erased.feedback,
+        examples=await erasures.retraining.store.forget_requests(frozenset(erased.requests)),
+        datasets=erased.datasets,
+        versions=list_versions_of(erasures, {each["digest"] for each in erased.datasets}),
+        append_only_file=await rewrite_now(erasures.services.redis),
+        seconds=erased.seconds,
+    )
+    shown = {name: value for name, value in msgspec.to_builtins(done).items() if name not in ("requests", "names")}
+    await erasures.services.audit.append(erasure.by, "texts.erased", erasure.id, evidence=shown)
+    await erasures.store.note(done)
+
+
+async def _erase_files(erasures: Erasures, erasure: Erasure) -> Erased:
+    """Raises _Failed."""
+    settings = erasures.services.settings
+    job = {
+        "redis_url": redis_address(settings),
+        "folder": str(settings.archive),
+        "datasets": str(settings.dataset_folder),
+        "spool": str(settings.text_spool),
+        "until": erasure.at,
+        "requests": erasure.requests,
+        "names": erasure.names,
+    }
+    try:
+        async with child(COMMAND) as process, asyncio.timeout(RUN_SECONDS_MAX):
+            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
+    except TimeoutError:
+        raise _Failed(f"It was not done within {RUN_SECONDS_MAX:g} s.") from None
+    if code != 0:
+        raise _Failed(f"Files can't be written again, exit code {code}: the log of the gateway says why.")
+    return msgspec.json.decode(output, type=Erased)
+
+
+async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequence[str]) -> int:
+    """Delete the texts of reviews of these requests; their number. Raises RedisError."""
+    store, services, deleted = erasures.reviews.store, erasures.services, 0
+    for at in range(0, len(requests), AT_ONCE):
+        for request, task in (await store.find_tasks(requests[at : at + AT_ONCE])).items():
+            step = AuditedStep(services.redis, services.audit, erasure.by)
+            deleted += sum(await store.delete(task, request, step))
+    return deleted
+
+
+def list_versions_of(erasures: Erasures, digests: Set[str]) -> list[str]:
+    """The versions whose provenance names one of these data sets."""
+    versions = erasures.services.snapshot.current.versions.values()
+    return sorted(version.name for version in versions if _dataset_of(version) in digests)
+
+
+def _dataset_of(version: Version) -> str:
+    provenance = version.manifest.get("provenance") or {}
+    return str(provenance.get("dataset", "")).removeprefix("sha256:")

@@ -1,0 +1,99 @@
+"""Erasures as they stand in Redis: what is to be erased, and what came of it. They name requests, and hold no text."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.state.audited_step import AuditedStep
+from monitoring.texts import FORGOTTEN_KEY
+from serving.object_store import Change, LenientReader, ObjectStore, change_together
+
+WAITING_KEY = "apprentice:erasures:waiting"
+ERASURES_MAX = 1_000
+FORGOTTEN_SECONDS = 90 * 86_400
+"""Time for which a spool that comes late can bring no erased text back."""
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """One erasure. `of` says of what in words; `requests` are ids, `names` callers and handles whose requests until
+    `at` (Unix seconds) are meant. The figures are there once it is done; until then `error` says what kept it from it.
+    """
+
+    id: str
+    at: float
+    by: str
+    of: str
+    requests: list[str] = []
+    names: list[str] = []
+    state: Literal["waiting", "done"] = "waiting"
+    error: str | None = None
+    found: int = 0
+    texts: int = 0
+    reviews: int = 0
+    feedback: int = 0
+    examples: int = 0
+    datasets: list[dict[str, Any]] = []
+    versions: list[str] = []
+    append_only_file: str | None = None
+    seconds: float = 0.0
+
+
+def new_erasure_id(now: float) -> str:
+    """An id that sorts by its time, in Unix seconds."""
+    return f"{int(now * 1000):012x}{secrets.token_hex(4)}"
+
+
+class ErasureStore:
+    """The object store `erasures`. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._object_store = ObjectStore(redis, "erasures")
+        self._reader = LenientReader()
+
+    async def open(self, erasure: Erasure, step: AuditedStep) -> None:
+        """Enter a new erasure with its audit entry. From here on no text that it means is taken in any more."""
+        until_ms = round(erasure.at * 1000)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in (*erasure.requests, *erasure.names):
+                pipe.set(FORGOTTEN_KEY + name, until_ms, ex=FORGOTTEN_SECONDS)
+            pipe.sadd(WAITING_KEY, erasure.id)
+            await pipe.execute()
+        await step.take([self._change(erasure)])
+
+    async def waiting(self) -> list[Erasure]:
+        """Those that are to be done, the oldest first."""
+        ids = sorted(raw.decode() for raw in await self._redis.smembers(WAITING_KEY))
+        found = [erasure for name in ids if (erasure := await self.get(name)) is not None]
+        return [erasure for erasure in found if erasure.state == "waiting"]
+
+    async def note(self, erasure: Erasure) -> None:
+        """Write how far an erasure has come."""
+        await change_together(self._redis, [self._change(erasure)])
+        if erasure.state == "done":
+            await self._redis.srem(WAITING_KEY, erasure.id)
+            await self._tidy()
+
+    async def get(self, name: str) -> Erasure | None:
+        """One erasure; None where there is none, or it can't be read."""
+        raw = await self._object_store.get(name)
+        return None if raw is None else msgspec.convert(raw, Erasure)
+
+    async def all(self) -> list[Erasure]:
+        """All that can be read, the newest first."""
+        written = sorted((await self._object_store.written()).items(), reverse=True)
+        found = (self._reader.read(f"the erasure {name}", raw, Erasure) for name, raw in written)
+        return [erasure for erasure in found if erasure is not None]
+
+    async def _tidy(self) -> None:
+        over = (await self.all())[ERASURES_MAX:]
+        done = [Change(self._object_store, old.id, None) for old in over if old.state == "done"]
+        if done:
+            await change_together(self._redis, done)
+
+    def _change(self, erasure: Erasure) -> Change:
+        return Change(self._object_store, erasure.id, msgspec.to_builtins(erasure))

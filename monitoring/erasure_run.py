@@ -1,0 +1,115 @@
+"""One erasure of requests' texts, in a process of its own: from Redis, the archive, the spool and data sets.
+
+`python -m monitoring.erasure_run` reads an ErasureJob as a line of JSON, and prints an ErasureReport. It ends at once
+when its input is closed. Whoever comes after a kill does all of it again: what is erased already is found erased.
+
+The archive is locked meanwhile. First what waits in Redis is erased, then all else that waits is archived, so that
+every request can be found there; then files are written again without the texts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Set
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from monitoring.archive import lock_archive
+from monitoring.archive_run import READ_MAX, ArchiveReport, write_all
+from monitoring.erasure import (
+    ErasedSet,
+    erase_from_sets,
+    erase_texts,
+    erase_unreadable,
+    erase_words_of_feedback,
+    find_requests,
+)
+from monitoring.feedback_erasure import erase_feedback_words
+from monitoring.helper_process import live_with_input
+from monitoring.text_stream import delete_texts, forgotten_name_of, read_row
+from monitoring.texts import STREAM_KEY, TEXT_KEY, TextRow
+
+
+class ErasureJob(msgspec.Struct):
+    """The requests to erase: by id, and by the names of callers and handles, as far as they were made until `until`
+    (Unix seconds)."""
+
+    redis_url: str
+    folder: str
+    datasets: str
+    spool: str
+    until: float
+    requests: list[str] = []
+    names: list[str] = []
+
+
+class ErasureReport(msgspec.Struct):
+    """The result: the requests that it found, and how much was erased of them."""
+
+    requests: list[str] = []
+    texts: int = 0
+    feedback: int = 0
+    datasets: list[ErasedSet] = []
+    seconds: float = 0.0
+
+
+def erase(job: ErasureJob) -> ErasureReport:
+    """Erase what the job names. Raises RedisError, OSError and duckdb.Error; what is erased by then stays so."""
+    began = time.monotonic()
+    report, folder, requests = ErasureReport(), Path(job.folder), set(job.requests)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_archive(folder), Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
+        waiting = {row.request for row in _waiting(redis) if _is_meant(row, job, requests)}
+        delete_texts(redis, waiting, 0)
+        write_all(redis, folder, ArchiveReport())
+        requests |= waiting | find_requests(folder, job.names, job.until)
+        report.requests = sorted(requests)
+        report.texts = len(waiting) + erase_texts(folder, requests)
+        report.feedback = erase_words_of_feedback(folder, requests)
+        erase_unreadable(folder, requests)
+        erase_feedback_words(redis, requests)
+        _erase_damaged(Path(job.spool), requests)
+        report.datasets = erase_from_sets(Path(job.datasets), requests, job.until)
+    report.seconds = round(time.monotonic() - began, 3)
+    return report
+
+
+def _is_meant(row: TextRow, job: ErasureJob, requests: Set[str]) -> bool:
+    named = not {forgotten_name_of(row.caller), *row.handles}.isdisjoint(job.names)
+    return row.request in requests or (named and row.at <= job.until)
+
+
+def _waiting(redis: Any) -> Iterator[TextRow]:
+    """The texts in Redis that wait for the archive."""
+    low = "-"
+    while batch := redis.xrange(STREAM_KEY, low, "+", count=READ_MAX):
+        low = f"({batch[-1][0].decode()}"
+        for raw in redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in batch]):
+            row = read_row(raw)
+            if row is not None:
+                yield row
+
+
+def _erase_damaged(folder: Path, requests: Set[str]) -> None:
+    """A spool's segments that could not be read, and may hold one of the texts, go whole."""
+    for path in folder.glob("*.damaged"):
+        if any(request.encode() in path.read_bytes() for request in requests):
+            path.unlink()
+
+
+def main() -> None:
+    """Do the job that the input names, and say what was erased."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=ErasureJob)
+    live_with_input()
+    sys.stdout.buffer.write(msgspec.json.encode(erase(job)) + b"\n")
+    sys.stdout.buffer.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Texts that are to be forgotten leave every file, down to its bytes; all others stay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from gateway.features.erasures.erasures import Erasures
+from gateway.features.records.archiving import archive_once
+from gateway.features.texts.texts import Texts
+from monitoring.erasure import CARD_FILE, ERASED_FILE, REQUESTS_FILE
+from monitoring.feedback import STREAM_KEY
+from tests.gateway.cli.conftest import run
+from tests.waiting import until
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+SECRET, OTHER = "the cracked amphora of Mrs. Vanderbilt-Oxenstierna", "a plain toaster that was never opened at all"
+DIGEST = "a" * 64
+
+
+def body(text: str) -> dict[str, Any]:
+    return {"model": "returns", "messages": [{"role": "user", "content": f"A return of {text}."}]}
+
+
+async def ask(gateway: RunningGateway, text: str, key: str | None = None, **headers: str) -> str:
+    async with gateway.http(key) as http:
+        answer = await http.post("/v1/chat/completions", json=body(text), headers=headers)
+        assert answer.status_code == 200, answer.text
+        return str(answer.headers["x-request-id"])
+
+
+async def judge(gateway: RunningGateway, request: str, text: str) -> None:
+    said = {"request_id": request, "metric": "correct", "value": False, "comment": text, "demonstration": text}
+    async with gateway.http() as http:
+        assert (await http.post("/v1/feedback", json=said)).status_code == 201
+
+
+def kept_in(folder: Path) -> Iterator[tuple[Path, str]]:
+    """All that is written below a folder: files as they are, Parquet as the rows that it holds."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".parquet":
+            yield path, str(duckdb.execute("SELECT * FROM read_parquet(?)", [str(path)]).fetchall())
+        elif path.is_file():
+            yield path, path.read_bytes().decode(errors="replace")
+
+
+def holding(folder: Path, text: str) -> list[str]:
+    return [path.name for path, content in kept_in(folder) if text in content]
+
+
+def write_set(folder: Path, request: str, other: str) -> Path:
+    """A data set that has a row of each request, one that was made from the first, and one that was left out."""
+    target = folder / "datasets" / DIGEST
+    target.mkdir(parents=True)
+    row = {"id": "r1", "request": request, **body(SECRET)}
+    derived = {"id": "s1", "parent": "r1", "origin": "synthetic", **body(SECRET.upper())}
+    (target / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (row, derived)))
+    (target / "heldout.jsonl").write_text(json.dumps({"id": "r2", "request": other, **body(OTHER)}) + "\n")
+    (target / "left_out.jsonl").write_text(json.dumps({"because": "exact_duplicate", "row": row}) + "\n")
+    (target / REQUESTS_FILE).write_text(f"{request}\n{other}\n")
+    (target / CARD_FILE).write_text(json.dumps({"digest": DIGEST, "longest": [body(SECRET)["messages"][0]["content"]]}))
+    (target / "card.html").write_text(f"<p>{SECRET}</p>")
+    return target
+
+
+@pytest.fixture
+async def world(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[tuple[RunningGateway, Path]]:
+    """A gateway with a Valkey of its own that keeps all texts as they are, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="gw") as name:
+        tasks = {"returns": {"texts": {"keep": "all", "redaction": "none"}, "monitor": {"reviews": {"per_week": 100}}}}
+        async with run_gateway(configure(tasks=tasks, data_folder=Path(name), redis_url=None)) as gateway:
+            await gateway.services.redis.config_set("rdbcompression", "no")  # a rewritten text is found as it is
+            folder = make_adapter(1)
+            manifest = folder / "manifest.yaml"
+            manifest.write_text(manifest.read_text().replace("number: 1", f"dataset: {DIGEST}"))
+            await gateway.place(folder)
+            yield gateway, Path(name)
+
+
+async def settled(gateway: RunningGateway) -> None:
+    texts = gateway.features[Texts]
+    await until(lambda: not len(texts.queue) and not texts.spool.records and not gateway.services.flow.pending)
+
+
+async def forget(gateway: RunningGateway, *options: str) -> dict[str, Any]:
+    """The result of `apprentice records forget`."""
+    connection = ("--gateway", gateway.url, "--key", gateway.admin_key, "--json", "--yes")
+    said = await asyncio.to_thread(run, "records", "forget", *options, *connection)
+    assert said.exit_code == 0, said.err
+    result: dict[str, Any] = said.json
+    return result
+
+
+@pytest.mark.invariant("A forgotten text is in no file, down to its bytes, and every other text is where it was.")
+async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tuple[RunningGateway, Path]) -> None:
+    gateway, folder = world
+    request, other = await ask(gateway, SECRET), await ask(gateway, OTHER)
+    await judge(gateway, request, f"No: {SECRET}")
+    await judge(gateway, other, f"No: {OTHER}")
+    await settled(gateway)
+    await archive_once(gateway.services.settings, gateway.services.meters)
+    async with gateway.http() as http:
+        opened = await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})
+        assert (opened.status_code, opened.json()["examples"]) == (201, 2)
+    dataset = write_set(folder, request, other)
+    before, labels = holding(folder, OTHER), await gateway.services.redis.xrange(STREAM_KEY)
+    assert {"train.jsonl", "card.html", CARD_FILE} < set(holding(folder, SECRET))
+
+    erasure = await forget(gateway, "--request", request)
+
+    assert holding(folder, SECRET) == []
+    assert holding(folder, SECRET.upper()) == [], "what was made from it is gone too"
+    assert {name for name in before if not name.startswith("appendonly")} <= set(holding(folder, OTHER))
+    counted = {name: erasure[name] for name in ("found", "texts", "feedback", "examples", "append_only_file")}
+    assert counted == {"found": 1, "texts": 1, "feedback": 1, "examples": 1, "append_only_file": "rewritten"}
+    assert erasure["datasets"] == [{"digest": DIGEST, "requests": 1, "rows": 3}]
+    assert erasure["versions"] == ["returns@v1"]
+    assert json.loads((dataset / ERASED_FILE).read_bytes())["rows"] == 3
+    async with gateway.http() as http:
+        told = (await http.get(f"/v1/requests/{request}")).json()
+        audit = (await http.get("/admin/v1/audit", params={"newest": True, "limit": 2})).json()["entries"]
+    assert [(each["value"], each.get("comment")) for each in told["feedback"]] == [(False, None)]
+    left = await gateway.services.redis.xrange(STREAM_KEY)
+    assert [entry for entry, _ in left] == [entry for entry, _ in labels], "every label is where it was"
+    assert [entry["action"] for entry in audit] == ["texts.erased", "texts.erase"]
+
+
+async def test_a_subject_or_a_caller_is_forgotten_and_what_comes_later_is_kept(
+    world: tuple[RunningGateway, Path],
+) -> None:
+    gateway, folder = world
+    key = await gateway.key()
+    of_subject = await ask(gateway, SECRET, key, **{"x-apprentice-subject": "order-4711"})
+    await ask(gateway, OTHER, key)
+    await settled(gateway)
+    assert (await forget(gateway, "--subject", "order-4711"))["found"] == 1
+    assert holding(folder, SECRET) == []
+    assert holding(folder, OTHER)
+    assert of_subject in "".join(content for _, content in kept_in(folder)), "its record stays"
+    erasure = await forget(gateway, "--caller", key.split("-")[2])
+    assert (erasure["found"], erasure["texts"]) == (2, 1)
+    assert holding(folder, OTHER) == []
+    await ask(gateway, SECRET, key)
+    await settled(gateway)
+    assert holding(folder, SECRET)
+
+
+async def test_an_erasure_that_failed_is_done_once_it_can_be(world: tuple[RunningGateway, Path]) -> None:
+    gateway, folder = world
+    request = await ask(gateway, SECRET)
+    await settled(gateway)
+    await archive_once(gateway.services.settings, gateway.services.meters)
+    lock = folder / "records" / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    async with gateway.http() as http:
+        name = (await http.post("/admin/v1/erasures", json={"request": request})).json()["id"]
+        store = gateway.features[Erasures].store
+        failed = await until(lambda: _with_error(store, name))
+        assert (failed.state, holding(folder, SECRET) != []) == ("waiting", True)
+        lock.rmdir()
+        gateway.features[Erasures].wake.set()
+        await until(lambda: _is_done(store, name))
+    assert holding(folder, SECRET) == []
+
+
+async def _with_error(store: Any, name: str) -> Any:
+    erasure = await store.get(name)
+    return erasure if erasure.error else None
+
+
+async def _is_done(store: Any, name: str) -> bool:
+    return bool((await store.get(name)).state == "done")
+
+
+@pytest.mark.parametrize("given", [{}, {"request": "r", "caller": "c"}, {"subject": ""}])
+async def test_an_erasure_names_one_request_or_a_subject_or_a_caller(
+    gateway: RunningGateway, given: dict[str, str]
+) -> None:
+    async with gateway.http() as http:
+        assert (await http.post("/admin/v1/erasures", json=given)).status_code == 400
