@@ -37,6 +37,7 @@ def show(api: Api, name: Id) -> None:
         first = [(name, answer[name]) for name in ("id", "task", "version", "state")]
         opened = f"{moment(answer['opened_at'])} by {answer['by']}"
         last = [("opened", opened), ("closed", closed), ("because", answer["because"]), ("examples", examples)]
+        last += [(name, answer[name]) for name in ("dataset", "command", "training", "evaluation", "note")]
         api.out.pairs([*first, *last])
 
 

@@ -16,6 +16,7 @@ from monitoring.quality.verdicts.plan import Plan, ResponseName
 Share = Annotated[float, Field(ge=0, le=1)]
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 JudgeKind = Literal["exact", "normal", "fields", "model"]
+RetrainingMode = Literal["off", "ask", "auto"]
 DAY_SECONDS = 86_400
 
 
@@ -116,6 +117,9 @@ class TaskMonitorSettings(Section):
         frozenset({"shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"}),
         description="Actions that the monitor may take by itself.",
     )
+    retraining: RetrainingMode = Field(
+        "ask", description="What a version's slip leads to: nothing, a data set and a command, or a training too."
+    )
     shadow_share: Share = Field(0.0, description="Share of requests that both arms answer.")
     shadow_share_suspect: Share = Field(0.1, description="The same while a version is suspect or degraded.")
     shadow_room_share: Share = Field(
@@ -211,7 +215,7 @@ class TaskMonitorSettings(Section):
             labels_min=self.labels_min,
             class_tag=self.class_tag,
             trusted_callers=sorted(self.trusted_callers),
-            responses=sorted(self.responses),
+            responses=sorted(self.responses - ({"retrain"} if self.retraining == "off" else set())),
             enforced=enforced,
             shadow_share=self.shadow_share,
             shadow_share_suspect=max(self.shadow_share, self.shadow_share_suspect),

@@ -10,11 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.fakes.engine import FakeEngine
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import audit_of
+from tests.walks.test_retraining import asked, judged, keep_texts, opened, stored
 
 PATH = "/admin/v1/trainings"
 
@@ -173,3 +175,36 @@ async def test_older_data_is_rehearsed_but_for_requests_that_have_a_new_answer(g
         second = await begin(http, await send(http, data(40, "new")), parameters=shares)
         prepared = (await ended(http, second["id"]))["progress"]["prepared"]
         assert (prepared["rows"], prepared["rehearsed"]) == (40, 20)
+
+
+@pytest.mark.parametrize("mode", ["ask", "auto"])
+async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate(
+    mode: str, configuration: dict[str, Any], make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    configuration["tasks"] = {"returns": {"monitor": {"retraining": mode}, "fallback_pool": "general"}}
+    async with run_gateway(configuration) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        for number in range(12):
+            name = await asked(http, f"Vase {number}.")
+            await judged(http, name, False, demonstration="accept")
+            await keep_texts(running, name, f"Vase {number}.")
+        await stored(running, 12)
+        request = (await opened(http))["id"]
+
+        async def look() -> dict[str, Any] | None:
+            told = (await http.get(f"/admin/v1/retraining/{request}")).json()
+            return told if told["evaluation" if mode == "auto" else "dataset"] else None
+
+        told = dict(await until(look))
+        assert told["command"] == f"apprentice train returns --data {told['dataset']} --begin returns@v1"
+        card = (await http.get(f"/admin/v1/datasets/{told['dataset']}")).json()
+        assert card["task"] == "returns"
+        if mode == "ask":
+            assert (await http.get(PATH)).json()["trainings"] == []
+            return
+        training = (await http.get(f"{PATH}/{told['training']}")).json()
+        assert (training["status"], training["by"], training["version"]) == ("done", "system", "returns@v2")
+        evaluation = (await http.get(f"/admin/v1/evaluations/{told['evaluation']}")).json()
+        assert (evaluation["version"], set(evaluation["arms"])) == ("returns@v2", {"adapter", "general", "leading"})
+        alias = (await http.get("/admin/v1/aliases/returns")).json()
+        assert (alias["weights"], alias["rollout"]) == ({"returns@v1": 1.0}, None)

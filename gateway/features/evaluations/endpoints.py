@@ -40,7 +40,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class WantedEvaluation:
     """An evaluation that is asked for: of which version, by which arms, and on which suite, if it is on one."""
 
     task: TaskPolicy
@@ -115,14 +115,14 @@ async def begin_evaluation(
     stopped, or is there already.
     """
     evaluations = feature_of(request, Evaluations)
-    wanted = await _wanted(evaluations, version, arms, against, suite, repeats)
+    wanted = await resolve_wanted(evaluations, version, arms, against, suite, repeats)
     if calibrate and "adapter" not in wanted.arms:
         raise Problem("invalid_value", "Calibrating needs the arm adapter.", "arms")
     if fit_gain and not {"adapter", "general"} <= set(wanted.arms):
         raise Problem("invalid_value", "Learning to route needs the arms adapter and general.", "arms")
     if wanted.suite is not None:
         metric, class_field = metric or wanted.suite.metric, class_field or wanted.suite.class_field
-    async with open_rows(_intake(evaluations, wanted, metric, class_field)) as intake:
+    async with open_rows(make_intake(evaluations, wanted, metric, class_field)) as intake:
         data = await (intake.from_request(request) if wanted.suite is None else intake.from_suite(wanted.suite))
         if calibrate and data.groups < ROWS_MIN:
             needs = f"Calibrating needs {ROWS_MIN} different rows at least, and the data have {data.groups}"
@@ -252,10 +252,10 @@ def evaluation_words(last: dict[str, Any] | None) -> list[str]:
     return [f"Evaluated on {day} ({last['id']}): {', '.join(accuracies)}."] if accuracies else []
 
 
-async def _wanted(
+async def resolve_wanted(
     evaluations: Evaluations, name: str, arms: str | None, against: str | None, suite: str | None, repeats: int
-) -> _Wanted:
-    """Raises Problem (400, 404, 409)."""
+) -> WantedEvaluation:
+    """What is evaluated, resolved. Raises Problem (400, 404, 409)."""
     version = await _version(evaluations, name)
     other = await _version(evaluations, against) if against is not None else None
     if other is not None and (other.task != version.task or other.name == version.name):
@@ -265,11 +265,11 @@ async def _wanted(
     ]
     asked, notes = await resolve_arms(evaluations, task, version, arms, other)
     named = None if suite is None else await find_suite(evaluations, task.name, suite)
-    return _Wanted(task, version, asked, notes, named, repeats)
+    return WantedEvaluation(task, version, asked, notes, named, repeats)
 
 
-def _intake(evaluations: Evaluations, wanted: _Wanted, metric: str, class_field: str) -> Intake:
-    """Raises Problem (400)."""
+def make_intake(evaluations: Evaluations, wanted: WantedEvaluation, metric: str, class_field: str) -> Intake:
+    """The intake of its rows. Raises Problem (400)."""
     contract = wanted.version.view().contract
     return Intake(
         evaluations,

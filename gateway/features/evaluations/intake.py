@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 from fastapi import Request
@@ -21,6 +23,8 @@ from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from router.languages import find_languages
 from router.policy import TaskPolicy
+
+FILE_PIECE_BYTES = 1 << 14
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -62,6 +66,16 @@ class Intake:
             await self._take_in(reader.end())
         except DatasetError as error:
             raise Problem("invalid_value", str(error), "data") from None
+        return Data(reader.digest, reader.rows, reader.groups, tuple(_notes(reader)))
+
+    async def from_file(self, path: Path) -> Data:
+        """Take in the JSON lines of a file. Raises DatasetError; Problem for what no caller could ask; OSError."""
+        limits = self.evaluations.services.settings.evaluation
+        reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max))
+        with await asyncio.to_thread(path.open, "rb") as file:
+            while piece := await asyncio.to_thread(file.read, FILE_PIECE_BYTES):
+                await self._take_in(reader.feed(piece))
+        await self._take_in(reader.end())
         return Data(reader.digest, reader.rows, reader.groups, tuple(_notes(reader)))
 
     async def from_suite(self, suite: Suite) -> Data:

@@ -14,11 +14,11 @@ from gateway.access import Admin, Body, Operator, Reason, When, known_task, know
 from gateway.audit import audited, change_objects, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.retraining.requests_to_train import draft_retraining
+from gateway.features.retraining.requests_to_train import draft_retraining, read_rows
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.openapi_parts import CHANGE_ERRORS, LINES, with_answer, with_errors
 from gateway.state.redis import redis_time
-from monitoring.quality.verdicts.retraining import Example, Retraining, closed, is_complete, row_of
+from monitoring.quality.verdicts.retraining import Retraining, closed, is_complete
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 State = Literal["open", "closed"]
@@ -58,7 +58,7 @@ async def read_retraining(request: Request, retraining: str, _: Operator) -> dic
     requests = feature_of(request, RetrainingRequests)
     opened, generation = await _found(requests, retraining)
     counted = {"kept": 0, "complete": 0, "without_text": 0, "without_demonstration": 0}
-    async for row in _rows(requests, await requests.store.examples(opened.id)):
+    async for row in read_rows(requests, await requests.store.examples(opened.id)):
         counted["kept"] += 1
         counted["complete"] += is_complete(row)
         counted["without_text"] += "messages" not in row and "prompt" not in row
@@ -86,7 +86,7 @@ async def read_examples(
     await enter_event(requests.services, operator, "retraining.give", opened.version, event)
 
     async def lines() -> AsyncIterator[bytes]:
-        async for row in _rows(requests, examples):
+        async for row in read_rows(requests, examples):
             if not complete or is_complete(row):
                 yield msgspec.json.encode(row) + b"\n"
 
@@ -147,14 +147,3 @@ async def _found(retraining: RetrainingRequests, name: str) -> tuple[Retraining,
     if opened is None:
         raise Problem("not_found", f"There is no request to train {name[:80]!r}, or no more.")
     return opened, generation
-
-
-async def _rows(retraining: RetrainingRequests, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
-    """The examples as rows of a data set, each with its texts where they are still kept as a whole."""
-    for example in examples:
-        kept = await retraining.reviews.store.kept_on(example.request_id)
-        asked: dict[str, Any] | None = None
-        if kept is not None and not kept.cut:
-            asked = {"messages": kept.messages} if kept.messages else None
-            asked = {"prompt": kept.prompt} if isinstance(kept.prompt, str) else asked
-        yield row_of(example, asked, None if kept is None else kept.answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from monitoring.labels.request_label import RequestLabel, find_label, make_rules
 from monitoring.metric_values import badness, is_bad
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action
-from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining
+from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining, row_of
 from monitoring.records import REPORTED, RecordIndex
 from serving.object_store import UNREADABLE, Stale
 
@@ -176,3 +176,14 @@ class _Found:
             class_name=next(filter(None, classes), None),
             label_words=label.words,
         )
+
+
+async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
+    """The examples as rows of a data set, each with its texts where they are kept as a whole. Raises RedisError."""
+    for example in examples:
+        kept = await retraining.reviews.store.kept_on(example.request_id)
+        asked: dict[str, Any] | None = None
+        if kept is not None and not kept.cut:
+            asked = {"messages": kept.messages} if kept.messages else None
+            asked = {"prompt": kept.prompt} if isinstance(kept.prompt, str) else asked
+        yield row_of(example, asked, None if kept is None else kept.answer)

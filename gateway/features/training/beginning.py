@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from gateway.callers import Caller
 from gateway.errors import Problem
+from gateway.features.releases.adding import Pusher
 from gateway.features.training.store import Training, id_of
 from gateway.features.training.trainings import Trainings
-from gateway.four_eyes import owner_to_keep
+from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import redis_time
 from monitoring.datasets.folder import CARD_FILE
 from serving.adapters.entries import Version
@@ -21,10 +21,12 @@ from serving.adapters.manifest import ManifestError, from_json, to_json
 from serving.training.trainer import compute_trainer_digest
 
 RANK = 8
+TOLD = ("id", "task", "data", "runner", "begin", "parameters")
+"""What the audit has of a training that is begun."""
 GOLDEN_KEPT = 3
 
 
-async def draft_training(trainings: Trainings, asked: Mapping[str, Any], admin: Caller) -> Training:
+async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher: Pusher) -> Training:
     """A training as it is asked for, not yet begun. Raises Problem (400, 404, 409)."""
     services, task = trainings.services, str(asked["task"])
     snapshot = await services.snapshot.refresh()
@@ -59,12 +61,31 @@ async def draft_training(trainings: Trainings, asked: Mapping[str, Any], admin: 
         manifest=manifest,
         begin=asked["begin"],
         base=base,
-        by=admin.public,
-        owner=owner_to_keep(services, admin),
+        by=pusher.public,
+        owner=pusher.owner,
         code=compute_trainer_digest(),
         created_at=now,
         begun_at=now,
     )
+
+
+async def begin_run(trainings: Trainings, training: Training, again: bool = False) -> tuple[Training, bool]:
+    """Have a training run, and whether it was known. One that failed goes on from its checkpoint, unless it begins
+    `again`; one that runs or is done stays as it is. Raises Stale and RedisError."""
+    before, generation = await trainings.store.get(training.id)
+    if before is not None and not again:
+        if before.status in ("running", "done"):
+            return before, True
+        training = msgspec.structs.replace(training, created_at=before.created_at)
+    if before is None or again:
+        await trainings.store.forget_progress(training.id)
+    step = AuditedStep(trainings.services.redis, trainings.services.audit, training.by)
+    told: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
+    step.note("training.begin", training.task, None, told | {"again": again}, generation=generation + 1)
+    await step.take([trainings.store.change(training, generation)])
+    await trainings.store.tidy()
+    await trainings.services.snapshot.refresh()
+    return training, before is not None
 
 
 async def _see_that_it_can_run_here(trainings: Trainings) -> None:

@@ -12,19 +12,18 @@ from pydantic import Field
 
 from gateway.access import Admin, Body, Operator, conflicts, known_task
 from gateway.audit import audited
-from gateway.callers import Caller
 from gateway.configuration.training import RunnerName
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.training.beginning import draft_training
+from gateway.features.releases.adding import Pusher
+from gateway.features.training.beginning import begin_run, draft_training
 from gateway.features.training.ending import end_training
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
+from gateway.four_eyes import owner_to_keep
 from gateway.openapi_parts import CHANGE_ERRORS, with_answer, with_errors
 from monitoring.training.loss_plot import draw_losses
 
-TOLD = ("id", "task", "data", "runner", "begin", "parameters")
-"""What the audit has of a training that is begun."""
 SVG: Mapping[str, Any] = {"image/svg+xml": {"schema": {"type": "string"}}}
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -77,29 +76,12 @@ async def begin_training(
     """Train an adapter for a task. The same training again (200) goes on from its checkpoint, or is there already."""
     trainings = feature_of(request, Trainings)
     known_task(trainings.services, body.task)
-    training = await draft_training(trainings, body.model_dump(), admin)
-    before, generation = await trainings.store.get(training.id)
-    if before is not None:
-        response.status_code = 200
-        if not again and before.status in ("running", "done"):
-            return await _shown(trainings, before)
-        if not again:
-            training = msgspec.structs.replace(training, created_at=before.created_at)
-    await _begin(trainings, admin, training, generation, anew=again or before is None)
-    return await _shown(trainings, training)
-
-
-async def _begin(trainings: Trainings, admin: Caller, training: Training, generation: int, anew: bool) -> None:
-    """Raises Problem (409)."""
-    if anew:
-        await trainings.store.forget_progress(training.id)
-    step = audited(trainings.services, admin)
-    told: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
-    step.note("training.begin", training.task, None, told | {"anew": anew}, generation=generation + 1)
+    pusher = Pusher(admin.public, owner_to_keep(trainings.services, admin))
+    training = await draft_training(trainings, body.model_dump(), pusher)
     with conflicts():
-        await step.take([trainings.store.change(training, generation)])
-    await trainings.store.tidy()
-    await trainings.services.snapshot.refresh()
+        begun, is_known = await begin_run(trainings, training, again)
+    response.status_code = 200 if is_known else 201
+    return await _shown(trainings, begun)
 
 
 @router.get("/trainings")

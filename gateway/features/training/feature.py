@@ -5,7 +5,9 @@ from __future__ import annotations
 from gateway.feature import Feature, Features
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.releases.releases import Releases
+from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.training import endpoints
+from gateway.features.training.following import keep_following
 from gateway.features.training.local_run import keep_training
 from gateway.features.training.store import TrainingStore
 from gateway.features.training.trainings import FOLDER_NAME, Trainings, ensure_place
@@ -14,7 +16,14 @@ from gateway.services import Services
 
 def _open(services: Services, features: Features) -> Trainings:
     place = ensure_place(services.settings.data_folder.absolute() / FOLDER_NAME)
-    return Trainings(services, TrainingStore(services.redis), features[Datasets], features[Releases], place)
+    return Trainings(
+        services,
+        TrainingStore(services.redis),
+        features[Datasets],
+        features[Releases],
+        features[RetrainingRequests],
+        place,
+    )
 
 
-TRAINING = Feature(Trainings, _open, (endpoints.router,), {"train": keep_training})
+TRAINING = Feature(Trainings, _open, (endpoints.router,), {"train": keep_training, "follow_retraining": keep_following})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gateway.features.datasets.datasets import DIGEST, Datasets
 from gateway.features.releases.releases import Releases
+from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.training.store import Training, TrainingStore
 from gateway.services import Services
 from gateway.state.private_files import make_private_folder
@@ -35,6 +36,7 @@ class Trainings:
     store: TrainingStore
     datasets: Datasets
     releases: Releases
+    retraining: RetrainingRequests
     place: str
 
     @property

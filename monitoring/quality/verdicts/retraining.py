@@ -32,7 +32,9 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     """A request to train a version's successor. Times are Unix seconds; `action` is what of its health opened it.
 
-    `examples` says how many there are; they stand apart, since they are long.
+    `examples` says how many there are; they stand apart, since they are long. `dataset` is the digest of what was built
+    of them, and `command` trains on it. Where the system goes on by itself, `training` and `evaluation` are the ids of
+    what it began; `note` says why it did not go on.
     """
 
     id: str
@@ -47,6 +49,11 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: float | None = None
     closed_by: str | None = None
     examples: int = 0
+    dataset: str = ""
+    command: str = ""
+    training: str | None = None
+    evaluation: str | None = None
+    note: str = ""
 
 
 def closed(one: Retraining, by: str, at: float) -> Retraining:

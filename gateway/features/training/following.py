@@ -1,0 +1,190 @@
+"""What a request to train leads to, as `monitor.retraining` says: a data set and a command; with `auto` a training, and
+the evaluation that the gate reads. It never goes past the gate.
+
+Each step is noted in the request before the next one is looked at, and its id follows from the request's or from the
+data: whoever has the job next goes on where a killed gateway stopped, and nothing is begun twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.background.lease import JobLease
+from gateway.errors import Problem
+from gateway.features.datasets.builds import Build
+from gateway.features.releases.adding import Pusher
+from gateway.features.retraining.requests_to_train import read_rows
+from gateway.features.training.beginning import begin_run, draft_training
+from gateway.features.training.endpoints import ParametersIn
+from gateway.features.training.gate_evaluation import evaluate_version, stage_version
+from gateway.features.training.store import Training
+from gateway.features.training.trainings import Trainings
+from gateway.state.audited_step import AuditedStep
+from gateway.state.private_files import make_private_folder
+from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.reading import SourceFile
+from monitoring.evaluation.dataset import DatasetError
+from monitoring.quality.verdicts.retraining import Retraining, is_complete
+from serving.adapters.registry import RegistryError
+from serving.object_store import Stale
+
+log = logging.getLogger(__name__)
+LOOK_INTERVAL_SECONDS = 0.5
+LOOK_AGAIN_SECONDS = 30.0
+"""Longest time between two looks, though nothing has changed."""
+GIVEN_UP = frozenset({"quarantined", "draining", "retired"})
+
+
+class Halt(Exception):
+    """A request does not go on; the message says why and what to do."""
+
+
+async def keep_following(trainings: Trainings) -> None:
+    """Carry requests to train on, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    lease = JobLease(trainings.services.redis, f"retraining-{trainings.place}", trainings.services.name)
+    looked = (-1, 0.0)
+
+    async def look() -> None:
+        nonlocal looked
+        generation, now = trainings.services.snapshot.current.generation, time.monotonic()
+        if generation == looked[0] and now - looked[1] < LOOK_AGAIN_SECONDS:
+            return
+        for retraining in await trainings.retraining.store.all():
+            task = trainings.services.settings.tasks.get(retraining.task)
+            if retraining.state == "open" and task is not None and task.monitor.retraining != "off":
+                with contextlib.suppress(Stale):  # somebody has moved it: the next look sees how
+                    await Following(trainings, retraining, task.monitor.retraining == "auto").advance()
+        looked = generation, now
+
+    await lease.repeat(look, LOOK_INTERVAL_SECONDS)
+
+
+class Following:
+    """One open request to train, and what it has led to."""
+
+    def __init__(self, trainings: Trainings, retraining: Retraining, is_auto: bool) -> None:
+        self._trainings = trainings
+        self._one = retraining
+        self._is_auto = is_auto
+
+    async def advance(self) -> None:
+        """Take all steps that can be taken now, or note why none can. Raises Stale and RedisError."""
+        try:
+            if not self._one.dataset:
+                await self._take_dataset()
+            if self._one.dataset and self._is_auto and self._one.evaluation is None:
+                await self._go_on()
+        except Halt as halt:
+            if str(halt) != self._one.note:
+                await self._note("retraining.halt", note=str(halt))
+
+    async def _take_dataset(self) -> None:
+        """Have the data set built, and take it once it is there."""
+        datasets = self._trainings.datasets
+        build = await datasets.builds.get(self._one.id)
+        if build is None:
+            await self._build()
+        elif build.state == "failed":
+            raise Halt(f"No data set could be built: {build.error}")
+        elif build.state == "done":
+            begin = f" --begin {self._one.version}"
+            command = f"apprentice train {self._one.task} --data {build.digest}{begin}"
+            await self._note("retraining.dataset", dataset=build.digest, command=command, note="")
+
+    async def _build(self) -> None:
+        """Begin the building: of the examples that have texts and a demonstration, and of kept texts."""
+        services, datasets, now = self._trainings.services, self._trainings.datasets, time.time()
+        examples = await self._trainings.retraining.store.examples(self._one.id)
+        rows = [row async for row in read_rows(self._trainings.retraining, examples) if is_complete(row)]
+        written = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+        files = [await asyncio.to_thread(_keep, datasets.files, written)] if rows else []
+        health = services.snapshot.current.health.get(self._one.task)
+        changed = health.changed if health is not None else None
+        since = self._one.opened_at - services.settings.records.retention_seconds
+        build = Build(
+            id=self._one.id,
+            task=self._one.task,
+            files=files,
+            options=DatasetOptions(class_field=services.settings.plan(self._one.task).class_tag or ""),
+            since=max(since, 0.0 if changed is None else changed.effective_at),
+            until=now,
+            by="system",
+            created_at=now,
+        )
+        step = AuditedStep(services.redis, services.audit, "system")
+        step.note("dataset.build", self._one.task, None, {"build": build.id, "rows": len(rows), "since": build.since})
+        await datasets.builds.begin(build, step)
+
+    async def _go_on(self) -> None:
+        """Train, then evaluate what came of it."""
+        training = await self._training()
+        if training.status == "running":
+            return
+        if training.status != "done" or training.version is None:
+            raise Halt(f"The training {training.id} is {training.status}: {training.note}")
+        services = self._trainings.services
+        version = (await services.snapshot.refresh()).versions.get(training.version)
+        if version is None or version.state in GIVEN_UP:
+            state = "gone" if version is None else f"{version.state}: {version.note}"
+            raise Halt(f"{training.version} can't be evaluated: it is {state}")
+        try:
+            if await stage_version(self._trainings.releases.evaluations, version):
+                await self._evaluate(version.name)
+        except (RegistryError, Problem, DatasetError, OSError) as error:
+            raise Halt(f"{version.name} can't be evaluated: {error}") from None
+
+    async def _training(self) -> Training:
+        """The training on the data set, begun where it is not yet."""
+        trainings = self._trainings
+        if self._one.training is not None:
+            found, _ = await trainings.store.get(self._one.training)
+            if found is None:
+                raise Halt(f"The training {self._one.training} was forgotten: run the command by hand.")
+            return found
+        asked: dict[str, Any] = {"task": self._one.task, "data": self._one.dataset, "begin": self._one.version}
+        asked |= {"pool": None, "runner": None, "manifest": None, "parameters": ParametersIn().model_dump()}
+        try:
+            draft = await draft_training(trainings, asked, Pusher("system", None))
+        except Problem as problem:
+            raise Halt(f"The training can't begin: {problem.message}") from None
+        training, _ = await begin_run(trainings, draft)
+        await self._note("retraining.train", training=training.id, note="")
+        return training
+
+    async def _evaluate(self, version: str) -> None:
+        files = await asyncio.to_thread(self._trainings.find_files, self._one.dataset)
+        if files is None or files.heldout is None:
+            raise Halt(f"The data set {self._one.dataset} is gone: evaluate {version} by hand.")
+        class_field = self._trainings.services.settings.plan(self._one.task).class_tag or ""
+        name = await evaluate_version(self._trainings.releases.evaluations, version, files.heldout, class_field)
+        note = f"{version} is being evaluated ({name}). A person goes on: apprentice adapters canary {version}"
+        await self._note("retraining.evaluate", evaluation=name, note=note)
+
+    async def _note(self, action: str, **fields: Any) -> None:
+        """Note a step in the request, with its entry in the audit. Raises Stale where it has moved on."""
+        store, services = self._trainings.retraining.store, self._trainings.services
+        now, generation = await store.get(self._one.id)
+        if now is None or now.state != "open":
+            raise Stale(self._one.id, generation)
+        after = msgspec.structs.replace(now, **fields)
+        step = AuditedStep(services.redis, services.audit, "system")
+        step.note(action, after.version, None, {"id": after.id, **fields}, generation=generation + 1)
+        await step.take([store.change(after, generation)])
+        self._one = after
+        await services.snapshot.refresh()
+
+
+def _keep(folder: Path, written: bytes) -> SourceFile:
+    """A file of rows, as if it had been sent. Raises OSError."""
+    make_private_folder(folder)
+    path = folder / hashlib.sha256(written).hexdigest()
+    path.write_bytes(written)
+    return SourceFile("examples.jsonl", str(path), {})

@@ -1,0 +1,48 @@
+"""The seam between a training and the gate: the version is staged and evaluated on the held-out rows, and no more.
+
+The gate decides by that evaluation when somebody asks for a canary or a promotion. Nothing here does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from gateway.features.evaluations.endpoints import TOLD, make_intake, resolve_wanted
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.intake import open_rows
+from gateway.features.evaluations.store import id_of
+from gateway.state.audited_step import AuditedStep
+from serving.adapters.entries import PLACED, Version
+
+
+async def stage_version(evaluations: Evaluations, version: Version) -> bool:
+    """Have a version loaded; whether it is. Raises RegistryError and RedisError."""
+    if version.state == "verified":
+        step = AuditedStep(evaluations.services.redis, evaluations.services.audit, "system")
+        noted = step.noted("adapter.stage", version.name, lambda each: {"state": each.state})
+        await evaluations.services.registry.move(version.name, "staging", noted=noted)
+        await step.enter()
+        await evaluations.services.snapshot.refresh()
+    return version.state in PLACED
+
+
+async def evaluate_version(evaluations: Evaluations, version: str, rows: Path, class_field: str = "") -> str:
+    """Begin the evaluation of a version on a file, with every arm there is; its id. The same again is the same one.
+
+    Raises Problem, DatasetError and OSError for rows of no use, and RedisError.
+    """
+    wanted = await resolve_wanted(evaluations, version, None, None, None, 1)
+    async with open_rows(make_intake(evaluations, wanted, "", class_field)) as intake:
+        data = await intake.from_file(rows)
+        name = id_of(version, data.digest, wanted.arms, "", class_field, 1)
+        if await evaluations.store.get(name) is not None:
+            return name
+        evaluation = wanted.evaluation(intake, data, "system", name)
+        step = AuditedStep(evaluations.services.redis, evaluations.services.audit, "system")
+        step.note(
+            "evaluation.begin", version, None, {each: msgspec.to_builtins(getattr(evaluation, each)) for each in TOLD}
+        )
+        await evaluations.store.begin(evaluation, intake.coming, True, step)
+    return name
