@@ -87,6 +87,7 @@ class Signals:
         self.exponent = np.full(runs, 1.0 / (1.0 + dependence.CAUTION * (dependence.PRIOR - 1.0)))
         self._moments = np.zeros((8, runs))
         self.rhythm = np.tile(np.array(dependence.FLAT)[:, None], (1, runs))
+        self._had_rhythm = np.zeros(runs, dtype=bool)
         self._began: Floats | None = None
         self._fitted, self._at = np.zeros(runs), np.zeros(runs)
 
@@ -116,7 +117,7 @@ class Signals:
         if judged.any():
             self._observe(bad, cosine, sine, judged)
         ends = at - self._fitted >= dependence.DAY_SECONDS
-        was_first, had_rhythm = self.is_first_day, self.has_rhythm
+        was_first, had_rhythm = self.is_first_day, self._had_rhythm.copy()
         if ends.any():
             self._fit(ends, at)
         self._depend(bad, cosine, sine)
@@ -136,6 +137,7 @@ class Signals:
             lasts = ended & self._is_own & (low > self.held)
             self.rhythm[:, lasts] = np.array(dependence.FLAT)[:, None]
             self._moments[:, lasts] = 0.0
+            self._had_rhythm[lasts] = False
             again = ended & self._is_own & ~lasts
             if again.any():
                 self._hold_against(again)
@@ -235,6 +237,7 @@ class Signals:
         self.rhythm[:, places] = 1.0 - kept + share * level, share * cosine, share * sine
         self._moments[:, places] *= 1.0 - 1.0 / dependence.DAYS
         self._fitted[places] = at[places]
+        self._had_rhythm[places] |= there
         gone = np.zeros(self._runs, dtype=bool)
         gone[places[had & ~there]] = True
         self._set_logs(gone, np.ones(self._runs))

@@ -6,7 +6,9 @@ came before it:
 
 - **Dispersion.** Labels are summed in blocks of 8, 32, 128 and 512. For each size the squared difference of
   neighbouring blocks is compared with that of independent labels. One lasting change moves one difference, and no
-  ratio counts for more than `RATIOS_MAX`. The largest mean is the dispersion, shrunk to `PRIOR`.
+  ratio counts for more than `RATIOS_MAX`. The largest mean is the dispersion, shrunk to `PRIOR`. That without each
+  caller is measured too, and the least counts, so that no caller's bursts hide a slip that others see. The evidence is
+  the least whoever is left out (`leave_one_out.py`): where one of its detectors keeps the claim, the evidence does.
 - **Crowding.** The more errors among about the last ten labels, the less the next label counts.
 - **The rhythm of the day.** At the end of each day one wave of 24 hours is fitted. If it is there beyond chance, the
   baseline follows it in the worse half of the day, to twice its height at most.
@@ -18,10 +20,14 @@ Pure functions over frozen data of fixed size. Times are Unix seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+
+from monitoring.quality.detectors import leave_one_out
+from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
 
 SIZES = (8, 32, 128, 512)
 LARGE = 128
@@ -55,25 +61,44 @@ class Blocks(msgspec.Struct, frozen=True, array_like=True):
     count: int = 0
 
 
-class Dependence(msgspec.Struct, frozen=True, kw_only=True):
-    """The dependence of a signal's labels, as far as they show it. JSON gives back the same, to the last bit.
-
-    `labels`, `wrong` and `squares` are the number of labels, their sum and the sum of their squares; `passed` counts
-    labels that are passed over, `passed_weight` what they weigh. `began_at` is the time of the first label, `fitted_at`
-    when the rhythm was last fitted, by `moments`: sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and
-    badness·sin of the time of day. `rhythm` has the level, cosine and sine of the wave, in multiples of the mean label.
-    """
+class Clusters(msgspec.Struct, frozen=True, array_like=True):
+    """Labels in blocks: their number, their sum, the sum of their squares, and the blocks of each size."""
 
     labels: int = 0
-    passed: int = 0
-    passed_weight: float = 0.0
     wrong: float = 0.0
     squares: float = 0.0
     blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (Blocks(), Blocks(), Blocks(), Blocks())
+
+    @property
+    def dispersion(self) -> float:
+        """The variance of blocks, as a multiple of that of independent labels: at least 1."""
+        return max(1.0, *[(PRIOR_BLOCKS * PRIOR + one.ratios) / (PRIOR_BLOCKS + one.count) for one in self.blocks])
+
+    @property
+    def variance(self) -> float:
+        """The variance of a label, as if one error more had been seen in 20 labels more."""
+        mean = (self.wrong + SMOOTHED_WRONG) / (self.labels + SMOOTHED_LABELS)
+        return max(1e-6, (self.squares + SMOOTHED_WRONG) / (self.labels + SMOOTHED_LABELS) - mean * mean)
+
+
+class Dependence(msgspec.Struct, frozen=True, kw_only=True):
+    """The dependence of a signal's labels, as far as they show it. JSON gives back the same, to the last bit.
+
+    `whole` are all its labels, `without` those without each group of callers (None: the group has given none). `passed`
+    counts labels that were passed over. `began_at` is the time of the first label, `fitted_at` when the rhythm was last
+    fitted, by `moments`: sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and badness·sin of the time of day.
+    `rhythm` has the level, cosine and sine of the wave, in multiples of the mean label. `had_rhythm`: there is one, or
+    was one before.
+    """
+
+    whole: Clusters = Clusters()
+    without: tuple[Clusters | None, ...] = ()
+    passed: int = 0
     began_at: float | None = None
     fitted_at: float = 0.0
     moments: tuple[float, float, float, float, float, float, float, float] = (0.0,) * 8
     rhythm: tuple[float, float, float] = FLAT
+    had_rhythm: bool = False
 
     @property
     def is_first_day(self) -> bool:
@@ -99,8 +124,16 @@ PLAIN = LabelTerms()
 
 
 def find_dispersion(seen: Dependence) -> float:
-    """The variance of blocks of labels, as a multiple of that of independent ones: at least 1."""
-    return max(1.0, *[(PRIOR_BLOCKS * PRIOR + one.ratios) / (PRIOR_BLOCKS + one.count) for one in seen.blocks])
+    """The dispersion of the labels: the least, whoever is left out beside whom others count."""
+    enough = OTHERS_MIN * seen.whole.labels
+    others = [one.dispersion for one in seen.without if one is not None and one.labels >= enough]
+    return min([seen.whole.dispersion, *others])
+
+
+def find_relief(seen: Dependence) -> float:
+    """The exponent by the dispersion of all labels, as a part of the one that counts: under 1 where one caller's
+    errors alone come in bursts."""
+    return find_exponent_of(seen.whole.dispersion) / find_exponent(seen)
 
 
 def find_exponent(seen: Dependence) -> float:
@@ -141,48 +174,25 @@ def add_near(near: float, badness: float) -> float:
     return (1.0 - 1.0 / NEAR) * near + badness
 
 
-def observe(seen: Dependence, badness: float, at: float) -> Dependence:
-    """The dependence after a label, from 0 (right) to 1 (wrong)."""
+def observe(seen: Dependence, badness: float, at: float, own: Collection[int] = (), groups: int = 0) -> Dependence:
+    """The dependence after a label, from 0 (right) to 1 (wrong), that those of these groups of callers have given."""
     seen = _move_clock(seen, at)
-    labels, wrong, squares = seen.labels + 1, seen.wrong + badness, seen.squares + badness * badness
-    variance = find_variance(labels, wrong, squares)
     cosine, sine = find_wave(at)
     added = (1.0, cosine, sine, cosine * cosine, cosine * sine, badness, badness * cosine, badness * sine)
-    return msgspec.structs.replace(
-        seen,
-        labels=labels,
-        wrong=wrong,
-        squares=squares,
-        blocks=tuple(
-            [
-                _add(one, badness, size if labels % size == 0 else None, most, variance)
-                for one, size, most in zip(seen.blocks, SIZES, RATIOS_MAX, strict=True)
-            ]
-        ),
-        moments=tuple([one + more for one, more in zip(seen.moments, added, strict=True)]),
-    )
+    without = seen.without or (None,) * groups
+    whole, without = leave_one_out.move_each(seen.whole, without, lambda one: _take(one, badness), own)
+    moments = tuple([one + more for one, more in zip(seen.moments, added, strict=True)])
+    return msgspec.structs.replace(seen, whole=whole, without=without, moments=moments)
 
 
-def pass_over(seen: Dependence, weight: float, at: float) -> Dependence:
+def pass_over(seen: Dependence, at: float) -> Dependence:
     """The dependence after a label that says nothing of clusters: a repeat, or one of a degraded version."""
-    moved = _move_clock(seen, at)
-    return msgspec.structs.replace(moved, passed=seen.passed + 1, passed_weight=seen.passed_weight + weight)
-
-
-def count_repeated(seen: Dependence) -> float:
-    """The number of labels that weigh as much as one."""
-    return (seen.labels + seen.passed) / max(1.0, seen.labels + seen.passed_weight)
+    return msgspec.structs.replace(_move_clock(seen, at), passed=seen.passed + 1)
 
 
 def forget_rhythm(seen: Dependence) -> Dependence:
     """The dependence without what it knows of the day: a slip that lasts looks like a rhythm on its first day."""
-    return msgspec.structs.replace(seen, rhythm=FLAT, moments=(0.0,) * 8)
-
-
-def find_variance(labels: float, wrong: float, squares: float) -> float:
-    """The variance of a label, as if one error more had been seen in 20 labels more."""
-    mean = (wrong + SMOOTHED_WRONG) / (labels + SMOOTHED_LABELS)
-    return max(1e-6, (squares + SMOOTHED_WRONG) / (labels + SMOOTHED_LABELS) - mean * mean)
+    return msgspec.structs.replace(seen, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8)
 
 
 def find_wave(at: float) -> tuple[float, float]:
@@ -195,6 +205,18 @@ def _move_clock(seen: Dependence, at: float) -> Dependence:
     if seen.began_at is None:
         return msgspec.structs.replace(seen, began_at=at, fitted_at=at)
     return _fit(seen, at) if at - seen.fitted_at >= DAY_SECONDS else seen
+
+
+def _take(seen: Clusters, badness: float) -> Clusters:
+    """The clusters after a label."""
+    labels = seen.labels + 1
+    moved = Clusters(labels, seen.wrong + badness, seen.squares + badness * badness, seen.blocks)
+    variance = moved.variance
+    blocks = [
+        _add(one, badness, size if labels % size == 0 else None, most, variance)
+        for one, size, most in zip(seen.blocks, SIZES, RATIOS_MAX, strict=True)
+    ]
+    return msgspec.structs.replace(moved, blocks=tuple(blocks))
 
 
 def _add(blocks: Blocks, badness: float, full: int | None, most: float, variance: float) -> Blocks:
@@ -222,12 +244,16 @@ def _fit(seen: Dependence, at: float) -> Dependence:
     matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]) + 1e-6 * np.eye(3)
     level, cosine, sine = (float(one) for one in np.linalg.solve(matrix, np.array([x, xc, xs])))
     mean = x / count
-    statistic = (level * x + cosine * xc + sine * xs - mean * x) / find_variance(seen.labels, seen.wrong, seen.squares)
+    statistic = (level * x + cosine * xc + sine * xs - mean * x) / seen.whole.variance
     rhythm = FLAT
     if mean > 0.0 and statistic > (RHYTHM_ENDS if seen.has_rhythm else RHYTHM_BEGINS):
         kept = (statistic - 2.0) / statistic
         rhythm = (1.0 + kept * (level / mean - 1.0), kept * cosine / mean, kept * sine / mean)
     fading = 1.0 - 1.0 / DAYS
     return msgspec.structs.replace(
-        seen, fitted_at=at, rhythm=rhythm, moments=tuple([fading * one for one in seen.moments])
+        seen,
+        fitted_at=at,
+        rhythm=rhythm,
+        had_rhythm=seen.had_rhythm or rhythm != FLAT,
+        moments=tuple([fading * one for one in seen.moments]),
     )

@@ -194,18 +194,22 @@ def start(whole: Detector, groups: int) -> LeaveOneOut[Detector]:
 def move(
     one: LeaveOneOut[Detector], move: Callable[[Detector], Detector], own: Collection[int] = ()
 ) -> LeaveOneOut[Detector]:
-    """The detectors after something that these groups gave: those that leave one of them out do not see it.
+    """The detectors after something that these groups gave: those that leave one of them out do not see it."""
+    whole, without = move_each(one.whole, one.without, move, own)
+    return msgspec.structs.replace(one, whole=whole, without=without)
 
-    A detector that leaves out who gives its first is the one over all until then.
+
+def move_each(
+    whole: Detector, without: tuple[Detector | None, ...], move: Callable[[Detector], Detector], own: Collection[int]
+) -> tuple[Detector, tuple[Detector | None, ...]]:
+    """The same for a detector and those without each group.
+
+    One that leaves out who gives its first is the one over all until then.
     """
-    whole = one.whole
-    without = tuple(
-        [
-            (left or whole) if place in own else None if left is None else move(left)
-            for place, left in enumerate(one.without)
-        ]
-    )
-    return msgspec.structs.replace(one, whole=move(whole), without=without)
+    moved = [
+        (left or whole) if place in own else None if left is None else move(left) for place, left in enumerate(without)
+    ]
+    return move(whole), tuple(moved)
 
 
 def judge(

@@ -160,26 +160,29 @@ def alarms(guarded: Guarded, labels: float, alpha: float) -> bool:
     return leave_one_out.alarms(guarded.detectors, labels, alpha)
 
 
-def rests_on_one(guarded: Guarded, labels: float, alpha: float) -> bool:
+def rests_on_one(guarded: Guarded, labels: float, alpha: float, relief: float = 1.0) -> bool:
     """Return whether all labels would alarm as they stand, and not without one caller or rater alone: somebody should
     look.
 
     Where it is not enough without another of them either, there is too little evidence yet, and it rests on nobody.
+    `relief` is the part of all labels' evidence that counts, as errors of one alone come in bursts (`dependence.py`).
     """
-    return bool(_rests_on(guarded, labels, alpha))
+    return bool(_rests_on(guarded, labels, alpha, relief))
 
 
-def rests_on_most(guarded: Guarded, labels: float, alpha: float) -> bool:
+def rests_on_most(guarded: Guarded, labels: float, alpha: float, relief: float = 1.0) -> bool:
     """The same, where that one has given most of the labels: the others' few can neither confirm nor refute it."""
     whole, without = guarded.detectors.whole, guarded.detectors.without
-    left = [without[place] for place in _rests_on(guarded, labels, alpha)]
+    left = [without[place] for place in _rests_on(guarded, labels, alpha, relief)]
     return any(one is not None and 2 * one.observed < whole.observed for one in left)
 
 
-def _rests_on(guarded: Guarded, labels: float, alpha: float) -> list[int]:
+def _rests_on(guarded: Guarded, labels: float, alpha: float, relief: float) -> list[int]:
     """The places of the one caller and the one rater without whom it is not enough."""
-    enough, believed = restarts.find_threshold(labels, alpha), _believed(guarded)
-    return leave_one_out.rests_on(guarded.detectors, slip.log_e, enough, believed, GROUPS)
+    enough, whole = restarts.find_threshold(labels, alpha), guarded.detectors.whole
+    if relief * slip.log_e(whole) < enough:
+        return []
+    return leave_one_out.rests_on(guarded.detectors, slip.log_e, enough, _believed(guarded), GROUPS)
 
 
 def find_change(guarded: Guarded) -> int:

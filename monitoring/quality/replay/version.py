@@ -138,9 +138,7 @@ class SignalReplay:
 
     def rests_on_one(self) -> bool:
         """Whether all labels would alarm, and do not without one rater alone."""
-        return self.track.guard is not None and raters.rests_on_one(
-            self.track.guard, self._claim.labels, self._claim.alpha
-        )
+        return self.track.rests_on_one(self._claim.labels, self._claim.alpha)
 
     def report(self, at: float, roll: GiverRoll) -> StreamReport:
         """The signal as the verdict sees it."""

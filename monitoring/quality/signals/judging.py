@@ -266,7 +266,7 @@ def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) ->
         return None
     wanted = _threshold(track, budget, at)
     if track.guard is not None and track.baseline is not None:
-        held, rate, missing = track.guard.detectors.whole.baseline, baselines.get_rate(track.baseline), 0
+        held, rate, missing = track.guard.detectors.whole.baseline, baselines.get_rate(track.baseline), 0.0
     elif track.first >= GUESSED_FROM:
         held = baselines.find_upper_bound(track.first_wrong * track.wanted / track.first, track.wanted)
         rate, missing = track.first_wrong / track.first, track.wanted - track.first

@@ -61,25 +61,25 @@ PART_MIN = 0.5
 """Labels that weigh less than this together are none."""
 
 
-Parts = tuple[tuple[int, float], ...]
+Parts = tuple[tuple[float, float], ...]
 
 
 class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     """The state of a signal of labels.
 
-    `labels` and `wrong` count all labels. `steady` and `steady_wrong` count those that another version may be held
-    against: they may teach a baseline (`may_teach`), and came while the version was neither degraded nor doubted.
-    `first` and `first_wrong` are the labels that become its own baseline, of `wanted`. `firsts` and `steadies` have
-    number and badness of either by groups of callers. `shares` are its raters as long as it has no detector.
+    `labels` and `wrong` count all labels. `steady` and `steady_wrong` are the weight and the badness of those that
+    another version may be held against: they may teach a baseline (`may_teach`), and came while the version was neither
+    degraded nor doubted. `first` and `first_wrong` are those of the labels that become its own baseline, of `wanted`.
+    `firsts` and `steadies` have either by groups of callers. `shares` are its raters as long as it has no detector.
     `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters.
     """
 
     wanted: int
     salt: str
     labels: int = 0
-    steady: int = 0
+    steady: float = 0.0
     steady_wrong: float = 0.0
-    first: int = 0
+    first: float = 0.0
     first_wrong: float = 0.0
     firsts: Parts = ()
     steadies: Parts = ()
@@ -155,10 +155,10 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         own = None if label.trusted else leave_one_out.get_group(roll, label.caller)
         if is_late:
             late = self._with_count(label.badness, own, at)
-            return msgspec.structs.replace(late, dependence=dependence.pass_over(self.dependence, 1.0, at))
+            return msgspec.structs.replace(late, dependence=dependence.pass_over(self.dependence, at))
         signal = self.begin_reverse_test(at) if is_degraded and self.reverse is None else self
         bad, counts = label.badness, may_teach(label, roll) and not is_degraded
-        is_steady = counts and not is_doubted
+        taught = label.weight if counts and not is_doubted else 0.0
         guard = signal.guard and _observe(signal.guard, label, at, roll, dependence.find_terms(signal.dependence, at))
         reverse = signal.reverse
         if reverse is not None and not is_early:
@@ -166,18 +166,18 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         before = signal
         signal = msgspec.structs.replace(
             signal._with_count(bad, own, at),
-            steady=signal.steady + is_steady,
-            steady_wrong=signal.steady_wrong + (bad if is_steady else 0.0),
-            steadies=_with_part(signal.steadies, own, bad) if is_steady else signal.steadies,
+            steady=signal.steady + taught,
+            steady_wrong=signal.steady_wrong + taught * bad,
+            steadies=_with_part(signal.steadies, own, taught, taught * bad),
             begun=signal.begun,
             apart=signal.apart + (reverse is not None),
             guard=guard,
             reverse=reverse,
             shares=signal._shares_after(label, at, roll) if guard is None else None,
-            dependence=signal._depend(label, at, is_degraded),
+            dependence=signal._depend(label, own, at, is_degraded),
         )
         if counts and before._is_learning:
-            signal = signal._learn(own, bad, at)
+            signal = signal._learn(label, own, at)
         return signal._follow_day(before, at, is_degraded)
 
     def make_baseline(self, at: float, by: str, source: str) -> Baseline | None:
@@ -217,7 +217,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """The doubt for which evidence that would alarm does not; None where there is none, or no such evidence."""
         if self.guard is None or self.observed < labels_min:
             return None
-        if raters.rests_on_most(self.guard, labels, alpha):
+        if raters.rests_on_most(self.guard, labels, alpha, dependence.find_relief(self.dependence)):
             return "one_giver"
         if not leave_one_out.alarms(self.guard.detectors, labels, alpha):
             return None
@@ -228,6 +228,11 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if is_gate and self.changed_after <= FIRST_LABELS and self._find_least_error() <= held + LABELLERS_POINTS:
             return "labellers"
         return None
+
+    def rests_on_one(self, labels: float, alpha: float) -> bool:
+        """Return whether all labels would alarm, and not without one caller or rater alone."""
+        relief = dependence.find_relief(self.dependence)
+        return self.guard is not None and raters.rests_on_one(self.guard, labels, alpha, relief)
 
     def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` labels, whose badness has this total."""
@@ -250,7 +255,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
         """The baseline, as JSON, with the doubts about its labels."""
         described = describe(self.baseline, self.first, self.wanted)
-        if self.guard is not None and raters.rests_on_one(self.guard, terms.threshold * ALPHA, ALPHA):
+        if self.guard is not None and self.rests_on_one(terms.threshold * ALPHA, ALPHA):
             described["rests_on_one"] = True
         if terms.is_outdated:
             described["set_for_another_metric"] = True
@@ -260,7 +265,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def _is_first_day(self) -> bool:
         """Whether all of its labels are of less than a day."""
         seen = self.dependence
-        return seen.is_first_day and seen.labels + seen.passed == self.labels
+        return seen.is_first_day and seen.whole.labels + seen.passed == self.labels
 
     @property
     def _is_learning(self) -> bool:
@@ -283,14 +288,15 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         parts = [since, (max(0.0, lately.total), lately.weight)]
         return max(baselines.find_lower_bound(min(bad, of), of, DOUBT_CONFIDENCE) if of else 0.0 for bad, of in parts)
 
-    def _depend(self, label: Label, at: float, is_degraded: bool) -> Dependence:
+    def _depend(self, label: Label, own: int | None, at: float, is_degraded: bool) -> Dependence:
         if label.weight < 1.0 or is_degraded:
-            return dependence.pass_over(self.dependence, label.weight, at)
-        return dependence.observe(self.dependence, label.badness, at)
+            return dependence.pass_over(self.dependence, at)
+        places = () if own is None else (own,)
+        return dependence.observe(self.dependence, label.badness, at, places, raters.GROUPS)
 
     def _follow_day(self, before: LabelSignal, at: float, is_degraded: bool) -> LabelSignal:
         """The signal, where the label after `before` has ended its first day, or has shown a rhythm."""
-        signal, is_new = self, self.dependence.has_rhythm and not before.dependence.has_rhythm
+        signal, is_new = self, self.dependence.has_rhythm and not before.dependence.had_rhythm
         ends = before._is_first_day and not self._is_first_day
         if ends and self.guard is not None:
             detectors = msgspec.structs.replace(self.guard.detectors, log_max=self.guard.detectors.log_now)
@@ -328,10 +334,11 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         shares = msgspec.structs.replace(shares, raters=leave_one_out.count_kind(shares.raters, roll.reported))
         return raters.add_label(shares, label.caller, label.rater, label.reported, at=at)[0]
 
-    def _learn(self, own: int | None, bad: float, at: float) -> LabelSignal:
+    def _learn(self, label: Label, own: int | None, at: float) -> LabelSignal:
         """The signal after one of the first labels; with the last of those wanted its baseline is known."""
-        first, wrong = self.first + 1, self.first_wrong + bad
-        firsts = _with_part(self.firsts, own, bad)
+        bad = label.weight * label.badness
+        first, wrong = self.first + label.weight, self.first_wrong + bad
+        firsts = _with_part(self.firsts, own, label.weight, bad)
         signal = msgspec.structs.replace(self, first=first, first_wrong=wrong, firsts=firsts)
         if self.baseline is not None or first < self.wanted:
             return signal
@@ -340,25 +347,24 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def _measure_first(self, at: float) -> Baseline:
         return self._measure("own", self.first_wrong, self.first, self.firsts, at, "monitor", "its first labels")
 
-    def _measure(self, kind: Kind, wrong: float, of: int, parts: Parts, at: float, by: str, source: str) -> Baseline:
+    def _measure(self, kind: Kind, wrong: float, of: float, parts: Parts, at: float, by: str, source: str) -> Baseline:
         """The baseline that follows from these labels: the least one, whichever caller is left out.
 
         So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the
         error is that of all labels' bound, and those without a caller share the other half. Labels that come in
-        clusters, and repeats, count as fewer.
+        clusters count as fewer.
         """
+        seen = self.dependence
         without = [
-            (max(0.0, wrong - wrong_part), of - part)
-            for part, wrong_part in parts
+            (max(0.0, wrong - wrong_part), of - part, seen.without[place] or seen.whole)
+            for place, (part, wrong_part) in enumerate(parts)
             if part and of - part >= OTHERS_MIN * of
         ]
         error = (1.0 - CONFIDENCE) / 2
         confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
-        seen = self.dependence
-        dispersion = dependence.find_dispersion(seen) * dependence.count_repeated(seen)
         bounds = [
-            baselines.measure(kind, bad, count, at, by, source, confidence, dispersion)
-            for (bad, count), confidence in zip(((wrong, of), *without), confidences, strict=True)
+            baselines.measure(kind, bad, count, at, by, source, confidence, clusters.dispersion)
+            for (bad, count, clusters), confidence in zip(((wrong, of, seen.whole), *without), confidences, strict=True)
         ]
         return min(bounds, key=lambda baseline: baseline.upper)
 
@@ -388,8 +394,10 @@ def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: La
     )
 
 
-def _with_part(parts: Parts, own: int | None, bad: float) -> Parts:
-    if own is None:
+def _with_part(parts: Parts, own: int | None, weight: float, bad: float) -> Parts:
+    if own is None or not weight:
         return parts
-    known = parts or ((0, 0.0),) * raters.GROUPS
-    return tuple([(of + 1, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(known)])
+    known = parts or ((0.0, 0.0),) * raters.GROUPS
+    return tuple(
+        [(of + weight, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(known)]
+    )

@@ -272,10 +272,10 @@ def begin(signal: AnySignal) -> AnySignal:
     )
 
 
-def describe(baseline: Baseline | None, first: int, wanted: int) -> dict[str, Any]:
+def describe(baseline: Baseline | None, first: float, wanted: int) -> dict[str, Any]:
     """A baseline as JSON; where there is none yet, how many of the wanted first labels are there."""
     if baseline is None:
-        return {"labels": first, "wanted": wanted}
+        return {"labels": int(first), "wanted": wanted}
     described: dict[str, Any] = msgspec.to_builtins(baseline)
     rate = baselines.get_rate(baseline)
     return described if rate is None else {**described, "rate": rate}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,3 +77,17 @@ def test_a_slip_is_found_where_all_callers_send_one_input() -> None:
     told.take(with_one_input(labelled_traffic(errors(0.04, 300)), 1_000))
     told.take(with_one_input(labelled_traffic(errors(0.9, 100)), 1_000))
     assert told.stream("feedback").alarming
+
+
+def test_repeats_weigh_as_little_in_a_baseline_of_first_labels_as_in_evidence() -> None:
+    draw, signal, latest = random.Random(1), label_signal.start(200, V3), ()
+    for number in range(3_000):
+        is_popular = draw.random() < 0.6
+        keys = ("popular" if is_popular else f"input-{number}",)
+        weight, latest = repeats.find_weight(latest, keys), repeats.add_keys(latest, keys)
+        badness = float(not is_popular and draw.random() < 0.2)
+        signal = take(signal, badness, weight, 600.0 * number)
+    assert signal.baseline is not None
+    assert signal.baseline.of < signal.labels
+    assert 0.1 < signal.baseline.wrong / signal.baseline.of < 0.19, "8% of all labels are wrong, and 15% by weight"
+    assert not signal.alarms(0, 10_000, 0.05)

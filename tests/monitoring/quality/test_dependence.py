@@ -1,0 +1,96 @@
+"""Labels that depend on each other: whose bursts count, and what a rhythm that comes and goes does to evidence."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import msgspec
+import pytest
+
+from monitoring.quality.detectors import dependence, leave_one_out, raters
+from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors.dependence import Dependence
+from monitoring.quality.signals import label_signal
+from monitoring.quality.signals.entries import Label
+from monitoring.quality.signals.label_signal import LabelSignal
+from tests.monitoring.quality.traffic import V3
+
+GROUPS = raters.GROUPS
+BATCH = 40
+LABELS, ALPHA, LABELS_MIN = 10_000, 0.05, 20
+
+
+def judge_bursts(
+    share: float, seed: int, before: int, after: int
+) -> tuple[LabelSignal, int | None, list[tuple[bool, str | None]]]:
+    """A signal after labels of several callers, of which 5% are wrong, and 10 points more `after` the first ones.
+
+    One caller has so large a share, and gives batches of right answers, or of wrong ones. Returns also the number of
+    labels until the first alarm after the change, and at every tenth label before it whether its evidence would rest on
+    one who gives most labels, and the doubt.
+    """
+    draw, roll, batch = random.Random(seed), raters.start_roll(V3), list[float]()
+    signal = label_signal.start(200, V3).hold_against(state_rate(0.05, 0.0, "admin", "known"))
+    looks = list[tuple[bool, str | None]]()
+    for number in range(before + after):
+        if not batch and draw.random() < share / (1.0 - share) / BATCH:
+            batch = [0.9 * (draw.random() < 0.055)] * BATCH
+        caller, rate = ("bursty", batch.pop()) if batch else (f"shop{draw.randrange(3)}", 0.05)
+        badness, at = float(draw.random() < rate + 0.1 * (number >= before)), 1e6 + 86.4 * number
+        roll = leave_one_out.add_label(leave_one_out.add_request(roll, caller, at), caller, at=at)
+        signal = signal.take(Label(badness=badness, caller=caller), at, roll, False)
+        if number % 10 == 0 and 500 < number < before:
+            assert signal.guard is not None
+            rests = raters.rests_on_most(signal.guard, LABELS, ALPHA)
+            looks.append((rests, signal.find_doubt(LABELS_MIN, LABELS, ALPHA)))
+        if number >= before and signal.alarms(LABELS_MIN, LABELS, ALPHA):
+            return signal, number - before, looks
+    return signal, None, looks
+
+
+@pytest.mark.parametrize(("share", "seeds", "most"), [(0.3, (0, 3, 4), 500), (0.6, (1, 2, 3), 600)])
+def test_one_callers_bursts_do_not_hide_a_slip_that_others_see(share: float, seeds: tuple[int, ...], most: int) -> None:
+    delays = [judge_bursts(share, seed, 2_500, 1_200)[1] for seed in seeds]
+    assert sorted(LABELS if delay is None else delay for delay in delays)[1] < most
+
+
+def test_bursts_of_one_who_gives_most_labels_make_a_version_suspect_less_often() -> None:
+    signal, _, looks = judge_bursts(0.8, 1, 3_000, 0)
+    assert signal.dependence.whole.dispersion > 1.3 > signal.dispersion
+    assert sum(rests for rests, _ in looks) > 2 * sum(doubt is not None for _, doubt in looks)
+
+
+@pytest.mark.parametrize("of", [2, 8])
+def test_bursts_of_all_callers_are_a_dispersion_whoever_is_left_out(of: int) -> None:
+    draw, seen, is_wrong = random.Random(1), Dependence(), False
+    for number in range(4_000):
+        is_wrong = draw.random() < 0.05 if number % 20 == 0 else is_wrong
+        seen = dependence.observe(seen, float(is_wrong), 600.0 * number, (number % of,), GROUPS)
+    assert dependence.find_dispersion(seen) > 2.5
+
+
+def test_dependence_without_a_caller_is_that_of_the_labels_of_all_others() -> None:
+    draw, seen, others = random.Random(1), Dependence(), Dependence()
+    for number in range(500):
+        own, badness, at = draw.randrange(3), float(draw.random() < 0.2), 600.0 * number
+        seen = dependence.observe(seen, badness, at, (own,), GROUPS)
+        others = others if own == 1 else dependence.observe(others, badness, at)
+    assert seen.without[1] == others.whole
+    assert msgspec.json.decode(msgspec.json.encode(seen), type=Dependence) == seen
+
+
+def test_a_rhythm_that_comes_and_goes_restarts_evidence_once() -> None:
+    draw, roll = random.Random(1), raters.start_roll(V3)
+    signal = label_signal.start(200, V3).hold_against(state_rate(0.05, 0.0, "admin", "known"))
+    rhythms, begun = list[bool](), set[int]()
+    for number in range(40 * 240):
+        day, hour = divmod(number / 10.0, 24.0)
+        is_worse = (hour < 12.0) == (day // 5 % 2 == 0)  # every five days it is the other half of the day
+        label = Label(badness=float(draw.random() < (0.09 if is_worse else 0.01)), caller="shop", trusted=True)
+        signal = signal.take(label, 360.0 * number, roll, False)
+        rhythms.append(signal.has_rhythm)
+        begun.add(signal.begun)
+    changes = sum(before != after for before, after in itertools.pairwise(rhythms))
+    assert changes >= 3
+    assert len(begun) == 2
