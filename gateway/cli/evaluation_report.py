@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-from gateway.cli.tables import Printer, Row, moment
+from gateway.cli.tables import Row, moment
 
 TARGETS_SHOWN = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 CLASSES_SHOWN_MAX = 40
@@ -15,7 +15,17 @@ ARM_COLUMNS = (
 )
 
 
-def tell_report(out: Printer, answer: dict[str, Any]) -> None:
+class Output(Protocol):
+    """Where a report goes: a terminal, or a page."""
+
+    def say(self, text: str) -> None:
+        """A line."""
+
+    def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
+        """A table."""
+
+
+def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     """All of it: arms, differences, classes, calibration, and what it can't see."""
     report = answer["report"]
     measured = f"{answer['version']} on {answer['rows']} rows, by {answer['metric']}"
@@ -44,7 +54,7 @@ def tell_report(out: Printer, answer: dict[str, Any]) -> None:
             out.say(f"- {sentence}")
 
 
-def tell_suites(out: Printer, answers: Sequence[dict[str, Any]]) -> None:
+def tell_suites(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
     """A line for each of several suites: the share of right answers of each arm."""
     names = list(dict.fromkeys(arm for answer in answers for arm in answer["arms"]))
     rows: list[Row] = []
@@ -78,7 +88,7 @@ def _arm_row(arm: str, figures: dict[str, Any]) -> Row:
     )
 
 
-def _tell_pair(out: Printer, pair: dict[str, Any]) -> None:
+def _tell_pair(out: Output, pair: dict[str, Any]) -> None:
     if pair["difference"] is None:
         out.say(f"{pair['first']} and {pair['second']} have no row in common.")
         return
@@ -93,7 +103,7 @@ def _tell_pair(out: Printer, pair: dict[str, Any]) -> None:
             out.say(f"- class {entry['class']}: {difference} (p = {entry['p_holm']:.3g} after Holm).")
 
 
-def _tell_classes(out: Printer, report: dict[str, Any]) -> None:
+def _tell_classes(out: Output, report: dict[str, Any]) -> None:
     """F1 by class and arm; of many classes those of the most rows."""
     by_arm = {arm: item["f1"]["by_class"] for arm, item in report["arms"].items() if item["f1"] is not None}
     if not by_arm or report["classes"]["count"] < 2:
@@ -109,7 +119,7 @@ def _tell_classes(out: Printer, report: dict[str, Any]) -> None:
         out.say(f"and {len(names) - len(shown)} more classes: see --json.")
 
 
-def _tell_slices(out: Printer, report: dict[str, Any]) -> None:
+def _tell_slices(out: Output, report: dict[str, Any]) -> None:
     """Right answers by source, language and length, for slices with more than one value."""
     by_arm = {arm: figures.get("slices", {}) for arm, figures in report["arms"].items()}
     shown: dict[str, Any] = next(iter(by_arm.values()), {})
@@ -124,7 +134,7 @@ def _tell_slices(out: Printer, report: dict[str, Any]) -> None:
         out.table(("slice", "value", "rows", *(f"{arm} right" for arm in by_arm)), rows)
 
 
-def _tell_flips(out: Printer, report: dict[str, Any]) -> None:
+def _tell_flips(out: Output, report: dict[str, Any]) -> None:
     for arm, figures in report["arms"].items():
         for kind, flips in (figures.get("consistency") or {}).items():
             if flips is not None:
@@ -139,7 +149,7 @@ def _class_cell(item: dict[str, Any] | None) -> str | None:
     return None if value is None else f"{value:.3f}"
 
 
-def _tell_thresholds(out: Printer, thresholds: dict[str, Any] | None) -> None:
+def _tell_thresholds(out: Output, thresholds: dict[str, Any] | None) -> None:
     """What the rows say of the threshold of the version's scope."""
     if thresholds is None:
         return
@@ -151,7 +161,7 @@ def _tell_thresholds(out: Printer, thresholds: dict[str, Any] | None) -> None:
     out.say(f"{used}: by the training prompts alone it deferred {before} of them.")
 
 
-def _tell_calibration(out: Printer, model: dict[str, Any]) -> None:
+def _tell_calibration(out: Output, model: dict[str, Any]) -> None:
     _tell_thresholds(out, model.get("thresholds"))
     if model["error"]:
         out.say(f"Not calibrated: {model['error']}")
@@ -188,7 +198,7 @@ def _tell_calibration(out: Printer, model: dict[str, Any]) -> None:
         out.table(("to general", "wrong in all", "wrong by the adapter"), rows)
 
 
-def _tell_gain(out: Printer, model: dict[str, Any]) -> None:
+def _tell_gain(out: Output, model: dict[str, Any]) -> None:
     if model["error"]:
         out.say(f"No learned routing: {model['error']}")
         return

@@ -24,6 +24,7 @@ from rich.progress import (
 
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.command import Api, add_command, with_api
+from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.prompts import as_lines
 from gateway.cli.tables import Printer, Row, moment, readable
@@ -33,6 +34,8 @@ POLL_SECONDS = 0.5
 PIPE_SECONDS = 30.0
 """Where no terminal shows a bar, how far it is is told no oftener."""
 PIECE_BYTES = 1 << 16
+WRONG_ROWS_MAX = 200
+"""More rows that were answered wrong are not shown in a page."""
 PATH = "/evaluations"
 COLUMNS = (
     *("prompt", "text", "expected", "id", "label", "class", "group", "parent", "paraphrase", "source", "language"),
@@ -43,7 +46,10 @@ evaluations = typer.Typer(help="List, show and stop evaluations.", no_args_is_he
 EvaluationId = Annotated[
     str, typer.Argument(metavar="ID", help="An evaluation's id, as `evaluate` and `list` tell it.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the report to this file, as JSON.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Write the report to this file: .html, .md, else JSON."),
+]
 RowsOut = Annotated[
     Path | None,
     typer.Option(
@@ -133,12 +139,14 @@ def evaluate(
         with ExitStack() as stack:
             begun = [send_data(api, PATH, as_lines(stack, data, COLUMNS), query)]
     else:
+        if rows_out is not None and (len(suites or ()) > 1 or "all" in (suites or ())):
+            raise Unusable("--rows-out is for one suite: name that one.")
         begun = [api.post(PATH, {}, **query, suite=name) for name in _suites_named(api, version, suites or ())]
     ended = [_until_ended(api, answer) for answer in begun]
     if len(ended) == 1:
         _tell(api, ended[0], report_to, rows_out)
     else:
-        _tell_all(api, ended, report_to, rows_out)
+        _tell_all(api, ended, report_to)
 
 
 def _query(options: EvaluationOptions) -> dict[str, str | None]:
@@ -158,13 +166,11 @@ def _suites_named(api: Api, version: str, names: Sequence[str]) -> list[str]:
     return every
 
 
-def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | None, rows_out: Path | None) -> None:
+def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | None) -> None:
     """The reports on several suites. Raises Failed where one did not come to a report."""
-    if rows_out is not None:
-        raise Unusable("--rows-out is for one suite: name it, or use `apprentice evaluations show ID --rows-out FILE`.")
     answer = {"evaluations": list(answers)}
     if report_to is not None:
-        _write(report_to, answer)
+        _write(api, report_to, answer, answers)
     if not api.out.answer(answer):
         for one in answers:
             if one["status"] == "done":
@@ -282,9 +288,9 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
     if answer["status"] != "done":
         text = f"The evaluation {answer['id']} of {answer['version']} is {answer['status']}. {answer['note']}"
         raise WatchFailed(text.strip())
+    if report_to is not None:
+        _write(api, report_to, answer, [answer])
     try:
-        if report_to is not None:
-            _write(report_to, answer)
         if rows_out is not None:
             with rows_out.open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in _rows(api, answer))
@@ -294,8 +300,26 @@ def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Pa
         tell_report(api.out, answer)
 
 
-def _write(path: Path, answer: dict[str, Any]) -> None:
-    path.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write(api: Api, path: Path, answer: dict[str, Any], answers: Sequence[dict[str, Any]]) -> None:
+    """The report as the file's name says. Raises CommandError."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+    if path.suffix in (".html", ".md"):
+        texts = {one["id"]: _wrong_rows(api, one["id"]) for one in answers}
+        text = (make_html if path.suffix == ".html" else make_markdown)(answers, texts)
+    try:
+        path.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Unusable(f"{path} can't be written: {error.strerror}.") from error
+
+
+def _wrong_rows(api: Api, evaluation: str) -> list[dict[str, Any]]:
+    """The first rows that an arm got wrong, as far as their texts are kept. Raises CommandError."""
+    rows: list[dict[str, Any]] = []
+    first: int | None = 0
+    while first is not None and len(rows) < WRONG_ROWS_MAX:
+        page = api.get(f"{PATH}/{evaluation}/texts", first=str(first), wrong="true")
+        rows, first = rows + page["rows"], page["next_first"]
+    return rows[:WRONG_ROWS_MAX]
 
 
 def _rows(client: AdminClient, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:

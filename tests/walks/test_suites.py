@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from itertools import count
@@ -14,7 +15,7 @@ from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, audit_of
-from tests.walks.test_evaluate import JSON_LINES, begin, data, ended, right_but_for, with_schema
+from tests.walks.test_evaluate import JSON_LINES, begin, data, ended, right_but_for, said, with_schema
 
 PATH = "/admin/v1/suites"
 
@@ -104,3 +105,28 @@ async def test_rows_that_can_not_be_used_add_no_suite(ready: RunningGateway) -> 
     caller = await ready.key(role="operator")
     async with ready.http(caller) as http:
         await add(http, data(2), status=403)
+
+
+async def test_texts_of_wrong_rows_are_read_back_where_the_task_keeps_texts(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers[V1] = right_but_for(10)
+    key = base64.b64encode(b"k" * 32).decode()
+    kept = {"tasks": {"returns": {"texts": {"keep": "all"}}}, "texts": {"keys": {"k1": key}, "key": "k1"}}
+    async with run_gateway(configure(**kept)) as running, running.http() as http:
+        await running.place(with_schema(make_adapter(1)))
+        rows = data(20).replace(b'"Item 10"', b'"Of ann@example.org: Item 10"')
+        begun = await begin(http, rows, arms="adapter")
+        await ended(http, begun["id"])
+        path = f"/admin/v1/evaluations/{begun['id']}/texts"
+        wrong = (await http.get(path, params={"wrong": True})).json()["rows"]
+        assert [row["number"] for row in wrong] == [0, 10]
+        assert (wrong[1]["expected"], wrong[1]["answers"]) == ('{"decision":"approve"}', {"adapter": said("deny")})
+        assert "Item 10" in wrong[1]["messages"][0]["content"]
+        assert "ann@example.org" not in str(wrong), "texts are redacted"
+        assert len((await http.get(path)).json()["rows"]) == 20
+        assert [entry["evidence"]["id"] for entry in await audit_of(http, "evaluation.give")] == [begun["id"]] * 2
+        raw = await running.services.redis.dump(f"apprentice:evaluation:{begun['id']}:texts")
+        assert b"Item" not in raw, "texts are sealed"
+        async with running.http(await running.key(role="operator")) as operator:
+            assert (await operator.get(path)).status_code == 403

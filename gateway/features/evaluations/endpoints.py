@@ -13,7 +13,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.access import Admin, Operator, known_task
-from gateway.audit import audited
+from gateway.audit import audited, enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -24,6 +24,7 @@ from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.store import Evaluation, ended, id_of
 from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
 from gateway.features.evaluations.suites import Suite
+from gateway.features.evaluations.texts import read_texts
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from gateway.state.fitted import unused
 from monitoring.evaluation.arms import EvaluationArm
@@ -215,6 +216,36 @@ async def read_evaluation_rows(
     after = first + limit
     page = {"rows": rows, "next_first": after if after < evaluated.rows else None}
     return Response(msgspec.json.encode(page), media_type="application/json")
+
+
+@router.get("/evaluations/{evaluation}/texts", responses=with_errors("not_found"))
+async def read_evaluation_texts(
+    request: Request,
+    evaluation: str,
+    admin: Admin,
+    first: Annotated[int, Query(ge=0, le=2**31, description="The first row's number.")] = 0,
+    wrong: Annotated[bool, Query(description="Only rows that an arm got wrong.")] = False,
+) -> dict[str, Any]:
+    """Rows with the expected answer and those of all arms, where the task has texts kept. `next_first` goes on from
+    there, null at the end. Who was given them is in the audit.
+    """
+    evaluations = feature_of(request, Evaluations)
+    evaluated = await _found(evaluations, evaluation)
+    if first == 0:
+        await enter_event(evaluations.services, admin, "evaluation.give", evaluated.version, {"id": evaluated.id})
+    results = await evaluations.store.results(evaluated, first, ROWS_AT_ONCE_MAX)
+    rows: list[dict[str, Any]] = []
+    for at, number in enumerate(range(first, min(first + ROWS_AT_ONCE_MAX, evaluated.rows))):
+        right = {
+            arm: bool(msgspec.json.decode(raw)["right"])
+            for arm, arm_results in results.items()
+            if (raw := arm_results[at]) is not None
+        }
+        if not (wrong and all(right.values())):
+            texts = await read_texts(evaluations, evaluated, number)
+            rows += [{"number": number, **texts, "right": right}] if texts is not None else []
+    after = first + ROWS_AT_ONCE_MAX
+    return {"rows": rows, "next_first": after if after < evaluated.rows else None}
 
 
 @router.delete("/evaluations/{evaluation}", responses=with_errors("not_found", "state_conflict"))

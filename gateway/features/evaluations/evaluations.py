@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gateway.features.evaluations.store import EvaluationStore
 from gateway.features.evaluations.suites import SuiteStore
+from gateway.features.texts.texts import Texts
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore
@@ -24,3 +25,4 @@ class Evaluations:
     drafts: Drafts
     quality_store: QualityStore
     suites: SuiteStore
+    texts: Texts

@@ -8,15 +8,17 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import keep_evaluating
 from gateway.features.evaluations.store import DRAFTS_KIND, EvaluationStore
 from gateway.features.evaluations.suites import SuiteStore
+from gateway.features.texts.texts import Texts
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore
 
 
-def _open(services: Services, _: Features) -> Evaluations:
+def _open(services: Services, features: Features) -> Evaluations:
     store = EvaluationStore(services.redis, 86_400 * services.settings.evaluation.retention_days)
     drafts = Drafts(services.redis, services.audit, DRAFTS_KIND)
-    return Evaluations(services, store, drafts, QualityStore(services.redis), SuiteStore(services.redis))
+    redis = services.redis
+    return Evaluations(services, store, drafts, QualityStore(redis), SuiteStore(redis), features[Texts])
 
 
 EVALUATIONS = Feature(

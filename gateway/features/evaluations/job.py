@@ -26,6 +26,7 @@ from gateway.features.evaluations.gates import gate_of, take_gate
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, ended
+from gateway.features.evaluations.texts import keep_texts
 from gateway.features.records.archiving import redis_address
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
@@ -119,7 +120,7 @@ class _Run:
         evaluation, at_once = self._one, self._evaluations.services.settings.evaluation.concurrency
         left, metric = self._store.left(evaluation), metric_of(evaluation.metric)
         secret = self._evaluations.services.digest_secret
-        await answer_rows(left, self._ask, self._keep, metric, evaluation.classes, at_once, secret)
+        await answer_rows(left, self._answer, self._keep, metric, evaluation.classes, at_once, secret)
         return await self._closed()
 
     async def _until_stopped(self) -> None:
@@ -135,6 +136,11 @@ class _Run:
         again = result.fault is not None and result.fault not in OF_THE_ROW
         if await self._store.keep(self._one, arm, result, logprobs[:first], again):
             self._evaluations.services.meters.evaluation_rows.add(1, _counted(result))
+
+    async def _answer(self, arm: str, row: Row) -> Said:
+        answer = await self._ask(arm, row)
+        await keep_texts(self._evaluations, self._one, arm, row, answer)
+        return answer
 
     async def _ask(self, arm: str, row: Row) -> Said:
         """One arm's answer, once there is room; asked again as long as its engine fails at all rows."""

@@ -2,7 +2,8 @@
 
 Of the data, requests and expected answers are kept from the upload until the evaluation has ended, and no longer. Of
 each row there remain its id, its class, whether each arm was right and what that took, for as long as results are kept;
-the logprobs of answers, which take most room, of the newest evaluations alone. Answers are never kept.
+the logprobs of answers, which take most room, of the newest evaluations alone. Texts are kept where their task has
+texts kept, sealed like those.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
 """The newest evaluations of which logprobs are kept."""
-PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage")
+PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts")
 """What there is of an evaluation beside itself and its rows."""
 
 KEEP = """
@@ -348,6 +349,21 @@ class EvaluationStore:
         fields = [_field(arm, number) for number in range(first, min(first + count, evaluation.rows))]
         raw = await self._redis.hmget(_key(evaluation.id, "logprobs"), fields) if fields else []
         return [[] if packed is None else [float(f"{value:.7g}") for value in array("f", packed)] for packed in raw]
+
+    async def keep_texts(self, evaluation: Evaluation, fields: Mapping[str, bytes], seconds: int) -> None:
+        """Store sealed texts of the row that they name, by arm, for no longer than results are kept."""
+        key = _key(evaluation.id, "texts")
+        async with self._redis.pipeline(transaction=True) as all_of_it:
+            all_of_it.hset(key, mapping=dict(fields))
+            all_of_it.expire(key, min(seconds, self._retention_seconds))
+            await all_of_it.execute()
+
+    async def texts(self, evaluation: Evaluation, number: int, arms: Sequence[str]) -> list[bytes | None]:
+        """The sealed texts of a row by arm, and those of the row itself by an empty name; None where none is kept."""
+        texts: list[bytes | None] = await self._redis.hmget(
+            _key(evaluation.id, "texts"), [_field(arm, number) for arm in arms]
+        )
+        return texts
 
     async def keep_scope(self, evaluation: Evaluation, scores: Sequence[float | None]) -> None:
         """Store how much each row was in the scope of the version."""

@@ -137,3 +137,20 @@ async def test_suites_are_added_listed_evaluated_together_and_removed(
     assert told.out.splitlines()[-1].endswith("83.3 %")
     assert "Give either --data or --suite" in (await apprentice("evaluate", "returns@v1")).err
     assert "is removed" in (await ok(apprentice, *["suites", "remove", "returns", "hard", "--yes"])).out
+
+
+async def test_reports_are_pages_by_the_ending_of_their_name(
+    answering: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"text": f"Item {n}", "expected": "<no>" if n % 6 == 0 else "yes"}) for n in range(24)]
+    rows.write_text("\n".join(lines))
+    page, text = tmp_path / "report.html", tmp_path / "report.md"
+    for path in (page, text):
+        await ok(apprentice, "evaluate", "returns@v1", "--data", str(rows), "--out", str(path))
+    html, markdown = page.read_text(), text.read_text()
+    assert "<title>Right answers, with 95% intervals</title>" in html
+    assert "<td>&lt;no&gt;</td><td>yes</td><td>4</td>" in html
+    assert "<no>" not in html
+    assert "|adapter|83.3 %|" in markdown
+    assert "|&lt;no>|yes|4|" in markdown

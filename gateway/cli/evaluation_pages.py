@@ -1,0 +1,185 @@
+"""Reports of evaluations as one file: HTML with plots, or Markdown; with answers side by side where texts are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from gateway.cli.evaluation_report import tell_report, tell_suites
+from gateway.cli.tables import Row, readable
+
+Texts = Sequence[Mapping[str, Any]]
+WIDTH, BAR, LEFT = 760, 26, 170
+CHARACTERS_MAX = 1500
+"""More of a request or an answer is not shown."""
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{text-align:left;vertical-align:top;padding:.3rem .7rem;"
+    "border-top:1px solid #ddd}td pre{white-space:pre-wrap;margin:0;font-size:13px}svg{width:100%;height:auto}"
+    ".wrong{background:#fdecea}.right{background:#edf7ed}"
+)
+
+
+class _Markdown:
+    """A report as Markdown."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.parts.append(readable(text) + "\n")
+
+    def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
+        """A table."""
+        lines = [columns, ["---"] * len(columns), *rows]
+        self.parts.append("\n".join(f"|{'|'.join(map(_cell, line))}|" for line in lines) + "\n")
+
+    def head(self, text: str) -> None:
+        """A heading."""
+        self.parts.append(f"## {readable(text)}\n")
+
+    def raw(self, page: str) -> None:
+        """HTML, which Markdown does without."""
+
+
+class _Html:
+    """A report as HTML; all texts are escaped."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def say(self, text: str) -> None:
+        """A paragraph."""
+        if text:
+            self.parts.append(f"<p>{escape(readable(text))}</p>")
+
+    def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
+        """A table."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+        body = "".join("<tr>" + "".join(f"<td>{escape(readable(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+        self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
+
+    def head(self, text: str) -> None:
+        """A heading."""
+        self.parts.append(f"<h2>{escape(readable(text))}</h2>")
+
+    def raw(self, page: str) -> None:
+        """HTML as it is."""
+        self.parts.append(page)
+
+
+def make_html(answers: Sequence[Mapping[str, Any]], texts: Mapping[str, Texts]) -> str:
+    """The page of one or several evaluations; `texts` are the rows with texts by evaluation."""
+    page = _Html()
+    _write(page, answers, texts)
+    title = escape(_title(answers))
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
+        f"<h1>{title}</h1>{''.join(page.parts)}</html>\n"
+    )
+
+
+def make_markdown(answers: Sequence[Mapping[str, Any]], texts: Mapping[str, Texts]) -> str:
+    """The same as Markdown, without plots."""
+    page = _Markdown()
+    _write(page, answers, texts)
+    return "\n".join([f"# {_title(answers)}\n", *page.parts])
+
+
+def _title(answers: Sequence[Mapping[str, Any]]) -> str:
+    return f"Evaluation of {', '.join(dict.fromkeys(answer['version'] or answer['task'] for answer in answers))}"
+
+
+def _write(page: _Html | _Markdown, answers: Sequence[Mapping[str, Any]], texts: Mapping[str, Texts]) -> None:
+    done = [answer for answer in answers if answer["status"] == "done"]
+    if len(answers) > 1:
+        tell_suites(page, answers)
+    for answer in done:
+        page.head(f"{answer['suite'] or 'Data'} {answer['data_digest'][:12]}")
+        page.raw(draw_shares(answer["report"]["arms"]))
+        tell_report(page, answer)
+        for arm, figures in answer["report"]["arms"].items():
+            _write_confusion(page, arm, figures.get("confusion") or {})
+        _write_texts(page, answer["arms"], texts.get(answer["id"], ()))
+
+
+def draw_shares(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """A bar for each arm's share of right answers, with its 95% interval, as SVG."""
+    shapes = []
+    for at, (arm, figures) in enumerate(arms.items()):
+        share, y = figures["accuracy"], 10 + at * BAR
+        if share["share"] is None:
+            continue
+        right, low, high = (LEFT + (WIDTH - LEFT - 60) * share[name] for name in ("share", "low", "high"))
+        middle = y + BAR / 2 - 4
+        shapes.append(
+            f'<text x="5" y="{y + 14}">{escape(arm)}</text><rect x="{LEFT}" y="{y}" width="{right - LEFT:.1f}" '
+            f'height="{BAR - 8}" fill="#90caf9"/><line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" '
+            f'stroke="#0d47a1" stroke-width="2"/><text x="{high + 6:.1f}" y="{y + 14}">{share["share"]:.1%}</text>'
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {20 + len(arms) * BAR}" font-size="13" '
+        f'font-family="sans-serif"><title>Right answers, with 95% intervals</title>{"".join(shapes)}</svg>'
+    )
+
+
+def _write_confusion(page: _Html | _Markdown, arm: str, confusion: Mapping[str, Mapping[str, int]]) -> None:
+    """The expected classes with what was answered: as a matrix with colours, where they are few, else as a list."""
+    mistakes = [
+        (expected, answered or "(no class)", count)
+        for expected, counts in confusion.items()
+        for answered, count in counts.items()
+        if answered != expected
+    ]
+    if not mistakes:
+        return
+    page.say(f"Mistakes of {arm}, the most frequent first:")
+    page.table(("expected", "answered", "rows"), sorted(mistakes, key=lambda row: -row[2])[:40])
+    names = list(confusion)
+    if len(names) > 20:
+        return
+    answered = [*names, *([""] if any("" in counts for counts in confusion.values()) else [])]
+    head = "".join(f"<th>{escape(readable(name) or '(no class)')}</th>" for name in answered)
+    rows = ""
+    for name in names:
+        total = sum(confusion[name].values())
+        cells = "".join(_shaded(confusion[name].get(other, 0), total, other == name) for other in answered)
+        rows += f"<tr><th>{escape(readable(name))}</th>{cells}</tr>"
+    caption = f"<caption>{escape(arm)}: expected (rows) and answered</caption>"
+    page.raw(f"<table>{caption}<tr><th></th>{head}</tr>{rows}</table>")
+
+
+def _shaded(count: int, total: int, is_right: bool) -> str:
+    colour = "46,125,50" if is_right else "198,40,40"
+    return f"<td style='background:rgba({colour},{0.7 * count / total:.2f})'>{count or ''}</td>"
+
+
+def _write_texts(page: _Html | _Markdown, arms: Sequence[str], texts: Texts) -> None:
+    """Rows that an arm got wrong, with all answers side by side."""
+    if not texts:
+        return
+    page.say(f"{len(texts)} rows that an arm got wrong:")
+    columns = ("request", "expected", *arms)
+    if isinstance(page, _Markdown):
+        rows = [(_asked(row), row["expected"], *(row["answers"].get(arm) for arm in arms)) for row in texts]
+        page.table(columns, [[(cell or "-")[:CHARACTERS_MAX] for cell in row] for row in rows])
+        return
+    lines = []
+    for row in texts:
+        cells = [("", _asked(row)), ("", row["expected"])]
+        cells += [("right" if row["right"].get(arm) else "wrong", row["answers"].get(arm) or "-") for arm in arms]
+        tds = "".join(f"<td class='{kind}'><pre>{escape(text[:CHARACTERS_MAX])}</pre></td>" for kind, text in cells)
+        lines.append(f"<tr>{tds}</tr>")
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    page.raw(f"<table><tr>{head}</tr>{''.join(lines)}</table>")
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    messages = row.get("messages") or ()
+    return str(row.get("prompt") or "\n".join(f"{one.get('role')}: {one.get('content')}" for one in messages))
+
+
+def _cell(value: Any) -> str:
+    return readable(value).replace("|", "\\|").replace("<", "&lt;")

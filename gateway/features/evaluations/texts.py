@@ -1,0 +1,70 @@
+"""Texts of an evaluation: requests, expected answers and answers, where the task has texts kept.
+
+They are redacted as the task's kept texts are, and sealed by the same key, before they leave the gateway's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.store import Evaluation
+from gateway.features.texts.redaction import Redact, redact_all
+from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.results import Said
+from monitoring.texts import KeptText, TextRow, Unsealable
+
+DAY_SECONDS = 86_400
+
+
+async def keep_texts(evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: Said) -> None:
+    """Keep a row and an arm's answer to it; nothing where the task keeps no texts. Raises RedisError."""
+    redact = evaluations.texts.redactions.get(evaluation.task)
+    task = evaluations.services.settings.tasks.get(evaluation.task)
+    if redact is None or task is None or row.repeat:
+        return
+    fields = await asyncio.to_thread(_sealed, evaluations, evaluation, arm, row, answer, redact)
+    await evaluations.store.keep_texts(evaluation, fields, task.texts.retention_days * DAY_SECONDS)
+
+
+async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: int) -> dict[str, Any] | None:
+    """A row with its expected answer and each arm's, as far as they are kept and can be opened. Raises RedisError."""
+    names = ["", *evaluation.arms]
+    kept = dict(zip(names, await evaluations.store.texts(evaluation, number, names), strict=True))
+    row = _opened(evaluations, kept[""])
+    if row is None:
+        return None
+    answers = {arm: _opened(evaluations, kept[arm]) for arm in evaluation.arms}
+    said = {arm: answer.answer for arm, answer in answers.items() if answer is not None}
+    return row.as_asked() | {"expected": row.answer, "answers": said}
+
+
+def _sealed(
+    evaluations: Evaluations, evaluation: Evaluation, arm: str, row: Row, answer: Said, redact: Redact
+) -> dict[str, bytes]:
+    asked = KeptText(
+        request=f"{evaluation.id}:{row.number}",
+        at=time.time(),
+        task=evaluation.task,
+        version=evaluation.version,
+        messages=redact_all(row.messages or [], redact),
+        prompt=redact_all(row.prompt, redact),
+        answer=redact(row.expected),
+    )
+    fields = {"": asked}
+    if answer.text is not None:
+        text = redact(answer.text)
+        fields[arm] = msgspec.structs.replace(asked, messages=[], prompt=None, answer=text)
+    seals = evaluations.texts.seals
+    return {f"{row.number}:{name}": msgspec.json.encode(seals.close(text)) for name, text in fields.items()}
+
+
+def _opened(evaluations: Evaluations, raw: bytes | None) -> KeptText | None:
+    try:
+        return None if raw is None else evaluations.texts.seals.open(msgspec.json.decode(raw, type=TextRow))
+    except Unsealable:  # its key is no longer in the settings
+        return None
