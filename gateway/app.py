@@ -39,6 +39,7 @@ from gateway.error_answers import add_error_answers
 from gateway.errors import Problem, SettingsError, StateError
 from gateway.feature import Feature, Features, stateless
 from gateway.features.datasets.feature import DATASETS
+from gateway.features.diagnosis import endpoints as diagnosis
 from gateway.features.erasures.feature import ERASURES
 from gateway.features.evaluations.feature import EVALUATIONS
 from gateway.features.feedback import endpoints as feedback
@@ -127,6 +128,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     FITTING,
     EVALUATIONS,
     READINESS,
+    stateless(diagnosis.router),
     RELEASES,
     TRAINING,
     stateless(rules.router),

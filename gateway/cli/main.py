@@ -13,6 +13,7 @@ from gateway.callers import new_key
 from gateway.cli.adapters import adapters
 from gateway.cli.audit import audit
 from gateway.cli.datasets import datasets
+from gateway.cli.diagnose import diagnose
 from gateway.cli.doctor import doctor
 from gateway.cli.evaluations import evaluate, evaluations
 from gateway.cli.explain import explain
@@ -94,6 +95,7 @@ def check(
 
 app.command()(audit)
 app.command()(explain)
+app.command()(diagnose)
 app.command()(why)
 app.command()(doctor)
 app.command()(reload)

@@ -241,6 +241,8 @@ async def _reload(world: World) -> httpx.Response:
 
 CASES: tuple[Case, ...] = (
     call("PUT", "/overrides/{name}", lambda _: rule(), name="r" * 63),
+    call("POST", "/readiness", None, "unchanged", {"task": "returns"}),
+    call("POST", "/diagnoses", None, "refused", {"request": "r" * 200}),
     call("POST", "/overrides/{name}/dry-run", lambda _: rule(), "unchanged", name="r" * 63),
     call("DELETE", "/overrides/{name}", name="r" * 63),
     call(

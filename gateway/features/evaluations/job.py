@@ -158,7 +158,7 @@ class _Run:
                 await asyncio.sleep(waits)
                 waits = min(2 * waits, ROOM_SECONDS[1])
                 continue
-            answer = await _answered(self._evaluations, choice, body)
+            answer = await answer_once(self._evaluations, choice, body)
             now = time.monotonic()
             if answer.fault is None or answer.fault in OF_THE_ROW:
                 self._answered_at[arm] = now
@@ -312,7 +312,7 @@ def in_short(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-async def _answered(evaluations: Evaluations, choice: Choice, body: RequestBody) -> Said:
+async def answer_once(evaluations: Evaluations, choice: Choice, body: RequestBody) -> Said:
     """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others."""
     version = choice.version or choice.general_prompt_of
     assert version is not None, "an evaluation is of a version"

@@ -1,0 +1,59 @@
+"""`apprentice diagnose`: the likely fault behind a request's answer, with its evidence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, with_api
+
+SHOWN_CHARACTERS = 120
+
+
+@with_api
+def diagnose(
+    api: Api,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
+) -> None:
+    """Say whether data, training, base or scope is the likely fault of an answer, or that it is unknown.
+
+    The version, earlier versions, the base and general are asked now, at temperature 0. The text must be kept.
+    """
+    if not request_id.strip():
+        raise Unusable("REQUEST_ID is empty: give the x-request-id of an answer.")
+    with api.out.progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
+        progress.add_task("Reading training rows, asking engines", total=None)
+        answer = api.post("/diagnoses", request=request_id)
+    if not api.out.answer(answer):
+        tell_diagnosis(api, answer)
+
+
+def tell_diagnosis(api: Api, answer: dict[str, Any]) -> None:
+    """The likely fault, the evidence of each, and what it rests on."""
+    found, case = answer["diagnosis"], answer["case"]
+    api.out.say(f"Likely fault: {found['likely']}. {found['because']}")
+    api.out.say("")
+    pairs = ("request", "task", "version", "label")
+    api.out.pairs([*((name, answer[name]) for name in pairs), *((name, case[name]) for name in ("answer", "expected"))])
+    api.out.say("")
+    api.out.table(
+        ("fault", "verdict", "evidence"), [(each["name"], each["state"], each["evidence"]) for each in found["causes"]]
+    )
+    if case["answers"]:
+        api.out.say("")
+        said = [(each["arm"], _clipped(each["text"]), each["fault"]) for each in case["answers"]]
+        api.out.table(("asked now", "answer", "failed"), said)
+    if case["neighbours"]:
+        api.out.say("")
+        rows = [
+            (each["similarity"], _clipped(each["text"]), _clipped(each["answer"]), each["id"] in found["conflicting"])
+            for each in case["neighbours"]
+        ]
+        api.out.table(("similarity", "training row", "its answer", "conflicts"), rows)
+
+
+def _clipped(text: str | None) -> str | None:
+    return text if text is None or len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

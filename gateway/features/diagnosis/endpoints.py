@@ -1,0 +1,113 @@
+"""The table URL → function for admins, diagnosis: why a request was answered wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from gateway.access import Admin
+from gateway.audit import enter_event
+from gateway.background.child_process import child, hear
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.diagnosis.asking import ask_arms, list_arms
+from gateway.features.diagnosis.messages import LookedUp, LookupJob
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.records.archiving import text_source_of
+from gateway.openapi_parts import with_errors
+from gateway.services import Services
+from monitoring.diagnosis.faults import ArmAnswer, Case, ServedScope, diagnose
+from monitoring.evaluation.forms import said_by
+from monitoring.ids import bare
+from monitoring.labels.request_label import RequestLabel, find_label, make_rules
+from monitoring.records import Record
+
+LOOKUP_SECONDS_MAX = 120.0
+COMMAND = (sys.executable, "-P", "-m", "gateway.features.diagnosis.run")
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+@router.post(
+    "/diagnoses", responses=with_errors("request_not_found", "timeout", "invalid_json", "missing_field", "no_replica")
+)
+async def diagnose_request(
+    request: Request,
+    admin: Admin,
+    request_id: Annotated[str, Query(alias="request", max_length=200, description="Its id, as in x-request-id.")],
+) -> Any:
+    """The likely fault of an answer: scope, data, training or base, or unknown. Engines are asked now."""
+    evaluations = feature_of(request, Evaluations)
+    services = evaluations.services
+    name = bare(request_id)
+    record, looked_up = await services.flow.find(name), await look_up(services, name)
+    text = looked_up.text
+    if record is None and text is None:
+        raise Problem("request_not_found", f"Neither a record nor a text of {name[:80]!r} is kept.", "request")
+    task, version = (record.task, record.version) if record is not None else (text.task, text.version)  # type: ignore[union-attr]
+    label = await _label(services, name, task)
+    answers = await _answers(evaluations, task, version, looked_up)
+    case = Case(
+        answer=None if text is None else text.answer,
+        label=None if label is None else label.value,
+        expected=None if label is None or label.demonstration is None else said_by(label.demonstration),
+        neighbours=looked_up.neighbours,
+        no_neighbours=looked_up.no_neighbours,
+        answers=answers,
+        scope=None if record is None else _scope_score(record),
+    )
+    found = diagnose(case)
+    await enter_event(services, admin, "diagnosis.give", name, {"version": version, "likely": found.likely})
+    told = {"request": name, "task": task, "version": version, "label": None if label is None else label.words}
+    told |= {"diagnosis": found, "case": case}
+    return Response(msgspec.json.encode(told), media_type="application/json")
+
+
+async def look_up(services: Services, request_id: str) -> LookedUp:
+    """The kept text of a request, and its nearest training rows. Raises Problem (500, 504) and RedisError."""
+    record = await services.flow.find(request_id)
+    folder = services.settings.dataset_folder
+    folders = {}
+    for name, version in services.snapshot.current.versions.items():
+        digest = str((version.manifest.get("provenance") or {}).get("dataset") or "").removeprefix("sha256:")
+        if digest.isalnum():
+            folders[name] = str(folder / digest)
+    job = LookupJob(text_source_of(services.settings), request_id, folders, record.version if record else None)
+    try:
+        async with child(COMMAND) as process, asyncio.timeout(LOOKUP_SECONDS_MAX):
+            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
+    except TimeoutError:
+        raise Problem("timeout", f"The texts were not read within {LOOKUP_SECONDS_MAX:g} s: try again.") from None
+    if code != 0:
+        raise Problem("internal_error", f"The process ended with exit code {code}: see the gateway's log.")
+    return msgspec.json.decode(output, type=LookedUp)
+
+
+async def _answers(
+    evaluations: Evaluations, task: str | None, version: str | None, looked_up: LookedUp
+) -> tuple[ArmAnswer, ...]:
+    """What each arm answers now; none where there is no text, or no version to compare."""
+    view, policy = evaluations.services.fleet.view(), evaluations.services.snapshot.current.policy
+    own = view.versions.get(version or "")
+    if looked_up.text is None or own is None or task is None or task not in policy.tasks:
+        return ()
+    versions = [each for each in view.versions.values() if each.task == task]
+    task_policy = policy.tasks[task]
+    return await ask_arms(evaluations, task_policy, looked_up.text, list_arms(task_policy, own, versions))
+
+
+async def _label(services: Services, request_id: str, task: str | None) -> RequestLabel | None:
+    if task not in services.settings.tasks:
+        return None
+    rules = make_rules(services.settings.plan(task), services.settings.judged_metrics())
+    return find_label(await services.feedback.of(request_id), rules)
+
+
+def _scope_score(record: Record) -> ServedScope | None:
+    found = next((each for each in record.findings if each.check == "out_of_scope" and each.score is not None), None)
+    if found is None or found.score is None:
+        return None
+    return ServedScope(score=found.score, threshold=found.threshold, fired=found.fired)

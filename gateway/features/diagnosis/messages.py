@@ -1,0 +1,26 @@
+"""The messages between a gateway and the process that looks a request's text and its nearest training rows up."""
+
+from __future__ import annotations
+
+import msgspec
+
+from monitoring.diagnosis.faults import TrainingNeighbour
+from monitoring.texts import KeptText, TextSource
+
+
+class LookupJob(msgspec.Struct):
+    """The job. `folders` are the data sets that versions were trained on, by version; `version` is the one that the
+    request's record names (None: there is no record any more)."""
+
+    source: TextSource
+    request: str
+    folders: dict[str, str]
+    version: str | None = None
+
+
+class LookedUp(msgspec.Struct):
+    """The result: the kept text (None: not kept), and the neighbours (None: `no_neighbours` says why)."""
+
+    text: KeptText | None = None
+    neighbours: tuple[TrainingNeighbour, ...] | None = None
+    no_neighbours: str = ""

@@ -1,0 +1,65 @@
+"""One look-up, in a process of its own: `python -m gateway.features.diagnosis.run`.
+
+It reads a job as a line of JSON, and prints a result. It ends at once when its input is closed: it never outlives the
+gateway that began it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import msgspec
+
+from gateway.features.diagnosis.messages import LookedUp, LookupJob
+from monitoring.datasets.folder import TRAIN_FILE
+from monitoring.datasets.rows import INSTRUCTING, DataRow, text_of
+from monitoring.helper_process import live_with_input
+from monitoring.text_reader import TextReader
+from monitoring.texts import KeptText
+
+
+def look_up(job: LookupJob) -> LookedUp:
+    """The text and its neighbours. Raises RedisError, duckdb.Error and OSError."""
+    with TextReader(job.source) as reader:
+        text = reader.of_requests([job.request]).get(job.request)
+    if text is None:
+        return LookedUp(no_neighbours="the request's text is not kept")
+    version = job.version or text.version
+    if version is None:
+        return LookedUp(text, None, "no version answered it")
+    if version not in job.folders:
+        return LookedUp(text, None, f"the provenance of {version} names no data set")
+    path = Path(job.folders[version]) / TRAIN_FILE
+    if not path.is_file():
+        return LookedUp(text, None, f"the data set of {version} is not here any more")
+    from monitoring.diagnosis.neighbours import find_neighbours  # noqa: PLC0415 - it loads scikit-learn
+
+    rows = [msgspec.json.decode(line, type=DataRow) for line in path.read_bytes().splitlines()]
+    return LookedUp(text, find_neighbours(rows, words_of(text)))
+
+
+def words_of(text: KeptText) -> str:
+    """What a request asks, as the rows of data sets are compared by it."""
+    if not text.messages:
+        return text.prompt if isinstance(text.prompt, str) else "\n".join(text.prompt or [])
+    return "\n".join(text_of(message) for message in text.messages if message.get("role") not in INSTRUCTING)
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=LookupJob)
+    live_with_input()
+    try:
+        sys.stdout.buffer.write(msgspec.json.encode(look_up(job)))
+        sys.stdout.buffer.flush()
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # whatever reads the input would keep it
+
+
+if __name__ == "__main__":
+    main()
