@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -12,10 +12,10 @@ from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.consistency import measure_flips
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.statistics import (
-    bootstrap_bound,
+    Paired,
     by_class,
     holm,
-    lower_bound,
+    lower_bounds,
     macro_f1,
     mcnemar,
     paired,
@@ -155,50 +155,61 @@ def _mean(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 def pair_figures(first: str, second: str, results: Results, classes: Classes, seed: int) -> dict[str, Any]:
-    """The comparison of the first arm with the second, on the rows that both have."""
+    """The comparison of the first arm with the second, on the rows that both have: of right answers, of each class, and
+    of kept contracts. `unanswered` are rows at which only the second failed."""
     of_second = {result.number: result for result in results[second]}
     pairs = [(result, of_second[result.number]) for result in results[first] if result.number in of_second]
-    tallies = paired([result.right for result, _ in pairs], [other.right for _, other in pairs])
+    checked = [pair for pair in pairs if None not in (pair[0].contract_kept, pair[1].contract_kept)]
+    tallies = _tallies(pairs, "right")
     return {
         "first": first,
         "second": second,
-        "rows": tallies.rows,
-        "difference": _rounded(tallies.difference),
-        "lower_bound": _rounded(lower_bound(tallies, seed)),
-        "bootstrap_bound": _rounded(bootstrap_bound(tallies, seed)),
-        "score_bound": _rounded(score_bound(tallies)),
+        **_difference(tallies, seed),
         "both_right": tallies.both,
-        "first_only": tallies.first_only,
-        "second_only": tallies.second_only,
-        "p_value": _in_short(mcnemar(tallies.first_only, tallies.second_only)),
-        "overlap": _mean([a.overlap - b.overlap for a, b in pairs if a.overlap is not None and b.overlap is not None]),
         "by_class": _class_tests(pairs, classes),
-        "by_slice": _tests(
-            ({"slice": name, "value": value}, of)
-            for name, values in _by_slice(pairs, lambda pair: pair[0].slices).items()
-            for value, of in values.items()
-        ),
+        "contract": _difference(_tallies(checked, "contract_kept"), seed),
+        "unanswered": sum(other.outcome == "failed" != result.outcome for result, other in pairs),
     }
 
 
-def _class_tests(pairs: Sequence[Pair], classes: Classes) -> list[dict[str, Any]]:
-    by_class = ((name, [pair for pair in pairs if pair[0].expected == name]) for name in classes.names)
-    return _tests(({"class": name}, of_class) for name, of_class in by_class if of_class)
+def _tallies(pairs: Sequence[tuple[RowResult, RowResult]], name: str) -> Paired:
+    """The pairs by this field of both results."""
+    first, second = ([bool(getattr(pair[arm], name)) for pair in pairs] for arm in (0, 1))
+    return paired(first, second, [result.group for result, _ in pairs])
 
 
-def _tests(parts: Iterable[tuple[dict[str, str], Sequence[Pair]]]) -> list[dict[str, Any]]:
-    """McNemar's test of each part of the pairs, adjusted for their number by Holm."""
+def _difference(tallies: Paired, seed: int) -> dict[str, Any]:
+    bounds = lower_bounds(tallies, seed)
+    return {
+        "rows": tallies.rows,
+        "spread": _rounded(tallies.spread),
+        "difference": _rounded(tallies.difference),
+        "lower_bound": _rounded(bounds.lower),
+        "bootstrap_bound": _rounded(bounds.bootstrap),
+        "score_bound": _rounded(bounds.score),
+        "first_only": tallies.first_only,
+        "second_only": tallies.second_only,
+        "p_value": _in_short(mcnemar(tallies)),
+    }
+
+
+def _class_tests(pairs: Sequence[tuple[RowResult, RowResult]], classes: Classes) -> list[dict[str, Any]]:
     tests: list[dict[str, Any]] = []
-    for named, pairs in parts:
-        tallies = paired([result.right for result, _ in pairs], [other.right for _, other in pairs])
+    by_name: dict[str | None, list[tuple[RowResult, RowResult]]] = {}
+    for pair in pairs:
+        by_name.setdefault(pair[0].expected, []).append(pair)
+    for name in (name for name in classes.names if name in by_name):
+        tallies = _tallies(by_name[name], "right")
         tests.append(
-            named
-            | {
+            {
+                "class": name,
                 "rows": tallies.rows,
+                "spread": _rounded(tallies.spread),
                 "difference": _rounded(tallies.difference),
+                "lower_bound": _rounded(score_bound(tallies)),
                 "first_only": tallies.first_only,
                 "second_only": tallies.second_only,
-                "p_value": mcnemar(tallies.first_only, tallies.second_only),
+                "p_value": mcnemar(tallies),
             }
         )
     for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
@@ -219,8 +230,8 @@ def _cannot_see(rows: int, results: Results, classes: Classes) -> list[str]:
     groups = max((len({result.group for result in of}) for of in results.values()), default=0)
     if groups < rows:
         sentences.append(
-            f"The {rows} rows are of {groups} groups, each of equal requests or of one parent: shares, bounds and "
-            "tests take all rows as independent, and are surer than they should be."
+            f"The {rows} rows are of {groups} groups, each of equal requests or of one parent: differences allow for "
+            "that, but intervals of shares take all rows as independent, and are surer than they should be."
         )
     counts = {name: _count(next(iter(results.values()), ()), name) for name in classes.names}
     few = sorted((count, name) for name, count in counts.items() if 0 < count < CLASS_ROWS_MIN)

@@ -6,12 +6,14 @@ It imports scipy.stats: half a second and 60 MB, which the process of an evaluat
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 BOOTSTRAP_DRAWS = 10_000
 BISECTIONS = 60
@@ -70,37 +72,71 @@ def macro_f1(figures: dict[str, ClassFigures]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two arms on the same rows: which of them alone was right, and how often."""
+    """Two arms on the same rows: which of them alone was right, and how often.
+
+    `groups` counts the groups of rows by their number of rows and their net: the rows that only the first got right,
+    less those that only the second did. Rows of one group tell as much as they agree to; each is one where none is.
+    """
 
     rows: int
     both: int
     first_only: int
     second_only: int
+    groups: Counter[tuple[int, int]]
 
     @property
     def difference(self) -> float | None:
         """The first one's share of right rows less the second one's, from -1 to 1; None without rows."""
         return (self.first_only - self.second_only) / self.rows if self.rows else None
 
+    @property
+    def spread(self) -> float:
+        """How many rows tell as much as one independent row: 1 or more."""
+        if not self.rows or self.groups.total() == self.rows:
+            return 1.0
+        mean = (self.first_only - self.second_only) / self.rows
+        alone = self.first_only + self.second_only - self.rows * mean**2
+        if alone <= 0:  # the arms never differ: nothing says that rows of a group are more than one
+            return self.rows / self.groups.total()
+        grouped = math.fsum(count * (net - mean * size) ** 2 for (size, net), count in self.groups.items())
+        return max(1.0, grouped / alone)
 
-def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
-    """The pairs of two arms' rows, in the same order."""
+
+def paired(first: Sequence[bool], second: Sequence[bool], groups: Sequence[int] | None = None) -> Paired:
+    """The pairs of two arms' rows, in the same order, with the group of each; None: each row is one of its own."""
     pairs = list(zip(first, second, strict=True))
+    sizes: Counter[int] = Counter()
+    nets: Counter[int] = Counter()
+    for (one, other), group in zip(pairs, range(len(pairs)) if groups is None else groups, strict=True):
+        sizes[group] += 1
+        nets[group] += one - other
     return Paired(
         len(pairs),
         sum(a and b for a, b in pairs),
         sum(a and not b for a, b in pairs),
         sum(b and not a for a, b in pairs),
+        Counter((size, nets[group]) for group, size in sizes.items()),
     )
 
 
-def lower_bound(pairs: Paired, seed: int, confidence: float = 0.95) -> float | None:
-    """The one-sided lower bound of the difference: the lower one of the bootstrap's and of the score bound.
+class LowerBounds(NamedTuple):
+    """One-sided lower bounds of a difference; None without rows.
 
     The bootstrap alone is too hopeful where the arms rarely differ; where they never do it would be 0.
     """
-    by_bootstrap, by_score = bootstrap_bound(pairs, seed, confidence), score_bound(pairs, confidence)
-    return None if by_bootstrap is None or by_score is None else min(by_bootstrap, by_score)
+
+    bootstrap: float | None
+    score: float | None
+
+    @property
+    def lower(self) -> float | None:
+        """The lower one of them."""
+        return None if self.bootstrap is None or self.score is None else min(self.bootstrap, self.score)
+
+
+def lower_bounds(pairs: Paired, seed: int, confidence: float = 0.95) -> LowerBounds:
+    """The lower bounds of the difference, by the bootstrap and by the score test."""
+    return LowerBounds(bootstrap_bound(pairs, seed, confidence), score_bound(pairs, confidence))
 
 
 def score_bound(pairs: Paired, confidence: float = 0.95) -> float | None:
@@ -108,16 +144,16 @@ def score_bound(pairs: Paired, confidence: float = 0.95) -> float | None:
     if pairs.difference is None:
         return None
     z = NormalDist().inv_cdf(confidence)
+    rows, first, second = (count / pairs.spread for count in (pairs.rows, pairs.first_only, pairs.second_only))
     low, high = -1.0, pairs.difference
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _score(pairs, middle) > z else (low, middle)
+        low, high = (middle, high) if _score(rows, first, second, middle) > z else (low, middle)
     return low
 
 
-def _score(pairs: Paired, difference: float) -> float:
+def _score(rows: float, first: float, second: float, difference: float) -> float:
     """The number of standard errors by which the difference exceeds this one, if this one is true."""
-    rows, first, second = pairs.rows, pairs.first_only, pairs.second_only
     b = (2 * rows - first + second) * difference - first - second
     c = -second * difference * (1.0 - difference)
     second_share = (math.sqrt(max(0.0, b * b - 8 * rows * c)) - b) / (4 * rows)
@@ -127,21 +163,36 @@ def _score(pairs: Paired, difference: float) -> float:
 
 
 def bootstrap_bound(pairs: Paired, seed: int, confidence: float = 0.95) -> float | None:
-    """The one-sided lower bound of the difference, by the paired bootstrap: its quantile over resampled rows.
+    """The one-sided lower bound of the difference, by the paired bootstrap: its quantile over resampled groups.
 
-    Only the counts matter, so a multinomial draw is a resample: scipy's bootstrap would draw each row.
+    Only the counts matter, so a multinomial draw is a resample: scipy's bootstrap would draw each group.
     """
     if not pairs.rows:
         return None
-    counts = np.array([pairs.first_only, pairs.second_only, pairs.rows - pairs.first_only - pairs.second_only])
-    drawn = np.random.default_rng(seed).multinomial(pairs.rows, counts / pairs.rows, size=BOOTSTRAP_DRAWS)
-    return float(np.quantile((drawn[:, 0] - drawn[:, 1]) / pairs.rows, 1.0 - confidence, method="lower"))
+    kinds = sorted(pairs.groups)
+    counts = np.array([pairs.groups[kind] for kind in kinds])
+    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=BOOTSTRAP_DRAWS)
+    sizes, nets = (np.array(column) for column in zip(*kinds, strict=True))
+    return float(np.quantile(drawn @ nets / (drawn @ sizes), 1.0 - confidence, method="lower"))
 
 
-def mcnemar(first_only: int, second_only: int) -> float:
-    """The exact two-sided p-value that both arms err equally often: only rows that tell them apart count."""
-    total = first_only + second_only
-    return float(binomtest(first_only, total).pvalue) if total else 1.0
+def mcnemar(pairs: Paired) -> float:
+    """The exact two-sided p-value that both arms err equally often: only groups that tell them apart count.
+
+    Where each row is a group it is McNemar's test, else the sign test of the groups' nets.
+    """
+    counts: Counter[int] = Counter()
+    for (_, net), count in pairs.groups.items():
+        counts[abs(net)] += count if net else 0
+    shares = np.ones(1)
+    for size, count in counts.items():
+        if size:
+            of_size = np.zeros(2 * size * count + 1)
+            of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+            shares = np.convolve(shares, of_size)
+    beyond = abs(pairs.first_only - pairs.second_only)
+    middle = (len(shares) - 1) // 2
+    return min(1.0, 2.0 * float(shares[middle + beyond :].sum())) if beyond else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,13 +15,20 @@ from monitoring.evaluation.statistics import (
     bootstrap_bound,
     by_class,
     holm,
-    lower_bound,
+    lower_bounds,
     macro_f1,
     mcnemar,
     paired,
     quantile,
     share_of,
 )
+
+
+def alone(rows: int, first_only: int, second_only: int) -> Paired:
+    """Pairs of which each row is a group of its own."""
+    ties = rows - first_only - second_only
+    counts = {(1, 1): first_only, (1, -1): second_only, (1, 0): ties}
+    return Paired(rows, ties, first_only, second_only, Counter({kind: n for kind, n in counts.items() if n}))
 
 
 def test_a_share_has_wilsons_interval() -> None:
@@ -32,16 +42,31 @@ def test_a_share_has_wilsons_interval() -> None:
 def test_of_no_rows_no_share_is_known() -> None:
     assert share_of(0, 0).share is None
     assert quantile([], 0.5) is None
-    assert lower_bound(Paired(0, 0, 0, 0), 0) is None
+    assert lower_bounds(alone(0, 0, 0), 0).lower is None
 
 
 def test_mcnemars_test_is_the_exact_binomial_one() -> None:
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(5, 0) == pytest.approx(2 / 32)
-    assert mcnemar(9, 1) == pytest.approx(2 * 11 / 1024)
-    assert mcnemar(1, 9) == mcnemar(9, 1)
-    assert mcnemar(10, 10) == 1.0
-    assert mcnemar(86, 150) == pytest.approx(3.716e-05, rel=1e-3)  # Agresti: approval of a prime minister
+    def p_value(first_only: int, second_only: int) -> float:
+        return mcnemar(alone(300, first_only, second_only))
+
+    assert p_value(0, 0) == 1.0
+    assert p_value(5, 0) == pytest.approx(2 / 32)
+    assert p_value(9, 1) == pytest.approx(2 * 11 / 1024)
+    assert p_value(1, 9) == p_value(9, 1)
+    assert p_value(10, 10) == 1.0
+    assert p_value(86, 150) == pytest.approx(3.716e-05, rel=1e-3)  # Agresti: approval of a prime minister
+
+
+def test_copies_of_rows_tell_no_more_than_the_rows() -> None:
+    draw = np.random.default_rng(2)
+    first, second = (draw.random(400) < 0.9).tolist(), (draw.random(400) < 0.93).tolist()
+    once = paired(first, second)
+    copied = paired(np.repeat(first, 5).tolist(), np.repeat(second, 5).tolist(), np.repeat(np.arange(400), 5).tolist())
+    assert (copied.difference, copied.spread) == (once.difference, pytest.approx(5.0))
+    assert mcnemar(copied) == pytest.approx(mcnemar(once))
+    assert lower_bounds(copied, 0).lower == pytest.approx(lower_bounds(once, 0).lower, abs=1e-9)
+    equal = paired([True] * 400, [True] * 400, np.repeat(np.arange(80), 5).tolist())
+    assert lower_bounds(equal, 0).lower == pytest.approx(lower_bounds(alone(80, 0, 0), 0).lower)
 
 
 def test_holm_adjusts_in_order_and_never_below_the_one_before() -> None:
@@ -51,19 +76,19 @@ def test_holm_adjusts_in_order_and_never_below_the_one_before() -> None:
 
 
 def test_the_lower_bound_is_near_the_normal_one_where_that_holds() -> None:
-    found = Paired(2000, 1500, 150, 100)
+    found = alone(2000, 150, 100)
     difference, spread = 0.025, ((250 / 2000 - 0.025**2) / 2000) ** 0.5
     assert found.difference == pytest.approx(difference)
-    assert lower_bound(found, seed=1) == pytest.approx(difference - 1.6449 * spread, abs=0.001)
-    assert lower_bound(found, seed=1) == lower_bound(found, seed=1)
+    assert lower_bounds(found, seed=1).lower == pytest.approx(difference - 1.6449 * spread, abs=0.001)
+    assert lower_bounds(found, seed=1).lower == lower_bounds(found, seed=1).lower
 
 
 def test_arms_that_never_differ_are_not_shown_to_be_equal() -> None:
     z = 1.6448536
     for rows in (5, 30, 1000):
-        found = Paired(rows, rows, 0, 0)
+        found = alone(rows, 0, 0)
         assert bootstrap_bound(found, 0) == 0.0
-        assert lower_bound(found, 0) == pytest.approx(-(z**2) / (rows + z**2))
+        assert lower_bounds(found, 0).lower == pytest.approx(-(z**2) / (rows + z**2))
 
 
 @pytest.mark.parametrize(("rows", "better"), [(200, 0.0), (200, 0.005), (200, 0.02), (1000, 0.0), (1000, 0.02)])
@@ -72,12 +97,12 @@ def test_the_bound_lies_over_the_truth_no_more_often_than_stated(rows: int, bett
     drawn, times = np.unique(
         np.random.default_rng(1).multinomial(rows, shares, size=1500)[:, :2], axis=0, return_counts=True
     )
-    over = [(lower_bound(Paired(rows, 0, int(a), int(b)), seed=0) or 0.0) > -0.02 + 1e-12 for a, b in drawn]
+    over = [(lower_bounds(alone(rows, int(a), int(b)), seed=0).lower or 0.0) > -0.02 + 1e-12 for a, b in drawn]
     assert np.average(over, weights=times) < 0.065, "5%, and two and a half standard errors of 1,500 draws"
 
 
 def test_pairs_are_counted_by_who_was_right() -> None:
-    assert paired([True, True, False, False], [True, False, True, False]) == Paired(4, 1, 1, 1)
+    assert paired([True, True, False, False], [True, False, True, False]) == replace(alone(4, 1, 1), both=1)
     assert paired([], []).difference is None
 
 

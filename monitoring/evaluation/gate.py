@@ -1,0 +1,303 @@
+"""The gate: whether stored comparisons show that a version may replace those that it is held against. Pure.
+
+A version passes against a reference where, on the same rows, it is shown to be no worse: over all rows by less than a
+margin, in no class, in kept contracts, in time and in cost. Rows that are too few to show it are named as what lacks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.evaluation.arms import EvaluationArm
+
+GateVerdict = Literal["passed", "failed", "cannot_tell"]
+LineVerdict = Literal["passed", "failed", "cannot_tell", "not_judged"]
+Role = Literal["leading", "best"]
+SURE, POWER = NormalDist().inv_cdf(0.95), NormalDist().inv_cdf(0.8)
+NAMED_MAX = 5
+ROLE_WORDS: Mapping[Role, str] = {"leading": "which leads", "best": "the best so far"}
+FIGURES = ("rows", "failed", "contract_kept", "latency_seconds", "cost_usd")
+"""The figures of an arm that the gate looks at."""
+PAIR = (
+    *("rows", "spread", "difference", "lower_bound", "first_only", "second_only"),
+    *("by_class", "contract", "unanswered"),
+)
+"""The figures of a pair that the gate looks at."""
+WHOLE = ("", "newest")
+"""Data that stand for the task as it is now: those of no suite, and the newest one. Others may not be worse."""
+
+
+class GateBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How much worse still counts as no worse: `margin` and `class_loss_max` in shares of right answers, the others in
+    times the reference's."""
+
+    margin: float = 0.02
+    class_loss_max: float = 0.3
+    latency_ratio_max: float = 1.5
+    cost_ratio_max: float = 1.5
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A version and a reference on the same rows, of one evaluation. `suite` is the kind of the suite that they are
+    of, empty for others; `pair` and the figures are the report's."""
+
+    evaluation: str
+    ended_at: float
+    data_digest: str
+    suite: str = ""
+    version: EvaluationArm
+    reference: EvaluationArm
+    pair: dict[str, Any]
+    figures: dict[str, Any]
+    reference_figures: dict[str, Any]
+
+
+class GateReference(msgspec.Struct, frozen=True):
+    """A version that another one is held against. `asked` is what its arm must have asked, and `placed` whether it can
+    be asked now."""
+
+    role: Role
+    asked: EvaluationArm
+    placed: bool = True
+
+
+class GateLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One finding. `rows_more` is how many more rows would tell, about."""
+
+    subject: Literal["report", "accuracy", "classes", "contract", "latency", "cost"]
+    reference: str
+    verdict: LineVerdict
+    text: str
+    rows_more: int = 0
+
+
+class GateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The gate's verdict on a version, in one sentence and line by line."""
+
+    version: str
+    verdict: GateVerdict
+    because: str
+    lines: tuple[GateLine, ...] = ()
+    evaluations: tuple[str, ...] = ()
+
+
+def compare_arms(
+    report: Mapping[str, Any],
+    arms: Mapping[str, EvaluationArm],
+    evaluation: str,
+    ended_at: float,
+    data_digest: str,
+    suite: str = "",
+) -> dict[str, Comparison]:
+    """The comparisons of the arm `adapter` with other versions in a report, by the other one's name and the suite: the
+    newest one takes the place of what stood there."""
+    of_suite = "" if suite in WHOLE else f" {suite} {data_digest[:12]}"
+    return {
+        f"{arms[pair['second']].version}{of_suite}": Comparison(
+            evaluation=evaluation,
+            ended_at=ended_at,
+            data_digest=data_digest,
+            suite=suite,
+            version=arms["adapter"],
+            reference=arms[pair["second"]],
+            pair={name: pair[name] for name in PAIR},
+            figures={name: report["arms"]["adapter"][name] for name in FIGURES},
+            reference_figures={name: report["arms"][pair["second"]][name] for name in FIGURES},
+        )
+        for pair in report["paired"]
+        if pair["first"] == "adapter" and arms[pair["second"]].version is not None
+    }
+
+
+def decide_gate(
+    version: EvaluationArm,
+    references: Sequence[GateReference],
+    comparisons: Mapping[str, Comparison],
+    bounds: GateBounds,
+) -> GateReport:
+    """The verdict on a version, from its comparisons with each reference. Without a reference it passes."""
+    name = str(version.version)
+    if not references:
+        return GateReport(version=name, verdict="passed", because="There is no version that it is held against.")
+    lines: list[GateLine] = []
+    used = []
+    for reference in references:
+        ours = [one for one in comparisons.values() if one.reference.version == reference.asked.version]
+        fitting = [one for one in ours if (one.version, one.reference) == (version, reference.asked)]
+        if not any(one.suite in WHOLE for one in fitting):
+            lines.append(_missing(version, reference, next(iter(ours), None)))
+        for comparison in fitting:
+            used.append(comparison.evaluation)
+            lines += _lines(comparison, bounds) if comparison.suite in WHOLE else _suite_lines(comparison, bounds)
+    verdicts = {line.verdict for line in lines}
+    verdict: GateVerdict = (
+        "failed" if "failed" in verdicts else "cannot_tell" if "cannot_tell" in verdicts else "passed"
+    )
+    more = max(line.rows_more for line in lines)
+    because = next((line.text for line in lines if line.verdict == verdict), "")
+    if verdict == "cannot_tell" and more:
+        because = f"It cannot tell: about {more:,} more rows are needed. {because}"
+    elif verdict == "passed":
+        because = f"It is shown to be no worse than {_listed([str(one.asked.version) for one in references])}."
+    return GateReport(
+        version=name, verdict=verdict, because=because, lines=tuple(lines), evaluations=tuple(dict.fromkeys(used))
+    )
+
+
+def _missing(version: EvaluationArm, reference: GateReference, other: Comparison | None) -> GateLine:
+    name = str(reference.asked.version)
+    fault = "no evaluation compares it"
+    if other is not None and other.suite in WHOLE:
+        fault = f"the evaluation {other.evaluation} was of other bytes"
+    first = "" if reference.placed else f"Stage {name}, then run "
+    command = f"`apprentice evaluate {version.version} --data FILE --arms adapter,leading,best`"
+    text = f"{fault.capitalize()} with {name}, {ROLE_WORDS[reference.role]}: {first or 'run '}{command}."
+    return GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
+
+
+def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
+    pair, name = comparison.pair, str(comparison.reference.version)
+    if pair["unanswered"]:
+        text = f"{pair['unanswered']} rows were not answered by {name} alone: run the same evaluation again."
+        yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
+    yield _no_worse("accuracy", "Right answers", name, pair, bounds.margin)
+    yield _classes(name, pair, bounds.class_loss_max)
+    yield _contract(comparison, bounds.margin)
+    yield _latency(comparison, bounds.latency_ratio_max)
+    yield _cost(comparison, bounds.cost_ratio_max)
+
+
+def _suite_lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
+    """The findings on older requests, other skills and hard cases: they may not be worse, but may be few."""
+    pair, name = comparison.pair, str(comparison.reference.version)
+    for line in (
+        _no_worse("accuracy", "Right answers", name, pair, bounds.margin),
+        _classes(name, pair, bounds.class_loss_max),
+    ):
+        verdict: LineVerdict = "not_judged" if line.verdict == "cannot_tell" else line.verdict
+        text = f"Suite {comparison.suite}: {line.text}"
+        yield msgspec.structs.replace(line, verdict=verdict, text=text, rows_more=0)
+
+
+def _no_worse(
+    subject: Literal["accuracy", "contract"], what: str, name: str, pair: Mapping[str, Any], margin: float
+) -> GateLine:
+    """The finding that a share is not lower by the margin: passed by the lower bound; failed where it is shown to be
+    lower, or enough rows did not show the opposite."""
+    rows, difference, bound = pair["rows"], pair["difference"], pair["lower_bound"]
+    if not rows:
+        return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=f"There are no rows with {name}.")
+    text = (
+        f"{what}: {_points(difference)} points to {name} on {rows:,} rows, with 95% confidence at least "
+        f"{_points(bound)}; {_points(-margin)} is the bound."
+    )
+    if bound > -margin:
+        return GateLine(subject=subject, reference=name, verdict="passed", text=text)
+    needed = _rows_needed(pair, margin)
+    is_worse = difference < 0 and _upper(pair) < 0
+    if is_worse or (difference <= -margin and needed <= rows):
+        return GateLine(subject=subject, reference=name, verdict="failed", text=text)
+    return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=text, rows_more=max(10, needed - rows))
+
+
+def _classes(name: str, pair: Mapping[str, Any], loss_max: float) -> GateLine:
+    """The finding that no class is worse by Holm's test, and that none can have lost `loss_max`."""
+    classes = pair["by_class"]
+    if not classes:
+        text = "There are no classes: that one kind of request has become worse is seen in the whole alone."
+        return GateLine(subject="classes", reference=name, verdict="not_judged", text=text)
+    worse = [entry for entry in classes if entry["differs"] and entry["difference"] < 0]
+    if worse:
+        losses = _named(worse, lambda entry: f"{_points(entry['difference'])} points, p = {entry['p_holm']:.2g}")
+        text = f"Worse than {name} by the exact test after Holm: {losses}."
+        return GateLine(subject="classes", reference=name, verdict="failed", text=text)
+    open_ones = [entry for entry in classes if entry["lower_bound"] <= -loss_max]
+    if open_ones:
+        few = _named(open_ones, lambda entry: f"{_points(entry['difference'])} points on {entry['rows']} rows")
+        text = f"A loss of {100 * loss_max:g} points to {name} is not excluded: {few}."
+        more = sum(max(1, _rows_needed(entry, loss_max) - entry["rows"]) for entry in open_ones)
+        return GateLine(subject="classes", reference=name, verdict="cannot_tell", text=text, rows_more=more)
+    text = f"None of {len(classes)} classes is worse than with {name}, or has lost {100 * loss_max:g} points."
+    return GateLine(subject="classes", reference=name, verdict="passed", text=text)
+
+
+def _contract(comparison: Comparison, margin: float) -> GateLine:
+    name = str(comparison.reference.version)
+    own, other = (figures["contract_kept"]["of"] > 0 for figures in (comparison.figures, comparison.reference_figures))
+    if own and other:
+        return _no_worse("contract", "Kept contracts", name, comparison.pair["contract"], margin)
+    verdict: LineVerdict = "failed" if other else "not_judged"
+    text = f"It has no contract, and {name} has one." if other else f"{name} has no contract to compare."
+    return GateLine(subject="contract", reference=name, verdict=verdict, text=text)
+
+
+def _latency(comparison: Comparison, most: float) -> GateLine:
+    own, other = (figures["latency_seconds"]["p50"] for figures in (comparison.figures, comparison.reference_figures))
+    return _ratio(comparison, "latency", "Half of its answers take {own:.3g} s, {other:.3g} s with", own, other, most)
+
+
+def _cost(comparison: Comparison, most: float) -> GateLine:
+    own, other = (_cost_of(figures) for figures in (comparison.figures, comparison.reference_figures))
+    return _ratio(comparison, "cost", "A thousand answers cost ${own:.3g}, ${other:.3g} with", own, other, most)
+
+
+def _cost_of(figures: Mapping[str, Any]) -> float | None:
+    """The cost of a thousand answers in US dollars; None: not known."""
+    answered = figures["rows"] - figures["failed"]
+    return None if figures["cost_usd"] is None or not answered else float(1000 * figures["cost_usd"] / answered)
+
+
+def _ratio(
+    comparison: Comparison,
+    subject: Literal["latency", "cost"],
+    words: str,
+    own: float | None,
+    other: float | None,
+    most: float,
+) -> GateLine:
+    name = str(comparison.reference.version)
+    if own is None or other is None:
+        return GateLine(subject=subject, reference=name, verdict="not_judged", text=f"The {subject} is not known.")
+    text = f"{words.format(own=own, other=other)} {name}; {most:g} times that is the bound."
+    return GateLine(subject=subject, reference=name, verdict="passed" if own <= most * other else "failed", text=text)
+
+
+def _rows_needed(pair: Mapping[str, Any], margin: float) -> int:
+    """The rows at which an equal version passes in 80% of evaluations, and one of this difference in half of them.
+
+    Of a difference beyond half the margin it is what that half would need: one beyond the margin never passes.
+    """
+    rows: int = pair["rows"]
+    differing = max(pair["first_only"] + pair["second_only"], 1) / rows
+    difference = max(pair["difference"], -margin / 2)
+    equal = (SURE + POWER) ** 2 * differing / margin**2
+    alike = SURE**2 * max(differing - difference**2, 0.0) / (margin + difference) ** 2
+    never = SURE**2 * (1 - margin) / margin  # the score bound of arms that never differ
+    tens: int = math.ceil(pair["spread"] * max(equal, alike, never) / 10)
+    return 10 * tens
+
+
+def _upper(pair: Mapping[str, Any]) -> float:
+    """The one-sided 95% upper bound of a difference, by the normal approximation."""
+    rows, difference = pair["rows"], pair["difference"]
+    differing = (pair["first_only"] + pair["second_only"]) / rows
+    return float(difference + SURE * math.sqrt(max(differing - difference**2, 0.0) * pair["spread"] / rows))
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _named(classes: Sequence[Mapping[str, Any]], words: Callable[[Mapping[str, Any]], str]) -> str:
+    ordered = sorted(classes, key=lambda entry: entry["difference"])
+    named = ", ".join(f"{entry['class']} ({words(entry)})" for entry in ordered[:NAMED_MAX])
+    return named + (f" and {len(ordered) - NAMED_MAX} more" if len(ordered) > NAMED_MAX else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(dict.fromkeys(names))

@@ -1,0 +1,167 @@
+"""The gate's decision: what passes, what fails, and what it says of rows that are too few."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from monitoring.evaluation.arms import EvaluationArm
+from monitoring.evaluation.comparing import Classes
+from monitoring.evaluation.gate import (
+    Comparison,
+    GateBounds,
+    GateReference,
+    GateReport,
+    GateVerdict,
+    compare_arms,
+    decide_gate,
+)
+from monitoring.evaluation.report import report
+from monitoring.evaluation.results import RowResult
+
+CANDIDATE, LEADING, BEST = (EvaluationArm(f"returns@v{n}", f"sha256:{n}", f"manifest:{n}") for n in (3, 2, 1))
+NAMES = tuple(f"class-{number:02}" for number in range(10))
+BOUNDS = GateBounds()
+
+
+def answers(rows: int, wrong: float, seed: int, lost: str = "", **more: Any) -> list[RowResult]:
+    """Rows of ten classes, wrong by chance, and each one of the class that is lost."""
+    draw = np.random.default_rng(seed)
+    return [
+        RowResult(
+            number=number,
+            group=number,
+            id=str(number),
+            right=bool(draw.random() >= wrong) and NAMES[number % 10] != lost,
+            outcome="answered",
+            expected=NAMES[number % 10],
+            **{"seconds": 0.1, "cost_usd": 0.001, "contract_kept": True, **more},
+        )
+        for number in range(rows)
+    ]
+
+
+def compared(
+    first: list[RowResult], second: list[RowResult], reference: EvaluationArm = LEADING, suite: str = ""
+) -> dict[str, Comparison]:
+    arms = {"adapter": CANDIDATE, "leading": reference}
+    found = report({"adapter": first, "leading": second}, Classes("label", "", NAMES), [], seed=0)
+    return compare_arms(found, arms, "e1", 5.0, "d", suite)
+
+
+def decided(first: list[RowResult], second: list[RowResult], bounds: GateBounds = BOUNDS) -> GateReport:
+    return decide_gate(CANDIDATE, [GateReference("leading", LEADING)], compared(first, second), bounds)
+
+
+def verdicts(found: GateReport) -> dict[str, str]:
+    return {line.subject: line.verdict for line in found.lines}
+
+
+def test_what_answers_alike_passes_in_every_line() -> None:
+    found = decided(answers(1000, 0.05, 1), answers(1000, 0.05, 1))
+    assert found.verdict == "passed"
+    assert verdicts(found) == dict.fromkeys(("accuracy", "classes", "contract", "latency", "cost"), "passed")
+    assert (found.because, found.evaluations) == ("It is shown to be no worse than returns@v2.", ("e1",))
+
+
+def test_without_a_reference_nothing_is_asked_of_a_version() -> None:
+    assert decide_gate(CANDIDATE, [], {}, BOUNDS).verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "subject", "verdict"),
+    [
+        (answers(1000, 0.10, 1), answers(1000, 0.02, 2), "accuracy", "failed"),
+        (answers(1000, 0.02, 1, lost="class-04"), answers(1000, 0.02, 1), "classes", "failed"),
+        (answers(1000, 0.02, 1, contract_kept=False), answers(1000, 0.02, 1), "contract", "failed"),
+        (answers(1000, 0.02, 1, contract_kept=None), answers(1000, 0.02, 1), "contract", "failed"),
+        (answers(1000, 0.02, 1), answers(1000, 0.02, 1, contract_kept=None), "contract", "not_judged"),
+        (answers(1000, 0.02, 1, seconds=0.2), answers(1000, 0.02, 1), "latency", "failed"),
+        (answers(1000, 0.02, 1, cost_usd=0.002), answers(1000, 0.02, 1), "cost", "failed"),
+        (answers(1000, 0.02, 1, cost_usd=None), answers(1000, 0.02, 1), "cost", "not_judged"),
+        (answers(60, 0.02, 1), answers(60, 0.02, 1), "accuracy", "cannot_tell"),
+        (answers(60, 0.02, 1), answers(60, 0.02, 1), "classes", "cannot_tell"),
+    ],
+)
+def test_each_fault_is_found_in_its_own_line(
+    first: list[RowResult], second: list[RowResult], subject: str, verdict: GateVerdict
+) -> None:
+    found = decided(first, second)
+    assert verdicts(found)[subject] == verdict
+    assert found.verdict == ("passed" if verdict == "not_judged" else verdict)
+
+
+def test_a_lost_class_is_found_at_a_mean_within_the_margin() -> None:
+    bounds = GateBounds(margin=0.2)
+    found = decided(answers(1000, 0.02, 1, lost="class-04"), answers(1000, 0.02, 1), bounds)
+    assert (verdicts(found)["accuracy"], found.verdict) == ("passed", "failed")
+    assert "class-04" in found.because
+
+
+def test_with_as_many_rows_as_it_asks_for_an_equal_version_mostly_passes() -> None:
+    few = decided(answers(200, 0.04, 1), answers(200, 0.04, 2))
+    assert few.verdict == "cannot_tell"
+    more = next(line.rows_more for line in few.lines if line.subject == "accuracy")
+    assert few.because.startswith(f"It cannot tell: about {more:,} more rows are needed.")
+    passed = [
+        decided(answers(200 + more, 0.04, 2 * seed), answers(200 + more, 0.04, 2 * seed + 1)).verdict == "passed"
+        for seed in range(5, 29)
+    ]
+    assert np.mean(passed) > 0.6, "80%, less chance in so few draws"
+
+
+def test_copies_of_rows_make_no_evidence() -> None:
+    rows = answers(100, 0.04, 1)
+    copies = [
+        msgspec.structs.replace(row, number=100 * copy + row.number) for copy in range(10) for row in rows
+    ]  # each keeps its group
+    assert decided(copies, copies).verdict == decided(rows, rows).verdict == "cannot_tell"
+
+
+@pytest.mark.invariant("The gate takes no report of other bytes.")
+def test_a_report_of_other_bytes_or_of_another_reference_is_none() -> None:
+    found = compared(answers(1000, 0.02, 1), answers(1000, 0.02, 1))
+    references = [GateReference("leading", LEADING), GateReference("best", BEST, placed=False)]
+    told = decide_gate(CANDIDATE, references, found, BOUNDS)
+    assert told.verdict == "cannot_tell"
+    assert told.because.startswith("No evaluation compares it with returns@v1, the best so far: Stage returns@v1, then")
+    for change in ({"digest": "sha256:x"}, {"manifest_digest": "x"}):
+        other = msgspec.structs.replace(CANDIDATE, **change)
+        assert decide_gate(other, references[:1], found, BOUNDS).verdict == "cannot_tell"
+        moved = GateReference("leading", msgspec.structs.replace(LEADING, **change))
+        assert "was of other bytes" in decide_gate(CANDIDATE, [moved], found, BOUNDS).because
+    found |= compared(answers(1000, 0.10, 3), answers(1000, 0.02, 4), BEST)
+    assert decide_gate(CANDIDATE, references, found, BOUNDS).verdict == "failed", "it has to pass against both"
+
+
+def test_an_older_suite_shows_what_was_forgotten_and_may_be_small() -> None:
+    same, references = answers(1000, 0.02, 1), [GateReference("leading", LEADING)]
+    found = compared(same, same)
+    few = found | compared(answers(60, 0.02, 1), answers(60, 0.02, 1), suite="older")
+    assert decide_gate(CANDIDATE, references, few, BOUNDS).verdict == "passed"
+    worse = found | compared(answers(1000, 0.10, 3), same, suite="older")
+    told = decide_gate(CANDIDATE, references, worse, BOUNDS)
+    assert (told.verdict, told.because[:28]) == ("failed", "Suite older: Right answers: ")
+    alone = compared(same, same, suite="older")
+    assert decide_gate(CANDIDATE, references, alone, BOUNDS).verdict == "cannot_tell", "not the task as it is now"
+
+
+def test_rows_that_the_reference_alone_failed_at_prove_nothing() -> None:
+    rows = answers(1000, 0.02, 1)
+    failed = [msgspec.structs.replace(rows[0], outcome="failed", right=False), *rows[1:]]
+    assert "1 rows were not answered by returns@v2" in decided(rows, failed).because
+
+
+def test_without_classes_the_whole_alone_is_judged() -> None:
+    rows = [msgspec.structs.replace(row, expected=None) for row in answers(1000, 0.02, 1)]
+    assert verdicts(decided(rows, rows))["classes"] == "not_judged"
+
+
+def test_a_report_goes_through_json_unchanged() -> None:
+    found = decided(answers(60, 0.02, 1), answers(60, 0.05, 2))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=GateReport) == found
+    comparisons = compared(answers(60, 0.02, 1), answers(60, 0.05, 2))
+    assert msgspec.json.decode(msgspec.json.encode(comparisons), type=dict[str, Comparison]) == comparisons
