@@ -52,6 +52,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "record_conflict": ErrorSpec(409, "conflict_error", "The source_id was used for another report."),
     "stale_generation": ErrorSpec(409, "conflict_error", "The object has changed since it was read."),
     "state_conflict": ErrorSpec(409, "conflict_error", "The object's state does not allow this step."),
+    "gate_not_passed": ErrorSpec(409, "conflict_error", "No evaluation shows the version to be no worse."),
     "no_capacity": ErrorSpec(409, "conflict_error", "The engines have no room for another adapter."),
     "restart_required": ErrorSpec(409, "conflict_error", "The new configuration needs a restart."),
     "feedback_window_over": ErrorSpec(410, "gone_error", "The request is too old to be judged."),

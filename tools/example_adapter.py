@@ -34,7 +34,7 @@ class AdminApi:
         except httpx.HTTPError as error:
             raise LaunchError(f"The gateway does not answer {method} {path} ({error!r}): see its log.") from error
         if answer.is_error:
-            raise GatewayRefusal(answer.status_code, f"The gateway refused {method} {path}: {answer.text[:500]}")
+            raise GatewayRefusal(f"{method} {path}", answer)
         content: dict[str, Any] = answer.json()
         return content
 
@@ -45,11 +45,12 @@ class AdminApi:
 
 
 class GatewayRefusal(LaunchError):
-    """An error answer of the gateway, with its HTTP `status`."""
+    """An error answer of the gateway to what was asked: its HTTP `status`, and the `text` of its body."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(self, asked: str, answer: httpx.Response) -> None:
+        super().__init__(f"The gateway refused {asked}: {answer.text[:500]}")
+        self.status = answer.status_code
+        self.text = answer.text
 
 
 async def place_adapter(
@@ -58,8 +59,8 @@ async def place_adapter(
     """Push and stage the adapter in `folder`, point the task's alias to it, and wait until it serves.
 
     The result names the versions that serve. An adapter that was pushed before keeps its place, and the alias stays:
-    an admin may have moved it. A missing scope model is fitted from `prompts` in the background.
-    Raises LaunchError.
+    an admin may have moved it. One that the gate holds up stays loaded, and the version that leads serves. A missing
+    scope model is fitted from `prompts` in the background. Raises LaunchError.
     """
     package = {"task": task, "path": str(folder)}
     versions_before = {entry["version"] for entry in await _adapters(admin)}
@@ -74,7 +75,9 @@ async def place_adapter(
         await _wait_for(lambda: _stage_and_alias(admin, task, version), f"{version} does not stay loaded: see the log.")
     hint("waiting until it is loaded and probed")
     too_late = f"{task} has no loaded version after {PLACEMENT_SECONDS_MAX:.0f} s: see the gateway's log."
-    return f"{task} is {await _wait_for(lambda: _serving_versions(admin, task), too_late)}"
+    serving = str(await _wait_for(lambda: _serving_versions(admin, task), too_late))
+    held = "" if version in serving.split(", ") else f"; {version} is loaded: evaluate it, then promote it"
+    return f"{task} is {serving}{held}"
 
 
 def sample_prompts(adapter: Path, sample: Path) -> Path | None:
@@ -107,14 +110,15 @@ async def _any_replica_is_up(admin: AdminApi) -> bool:
 
 
 async def _stage_and_alias(admin: AdminApi, task: str, version: str) -> bool:
-    """False while it is not placed, or when a replica has lost it because of a restart."""
+    """False while it is not placed, or when a replica has lost it because of a restart; true where the gate holds it
+    up."""
     await admin.ask("POST", f"/admin/v1/adapters/{version}/stage?wait_seconds={STAGE_WAIT_SECONDS:g}")
     try:
         await admin.ask("PUT", f"/admin/v1/aliases/{task}", {"version": version})
     except GatewayRefusal as refusal:
         if refusal.status != httpx.codes.CONFLICT:
             raise
-        return False
+        return "gate_not_passed" in refusal.text
     return True
 
 

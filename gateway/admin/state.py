@@ -22,7 +22,13 @@ from pydantic import Field
 from redis.asyncio import Redis
 
 from gateway.access import OBJECTS_MAX, Admin, Body, conflicts, services_of
-from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid, with_pending
+from gateway.admin.state_checks import (
+    missing_bytes,
+    pass_gate_together,
+    see_that_it_can_be_done,
+    valid,
+    with_pending,
+)
 from gateway.admin.state_file import (
     ABSENT,
     KINDS,
@@ -102,6 +108,9 @@ class ApplyIn(Body):
 
     state: StateIn
     force: bool = Field(False, description="Whether the file's generations do not count.")
+    past_gate: str | None = Field(
+        None, min_length=1, max_length=1000, description="Why aliases may move to versions that the gate holds up."
+    )
     dry_run: bool = Field(False, description="Whether only to see that it can be done; bytes may be missing then.")
     prune: bool = Field(False, description="Whether aliases, rules and keys that the file does not name are removed.")
     wait_seconds: float = Field(60.0, ge=0, le=WAIT_SECONDS_MAX, description="Longest wait for versions to be placed.")
@@ -166,7 +175,8 @@ async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
 
 
 @router.post(
-    "/state/apply", responses=with_errors(*CHANGE_ERRORS, "adapter_rejected", "approver_must_differ") | ACCEPTED
+    "/state/apply",
+    responses=with_errors(*CHANGE_ERRORS, "adapter_rejected", "approver_must_differ", "gate_not_passed") | ACCEPTED,
 )
 async def apply_state(request: Request, response: Response, body: ApplyIn, admin: Admin) -> dict[str, Any]:
     """Bring the state to that of a file.
@@ -179,7 +189,9 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
     file = await _read(services, admin, body.state, present)
     steps = _steps(services, present, file, body.prune)
     from_here = await _is_from_here(services, body.state)
-    await see_that_it_can_be_done(services, admin, steps, body.force, from_here, bytes_too=not body.dry_run)
+    await see_that_it_can_be_done(
+        services, admin, steps, body.force, body.past_gate, from_here, bytes_too=not body.dry_run
+    )
     if body.dry_run:
         return {"applied": [], "pending": []}
     done = await _make_versions(services, admin, steps, evidence)
@@ -188,7 +200,7 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
     if pending:
         response.status_code = 202
     else:
-        moved = await _switch(services, admin, steps, evidence)
+        moved = await _switch(services, admin, steps, body.past_gate, evidence)
         done += moved + await _stage_previous(services, admin, steps) + await _give_up(services, admin, steps, evidence)
         if not from_here:
             await _remember(services.redis, body.state.installation or "", left_at(present, file, moved))
@@ -316,7 +328,9 @@ async def _place(services: Services, admin: Caller, steps: Steps, wait_seconds: 
         await services.snapshot.next(POLL_SECONDS)
 
 
-async def _switch(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
+async def _switch(
+    services: Services, admin: Caller, steps: Steps, past_gate: str | None, evidence: dict[str, Any]
+) -> Steps:
     """Aliases with their versions' states, rules and keys, in one atomic step. Raises Problem (409)."""
     moved = [step for step in steps if step.action in ("create", "change", "remove") and step.kind != "versions"]
     if not moved:
@@ -331,7 +345,9 @@ async def _switch(services: Services, admin: Caller, steps: Steps, evidence: dic
     for step in moved:
         if step.kind == "callers" and step.action == "remove":
             objects += owner_remembered(services, step.name, step.before or {})
-    noted = _noted(services, admin, moved, evidence)
+    passed = await pass_gate_together(services, admin, moved, past_gate)
+    objects += passed.changes
+    noted = _noted(services, admin, moved, {**evidence, "gate": passed.evidence} if passed.evidence else evidence)
     for tries_left in reversed(range(SWITCH_TRIES_MAX)):
         generations, versions = await services.registry.generations(), await services.registry.versions()
         with conflicts():

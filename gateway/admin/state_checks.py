@@ -18,6 +18,7 @@ from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, LimitName, Role
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
+from gateway.gate import GatePass, pass_gate
 from gateway.services import Services
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from router.contract import ContractError, compile_contract
@@ -172,7 +173,13 @@ def _check_caller(caller: Caller) -> None:
 
 
 async def see_that_it_can_be_done(
-    services: Services, admin: Caller, steps: list[Difference], force: bool, from_here: bool, bytes_too: bool
+    services: Services,
+    admin: Caller,
+    steps: list[Difference],
+    force: bool,
+    reason: str | None,
+    from_here: bool,
+    bytes_too: bool,
 ) -> None:
     """Raises Problem for the first step that can't be taken, before any is. `from_here` tells whose generations the
     file's are; without `bytes_too` the store may miss what is yet to be sent."""
@@ -187,6 +194,7 @@ async def see_that_it_can_be_done(
         if step.kind in ("aliases", "overrides") and step.after is not None:
             _check_version_of_rule(services, step, made)
             await _check_approver(services, admin, step, made)
+    await pass_gate_together(services, admin, steps, reason)
     for step in steps if bytes_too else ():
         if step.kind == "versions" and step.action == "create" and (step.after or {})["state"] != "retired":
             await _check_bytes(services, msgspec.convert(step.after, Version))
@@ -285,6 +293,22 @@ async def _check_approver(services: Services, admin: Caller, step: Difference, m
             raise Problem("approver_must_differ", text)
         if name in versions:
             await see_that_another_pushed(services, admin, versions[name], f"apply {step.kind} {step.name}")
+
+
+async def pass_gate_together(
+    services: Services, admin: Caller, steps: list[Difference], reason: str | None
+) -> GatePass:
+    """See that the gate lets all versions through that aliases move to. Raises Problem (409)."""
+    here = await services.registry.versions()
+    here |= {
+        step.name: msgspec.convert(step.after, Version)
+        for step in steps
+        if step.kind == "versions" and step.action == "create" and step.after is not None
+    }
+    moved = [
+        name for step in steps if step.kind == "aliases" for name in sorted((step.after or {}).get("weights") or {})
+    ]
+    return await pass_gate(services, admin, [here[name] for name in moved if name in here], reason)
 
 
 async def _check_bytes(services: Services, version: Version) -> None:

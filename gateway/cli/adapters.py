@@ -13,6 +13,7 @@ import typer
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluation_report import evaluation_line
+from gateway.cli.gate import PastGate, read_past_gate
 from gateway.cli.key_names import KeyNames
 from gateway.cli.listing import (
     care_cells,
@@ -299,6 +300,7 @@ def canary(
         bool, typer.Option("--watch", help="Show how it stands until it ends. Exit code 1 if it is rolled back.")
     ] = False,
     expected: Expected = Expected(),
+    past: PastGate = PastGate(),
 ) -> None:
     """Send a share of the task's sessions to a version.
 
@@ -310,7 +312,7 @@ def canary(
     if parts and not auto:
         option = f"--{next(iter(parts)).replace('_', '-')}"
         raise Unusable(f"{option} is a part of the plan of an automatic verdict: give --auto as well.")
-    body = as_body(expected, version=version, share=share)
+    body = as_body(expected, version=version, share=share, **read_past_gate(past))
     body |= {} if auto is None else {"plan": parts if auto else None}
     answer = api.post(f"/aliases/{_task_of(version)}/canary", body)
     if watch:
@@ -321,9 +323,10 @@ def canary(
 
 
 @add_command(adapters)
-def promote(api: Api, version: VersionName, expected: Expected = Expected()) -> None:
+def promote(api: Api, version: VersionName, expected: Expected = Expected(), past: PastGate = PastGate()) -> None:
     """Send all of the task's requests to a version. The one that led stays loaded, for a rollback."""
-    tell_alias(api.out, api.post(f"/aliases/{_task_of(version)}/promote", as_body(expected, version=version)))
+    body = as_body(expected, version=version, **read_past_gate(past))
+    tell_alias(api.out, api.post(f"/aliases/{_task_of(version)}/promote", body))
 
 
 @add_command(adapters)

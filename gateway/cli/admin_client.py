@@ -34,6 +34,7 @@ ERROR_TEXT_MAX = 2000
 WHAT_TO_DO: Mapping[str, str] = {
     "invalid_api_key": f"Give an admin's key with --key-file or in {KEY_VARIABLE}.",
     "role_required": f"Give an admin's key with --key-file or in {KEY_VARIABLE}.",
+    "gate_not_passed": "Here: --force --reason TEXT, of `state apply` --past-gate TEXT.",
 }
 """What the command line adds to the gateway's own words."""
 

@@ -18,6 +18,7 @@ from gateway.cli.doctor import doctor
 from gateway.cli.evaluations import evaluate, evaluations
 from gateway.cli.explain import explain
 from gateway.cli.forget import forget
+from gateway.cli.gate import show_gate
 from gateway.cli.keys import keys
 from gateway.cli.overrides import overrides
 from gateway.cli.readiness import answer_readiness
@@ -101,6 +102,7 @@ app.command()(doctor)
 app.command()(reload)
 app.command()(evaluate)
 app.command()(train)
+app.command("gate")(show_gate)
 app.command()(replay)
 app.command("readiness")(answer_readiness)
 

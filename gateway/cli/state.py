@@ -152,6 +152,10 @@ def apply_file(
         bool, typer.Option("--force", help="Apply it though objects were changed since the file was written.")
     ] = False,
     prune: Prune = False,
+    past_gate: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Move aliases to versions that the gate holds up, for this reason."),
+    ] = None,
     yes: Yes = False,
     wait: Annotated[
         float,
@@ -175,6 +179,7 @@ def apply_file(
     if given_up:
         make_sure(f"The file gives {', '.join(given_up)} up for good. Retire what it names?", yes)
     body = {"state": content, "force": force, "prune": prune}
+    body |= {} if past_gate is None else {"past_gate": past_gate}
     if any(change.get("missing") for change in answer["changes"]):
         api.post("/state/apply", {**body, "dry_run": True})  # what is refused is refused before bytes are sent
         _upload_missing(api, content, answer, adapters)

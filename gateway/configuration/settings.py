@@ -25,6 +25,7 @@ from gateway.configuration.evaluations import EvaluationSettings
 from gateway.configuration.fitting import FittingSettings
 from gateway.configuration.monitor import MonitorSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
+from gateway.configuration.release import ReleaseSettings
 from gateway.configuration.sections import (
     AuditSettings,
     DoorLimits,
@@ -163,15 +164,6 @@ class SigningSettings(Section):
     required: bool = Field(False, description="Whether adapters need a trusted signature.")
     trusted: dict[Name, Annotated[str, AfterValidator(_see_that_it_is_a_key)]] = Field(
         default_factory=dict, description="Signers and their ed25519 public keys in base64."
-    )
-
-
-class ReleaseSettings(Section):
-    """Who may release."""
-
-    approver_must_differ: bool = Field(
-        False,
-        description="Whether a release needs another person than the push; admin keys too.",
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
+from gateway.gate import arm_of, find_references
 from monitoring.evaluation.arms import EvaluationArm
+from monitoring.evaluation.gate import ROLE_WORDS
 from router.policy import TaskPolicy
-from serving.adapters.entries import PLACED, AliasEntry, Version
+from serving.adapters.entries import Version
 
 ARMS = ("adapter", "general", "leading", "best")
 
@@ -36,43 +38,17 @@ async def resolve_arms(
     if not asked:
         text = f"No other version leads {task.name}, or has led it: name the arm adapter or general, too."
         raise Problem("invalid_value", text, "arms")
-    return asked, notes if "best" in names else []
-
-
-def arm_of(version: Version) -> EvaluationArm:
-    """The arm that asks a version."""
-    return EvaluationArm(version.name, version.digest, version.manifest_digest)
-
-
-async def find_best(evaluations: Evaluations, alias: AliasEntry, without: str) -> str | None:
-    """The version that was most often right by its last evaluation, of those that lead the task or have led it; of
-    equal ones the newest. None where none was evaluated. Raises RedisError."""
-    versions = evaluations.services.snapshot.current.versions
-    rated = []
-    for name in {alias.leading, *alias.previous} - {without}:
-        version, last = versions.get(name), await evaluations.store.latest(name)
-        accuracy = ((last or {}).get("accuracy") or {}).get("adapter") or {}
-        if version is None or version.state in ("quarantined", "draining", "retired"):
-            continue  # it can not come back
-        if accuracy.get("share") is not None:
-            rated.append((accuracy["share"], version.number, name))
-    return max(rated)[2] if rated else None
+    return asked, notes if {"leading", "best"} & {*names} else []
 
 
 async def _references(evaluations: Evaluations, version: Version) -> tuple[dict[str, EvaluationArm], list[str]]:
     """The arms `leading` and `best`, as far as each is a version of its own that can be asked."""
-    snapshot = evaluations.services.snapshot.current
-    alias = snapshot.aliases.get(version.task)
-    if alias is None:
-        return {}, []
-    arms, notes = {}, []
-    if alias.leading != version.name and alias.leading in snapshot.versions:
-        arms["leading"] = arm_of(snapshot.versions[alias.leading])
-    best = await find_best(evaluations, alias, version.name)
-    if best is not None and best != alias.leading:
-        if snapshot.versions[best].state in PLACED:
-            arms["best"] = arm_of(snapshot.versions[best])
+    arms: dict[str, EvaluationArm] = {}
+    notes = []
+    for reference in await find_references(evaluations.services, version):
+        if reference.placed:
+            arms[reference.role] = reference.asked
         else:
-            state = snapshot.versions[best].state
-            notes.append(f"{best}, the best so far, is {state} and was not asked: stage it, then evaluate again.")
+            named = f"{reference.asked.version}, {ROLE_WORDS[reference.role]}, is not loaded"
+            notes.append(f"{named} and was not asked: stage it, then evaluate again.")
     return arms, notes

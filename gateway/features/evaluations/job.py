@@ -32,6 +32,7 @@ from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
 from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.gate import compare_arms
 from monitoring.evaluation.results import RowResult, Said, answer_rows
 from monitoring.records import Record
 from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
@@ -244,7 +245,9 @@ class _Run:
         entry = self._evaluations.services.audit.draft(
             "system", "evaluation.end", after.version, after=fields, evidence=short
         )
-        if await self._store.move(self._one, after, entry, short, models):
+        arms, report = after.arms, after.report or {"paired": ()}
+        compared = compare_arms(report, arms, after.id, after.ended_at or 0.0, after.data_digest, after.suite)
+        if await self._store.move(self._one, after, entry, short, models, compared):
             await put_models(self._evaluations)
             await take_gate(self._evaluations, after.id)
             await self._evaluations.drafts.enter(after.id)

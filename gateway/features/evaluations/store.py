@@ -12,6 +12,7 @@ import hashlib
 import time
 from array import array
 from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -19,18 +20,19 @@ from redis.asyncio import Redis
 
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted import Kind
+from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
 from gateway.state.outbox import Outbox
 from monitoring.audit import AuditEntry
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.gate import Comparison
 from monitoring.evaluation.results import RowResult
 
 Status = Literal["running", "done", "failed", "cancelled"]
 ROOT = "apprentice:evaluation:"
 ALL_KEY = "apprentice:evaluations"
 OPEN_KEY = "apprentice:evaluations:open"
-LATEST_KEY = "apprentice:evaluations:latest"
 DRAFTS_KIND = "evaluations:audit"
 DRAFTS_KEY = f"apprentice:{DRAFTS_KIND}"
 COMING_SECONDS = 3600
@@ -75,6 +77,7 @@ end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[4], ARGV[6], ARGV[7]) end
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[5], ARGV[9], ARGV[8]) end
 if ARGV[10] ~= '' then redis.call('HSET', KEYS[6], ARGV[6], ARGV[10]) end
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[7], ARGV[9], ARGV[11]) end
 return 1
 """
 
@@ -142,6 +145,7 @@ class EvaluationStore:
             redis, "evaluations:models", msgspec.msgpack.Decoder(Models).decode, msgspec.msgpack.encode
         )
         """The models of evaluations that have ended, until they are in force."""
+        self._gates = GateStore(redis)
         self._keep = redis.register_script(KEEP)
         self._move = redis.register_script(MOVE)
         self._forget_faults = redis.register_script(FORGET_FAULTS)
@@ -260,15 +264,25 @@ class EvaluationStore:
         entry: AuditEntry | None,
         latest: dict[str, Any] | None,
         models: Sequence[Model] = (),
+        comparisons: Mapping[str, Comparison] = MappingProxyType({}),
     ) -> bool:
         """Let it be `after` if it still is `before`; whether it was. Once it no longer runs, its rows are forgotten.
 
         In the same step `entry` is written as the draft of an entry in the audit, `latest` as its version's last one,
-        and `models` as what is left to be put into force.
+        `models` as what is left to be put into force, and `comparisons` beside the version's others.
         """
         left = Models(after.version, after.by, tuple(models))
+        all_comparisons = {**await self._gates.comparisons(after.version), **comparisons} if comparisons else None
         done = await self._move(
-            keys=[_key(after.id), OPEN_KEY, _key(after.id, "data"), DRAFTS_KEY, LATEST_KEY, self.models.values],
+            keys=[
+                _key(after.id),
+                OPEN_KEY,
+                _key(after.id, "data"),
+                DRAFTS_KEY,
+                LATEST_KEY,
+                self.models.values,
+                COMPARISONS_KEY,
+            ],
             args=[
                 msgspec.json.encode(before),
                 msgspec.json.encode(after),
@@ -280,6 +294,7 @@ class EvaluationStore:
                 b"" if latest is None else msgspec.json.encode(latest),
                 after.version,
                 msgspec.msgpack.encode(left) if models else b"",
+                b"" if all_comparisons is None else msgspec.json.encode(all_comparisons),
             ],
         )
         return bool(done)
@@ -287,12 +302,16 @@ class EvaluationStore:
     async def forget(self, evaluation: Evaluation, step: AuditedStep) -> None:
         """Forget all of it, and write the entries noted with `step`, in one transaction."""
         latest = await self.latest(evaluation.version)
+        comparisons = await self._gates.comparisons(evaluation.version)
+        left = {name: one for name, one in comparisons.items() if one.evaluation != evaluation.id}
         async with self._redis.pipeline(transaction=True) as all_of_it:
             all_of_it.delete(
                 _key(evaluation.id), _key(evaluation.id, "data"), *(_key(evaluation.id, part) for part in PARTS)
             )
             all_of_it.zrem(ALL_KEY, evaluation.id)
             all_of_it.zrem(OPEN_KEY, evaluation.id)
+            if left != comparisons:
+                all_of_it.hset(COMPARISONS_KEY, evaluation.version, msgspec.json.encode(left))
             if latest is not None and latest["id"] == evaluation.id:
                 all_of_it.hdel(LATEST_KEY, evaluation.version)
             step.write_into(all_of_it)

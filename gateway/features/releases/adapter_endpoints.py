@@ -29,8 +29,10 @@ from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.releases import Releases
 from gateway.features.rules.endpoints import rules_to
 from gateway.four_eyes import owner_to_keep
+from gateway.gate import describe_forced, judge_release, to_json
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, is_upload
+from gateway.state.gate_store import GateStore
 from serving.adapters.entries import PLACED, Rollout, Version, VersionState
 from serving.adapters.manifest import review_due
 from serving.adapters.placement import HELD, Placement
@@ -213,6 +215,17 @@ async def _take_off(
     return {**await _told(releases, version), "warnings": [text] if rules else []}
 
 
+@router.get("/adapters/{name}/gate", responses=with_errors("not_found"))
+async def read_gate(request: Request, name: str, _: Operator) -> dict[str, Any]:
+    """The gate's verdict on the version, line by line, whatever `release.gate` is."""
+    releases = feature_of(request, Releases)
+    version = await version_of(releases, name)
+    await releases.services.snapshot.refresh()
+    report = await judge_release(releases.services, version)
+    forced = await GateStore(releases.services.redis).forced(name)
+    return to_json(report, releases.services.settings.release.gate, forced)
+
+
 @router.get("/adapters/{name}/why", responses=with_errors("not_found"))
 async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     """The state of the version in words, with placements and audit."""
@@ -224,12 +237,14 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     rollout = await rollout_shown(releases, version.task, begun) if begun and begun.version == name else None
     fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
-    words = [*_words(releases, version, rollout), *evaluation_words(evaluation)]
+    forced = await GateStore(releases.services.redis).forced(name)
+    words = [*_words(releases, version, rollout), *evaluation_words(evaluation), *describe_forced(forced)]
     return {
         "version": name,
         "state": version.state,
         "words": words + [sentence_of(kind, model) for kind, model in fitted.items()],
         "evaluation": evaluation,
+        "forced": None if forced is None else msgspec.to_builtins(forced),
         "fitted": fitted,
         "audit": await _audit_of(releases, version),
         "placements": _placements(releases, version),

@@ -23,6 +23,7 @@ from gateway.features.releases.releases import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, versions_asked
 from gateway.fleet_health import check_health
 from gateway.four_eyes import see_that_another_pushed
+from gateway.gate import GatePass, pass_gate
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time
 from monitoring.quality.explanations import obstacles as in_words
@@ -32,8 +33,12 @@ from serving.adapters.reconcile import quorum
 from serving.adapters.registry import Noted
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
+RELEASE_ERRORS = ("approver_must_differ", "gate_not_passed")
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the alias has moved on since.")]
+PastGate = Annotated[
+    str | None, Field(min_length=1, max_length=1000, description="The reason to pass the gate by force, which is kept.")
+]
 
 
 class AliasIn(Body):
@@ -41,6 +46,7 @@ class AliasIn(Body):
 
     version: str | None = Field(None, max_length=100)
     weights: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = Field(None, max_length=16)
+    past_gate: PastGate = None
     expected_generation: Generation = None
 
     @model_validator(mode="after")
@@ -66,6 +72,7 @@ class CanaryIn(Body):
     plan: dict[str, Any] | None = Field(
         None, max_length=20, description="Unset: a canary on trial keeps its plan. Null: people judge it."
     )
+    past_gate: PastGate = None
     expected_generation: Generation = None
 
 
@@ -73,6 +80,7 @@ class PromoteIn(Body):
     """The version that is to answer all of the task's requests."""
 
     version: str = Field(max_length=100)
+    past_gate: PastGate = None
     expected_generation: Generation = None
 
 
@@ -106,18 +114,21 @@ async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]
     return await _alias_shown(releases, known_task(releases.services, task, param=None))
 
 
-@router.put("/aliases/{task}", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
+@router.put("/aliases/{task}", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -> dict[str, Any]:
     """Send the task's new requests to these versions. Requests under way keep theirs."""
     releases = feature_of(request, Releases)
     weights = body.weights or {body.version or "": 1.0}
-    await _see_that_they_may_serve(releases, known_task(releases.services, task, param=None), admin, weights)
+    passed = await _see_that_they_may_serve(
+        releases, known_task(releases.services, task, param=None), admin, weights, body.past_gate
+    )
     return await _change_alias(
         releases,
         admin,
         task,
         "alias.move",
         lambda noted: releases.services.registry.point(task, weights, body.expected_generation, noted),
+        passed,
     )
 
 
@@ -136,7 +147,7 @@ async def remove_alias(
     )
 
 
-@router.post("/aliases/{task}/shadow", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
+@router.post("/aliases/{task}/shadow", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> dict[str, Any]:
     """Copy a share of the task's requests to a version."""
     releases = feature_of(request, Releases)
@@ -153,13 +164,13 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
     )
 
 
-@router.post("/aliases/{task}/canary", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
+@router.post("/aliases/{task}/canary", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
     """Send a share of the task's sessions to a version. With a plan it is promoted or rolled back by itself."""
     releases = feature_of(request, Releases)
     known_task(releases.services, task, param=None)
     plan = None if body.plan is None else _plan(releases, body.plan)
-    await _see_that_they_may_serve(releases, task, admin, {body.version: body.share})
+    passed = await _see_that_they_may_serve(releases, task, admin, {body.version: body.share}, body.past_gate)
     expected, keeps_plan = body.expected_generation, "plan" not in body.model_fields_set
     return await _change_alias(
         releases,
@@ -169,15 +180,16 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
         lambda noted: releases.services.registry.canary(
             task, body.version, body.share, admin.public, plan, expected, keeps_plan=keeps_plan, noted=noted
         ),
+        passed,
     )
 
 
-@router.post("/aliases/{task}/promote", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
+@router.post("/aliases/{task}/promote", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
     """Send all of the task's requests to a version. The one that led is then the previous version, and stays loaded."""
     releases = feature_of(request, Releases)
-    await _see_that_they_may_serve(
-        releases, known_task(releases.services, task, param=None), admin, {body.version: 1.0}
+    passed = await _see_that_they_may_serve(
+        releases, known_task(releases.services, task, param=None), admin, {body.version: 1.0}, body.past_gate
     )
     expected = body.expected_generation
     return await _change_alias(
@@ -186,18 +198,21 @@ async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) ->
         task,
         "alias.promote",
         lambda noted: releases.services.registry.promote(task, body.version, expected, noted=noted),
+        passed,
     )
 
 
-@router.post("/aliases/{task}/rollback", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
+@router.post("/aliases/{task}/rollback", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
 async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn | None = None) -> dict[str, Any]:
     """End a canary, or go back to the previous version."""
     releases = feature_of(request, Releases)
     known_task(releases.services, task, param=None)
     wanted = body or RollbackIn()
     alias, _ = await releases.services.registry.alias(task)
+    passed = GatePass()
     if wanted.version is not None and (alias is None or wanted.version not in alias.previous):
-        await _see_that_they_may_serve(releases, task, admin, {wanted.version: 1.0})  # it has not led: no way back
+        # it has not led: no way back
+        passed = await _see_that_they_may_serve(releases, task, admin, {wanted.version: 1.0})
     return await _change_alias(
         releases,
         admin,
@@ -206,22 +221,34 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
         lambda noted: releases.services.registry.roll_back(
             task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only, noted=noted
         ),
+        passed,
     )
 
 
 async def _change_alias(
-    releases: Releases, admin: Caller, task: str, action: str, change: Callable[[Noted], Awaitable[int]]
+    releases: Releases,
+    admin: Caller,
+    task: str,
+    action: str,
+    change: Callable[[Noted], Awaitable[int]],
+    passed: GatePass | None = None,
 ) -> dict[str, Any]:
     """Take one step of a release together with its audit entry, and show the alias as it is then. `changed` is false
-    where it was so already; `warnings` say which checks have nothing to judge its versions by, and what keeps requests
-    from them."""
+    where it was so already; `warnings` say what the gate said, which checks have nothing to judge its versions by, and
+    what keeps requests from them."""
+    passed = passed or GatePass()
     before, was_at = await releases.services.registry.alias(task)
     async with take_step(releases.services, admin) as step:
-        generation = await change(step.noted(action, task))
+        noted = step.noted(action, task, evidence={"gate": passed.evidence} if passed.evidence else None)
+        generation = await change(lambda *moved: [*noted(*moved), *passed.changes])
     after, _ = await releases.services.registry.alias(task)
     await releases.services.snapshot.refresh()
     warnings = [] if after is None else await _warnings(releases, task, before, after)
-    return {**await _alias_shown(releases, task), "changed": generation != was_at, "warnings": warnings}
+    return {
+        **await _alias_shown(releases, task),
+        "changed": generation != was_at,
+        "warnings": [*passed.warnings, *warnings],
+    }
 
 
 async def _warnings(releases: Releases, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
@@ -246,17 +273,19 @@ async def _warnings(releases: Releases, task: str, before: AliasEntry | None, af
 
 
 async def _see_that_they_may_serve(
-    releases: Releases, task: str, admin: Caller | None, weights: dict[str, Any]
-) -> None:
-    """Raises Problem for a version that is not ready on a quorum of its replicas now, or that its pusher may not
-    release (`admin`; None: nobody will see its answers)."""
+    releases: Releases, task: str, admin: Caller | None, weights: dict[str, Any], reason: str | None = None
+) -> GatePass:
+    """Raises Problem for a version that is not ready on a quorum of its replicas now, that its pusher may not release,
+    or that the gate does not let through without a `reason` (`admin`; None: nobody will see its answers)."""
     snapshot = await releases.services.snapshot.refresh()
+    released = []
     for name in weights:
         version = await version_of(releases, name)
         if admin is not None:
             await see_that_another_pushed(releases.services, admin, version, "release it")
         if version.task != task or version.state not in PLACED:
             continue  # the registry says it better
+        released.append(version)
         ready, up = ready_and_up(releases, snapshot, version)
         if ready < quorum(up):
             await check_health(releases.services)  # another gateway has loaded it, and this one has not looked since
@@ -264,6 +293,7 @@ async def _see_that_they_may_serve(
         if ready < quorum(up):
             text = f"{name} is ready on {ready} of its {up} replicas only: wait, or see `why`."
             raise Problem("state_conflict", text)
+    return GatePass() if admin is None else await pass_gate(releases.services, admin, released, reason)
 
 
 def _plan(releases: Releases, given: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ step with the draft of its entry in the audit, and kept in Redis for all gateway
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -45,11 +45,20 @@ class KeptVerdict(msgspec.Struct, kw_only=True):
 class Rollouts:
     """Carries out verdicts on canaries: one gateway at a time, the one that has the monitor's job."""
 
-    def __init__(self, redis: Redis, registry: Registry, audit: Audit, meters: Meters) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        registry: Registry,
+        audit: Audit,
+        meters: Meters,
+        find_obstacle: Callable[[str], Awaitable[str | None]],
+    ) -> None:
+        """`find_obstacle` gives the reason why a version may not be promoted now; None where it may."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._registry = registry
         self._audit = audit
         self._meters = meters
+        self._find_obstacle = find_obstacle
         self._drafts = Drafts(redis, audit, "verdicts")
         self._health = QualityStore(redis)
 
@@ -72,6 +81,8 @@ class Rollouts:
         if kept.records_read is not None:
             kept.records_read = None
             log.warning("the evidence on the canary %s starts again: an earlier release kept it", begun.version)
+        if verdict.action == "promote" and (obstacle := await self._find_obstacle(begun.version)) is not None:
+            verdict = Verdict(action="hold", because=obstacle, evidence=verdict.evidence)
         kept.action, kept.because, kept.evidence = verdict.action, verdict.because, verdict.evidence
         await self._redis.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
         if verdict.action == "continue" or (verdict.action == "hold" and kept.held):

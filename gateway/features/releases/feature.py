@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from gateway.feature import Feature, Features
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.fitting.fitting import Fitting
@@ -9,11 +11,14 @@ from gateway.features.releases import adapter_endpoints, alias_endpoints, store_
 from gateway.features.releases.canary_verdicts import Rollouts
 from gateway.features.releases.reconciling import keep_reconciling
 from gateway.features.releases.releases import Releases
+from gateway.gate import find_obstacle
 from gateway.services import Services
 
 
 def _open(services: Services, features: Features) -> Releases:
-    rollouts = Rollouts(services.redis, services.registry, services.audit, services.meters)
+    rollouts = Rollouts(
+        services.redis, services.registry, services.audit, services.meters, partial(find_obstacle, services)
+    )
     return Releases(services, rollouts, features[Fitting], features[Evaluations])
 
 

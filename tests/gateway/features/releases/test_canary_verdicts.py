@@ -20,8 +20,12 @@ BEGUN = Rollout(version="returns@v2", share=0.1, started_at=5.0, by="ada", plan=
 WAITS = Verdict(action="continue", because="It waits.", evidence={"canary_requests": 1})
 
 
+async def no_obstacle(_: str) -> None:
+    return None
+
+
 def carrying_out(redis: Redis) -> Rollouts:
-    return Rollouts(redis, Registry(redis), Audit(redis), Meters())
+    return Rollouts(redis, Registry(redis), Audit(redis), Meters(), no_obstacle)
 
 
 async def test_pending_verdict_is_entered_also_where_its_task_has_lost_its_alias(redis: Redis) -> None:
@@ -71,3 +75,15 @@ async def test_what_is_kept_of_a_canary_is_nothing_of_another_one_and_may_be_dam
     assert await rollouts.shown("returns", BEGUN) == nothing
     await rollouts.carry_out("returns", BEGUN, WAITS)
     assert await rollouts.shown("returns", BEGUN) == shown
+
+
+async def test_a_promotion_that_the_gate_does_not_allow_is_a_hold_that_says_why(redis: Redis) -> None:
+    async def obstacle(name: str) -> str:
+        return f"The gate holds {name} up."
+
+    rollouts = Rollouts(redis, Registry(redis), Audit(redis), Meters(), obstacle)
+    await rollouts.carry_out("returns", BEGUN, Verdict(action="promote", because="No worse.", evidence={}))
+    shown = await rollouts.shown("returns", BEGUN)
+    assert (shown["verdict"], shown["because"]) == ("hold", "The gate holds returns@v2 up.")
+    await rollouts.carry_out("returns", BEGUN, Verdict(action="roll_back", because="Worse.", evidence={}))
+    assert (await rollouts.shown("returns", BEGUN))["verdict"] == "roll_back"

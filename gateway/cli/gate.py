@@ -1,0 +1,79 @@
+"""`apprentice gate`: the gate's verdict on a version, line by line; and the options that pass it by force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, with_api
+from gateway.cli.key_names import KeyNames
+from gateway.cli.tables import Printer, moment
+from gateway.cli.watch import WatchFailed
+
+VERDICT_WORDS: Mapping[str, str] = MappingProxyType(
+    {"passed": "passed", "failed": "failed", "cannot_tell": "cannot tell", "not_judged": "not judged"}
+)
+MODE_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "off": "The setting release.gate is off: the verdict holds nothing up.",
+        "warn": "The setting release.gate is warn: the verdict holds nothing up.",
+        "enforce": "The setting release.gate is enforce: no canary or promotion without it.",
+    }
+)
+
+
+@dataclass(frozen=True)
+class PastGate:
+    """The options by which an admin passes the gate."""
+
+    force: Annotated[
+        bool, typer.Option("--force", help="Pass the gate; it needs --reason, and stays in `adapters why VERSION`.")
+    ] = False
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="With --force: why the gate is passed.")] = None
+
+
+def read_past_gate(options: PastGate) -> dict[str, Any]:
+    """The options as a part of a body. Raises Unusable where one is without the other."""
+    if options.force != bool(options.reason):
+        raise Unusable("--force and --reason go together: say why the gate is passed.")
+    return {"past_gate": options.reason} if options.force else {}
+
+
+@with_api
+def show_gate(
+    api: Api,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as v3 or returns@v3.")],
+) -> None:
+    """Show whether a version may replace what leads its task, line by line. Exit code 1 where it is not shown.
+
+    It is held against the version that leads, and the best that has led, by the newest evaluations that compare them.
+    """
+    name = version if "@" in version else f"{task}@{version}"
+    if name.partition("@")[0] != task:
+        raise Unusable(f"{name} is no version of {task}.")
+    answer = api.get(f"/adapters/{quote(name, safe='')}/gate")
+    if not api.out.answer(answer):
+        _tell(api.out, answer, KeyNames(api))
+    if answer["verdict"] != "passed":
+        raise WatchFailed(f"{name}: {VERDICT_WORDS[answer['verdict']]}. {answer['because']}")
+
+
+def _tell(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
+    out.say(f"{answer['version']}: {VERDICT_WORDS[answer['verdict']]}. {answer['because']}")
+    if answer["lines"]:
+        out.say("")
+        for line in answer["lines"]:
+            out.say(f"{VERDICT_WORDS[line['verdict']]:<11}  {line['subject']:<8}  {line['text']}")
+        out.say("")
+    if answer["evaluations"]:
+        out.say(f"By: {', '.join(answer['evaluations'])} (`apprentice evaluations show ID`).")
+    if (forced := answer["forced"]) is not None:
+        out.say(names.within(f"Passed by force on {moment(forced['at'])} by {forced['by']}: {forced['reason']}"))
+    out.say(MODE_WORDS[answer["mode"]])

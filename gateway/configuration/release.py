@@ -1,0 +1,35 @@
+"""The settings of releases: who may release, and what a version has to show before."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from gateway.configuration.sections import Section
+
+
+def _mode_of(raw: Any) -> Any:
+    """YAML reads a bare off as false."""
+    return "off" if raw is False else raw
+
+
+class ReleaseSettings(Section):
+    """Who may release, and what a version has to show before it answers requests."""
+
+    approver_must_differ: bool = Field(
+        False,
+        description="Whether a release needs another person than the push; admin keys too.",
+    )
+    gate: Annotated[Literal["off", "warn", "enforce"], BeforeValidator(_mode_of)] = Field(
+        "off",
+        description="Whether a canary or promotion needs an evaluation that shows it to be no worse.",
+    )
+    margin: float = Field(
+        0.02, gt=0, le=0.5, description="Difference of right answers, and of kept contracts, that is no worse yet."
+    )
+    class_loss_max: float = Field(
+        0.3, gt=0, le=1, description="Difference of right answers of one class that has to be excluded."
+    )
+    latency_ratio_max: float = Field(1.5, ge=1, le=100, description="Longest median time of an answer, in times.")
+    cost_ratio_max: float = Field(1.5, ge=1, le=100, description="Highest cost of an answer, in times.")

@@ -1,0 +1,144 @@
+"""The gate, where `release.gate` is `warn` or `enforce`: a version that begins to answer requests was shown before to
+be no worse than the one that leads its task, and the best that has led it.
+
+A version that leads, or has led since, is never held up: it is a way back. Nor is a task's first version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from gateway.callers import Caller
+from gateway.errors import Problem
+from gateway.services import Services
+from gateway.state.gate_store import Forced, GateStore
+from gateway.state.redis import redis_time
+from monitoring.evaluation.arms import EvaluationArm
+from monitoring.evaluation.gate import GateBounds, GateReference, GateReport, Role, decide_gate
+from serving.adapters.entries import PLACED, Version, VersionState
+from serving.object_store import Change
+
+GONE: frozenset[VersionState] = frozenset({"quarantined", "draining", "retired"})
+"""States of a version that can't answer again as it is."""
+
+
+@dataclass
+class GatePass:
+    """The gate's part in a step: warnings for people, evidence for the audit, and what is written beside the step."""
+
+    warnings: list[str] = field(default_factory=list)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+
+def arm_of(version: Version) -> EvaluationArm:
+    """The arm of an evaluation that asks a version."""
+    return EvaluationArm(version.name, version.digest, version.manifest_digest)
+
+
+def leaders_of(services: Services, task: str) -> list[str]:
+    """The version that leads a task, then those that led it before, the newest first; of a task whose alias was removed
+    those that led it last."""
+    snapshot = services.snapshot.current
+    alias = snapshot.aliases.get(task)
+    if alias is not None:
+        return [alias.leading, *alias.previous]
+    led = [one for one in snapshot.versions.values() if one.task == task and one.state == "previous_version"]
+    return [version.name for version in sorted(led, key=lambda version: -version.changed_at)]
+
+
+async def find_references(services: Services, version: Version) -> list[GateReference]:
+    """What a version is held against: the one that leads its task, and the one that was most often right by its last
+    evaluation, of those that lead or have led. Raises RedisError."""
+    versions, leaders = services.snapshot.current.versions, leaders_of(services, version.task)
+    references: dict[str, Role] = {}
+    if leaders and leaders[0] != version.name:
+        references[leaders[0]] = "leading"
+    able = [name for name in leaders if name != version.name and name in versions and versions[name].state not in GONE]
+    rated = await GateStore(services.redis).accuracies(able)
+    if rated:
+        references.setdefault(max(rated, key=lambda name: (rated[name], versions[name].number)), "best")
+    return [
+        GateReference(role, arm_of(versions[name]), versions[name].state in PLACED)
+        if name in versions
+        else GateReference(role, EvaluationArm(name), False)
+        for name, role in references.items()
+    ]
+
+
+async def judge_release(services: Services, version: Version) -> GateReport:
+    """The gate's verdict on a version as things are now, whatever the setting. Raises RedisError."""
+    if version.name in leaders_of(services, version.task):
+        because = "It leads its task, or has led it: a way back is never held up."
+        return GateReport(version=version.name, verdict="passed", because=because)
+    release = services.settings.release
+    bounds = GateBounds(
+        margin=release.margin,
+        class_loss_max=release.class_loss_max,
+        latency_ratio_max=release.latency_ratio_max,
+        cost_ratio_max=release.cost_ratio_max,
+    )
+    comparisons = await GateStore(services.redis).comparisons(version.name)
+    return decide_gate(arm_of(version), await find_references(services, version), comparisons, bounds)
+
+
+async def pass_gate(services: Services, admin: Caller, versions: Sequence[Version], reason: str | None) -> GatePass:
+    """See that the gate lets versions through, or that an admin has a `reason` to pass it by force.
+
+    Raises Problem (409) where it does not, and RedisError.
+    """
+    mode, passed = services.settings.release.gate, GatePass()
+    if mode != "off":
+        await services.snapshot.refresh()
+    for version in versions if mode != "off" else ():
+        report = await judge_release(services, version)
+        shown: dict[str, Any] = {"version": version.name, "verdict": report.verdict, "because": report.because}
+        is_forced = mode == "enforce" and report.verdict != "passed"
+        shown |= {"evaluations": list(report.evaluations), "forced": reason if is_forced else None}
+        passed.evidence.append(shown)
+        if report.verdict == "passed":
+            continue
+        see = f"See `apprentice gate {version.task} {version.name}`"
+        if mode == "warn":
+            passed.warnings.append(f"The gate would not let {version.name} through. {report.because} {see}.")
+        elif reason is None:
+            text = f"The gate does not let {version.name} through. {report.because}"
+            raise Problem("gate_not_passed", f"{text} {see}; `past_gate` with a reason passes it.")
+        else:
+            passed.warnings.append(f"{version.name} was let past the gate by force. {report.because}")
+            at = await redis_time(services.redis)
+            forced = Forced(reason=reason, by=admin.public, at=at, because=report.because)
+            passed.changes.append(GateStore(services.redis).change(version.name, forced))
+    return passed
+
+
+async def find_obstacle(services: Services, name: str) -> str | None:
+    """The reason why the gate keeps a canary from being promoted by itself; None where it does not, or an admin has let
+    it past the gate. Raises RedisError."""
+    snapshot = await services.snapshot.refresh()
+    version = snapshot.versions.get(name)
+    if services.settings.release.gate != "enforce" or version is None:
+        return None
+    report = await judge_release(services, version)
+    if report.verdict == "passed" or await GateStore(services.redis).forced(name) is not None:
+        return None
+    return f"The gate does not let it through: {report.because}"
+
+
+def to_json(report: GateReport, mode: str, forced: Forced | None) -> dict[str, Any]:
+    """A report as it is shown."""
+    told: dict[str, Any] = msgspec.to_builtins(report)
+    return {**told, "mode": mode, "forced": None if forced is None else msgspec.to_builtins(forced)}
+
+
+def describe_forced(forced: Forced | None) -> list[str]:
+    """A step past the gate as a sentence; none where there was none."""
+    if forced is None:
+        return []
+    day = datetime.fromtimestamp(forced.at, UTC).strftime("%Y-%m-%d")
+    return [f"Let past the gate by force on {day} by {forced.by}: {forced.reason.rstrip('.')}. {forced.because}"]

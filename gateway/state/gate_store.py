@@ -1,0 +1,59 @@
+"""The gate's evidence in Redis: how versions compared with others, and which were let past the gate by force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from monitoring.evaluation.gate import Comparison
+from serving.object_store import Change, LenientReader, ObjectStore
+
+LATEST_KEY = "apprentice:evaluations:latest"
+"""A hash: the last evaluation of each version in short."""
+COMPARISONS_KEY = "apprentice:evaluations:comparisons"
+"""A hash: of each version its newest comparison with each other version. They are kept as long as the version."""
+
+
+class Forced(msgspec.Struct, frozen=True, kw_only=True):
+    """An admin's step past the gate: `by` is a key's public id, `at` Unix seconds, `because` what the gate said."""
+
+    reason: str
+    by: str
+    at: float
+    because: str
+
+
+class GateStore:
+    """Reads and writes the gate's evidence. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._forced = ObjectStore(redis, "forced")
+        self._reader = LenientReader()
+
+    async def comparisons(self, version: str) -> dict[str, Comparison]:
+        """The newest comparisons of a version, by the other version; one that can't be read is none."""
+        raw = await self._redis.hget(COMPARISONS_KEY, version)
+        return self._reader.read(f"the comparisons of {version}", raw, dict[str, Comparison]) or {}
+
+    async def accuracies(self, versions: Sequence[str]) -> dict[str, float]:
+        """The share of rows that each version got right in its last evaluation, of those that have one."""
+        raw = await self._redis.hmget(LATEST_KEY, versions) if versions else []
+        shares: dict[str, float] = {}
+        for name, value in zip(versions, raw, strict=True):
+            last: Mapping[str, Any] = {} if value is None else msgspec.json.decode(value)
+            share = ((last.get("accuracy") or {}).get("adapter") or {}).get("share")
+            shares |= {} if share is None else {name: float(share)}
+        return shares
+
+    async def forced(self, version: str) -> Forced | None:
+        """The last step of a version past the gate; None where it took none."""
+        raw = await self._forced.get(version)
+        return None if raw is None else msgspec.convert(raw, Forced)
+
+    def change(self, version: str, forced: Forced) -> Change:
+        """The change that remembers a step past the gate, for as long as the version lives."""
+        return Change(self._forced, version, msgspec.to_builtins(forced))

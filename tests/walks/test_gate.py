@@ -1,0 +1,178 @@
+"""The gate in front of canaries and promotions: what it holds up, what it lets through, and what passes it by force."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from tests.fakes.engine import FakeEngine
+from tests.gateway.cli.conftest import command_for, ok
+from tests.gateway.cli.exported_state import exported, refused
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import V1, V2, alias, audit_of, step
+from tests.walks.test_evaluate import begin, data, ended, right_but_for, with_schema
+from tools.example_adapter import AdminApi, place_adapter
+
+ROWS = 120
+RELEASE = {"gate": "enforce", "margin": 0.15, "class_loss_max": 0.5, "latency_ratio_max": 100}
+PAST = {"past_gate": "The old version is unsafe."}
+
+
+@pytest.fixture
+async def two(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> AsyncIterator[RunningGateway]:
+    """A gateway that enforces the gate: returns@v1 leads, and returns@v2 is loaded."""
+    small.answers[V1], small.answers[V2] = right_but_for(10), right_but_for(12)
+    async with run_gateway(configure(release=RELEASE)) as running:
+        await running.place(with_schema(make_adapter(1)))
+        await running.place(with_schema(make_adapter(2)), alias=False)
+        yield running
+
+
+async def evaluate(http: httpx.AsyncClient, version: str, rows: int = ROWS, **query: Any) -> dict[str, Any]:
+    wanted = {"arms": "adapter,leading,best", "class_field": "decision", "version": version} | query
+    return await ended(http, (await begin(http, data(rows), **wanted))["id"])
+
+
+async def gate(http: httpx.AsyncClient, version: str) -> dict[str, Any]:
+    return dict((await http.get(f"/admin/v1/adapters/{version}/gate")).json())
+
+
+@pytest.mark.invariant("Nothing answers requests that the gate was not shown, but by force.")
+async def test_a_version_without_a_report_is_held_up_at_every_door(two: RunningGateway) -> None:
+    async with two.http() as http:
+        assert (await gate(http, V1))["because"] == "It leads its task, or has led it: a way back is never held up."
+        doors: list[tuple[str, dict[str, Any]]] = [
+            ("canary", {"version": V2, "share": 0.2}),
+            ("promote", {"version": V2}),
+            ("rollback", {"version": V2}),
+        ]
+        for name, body in doors:
+            error = (await step(http, name, 409, **body))["error"]
+            assert error["code"] == "gate_not_passed"
+            assert "No evaluation compares it with returns@v1, which leads" in error["message"]
+        moved = await http.put("/admin/v1/aliases/returns", json={"weights": {V1: 0.5, V2: 0.5}})
+        assert moved.json()["error"]["code"] == "gate_not_passed"
+        await http.delete("/admin/v1/aliases/returns")
+        assert (await step(http, "promote", 409, version=V2))["error"]["code"] == "gate_not_passed"
+        assert (await step(http, "promote", version=V1))["weights"] == {V1: 1.0}
+        assert (await step(http, "shadow", version=V2, share=0.5))["shadow"] == {V2: 0.5}, "nobody sees its answers"
+
+
+async def test_what_is_shown_to_be_no_worse_passes_and_the_audit_has_the_evidence(two: RunningGateway) -> None:
+    async with two.http() as http:
+        name = (await evaluate(http, V2))["id"]
+        told = await gate(http, V2)
+        assert (told["verdict"], told["evaluations"], told["mode"]) == ("passed", [name], "enforce")
+        assert {line["subject"] for line in told["lines"]} == {"accuracy", "classes", "contract", "latency", "cost"}
+        assert (await step(http, "canary", version=V2, share=0.2))["weights"][V2] == 0.2
+        assert (await step(http, "promote", version=V2))["weights"] == {V2: 1.0}
+        (entry,) = await audit_of(http, "alias.promote")
+        (evidence,) = entry["evidence"]["gate"]
+        assert (evidence["verdict"], evidence["evaluations"], evidence["forced"]) == ("passed", [name], None)
+        assert (await step(http, "rollback"))["weights"] == {V1: 1.0}
+        await http.delete(f"/admin/v1/evaluations/{name}")
+        assert (await gate(http, V2))["verdict"] == "cannot_tell", "a report that was forgotten is none"
+
+
+async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(
+    two: RunningGateway, small: FakeEngine
+) -> None:
+    small.answers[V2] = right_but_for(2)
+    async with two.http() as http:
+        await evaluate(http, V2)
+        assert (await gate(http, V2))["verdict"] == "failed"
+        assert "points to returns@v1 on 120 rows" in (await step(http, "promote", 409, version=V2))["error"]["message"]
+        await step(http, "promote", 400, version=V2, past_gate="")
+        moved = await step(http, "promote", version=V2, **PAST)
+        assert moved["warnings"][0].startswith(f"{V2} was let past the gate by force. Right answers: ")
+        (entry,) = await audit_of(http, "alias.promote")
+        assert entry["evidence"]["gate"][0]["forced"] == PAST["past_gate"]
+        assert (await step(http, "rollback"))["weights"] == {V1: 1.0}
+        why = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()
+        assert any("by force" in words and "The old version is unsafe." in words for words in why["words"])
+        assert (await gate(http, V2))["forced"]["reason"] == PAST["past_gate"]
+        assert (await step(http, "promote", 409, version=V2))["error"]["code"] == "gate_not_passed", "each step anew"
+
+
+async def test_few_rows_can_not_tell_and_say_how_many_would(two: RunningGateway) -> None:
+    async with two.http() as http:
+        await evaluate(http, V2, rows=12)
+        told = await gate(http, V2)
+    assert told["verdict"] == "cannot_tell"
+    assert told["because"].startswith("It cannot tell: about ")
+    assert max(line["rows_more"] for line in told["lines"]) > 0
+
+
+async def test_it_is_held_against_the_best_that_led_as_well(
+    two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers[V2], small.answers["returns@v3"] = right_but_for(3), right_but_for(3)
+    v3 = await two.place(with_schema(make_adapter(3)), alias=False)
+    async with two.http() as http:
+        await evaluate(http, V1)
+        await evaluate(http, V2)
+        await step(http, "promote", version=V2, **PAST)
+        await evaluate(http, v3)
+        told = await gate(http, v3)
+    assert {line["reference"] for line in told["lines"]} == {V1, V2}
+    assert {line["reference"] for line in told["lines"] if line["verdict"] == "failed"} == {V1}
+
+
+async def test_where_it_warns_nothing_is_held_up(configure: Configure, make_adapter: MakeAdapter, redis: Redis) -> None:
+    async with run_gateway(configure(release={"gate": "warn"})) as running:
+        for number in (1, 2):
+            await running.place(make_adapter(number), alias=number == 1)
+        async with running.http() as http:
+            moved = await step(http, "promote", version=V2)
+            assert moved["warnings"][0].startswith(f"The gate would not let {V2} through. No evaluation compares it")
+            assert (await alias(http))["weights"] == {V2: 1.0}
+
+
+async def test_a_new_adapter_of_the_example_is_loaded_and_left_to_an_evaluation(
+    two: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    async with httpx.AsyncClient(base_url=two.url, timeout=20) as client:
+        placed = await place_adapter(AdminApi(client, two.admin_key), "returns", make_adapter(3), lambda _: None)
+    assert placed == f"returns is {V1}; returns@v3 is loaded: evaluate it, then promote it"
+
+
+async def test_a_state_file_is_held_up_too(
+    two: RunningGateway, configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    apprentice = command_for(two)
+    path = tmp_path / "state.json"
+    await exported(apprentice, path)
+    content = json.loads(path.read_text())
+    content["aliases"]["returns"]["value"]["weights"] = {V2: 1.0}
+    path.write_text(json.dumps(content))
+    await refused(apprentice, "state", "apply", str(path), code="gate_not_passed")
+    await ok(apprentice, "state", "apply", str(path), "--past-gate", "Set back by hand.")
+    async with two.http() as http:
+        assert (await alias(http))["weights"] == {V2: 1.0}
+        assert (await gate(http, V2))["forced"]["reason"] == "Set back by hand."
+
+
+async def test_the_command_tells_it_line_by_line_and_by_its_exit_code(two: RunningGateway) -> None:
+    apprentice = command_for(two)
+    said = await apprentice("gate", "returns", "v2")
+    assert said.exit_code == 1
+    assert "cannot tell" in said.out
+    async with two.http() as http:
+        await evaluate(http, V2)
+    told = await ok(apprentice, "gate", "returns", V2)
+    assert told.out.startswith(f"{V2}: passed. It is shown to be no worse than {V1}.")
+    assert "passed       accuracy  Right answers: " in told.out
+    assert "The setting release.gate is enforce" in told.out
+    assert (await ok(apprentice, "gate", "returns", V2, "--json")).json["verdict"] == "passed"
+    assert (await apprentice("gate", "other", V2)).exit_code == 2
+    assert (await apprentice("adapters", "promote", V2, "--force")).exit_code == 2
+    await ok(apprentice, "adapters", "promote", V2)
