@@ -54,6 +54,7 @@ from gateway.features.releases.feature import RELEASES
 from gateway.features.reported import endpoints as reported
 from gateway.features.requests import endpoints as requests
 from gateway.features.requests import model_list, route
+from gateway.features.requests.search import SEARCHES
 from gateway.features.retraining.feature import RETRAINING
 from gateway.features.reviews.feature import REVIEWS
 from gateway.features.rules import endpoints as rules
@@ -119,6 +120,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     stateless(probes.router),
     TEXTS,
     stateless(requests.router, model_list.router, route.router),
+    SEARCHES,
     stateless(reported.router),
     REVIEWS,
     stateless(feedback.router),

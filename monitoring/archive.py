@@ -38,7 +38,7 @@ class RecordRow(Record, kw_only=True, omit_defaults=False):
 
 
 class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One judgement in the archive, with what is known of its record. Older files lack the last three fields."""
+    """One judgement in the archive, with what is known of its record. Older files lack the last five fields."""
 
     request: str  # Id of its record.
     at: float  # Time when it was given, in Unix seconds.
@@ -57,6 +57,8 @@ class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     tags: str | None = None  # As given, as JSON.
     demonstration_digests: str | None = None  # Keyed digests of the demonstration by judge, as JSON.
     reviewed: bool | None = None  # Whether an operator or admin judged a drawn request.
+    reviewers: int | None = None  # Reviewers who are asked of it.
+    resolves: bool | None = None  # Whether its giver has seen all their answers.
     entry: str | None = None  # Its place in the stream.
 
 

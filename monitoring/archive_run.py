@@ -250,6 +250,8 @@ def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
         tags=_as_text(feedback.tags),
         demonstration_digests=_as_text(feedback.demonstration_digests or None),
         reviewed=feedback.reviewed,
+        reviewers=feedback.reviewers,
+        resolves=feedback.resolves,
         entry=entry,
     )
     return feedback.at, msgspec.json.encode(row)

@@ -34,15 +34,15 @@ class TextReader:
         self.unreadable = 0
         """Texts that were left out: their key is not in the settings, or their bytes are damaged."""
         self._source = source
-        self._folder = Path(source.folder)
+        self.folder = Path(source.folder)
         self._seals = source.keys.seals()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._redis: Any = stack.enter_context(Redis.from_url(self._source.redis_url, socket_timeout=30))
+            self.redis: Any = stack.enter_context(Redis.from_url(self._source.redis_url, socket_timeout=30))
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self._connection = stack.enter_context(connected(scratch))
+            self.connection = stack.enter_context(connected(scratch))
             self._open = stack.pop_all()
         return self
 
@@ -55,7 +55,7 @@ class TextReader:
         """The texts of these requests, as far as they are kept."""
         found: dict[str, KeptText] = {}
         for at in range(0, len(requests), READ_MAX):
-            raws = self._redis.mget([TEXT_KEY + request for request in requests[at : at + READ_MAX]])
+            raws = self.redis.mget([TEXT_KEY + request for request in requests[at : at + READ_MAX]])
             found |= {text.request: text for text in self._opened(map(read_row, raws))}
         left = [request for request in requests if request not in found]
         times = [made_at(request) for request in left if SHAPE.fullmatch(request)]
@@ -92,16 +92,16 @@ class TextReader:
     def _waiting(self) -> Iterator[TextRow | None]:
         """The rows that wait in Redis for the archive, the oldest first."""
         low = "-"
-        while batch := self._redis.xrange(STREAM_KEY, low, "+", count=READ_MAX):
+        while batch := self.redis.xrange(STREAM_KEY, low, "+", count=READ_MAX):
             low = f"({batch[-1][0].decode()}"
-            yield from map(read_row, self._redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in batch]))
+            yield from map(read_row, self.redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in batch]))
 
     def _archived(self, wanted: ArchiveQuery, where: str, values: list[Any]) -> Iterator[TextRow]:
-        if not self._folder.is_dir():
+        if not self.folder.is_dir():
             return
-        with lock_archive(self._folder, shared=True), self._connection.cursor() as cursor:
+        with lock_archive(self.folder, shared=True), self.connection.cursor() as cursor:
             try:
-                table = read("texts", list(files(self._folder, wanted)))
+                table = read("texts", list(files(self.folder, wanted)))
             except Nothing:
                 return
             names = ", ".join(f'"{name}"' for name in TextRow.__struct_fields__)

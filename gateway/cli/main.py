@@ -25,6 +25,7 @@ from gateway.cli.readiness import answer_readiness
 from gateway.cli.records import records
 from gateway.cli.reload import reload
 from gateway.cli.replay import replay
+from gateway.cli.requests import requests
 from gateway.cli.retraining import retraining
 from gateway.cli.reviews import reviews
 from gateway.cli.sidecar import sidecar
@@ -104,6 +105,7 @@ app.command()(evaluate)
 app.command()(train)
 app.command("gate")(show_gate)
 app.command()(replay)
+app.command()(requests)
 app.command("readiness")(answer_readiness)
 
 

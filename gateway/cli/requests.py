@@ -1,0 +1,69 @@
+"""`apprentice requests`: lists and searches requests, the newest first."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, as_body, with_api
+from gateway.cli.records import Since, Task, Until, moment_of
+from gateway.cli.tables import Row, moment
+from gateway.errors import SettingsError
+
+EXCERPT = 60
+
+
+@with_api
+def requests(
+    api: Api,
+    task: Task = None,
+    version: Annotated[str | None, typer.Option(help="Answered by this version.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="With this outcome: ok, refused, failed, …")] = None,
+    reason: Annotated[str | None, typer.Option(help="With this reason.")] = None,
+    label: Annotated[str | None, typer.Option(help="With this label: right, wrong, unresolved or none.")] = None,
+    caller: Annotated[str | None, typer.Option(metavar="KEY", help="Of this key (its public part).")] = None,
+    since: Since = None,
+    until: Until = None,
+    text: Annotated[str | None, typer.Option(metavar="PART", help="With this part in its kept texts.")] = None,
+    texts: Annotated[bool, typer.Option("--texts", help="Show what was asked and answered, where it is kept.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="So many at most.")] = 50,
+    before: Annotated[str | None, typer.Option(metavar="ID", help="Only older than this request.")] = None,
+) -> None:
+    """List requests, the newest first: by task, version, outcome, reason, label, caller, time and text."""
+    try:
+        first, last = (None if said is None else moment_of(said, time.time()) for said in (since, until))
+    except SettingsError as error:
+        raise Unusable(str(error)) from error
+    query = as_body(task=task, version=version, outcome=outcome, reason=reason, label=label, caller=caller)
+    query |= as_body(since=first, until=last, text=text, limit=limit, before=before)
+    shows_texts = texts or text is not None
+    answer = api.get(f"{api.url}/v1/requests", **query, texts=str(shows_texts).lower())
+    if api.out.answer(answer):
+        return
+    columns = ("id", "time", "task", "version", "reason", "outcome", "label")
+    api.out.table((*columns, "asked", "answered") if shows_texts else columns, map(_row, answer["requests"]))
+    if answer["unreadable"]:
+        api.out.note(f"{answer['unreadable']} texts can't be opened: their key is not in texts.keys.")
+    if answer["next_before"] is not None:
+        api.out.note(f"There may be more: --before {answer['next_before']}")
+
+
+def _row(one: dict[str, Any]) -> Row:
+    label = one["label"]
+    cells = [one["id"], moment(one["at"]), one["task"], one["version"], one["reason"], one["outcome"]]
+    return [*cells, label["value"] if label else None, *(_excerpts(one["text"]) if "text" in one else ())]
+
+
+def _excerpts(text: dict[str, Any] | None) -> tuple[str | None, str | None]:
+    if text is None:
+        return None, None
+    asked = text["messages"][-1].get("content") if text["messages"] else text["prompt"]
+    return _short(asked), _short(text["answer"])
+
+
+def _short(text: Any) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= EXCERPT else f"{line[: EXCERPT - 1]}…"

@@ -1,0 +1,111 @@
+"""`GET /v1/requests`: a search in requests, the newest first, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from gateway.access import Identified
+from gateway.audit import enter_event
+from gateway.background.child_process import child, hear
+from gateway.callers import Caller
+from gateway.configuration.settings import Settings
+from gateway.errors import Problem
+from gateway.feature import Feature, feature_of
+from gateway.features.records.archiving import text_source_of
+from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
+from gateway.services import Services
+from monitoring.labels.request_label import LabelRules, make_rules
+
+SEARCHES_MAX = 2
+SEARCH_SECONDS_MAX = 60.0
+COMMAND = (sys.executable, "-P", "-m", "monitoring.request_search_run")
+Name = Annotated[str | None, Query(max_length=100)]
+Moment = Annotated[float | None, Query(ge=0, le=2**53, description="Unix seconds.")]
+router = APIRouter(tags=["callers"])
+
+
+@dataclass(frozen=True)
+class Searches:
+    """The searches of this gateway: a few at a time, since each is a process."""
+
+    services: Services
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SEARCHES_MAX))
+
+
+@router.get("/v1/requests", responses=with_errors("timeout", *SPENT_ERRORS) | OK)
+async def list_requests(
+    request: Request,
+    caller: Identified,
+    task: Name = None,
+    version: Name = None,
+    outcome: Name = None,
+    reason: Name = None,
+    label: Annotated[Literal["right", "wrong", "unresolved", "none"] | None, Query()] = None,
+    of: Annotated[str | None, Query(alias="caller", max_length=63, description="A key's public part.")] = None,
+    since: Moment = None,
+    until: Moment = None,
+    text: Annotated[str | None, Query(min_length=2, max_length=200, description="A part of a kept text.")] = None,
+    texts: Annotated[bool, Query(description="With the texts that are kept.")] = False,
+    before: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{53}$", description="Only older than this id.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Response:
+    """Requests with their labels, the newest first; of callers, their own. `next_before` is the `before` that goes on
+    from there, null at the end. Who was given texts of others is in the audit.
+    """
+    searches = feature_of(request, Searches)
+    query = {
+        "task": task,
+        "version": version,
+        "outcome": outcome,
+        "reason": reason,
+        "label": label,
+        "caller": of if caller.judges == "*" else caller.public,
+        "since": since,
+        "until": until,
+        "text": text,
+        "with_texts": texts,
+        "before": before,
+        "limit": limit,
+    }
+    async with searches.services.limits.spending(caller) as headers:
+        found = await _search(searches, query)
+    if caller.judges == "*" and (texts or text is not None):
+        await _enter(searches, caller, query, found)
+    return Response(found, headers=headers, media_type="application/json")
+
+
+async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
+    """The result of monitoring/request_search_run.py. Raises Problem (504, 500)."""
+    settings = searches.services.settings
+    job = {"source": text_source_of(settings), "query": query, "rules": label_rules_of(settings)}
+    try:
+        async with asyncio.timeout(SEARCH_SECONDS_MAX), searches.turns, child(COMMAND) as process:
+            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
+    except TimeoutError:
+        text = f"The search took longer than {SEARCH_SECONDS_MAX:g} s: name a task, or a shorter time."
+        raise Problem("timeout", text) from None
+    if code != 0:
+        raise Problem("internal_error", "The search failed: the gateway's log says why.")
+    return output
+
+
+def label_rules_of(settings: Settings) -> dict[str, LabelRules]:
+    """The rules of each task's labels."""
+    declared = settings.judged_metrics()
+    return {task: make_rules(settings.plan(task), declared) for task in settings.tasks}
+
+
+async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], found: bytes) -> None:
+    """Enter into the audit whose texts are given out; what was searched for is none of it."""
+    given = [one["id"] for one in msgspec.json.decode(found)["requests"]]
+    asked = {name: value for name, value in query.items() if value is not None and name != "text"}
+    await enter_event(searches.services, caller, "texts.give", query["task"] or "*", asked | {"requests": given})
+
+
+SEARCHES = Feature(Searches, lambda services, _: Searches(services), (router,))

@@ -1,0 +1,65 @@
+"""Reading of all feedback on requests: from Redis as long as it is there, then from the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, files, read
+from monitoring.feedback import Feedback
+from monitoring.ids import SHAPE, made_at
+
+VALUES = ("value_boolean", "value_float", "value_category")
+AS_JSON = ("demonstration", "tags", "demonstration_digests")
+
+
+def read_feedback(
+    redis: Any, connection: duckdb.DuckDBPyConnection, folder: Path, requests: Sequence[str]
+) -> dict[str, list[Feedback]]:
+    """The feedback on these requests, each one's oldest first; those without any are left out. Raises RedisError and
+    duckdb.Error."""
+    pipe = redis.pipeline(transaction=False)
+    for request in requests:
+        pipe.hvals(f"apprentice:feedback:{request}")
+    found = {
+        request: [msgspec.json.decode(raw.split(b"\n", 2)[2], type=Feedback) for raw in raws]
+        for request, raws in zip(requests, pipe.execute(), strict=True)
+        if raws
+    }
+    found |= _read_archived(connection, folder, [request for request in requests if request not in found])
+    return {request: sorted(given, key=lambda feedback: feedback.at) for request, given in found.items()}
+
+
+def _read_archived(
+    connection: duckdb.DuckDBPyConnection, folder: Path, requests: Sequence[str]
+) -> dict[str, list[Feedback]]:
+    times = [made_at(request) for request in requests if SHAPE.fullmatch(request)]
+    try:
+        paths = list(files(folder, ArchiveQuery("feedback", min(times, default=None)))) if requests else []
+    except Nothing:
+        paths = []
+    if not paths:
+        return {}
+    table = read("feedback", paths)
+    with connection.cursor() as cursor:
+        cursor.execute(f'SELECT * FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))', [list(requests)])  # noqa: S608 - our own names
+        names = [column[0] for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    found: dict[str, list[Feedback]] = {}
+    for row in rows:
+        found.setdefault(row["request"], []).append(feedback_of(row))
+    return found
+
+
+def feedback_of(row: Mapping[str, Any]) -> Feedback:
+    """A judgement as it was given, from its row in the archive."""
+    value = next((row[name] for name in VALUES if row[name] is not None), False)
+    fields = {name: row[name] for name in FeedbackRow.__struct_fields__ if name in Feedback.__struct_fields__}
+    fields |= {name: msgspec.json.decode(row[name]) for name in AS_JSON if row[name] is not None}
+    return msgspec.convert(
+        {name: each for name, each in fields.items() if each is not None} | {"value": value}, Feedback
+    )

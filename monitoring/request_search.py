@@ -1,0 +1,236 @@
+"""Search in requests: the newest from Redis, all others from the archive, the newest first.
+
+Requests are in the order of their ids, which is that in which they were made. In Redis they stand in the order in which
+they ended: of those read so far, one is told once no other that was made after it can still come.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.archive import ArchiveQuery, Nothing, files, read
+from monitoring.feedback_reader import read_feedback
+from monitoring.ids import made_at
+from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
+from monitoring.records import STREAM_KEY
+from monitoring.text_reader import TextReader
+from monitoring.texts import KeptText, TextSource
+
+AT_ONCE = 200
+LOOKED_MAX = 50_000
+"""Requests that one search looks at; the next goes on from there."""
+HOT_SECONDS = 3_600.0
+"""A request that was made so long before the last archived one has ended, and is archived too."""
+LabelFilter = Literal["right", "wrong", "unresolved", "none"]
+
+
+class Found(msgspec.Struct, kw_only=True):
+    """A request as a list shows it: some fields of its record."""
+
+    id: str
+    at: float
+    caller: str
+    endpoint: str = ""
+    purpose: str = "serve"
+    task: str | None = None
+    version: str | None = None
+    pool: str | None = None
+    reason: str | None = None
+    outcome: str = ""
+    status: int = 0
+    error_code: str | None = None
+    cost_usd: float | None = None
+    duration_seconds: float = 0.0
+
+
+SHOWN = Found.__struct_fields__
+
+
+class RequestQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests that are wanted. Times are Unix seconds: from `since` on, before `until`; `before` is an id.
+
+    `text` is a part of what was asked or answered, in any case. `with_texts` has all texts told.
+    """
+
+    task: str | None = None
+    version: str | None = None
+    outcome: str | None = None
+    reason: str | None = None
+    caller: str | None = None
+    since: float | None = None
+    until: float | None = None
+    before: str | None = None
+    label: LabelFilter | None = None
+    text: str | None = None
+    with_texts: bool = False
+    limit: int = 50
+
+    def matches(self, one: Found) -> bool:
+        """Return whether a request is wanted, as far as its record tells."""
+        wanted = ((name, getattr(self, name)) for name in EQUAL)
+        return (
+            one.purpose == "serve"
+            and all(value is None or getattr(one, name) == value for name, value in wanted)
+            and (self.since is None or one.at >= self.since)
+            and (self.until is None or one.at < self.until)
+            and (self.before is None or one.id < self.before)
+        )
+
+
+EQUAL = ("task", "version", "outcome", "reason", "caller")
+
+
+class SearchJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A search as a process beside the gateway does it. `rules` say how each task's labels are decided."""
+
+    source: TextSource
+    query: RequestQuery
+    rules: dict[str, LabelRules] = {}
+
+
+class SearchResult(msgspec.Struct, kw_only=True):
+    """The requests found, newest first, each with its label and its text where it has any. `next_before` goes on from
+    there; None: that was all. `unreadable` texts could not be opened."""
+
+    requests: list[dict[str, Any]]
+    next_before: str | None = None
+    unreadable: int = 0
+
+
+def search(job: SearchJob) -> SearchResult:
+    """Raises RedisError, OSError and duckdb.Error."""
+    query, found, last = job.query, list[dict[str, Any]](), None
+    with TextReader(job.source) as reader:
+        candidates = islice(_candidates(reader, query), LOOKED_MAX)
+        looked = 0
+        while batch := list(islice(candidates, AT_ONCE)):
+            looked += len(batch)
+            for row in _complete(reader, job, batch):
+                found.append(row)
+                if len(found) == query.limit:
+                    return SearchResult(requests=found, next_before=row["id"], unreadable=reader.unreadable)
+            last = batch[-1].id
+    return SearchResult(
+        requests=found, next_before=last if looked >= LOOKED_MAX else None, unreadable=reader.unreadable
+    )
+
+
+def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterator[dict[str, Any]]:
+    """Those of a batch that are wanted also by label and text, with both."""
+    ids = [one.id for one in batch]
+    feedback = read_feedback(reader.redis, reader.connection, reader.folder, ids)
+    wanted = [one for one in batch if job.query.label in (None, _label_value(_label_of(one, feedback, job)))]
+    texts = reader.of_requests([one.id for one in wanted]) if job.query.with_texts or job.query.text else {}
+    for one in wanted:
+        text = texts.get(one.id)
+        if job.query.text is None or (text is not None and has_text(text, job.query.text)):
+            label = _label_of(one, feedback, job)
+            told = None if label is None else {"value": label.value, "words": label.words}
+            more = {"text": msgspec.to_builtins(text)} if job.query.with_texts else {}
+            yield {name: getattr(one, name) for name in SHOWN} | {"label": told} | more
+
+
+def _label_of(one: Found, feedback: Mapping[str, Any], job: SearchJob) -> RequestLabel | None:
+    rules = job.rules.get(one.task or "")
+    return find_label(feedback.get(one.id, []), rules) if rules is not None else None
+
+
+def _label_value(label: RequestLabel | None) -> LabelFilter:
+    return "none" if label is None else label.value
+
+
+def has_text(text: KeptText, part: str) -> bool:
+    """Return whether a part of what was asked or answered is this text, in any case."""
+    said = [text.messages, text.prompt, text.answer, text.tool_calls]
+    return part.casefold() in " ".join(_strings_of(said)).casefold()
+
+
+def _strings_of(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings_of(each)
+
+
+def _candidates(reader: TextReader, query: RequestQuery) -> Iterator[Found]:
+    """The requests that are wanted as far as their records tell, the newest first."""
+    held: list[Found] = []
+    done = (reader.redis.hget("apprentice:archive:records", "done") or b"").decode()
+    archived_until = query.until
+    if not done or _may_be_hot(query, _milliseconds(done)):
+        for page, read_to in _pages(reader.redis, done):
+            held += [one for one in page if query.matches(one)]
+            archived_until = read_to if query.until is None else min(query.until, read_to)
+            ready = [one for one in held if made_at(one.id) >= read_to]
+            held = [one for one in held if made_at(one.id) < read_to]
+            yield from sorted(ready, key=_by_id, reverse=True)
+    rest = heapq.merge(
+        sorted(held, key=_by_id, reverse=True), _archived(reader, query, archived_until), key=_by_id, reverse=True
+    )
+    yield from _once(rest)
+
+
+def _may_be_hot(query: RequestQuery, archived_ms: int) -> bool:
+    newest = min(
+        (at for at in (query.until, made_at(query.before) if query.before else None) if at is not None), default=None
+    )
+    return newest is None or newest > archived_ms / 1000 - HOT_SECONDS
+
+
+def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
+    """Pages of the stream from its end back to what is archived, each with the time (Unix seconds) back to which all
+    requests are known that have ended."""
+    high = "+"
+    while batch := redis.xrevrange(STREAM_KEY, high, "-", count=AT_ONCE):
+        high = f"({batch[-1][0].decode()}"
+        page = [msgspec.json.decode(fields[b"record"], type=Found) for _, fields in batch]
+        yield page, _milliseconds(batch[-1][0].decode()) / 1000
+        if done and _milliseconds(batch[-1][0].decode()) < _milliseconds(done):
+            return
+
+
+def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> Iterator[Found]:
+    try:
+        paths = list(files(reader.folder, ArchiveQuery("records", query.since, until)))
+    except Nothing:
+        return
+    days: dict[str, list[Path]] = {}
+    for path in paths:
+        days.setdefault(path.parent.name, []).append(path)
+    bounds = [("purpose", "=", "serve"), ("at", ">=", query.since), ("at", "<", until), ("id", "<", query.before)]
+    wanted = [each for each in (*((name, "=", getattr(query, name)) for name in EQUAL), *bounds) if each[2] is not None]
+    where = " AND ".join(f'"{name}" {sign} ?' for name, sign, _ in wanted)
+    names = ", ".join(f'"{name}"' for name in SHOWN)
+    for day in sorted(days, reverse=True):
+        table = read("records", days[day])
+        with reader.connection.cursor() as cursor:
+            cursor.execute(
+                f'SELECT {names} FROM {table} WHERE {where} ORDER BY "id" DESC',  # noqa: S608 - our own names
+                [value for _, _, value in wanted],
+            )
+            while batch := cursor.fetchmany(AT_ONCE):
+                for row in batch:
+                    yield Found(**dict(zip(SHOWN, row, strict=True)))
+
+
+def _once(found: Iterable[Found]) -> Iterator[Found]:
+    last = ""
+    for one in found:
+        if one.id != last:
+            yield one
+        last = one.id
+
+
+def _by_id(one: Found) -> str:
+    return one.id
+
+
+def _milliseconds(place: str) -> int:
+    return int(place.partition("-")[0] or 0)
