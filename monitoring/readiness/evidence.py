@@ -46,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `groups` counts rows that tell as much as one row once. `unseen` is the share of requests of classes that the rows
     do not have, by Good and Turing; `effective_classes` as many equal classes as would be as hard to guess. `agreement`
-    is the share of pairs of equal requests with the same answer. `drop` is how much worse late rows are answered by
+    is Krippendorff's alpha of the answers to equal requests. `drop` is how much worse late rows are answered by
     what was learned from early rows than by what was learned from rows of all times.
     """
 

@@ -22,7 +22,7 @@ FLOORS = np.linspace(0.0, 0.95, 20)
 """The shares that stay wrong, c, as parts of the last point."""
 FLOOR_DECAY = 2.0
 """How much less likely a high floor is, before any point is seen: flat beginnings look like floors, and seldom are."""
-MISFIT = 0.01
+MISFIT = 0.02
 """The relative error of the law itself for each doubling, beside the errors of measuring."""
 DRAWS = 4000
 LEVEL = 0.95

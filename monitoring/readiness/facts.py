@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import combinations
 
 import msgspec
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from monitoring.evaluation.statistics import share_of
+from monitoring.datasets.rows import fold_text
+from monitoring.evaluation.comparing import normal
+from monitoring.labels.agreement import measure_agreement
+from monitoring.labels.ratings import Rating, collect_ratings
 from monitoring.readiness.answers import find_classes
 from monitoring.readiness.evidence import CurvePoint, Facts, Interval, LabelledText, LearningCurve
 from monitoring.readiness.extrapolation import extrapolate
@@ -25,6 +27,7 @@ DATED_MIN = 200
 THIN_ROWS = 10
 """A class with fewer rows is thin."""
 CLASSES_TOLD = 8
+REPEATED_MAX = 2000
 TIMES = (1, 2, 4, 8, 16)
 DIGITS = 4
 
@@ -35,7 +38,7 @@ def collect_facts(rows: Sequence[LabelledText], class_field: str = "", seed: int
         rows=len(rows),
         groups=len({row.group for row in rows}),
         different_answers=len({row.expected for row in rows}),
-        agreement=_agreement(rows),
+        agreement=_agreement(rows, seed),
     )
     found = find_classes(rows, class_field)
     if found is None:
@@ -81,16 +84,17 @@ def _cases(labels: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _agreement(rows: Sequence[LabelledText]) -> Interval | None:
-    """The share of pairs of equal requests with equal answers; None where no request stands there twice."""
+def _agreement(rows: Sequence[LabelledText], seed: int) -> Interval | None:
+    """The agreement of the answers to equal requests, each time by another rater for all that is known."""
     answers: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        answers[" ".join(row.text.casefold().split())].append(row.expected)
-    same = [one == other for found in answers.values() for one, other in combinations(found[:10], 2)]
-    share = share_of(sum(same), len(same))
-    if share.share is None or share.low is None or share.high is None:
+        answers[fold_text(row.text)].append(normal(row.expected).decode(errors="replace"))
+    repeated = [(text, found) for text, found in answers.items() if len(found) > 1][:REPEATED_MAX]
+    ratings = (Rating(text, str(at), value) for text, found in repeated for at, value in enumerate(found))
+    found = measure_agreement(collect_ratings(ratings), seed)
+    if found.alpha is None or found.low is None or found.high is None:
         return None
-    return Interval(round(share.share, DIGITS), round(share.low, DIGITS), round(share.high, DIGITS), len(same))
+    return Interval(round(found.alpha, DIGITS), round(found.low, DIGITS), round(found.high, DIGITS), found.items)
 
 
 def _drop(

@@ -20,8 +20,9 @@ GAIN_MAX = 0.02
 GROUPS_MIN = 50
 UNSEEN_MAX = 0.02
 THIN_SHARE_MAX = 0.05
-AGREEMENT_MIN = 0.8
-AGREED_PAIRS_MIN = 20
+AGREEMENT_MIN = 0.667
+"""Krippendorff's own bound for tentative conclusions."""
+AGREED_ITEMS_MIN = 20
 DROP_MAX = 0.02
 
 
@@ -177,11 +178,14 @@ def _agreement(facts: Facts) -> Rule:
     name, question = "agreement", "Do people agree on the answers?"
     found = facts.agreement
     more = "Have two people label the same 50 requests, unseen by each other."
-    if found is None or found.of < AGREED_PAIRS_MIN:
+    if found is None or found.of < AGREED_ITEMS_MIN:
         count = found.of if found is not None else 0
-        text = f"Unknown: {count} pairs of equal requests, and it takes {AGREED_PAIRS_MIN}."
+        text = f"Unknown: {count} requests were labelled twice, and it takes {AGREED_ITEMS_MIN}."
         return Rule(name=name, question=question, state="unknown", evidence=text, next=more)
-    text = f"{_told(found)} of {found.of:,} pairs of equal requests have the same answer."
+    text = (
+        f"Krippendorff's alpha is {found.value:.3f} (95% interval {found.low:.3f} to {found.high:.3f}) over "
+        f"{found.of:,} requests that were labelled twice or more."
+    )
     if found.high < AGREEMENT_MIN:
         more = "Settle what is right first: no model can be better than its labels."
         return Rule(name=name, question=question, state="against", evidence=text, next=more)

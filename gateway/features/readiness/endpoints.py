@@ -13,10 +13,11 @@ from gateway.access import Admin, known_task
 from gateway.background.child_process import child, hear
 from gateway.errors import Problem
 from gateway.feature import feature_of
+from gateway.features.datasets.datasets import Datasets
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.features.readiness.readiness import Readiness
-from gateway.features.readiness.tasks import add_task
+from gateway.features.readiness.tasks import add_task, read_newest_set
 from gateway.openapi_parts import LINES, with_body, with_errors
 from gateway.server.data_body import receive_data
 from monitoring.readiness.break_even import Costs
@@ -95,6 +96,8 @@ async def answer_readiness(
         known_task(readiness.services, task)
     if task is None or request.headers.get("content-length", "0") != "0":
         await receive_data(request, limits.bytes_max, take)
+    if task is not None and not data:
+        data.extend(await asyncio.to_thread(read_newest_set, feature_of(request, Datasets), task, limits.rows_max))
     job = ReadinessJob(
         bytes=len(data),
         rows_max=limits.rows_max,

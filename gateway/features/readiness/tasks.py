@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from gateway.features.datasets.datasets import Datasets
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.readiness.messages import ReadinessJob
 from gateway.services import Services
+from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import Interval, LiveVersion
 from monitoring.readiness.rules import Prompted
@@ -39,6 +41,16 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
         prompted=await find_prompted(evaluations, task),
         costs=_with_settings(services, job.costs, task, None if version is None else version.pool),
     )
+
+
+def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> bytes:
+    """The rows of the task's newest data set, as JSON lines; empty where there is none. Raises OSError."""
+    card = next((card for card in datasets.cards() if card["task"] == task), None)
+    if card is None:
+        return b""
+    files = [datasets.folder / card["digest"] / name for name in (TRAIN_FILE, HELDOUT_FILE)]
+    lines = [line for path in files for line in path.read_bytes().splitlines(keepends=True)]
+    return b"".join(lines[:rows_max])
 
 
 async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:

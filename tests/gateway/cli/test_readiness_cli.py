@@ -115,5 +115,16 @@ async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(
     said = await ok(apprentice, "readiness", str(rows), "--task", "returns", "--tuning-usd", "3")
     assert said.out.startswith("Not yet. Not enough is known.")
     assert "It has paid after 0.4 months" in said.out
+    folder = gateway.services.settings.dataset_folder / ("ab" * 32)
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps({"task": "returns", "digest": folder.name}))
+    for name, count in (("train", 120), ("heldout", 40)):
+        tuning = [
+            {"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["expected"]}]}
+            for row in rows_of(count, seed=count)
+        ]
+        write(folder / f"{name}.jsonl", tuning)
+    said = await ok(apprentice, "readiness", "returns", "--tuning-usd", "3", "--json")
+    assert said.json["facts"]["rows"] == 160
     said = await apprentice("readiness", "refunds")
     assert "The configuration has no task 'refunds'" in said.err
