@@ -209,9 +209,8 @@ def _tell(api: Api, answer: dict[str, Any], plot: Path | None) -> None:
         text = f"The training {answer['id']} of {answer['task']} is {answer['status']}. {answer['note']}"
         raise WatchFailed(text.strip())
     result, metrics, prepared = answer["result"], answer["result"].get("metrics") or {}, answer["progress"]["prepared"]
-    lines = [
-        f"{answer['version']} is trained and registered: {result['reason']}, the best at step {result['best_step']}."
-    ]
+    best = f": {result['reason']}, and step {result['best_step']} was the best" if result else ""
+    lines = [f"{answer['version']} is trained and registered{best}."]
     if metrics:
         lines.append(
             f"Held out: {100 * metrics['heldout_right']:.1f} % right as a whole, loss {metrics['heldout_loss']:.3g}."

@@ -5,11 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from gateway.configuration.sections import Section
 
 RunnerName = Literal["local", "kubernetes", "ray", "webhook"]
+
+
+class KubernetesSettings(Section):
+    """Where Jobs are made."""
+
+    template_file: Path | None = Field(None, description="Job that trains, as YAML (k8s/training/job.yaml).")
+    api_url: str = Field("https://kubernetes.default.svc", pattern="^https?://", description="The API server.")
+    account_folder: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Folder with `token`, `ca.crt` and `namespace` of the service account.",
+    )
 
 
 class TrainingSettings(Section):
@@ -24,4 +35,14 @@ class TrainingSettings(Section):
     silence_seconds_max: float = Field(
         3600.0, gt=0, le=86_400, description="Longest time without progress; then the training has failed."
     )
+    reached_at: str | None = Field(
+        None, pattern=r"^https?://[^/]+$", description="Address of this gateway for trainers elsewhere."
+    )
+    remote_base: str | None = Field(
+        None, max_length=1000, description="The base model's folder where trainings elsewhere run; unset: as here."
+    )
+    kubernetes: KubernetesSettings = KubernetesSettings()
+    ray_url: str | None = Field(None, pattern="^https?://", description="Address of Ray's job API.")
+    webhook_url: str | None = Field(None, pattern="^https?://", description="Receiver of trainings as JSON.")
+    webhook_key: SecretStr | None = Field(None, description="Key of its signature, as monitor.webhook_key.")
     rehearsal_share: float = Field(0.0, ge=0, le=0.9, description="Share of older rows in a training, unless it says.")

@@ -66,6 +66,7 @@ WRITE_BYTES = 1 << 20
 PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/state/adapters"})
 DATA_PATHS = frozenset({"/admin/v1/evaluations", "/admin/v1/readiness", "/admin/v1/datasets/files"})
 """Their bodies are data sets (data_body.py)."""
+RESULT_PATH = re.compile(r"/v1/trainings/[^/]+/result")
 PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
@@ -77,7 +78,7 @@ def is_upload(scope: Scope) -> bool:
         return False
     if scope["method"] == "POST" and scope["path"] in DATA_PATHS:
         return True
-    adapter = scope["method"] == "POST" and scope["path"] in PATHS
+    adapter = scope["method"] == "POST" and (scope["path"] in PATHS or RESULT_PATH.fullmatch(scope["path"]))
     if not adapter and not (scope["method"] == "PUT" and PROMPTS_PATH.fullmatch(scope["path"])):
         return False
     kind: bytes = dict(scope["headers"]).get(b"content-type", b"")

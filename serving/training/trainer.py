@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 TRAINER = Path(__file__).with_name("lora_trainer.py")
+REMOTE_TRAINER = TRAINER.with_name("remote_trainer.py")
 KILLED = frozenset({-9, 137})
 """Exit codes of a process that was killed, as by a kernel that is short of memory."""
 

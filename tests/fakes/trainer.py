@@ -43,10 +43,11 @@ def main(plan_file: str) -> None:
         sys.stdin.buffer.read()
         os._exit(3)
 
-    threading.Thread(target=end_with_input, daemon=True).start()
-    _, script, folder_name, follows = sys.argv[-4:]
+    words = [word for word in sys.argv[1:] if word not in ("-P", "--follow-input")]
+    script, folder_name = words
     assert script.endswith("lora_trainer.py")
-    assert follows == "--follow-input"
+    if "--follow-input" in sys.argv:
+        threading.Thread(target=end_with_input, daemon=True).start()
     folder, plan_path = Path(folder_name), Path(plan_file)
     job = json.loads((folder / "job.json").read_text())
     plan = json.loads(plan_path.read_text()) if plan_path.is_file() else {}

@@ -8,8 +8,6 @@ and age go by Redis's clock, since those of two gateways need not agree.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 from typing import Any
 
@@ -17,6 +15,7 @@ import httpx
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.background.webhook_signature import SIGNATURE, signature_of
 from gateway.configuration.monitor import MonitorSettings
 from gateway.state.outbox import Outbox, WaitingEntry, Write
 from gateway.state.redis import redis_time
@@ -31,7 +30,6 @@ BACKOFF_SECONDS = 2.0
 BACKOFF_SECONDS_MAX = 600.0
 TRIES_COUNTED_MAX = 20
 """More tries than these wait no longer."""
-SIGNATURE = "x-apprentice-signature"
 REFUSES_CONTENT = frozenset({400, 409, 413, 415, 422})
 """Answers that speak of a message. All others speak of the receiver, of who sends, or of the way, and pass for the next
 message as for this one."""
@@ -140,8 +138,3 @@ class Webhooks:
             return f"{type(error).__name__}: {error}", False
         refused = None if answer.is_success else f"it answered {answer.status_code}"
         return refused, answer.status_code in REFUSES_CONTENT
-
-
-def signature_of(key: str, body: bytes) -> str:
-    """The body's signature: `sha256=` and its HMAC-SHA256 in hexadecimal digits."""
-    return f"sha256={hmac.new(key.encode(), body, hashlib.sha256).hexdigest()}"

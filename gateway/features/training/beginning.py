@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.configuration.training import RunnerName
 from gateway.errors import Problem
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.store import Training, id_of
@@ -35,8 +36,7 @@ async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher:
     if begin is not None and begin.pool != pool:
         raise Problem("invalid_value", f"{begin.name} is of the pool {begin.pool}: train for that one.", "begin")
     runner = asked["runner"] or services.settings.training.runner
-    if runner == "local":
-        await _see_that_it_can_run_here(trainings)
+    await _see_that_it_can_run(trainings, runner)
     digest = await asyncio.to_thread(_digest_of, trainings, str(asked["data"]), task)
     parameters = dict(asked["parameters"])
     rank = parameters["rank"] or (begin.rank if begin is not None else RANK)
@@ -56,7 +56,7 @@ async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher:
         pool=pool,
         data=digest,
         runner=runner,
-        place=trainings.place if runner == "local" else "",
+        place=trainings.place,
         parameters=parameters,
         manifest=manifest,
         begin=asked["begin"],
@@ -88,14 +88,20 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
     return training, before is not None
 
 
-async def _see_that_it_can_run_here(trainings: Trainings) -> None:
+async def _see_that_it_can_run(trainings: Trainings, runner: RunnerName) -> None:
     """Raises Problem (409)."""
-    python = trainings.services.settings.training.python
-    if python is None:
+    settings = trainings.services.settings.training
+    if runner != "local":
+        needed = {"kubernetes": settings.kubernetes.template_file, "ray": settings.ray_url}
+        key = {"kubernetes": "kubernetes.template_file", "ray": "ray_url"}.get(runner, "webhook_url")
+        if needed.get(runner, settings.webhook_url) is None or settings.reached_at is None:
+            text = f"Nothing is set for the runner {runner}: set training.{key} and training.reached_at."
+            raise Problem("state_conflict", text, "runner")
+    elif settings.python is None:
         text = "No environment here can train: set training.python to one with torch, transformers and peft, "
         raise Problem("state_conflict", f"{text}or name a runner.", "runner")
-    if not await asyncio.to_thread(python.is_file):
-        raise Problem("state_conflict", f"There is no {python} (training.python).", "runner")
+    elif not await asyncio.to_thread(settings.python.is_file):
+        raise Problem("state_conflict", f"There is no {settings.python} (training.python).", "runner")
 
 
 def _version_to_begin(versions: Mapping[str, Version], task: str, name: str | None) -> Version | None:

@@ -6,9 +6,10 @@ from gateway.feature import Feature, Features
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.releases.releases import Releases
 from gateway.features.retraining.retraining import RetrainingRequests
-from gateway.features.training import endpoints
+from gateway.features.training import endpoints, trainer_endpoints
 from gateway.features.training.following import keep_following
 from gateway.features.training.local_run import keep_training
+from gateway.features.training.remote_run import keep_following_remote
 from gateway.features.training.store import TrainingStore
 from gateway.features.training.trainings import FOLDER_NAME, Trainings, ensure_place
 from gateway.services import Services
@@ -26,4 +27,13 @@ def _open(services: Services, features: Features) -> Trainings:
     )
 
 
-TRAINING = Feature(Trainings, _open, (endpoints.router,), {"train": keep_training, "follow_retraining": keep_following})
+TRAINING = Feature(
+    Trainings,
+    _open,
+    (endpoints.router, trainer_endpoints.router),
+    {
+        "train": keep_training,
+        "follow_remote_trainings": keep_following_remote,
+        "follow_retraining": keep_following,
+    },
+)

@@ -104,6 +104,7 @@ class TrainingStore:
         return {
             "started": told.get("started"),
             "prepared": told.get("prepared"),
+            "ended": told.get("ended"),
             "step": last.get("step", 0),
             "loss": last.get("loss"),
             "seconds_each": last.get("seconds_each"),

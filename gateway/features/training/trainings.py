@@ -44,6 +44,14 @@ class Trainings:
         """The folder of all local trainings."""
         return self.services.settings.data_folder.absolute() / FOLDER_NAME
 
+    def runs_here(self, training: Training) -> bool:
+        """Whether a training runs on this machine, rather than elsewhere with its files here."""
+        return training.place == self.place and training.runner == "local" and training.status == "running"
+
+    def runs_elsewhere(self, training: Training) -> bool:
+        """Whether a training that runs elsewhere has its files here."""
+        return training.place == self.place and training.runner != "local" and training.status == "running"
+
     def find_files(self, digest: str) -> TrainingFiles | None:
         """The files of a data set, or of rows that were sent; None where there are none of this digest."""
         folder = self.datasets.find(digest)

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.background.webhook_signature import signature_of
 from gateway.configuration.monitor import MonitorSettings
 from gateway.features.quality import webhooks
-from gateway.features.quality.webhooks import WaitingMessage, Webhooks, signature_of
+from gateway.features.quality.webhooks import WaitingMessage, Webhooks
 from monitoring.metrics import Meters
 
 KEY = "apprentice:webhooks"

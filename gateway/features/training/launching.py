@@ -1,0 +1,187 @@
+"""Trainings that run elsewhere are launched here: a Job of Kubernetes, a job of Ray, or a message to a webhook.
+
+Each is named after its training, so that a second launch finds the first one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import yaml
+
+from gateway.background.webhook_signature import SIGNATURE, signature_of
+from gateway.features.training.ending import TrainingFault
+from gateway.features.training.store import Training
+from gateway.features.training.trainer_keys import key_of
+from gateway.features.training.trainings import Trainings
+
+TIMEOUT_SECONDS = 30.0
+URL_VARIABLE, TOKEN_VARIABLE = "TRAINING_URL", "TRAINING_TOKEN"
+BOOTSTRAP = (
+    "import os, runpy, sys, urllib.request as u; "
+    "r = u.Request(os.environ['TRAINING_URL'] + '/files/remote_trainer.py', "
+    "headers={'Authorization': 'Bearer ' + os.environ['TRAINING_TOKEN']}); "
+    "open('remote_trainer.py', 'wb').write(u.urlopen(r).read()); "
+    "runpy.run_path('remote_trainer.py', run_name='__main__')"
+)
+"""The Python that fetches the trainer from the gateway, and runs it."""
+
+
+def url_of(trainings: Trainings, training: Training) -> str:
+    """The address at which its trainer finds the training."""
+    return f"{trainings.services.settings.training.reached_at}/v1/trainings/{training.id}"
+
+
+def name_of(training: Training) -> str:
+    """The name of its job elsewhere: one that is begun again gets another."""
+    return f"apprentice-training-{training.id}-{int(training.begun_at)}"
+
+
+async def launch(trainings: Trainings, training: Training) -> None:
+    """Have a training run elsewhere; nothing where it does already. Raises TrainingFault."""
+    try:
+        match training.runner:
+            case "kubernetes":
+                await _make_job(trainings, training)
+            case "ray":
+                await _submit_to_ray(trainings, training)
+            case _:
+                await _tell_webhook(trainings, training)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError) as error:
+        raise TrainingFault(f"The runner {training.runner} can't be reached: {error}. Run the command again.") from None
+
+
+async def find_end(trainings: Trainings, training: Training) -> str | None:
+    """The reason why its job elsewhere has ended, where that can be told; None while it may go on."""
+    try:
+        match training.runner:
+            case "kubernetes":
+                return await _job_end(trainings, training)
+            case "ray":
+                return await _ray_end(trainings, training)
+            case _:
+                return None
+    except (httpx.HTTPError, OSError, ssl.SSLError):
+        return None  # it is looked at again
+
+
+async def _tell_webhook(trainings: Trainings, training: Training) -> None:
+    settings = trainings.services.settings.training
+    message = {
+        "id": name_of(training),
+        "training": training.id,
+        "task": training.task,
+        "data": training.data,
+        "begin": training.begin,
+        "parameters": training.parameters,
+        "url": url_of(trainings, training),
+        "token": key_of(trainings, training),
+    }
+    body = msgspec.json.encode(message)
+    headers = {"Content-Type": "application/json"}
+    if settings.webhook_key is not None:
+        headers[SIGNATURE] = signature_of(settings.webhook_key.get_secret_value(), body)
+    answer = await trainings.services.http.post(
+        settings.webhook_url or "", content=body, headers=headers, timeout=TIMEOUT_SECONDS
+    )
+    _see_that_it_was_taken(training, answer)
+
+
+async def _submit_to_ray(trainings: Trainings, training: Training) -> None:
+    variables = {URL_VARIABLE: url_of(trainings, training), TOKEN_VARIABLE: key_of(trainings, training)}
+    name = name_of(training)
+    job = {
+        "submission_id": name,
+        "entrypoint": f'python -c "{BOOTSTRAP}" {name}',
+        "runtime_env": {"env_vars": variables},
+        "metadata": {"training": training.id},
+    }
+    url = f"{trainings.services.settings.training.ray_url}/api/jobs/"
+    answer = await trainings.services.http.post(url, json=job, timeout=TIMEOUT_SECONDS)
+    if not (answer.is_error and "already" in answer.text):
+        _see_that_it_was_taken(training, answer)
+
+
+async def _ray_end(trainings: Trainings, training: Training) -> str | None:
+    url = f"{trainings.services.settings.training.ray_url}/api/jobs/{name_of(training)}"
+    answer = await trainings.services.http.get(url, timeout=TIMEOUT_SECONDS)
+    told: dict[str, Any] = answer.json() if answer.is_success else {}
+    return f"Ray's job {told['status'].lower()}: {told.get('message')}" if _is_over(told.get("status")) else None
+
+
+def _is_over(status: str | None) -> bool:
+    return status in ("FAILED", "STOPPED", "SUCCEEDED")
+
+
+async def _make_job(trainings: Trainings, training: Training) -> None:
+    settings = trainings.services.settings.training.kubernetes
+    template = await asyncio.to_thread(_read_template, settings.template_file)
+    variables = {URL_VARIABLE: url_of(trainings, training), TOKEN_VARIABLE: key_of(trainings, training)}
+    job = fill_template(template, name_of(training), training, variables)
+    answer = await _ask_kubernetes(trainings, "POST", "", job)
+    if answer.status_code != httpx.codes.CONFLICT:  # else it is there already
+        _see_that_it_was_taken(training, answer)
+
+
+def fill_template(template: dict[str, Any], name: str, training: Training, variables: dict[str, str]) -> dict[str, Any]:
+    """The Job of a training, made from its template: its name, labels, and what its containers must know.
+
+    Raises TrainingFault for a template that is no Job.
+    """
+    try:
+        metadata = {**template.get("metadata", {}), "name": name}
+        labels = {**metadata.get("labels", {}), "apprentice/training": training.id, "apprentice/task": training.task}
+        spec = template["spec"]
+        pod = spec["template"]["spec"]
+        told = [{"name": key, "value": value} for key, value in variables.items()]
+        containers = [{**each, "env": [*each.get("env", ()), *told]} for each in pod["containers"]]
+        filled = {**spec["template"], "spec": {**pod, "containers": containers}}
+        return {**template, "metadata": {**metadata, "labels": labels}, "spec": {**spec, "template": filled}}
+    except (KeyError, TypeError, AttributeError):
+        raise TrainingFault("training.kubernetes.template_file is no Job: see k8s/training/job.yaml.") from None
+
+
+async def _job_end(trainings: Trainings, training: Training) -> str | None:
+    answer = await _ask_kubernetes(trainings, "GET", f"/{name_of(training)}")
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return "Its Job in Kubernetes is gone."
+    status = answer.json().get("status", {}) if answer.is_success else {}
+    ended = [each for each in status.get("conditions", ()) if each.get("status") == "True"]
+    failed = next((each for each in ended if each["type"] == "Failed"), None)
+    if failed is not None:
+        return f"Its Job failed ({failed.get('reason')}: {failed.get('message')}): see the logs of its pod."
+    return "Its Job is complete, and sent no adapter: see the logs of its pod." if ended else None
+
+
+async def _ask_kubernetes(trainings: Trainings, method: str, path: str, body: Any = None) -> httpx.Response:
+    settings = trainings.services.settings.training.kubernetes
+    token, namespace, trust = await asyncio.to_thread(_read_account, settings.account_folder)
+    url = f"{settings.api_url}/apis/batch/v1/namespaces/{namespace}/jobs{path}"
+    async with httpx.AsyncClient(verify=trust, trust_env=False, timeout=TIMEOUT_SECONDS) as http:
+        return await http.request(method, url, json=body, headers={"Authorization": f"Bearer {token}"})
+
+
+def _read_account(folder: Path) -> tuple[str, str, ssl.SSLContext]:
+    """The token, the namespace and the trust of the service account. Raises OSError."""
+    token, namespace = ((folder / name).read_text(encoding="ascii").strip() for name in ("token", "namespace"))
+    return token, namespace, ssl.create_default_context(cafile=folder / "ca.crt")
+
+
+def _read_template(path: Path | None) -> dict[str, Any]:
+    """Raises TrainingFault, OSError."""
+    try:
+        template = yaml.safe_load((path or Path()).read_bytes())
+    except yaml.YAMLError as error:
+        raise TrainingFault(f"{path} is no YAML: {error}") from None
+    return template if isinstance(template, dict) else {}
+
+
+def _see_that_it_was_taken(training: Training, answer: httpx.Response) -> None:
+    if not answer.is_success:
+        text = f"The runner {training.runner} refused the training ({answer.status_code}): {answer.text[:500]}"
+        raise TrainingFault(text)

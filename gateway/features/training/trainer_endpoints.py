@@ -1,0 +1,122 @@
+"""The table URL → function for trainers elsewhere: they fetch a training's files, tell how far it is, and send the
+adapter. The key of a training opens this one alone, as long as it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import FileResponse
+from pydantic import ConfigDict, Field
+
+from gateway.access import Body, Identified
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.training.ending import TrainingFault, end_training, enter_result
+from gateway.features.training.store import Training
+from gateway.features.training.trainer_keys import parts_of
+from gateway.features.training.training_run import JOB_FILE
+from gateway.features.training.trainings import Trainings
+from gateway.openapi_parts import BYTES, FORM_ERRORS, as_form, with_answer, with_body, with_errors
+from monitoring.training.preparation import HELDOUT_FILE, ROWS_FILE
+from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from serving.training.trainer import REMOTE_TRAINER, TRAINER
+
+TRAINER_ERRORS = ("not_found", "role_required", "state_conflict")
+PREPARED = (JOB_FILE, ROWS_FILE, HELDOUT_FILE)
+FileName = Literal[
+    "job.json",
+    "rows.jsonl",
+    "heldout.jsonl",
+    "lora_trainer.py",
+    "remote_trainer.py",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+]
+router = APIRouter(prefix="/v1", tags=["callers"])
+
+
+class TrainerMessage(Body):
+    """What a trainer tells; docs/guides/train.md has the kinds."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Literal["started", "step", "heldout", "ended", "failed"]
+    step: int = Field(0, ge=0, le=10_000_000)
+    loss: float = 0.0
+    right: float = 0.0
+    text: str = Field("", max_length=2000)
+
+
+async def training_of(request: Request, training: str, caller: Identified) -> Training:
+    """The training whose key the request has. Raises Problem (403; 404; 409 where it runs no more)."""
+    trainings = feature_of(request, Trainings)
+    found, _ = await trainings.store.get(training) if training.isalnum() and len(training) <= 64 else (None, 0)
+    if found is None:
+        raise Problem("not_found", f"There is no training {training[:80]!r}, or no more.")
+    if caller.public != parts_of(trainings, found)[0]:
+        raise Problem("role_required", "This address is for the trainer of this training alone.")
+    if found.status != "running":
+        raise Problem("state_conflict", f"The training is {found.status}: nothing is taken of it any more.")
+    return found
+
+
+Trained = Annotated[Training, Depends(training_of)]
+
+
+@router.get(
+    "/trainings/{training}/files/{name}",
+    responses=with_errors(*TRAINER_ERRORS) | with_answer(200, "The file.", {"application/octet-stream": {}}),
+    response_class=FileResponse,
+)
+async def read_file(request: Request, name: FileName, training: Trained) -> FileResponse:
+    """A file of a training: its options, its rows, the trainer, or the adapter that it begins from."""
+    trainings = feature_of(request, Trainings)
+    path = _path(trainings, training, name)
+    if not await asyncio.to_thread(path.is_file):
+        raise Problem("state_conflict", f"{name} is not here: another gateway has it, or it is not ready. Try again.")
+    return FileResponse(path)
+
+
+@router.post("/trainings/{training}/messages", responses=with_errors(*TRAINER_ERRORS))
+async def take_message(request: Request, message: TrainerMessage, training: Trained) -> dict[str, Any]:
+    """Take what a trainer tells of its training; `failed` ends it."""
+    trainings = feature_of(request, Trainings)
+    if message.kind == "failed":
+        await end_training(trainings, training, "failed", message.text or "Its trainer failed.")
+    else:
+        await trainings.store.note_progress(training.id, message.model_dump(exclude_unset=True))
+    return {"training": training.id}
+
+
+@router.post(
+    "/trainings/{training}/result",
+    responses=with_errors(*TRAINER_ERRORS, "stale_generation", *FORM_ERRORS),
+    openapi_extra=with_body(as_form({CONFIG_FILE: BYTES, WEIGHTS_FILE: BYTES}, [CONFIG_FILE, WEIGHTS_FILE])),
+)
+async def take_result(request: Request, training: Trained) -> dict[str, Any]:
+    """Take the trained adapter, verify it and register it as a push would."""
+    trainings = feature_of(request, Trainings)
+    uploads = trainings.services.adapters.uploads
+    async with uploads.receive(request, (CONFIG_FILE, WEIGHTS_FILE), ()) as upload:
+        ended = (await trainings.store.progress(training.id))["ended"] or {}
+        try:
+            await enter_result(trainings, training, upload.folder, ended)
+        except TrainingFault as fault:
+            raise Problem("adapter_rejected", str(fault)) from None
+    after, _ = await trainings.store.get(training.id)
+    return {"training": training.id, "version": None if after is None else after.version}
+
+
+def _path(trainings: Trainings, training: Training, name: FileName) -> Path:
+    """Raises Problem (409)."""
+    if name in (TRAINER.name, REMOTE_TRAINER.name):
+        return TRAINER.with_name(name)
+    if name in PREPARED:
+        return trainings.folder_of(training) / name
+    begin = trainings.services.snapshot.current.versions.get(training.begin or "")
+    if begin is None:
+        raise Problem("state_conflict", "The training begins with a fresh adapter: it has no such file.")
+    return trainings.services.adapters.store.path(begin.digest) / name

@@ -1,0 +1,53 @@
+"""The key of a trainer elsewhere: a caller's key without a model, which opens one training as long as it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from gateway.callers import PUBLIC_LENGTH, Caller, digest_of, whole_key
+from gateway.features.training.store import Training
+from gateway.features.training.trainings import Trainings
+from gateway.state.audited_step import AuditedStep
+from gateway.state.redis import redis_time
+from serving.object_store import Change
+
+KEPT_SECONDS = 30 * 86_400.0
+"""A key that a killed gateway has left is of no use after that."""
+
+
+def parts_of(trainings: Trainings, training: Training) -> tuple[str, str]:
+    """The public part and the secret of its key. Whoever launches it again makes the same ones."""
+    named = f"training:{training.id}:{training.begun_at!r}".encode()
+    made = hmac.new(trainings.services.digest_secret, named, hashlib.sha512).hexdigest()
+    return made[:PUBLIC_LENGTH], made[PUBLIC_LENGTH:]
+
+
+def key_of(trainings: Trainings, training: Training) -> str:
+    """Its key, as its trainer sends it."""
+    return whole_key(*parts_of(trainings, training))
+
+
+async def admit_trainer(trainings: Trainings, training: Training) -> None:
+    """Have the key known; nothing where it is already. Raises Stale and RedisError."""
+    services, (public, secret) = trainings.services, parts_of(trainings, training)
+    callers = services.objects.callers
+    if await callers.get(public) is not None:
+        return
+    expires_at = await redis_time(services.redis) + KEPT_SECONDS
+    caller = Caller(public, f"training {training.id}", "caller", digest_of(secret), frozenset(), expires_at)
+    step = AuditedStep(services.redis, services.audit, "system")
+    step.note("caller.make", public, after={"name": caller.name, "role": caller.role, "models": []})
+    await step.take([Change(callers, public, caller.to_json(), await callers.generation(public))])
+    await services.snapshot.refresh()
+
+
+async def dismiss_trainer(trainings: Trainings, training: Training) -> None:
+    """Have the key known no more. Raises RedisError."""
+    services, (public, _) = trainings.services, parts_of(trainings, training)
+    if await services.objects.callers.get(public) is None:
+        return
+    step = AuditedStep(services.redis, services.audit, "system")
+    step.note("caller.delete", public, before={"name": f"training {training.id}"})
+    await step.take([Change(services.objects.callers, public, None)])
+    await services.snapshot.refresh()

@@ -1,0 +1,134 @@
+"""One training under way, wherever it runs: its files are prepared here, and somebody may stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from abc import ABC, abstractmethod
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.background.child_process import child, hear
+from gateway.features.training.ending import TrainingFault, end_training
+from gateway.features.training.store import Training
+from gateway.features.training.trainings import Trainings
+from monitoring.training.preparation import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
+
+log = logging.getLogger(__name__)
+LOOK_INTERVAL_SECONDS = 0.5
+OLDER_MAX = 5
+"""Data sets of earlier trainings whose rows are rehearsed."""
+JOB_FILE = "job.json"
+PREPARATION = (sys.executable, "-P", "-m", "monitoring.training.preparation")
+OWN = frozenset({"heldout_share", "rehearsal_share"})
+"""Parameters that the preparation takes, not the trainer."""
+
+
+class TrainingRun(ABC):
+    """One training under way."""
+
+    def __init__(self, trainings: Trainings, training: Training) -> None:
+        self._trainings = trainings
+        self._training = training
+        self._folder = trainings.folder_of(training)
+
+    async def run_to_end(self) -> None:
+        """Train and register, or note why not. Returns early where somebody ends it. Raises RedisError."""
+        tasks = working, stopped = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._until_stopped())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                stopped.result()
+                return
+            working.result()
+        except TrainingFault as fault:
+            await self._fail(str(fault))
+        except RedisError:
+            raise
+        except OSError as error:
+            await self._fail(f"The folder of the training can't be used: {error.strerror or error}.")
+        except Exception:
+            log.exception("the training %s failed", self._training.id)
+            await self._fail("A fault of the gateway, which is in its log.")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fail(self, note: str) -> None:
+        log.error("the training %s of %s failed: %s", self._training.id, self._training.task, note)
+        await end_training(self._trainings, self._training, "failed", note)
+
+    async def _work(self) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if not (self._folder / ROWS_FILE).is_file():
+            await self._prepare()
+        written = msgspec.json.encode(self.job())
+        await asyncio.to_thread((self._folder / JOB_FILE).write_bytes, written)
+        await self.train()
+
+    @abstractmethod
+    async def train(self) -> None:
+        """Have it trained and its adapter registered. Raises TrainingFault, OSError and RedisError."""
+
+    @abstractmethod
+    def job(self) -> dict[str, Any]:
+        """The trainer's options."""
+
+    async def _until_stopped(self) -> None:
+        """Returns once it is to be run no more."""
+        now: Training | None = self._training
+        while now is not None and now.status == "running" and now.begun_at == self._training.begun_at:
+            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+            now, _ = await self._trainings.store.get(self._training.id)
+
+    async def _prepare(self) -> None:
+        """Write the files of rows. Raises TrainingFault."""
+        trainings, training = self._trainings, self._training
+        files = await asyncio.to_thread(trainings.find_files, training.data)
+        if files is None:
+            raise TrainingFault(f"There is no data set {training.data} any more: build it, or send the file again.")
+        parameters, limits = training.parameters, trainings.services.settings.datasets
+        job = PreparationJob(
+            folder=str(self._folder),
+            train=str(files.train),
+            heldout=str(files.heldout or ""),
+            older=await self._older() if parameters["rehearsal_share"] else [],
+            heldout_share=parameters["heldout_share"],
+            rehearsal_share=parameters["rehearsal_share"],
+            seed=parameters["seed"],
+            rows_max=limits.rows_max,
+            bytes_max=limits.file_bytes_max,
+            row_bytes_max=trainings.services.settings.evaluation.row_bytes_max,
+        )
+        async with child(PREPARATION) as process:
+            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
+        if code != 0:
+            raise TrainingFault(f"The process that prepares the rows ended with exit code {code}: see the log.")
+        prepared = msgspec.json.decode(output, type=Preparation)
+        if prepared.error:
+            raise TrainingFault(prepared.error)
+        await trainings.store.note_progress(training.id, {"kind": "prepared", **msgspec.to_builtins(prepared)})
+
+    async def _older(self) -> list[str]:
+        """Files of the data of earlier trainings of the task, the newest first."""
+        trainings, training = self._trainings, self._training
+        earlier = [
+            each.data
+            for each in await trainings.store.all()
+            if each.task == training.task and each.status == "done" and each.data != training.data
+        ]
+        digests = list(dict.fromkeys(earlier))[:OLDER_MAX]
+        found = [await asyncio.to_thread(trainings.find_files, digest) for digest in digests]
+        return [str(files.train) for files in found if files is not None]
+
+    def shared_job(self) -> dict[str, Any]:
+        """The options that hold wherever it runs."""
+        parameters = {name: value for name, value in self._training.parameters.items() if name not in OWN}
+        pool = self._trainings.services.settings.pools[self._training.pool]
+        base = "" if pool.base_folder is None else str(pool.base_folder.absolute())
+        files = {"rows": ROWS_FILE, "heldout": HELDOUT_FILE}
+        return {**parameters, **files, "base": base, "base_name": pool.base_model}

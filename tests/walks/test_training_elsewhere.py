@@ -1,0 +1,90 @@
+"""Trainings that run elsewhere: launched once, told over HTTP, and their adapters registered as a push would be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.fakes.certificates import Authority
+from tests.fakes.ports import free_port
+from tests.fakes.trainer import write_trainer
+from tests.fakes.training_runner import TrainingRunner, run_elsewhere
+from tests.waiting import until
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import run_gateway
+from tests.walks.test_training import PATH, begin, data, ended, send
+
+JOB = Path(__file__).parents[2] / "k8s" / "training" / "job.yaml"
+RUNNERS = ("webhook", "kubernetes", "ray")
+
+
+def settings_of(url: str, port: int, folder: Path) -> dict[str, Any]:
+    account = folder / "account"
+    account.mkdir()
+    (account / "token").write_text("a-token")
+    (account / "namespace").write_text("apprentice")
+    (account / "ca.crt").write_bytes(Authority(folder).ca.read_bytes())
+    kubernetes = {"template_file": JOB, "api_url": url, "account_folder": account}
+    reached_at = f"http://127.0.0.1:{port}"
+    return {"reached_at": reached_at, "kubernetes": kubernetes, "ray_url": url, "webhook_url": f"{url}/hook"}
+
+
+async def test_each_runner_trains_once_and_its_adapter_is_registered(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    trainer, _ = write_trainer(tmp_path)
+    port = free_port()
+    with run_elsewhere(tmp_path, trainer) as (url, runner):
+        configuration = configure(training=settings_of(url, port, tmp_path), listen={"port": port})
+        async with run_gateway(configuration) as running, running.http() as http:
+            await running.place(make_adapter(1))
+            digest = await send(http, data())
+            for seed, name in enumerate(RUNNERS):
+                parameters = {"steps": 4, "evaluate_every": 2, "seed": seed}
+                begun = await begin(http, digest, runner=name, begin="returns@v1", parameters=parameters)
+                told = await ended(http, begun["id"])
+                assert (told["status"], told["version"]) == ("done", f"returns@v{seed + 2}"), told["note"]
+                assert (told["progress"]["step"], told["result"]["metrics"]["heldout_right"]) == (4, 0.5)
+            assert [path.split("/")[1] for path, _ in runner.asked] == ["hook", "apis", "api"]
+            provenance = (await http.get("/admin/v1/adapters/returns@v4")).json()["manifest"]["provenance"]
+            assert (provenance["begun_from"], provenance["framework"]) == ("returns@v1", "fake 1")
+
+
+async def test_failed_or_stopped_trainer_leaves_no_version_and_its_key_opens_no_more(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    trainer, plan = write_trainer(tmp_path)
+    port = free_port()
+    with run_elsewhere(tmp_path, trainer) as (url, runner):
+        configuration = configure(training=settings_of(url, port, tmp_path), listen={"port": port})
+        async with run_gateway(configuration) as running, running.http() as http:
+            await running.place(make_adapter(1))
+            digest = await send(http, data())
+            plan.write_text('{"fail": "Halve --batch."}')
+            failed = await ended(http, (await begin(http, digest, runner="webhook"))["id"])
+            assert (failed["status"], failed["note"]) == ("failed", "Halve --batch.")
+            plan.write_text('{"wait_at": 2}')
+            name = (await begin(http, digest, status=200, runner="webhook"))["id"]
+            await until(lambda: len(runner.asked) == 2)
+            assert (await http.delete(f"{PATH}/{name}")).json()["status"] == "cancelled"
+            await until(lambda: _refused(running.url, runner, name))
+            async with running.http(key="") as nobody:
+                assert (await nobody.get(f"/v1/trainings/{name}/files/rows.jsonl")).status_code == 401
+            assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
+
+
+async def _refused(url: str, runner: TrainingRunner, name: str) -> bool:
+    headers = {"Authorization": f"Bearer {runner.asked[-1][1]['token']}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+        answer = await http.post(f"/v1/trainings/{name}/messages", json={"kind": "step", "step": 3, "loss": 0.1})
+        return answer.status_code == 401
+
+
+def test_template_of_the_job_is_a_job_of_the_api(tmp_path: Path) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    template = yaml.safe_load(JOB.read_text())
+    kubernetes_validate.validate(template, "1.37", strict=True)
