@@ -321,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = options(
         "gate",
         "The gate on versions with planted faults: what passes, what is caught. --seed sets splits and every draw.",
-        full="10 splits, 400 draws of each version: 10 minutes of CPU time",
+        full="10 splits, 400 draws of each version: 7 minutes of CPU time",
     )
     parser.add_argument("--data", type=Path, default=DATA, help=f"{LAYOUT} (default: those that are shipped)")
     parser.add_argument("--set", choices=sorted(SETS), default="banking77", help="which data set (default banking77)")

@@ -6,7 +6,15 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.store import ALL_KEY, LOGPROBS_EVALUATIONS, Evaluation, EvaluationStore, Model, ended
+from gateway.features.evaluations.store import (
+    ALL_KEY,
+    LOGPROBS_EVALUATIONS,
+    ROOT,
+    Evaluation,
+    EvaluationStore,
+    Model,
+    ended,
+)
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
 from monitoring.evaluation.arms import EvaluationArm
@@ -92,6 +100,16 @@ async def test_logprobs_are_kept_to_seven_digits_and_of_the_newest_evaluations_a
     assert await store.logprobs(evaluation("e0"), "adapter", 1, 1) == [[]]
     assert await store.logprobs(evaluation("e1"), "adapter", 1, 1) == [LOGPROBS]
     assert len((await store.results(evaluation("e0"), 1, 1))["adapter"]) == 1
+
+
+async def test_an_evaluation_that_an_earlier_release_began_goes_on(store: EvaluationStore, redis: Redis) -> None:
+    one = await begun(store, evaluation())
+    earlier = msgspec.to_builtins(one) | {"arms": ["adapter", "against"], "against": "returns@v0"}
+    await redis.set(f"{ROOT}{one.id}", msgspec.json.encode(earlier))
+    read = await store.next()
+    assert read is not None
+    assert {name: arm.version for name, arm in read.arms.items()} == {"adapter": "returns@v1", "against": "returns@v0"}
+    assert await store.move(read, ended(read, "cancelled"), None, None), "it can be ended"
 
 
 async def test_all_that_have_expired_leave_the_list_not_only_the_newest(store: EvaluationStore, redis: Redis) -> None:
