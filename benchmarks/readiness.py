@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "readiness",
         "The extrapolation of a learning curve from a part of the examples to all: error, coverage of its interval. "
         "--seed is the first seed of the splits.",
-        full="20 seeds of five sets: 15 minutes of CPU time",
+        full="20 seeds of five sets: about 10 minutes of CPU time",
     )
     parser.add_argument("--data", type=Path, default=DATA, help=f"{LAYOUT} (default: those that are shipped)")
     parser.add_argument("--file", type=Path, help="a set of your own instead: JSON lines with text and label")
