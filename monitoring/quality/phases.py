@@ -98,12 +98,12 @@ def _judged(phase: Phase, verdict: Verdict) -> Phase:
 def make_table() -> str:
     """The table of `next_phase` as Markdown: a row for each phase, a column for each event."""
     heads = ["Phase", "Verdict that holds", *[_name_of(event) for event in EVENTS]]
-    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
+    lines = ["|".join(heads), "|".join(["---"] * len(heads))]
     for phase in PHASES:
         after = [next_phase(phase, event) for event in EVENTS]
         cells = ["·" if moved == phase else moved.name for moved in after]
-        lines.append(" | ".join([f"**{phase.name}**", phase.verdict, *cells]))
-    return "".join(f"| {line} |\n" for line in lines)
+        lines.append("|".join([f"**{phase.name}**", phase.verdict, *cells]))
+    return "".join(f"|{line}|\n" for line in lines)
 
 
 def _name_of(event: Event) -> str:
