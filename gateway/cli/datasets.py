@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
 from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, add_command, as_body
+from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluations import send_data
 from gateway.cli.tables import Printer, Row, moment, since
 from gateway.cli.watch import POLL_SECONDS, WatchFailed, wait
@@ -95,9 +95,57 @@ def list_datasets(
 
 
 @add_command(datasets)
-def show(api: Api, digest: Digest) -> None:
+def show(
+    api: Api,
+    digest: Digest,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the card to this file as a page with plots.")
+    ] = None,
+) -> None:
     """Show a data set's card."""
-    _tell(api.out, api.get(f"{PATH}/{quote(digest, safe='')}"))
+    card = api.get(f"{PATH}/{quote(digest, safe='')}")
+    if page is not None:
+        _download(api, f"{PATH}/{card['digest']}/card.html", page)
+        api.out.note(f"Wrote {page}.")
+    _tell(api.out, card)
+
+
+@add_command(datasets)
+def export(
+    api: Api,
+    digest: Digest,
+    target: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to. Unset: PART.jsonl or .parquet, here.")
+    ] = None,
+    part: Annotated[Literal["train", "heldout"], typer.Option(help="The training or the held-out rows.")] = "train",
+    form: Annotated[
+        Literal["sft", "dpo", "parquet"],
+        typer.Option("--format", help="OpenAI's fine-tuning or preference JSONL, or Parquet for Hugging Face."),
+    ] = "sft",
+) -> None:
+    """Write a part of a data set in a form for others."""
+    path = target or Path(f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}")
+    _download(api, f"{PATH}/{quote(digest, safe='')}/export?part={part}&format={form}", path)
+    text = f"Wrote {path}."
+    if form == "dpo":
+        lines = path.read_bytes().count(b"\n")
+        text = f"Wrote {path}: {lines} rows with a worse answer beside the right one."
+    api.out.tell({"file": str(path)}, text)
+
+
+@add_command(datasets)
+def delete(api: Api, digest: Digest, yes: Yes = False) -> None:
+    """Delete a data set with its rows. Versions that were trained on it stay."""
+    card = api.get(f"{PATH}/{quote(digest, safe='')}")
+    make_sure(f"Delete the data set {card['digest'][:12]} of {card['task']}?", yes)
+    api.out.tell(api.delete(f"{PATH}/{card['digest']}"), f"{card['digest'][:12]} is deleted.")
+
+
+def _download(api: Api, path: str, target: Path) -> None:
+    try:
+        api.download(path, target)
+    except OSError as error:
+        raise Unusable(f"{target} can't be written: {error.strerror}.") from error
 
 
 def _column_of(text: str) -> tuple[str, str]:
@@ -130,7 +178,7 @@ def _tell(out: Printer, card: dict[str, Any]) -> None:
     if out.answer(card):
         return
     rows, left_out = card["rows"], card["left_out"]
-    reasons = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in left_out.items())
+    reasons = ", ".join(f"{count} {_plain(name)}" for name, count in left_out.items())
     origins = card["origins"]["train"]
     out.pairs(
         [
@@ -140,9 +188,13 @@ def _tell(out: Printer, card: dict[str, Any]) -> None:
             ("held-out rows", rows["heldout"]),
             ("left out", f"{rows['left_out']} ({reasons})" if reasons else rows["left_out"]),
             ("origins", ", ".join(f"{count} {name}" for name, count in origins.items() if count)),
-            ("built", moment(card.get("built_at"))),
+            ("kept texts", ", ".join(f"{count} {_plain(name)}" for name, count in card["kept_texts"].items())),
+            ("near, unlike answers", card["contrasts"]["pairs"] or None),
+            ("built", moment(card["built_at"])),
         ]
     )
+    for sentence in (*card["coverage"]["words"], *card["synthetic"]["words"]):
+        out.say(sentence)
     names = [
         *card["classes"]["train"],
         *(each for each in card["classes"]["heldout"] if each not in card["classes"]["train"]),
@@ -152,6 +204,10 @@ def _tell(out: Printer, card: dict[str, Any]) -> None:
         out.table(("class", "train", "held out"), (_class_row(card, name) for name in names))
 
 
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _class_row(card: dict[str, Any], name: str) -> Row:
     return name or "-", card["classes"]["train"].get(name, 0), card["classes"]["heldout"].get(name, 0)
 
@@ -159,4 +215,4 @@ def _class_row(card: dict[str, Any], name: str) -> Row:
 def _row(card: dict[str, Any]) -> Row:
     rows, classes = card["rows"], [name for name in card["classes"]["train"] if name]
     counts = rows["train"], rows["heldout"], rows["left_out"]
-    return card["digest"][:12], card["task"], *counts, len(classes) or None, since(card.get("built_at"))
+    return card["digest"][:12], card["task"], *counts, len(classes) or None, since(card["built_at"])

@@ -1,19 +1,37 @@
-"""The input and the output of the building of a data set, as lines of JSON between a gateway and its child process."""
+"""The input and the output of building and exporting a data set, as lines of JSON between a gateway and its child."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
 from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.reading import SourceFile
+from monitoring.labels.request_label import LabelRules
+from monitoring.texts import TextSource
+
+ExportFormat = Literal["sft", "dpo", "parquet"]
+
+
+class KeptSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Where kept texts and judgements are, and by which rules a task's labels follow from them. Unix seconds; without
+    `since` texts are only looked at, as what production asks."""
+
+    texts: TextSource
+    rules: LabelRules
+    since: float | None = None
+    looked_since: float = 0.0
+    until: float = 0.0
 
 
 class DatasetJob(msgspec.Struct, kw_only=True):
-    """The job: a data set for `task` of these files, into a folder of its own inside `folder`."""
+    """The job: a data set for `task` of these files and kept texts, into a folder of its own inside `folder`."""
 
     task: str
     folder: str
     files: list[SourceFile] = []
+    kept: KeptSource | None = None
     options: DatasetOptions = DatasetOptions()
     rows_max: int = 100_000
 
@@ -31,3 +49,18 @@ class DatasetResult(msgspec.Struct, tag="result"):
     digest: str = ""
     error: str = ""
     faults: list[str] = []
+
+
+class ExportJob(msgspec.Struct):
+    """The job: a part of a data set, the file `source`, in this format as the file `target`."""
+
+    source: str
+    target: str
+    format: ExportFormat
+
+
+class ExportResult(msgspec.Struct):
+    """The end: the number of rows that were written, or an error's sentence."""
+
+    rows: int = 0
+    error: str = ""

@@ -12,12 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import msgspec
+from redis.exceptions import RedisError
 
 from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set
+from monitoring.datasets.kept_rows import KeptRows, read_kept
 from monitoring.datasets.reading import read_rows
 from monitoring.datasets.rows import DataRow, LeftOut
 from monitoring.evaluation.dataset import DatasetError
@@ -31,20 +34,25 @@ def run(job: DatasetJob) -> DatasetResult:
     _tell("reading", 0.0)
     try:
         rows, faults = _read(job)
+        kept = KeptRows() if job.kept is None else read_kept(job.task, job.kept, job.rows_max - len(rows))
     except DatasetError as error:
         return DatasetResult(error=str(error))
+    except (RedisError, duckdb.Error) as error:
+        return DatasetResult(error=f"Kept texts can't be read ({type(error).__name__}: {error}): try again later.")
+    rows += kept.rows
     if faults and not job.options.leave_out_faults:
         return _refused(faults)
     if not rows:
-        return DatasetResult(error="There is no row: give files with a question and its answer in each row.")
+        return DatasetResult(error=_why_empty(kept))
     _tell("comparing rows", 0.2)
     built = build_set(rows, faults, job.options)
     fault = _fault_of(built)
     if fault:
         return DatasetResult(error=fault)
+    _tell("measuring", 0.6)
+    card = {"task": job.task, "built_at": round(time.time(), 3)} | card_of(built, job.options, kept)
     _tell("writing", 0.9)
-    card = {"built_at": round(time.time(), 3)} | card_of(built, job.options)
-    return DatasetResult(write_set(Path(job.folder), job.task, built, card, {}))
+    return DatasetResult(write_set(Path(job.folder), built, card))
 
 
 def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
@@ -60,6 +68,15 @@ def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
             if len(rows) + len(faults) > job.rows_max:
                 raise DatasetError(f"There are more than {job.rows_max} rows (datasets.rows_max): give fewer.")
     return rows, faults
+
+
+def _why_empty(kept: KeptRows) -> str:
+    """The reason why no row was there."""
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(kept.counts.items()) if count)
+    texts = f"no kept text has a right answer ({counts})" if counts else "no text of a request is kept"
+    return (
+        f"There is no row: {texts}. Give files with a question and its answer in each row, or have requests labelled."
+    )
 
 
 def _refused(faults: list[LeftOut]) -> DatasetResult:

@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from monitoring.datasets.build import BuiltSet, DatasetOptions
-from monitoring.datasets.rows import ORIGINS, DataRow, input_of
+from monitoring.datasets.coverage import measure_coverage
+from monitoring.datasets.kept_rows import KeptRows
+from monitoring.datasets.rows import ORIGINS, DataRow, fold_text, input_of
+from monitoring.datasets.synthetic import measure_synthetic
 
 CONTRASTS_MAX = 50
-LENGTH_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 
-def card_of(built: BuiltSet, options: DatasetOptions) -> dict[str, Any]:
-    """The figures of a set that follow from its rows alone."""
+def card_of(built: BuiltSet, options: DatasetOptions, kept: KeptRows) -> dict[str, Any]:
+    """The figures of a set, and of the kept texts that were read for it."""
     return {
         "options": {
             "heldout_share": options.heldout_share,
@@ -31,8 +31,11 @@ def card_of(built: BuiltSet, options: DatasetOptions) -> dict[str, Any]:
         "origins": {part: _origins(rows) for part, rows in _parts(built).items()},
         "sources": dict(sorted(Counter(row.source for row in built.rows).items())),
         "groups": {part: _groups(rows) for part, rows in _parts(built).items()},
-        "input_characters": _lengths(built.rows),
+        "lengths": _lengths(built.rows),
         "requests": len(built.requests()),
+        "kept_texts": dict(sorted((name, count) for name, count in kept.counts.items() if count)),
+        "coverage": measure_coverage([fold_text(input_of(row)) for row in built.train], kept.asked),
+        "synthetic": measure_synthetic(built),
     }
 
 
@@ -57,7 +60,9 @@ def _groups(rows: Sequence[DataRow]) -> dict[str, int]:
     return {"count": len(counts), "largest": max(counts.values(), default=0)}
 
 
-def _lengths(rows: Sequence[DataRow]) -> dict[str, float]:
-    """Quantiles of the characters of what is asked."""
-    lengths = [len(input_of(row)) for row in rows]
-    return {f"{share:g}": float(np.quantile(lengths, share)) for share in LENGTH_SHARES} if lengths else {}
+def _lengths(rows: Sequence[DataRow]) -> dict[str, int]:
+    """The rows by the characters of what is asked, in powers of two."""
+    counts = Counter(max(4, len(input_of(row)).bit_length()) for row in rows)
+    return {
+        f"under {1 << power:,}": counts[power] for power in range(min(counts, default=4), max(counts, default=3) + 1)
+    }

@@ -13,16 +13,17 @@ from typing import Any
 import msgspec
 
 from monitoring.datasets.build import BuiltSet
+from monitoring.datasets.card_page import make_card_page
 
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
-CARD_FILE, REQUESTS_FILE = "card.json", "requests.txt"
+CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
 PARTIAL = ".partial-"
 
 
-def write_set(folder: Path, task: str, built: BuiltSet, card: dict[str, Any], pages: dict[str, str]) -> str:
+def write_set(folder: Path, built: BuiltSet, card: dict[str, Any]) -> str:
     """Write a data set into its folder inside `folder`; its digest. One that is there already stays as it is.
 
-    `pages` are further files with their text. Raises OSError; then nothing is left.
+    Raises OSError; then nothing is left.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder, ignore_cleanup_errors=True) as aside:
@@ -33,16 +34,15 @@ def write_set(folder: Path, task: str, built: BuiltSet, card: dict[str, Any], pa
             HELDOUT_FILE: map(msgspec.json.encode, built.heldout),
         }
         digests = {name: _write_lines(partial / name, lines) for name, lines in parts.items()}
-        name = digest_of_set(task, digests)
+        name = digest_of_set(card["task"], digests)
         target = folder / name
         if target.is_dir():
             return name
         _write_lines(partial / LEFT_OUT_FILE, map(msgspec.json.encode, built.left_out))
         _write_lines(partial / REQUESTS_FILE, (request.encode() for request in built.requests()))
-        whole = {"digest": name, "task": task, **card, "files": digests}
+        whole = {"digest": name, **card, "files": digests}
         _write_lines(partial / CARD_FILE, [msgspec.json.format(msgspec.json.encode(whole))])
-        for page, text in pages.items():
-            _write_lines(partial / page, [text.encode(errors="replace")])
+        _write_lines(partial / PAGE_FILE, [make_card_page(whole).encode(errors="replace")])
         try:
             partial.rename(target)
         except OSError:
@@ -58,10 +58,11 @@ def digest_of_set(task: str, digests: dict[str, str]) -> str:
     return hashlib.sha256(named).hexdigest()
 
 
-def sweep(folder: Path) -> None:
-    """Remove what builds that were killed have left. Nothing may be building."""
+def sweep(folder: Path, before: float) -> None:
+    """Remove what builds that were killed have left before a time, in Unix seconds."""
     for left in folder.glob(f"{PARTIAL}*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.stat().st_mtime < before:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_lines(path: Path, lines: Iterable[bytes]) -> str:

@@ -268,6 +268,7 @@ CASES: tuple[Case, ...] = (
     call("PUT", "/aliases/{task}", {"version": V1}, task="returns"),
     Case("post", "/admin/v1/datasets/files", _send_file, "unchanged"),
     Case("post", "/admin/v1/datasets", _build_dataset),
+    call("DELETE", "/datasets/{digest}", None, "refused", digest="a" * 64),
     Case("post", "/admin/v1/trainings", _train),
     call("DELETE", "/trainings/{training}", training="<training>"),
     call("DELETE", "/trainings/{training}", training="<training>"),

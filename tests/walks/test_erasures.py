@@ -126,11 +126,12 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
     assert json.loads((dataset / ERASED_FILE).read_bytes())["rows"] == 3
     async with gateway.http() as http:
         told = (await http.get(f"/v1/requests/{request}")).json()
-        audit = (await http.get("/admin/v1/audit", params={"newest": True, "limit": 2})).json()["entries"]
+        audit = (await http.get("/admin/v1/audit", params={"newest": True})).json()["entries"]
     assert [(each["value"], each.get("comment")) for each in told["feedback"]] == [(False, None)]
     left = await gateway.services.redis.xrange(STREAM_KEY)
     assert [entry for entry, _ in left] == [entry for entry, _ in labels], "every label is where it was"
-    assert [entry["action"] for entry in audit] == ["texts.erased", "texts.erase"]
+    actions = [entry["action"] for entry in audit if entry["action"].startswith("texts.")]
+    assert actions == ["texts.erased", "texts.erase"]
 
 
 async def test_a_subject_or_a_caller_is_forgotten_and_what_comes_later_is_kept(

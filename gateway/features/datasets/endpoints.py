@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import Field
 
 from gateway.access import Admin, Body, Operator, When, known_task
-from gateway.audit import audited
+from gateway.audit import audited, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import DIGEST, Datasets, read_card
+from gateway.features.datasets.exporting import send_export
 from gateway.features.datasets.receiving import receive_file
-from gateway.openapi_parts import with_body, with_errors
+from gateway.openapi_parts import TEXT, with_answer, with_body, with_errors
 from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.build_job import ExportFormat
+from monitoring.datasets.card_page import make_card_page
 from monitoring.datasets.reading import SourceFile
 
 FILES_MAX = 100
 ANY_BYTES: Mapping[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+HTML: Mapping[str, Any] = {"text/html": TEXT}
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
@@ -129,6 +135,49 @@ async def read_dataset(request: Request, digest: str, _: Operator) -> dict[str, 
     """The card of a data set. The first digits of its digest are enough."""
     folder = await _folder_of(feature_of(request, Datasets), digest)
     return await asyncio.to_thread(read_card, folder)
+
+
+@router.get(
+    "/datasets/{digest}/export",
+    responses=with_errors("not_found", "overload") | with_answer(200, "The file.", ANY_BYTES),
+    response_class=FileResponse,
+)
+async def export_dataset(
+    request: Request,
+    digest: str,
+    operator: Operator,
+    part: Annotated[Literal["train", "heldout"], Query()] = "train",
+    form: Annotated[ExportFormat, Query(alias="format", description="OpenAI's sft or dpo, or parquet.")] = "sft",
+) -> FileResponse:
+    """A part of a data set as a file for others. Who was given it is in the audit."""
+    datasets = feature_of(request, Datasets)
+    folder = await _folder_of(datasets, digest)
+    task = (await asyncio.to_thread(read_card, folder))["task"]
+    event = {"digest": folder.name, "part": part, "format": form}
+    await enter_event(datasets.services, operator, "dataset.give", task, event)
+    return await send_export(datasets, folder, part, form)
+
+
+@router.get(
+    "/datasets/{digest}/card.html",
+    responses=with_errors("not_found") | with_answer(200, "A page.", HTML),
+    response_class=HTMLResponse,
+)
+async def read_card_page(request: Request, digest: str, _: Operator) -> HTMLResponse:
+    """The card of a data set as one HTML file, with plots. It holds no text of a row."""
+    folder = await _folder_of(feature_of(request, Datasets), digest)
+    return HTMLResponse(make_card_page(await asyncio.to_thread(read_card, folder)))
+
+
+@router.delete("/datasets/{digest}", responses=with_errors("not_found"))
+async def delete_dataset(request: Request, digest: str, admin: Admin) -> dict[str, Any]:
+    """Delete a data set with its rows. Versions that were trained on it stay."""
+    datasets = feature_of(request, Datasets)
+    folder = await _folder_of(datasets, digest)
+    task = (await asyncio.to_thread(read_card, folder))["task"]
+    await enter_event(datasets.services, admin, "dataset.delete", task, {"digest": folder.name})
+    await asyncio.to_thread(shutil.rmtree, folder)
+    return {"digest": folder.name, "state": "deleted"}
 
 
 async def _folder_of(datasets: Datasets, digest: str) -> Path:

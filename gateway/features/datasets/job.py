@@ -20,8 +20,11 @@ from gateway.background.child_process import child, give
 from gateway.background.lease import JobLease
 from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import Datasets
-from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep
+from gateway.features.records.archiving import text_source_of
+from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep, KeptSource
 from monitoring.datasets.folder import sweep
+from monitoring.labels.request_label import make_rules
+from monitoring.quality.verdicts.plan import Plan
 from serving.object_store import Stale
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ LOOK_INTERVAL_SECONDS = 0.25
 TELL_INTERVAL_SECONDS = 0.25
 FILE_SECONDS_MAX = 86_400.0
 """A file that was sent is kept for so long, unless a building has used it up before."""
+LOOKED_AT_SECONDS = 30 * 86_400.0
+"""Requests of so long before are looked at for what production asks."""
 COMMAND = (sys.executable, "-P", "-m", "monitoring.datasets.build_run")
 
 
@@ -53,8 +58,9 @@ class BuildingWork:
             return
         await self._datasets.drafts.enter_left()
         while (build := await self._datasets.builds.next()) is not None:
-            await asyncio.to_thread(sweep, self._datasets.folder)
             await self._end(build, await self._result(build))
+        longest = self._datasets.services.settings.datasets.building_seconds_max
+        await asyncio.to_thread(sweep, self._datasets.folder, time.time() - longest)
         await asyncio.to_thread(forget_files, self._datasets.files, time.time() - FILE_SECONDS_MAX)
         self._looked_at = generation
 
@@ -65,6 +71,7 @@ class BuildingWork:
             task=build.task,
             folder=str(self._datasets.folder),
             files=build.files,
+            kept=self._kept_source(build),
             options=build.options,
             rows_max=settings.rows_max,
         )
@@ -74,6 +81,17 @@ class BuildingWork:
         except TimeoutError:
             text = f"It took longer than {settings.building_seconds_max:g} s (datasets.building_seconds_max)"
             return DatasetResult(error=f"{text}: give fewer rows, or more time.")
+
+    def _kept_source(self, build: Build) -> KeptSource:
+        settings = self._datasets.services.settings
+        plan = settings.plan(build.task) if build.task in settings.tasks else Plan()
+        return KeptSource(
+            texts=text_source_of(settings),
+            rules=make_rules(plan, settings.judged_metrics()),
+            since=build.since,
+            looked_since=build.until - LOOKED_AT_SECONDS,
+            until=build.until,
+        )
 
     async def _heard(self, build: Build, process: subprocess.Popen[bytes], job: bytes) -> DatasetResult:
         """Give it the job and hear it to its end, noting how far it is."""

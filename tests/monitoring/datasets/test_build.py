@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import resource
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.datasets.build import BuiltSet, DatasetOptions, build_set
+from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set
+from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
 from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, fold_text, input_of
@@ -155,10 +159,25 @@ def test_near_texts_are_found_among_many_and_no_others() -> None:
 
 def test_a_set_is_named_by_its_rows_and_written_once(tmp_path: Path) -> None:
     found = built(many(40))
-    first = write_set(tmp_path, "returns", found, {"built_at": 1.0}, {})
-    again = write_set(tmp_path, "returns", built(many(40)[::-1]), {"built_at": 2.0}, {})
-    other = write_set(tmp_path, "returns", built(many(41)), {"built_at": 2.0}, {})
+    card = {"task": "returns"} | card_of(found, DatasetOptions(), KeptRows())
+    first = write_set(tmp_path, found, card | {"built_at": 1.0})
+    again = write_set(tmp_path, built(many(40)[::-1]), card | {"built_at": 2.0})
+    other = write_set(tmp_path, built(many(41)), card)
     assert first == again != other
     assert msgspec.json.decode((tmp_path / first / "card.json").read_bytes())["built_at"] == 1.0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first, other])
-    assert write_set(tmp_path, "claims", found, {}, {}) != first
+    assert write_set(tmp_path, found, card | {"task": "claims"}) != first
+
+
+def test_a_full_disk_leaves_nothing_of_a_set(tmp_path: Path) -> None:
+    found = built(many(400))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            write_set(tmp_path, found, {"task": "returns"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())

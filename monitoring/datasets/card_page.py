@@ -1,0 +1,92 @@
+"""The card of a data set as one HTML file, with plots as SVG. It holds no text of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 760, 22, 200, 110
+BARS_MAX = 40
+COLOURS = ("#1565c0", "#90caf9")
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse}td,th{text-align:left;padding:.2rem .8rem;border-top:1px solid #ddd}"
+    "svg{width:100%;height:auto}code{word-break:break-all}"
+)
+
+
+def make_card_page(card: Mapping[str, Any]) -> str:
+    """The page of a card. All texts are escaped."""
+    rows, classes, origins = card["rows"], card["classes"], card["origins"]
+    figures = {
+        "Training rows": rows["train"],
+        "Held-out rows": rows["heldout"],
+        "Left out": rows["left_out"],
+        "Groups": f"{card['groups']['train']['count']:,} and {card['groups']['heldout']['count']:,} held out",
+        "Inputs that contradict each other": card["conflicts"],
+        "Near inputs with different answers": card["contrasts"]["pairs"],
+        "Requests whose texts are in it": card["requests"],
+    }
+    names = list(dict.fromkeys([*classes["train"], *classes["heldout"]]))
+    parts = [
+        f"<h1>Data set for {escape(str(card['task']))}</h1><p><code>{escape(str(card.get('digest', '')))}</code></p>",
+        _table(figures),
+        _section("Coverage of production", _list(card["coverage"]["words"])),
+        _section("Synthetic rows", _list(card["synthetic"]["words"])),
+        _section(
+            "Classes: training rows, and held-out rows below",
+            draw_bars(
+                {name or "(none)": (classes["train"].get(name, 0), classes["heldout"].get(name, 0)) for name in names}
+            ),
+        ),
+        _section(
+            "Origins: training rows, and held-out rows below",
+            draw_bars({name: (origins["train"][name], origins["heldout"][name]) for name in origins["train"]}),
+        ),
+        _section("Left out", draw_bars({name.replace("_", " "): (count,) for name, count in card["left_out"].items()})),
+        _section("Characters of inputs", draw_bars({name: (count,) for name, count in card["lengths"].items()})),
+        _section("Sources", _table(card["sources"])),
+    ]
+    title = f"<title>Data set for {escape(str(card['task']))}</title><style>{STYLE}</style>"
+    return f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}{''.join(parts)}</html>"
+
+
+def draw_bars(bars: Mapping[str, Sequence[int]]) -> str:
+    """Bars as SVG: a name, and one bar under the other for each of its counts. Of many names the first are drawn."""
+    drawn = list(bars.items())[:BARS_MAX]
+    most = max((count for _, counts in drawn for count in counts), default=0) or 1
+    parts, y = [], 4
+    for name, counts in drawn:
+        parts.append(f'<text x="0" y="{y + 12}">{escape(name[:32])}</text>')
+        for colour, count in zip(COLOURS, counts, strict=False):
+            width = (WIDTH - NAME_WIDTH - FIGURE_WIDTH) * count / most
+            parts.append(
+                f'<rect x="{NAME_WIDTH}" y="{y}" width="{width:.1f}" height="14" fill="{colour}"/>'
+                f'<text x="{NAME_WIDTH + width + 6:.1f}" y="{y + 12}">{count:,}</text>'
+            )
+            y += 16
+        y += ROW_HEIGHT - 16
+    more = f"<p>{len(bars) - len(drawn)} more are in card.json.</p>" if len(bars) > len(drawn) else ""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="12">'
+        f"{''.join(parts)}</svg>{more}"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{escape(title)}</h2>{content}"
+
+
+def _list(sentences: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
+
+
+def _table(figures: Mapping[str, Any]) -> str:
+    cells = (
+        f"<tr><td>{escape(str(name))}</td><td>{value:,}</td></tr>"
+        if isinstance(value, int)
+        else f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>"
+        for name, value in figures.items()
+    )
+    return f"<table>{''.join(cells)}</table>"

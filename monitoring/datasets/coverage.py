@@ -1,0 +1,97 @@
+"""The coverage of what production asks by a data set: requests unlike any row, and words that no row has."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from monitoring.datasets.similarity import WORDS, fit_terms, measure_nearest
+
+FAR_QUANTILE = 0.05
+"""A request is unlike the rows where it is less similar to the nearest one than so many of the rows themselves are."""
+GAP_SHARE_MIN, GAP_REQUESTS_MIN = 0.01, 5
+FEW_RATIO = 0.1
+"""A word is rare among the rows where its share there is at most so much of its share in production."""
+GAPS_MAX = 10
+TOGETHER_SHARE, TOGETHER_MAX = 0.5, 4
+REQUESTS_SHOWN = 3
+
+
+def measure_coverage(inputs: Sequence[str], asked: Mapping[str, str]) -> dict[str, Any]:
+    """The coverage of what was `asked` (by request id) by the inputs of training rows."""
+    if not asked:
+        return {
+            "requests": 0,
+            "words": ["No text of a request is kept: how well the set covers production is unknown."],
+        }
+    requests = list(asked)
+    gaps = _find_gaps(inputs, asked)
+    far = _count_far(inputs, [asked[request] for request in requests])
+    words = [_words_of_gap(gap, len(requests)) for gap in gaps]
+    if far is not None:
+        words.insert(
+            0,
+            f"{100 * far / len(requests):.1f}% of {len(requests):,} requests are unlike any training row; of rows like "
+            f"the training rows {100 * FAR_QUANTILE:.0f}% would be.",
+        )
+    return {"requests": len(requests), "far": far, "gaps": gaps, "words": words}
+
+
+def _count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
+    """The number of texts that are unlike all inputs; None where there are too few inputs to tell."""
+    if len(inputs) < 1 / FAR_QUANTILE:
+        return None
+    try:
+        terms = fit_terms([*inputs, *texts])
+    except ValueError:  # no words at all
+        return None
+    among = measure_nearest(terms, inputs, inputs, apart=False)
+    return int((measure_nearest(terms, texts, inputs) < np.quantile(among, FAR_QUANTILE)).sum())
+
+
+def _find_gaps(inputs: Sequence[str], asked: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Words of requests that rows lack, those of most requests first. Each request counts for one word."""
+    in_rows = Counter(word for text in inputs for word in _words_in(text))
+    left = {request: _words_in(text) for request, text in asked.items()}
+    least = max(GAP_REQUESTS_MIN, GAP_SHARE_MIN * len(asked))
+    shares = Counter(word for words in left.values() for word in words)
+    missing = {
+        word
+        for word, count in shares.items()
+        if count >= least and in_rows[word] / max(1, len(inputs)) <= FEW_RATIO * count / len(asked)
+    }
+    gaps: list[dict[str, Any]] = []
+    while missing and len(gaps) < GAPS_MAX:
+        counts = Counter(word for words in left.values() for word in words & missing)
+        word, count = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
+        if count < least:
+            break
+        within = sorted(request for request, words in left.items() if word in words)
+        beside = Counter(other for request in within for other in left[request] & missing if other != word)
+        together = [other for other, each in beside.most_common(TOGETHER_MAX) if each >= TOGETHER_SHARE * count]
+        gaps.append(
+            {
+                "word": word,
+                "together": together,
+                "requests": count,
+                "rows": in_rows[word],
+                "first": within[:REQUESTS_SHOWN],
+            }
+        )
+        for request in within:
+            del left[request]
+    return gaps
+
+
+def _words_in(text: str) -> set[str]:
+    return {word for word in re.findall(WORDS, text) if not word.isdecimal()}
+
+
+def _words_of_gap(gap: Mapping[str, Any], requests: int) -> str:
+    named = f"“{gap['word']}”" + (f" (with {', '.join(gap['together'])})" if gap["together"] else "")
+    rows = {0: "No example of", 1: "One example of"}.get(gap["rows"], f"{gap['rows']} examples of")
+    return f"{rows} {named}: {100 * gap['requests'] / requests:.1f}% of requests, such as {gap['first'][0]}."

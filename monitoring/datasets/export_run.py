@@ -1,0 +1,82 @@
+"""A part of a data set in a form for others, in a process of its own: `python -m monitoring.datasets.export_run`.
+
+It reads an ExportJob as a line of JSON, writes the file, and prints an ExportResult. It ends at once when its input is
+closed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from monitoring.archive import connected, quote_path
+from monitoring.datasets.build_job import ExportJob, ExportResult
+from monitoring.datasets.rows import DataRow
+from monitoring.helper_process import live_with_input
+
+COLUMNS = {
+    "messages": "STRUCT(role VARCHAR, content VARCHAR)[]",
+    **dict.fromkeys(("id", "class", "group", "origin", "parent", "request", "source"), "VARCHAR"),
+    "at": "DOUBLE",
+    "rejected": "VARCHAR",
+}
+"""Of Parquet, as `datasets` of Hugging Face reads it. Content that is no text is there as JSON."""
+
+
+def run(job: ExportJob) -> int:
+    """Write the file; the number of its rows. Raises OSError and duckdb.Error."""
+    if job.format == "parquet":
+        return _write_parquet(Path(job.source), Path(job.target))
+    count = 0
+    with Path(job.source).open("rb") as lines, Path(job.target).open("wb") as file:
+        for line in lines:
+            row = as_openai(msgspec.json.decode(line, type=DataRow), job.format)
+            if row is not None:
+                file.write(msgspec.json.encode(row) + b"\n")
+                count += 1
+    return count
+
+
+def as_openai(row: DataRow, form: str) -> dict[str, Any] | None:
+    """A row as OpenAI takes it for supervised fine-tuning (`sft`), or for preferences (`dpo`); None without a worse
+    answer."""
+    if form == "sft":
+        return {"messages": row.messages}
+    if row.rejected is None:
+        return None
+    return {
+        "input": {"messages": row.messages[:-1], "tools": [], "parallel_tool_calls": True},
+        "preferred_output": [row.messages[-1]],
+        "non_preferred_output": [{"role": "assistant", "content": row.rejected}],
+    }
+
+
+def _write_parquet(source: Path, target: Path) -> int:
+    columns = ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items())
+    query = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})"  # noqa: S608 - our names
+    with connected() as connection:
+        done = connection.execute(f"COPY ({query}) TO {quote_path(target)} (FORMAT parquet)", [str(source)])
+        counted = done.fetchone()
+    return int(counted[0]) if counted else 0
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=ExportJob)
+    live_with_input()
+    try:
+        result = ExportResult(rows=run(job))
+    except (OSError, duckdb.Error, msgspec.DecodeError) as error:
+        result = ExportResult(error=f"The data set can't be exported: {error}.")
+    sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
+    sys.stdout.buffer.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

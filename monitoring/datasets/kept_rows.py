@@ -1,0 +1,182 @@
+"""Rows from kept texts: answers that people confirmed, and right answers that they gave."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, connected, files, lock_archive, read
+from monitoring.datasets.build_job import KeptSource
+from monitoring.datasets.reading import data_row_of
+from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
+from monitoring.evaluation.dataset import DatasetError
+from monitoring.evaluation.forms import said_by
+from monitoring.feedback import Feedback
+from monitoring.labels.request_label import RequestLabel, find_label
+from monitoring.text_reader import TextReader
+from monitoring.texts import KeptText
+
+SOURCE = "requests"
+SAMPLE_MAX = 5000
+AT_ONCE = 500
+Judged = dict[str, list[Feedback]]
+
+
+@dataclass
+class KeptRows:
+    """The rows of kept texts, a sample of what production asked by request, and the number of texts of each kind."""
+
+    rows: list[DataRow] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    _drawn: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def sample(self, request: str, asked: str) -> None:
+        """Keep what a request asked, where its draw is among the SAMPLE_MAX least."""
+        drawn = (-int(digest(request)[:13], 16), request, asked)
+        if len(self._drawn) < SAMPLE_MAX:
+            heapq.heappush(self._drawn, drawn)
+        else:
+            heapq.heappushpop(self._drawn, drawn)
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The sample: what was asked, by request."""
+        return {request: asked for _, request, asked in sorted(self._drawn, reverse=True)}
+
+
+def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
+    """The rows of a task's kept texts. Raises RedisError, duckdb.Error, OSError, and DatasetError for too many."""
+    found = KeptRows()
+    first = source.looked_since if source.since is None else min(source.since, source.looked_since)
+    with ExitStack() as stack:
+        texts = stack.enter_context(TextReader(source.texts))
+        redis = stack.enter_context(Redis.from_url(source.texts.redis_url, socket_timeout=30))
+        archived = read_judgements(Path(source.texts.folder), task, first) if source.since is not None else {}
+        for some in _in_parts(texts.of_task(task, first, source.until)):
+            judged = _judgements_of([text.request for text in some], redis, archived)
+            for text in some:
+                _take(text, judged.get(text.request, []), source, found)
+            if len(found.rows) > rows_max:
+                raise DatasetError(f"There are more than {rows_max} rows (datasets.rows_max): name a later `since`.")
+        found.counts["unreadable"] += texts.unreadable
+    return found
+
+
+def row_of_text(text: KeptText, label: RequestLabel) -> DataRow | None:
+    """The row of a request with this label: its answer where that is right, else the right answer that was given.
+
+    None where no right answer is known. Raises DatasetError for a text that is no row.
+    """
+    if label.value == "right":
+        answer, rejected, origin = text.answer, None, "real"
+    elif label.value == "wrong" and label.demonstration is not None:
+        answer, rejected, origin = said_by(label.demonstration), text.answer or None, "demonstrated"
+    else:
+        return None
+    own = {
+        "id": text.request,
+        "request": text.request,
+        "group": text.handles[0] if text.handles else None,
+        "origin": origin,
+        "at": text.at,
+        "expected": answer,
+        "rejected": rejected,
+    }
+    return data_row_of(text.as_asked() | own, 0, SOURCE)
+
+
+def read_judgements(folder: Path, task: str, since: float) -> Judged:
+    """The archived judgements of a task's requests from a time on, by request. Raises duckdb.Error and OSError."""
+    found: Judged = {}
+    if not folder.is_dir():
+        return found
+    with lock_archive(folder, shared=True), TemporaryDirectory() as scratch, connected(Path(scratch)) as connection:
+        try:
+            table = read("feedback", list(files(folder, ArchiveQuery("feedback", since))))
+        except Nothing:
+            return found
+        names = FeedbackRow.__struct_fields__
+        columns = ", ".join(f'"{name}"' for name in names)
+        cursor = connection.execute(f'SELECT {columns} FROM {table} WHERE "task" = ?', [task])  # noqa: S608 - our names
+        while batch := cursor.fetchmany(AT_ONCE):
+            for values in batch:
+                row = FeedbackRow(**dict(zip(names, values, strict=True)))
+                found.setdefault(row.request, []).append(_feedback_of(row))
+    return found
+
+
+def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, found: KeptRows) -> None:
+    """Count a text, keep what it asks as a part of the sample, and its row where it gives one."""
+    asked = text.as_asked()
+    if asked:
+        found.sample(text.request, _input_of(asked))
+    if source.since is None or text.at < source.since:
+        found.counts["looked_at"] += 1
+        return
+    label = find_label(feedback, source.rules)
+    kind: str = "unlabelled" if label is None else label.value
+    try:
+        row = row_of_text(text, label) if label is not None and asked else None
+    except DatasetError:  # such as a call of a tool in place of an answer
+        kind, row = "no_text", None
+    if row is not None:
+        found.rows.append(row)
+        kind = "demonstrated" if row.origin == "demonstrated" else kind
+    elif not asked:
+        kind = "cut"
+    found.counts[kind] += 1
+
+
+def _input_of(asked: dict[str, Any]) -> str:
+    """What is asked, as the inputs of rows are compared."""
+    messages = asked.get("messages") or [{"role": "user", "content": asked["prompt"]}]
+    return fold_text(input_of(DataRow(messages=[*messages, {"role": "assistant", "content": ""}], id="")))
+
+
+def _in_parts(texts: Iterator[KeptText]) -> Iterator[list[KeptText]]:
+    some: list[KeptText] = []
+    for text in texts:
+        some.append(text)
+        if len(some) == AT_ONCE:
+            yield some
+            some = []
+    yield some
+
+
+def _judgements_of(requests: Sequence[str], redis: Redis, archived: Judged) -> Judged:
+    """All judgements of these requests: as Redis has them, and of the archive those that are not there any more."""
+    with redis.pipeline(transaction=False) as pipe:
+        for request in requests:
+            pipe.hgetall(f"apprentice:feedback:{request}")
+        replies: list[dict[bytes, bytes]] = pipe.execute() if requests else []
+    found: Judged = {}
+    for request, entries in zip(requests, replies, strict=True):
+        here = [msgspec.json.decode(value.split(b"\n", 2)[2], type=Feedback) for value in entries.values()]
+        known = {feedback.feedback_id for feedback in here}
+        found[request] = here + [each for each in archived.get(request, []) if each.feedback_id not in known]
+    return found
+
+
+def _feedback_of(row: FeedbackRow) -> Feedback:
+    values = [value for value in (row.value_boolean, row.value_float, row.value_category) if value is not None]
+    return Feedback(
+        feedback_id=row.feedback_id,
+        metric=row.metric,
+        value=values[0] if values else "",
+        at=row.at,
+        caller=row.caller,
+        rater=row.rater,
+        demonstration=None if row.demonstration is None else msgspec.json.decode(row.demonstration),
+        reviewed=bool(row.reviewed),
+        reviewers=row.reviewers or 1,
+        resolves=bool(row.resolves),
+    )

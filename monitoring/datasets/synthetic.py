@@ -1,0 +1,97 @@
+"""Synthetic rows of a data set: their share, their distance from real ones, and what leaving them out changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from monitoring.datasets.build import BuiltSet
+from monitoring.datasets.rows import DataRow, fold_text, input_of
+from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, fit_terms, measure_nearest
+
+FOLDS = 5
+ROWS_MIN = 20
+
+
+def measure_synthetic(built: BuiltSet) -> dict[str, Any]:
+    """The figures of synthetic training rows beside all others, and sentences about them."""
+    made = [row for row in built.train if row.origin == "synthetic"]
+    others = [row for row in built.train if row.origin != "synthetic"]
+    share = len(made) / max(1, len(built.train))
+    figures: dict[str, Any] = {"share": round(share, 4), "distance": None, "ablation": None}
+    words = [f"{100 * share:.1f}% of the training rows are synthetic."]
+    if made and min(len(made), len(others)) < ROWS_MIN:
+        words.append(f"Fewer than {ROWS_MIN} are not: their distance and their use are unknown.")
+    elif made:
+        figures["distance"] = distance = _measure_distance(_texts(made), _texts(others))
+        words.append(
+            f"The median similarity of a synthetic row to its nearest real one is {distance['synthetic']:.2f}; of a "
+            f"real row {distance['real']:.2f}. A linear model tells them apart with an AUROC of "
+            f"{distance['auroc']:.2f} (0.5: not at all)."
+        )
+        figures["ablation"] = ablation = _ablate(built.train, others, built.heldout)
+        words.append(_words_of_ablation(ablation))
+    return figures | {"words": words}
+
+
+def _texts(rows: Sequence[DataRow]) -> list[str]:
+    return [fold_text(input_of(row)) for row in rows]
+
+
+def _measure_distance(made: list[str], others: list[str]) -> dict[str, float]:
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - a second, where it is of use
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict  # noqa: PLC0415
+
+    made, others = made[:COMPARED_MAX], others[:COMPARED_MAX]
+    terms = fit_terms([*made, *others])
+    origins = np.array([1] * len(made) + [0] * len(others))
+    vectors = terms.transform([*made, *others])
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    model = LogisticRegression(max_iter=200)
+    scores = cross_val_predict(model, vectors, origins, cv=folds, method="decision_function")
+    return {
+        "synthetic": round(float(np.median(measure_nearest(terms, made, others))), 3),
+        "real": round(float(np.median(measure_nearest(terms, others, others, apart=False))), 3),
+        "auroc": round(float(roc_auc_score(origins, scores)), 3),
+    }
+
+
+def _ablate(train: Sequence[DataRow], others: Sequence[DataRow], heldout: Sequence[DataRow]) -> dict[str, Any] | None:
+    """The right answers of a TF-IDF and linear model on held-out rows, with synthetic rows and without; None where that
+    can't be known."""
+    judged = [row for row in heldout if row.label is not None and row.origin != "synthetic"]
+    if len(judged) < ROWS_MIN or len({row.label for row in others}) < 2:
+        return None
+    right = {name: _right(rows[:TEXTS_MAX], judged) for name, rows in (("with", train), ("without", others))}
+    gained = right["with"].astype(int) - right["without"]
+    difference = float(gained.mean())
+    half = 1.96 * math.sqrt(max(0.0, float((gained**2).mean()) - difference**2) / len(judged))
+    return {
+        "rows": len(judged),
+        "with": round(float(right["with"].mean()), 4),
+        "without": round(float(right["without"].mean()), 4),
+        "difference": round(difference, 4),
+        "low": round(difference - half, 4),
+        "high": round(difference + half, 4),
+    }
+
+
+def _right(rows: Sequence[DataRow], judged: Sequence[DataRow]) -> Any:
+    from sklearn.svm import LinearSVC  # noqa: PLC0415
+
+    terms = fit_terms(_texts(rows))
+    model = LinearSVC(random_state=0).fit(terms.transform(_texts(rows)), [row.label or "" for row in rows])
+    return model.predict(terms.transform(_texts(judged))) == np.array([row.label for row in judged])
+
+
+def _words_of_ablation(ablation: dict[str, Any] | None) -> str:
+    if ablation is None:
+        return "What leaving them out changes is unknown: there are too few held-out rows with a class."
+    interval = f"{100 * ablation['low']:+.1f} to {100 * ablation['high']:+.1f} points"
+    without, right = f"{100 * ablation['without']:.1f}%", f"{100 * ablation['with']:.1f}%"
+    rows = f"{ablation['rows']:,} held-out rows"
+    return f"Without them a linear model is right on {without} of {rows}, with them on {right} ({interval})."

@@ -1,0 +1,105 @@
+"""The card of a data set: what production asks and no row has, and what synthetic rows are worth."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import duckdb
+import msgspec
+
+from monitoring.datasets.build import BuiltSet, DatasetOptions
+from monitoring.datasets.build_job import ExportJob
+from monitoring.datasets.card import card_of
+from monitoring.datasets.card_page import draw_bars, make_card_page
+from monitoring.datasets.coverage import measure_coverage
+from monitoring.datasets.export_run import run
+from monitoring.datasets.kept_rows import KeptRows
+from monitoring.datasets.reading import data_row_of
+from monitoring.datasets.rows import DataRow
+from monitoring.datasets.synthetic import measure_synthetic
+
+GOODS = ("toaster", "kettle", "novel", "kite", "lamp", "phone", "jacket", "vase")
+STATES = ("sealed", "opened", "used", "broken")
+ENDS = ("please help", "what now", "thank you", "can it go back", "is that possible")
+
+
+def asked(draw: random.Random, extra: str = "") -> str:
+    return f"{draw.choice(GOODS)} {draw.choice(STATES)} {extra} {draw.randrange(90)} days {draw.choice(ENDS)}"
+
+
+def row(text: str, answer: str, origin: str = "real") -> DataRow:
+    fields = {"text": text, "expected": answer, "class": answer, "origin": origin, "rejected": "maybe"}
+    return data_row_of(fields, 1, "a.jsonl")
+
+
+def built(train: list[DataRow], heldout: list[DataRow]) -> BuiltSet:
+    return BuiltSet(train, heldout, [], [])
+
+
+def test_words_of_production_that_no_row_has_are_told_with_their_share() -> None:
+    draw = random.Random(1)
+    inputs = [asked(draw) for _ in range(300)]
+    production = {f"r{n}": asked(draw, "cross-border customs" if n % 12 == 0 else "") for n in range(240)}
+    found = measure_coverage(inputs, production)
+    assert [(gap["requests"], gap["rows"]) for gap in found["gaps"]] == [(20, 0)]
+    assert {found["gaps"][0]["word"], *found["gaps"][0]["together"]} == {"cross-border", "customs"}
+    assert re.search("No example of “.*”.*: 8.3% of requests, such as r", found["words"][1])
+    same = measure_coverage(inputs, {f"r{n}": asked(draw) for n in range(240)})
+    assert not same["gaps"]
+    assert same["far"] < 30
+    unlike = measure_coverage(inputs, {f"r{n}": f"invoice {n} wrong currency, send another" for n in range(50)})
+    assert unlike["far"] == 50
+    assert "is unknown" in measure_coverage(inputs, {})["words"][0]
+
+
+def test_synthetic_rows_are_measured_by_distance_and_by_leaving_them_out() -> None:
+    draw = random.Random(2)
+
+    def made(count: int, origin: str = "real", wrong: bool = False, extra: str = "") -> list[DataRow]:
+        texts = [asked(draw, extra) for _ in range(count)]
+        return [row(text, "no" if ("used" in text) != wrong else "yes", origin) for text in texts]
+
+    heldout = made(120)
+    alike = measure_synthetic(built([*made(200), *made(100, "synthetic")], heldout))
+    assert alike["share"] == 0.3333
+    assert 0.35 < alike["distance"]["auroc"] < 0.65
+    assert abs(alike["ablation"]["difference"]) <= 0.05
+    harmful = measure_synthetic(built([*made(80), *made(300, "synthetic", wrong=True, extra="indeed")], heldout))
+    assert harmful["distance"]["auroc"] > 0.95
+    assert harmful["ablation"]["high"] < 0
+    assert "with them on" in harmful["words"][2]
+    assert measure_synthetic(built(made(30), heldout))["words"] == ["0.0% of the training rows are synthetic."]
+    assert "unknown" in measure_synthetic(built(made(30, "synthetic"), heldout))["words"][1]
+
+
+def test_the_page_has_every_figure_and_escapes_what_others_wrote() -> None:
+    draw = random.Random(3)
+    rows = [row(asked(draw), "<script>" if n % 2 else "yes") for n in range(40)]
+    page = make_card_page({"task": "<b>", "digest": "d"} | card_of(built(rows, rows[:4]), DatasetOptions(), KeptRows()))
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert page.count("<svg") == 4
+    assert "kettle" not in page
+    assert "60 more are in" in draw_bars({str(n): (n,) for n in range(100)})
+
+
+def test_a_set_goes_out_in_the_forms_of_openai_and_of_hugging_face(tmp_path: Path) -> None:
+    rows = [row("A kite.", "yes"), msgspec.structs.replace(row("A lamp.", "no"), rejected=None, at=5.0)]
+    source = tmp_path / "train.jsonl"
+    source.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in rows))
+    target = tmp_path / "it's.out"
+    assert run(ExportJob(str(source), str(target), "sft")) == 2
+    tuning = [msgspec.json.decode(line) for line in target.read_bytes().splitlines()]
+    assert tuning[0] == {"messages": [{"role": "user", "content": "A kite."}, {"role": "assistant", "content": "yes"}]}
+    assert run(ExportJob(str(source), str(target), "dpo")) == 1
+    pair = msgspec.json.decode(target.read_bytes())
+    assert pair["input"]["messages"] == tuning[0]["messages"][:1]
+    assert pair["preferred_output"][0]["content"] == "yes"
+    assert data_row_of(pair, 1, "a.jsonl").rejected == "maybe"
+    assert run(ExportJob(str(source), str(target), "parquet")) == 2
+    found = duckdb.execute('SELECT messages, class, "at" FROM read_parquet(?)', [str(target)]).fetchall()
+    assert found == [(tuning[0]["messages"], "yes", None), (tuning[1]["messages"], "no", 5.0)]
+    source.write_bytes(b"")
+    assert run(ExportJob(str(source), str(target), "parquet")) == 0

@@ -1,0 +1,164 @@
+"""Data sets of a live gateway's requests: what people confirmed or corrected goes in, and what nobody did does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from gateway.features.records.archiving import archive_once
+from gateway.features.texts.texts import Texts
+from tests.fakes.engine import FakeEngine
+from tests.waiting import until
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+PATH = "/admin/v1/datasets"
+GOODS = ("a vase", "one toaster", "three novels", "my kettle", "this kite", "an umbrella", "two jackets", "the lamp")
+
+
+async def ask(http: httpx.AsyncClient, model: str, text: str) -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": text}], "metadata": {"session": text}}
+    answer = await http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-request-id"])
+
+
+async def judge(http: httpx.AsyncClient, request: str, value: bool, **more: Any) -> None:
+    body = {"request_id": request, "metric": "correct", "value": value, **more}
+    answer = await http.post("/v1/feedback", json=body)
+    assert answer.status_code in (200, 201), answer.text
+
+
+async def ended(http: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+    answer = await http.post(PATH, json={"task": "returns", **body})
+    assert answer.status_code == 202, answer.text
+    build = answer.json()
+    async with asyncio.timeout(60):
+        while build["state"] == "running":
+            await asyncio.sleep(0.05)
+            build = (await http.get(f"{PATH}/builds/{build['id']}")).json()
+    return dict(build)
+
+
+async def texts_are_stored(gateway: RunningGateway) -> None:
+    texts = gateway.features[Texts]
+    await until(lambda: not len(texts.queue) and not texts.spool.records)
+
+
+async def test_requests_go_in_with_the_answer_that_people_confirmed_or_gave(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers["*"] = "deny"
+    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}})) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http:
+            ids = [await ask(http, "returns", f"May {text} go back after {n} weeks?") for n, text in enumerate(GOODS)]
+            for request in ids[:3]:
+                await judge(http, request, True)
+            await judge(http, ids[3], False, demonstration="approve")
+            await judge(http, ids[4], False)
+            await judge(http, ids[5], True, rater="a")
+            await judge(http, ids[5], False, rater="b", demonstration="approve")
+            await texts_are_stored(gateway)
+            build = await ended(http, {"since": 1, "heldout_share": 0})
+            assert build["state"] == "done", build
+            card = (await http.get(f"{PATH}/{build['digest']}")).json()
+            counts = {"right": 3, "demonstrated": 1, "wrong": 1, "unresolved": 1, "unlabelled": 2}
+            assert card["kept_texts"] == counts
+            assert card["coverage"]["requests"] == 8
+            folder = gateway.services.settings.dataset_folder / build["digest"]
+            rows = {row["request"]: row for row in map(json.loads, (folder / "train.jsonl").read_text().splitlines())}
+            assert sorted(rows) == sorted(ids[:4])
+            assert sorted((folder / "requests.txt").read_text().split()) == sorted(ids[:4])
+            corrected = rows[ids[3]]
+            assert (corrected["origin"], corrected["rejected"]) == ("demonstrated", "deny")
+            assert corrected["messages"][-1] == {"role": "assistant", "content": "approve"}
+            pairs = await http.get(f"{PATH}/{build['digest']}/export", params={"format": "dpo"})
+            assert (pairs.headers["x-rows"], pairs.text.count("\n")) == ("1", 1)
+            page = await http.get(f"{PATH}/{build['digest']}/card.html")
+            assert page.headers["content-type"].startswith("text/html")
+            await archive_once(gateway.services.settings, gateway.services.meters)
+            redis: Any = gateway.services.redis
+            for request in ids:  # as after the time in which they can be judged
+                await redis.delete(f"apprentice:feedback:{request}")
+            again = await ended(http, {"since": 1, "heldout_share": 0})
+            assert again["digest"] == build["digest"]
+            none = await ended(http, {"since": 1, "until": 2})
+            assert none["error"].startswith("There is no row: no text of a request is kept")
+            assert (await http.delete(f"{PATH}/{build['digest'][:10]}")).status_code == 200
+            assert (await http.get(f"{PATH}/{build['digest']}")).status_code == 404
+
+
+async def test_a_building_whose_gateway_ends_is_begun_again_and_leaves_one_set(
+    configure: Configure, tmp_path: Path, redis: Redis
+) -> None:
+    rows = "".join(json.dumps({"text": f"Item {n} of {n * n}", "expected": "yes"}) + "\n" for n in range(200))
+    async with run_gateway(configure()) as gateway, gateway.http() as http:
+        sent = (await http.post(f"{PATH}/files", content=rows.encode())).json()["digest"]
+        body = {"task": "returns", "files": [{"digest": sent, "name": "rows.jsonl"}]}
+        build = (await http.post(PATH, json=body)).json()
+        folder = gateway.services.settings.dataset_folder
+    left = folder / ".partial-killed"
+    left.mkdir(parents=True)
+    async with run_gateway(configure()) as gateway, gateway.http() as http:
+        async with asyncio.timeout(60):
+            while (found := (await http.get(f"{PATH}/builds/{build['id']}")).json())["state"] == "running":
+                await asyncio.sleep(0.05)
+        assert found["state"] == "done", found
+        assert [card["digest"] for card in (await http.get(PATH)).json()["datasets"]] == [found["digest"]]
+        entries = (await http.get("/admin/v1/audit", params={"action": "building.done"})).json()["entries"]
+        assert len(entries) == 1
+        missing = await http.post(PATH, json=body)
+        assert missing.json()["error"]["message"].startswith(f"There is no file {sent}, or no more")
+
+
+def children_building() -> list[int]:
+    """The processes of this one that build a data set."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"monitoring.datasets.build_run" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def fill_disk(child: int) -> None:
+    """Let the child write 1,000 bytes at most into a file: Python ignores the signal, and gets the error."""
+    resource.prlimit(child, resource.RLIMIT_FSIZE, (1000, 1000))
+
+
+@pytest.mark.parametrize(
+    ("harm", "text"),
+    [
+        (lambda child: os.kill(child, signal.SIGKILL), "The process that builds it ended with exit code -9"),
+        (fill_disk, "The data set can't be written: File too large"),
+    ],
+    ids=["killed", "full disk"],
+)
+async def test_a_building_that_is_killed_or_has_no_room_fails_with_a_sentence(
+    configure: Configure, harm: Callable[[int], None], text: str
+) -> None:
+    rows = "".join(json.dumps({"text": f"Item {n} of {n * n}", "expected": "yes"}) + "\n" for n in range(3000))
+    async with run_gateway(configure()) as gateway, gateway.http() as http:
+        sent = (await http.post(f"{PATH}/files", content=rows.encode())).json()["digest"]
+        building = asyncio.create_task(ended(http, {"files": [{"digest": sent, "name": "rows.jsonl"}]}))
+        await until(children_building)
+        harm(children_building()[0])
+        build = await building
+        assert build["state"] == "failed"
+        assert build["error"].startswith(text)
+        folder = gateway.services.settings.dataset_folder
+        assert [path.name for path in folder.iterdir()] == [".files"]
+        assert (await http.get(PATH)).json()["datasets"] == []
