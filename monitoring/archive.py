@@ -140,7 +140,7 @@ def replace_part(dataset: Dataset, lines: Path, target: Path) -> int:
     with connected() as connection:
         connection.execute(
             f"COPY (SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})) "  # noqa: S608
-            f"TO {quote_path(partial)} (FORMAT parquet, COMPRESSION zstd)",
+            f"TO {write_path(partial)} (FORMAT parquet, COMPRESSION zstd)",
             [str(lines)],
         )
     with partial.open("rb") as file:
@@ -197,7 +197,7 @@ def export(folder: Path, wanted: ArchiveQuery, target: Path) -> int:
     try:
         with connected() as connection:
             query = f"SELECT {chosen} FROM {read(wanted.dataset, paths)} {where}"  # noqa: S608 - our own names; values are bound
-            written = connection.execute(f"COPY ({query}) TO {quote_path(partial)} ({form})", values).fetchone()
+            written = connection.execute(f"COPY ({query}) TO {write_path(partial)} ({form})", values).fetchone()
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -234,7 +234,7 @@ def files(folder: Path, wanted: ArchiveQuery) -> Iterator[Path]:
 def read(dataset: Dataset, paths: Sequence[Path], named: bool = False) -> str:
     """These files as one table with all columns of the dataset: what a file of an older gateway lacks is null. `named`:
     with the file's name as the column `filename`."""
-    listed = ", ".join(quote_path(path) for path in paths)
+    listed = ", ".join(write_path(path) for path in paths)
     columns = columns_of(ROWS[dataset])
     nulls = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
     return (
@@ -251,6 +251,6 @@ def _where(archive_query: ArchiveQuery) -> tuple[str, list[Any]]:
     return f"WHERE {text}" if text else "", [value for _, value in given]
 
 
-def quote_path(path: Path) -> str:
+def write_path(path: Path) -> str:
     """A path as a text of SQL."""
     return "'" + str(path).replace("'", "''") + "'"

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import msgspec
 
-from monitoring.archive import connected, quote_path
+from monitoring.archive import connected, write_path
 from monitoring.datasets.build_job import ExportJob, ExportResult
 from monitoring.datasets.rows import DataRow
 from monitoring.helper_process import live_with_input
 
-COLUMNS = {
+COLUMNS: Mapping[str, str] = {
     "messages": "STRUCT(role VARCHAR, content VARCHAR)[]",
     **dict.fromkeys(("id", "class", "group", "origin", "parent", "request", "source"), "VARCHAR"),
     "at": "DOUBLE",
@@ -60,7 +61,7 @@ def _write_parquet(source: Path, target: Path) -> int:
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items())
     query = f"SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})"  # noqa: S608 - our names
     with connected() as connection:
-        done = connection.execute(f"COPY ({query}) TO {quote_path(target)} (FORMAT parquet)", [str(source)])
+        done = connection.execute(f"COPY ({query}) TO {write_path(target)} (FORMAT parquet)", [str(source)])
         counted = done.fetchone()
     return int(counted[0]) if counted else 0
 

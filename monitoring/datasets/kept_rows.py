@@ -71,7 +71,7 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
     return found
 
 
-def row_of_text(text: KeptText, label: RequestLabel) -> DataRow | None:
+def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
     """The row of a request with this label: its answer where that is right, else the right answer that was given.
 
     None where no right answer is known. Raises DatasetError for a text that is no row.
@@ -125,7 +125,7 @@ def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, foun
     label = find_label(feedback, source.rules)
     kind: str = "unlabelled" if label is None else label.value
     try:
-        row = row_of_text(text, label) if label is not None and asked else None
+        row = make_row(text, label) if label is not None and asked else None
     except DatasetError:  # such as a call of a tool in place of an answer
         kind, row = "no_text", None
     if row is not None:
