@@ -44,6 +44,10 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
         if report.get(name) is not None:
             out.say("")
             tell(out, report[name])
+    if (leaks := report.get("leaks")) and leaks["same"] + leaks["near"]:
+        shares = ", ".join(f"{arm} {_percent(share)}" for arm, share in leaks["right_without"].items())
+        out.say("")
+        out.say(f"Right without the {leaks['same'] + leaks['near']} rows of the training set: {shares}.")
     if answer.get("gate") is not None:
         out.say("")
         out.say(answer["gate"]["because"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
@@ -130,3 +131,27 @@ async def test_texts_of_wrong_rows_are_read_back_where_the_task_keeps_texts(
         assert b"Item" not in raw, "texts are sealed"
         async with running.http(await running.key(role="operator")) as operator:
             assert (await operator.get(path)).status_code == 403
+
+
+async def test_rows_of_the_training_set_are_told_with_the_figures_without_them(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers[V1] = right_but_for(10)
+    digest = "d" * 64
+    folder = with_schema(make_adapter(1))
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text()) | {"provenance": {"dataset": digest}}
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    async with run_gateway(configure()) as running, running.http() as http:
+        await running.place(folder)
+        train = running.services.settings.dataset_folder / digest / "train.jsonl"
+        train.parent.mkdir(parents=True)
+        chats = [[{"role": "user", "content": f"Item {n}"}, {"role": "assistant", "content": "x"}] for n in range(10)]
+        train.write_text("".join(json.dumps({"id": str(n), "messages": chat}) + "\n" for n, chat in enumerate(chats)))
+        begun = await begin(http, data(30), arms="adapter")
+        leaks = (await ended(http, begun["id"]))["report"]["leaks"]
+        assert (leaks["trained_on"], leaks["same"], leaks["right_without"]) == (10, 10, {"adapter": 0.9})
+        train.unlink()
+        begun = await begin(http, data(30), arms="adapter", again=True)
+        report = (await ended(http, begun["id"]))["report"]
+        assert report["leaks"] is None
+        assert any("training set is not known here" in sentence for sentence in report["cannot_see"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from gateway.features.evaluations.texts import keep_texts
 from gateway.features.records.archiving import redis_address
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
+from monitoring.datasets.folder import TRAIN_FILE
 from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.gate import compare_arms
@@ -57,6 +59,7 @@ FAILING_SECONDS_MAX = 3600.0
 CLOSE_SECONDS_MAX = 1800.0
 OF_THE_ROW = frozenset({"refused", "too_long"})
 """Faults that the same row meets again."""
+DIGEST = re.compile(r"[0-9a-f]{64}")
 COMMAND = (sys.executable, "-P", "-m", "gateway.features.evaluations.run")
 
 
@@ -269,6 +272,7 @@ class _Run:
         )
         job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
         minilm = evaluations.services.settings.fitting.minilm_file
+        job.trained_on = self._trained_on()
         job.minilm = "" if minilm is None else str(minilm.absolute())
         try:
             async with child(COMMAND) as process, asyncio.timeout(CLOSE_SECONDS_MAX):
@@ -278,6 +282,14 @@ class _Run:
         if code != 0:
             raise Impossible(f"The process that makes the report ended with exit code {code}: see the gateway's log.")
         return msgspec.msgpack.decode(output, type=Closed)
+
+    def _trained_on(self) -> str:
+        """The file of the rows that the version was trained on, by its provenance; empty where that is not known."""
+        services = self._evaluations.services
+        version = services.snapshot.current.versions.get(self._one.version)
+        provenance = (version.manifest.get("provenance") or {}) if version is not None else {}
+        digest = str(provenance.get("dataset") or "")
+        return str(services.settings.dataset_folder / digest / TRAIN_FILE) if DIGEST.fullmatch(digest) else ""
 
 
 async def put_models(evaluations: Evaluations) -> None:

@@ -21,6 +21,8 @@ from redis.asyncio import Redis
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
 from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
+from monitoring.datasets.rows import DataRow, input_of
+from monitoring.evaluation.leaks import find_leaks, request_of, tell_leaks, words_of_leaks
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import live_with_input
@@ -44,6 +46,7 @@ async def close(job: EvaluationJob) -> Closed:
             return Closed(error="There is no such evaluation any more.")
         results = await _results(store, evaluation)
         closed = Closed(report(results, evaluation.classes, evaluation.notes, job.seed))
+        await _look_for_leaks(store, evaluation, results, closed.report, job.trained_on)
         if not (evaluation.calibrate or evaluation.fit_gain):
             return closed
         from gateway.features.evaluations import fits as evaluation_fits  # noqa: PLC0415 - it loads scikit-learn
@@ -76,6 +79,36 @@ async def close(job: EvaluationJob) -> Closed:
             gained = evaluation_fits.gained(results, texts, job)
             _take(closed, evaluation, "gain", "gain", *gained, selector=job.selector)
         return closed
+
+
+async def _look_for_leaks(
+    store: EvaluationStore,
+    evaluation: Evaluation,
+    results: Mapping[str, Sequence[RowResult]],
+    told: dict[str, Any],
+    trained_on: str,
+) -> None:
+    """Tell in a report which rows the version was trained on, where that is known. Raises RedisError."""
+    told["leaks"] = None
+    if "adapter" not in evaluation.arms:
+        return
+    inputs = _read_inputs(trained_on)
+    if inputs is None:
+        told["cannot_see"].append("Its training set is not known here: rows that it was trained on may be among these.")
+        return
+    rows = [(row.number, request_of(row)) async for row in store.rows(evaluation) if not row.repeat]
+    leaks = find_leaks(inputs, rows)
+    told["leaks"] = tell_leaks(leaks, results)
+    told["cannot_see"] += words_of_leaks(leaks, len(rows))
+
+
+def _read_inputs(trained_on: str) -> list[str] | None:
+    """The inputs of the rows in this file; None where it can't be read."""
+    try:
+        with open(trained_on, "rb") as lines:
+            return [input_of(msgspec.json.decode(line, type=DataRow)) for line in lines]
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _take(

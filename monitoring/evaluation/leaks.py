@@ -1,0 +1,80 @@
+"""Rows of an evaluation that the version was trained on: what it got right there says little."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from monitoring.datasets.near_duplicates import NearIndex
+from monitoring.datasets.rows import INSTRUCTING, text_of
+from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.results import RowResult
+
+NAMED_MAX = 20
+DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Leaks:
+    """Numbers of the rows whose request is in the training set: the same, or near one of it."""
+
+    trained_on: int
+    same: tuple[int, ...]
+    near: tuple[int, ...]
+
+
+def find_leaks(trained_on: Iterable[str], rows: Iterable[tuple[int, str]]) -> Leaks:
+    """Find the rows, each with its number and the text of its request, among the training inputs."""
+    index, exact = NearIndex(), set[str]()
+    for number, text in enumerate(map(_normal, trained_on)):
+        if text not in exact:
+            exact.add(text)
+            index.add(number, text)
+    same, near = [], []
+    for number, text in ((number, _normal(text)) for number, text in rows):
+        if text in exact:
+            same.append(number)
+        elif next(index.near(text), None) is not None:
+            near.append(number)
+    return Leaks(len(exact), tuple(same), tuple(near))
+
+
+def request_of(row: Row) -> str:
+    """The text that a row asks, without the instructions that all rows of a task share."""
+    if row.messages is None:
+        return row.prompt or ""
+    asked = [message for message in row.messages if message.get("role") not in INSTRUCTING]
+    return "\n".join(text_of(message) for message in asked or row.messages)
+
+
+def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict[str, object]:
+    """The leaks as a part of the report, with each arm's share of right rows without them."""
+    leaked = {*leaks.same, *leaks.near}
+    named = sorted({result.id for of in results.values() for result in of if result.number in leaked})
+    return {
+        "trained_on": leaks.trained_on,
+        "same": len(leaks.same),
+        "near": len(leaks.near),
+        "first": named[:NAMED_MAX],
+        "right_without": {arm: _right_without(of, leaked) for arm, of in results.items()},
+    }
+
+
+def words_of_leaks(leaks: Leaks, rows: int) -> list[str]:
+    """What is to be said of the leaks, if there are any."""
+    found = len(leaks.same) + len(leaks.near)
+    if not found:
+        return []
+    return [
+        f"{found} of {rows} rows are in the training set, {len(leaks.near)} of them nearly: the version may know "
+        "them by heart."
+    ]
+
+
+def _right_without(results: Sequence[RowResult], leaked: Collection[int]) -> float | None:
+    right = [result.right for result in results if not result.repeat and result.number not in leaked]
+    return round(sum(right) / len(right), DIGITS) if right else None
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())
