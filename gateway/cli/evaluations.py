@@ -87,6 +87,12 @@ class EvaluationOptions:
         str | None,
         typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
     ] = None
+    prompt: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Instructions for the arms base (the model without an adapter) and general, as text."
+        ),
+    ] = None
     repeats: Annotated[
         int | None,
         typer.Option(min=1, help="How often each row is asked, to see answers that flip. Unset: once."),
@@ -102,7 +108,7 @@ class EvaluationOptions:
 @with_api
 def evaluate(
     api: Api,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, or with --prompt a task.")],
     data: Annotated[
         Path | None,
         typer.Option(
@@ -150,8 +156,13 @@ def evaluate(
 
 
 def _query(options: EvaluationOptions) -> dict[str, str | None]:
-    """The options as the gateway takes them: those that are not given are None."""
+    """The options as the gateway takes them: those that are not given are None. Raises Unusable."""
     fields = {name: "true" if value is True else value for name, value in vars(options).items()}
+    if options.prompt is not None:
+        try:
+            fields["prompt"] = options.prompt.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unusable(f"The prompt {options.prompt} can't be read: {error}.") from error
     return {name: None if value in (None, False) else str(value) for name, value in fields.items()}
 
 

@@ -39,7 +39,7 @@ def find_leaks(trained_on: Iterable[str], rows: Iterable[tuple[int, str]]) -> Le
     return Leaks(len(exact), tuple(same), tuple(near))
 
 
-def request_of(row: Row) -> str:
+def get_request(row: Row) -> str:
     """The text that a row asks, without the instructions that all rows of a task share."""
     if row.messages is None:
         return row.prompt or ""
@@ -60,7 +60,7 @@ def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict
     }
 
 
-def words_of_leaks(leaks: Leaks, rows: int) -> list[str]:
+def describe_leaks(leaks: Leaks, rows: int) -> list[str]:
     """What is to be said of the leaks, if there are any."""
     found = len(leaks.same) + len(leaks.near)
     if not found:

@@ -155,3 +155,31 @@ async def test_rows_of_the_training_set_are_told_with_the_figures_without_them(
         report = (await ended(http, begun["id"]))["report"]
         assert report["leaks"] is None
         assert any("training set is not known here" in sentence for sentence in report["cannot_see"])
+
+
+async def test_prompts_are_evaluated_on_a_task_that_has_no_version(
+    configure: Configure, small: FakeEngine, general: FakeEngine
+) -> None:
+    small.answers["*"], general.answers["*"] = right_but_for(2), right_but_for(4)
+    async with run_gateway(configure()) as running, running.http() as http:
+        lacking = await begin(http, data(2), status=400, version="returns")
+        assert "give a prompt" in lacking["error"]["message"]
+        begun = await begin(http, data(40), version="returns", prompt="Decide by the rules: & no more.")
+        told = await ended(http, begun["id"])
+        assert (told["status"], told["version"], told["arms"]) == ("done", "returns", ["base", "general"])
+        right = {arm: figures["accuracy"]["right"] for arm, figures in told["report"]["arms"].items()}
+        assert right == {"base": 20, "general": 30}
+    for engine in (small, general):
+        asked = [seen.body for seen in engine.requests if "Item" in seen.prompt]
+        systems = {body["messages"][0]["content"] for body in asked if body["messages"][0]["role"] == "system"}
+        assert (systems, {body["temperature"] for body in asked}) == ({"Decide by the rules: & no more."}, {0})
+
+
+async def test_a_prompt_joins_a_version_as_the_arms_base_and_general(ready: RunningGateway, small: FakeEngine) -> None:
+    small.answers["*"] = right_but_for(2)
+    async with ready.http() as http:
+        begun = await begin(http, data(20), prompt="Decide.")
+        told = await ended(http, begun["id"])
+        assert told["arms"] == ["adapter", "general", "base"]
+        assert told["asked"]["general"]["prompt"] == "Decide."
+        assert told["report"]["arms"]["base"]["accuracy"]["right"] == 10

@@ -11,6 +11,7 @@ from router.policy import TaskPolicy
 from serving.adapters.entries import Version
 
 ARMS = ("adapter", "general", "leading", "best")
+PROMPT_ARMS = ("base", "general")
 
 
 async def resolve_arms(
@@ -39,6 +40,37 @@ async def resolve_arms(
         text = f"No other version leads {task.name}, or has led it: name the arm adapter or general, too."
         raise Problem("invalid_value", text, "arms")
     return asked, notes if {"leading", "best"} & {*names} else []
+
+
+def resolve_prompt_arms(
+    evaluations: Evaluations, task: TaskPolicy, version: Version | None, named: str | None, prompt: str
+) -> dict[str, EvaluationArm]:
+    """The arms that answer by a prompt: `base`, which is the pool's model without an adapter, and `general`. Those that
+    are `named`; None: all there are. Raises Problem (400)."""
+    pools = {"base": version.pool if version is not None else _base_pool(evaluations, task), "general": None}
+    if task.fallback_pool is not None and task.reaches(task.fallback_pool):
+        pools["general"] = task.fallback_pool
+    names = PROMPT_ARMS if named is None else named.split(",")
+    asked = {arm: EvaluationArm(pool=pool, prompt=prompt) for arm, pool in pools.items() if arm in names and pool}
+    missing = next((arm for arm in PROMPT_ARMS if named is not None and arm in names and arm not in asked), None)
+    if missing is not None or not asked:
+        text = f"{task.name} has no pool that could be the arm {missing or 'base'}: name another, or see pools_allowed."
+        raise Problem("invalid_value", text, "arms")
+    return asked
+
+
+def _base_pool(evaluations: Evaluations, task: TaskPolicy) -> str | None:
+    """The pool of a task's adapters: that of the version that leads, else the only one that may have them."""
+    snapshot = evaluations.services.snapshot.current
+    alias = snapshot.aliases.get(task.name)
+    if alias is not None and alias.leading in snapshot.versions:
+        return snapshot.versions[alias.leading].pool
+    pools = [
+        name
+        for name, pool in evaluations.services.settings.pools.items()
+        if pool.base_folder is not None and task.reaches(name)
+    ]
+    return pools[0] if len(pools) == 1 else None
 
 
 async def _references(evaluations: Evaluations, version: Version) -> tuple[dict[str, EvaluationArm], list[str]]:

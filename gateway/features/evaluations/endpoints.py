@@ -17,7 +17,7 @@ from gateway.audit import audited, enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.arms import ARMS, resolve_arms
+from gateway.features.evaluations.arms import ARMS, PROMPT_ARMS, resolve_arms, resolve_prompt_arms
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
@@ -35,6 +35,7 @@ from serving.adapters.entries import PLACED, Version
 
 ROWS_AT_ONCE_MAX = 100
 REPEATS_MAX = 10
+PROMPT_CHARACTERS_MAX = 8000
 TOLD = ("id", "data_digest", "suite", "rows", "repeats", "arms", "metric", "calibrate", "fit_gain")
 """What the audit has of an evaluation that is begun."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -45,18 +46,23 @@ class WantedEvaluation:
     """An evaluation that is asked for: of which version, by which arms, and on which suite, if it is on one."""
 
     task: TaskPolicy
-    version: Version
+    version: Version | None
     arms: dict[str, EvaluationArm]
     notes: Sequence[str]
     suite: Suite | None
     repeats: int
+
+    @property
+    def name(self) -> str:
+        """The version's name; that of the task where prompts alone are evaluated."""
+        return self.version.name if self.version is not None else self.task.name
 
     def evaluation(self, intake: Intake, data: Data, by: str, name: str) -> Evaluation:
         """It, once all of its data were taken in."""
         assert intake.metric is not None, "there is a row"
         return Evaluation(
             id=name,
-            version=self.version.name,
+            version=self.name,
             task=self.task.name,
             arms=self.arms,
             metric=str(intake.metric),
@@ -89,7 +95,9 @@ async def begin_evaluation(
     request: Request,
     response: Response,
     admin: Admin,
-    version: Annotated[str, Query(max_length=80, description="What is evaluated, such as returns@v3.")],
+    version: Annotated[
+        str, Query(max_length=80, description="A version, such as returns@v3; with a prompt also a task.")
+    ],
     arms: Annotated[
         str | None,
         Query(
@@ -105,6 +113,10 @@ async def begin_evaluation(
         str | None,
         Query(max_length=80, description="In place of a body: a suite of the task, by kind or start of digest."),
     ] = None,
+    prompt: Annotated[
+        str,
+        Query(max_length=PROMPT_CHARACTERS_MAX, description="A system message for the arms base and general."),
+    ] = "",
     repeats: Annotated[
         int, Query(ge=1, le=REPEATS_MAX, description="How often each row is asked, to see whether its answer flips.")
     ] = 1,
@@ -116,7 +128,7 @@ async def begin_evaluation(
     stopped, or is there already.
     """
     evaluations = feature_of(request, Evaluations)
-    wanted = await resolve_wanted(evaluations, version, arms, against, suite, repeats)
+    wanted = await resolve_wanted(evaluations, version, arms, against, suite, repeats, prompt)
     if calibrate and "adapter" not in wanted.arms:
         raise Problem("invalid_value", "Calibrating needs the arm adapter.", "arms")
     if fit_gain and not {"adapter", "general"} <= set(wanted.arms):
@@ -284,9 +296,24 @@ def evaluation_words(last: dict[str, Any] | None) -> list[str]:
 
 
 async def resolve_wanted(
-    evaluations: Evaluations, name: str, arms: str | None, against: str | None, suite: str | None, repeats: int
+    evaluations: Evaluations,
+    name: str,
+    arms: str | None,
+    against: str | None,
+    suite: str | None,
+    repeats: int,
+    prompt: str = "",
 ) -> WantedEvaluation:
     """What is evaluated, resolved. Raises Problem (400, 404, 409)."""
+    if "@" not in name:
+        task = evaluations.services.snapshot.current.policy.tasks[
+            known_task(evaluations.services, name, param="version")
+        ]
+        if not prompt or against is not None:
+            raise Problem("missing_field", f"{name} is a task: give a prompt to evaluate, or name a version.", "prompt")
+        asked = resolve_prompt_arms(evaluations, task, None, arms, prompt)
+        named = None if suite is None else await find_suite(evaluations, task.name, suite)
+        return WantedEvaluation(task, None, asked, (), named, repeats)
     version = await _version(evaluations, name)
     other = await _version(evaluations, against) if against is not None else None
     if other is not None and (other.task != version.task or other.name == version.name):
@@ -294,18 +321,22 @@ async def resolve_wanted(
     task = evaluations.services.snapshot.current.policy.tasks[
         known_task(evaluations.services, version.task, param="version")
     ]
-    asked, notes = await resolve_arms(evaluations, task, version, arms, other)
+    with_prompt = [arm for arm in (arms or ",".join(PROMPT_ARMS)).split(",") if prompt and arm in PROMPT_ARMS]
+    others = ",".join(arm for arm in arms.split(",") if arm not in with_prompt) if arms is not None else None
+    asked, notes = ({}, []) if others == "" else await resolve_arms(evaluations, task, version, others, other)
+    if with_prompt:
+        asked |= resolve_prompt_arms(evaluations, task, version, ",".join(with_prompt) if arms else None, prompt)
     named = None if suite is None else await find_suite(evaluations, task.name, suite)
     return WantedEvaluation(task, version, asked, notes, named, repeats)
 
 
 def make_intake(evaluations: Evaluations, wanted: WantedEvaluation, metric: str, class_field: str) -> Intake:
     """The intake of its rows. Raises Problem (400)."""
-    contract = wanted.version.view().contract
+    contract = wanted.version.view().contract if wanted.version is not None else None
     return Intake(
         evaluations,
         wanted.task,
-        wanted.version.name,
+        wanted.name,
         ClassFinder(class_field),
         find_metric(metric),
         partial(default_metric, contract),

@@ -183,11 +183,12 @@ class _Run:
         asked = self._one.arms[arm]
         name = asked.version or self._one.version
         version = view.versions.get(name)
+        if task is not None and asked.prompt is not None:
+            placed = self._placed(task, None, asked.pool or "", None, view)
+            return placed if isinstance(placed, str) else replace(placed, system=asked.prompt)
         if task is None or version is None:
             raise Impossible(f"The configuration has no task {self._one.task!r} any more, or there is no {name}.")
         if asked.version is None:
-            if asked.prompt is not None:
-                version = replace(version, general_prompt=replace(version.general_prompt, system=asked.prompt))
             return self._placed(task, None, asked.pool or task.fallback_pool or "", version, view)
         if version.state in OUT_OF_SERVICE or version.state not in PLACED | {"staging"}:
             raise Impossible(
@@ -330,22 +331,22 @@ def in_short(evaluation: Evaluation) -> dict[str, Any]:
 async def answer_once(evaluations: Evaluations, choice: Choice, body: RequestBody) -> Said:
     """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others."""
     version = choice.version or choice.general_prompt_of
-    assert version is not None, "an evaluation is of a version"
     record = Record(
         id=evaluations.services.ids.make(""),
         at=time.time(),
         endpoint=body.wire_format.name,
         caller="",
-        requested_model=version.name,
+        requested_model=version.name if version is not None else choice.task.name if choice.task is not None else "",
         purpose="evaluation",
         policy_generation=evaluations.services.snapshot.current.policy.generation,
     )
     policy = evaluations.services.snapshot.current.policy
     demands = evaluations.services.judging.demands(policy, body, choice, NO_SCORES)
     body.cache_salt = evaluations.services.cache_salt("evaluation", choice.task)
-    sent = body.for_engine(choice, demands.fields if demands is not None else None)
+    fields = dict(demands.fields or {}) if demands is not None else {}
+    sent = body.for_engine(choice, fields if version is not None else {"temperature": 0, **fields})
     ledger, answer, fault = await ask_beside(evaluations.services, choice, body, sent, record, policy.limits)
-    contract = evaluations.services.judging.contract_of(version)
+    contract = evaluations.services.judging.contract_of(version) if version is not None else None
     row_answer = Said(text=None, fault=fault) if fault is not None else read_answer(answer.body, contract)
     _settle(evaluations, record, row_answer, ledger.engine_seconds)
     return row_answer

@@ -22,7 +22,7 @@ from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
 from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
 from monitoring.datasets.rows import DataRow, input_of
-from monitoring.evaluation.leaks import find_leaks, request_of, tell_leaks, words_of_leaks
+from monitoring.evaluation.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import live_with_input
@@ -96,10 +96,10 @@ async def _look_for_leaks(
     if inputs is None:
         told["cannot_see"].append("Its training set is not known here: rows that it was trained on may be among these.")
         return
-    rows = [(row.number, request_of(row)) async for row in store.rows(evaluation) if not row.repeat]
+    rows = [(row.number, get_request(row)) async for row in store.rows(evaluation) if not row.repeat]
     leaks = find_leaks(inputs, rows)
     told["leaks"] = tell_leaks(leaks, results)
-    told["cannot_see"] += words_of_leaks(leaks, len(rows))
+    told["cannot_see"] += describe_leaks(leaks, len(rows))
 
 
 def _read_inputs(trained_on: str) -> list[str] | None:

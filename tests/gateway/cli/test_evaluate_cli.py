@@ -136,6 +136,10 @@ async def test_suites_are_added_listed_evaluated_together_and_removed(
     assert "newest  120" in told.out
     assert told.out.splitlines()[-1].endswith("83.3 %")
     assert "Give either --data or --suite" in (await apprentice("evaluate", "returns@v1")).err
+    rules = tmp_path / "rules.txt"
+    rules.write_text("Say yes.")
+    told = await ok(apprentice, *f"evaluate returns --prompt {rules} --suite hard --arms base".split())
+    assert "returns on 6 rows, by normal" in told.out
     assert "is removed" in (await ok(apprentice, *["suites", "remove", "returns", "hard", "--yes"])).out
 
 

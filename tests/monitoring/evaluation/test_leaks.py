@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.leaks import find_leaks, request_of, tell_leaks, words_of_leaks
+from monitoring.evaluation.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.evaluation.results import RowResult
 
 SYSTEM = {"role": "system", "content": "Decide the return by the shop's long and detailed policy. " * 20}
@@ -21,14 +21,14 @@ def test_same_and_near_rows_are_found_and_their_share_taken_out() -> None:
         row(2, "Where is my parcel?"),
         row(3, "Is a sealed kettle taken back after 40 days?"),
     ]
-    leaks = find_leaks([toaster, "Something else altogether"], ((each.number, request_of(each)) for each in rows))
+    leaks = find_leaks([toaster, "Something else altogether"], ((each.number, get_request(each)) for each in rows))
     assert (leaks.trained_on, leaks.same, leaks.near) == (2, (0,), (1,))
     results = [RowResult(number=n, id=f"r{n}", group=n, right=n < 3, outcome="answered") for n in range(4)]
     told = tell_leaks(leaks, {"adapter": results})
     assert (told["first"], told["right_without"]) == (["r0", "r1"], {"adapter": 0.5})
-    assert "2 of 4 rows are in the training set, 1 of them nearly" in words_of_leaks(leaks, 4)[0]
+    assert "2 of 4 rows are in the training set, 1 of them nearly" in describe_leaks(leaks, 4)[0]
 
 
 def test_rows_that_share_only_instructions_are_no_leaks() -> None:
-    leaks = find_leaks(["Where is my parcel?"], [(0, request_of(row(0, "Is a kettle taken back?")))])
-    assert (leaks.same, leaks.near, words_of_leaks(leaks, 1)) == ((), (), [])
+    leaks = find_leaks(["Where is my parcel?"], [(0, get_request(row(0, "Is a kettle taken back?")))])
+    assert (leaks.same, leaks.near, describe_leaks(leaks, 1)) == ((), (), [])
