@@ -27,7 +27,7 @@ from gateway.cli.reload import reload
 from gateway.cli.replay import replay
 from gateway.cli.requests import requests
 from gateway.cli.retraining import retraining
-from gateway.cli.reviews import reviews
+from gateway.cli.review_labels import reviews
 from gateway.cli.sidecar import sidecar
 from gateway.cli.state import state
 from gateway.cli.suites import suites

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.admin_client import AdminClient, Refused, Unusable
 from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.tables import Row, moment, since
 
@@ -34,7 +34,7 @@ def show_next(
     if api.out.answer(answer):
         return
     review = answer["review"]
-    for line in _lines(review):
+    for line in review_lines(review):
         api.out.say(line)
     metric = answer["say"]
     name, values = (metric["metric"], _values(metric)) if metric else ("-", "-")
@@ -59,7 +59,7 @@ def answer(
     retrains the version.
     """
     metric, first = _metric_of(api, request_id)
-    body = as_body(request_id=request_id, metric=metric["metric"], value=_value(metric, value))
+    body = as_body(request_id=request_id, metric=metric["metric"], value=value_of(metric, value))
     body |= as_body(comment=comment, demonstration=right, rater=rater)
     answer = api.post(f"{api.url}/v1/feedback", body)
     api.out.tell(answer, f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}{_beside(first)}.")
@@ -107,7 +107,7 @@ def delete_reviews(
     api.out.tell(answer, f"{waiting} that waited and {answered} that were judged wrong are deleted.")
 
 
-def _lines(review: dict[str, Any]) -> Iterator[str]:
+def review_lines(review: dict[str, Any]) -> Iterator[str]:
     """A review as lines of text."""
     where = f"{review['version'] or '-'} in {review['pool']}"
     yield f"{review['request_id']}  {review['task']}, {where} ({review['reason']}), {moment(review['at'])}"
@@ -144,7 +144,13 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
     is none. Raises Unusable where there is no metric."""
     if not request_id.strip():
         raise Unusable("ID is empty: give the id that `apprentice reviews next` shows.")
-    request = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
+    try:
+        request = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
+    except Refused as refused:
+        held = client.get(f"{client.url}/v1/reviews/next") if refused.code == "request_not_found" else {}
+        if held.get("review", {}).get("request_id") == request_id and held["say"]:  # older than its record
+            return held["say"], None
+        raise
     task = request["record"]["task"]
     if task is None:
         raise Unusable(f"{request_id[:80]} was of no task.")
@@ -153,7 +159,7 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
     if metric is None:
         raise Unusable("The configuration declares no feedback_metrics: there is nothing to say of an answer.")
     answers = (each for each in request["feedback"] if each.get("reviewed") and each["metric"] == metric["metric"])
-    return metric, next(answers, None)
+    return metric, next((each for each in answers if each.get("reviewers", 1) == 1), None)
 
 
 def _beside(first: dict[str, Any] | None) -> str:
@@ -176,7 +182,7 @@ def _values(metric: dict[str, Any]) -> str:
     return f"a number{', ' if bounds else ''}{' and '.join(bounds)}"
 
 
-def _value(metric: dict[str, Any], text: str) -> bool | float | str:
+def value_of(metric: dict[str, Any], text: str) -> bool | float | str:
     """The value as its metric takes it; the gateway has the last word. Raises Unusable."""
     word = text.strip().lower()
     if metric["kind"] == "boolean":

@@ -82,6 +82,17 @@ class ReviewSettings(Section):
     retention_days: float = Field(14.0, gt=0, le=366, description="Retention of open reviews' texts.")
     lease_seconds: Seconds = Field(600.0, description="Time until a leased review goes to another reviewer.")
     usd_each: Usd = Field(0.0, description="Cost of a review, for the net saving.")
+    several_share: Share = Field(
+        0.0, description="Share of reviews that several reviewers judge, unseen by each other."
+    )
+    reviewers: int = Field(2, ge=2, le=9, description="Reviewers of each of those.")
+    agreement_min: float = Field(
+        0.667,
+        ge=0,
+        le=1,
+        description="Krippendorff's alpha of reviewers, below which only labels of two who agree count; 0: never.",
+    )
+    gold_share: Share = Field(0.0, description="Share of given reviews that are gold questions, where there are any.")
 
     def faults(self, task: str) -> Iterator[str]:
         """As the faults of the task's monitor are told, of which these are some."""

@@ -15,22 +15,11 @@ import msgspec
 import numpy as np
 from scipy.stats import t
 
+from monitoring.labels.messages import Agreement
 from monitoring.labels.ratings import Numbers, Ratings
 
 DRAWS = 1000
 CELLS_AT_ONCE = 2_000_000
-
-
-class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """Agreement over the `items` that two or more have rated, `ratings` in all; `same` is the share of those items on
-    which all agree. `alpha` is None where all ratings have one value: there is nothing to tell apart."""
-
-    items: int = 0
-    ratings: int = 0
-    same: float | None = None
-    alpha: float | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 def measure_agreement(ratings: Ratings, seed: int = 0) -> Agreement:

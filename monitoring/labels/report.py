@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
-from monitoring.labels.agreement import Agreement, measure_agreement, measure_raters
+from monitoring.labels.agreement import measure_agreement, measure_raters
+from monitoring.labels.messages import Agreement, ClassReport, RaterReport, RatingsReport, VoteName, VoteReport
 from monitoring.labels.ratings import Numbers, Ratings
-from monitoring.labels.votes import VoteName, Votes, find_credits, find_values, take_votes
+from monitoring.labels.votes import Votes, find_credits, find_values, take_votes
 
 AGREEMENT_MIN = 0.667
 """Below it no conclusion may rest on single labels (Krippendorff)."""
@@ -17,51 +16,6 @@ ITEMS_MIN = 20
 CLASSES_TOLD_MAX = 100
 RATERS_TOLD_MAX = 200
 DIFFERENT_TOLD_MAX = 100
-
-
-class RaterReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A rater's agreement with others. `gold_right` of `gold` answers to items of a known value were right."""
-
-    rater: str
-    agreement: Agreement
-    labels: int = 0
-    gold: int = 0
-    gold_right: int = 0
-
-
-class ClassReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The agreement on a class; `is_ambiguous`: it is too low, on enough items."""
-
-    class_name: str
-    agreement: Agreement
-    is_ambiguous: bool
-
-
-class VoteReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Both votes, side by side: how many items get which value, the accuracy on items of a known value (None: there is
-    none), and the items on which they differ."""
-
-    recommended: VoteName
-    because: str
-    values: dict[VoteName, dict[str, int]]
-    ties: int
-    accuracy: dict[VoteName, float | None]
-    different: int
-    different_items: list[str]
-
-
-class RatingsReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that ratings tell of their raters. `agreed_only`: agreement is so low that only agreed labels count."""
-
-    items: int
-    ratings: int
-    agreement: Agreement
-    agreement_min: float
-    agreed_only: bool
-    classes: list[ClassReport]
-    raters: list[RaterReport]
-    votes: VoteReport | None
-    words: list[str]
 
 
 def report_ratings(ratings: Ratings, agreement_min: float = AGREEMENT_MIN, seed: int = 0) -> RatingsReport:

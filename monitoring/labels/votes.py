@@ -8,11 +8,10 @@ a rater gave few.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 import numpy as np
 
+from monitoring.labels.messages import VoteName
 from monitoring.labels.ratings import Numbers, Ratings
 
 LABELS_AN_ITEM_MIN = 3.0
@@ -23,7 +22,6 @@ ROUNDS_MAX = 100
 CHANGE_MIN = 1e-4
 CELLS_MAX = 50_000_000
 """Numbers in all confusion matrices together; of more raters and values there is no second vote."""
-VoteName = Literal["majority", "dawid_skene"]
 
 
 class Votes(msgspec.Struct, frozen=True, kw_only=True):

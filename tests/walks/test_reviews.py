@@ -171,7 +171,7 @@ async def test_a_lease_is_one_reviewers_until_its_time_is_over_and_the_oldest_go
             assert await given(one) is None
             assert outcomes(gateway)["given"] == 3
             told = (await one.get(NEXT)).json()["error"]["message"]
-            assert told == "Of returns 1 reviews are leased to others, and 0 you have skipped."
+            assert told == "Of returns 1 reviews are leased to others, and 0 you have skipped or answered."
 
 
 async def test_who_skips_a_review_gives_its_lease_back_and_does_not_get_it_again(
@@ -190,7 +190,10 @@ async def test_who_skips_a_review_gives_its_lease_back_and_does_not_get_it_again
             mine, others = await one.get(NEXT), await two.get(NEXT)
             assert (await two.post(path, json={"reason": "  "})).json()["error"]["param"] == "reason"
             gone = await one.post("/v1/reviews/nothing/skip", json={"reason": "x"})
-        assert mine.json()["error"]["message"] == "Of returns 0 reviews are leased to others, and 1 you have skipped."
+        assert (
+            mine.json()["error"]["message"]
+            == "Of returns 0 reviews are leased to others, and 1 you have skipped or answered."
+        )
         assert others.json()["review"]["request_id"] == request_id
         assert (gone.status_code, gone.json()["error"]["code"]) == (404, "no_review")
         told = await counts(gateway)

@@ -103,13 +103,13 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> Erased:
 
 
 async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequence[str]) -> int:
-    """Delete the texts of reviews of these requests; their number. Raises RedisError."""
+    """Delete the texts of reviews of these requests, gold questions too; their number. Raises RedisError."""
     store, services, deleted = erasures.reviews.store, erasures.services, 0
     for at in range(0, len(requests), AT_ONCE):
         for request, task in (await store.find_tasks(requests[at : at + AT_ONCE])).items():
             step = AuditedStep(services.redis, services.audit, erasure.by)
             deleted += sum(await store.delete(task, request, step))
-    return deleted
+    return deleted + await erasures.reviews.gold.forget(requests)
 
 
 def list_versions_of(erasures: Erasures, digests: Set[str]) -> list[str]:

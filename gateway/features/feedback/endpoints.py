@@ -27,23 +27,23 @@ from pydantic import (
 
 from gateway.access import Identified
 from gateway.callers import Caller
-from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.error_answers import FEEDBACK_PATH
 from gateway.errors import Problem, problem_of_fault
 from gateway.feature import feature_of
 from gateway.features.requests.endpoints import resolve_id
-from gateway.features.reviews.job import note_answered, task_of_review
+from gateway.features.reviews.job import find_review, note_answered
+from gateway.features.reviews.reviewer_endpoints import metric_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.openapi_parts import SPENT_ERRORS, STORED, with_errors
+from gateway.request_labels import check_value, digest_demonstration
 from gateway.services import Services
 from gateway.state.durability import NotSettled, not_settled
-from monitoring.evaluation.forms import said_by
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import made_at
+from monitoring.labels.request_label import name_rater
 
 FEEDBACK_BATCH_MAX = 1000
 DEMONSTRATION_BYTES_MAX = 65_536
-FLOAT_MAX = 10**300
 router = APIRouter()
 
 
@@ -173,7 +173,10 @@ def _one_of_batch(raw: Any) -> FeedbackIn:
 
 async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
     services = reviews.services
-    value = _checked(given, services.settings.feedback_metrics)
+    value = check_value(given.metric, given.value, services.settings.feedback_metrics)
+    if await _answers_gold(reviews, caller, given, value):
+        feedback_id = given.feedback_id or uuid.uuid4().hex
+        return 201, {"request_id": given.request_id, "feedback_id": feedback_id, "metric": given.metric}
     request_id = await _named(services, caller, given)
     now = time.time()
     genuine = services.ids.genuine(request_id, caller.judges)
@@ -182,8 +185,8 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
     if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
         text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
         raise Problem("invalid_value", text, "demonstration")
-    of_review = await task_of_review(reviews, caller, request_id, given.metric)
-    demonstrated = {} if given.demonstration is None else _demonstrated(services, given.demonstration)
+    drawn = await find_review(reviews, caller, request_id, given.metric)
+    demonstrated = digest_demonstration(services, given.demonstration)
     feedback = Feedback(
         feedback_id=given.feedback_id or uuid.uuid4().hex,
         named=given.feedback_id is not None,
@@ -196,22 +199,26 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
         demonstration=given.demonstration,
         tags=given.tags,
         demonstration_digests=demonstrated,
-        reviewed=of_review is not None,
+        reviewed=drawn is not None,
+        reviewers=drawn.reviewers if drawn is not None else 1,
     )
     receipt = await services.feedback.give(request_id, feedback, caller.judges, genuine)
     services.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
     if receipt.first and not receipt.reported and receipt.given != "pending":  # whose task nobody knows yet
         services.coverage.judged(receipt.task or "")
-    if of_review is not None:
-        await note_answered(reviews, of_review, request_id, feedback, receipt)
+    if drawn is not None:
+        await note_answered(reviews, drawn, request_id, feedback, receipt)
     return _told(receipt, request_id, feedback)
 
 
-def _demonstrated(services: Services, demonstration: Any) -> dict[str, str]:
-    """The digests by which shadow pairs are held against what somebody says that the answer should have been."""
-    text = said_by(demonstration)
-    digests = {form.name: form.digest(services.digest_secret, text) for form in services.deployment.judge_forms}
-    return {judge: form_digest for judge, form_digest in digests.items() if form_digest is not None}
+async def _answers_gold(reviews: Reviews, caller: Caller, given: FeedbackIn, value: bool | float | str) -> bool:
+    """Score an answer to the gold question that this reviewer has. It is no feedback, and is answered like one."""
+    held = await reviews.gold.find_held(caller.public) if caller.judges == "*" and given.request_id else None
+    if held is None or held.request_id != given.request_id or given.metric != metric_of(reviews, held.task)[0]:
+        return False
+    metric = reviews.services.settings.feedback_metrics[given.metric].metric()
+    await reviews.gold.answer(held, caller.public, name_rater(caller.public, given.rater), metric, value)
+    return True
 
 
 def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:
@@ -228,27 +235,6 @@ def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, d
 
 def _counted(receipt: Receipt) -> str:
     return receipt.given if receipt.given in ("created", "same", "pending") else "refused"
-
-
-def _checked(given: FeedbackIn, metrics: dict[str, FeedbackMetricSettings]) -> bool | float | str:
-    spec = metrics.get(given.metric)
-    if spec is None:
-        raise Problem("invalid_value", f"No such metric. Declared are: {', '.join(sorted(metrics))}.", "metric")
-    value = given.value
-    if spec.kind == "boolean" and isinstance(value, bool):
-        return value
-    if spec.kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if isinstance(value, int) and abs(value) > FLOAT_MAX:
-            raise Problem("invalid_value", "The value is too large.", "value")
-        low = spec.minimum if spec.minimum is not None else float("-inf")
-        high = spec.maximum if spec.maximum is not None else float("inf")
-        if low <= value <= high and abs(value) != float("inf"):
-            return float(value)
-        raise Problem("invalid_value", f"{given.metric} lies between {low:g} and {high:g}.", "value")
-    if spec.kind == "category" and value in spec.categories:
-        return str(value)
-    wanted = f"one of {', '.join(spec.categories)}" if spec.kind == "category" else f"a {spec.kind}"
-    raise Problem("invalid_value", f"The value of {given.metric} is {wanted}.", "value")
 
 
 async def _named(services: Services, caller: Caller, given: FeedbackIn) -> str:

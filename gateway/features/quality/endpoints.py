@@ -21,6 +21,7 @@ from gateway.features.quality.job import roles_of
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.releases.availability import around
+from gateway.features.reviews.agreement import describe_reviewers, read_agreement
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
@@ -198,6 +199,9 @@ async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, An
     """A task's health as it is told. Raises RedisError."""
     health, generation = await quality.store.of(task)
     state = situation(quality, snapshot, task, await redis_time(quality.services.redis), health)
+    agreement = await read_agreement(quality.reviews, task)
+    if agreement is not None:
+        state = msgspec.structs.replace(state, reviewers=list(describe_reviewers(task, agreement)))
     return {
         "task": task,
         "generation": generation,

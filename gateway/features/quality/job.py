@@ -11,7 +11,7 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import msgspec
 from redis.exceptions import RedisError
@@ -21,6 +21,7 @@ from gateway.background.lease import JobLease
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.records.archiving import redis_address
+from gateway.request_labels import list_agreed_only
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.signals.canaries import Canary
@@ -98,7 +99,8 @@ class Monitoring:
         await quality.releases.rollouts.enter_left()
         now = await redis_time(quality.services.redis)
         snapshot = await quality.services.snapshot.refresh()
-        judged = await _answered(process, step_of(quality, snapshot, now))
+        agreed_only = await list_agreed_only(quality.services)
+        judged = await _answered(process, step_of(quality, snapshot, now, agreed_only))
         if judged.error:
             raise MonitorFailed(f"the monitor's process: {judged.error}")
         await self._tell(judged, snapshot)
@@ -207,15 +209,16 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     )
 
 
-def step_of(quality: Quality, snapshot: Snapshot, known_at: float) -> MonitorStep:
-    """The facts of tasks, versions and metrics that the child needs for a step."""
+def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: Set[str] = frozenset()) -> MonitorStep:
+    """The facts of tasks, versions and metrics that the child needs for a step. Of tasks in `agreed_only` only agreed
+    labels count."""
     tasks: dict[str, WatchedTask] = {}
     previous: dict[str, str | None] = {}
     for task in quality.services.settings.tasks:
         roles = roles_of(quality, task, snapshot)
         alias = snapshot.aliases.get(task)
         tasks[task] = WatchedTask(
-            plan=quality.services.settings.plan(task),
+            plan=msgspec.structs.replace(quality.services.settings.plan(task), agreed_only=task in agreed_only),
             active=roles.active,
             previous_version=roles.previous_version,
             canary=_canary_of(alias) if alias is not None else None,

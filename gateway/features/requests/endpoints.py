@@ -15,9 +15,11 @@ from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.features.requests.explanation import explain, shown
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
+from gateway.request_labels import read_rules
 from gateway.services import Services
 from monitoring.feedback import handle_of
 from monitoring.ids import bare, made_at
+from monitoring.labels.request_label import find_label
 from monitoring.records import Record
 
 log = logging.getLogger(__name__)
@@ -43,9 +45,13 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
     async with services.limits.spending(caller) as headers:
         record = await find_record(services, await resolve_id(services, caller, request_id), caller)
         feedback = await services.feedback.of(record.id)
+        label = find_label(feedback, await read_rules(services, record.task))
+    if label is not None and label.is_waiting and caller.role != "admin":  # reviewers don't see each other's answers
+        feedback = [one for one in feedback if not one.reviewed or one.caller == caller.public]
     in_full = caller.judges == "*"
     visible = record if in_full else shown(record)
-    body = {"record": visible, "explanation": explain(record, in_full), "feedback": feedback}
+    explanation = [*explain(record, in_full), *([f"Its label is {label.value}: {label.words}."] if label else [])]
+    body = {"record": visible, "explanation": explanation, "label": label, "feedback": feedback}
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 

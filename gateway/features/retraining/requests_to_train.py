@@ -12,9 +12,10 @@ import msgspec
 
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.retraining.store import id_of, new_id
+from gateway.request_labels import read_rules
 from gateway.state.redis import redis_time
 from monitoring.feedback import STREAM_KEY, Feedback
-from monitoring.labels.request_label import RequestLabel, find_label, make_rules
+from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
 from monitoring.metric_values import badness, is_bad
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action
@@ -95,7 +96,7 @@ async def collect_examples(
 ) -> list[Example]:
     """The version's requests whose label is wrong (monitoring/labels/request_label.py), the newest first. Raises
     RedisError."""
-    judged = _Found(retraining, task, version)
+    judged = _Found(retraining, task, version, await read_rules(retraining.services, task))
     redis: Any = retraining.services.redis  # replies are bytes; redis-py's types say bytes or str
     first, last = "-" if since is None else str(int(since * 1000)), "+"
     for _ in range(READ_MAX // AT_ONCE):
@@ -116,11 +117,11 @@ async def collect_examples(
 class _Found:
     """The judgements of a version's requests, read from the newest back."""
 
-    def __init__(self, retraining: RetrainingRequests, task: str, version: str) -> None:
+    def __init__(self, retraining: RetrainingRequests, task: str, version: str, rules: LabelRules) -> None:
         services = retraining.services
         plan = services.settings.plan(task) if task in services.settings.tasks else Plan()
         self._feedback = services.feedback
-        self._rules = make_rules(plan, services.settings.judged_metrics())
+        self._rules = rules
         self._class_tag = plan.class_tag
         self._of = (task, version)
         self._seen: set[str] = set()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gateway.feature import Feature, Features
-from gateway.features.reviews import endpoints, reviewer_endpoints
+from gateway.features.reviews import endpoints, label_endpoints, reviewer_endpoints
+from gateway.features.reviews.gold import GoldStore
 from gateway.features.reviews.job import keep_reviewing
 from gateway.features.reviews.queue import ReviewQueue
 from gateway.features.reviews.reviews import Reviews
@@ -12,7 +13,7 @@ from gateway.services import Services
 
 
 def _open(services: Services, _: Features) -> Reviews:
-    return Reviews(services, ReviewStore(services.redis), ReviewQueue())
+    return Reviews(services, ReviewStore(services.redis), ReviewQueue(), GoldStore(services.redis))
 
 
 def _read_gauges(reviews: Reviews) -> None:
@@ -21,5 +22,9 @@ def _read_gauges(reviews: Reviews) -> None:
 
 
 REVIEWS = Feature(
-    Reviews, _open, (reviewer_endpoints.router, endpoints.router), {"keep_reviews": keep_reviewing}, _read_gauges
+    Reviews,
+    _open,
+    (reviewer_endpoints.router, label_endpoints.router, endpoints.router),
+    {"keep_reviews": keep_reviewing},
+    _read_gauges,
 )

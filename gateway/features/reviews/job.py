@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from redis.exceptions import RedisError
 
+from gateway.background.lease import JobLease
 from gateway.callers import Caller
 from gateway.configuration.monitor import ReviewSettings
+from gateway.features.reviews.agreement import MEASURED_SECONDS, keep_agreement
 from gateway.features.reviews.queue import Drawn
 from gateway.features.reviews.reviews import Reviews
-from gateway.features.reviews.store import Counts, Review
+from gateway.features.reviews.store import Counts, DrawnReview, Rater, Review
 from gateway.formats.conversation_texts import read_answered, read_asked
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
+from gateway.request_labels import read_label
 from monitoring.feedback import Feedback, Receipt
+from monitoring.labels.request_label import name_rater
 from monitoring.metric_values import badness, is_bad
 from monitoring.quality.verdicts.reviewing import are_raised, reviews_per_week
 from monitoring.records import Record
@@ -63,8 +69,10 @@ def _fields(choice: Choice) -> tuple[str, ...]:
 
 async def keep_reviewing(reviews: Reviews) -> None:
     """Keep what was drawn, and count what waits. Runs until cancelled."""
+    lease = JobLease(reviews.services.redis, "agreement", reviews.services.name)
     async with asyncio.TaskGroup() as group:
         group.create_task(_keep_one_by_one(reviews))
+        group.create_task(lease.repeat(lambda: keep_agreement(reviews), MEASURED_SECONDS))
         group.create_task(_count(reviews))
 
 
@@ -90,6 +98,7 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
     if task not in reviews.services.settings.tasks or not reviews.queue.open(task):
         return False
     review = _review(drawn) if drawn.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
+    review = msgspec.structs.replace(review, reviewers=_draw_reviewers(reviews, drawn.record.id, task))
     kept = await reviews.store.keep(review, budget_of(reviews, task), retention_seconds(reviews, task))
     if kept.outcome == "spent":
         reviews.queue.spent(task, min(kept.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
@@ -97,6 +106,14 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
         if count:
             reviews.services.meters.reviews.add(count, task, outcome)
     return kept.outcome != "spent"
+
+
+def _draw_reviewers(reviews: Reviews, request_id: str, task: str) -> int:
+    """How many are to review a request: drawn by its id alone, and the same for every gateway."""
+    settings = settings_of(reviews, task)
+    secret = reviews.services.digest_secret
+    drawn = hashlib.blake2b(request_id.encode(), key=secret, digest_size=7, person=b"reviewers").digest()
+    return settings.reviewers if int.from_bytes(drawn, "big") < settings.several_share * (1 << 56) else 1
 
 
 def _review(drawn: Drawn) -> Review:
@@ -181,24 +198,35 @@ def is_raised(reviews: Reviews, task: str) -> bool:
 # ---- what is answered -----------------------------------------------------------------------------------
 
 
-async def task_of_review(reviews: Reviews, caller: Caller, request_id: str, metric: str) -> str | None:
-    """The task of a request that waits for review or has been reviewed, where this is an operator's or admin's
-    judgement on it by the metric that reviewers are asked for; else None. Raises RedisError."""
+async def find_review(reviews: Reviews, caller: Caller, request_id: str, metric: str) -> DrawnReview | None:
+    """The review of a request that waits for it or has been reviewed, where this is an operator's or admin's judgement
+    on it by the metric that reviewers are asked for; else None. Raises RedisError."""
     if caller.judges != "*":
         return None
-    task = await reviews.store.task_of(request_id) or await reviews.store.answered_task_of(request_id)
-    if task is None or task not in reviews.services.settings.tasks:
+    drawn = await reviews.store.find_drawn(request_id)
+    if drawn is None or drawn.task not in reviews.services.settings.tasks:
         return None
-    wanted = reviews.services.settings.plan(task).feedback_metric
-    return task if wanted in (None, metric) else None
+    wanted = reviews.services.settings.plan(drawn.task).feedback_metric
+    return drawn if wanted in (None, metric) else None
 
 
-async def note_answered(reviews: Reviews, task: str, request_id: str, feedback: Feedback, receipt: Receipt) -> None:
-    """A review was judged, and that is stored: it waits no longer. Raises RedisError; sent again, it is noted then."""
+async def note_answered(
+    reviews: Reviews, drawn: DrawnReview, request_id: str, feedback: Feedback, receipt: Receipt
+) -> None:
+    """A review was judged, and that is stored: it no longer waits for this rater. Raises RedisError; sent again, it is
+    noted then."""
     if receipt.given not in ("created", "same", "pending"):
         return
+    task, is_disputed = drawn.task, False
     wrong = is_bad(badness(reviews.services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
+    if drawn.reviewers > 1:
+        label = await read_label(reviews.services, task, request_id)
+        is_disputed = label is not None and label.is_disputed
+        wrong = label is not None and (label.value == "wrong" or is_disputed)
     known_seconds = reviews.services.settings.records.retention_seconds
-    if await reviews.store.answer(task, request_id, wrong, retention_seconds(reviews, task), known_seconds):
+    rater = Rater(name_rater(feedback.caller, feedback.rater), feedback.caller)
+    if await reviews.store.answer(
+        task, request_id, wrong, retention_seconds(reviews, task), known_seconds, rater, is_disputed
+    ):
         reviews.services.meters.reviews.add(1, task, "answered")
         reviews.services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)

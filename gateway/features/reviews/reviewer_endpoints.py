@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import msgspec
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from gateway.access import Body, Operator, known_task, not_blank
 from gateway.audit import enter_event
+from gateway.callers import Caller
 from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -37,6 +39,9 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
     """
     reviews = feature_of(request, Reviews)
     counts = {name: await counted(reviews, name) for name in tasks_of(reviews, task)}
+    gold = await _give_gold(reviews, reviewer, counts)
+    if gold is not None:
+        return Response(msgspec.json.encode(gold), media_type="application/json")
     none: dict[str, NoneLeft] = {}
     for name in sorted(counts, key=lambda name: counts[name].oldest_at or float("inf")):
         lease_seconds, kept_seconds = settings_of(reviews, name).lease_seconds, retention_seconds(reviews, name)
@@ -57,6 +62,10 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
 async def skip_review(request: Request, request_id: str, reviewer: Operator, body: SkipIn) -> dict[str, Any]:
     """Give a leased review back, unjudged. It is counted, with its reason."""
     reviews = feature_of(request, Reviews)
+    held = await reviews.gold.find_held(reviewer.public)
+    if held is not None and held.request_id == request_id:
+        await reviews.gold.give_back(held, reviewer.public)
+        return {"request_id": request_id, "task": held.task, "skipped": True}
     task = await reviews.store.task_of(request_id)
     skip = Skip(request_id=request_id, by=reviewer.public, reason=body.reason)
     outcome = "gone" if task is None else await reviews.store.skip(task, skip, retention_seconds(reviews, task))
@@ -66,6 +75,18 @@ async def skip_review(request: Request, request_id: str, reviewer: Operator, bod
         raise Problem("state_conflict", "This review is not leased to you: ask /v1/reviews/next for one.", "request_id")
     reviews.services.meters.reviews.add(1, task, "skipped")
     return {"request_id": request_id, "task": task, "skipped": True}
+
+
+async def _give_gold(reviews: Reviews, reviewer: Caller, counts: dict[str, Counts]) -> dict[str, Any] | None:
+    """A gold question in the place of a review, which looks like one; None where none is drawn."""
+    for name, counted_now in counts.items():
+        settings = settings_of(reviews, name)
+        question = await reviews.gold.draw(name, reviewer.public, settings.gold_share, settings.lease_seconds)
+        if question is not None:
+            review = question.review
+            await enter_event(reviews.services, reviewer, "review.give", review.request_id, {"task": name})
+            return _told(reviews, name, Leased(review, time.time() + settings.lease_seconds, True, True), counted_now)
+    return None
 
 
 def tasks_of(reviews: Reviews, task: str | None) -> list[str]:
@@ -125,7 +146,7 @@ def _why_none(reviews: Reviews, counts: dict[str, Counts], none: dict[str, NoneL
 
 def _why(reviews: Reviews, task: str, budget: int, counts: Counts, none: NoneLeft) -> str:
     if none.leased or none.skipped:
-        return f"Of {task} {none.leased} reviews are leased to others, and {none.skipped} you have skipped."
+        return f"Of {task} {none.leased} reviews are leased to others, and {none.skipped} you have skipped or answered."
     if not budget:
         return f"No request of {task} is drawn: tasks.{task}.monitor.reviews.per_week is 0."
     if counts.drawn >= budget:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.features.reviews.gold import GoldStore
 from gateway.features.reviews.queue import ReviewQueue
 from gateway.features.reviews.store import ReviewStore
 from gateway.services import Services
@@ -11,8 +12,9 @@ from gateway.services import Services
 
 @dataclass(frozen=True)
 class Reviews:
-    """`store` keeps reviews in Redis; `queue` holds those on their way there."""
+    """`store` keeps reviews in Redis; `queue` holds those on their way there; `gold` has the gold questions."""
 
     services: Services
     store: ReviewStore
     queue: ReviewQueue
+    gold: GoldStore

@@ -4,7 +4,9 @@ KEYS[1] is what the keys of the task begin with; ARGV[1] the time in millisecond
 `waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), `entered`
 (reviewer to the id that the audit last has of them), and by hour how many were `drawn`, `answered`, `skipped` and
 `expired`. A review's own texts stand under `apprentice:review:ID`, those of one that was judged wrong under
-`apprentice:reviewed:ID` (`kept_on`: ids by when that was).
+`apprentice:reviewed:ID` (`kept_on`: ids by when that was). The first line of both is the task, and where several are
+to review it, a tab and their number; who has, stands under `apprentice:review:ID:by`. `shared` has the ids that several
+have answered, `disputed` those that are to be resolved.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ end
 local function remove(id)
   release(id)
   redis.call('ZREM', root .. 'waiting', id)
-  redis.call('DEL', 'apprentice:review:' .. id)
+  redis.call('DEL', 'apprentice:review:' .. id, 'apprentice:review:' .. id .. ':by')
 end
 local function sweep(retention)
   local over = redis.call('ZRANGEBYSCORE', root .. 'waiting', '-inf', now - retention, 'LIMIT', 0, 1000)
@@ -152,20 +154,43 @@ ANSWER = (
 local id = ARGV[2]
 local texts = redis.call('GET', 'apprentice:review:' .. id)
 if not texts or not redis.call('ZSCORE', root .. 'waiting', id) then return 0 end
+local place = string.match(texts, '^[^\\n]*')
+local reviewers = tonumber(string.match(place, '\\t(%d+)$') or '') or 1
+if reviewers > 1 then
+  local by = 'apprentice:review:' .. id .. ':by'
+  if redis.call('SADD', by, ARGV[6]) == 0 then return 0 end
+  redis.call('SADD', root .. 'skipped_by:' .. ARGV[7], id)
+  redis.call('ZREMRANGEBYSCORE', root .. 'shared', '-inf', now - ARGV[5])
+  redis.call('ZADD', root .. 'shared', now, id)
+  redis.call('ZREMRANGEBYRANK', root .. 'shared', 0, -ARGV[9] - 1)
+  redis.call('PEXPIRE', root .. 'shared', ARGV[5])
+  for _, key in ipairs({by, root .. 'skipped_by:' .. ARGV[7]}) do redis.call('PEXPIRE', key, ARGV[4]) end
+  if redis.call('SCARD', by) < reviewers then
+    if lease_of(id) == ARGV[7] then release(id) end
+    tally('answered', 1)
+    return 1
+  end
+  if ARGV[8] == '1' then
+    redis.call('ZADD', root .. 'disputed', now, id)
+    redis.call('ZREMRANGEBYSCORE', root .. 'disputed', '-inf', now - ARGV[4])
+    redis.call('PEXPIRE', root .. 'disputed', ARGV[4])
+  end
+end
 if ARGV[3] == '1' then
   redis.call('SET', 'apprentice:reviewed:' .. id, texts, 'PX', ARGV[4])
   redis.call('ZREMRANGEBYSCORE', root .. 'kept_on', '-inf', now - ARGV[4])
   redis.call('ZADD', root .. 'kept_on', now, id)
   redis.call('PEXPIRE', root .. 'kept_on', ARGV[4])
 end
-redis.call('SET', 'apprentice:answered:' .. id, string.match(texts, '^[^\\n]*'), 'PX', ARGV[5])
+redis.call('SET', 'apprentice:answered:' .. id, place, 'PX', ARGV[5])
 remove(id)
 tally('answered', 1)
 return 1
 """
 )
 """ARGV: id, whether its texts are kept on, the retention, for how long it is known that it was answered, both in
-milliseconds. Whether it waited until now."""
+milliseconds; the rater and the rater's caller, whether it is disputed, and how many that several answer are known.
+Whether it waited for this rater until now."""
 
 DELETE = (
     _BEGIN

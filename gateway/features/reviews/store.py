@@ -26,7 +26,10 @@ ROOT = "apprentice:reviews:"
 TEXTS = "apprentice:review:"
 KEPT_ON = "apprentice:reviewed:"
 ANSWERED = "apprentice:answered:"
-TASK_BYTES_MAX = 64
+PLACE_BYTES_MAX = 80
+"""The first line of a review's texts is no longer: its task, and how many are to review it."""
+SHARED_MAX = 2000
+"""Requests of a task that several have answered: the newest of which agreement is measured."""
 UNREAD = "Its texts can't be read."
 """Why a review is skipped for a reviewer that a gateway can't read."""
 
@@ -35,7 +38,8 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     """A request as a reviewer sees it: its texts, as its caller sent them, and its answer.
 
     `at` is Unix seconds, `probability` that with which it was drawn. `caller` is the key's public part. `fields` are
-    those that the task's contract names. `cut` says in sentences what was left out of the texts.
+    those that the task's contract names. `cut` says in sentences what was left out of the texts. So many `reviewers`
+    judge it, unseen by each other.
     """
 
     request_id: str
@@ -53,6 +57,21 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: list[Any] = []
     fields: list[str] = []
     cut: list[str] = []
+    reviewers: int = 1
+
+
+class DrawnReview(NamedTuple):
+    """The task of a drawn request, and how many are to review it."""
+
+    task: str
+    reviewers: int
+
+
+class Rater(NamedTuple):
+    """The name of who answers a review, and the public part of the key."""
+
+    name: str
+    caller: str
 
 
 class KeptReview(NamedTuple):
@@ -131,7 +150,7 @@ class ReviewStore:
         self, review: Review, budget: int, retention_seconds: float, waiting_max: int = WAITING_MAX
     ) -> KeptReview:
         """Have a drawn request wait for a reviewer, if the last seven days leave room in the budget."""
-        texts = review.task.encode() + b"\n" + msgspec.json.encode(review)
+        texts = place_of(review) + b"\n" + msgspec.json.encode(review)
         args = [review.request_id, texts, _ms(retention_seconds), waiting_max, budget]
         outcome, spent_ms, dropped, expired = await self._do(self._keep, review.task, args)
         return KeptReview(outcome.decode(), int(spent_ms) / 1000, int(dropped), int(expired))
@@ -167,28 +186,58 @@ class ReviewStore:
 
     async def task_of(self, request_id: str) -> str | None:
         """The task of a request that waits for review; None where it does not."""
-        texts = await self._redis.getrange(f"{TEXTS}{request_id}", 0, TASK_BYTES_MAX)
-        return texts.split(b"\n", 1)[0].decode() if texts else None
+        texts = await self._redis.getrange(f"{TEXTS}{request_id}", 0, PLACE_BYTES_MAX)
+        return _read_place(texts).task if texts else None
 
-    async def answered_task_of(self, request_id: str) -> str | None:
-        """The task of a request whose review was answered; None where none was, or that is no longer known."""
-        task = await self._redis.get(f"{ANSWERED}{request_id}")
-        return task.decode() if task else None
+    async def find_drawn(self, request_id: str) -> DrawnReview | None:
+        """The task and the number of reviewers of a request that waits for review, or whose review was answered; None
+        where neither is known."""
+        texts = await self._redis.getrange(f"{TEXTS}{request_id}", 0, PLACE_BYTES_MAX)
+        texts = texts or await self._redis.get(f"{ANSWERED}{request_id}")
+        return _read_place(texts) if texts else None
 
     async def answer(
-        self, task: str, request_id: str, keep_on: bool, retention_seconds: float, known_seconds: float | None = None
+        self,
+        task: str,
+        request_id: str,
+        keep_on: bool,
+        retention_seconds: float,
+        known_seconds: float | None = None,
+        rater: Rater | None = None,
+        is_disputed: bool = False,
     ) -> bool:
-        """A review was answered: it no longer waits, and its texts are gone, unless they are kept on for the retention
-        once more. That it was answered is known for `known_seconds` (None: the retention). False where it did not wait.
+        """A review was answered. Once all of its reviewers have, it no longer waits, and its texts are gone, unless
+        they are kept on for the retention once more. That it was answered is known for `known_seconds` (None: the
+        retention). False where it did not wait for this rater.
         """
         known_for = retention_seconds if known_seconds is None else known_seconds
         args = [request_id, int(keep_on), _ms(retention_seconds), _ms(known_for)]
+        args += [*(rater or Rater("", "")), int(is_disputed), SHARED_MAX]
         return bool(await self._do(self._answer, task, args))
+
+    async def list_shared(self, task: str) -> list[str]:
+        """The ids of requests that several have answered, the oldest first."""
+        return [name.decode() for name in await self._redis.zrange(f"{ROOT}{task}:shared", 0, -1)]
+
+    async def list_disputed(self, task: str) -> list[str]:
+        """The ids of requests whose reviewers disagree, the oldest first."""
+        return [name.decode() for name in await self._redis.zrange(f"{ROOT}{task}:disputed", 0, -1)]
+
+    async def end_dispute(self, task: str, request_id: str) -> None:
+        """A dispute was resolved: it is to be resolved no longer."""
+        await self._redis.zrem(f"{ROOT}{task}:disputed", request_id)
 
     async def kept_on(self, request_id: str) -> Review | None:
         """A review that was judged wrong, with its texts; None where it is gone or can't be read."""
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
         return None if texts is None else _review(texts)
+
+    async def find_texts(self, request_id: str) -> Review | None:
+        """A review with its texts, whether it waits or was judged wrong; None where it is gone or can't be read."""
+        for texts in await self._redis.mget(f"{TEXTS}{request_id}", f"{KEPT_ON}{request_id}"):
+            if texts is not None:
+                return _review(texts)
+        return None
 
     async def delete(self, task: str, request_id: str | None, step: AuditedStep, always: bool = False) -> Deleted:
         """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong. Each
@@ -208,11 +257,11 @@ class ReviewStore:
         """The tasks of those of these requests whose texts are kept here, because they wait or were judged wrong."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for request in requests:
-                pipe.getrange(f"{TEXTS}{request}", 0, TASK_BYTES_MAX)
-                pipe.getrange(f"{KEPT_ON}{request}", 0, TASK_BYTES_MAX)
+                pipe.getrange(f"{TEXTS}{request}", 0, PLACE_BYTES_MAX)
+                pipe.getrange(f"{KEPT_ON}{request}", 0, PLACE_BYTES_MAX)
             beginnings = await pipe.execute()
         found = zip(requests, beginnings[::2], beginnings[1::2], strict=True)
-        return {request: (one or other).split(b"\n", 1)[0].decode() for request, one, other in found if one or other}
+        return {request: _read_place(one or other).task for request, one, other in found if one or other}
 
     async def counts(self, task: str, retention_seconds: float) -> Counts:
         """Count the task's reviews. Those that have waited for longer than the retention are deleted."""
@@ -238,6 +287,16 @@ class ReviewStore:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
+
+
+def place_of(review: Review) -> bytes:
+    """The first line of a review's texts."""
+    return f"{review.task}\t{review.reviewers}".encode() if review.reviewers > 1 else review.task.encode()
+
+
+def _read_place(texts: bytes) -> DrawnReview:
+    task, _, reviewers = texts.split(b"\n", 1)[0].decode(errors="replace").partition("\t")
+    return DrawnReview(task, int(reviewers) if reviewers.isdecimal() else 1)
 
 
 def _review(texts: bytes) -> Review | None:

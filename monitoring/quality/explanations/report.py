@@ -42,7 +42,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     `judged_at` is when the monitor last judged (None: never), and `behind_seconds` the age of what it has not read.
     `review_by` says of versions when their owner has to look at them, `retraining` names the task's open requests to
-    train. `around` is what stands between the versions and their callers.
+    train. `around` is what stands between the versions and their callers, `reviewers` what is to be said of
+    those who label.
     """
 
     task: str
@@ -56,6 +57,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     review_by: dict[str, float] = {}
     retraining: list[str] = []
     around: Obstacles = Obstacles()
+    reviewers: list[str] = []
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,9 +92,12 @@ def make_report(of: Situation) -> TaskReport:
         sure=list(_sure(of, name, known, judged)),
         done=list(_done(of)),
         next=list(dict.fromkeys(_next(of, name, known, judged))) or ["Nothing: it is watched."],
-        caveats=caveats.list_caveats(
-            of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
-        ),
+        caveats=[
+            *caveats.list_caveats(
+                of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
+            ),
+            *of.reviewers,
+        ],
     )
 
 

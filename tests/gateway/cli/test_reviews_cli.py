@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +152,24 @@ async def test_texts_are_deleted_of_one_request_or_of_all(gateway: RunningGatewa
     assert (await apprentice("reviews", "delete", "returns", "--request", "a&b")).err.endswith("(not_found)\n")
     assert (await ok(apprentice, "reviews", "delete", "returns", "--json")).json["waiting"] == 2
     assert (await apprentice("reviews", "next")).err.endswith("(no_review)\n")
+
+
+async def test_agreement_disputes_and_gold_questions_on_the_command_line(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    request_id = await drawn(gateway)
+    assert "is a gold question" in (await ok(apprentice, "reviews", "gold-add", "returns", request_id, "no")).out
+    assert request_id in (await ok(apprentice, "reviews", "gold", "returns")).out
+    assert "no gold question any more" in (await ok(apprentice, "reviews", "gold-remove", "returns", request_id)).out
+    assert "reviewed by several" in (await ok(apprentice, "reviews", "agreement", "returns")).out
+    assert "0 to resolve" in (await ok(apprentice, "reviews", "disputed", "returns")).err
+    none = await apprentice("reviews", "resolve", "returns", request_id, "no", "--comment", "It is cracked.")
+    assert none.exit_code == 1
+    file = tmp_path / "raters.csv"
+    file.write_text("item,class,A,B\n1,vase,x,x\n2,vase,x,\n3,cup,x,y\n4,cup,y,y\n", encoding="utf-8")
+    said = (await ok(apprentice, "reviews", "agreement", "--data", str(file))).out
+    assert "class vase" in said
+    assert "Take majority" in said
+    file.write_text("item,A,B\n1,x\n", encoding="utf-8")
+    assert "Line 2: it has 2 cells" in (await apprentice("reviews", "agreement", "--data", str(file))).err
+    assert (await apprentice("reviews", "agreement")).exit_code == 2

@@ -1,0 +1,170 @@
+"""`apprentice reviews agreement | disputed | resolve | gold`: what reviewers say together, and how good they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, add_command, as_body
+from gateway.cli.reviews import RequestId, review_lines, reviews, value_of
+
+Task = Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")]
+JudgedValue = Annotated[
+    str, typer.Argument(metavar="VALUE", help="yes or no, a number or a category, as the metric is.")
+]
+__all__ = ["reviews"]
+RATERS_TOLD_MAX = 20
+
+
+@add_command(reviews, "agreement")
+def show_agreement(
+    api: Api,
+    task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Whose reviewers.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of this rater file instead: CSV with item, rater and label.")
+    ] = None,
+    agreement_min: Annotated[
+        float, typer.Option(metavar="ALPHA", help="With --data: alpha below which single labels should not count.")
+    ] = 0.667,
+) -> None:
+    """Show how much reviewers agree (Krippendorff's alpha), both votes, and their answers to gold questions."""
+    if (task is None) == (data is None):
+        raise Unusable("Name a task, or a rater file with --data.")
+    if data is not None:
+        try:
+            text = data.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unusable(f"{data} can't be read: {error}.") from error
+        report = api.post("/ratings", {"text": text, "agreement_min": agreement_min})
+        if not api.out.answer(report):
+            _tell_report(api, report)
+        return
+    answer = api.get(f"/reviews/{quote(task or '', safe='')}/agreement")
+    if api.out.answer(answer):
+        return
+    if answer["agreement"] is None:
+        api.out.say("No request was reviewed by several: set tasks.TASK.monitor.reviews.several_share.")
+    else:
+        _tell_report(api, answer["agreement"]["report"])
+    if answer["gold"]:
+        rows = [(score["rater"], f"{score['right']} of {score['answered']}") for score in answer["gold"]]
+        api.out.table(("rater", "gold questions right"), rows)
+
+
+@add_command(reviews, "disputed")
+def show_disputed(api: Api, task: Task) -> None:
+    """Show the reviews on which reviewers disagree, each with its texts and all answers."""
+    answer = api.get(f"/reviews/{quote(task, safe='')}/disputed")
+    if api.out.answer(answer):
+        return
+    for dispute in answer["disputed"]:
+        if dispute["review"] is None:
+            api.out.say(f"{dispute['request_id']}  its texts are no longer kept")
+        else:
+            for line in review_lines(dispute["review"]):
+                api.out.say(line)
+        for line in _answers(dispute):
+            api.out.say(line)
+    api.out.note(f"{answer['count']} to resolve: apprentice reviews resolve {task} ID VALUE --comment TEXT")
+
+
+@add_command(reviews, "resolve")
+def resolve(
+    api: Api,
+    task: Task,
+    request_id: RequestId,
+    value: JudgedValue,
+    comment: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the reviewers and the audit.")],
+    right: Annotated[
+        str | None, typer.Option("--right", metavar="TEXT", help="What the answer should have been.")
+    ] = None,
+) -> None:
+    """Decide a review on which reviewers disagree."""
+    body = {"value": _read_value(api, task, value), "comment": comment, **as_body(demonstration=right)}
+    answer = api.post(f"/reviews/{quote(task, safe='')}/disputed/{quote(request_id, safe='')}/resolve", body)
+    api.out.tell(answer, f"{request_id} is {answer['label']['value']}: {answer['label']['words']}.")
+
+
+@add_command(reviews, "gold")
+def show_gold(api: Api, task: Task) -> None:
+    """List the gold questions of a task, and how many each reviewer got right."""
+    answer = api.get(f"/reviews/{quote(task, safe='')}/gold")
+    if api.out.answer(answer):
+        return
+    rows = [(one["review"]["request_id"], json.dumps(one["value"]), one["by"]) for one in answer["questions"]]
+    api.out.table(("gold question", "known value", "by"), rows)
+    scores = [(score["rater"], f"{score['right']} of {score['answered']}") for score in answer["scores"]]
+    api.out.table(("rater", "right"), scores)
+
+
+@add_command(reviews, "gold-add")
+def add_gold(
+    api: Api,
+    task: Task,
+    request_id: RequestId,
+    value: JudgedValue,
+    comment: Annotated[str | None, typer.Option(metavar="TEXT", help="Why this is right.")] = None,
+) -> None:
+    """Make a request whose texts are kept for review a gold question with a known judgement."""
+    body = {"request_id": request_id, "value": _read_value(api, task, value), **as_body(comment=comment)}
+    answer = api.post(f"/reviews/{quote(task, safe='')}/gold", body)
+    api.out.tell(answer, f"{request_id} is a gold question.")
+
+
+@add_command(reviews, "gold-remove")
+def remove_gold(api: Api, task: Task, request_id: RequestId) -> None:
+    """Remove a gold question with its texts."""
+    answer = api.delete(f"/reviews/{quote(task, safe='')}/gold/{quote(request_id, safe='')}")
+    api.out.tell(answer, f"{request_id} is no gold question any more.")
+
+
+def _read_value(api: Api, task: str, text: str) -> bool | float | str:
+    (of_task,) = api.get("/reviews", task=task)["reviews"]
+    if of_task["say"] is None:
+        raise Unusable("The configuration declares no feedback_metrics: there is nothing to say of an answer.")
+    return value_of(of_task["say"], text)
+
+
+def _tell_report(api: Api, report: dict[str, Any]) -> None:
+    """A report on ratings: alpha in all, by class and rater, then both votes."""
+    rows = [("all", *_figures(report["agreement"]))]
+    rows += [
+        (f"class {one['class_name']}{' (ambiguous)' if one['is_ambiguous'] else ''}", *_figures(one["agreement"]))
+        for one in report["classes"]
+    ]
+    rows += [(f"rater {one['rater']}", *_figures(one["agreement"])) for one in report["raters"][:RATERS_TOLD_MAX]]
+    api.out.table(("of", "items", "all agree", "alpha", "95% from", "to"), rows)
+    votes = report["votes"]
+    if votes is not None:
+        names = sorted({name for counts in votes["values"].values() for name in counts})
+        table = [
+            (vote, *(counts.get(name, 0) for name in names), _short(votes["accuracy"][vote]))
+            for vote, counts in votes["values"].items()
+        ]
+        api.out.table(("vote", *names, "right on gold"), table)
+        api.out.say(f"They differ on {votes['different']} items. Take {votes['recommended']}: {votes['because']}.")
+    for sentence in report["words"]:
+        api.out.say(sentence)
+
+
+def _figures(agreement: dict[str, Any]) -> tuple[Any, ...]:
+    return agreement["items"], *(_short(agreement[name]) for name in ("same", "alpha", "low", "high"))
+
+
+def _short(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3f}"
+
+
+def _answers(dispute: dict[str, Any]) -> Iterator[str]:
+    yield f"JUDGED: {dispute['label']['words']}"
+    for answer in dispute["answers"]:
+        who = f"{answer['caller']} {answer['rater'] or ''}".strip()
+        shown = [f"comment: {answer['comment']}"] if answer["comment"] else []
+        shown += [f"right: {json.dumps(answer['demonstration'])}"] if answer["demonstration"] is not None else []
+        yield f"  {who} says {json.dumps(answer['value'])}{'; ' if shown else ''}{'; '.join(shown)}"

@@ -1,0 +1,137 @@
+"""Agreement of reviewers: measured now and then by one gateway, from the requests that several have judged."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway.background.child_process import child, hear
+from gateway.features.reviews.reviews import Reviews
+from gateway.request_labels import AGREEMENT_KEY, read_rules
+from monitoring.feedback import Feedback
+from monitoring.labels.messages import RatingsFault, RatingsJob, RatingsReport
+from monitoring.labels.ratings import Rating
+from monitoring.labels.request_label import RequestLabel, find_label, name_rater, read_judgement
+from monitoring.metric_values import is_bad
+
+MEASURED_SECONDS = 60.0
+REPORT_SECONDS_MAX = 120.0
+COMMAND = (sys.executable, "-P", "-m", "monitoring.labels.run")
+SPLIT_TOLD_MAX = 5
+
+
+class SharedReview(NamedTuple):
+    """A request that several have answered, with its feedback and its label."""
+
+    request_id: str
+    feedback: list[Feedback]
+    label: RequestLabel
+
+
+class TaskAgreement(msgspec.Struct, frozen=True, kw_only=True):
+    """The agreement on a task's reviews, as it is kept. `measured` tells of which answers; `disputed` requests wait to
+    be resolved; `split` has the newest labels with a dissenter, by request, in words."""
+
+    agreed_only: bool
+    measured: str
+    report: RatingsReport
+    disputed: int = 0
+    split: dict[str, str] = {}
+
+
+def describe_reviewers(task: str, known: TaskAgreement) -> Iterator[str]:
+    """The sentences that `why` has on the reviewers of a task."""
+    yield from known.report.words
+    if known.disputed:
+        yield f"{known.disputed} reviews wait to be resolved: see them with `apprentice reviews disputed {task}`."
+    for request_id, words in known.split.items():
+        yield f"Reviewers differ on {request_id}: {words}."
+
+
+class UnreadableRatings(ValueError):
+    """A rater file can't be read; the message names its lines."""
+
+
+async def keep_agreement(reviews: Reviews) -> None:
+    """Measure the agreement of each task that has reviews by several, where there are new answers. Raises RedisError.
+
+    A task that has none any more is forgotten.
+    """
+    redis: Any = reviews.services.redis
+    for task, settings in reviews.services.settings.tasks.items():
+        agreement_min = settings.monitor.reviews.agreement_min
+        known, shared = await read_agreement(reviews, task), await read_shared(reviews, task)
+        if not shared:
+            if known is not None:
+                await redis.hdel(AGREEMENT_KEY, task)
+            continue
+        answers = sum(len(one.feedback) for one in shared)
+        measured = f"{len(shared)} {answers} {shared[-1].request_id} {agreement_min}"
+        if known is not None and known.measured == measured:
+            continue
+        report = await report_on(
+            RatingsJob(ratings=await _list_ratings(reviews, task, shared), agreement_min=agreement_min)
+        )
+        split = [one for one in reversed(shared) if one.label.right and one.label.wrong]
+        kept = TaskAgreement(
+            agreed_only=report.agreed_only,
+            measured=measured,
+            report=report,
+            disputed=sum(one.label.is_disputed for one in shared),
+            split={one.request_id: one.label.words for one in split[:SPLIT_TOLD_MAX]},
+        )
+        await redis.hset(AGREEMENT_KEY, task, msgspec.json.encode(kept))
+
+
+async def read_agreement(reviews: Reviews, task: str) -> TaskAgreement | None:
+    """The agreement as it was last measured; None where no request was judged by several. Raises RedisError."""
+    redis: Any = reviews.services.redis
+    raw = await redis.hget(AGREEMENT_KEY, task)
+    try:
+        return None if raw is None else msgspec.json.decode(raw, type=TaskAgreement)
+    except msgspec.DecodeError:  # of another release: it is measured again
+        return None
+
+
+async def read_shared(reviews: Reviews, task: str, disputed: bool = False) -> list[SharedReview]:
+    """The requests that several have answered and that have a label, the oldest first; or only those in dispute."""
+    store = reviews.store
+    rules, shared = await read_rules(reviews.services, task), list[SharedReview]()
+    for request_id in await (store.list_disputed(task) if disputed else store.list_shared(task)):
+        feedback = await reviews.services.feedback.of(request_id)
+        label = find_label(feedback, rules)
+        if label is not None and (label.is_disputed or not disputed):
+            shared.append(SharedReview(request_id, feedback, label))
+    return shared
+
+
+async def report_on(job: RatingsJob) -> RatingsReport:
+    """The report of a process of its own. Raises UnreadableRatings, and TimeoutError after REPORT_SECONDS_MAX."""
+    async with child(COMMAND) as process, asyncio.timeout(REPORT_SECONDS_MAX):
+        code, output = await hear(process, msgspec.json.encode(job) + b"\n")
+    if code != 0:
+        raise RuntimeError(f"The process that reports on ratings ended with exit code {code}.")
+    answer = msgspec.json.decode(output)
+    if "fault" in answer:
+        raise UnreadableRatings(msgspec.convert(answer, RatingsFault).fault)
+    return msgspec.convert(answer, RatingsReport)
+
+
+async def _list_ratings(reviews: Reviews, task: str, shared: list[SharedReview]) -> list[Rating]:
+    """The reviewers' answers, the earliest first; a resolution is none, since its giver has seen the others."""
+    rules = await read_rules(reviews.services, task)
+    class_tag = reviews.services.settings.plan(task).class_tag or ""
+    ratings = []
+    for one in shared:
+        for feedback in one.feedback:
+            values = [read_judgement(feedback, metric, rules).badness for metric in rules.metrics]
+            value = next((value for value in values if value is not None), None)
+            if feedback.reviewed and not feedback.resolves and value is not None:
+                rater = name_rater(feedback.caller, feedback.rater).replace("\n", " ")
+                class_name = (feedback.tags or {}).get(class_tag)
+                ratings.append(Rating(one.request_id, rater, "wrong" if is_bad(value) else "right", class_name))
+    return ratings

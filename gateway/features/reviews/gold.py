@@ -1,0 +1,132 @@
+"""Gold questions: reviews whose right judgement is known, given to reviewers among the others.
+
+Their answers are no feedback: they tell how good a reviewer is, and nothing of the version.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.features.reviews.store import ROOT, Review
+from monitoring.metric_values import Metric, badness, is_bad
+from serving.object_store import Change, LenientReader, ObjectStore, change_together
+
+GOLD_MAX = 200
+HELD = "apprentice:gold_held:"
+ANSWERED_SECONDS = 366 * 86_400
+"""For so long it is known who has answered which gold question."""
+
+
+class GoldQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A review with its known judgement: the value of the task's metric, by whom it is known, and since when."""
+
+    review: Review
+    value: bool | float | str
+    by: str
+    at: float
+    comment: str | None = None
+
+
+class GoldScore(msgspec.Struct, frozen=True, kw_only=True):
+    """A reviewer's answers to gold questions, and how many of them were right."""
+
+    rater: str
+    answered: int
+    right: int
+
+
+class HeldQuestion(NamedTuple):
+    """The gold question that a reviewer has, and its task."""
+
+    task: str
+    request_id: str
+
+
+class GoldStore:
+    """The gold questions in Redis. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self.questions = ObjectStore(redis, "gold")
+        self._reader = LenientReader()
+
+    async def list_questions(self, task: str) -> list[GoldQuestion]:
+        """The task's questions that can be read, the oldest first."""
+        found = []
+        for name, raw in (await self.questions.written()).items():
+            question = self._reader.read(f"the gold question {name}", raw, GoldQuestion)
+            found += [question] if question is not None and question.review.task == task else []
+        return sorted(found, key=lambda one: one.at)
+
+    def change(self, question: GoldQuestion | None, request_id: str) -> Change:
+        """A question's new value as a part of a greater step; None: it is removed."""
+        return Change(self.questions, request_id, None if question is None else msgspec.to_builtins(question))
+
+    async def forget(self, requests: Sequence[str]) -> int:
+        """Remove the questions that are made of these requests; their number."""
+        there = (await self.questions.written()).keys() & set(requests)
+        if there:
+            await change_together(self._redis, [Change(self.questions, name, None) for name in sorted(there)])
+        return len(there)
+
+    async def draw(self, task: str, reviewer: str, share: float, lease_seconds: float) -> GoldQuestion | None:
+        """A question for a reviewer who has not answered it: the one that the reviewer has, or with this probability
+        another one, which is then theirs for the lease."""
+        held = await self.find_held(reviewer)
+        if held is None and (
+            secrets.randbelow(1 << 30) >= share * (1 << 30) or await self._redis.hexists(f"{ROOT}{task}:held", reviewer)
+        ):
+            return None
+        questions = {one.review.request_id: one for one in await self.list_questions(task)}
+        done = {name.decode() for name in await self._redis.smembers(self._done(task, reviewer))}
+        left = [name for name in questions if name not in done and held in (None, HeldQuestion(task, name))]
+        if not left:
+            return None
+        chosen = secrets.choice(left)
+        await self._redis.set(f"{HELD}{reviewer}", f"{task}\n{chosen}", px=round(lease_seconds * 1000))
+        return questions[chosen]
+
+    async def find_held(self, reviewer: str) -> HeldQuestion | None:
+        """The question that this reviewer has now."""
+        held = await self._redis.get(f"{HELD}{reviewer}")
+        return None if held is None else HeldQuestion(*held.decode().split("\n", 1))
+
+    async def answer(self, held: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> None:
+        """Score a reviewer's answer. The question is not given to this reviewer again."""
+        question = next(
+            (one for one in await self.list_questions(held.task) if one.review.request_id == held.request_id), None
+        )
+        await self.give_back(held, reviewer)
+        if question is None:
+            return
+        is_right = is_bad(badness(metric, value)) == is_bad(badness(metric, question.value))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hincrby(f"{ROOT}{held.task}:gold_answered", rater, 1)
+            pipe.hincrby(f"{ROOT}{held.task}:gold_right", rater, int(is_right))
+            await pipe.execute()
+
+    async def give_back(self, held: HeldQuestion, reviewer: str) -> None:
+        """A question is no longer this reviewer's, and is not given to them again."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(f"{HELD}{reviewer}")
+            pipe.sadd(self._done(held.task, reviewer), held.request_id)
+            pipe.expire(self._done(held.task, reviewer), ANSWERED_SECONDS)
+            await pipe.execute()
+
+    async def list_scores(self, task: str) -> list[GoldScore]:
+        """The scores of all reviewers, the worst first."""
+        answered = await self._redis.hgetall(f"{ROOT}{task}:gold_answered")
+        right = await self._redis.hgetall(f"{ROOT}{task}:gold_right")
+        scores = [
+            GoldScore(rater=name.decode().replace("\n", " "), answered=int(count), right=int(right.get(name, 0)))
+            for name, count in answered.items()
+        ]
+        return sorted(scores, key=lambda one: one.right / one.answered)
+
+    def _done(self, task: str, reviewer: str) -> str:
+        return f"{ROOT}{task}:gold_done:{reviewer}"

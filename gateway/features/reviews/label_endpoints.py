@@ -1,0 +1,187 @@
+"""The table URL → function for admins, reviewers together: agreement, disputes, gold questions, and rater files."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from gateway.access import Admin, Body, Operator, known_task, not_blank
+from gateway.audit import change_objects, enter_event
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.reviews.agreement import UnreadableRatings, read_agreement, read_shared, report_on
+from gateway.features.reviews.gold import GOLD_MAX, GoldQuestion
+from gateway.features.reviews.job import settings_of
+from gateway.features.reviews.reviewer_endpoints import metric_of, said_of
+from gateway.features.reviews.reviews import Reviews
+from gateway.openapi_parts import CHANGE_ERRORS, with_errors
+from gateway.request_labels import check_value, digest_demonstration, read_label
+from monitoring.feedback import Feedback
+from monitoring.labels.messages import RatingsJob
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+DISPUTED_TOLD_MAX = 50
+Value = StrictBool | StrictInt | StrictFloat | StrictStr
+Comment = Annotated[str, Field(min_length=1, max_length=4000, description="Why."), AfterValidator(not_blank)]
+
+
+class ResolutionIn(Body):
+    """The judgement that ends a dispute."""
+
+    value: Value = Field(description="As the task's metric declares.")
+    comment: Comment
+    demonstration: Any = Field(None, description="What the answer should have been.")
+
+
+class GoldIn(Body):
+    """A review whose right judgement is known."""
+
+    request_id: str = Field(max_length=200, description="Of a request whose texts are kept for review.")
+    value: Value = Field(description="The right judgement, as the task's metric declares.")
+    comment: str | None = Field(None, max_length=4000, description="Why, for who looks at the answers.")
+
+
+class RatingsIn(Body):
+    """A rater file."""
+
+    text: str = Field(min_length=1, description="CSV: item, rater, label; or item, and a column for each rater.")
+    agreement_min: float = Field(0.667, ge=0, le=1, description="Alpha below which single labels should not count.")
+
+
+@router.get("/reviews/{task}/agreement", responses=with_errors("not_found"))
+async def read_task_agreement(request: Request, task: str, _: Operator) -> dict[str, Any]:
+    """The agreement of a task's reviewers, as last measured (null: no request had several), both votes, and their
+    answers to gold questions.
+    """
+    reviews = feature_of(request, Reviews)
+    known_task(reviews.services, task)
+    known = await read_agreement(reviews, task)
+    return {
+        "task": task,
+        "agreement_min": settings_of(reviews, task).agreement_min,
+        "agreement": None if known is None else msgspec.to_builtins(known),
+        "gold": msgspec.to_builtins(await reviews.gold.list_scores(task)),
+    }
+
+
+@router.post("/ratings")
+async def report_ratings(request: Request, _: Operator, body: RatingsIn) -> dict[str, Any]:
+    """The agreement of the raters of a file, and both votes. Nothing of it is kept."""
+    feature_of(request, Reviews)
+    try:
+        report = await report_on(RatingsJob(text=body.text, agreement_min=body.agreement_min))
+    except UnreadableRatings as error:
+        raise Problem("invalid_value", str(error), "text") from None
+    except TimeoutError:
+        raise Problem("invalid_value", "The file takes too long: give fewer rows.", "text") from None
+    return dict(msgspec.to_builtins(report))
+
+
+@router.get("/reviews/{task}/disputed", responses=with_errors("not_found"))
+async def list_disputed(request: Request, task: str, operator: Operator) -> dict[str, Any]:
+    """The requests whose reviewers disagree, the oldest first, each with its texts where they are kept and all answers.
+    Who read them is in the audit.
+    """
+    reviews = feature_of(request, Reviews)
+    known_task(reviews.services, task)
+    disputed = await read_shared(reviews, task, disputed=True)
+    rows = []
+    for one in disputed[:DISPUTED_TOLD_MAX]:
+        await enter_event(reviews.services, operator, "review.give", one.request_id, {"task": task, "disputed": True})
+        review = await reviews.store.kept_on(one.request_id)
+        rows.append(
+            {
+                "request_id": one.request_id,
+                "label": msgspec.to_builtins(one.label),
+                "answers": [_answer(answer) for answer in one.feedback if answer.reviewed],
+                "review": None if review is None else msgspec.to_builtins(review),
+            }
+        )
+    return {"task": task, "disputed": rows, "count": len(disputed), "say": said_of(*metric_of(reviews, task))}
+
+
+@router.post("/reviews/{task}/disputed/{request_id}/resolve", responses=with_errors("no_review", "not_found"))
+async def resolve_dispute(
+    request: Request, task: str, request_id: str, operator: Operator, body: ResolutionIn
+) -> dict[str, Any]:
+    """Decide a request whose reviewers disagree. The decision is its label from then on."""
+    reviews = feature_of(request, Reviews)
+    services = reviews.services
+    known_task(services, task)
+    if request_id not in await reviews.store.list_disputed(task):
+        raise Problem("no_review", f"No request {request_id[:80]!r} of {task} waits to be resolved.", "request_id")
+    name, _ = metric_of(reviews, task)
+    value = check_value(name, body.value, services.settings.feedback_metrics)
+    feedback = Feedback(
+        feedback_id=uuid.uuid4().hex,
+        named=False,
+        metric=name,
+        value=value,
+        at=time.time(),
+        caller=operator.public,
+        rater="resolution",
+        comment=body.comment,
+        demonstration=body.demonstration,
+        demonstration_digests=digest_demonstration(services, body.demonstration),
+        reviewed=True,
+        reviewers=settings_of(reviews, task).reviewers,
+        resolves=True,
+    )
+    receipt = await services.feedback.give(request_id, feedback, "*", young=False)
+    if receipt.given not in ("created", "same"):
+        raise Problem("no_review", f"The request {request_id[:80]!r} is gone, or was judged too often.", "request_id")
+    evidence = {"task": task, "value": value, "comment": body.comment}
+    await enter_event(services, operator, "review.resolve", request_id, evidence)
+    await reviews.store.end_dispute(task, request_id)
+    label = await read_label(services, task, request_id)
+    return {"request_id": request_id, "task": task, "label": msgspec.to_builtins(label)}
+
+
+@router.get("/reviews/{task}/gold", responses=with_errors("not_found"))
+async def list_gold(request: Request, task: str, _: Admin) -> dict[str, Any]:
+    """The task's gold questions, and each reviewer's answers to them."""
+    reviews = feature_of(request, Reviews)
+    known_task(reviews.services, task)
+    questions = await reviews.gold.list_questions(task)
+    scores = await reviews.gold.list_scores(task)
+    return {"task": task, "questions": msgspec.to_builtins(questions), "scores": msgspec.to_builtins(scores)}
+
+
+@router.post("/reviews/{task}/gold", status_code=201, responses=with_errors("no_review", *CHANGE_ERRORS))
+async def add_gold(request: Request, task: str, admin: Admin, body: GoldIn) -> dict[str, Any]:
+    """Make a request a gold question: its texts are kept until it is removed."""
+    reviews = feature_of(request, Reviews)
+    known_task(reviews.services, task)
+    value = check_value(metric_of(reviews, task)[0], body.value, reviews.services.settings.feedback_metrics)
+    review = await reviews.store.find_texts(body.request_id)
+    if review is None or review.task != task:
+        raise Problem("no_review", f"No texts of {body.request_id[:80]!r} are kept for review.", "request_id")
+    if len(await reviews.gold.list_questions(task)) >= GOLD_MAX:
+        raise Problem("state_conflict", f"{task} has {GOLD_MAX} gold questions: remove one first.", "request_id")
+    question = GoldQuestion(review=review, value=value, by=admin.public, at=time.time(), comment=body.comment)
+    after = {"task": task, "value": value, "comment": body.comment}
+    change = reviews.gold.change(question, review.request_id)
+    await change_objects(reviews.services, admin, "review.gold", review.request_id, [change], after=after)
+    return {"request_id": review.request_id, **after}
+
+
+@router.delete("/reviews/{task}/gold/{request_id}", responses=with_errors(*CHANGE_ERRORS))
+async def remove_gold(request: Request, task: str, request_id: str, admin: Admin) -> dict[str, Any]:
+    """Remove a gold question with its texts. Answers to it stay counted."""
+    reviews = feature_of(request, Reviews)
+    known_task(reviews.services, task)
+    if request_id not in [one.review.request_id for one in await reviews.gold.list_questions(task)]:
+        raise Problem("not_found", f"{task} has no gold question {request_id[:80]!r}.", "request_id")
+    change, before = reviews.gold.change(None, request_id), {"task": task}
+    await change_objects(reviews.services, admin, "review.gold_remove", request_id, [change], before=before)
+    return {"request_id": request_id, "task": task}
+
+
+def _answer(feedback: Feedback) -> dict[str, Any]:
+    fields = ("caller", "rater", "value", "comment", "demonstration", "at")
+    return {name: getattr(feedback, name) for name in fields}

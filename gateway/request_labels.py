@@ -1,0 +1,85 @@
+"""Labels of requests (monitoring/labels/request_label.py), read from what is stored of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.configuration.settings import FeedbackMetricSettings
+from gateway.errors import Problem
+from gateway.services import Services
+from monitoring.evaluation.forms import said_by
+from monitoring.labels.request_label import LabelRules, RequestLabel, find_label, make_rules
+from monitoring.quality.verdicts.plan import Plan
+from serving.object_store import UNREADABLE
+
+log = logging.getLogger(__name__)
+FLOAT_MAX = 10**300
+AGREEMENT_KEY = "apprentice:agreement"
+"""A hash in Redis: by task, the report on its reviewers (monitoring/labels/report.py)."""
+
+
+class AgreedOnly(msgspec.Struct):
+    """The part of a report that decides labels."""
+
+    agreed_only: bool = False
+
+
+async def read_label(services: Services, task: str | None, request_id: str) -> RequestLabel | None:
+    """The label of a request of this task; None where nobody has judged it. Raises RedisError."""
+    return find_label(await services.feedback.of(request_id), await read_rules(services, task))
+
+
+async def read_rules(services: Services, task: str | None) -> LabelRules:
+    """The rules of a task's labels as they are now; without a task those of a task without settings. Raises
+    RedisError."""
+    plan = services.settings.plan(task) if task in services.settings.tasks and task is not None else Plan()
+    if task is not None and task in await list_agreed_only(services):
+        plan = msgspec.structs.replace(plan, agreed_only=True)
+    return make_rules(plan, services.settings.judged_metrics())
+
+
+async def list_agreed_only(services: Services) -> set[str]:
+    """The tasks whose reviewers agree so little that only agreed labels count. Raises RedisError."""
+    redis: Any = services.redis  # replies are bytes; redis-py's types say bytes or str
+    found = set[str]()
+    for name, raw in (await redis.hgetall(AGREEMENT_KEY)).items():
+        try:
+            if msgspec.json.decode(raw, type=AgreedOnly).agreed_only:
+                found.add(name.decode())
+        except UNREADABLE:
+            log.warning("the report on reviewers of %r can't be read", name)
+    return found
+
+
+def check_value(metric: str, value: Any, metrics: Mapping[str, FeedbackMetricSettings]) -> bool | float | str:
+    """The value as its metric takes it. Raises Problem (400)."""
+    spec = metrics.get(metric)
+    if spec is None:
+        raise Problem("invalid_value", f"No such metric. Declared are: {', '.join(sorted(metrics))}.", "metric")
+    if spec.kind == "boolean" and isinstance(value, bool):
+        return value
+    if spec.kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, int) and abs(value) > FLOAT_MAX:
+            raise Problem("invalid_value", "The value is too large.", "value")
+        low = spec.minimum if spec.minimum is not None else float("-inf")
+        high = spec.maximum if spec.maximum is not None else float("inf")
+        if low <= value <= high and abs(value) != float("inf"):
+            return float(value)
+        raise Problem("invalid_value", f"{metric} lies between {low:g} and {high:g}.", "value")
+    if spec.kind == "category" and value in spec.categories:
+        return str(value)
+    wanted = f"one of {', '.join(spec.categories)}" if spec.kind == "category" else f"a {spec.kind}"
+    raise Problem("invalid_value", f"The value of {metric} is {wanted}.", "value")
+
+
+def digest_demonstration(services: Services, demonstration: Any) -> dict[str, str]:
+    """The digests by which shadow pairs are held against what somebody says that the answer should have been."""
+    if demonstration is None:
+        return {}
+    text = said_by(demonstration)
+    digests = {form.name: form.digest(services.digest_secret, text) for form in services.deployment.judge_forms}
+    return {judge: form_digest for judge, form_digest in digests.items() if form_digest is not None}

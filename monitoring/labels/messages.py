@@ -1,0 +1,83 @@
+"""The messages between a gateway and the process that reports on ratings: the job, and the report."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from monitoring.labels.ratings import Rating
+
+VoteName = Literal["majority", "dawid_skene"]
+
+
+class RatingsJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What to report on: ratings with the known values of items (`gold`), or the text of a rater file."""
+
+    ratings: list[Rating] = []
+    gold: dict[str, str] = {}
+    text: str | None = None
+    agreement_min: float
+
+
+class RatingsFault(msgspec.Struct, frozen=True, kw_only=True):
+    """The reason why a rater file can't be read."""
+
+    fault: str
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """Agreement over the `items` that two or more have rated, `ratings` in all; `same` is the share of those items on
+    which all agree. `alpha` is None where all ratings have one value: there is nothing to tell apart."""
+
+    items: int = 0
+    ratings: int = 0
+    same: float | None = None
+    alpha: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class RaterReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A rater's agreement with others. `gold_right` of `gold` answers to items of a known value were right."""
+
+    rater: str
+    agreement: Agreement
+    labels: int = 0
+    gold: int = 0
+    gold_right: int = 0
+
+
+class ClassReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The agreement on a class; `is_ambiguous`: it is too low, on enough items."""
+
+    class_name: str
+    agreement: Agreement
+    is_ambiguous: bool
+
+
+class VoteReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Both votes, side by side: how many items get which value, the accuracy on items of a known value (None: there is
+    none), and the items on which they differ."""
+
+    recommended: VoteName
+    because: str
+    values: dict[VoteName, dict[str, int]]
+    ties: int
+    accuracy: dict[VoteName, float | None]
+    different: int
+    different_items: list[str]
+
+
+class RatingsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All that ratings tell of their raters. `agreed_only`: agreement is so low that only agreed labels count."""
+
+    items: int
+    ratings: int
+    agreement: Agreement
+    agreement_min: float
+    agreed_only: bool
+    classes: list[ClassReport]
+    raters: list[RaterReport]
+    votes: VoteReport | None
+    words: list[str]

@@ -1,0 +1,133 @@
+"""Requests of several reviewers: unseen by each other, decided together, resolved, measured, and gold questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.features.quality.job import step_of
+from gateway.features.quality.quality import Quality
+from gateway.features.reviews.agreement import keep_agreement
+from gateway.features.reviews.reviews import Reviews
+from gateway.request_labels import list_agreed_only
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway
+from tests.walks.review_world import NEXT, ask, counts, monitor_elsewhere, reviewing, until_settled
+
+__all__ = ["monitor_elsewhere"]
+DISPUTED, GOLD = "/admin/v1/reviews/returns/disputed", "/admin/v1/reviews/returns/gold"
+
+
+@pytest.fixture
+async def several(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[RunningGateway]:
+    """A gateway of which each review goes to two reviewers."""
+    async with reviewing(configure, make_adapter, several_share=1.0) as gateway:
+        yield gateway
+
+
+async def given(http: httpx.AsyncClient) -> str | None:
+    answer = (await http.get(NEXT)).json()
+    return str(answer["review"]["request_id"]) if "review" in answer else None
+
+
+async def say(http: httpx.AsyncClient, request_id: str, value: bool, **more: Any) -> None:
+    body = {"request_id": request_id, "metric": "correct", "value": value, **more}
+    answer = await http.post("/v1/feedback", json=body)
+    assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.invariant("Reviewers of one request do not see each other's answers before all have answered.")
+async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: RunningGateway) -> None:
+    keys = [await several.key(role="operator") for _ in range(3)]
+    request_id = await ask(several)
+    await until_settled(several, 1)
+    async with several.http(keys[0]) as one, several.http(keys[1]) as two, several.http(keys[2]) as third:
+        assert await given(one) == request_id
+        await say(one, request_id, False, demonstration="refuse", comment="It is opened.")
+        assert await given(one) is None
+        assert await given(two) == request_id
+        seen = (await two.get(f"/v1/requests/{request_id}")).json()
+        assert (seen["feedback"], seen["label"]["words"]) == ([], "1 of 2 reviewers has answered")
+        assert "opened" not in json.dumps(seen)
+        assert len((await one.get(f"/v1/requests/{request_id}")).json()["feedback"]) == 1
+        await say(two, request_id, True)
+        assert await given(third) is None
+        (dispute,) = (await third.get(DISPUTED)).json()["disputed"]
+        assert dispute["label"]["words"] == "1 of 2 says wrong: unresolved"
+        assert [(one["value"], one["demonstration"]) for one in dispute["answers"]] == [(False, "refuse"), (True, None)]
+        assert dispute["review"]["messages"][0]["content"] == "Be brief."
+        path = f"{DISPUTED}/{request_id}/resolve"
+        assert (await third.post(path, json={"value": "no", "comment": "x"})).status_code == 400
+        resolved = await third.post(path, json={"value": False, "comment": "Opened goods.", "demonstration": "refuse"})
+        assert resolved.json()["label"]["words"] == "resolved as wrong; 1 of 2 said wrong"
+        assert (await third.post(path, json={"value": True, "comment": "x"})).json()["error"]["code"] == "no_review"
+        assert (await third.get(DISPUTED)).json()["count"] == 0
+        told = (await one.get(f"/v1/requests/{request_id}")).json()["explanation"][-1]
+        assert told == "Its label is wrong: resolved as wrong; 1 of 2 said wrong."
+    async with several.http() as admin:
+        entries = (await admin.get("/admin/v1/audit", params={"object": request_id})).json()["entries"]
+    assert [entry["action"] for entry in entries] == ["review.give", "review.give", "review.give", "review.resolve"]
+    assert (await counts(several))["answered"] == 2
+
+
+async def test_low_agreement_is_measured_and_then_only_agreed_labels_count(several: RunningGateway) -> None:
+    keys = [await several.key(role="operator") for _ in range(2)]
+    ids = [await ask(several) for _ in range(22)]
+    await until_settled(several, 22)
+    async with several.http(keys[0]) as one, several.http(keys[1]) as two:
+        for number, request_id in enumerate(ids):
+            await say(one, request_id, number % 2 == 0, tags={"kind": "odd"})
+            await say(two, request_id, number % 3 == 0)
+        await keep_agreement(several.features[Reviews])
+        told = (await one.get("/admin/v1/reviews/returns/agreement")).json()
+        report = told["agreement"]["report"]
+        assert (report["agreement"]["items"], report["agreed_only"]) == (22, True)
+        assert report["agreement"]["alpha"] < 0.667
+        assert {rater["rater"] for rater in report["raters"]} == {key.split("-")[2] for key in keys}
+        why = (await one.get("/admin/v1/tasks/returns/quality")).json()["told"]["caveats"]
+    assert any("only labels of two who agree count" in sentence for sentence in why)
+    assert any("says wrong" in sentence for sentence in why)
+    agreed_only = await list_agreed_only(several.services)
+    step = step_of(several.features[Quality], several.services.snapshot.current, 0.0, agreed_only)
+    assert step.tasks["returns"].plan.agreed_only
+
+
+async def test_gold_answers_score_their_reviewer_and_are_no_feedback(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, gold_share=1.0) as gateway:
+        key = await gateway.key(role="operator")
+        known = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http() as admin, gateway.http(key) as reviewer:
+            added = await admin.post(GOLD, json={"request_id": known, "value": False, "comment": "Opened goods."})
+            assert added.status_code == 201, added.text
+            assert (await reviewer.get(GOLD)).status_code == 403
+            assert await given(reviewer) == known
+            assert await given(reviewer) == known
+            await say(reviewer, known, True)
+            scores = (await admin.get(GOLD)).json()["scores"]
+            assert scores == [{"rater": key.split("-")[2], "answered": 1, "right": 0}]
+            assert (await admin.get(f"/v1/requests/{known}")).json()["feedback"] == []
+            assert await given(reviewer) == known, "it still waits as a review"
+            await say(reviewer, known, False)
+            assert len((await admin.get(f"/v1/requests/{known}")).json()["feedback"]) == 1
+            assert await gateway.features[Reviews].gold.forget([known]) == 1
+            assert (await admin.post(GOLD, json={"request_id": known, "value": False})).status_code == 201
+            assert (await admin.delete(f"{GOLD}/{known}")).status_code == 200
+            assert (await admin.get(GOLD)).json()["questions"] == []
+            assert (await admin.delete(f"{GOLD}/{known}")).status_code == 404
+
+
+async def test_a_rater_file_is_reported_on_and_its_faults_are_told_with_their_lines(several: RunningGateway) -> None:
+    async with several.http() as http:
+        answer = await http.post("/admin/v1/ratings", json={"text": "item,A,B\n1,x,x\n2,x,\n3,x,y\n4,y,y\n"})
+        bad = await http.post("/admin/v1/ratings", json={"text": "item,rater,label\n1,a,x\n,b,x\n"})
+    report = answer.json()
+    assert (report["items"], report["agreement"]["items"]) == (4, 3)
+    assert report["votes"]["recommended"] == "majority"
+    assert bad.json()["error"]["message"] == "Line 3: item is empty."
