@@ -19,11 +19,12 @@ from gateway.features.diagnosis.messages import LookedUp, LookupJob
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
 from gateway.openapi_parts import with_errors
+from gateway.request_labels import read_label
 from gateway.services import Services
 from monitoring.diagnosis.faults import ArmAnswer, Case, ServedScope, diagnose
 from monitoring.evaluation.forms import said_by
 from monitoring.ids import bare
-from monitoring.labels.request_label import RequestLabel, find_label, make_rules
+from monitoring.labels.request_label import RequestLabel
 from monitoring.records import Record
 
 LOOKUP_SECONDS_MAX = 120.0
@@ -102,8 +103,7 @@ async def _answers(
 async def _label(services: Services, request_id: str, task: str | None) -> RequestLabel | None:
     if task not in services.settings.tasks:
         return None
-    rules = make_rules(services.settings.plan(task), services.settings.judged_metrics())
-    return find_label(await services.feedback.of(request_id), rules)
+    return await read_label(services, task, request_id)
 
 
 def _scope_score(record: Record) -> ServedScope | None:
