@@ -215,13 +215,29 @@ async def _approve(world: World) -> httpx.Response:
     return await world.http.post(f"/admin/v1/callers/{public}/approve")
 
 
-async def _delete_reviews(world: World) -> httpx.Response:
+async def _keep_review(world: World, request_id: str) -> None:
     kept = Review(
-        request_id="r" * 200, task="returns", version=V1, pool="small", reason=None, at=time.time(), probability=0.1,
+        request_id=request_id, task="returns", version=V1, pool="small", reason=None, at=time.time(), probability=0.1,
         caller="c" * 12, endpoint="chat", answer=SMILE * 1000,
     )  # fmt: skip
     await world.gateway.features[Reviews].store.keep(kept, 10, 1000.0)
+
+
+async def _delete_reviews(world: World) -> httpx.Response:
+    await _keep_review(world, "r" * 200)
     return await world.http.delete("/admin/v1/reviews/returns", params={"request_id": "r" * 200})
+
+
+async def _add_gold(world: World) -> httpx.Response:
+    await _keep_review(world, "g" * 200)
+    body = {"request_id": "g" * 200, "value": True, "comment": SMILE * 4000}
+    return await world.http.post("/admin/v1/reviews/returns/gold", json=body)
+
+
+async def _resolve(world: World) -> httpx.Response:
+    await world.gateway.services.redis.zadd("apprentice:reviews:returns:disputed", {"d" * 200: time.time()})
+    path = f"/admin/v1/reviews/returns/disputed/{'d' * 200}/resolve"
+    return await world.http.post(path, json={"value": True, "comment": SMILE * 4000})
 
 
 async def _apply(world: World) -> httpx.Response:
@@ -296,6 +312,11 @@ CASES: tuple[Case, ...] = (
     call("POST", "/replicas/{name}/uncordon", name="small-0"),
     call("POST", "/replicas/{name}/recycle", None, "refused", name="small-0"),
     Case("delete", "/admin/v1/reviews/{task}", _delete_reviews),
+    Case("post", "/admin/v1/reviews/{task}/gold", _add_gold),
+    call("DELETE", "/reviews/{task}/gold/{request_id}", task="returns", request_id="g" * 200),
+    Case("post", "/admin/v1/reviews/{task}/disputed/{request_id}/resolve", _resolve),
+    call("POST", "/ratings", {"text": "item,A,B\n1,x,y\n"}, "unchanged"),
+    call("POST", "/erasures", {"subject": SMILE * 256}),
     call("POST", "/state/diff", {"format": 1, "overrides": {}}, "unchanged"),
     Case("post", "/admin/v1/state/adapters", _store),
     Case("post", "/admin/v1/state/apply", _apply),

@@ -23,9 +23,15 @@ from tests.walks.gateway import RunningGateway
 from tests.walks.test_reload import reloadable
 from tests.walks.test_schema import DOCUMENT
 
-EVENTS = frozenset({("post", "/admin/v1/state/adapters"), ("post", "/admin/v1/reload")})
+EVENTS = frozenset(
+    {
+        ("post", "/admin/v1/state/adapters"),
+        ("post", "/admin/v1/reload"),
+        ("post", "/admin/v1/reviews/{task}/disputed/{request_id}/resolve"),
+    }
+)
 """A change outside Redis: it is entered before it is done, and is not done where it can't be entered."""
-OF_JOBS = ("fitting.", "building.done", "building.failed")
+OF_JOBS = ("fitting.", "building.done", "building.failed", "texts.erased")
 """Entries that jobs write in the name of an admin."""
 
 

@@ -69,7 +69,7 @@ def _fields(choice: Choice) -> tuple[str, ...]:
 
 async def keep_reviewing(reviews: Reviews) -> None:
     """Keep what was drawn, and count what waits. Runs until cancelled."""
-    lease = JobLease(reviews.services.redis, "agreement", reviews.services.name)
+    lease = JobLease(reviews.services.redis, "agreement", reviews.services.name, 2 * MEASURED_SECONDS)
     async with asyncio.TaskGroup() as group:
         group.create_task(_keep_one_by_one(reviews))
         group.create_task(lease.repeat(lambda: keep_agreement(reviews), MEASURED_SECONDS))

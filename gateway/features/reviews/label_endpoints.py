@@ -132,11 +132,11 @@ async def resolve_dispute(
         reviewers=settings_of(reviews, task).reviewers,
         resolves=True,
     )
-    receipt = await services.feedback.give(request_id, feedback, "*", young=False)
-    if receipt.given not in ("created", "same"):
-        raise Problem("no_review", f"The request {request_id[:80]!r} is gone, or was judged too often.", "request_id")
     evidence = {"task": task, "value": value, "comment": body.comment}
     await enter_event(services, operator, "review.resolve", request_id, evidence)
+    receipt = await services.feedback.give(request_id, feedback, "*", young=True)
+    if receipt.given not in ("created", "same", "pending"):
+        raise Problem("no_review", f"The request {request_id[:80]!r} was judged too often.", "request_id")
     await reviews.store.end_dispute(task, request_id)
     label = await read_label(services, task, request_id)
     return {"request_id": request_id, "task": task, "label": msgspec.to_builtins(label)}
