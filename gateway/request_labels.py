@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import msgspec
@@ -36,9 +36,18 @@ async def read_label(services: Services, task: str | None, request_id: str) -> R
 async def read_rules(services: Services, task: str | None) -> LabelRules:
     """The rules of a task's labels as they are now; without a task those of a task without settings. Raises
     RedisError."""
-    plan = services.settings.plan(task) if task in services.settings.tasks and task is not None else Plan()
-    if task is not None and task in await list_agreed_only(services):
-        plan = msgspec.structs.replace(plan, agreed_only=True)
+    return _make_rules(services, task, await list_agreed_only(services))
+
+
+async def read_all_rules(services: Services) -> dict[str, LabelRules]:
+    """The rules of all tasks' labels. Raises RedisError."""
+    agreed_only = await list_agreed_only(services)
+    return {task: _make_rules(services, task, agreed_only) for task in services.settings.tasks}
+
+
+def _make_rules(services: Services, task: str | None, agreed_only: Set[str]) -> LabelRules:
+    plan = services.settings.plan(task) if task is not None and task in services.settings.tasks else Plan()
+    plan = msgspec.structs.replace(plan, agreed_only=task in agreed_only)
     return make_rules(plan, services.settings.judged_metrics())
 
 

@@ -12,7 +12,7 @@ import typer
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, add_command, as_body
-from gateway.cli.reviews import RequestId, review_lines, reviews, value_of
+from gateway.cli.reviews import RequestId, lines_of, reviews, value_of
 
 Task = Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")]
 JudgedValue = Annotated[
@@ -67,7 +67,7 @@ def show_disputed(api: Api, task: Task) -> None:
         if dispute["review"] is None:
             api.out.say(f"{dispute['request_id']}  its texts are no longer kept")
         else:
-            for line in review_lines(dispute["review"]):
+            for line in lines_of(dispute["review"]):
                 api.out.say(line)
         for line in _answers(dispute):
             api.out.say(line)

@@ -34,7 +34,7 @@ def show_next(
     if api.out.answer(answer):
         return
     review = answer["review"]
-    for line in review_lines(review):
+    for line in lines_of(review):
         api.out.say(line)
     metric = answer["say"]
     name, values = (metric["metric"], _values(metric)) if metric else ("-", "-")
@@ -107,7 +107,7 @@ def delete_reviews(
     api.out.tell(answer, f"{waiting} that waited and {answered} that were judged wrong are deleted.")
 
 
-def review_lines(review: dict[str, Any]) -> Iterator[str]:
+def lines_of(review: dict[str, Any]) -> Iterator[str]:
     """A review as lines of text."""
     where = f"{review['version'] or '-'} in {review['pool']}"
     yield f"{review['request_id']}  {review['task']}, {where} ({review['reason']}), {moment(review['at'])}"

@@ -45,7 +45,12 @@ async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: Run
     keys = [await several.key(role="operator") for _ in range(3)]
     request_id = await ask(several)
     await until_settled(several, 1)
-    async with several.http(keys[0]) as one, several.http(keys[1]) as two, several.http(keys[2]) as third:
+    async with (
+        several.http(keys[0]) as one,
+        several.http(keys[1]) as two,
+        several.http(keys[2]) as third,
+        several.http() as admin,
+    ):
         assert await given(one) == request_id
         await say(one, request_id, False, demonstration="refuse", comment="It is opened.")
         assert await given(one) is None
@@ -61,14 +66,13 @@ async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: Run
         assert [(one["value"], one["demonstration"]) for one in dispute["answers"]] == [(False, "refuse"), (True, None)]
         assert dispute["review"]["messages"][0]["content"] == "Be brief."
         path = f"{DISPUTED}/{request_id}/resolve"
-        assert (await third.post(path, json={"value": "no", "comment": "x"})).status_code == 400
-        resolved = await third.post(path, json={"value": False, "comment": "Opened goods.", "demonstration": "refuse"})
+        assert (await admin.post(path, json={"value": "no", "comment": "x"})).status_code == 400
+        resolved = await admin.post(path, json={"value": False, "comment": "Opened goods.", "demonstration": "refuse"})
         assert resolved.json()["label"]["words"] == "resolved as wrong; 1 of 2 said wrong"
-        assert (await third.post(path, json={"value": True, "comment": "x"})).json()["error"]["code"] == "no_review"
+        assert (await admin.post(path, json={"value": True, "comment": "x"})).json()["error"]["code"] == "no_review"
         assert (await third.get(DISPUTED)).json()["count"] == 0
         told = (await one.get(f"/v1/requests/{request_id}")).json()["explanation"][-1]
         assert told == "Its label is wrong: resolved as wrong; 1 of 2 said wrong."
-    async with several.http() as admin:
         entries = (await admin.get("/admin/v1/audit", params={"object": request_id})).json()["entries"]
     assert [entry["action"] for entry in entries] == ["review.give", "review.give", "review.give", "review.resolve"]
     assert (await counts(several))["answered"] == 2

@@ -14,13 +14,12 @@ from gateway.access import Identified
 from gateway.audit import enter_event
 from gateway.background.child_process import child, hear
 from gateway.callers import Caller
-from gateway.configuration.settings import Settings
 from gateway.errors import Problem
 from gateway.feature import Feature, feature_of
 from gateway.features.records.archiving import text_source_of
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
+from gateway.request_labels import read_all_rules
 from gateway.services import Services
-from monitoring.labels.request_label import LabelRules, make_rules
 
 SEARCHES_MAX = 2
 SEARCH_SECONDS_MAX = 60.0
@@ -82,8 +81,9 @@ async def list_requests(
 
 async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
     """The result of monitoring/request_search_run.py. Raises Problem (504, 500)."""
-    settings = searches.services.settings
-    job = {"source": text_source_of(settings), "query": query, "rules": label_rules_of(settings)}
+    services = searches.services
+    source, rules = text_source_of(services.settings), await read_all_rules(services)
+    job = {"source": source, "query": query, "rules": rules}
     try:
         async with asyncio.timeout(SEARCH_SECONDS_MAX), searches.turns, child(COMMAND) as process:
             code, output = await hear(process, msgspec.json.encode(job) + b"\n")
@@ -93,12 +93,6 @@ async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
     if code != 0:
         raise Problem("internal_error", "The search failed: the gateway's log says why.")
     return output
-
-
-def label_rules_of(settings: Settings) -> dict[str, LabelRules]:
-    """The rules of each task's labels."""
-    declared = settings.judged_metrics()
-    return {task: make_rules(settings.plan(task), declared) for task in settings.tasks}
 
 
 async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], found: bytes) -> None:

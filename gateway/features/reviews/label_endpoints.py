@@ -70,7 +70,7 @@ async def read_task_agreement(request: Request, task: str, _: Operator) -> dict[
 
 
 @router.post("/ratings")
-async def report_ratings(request: Request, _: Operator, body: RatingsIn) -> dict[str, Any]:
+async def report_ratings(request: Request, _: Admin, body: RatingsIn) -> dict[str, Any]:
     """The agreement of the raters of a file, and both votes. Nothing of it is kept."""
     feature_of(request, Reviews)
     try:
@@ -107,7 +107,7 @@ async def list_disputed(request: Request, task: str, operator: Operator) -> dict
 
 @router.post("/reviews/{task}/disputed/{request_id}/resolve", responses=with_errors("no_review", "not_found"))
 async def resolve_dispute(
-    request: Request, task: str, request_id: str, operator: Operator, body: ResolutionIn
+    request: Request, task: str, request_id: str, admin: Admin, body: ResolutionIn
 ) -> dict[str, Any]:
     """Decide a request whose reviewers disagree. The decision is its label from then on."""
     reviews = feature_of(request, Reviews)
@@ -123,7 +123,7 @@ async def resolve_dispute(
         metric=name,
         value=value,
         at=time.time(),
-        caller=operator.public,
+        caller=admin.public,
         rater="resolution",
         comment=body.comment,
         demonstration=body.demonstration,
@@ -133,7 +133,7 @@ async def resolve_dispute(
         resolves=True,
     )
     evidence = {"task": task, "value": value, "comment": body.comment}
-    await enter_event(services, operator, "review.resolve", request_id, evidence)
+    await enter_event(services, admin, "review.resolve", request_id, evidence)
     receipt = await services.feedback.give(request_id, feedback, "*", young=True)
     if receipt.given not in ("created", "same", "pending"):
         raise Problem("no_review", f"The request {request_id[:80]!r} was judged too often.", "request_id")
