@@ -21,10 +21,9 @@ from gateway.background.lease import JobLease
 from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.records.archiving import text_source_of
+from gateway.request_labels import read_rules
 from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep, KeptSource
 from monitoring.datasets.folder import sweep
-from monitoring.labels.request_label import make_rules
-from monitoring.quality.verdicts.plan import Plan
 from serving.object_store import Stale
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class BuildingWork:
             task=build.task,
             folder=str(self._datasets.folder),
             files=build.files,
-            kept=self._kept_source(build),
+            kept=await self._kept_source(build),
             options=build.options,
             rows_max=settings.rows_max,
         )
@@ -82,12 +81,11 @@ class BuildingWork:
             text = f"It took longer than {settings.building_seconds_max:g} s (datasets.building_seconds_max)"
             return DatasetResult(error=f"{text}: give fewer rows, or more time.")
 
-    def _kept_source(self, build: Build) -> KeptSource:
-        settings = self._datasets.services.settings
-        plan = settings.plan(build.task) if build.task in settings.tasks else Plan()
+    async def _kept_source(self, build: Build) -> KeptSource:
+        services = self._datasets.services
         return KeptSource(
-            texts=text_source_of(settings),
-            rules=make_rules(plan, settings.judged_metrics()),
+            texts=text_source_of(services.settings),
+            rules=await read_rules(services, build.task),
             since=build.since,
             looked_since=build.until - LOOKED_AT_SECONDS,
             until=build.until,
