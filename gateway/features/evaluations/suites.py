@@ -28,7 +28,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     """A suite. `kind` is what it was added as: of several `newest` the last one is it, and the others are older.
 
     `metric` and `class_field` are used where an evaluation names none. `counts` are the numbers of rows by slice and
-    its value: class, source, language and length. `dataset` is the digest of the data set whose held-out rows they are.
+    its value: class, source, language and length.
     """
 
     task: str
@@ -39,7 +39,6 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     metric: str = ""
     class_field: str = ""
     counts: dict[str, dict[str, int]] = {}
-    dataset: str = ""
     notes: tuple[str, ...] = ()
     by: str = ""
     created_at: float = 0.0
