@@ -44,7 +44,7 @@ class ArmAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServedScope(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scope check found when the request was served."""
+    """The scope score of the request: as it was served, or of the version's scope model now."""
 
     score: float
     threshold: float | None

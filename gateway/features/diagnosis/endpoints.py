@@ -18,6 +18,8 @@ from gateway.features.diagnosis.asking import ask_arms, list_arms
 from gateway.features.diagnosis.messages import LookedUp, LookupJob
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
+from gateway.formats.fields import Message
+from gateway.formats.selectors import of_messages
 from gateway.openapi_parts import with_errors
 from gateway.request_labels import read_label
 from gateway.services import Services
@@ -26,6 +28,8 @@ from monitoring.evaluation.forms import said_by
 from monitoring.ids import bare
 from monitoring.labels.request_label import RequestLabel
 from monitoring.records import Record
+from monitoring.texts import KeptText
+from router.scoring import DEFERRED_SHARE
 
 LOOKUP_SECONDS_MAX = 120.0
 COMMAND = (sys.executable, "-P", "-m", "gateway.features.diagnosis.run")
@@ -58,7 +62,7 @@ async def diagnose_request(
         neighbours=looked_up.neighbours,
         no_neighbours=looked_up.no_neighbours,
         answers=answers,
-        scope=None if record is None else _scope_score(record),
+        scope=await _find_scope(services, record, task, version, text),
     )
     found = diagnose(case)
     await enter_event(services, admin, "diagnosis.give", name, {"version": version, "likely": found.likely})
@@ -106,8 +110,23 @@ async def _label(services: Services, request_id: str, task: str | None) -> Reque
     return await read_label(services, task, request_id)
 
 
-def _scope_score(record: Record) -> ServedScope | None:
-    found = next((each for each in record.findings if each.check == "out_of_scope" and each.score is not None), None)
-    if found is None or found.score is None:
+async def _find_scope(
+    services: Services, record: Record | None, task: str | None, version: str | None, text: KeptText | None
+) -> ServedScope | None:
+    """What the scope check found when it was served; else what the version's scope model, if there is one, says now."""
+    findings = record.findings if record is not None else []
+    found = next((each for each in findings if each.check == "out_of_scope" and each.score is not None), None)
+    if found is not None and found.score is not None:
+        return ServedScope(score=found.score, threshold=found.threshold, fired=found.fired)
+    settings = services.settings.tasks.get(task or "")
+    fitted = services.snapshot.current.policy.fitted.get(version or "")
+    model = fitted.scope_for(settings.selector) if fitted is not None and settings is not None else None
+    if model is None or settings is None or text is None or not text.messages:
         return None
-    return ServedScope(score=found.score, threshold=found.threshold, fired=found.fired)
+    try:
+        words = of_messages(settings.selector, msgspec.convert(text.messages, list[Message]))
+    except msgspec.ValidationError:
+        return None
+    score = (await asyncio.to_thread(model.score, words)).score
+    threshold = model.threshold(DEFERRED_SHARE)
+    return ServedScope(score=score, threshold=threshold, fired=score < threshold)

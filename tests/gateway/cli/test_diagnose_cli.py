@@ -14,6 +14,7 @@ from tests.gateway.cli.conftest import command_for, ok
 from tests.waiting import until
 from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.scope_world import OUT_OF_SCOPE, keep
 
 DIGEST = "ab" * 32
 ROWS = {
@@ -89,10 +90,11 @@ async def test_each_fault_is_told_with_its_evidence(
         assert told.out.startswith("Likely fault: data. Near training rows conflict: 1 of 2")
         assert "A red jacket, worn, with a receipt" in told.out
 
-        poem = (await ok(apprentice, "diagnose", await ask(gateway, "Write verses about spring"), "--json")).json
-        assert poem["case"]["neighbours"] == []
-        assert poem["diagnosis"]["likely"] == "scope"
-        assert "Nobody has judged" in poem["diagnosis"]["because"]
+        await keep(gateway, "returns@v2")
+        balance = (await ok(apprentice, "diagnose", await ask(gateway, OUT_OF_SCOPE), "--json")).json
+        assert balance["case"]["scope"]["fired"]
+        assert balance["diagnosis"]["likely"] == "scope"
+        assert "Nobody has judged" in balance["diagnosis"]["because"]
 
         entries = (await ok(apprentice, "audit", "--json")).json["entries"]
         given = [entry["evidence"]["likely"] for entry in entries if entry["action"] == "diagnosis.give"]
