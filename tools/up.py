@@ -112,6 +112,7 @@ async def serve(local: LocalProduct, options: UpOptions, steps: Steps) -> None:
     urls = await local.start_engines(plans, venv, model, options.engine_port)
     configured = yaml.safe_load(options.config.read_text(encoding="utf-8"))
     content = make_local_configuration(configured, urls, port, model, options.adapter.parent, options.kept)
+    content["training"] = {"python": str(venv.python.absolute()), **content.get("training", {})}
     config = options.kept / "apprentice.yaml"
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     admin_key = ensure_key(options.kept / "admin-key")

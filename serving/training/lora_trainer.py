@@ -337,9 +337,9 @@ class LoraTraining:
         if is_best:
             self.best, self.best_step = (right, -loss), self.step
             self.model.save(self.folder / "result", self.job.base_name or Path(self.job.base).name)
+        self.write_checkpoint()
         if heldout:
             tell("heldout", step=self.step, loss=round(loss, 5), right=round(right, 5), best=is_best)
-        self.write_checkpoint()
 
     def run(self, batches: list[list[TokenRow]], heldout: list[TokenRow], pad: int, shared: int) -> str:
         """Take all steps that are left; the reason of the end."""
