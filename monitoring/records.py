@@ -122,7 +122,7 @@ class Record(
     policy_generation: int = 0  # Generation of the policy that decided.
     adapter_digest: str | None = None  # `sha256:` of the adapter's configuration and tensors.
     fingerprint: str | None = None  # `sha256:` of adapter, base, engine build, dtype, chat template and manifest.
-    request_digest: str | None = None  # Keyed digest of the body as the engine got it.
+    request_digest: str | None = None  # Keyed digest of the body as the engine got it, without `cache_salt`.
     answer_digest: str | None = None  # Keyed digest of the answer's bytes.
     text_digest: str | None = None  # Keyed digest of the answer's text; null: not needed, or no text.
     contract_kept: bool | None = None  # Whether the text keeps the contract; null: not checked.

@@ -156,8 +156,10 @@ class Ledger:
             AttemptRecord(choice.pool.name, choice.replica.name, version, fault, round(seconds, 6))
         )
 
-    def note_sent(self, body: bytes, secret: bytes) -> None:
-        """Note the request as its engine got it."""
+    def note_sent(self, body: bytes, cache_salt: str | None, secret: bytes) -> None:
+        """Note the request as its engine got it, but for the salt: of one input all callers have one digest."""
+        if cache_salt is not None:
+            body = body.replace(b',"cache_salt":"%b"' % cache_salt.encode(), b"", 1)
         self.record.request_digest = digest(secret, body)
 
     def note_waste(self, prices: Prices, pool: str, shared_seconds: float) -> None:

@@ -117,7 +117,7 @@ async def attempt(
         raise
     now = time.monotonic()
     ledger.note_attempt(choice, None, now - began_at)
-    ledger.note_sent(sent, services.digest_secret)
+    ledger.note_sent(sent, body.cache_salt, services.digest_secret)
     replica.answered(now, choice.engine_model)
     return answer, None
 

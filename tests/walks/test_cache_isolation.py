@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from monitoring.ids import digest
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -35,6 +37,23 @@ async def test_each_caller_has_a_salt_of_its_own_which_stays_and_tells_no_name(
     assert found[0] != found[1]
     assert await salts(gateway, general, "general", [one, two]) == found[:2]
     assert not any(key.removeprefix("sk-app-")[:12] in salt for key in (one, two) for salt in found)
+
+
+async def test_one_input_of_two_callers_has_one_digest_which_proves_the_request(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    keys = [await gateway.key(name=name) for name in ("one", "two")]
+    digests = []
+    for key in keys:
+        async with gateway.openai(key) as client:
+            answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
+        request_id = answer.headers["x-request-id"]
+        async with gateway.http() as http:
+            digests.append((await http.get(f"/v1/requests/{request_id}")).json()["record"]["request_digest"])
+    asked = [dict(seen.body) for seen in list(small.requests)[-2:]]
+    assert len({one.pop("cache_salt") for one in asked}) == 2
+    proof = digest(gateway.services.digest_secret, msgspec.json.encode(asked[0]))
+    assert digests == [proof, proof]
 
 
 @pytest.mark.parametrize("where", ["gateway", "task"])

@@ -49,13 +49,16 @@ def start(margin: float, side: Side = "above") -> PairedSlip:
     return PairedSlip(margin=float(margin), side=side)
 
 
-def observe(slip: PairedSlip, difference: float) -> PairedSlip:
-    """The detector after a pair. Raises ValueError if the difference is not within -1 and 1."""
+def observe(slip: PairedSlip, difference: float, exponent: float = 1.0) -> PairedSlip:
+    """The detector after a pair, whose factors have this exponent (`dependence.py`).
+
+    Raises ValueError if the difference is not within -1 and 1.
+    """
     if not -1.0 <= difference <= 1.0:
         raise ValueError(f"A difference of {difference}: it must lie within -1 and 1.")
     margin = slip.margin
     won = (difference - margin) / (1 + margin) if slip.side == "above" else (margin - difference) / (1 - margin)
-    gained = tuple([log1p(stake * won) for stake in STAKES])
+    gained = tuple([exponent * log1p(stake * won) for stake in STAKES])
     logs = restarts.grow(slip.logs, gained)
     observed = slip.observed + 1
     rises, begun = restarts.find_runs(slip.rises, slip.begun, gained, observed)

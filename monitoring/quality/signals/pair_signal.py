@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitoring.quality.detectors import delays, estimates, leave_one_out, paired, recent_values, recoveries
+from monitoring.quality.detectors import delays, dependence, estimates, leave_one_out, paired, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.detectors.estimates import Sums
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.paired import PairedSlip
@@ -61,7 +62,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     `wrong` and `other_wrong` sum the badness of either arm. `first` are the differences that become its reference,
     `firsts` the same by their givers; the detectors leave out one group of givers each. `waiting` and `other_waiting`
     are labels with their givers that wait for a label of the other arm, `placed` and `other_placed` the times of their
-    requests.
+    requests. `dependence` is what its pairs show of clusters.
     """
 
     givers: GiverRoll
@@ -76,6 +77,12 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     other_waiting: tuple[tuple[float, str], ...] = ()
     placed: tuple[float, ...] = ()
     other_placed: tuple[float, ...] = ()
+    dependence: Dependence = Dependence()
+
+    @property
+    def dispersion(self) -> float:
+        """The number of pairs that count as one, since they come in clusters."""
+        return dependence.find_dispersion(self.dependence)
 
     @property
     def count(self) -> int:
@@ -140,10 +147,14 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         roll = _meet(signal.givers, givers)
         own = tuple(sorted({leave_one_out.get_group(roll, one) for one in givers}))
         believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
-        guard = signal.guard and _observe(signal.guard, difference, own, believed)
+        exponent = dependence.find_exponent(signal.dependence)
+        guard = signal.guard and _observe(signal.guard, difference, exponent, own, believed)
         reverse = signal.reverse
         if reverse is not None and not is_early:
-            reverse = _observe(reverse, difference, own, believed)
+            reverse = _observe(reverse, difference, exponent, own, believed)
+        learned = signal.dependence
+        if not is_degraded:
+            learned = dependence.observe(learned, difference, at, own, GROUPS)
         rate = recent_values.add_event(signal.rate, at)
         signal = msgspec.structs.replace(
             signal,
@@ -158,6 +169,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             rate=rate,
             busiest=recent_values.find_busiest(signal.busiest, rate, at),
             marks=recent_values.add_mark(signal.marks, count, at, total),
+            dependence=learned,
         )
         return signal._learn(difference, own, at) if guard is None and not is_degraded else signal
 
@@ -306,9 +318,9 @@ def _meet(roll: GiverRoll, givers: tuple[str, ...]) -> GiverRoll:
 
 
 def _observe(
-    guard: LeaveOneOut[PairedSlip], difference: float, own: tuple[int, ...], believed: tuple[int, ...]
+    guard: LeaveOneOut[PairedSlip], difference: float, exponent: float, own: tuple[int, ...], believed: tuple[int, ...]
 ) -> LeaveOneOut[PairedSlip]:
-    moved = leave_one_out.move(guard, lambda slip: paired.observe(slip, difference), own)
+    moved = leave_one_out.move(guard, lambda slip: paired.observe(slip, difference, exponent), own)
     return leave_one_out.judge(moved, paired.log_e, believed)
 
 

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import dependence, leave_one_out, raters
-from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors.baselines import Baseline, state_rate
 from monitoring.quality.detectors.dependence import Dependence
-from monitoring.quality.signals import label_signal
+from monitoring.quality.signals import label_signal, pair_signal
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
 from tests.monitoring.quality.traffic import V3
@@ -94,3 +94,22 @@ def test_a_rhythm_that_comes_and_goes_restarts_evidence_once() -> None:
     changes = sum(before != after for before, after in itertools.pairwise(rhythms))
     assert changes >= 3
     assert len(begun) == 2
+
+
+def judge_pairs(repeats: int, seed: int) -> bool:
+    """Whether pairs alarm that are judged so many times in a row, while both arms are wrong on 15%."""
+    draw, wrong = random.Random(seed), (0.0, 0.0)
+    signal = pair_signal.start(V3, "general").hold_against(
+        Baseline(kind="admin", wrong=0.0, of=0.0, upper=0.0, at=1.0, by="admin", source="")
+    )
+    for number in range(2_000):
+        if number % repeats == 0:
+            wrong = (float(draw.random() < 0.15), float(draw.random() < 0.15))
+        signal = signal.take_pair(*wrong, (), 60.0 * number, None)
+    return signal.alarms(LABELS_MIN, 2_000, ALPHA)
+
+
+def test_pairs_that_are_judged_several_times_raise_few_false_alarms() -> None:
+    alarms = {repeats: sum(judge_pairs(repeats, seed) for seed in range(12)) for repeats in (2, 3)}
+    assert alarms[2] <= 1
+    assert alarms[3] <= 2

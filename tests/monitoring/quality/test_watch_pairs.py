@@ -146,7 +146,7 @@ def test_feedback_is_held_against_what_was_held_out_at_the_time() -> None:
         for number in range(3000):
             name, when, out = f"r{number}", number * 60.0, draw.random() < 0.3
             late = number >= 1500
-            rate = 0.05 if not late else 0.35 if slipped and not out else 0.05
+            rate = 0.05 if not late else 0.45 if slipped and not out else 0.05
             records.append((at(when), (held_out if out else served)(name, f"shop{number % 3}")))
             feedback.append((at(when + 9), said(name, draw.random() >= rate, f"shop{number % 3}")))
         found = stream(judged((records, feedback)), "holdout")
