@@ -111,12 +111,12 @@ class Signals:
         if self._began is None:
             self._began, self._fitted = at.copy(), at.copy()
         self._at = at
-        turn = (2.0 * np.pi / dependence.DAY_SECONDS) * (at % dependence.DAY_SECONDS)
+        turn = (2.0 * np.pi / recent_values.DAY_SECONDS) * (at % recent_values.DAY_SECONDS)
         cosine, sine = np.cos(turn), np.sin(turn)
         judged = ~np.isnan(self.held)
         if judged.any():
             self._observe(bad, cosine, sine, judged)
-        ends = at - self._fitted >= dependence.DAY_SECONDS
+        ends = at - self._fitted >= recent_values.DAY_SECONDS
         was_first, had_rhythm = self.is_first_day, self._had_rhythm.copy()
         if ends.any():
             self._fit(ends, at)

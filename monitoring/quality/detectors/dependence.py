@@ -28,6 +28,7 @@ import numpy as np
 
 from monitoring.quality.detectors import leave_one_out
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 SIZES = (8, 32, 128, 512)
 LARGE = 128
@@ -40,7 +41,6 @@ CAUTION = 2.0
 BLOCKS_MAX = 1_000
 NEAR = 10.0
 CROWDED_POINTS = 0.14
-DAY_SECONDS = 86_400.0
 DAYS = 14.0
 """The rhythm is that of about so many days."""
 RHYTHM_BEGINS, RHYTHM_ENDS = 12.0, 6.0
@@ -123,22 +123,22 @@ PLAIN = LabelTerms()
 """The terms of labels that are independent of each other."""
 
 
-def find_dispersion(seen: Dependence) -> float:
+def find_dispersion(state: Dependence) -> float:
     """The dispersion of the labels: the least, whoever is left out beside whom others count."""
-    enough = OTHERS_MIN * seen.whole.labels
-    others = [one.dispersion for one in seen.without if one is not None and one.labels >= enough]
-    return min([seen.whole.dispersion, *others])
+    enough = OTHERS_MIN * state.whole.labels
+    others = [one.dispersion for one in state.without if one is not None and one.labels >= enough]
+    return min([state.whole.dispersion, *others])
 
 
-def find_relief(seen: Dependence) -> float:
+def find_relief(state: Dependence) -> float:
     """The exponent by the dispersion of all labels, as a part of the one that counts: under 1 where one caller's
     errors alone come in bursts."""
-    return find_exponent_of(seen.whole.dispersion) / find_exponent(seen)
+    return find_exponent_of(state.whole.dispersion) / find_exponent(state)
 
 
-def find_exponent(seen: Dependence) -> float:
+def find_exponent(state: Dependence) -> float:
     """The exponent of the bets' factors by the dispersion alone."""
-    return find_exponent_of(find_dispersion(seen))
+    return find_exponent_of(find_dispersion(state))
 
 
 def find_exponent_of(dispersion: float) -> float:
@@ -146,21 +146,21 @@ def find_exponent_of(dispersion: float) -> float:
     return 1.0 / (1.0 + CAUTION * (dispersion - 1.0))
 
 
-def find_times(seen: Dependence, at: float) -> float:
+def find_times(state: Dependence, at: float) -> float:
     """The errors at this time of day, as a multiple of their mean."""
-    level, cosine, sine = seen.rhythm
+    level, cosine, sine = state.rhythm
     cosine_now, sine_now = find_wave(at)
     return min(TIMES_MAX, max(TIMES_MIN, level + cosine * cosine_now + sine * sine_now))
 
 
-def find_terms(seen: Dependence, at: float) -> LabelTerms:
+def find_terms(state: Dependence, at: float) -> LabelTerms:
     """The terms of the next label, which comes at this time."""
-    return LabelTerms(find_exponent(seen), max(1.0, find_times(seen, at)))
+    return LabelTerms(find_exponent(state), max(1.0, find_times(state, at)))
 
 
-def find_reverse_terms(seen: Dependence, at: float) -> LabelTerms:
+def find_reverse_terms(state: Dependence, at: float) -> LabelTerms:
     """The terms on which a reverse test takes it: in the better hours fewer errors show no recovery."""
-    return LabelTerms(find_exponent(seen), min(1.0, find_times(seen, at)))
+    return LabelTerms(find_exponent(state), min(1.0, find_times(state, at)))
 
 
 def find_crowding(near: float, baseline: float) -> float:
@@ -174,25 +174,25 @@ def add_near(near: float, badness: float) -> float:
     return (1.0 - 1.0 / NEAR) * near + badness
 
 
-def observe(seen: Dependence, badness: float, at: float, own: Collection[int] = (), groups: int = 0) -> Dependence:
+def observe(state: Dependence, badness: float, at: float, own: Collection[int] = (), groups: int = 0) -> Dependence:
     """The dependence after a label, from 0 (right) to 1 (wrong), that those of these groups of callers have given."""
-    seen = _move_clock(seen, at)
+    state = _move_clock(state, at)
     cosine, sine = find_wave(at)
     added = (1.0, cosine, sine, cosine * cosine, cosine * sine, badness, badness * cosine, badness * sine)
-    without = seen.without or (None,) * groups
-    whole, without = leave_one_out.move_each(seen.whole, without, lambda one: _take(one, badness), own)
-    moments = tuple([one + more for one, more in zip(seen.moments, added, strict=True)])
-    return msgspec.structs.replace(seen, whole=whole, without=without, moments=moments)
+    without = state.without or (None,) * groups
+    whole, without = leave_one_out.move_each(state.whole, without, lambda one: _take(one, badness), own)
+    moments = tuple([one + more for one, more in zip(state.moments, added, strict=True)])
+    return msgspec.structs.replace(state, whole=whole, without=without, moments=moments)
 
 
-def pass_over(seen: Dependence, at: float) -> Dependence:
+def pass_over(state: Dependence, at: float) -> Dependence:
     """The dependence after a label that says nothing of clusters: a repeat, or one of a degraded version."""
-    return msgspec.structs.replace(_move_clock(seen, at), passed=seen.passed + 1)
+    return msgspec.structs.replace(_move_clock(state, at), passed=state.passed + 1)
 
 
-def forget_rhythm(seen: Dependence) -> Dependence:
+def forget_rhythm(state: Dependence) -> Dependence:
     """The dependence without what it knows of the day: a slip that lasts looks like a rhythm on its first day."""
-    return msgspec.structs.replace(seen, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8)
+    return msgspec.structs.replace(state, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8)
 
 
 def find_wave(at: float) -> tuple[float, float]:
@@ -201,20 +201,20 @@ def find_wave(at: float) -> tuple[float, float]:
     return math.cos(turn), math.sin(turn)
 
 
-def _move_clock(seen: Dependence, at: float) -> Dependence:
-    if seen.began_at is None:
-        return msgspec.structs.replace(seen, began_at=at, fitted_at=at)
-    return _fit(seen, at) if at - seen.fitted_at >= DAY_SECONDS else seen
+def _move_clock(state: Dependence, at: float) -> Dependence:
+    if state.began_at is None:
+        return msgspec.structs.replace(state, began_at=at, fitted_at=at)
+    return _fit(state, at) if at - state.fitted_at >= DAY_SECONDS else state
 
 
-def _take(seen: Clusters, badness: float) -> Clusters:
+def _take(state: Clusters, badness: float) -> Clusters:
     """The clusters after a label."""
-    labels = seen.labels + 1
-    moved = Clusters(labels, seen.wrong + badness, seen.squares + badness * badness, seen.blocks)
+    labels = state.labels + 1
+    moved = Clusters(labels, state.wrong + badness, state.squares + badness * badness, state.blocks)
     variance = moved.variance
     blocks = [
         _add(one, badness, size if labels % size == 0 else None, most, variance)
-        for one, size, most in zip(seen.blocks, SIZES, RATIOS_MAX, strict=True)
+        for one, size, most in zip(state.blocks, SIZES, RATIOS_MAX, strict=True)
     ]
     return msgspec.structs.replace(moved, blocks=tuple(blocks))
 
@@ -236,24 +236,24 @@ def _add(blocks: Blocks, badness: float, full: int | None, most: float, variance
     return Blocks(0.0, total, ratios, count)
 
 
-def _fit(seen: Dependence, at: float) -> Dependence:
+def _fit(state: Dependence, at: float) -> Dependence:
     """The rhythm by least squares, shrunk by what chance brings, and none where it may be chance alone."""
-    count, c, s, cc, cs, x, xc, xs = seen.moments
+    count, c, s, cc, cs, x, xc, xs = state.moments
     if not count:
-        return msgspec.structs.replace(seen, fitted_at=at)
+        return msgspec.structs.replace(state, fitted_at=at)
     matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]) + 1e-6 * np.eye(3)
     level, cosine, sine = (float(one) for one in np.linalg.solve(matrix, np.array([x, xc, xs])))
     mean = x / count
-    statistic = (level * x + cosine * xc + sine * xs - mean * x) / seen.whole.variance
+    statistic = (level * x + cosine * xc + sine * xs - mean * x) / state.whole.variance
     rhythm = FLAT
-    if mean > 0.0 and statistic > (RHYTHM_ENDS if seen.has_rhythm else RHYTHM_BEGINS):
+    if mean > 0.0 and statistic > (RHYTHM_ENDS if state.has_rhythm else RHYTHM_BEGINS):
         kept = (statistic - 2.0) / statistic
         rhythm = (1.0 + kept * (level / mean - 1.0), kept * cosine / mean, kept * sine / mean)
     fading = 1.0 - 1.0 / DAYS
     return msgspec.structs.replace(
-        seen,
+        state,
         fitted_at=at,
         rhythm=rhythm,
-        had_rhythm=seen.had_rhythm or rhythm != FLAT,
-        moments=tuple([fading * one for one in seen.moments]),
+        had_rhythm=state.had_rhythm or rhythm != FLAT,
+        moments=tuple([fading * one for one in state.moments]),
     )

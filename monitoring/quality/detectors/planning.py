@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 from monitoring.quality.detectors import dependence
 from monitoring.quality.detectors import rising_errors as slip
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Side
 
-DAY_SECONDS = 86400.0
 BETWEEN_MIN = 200.0
 """A stream with few labels a month raises an alarm no more often than once in so many labels."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import msgspec
 
@@ -15,14 +15,9 @@ from monitoring.quality.signal_table import get_measure
 from monitoring.quality.signals.labelled import ALPHA
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
+from monitoring.quality.verdicts.verdict import DOUBTS
 
 POINTS = (2, 5, 10, 20)
-DOUBTS: Mapping[str, str] = {
-    "one_giver": "errors of one caller or rater alone",
-    "first_day": "errors within the first day of labels, while a bad hour may be so bad",
-    "labellers": "errors from the first label on, by up to 10 points above an evaluation: labellers may differ",
-}
-"""The doubts that keep a version suspect, in words."""
 
 
 class SignalOutlook(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,10 +108,11 @@ def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Ite
         f"For nothing: at most {format_count(plan.false_alarms_per_month, 'time', 'times')} a month over all tasks and "
         "versions, while errors keep to their baselines."
     )
-    yield f"Suspect at most, for a person to look at: {'; '.join(DOUBTS.values())}; signals without labels."
+    doubts = "; ".join([doubt[0].lower() + doubt[1:] for doubt in DOUBTS.values()])
+    yield f"Suspect at most, for a person to look at: {doubts}."
     for one in reports:
         if one.doubt is not None:
-            yield f"Now {name} is kept suspect by {one.stream}: {DOUBTS[one.doubt]}."
+            yield f"Now {name} is kept suspect by {one.stream}. {DOUBTS[one.doubt]}."
         if one.baseline.get("upper") is None:
             yield f"{one.stream} has no baseline yet, so it finds nothing."
         elif one.dispersion > DISPERSION_TOLD:

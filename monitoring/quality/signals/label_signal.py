@@ -221,13 +221,14 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return "one_giver"
         if not leave_one_out.alarms(self.guard.detectors, labels, alpha):
             return None
-        held = self.guard.detectors.whole.baseline
-        if self._is_first_day and self._find_least_error() <= held + self._find_bad_hour(held):
+        held, is_gate = self.guard.detectors.whole.baseline, self.baseline is not None and self.baseline.kind == "gate"
+        began_at_first = is_gate and self.changed_after <= FIRST_LABELS
+        if not (self._is_first_day or began_at_first):
+            return None
+        more = self._find_least_error() - held
+        if self._is_first_day and more <= self._find_bad_hour(held):
             return "first_day"
-        is_gate = self.baseline is not None and self.baseline.kind == "gate"
-        if is_gate and self.changed_after <= FIRST_LABELS and self._find_least_error() <= held + LABELLERS_POINTS:
-            return "labellers"
-        return None
+        return "labellers" if began_at_first and more <= LABELLERS_POINTS else None
 
     def rests_on_one(self, labels: float, alpha: float) -> bool:
         """Return whether all labels would alarm, and not without one caller or rater alone."""

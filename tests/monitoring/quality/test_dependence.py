@@ -97,7 +97,7 @@ def test_a_rhythm_that_comes_and_goes_restarts_evidence_once() -> None:
 
 
 def judge_pairs(repeats: int, seed: int) -> bool:
-    """Whether pairs alarm that are judged so many times in a row, while both arms are wrong on 15%."""
+    """Return whether pairs alarm that are judged so many times in a row, while both arms are wrong on 15%."""
     draw, wrong = random.Random(seed), (0.0, 0.0)
     signal = pair_signal.start(V3, "general").hold_against(
         Baseline(kind="admin", wrong=0.0, of=0.0, upper=0.0, at=1.0, by="admin", source="")
