@@ -84,6 +84,7 @@ class AdminClient:
     def __init__(self, url: str, key: str, ca_file: Path | None = None) -> None:
         """`ca_file` (PEM) says whom to trust, and nobody else; None: whom the system trusts. Raises Unusable."""
         self.url = url
+        self.key = key
         timeout = httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
         headers = {"authorization": f"Bearer {key}"}
         # No proxy of the environment: an admin's key goes to the gateway that was named, and nowhere else.

@@ -11,6 +11,7 @@ import typer
 
 from gateway.callers import new_key
 from gateway.cli.adapters import adapters
+from gateway.cli.adopt import adopt
 from gateway.cli.audit import audit
 from gateway.cli.datasets import datasets
 from gateway.cli.diagnose import diagnose
@@ -102,6 +103,7 @@ app.command()(why)
 app.command()(doctor)
 app.command()(reload)
 app.command()(evaluate)
+app.command()(adopt)
 app.command()(train)
 app.command("gate")(show_gate)
 app.command()(replay)

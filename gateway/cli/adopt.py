@@ -1,0 +1,296 @@
+"""`apprentice adopt`: from a file of examples to a version that is judged, by the commands that do each step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from gateway.cli.admin_client import Refused, Unusable
+from gateway.cli.command import Api, with_api
+from gateway.cli.manifest_draft import draft_manifest, read_row
+from gateway.cli.training import ParameterOptions
+from gateway.cli.watch import WatchFailed
+
+STATE_FILE = "adopt.json"
+STOPS = ("readiness", "dataset", "manifest")
+CALIBRATION_ROWS_MIN = 100
+HELDOUT_ROWS_MIN = 20
+CONFLICTS_SHARE_MAX = 0.05
+CANARY_SHARE = 0.1
+
+
+class Stopped(WatchFailed):
+    """A step where a person has to look; the text says at what, and how to go on."""
+
+
+@dataclass
+class Adoption:
+    """One adoption: where it stands, and how its steps are run. `outcomes` has what each step that is done led to."""
+
+    api: Api
+    task: str
+    file: Path
+    folder: Path
+    key_file: Path
+    class_field: str | None
+    manifest: Path | None
+    parameters: tuple[str, ...]
+    past: frozenset[str]
+    release: bool
+    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def run(self, *words: str) -> dict[str, Any]:
+        """Run one `apprentice` command, show it, and return its JSON. Raises CommandError where it failed."""
+        self.api.out.note(f"$ apprentice {' '.join(words)}")
+        connection = ("--json", "--gateway", self.api.url, "--key-file", str(self.key_file))
+        command = [sys.executable, "-m", "gateway.cli.main", *words, *connection]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+        if ended.returncode > 1:
+            raise Unusable(f"`apprentice {' '.join(words)}` failed, as it says above.")
+        try:
+            answer: dict[str, Any] = json.loads(ended.stdout or b"{}")
+        except ValueError as error:
+            raise Unusable(f"`apprentice {' '.join(words)}` printed no JSON: {error}.") from error
+        if ended.returncode and words[0] != "gate":
+            raise WatchFailed(
+                f"`apprentice {' '.join(words)}` failed, as it says above. The same command goes on here."
+            )
+        return answer
+
+    @property
+    def version(self) -> str:
+        """The version that was trained."""
+        return str(self.outcomes["train"]["version"])
+
+    def path(self, name: str) -> str:
+        """The path of a file of the adoption."""
+        return str(self.folder / name)
+
+
+def check_readiness(adoption: Adoption) -> dict[str, Any]:
+    """Ask whether fine-tuning is worth it. Raises Stopped where it is not."""
+    options = ("--class-field", adoption.class_field) if adoption.class_field else ()
+    report = adoption.path("readiness.html")
+    answer = adoption.run(
+        "readiness", str(adoption.file), "--task", adoption.task, "--html", report, *options
+    )  # fmt: skip
+    if answer["answer"] != "fine_tune" and "readiness" not in adoption.past:
+        raise Stopped(f"Readiness: {answer['because']} Look at {report}. To go on: --past readiness.")
+    return {"answer": answer["answer"], "because": answer["because"]}
+
+
+def build_dataset(adoption: Adoption) -> dict[str, Any]:
+    """Build the data set. Raises Stopped where its rows contradict each other, or too few are held out."""
+    options = ("--class-field", adoption.class_field) if adoption.class_field else ()
+    card = adoption.run("datasets", "build", adoption.task, "--file", str(adoption.file), *options)
+    page = adoption.path("card.html")
+    adoption.run("datasets", "show", card["digest"], "--html", page)
+    for part in ("train", "heldout"):
+        adoption.run("datasets", "export", card["digest"], "--part", part, "--out", adoption.path(f"{part}.jsonl"))
+    rows, conflicts = card["rows"], card["left_out"].get("conflict", 0)
+    faults = []
+    if rows["heldout"] < HELDOUT_ROWS_MIN:
+        faults.append(f"{rows['heldout']} rows are held out, under {HELDOUT_ROWS_MIN}")
+    if conflicts > CONFLICTS_SHARE_MAX * sum(rows.values()):
+        faults.append(f"{conflicts} rows contradict others")
+    if faults and "dataset" not in adoption.past:
+        raise Stopped(f"Data set: {', and '.join(faults)}. Look at {page}. To go on: --past dataset.")
+    return {"digest": card["digest"], **rows}
+
+
+def write_manifest(adoption: Adoption) -> dict[str, Any]:
+    """Take the manifest that was given, or that of the version that leads, or draft one from the examples."""
+    if adoption.manifest is not None:
+        return {"manifest": str(adoption.manifest)}
+    try:
+        adoption.api.get(f"/aliases/{adoption.task}")
+        return {"manifest": None}
+    except Refused as error:
+        if error.status != 404:
+            raise
+    path = adoption.folder / "manifest.yaml"
+    lines = (adoption.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in (read_row(json.loads(line)) for line in lines) if row is not None]
+    path.write_text(
+        yaml.safe_dump(draft_manifest(adoption.task, rows), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    if "manifest" not in adoption.past:
+        raise Stopped(
+            f"Manifest: {path} was drafted from the examples. See to its contract and its general prompt. "
+            "To go on: --past manifest."
+        )
+    return {"manifest": str(path)}
+
+
+def train_version(adoption: Adoption) -> dict[str, Any]:
+    """Train the adapter, and register it."""
+    manifest = adoption.outcomes["manifest"]["manifest"]
+    options = ("--manifest", manifest) if manifest else ()
+    words = ("train", adoption.task, "--data", adoption.outcomes["dataset"]["digest"], *options)
+    answer = adoption.run(*words, "--plot", adoption.path("losses.svg"), *adoption.parameters)
+    return {"version": answer["version"], "training": answer["id"]}
+
+
+def stage_version(adoption: Adoption) -> dict[str, Any]:
+    """Load the version on its replicas, and fit its scope."""
+    adoption.run("adapters", "stage", adoption.version)
+    fitted = adoption.run("adapters", "fit", adoption.version, "--prompts", adoption.path("train.jsonl"))
+    return {"prompts": fitted["prompts"]["used"]}
+
+
+def evaluate_version(adoption: Adoption) -> dict[str, Any]:
+    """Keep the held-out rows as the task's newest suite, and evaluate the version on it."""
+    options = ("--class-field", adoption.class_field) if adoption.class_field else ()
+    suite = adoption.run("suites", "add", adoption.task, "--data", adoption.path("heldout.jsonl"), *options)["digest"]
+    calibrate = ("--calibrate",) if adoption.outcomes["dataset"]["heldout"] >= CALIBRATION_ROWS_MIN else ()
+    page = adoption.path("evaluation.html")
+    answer = adoption.run("evaluate", adoption.version, "--suite", suite[:12], *calibrate, "--out", page)
+    arms = (answer.get("report") or {}).get("arms", {})
+    return {"suite": suite, "right": {name: arm["accuracy"]["share"] for name, arm in arms.items()}}
+
+
+def pass_gate(adoption: Adoption) -> dict[str, Any]:
+    """Ask the gate. Raises WatchFailed where it does not let the version through."""
+    answer = adoption.run("gate", adoption.task, adoption.version)
+    if answer["verdict"] not in ("passed", "not_judged"):
+        raise WatchFailed(f"The gate does not let {adoption.version} through: {answer['because']}")
+    return {"verdict": answer["verdict"], "because": answer["because"]}
+
+
+def release_version(adoption: Adoption) -> dict[str, Any]:
+    """Make the version a canary that is judged, or the leading version where there is none. Raises Stopped."""
+    if not adoption.release:
+        page = adoption.path("evaluation.html")
+        raise Stopped(f"{adoption.version} may be released. Look at {page}. To go on: --release.")
+    try:
+        alias = adoption.api.get(f"/aliases/{adoption.task}")
+    except Refused as error:
+        if error.status != 404:
+            raise
+        adoption.run("adapters", "promote", adoption.version)
+        return {"released": "it leads"}
+    if alias["leading"] == adoption.version:
+        return {"released": "it leads"}
+    adoption.run("adapters", "canary", adoption.version, "--share", str(CANARY_SHARE), "--auto")
+    return {"released": f"a canary with {CANARY_SHARE:.0%} of the sessions, which evidence promotes or rolls back"}
+
+
+Step = Callable[[Adoption], dict[str, Any]]
+STEPS: Mapping[str, Step] = {
+    "readiness": check_readiness,
+    "dataset": build_dataset,
+    "manifest": write_manifest,
+    "train": train_version,
+    "stage": stage_version,
+    "evaluate": evaluate_version,
+    "gate": pass_gate,
+    "release": release_version,
+}
+"""The steps in their order."""
+
+
+@with_api
+def adopt(
+    api: Api,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Examples: OpenAI's fine-tuning JSONL, or .csv with text, expected.")
+    ],
+    task: Annotated[str, typer.Option(metavar="TASK", help="A task of the configuration.")],
+    parameters: ParameterOptions,
+    class_field: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The field of the answers that is the class. Unset: by the rows.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Manifest of the first version. Unset: one is drafted.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="For reports and state. Unset: adopt-TASK, here.")
+    ] = None,
+    past: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STOP", help=f"Go past a stop, of {', '.join(STOPS)}: you have looked. May be repeated."),
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Release it: a canary that is judged, or leading where none leads.")
+    ] = False,
+) -> None:
+    """Adopt a file of examples: readiness, data set, training, evaluation, gate, canary, monitor.
+
+    Each step shows the command that does it, and leaves a report. It stops where a person should look. The same command
+    again goes on where it stood.
+    """
+    _see_that_there_is(api, task)
+    unknown = next((name for name in past or () if name not in STOPS), None)
+    if unknown is not None:
+        raise Unusable(f"--past {unknown[:80]!r} is no stop: name one of {', '.join(STOPS)}.")
+    folder = folder or Path(f"adopt-{task}")
+    with ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        private = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        key_file = private / "key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(api.key, encoding="utf-8")
+        options = [(name, value) for name, value in vars(parameters).items() if value is not None]
+        words = tuple(word for name, value in options for word in (_option_of(name), str(value)))
+        adoption = Adoption(
+            api, task, file, folder, key_file, class_field, manifest, words, frozenset(past or ()), release
+        )
+        _take_steps(adoption, _read_state(folder, file, task))
+    text = f"{adoption.version} is released: {adoption.outcomes['release']['released']}."
+    api.out.tell({"version": adoption.version, "steps": adoption.outcomes}, text, f"Watch it: apprentice why {task}")
+
+
+def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
+    """Take all steps that are not done yet. Raises CommandError where one stops."""
+    adoption.outcomes.update(state["done"])
+    for number, (name, step) in enumerate(STEPS.items(), 1):
+        if name in adoption.outcomes:
+            adoption.api.out.note(f"[{number}/{len(STEPS)}] {name}: done before.")
+            continue
+        adoption.api.out.note(f"[{number}/{len(STEPS)}] {name}")
+        adoption.outcomes[name] = step(adoption)
+        state["done"] = adoption.outcomes
+        (adoption.folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_state(folder: Path, file: Path, task: str) -> dict[str, Any]:
+    """Where this adoption stood; a new beginning for another file. Raises Unusable."""
+    try:
+        with file.open("rb") as opened:
+            fresh: dict[str, Any] = {
+                "task": task,
+                "file": hashlib.file_digest(opened, "sha256").hexdigest(),
+                "done": {},
+            }
+    except OSError as error:
+        raise Unusable(f"{file} can't be read: {error.strerror}.") from error
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return fresh
+    same = all(state.get(name) == fresh[name] for name in ("task", "file")) and isinstance(state.get("done"), dict)
+    return state if same else fresh
+
+
+def _see_that_there_is(api: Api, task: str) -> None:
+    """Raises Unusable, with what to add to the configuration."""
+    if task not in [each["task"] for each in api.get("/quality")["tasks"]]:
+        raise Unusable(
+            f"The gateway has no task {task}. Add it to apprentice.yaml, as in `tasks: {{{task}: {{description: …, "
+            "fallback_pool: general}}`, then `apprentice reload`."
+        )
+
+
+def _option_of(name: str) -> str:
+    return "--rehearsal" if name == "rehearsal_share" else f"--{name.replace('_', '-')}"

@@ -1,0 +1,119 @@
+"""Draft of a manifest from examples: the contract that all answers keep, and a general prompt."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SHOWN_MAX = 6
+"""Examples in a drafted general prompt."""
+SHOWN_CHARACTERS_MAX = 600
+CHOICES_MAX = 50
+"""With more different answers, or values of a field, they are no closed list."""
+ROWS_OF_A_CHOICE_MIN = 3
+TOKENS_MAX = 512
+
+
+@dataclass(frozen=True)
+class ExampleRow:
+    """A request and its right answer. `system` is the system message, empty where there is none."""
+
+    system: str
+    request: str
+    answer: str
+
+
+def read_row(row: dict[str, Any]) -> ExampleRow | None:
+    """The row of a fine-tuning file, or of a table with text and expected; None where it has no answer."""
+    messages = row.get("messages")
+    if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
+        by_role = {str(message.get("role")): message.get("content") for message in messages}
+        answer = row.get("expected", by_role.get("assistant"))
+        request, system = by_role.get("user"), by_role.get("system")
+    else:
+        answer, request, system = row.get("expected", row.get("label")), row.get("text") or row.get("prompt"), ""
+    if answer is None or not isinstance(request, str):
+        return None
+    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+    return ExampleRow(system if isinstance(system, str) else "", request, text)
+
+
+def draft_manifest(task: str, rows: Sequence[ExampleRow]) -> dict[str, Any]:
+    """A manifest for a task's first version. Whoever knows the task better than its examples changes it."""
+    sampling = {"temperature": 0, "max_tokens": _tokens_of(rows)}
+    return {
+        "task": task,
+        "contract": draft_contract([row.answer for row in rows]),
+        "sampling": sampling,
+        "general_prompt": {"system": _draft_prompt(rows), "sampling": sampling},
+        "golden": [{"prompt": row.request} for row in _spread(rows, 3)],
+    }
+
+
+def draft_contract(answers: Sequence[str]) -> dict[str, Any] | None:
+    """The contract that all answers keep: the fields of JSON objects, or a closed list of texts; None for free text."""
+    objects = [_object_of(answer) for answer in answers]
+    if objects and all(read is not None for read in objects):
+        return _schema_of([read for read in objects if read is not None])
+    counts = Counter(answers)
+    if len(counts) <= CHOICES_MAX and ROWS_OF_A_CHOICE_MIN * len(counts) <= len(answers):
+        return {"choices": sorted(counts)}
+    return None
+
+
+def _schema_of(objects: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    names = list(objects[0])
+    if not names or any(set(read) != set(names) for read in objects):
+        return None
+    properties = {name: _property_of([read[name] for read in objects]) for name in names}
+    schema = {"type": "object", "additionalProperties": False, "required": names, "properties": properties}
+    return {"json_schema": schema}
+
+
+def _property_of(values: Sequence[Any]) -> dict[str, Any]:
+    """The schema of a field: a closed list of texts where its values repeat, else their type."""
+    if all(isinstance(value, str) for value in values):
+        counts = Counter(values)
+        closed = len(counts) <= CHOICES_MAX and ROWS_OF_A_CHOICE_MIN * len(counts) <= len(values)
+        return {"enum": sorted(counts)} if closed else {"type": "string"}
+    if all(isinstance(value, bool) for value in values):
+        return {"type": "boolean"}
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return {"type": "number"}
+    return {}
+
+
+def _draft_prompt(rows: Sequence[ExampleRow]) -> str:
+    """The system message that all rows share; else an instruction with a few examples."""
+    systems = {row.system for row in rows}
+    if len(systems) == 1 and (shared := systems.pop()):
+        return shared
+    shown = [
+        f"{row.request[:SHOWN_CHARACTERS_MAX]}\n{row.answer[:SHOWN_CHARACTERS_MAX]}" for row in _spread(rows, SHOWN_MAX)
+    ]
+    return "Answer each message as in these examples, and with nothing else.\n\n" + "\n\n".join(shown)
+
+
+def _spread(rows: Sequence[ExampleRow], count: int) -> list[ExampleRow]:
+    """Rows with different answers where there are such, in the file's order."""
+    first = list({row.answer: row for row in reversed(rows)}.values())[::-1]
+    return (first + [row for row in rows if row not in first])[:count]
+
+
+def _object_of(answer: str) -> dict[str, Any] | None:
+    if not answer.lstrip().startswith("{"):
+        return None
+    try:
+        read = json.loads(answer)
+    except ValueError:
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _tokens_of(rows: Sequence[ExampleRow]) -> int:
+    """A bound for an answer's tokens: no token has less than a character, most have three."""
+    longest = max((len(row.answer) for row in rows), default=0)
+    return max(16, min(TOKENS_MAX, longest))
