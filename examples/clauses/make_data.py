@@ -10,6 +10,7 @@ import argparse
 import ast
 import csv
 import gzip
+import io
 import json
 import random
 from collections import Counter
@@ -29,18 +30,18 @@ def read_clauses(source: Path) -> list[tuple[int, str, str]]:
     """Number of the contract, kind and text of each clause. A text that has two kinds, or stands twice, is left out."""
     clauses: list[tuple[int, str, str]] = []
     kinds: dict[str, set[str]] = {}
-    opened = gzip.open(source, "rt", encoding="utf-8-sig", newline="")
-    with opened if source.suffix == ".gz" else source.open(encoding="utf-8-sig", newline="") as file:
-        csv.field_size_limit(1 << 24)
-        for number, contract in enumerate(csv.DictReader(file), 1):
-            for category, kind in CATEGORIES.items():
-                cell = contract[category]
-                for text in ast.literal_eval(cell) if cell.startswith("[") else []:
-                    shown = " ".join(str(text).split())[:CHARACTERS_MAX]
-                    if len(shown) >= CHARACTERS_MIN:
-                        if shown not in kinds:
-                            clauses.append((number, kind, shown))
-                        kinds.setdefault(shown, set()).add(kind)
+    content = source.read_bytes()
+    table = (gzip.decompress(content) if source.suffix == ".gz" else content).decode("utf-8-sig")
+    csv.field_size_limit(1 << 24)
+    for number, contract in enumerate(csv.DictReader(io.StringIO(table, newline="")), 1):
+        for category, kind in CATEGORIES.items():
+            cell = contract[category]
+            for text in ast.literal_eval(cell) if cell.startswith("[") else []:
+                shown = " ".join(str(text).split())[:CHARACTERS_MAX]
+                if len(shown) >= CHARACTERS_MIN:
+                    if shown not in kinds:
+                        clauses.append((number, kind, shown))
+                    kinds.setdefault(shown, set()).add(kind)
     return [clause for clause in clauses if len(kinds[clause[2]]) == 1]
 
 

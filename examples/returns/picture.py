@@ -20,48 +20,77 @@ class Scale:
     """The place of a time in seconds and a share from 0 to `top` in one half of the picture."""
 
     def __init__(self, seconds: float, top: float, upper: int, lower: int) -> None:
-        self._seconds, self._top, self._upper, self._lower = max(seconds, 1.0), top, upper, lower
+        self.seconds, self.top = max(seconds, 1.0), top
+        self._upper, self._lower = upper, lower
 
     def x(self, at: float) -> float:
         """The place of a moment."""
-        return LEFT + at / self._seconds * (WIDTH - LEFT - RIGHT)
+        return LEFT + at / self.seconds * (WIDTH - LEFT - RIGHT)
 
     def y(self, share: float) -> float:
         """The place of a share; more than the top lies at the top."""
-        return self._lower - min(share / self._top, 1.0) * (self._lower - self._upper)
+        return self._lower - min(share / self.top, 1.0) * (self._lower - self._upper)
 
 
 def picture(story: Mapping[str, Any]) -> str:
     """A story as `demo.py` writes it (`phases`, `points`, `verdicts`, `versions`), as SVG."""
     points, phases = story["points"], story["phases"]
-    seconds = max([phase["to"] for phase in phases] + [point["at"] for point in points] + [1.0])
+    above, below = _halves(points, [phase["to"] for phase in phases])
+    below_title = f"who answered the last {story['window']} requests (dashed: what {story['versions'][0]} keeps)"
+    marks = [_kept(points, story["versions"][0], below), *_verdicts(story["verdicts"], above)]
+    return _drawn(story, above, below, arms_of(story), _phases(phases, above), marks, below_title)
+
+
+def loop_picture(story: Mapping[str, Any]) -> str:
+    """A story as `loop.py` writes it (`points`, `events`), as SVG."""
+    points, events = story["points"], story["events"]
+    above, below = _halves(points, [event["at"] for event in events])
+    arms = arms_of({"versions": [], "points": points})
+    below_title = f"who answered the last {story['window']} requests"
+    return _drawn(story, above, below, arms, [], _events(events, above), below_title)
+
+
+def _halves(points: Sequence[Mapping[str, Any]], ends: Sequence[float]) -> tuple[Scale, Scale]:
+    """The scales of the errors above and of the shares below."""
+    seconds = max([*ends, *(point["at"] for point in points), 1.0])
     errors = [point["error"] for point in points if point["error"] is not None]
     top = next((step for step in ERROR_STEPS if step >= max(errors, default=0.0) * 1.1), 1.0)
-    above, below = Scale(seconds, top, ERROR_TOP, ERROR_BOTTOM), Scale(seconds, 1.0, SHARE_TOP, SHARE_BOTTOM)
-    arms = arms_of(story)
+    return Scale(seconds, top, ERROR_TOP, ERROR_BOTTOM), Scale(seconds, 1.0, SHARE_TOP, SHARE_BOTTOM)
+
+
+def _drawn(
+    story: Mapping[str, Any], above: Scale, below: Scale, arms: Mapping[str, str], ground: Sequence[str],
+    marks: Sequence[str], below_title: str,
+) -> str:  # fmt: skip
+    points = story["points"]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         'font-size="13">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
-        *_phases(phases, above),
-        *_axes(above, below, top, seconds),
+        *ground,
+        *_axes(above, below),
         *_shares(points, arms, below),
         _line(points, above),
-        _kept(points, story["versions"][0], below),
-        *_verdicts(story["verdicts"], above),
+        *marks,
         *_legend(arms),
         _words(LEFT, 18, story["title"], "start", weight="bold"),
         _words(LEFT, ERROR_TOP - 8, f"wrong among the last {story['window']} answers", "start"),
-        _words(
-            LEFT,
-            SHARE_TOP - 8,
-            f"who answered the last {story['window']} requests (dashed: what {story['versions'][0]} keeps)",
-            "start",
-        ),
+        _words(LEFT, SHARE_TOP - 8, below_title, "start"),
         _words(WIDTH / 2, HEIGHT - 8, "minutes"),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _events(events: Sequence[Mapping[str, Any]], scale: Scale) -> list[str]:
+    """A line through both halves for each event, with its words."""
+    parts = []
+    for number, event in enumerate(events):
+        x, y = scale.x(event["at"]), ERROR_TOP + 14 + number % 11 * 17
+        right = x > WIDTH * 0.6
+        parts.append(f'<path d="M{x:.1f},{ERROR_TOP} V{SHARE_BOTTOM}" stroke="#888" stroke-dasharray="4 3"/>')
+        parts.append(_words(x - 5 if right else x + 5, y, event["text"], "end" if right else "start", "#1b6ca8"))
+    return parts
 
 
 def arms_of(story: Mapping[str, Any]) -> dict[str, str]:
@@ -84,8 +113,9 @@ def _phases(phases: Sequence[Mapping[str, Any]], scale: Scale) -> list[str]:
     return parts
 
 
-def _axes(above: Scale, below: Scale, top: float, seconds: float) -> list[str]:
+def _axes(above: Scale, below: Scale) -> list[str]:
     parts = []
+    seconds, top = above.seconds, above.top
     for scale, most, count in ((above, top, round(top / 0.1)), (below, 1.0, 4)):
         for tick in range(count + 1):
             share = tick * most / count
