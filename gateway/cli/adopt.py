@@ -161,9 +161,9 @@ def evaluate_version(adoption: Adoption) -> dict[str, Any]:
 
 
 def pass_gate(adoption: Adoption) -> dict[str, Any]:
-    """Ask the gate. Raises WatchFailed where it does not let the version through."""
+    """Ask the gate. Raises WatchFailed where it is enforced and does not let the version through."""
     answer = adoption.run("gate", adoption.task, adoption.version)
-    if answer["verdict"] not in ("passed", "not_judged"):
+    if answer["verdict"] not in ("passed", "not_judged") and answer["mode"] == "enforce":
         raise WatchFailed(f"The gate does not let {adoption.version} through: {answer['because']}")
     return {"verdict": answer["verdict"], "because": answer["because"]}
 
