@@ -1,0 +1,113 @@
+"""`apprentice adopt` over a real gateway, with a trainer that speaks as the real one does: stops, and goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.cli.manifest_draft import draft_contract, draft_manifest, read_row
+from serving.adapters.manifest import from_json
+from tests.fakes.trainer import write_trainer
+from tests.gateway.cli.conftest import Command, in_a_process
+from tests.walks.conftest import Configure
+from tests.walks.gateway import RunningGateway, run_gateway
+
+PRODUCTS = ("kettle", "toaster", "laptop", "novel", "lamp", "jacket", "phone", "chair", "mixer", "tent")
+
+
+@pytest.fixture
+async def empty(configure: Configure, tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """A gateway whose task has no version yet."""
+    async with run_gateway(configure(training={"python": write_trainer(tmp_path)[0]})) as running:
+        yield running
+
+
+@pytest.fixture
+def adopting(empty: RunningGateway) -> Command:
+    return in_a_process(empty)
+
+
+def examples(folder: Path) -> Path:
+    """Clear cases of two decisions, as a table."""
+    path = folder / "examples.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("text", "expected"))
+        for number in range(240):
+            product, days = PRODUCTS[number % len(PRODUCTS)], 1 + number // 4
+            state, decision = ("sealed", "approve") if number % 2 else ("broken by me", "deny")
+            case = f"A {product} number {number}, {state}, after {days} days."
+            table.writerow((case, json.dumps({"decision": decision})))
+    return path
+
+
+async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adopting: Command, tmp_path: Path) -> None:
+    file, folder = examples(tmp_path), tmp_path / "out"
+    words = ("adopt", str(file), "--task", "returns", "--out", str(folder), "--steps", "6", "--past", "readiness")
+    stopped = await adopting(*words)
+    assert (stopped.exit_code, "--past manifest" in stopped.err) == (1, True), stopped.err
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert manifest["contract"]["json_schema"]["properties"] == {"decision": {"enum": ["approve", "deny"]}}
+    held_back = await adopting(*words, "--past", "manifest")
+    assert (held_back.exit_code, "--release" in held_back.err) == (1, True), held_back.err
+    assert "readiness: done before" in held_back.err
+    for name in ("readiness.html", "card.html", "losses.svg", "evaluation.html"):
+        assert (folder / name).stat().st_size > 500, name
+    released = await adopting(*words, "--past", "manifest", "--release", "--json")
+    assert released.exit_code == 0, released.err
+    assert "train: done before" in released.err
+    steps = released.json["steps"]
+    assert (released.json["version"], steps["release"]) == ("returns@v1", {"released": "it leads"})
+    shown = await adopting("adapters", "show", "returns", "--json")
+    assert shown.json["weights"] == {"returns@v1": 1.0}
+
+
+async def test_unknown_task_and_unknown_stop_say_what_to_do(adopting: Command, tmp_path: Path) -> None:
+    file = examples(tmp_path)
+    unknown = await adopting("adopt", str(file), "--task", "clauses")
+    assert (unknown.exit_code, "Add it to apprentice.yaml" in unknown.err) == (2, True)
+    stop = await adopting("adopt", str(file), "--task", "returns", "--past", "gate")
+    assert (stop.exit_code, "name one of readiness, dataset, manifest" in stop.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("answers", "contract"),
+    [
+        (["yes", "no"] * 6, {"choices": ["no", "yes"]}),
+        (["A long answer.", "Another one.", "A third."], None),
+        (
+            ['{"ok":true,"score":1}', '{"ok":false,"score":2.5}'],
+            {
+                "json_schema": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["ok", "score"],
+                    "properties": {"ok": {"type": "boolean"}, "score": {"type": "number"}},
+                }
+            },
+        ),
+        (['{"a":1}', '{"b":1}'], None),
+    ],
+)
+def test_drafted_contract_is_what_all_answers_keep(answers: list[str], contract: Any) -> None:
+    assert draft_contract(answers) == contract
+
+
+def test_draft_can_be_read_and_takes_the_shared_system_message() -> None:
+    row = {
+        "messages": [
+            {"role": "system", "content": "Decide."},
+            {"role": "user", "content": "A toaster."},
+            {"role": "assistant", "content": "approve"},
+        ]
+    }
+    rows = [read for read in [read_row(row)] * 5 if read is not None]
+    manifest = from_json(draft_manifest("returns", rows))
+    assert (manifest.general_prompt.system, manifest.contract) == ("Decide.", {"choices": ["approve"]})
+    assert read_row({"text": "A toaster."}) is None
