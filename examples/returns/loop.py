@@ -195,7 +195,7 @@ class Loop:
     async def _judge(self, version: str, name: str, fails: bool = False) -> None:
         """Load a version, evaluate it on the suite, and ask the gate. Where it `fails`, a canary must be refused."""
         await self._operator.run("adapters", "stage", version)
-        await self._operator.run("evaluate", version, "--suite", "newest", "--arms", "adapter,leading")
+        await self._operator.run("evaluate", version, "--suite", "newest", "--arms", "adapter,leading,best")
         gate = await self._operator.run("gate", TASK, version, fails=fails)
         if fails:
             await self._operator.run("adapters", "canary", version, "--share", 0.2, fails=True)
@@ -234,7 +234,7 @@ class Loop:
         alias = await self._ask(f"/aliases/{TASK}")
         if alias["rollout"] is None and version not in alias["weights"]:
             raise Untold(f"{version} was rolled back.")
-        return bool(alias["leading"] == version)
+        return bool(alias["rollout"] is None and alias["weights"].get(version) == 1.0)
 
     async def _has_ended(self, evaluation: str) -> bool:
         answer = await self._ask(f"/evaluations/{evaluation}")

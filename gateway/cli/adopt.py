@@ -22,6 +22,7 @@ from gateway.cli.manifest_draft import draft_manifest, read_row
 from gateway.cli.training import ParameterOptions
 from gateway.cli.watch import WatchFailed
 
+NOT_FOUND = 404
 STATE_FILE = "adopt.json"
 STOPS = ("readiness", "dataset", "manifest")
 CALIBRATION_ROWS_MIN = 100
@@ -79,14 +80,18 @@ class Adoption:
 
 
 def check_readiness(adoption: Adoption) -> dict[str, Any]:
-    """Ask whether fine-tuning is worth it. Raises Stopped where it is not."""
+    """Ask whether fine-tuning is worth it.
+
+    What is unknown stops nothing. Raises Stopped where a rule speaks against it.
+    """
     options = ("--class-field", adoption.class_field) if adoption.class_field else ()
     report = adoption.path("readiness.html")
     answer = adoption.run(
         "readiness", str(adoption.file), "--task", adoption.task, "--html", report, *options
     )  # fmt: skip
-    if answer["answer"] != "fine_tune" and "readiness" not in adoption.past:
-        raise Stopped(f"Readiness: {answer['because']} Look at {report}. To go on: --past readiness.")
+    against = [rule["evidence"] for rule in answer["rules"] if rule["state"] in ("against", "never")]
+    if against and "readiness" not in adoption.past:
+        raise Stopped(f"Readiness: {' '.join(against)} Look at {report}. To go on: --past readiness.")
     return {"answer": answer["answer"], "because": answer["because"]}
 
 
@@ -113,12 +118,8 @@ def write_manifest(adoption: Adoption) -> dict[str, Any]:
     """Take the manifest that was given, or that of the version that leads, or draft one from the examples."""
     if adoption.manifest is not None:
         return {"manifest": str(adoption.manifest)}
-    try:
-        adoption.api.get(f"/aliases/{adoption.task}")
+    if _leading(adoption) is not None:
         return {"manifest": None}
-    except Refused as error:
-        if error.status != 404:
-            raise
     path = adoption.folder / "manifest.yaml"
     lines = (adoption.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in (read_row(json.loads(line)) for line in lines) if row is not None]
@@ -173,17 +174,24 @@ def release_version(adoption: Adoption) -> dict[str, Any]:
     if not adoption.release:
         page = adoption.path("evaluation.html")
         raise Stopped(f"{adoption.version} may be released. Look at {page}. To go on: --release.")
-    try:
-        alias = adoption.api.get(f"/aliases/{adoption.task}")
-    except Refused as error:
-        if error.status != 404:
-            raise
+    leading = _leading(adoption)
+    if leading is None:
         adoption.run("adapters", "promote", adoption.version)
-        return {"released": "it leads"}
-    if alias["leading"] == adoption.version:
+    if leading in (None, adoption.version):
         return {"released": "it leads"}
     adoption.run("adapters", "canary", adoption.version, "--share", str(CANARY_SHARE), "--auto")
     return {"released": f"a canary with {CANARY_SHARE:.0%} of the sessions, which evidence promotes or rolls back"}
+
+
+def _leading(adoption: Adoption) -> str | None:
+    """The version that leads the task; None where none does."""
+    try:
+        weights: dict[str, float] = adoption.api.get(f"/aliases/{adoption.task}")["weights"]
+    except Refused as error:
+        if error.status != NOT_FOUND:
+            raise
+        return None
+    return max(weights, key=lambda version: weights[version], default=None)
 
 
 Step = Callable[[Adoption], dict[str, Any]]

@@ -48,7 +48,7 @@ def draft_manifest(task: str, rows: Sequence[ExampleRow]) -> dict[str, Any]:
         "task": task,
         "contract": draft_contract([row.answer for row in rows]),
         "sampling": sampling,
-        "general_prompt": {"system": _draft_prompt(rows), "sampling": sampling},
+        "general_prompt": {"system": _draft_prompt(rows), "sampling": dict(sampling)},
         "golden": [{"prompt": row.request} for row in _spread(rows, 3)],
     }
 
