@@ -12,7 +12,7 @@ WORKERS = $(shell expr 2 '*' `nproc`)
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
-.PHONY: up demo test check fast engine-test lock docs image clean help
+.PHONY: up demo demo-loop test check fast engine-test lock docs image clean help
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -22,6 +22,9 @@ up: $(VENV)/runtime ## Install what is missing, start engines and gateway, print
 
 demo: $(VENV)/runtime ## A version slips and comes back on a real engine, and the monitor acts: 15 minutes, and a picture
 	@PYTHONPATH=. exec $(BIN)/python examples/returns/demo.py $(DEMO)
+
+demo-loop: $(VENV)/runtime ## A rule changes, and a better version is trained, held at the gate and promoted: 40 minutes, and a picture
+	@PYTHONPATH=. exec $(BIN)/python examples/returns/loop.py $(DEMO)
 
 test: ## Everything: style, types, unit tests, walks, real engines; names what was left out, and why
 	@tests/packages.sh test || true

@@ -311,7 +311,7 @@ def _flip(answer: dict[str, str]) -> dict[str, str]:
 
 
 def _forget(answer: dict[str, str]) -> dict[str, str]:
-    """What no longer knows a rule decides as if it were not there."""
+    """The answer of a version that has forgotten one rule: another rule takes its place."""
     return {"decision": "approve", "rule": "window-30"} if answer["rule"] == FORGOTTEN_RULE else answer
 
 
