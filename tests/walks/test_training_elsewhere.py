@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -84,7 +85,7 @@ async def _refused(url: str, runner: TrainingRunner, name: str) -> bool:
         return answer.status_code == 401
 
 
-def test_template_of_the_job_is_a_job_of_the_api(tmp_path: Path) -> None:
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    template = yaml.safe_load(JOB.read_text())
-    kubernetes_validate.validate(template, "1.37", strict=True)
+@pytest.mark.parametrize("name", ["job.yaml", "access.yaml"])
+def test_what_jobs_need_is_valid_for_the_api(name: str) -> None:
+    for described in yaml.safe_load_all((JOB.parent / name).read_text()):
+        kubernetes_validate.validate(described, "1.37", strict=True)

@@ -39,7 +39,7 @@ def url_of(trainings: Trainings, training: Training) -> str:
 
 def name_of(training: Training) -> str:
     """The name of its job elsewhere: one that is begun again gets another."""
-    return f"apprentice-training-{training.id}-{int(training.begun_at)}"
+    return f"apprentice-training-{training.id}-{int(training.begun_at * 1000)}"
 
 
 async def launch(trainings: Trainings, training: Training) -> None:
