@@ -184,9 +184,7 @@ class Loop:
         return version
 
     async def _train(self, name: str, data: object) -> str:
-        options = ("--steps", self._args.steps, "--batch", 8, "--first-layer", 8, "--learning-rate", 1e-3,
-                   "--warmup-steps", 10, "--evaluate-every", 25)  # fmt: skip
-        answer = await self._operator.run("train", TASK, "--data", data, "--begin", f"{TASK}@v1", *options)
+        answer = await self._operator.run("train", TASK, "--data", data, "--begin", f"{TASK}@v1")
         version = str(answer["version"])
         self.trainings.append({"of": name, "version": version, "seconds": answer["seconds"]})
         self._note(f"{version} is trained on {name}")
@@ -375,7 +373,11 @@ async def play(args: argparse.Namespace, settings: Settings, local: LocalProduct
 
 def make_training(args: argparse.Namespace, python: Path) -> dict[str, Any]:
     """The section `training` of the configuration."""
-    return {"python": str(python)}
+    parameters = {
+        "steps": args.steps, "batch": 8, "first_layer": 8, "learning_rate": 1e-3, "warmup_steps": 10,
+        "evaluate_every": 25,
+    }  # fmt: skip
+    return {"python": str(python), "parameters": parameters}
 
 
 async def run(args: argparse.Namespace, steps: Steps) -> dict[str, Any] | None:

@@ -31,33 +31,23 @@ Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write
 
 @dataclass(frozen=True)
 class ParameterOptions:
-    """The parameters of a training; the gateway knows the defaults."""
+    """The parameters of a training. Those that are unset are as the setting training.parameters says."""
 
-    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser, at most. Unset: 400.")] = None
-    batch: Annotated[int | None, typer.Option(help="Rows of a step. Unset: 16.")] = None
-    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA. Unset: that of --begin, or 8.")] = None
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate. Unset: 0.001.")] = None
-    warmup_steps: Annotated[int | None, typer.Option(help="Steps until it is reached. Unset: 20.")] = None
-    evaluate_every: Annotated[
-        int | None, typer.Option(help="Steps between two looks at the held-out rows. Unset: 50.")
-    ] = None
-    patience: Annotated[
-        int | None, typer.Option(help="Looks without an improvement before it stops; 0: never. Unset: 4.")
-    ] = None
-    first_layer: Annotated[
-        int | None, typer.Option(help="Layers below stay as they are, which is faster. Unset: 0.")
-    ] = None
-    tokens_max: Annotated[int | None, typer.Option(help="Longer rows are left out. Unset: 1024.")] = None
-    heldout_share: Annotated[
-        float | None, typer.Option(help="Share held out, where the data holds out none. Unset: 0.1.")
-    ] = None
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser, at most.")] = None
+    batch: Annotated[int | None, typer.Option(help="Rows of a step.")] = None
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.")] = None
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None
+    warmup_steps: Annotated[int | None, typer.Option(help="Steps until it is reached.")] = None
+    evaluate_every: Annotated[int | None, typer.Option(help="Steps between two looks at the held-out rows.")] = None
+    patience: Annotated[int | None, typer.Option(help="Looks without an improvement before it stops; 0: never.")] = None
+    first_layer: Annotated[int | None, typer.Option(help="Layers below stay as they are, which is faster.")] = None
+    tokens_max: Annotated[int | None, typer.Option(help="Longer rows are left out.")] = None
+    heldout_share: Annotated[float | None, typer.Option(help="Share held out, where the data holds out none.")] = None
     rehearsal_share: Annotated[
         float | None,
-        typer.Option(
-            "--rehearsal", help="Share of rows from the task's earlier data. Unset: as training.rehearsal_share."
-        ),
+        typer.Option("--rehearsal", help="Share of rows from the task's earlier data."),
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Seed of order and draws. Unset: 7.")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of order and draws.")] = None
 
 
 @with_api

@@ -23,6 +23,23 @@ class KubernetesSettings(Section):
     )
 
 
+class TrainingParameters(Section):
+    """Parameters of a training."""
+
+    seed: int = Field(7, ge=0, le=2**31 - 1, description="Seed of order and draws.")
+    steps: int = Field(400, ge=1, le=1_000_000, description="Steps of the optimiser, at most.")
+    batch: int = Field(16, ge=1, le=4096, description="Rows of a step.")
+    rank: int | None = Field(None, ge=1, le=512, description="Rank of the LoRA; unset: that of `begin`, or 8.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Highest learning rate.")
+    warmup_steps: int = Field(20, ge=0, le=100_000, description="Steps until it is reached.")
+    evaluate_every: int = Field(50, ge=1, le=100_000, description="Steps between two looks at the held-out rows.")
+    patience: int = Field(4, ge=0, le=1000, description="Looks without an improvement before it stops; 0: never.")
+    first_layer: int = Field(0, ge=0, le=1000, description="Layers below stay as they are, which is faster.")
+    tokens_max: int = Field(1024, ge=8, le=1_000_000, description="Longer rows are left out.")
+    heldout_share: float = Field(0.1, ge=0, le=0.9, description="Share held out, where the data holds out none.")
+    rehearsal_share: float = Field(0.0, ge=0, le=0.9, description="Share of rows from earlier data.")
+
+
 class TrainingSettings(Section):
     """What `apprentice train` may take, and where it runs."""
 
@@ -45,4 +62,4 @@ class TrainingSettings(Section):
     ray_url: str | None = Field(None, pattern="^https?://", description="Address of Ray's job API.")
     webhook_url: str | None = Field(None, pattern="^https?://", description="Receiver of trainings as JSON.")
     webhook_key: SecretStr | None = Field(None, description="Key of its signature, as monitor.webhook_key.")
-    rehearsal_share: float = Field(0.0, ge=0, le=0.9, description="Share of older rows in a training, unless it says.")
+    parameters: TrainingParameters = TrainingParameters()

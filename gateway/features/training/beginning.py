@@ -44,9 +44,7 @@ async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher:
     if rank > rank_max:
         text = f"The pool {pool} takes adapters of rank {rank_max} at most (max_lora_rank)."
         raise Problem("invalid_value", text, "parameters.rank")
-    rehearsal = parameters["rehearsal_share"]
     parameters["rank"] = rank
-    parameters["rehearsal_share"] = services.settings.training.rehearsal_share if rehearsal is None else rehearsal
     base = services.adapters.bases[pool].fingerprint
     manifest = _manifest(trainings, task, asked["manifest"], base)
     now = await redis_time(services.redis)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gateway.access import Admin, Body, Operator, conflicts, known_task
 from gateway.audit import audited
-from gateway.configuration.training import RunnerName
+from gateway.configuration.training import RunnerName, TrainingParameters
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.adding import Pusher
@@ -28,25 +28,6 @@ SVG: Mapping[str, Any] = {"image/svg+xml": {"schema": {"type": "string"}}}
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-class ParametersIn(Body):
-    """Parameters of a training."""
-
-    seed: int = Field(7, ge=0, le=2**31 - 1)
-    steps: int = Field(400, ge=1, le=1_000_000, description="Steps of the optimiser, at most.")
-    batch: int = Field(16, ge=1, le=4096, description="Rows of a step.")
-    rank: int | None = Field(None, ge=1, le=512, description="Rank of the LoRA; unset: that of `begin`, or 8.")
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    warmup_steps: int = Field(20, ge=0, le=100_000)
-    evaluate_every: int = Field(50, ge=1, le=100_000, description="Steps between two looks at the held-out rows.")
-    patience: int = Field(4, ge=0, le=1000, description="Looks without an improvement before it stops; 0: never.")
-    first_layer: int = Field(0, ge=0, le=1000, description="Layers below stay as they are, which is faster.")
-    tokens_max: int = Field(1024, ge=8, le=1_000_000, description="Longer rows are left out.")
-    heldout_share: float = Field(0.1, ge=0, le=0.9, description="Share held out, where the data holds out none.")
-    rehearsal_share: float | None = Field(
-        None, ge=0, le=0.9, description="Share of rows from earlier data; unset: training.rehearsal_share."
-    )
-
-
 class TrainingIn(Body):
     """A training to begin."""
 
@@ -57,7 +38,9 @@ class TrainingIn(Body):
     pool: str | None = Field(None, max_length=63, description="The pool it is for; unset: the first with a base.")
     begin: str | None = Field(None, max_length=100, description="A version to go on from; unset: a fresh adapter.")
     runner: RunnerName | None = Field(None, description="Unset: training.runner.")
-    parameters: ParametersIn = ParametersIn()
+    parameters: TrainingParameters = Field(
+        TrainingParameters(), description="Those that are left out are as `training.parameters` says."
+    )
     manifest: dict[str, Any] | None = Field(None, description="Of the result; unset: that of the task's last version.")
 
 
@@ -77,7 +60,9 @@ async def begin_training(
     trainings = feature_of(request, Trainings)
     known_task(trainings.services, body.task)
     pusher = Pusher(admin.public, owner_to_keep(trainings.services, admin))
-    training = await draft_training(trainings, body.model_dump(), pusher)
+    parameters = trainings.services.settings.training.parameters.model_dump()
+    parameters |= body.parameters.model_dump(exclude_unset=True)
+    training = await draft_training(trainings, body.model_dump() | {"parameters": parameters}, pusher)
     with conflicts():
         begun, is_known = await begin_run(trainings, training, again)
     response.status_code = 200 if is_known else 201

@@ -23,7 +23,6 @@ from gateway.features.datasets.builds import Build
 from gateway.features.releases.adding import Pusher
 from gateway.features.retraining.requests_to_train import read_rows
 from gateway.features.training.beginning import begin_run, draft_training
-from gateway.features.training.endpoints import ParametersIn
 from gateway.features.training.gate_evaluation import evaluate_version, stage_version
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
@@ -149,8 +148,9 @@ class Following:
             if found is None:
                 raise Halt(f"The training {self._one.training} was forgotten: run the command by hand.")
             return found
+        parameters = trainings.services.settings.training.parameters.model_dump()
         asked: dict[str, Any] = {"task": self._one.task, "data": self._one.dataset, "begin": self._one.version}
-        asked |= {"pool": None, "runner": None, "manifest": None, "parameters": ParametersIn().model_dump()}
+        asked |= {"pool": None, "runner": None, "manifest": None, "parameters": parameters}
         try:
             draft = await draft_training(trainings, asked, Pusher("system", None))
         except Problem as problem:
