@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,48 @@ async def test_a_share_is_kept_or_none_by_the_requests_id_alone(
     async with run_gateway(configure(tasks={"returns": {}})) as gateway:
         assert await kept(gateway, await ask(gateway, 3)) == {}
         assert gateway.features[Texts].shares == {}
+
+
+async def test_texts_wait_on_the_disk_while_redis_takes_none_and_are_kept_once(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis
+) -> None:
+    async with run_gateway(configure(tasks=keeping())) as gateway:
+        await gateway.place(make_adapter(1))
+        texts = gateway.features[Texts]
+        await redis.set("apprentice:texts:bytes", gateway.services.settings.texts.unarchived_bytes_max)
+        requests = await ask(gateway, 5)
+        await until(lambda: texts.spool.records == 5)
+        await redis.set("apprentice:texts:bytes", 0)
+        assert sorted(await kept(gateway, requests)) == sorted(requests)
+        assert await redis.xlen("apprentice:texts") == 5
+
+
+async def test_a_spool_that_a_stopped_gateway_left_is_taken_over(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis
+) -> None:
+    async with run_gateway(configure(tasks=keeping())) as gateway:
+        await gateway.place(make_adapter(1))
+        full = gateway.services.settings.texts.unarchived_bytes_max
+        await redis.set("apprentice:texts:bytes", full)
+        requests = await ask(gateway, 3)
+    await redis.set("apprentice:texts:bytes", 0)
+    async with run_gateway(configure(tasks=keeping())) as gateway:
+        await until(lambda: redis.xlen("apprentice:texts"))
+        assert sorted(await kept(gateway, requests)) == sorted(requests)
+
+
+async def test_examples_to_train_on_have_the_texts_that_the_task_keeps(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with run_gateway(configure(tasks=keeping())) as gateway:
+        await gateway.place(make_adapter(1))
+        (request,) = await ask(gateway)
+        await kept(gateway, [request])
+        async with gateway.http() as http:
+            said = {"request_id": request, "metric": "correct", "value": False, "demonstration": "Refund."}
+            assert (await http.post("/v1/feedback", json=said)).status_code == 201
+            opened = await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})
+            rows = await http.get(f"/admin/v1/retraining/{opened.json()['id']}/examples", params={"complete": True})
+        (row,) = map(json.loads, rows.text.splitlines())
+        assert row["messages"] == [{"role": "user", "content": "The vase of [email] is broken"}]
+        assert (row["id"], row["expected"]) == (request, "Refund.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.features.records.kept_texts import read_kept_texts
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.retraining.store import id_of, new_id
 from gateway.request_labels import read_rules
@@ -180,9 +181,13 @@ class _Found:
 
 
 async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
-    """The examples as rows of a data set, each with its texts where they are kept as a whole. Raises RedisError."""
+    """The examples as rows of a data set, each with its texts where they are kept as a whole: by a review, or because
+    the task keeps them. Raises RedisError."""
+    reviews = {example.request_id: await retraining.reviews.store.kept_on(example.request_id) for example in examples}
+    others = [request for request, review in reviews.items() if review is None]
+    texts = await read_kept_texts(retraining.services.settings, others)
     for example in examples:
-        kept = await retraining.reviews.store.kept_on(example.request_id)
+        kept = reviews[example.request_id] or texts.get(example.request_id)
         asked: dict[str, Any] | None = None
         if kept is not None and not kept.cut:
             asked = {"messages": kept.messages} if kept.messages else None

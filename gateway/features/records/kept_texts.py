@@ -1,0 +1,36 @@
+"""Reading of kept texts for a gateway: a process beside it opens the archive."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.background.child_process import child, hear
+from gateway.configuration.settings import Settings
+from gateway.features.records.archiving import text_source_of
+from monitoring.texts import KeptText
+
+log = logging.getLogger(__name__)
+READ_SECONDS_MAX = 60.0
+COMMAND = (sys.executable, "-P", "-m", "monitoring.text_read_run")
+
+
+async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, KeptText]:
+    """The kept texts of these requests; none where no task keeps any, or they can't be read, which is logged."""
+    if not requests or all(task.texts.keep == "none" for task in settings.tasks.values()):
+        return {}
+    job = {"source": text_source_of(settings), "requests": list(requests)}
+    try:
+        async with asyncio.timeout(READ_SECONDS_MAX), child(COMMAND) as process:
+            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
+    except TimeoutError:
+        log.error("the texts of %d requests were not read within %g s", len(requests), READ_SECONDS_MAX)
+        return {}
+    if code != 0:
+        log.error("the texts of %d requests can't be read, exit code %d", len(requests), code)
+        return {}
+    return msgspec.json.decode(output, type=dict[str, KeptText])
