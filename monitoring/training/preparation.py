@@ -23,7 +23,7 @@ HELDOUT_FILE = "heldout.jsonl"
 
 
 class PreparationJob(msgspec.Struct):
-    """The sources: files of rows, of held-out rows (empty: a share of the rows is held out), and of older rows."""
+    """The sources: files of rows, of held-out rows (none: a share of the rows is held out), and of older rows."""
 
     folder: str
     train: str
@@ -51,11 +51,11 @@ def prepare(job: PreparationJob) -> Preparation:
     limits = DatasetLimits(job.rows_max, job.bytes_max, job.row_bytes_max)
     try:
         rows = read_rows(Path(job.train), limits)
-        heldout = read_rows(Path(job.heldout), limits) if job.heldout else []
+        heldout = read_rows(Path(job.heldout), limits) if _has_rows(job.heldout) else []
         older = [row for path in job.older for row in read_rows(Path(path), limits)]
     except DatasetError as error:
         return Preparation(error=str(error))
-    if not job.heldout:
+    if not heldout:
         rows, heldout = split_heldout(rows, job.heldout_share, job.seed)
     rehearsed = rehearse(rows, heldout, older, job.rehearsal_share, job.seed) if older else []
     heldout = draw_rows(heldout, HELDOUT_ROWS_MAX, job.seed)
@@ -64,6 +64,11 @@ def prepare(job: PreparationJob) -> Preparation:
     lines = [as_line(row, "new") for row in rows] + [as_line(row, "older") for row in rehearsed]
     _write(folder / ROWS_FILE, lines)
     return Preparation(len(rows), len(heldout), len(rehearsed))
+
+
+def _has_rows(path: str) -> bool:
+    """Whether a file is named, and not empty. Raises OSError."""
+    return bool(path) and Path(path).stat().st_size > 0
 
 
 def _write(path: Path, lines: Iterable[dict[str, object]]) -> None:

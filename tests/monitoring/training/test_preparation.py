@@ -1,0 +1,61 @@
+"""The rows of a training: nothing leaks into the held-out part, older rows only fill up, and faults have their line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.evaluation.dataset import Row
+from monitoring.training.loss_plot import draw_losses
+from monitoring.training.preparation import Preparation, PreparationJob, prepare
+from monitoring.training.rows import rehearse, split_heldout
+
+
+def rows_of(groups: list[int], answer: str = "yes") -> list[Row]:
+    return [
+        Row(number, f"r{number}", number + 1, answer, [{"role": "user", "content": f"Item {number}"}], group=group)
+        for number, group in enumerate(groups)
+    ]
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=80), st.floats(0, 0.9), st.integers(0, 5))
+def test_no_group_is_both_trained_on_and_held_out(groups: list[int], share: float, seed: int) -> None:
+    rows = rows_of(groups)
+    train, heldout = split_heldout(rows, share, seed)
+    assert train
+    assert sorted(row.number for row in train + heldout) == list(range(len(rows)))
+    assert not {row.group for row in train} & {row.group for row in heldout}
+    assert split_heldout(rows, share, seed) == (train, heldout)
+
+
+@given(st.integers(1, 60), st.integers(0, 10), st.integers(0, 90), st.floats(0.05, 0.9))
+def test_rehearsed_rows_are_older_ones_without_a_newer_answer(new: int, held: int, old: int, share: float) -> None:
+    rows, heldout = rows_of([0] * new), rows_of([0] * (new + held))[new:]
+    older = rows_of([0] * old, "old")
+    rehearsed = rehearse(rows, heldout, older, share, 1)
+    assert len(rehearsed) == min(max(0, old - new - held), round(share / (1 - share) * new))
+    assert all(row.expected == "old" and row.number >= new + held for row in rehearsed)
+
+
+def job_of(folder: Path, **files: str) -> PreparationJob:
+    limits: dict[str, Any] = {"rows_max": 100, "bytes_max": 10_000, "row_bytes_max": 1000}
+    return PreparationJob(str(folder), files["train"], files.get("heldout", ""), [], 0.2, 0.0, 7, **limits)
+
+
+def test_empty_held_out_file_is_as_none_and_a_broken_row_is_told_by_its_line(tmp_path: Path) -> None:
+    train, empty, broken = (tmp_path / name for name in ("train.jsonl", "empty.jsonl", "broken.jsonl"))
+    lines = [json.dumps({"text": f"Item {number}", "expected": "yes"}) for number in range(10)]
+    train.write_text("\n".join(lines))
+    empty.touch()
+    assert prepare(job_of(tmp_path, train=str(train), heldout=str(empty))) == Preparation(rows=8, heldout=2)
+    broken.write_text(lines[0] + '\n{"text": "Item"}\n')
+    assert prepare(job_of(tmp_path, train=str(broken))).error.startswith("Line 2: ")
+
+
+def test_plot_escapes_its_title_and_needs_no_points() -> None:
+    assert "&lt;b&gt;" in draw_losses("<b>", [], [])
+    assert draw_losses("t", [[1, 0.5], [2, 0.25]], [[2, 0.5, 1.0]]).count("<polyline") == 2
