@@ -67,6 +67,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     no_drop: str = ""
 
 
+class ArchivedTask(msgspec.Struct, frozen=True):
+    """The archive to read, and of which task."""
+
+    folder: str
+    task: str
+    now: float
+
+
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """A task's requests of the last `days`, 30 at most, and their mean costs in US dollars.
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from monitoring.archive import ArchiveQuery, Nothing, connected, files, lock_archive, read
-from monitoring.readiness.evidence import Traffic
+from monitoring.readiness.evidence import ArchivedTask, Traffic
 
 WINDOW_DAYS = 30.0
 DAY_SECONDS = 86_400.0
@@ -21,14 +19,6 @@ SELECT count(*), min("at"), count(*) FILTER ("version" IS NULL),
        avg("cost_usd" + "saving_usd") FILTER ("version" IS NOT NULL)
 FROM {table} WHERE "task" = ? AND "at" >= ? AND "purpose" IN ('serve', 'reported') AND "outcome" = 'ok'
 """
-
-
-class ArchivedTask(msgspec.Struct, frozen=True):
-    """The archive to read, and of which task."""
-
-    folder: str
-    task: str
-    now: float
 
 
 def read_traffic(archived: ArchivedTask) -> Traffic | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.readiness.break_even import Costs
-from monitoring.readiness.evidence import LiveVersion
+from monitoring.readiness.evidence import ArchivedTask, LiveVersion
 from monitoring.readiness.rules import Prompted, ReadinessReport
-from monitoring.readiness.traffic import ArchivedTask
 
 
 class ReadinessJob(msgspec.Struct):

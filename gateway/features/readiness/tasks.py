@@ -13,9 +13,8 @@ from gateway.features.readiness.messages import ReadinessJob
 from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 from monitoring.readiness.break_even import Costs
-from monitoring.readiness.evidence import Interval, LiveVersion
+from monitoring.readiness.evidence import ArchivedTask, Interval, LiveVersion
 from monitoring.readiness.rules import Prompted
-from monitoring.readiness.traffic import ArchivedTask
 
 WEEKS_PER_MONTH, HOURS_PER_MONTH = 4.348, 730.5
 LIFETIME_MONTHS = 3.0
