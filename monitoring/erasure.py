@@ -18,6 +18,7 @@ from monitoring.text_retention import list_parts_of, rewrite_part
 from monitoring.text_stream import forgotten_name_of
 
 REQUESTS_FILE, CARD_FILE, ERASED_FILE = "requests.txt", "card.json", "erased.json"
+WAITING_FOLDER = ".files"
 KEPT_ENDINGS = (".json", ".jsonl", ".txt")
 ERASED = "[erased]"
 COMPARED_CHARACTERS = 40
@@ -85,30 +86,39 @@ def erase_words_of_feedback(folder: Path, requests: Set[str]) -> int:
 def erase_unreadable(folder: Path, requests: Set[str]) -> None:
     """Erase entries that no gateway could read, where they name one of the requests. The folder is locked."""
     for path in (folder / "unreadable").glob("*.jsonl"):
-        lines = path.read_bytes().splitlines(keepends=True)
-        rest = [line for line in lines if not any(request.encode() in line for request in requests)]
-        if len(rest) < len(lines):
-            replace_file(path, b"".join(rest))
+        _erase_lines(path, requests)
 
 
 def erase_from_sets(folder: Path, requests: Set[str], at: float) -> list[ErasedSet]:
     """Erase the rows that came from these requests from all data sets, and what was derived from them.
 
-    A data set with erased rows keeps its name, which is no longer the digest of its bytes; ERASED_FILE says so.
+    A data set with erased rows keeps its name, which is no longer the digest of its bytes; ERASED_FILE says so. Files
+    that wait for a build lose the lines that name one of the requests.
     """
     found = []
     for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
-        of_set = requests & set(listed.read_text(encoding="utf-8").split("\n"))
-        if of_set:
-            rows = _erase_rows(listed.parent, of_set)
-            if rows:
-                replace_file(listed.parent / ERASED_FILE, msgspec.json.encode({"rows": rows, "at": at}))
-            found.append(ErasedSet(listed.parent.name, len(of_set), rows))
+        listed_ids = requests & set(listed.read_text(encoding="utf-8").split("\n"))
+        of_set, rows = _erase_rows(listed.parent, requests)
+        if rows:
+            replace_file(listed.parent / ERASED_FILE, msgspec.json.encode({"rows": rows, "at": at}))
+        if listed_ids | of_set:
+            found.append(ErasedSet(listed.parent.name, len(listed_ids | of_set), rows))
+    for path in (folder / WAITING_FOLDER).glob("*"):
+        if path.is_file():
+            _erase_lines(path, requests)
     return found
 
 
-def _erase_rows(folder: Path, requests: Set[str]) -> int:
-    """The number of rows that were erased from the files of one data set."""
+def _erase_lines(path: Path, requests: Set[str]) -> None:
+    """Erase the lines of a file that name one of the requests."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    rest = [line for line in lines if not any(request.encode() in line for request in requests)]
+    if len(rest) < len(lines):
+        replace_file(path, b"".join(rest))
+
+
+def _erase_rows(folder: Path, requests: Set[str]) -> tuple[set[str], int]:
+    """The requests that rows of one data set came from, and the number of rows that were erased from its files."""
     erased: dict[str, dict[str, Any]] = {}
     paths = sorted(folder.glob("*.jsonl"))
     rows_of = {path: [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] for path in paths}
@@ -124,12 +134,17 @@ def _erase_rows(folder: Path, requests: Set[str]) -> int:
             total += len(rows) - len(rest)
     if erased:
         _erase_from_pages(folder, [text for row in erased.values() for text in _texts_of(row)])
-    return total
+    return {request for row in erased.values() for request in _requests_of(row) & requests}, total
 
 
 def _comes_from(row: dict[str, Any], requests: Set[str], erased: dict[str, Any]) -> bool:
+    return bool(_requests_of(row) & requests) or (row.get("row") or row).get("parent") in erased
+
+
+def _requests_of(row: dict[str, Any]) -> set[str]:
+    """The ids by which a row may name its request: of an example to train on, its own id is that."""
     inner = row.get("row") or row  # one that was left out stands inside the reason
-    return bool({inner.get("request"), inner.get("id")} & requests) or inner.get("parent") in erased
+    return {str(inner[name]) for name in ("request", "id") if inner.get(name)}
 
 
 def _id_of(row: dict[str, Any]) -> str:

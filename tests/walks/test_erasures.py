@@ -57,13 +57,17 @@ def holding(folder: Path, text: str) -> list[str]:
 
 
 def write_set(folder: Path, request: str, other: str) -> Path:
-    """A data set that has a row of each request, one that was made from the first, and one that was left out."""
+    """A data set that has rows of each request, one that was made from the first, and one that was left out; and a file
+    that waits for a build."""
     target = folder / "datasets" / DIGEST
     target.mkdir(parents=True)
     row = {"id": "r1", "request": request, **body(SECRET)}
     derived = {"id": "s1", "parent": "r1", "origin": "synthetic", **body(SECRET.upper())}
     (target / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (row, derived)))
-    (target / "heldout.jsonl").write_text(json.dumps({"id": "r2", "request": other, **body(OTHER)}) + "\n")
+    rest = [{"id": "r2", "request": other, **body(OTHER)}, {"id": request, **body(SECRET)}]
+    (target / "heldout.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rest))
+    (target.parent / ".files").mkdir()
+    (target.parent / ".files" / ("b" * 64)).write_text("".join(json.dumps(each) + "\n" for each in rest))
     (target / "left_out.jsonl").write_text(json.dumps({"because": "exact_duplicate", "row": row}) + "\n")
     (target / REQUESTS_FILE).write_text(f"{request}\n{other}\n")
     (target / CARD_FILE).write_text(json.dumps({"digest": DIGEST, "longest": [body(SECRET)["messages"][0]["content"]]}))
@@ -75,7 +79,8 @@ def write_set(folder: Path, request: str, other: str) -> Path:
 async def world(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[tuple[RunningGateway, Path]]:
     """A gateway with a Valkey of its own that keeps all texts as they are, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="gw") as name:
-        tasks = {"returns": {"texts": {"keep": "all", "redaction": "none"}, "monitor": {"reviews": {"per_week": 100}}}}
+        monitor = {"reviews": {"per_week": 100}, "retraining": "off"}
+        tasks = {"returns": {"texts": {"keep": "all", "redaction": "none"}, "monitor": monitor}}
         async with run_gateway(configure(tasks=tasks, data_folder=Path(name), redis_url=None)) as gateway:
             await gateway.services.redis.config_set("rdbcompression", "no")  # a rewritten text is found as it is
             folder = make_adapter(1)
@@ -121,9 +126,9 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
     assert {name for name in before if not name.startswith("appendonly")} <= set(holding(folder, OTHER))
     counted = {name: erasure[name] for name in ("found", "texts", "feedback", "examples", "append_only_file")}
     assert counted == {"found": 1, "texts": 1, "feedback": 1, "examples": 1, "append_only_file": "rewritten"}
-    assert erasure["datasets"] == [{"digest": DIGEST, "requests": 1, "rows": 3}]
+    assert erasure["datasets"] == [{"digest": DIGEST, "requests": 1, "rows": 4}]
     assert erasure["versions"] == ["returns@v1"]
-    assert json.loads((dataset / ERASED_FILE).read_bytes())["rows"] == 3
+    assert json.loads((dataset / ERASED_FILE).read_bytes())["rows"] == 4
     async with gateway.http() as http:
         told = (await http.get(f"/v1/requests/{request}")).json()
         audit = (await http.get("/admin/v1/audit", params={"newest": True})).json()["entries"]
