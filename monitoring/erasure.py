@@ -176,7 +176,9 @@ def _without(value: Any, texts: list[str]) -> Any:
         return ERASED if any(text in value for text in texts) else value
     if isinstance(value, list):
         return [_without(part, texts) for part in value]
-    return {name: _without(part, texts) for name, part in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):  # an answer may be the name of a class
+        return {_without(name, texts): _without(part, texts) for name, part in value.items()}
+    return value
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -1,4 +1,5 @@
-"""One erasure of requests' texts, in a process of its own: from Redis, the archive, the spool and data sets.
+"""One erasure of requests' texts, in a process of its own: from Redis, the archive, the spool, data sets and
+suites.
 
 `python -m monitoring.erasure_run` reads an ErasureJob as a line of JSON, and prints an ErasureReport. It ends at once
 when its input is closed. Whoever comes after a kill does all of it again: what is erased already is found erased.
@@ -29,6 +30,7 @@ from monitoring.erasure import (
     erase_words_of_feedback,
     find_requests,
 )
+from monitoring.evaluation.erasure import ErasedSuite, erase_from_evaluations, erase_from_suites
 from monitoring.feedback_erasure import erase_feedback_words
 from monitoring.helper_process import live_with_input
 from monitoring.text_stream import delete_texts, forgotten_name_of, read_row
@@ -49,12 +51,14 @@ class ErasureJob(msgspec.Struct):
 
 
 class ErasureReport(msgspec.Struct):
-    """The result: the requests that it found, and how much was erased of them."""
+    """The result: the requests that it found, and how much was erased of them. `evaluated` are rows of evaluations."""
 
     requests: list[str] = []
     texts: int = 0
     feedback: int = 0
     datasets: list[ErasedSet] = []
+    suites: list[ErasedSuite] = []
+    evaluated: int = 0
     seconds: float = 0.0
 
 
@@ -73,6 +77,8 @@ def erase(job: ErasureJob) -> ErasureReport:
         report.feedback = erase_words_of_feedback(folder, requests)
         erase_unreadable(folder, requests)
         erase_feedback_words(redis, requests)
+        report.suites = erase_from_suites(redis, requests)
+        report.evaluated = erase_from_evaluations(redis, requests)
         _erase_damaged(Path(job.spool), requests)
         report.datasets = erase_from_sets(Path(job.datasets), requests, job.until)
     report.seconds = round(time.monotonic() - began, 3)

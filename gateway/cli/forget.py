@@ -38,7 +38,7 @@ def forget(
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Erase texts of requests from Redis, the spool, the archive, reviews and data sets.
+    """Erase texts of requests from Redis, the spool, the archive, reviews, data sets and suites.
 
     Records and labels stay. The data sets and versions that the texts went into are listed.
     """
@@ -58,12 +58,20 @@ def forget(
 
 
 def _tell(api: Api, erasure: dict[str, Any]) -> None:
-    counted = ("texts", "reviews", "feedback", "examples")
-    names = dict(zip(counted, ("kept texts", "reviews", "comments and demonstrations", "examples"), strict=True))
+    counted = ("texts", "reviews", "feedback", "examples", "evaluated")
+    names = dict(
+        zip(
+            counted,
+            ("kept texts", "reviews", "comments and demonstrations", "examples", "rows of evaluations"),
+            strict=True,
+        )
+    )
     parts = [f"{erasure[name]} {names[name]}" for name in counted]
     api.out.say(f"Erased of {erasure['found']} requests: {', '.join(parts)}.")
     for each in erasure["datasets"]:
         api.out.say(f"Data set {each['digest']}: {each['requests']} of the requests, {each['rows']} rows erased.")
+    for each in erasure["suites"]:
+        api.out.say(f"Suite {each['digest'][:12]} of {each['task']}: {each['rows']} rows erased.")
     for version in erasure["versions"]:
         api.out.say(f"Version {version} was trained on such a data set: its weights may hold what it learned.")
     if erasure["append_only_file"] in STILL_IN_FILE:

@@ -15,6 +15,7 @@ from gateway.cli.prompts import as_lines
 from gateway.cli.tables import Row, moment
 
 PATH = "/suites"
+SHOWN = ("task", "digest", "kind", "rows", "erased", "groups", "metric", "class_field")
 suites = typer.Typer(help="Add, list, show and remove the suites that versions are evaluated on.", no_args_is_help=True)
 Task = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
 Suite = Annotated[
@@ -68,7 +69,7 @@ def show(api: Api, task: Task, suite: Suite) -> None:
     if api.out.answer(answer):
         return
     added = f"{moment(answer['created_at'])} by {answer['by']}"
-    shown = [(name, answer[name]) for name in ("task", "digest", "kind", "rows", "groups", "metric", "class_field")]
+    shown = [(name, answer[name]) for name in SHOWN]
     api.out.pairs([*shown, ("added", added)])
     for note in answer["notes"]:
         api.out.say(note)

@@ -4,7 +4,8 @@ A line is `{"messages": [...]}` (a chat), `{"text": "..."}` (a chat of one user 
 completion), with `expected`, and where there are some with `id` and `label` (or `class`). A line without `expected` has
 it in `label`, as the example's data do, or as its chat's last message, as OpenAI's fine-tuning data do. Rows that
 belong together have the same `group`, `paraphrase` or `parent`, which may be the id of a row. `source` and `language`
-tell rows apart in a report. Other fields are passed over.
+tell rows apart in a report. By `request`, the id of the request that it was, a row can be forgotten. Other fields are
+passed over.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ LABEL_CHARACTERS_MAX = 200
 GROUP_CHARACTERS_MAX = 200
 SLICE_CHARACTERS_MAX = 100
 SLICE_FIELDS = ("source", "language")
+ORIGIN_FIELDS = ("request", "parent")
 LENGTHS = ((200, "up to 200 characters"), (1000, "201 to 1,000"), (4000, "1,001 to 4,000"))
 """Lengths of requests: the same for all data, so that figures of one suite can be held against another's."""
 LONGEST = "over 4,000"
@@ -36,7 +38,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Rows of one `group` tell as much as one: those that the data say belong together, and equal requests. It is the
     number of its first row. `slices` are the parts of the data that the row is in: its source, language and length.
-    `repeat` counts how often the same row stands before this one, so that its answers can be compared.
+    `repeat` counts how often the same row stands before this one, so that its answers can be compared. `request` and
+    `parent` are where the row came from.
     """
 
     number: int
@@ -49,6 +52,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     group: int = -1
     slices: dict[str, str] = {}
     repeat: int = 0
+    request: str = ""
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +191,8 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
     if label is not None and (isinstance(label, dict | list) or not 0 < len(str(label)) <= LABEL_CHARACTERS_MAX):
         raise DatasetError(f"Line {at}: its label is a text of 1 to {LABEL_CHARACTERS_MAX} characters, or left out.")
     row = Row(number, name, at, expected, messages, prompt, None if label is None else str(label))
-    return msgspec.structs.replace(row, slices=_slices_of(read, at, text_of(row)))
+    origin = {name: value for name in ORIGIN_FIELDS if isinstance(value := read.get(name), str)}
+    return msgspec.structs.replace(row, slices=_slices_of(read, at, text_of(row)), **origin)
 
 
 def text_of(row: Row) -> str:

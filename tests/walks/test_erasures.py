@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import httpx
 import pytest
 
 from gateway.features.erasures.erasures import Erasures
@@ -21,6 +22,7 @@ from tests.gateway.cli.conftest import run
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.test_evaluate import ended
 
 SECRET, OTHER = "the cracked amphora of Mrs. Vanderbilt-Oxenstierna", "a plain toaster that was never opened at all"
 DIGEST = "a" * 64
@@ -70,9 +72,39 @@ def write_set(folder: Path, request: str, other: str) -> Path:
     (target.parent / ".files" / ("b" * 64)).write_text("".join(json.dumps(each) + "\n" for each in rest))
     (target / "left_out.jsonl").write_text(json.dumps({"because": "exact_duplicate", "row": row}) + "\n")
     (target / REQUESTS_FILE).write_text(f"{request}\n{other}\n")
-    (target / CARD_FILE).write_text(json.dumps({"digest": DIGEST, "longest": [body(SECRET)["messages"][0]["content"]]}))
+    (target / CARD_FILE).write_text(
+        json.dumps(
+            {
+                "digest": DIGEST,
+                "longest": [body(SECRET)["messages"][0]["content"]],
+                "classes": {f"A return of {SECRET}": 1},
+            }
+        )
+    )
     (target / "card.html").write_text(f"<p>{SECRET}</p>")
     return target
+
+
+async def add_suite(http: httpx.AsyncClient, request: str, other: str) -> None:
+    """A suite that has a row of each request, and one that was made from the first; and an evaluation on it."""
+    rows = [
+        {"id": "r1", "request": request, "text": SECRET, "expected": "approve"},
+        {"id": "s1", "parent": "r1", "text": SECRET.upper(), "expected": "approve"},
+        {"id": "r2", "request": other, "text": OTHER, "expected": "deny"},
+    ]
+    content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    headers = {"content-type": "application/x-ndjson"}
+    added = await http.post("/admin/v1/suites", params={"task": "returns"}, content=content, headers=headers)
+    assert added.status_code == 201, added.text
+    texts = await http.get(f"/admin/v1/evaluations/{(await evaluate_suite(http))['id']}/texts")
+    assert len(texts.json()["rows"]) == 3
+
+
+async def evaluate_suite(http: httpx.AsyncClient) -> dict[str, Any]:
+    query = {"version": "returns@v1", "suite": "newest", "arms": "adapter"}
+    begun = await http.post("/admin/v1/evaluations", params=query)
+    assert begun.status_code == 201, begun.text
+    return await ended(http, begun.json()["id"])
 
 
 @pytest.fixture
@@ -115,6 +147,7 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
     async with gateway.http() as http:
         opened = await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})
         assert (opened.status_code, opened.json()["examples"]) == (201, 2)
+        await add_suite(http, request, other)
     dataset = write_set(folder, request, other)
     before, labels = holding(folder, OTHER), await gateway.services.redis.xrange(STREAM_KEY)
     assert {"train.jsonl", "card.html", CARD_FILE} < set(holding(folder, SECRET))
@@ -126,10 +159,15 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
     assert {name for name in before if not name.startswith("appendonly")} <= set(holding(folder, OTHER))
     counted = {name: erasure[name] for name in ("found", "texts", "feedback", "examples", "append_only_file")}
     assert counted == {"found": 1, "texts": 1, "feedback": 1, "examples": 1, "append_only_file": "rewritten"}
-    assert erasure["datasets"] == [{"digest": DIGEST, "requests": 1, "rows": 4}]
+    assert {"digest": DIGEST, "requests": 1, "rows": 4} in erasure["datasets"]
     assert erasure["versions"] == ["returns@v1"]
+    assert [(suite["task"], suite["rows"]) for suite in erasure["suites"]] == [("returns", 2)]
+    assert erasure["evaluated"] == 2
     assert json.loads((dataset / ERASED_FILE).read_bytes())["rows"] == 4
     async with gateway.http() as http:
+        suite = (await http.get("/admin/v1/suites/returns/newest")).json()
+        assert (suite["rows"], suite["erased"], suite["counts"]["class"]) == (1, 2, {"deny": 1})
+        assert (await evaluate_suite(http))["rows"] == 1, "its rows are numbered again"
         told = (await http.get(f"/v1/requests/{request}")).json()
         audit = (await http.get("/admin/v1/audit", params={"newest": True})).json()["entries"]
     assert [(each["value"], each.get("comment")) for each in told["feedback"]] == [(False, None)]

@@ -36,6 +36,8 @@ class Erased(msgspec.Struct, frozen=True):
     texts: int
     feedback: int
     datasets: list[dict[str, Any]]
+    suites: list[dict[str, Any]]
+    evaluated: int
     seconds: float
 
 
@@ -71,6 +73,8 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         feedback=erased.feedback,
         examples=await erasures.retraining.store.forget_requests(frozenset(erased.requests)),
         datasets=erased.datasets,
+        suites=erased.suites,
+        evaluated=erased.evaluated,
         versions=list_versions_of(erasures, {each["digest"] for each in erased.datasets}),
         append_only_file=await rewrite_now(erasures.services.redis),
         seconds=erased.seconds,

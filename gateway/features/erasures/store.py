@@ -37,6 +37,8 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     feedback: int = 0
     examples: int = 0
     datasets: list[dict[str, Any]] = []
+    suites: list[dict[str, Any]] = []
+    evaluated: int = 0
     versions: list[str] = []
     append_only_file: str | None = None
     seconds: float = 0.0

@@ -85,7 +85,7 @@ class Intake:
                 await self._take_in(rows)
         except DatasetError as error:
             raise Problem("invalid_value", str(error), "suite") from None
-        return Data(suite.digest, suite.rows, suite.groups, suite.notes)
+        return Data(suite.data_digest, suite.rows, suite.groups, suite.notes)
 
     async def _take_in(self, rows: Sequence[Row]) -> None:
         """Look at rows, and keep them. Raises DatasetError; Problem for what no caller could ask; RedisError."""

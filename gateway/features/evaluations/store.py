@@ -27,11 +27,11 @@ from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.gate import Comparison
+from monitoring.evaluation.keys import EVALUATIONS_KEY
+from monitoring.evaluation.keys import get_evaluation_key as _key
 from monitoring.evaluation.results import RowResult
 
 Status = Literal["running", "done", "failed", "cancelled"]
-ROOT = "apprentice:evaluation:"
-ALL_KEY = "apprentice:evaluations"
 OPEN_KEY = "apprentice:evaluations:open"
 DRAFTS_KIND = "evaluations:audit"
 DRAFTS_KEY = f"apprentice:{DRAFTS_KIND}"
@@ -44,7 +44,7 @@ LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
 """The newest evaluations of which logprobs are kept."""
-PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts")
+PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten")
 """What there is of an evaluation beside itself and its rows."""
 
 KEEP = """
@@ -157,14 +157,14 @@ class EvaluationStore:
 
     async def all(self, limit: int = LISTED_MAX) -> list[Evaluation]:
         """Those that are kept, the newest first."""
-        names = [name.decode() for name in await self._redis.zrevrange(ALL_KEY, 0, -1)]
+        names = [name.decode() for name in await self._redis.zrevrange(EVALUATIONS_KEY, 0, -1)]
         async with self._redis.pipeline(transaction=False) as all_of_them:
             for name in names:
                 all_of_them.exists(_key(name))
             there = await all_of_them.execute()
         gone = [name for name, is_there in zip(names, there, strict=True) if not is_there]
         if gone:
-            await self._redis.zrem(ALL_KEY, *gone)
+            await self._redis.zrem(EVALUATIONS_KEY, *gone)
         kept = [name for name, is_there in zip(names, there, strict=True) if is_there][:limit]
         raw = await self._redis.mget([_key(name) for name in kept]) if kept else []
         return [_read(value) for value in raw if value is not None]
@@ -240,7 +240,7 @@ class EvaluationStore:
             all_of_it.rename(get_coming_key(coming), _key(evaluation.id, "data"))
             all_of_it.expire(_key(evaluation.id, "data"), self._retention_seconds)
             all_of_it.set(_key(evaluation.id), msgspec.json.encode(evaluation), ex=self._retention_seconds)
-            all_of_it.zadd(ALL_KEY, {evaluation.id: evaluation.created_at})
+            all_of_it.zadd(EVALUATIONS_KEY, {evaluation.id: evaluation.created_at})
             all_of_it.zadd(OPEN_KEY, {evaluation.id: evaluation.created_at})
             step.write_into(all_of_it)
             await all_of_it.execute()
@@ -249,7 +249,7 @@ class EvaluationStore:
 
     async def _forget_old_logprobs(self) -> None:
         """Keep those of the newest evaluations: they take more room than all else together."""
-        older = await self._redis.zrevrange(ALL_KEY, LOGPROBS_EVALUATIONS, -1)
+        older = await self._redis.zrevrange(EVALUATIONS_KEY, LOGPROBS_EVALUATIONS, -1)
         if older:
             await self._redis.unlink(*(_key(name.decode(), "logprobs") for name in older))
 
@@ -308,7 +308,7 @@ class EvaluationStore:
             all_of_it.delete(
                 _key(evaluation.id), _key(evaluation.id, "data"), *(_key(evaluation.id, part) for part in PARTS)
             )
-            all_of_it.zrem(ALL_KEY, evaluation.id)
+            all_of_it.zrem(EVALUATIONS_KEY, evaluation.id)
             all_of_it.zrem(OPEN_KEY, evaluation.id)
             if left != comparisons:
                 all_of_it.hset(COMPARISONS_KEY, evaluation.version, msgspec.json.encode(left))
@@ -369,13 +369,16 @@ class EvaluationStore:
         raw = await self._redis.hmget(_key(evaluation.id, "logprobs"), fields) if fields else []
         return [[] if packed is None else [float(f"{value:.7g}") for value in array("f", packed)] for packed in raw]
 
-    async def keep_texts(self, evaluation: Evaluation, fields: Mapping[str, bytes], seconds: int) -> None:
-        """Store sealed texts of the row that they name, by arm, for no longer than results are kept."""
+    async def keep_texts(self, evaluation: Evaluation, number: int, fields: Mapping[str, bytes], seconds: int) -> None:
+        """Store sealed texts of a row, for no longer than results are kept, unless it is forgotten."""
         key = _key(evaluation.id, "texts")
         async with self._redis.pipeline(transaction=True) as all_of_it:
             all_of_it.hset(key, mapping=dict(fields))
             all_of_it.expire(key, min(seconds, self._retention_seconds))
-            await all_of_it.execute()
+            all_of_it.sismember(_key(evaluation.id, "forgotten"), number)
+            *_, is_forgotten = await all_of_it.execute()
+        if is_forgotten:  # an erasure came while the row was asked
+            await self._redis.hdel(key, *fields)
 
     async def texts(self, evaluation: Evaluation, number: int, arms: Sequence[str]) -> list[bytes | None]:
         """The sealed texts of a row by arm, and those of the row itself by an empty name; None where none is kept."""
@@ -440,10 +443,6 @@ def _read(raw: bytes) -> Evaluation:
         }
         fields["arms"] = {name: msgspec.to_builtins(asked[name]) for name in fields["arms"]}
     return msgspec.convert(fields, Evaluation)
-
-
-def _key(evaluation: str, part: str = "") -> str:
-    return f"{ROOT}{evaluation}:{part}" if part else f"{ROOT}{evaluation}"
 
 
 def _field(arm: str, number: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import Annotated, Any
 
 import msgspec
@@ -18,9 +17,8 @@ from gateway.features.evaluations.intake import Intake, open_rows
 from gateway.features.evaluations.suites import SUITES_MAX, Kind, NoSuite, Suite, kinds_of
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, metric_of
+from monitoring.evaluation.slices import SliceCounts
 
-VALUES_MAX = 200
-"""More values of one slice are not counted each."""
 MetricName = Annotated[
     str, Query(max_length=1000, description="exact, normal, fields:a,b or overlap:0.5; unset: by the contract.")
 ]
@@ -125,11 +123,10 @@ def find_metric(name: str) -> ComparisonMetric | None:
 
 async def _count_slices(evaluations: Evaluations, intake: Intake) -> dict[str, dict[str, int]]:
     """The numbers of rows by slice and its value, the most frequent ones first."""
-    classes, counters = intake.classes.found(), {"class": Counter[str]()}
+    counts = SliceCounts(intake.classes.found())
     async for row in evaluations.store.coming(intake.coming):
-        for name, value in {**row.slices, "class": classes.of_row(row) or ""}.items():
-            counters.setdefault(name, Counter())[value] += bool(value)
-    return {name: dict(counts.most_common(VALUES_MAX)) for name, counts in counters.items() if counts.total()}
+        counts.add(row)
+    return counts.list_all()
 
 
 def _shown(suite: Suite, of_task: list[Suite]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ production found. Requests and expected answers stay until the suite is removed.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
@@ -16,10 +17,9 @@ from redis.asyncio import Redis
 from gateway.features.evaluations.store import get_coming_key, read_batches
 from gateway.state.audited_step import AuditedStep
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.keys import SUITES_KEY, get_suite_key
 
 Kind = Literal["newest", "general", "hard"]
-ROOT = "apprentice:suite:"
-ALL_KEY = "apprentice:suites"
 SUITES_MAX = 50
 DIGEST_START = re.compile(r"[0-9a-f]{6,64}")
 
@@ -28,7 +28,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     """A suite. `kind` is what it was added as: of several `newest` the last one is it, and the others are older.
 
     `metric` and `class_field` are used where an evaluation names none. `counts` are the numbers of rows by slice and
-    its value: class, source, language and length.
+    its value: class, source, language and length. `erased` rows were forgotten since: the digest is then no more than
+    a name.
     """
 
     task: str
@@ -42,6 +43,13 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     by: str = ""
     created_at: float = 0.0
+    erased: int = 0
+
+    @property
+    def data_digest(self) -> str:
+        """The digest of the rows that it has now."""
+        named = f"{self.digest} without {self.erased} rows"
+        return hashlib.sha256(named.encode()).hexdigest() if self.erased else self.digest
 
 
 class NoSuite(Exception):
@@ -56,7 +64,7 @@ class SuiteStore:
 
     async def all(self, task: str | None = None) -> list[Suite]:
         """Those of a task (None: of all), the newest first."""
-        suites = [msgspec.json.decode(raw, type=Suite) for raw in await self._redis.hvals(ALL_KEY)]
+        suites = [msgspec.json.decode(raw, type=Suite) for raw in await self._redis.hvals(SUITES_KEY)]
         of_task = [suite for suite in suites if task in (None, suite.task)]
         return sorted(of_task, key=lambda suite: (-suite.created_at, suite.digest))
 
@@ -79,9 +87,9 @@ class SuiteStore:
     async def add(self, suite: Suite, coming: str, step: AuditedStep) -> None:
         """Keep a suite with the rows of this upload, in one transaction with the entries noted with `step`."""
         async with self._redis.pipeline(transaction=True) as all_of_it:
-            all_of_it.rename(get_coming_key(coming), _key(suite))
-            all_of_it.persist(_key(suite))
-            all_of_it.hset(ALL_KEY, f"{suite.task}/{suite.digest}", msgspec.json.encode(suite))
+            all_of_it.rename(get_coming_key(coming), get_suite_key(suite.task, suite.digest))
+            all_of_it.persist(get_suite_key(suite.task, suite.digest))
+            all_of_it.hset(SUITES_KEY, f"{suite.task}/{suite.digest}", msgspec.json.encode(suite))
             step.write_into(all_of_it)
             await all_of_it.execute()
         await step.enter()
@@ -89,22 +97,18 @@ class SuiteStore:
     async def remove(self, suite: Suite, step: AuditedStep) -> None:
         """Forget a suite and its rows, in one transaction with the entries noted with `step`."""
         async with self._redis.pipeline(transaction=True) as all_of_it:
-            all_of_it.unlink(_key(suite))
-            all_of_it.hdel(ALL_KEY, f"{suite.task}/{suite.digest}")
+            all_of_it.unlink(get_suite_key(suite.task, suite.digest))
+            all_of_it.hdel(SUITES_KEY, f"{suite.task}/{suite.digest}")
             step.write_into(all_of_it)
             await all_of_it.execute()
         await step.enter()
 
     def rows(self, suite: Suite) -> AsyncIterator[list[Row]]:
         """Its rows, some at a time."""
-        return read_batches(self._redis, _key(suite))
+        return read_batches(self._redis, get_suite_key(suite.task, suite.digest))
 
 
 def kinds_of(suites: Sequence[Suite]) -> Mapping[str, str]:
     """The kind of each of a task's suites, by digest: `newest`, `older`, `general` or `hard`."""
     newest = max((suite for suite in suites if suite.kind == "newest"), key=lambda one: one.created_at, default=None)
     return {suite.digest: "older" if suite.kind == "newest" and suite != newest else suite.kind for suite in suites}
-
-
-def _key(suite: Suite) -> str:
-    return f"{ROOT}{suite.task}/{suite.digest}:rows"

@@ -15,6 +15,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Evaluation
 from gateway.features.texts.redaction import Redact, redact_all
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.erasure import list_names
 from monitoring.evaluation.results import Said
 from monitoring.texts import KeptText, TextRow, Unsealable
 
@@ -28,7 +29,7 @@ async def keep_texts(evaluations: Evaluations, evaluation: Evaluation, arm: str,
     if redact is None or task is None or row.repeat:
         return
     fields = await asyncio.to_thread(_sealed, evaluations, evaluation, arm, row, answer, redact)
-    await evaluations.store.keep_texts(evaluation, fields, task.texts.retention_days * DAY_SECONDS)
+    await evaluations.store.keep_texts(evaluation, row.number, fields, task.texts.retention_days * DAY_SECONDS)
 
 
 async def read_texts(evaluations: Evaluations, evaluation: Evaluation, number: int) -> dict[str, Any] | None:
@@ -51,6 +52,7 @@ def _sealed(
         at=time.time(),
         task=evaluation.task,
         version=evaluation.version,
+        handles=list_names(row),
         messages=redact_all(row.messages or [], redact),
         prompt=redact_all(row.prompt, redact),
         answer=redact(row.expected),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from gateway.features.evaluations.store import (
-    ALL_KEY,
     LOGPROBS_EVALUATIONS,
-    ROOT,
     Evaluation,
     EvaluationStore,
     Model,
@@ -20,6 +19,8 @@ from monitoring.audit import Audit
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.erasure import erase_from_evaluations
+from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.evaluation.results import RowResult
 
 LOGPROBS = [-0.1234567, -2.5]
@@ -102,10 +103,24 @@ async def test_logprobs_are_kept_to_seven_digits_and_of_the_newest_evaluations_a
     assert len((await store.results(evaluation("e0"), 1, 1))["adapter"]) == 1
 
 
+async def test_a_forgotten_row_is_asked_no_more_and_no_text_of_it_is_kept(
+    store: EvaluationStore, valkey_socket: str
+) -> None:
+    one = await begun(store, evaluation())
+    with SyncRedis(unix_socket_path=valkey_socket) as redis:
+        assert erase_from_evaluations(redis, {"r1"}) == 1
+        assert erase_from_evaluations(redis, {"r1"}) == 0
+    assert await left(store, one) == [0, 2]
+    for number in range(2):  # both were asked before
+        await store.keep_texts(one, number, {f"{number}:": b"text", f"{number}:adapter": b"text"}, 1000)
+    assert await store.texts(one, 0, ["", "adapter"]) == [b"text", b"text"]
+    assert await store.texts(one, 1, ["", "adapter"]) == [None, None]
+
+
 async def test_an_evaluation_that_an_earlier_release_began_goes_on(store: EvaluationStore, redis: Redis) -> None:
     one = await begun(store, evaluation())
     earlier = msgspec.to_builtins(one) | {"arms": ["adapter", "against"], "against": "returns@v0"}
-    await redis.set(f"{ROOT}{one.id}", msgspec.json.encode(earlier))
+    await redis.set(get_evaluation_key(one.id), msgspec.json.encode(earlier))
     read = await store.next()
     assert read is not None
     assert {name: arm.version for name, arm in read.arms.items()} == {"adapter": "returns@v1", "against": "returns@v0"}
@@ -113,10 +128,10 @@ async def test_an_evaluation_that_an_earlier_release_began_goes_on(store: Evalua
 
 
 async def test_all_that_have_expired_leave_the_list_not_only_the_newest(store: EvaluationStore, redis: Redis) -> None:
-    await redis.zadd(ALL_KEY, {f"gone-{number}": float(number) for number in range(300)})
+    await redis.zadd(EVALUATIONS_KEY, {f"gone-{number}": float(number) for number in range(300)})
     await begun(store, evaluation("here", created_at=150.5))
     assert [one.id for one in await store.all(limit=1)] == ["here"]
-    assert await redis.zcard(ALL_KEY) == 1
+    assert await redis.zcard(EVALUATIONS_KEY) == 1
 
 
 async def test_models_are_left_to_be_put_into_force_only_by_what_ends_a_run(store: EvaluationStore) -> None:

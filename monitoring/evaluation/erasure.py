@@ -1,0 +1,124 @@
+"""Erasure of requests' texts from Redis: rows of suites and of evaluations under way, and kept texts of evaluations.
+
+A row is erased where the data name one of the requests as its `request` or `id`, or an erased row as its `parent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from monitoring.evaluation.comparing import ClassFinder
+from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
+from monitoring.evaluation.slices import SliceCounts
+from monitoring.texts import TextRow
+
+PUSHED_AT_ONCE = 500
+
+
+class ErasedSuite(msgspec.Struct):
+    """A suite that texts went into, and how many of its rows are erased now."""
+
+    task: str
+    digest: str
+    rows: int
+
+
+def erase_from_suites(redis: Any, requests: Set[str]) -> list[ErasedSuite]:
+    """Erase rows from all suites; a suite with none left goes. Raises RedisError."""
+    found = []
+    for name in redis.hkeys(SUITES_KEY):
+        task, digest = name.decode().rsplit("/", 1)
+        erase = partial(_erase_rows, name=name, key=get_suite_key(task, digest), requests=requests)
+        rows = redis.transaction(erase, get_suite_key(task, digest), SUITES_KEY, value_from_callable=True)
+        if rows:
+            found.append(ErasedSuite(task, digest, rows))
+    return found
+
+
+def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
+    """Erase rows that are still to be asked, and kept texts of rows. Returns the rows. Raises RedisError."""
+    erased = 0
+    for name in redis.zrange(EVALUATIONS_KEY, 0, -1):
+        evaluation = name.decode()
+        data, texts = get_evaluation_key(evaluation, "data"), get_evaluation_key(evaluation, "texts")
+        rows = [(raw, msgspec.json.decode(raw, type=Row)) for raw in redis.lrange(data, 0, -1)]
+        gone = _find_gone((row for _, row in rows), requests)
+        waiting = [(raw, row.number) for raw, row in rows if row.id in gone]
+        fields = redis.hscan_iter(texts, count=PUSHED_AT_ONCE)
+        kept = {field: msgspec.json.decode(raw, type=TextRow).handles for field, raw in fields}
+        named = _close(kept.values(), requests | gone)
+        numbers = {int(field.split(b":")[0]) for field, handles in kept.items() if named & {*handles}}
+        erased += len(numbers | {number for _, number in waiting})
+        if waiting:  # an answer under way is kept by nobody from here on
+            redis.sadd(get_evaluation_key(evaluation, "forgotten"), *(number for _, number in waiting))
+            redis.expire(get_evaluation_key(evaluation, "forgotten"), max(1, redis.ttl(data)))
+        for raw, _ in waiting:
+            redis.lrem(data, 1, raw)
+        if late := [field for field in redis.hkeys(texts) if int(field.split(b":")[0]) in numbers]:
+            redis.hdel(texts, *late)
+    return erased
+
+
+def _erase_rows(pipe: Any, name: bytes, key: str, requests: Set[str]) -> int:
+    """The number of rows that are erased from one suite, in one transaction."""
+    suite, rows = pipe.hget(SUITES_KEY, name), [msgspec.json.decode(raw, type=Row) for raw in pipe.lrange(key, 0, -1)]
+    gone = _find_gone(rows, requests)
+    pipe.multi()
+    if suite is None or not gone:
+        return 0
+    rest = _number_again([row for row in rows if row.id not in gone])
+    pipe.delete(key)
+    for at in range(0, len(rest), PUSHED_AT_ONCE):
+        pipe.rpush(key, *(msgspec.json.encode(row) for row in rest[at : at + PUSHED_AT_ONCE]))
+    if rest:
+        pipe.hset(SUITES_KEY, name, msgspec.json.encode(_described(msgspec.json.decode(suite), rest, len(gone))))
+    else:
+        pipe.hdel(SUITES_KEY, name)
+    return len(rows) - len(rest)
+
+
+def _described(suite: dict[str, Any], rows: Sequence[Row], erased: int) -> dict[str, Any]:
+    """A suite's description with the rows that it has left."""
+    classes = ClassFinder(suite["class_field"])
+    for row in rows:
+        classes.add(row)
+    counts = SliceCounts(classes.found())
+    for row in rows:
+        counts.add(row)
+    figures = {"rows": len(rows), "groups": len({row.group for row in rows}), "counts": counts.list_all()}
+    return suite | figures | {"erased": suite.get("erased", 0) + erased}
+
+
+def _find_gone(rows: Iterable[Row], requests: Set[str]) -> set[str]:
+    """The ids of rows that came from these requests, or from such a row."""
+    names = {row.id: list_names(row) for row in rows}
+    closed = _close(names.values(), requests)
+    return {row for row, of_row in names.items() if closed & {*of_row}}
+
+
+def _close(names: Iterable[Sequence[str]], erased: Set[str]) -> set[str]:
+    """All names of rows that have an erased one among theirs, the row's own id first."""
+    every, closed, before = list(names), set(erased), -1
+    while before != len(closed):
+        before = len(closed)
+        closed |= {of_row[0] for of_row in every if of_row and not closed.isdisjoint(of_row)}
+    return closed
+
+
+def list_names(row: Row) -> list[str]:
+    """The names by which a row is found: its id, its request's, its parent's."""
+    return [name for name in (row.id, row.request, row.parent) if name]
+
+
+def _number_again(rows: Sequence[Row]) -> list[Row]:
+    """The rows with numbers from 0, each group under that of its first row."""
+    firsts: dict[int, int] = {}
+    return [
+        msgspec.structs.replace(row, number=number, group=firsts.setdefault(row.group, number))
+        for number, row in enumerate(rows)
+    ]

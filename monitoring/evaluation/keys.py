@@ -1,0 +1,19 @@
+"""The keys in Redis under which suites and evaluations are kept."""
+
+from __future__ import annotations
+
+SUITES_KEY = "apprentice:suites"
+"""Each suite's description, by task and digest."""
+EVALUATIONS_KEY = "apprentice:evaluations"
+"""The ids of evaluations, by the time when they were begun."""
+
+
+def get_suite_key(task: str, digest: str) -> str:
+    """The key of a suite's rows."""
+    return f"apprentice:suite:{task}/{digest}:rows"
+
+
+def get_evaluation_key(evaluation: str, part: str = "") -> str:
+    """The key of an evaluation, or of a part of it."""
+    root = f"apprentice:evaluation:{evaluation}"
+    return f"{root}:{part}" if part else root
