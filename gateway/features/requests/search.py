@@ -25,7 +25,7 @@ SEARCHES_MAX = 2
 SEARCH_SECONDS_MAX = 60.0
 COMMAND = (sys.executable, "-P", "-m", "monitoring.request_search_run")
 Name = Annotated[str | None, Query(max_length=100)]
-Moment = Annotated[float | None, Query(ge=0, le=2**53, description="Unix seconds.")]
+Moment = Annotated[float | None, Query(ge=0, lt=253_402_300_800, description="Unix seconds.")]
 router = APIRouter(tags=["callers"])
 
 

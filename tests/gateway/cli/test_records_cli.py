@@ -58,9 +58,16 @@ async def archived(configure: Configure, tmp_path: Path) -> AsyncIterator[tuple[
         async with asyncio.timeout(60):
             while await counted("records") < 20 or await counted("feedback") < 1:
                 await asyncio.sleep(0.05)
-        told = (await first.get("/metrics")).text + (await second.get("/metrics")).text
-        lines = [line.split() for line in told.splitlines() if line.startswith("apprentice_records_archived_total ")]
-        assert sum(float(value) for _, value in lines) == 20
+
+        async def archived_by_both() -> float:
+            told = (await first.get("/metrics")).text + (await second.get("/metrics")).text
+            lines = [line.split() for line in told.splitlines() if line.startswith("apprentice_records_archived_total")]
+            return sum(float(value) for _, value in lines)
+
+        async with asyncio.timeout(60):  # files are there a moment before the run has ended, and is counted
+            while await archived_by_both() < 20:
+                await asyncio.sleep(0.05)
+        assert await archived_by_both() == 20
         yield tmp_path / "archive", served
 
 
