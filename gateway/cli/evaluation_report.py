@@ -48,6 +48,9 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
         shares = ", ".join(f"{arm} {_percent(share)}" for arm, share in leaks["right_without"].items())
         out.say("")
         out.say(f"Right without the {leaks['same'] + leaks['near']} rows of the training set: {shares}.")
+    if production := report.get("production"):
+        out.say("")
+        out.say(production["words"])
     if answer.get("gate") is not None:
         out.say("")
         out.say(answer["gate"]["because"])

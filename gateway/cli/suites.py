@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
+from rich.progress import SpinnerColumn, TextColumn
 
+from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Yes, add_command, make_sure
 from gateway.cli.evaluations import COLUMNS, send_data
 from gateway.cli.prompts import as_lines
@@ -28,9 +30,19 @@ def add(
     api: Api,
     task: Task,
     data: Annotated[
-        Path,
+        Path | None,
         typer.Option(metavar="FILE", help="JSON lines with requests and expected answers; or .csv, .json."),
-    ],
+    ] = None,
+    from_production: Annotated[
+        bool,
+        typer.Option(
+            "--from-production",
+            help="In place of --data: kept texts whose label is wrong and whose right answer is agreed.",
+        ),
+    ] = False,
+    since_time: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="With --from-production: from when on.")
+    ] = None,
     kind: Annotated[
         Literal["newest", "general", "hard"],
         typer.Option(
@@ -46,9 +58,15 @@ def add(
     ] = None,
 ) -> None:
     """Add a suite to a task. It is kept with its texts until it is removed."""
+    if from_production is not (since_time is not None) or from_production is (data is not None):
+        raise Unusable("Give --data FILE, or --from-production with --since TIME.")
     query = {"task": task, "kind": kind, "metric": metric, "class_field": class_field}
-    with ExitStack() as stack:
-        answer = send_data(api, PATH, as_lines(stack, data, COLUMNS), query)
+    with ExitStack() as stack, api.out.progress(SpinnerColumn(), TextColumn("{task.description}")) as progress:
+        if data is None:
+            progress.add_task("Reading kept texts")
+            answer = api.send(PATH, iter(()), "application/json", 0, **query, since=since_time)
+        else:
+            answer = send_data(api, PATH, as_lines(stack, data, COLUMNS), query)
     added = f"{answer['task']} has the suite {answer['digest'][:12]} ({_words(answer)})."
     api.out.tell(answer, added, *answer["notes"])
 

@@ -30,7 +30,7 @@ def measure_coverage(inputs: Sequence[str], asked: Mapping[str, str]) -> dict[st
         }
     requests = list(asked)
     gaps = _find_gaps(inputs, asked)
-    far = _count_far(inputs, [asked[request] for request in requests])
+    far = count_far(inputs, [asked[request] for request in requests])
     words = [_words_of_gap(gap, len(requests)) for gap in gaps]
     if far is not None:
         words.insert(
@@ -41,7 +41,7 @@ def measure_coverage(inputs: Sequence[str], asked: Mapping[str, str]) -> dict[st
     return {"requests": len(requests), "far": far, "gaps": gaps, "words": words}
 
 
-def _count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
+def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
     """The number of texts that are unlike all inputs; None where there are too few inputs to tell."""
     if len(inputs) < 1 / FAR_QUANTILE:
         return None

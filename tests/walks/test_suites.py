@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -12,10 +13,16 @@ import httpx
 import pytest
 import yaml
 
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.suites import Suite
+from gateway.features.texts.texts import Texts
 from tests.fakes.engine import FakeEngine
+from tests.gateway.cli.conftest import run
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, audit_of
+from tests.walks.test_datasets import ask, judge
 from tests.walks.test_evaluate import JSON_LINES, begin, data, ended, right_but_for, said, with_schema
 
 PATH = "/admin/v1/suites"
@@ -183,3 +190,38 @@ async def test_a_prompt_joins_a_version_as_the_arms_base_and_general(ready: Runn
         assert told["arms"] == ["adapter", "general", "base"]
         assert told["asked"]["general"]["prompt"] == "Decide."
         assert told["report"]["arms"]["base"]["accuracy"]["right"] == 10
+
+
+async def test_hard_cases_are_what_people_corrected_and_the_report_tells_what_no_row_is_like(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers["*"] = said("deny")
+    async with run_gateway(configure(tasks={"returns": {"texts": {"keep": "all"}}})) as running, running.http() as http:
+        await running.place(with_schema(make_adapter(1)))
+        none = await add(http, b"", status=400, kind="hard", since="2026-01-01")
+        assert "(no text is kept): have requests labelled" in none["error"]["message"]
+        requests = [await ask(http, "returns", f"Item {n}") for n in range(12, 24)]
+        requests += [await ask(http, "returns", f"Which invoice currency, customer {n}?") for n in range(4)]
+        await judge(http, requests[0], True)
+        await judge(http, requests[1], False)
+        await judge(http, requests[2], False, demonstration={"decision": "approve"})
+        texts = running.features[Texts]
+        await until(lambda: not len(texts.queue) and not texts.spool.records)
+        refused = await add(http, b"", status=400, since="2026-01-01")
+        assert "the kind is hard" in refused["error"]["message"]
+        cli = ("suites", "add", "returns", "--from-production", "--kind", "hard", "--json")
+        connection = ("--gateway", running.url, "--key", running.admin_key)
+        told = await asyncio.to_thread(run, *cli, "--since", "2026-01-01", *connection)
+        assert told.exit_code == 0, told.err
+        suite = told.json
+        assert (suite["rows"], suite["counts"]["source"]) == (1, {"requests": 1})
+        [[row]] = [rows async for rows in running.features[Evaluations].suites.rows(Suite(**suite))]
+        assert (row.request, json.loads(row.expected)) == (requests[2], {"decision": "approve"})
+        lacking = await asyncio.to_thread(run, *cli, *connection)
+        assert "--from-production with --since" in lacking.err
+
+        begun = await begin(http, data(40), arms="adapter")
+        production = (await ended(http, begun["id"]))["report"]["production"]
+        assert (production["requests"], production["unlike"]) == (16, 4)
+        assert production["words"].startswith("25.0% of 16 requests of production are unlike any row")
+        assert "nvoice" not in production["words"]

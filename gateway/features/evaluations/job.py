@@ -28,13 +28,15 @@ from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, ended
 from gateway.features.evaluations.texts import keep_texts
-from gateway.features.records.archiving import redis_address
+from gateway.features.records.archiving import redis_address, text_source_of
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
+from gateway.request_labels import read_rules
+from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.folder import TRAIN_FILE
 from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.gate import compare_arms
+from monitoring.evaluation.gate import WHOLE, compare_arms
 from monitoring.evaluation.results import RowResult, Said, answer_rows
 from monitoring.records import Record
 from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
@@ -57,6 +59,8 @@ FAULTS_ALONE_MAX = 4
 FAILING_SECONDS_MAX = 3600.0
 """So long a row is tried while the engine fails at all of them."""
 CLOSE_SECONDS_MAX = 1800.0
+PRODUCTION_SECONDS = 30 * 86_400.0
+"""Requests of so long before are what the rows are to be like."""
 OF_THE_ROW = frozenset({"refused", "too_long"})
 """Faults that the same row meets again."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -274,6 +278,15 @@ class _Run:
         job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
         minilm = evaluations.services.settings.fitting.minilm_file
         job.trained_on = self._trained_on()
+        if self._one.suite in WHOLE and task.texts.keep != "none":
+            now = time.time()
+            rules = await read_rules(evaluations.services, evaluation.task)
+            job.production = KeptSource(
+                texts=text_source_of(evaluations.services.settings),
+                rules=rules,
+                looked_since=now - PRODUCTION_SECONDS,
+                until=now,
+            )
         job.minilm = "" if minilm is None else str(minilm.absolute())
         try:
             async with child(COMMAND) as process, asyncio.timeout(CLOSE_SECONDS_MAX):

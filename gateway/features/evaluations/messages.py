@@ -10,6 +10,7 @@ from gateway.features.evaluations.store import Model
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
 from gateway.formats.request_body import RequestBody, read_body
+from monitoring.datasets.build_job import KeptSource
 from monitoring.evaluation.dataset import Row
 
 
@@ -17,7 +18,8 @@ class EvaluationJob(msgspec.Struct):
     """The job: `evaluation` by its id, in that Redis. `selector` is what fitted models read of a conversation, and
     `tokens` how many of an answer's first tokens are judged (None: all); `wrong_share_max` is the task's own target,
     where it has the check `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of
-    MiniLM's file, and `trained_on` that of the rows that the version was trained on; empty where there is none."""
+    MiniLM's file, and `trained_on` that of the rows that the version was trained on; empty where there is none.
+    `production` is where texts of the task's requests are, if the data are to be like them."""
 
     redis_url: str
     evaluation: str
@@ -29,6 +31,7 @@ class EvaluationJob(msgspec.Struct):
     seed: int = 0
     minilm: str = ""
     trained_on: str = ""
+    production: KeptSource | None = None
 
 
 class Closed(msgspec.Struct):

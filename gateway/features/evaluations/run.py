@@ -15,14 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
 from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
-from monitoring.datasets.rows import DataRow, input_of
+from monitoring.datasets.build_job import KeptSource
+from monitoring.datasets.kept_rows import read_kept
+from monitoring.datasets.rows import DataRow, fold_text, input_of
 from monitoring.evaluation.leaks import describe_leaks, find_leaks, get_request, tell_leaks
+from monitoring.evaluation.production import measure_production
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import live_with_input
@@ -47,6 +52,9 @@ async def close(job: EvaluationJob) -> Closed:
         results = await _results(store, evaluation)
         closed = Closed(report(results, evaluation.classes, evaluation.notes, job.seed))
         await _look_for_leaks(store, evaluation, results, closed.report, job.trained_on)
+        if job.production is not None:
+            inputs = [fold_text(get_request(row)) async for row in store.rows(evaluation) if not row.repeat]
+            closed.report["production"] = _compare_with_production(inputs, evaluation.task, job.production)
         if not (evaluation.calibrate or evaluation.fit_gain):
             return closed
         from gateway.features.evaluations import fits as evaluation_fits  # noqa: PLC0415 - it loads scikit-learn
@@ -100,6 +108,16 @@ async def _look_for_leaks(
     leaks = find_leaks(inputs, rows)
     told["leaks"] = tell_leaks(leaks, results)
     told["cannot_see"] += describe_leaks(leaks, len(rows))
+
+
+def _compare_with_production(inputs: Sequence[str], task: str, production: KeptSource) -> dict[str, Any]:
+    """The part of a report on requests that no row is like. Whatever keeps texts from being read fails no report."""
+    try:
+        asked = [*read_kept(task, production, 0).asked.values()]
+    except (RedisError, duckdb.Error, OSError):
+        traceback.print_exc()
+        asked = []
+    return measure_production(inputs, asked)
 
 
 def _read_inputs(trained_on: str) -> list[str] | None:

@@ -8,15 +8,17 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin, Operator, known_task
+from gateway.access import Admin, Operator, When, known_task
 from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.evaluations.intake import Intake, open_rows
+from gateway.features.evaluations.hard_cases import find_hard_cases
+from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.suites import SUITES_MAX, Kind, NoSuite, Suite, kinds_of
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, metric_of
+from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.slices import SliceCounts
 
 MetricName = Annotated[
@@ -41,7 +43,7 @@ async def list_suites(
     "/suites",
     status_code=201,
     responses=with_errors("not_found", "state_conflict", *DATA_ERRORS) | with_answer(200, "It was there already."),
-    openapi_extra=with_body(LINES, description="JSON lines."),
+    openapi_extra=with_body(LINES, description="JSON lines; none with `since`."),
 )
 async def add_suite(
     request: Request,
@@ -53,13 +55,21 @@ async def add_suite(
     ] = "newest",
     metric: MetricName = "",
     class_field: ClassField = "",
+    since: Annotated[
+        When | None, Query(description="In place of a body: hard cases of production from then on, of texts kept.")
+    ] = None,
 ) -> dict[str, Any]:
-    """Add a suite to a task (JSON lines). The same rows again (200) are the same suite."""
+    """Add a suite to a task (JSON lines). The same rows again (200) are the same suite.
+
+    With `since` its rows are requests whose label is wrong, and whose right answer is agreed.
+    """
+    if since is not None and kind != "hard":
+        raise Problem("invalid_value", "What production found are hard cases: the kind is hard.", "kind")
     evaluations = feature_of(request, Evaluations)
     policy = evaluations.services.snapshot.current.policy.tasks[known_task(evaluations.services, task)]
     intake = Intake(evaluations, policy, task, ClassFinder(class_field), find_metric(metric))
     async with open_rows(intake):
-        data = await intake.from_request(request)
+        data = await (intake.from_request(request) if since is None else _from_production(intake, since))
         others = await evaluations.suites.all(task)
         same = next((suite for suite in others if suite.digest == data.digest), None)
         if same is not None and (same.kind, same.metric, same.class_field) == (kind, metric, class_field):
@@ -119,6 +129,15 @@ def find_metric(name: str) -> ComparisonMetric | None:
         return metric_of(name) if name else None
     except MetricError as error:
         raise Problem("invalid_value", str(error), "metric") from None
+
+
+async def _from_production(intake: Intake, since: float) -> Data:
+    """Take in hard cases of production. Raises Problem and RedisError."""
+    async with find_hard_cases(intake.evaluations, intake.model, since) as path:
+        try:
+            return await intake.from_file(path)
+        except DatasetError as error:
+            raise Problem("invalid_value", str(error), "since") from None
 
 
 async def _count_slices(evaluations: Evaluations, intake: Intake) -> dict[str, dict[str, int]]:

@@ -1,0 +1,63 @@
+"""Hard cases of production, in a process of its own: `python -m monitoring.datasets.hard_run`.
+
+It reads a HardCasesJob as a line of JSON, writes the rows as JSON lines, and prints a HardCasesResult. It ends at once
+when its input is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import duckdb
+import msgspec
+from redis.exceptions import RedisError
+
+from monitoring.datasets.build_job import KeptSource
+from monitoring.datasets.kept_rows import read_kept
+from monitoring.evaluation.dataset import DatasetError
+from monitoring.helper_process import live_with_input
+
+
+class HardCasesJob(msgspec.Struct):
+    """The job: the requests of a task that got a wrong answer and whose right one is agreed, into the file `target`."""
+
+    task: str
+    kept: KeptSource
+    target: str
+    rows_max: int
+
+
+class HardCasesResult(msgspec.Struct):
+    """The end: the number of rows, and that of kept texts by label, or an error's sentence."""
+
+    rows: int = 0
+    counts: dict[str, int] = {}
+    error: str = ""
+
+
+def write_hard_cases(job: HardCasesJob) -> HardCasesResult:
+    """Write the rows. Raises OSError."""
+    try:
+        kept = read_kept(job.task, job.kept, job.rows_max)
+    except DatasetError as error:
+        return HardCasesResult(error=str(error))
+    except (RedisError, duckdb.Error) as error:
+        return HardCasesResult(error=f"Kept texts can't be read ({type(error).__name__}: {error}): try again later.")
+    rows = [row for row in kept.rows if row.origin == "demonstrated"]
+    Path(job.target).write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    return HardCasesResult(len(rows), {name: count for name, count in kept.counts.items() if count})
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=HardCasesJob)
+    live_with_input()
+    sys.stdout.buffer.write(msgspec.json.encode(write_hard_cases(job)) + b"\n")
+    sys.stdout.buffer.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
