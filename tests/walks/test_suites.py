@@ -192,7 +192,7 @@ async def test_a_prompt_joins_a_version_as_the_arms_base_and_general(ready: Runn
         assert told["report"]["arms"]["base"]["accuracy"]["right"] == 10
 
 
-async def test_hard_cases_are_what_people_corrected_and_the_report_tells_what_no_row_is_like(
+async def test_hard_cases_are_what_people_corrected_and_the_report_tells_what_lacks(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     small.answers["*"] = said("deny")
