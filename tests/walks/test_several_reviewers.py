@@ -75,6 +75,7 @@ async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: Run
         assert told == "Its label is wrong: resolved as wrong; 1 of 2 said wrong."
         entries = (await admin.get("/admin/v1/audit", params={"object": request_id})).json()["entries"]
     assert [entry["action"] for entry in entries] == ["review.give", "review.give", "review.give", "review.resolve"]
+    assert "Opened goods" not in json.dumps(entries), "what quotes a text could not be erased from the audit"
     assert (await counts(several))["answered"] == 2
 
 

@@ -132,7 +132,7 @@ async def resolve_dispute(
         reviewers=settings_of(reviews, task).reviewers,
         resolves=True,
     )
-    evidence = {"task": task, "value": value, "comment": body.comment}
+    evidence = {"task": task, "value": value}  # a comment may quote a text, and the audit can forget none
     await enter_event(services, admin, "review.resolve", request_id, evidence)
     receipt = await services.feedback.give(request_id, feedback, "*", young=True)
     if receipt.given not in ("created", "same", "pending"):
@@ -164,10 +164,10 @@ async def add_gold(request: Request, task: str, admin: Admin, body: GoldIn) -> d
     if len(await reviews.gold.list_questions(task)) >= GOLD_MAX:
         raise Problem("state_conflict", f"{task} has {GOLD_MAX} gold questions: remove one first.", "request_id")
     question = GoldQuestion(review=review, value=value, by=admin.public, at=time.time(), comment=body.comment)
-    after = {"task": task, "value": value, "comment": body.comment}
+    after = {"task": task, "value": value}  # a comment may quote a text, and the audit can forget none
     change = reviews.gold.change(question, review.request_id)
     await change_objects(reviews.services, admin, "review.gold", review.request_id, [change], after=after)
-    return {"request_id": review.request_id, **after}
+    return {"request_id": review.request_id, **after, "comment": body.comment}
 
 
 @router.delete("/reviews/{task}/gold/{request_id}", responses=with_errors(*CHANGE_ERRORS))
