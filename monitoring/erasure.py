@@ -98,8 +98,9 @@ def erase_from_sets(folder: Path, requests: Set[str], at: float) -> list[ErasedS
     found = []
     for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
         listed_ids = requests & set(listed.read_text(encoding="utf-8").split("\n"))
-        of_set, rows = _erase_rows(listed.parent, requests)
+        of_set, texts, rows = _erase_rows(listed.parent, requests)
         if rows:
+            _erase_from_pages(listed.parent, texts)
             replace_file(listed.parent / ERASED_FILE, msgspec.json.encode({"rows": rows, "at": at}))
         if listed_ids | of_set:
             found.append(ErasedSet(listed.parent.name, len(listed_ids | of_set), rows))
@@ -107,6 +108,12 @@ def erase_from_sets(folder: Path, requests: Set[str], at: float) -> list[ErasedS
         if path.is_file():
             _erase_lines(path, requests)
     return found
+
+
+def erase_from_trainings(folder: Path, requests: Set[str]) -> int:
+    """Erase the rows that came from these requests from the folders of trainings: those that run, and those that
+    failed and may go on. Returns the rows."""
+    return sum(_erase_rows(files, requests)[2] for files in sorted(folder.glob("*")) if files.is_dir())
 
 
 def _erase_lines(path: Path, requests: Set[str]) -> None:
@@ -117,8 +124,8 @@ def _erase_lines(path: Path, requests: Set[str]) -> None:
         replace_file(path, b"".join(rest))
 
 
-def _erase_rows(folder: Path, requests: Set[str]) -> tuple[set[str], int]:
-    """The requests that rows of one data set came from, and the number of rows that were erased from its files."""
+def _erase_rows(folder: Path, requests: Set[str]) -> tuple[set[str], list[str], int]:
+    """The requests that rows of one folder came from, their texts, and the number of rows erased from its files."""
     erased: dict[str, dict[str, Any]] = {}
     paths = sorted(folder.glob("*.jsonl"))
     rows_of = {path: [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] for path in paths}
@@ -132,9 +139,8 @@ def _erase_rows(folder: Path, requests: Set[str]) -> tuple[set[str], int]:
         if len(rest) < len(rows):
             replace_file(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rest))
             total += len(rows) - len(rest)
-    if erased:
-        _erase_from_pages(folder, [text for row in erased.values() for text in _texts_of(row)])
-    return {request for row in erased.values() for request in _requests_of(row) & requests}, total
+    texts = [text for row in erased.values() for text in _texts_of(row)]
+    return {request for row in erased.values() for request in _requests_of(row) & requests}, texts, total
 
 
 def _comes_from(row: dict[str, Any], requests: Set[str], erased: dict[str, Any]) -> bool:

@@ -4,7 +4,8 @@ suites.
 `python -m monitoring.erasure_run` reads an ErasureJob as a line of JSON, and prints an ErasureReport. It ends at once
 when its input is closed. Whoever comes after a kill does all of it again: what is erased already is found erased.
 
-The archive is locked meanwhile. First what waits in Redis is erased, then all else that waits is archived, so that
+Data sets and the archive are locked meanwhile, in this order: a build that has read a text already has written its
+set before. First what waits in Redis is erased, then all else that waits is archived, so that
 every request can be found there; then files are written again without the texts.
 """
 
@@ -25,6 +26,7 @@ from monitoring.archive_run import READ_MAX, ArchiveReport, write_all
 from monitoring.erasure import (
     ErasedSet,
     erase_from_sets,
+    erase_from_trainings,
     erase_texts,
     erase_unreadable,
     erase_words_of_feedback,
@@ -44,6 +46,7 @@ class ErasureJob(msgspec.Struct):
     redis_url: str
     folder: str
     datasets: str
+    trainings: str
     spool: str
     until: float
     requests: list[str] = []
@@ -51,7 +54,8 @@ class ErasureJob(msgspec.Struct):
 
 
 class ErasureReport(msgspec.Struct):
-    """The result: the requests that it found, and how much was erased of them. `evaluated` are rows of evaluations."""
+    """The result: the requests that it found, and how much was erased of them. `evaluated` are rows of evaluations,
+    `trained` are rows of trainings."""
 
     requests: list[str] = []
     texts: int = 0
@@ -59,6 +63,7 @@ class ErasureReport(msgspec.Struct):
     datasets: list[ErasedSet] = []
     suites: list[ErasedSuite] = []
     evaluated: int = 0
+    trained: int = 0
     seconds: float = 0.0
 
 
@@ -66,8 +71,14 @@ def erase(job: ErasureJob) -> ErasureReport:
     """Erase what the job names. Raises RedisError, OSError and duckdb.Error; what is erased by then stays so."""
     began = time.monotonic()
     report, folder, requests = ErasureReport(), Path(job.folder), set(job.requests)
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock_archive(folder), Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
+    datasets = Path(job.datasets)
+    for each in (folder, datasets):
+        each.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (
+        lock_archive(datasets),
+        lock_archive(folder),
+        Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
+    ):
         waiting = {row.request for row in _waiting(redis) if _is_meant(row, job, requests)}
         delete_texts(redis, waiting, 0)
         write_all(redis, folder, ArchiveReport())
@@ -80,7 +91,8 @@ def erase(job: ErasureJob) -> ErasureReport:
         report.suites = erase_from_suites(redis, requests)
         report.evaluated = erase_from_evaluations(redis, requests)
         _erase_damaged(Path(job.spool), requests)
-        report.datasets = erase_from_sets(Path(job.datasets), requests, job.until)
+        report.trained = erase_from_trainings(Path(job.trainings), requests)
+        report.datasets = erase_from_sets(datasets, requests, job.until)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 

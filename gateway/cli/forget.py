@@ -58,11 +58,18 @@ def forget(
 
 
 def _tell(api: Api, erasure: dict[str, Any]) -> None:
-    counted = ("texts", "reviews", "feedback", "examples", "evaluated")
+    counted = ("texts", "reviews", "feedback", "examples", "evaluated", "trained")
     names = dict(
         zip(
             counted,
-            ("kept texts", "reviews", "comments and demonstrations", "examples", "rows of evaluations"),
+            (
+                "kept texts",
+                "reviews",
+                "comments and demonstrations",
+                "examples",
+                "rows of evaluations",
+                "rows of trainings",
+            ),
             strict=True,
         )
     )

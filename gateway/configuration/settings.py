@@ -336,6 +336,11 @@ class Settings(BaseSettings):
         return (self.datasets.folder or self.data_folder / "datasets").absolute()
 
     @property
+    def training_folder(self) -> Path:
+        """Where the files of trainings are, as long as they can go on."""
+        return self.data_folder.absolute() / "trainings"
+
+    @property
     def text_spool(self) -> Path:
         """Where this machine's gateways spool kept texts."""
         return self.data_folder.absolute() / "spool-texts"

@@ -16,6 +16,7 @@ import duckdb
 import msgspec
 from redis.exceptions import RedisError
 
+from monitoring.archive import lock_archive
 from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep
 from monitoring.datasets.card import card_of
@@ -30,7 +31,14 @@ FAULTS_SHOWN = 20
 
 
 def run(job: DatasetJob) -> DatasetResult:
-    """Build the set. Raises OSError, after which nothing of it is left."""
+    """Build the set. An erasure waits for its end. Raises OSError, after which nothing of it is left."""
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with lock_archive(folder, shared=True):
+        return _build(job)
+
+
+def _build(job: DatasetJob) -> DatasetResult:
     _tell("reading", 0.0)
     try:
         rows, faults = _read(job)

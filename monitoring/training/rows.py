@@ -50,11 +50,13 @@ def rehearse(rows: Sequence[Row], heldout: Iterable[Row], older: Sequence[Row], 
 
 
 def as_line(row: Row, source: str) -> dict[str, Any]:
-    """A row as the trainer reads it. `source` keeps groups of several files apart."""
-    group = f"{source}-{row.group}"
+    """A row as the trainer reads it, with the names by which an erasure finds it. `source` keeps groups of several
+    files apart."""
+    names = {"id": row.id, "request": row.request, "parent": row.parent}
+    own = {name: value for name, value in names.items() if value} | {"group": f"{source}-{row.group}"}
     if row.messages is None:
-        return {"prompt": row.prompt, "expected": row.expected, "group": group}
-    return {"messages": [*row.messages, {"role": "assistant", "content": row.expected}], "group": group}
+        return {"prompt": row.prompt, "expected": row.expected, **own}
+    return {"messages": [*row.messages, {"role": "assistant", "content": row.expected}], **own}
 
 
 def _request_of(row: Row) -> str:

@@ -38,6 +38,7 @@ class Erased(msgspec.Struct, frozen=True):
     datasets: list[dict[str, Any]]
     suites: list[dict[str, Any]]
     evaluated: int
+    trained: int
     seconds: float
 
 
@@ -75,6 +76,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         datasets=erased.datasets,
         suites=erased.suites,
         evaluated=erased.evaluated,
+        trained=erased.trained,
         versions=list_versions_of(erasures, {each["digest"] for each in erased.datasets}),
         append_only_file=await rewrite_now(erasures.services.redis),
         seconds=erased.seconds,
@@ -91,6 +93,7 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> Erased:
         "redis_url": redis_address(settings),
         "folder": str(settings.archive),
         "datasets": str(settings.dataset_folder),
+        "trainings": str(settings.training_folder),
         "spool": str(settings.text_spool),
         "until": erasure.at,
         "requests": erasure.requests,

@@ -39,6 +39,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     datasets: list[dict[str, Any]] = []
     suites: list[dict[str, Any]] = []
     evaluated: int = 0
+    trained: int = 0
     versions: list[str] = []
     append_only_file: str | None = None
     seconds: float = 0.0

@@ -11,12 +11,12 @@ from gateway.features.training.following import keep_following
 from gateway.features.training.local_run import keep_training
 from gateway.features.training.remote_run import keep_following_remote
 from gateway.features.training.store import TrainingStore
-from gateway.features.training.trainings import FOLDER_NAME, Trainings, ensure_place
+from gateway.features.training.trainings import Trainings, ensure_place
 from gateway.services import Services
 
 
 def _open(services: Services, features: Features) -> Trainings:
-    place = ensure_place(services.settings.data_folder.absolute() / FOLDER_NAME)
+    place = ensure_place(services.settings.training_folder)
     return Trainings(
         services,
         TrainingStore(services.redis),

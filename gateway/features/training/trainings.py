@@ -17,7 +17,6 @@ from gateway.state.private_files import make_private_folder
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 
 PLACE_FILE = "place"
-FOLDER_NAME = "trainings"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Trainings:
     @property
     def folder(self) -> Path:
         """The folder of all local trainings."""
-        return self.services.settings.data_folder.absolute() / FOLDER_NAME
+        return self.services.settings.training_folder
 
     def runs_here(self, training: Training) -> bool:
         """Whether a training runs on this machine, rather than elsewhere with its files here."""
