@@ -28,7 +28,8 @@ PAIR = (
     *("by_class", "contract", "unanswered"),
 )
 """The figures of a pair that the gate looks at."""
-WHOLE = ("", "newest")
+NEWEST = "newest"
+WHOLE = ("", NEWEST)
 """Data that stand for the task as it is now: those of no suite, and the newest one. Others may not be worse."""
 
 
@@ -95,8 +96,8 @@ def compare_arms(
     suite: str = "",
 ) -> dict[str, Comparison]:
     """The comparisons of the arm `adapter` with other versions in a report, by the other one's name and the suite: the
-    newest one takes the place of what stood there."""
-    of_suite = "" if suite in WHOLE else f" {suite} {data_digest[:12]}"
+    newest one takes the place of what stood there. Data of no suite never take the place of a suite's."""
+    of_suite = f" {suite}" if suite in WHOLE else f" {suite} {data_digest[:12]}"
     return {
         f"{arms[pair['second']].version}{of_suite}": Comparison(
             evaluation=evaluation,
@@ -131,6 +132,8 @@ def decide_gate(
         fitting = [one for one in ours if (one.version, one.reference) == (version, reference.asked)]
         if not any(one.suite in WHOLE for one in fitting):
             lines.append(_missing(version, reference, next(iter(ours), None)))
+        if any(one.suite == NEWEST for one in fitting):  # an easy file must not outweigh the suite
+            fitting = [one for one in fitting if one.suite]
         for comparison in fitting:
             used.append(comparison.evaluation)
             lines += _lines(comparison, bounds) if comparison.suite in WHOLE else _suite_lines(comparison, bounds)

@@ -137,6 +137,15 @@ def test_a_report_of_other_bytes_or_of_another_reference_is_none() -> None:
     assert decide_gate(CANDIDATE, references, found, BOUNDS).verdict == "failed", "it has to pass against both"
 
 
+def test_an_easy_file_does_not_outweigh_the_newest_suite() -> None:
+    on_suite = compared(answers(1000, 0.3, 1), answers(1000, 0.02, 2), suite="newest")
+    on_file = compared(answers(1000, 0.01, 3), answers(1000, 0.02, 4))
+    reference = [GateReference("leading", LEADING)]
+    assert decide_gate(CANDIDATE, reference, on_file, BOUNDS).verdict == "passed"
+    for order in (on_suite | on_file, on_file | on_suite):
+        assert decide_gate(CANDIDATE, reference, order, BOUNDS).verdict == "failed"
+
+
 def test_an_older_suite_shows_what_was_forgotten_and_may_be_small() -> None:
     same, references = answers(1000, 0.02, 1), [GateReference("leading", LEADING)]
     found = compared(same, same)
