@@ -72,11 +72,11 @@ def _find_gaps(inputs: Sequence[str], asked: Mapping[str, str]) -> list[dict[str
             break
         within = sorted(request for request, words in left.items() if word in words)
         beside = Counter(other for request in within for other in left[request] & missing if other != word)
-        together = [other for other, each in beside.most_common(TOGETHER_MAX) if each >= TOGETHER_SHARE * count]
+        often = sorted((-each, other) for other, each in beside.items() if each >= TOGETHER_SHARE * count)
         gaps.append(
             {
                 "word": word,
-                "together": together,
+                "together": [other for _, other in often[:TOGETHER_MAX]],
                 "requests": count,
                 "rows": in_rows[word],
                 "first": within[:REQUESTS_SHOWN],

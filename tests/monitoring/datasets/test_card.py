@@ -54,6 +54,12 @@ def test_words_of_production_that_no_row_has_are_told_with_their_share() -> None
     assert "is unknown" in measure_coverage(inputs, {})["words"][0]
 
 
+def test_words_that_go_together_have_one_order_whatever_the_process() -> None:
+    production = {f"r{n}": "winter parcels need seven customs forms" for n in range(40)}
+    (gap,) = measure_coverage(["A toaster."], production)["gaps"]
+    assert [gap["word"], *gap["together"]] == ["customs", "forms", "need", "parcels", "seven"]
+
+
 def test_synthetic_rows_are_measured_by_distance_and_by_leaving_them_out() -> None:
     draw = random.Random(2)
 
