@@ -49,7 +49,10 @@ def show_agreement(
     if api.out.answer(answer):
         return
     if answer["agreement"] is None:
-        api.out.say("No request was reviewed by several: set tasks.TASK.monitor.reviews.several_share.")
+        api.out.say(
+            f"Nothing is measured yet. Once reviews of {task} are answered by several, agreement follows within a "
+            "minute; tasks.TASK.monitor.reviews.several_share says how many are."
+        )
     else:
         _tell_report(api, answer["agreement"]["report"])
     if answer["gold"]:
