@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,8 @@ class Loop:
             await asyncio.gather(trading, return_exceptions=True)
 
     async def _place_first_version(self) -> None:
-        """v1 is pushed, loaded, evaluated on 200 cases of the old rules, and leads."""
-        rows = self._draw_suite(OLD, 200, "first")
+        """v1 is pushed, loaded, evaluated on 120 cases of the old rules, and leads."""
+        rows = self._draw_suite(OLD, 120, "first")
         await self._operator.run("adapters", "push", HERE / "adapter")
         await self._operator.run("adapters", "stage", f"{TASK}@v1")
         answer = await self._operator.run("evaluate", f"{TASK}@v1", "--data", rows, "--arms", "adapter",
@@ -163,7 +164,7 @@ class Loop:
             return {}
         await asyncio.sleep(15)  # the archive is written each 5 s
         dataset = await self._operator.run(
-            "datasets", "build", TASK, "--since", int(since) + 1, "--class-field", "rule"
+            "datasets", "build", TASK, "--since", _moment(since), "--class-field", "rule"
         )
         self._note(f"data set of {dataset['rows']['train']} rows")
         return dataset
@@ -291,6 +292,11 @@ class Loop:
 
     def _now(self) -> float:
         return round(time.time() - self._began_at, 1)
+
+
+def _moment(at: float) -> str:
+    """A time in Unix seconds as commands take it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 async def _is(value: bool) -> bool:
