@@ -14,27 +14,10 @@ import duckdb
 import msgspec
 from redis.exceptions import RedisError
 
-from monitoring.datasets.build_job import KeptSource
+from monitoring.datasets.hard_cases_job import HardCasesJob, HardCasesResult
 from monitoring.datasets.kept_rows import read_kept
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.helper_process import live_with_input
-
-
-class HardCasesJob(msgspec.Struct):
-    """The job: the requests of a task that got a wrong answer and whose right one is agreed, into the file `target`."""
-
-    task: str
-    kept: KeptSource
-    target: str
-    rows_max: int
-
-
-class HardCasesResult(msgspec.Struct):
-    """The end: the number of rows, and that of kept texts by label, or an error's sentence."""
-
-    rows: int = 0
-    counts: dict[str, int] = {}
-    error: str = ""
 
 
 def write_hard_cases(job: HardCasesJob) -> HardCasesResult:

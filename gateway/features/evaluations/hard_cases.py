@@ -18,7 +18,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
 from gateway.request_labels import read_rules
 from monitoring.datasets.build_job import KeptSource
-from monitoring.datasets.hard_run import HardCasesJob, HardCasesResult
+from monitoring.datasets.hard_cases_job import HardCasesJob, HardCasesResult
 
 RUN_SECONDS_MAX = 600.0
 COMMAND = (sys.executable, "-P", "-m", "monitoring.datasets.hard_run")

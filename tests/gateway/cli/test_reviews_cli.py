@@ -161,7 +161,7 @@ async def test_agreement_disputes_and_gold_questions_on_the_command_line(
     assert "is a gold question" in (await ok(apprentice, "reviews", "gold-add", "returns", request_id, "no")).out
     assert request_id in (await ok(apprentice, "reviews", "gold", "returns")).out
     assert "no gold question any more" in (await ok(apprentice, "reviews", "gold-remove", "returns", request_id)).out
-    assert "reviewed by several" in (await ok(apprentice, "reviews", "agreement", "returns")).out
+    assert "answered by several" in (await ok(apprentice, "reviews", "agreement", "returns")).out
     assert "0 to resolve" in (await ok(apprentice, "reviews", "disputed", "returns")).err
     none = await apprentice("reviews", "resolve", "returns", request_id, "no", "--comment", "It is cracked.")
     assert none.exit_code == 1
