@@ -13,9 +13,7 @@ names: what is there is left, what is missing is written.
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -30,7 +28,7 @@ from redis import Redis
 from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, lock_archive, write_part
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 from monitoring.text_retention import delete_due_texts
@@ -276,11 +274,7 @@ def _sweep(folder: Path, retention_days: int) -> None:
 
 def main() -> None:
     """Do the job that the input names, and say what was done."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=ArchiveJob)
-    live_with_input()
-    sys.stdout.buffer.write(msgspec.json.encode(run(job)) + b"\n")
-    sys.stdout.buffer.flush()
-    os._exit(0)
+    run_job(ArchiveJob, run)
 
 
 if __name__ == "__main__":

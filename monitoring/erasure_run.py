@@ -11,8 +11,6 @@ every request can be found there; then files are written again without the texts
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Iterator, Set
 from pathlib import Path
@@ -34,7 +32,7 @@ from monitoring.erasure import (
 )
 from monitoring.evaluation.erasure import ErasedSuite, erase_from_evaluations, erase_from_suites
 from monitoring.feedback_erasure import erase_feedback_words
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 from monitoring.text_stream import delete_texts, forgotten_name_of, read_row
 from monitoring.texts import STREAM_KEY, TEXT_KEY, TextRow
 
@@ -122,11 +120,7 @@ def _erase_damaged(folder: Path, requests: Set[str]) -> None:
 
 def main() -> None:
     """Do the job that the input names, and say what was erased."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=ErasureJob)
-    live_with_input()
-    sys.stdout.buffer.write(msgspec.json.encode(erase(job)) + b"\n")
-    sys.stdout.buffer.flush()
-    os._exit(0)
+    run_job(ErasureJob, erase)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,13 @@ It reads a SearchJob as a line of JSON, and prints a SearchResult. It ends at on
 
 from __future__ import annotations
 
-import os
-import sys
-
-import msgspec
-
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 from monitoring.request_search import SearchJob, search
 
 
 def main() -> None:
     """Do the search that the input names, and print what it found."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=SearchJob)
-    live_with_input()
-    sys.stdout.buffer.write(msgspec.json.encode(search(job)) + b"\n")
-    sys.stdout.buffer.flush()
-    os._exit(0)
+    run_job(SearchJob, search)
 
 
 if __name__ == "__main__":

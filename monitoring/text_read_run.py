@@ -5,12 +5,9 @@ It reads a TextReadJob as a line of JSON, and prints the texts. It ends at once 
 
 from __future__ import annotations
 
-import os
-import sys
-
 import msgspec
 
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 from monitoring.text_reader import TextReader
 from monitoring.texts import TextSource
 
@@ -22,15 +19,15 @@ class TextReadJob(msgspec.Struct):
     requests: list[str]
 
 
+def read_texts(job: TextReadJob) -> object:
+    """The texts by request."""
+    with TextReader(job.source) as reader:
+        return reader.of_requests(job.requests)
+
+
 def main() -> None:
     """Read what the input names, and print it by request."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=TextReadJob)
-    live_with_input()
-    with TextReader(job.source) as reader:
-        texts = reader.of_requests(job.requests)
-    sys.stdout.buffer.write(msgspec.json.encode(texts) + b"\n")
-    sys.stdout.buffer.flush()
-    os._exit(0)
+    run_job(TextReadJob, read_texts)
 
 
 if __name__ == "__main__":

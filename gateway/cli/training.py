@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, add_command, as_body, with_api
+from gateway.cli.evaluations import send_data
 from gateway.cli.tables import Row, moment, readable
 from gateway.cli.watch import PIPE_SECONDS, WatchFailed, wait
 from serving.adapters.manifest import ManifestError, read_manifest, to_json
 
 POLL_SECONDS = 0.5
-PIECE_BYTES = 1 << 16
 PATH = "/trainings"
 DIGEST = re.compile(r"[0-9a-f]{8,64}")
 trainings = typer.Typer(help="List, show and stop trainings.", no_args_is_help=True)
@@ -135,17 +133,7 @@ def _digest_of(api: Api, data: str) -> str:
         if DIGEST.fullmatch(data):
             return data
         raise Unusable(f"There is no file {data}, and it is no digest: `apprentice datasets list` has those.")
-    try:
-        with path.open("rb") as file:
-
-            def pieces() -> Iterator[bytes]:
-                while piece := file.read(PIECE_BYTES):
-                    yield piece
-
-            sent = api.send("/datasets/files", pieces(), "application/octet-stream", os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise Unusable(f"The data {data} can't be read: {error.strerror}.") from error
-    return str(sent["digest"])
+    return str(send_data(api, "/datasets/files", path, {}, "application/octet-stream")["digest"])
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ ends at once when its input is closed: it never outlives the gateway that began 
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from monitoring.datasets.kept_rows import KeptRows, read_kept
 from monitoring.datasets.reading import read_rows
 from monitoring.datasets.rows import DataRow, LeftOut
 from monitoring.evaluation.dataset import DatasetError
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 
 FAULTS_SHOWN = 20
 
@@ -112,17 +111,18 @@ def _say(line: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=DatasetJob)
-    live_with_input()
+def build(job: DatasetJob) -> DatasetResult:
+    """The result of a building, or why it can't be written."""
     try:
-        result = run(job)
+        return run(job)
     except OSError as error:
         room = " Make room, then build it again." if error.errno == errno.ENOSPC else ""
-        result = DatasetResult(error=f"The data set can't be written: {error.strerror or error}.{room}")
-    _say(msgspec.json.encode(result))
-    os._exit(0)
+        return DatasetResult(error=f"The data set can't be written: {error.strerror or error}.{room}")
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    run_job(DatasetJob, build)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ closed.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import msgspec
 from monitoring.archive import connected, write_path
 from monitoring.datasets.build_job import ExportJob, ExportResult
 from monitoring.datasets.rows import DataRow
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 
 COLUMNS: Mapping[str, str] = {
     "messages": "STRUCT(role VARCHAR, content VARCHAR)[]",
@@ -66,17 +64,17 @@ def _write_parquet(source: Path, target: Path) -> int:
     return int(counted[0]) if counted else 0
 
 
+def export(job: ExportJob) -> ExportResult:
+    """The number of rows that were written, or why they can't be."""
+    try:
+        return ExportResult(rows=run(job))
+    except (OSError, duckdb.Error, msgspec.DecodeError) as error:
+        return ExportResult(error=f"The data set can't be exported: {error}.")
+
+
 def main() -> None:
     """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=ExportJob)
-    live_with_input()
-    try:
-        result = ExportResult(rows=run(job))
-    except (OSError, duckdb.Error, msgspec.DecodeError) as error:
-        result = ExportResult(error=f"The data set can't be exported: {error}.")
-    sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
-    sys.stdout.buffer.flush()
-    os._exit(0)
+    run_job(ExportJob, export)
 
 
 if __name__ == "__main__":

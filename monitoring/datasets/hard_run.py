@@ -6,8 +6,6 @@ when its input is closed.
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import duckdb
@@ -17,7 +15,7 @@ from redis.exceptions import RedisError
 from monitoring.datasets.hard_cases_job import HardCasesJob, HardCasesResult
 from monitoring.datasets.kept_rows import read_kept
 from monitoring.evaluation.dataset import DatasetError
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 
 
 def write_hard_cases(job: HardCasesJob) -> HardCasesResult:
@@ -35,11 +33,7 @@ def write_hard_cases(job: HardCasesJob) -> HardCasesResult:
 
 def main() -> None:
     """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=HardCasesJob)
-    live_with_input()
-    sys.stdout.buffer.write(msgspec.json.encode(write_hard_cases(job)) + b"\n")
-    sys.stdout.buffer.flush()
-    os._exit(0)
+    run_job(HardCasesJob, write_hard_cases)
 
 
 if __name__ == "__main__":

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
-import msgspec
 from threadpoolctl import threadpool_limits
 
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 from monitoring.labels.messages import RatingsFault, RatingsJob
 from monitoring.labels.ratings import RatingsError, collect_ratings, read_rater_file
 from monitoring.labels.report import report_ratings
 
 
-def main() -> None:
-    """Make one report."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=RatingsJob)
-    live_with_input()
+def report(job: RatingsJob) -> object:
+    """The report on the ratings of a job, or what is wrong with its file."""
     try:
         ratings = collect_ratings(job.ratings, job.gold) if job.text is None else read_rater_file(job.text)
         with threadpool_limits(1):
-            output: object = report_ratings(ratings, job.agreement_min)
+            return report_ratings(ratings, job.agreement_min)
     except RatingsError as error:
-        output = RatingsFault(fault=str(error))
-    sys.stdout.buffer.write(msgspec.json.encode(output))
-    sys.stdout.buffer.flush()
-    os._exit(0)  # whatever reads the input would keep it
+        return RatingsFault(fault=str(error))
+
+
+def main() -> None:
+    """Make one report."""
+    run_job(RatingsJob, report)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,13 @@ Preparation. It ends at once when its input is closed.
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, rehearse, split_heldout
 
 ROWS_FILE = "rows.jsonl"
@@ -79,20 +76,17 @@ def _write(path: Path, lines: Iterable[dict[str, object]]) -> None:
     aside.replace(path)
 
 
+def run(job: PreparationJob) -> Preparation:
+    """The preparation, or which file can't be read or written."""
+    try:
+        return prepare(job)
+    except OSError as error:
+        return Preparation(error=f"{error.filename or job.folder} can't be read or written: {error.strerror}.")
+
+
 def main() -> None:
     """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=PreparationJob)
-    live_with_input()
-    try:
-        prepared = prepare(job)
-    except OSError as error:
-        prepared = Preparation(error=f"{error.filename or job.folder} can't be read or written: {error.strerror}.")
-    except Exception:
-        traceback.print_exc()
-        os._exit(1)
-    sys.stdout.buffer.write(msgspec.json.encode(prepared))
-    sys.stdout.buffer.flush()
-    os._exit(0)  # whatever reads the input would keep it
+    run_job(PreparationJob, run)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,6 @@ gateway that began it.
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from pathlib import Path
 
 import msgspec
@@ -16,7 +13,7 @@ import msgspec
 from gateway.features.diagnosis.messages import LookedUp, LookupJob
 from monitoring.datasets.folder import TRAIN_FILE
 from monitoring.datasets.rows import INSTRUCTING, DataRow, text_of
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText
 
@@ -50,15 +47,7 @@ def words_of(text: KeptText) -> str:
 
 def main() -> None:
     """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=LookupJob)
-    live_with_input()
-    try:
-        sys.stdout.buffer.write(msgspec.json.encode(look_up(job)))
-        sys.stdout.buffer.flush()
-    except Exception:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)  # whatever reads the input would keep it
+    run_job(LookupJob, look_up)
 
 
 if __name__ == "__main__":
