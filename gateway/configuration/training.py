@@ -47,7 +47,7 @@ class TrainingSettings(Section):
     python: Path | None = Field(
         None, description="Python of an environment with torch, transformers and peft; unset: no local training."
     )
-    threads: int = Field(0, ge=0, le=1024, description="Threads of a local training; 0: all.")
+    threads: int = Field(0, ge=0, le=1024, description="Threads of a local training; 0: all cores but one.")
     niceness: int = Field(15, ge=0, le=19, description="How far a local training stands back behind engines.")
     silence_seconds_max: float = Field(
         3600.0, gt=0, le=86_400, description="Longest time without progress; then the training has failed."

@@ -363,8 +363,8 @@ class LoraTraining:
 
 def train(job: Job, folder: Path) -> None:
     """Run the training of a folder to its end. Raises TrainingFailure."""
-    if job.threads:
-        torch.set_num_threads(job.threads)
+    # One core is left to the engine and the gateway: threads that share a core wait for each other at every step.
+    torch.set_num_threads(job.threads or max(1, len(os.sched_getaffinity(0)) - 1))
     torch.manual_seed(job.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.base)
     examples, left_out = read_examples(folder / job.rows, tokenizer, job.tokens_max)
