@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 import yaml
-from customers import Shop, drawn_cases
+from customers import TRAFFIC_SHARES, Shop, drawn_cases
 from picture import loop_picture, written
 from policy import Season, answer_for
 from rich.console import Console
@@ -58,10 +58,10 @@ class Untold(Exception):
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=2026, help="of the cases, and of the answers that are judged")
-    parser.add_argument("--rate", type=float, default=3.0, help="requests a second at most")
+    parser.add_argument("--rate", type=float, default=2.0, help="requests a second at most")
     parser.add_argument("--calm", type=float, default=60.0, help="seconds before the rule changes")
-    parser.add_argument("--labels", type=int, default=400, help="labels under the new rules that a data set needs")
-    parser.add_argument("--suite-rows", type=int, default=300, help="rows of the suite that the gate reads")
+    parser.add_argument("--labels", type=int, default=300, help="labels under the new rules that a data set needs")
+    parser.add_argument("--suite-rows", type=int, default=225, help="rows of the suite that the gate reads")
     parser.add_argument("--steps", type=int, default=100, help="steps of each training")
     parser.add_argument("--wait", type=float, default=1200.0, help="seconds in which each step has to come to its end")
     parser.add_argument("--auto", action="store_true", help="retraining: auto; only the good version is made")
@@ -273,8 +273,8 @@ class Loop:
             await asyncio.sleep(LOOK_SECONDS)
 
     def _draw_suite(self, season: Season, count: int, name: str) -> Path:
-        """Cases that nobody has sent, with the right answers of a season."""
-        cases = drawn_cases(self._args.seed + sum(map(ord, name)))
+        """Cases that nobody has sent, as many of each rule, with the right answers of a season."""
+        cases = drawn_cases(self._args.seed + sum(map(ord, name)), dict.fromkeys(TRAFFIC_SHARES, 1))
         rows = [
             {"id": f"{name}-{number}", "text": case.text, "expected": answer_for(case.facts, season)}
             for number, case in zip(range(count), cases, strict=False)
