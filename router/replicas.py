@@ -3,6 +3,9 @@
 Requests that share a beginning (a conversation, or a version's own prompt) share a key, and go to the same replica
 while it is not busier than the others, so that its prefix cache serves them: consistent hashing with bounded loads
 (Mirrokni, Thorup and Zadimoghaddam 2016), over rendezvous hashing (Thaler and Ravishankar 1998).
+
+In a pool of more than SCANNED_MAX replicas only some are looked at: the key's own few, by multi-probe consistent
+hashing (Appleton and O'Reilly 2015), and a few at random, from which the least busy is taken (Mitzenmacher 2001).
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from serving.view import CircuitView, PoolView, ReplicaView
 
@@ -21,7 +25,27 @@ Lack = Literal["no_replica", "overload"]
 
 BALANCE_MAX = 1.25
 """The largest load of a replica, as a multiple of the mean, before a key's next choice is taken."""
-_WEIGHTS_MASK = (1 << 64) - 1
+SCANNED_MAX = 64
+"""The largest number of replicas of which each is looked at."""
+DRAWN = 4
+"""Replicas of a larger pool that are looked at at random."""
+PLACES = 8
+"""Places of a key on the ring of a larger pool."""
+_WEIGHT_BITS = 64
+_WEIGHTS_MASK = (1 << _WEIGHT_BITS) - 1
+
+
+class Candidates(NamedTuple):
+    """The replicas of a pool that are up and have a version, and where each stands on the ring of a large pool.
+
+    `calm` says that none of them has failed lately. `points` are in order, once around to the first one again, and
+    `on_ring` has the replica of each.
+    """
+
+    replicas: tuple[ReplicaView, ...]
+    calm: bool
+    points: tuple[int, ...] = ()
+    on_ring: tuple[ReplicaView, ...] = ()
 
 
 def pick(
@@ -45,29 +69,92 @@ def pick(
     breaker is open. `avoid` holds replicas that this request must not be sent to again. A version that is `on_trial` is
     asked however often it failed itself, so that its verdict has something to go by.
     """
-    there = [
-        replica
-        for replica in pool.replicas
-        if replica.up and replica.name not in avoid and (version is None or version in replica.loaded)
-    ]
+    candidates: Candidates = pool.derived.get(version) or _find_candidates(pool, version)
+    model = "" if on_trial else version or pool.base_model
+    if candidates.points:
+        found = _look_at_some(candidates, in_flight, now, draw, avoid, key, model)
+        if found is not None:
+            return found
+    there: Sequence[ReplicaView] = candidates.replicas
+    if avoid:
+        there = [replica for replica in there if replica.name not in avoid]
     if not there:
         return "no_replica"
-    model = "" if on_trial else version or pool.base_model
-    awake = [replica for replica in there if _is_awake(replica, model, now)]
+    awake = there if candidates.calm else [replica for replica in there if _is_awake(replica, model, now)]
     if not awake:
         if spare_open:
             there = [replica for replica in there if not any(circuit.open for circuit in _circuits(replica, model))]
             if not there:
                 return "no_replica"
         awake = [min(there, key=lambda replica: _badness(replica, model))]
-    free = [replica for replica in awake if in_flight.get(replica.name, 0) < replica.in_flight_max]
+    loads = [in_flight.get(replica.name, 0) for replica in awake]
+    free = [pair for pair in zip(awake, loads, strict=True) if pair[1] < pair[0].in_flight_max]
     if not free:
         return "overload"
     if len(free) == 1:
-        return free[0]
+        return free[0][0]
+    return _least_busy(free, draw) if key is None else _first_choice(free, key)
+
+
+def _find_candidates(pool: PoolView, version: str | None) -> Candidates:
+    """Work out the candidates for a version, once for each picture of the pool."""
+    there = tuple(one for one in pool.replicas if one.up and (version is None or version in one.loaded))
+    calm = not any(replica.circuits or replica.resting_until for replica in there)
+    candidates = Candidates(there, calm)
+    if len(there) > SCANNED_MAX:
+        on_ring = sorted(there, key=lambda replica: _factor(replica.name))
+        points = [_factor(replica.name) for replica in on_ring]
+        candidates = Candidates(there, calm, (*points, points[0] + _WEIGHTS_MASK + 1), (*on_ring, on_ring[0]))
+    pool.derived[version] = candidates
+    return candidates
+
+
+def _look_at_some(
+    candidates: Candidates,
+    in_flight: Mapping[str, int],
+    now: float,
+    draw: float,
+    avoid: frozenset[str],
+    key: str | None,
+    model: str,
+) -> ReplicaView | None:
+    """A replica out of some that are looked at; None where none of them is free: then all have to be.
+
+    With a key: the first of its own that is within the bound, which is that of the mean of those at random.
+    """
+    drawn, fewest, total = None, 0, 0
+    at = (int(draw * (1 << 53)) + 1) * _STEP & _WEIGHTS_MASK
+    for _ in range(DRAWN):
+        replica = candidates.replicas[at * len(candidates.replicas) >> _WEIGHT_BITS]
+        at = at * _STEP & _WEIGHTS_MASK
+        load = in_flight.get(replica.name, 0)
+        total += load
+        if (drawn is None or load < fewest) and _is_free(replica, load, now, avoid, model):
+            drawn, fewest = replica, load
     if key is None:
-        return _least_busy(free, in_flight, draw)
-    return _first_choice(free, in_flight, key)
+        return drawn
+    bound = math.ceil(BALANCE_MAX * (total + 1) / DRAWN)
+    for replica in _list_own(candidates, key):
+        load = in_flight.get(replica.name, 0)
+        if load < bound and _is_free(replica, load, now, avoid, model):
+            return replica
+    return drawn
+
+
+def _list_own(candidates: Candidates, key: str) -> list[ReplicaView]:
+    """The replicas of a key, nearest first: that behind each of its places on the ring, at most PLACES.
+
+    Where one of them leaves, the next ones behind its places are further away, so that no key of another one moves.
+    """
+    points, on_ring = candidates.points, candidates.on_ring
+    start = zlib.crc32(key.encode("utf-8", "surrogatepass")) + 1
+    places = [start * factor & _WEIGHTS_MASK for factor in _PLACE_FACTORS]
+    found = sorted([(points[at := bisect_left(points, place)] - place, at) for place in places])
+    return [on_ring[at] for _, at in found]
+
+
+def _is_free(replica: ReplicaView, load: int, now: float, avoid: frozenset[str], model: str) -> bool:
+    return load < replica.in_flight_max and _is_awake(replica, model, now) and replica.name not in avoid
 
 
 def _is_awake(replica: ReplicaView, model: str, now: float) -> bool:
@@ -91,13 +178,12 @@ def _badness(replica: ReplicaView, model: str) -> tuple[bool, float]:
     return any(circuit.open for circuit in circuits), max(rests, replica.resting_until)
 
 
-def _first_choice(replicas: Sequence[ReplicaView], in_flight: Mapping[str, int], key: str) -> ReplicaView:
+def _first_choice(replicas: Sequence[tuple[ReplicaView, int]], key: str) -> ReplicaView:
     """One of them is always within the bound, since not all can carry more than their mean."""
-    loads = [in_flight.get(replica.name, 0) for replica in replicas]
-    bound = math.ceil(BALANCE_MAX * (sum(loads) + 1) / len(loads))
+    bound = math.ceil(BALANCE_MAX * (sum([load for _, load in replicas]) + 1) / len(replicas))
     point = zlib.crc32(key.encode("utf-8", "surrogatepass")) + 1
-    first, heaviest = replicas[0], -1
-    for replica, load in zip(replicas, loads, strict=True):
+    first, heaviest = replicas[0][0], -1
+    for replica, load in replicas:
         if load < bound:
             weight = point * _factor(replica.name) & _WEIGHTS_MASK
             if weight > heaviest:
@@ -111,7 +197,11 @@ def _factor(replica: str) -> int:
     return int.from_bytes(hashlib.blake2b(replica.encode(), digest_size=8).digest(), "big") | 1
 
 
-def _least_busy(replicas: Sequence[ReplicaView], in_flight: Mapping[str, int], draw: float) -> ReplicaView:
-    fewest = min(in_flight.get(replica.name, 0) for replica in replicas)
-    ties = [replica for replica in replicas if in_flight.get(replica.name, 0) == fewest]
+def _least_busy(replicas: Sequence[tuple[ReplicaView, int]], draw: float) -> ReplicaView:
+    fewest = min([load for _, load in replicas])
+    ties = [replica for replica, load in replicas if load == fewest]
     return ties[int(draw * len(ties))]
+
+
+_PLACE_FACTORS = tuple(_factor(f"place {number}") for number in range(PLACES))
+_STEP = _factor("step")

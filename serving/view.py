@@ -85,7 +85,8 @@ class PoolView:
     """The replicas of one base model; `base_model` is the name under which its engines serve the base.
 
     `continues` says that its engines go on with an assistant's message that has begun; `context_tokens_max` how many
-    tokens they take, prompt and answer together, if it is known.
+    tokens they take, prompt and answer together, if it is known. `derived` is the router's: what it has worked out of
+    this picture, by version; it ends with the picture.
     """
 
     name: str
@@ -94,6 +95,7 @@ class PoolView:
     continues: bool = False
     context_tokens_max: int | None = None
     engine: EngineKind = "vllm"
+    derived: dict[str | None, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from router.attempts import Failure, NextAttempt, choose_next_attempt
 from router.choice import choose
 from router.decision import NO_SCORES, Choice
-from router.replicas import BALANCE_MAX, pick
+from router.replicas import BALANCE_MAX, DRAWN, PLACES, SCANNED_MAX, pick
 from serving.view import CircuitView, PoolView, ReplicaView
 from tests.router.situations import NOW, VERSIONS, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
@@ -181,6 +183,81 @@ def test_one_key_alone_never_loads_a_replica_far_above_the_others() -> None:
         in_flight[keyed(there, "returns@v1", in_flight)] += 1
     assert max(in_flight.values()) <= math.ceil(BALANCE_MAX * 400 / 4)
     assert sum(in_flight.values()) == 400
+
+
+def test_keys_are_shared_out_over_hundreds_of_replicas() -> None:
+    hundreds = alike(500)
+    counted = Counter(keyed(hundreds, f"session-{n}") for n in range(20_000))
+    assert len(counted) > 480, "those that few places are before get what is over the others' bound"
+    assert max(counted.values()) < 2 * 20_000 / 500
+
+
+def test_of_hundreds_one_that_leaves_moves_its_own_keys_alone_and_spreads_them() -> None:
+    many_, fewer = alike(500), pool(*(r for n, r in enumerate(alike(500).replicas) if n != 77))
+    gone = many_.replicas[77].name
+    moved: Counter[str] = Counter()
+    for n in range(20_000):
+        before, after = keyed(many_, f"session-{n}"), keyed(fewer, f"session-{n}")
+        assert before in (after, gone)
+        moved[after] += before == gone
+    assert len([name for name, count in moved.items() if count]) > 10
+
+
+def test_of_hundreds_only_some_are_looked_at_and_all_once_those_are_full() -> None:
+    class Looked(dict[str, int]):
+        count = 0
+
+        def get(self, name: str, default: int = 0) -> int:  # type: ignore[override]
+            Looked.count += 1
+            return super().get(name, default)
+
+    hundreds = alike(500)
+    for key in (None, "a session"):
+        Looked.count = 0
+        assert not isinstance(pick(hundreds, None, Looked(), NOW, 0.3, key=key), str)
+        assert Looked.count <= DRAWN + PLACES
+        full = {r.name: r.in_flight_max for r in hundreds.replicas}
+        assert pick(hundreds, None, full, NOW, 0.3, key=key) == "overload"
+        for only in (hundreds.replicas[0], hundreds.replicas[499]):
+            assert pick(hundreds, None, full | {only.name: 0}, NOW, 0.3, key=key) == only
+
+
+@pytest.mark.parametrize("key", [None, "returns@v1"])
+def test_requests_one_after_the_other_load_hundreds_of_replicas_evenly(key: str | None) -> None:
+    hundreds, in_flight, chance = alike(500, in_flight_max=1000), Counter[str](), random.Random(1)
+    for _ in range(10_000):
+        picked = pick(hundreds, None, in_flight, NOW, chance.random(), key=key)
+        in_flight[picked.name] += 1  # type: ignore[union-attr]
+    assert max(in_flight.values()) <= 2 * 10_000 / 500
+    assert len(in_flight) == 500
+
+
+def test_of_hundreds_those_that_rest_or_are_avoided_are_passed_over() -> None:
+    awake = alike(SCANNED_MAX + 3).replicas[5].name
+    resting = pool(
+        *(
+            r if r.name == awake else replica(r.name, "small", resting_until=NOW + 9)
+            for r in alike(SCANNED_MAX + 3).replicas
+        )
+    )
+    for key in (None, "a session"):
+        for draw in (0.0, 0.4, 0.9):
+            found = pick(resting, None, {}, NOW, draw, key=key)
+            assert not isinstance(found, str)
+            assert found.name == awake
+        everyone = alike(SCANNED_MAX + 3)
+        first = pick(everyone, None, {}, NOW, 0.4, key=key)
+        assert not isinstance(first, str)
+        again = pick(everyone, None, {}, NOW, 0.4, frozenset({first.name}), key=key)
+        assert not isinstance(again, str)
+        assert again.name != first.name
+
+
+def test_a_new_picture_of_a_pool_forgets_what_was_derived_of_the_one_before() -> None:
+    two = pool(replica("small-0", "small", "returns@v1"), replica("small-1", "small"))
+    assert pick(two, "returns@v1", {}, NOW, 0.0) == two.replicas[0]
+    later = replace(two, replicas=(replica("small-0", "small"), replica("small-1", "small", "returns@v1")))
+    assert pick(later, "returns@v1", {}, NOW, 0.0) == later.replicas[1]
 
 
 def four_small() -> list[object]:

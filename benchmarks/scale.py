@@ -1,0 +1,90 @@
+"""What grows with the house: `python -m benchmarks.scale [--json]`.
+
+replicas   choose() of a task without checks, with 1, 8, 64 and 500 replicas in its pool; and with a session
+tasks      the same with 1,000 tasks beside it
+rules      the same with 100 rules of other tasks, and of its own, none of which matches
+
+Microseconds of CPU time of the thread, on the fleet's own picture; the best of several rounds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from benchmarks.choice import VERSION, best_us, policy, show
+from benchmarks.choice import fleet as small_fleet
+from benchmarks.harness import Goal, conclude, options
+from router.choice import choose
+from router.decision import NO_SCORES, Moment, RoutingRequest
+from router.fitted import NOTHING_FITTED
+from router.policy import Policy, TaskPolicy
+from serving.fleet import Fleet, PoolConfig
+from serving.replica import ReplicaConfig
+from serving.view import FleetView
+
+REPLICAS = (1, 8, 64, 500)
+TASKS = 1000
+RULES = 100
+MOMENT = Moment(1000.0, 1_800_000_000.0, 0.5)
+GOALS = (Goal("replicas_500_us", at_most=10.0), Goal("replicas_500_session_us", at_most=10.0))
+
+
+def fleet_of(replicas: int) -> FleetView:
+    """A pool of so many replicas, all of which have the version, as a running gateway sees it."""
+    configs = [ReplicaConfig(f"small-{n}", f"http://10.0.0.{n}:8000", "small") for n in range(replicas)]
+    fleet = Fleet([PoolConfig("small", "small-base", tuple(configs))])
+    fleet.know(small_fleet().versions)
+    for replica in fleet.replicas.values():
+        replica.up, replica.loaded = True, frozenset({VERSION})
+    return fleet.view()
+
+
+def with_tasks(rules: Policy, tasks: int) -> Policy:
+    """The policy with so many tasks more."""
+    more = {f"task-{number}": TaskPolicy(f"task-{number}", "general") for number in range(tasks)}
+    return replace(rules, tasks=MappingProxyType({**rules.tasks, **more}))
+
+
+def of_others(rules: Policy) -> Policy:
+    """The policy with its rules for other tasks than the one that is asked."""
+    return replace(rules, overrides=tuple(replace(rule, task=f"task-{rule.id}") for rule in rules.overrides))
+
+
+def measured(times: int) -> dict[str, float]:
+    """All figures."""
+    plain, ruled = policy({}, 0, NOTHING_FITTED), policy({}, RULES, NOTHING_FITTED)
+    request = RoutingRequest("returns", "caller1", frozenset({"returns"}), None, {})
+    named = replace(request, session="a session")
+    cells: dict[str, tuple[RoutingRequest, Policy, int]] = {}
+    for count in REPLICAS:
+        cells |= {f"replicas_{count}": (request, plain, count), f"replicas_{count}_session": (named, plain, count)}
+    cells[f"tasks_{TASKS}"] = (request, with_tasks(plain, TASKS), 1)
+    cells[f"rules_{RULES}_of_others"] = (request, of_others(ruled), 1)
+    cells[f"rules_{RULES}"] = (request, ruled, 1)
+    views = {count: fleet_of(count) for count in REPLICAS}
+    return {
+        f"{name}_us": best_us(
+            lambda asked=asked, rules=rules, view=views[count]: choose(asked, NO_SCORES, rules, view, MOMENT),  # type: ignore[misc]
+            times,
+        )
+        for name, (asked, rules, count) in cells.items()
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = options("scale", "What grows with replicas, tasks and rules.", full="ten times as many decisions")
+    asked = parser.parse_args(arguments)
+
+    def measure() -> tuple[dict[str, Any], list[str]]:
+        return {"figures": measured(20_000 if asked.full else 2_000)}, []
+
+    return conclude("scale", measure, GOALS, None if asked.json else show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
