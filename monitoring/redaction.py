@@ -9,6 +9,7 @@ The numbering plans take some time and memory to load: only a gateway that masks
 from __future__ import annotations
 
 import re
+import sys
 
 from phonenumbers import Leniency, PhoneNumberMatcher
 from stdnum import iban, luhn
@@ -17,7 +18,6 @@ EMAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2
 CARD = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.]?\d)")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}\b", re.IGNORECASE)
 MAYBE_PHONE = re.compile(r"\d(?:[^\w\n]{0,3}\d){6}")
-PHONES_MAX = 10_000
 
 
 def mask_text(text: str, phone_region: str | None = None) -> str:
@@ -44,7 +44,8 @@ def _masked_iban(found: str) -> str:
 
 def _mask_phones(text: str, region: str | None) -> str:
     parts, at = [], 0
-    for match in PhoneNumberMatcher(text, region, leniency=Leniency.VALID, max_tries=PHONES_MAX):
+    # A text has as many candidates as its length allows, 64 KiB some 2 s of them at most; the rest is never left out.
+    for match in PhoneNumberMatcher(text, region, leniency=Leniency.VALID, max_tries=sys.maxsize):
         parts += [text[at : match.start], "[phone]"]
         at = match.end
     return "".join([*parts, text[at:]])

@@ -24,7 +24,7 @@ for i = 2, #ARGV, 4 do
     if until_ms and at <= until_ms then outcome = 'forgotten' end
   end
   if outcome == 'kept' and redis.call('EXISTS', '{TEXT_KEY}' .. id) == 1 then outcome = 'same' end
-  if outcome == 'kept' and tonumber(redis.call('GET', KEYS[2]) or '0') + #row > tonumber(ARGV[1]) then
+  if outcome == 'kept' and tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[1]) then
     outcome = 'full'
   end
   if outcome == 'kept' then
@@ -55,7 +55,7 @@ class TextStream:
     """The way of kept texts into Redis. Both methods raise RedisError."""
 
     def __init__(self, redis: Redis, bytes_max: int) -> None:
-        """`bytes_max` bounds the texts that wait for the archive."""
+        """`bytes_max` of texts may wait for the archive, and one more: none is too large to be kept."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._bytes_max = bytes_max
         self._keep = redis.register_script(KEEP)

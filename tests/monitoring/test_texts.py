@@ -16,6 +16,7 @@ from redis import Redis as Client
 from redis.asyncio import Redis
 
 from gateway.features.texts.redaction import redact_all
+from gateway.formats.conversation_texts import TEXT_BYTES_MAX
 from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, day_of, files, write_part
 from monitoring.archive_run import ArchiveJob, run
 from monitoring.redaction import mask_text
@@ -131,6 +132,14 @@ def test_phone_numbers_without_a_plus_are_those_of_the_region() -> None:
     assert mask_text("Call 030 901820.", "DE") == "Call [phone]."
 
 
+@pytest.mark.parametrize("piece", ["1/1-", "1 2-3/", "(030)12-34 ", "+4930 ", "DE89"])
+def test_a_phone_number_is_masked_behind_any_amount_of_numbers_that_are_none(piece: str) -> None:
+    began = time.process_time()
+    masked = mask_text(piece * (TEXT_BYTES_MAX // len(piece)) + " x +49 30 901820", "DE")
+    assert masked.endswith(" x [phone]")
+    assert time.process_time() - began < 30, "some 0.5 s: the time grows with the text alone"
+
+
 async def test_texts_are_read_by_request_and_by_task_and_time_wherever_they_are(redis: Redis, job: ArchiveJob) -> None:
     assert await kept(redis, [text(1, NOW - 60), text(2), text(3, task="other")]) == ["kept"] * 3
     assert await kept(redis, [text(2)]) == ["same"]
@@ -154,6 +163,13 @@ async def test_redis_takes_no_more_texts_than_may_wait_for_the_archive(redis: Re
     assert await stream.keep([row, Seals({}, None).close(text(2))]) == ["kept", "full"]
     run(job)
     assert await stream.keep([row, Seals({}, None).close(text(2))]) == ["same", "kept"]
+
+
+async def test_a_text_that_is_larger_than_the_bound_waits_and_blocks_no_other(redis: Redis, job: ArchiveJob) -> None:
+    stream, rows = TextStream(redis, 100), [Seals({}, None).close(text(number)) for number in range(2)]
+    assert await stream.keep(rows) == ["kept", "full"]
+    assert run(job).texts == 1
+    assert await stream.keep(rows) == ["same", "kept"]
 
 
 @pytest.mark.invariant("Every kept text is in one file of the archive, once, whatever was killed meanwhile.")
