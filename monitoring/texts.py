@@ -34,11 +34,23 @@ class Unsealable(Exception):
     """A text that can't be opened: its key is not in the settings, or its bytes are damaged."""
 
 
-class KeptText(msgspec.Struct, frozen=True, kw_only=True):
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts of a request and its answer: either `messages` or `prompt` holds what was asked.
+
+    `cut` says in sentences what is left out of them.
+    """
+
+    messages: list[Any] = []
+    prompt: str | list[str] | None = None
+    answer: str = ""
+    tool_calls: list[Any] = []
+    cut: list[str] = []
+
+
+class KeptText(Conversation, frozen=True, kw_only=True):
     """A request as it was sent and answered. `at` is Unix seconds, `caller` the key's public part.
 
-    Either `messages` or `prompt` holds what was asked. `handles` are the keyed digests of its session and subject.
-    `cut` says in sentences what is left out of the texts.
+    `handles` are the keyed digests of its session and subject.
     """
 
     request: str
@@ -50,11 +62,6 @@ class KeptText(msgspec.Struct, frozen=True, kw_only=True):
     caller: str = ""
     endpoint: str = ""
     handles: list[str] = []
-    messages: list[Any] = []
-    prompt: str | list[str] | None = None
-    answer: str = ""
-    tool_calls: list[Any] = []
-    cut: list[str] = []
 
     def as_asked(self) -> dict[str, Any]:
         """The `messages` or the `prompt`, as a row of a data set has them; empty where a part of them is cut."""
@@ -81,18 +88,8 @@ class TextRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     text: str = ""  # Messages, prompt, answer and tool calls as JSON; sealed: nonce and ciphertext in base64.
 
 
-class _Content(msgspec.Struct, omit_defaults=True):
-    """The sealed part of a kept text."""
-
-    messages: list[Any] = []
-    prompt: str | list[str] | None = None
-    answer: str = ""
-    tool_calls: list[Any] = []
-    cut: list[str] = []
-
-
 PLAIN = tuple(name for name in TextRow.__struct_fields__ if name not in ("key", "text"))
-SEALED = _Content.__struct_fields__
+SEALED = Conversation.__struct_fields__
 
 
 class Seals:
@@ -104,7 +101,7 @@ class Seals:
 
     def close(self, text: KeptText) -> TextRow:
         """Make the row of a text, sealed under the present key."""
-        content = msgspec.json.encode(_Content(*(getattr(text, name) for name in SEALED)))
+        content = msgspec.json.encode({name: getattr(text, name) for name in SEALED})
         row = TextRow(**{name: getattr(text, name) for name in PLAIN}, key=self.sealing)
         row.text = content.decode() if self.sealing is None else self._seal(content, text.request)
         return row
@@ -113,7 +110,7 @@ class Seals:
         """Make the text of a row. Raises Unsealable."""
         content = row.text.encode() if row.key is None else self._unseal(row)
         try:
-            read = msgspec.json.decode(content, type=_Content)
+            read = msgspec.json.decode(content, type=Conversation)
         except msgspec.DecodeError as error:
             raise Unsealable(f"the text of {row.request} is damaged: {error}") from error
         return KeptText(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from gateway.formats.request_body import RequestBody
 from gateway.formats.wire_format import WireFormat
+from monitoring.records import Record
+from monitoring.texts import Conversation
 from router.answers import ReceivedCall
 
 TEXT_BYTES_MAX = 65_536
@@ -17,14 +22,43 @@ LEFT_OUT = " […]"
 Tell = Callable[[str], None]
 
 
-class Conversation(msgspec.Struct):
+class _Asked(msgspec.Struct):
     """The fields that are read of a request's body."""
 
     messages: list[Raw] | None = None
     prompt: Any = None
 
 
-CONVERSATION = msgspec.json.Decoder(Conversation)
+ASKED = msgspec.json.Decoder(_Asked)
+ORIGIN = ("task", "version", "pool", "reason", "at", "caller", "endpoint")
+
+
+@dataclass(frozen=True)
+class AnsweredRequest:
+    """A request that was answered: its body, and the parts that were sent as its answer. All who keep its texts share
+    it, and the first of them reads them."""
+
+    record: Record
+    body: RequestBody
+    answer: Sequence[bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds while it waits, or a little less."""
+        return len(self.body.raw) + sum(map(len, self.answer))
+
+    @cached_property
+    def conversation(self) -> Conversation:
+        """Its texts."""
+        cut: list[str] = []
+        messages, prompt = read_asked(self.body.wire_format, self.body.raw, cut.append)
+        answer, tool_calls = read_answered(self.body.wire_format, self.answer, self.body.stream, cut.append)
+        return Conversation(messages=messages, prompt=prompt, answer=answer, tool_calls=tool_calls, cut=cut)
+
+    def fields(self) -> dict[str, Any]:
+        """Its texts, and where they are from, as a kept text and a review have them."""
+        origin = {name: getattr(self.record, name) for name in ORIGIN}
+        return origin | msgspec.structs.asdict(self.conversation) | {"task": self.record.task or ""}
 
 
 def read_asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[Any], str | list[str] | None]:
@@ -33,7 +67,7 @@ def read_asked(wire_format: WireFormat, raw: bytes, tell: Tell) -> tuple[list[An
     Where they are too long, the earliest messages are left out, and the end of the latest if it alone is too long;
     `tell` then gets a sentence.
     """
-    read = CONVERSATION.decode(raw)
+    read = ASKED.decode(raw)
     if read.messages is None:
         prompt = wire_format.conversation(wire_format.decoder.decode(raw)) if read.prompt is None else read.prompt
         return [], _prompt(prompt, tell)

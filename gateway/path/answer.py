@@ -10,12 +10,14 @@ from typing import Self
 
 from gateway.formats.answer_reading import Reading
 from gateway.formats.answer_terms import Demands
+from gateway.formats.conversation_texts import AnsweredRequest
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import BOM, EventSplitter, Progress
 from gateway.formats.wire_format import WireFormat
 from gateway.path.partial_answer import Begun, head_of
 from gateway.server.wire import Deadline
 from gateway.services import Services
+from monitoring.records import Record
 from router.attempts import Failure
 from router.decision import NO_SCORES, Choice, Scores
 from router.policy import AttemptLimits
@@ -62,6 +64,7 @@ class Answer:
         self.body = b""
         self.kept: list[bytes] | None = None
         """The parts that were sent, for readers afterwards; None where there is no reader."""
+        self._sent: AnsweredRequest | None = None
         self.judged_by: frozenset[str] = frozenset()
         self.judged_whole = False
         self._engine: EngineAnswer | None = None
@@ -93,6 +96,12 @@ class Answer:
         if self._engine is not None:
             self._engine.close()
         self.lease.give_back(now)
+
+    def sent(self, record: Record, body: RequestBody) -> AnsweredRequest | None:
+        """The request with what was sent, the same for each reader; None where it was not kept."""
+        if self._sent is None and self.kept is not None:
+            self._sent = AnsweredRequest(record, body, tuple(self.kept))
+        return self._sent
 
     def share(self, now: float) -> float:
         """The engine time (seconds) that it answers for: up to `now`, or up to when it was closed."""

@@ -22,7 +22,6 @@ from gateway.features.reviews.agreement import MEASURED_SECONDS, keep_agreement
 from gateway.features.reviews.queue import Drawn
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, DrawnReview, Rater, Review
-from gateway.formats.conversation_texts import read_answered, read_asked
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.request_labels import read_label
@@ -49,10 +48,9 @@ def offer_review(reviews: Reviews, body: RequestBody, answer: Answer, record: Re
     """Have a drawn request wait for a reviewer, once its answer has been sent. Nothing is waited for."""
     task = record.task or ""
     reviews.services.meters.reviews.add(1, task, "drawn")
-    if answer.kept is not None:
-        fields = _fields(answer.choice)
-        if reviews.queue.offer(Drawn(record, body, tuple(answer.kept), fields)):
-            return
+    sent = answer.sent(record, body)
+    if sent is not None and reviews.queue.offer(Drawn(sent, _fields(answer.choice))):
+        return
     reviews.services.meters.reviews.add(1, task, "dropped")
 
 
@@ -85,20 +83,20 @@ async def _keep_one_by_one(reviews: Reviews) -> None:
         except (RedisError, OSError):  # the snapshot's job tells of that
             pass
         except Exception:
-            log.exception("a review was not kept", extra={"request_id": drawn.record.id})
+            log.exception("a review was not kept", extra={"request_id": drawn.sent.record.id})
         finally:
             if not kept:
-                reviews.services.meters.reviews.add(1, drawn.record.task or "", "dropped")
+                reviews.services.meters.reviews.add(1, drawn.sent.record.task or "", "dropped")
             reviews.queue.done()
 
 
 async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
     """Keep a drawn request; whether it waits in Redis now. Raises RedisError and OSError."""
-    task = drawn.record.task or ""
+    task = drawn.sent.record.task or ""
     if task not in reviews.services.settings.tasks or not reviews.queue.open(task):
         return False
-    review = _review(drawn) if drawn.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
-    review = msgspec.structs.replace(review, reviewers=_draw_reviewers(reviews, drawn.record.id, task))
+    review = _review(drawn) if drawn.sent.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
+    review = msgspec.structs.replace(review, reviewers=_draw_reviewers(reviews, drawn.sent.record.id, task))
     kept = await reviews.store.keep(review, budget_of(reviews, task), retention_seconds(reviews, task))
     if kept.outcome == "spent":
         reviews.queue.spent(task, min(kept.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
@@ -117,26 +115,9 @@ def _draw_reviewers(reviews: Reviews, request_id: str, task: str) -> int:
 
 
 def _review(drawn: Drawn) -> Review:
-    record, cut = drawn.record, list[str]()
-    messages, prompt = read_asked(drawn.body.wire_format, drawn.body.raw, cut.append)
-    text, tool_calls = read_answered(drawn.body.wire_format, drawn.answer, drawn.body.stream, cut.append)
-    return Review(
-        request_id=record.id,
-        task=record.task or "",
-        version=record.version,
-        pool=record.pool,
-        reason=record.reason,
-        at=record.at,
-        probability=record.review_probability or 0.0,
-        caller=record.caller,
-        endpoint=record.endpoint,
-        messages=messages,
-        prompt=prompt,
-        answer=text,
-        tool_calls=tool_calls,
-        fields=list(drawn.fields),
-        cut=cut,
-    )
+    record = drawn.sent.record
+    drawn_with = record.review_probability or 0.0
+    return Review(request_id=record.id, probability=drawn_with, fields=list(drawn.fields), **drawn.sent.fields())
 
 
 async def _count(reviews: Reviews) -> None:

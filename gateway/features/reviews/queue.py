@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.formats.request_body import RequestBody
-from monitoring.records import Record
+from gateway.formats.conversation_texts import AnsweredRequest
 
 QUEUE_MAX = 500
 BYTES_MAX = 64 << 20
@@ -16,17 +14,10 @@ BYTES_MAX = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A drawn request: its body, what was sent as its answer, and which fields its task's contract names."""
+    """A drawn request, and which fields its task's contract names."""
 
-    record: Record
-    body: RequestBody
-    answer: Sequence[bytes]
+    sent: AnsweredRequest
     fields: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds while it waits, or a little less."""
-        return len(self.body.raw) + sum(map(len, self.answer))
 
 
 class ReviewQueue:
@@ -51,14 +42,14 @@ class ReviewQueue:
             self._drawn.put_nowait(drawn)
         except asyncio.QueueFull:
             return False
-        self._bytes += drawn.size
+        self._bytes += drawn.sent.size
         self._unwritten += 1
         return True
 
     async def next(self) -> Drawn:
         """The one that has waited the longest."""
         drawn = await self._drawn.get()
-        self._bytes -= drawn.size
+        self._bytes -= drawn.sent.size
         return drawn
 
     def done(self) -> None:

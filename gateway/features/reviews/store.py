@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews import scripts
 from gateway.state.audited_step import AuditedStep
+from monitoring.texts import Conversation
 from serving.object_store import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -34,12 +35,11 @@ UNREAD = "Its texts can't be read."
 """Why a review is skipped for a reviewer that a gateway can't read."""
 
 
-class Review(msgspec.Struct, frozen=True, kw_only=True):
+class Review(Conversation, frozen=True, kw_only=True):
     """A request as a reviewer sees it: its texts, as its caller sent them, and its answer.
 
     `at` is Unix seconds, `probability` that with which it was drawn. `caller` is the key's public part. `fields` are
-    those that the task's contract names. `cut` says in sentences what was left out of the texts. So many `reviewers`
-    judge it, unseen by each other.
+    those that the task's contract names. So many `reviewers` judge it, unseen by each other.
     """
 
     request_id: str
@@ -51,12 +51,7 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     probability: float
     caller: str
     endpoint: str
-    messages: list[Any] = []
-    prompt: str | list[str] | None = None
-    answer: str = ""
-    tool_calls: list[Any] = []
-    fields: list[str] = []
-    cut: list[str] = []
+    fields: list[str] = msgspec.field(default_factory=list)
     reviewers: int = 1
 
 

@@ -16,10 +16,9 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.features.texts.queue import AnsweredRequest
 from gateway.features.texts.redaction import redact_all
 from gateway.features.texts.texts import Texts
-from gateway.formats.conversation_texts import read_answered, read_asked
+from gateway.formats.conversation_texts import AnsweredRequest
 from monitoring.texts import KeptText, TextRow
 
 log = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ class _Keeper:
             task = sent.record.task or ""
             try:
                 redact = self._texts.redactions[task]
-                text = text_of(sent)
+                text = KeptText(request=sent.record.id, handles=sent.record.handles, **sent.fields())
                 parts = {name: redact_all(getattr(text, name), redact) for name in REDACTED}
                 made.rows.append(self._texts.seals.close(msgspec.structs.replace(text, **parts)))
             except KeyError:  # the task keeps no texts any more
@@ -167,26 +166,3 @@ class _Keeper:
         if not self._is_away:
             log.warning("Redis takes no texts, they go to the spool: %s", error or type(error).__name__)
         self._is_away = True
-
-
-def text_of(sent: AnsweredRequest) -> KeptText:
-    """The texts of a request as it was sent and answered."""
-    record, cut = sent.record, list[str]()
-    messages, prompt = read_asked(sent.body.wire_format, sent.body.raw, cut.append)
-    answer, tool_calls = read_answered(sent.body.wire_format, sent.answer, sent.body.stream, cut.append)
-    return KeptText(
-        request=record.id,
-        at=record.at,
-        task=record.task or "",
-        version=record.version,
-        pool=record.pool,
-        reason=record.reason,
-        caller=record.caller,
-        endpoint=record.endpoint,
-        handles=record.handles,
-        messages=messages,
-        prompt=prompt,
-        answer=answer,
-        tool_calls=tool_calls,
-        cut=cut,
-    )

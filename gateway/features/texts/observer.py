@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.features.texts.queue import AnsweredRequest, is_drawn
+from gateway.features.texts.queue import is_drawn
 from gateway.features.texts.texts import Texts
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
@@ -31,9 +31,8 @@ class TextObserver:
     def answered(self, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
         """Offer an answer that was sent."""
         record = ledger.record
-        if answer.kept is None or not self.watches(policy, answer.choice, record):
-            return
-        if not self.texts.queue.offer(AnsweredRequest(record, body, answer.kept)):
+        sent = answer.sent(record, body) if self.watches(policy, answer.choice, record) else None
+        if sent is not None and not self.texts.queue.offer(sent):
             self.texts.services.meters.texts.add(1, record.task or "", "dropped")
 
     def rejected(self, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:

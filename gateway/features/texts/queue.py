@@ -5,28 +5,11 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from gateway.formats.request_body import RequestBody
-from monitoring.records import Record
+from gateway.formats.conversation_texts import AnsweredRequest
 
 QUEUE_MAX = 5_000
 BYTES_MAX = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredRequest:
-    """A request that was answered: its body, and what was sent as its answer."""
-
-    record: Record
-    body: RequestBody
-    answer: Sequence[bytes]
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds while it waits, or a little less."""
-        return len(self.body.raw) + sum(map(len, self.answer))
 
 
 class TextQueue:
