@@ -6,7 +6,10 @@ Each file is the old one whole or the new one whole, whenever this ends; done ag
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence, Set
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,13 @@ from monitoring.text_retention import list_parts_of, rewrite_part
 from monitoring.text_stream import forgotten_name_of
 
 REQUESTS_FILE, CARD_FILE, ERASED_FILE = "requests.txt", "card.json", "erased.json"
+LEFTOVERS = ("**/.partial-*", "**/.*.partial", "*/*.new")
+"""Whatever a killed process has left half written."""
 WAITING_FOLDER = ".files"
 KEPT_ENDINGS = (".json", ".jsonl", ".txt")
 ERASED = "[erased]"
+COVERAGE_ERASED = "Texts that it was measured by are erased: build a set anew to know it."
+NAMES = re.compile(r"[\w-]+")
 COMPARED_CHARACTERS = 40
 """A part of a card that holds so much of the beginning of an erased text is erased too."""
 
@@ -50,6 +57,26 @@ def _find_in(folder: Path, dataset: Dataset, column: str, names: Sequence[str], 
     with connected() as connection:
         rows = connection.execute(query, [until, list(names), forgotten_name_of(""), list(names)]).fetchall()
     return {request for (request,) in rows}
+
+
+def find_tasks(folder: Path, requests: Set[str]) -> dict[str, float]:
+    """The tasks of archived requests, and when the first of each was made (Unix seconds)."""
+    try:
+        table = read("records", list(files(folder, ArchiveQuery("records"))))
+    except Nothing:
+        return {}
+    query = f'SELECT "task", min("at") FROM {table} WHERE "id" IN (SELECT unnest(?::VARCHAR[])) GROUP BY "task"'  # noqa: S608
+    with connected() as connection:
+        return dict(connection.execute(query, [list(requests)]).fetchall())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left half written in a folder, which nobody else writes in."""
+    for path in [path for pattern in LEFTOVERS for path in folder.glob(pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def erase_texts(folder: Path, requests: Set[str]) -> int:
@@ -89,31 +116,32 @@ def erase_unreadable(folder: Path, requests: Set[str]) -> None:
         _erase_lines(path, requests)
 
 
-def erase_from_sets(folder: Path, requests: Set[str], at: float) -> list[ErasedSet]:
+def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float], at: float) -> list[ErasedSet]:
     """Erase the rows that came from these requests from all data sets, and what was derived from them.
 
     A data set with erased rows keeps its name, which is no longer the digest of its bytes; ERASED_FILE says so. Files
-    that wait for a build lose the lines that name one of the requests.
+    that wait for a build lose the lines that name one of the requests. `tasks` are those of the requests, each with
+    when the first was made: cards that were made later forget what they say of the requests of production.
     """
     found = []
     for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
         listed_ids = requests & set(listed.read_text(encoding="utf-8").split("\n"))
-        of_set, texts, rows = _erase_rows(listed.parent, requests)
-        if rows:
-            _erase_from_pages(listed.parent, texts)
-            replace_file(listed.parent / ERASED_FILE, msgspec.json.encode({"rows": rows, "at": at}))
-        if listed_ids | of_set:
-            found.append(ErasedSet(listed.parent.name, len(listed_ids | of_set), rows))
+        erased, rows = _erase_rows(listed.parent, requests, at, tasks)
+        of_set = listed_ids | {request for row in erased.values() for request in _requests_of(row) & requests}
+        if of_set:
+            found.append(ErasedSet(listed.parent.name, len(of_set), rows))
     for path in (folder / WAITING_FOLDER).glob("*"):
         if path.is_file():
             _erase_lines(path, requests)
     return found
 
 
-def erase_from_trainings(folder: Path, requests: Set[str]) -> int:
+def erase_from_trainings(folder: Path, requests: Set[str], at: float) -> tuple[int, list[str]]:
     """Erase the rows that came from these requests from the folders of trainings: those that run, and those that
-    failed and may go on. Returns the rows."""
-    return sum(_erase_rows(files, requests)[2] for files in sorted(folder.glob("*")) if files.is_dir())
+    failed and may go on. Returns the rows, and the names of all folders that have lost some, now or before."""
+    folders = [path for path in sorted(folder.glob("*")) if path.is_dir()]
+    rows = sum(_erase_rows(path, requests, at, {})[1] for path in folders)
+    return rows, [path.name for path in folders if (path / ERASED_FILE).exists()]
 
 
 def _erase_lines(path: Path, requests: Set[str]) -> None:
@@ -124,8 +152,11 @@ def _erase_lines(path: Path, requests: Set[str]) -> None:
         replace_file(path, b"".join(rest))
 
 
-def _erase_rows(folder: Path, requests: Set[str]) -> tuple[set[str], list[str], int]:
-    """The requests that rows of one folder came from, their texts, and the number of rows erased from its files."""
+def _erase_rows(
+    folder: Path, requests: Set[str], at: float, tasks: Mapping[str, float]
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """The rows that are erased from one folder's files, by id, and their number. Its card goes first: who comes after a
+    kill finds in the rows what the card may quote."""
     erased: dict[str, dict[str, Any]] = {}
     paths = sorted(folder.glob("*.jsonl"))
     rows_of = {path: [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] for path in paths}
@@ -133,14 +164,16 @@ def _erase_rows(folder: Path, requests: Set[str]) -> tuple[set[str], list[str], 
     while count != len(erased):  # until no row is left that was derived from an erased one
         count = len(erased)
         erased |= {_id_of(row): row for rows in rows_of.values() for row in rows if _comes_from(row, requests, erased)}
-    total = 0
-    for path, rows in rows_of.items():
-        rest = [row for row in rows if not _comes_from(row, requests, erased)]
-        if len(rest) < len(rows):
-            replace_file(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rest))
-            total += len(rows) - len(rest)
-    texts = [text for row in erased.values() for text in _texts_of(row)]
-    return {request for row in erased.values() for request in _requests_of(row) & requests}, texts, total
+    rest_of = {path: [row for row in rows if not _comes_from(row, requests, erased)] for path, rows in rows_of.items()}
+    lost = {path: len(rows) - len(rest_of[path]) for path, rows in rows_of.items() if len(rest_of[path]) < len(rows)}
+    total = sum(lost.values())
+    if (folder / CARD_FILE).is_file():
+        _erase_from_card(folder, requests, erased, {path.stem: rest for path, rest in rest_of.items()}, tasks)
+    if lost:
+        replace_file(folder / ERASED_FILE, msgspec.json.encode({"rows": total, "at": at}))
+    for path in lost:
+        replace_file(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rest_of[path]))
+    return erased, total
 
 
 def _comes_from(row: dict[str, Any], requests: Set[str], erased: dict[str, Any]) -> bool:
@@ -166,24 +199,44 @@ def _texts_of(value: Any) -> Iterator[str]:
             yield from _texts_of(part)
 
 
-def _erase_from_pages(folder: Path, texts: list[str]) -> None:
-    """Of the card, what quotes an erased text goes. All other pages go, since they are made from rows and card."""
+def _erase_from_card(
+    folder: Path,
+    requests: Set[str],
+    erased: Mapping[str, dict[str, Any]],
+    rest: Mapping[str, list[dict[str, Any]]],
+    tasks: Mapping[str, float],
+) -> None:
+    """Of the card, what quotes an erased text or names its request or row goes, and its classes are those of the rest.
+    All other pages go, since they are made from rows and card."""
+    before: dict[str, Any] = msgspec.json.decode((folder / CARD_FILE).read_bytes())
+    card = _without(before, [text for row in erased.values() for text in _texts_of(row)], requests | erased.keys())
+    if erased:
+        counts = {part: Counter(row.get("class") or "" for row in rest.get(part, ())) for part in ("train", "heldout")}
+        card["classes"] = {part: dict(sorted(count.items(), key=_most_first)) for part, count in counts.items()}
+    is_later = before.get("built_at", 0.0) >= tasks.get(before.get("task", ""), float("inf"))
+    if is_later and before["coverage"]["requests"]:
+        card["coverage"] |= {"far": None, "gaps": [], "words": [COVERAGE_ERASED]}
+    if card == before:
+        return
     for path in folder.iterdir():
         if path.suffix not in KEPT_ENDINGS:
             path.unlink()
-    card = folder / CARD_FILE
-    if card.is_file():
-        rest = _without(msgspec.json.decode(card.read_bytes()), texts)
-        replace_file(card, msgspec.json.format(msgspec.json.encode(rest)))
+    replace_file(folder / CARD_FILE, msgspec.json.format(msgspec.json.encode(card)))
 
 
-def _without(value: Any, texts: list[str]) -> Any:
+def _most_first(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
+
+
+def _without(value: Any, texts: list[str], names: Set[str]) -> Any:
+    """A JSON value without the strings that hold one of the texts or names."""
     if isinstance(value, str):
-        return ERASED if any(text in value for text in texts) else value
+        is_named = value in names or not names.isdisjoint(NAMES.findall(value))
+        return ERASED if is_named or any(text in value for text in texts) else value
     if isinstance(value, list):
-        return [_without(part, texts) for part in value]
-    if isinstance(value, dict):  # an answer may be the name of a class
-        return {_without(name, texts): _without(part, texts) for name, part in value.items()}
+        return [_without(part, texts, names) for part in value]
+    if isinstance(value, dict):
+        return {name: _without(part, texts, names) for name, part in value.items()}
     return value
 
 

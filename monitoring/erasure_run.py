@@ -29,6 +29,8 @@ from monitoring.erasure import (
     erase_unreadable,
     erase_words_of_feedback,
     find_requests,
+    find_tasks,
+    remove_leftovers,
 )
 from monitoring.evaluation.erasure import ErasedSuite, erase_from_evaluations, erase_from_suites
 from monitoring.feedback_erasure import erase_feedback_words
@@ -53,7 +55,7 @@ class ErasureJob(msgspec.Struct):
 
 class ErasureReport(msgspec.Struct):
     """The result: the requests that it found, and how much was erased of them. `evaluated` are rows of evaluations,
-    `trained` are rows of trainings."""
+    `trained` are rows of trainings, `trainings` the names of the folders that have lost any."""
 
     requests: list[str] = []
     texts: int = 0
@@ -62,6 +64,7 @@ class ErasureReport(msgspec.Struct):
     suites: list[ErasedSuite] = []
     evaluated: int = 0
     trained: int = 0
+    trainings: list[str] = []
     seconds: float = 0.0
 
 
@@ -69,7 +72,7 @@ def erase(job: ErasureJob) -> ErasureReport:
     """Erase what the job names. Raises RedisError, OSError and duckdb.Error; what is erased by then stays so."""
     began = time.monotonic()
     report, folder, requests = ErasureReport(), Path(job.folder), set(job.requests)
-    datasets = Path(job.datasets)
+    datasets, trainings = Path(job.datasets), Path(job.trainings)
     for each in (folder, datasets):
         each.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (
@@ -77,6 +80,8 @@ def erase(job: ErasureJob) -> ErasureReport:
         lock_archive(folder),
         Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
     ):
+        for each in (folder, datasets, trainings):
+            remove_leftovers(each)
         waiting = {row.request for row in _waiting(redis) if _is_meant(row, job, requests)}
         delete_texts(redis, waiting, 0)
         write_all(redis, folder, ArchiveReport())
@@ -89,8 +94,8 @@ def erase(job: ErasureJob) -> ErasureReport:
         report.suites = erase_from_suites(redis, requests)
         report.evaluated = erase_from_evaluations(redis, requests)
         _erase_damaged(Path(job.spool), requests)
-        report.trained = erase_from_trainings(Path(job.trainings), requests)
-        report.datasets = erase_from_sets(datasets, requests, job.until)
+        report.trained, report.trainings = erase_from_trainings(trainings, requests, job.until)
+        report.datasets = erase_from_sets(datasets, requests, find_tasks(folder, requests), job.until)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 

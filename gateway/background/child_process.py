@@ -8,6 +8,24 @@ import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
+
+
+class NotDone(Exception):
+    """A process that did not do its job; the message is a clause that says why."""
+
+
+async def run_child(command: Sequence[str], job: object, seconds_max: float | None = None) -> bytes:
+    """What a process said that was given a job, and came to its end in time. Raises NotDone."""
+    try:
+        async with asyncio.timeout(seconds_max), child(command) as process:
+            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
+    except TimeoutError:
+        raise NotDone(f"it took longer than {seconds_max:g} s") from None
+    if code != 0:
+        raise NotDone(f"its process ended with exit code {code}, and the gateway's log says why")
+    return output
+
 
 @asynccontextmanager
 async def child(command: Sequence[str]) -> AsyncIterator[subprocess.Popen[bytes]]:

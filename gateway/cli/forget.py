@@ -18,6 +18,15 @@ STILL_IN_FILE: Mapping[str, str] = {
     "unfinished": "Redis has not yet rewritten its append-only file: the erased texts may be in it until then.",
 }
 
+COUNTED: Mapping[str, str] = {
+    "texts": "kept texts",
+    "reviews": "reviews",
+    "feedback": "comments and demonstrations",
+    "examples": "examples",
+    "evaluated": "rows of evaluations",
+    "trained": "rows of trainings",
+}
+
 
 class NotErased(CommandError):
     """An erasure that has not come to its end."""
@@ -58,27 +67,14 @@ def forget(
 
 
 def _tell(api: Api, erasure: dict[str, Any]) -> None:
-    counted = ("texts", "reviews", "feedback", "examples", "evaluated", "trained")
-    names = dict(
-        zip(
-            counted,
-            (
-                "kept texts",
-                "reviews",
-                "comments and demonstrations",
-                "examples",
-                "rows of evaluations",
-                "rows of trainings",
-            ),
-            strict=True,
-        )
-    )
-    parts = [f"{erasure[name]} {names[name]}" for name in counted]
+    parts = [f"{erasure[name]} {words}" for name, words in COUNTED.items()]
     api.out.say(f"Erased of {erasure['found']} requests: {', '.join(parts)}.")
     for each in erasure["datasets"]:
         api.out.say(f"Data set {each['digest']}: {each['requests']} of the requests, {each['rows']} rows erased.")
     for each in erasure["suites"]:
         api.out.say(f"Suite {each['digest'][:12]} of {each['task']}: {each['rows']} rows erased.")
+    for training in erasure["trainings"]:
+        api.out.say(f"Training {training} had read such rows: it was stopped, or begins anew. Run its command again.")
     for version in erasure["versions"]:
         api.out.say(f"Version {version} was trained on such a data set: its weights may hold what it learned.")
     if erasure["append_only_file"] in STILL_IN_FILE:

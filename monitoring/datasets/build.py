@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from monitoring.datasets.rows import DataRow, LeftOut, digest
+from monitoring.datasets.rows import DataRow, LeftOut, digest, name_requests
 from monitoring.datasets.selection import select_rows
 from monitoring.datasets.splitting import bound_classes, split_groups
 from monitoring.evaluation.comparing import Classes, ClassFinder
@@ -46,7 +46,7 @@ class BuiltSet:
 
 def build_set(rows: Sequence[DataRow], faults: Sequence[LeftOut], options: DatasetOptions) -> BuiltSet:
     """Build a data set of the rows that could be read."""
-    selection = select_rows(rows)
+    selection = select_rows(name_requests(rows, rows))
     left_out = [*faults, *selection.left_out]
     labelled: list[DataRow] = []
     groups: list[str] = []

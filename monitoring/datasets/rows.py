@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from monitoring.evaluation.comparing import normal
 from monitoring.evaluation.dataset import Row, canonical
+from monitoring.ids import SHAPE
 
 Origin = Literal["demonstrated", "real", "synthetic"]
 ORIGINS: tuple[Origin, ...] = ("demonstrated", "real", "synthetic")
@@ -46,6 +48,9 @@ class DataRow(msgspec.Struct, frozen=True, kw_only=True, rename={"label": "class
         return Row(0, self.id, 0, self.answer, self.messages[:-1], None, self.label)
 
 
+AnyRow = TypeVar("AnyRow", DataRow, Row)
+
+
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A row that is in no part of the set. `of` is the id of the row that stands for it; rows of one conflict have the
     same `conflict`. A row that can't be read is its `fault`, with source and line."""
@@ -57,6 +62,21 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fault: str = ""
     source: str = ""
     line: int = 0
+
+
+def name_requests(rows: Iterable[AnyRow], every: Iterable[AnyRow]) -> list[AnyRow]:
+    """The rows, those that were made from others with the request of the first of these: an erasure finds them by it,
+    wherever the others are. `every` are all rows that one may have been made from."""
+    by_id = {row.id: row for row in every}
+    return [msgspec.structs.replace(row, request=_find_request(row, by_id)) if row.parent else row for row in rows]
+
+
+def _find_request(row: DataRow | Row, by_id: Mapping[str, DataRow | Row]) -> str | None:
+    passed: set[str] = set()
+    while not row.request and (parent := by_id.get(row.parent or "")) is not None and row.id not in passed:
+        passed.add(row.id)
+        row = parent
+    return row.request or (row.id if SHAPE.fullmatch(row.id) else None)
 
 
 def input_of(row: DataRow) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from monitoring.archive import lock_archive
+from monitoring.datasets.rows import name_requests
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits
 from monitoring.helper_process import run_job
 from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, rehearse, split_heldout
@@ -20,7 +22,8 @@ HELDOUT_FILE = "heldout.jsonl"
 
 
 class PreparationJob(msgspec.Struct):
-    """The sources: files of rows, of held-out rows (none: a share of the rows is held out), and of older rows."""
+    """The sources: files of rows, of held-out rows (none: a share of the rows is held out), and of older rows. An
+    erasure waits for the lock of the folder `datasets`."""
 
     folder: str
     train: str
@@ -32,6 +35,7 @@ class PreparationJob(msgspec.Struct):
     rows_max: int
     bytes_max: int
     row_bytes_max: int
+    datasets: str
 
 
 class Preparation(msgspec.Struct):
@@ -44,7 +48,12 @@ class Preparation(msgspec.Struct):
 
 
 def prepare(job: PreparationJob) -> Preparation:
-    """Write the files of a training. Raises OSError."""
+    """Write the files of a training, from rows that no erasure changes meanwhile. Raises OSError."""
+    with lock_archive(Path(job.datasets), shared=True):
+        return _write_rows(job)
+
+
+def _write_rows(job: PreparationJob) -> Preparation:
     limits = DatasetLimits(job.rows_max, job.bytes_max, job.row_bytes_max)
     try:
         rows = read_rows(Path(job.train), limits)
@@ -52,6 +61,7 @@ def prepare(job: PreparationJob) -> Preparation:
         older = [row for path in job.older for row in read_rows(Path(path), limits)]
     except DatasetError as error:
         return Preparation(error=str(error))
+    rows, heldout = name_requests(rows, (*rows, *heldout)), name_requests(heldout, (*rows, *heldout))
     if not heldout:
         rows, heldout = split_heldout(rows, job.heldout_share, job.seed)
     rehearsed = rehearse(rows, heldout, older, job.rehearsal_share, job.seed) if older else []

@@ -7,16 +7,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from monitoring.archive import lock_archive
+from monitoring.archive import RecordRow, day_of, lock_archive, write_part
 from monitoring.archive_run import ArchiveJob, run
+from monitoring.datasets.build import DatasetOptions, build_set
+from monitoring.datasets.card import card_of
+from monitoring.datasets.folder import write_set
+from monitoring.datasets.kept_rows import KeptRows
+from monitoring.datasets.rows import DataRow
 from monitoring.erasure_run import ErasureJob, erase
 from monitoring.training.preparation import PreparationJob, prepare
-from tests.monitoring.test_texts import ended, job, kept, reader, text
+from tests.monitoring.test_texts import NOW, ended, job, kept, reader, text
 
 __all__ = ["job"]
 
@@ -84,7 +90,8 @@ async def test_rows_of_a_training_that_may_go_on_are_erased(redis: Redis, job: A
     heldout = tmp_path / "heldout.jsonl"
     heldout.write_text(json.dumps({"request": "r20", "text": "Item 20.", "expected": "no"}))
     bounds = {"rows_max": 100, "bytes_max": 10_000, "row_bytes_max": 1000}
-    prepared = prepare(PreparationJob(str(folder), str(source), str(heldout), [], 0.2, 0.0, 7, **bounds))
+    places = (str(folder), str(source), str(heldout))
+    prepared = prepare(PreparationJob(*places, [], 0.2, 0.0, 7, **bounds, datasets=str(tmp_path)))
     assert (prepared.rows, prepared.heldout) == (10, 1)
     (folder / "checkpoint.pt").write_bytes(b"weights")
 
@@ -93,6 +100,83 @@ async def test_rows_of_a_training_that_may_go_on_are_erased(redis: Redis, job: A
     left = "".join(path.read_text() for path in folder.glob("*.jsonl"))
     assert "Item 3" not in left
     assert (left.count("Item"), (folder / "checkpoint.pt").read_bytes()) == (9, b"weights")
+
+
+NEAR = ((3, "Vanderbilt"), (5, "deny"))
+
+
+def data_row(number: int, asked: str, answer: str, **more: Any) -> DataRow:
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return DataRow(messages=messages, id=f"row{number}", **more)
+
+
+def build(folder: Path, rows: list[DataRow], asked: dict[str, str]) -> Path:
+    """A data set of these rows, whose card tells how it covers what was `asked` by request."""
+    built, kept_rows = build_set(rows, [], DatasetOptions(heldout_share=0.0)), KeptRows()
+    for request, text_asked in asked.items():
+        kept_rows.sample(request, text_asked)
+    card = {"task": "returns", "built_at": NOW} | card_of(built, DatasetOptions(), kept_rows)
+    return folder / write_set(folder, built, card)
+
+
+async def test_a_card_forgets_words_ids_and_classes_of_erased_texts(
+    redis: Redis, job: ArchiveJob, tmp_path: Path
+) -> None:
+    rows = [data_row(number, f"A plain item {number}.", "approve", request=f"r{number}") for number in range(10, 40)]
+    near = "The blue amphora of the old shop at the harbour came with a broken handle, number {}."
+    rows += [data_row(number, near.format(number), answer, request=f"r{number}") for number, answer in NEAR]
+    target = build(tmp_path / "datasets", rows, {f"r{number}": "oxenstierna" for number in range(90, 99)})
+    before = (target / "card.json").read_text()
+    assert [word in before for word in ("Vanderbilt", "oxenstierna", "r90", "row3")] == [True] * 4
+    record = RecordRow(id="r90", at=NOW - 60, endpoint="chat", caller="c", requested_model="returns", task="returns")
+    lines = tmp_path / "records.jsonl"
+    lines.write_bytes(msgspec.json.encode(record))
+    write_part("records", lines, Path(job.folder) / "records" / day_of(NOW) / "part-1-1.parquet")
+    erase(erasure_of("r90", job, tmp_path))
+    assert "oxenstierna" not in (card := (target / "card.json").read_text())
+    assert "Vanderbilt" in card
+    erase(erasure_of("r3", job, tmp_path))
+    card = (target / "card.json").read_text()
+    assert [word in card for word in ("Vanderbilt", "oxenstierna", "r90", "row3")] == [False] * 4
+    assert msgspec.json.decode(card)["classes"]["train"] == {"approve": 30, "deny": 1}
+
+
+async def test_a_derived_row_is_erased_where_its_parent_is_in_another_file(
+    redis: Redis, job: ArchiveJob, tmp_path: Path
+) -> None:
+    rows = [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in range(9)]
+    rows += [data_row(10, "Item 3 in French.", "yes", parent="row3", origin="synthetic")]
+    rows += [data_row(11, "Item 3 in Dutch.", "yes", parent="row10", origin="synthetic")]
+    target = build(tmp_path / "datasets", rows, {})
+    folder = tmp_path / "trainings" / "t1"
+    folder.mkdir(parents=True)
+    derived = [line for line in (target / "train.jsonl").read_text().splitlines() if "Dutch" in line]
+    (folder / "rows.jsonl").write_text("\n".join(derived) + "\n")
+    report = erase(erasure_of("r3", job, tmp_path))
+    assert (report.trained, report.trainings) == (1, ["t1"])
+    assert (folder / "rows.jsonl").read_text() == ""
+    assert erase(erasure_of("r3", job, tmp_path)).trainings == ["t1"], "it is told again until somebody has ended it"
+
+
+async def test_leftovers_of_crashes_are_removed(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
+    names = ["datasets/.partial-1/set/train.jsonl", "archive/.partial-2/rows.jsonl", "trainings/t1/rows.new"]
+    names += [f"datasets/{'a' * 64}/.train.jsonl.partial"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("A text.")
+    erase(erasure_of("r1", job, tmp_path))
+    assert [name for name in names if (tmp_path / name).exists()] == []
+
+
+async def test_a_training_is_prepared_once_an_erasure_is_over(job: ArchiveJob, tmp_path: Path) -> None:
+    source, folder = tmp_path / "train.jsonl", tmp_path / "t1"
+    folder.mkdir()
+    source.write_text(json.dumps({"text": "Item 1.", "expected": "yes"}))
+    preparation = PreparationJob(str(folder), str(source), "", [], 0.0, 0.0, 7, 100, 10_000, 1000, str(tmp_path))
+    with lock_archive(tmp_path):
+        preparing = asyncio.ensure_future(asyncio.to_thread(prepare, preparation))
+        assert not (await asyncio.wait([preparing], timeout=0.3))[0]
+    assert (await preparing).rows == 1
 
 
 async def test_an_erasure_waits_for_a_data_set_that_is_built(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:

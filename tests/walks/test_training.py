@@ -154,6 +154,32 @@ async def test_stopped_training_leaves_no_version_and_no_texts(
         assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
 
 
+@pytest.mark.parametrize(("plan", "status"), [({"wait_at": 4}, "cancelled"), ({"fail": "No memory."}, "failed")])
+async def test_erased_rows_stop_their_training_and_what_it_learned_goes(
+    gateway: RunningGateway, trainer: tuple[Path, Path], plan: dict[str, Any], status: str
+) -> None:
+    trainer[1].write_text(json.dumps(plan))
+    async with gateway.http() as http:
+        named = b"".join(
+            json.dumps({**json.loads(line), "request": f"r{number}"}).encode() + b"\n"
+            for number, line in enumerate(data().splitlines())
+        )
+        name = (await begin(http, await send(http, named)))["id"]
+        await (until(lambda: _step_of(http, name, 4)) if "wait_at" in plan else ended(http, name))
+        folders = gateway.services.settings.training_folder
+        assert [path for path in folders.iterdir() if path.name.startswith(name)]
+        erasure = (await http.post("/admin/v1/erasures", json={"request": "r3"})).json()["id"]
+        done = await until(lambda: _erased(http, erasure))
+        assert (done["trained"], done["trainings"]) == (1, [name])
+        assert (await ended(http, name))["status"] == status
+        await until(lambda: not [path for path in folders.iterdir() if path.name.startswith(name)])
+
+
+async def _erased(http: httpx.AsyncClient, erasure: str) -> dict[str, Any] | None:
+    told = (await http.get(f"/admin/v1/erasures/{erasure}")).json()
+    return told if told["state"] == "done" else None
+
+
 async def test_what_is_wrong_is_said_before_anything_runs_or_with_its_line(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         digest = await send(http, data())

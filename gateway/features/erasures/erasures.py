@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from gateway.features.erasures.store import ErasureStore
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
+from gateway.features.training.trainings import Trainings
 from gateway.services import Services
 
 
 @dataclass(frozen=True)
 class Erasures:
-    """`store` keeps them in Redis. Texts are also in `reviews` and in the examples of `retraining`."""
+    """`store` keeps them in Redis. Texts are also in `reviews`, in the examples of `retraining`, and in `trainings`."""
 
     services: Services
     store: ErasureStore
     reviews: Reviews
     retraining: RetrainingRequests
+    trainings: Trainings
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when one was entered here."""

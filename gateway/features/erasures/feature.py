@@ -9,11 +9,13 @@ from gateway.features.erasures.job import keep_erasing
 from gateway.features.erasures.store import ErasureStore
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
+from gateway.features.training.trainings import Trainings
 from gateway.services import Services
 
 
 def _open(services: Services, features: Features) -> Erasures:
-    return Erasures(services, ErasureStore(services.redis), features[Reviews], features[RetrainingRequests])
+    store = ErasureStore(services.redis)
+    return Erasures(services, store, features[Reviews], features[RetrainingRequests], features[Trainings])
 
 
 ERASURES = Feature(Erasures, _open, (endpoints.router,), {"keep_erasing": keep_erasing})

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import sys
 from collections.abc import Sequence, Set
 from typing import Any
 
 import msgspec
 
-from gateway.background.child_process import child, hear
+from gateway.background.child_process import NotDone, run_child
 from gateway.background.lease import JobLease
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.records.archiving import redis_address
 from gateway.features.records.rewriting import rewrite_now
+from gateway.features.training.ending import end_training
 from gateway.state.audited_step import AuditedStep
 from serving.adapters.entries import Version
 
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 5.0
 RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
+TRAINING_NOTE = "Texts of its rows were erased ({}): run the command again, without them."
 COMMAND = (sys.executable, "-P", "-m", "monitoring.erasure_run")
 
 
@@ -39,11 +42,8 @@ class Erased(msgspec.Struct, frozen=True):
     suites: list[dict[str, Any]]
     evaluated: int
     trained: int
+    trainings: list[str]
     seconds: float
-
-
-class _Failed(Exception):
-    """The process came to no end; the message says what to do."""
 
 
 async def keep_erasing(erasures: Erasures) -> None:
@@ -60,9 +60,9 @@ async def keep_erasing(erasures: Erasures) -> None:
 async def _erase(erasures: Erasures, erasure: Erasure) -> None:
     try:
         erased = await _erase_files(erasures, erasure)
-    except _Failed as failure:
-        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, failure)
-        await erasures.store.note(msgspec.structs.replace(erasure, error=str(failure)))
+    except NotDone as fault:
+        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, fault)
+        await erasures.store.note(msgspec.structs.replace(erasure, error=f"Files were not written again: {fault}."))
         return
     done = msgspec.structs.replace(
         erasure,
@@ -77,6 +77,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         suites=erased.suites,
         evaluated=erased.evaluated,
         trained=erased.trained,
+        trainings=await _end_trainings(erasures, erasure, frozenset(erased.trainings)),
         versions=list_versions_of(erasures, {each["digest"] for each in erased.datasets}),
         append_only_file=await rewrite_now(erasures.services.redis),
         seconds=erased.seconds,
@@ -87,7 +88,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
 
 
 async def _erase_files(erasures: Erasures, erasure: Erasure) -> Erased:
-    """Raises _Failed."""
+    """Raises NotDone."""
     settings = erasures.services.settings
     job = {
         "redis_url": redis_address(settings),
@@ -99,14 +100,24 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> Erased:
         "requests": erasure.requests,
         "names": erasure.names,
     }
-    try:
-        async with child(COMMAND) as process, asyncio.timeout(RUN_SECONDS_MAX):
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-    except TimeoutError:
-        raise _Failed(f"It was not done within {RUN_SECONDS_MAX:g} s.") from None
-    if code != 0:
-        raise _Failed(f"Files can't be written again, exit code {code}: the log of the gateway says why.")
-    return msgspec.json.decode(output, type=Erased)
+    return msgspec.json.decode(await run_child(COMMAND, job, RUN_SECONDS_MAX), type=Erased)
+
+
+async def _end_trainings(erasures: Erasures, erasure: Erasure, folders: Set[str]) -> list[str]:
+    """End the trainings that have read erased rows, and remove what they have learned by now. Their ids.
+
+    Raises RedisError and OSError.
+    """
+    trainings, ended = erasures.trainings, []
+    for training in await trainings.store.all():
+        folder = trainings.folder_of(training)
+        if folder.name in folders and training.status in ("running", "failed"):
+            ended.append(training.id)
+            await end_training(trainings, training, "cancelled", TRAINING_NOTE.format(erasure.id), actor=erasure.by)
+            if training.status != "running":  # else its run may still write there: the sweep removes it
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    await erasures.services.snapshot.refresh()
+    return ended
 
 
 async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequence[str]) -> int:

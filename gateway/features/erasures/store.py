@@ -40,6 +40,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     suites: list[dict[str, Any]] = []
     evaluated: int = 0
     trained: int = 0
+    trainings: list[str] = []
     versions: list[str] = []
     append_only_file: str | None = None
     seconds: float = 0.0

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.background.child_process import child, hear
+from gateway.background.child_process import NotDone, run_child
 from gateway.features.training.ending import TrainingFault, end_training
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
@@ -103,12 +103,12 @@ class TrainingRun(ABC):
             rows_max=limits.rows_max,
             bytes_max=limits.file_bytes_max,
             row_bytes_max=trainings.services.settings.evaluation.row_bytes_max,
+            datasets=str(trainings.datasets.folder),
         )
-        async with child(PREPARATION) as process:
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-        if code != 0:
-            raise TrainingFault(f"The process that prepares the rows ended with exit code {code}: see the log.")
-        prepared = msgspec.json.decode(output, type=Preparation)
+        try:
+            prepared = msgspec.json.decode(await run_child(PREPARATION, job), type=Preparation)
+        except NotDone as fault:
+            raise TrainingFault(f"The rows were not prepared: {fault}.") from None
         if prepared.error:
             raise TrainingFault(prepared.error)
         await trainings.store.note_progress(training.id, {"kind": "prepared", **msgspec.to_builtins(prepared)})

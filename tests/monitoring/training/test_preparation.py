@@ -42,7 +42,7 @@ def test_rehearsed_rows_are_older_ones_without_a_newer_answer(new: int, held: in
 
 
 def job_of(folder: Path, **files: str) -> PreparationJob:
-    limits: dict[str, Any] = {"rows_max": 100, "bytes_max": 10_000, "row_bytes_max": 1000}
+    limits: dict[str, Any] = {"rows_max": 100, "bytes_max": 10_000, "row_bytes_max": 1000, "datasets": str(folder)}
     return PreparationJob(str(folder), files["train"], files.get("heldout", ""), [], 0.2, 0.0, 7, **limits)
 
 
