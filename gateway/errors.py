@@ -44,7 +44,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
         403, "permission_error", "Another person must release the version, or approve the admin key."
     ),
     "model_not_found": ErrorSpec(404, "not_found_error", "No task, version or pool has this name."),
-    "request_not_found": ErrorSpec(404, "not_found_error", "No request of yours has this id."),
+    "request_not_found": ErrorSpec(404, "not_found_error", "There is no request with this id that the key may see."),
     "no_review": ErrorSpec(404, "not_found_error", "No request waits for this reviewer to judge it."),
     "not_found": ErrorSpec(404, "not_found_error", "No such address or object."),
     "method_not_allowed": ErrorSpec(405, "invalid_request_error", "The address does not take this method."),

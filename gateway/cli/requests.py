@@ -14,6 +14,7 @@ from gateway.cli.tables import Row, moment
 from gateway.errors import SettingsError
 
 EXCERPT = 60
+TEXTS_ARE_OFF = "Texts are kept only of tasks that say so: set tasks.NAME.texts.keep (docs/guides/kept-texts.md)."
 
 
 @with_api
@@ -45,6 +46,10 @@ def requests(
         return
     columns = ("id", "time", "task", "version", "reason", "outcome", "label")
     api.out.table((*columns, "asked", "answered") if shows_texts else columns, map(_row, answer["requests"]))
+    if not answer["requests"]:
+        api.out.note(f"No request matches. {TEXTS_ARE_OFF if text else 'Leave out an option.'}")
+    elif texts and not any(one["text"] for one in answer["requests"]):
+        api.out.note(f"No text of these is kept. {TEXTS_ARE_OFF}")
     if answer["unreadable"]:
         api.out.note(f"{answer['unreadable']} texts can't be opened: their key is not in texts.keys.")
     if answer["next_before"] is not None:

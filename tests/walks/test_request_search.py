@@ -90,6 +90,36 @@ async def test_a_request_that_took_long_is_in_its_place_and_told_once(gateway: R
     assert await found(gateway, before=first) == [long.id]
 
 
+@pytest.mark.parametrize(
+    ("query", "there"),
+    [({"task": "return"}, "returns"), ({"outcome": "success"}, "cancelled"), ({"reason": "x"}, "adapter")],
+)
+async def test_a_name_that_is_unknown_is_an_error_with_those_that_exist(
+    gateway: RunningGateway, query: dict[str, str], there: str
+) -> None:
+    (name, value) = next(iter(query.items()))
+    options = (f"--{name}", value, "--gateway", gateway.url, "--key", gateway.admin_key)
+    shown = await asyncio.to_thread(run, "requests", *options)
+    assert (shown.exit_code, shown.out) == (1, "")
+    assert value in shown.err
+    assert there in shown.err
+    async with gateway.http(await gateway.key()) as http:
+        answer = await http.get("/v1/requests", params=query)
+        assert (answer.status_code in (400, 404), answer.json()["error"]["param"]) == (True, name)
+
+
+async def test_an_empty_list_names_what_to_do(gateway: RunningGateway) -> None:
+    connection = ("--gateway", gateway.url, "--key", gateway.admin_key)
+    shown = await asyncio.to_thread(run, "requests", "--text", "vase", *connection)
+    assert "tasks.NAME.texts.keep" in shown.err
+    await ask(gateway, "A vase.")
+    await settled(gateway)
+    shown = await asyncio.to_thread(run, "requests", "--texts", *connection)
+    assert "No text of these is kept" in shown.err
+    shown = await asyncio.to_thread(run, "requests", "--label", "wrong", *connection)
+    assert "No request matches" in shown.err
+
+
 @pytest.mark.parametrize("query", [{"label": "good"}, {"limit": 0}, {"before": "yesterday"}, {"text": "a"}])
 async def test_what_no_search_can_use_is_refused(gateway: RunningGateway, query: dict[str, Any]) -> None:
     async with gateway.http() as http:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.background.child_process import child, hear
+from gateway.background.child_process import NotDone, run_child
 from gateway.background.lease import JobLease
 from gateway.configuration.settings import Settings
 from gateway.services import Services
@@ -72,15 +72,10 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
         "texts": text_retention_of(settings),
     }
     try:
-        async with child(COMMAND) as process, asyncio.timeout(RUN_SECONDS_MAX):
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-    except TimeoutError:
-        log.error("the archive was not written within %g s: %s", RUN_SECONDS_MAX, settings.archive)
+        archived = msgspec.json.decode(await run_child(COMMAND, job, RUN_SECONDS_MAX), type=Archived)
+    except NotDone as fault:
+        log.error("the archive %s was not written: %s", settings.archive, fault)
         return None
-    if code != 0:
-        log.error("the archive can't be written, exit code %d: %s", code, settings.archive)
-        return None
-    archived = msgspec.json.decode(output, type=Archived)
     meters.records_archived.add(archived.records)
     if archived.unreadable:
         log.error("%d entries could not be read, and lie in %s", archived.unreadable, settings.archive / "unreadable")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Sequence
 
 import msgspec
 
-from gateway.background.child_process import child, hear
+from gateway.background.child_process import NotDone, run_child
 from gateway.configuration.settings import Settings
 from gateway.features.records.archiving import text_source_of
 from monitoring.texts import KeptText
@@ -25,12 +24,7 @@ async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[s
         return {}
     job = {"source": text_source_of(settings), "requests": list(requests)}
     try:
-        async with asyncio.timeout(READ_SECONDS_MAX), child(COMMAND) as process:
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-    except TimeoutError:
-        log.error("the texts of %d requests were not read within %g s", len(requests), READ_SECONDS_MAX)
+        return msgspec.json.decode(await run_child(COMMAND, job, READ_SECONDS_MAX), type=dict[str, KeptText])
+    except NotDone as fault:
+        log.error("the texts of %d requests were not read: %s", len(requests), fault)
         return {}
-    if code != 0:
-        log.error("the texts of %d requests can't be read, exit code %d", len(requests), code)
-        return {}
-    return msgspec.json.decode(output, type=dict[str, KeptText])

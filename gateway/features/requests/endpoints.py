@@ -65,7 +65,8 @@ async def find_record(services: Services, request_id: str, caller: Caller) -> Re
         if record is not None and caller.judges in ("*", record.caller):
             return record
         if record is not None or not young or time.monotonic() > until:
-            raise Problem("request_not_found", f"No request of yours has the id {request_id[:80]!r}.", "request_id")
+            text = f"There is no request {request_id[:80]!r} that this key may see: give the x-request-id of an answer."
+            raise Problem("request_not_found", text, "request_id")
         await asyncio.sleep(0.05)
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Identified
+from gateway.access import Identified, known_task
 from gateway.audit import enter_event
-from gateway.background.child_process import child, hear
+from gateway.background.child_process import NotDone, run_child
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import Feature, feature_of
@@ -20,6 +20,8 @@ from gateway.features.records.archiving import text_source_of
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
 from gateway.request_labels import read_all_rules
 from gateway.services import Services
+from monitoring.records import OUTCOMES
+from router.decision import REASONS
 
 SEARCHES_MAX = 2
 SEARCH_SECONDS_MAX = 60.0
@@ -37,7 +39,7 @@ class Searches:
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SEARCHES_MAX))
 
 
-@router.get("/v1/requests", responses=with_errors("timeout", *SPENT_ERRORS) | OK)
+@router.get("/v1/requests", responses=with_errors("timeout", "not_found", "invalid_value", *SPENT_ERRORS) | OK)
 async def list_requests(
     request: Request,
     caller: Identified,
@@ -58,6 +60,9 @@ async def list_requests(
     from there, null at the end. Who was given texts of others is in the audit.
     """
     searches = feature_of(request, Searches)
+    for name, value, there in (("outcome", outcome, OUTCOMES), ("reason", reason, REASONS)):
+        if value is not None and value not in there:
+            raise Problem("invalid_value", f"There is no {name} {value!r}. There are: {', '.join(there)}.", name)
     query = {
         "task": task,
         "version": version,
@@ -74,9 +79,20 @@ async def list_requests(
     }
     async with searches.services.limits.spending(caller) as headers:
         found = await _search(searches, query)
+    if task is not None and not msgspec.json.decode(found)["requests"]:  # a task that was removed has its requests
+        _see_that_task_is_known(searches.services, caller, task)
     if caller.judges == "*" and (texts or text is not None):
         await _enter(searches, caller, query, found)
     return Response(found, headers=headers, media_type="application/json")
+
+
+def _see_that_task_is_known(services: Services, caller: Caller, task: str) -> None:
+    """Raises Problem (404), with the tasks that the caller may know of."""
+    if caller.judges == "*":
+        known_task(services, task)
+    elif task not in services.settings.tasks:
+        text = f"There is no task {task!r}: GET /v1/models lists those that this key may use."
+        raise Problem("not_found", text, "task")
 
 
 async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
@@ -85,14 +101,13 @@ async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
     source, rules = text_source_of(services.settings), await read_all_rules(services)
     job = {"source": source, "query": query, "rules": rules}
     try:
-        async with asyncio.timeout(SEARCH_SECONDS_MAX), searches.turns, child(COMMAND) as process:
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
+        async with asyncio.timeout(SEARCH_SECONDS_MAX), searches.turns:
+            return await run_child(COMMAND, job)
     except TimeoutError:
         text = f"The search took longer than {SEARCH_SECONDS_MAX:g} s: name a task, or a shorter time."
         raise Problem("timeout", text) from None
-    if code != 0:
-        raise Problem("internal_error", "The search failed: the gateway's log says why.")
-    return output
+    except NotDone as fault:
+        raise Problem("internal_error", f"The search failed: {fault}.") from None
 
 
 async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], found: bytes) -> None:

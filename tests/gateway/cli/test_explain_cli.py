@@ -46,7 +46,7 @@ async def test_a_request_that_is_not_known_is_one_line_and_a_fallback_code(
 ) -> None:
     said = await apprentice("explain", "nobody")
     assert (said.exit_code, said.out) == (1, "")
-    assert "No request of yours has the id 'nobody'" in said.err
+    assert "There is no request 'nobody' that this key may see" in said.err
     elsewhere = await apprentice("explain", "../../admin/v1/state")
     assert (elsewhere.exit_code, elsewhere.out) == (1, "")
     assert (await apprentice("explain", " ")).exit_code == 2
