@@ -127,6 +127,8 @@ class Loop:
             changed_at = self._change_rules()
             await self._until(self._is_degraded, "a verdict of degraded")
             self._note("degraded")
+            suite = self._draw_suite(NEW, self._args.suite_rows, "suite")
+            await self._operator.run("suites", "add", TASK, "--data", suite, "--class-field", "rule")
             dataset = await self._build_dataset(changed_at)
             version = await (self._follow(dataset) if self._args.auto else self._train_three(dataset))
             await self._release(version)
@@ -174,8 +176,6 @@ class Loop:
         train = self._work / "train.jsonl"
         await self._operator.run("datasets", "export", dataset["digest"], "--part", "train", "--out", train)
         rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()]
-        await self._operator.run("suites", "add", TASK, "--data", self._draw_suite(NEW, self._args.suite_rows, "suite"),
-                                 "--class-field", "rule")  # fmt: skip
         flipped = self._write("flipped.jsonl", [_answered(row, _flip) for row in rows])
         forgetful = self._write("forgetful.jsonl", [_answered(row, _forget) for row in rows])
         await self._judge(await self._train("flipped labels", flipped), "flipped labels", fails=True)
@@ -383,7 +383,7 @@ def make_training(args: argparse.Namespace, python: Path) -> dict[str, Any]:
         "steps": args.steps, "batch": 8, "first_layer": 8, "learning_rate": 1e-3, "warmup_steps": 10,
         "evaluate_every": 25,
     }  # fmt: skip
-    return {"python": str(python), "parameters": parameters}
+    return {"python": str(python), "rows_min": round(0.8 * args.labels), "parameters": parameters}
 
 
 async def run(args: argparse.Namespace, steps: Steps) -> dict[str, Any] | None:

@@ -49,6 +49,9 @@ class TrainingSettings(Section):
     )
     threads: int = Field(0, ge=0, le=1024, description="Threads of a local training; 0: all cores but one.")
     niceness: int = Field(15, ge=0, le=19, description="How far a local training stands back behind engines.")
+    rows_min: int = Field(
+        200, ge=1, le=1_000_000, description="Rows to train on that `retraining: auto` waits for, before it trains."
+    )
     silence_seconds_max: float = Field(
         3600.0, gt=0, le=86_400, description="Longest time without progress; then the training has failed."
     )

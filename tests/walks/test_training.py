@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway.features.records.archiving import archive_once
+from gateway.features.texts.texts import Texts
+from gateway.features.training import following
 from tests.fakes.engine import FakeEngine
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
@@ -208,6 +211,7 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
     mode: str, configuration: dict[str, Any], make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     configuration["tasks"] = {"returns": {"monitor": {"retraining": mode}, "fallback_pool": "general"}}
+    configuration["training"]["rows_min"] = 5
     async with run_gateway(configuration) as running, running.http() as http:
         await running.place(make_adapter(1))
         for number in range(12):
@@ -231,6 +235,44 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
         training = (await http.get(f"{PATH}/{told['training']}")).json()
         assert (training["status"], training["by"], training["version"]) == ("done", "system", "returns@v2")
         evaluation = (await http.get(f"/admin/v1/evaluations/{told['evaluation']}")).json()
-        assert (evaluation["version"], set(evaluation["arms"])) == ("returns@v2", {"adapter", "general", "leading"})
+        assert (evaluation["version"], set(evaluation["arms"])) == ("returns@v2", {"adapter", "leading"})
         alias = (await http.get("/admin/v1/aliases/returns")).json()
         assert (alias["weights"], alias["rollout"]) == ({"returns@v1": 1.0}, None)
+
+
+async def test_auto_waits_until_there_are_rows_enough_and_builds_the_data_set_again(
+    configuration: dict[str, Any], make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "REBUILD_SECONDS", 0.2)
+    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.2)
+    task = {"monitor": {"retraining": "auto"}, "fallback_pool": "general", "texts": {"keep": "all"}}
+    configuration["tasks"] = {"returns": task}
+    configuration["training"]["rows_min"] = 12
+    async with run_gateway(configuration) as running, running.http() as http:
+        await running.place(make_adapter(1))
+
+        async def judge(numbers: range) -> None:
+            for number in numbers:
+                name = await asked(http, f"Vase {number}.")
+                await judged(http, name, False, demonstration="accept")
+            await stored(running, numbers.stop)
+            await until(lambda: not len(running.features[Texts].queue))
+            await archive_once(running.services.settings, running.services.meters)
+
+        async def read_request() -> dict[str, Any]:
+            return dict((await http.get(f"/admin/v1/retraining/{request}")).json())
+
+        await judge(range(6))
+        request = (await opened(http))["id"]
+        await until(lambda: _note_has(read_request, "training.rows_min is 12"))
+        assert (await read_request())["dataset"] == ""
+        await judge(range(6, 24))
+
+        async def is_training() -> bool:
+            return bool((await read_request())["training"])
+
+        await until(is_training)
+
+
+async def _note_has(read_request: Callable[[], Awaitable[dict[str, Any]]], text: str) -> bool:
+    return text in (await read_request())["note"]

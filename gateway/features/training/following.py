@@ -20,6 +20,7 @@ import msgspec
 from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.datasets.builds import Build
+from gateway.features.datasets.datasets import read_card
 from gateway.features.releases.adding import Pusher
 from gateway.features.retraining.requests_to_train import read_rows
 from gateway.features.training.beginning import begin_run, draft_training
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 30.0
 """Longest time between two looks, though nothing has changed."""
+REBUILD_SECONDS = 60.0
+"""Time from the building of a data set that is too small to the next one."""
 GIVEN_UP = frozenset({"quarantined", "draining", "retired"})
 
 
@@ -86,34 +89,56 @@ class Following:
                 await self._note("retraining.halt", note=str(halt))
 
     async def _take_dataset(self) -> None:
-        """Have the data set built, and take it once it is there."""
-        datasets = self._trainings.datasets
-        build = await datasets.builds.get(self._one.id)
+        """Have the data set built, and take it once it is there; with `auto` once it has rows enough to train on."""
+        builds = [build for build in await self._trainings.datasets.builds.all() if build.id.startswith(self._one.id)]
+        build = max(builds, key=lambda each: each.created_at, default=None)
         if build is None:
-            await self._build()
-        elif build.state == "failed":
-            raise Halt(f"No data set could be built: {build.error}")
+            await self._build(self._one.id)
+        elif build.state != "running" and (lack := await self._find_lack(build)):
+            if self._is_auto and time.time() - build.created_at >= REBUILD_SECONDS:
+                await self._build(f"{self._one.id}-{len(builds)}")
+            raise Halt(lack)
         elif build.state == "done":
             begin = f" --begin {self._one.version}"
             command = f"apprentice train {self._one.task} --data {build.digest}{begin}"
             await self._note("retraining.dataset", dataset=build.digest, command=command, note="")
 
-    async def _build(self) -> None:
+    async def _find_lack(self, build: Build) -> str:
+        """The reason why nothing can be trained on what was built; empty where it can."""
+        if build.state == "failed":
+            return f"No data set could be built: {build.error}"
+        folder = self._trainings.datasets.find(build.digest)
+        if not self._is_auto or folder is None:
+            return ""
+        rows = (await asyncio.to_thread(read_card, folder))["rows"]["train"]
+        rows_min = self._trainings.services.settings.training.rows_min
+        if rows >= rows_min:
+            return ""
+        return f"{rows} rows are there to train on, and training.rows_min is {rows_min}: it waits for more labels."
+
+    def _find_beginning(self) -> float:
+        """The time from which on requests go into the data set: when the rules changed, or when the version began to
+        slip. Answers that were right before may be wrong now; earlier data are for rehearsal."""
+        services, one = self._trainings.services, self._one
+        health = services.snapshot.current.health.get(one.task)
+        changed_at = health.changed.effective_at if health is not None and health.changed is not None else 0.0
+        slips = [stream["since"] for stream in one.evidence.get("streams", ()) if stream.get("since")]
+        kept_from = one.opened_at - services.settings.records.retention_seconds
+        return max(kept_from, changed_at, min(slips, default=0.0))
+
+    async def _build(self, name: str) -> None:
         """Begin the building: of the examples that have texts and a demonstration, and of kept texts."""
         services, datasets, now = self._trainings.services, self._trainings.datasets, time.time()
         examples = await self._trainings.retraining.store.examples(self._one.id)
         rows = [row async for row in read_rows(self._trainings.retraining, examples) if is_complete(row)]
         written = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
         files = [await asyncio.to_thread(_keep, datasets.files, written)] if rows else []
-        health = services.snapshot.current.health.get(self._one.task)
-        changed = health.changed if health is not None else None
-        since = self._one.opened_at - services.settings.records.retention_seconds
         build = Build(
-            id=self._one.id,
+            id=name,
             task=self._one.task,
             files=files,
             options=DatasetOptions(class_field=services.settings.plan(self._one.task).class_tag or ""),
-            since=max(since, 0.0 if changed is None else changed.effective_at),
+            since=self._find_beginning(),
             until=now,
             by="system",
             created_at=now,

@@ -1,10 +1,11 @@
-"""The seam between a training and the gate: the version is staged and evaluated on the held-out rows, and no more.
+"""The seam between a training and the gate: the version is staged and evaluated, and no more.
 
 The gate decides by that evaluation when somebody asks for a canary or a promotion. Nothing here does.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,8 +14,12 @@ from gateway.features.evaluations.endpoints import TOLD, make_intake, resolve_wa
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.intake import open_rows
 from gateway.features.evaluations.store import id_of
+from gateway.features.evaluations.suites import kinds_of
 from gateway.state.audited_step import AuditedStep
 from serving.adapters.entries import PLACED, Version
+
+GATE_ARMS = frozenset({"adapter", "leading", "best"})
+"""Arms that the gate compares."""
 
 
 async def stage_version(evaluations: Evaluations, version: Version) -> bool:
@@ -29,14 +34,20 @@ async def stage_version(evaluations: Evaluations, version: Version) -> bool:
 
 
 async def evaluate_version(evaluations: Evaluations, version: str, rows: Path, class_field: str = "") -> str:
-    """Begin the evaluation of a version on a file, with every arm there is; its id. The same again is the same one.
+    """Begin the evaluation that the gate reads; its id. The same again is the same one.
 
-    Raises Problem, DatasetError and OSError for rows of no use, and RedisError.
+    The rows are the task's newest suite, or those of the file `rows` where it has none. Raises Problem, DatasetError
+    and OSError for rows of no use, and RedisError.
     """
-    wanted = await resolve_wanted(evaluations, version, None, None, None, 1)
-    async with open_rows(make_intake(evaluations, wanted, "", class_field)) as intake:
-        data = await intake.from_file(rows)
-        name = id_of(version, data.digest, wanted.arms, "", class_field, 1)
+    kinds = kinds_of(await evaluations.suites.all(version.partition("@")[0])).values()
+    wanted = await resolve_wanted(evaluations, version, None, None, "newest" if "newest" in kinds else None, 1)
+    wanted = replace(wanted, arms={name: arm for name, arm in wanted.arms.items() if name in GATE_ARMS})
+    metric, suite = "", wanted.suite
+    if suite is not None:
+        metric, class_field = suite.metric, suite.class_field
+    async with open_rows(make_intake(evaluations, wanted, metric, class_field)) as intake:
+        data = await (intake.from_file(rows) if suite is None else intake.from_suite(suite))
+        name = id_of(version, data.digest, wanted.arms, metric, class_field, 1)
         if await evaluations.store.get(name) is not None:
             return name
         evaluation = wanted.evaluation(intake, data, "system", name)
