@@ -21,9 +21,9 @@ STRINGS_INSIDE_MAX = 131_072
 STRINGS_MAX = 262_144
 """Strings of a long body in all, names included."""
 ALL_KNOWN = ON_REQUEST.union(*(each.known for each in FORMATS.values()))
-REQUIRED = frozenset(each.required for each in FORMATS.values())
+CONVERSATIONS = frozenset[str]().union(*(each.conversation_fields for each in FORMATS.values()))
 """Fields that hold the conversation, or the prompts."""
-MANY_STRINGS = UNBOUNDED | REQUIRED | {"tools", "logit_bias", "bad_words", "response_format", "structured_outputs"}
+MANY_STRINGS = UNBOUNDED | CONVERSATIONS | {"tools", "logit_bias", "bad_words", "response_format", "structured_outputs"}
 """Fields that may hold many strings and have a bound of their own, or that of the body."""
 MANY_RAW = msgspec.json.Decoder(
     msgspec.defstruct("ManyRaw", [(name, Raw, Raw()) for name in sorted(MANY_STRINGS)], module=__name__)
@@ -46,7 +46,7 @@ def check_strings(body: bytes) -> None:
     known = MANY_RAW.decode(body)
     for name in MANY_STRINGS:
         inside = _strings(bytes(getattr(known, name)))
-        if inside > STRINGS_INSIDE_MAX and name in REQUIRED:
+        if inside > STRINGS_INSIDE_MAX and name in CONVERSATIONS:
             raise Problem("invalid_value", f"{name} has at most {STRINGS_INSIDE_MAX:,} strings, names included.", name)
         outside -= inside
     if outside > STRINGS_OUTSIDE_MAX:
@@ -64,7 +64,7 @@ def check_fields(fields: dict[str, Raw], size: int) -> None:
             raise Problem("invalid_value", f"{name} is at most {most:,} bytes of JSON.", name)
 
 
-BOUNDED = (ALL_KNOWN - UNBOUNDED - REQUIRED) | BYTES_MAX.keys()
+BOUNDED = (ALL_KNOWN - UNBOUNDED - CONVERSATIONS) | BYTES_MAX.keys()
 FIELD_BYTES_MIN = min(FIELD_BYTES_MAX, *BYTES_MAX.values())
 """No field of a shorter body is too long."""
 

@@ -22,6 +22,7 @@ class ChatFormat(WireFormat):
     path = "/v1/chat/completions"
     engine_path = "/chat/completions"
     required = "messages"
+    conversation_fields = frozenset({"messages"})
     known = KNOWN_ANYWHERE | OF_CHAT
     openai = OPENAI_ANYWHERE | OF_CHAT | HINTS | {"max_completion_tokens", "response_format"}
     neutral = MappingProxyType({**NEUTRAL, "add_special_tokens": (False,)})

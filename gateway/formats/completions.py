@@ -21,6 +21,7 @@ class CompletionsFormat(WireFormat):
     path = "/v1/completions"
     engine_path = "/completions"
     required = "prompt"
+    conversation_fields = frozenset({"prompt"})
     known = KNOWN_ANYWHERE | OF_COMPLETIONS
     openai = OPENAI_ANYWHERE | OF_COMPLETIONS | {"echo"}
     neutral = MappingProxyType({**NEUTRAL, "add_special_tokens": (True,)})

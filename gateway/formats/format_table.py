@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from gateway.formats.anthropic_messages import MESSAGES
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
+from gateway.formats.embeddings import EMBEDDINGS
+from gateway.formats.responses import RESPONSES
 from gateway.formats.wire_format import WireFormat
 
-FORMATS: Mapping[str, WireFormat] = MappingProxyType({each.path: each for each in (CHAT, COMPLETIONS)})
+FORMATS: Mapping[str, WireFormat] = MappingProxyType(
+    {each.path: each for each in (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)}
+)
 
 
 def get_format(path: bytes) -> WireFormat:

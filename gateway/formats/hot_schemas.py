@@ -90,7 +90,13 @@ def make_schemas(*others: Any) -> Json:
     components, schemas = msgspec.json.schema_components((*types.values(), *others), ref_template=template)
     fields = dict(zip(types, components, strict=False))
     for each in FORMATS.values():
-        schemas[f"{each.schema_name}Request"] = _body_schema(each, fields)
+        request = f"{each.schema_name}Request"
+        if each.request_type is None:
+            schemas[request] = _body_schema(each, fields)
+        else:
+            (_,), parts = msgspec.json.schema_components([each.request_type], ref_template=template)
+            schemas |= parts
+            schemas[request] = parts[each.request_type.__name__]
         schemas[each.schema_name] = each.answer_schema()
     return schemas
 

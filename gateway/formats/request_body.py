@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import Problem
+from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.bounds import LONG_BODY_BYTES, check_fields, check_strings
 from gateway.formats.fields import (
     GOES_ON,
@@ -58,7 +59,9 @@ class RequestBody:
         self.cache_salt: str | None = None
         """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
         self.raw = b""
-        """The bytes that it was read from."""
+        """The bytes that it was read from, in the engine's format."""
+        self.writer: AnswerWriter | None = None
+        """The writer of its answer in the caller's format; None where that is the engine's."""
         self._fields = fields
 
     @property
@@ -115,6 +118,9 @@ class RequestBody:
         Without a task the caller has named a pool, and may ask only for what its `engine` can keep.
         """
         limits = task or defaults
+        if task is not None and self.wire_format.for_pools_alone:
+            text = f"The task {task.name!r} does not take {self.wire_format.path}: name a pool as the model."
+            raise Problem("parameter_not_allowed", text, "model")
         unknown = unknown or limits.unknown_fields
         extras = self._fields.keys() - self.wire_format.known
         if extras:
@@ -357,6 +363,8 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         is_long = len(body) > LONG_BODY_BYTES
         if is_long:
             check_strings(body)
+        writer = wire_format.writer(body)
+        body, wire_format = wire_format.translate(body), wire_format.engine_format
         fields = RAW_FIELDS.decode(body)
         check_fields(fields, len(body))
         # Of a long body each field is read once: a field sent twice could hold anything in its first value.
@@ -375,6 +383,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
     found = RequestBody(wire_format, fields, read)
     found.raw = body
+    found.writer = writer
     return found
 
 

@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from gateway.errors import Problem
 from gateway.formats.answer_reading import Reading
+from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.fields import NEUTRAL, WHOLE_NUMBERS, Fields, Message
 from gateway.formats.selectors import of_messages, text_of
 from gateway.formats.server_sent_events import DONE, WHOLE, Progress, see_that_it_is_text
@@ -38,7 +39,7 @@ class WireFormat:
     """Fields that hold whole numbers."""
     required: ClassVar[str]
     """The field that has to be there beside `model`."""
-    known: ClassVar[frozenset[str]]
+    known: frozenset[str]
     """Fields that need no permission."""
     openai: ClassVar[frozenset[str]]
     """Fields for an engine of which only OpenAI's API is known."""
@@ -50,6 +51,12 @@ class WireFormat:
     """True if an answer may call tools."""
     has_template: ClassVar[bool] = False
     """True if engines put the request into their chat template."""
+    conversation_fields: ClassVar[frozenset[str]]
+    """Fields that hold the conversation, or the prompts: they may be long."""
+    request_type: ClassVar[type[msgspec.Struct] | None] = None
+    """The fields of a request of another API, which is translated; None where `fields` are those that callers send."""
+    for_pools_alone: ClassVar[bool] = False
+    """True if no task takes it: its answers are no text that a task's checks could judge."""
     logprobs_alone: ClassVar[bool | int | None] = None
     """The value of `logprobs` for those of the answer's tokens and no others; None: they can't be requested."""
     # The answer.
@@ -68,6 +75,19 @@ class WireFormat:
     def schema_name(self) -> str:
         """The name of its answers in the document at /openapi.json."""
         return self.title.title().replace(" ", "")
+
+    @property
+    def engine_format(self) -> WireFormat:
+        """The format that engines get, and that the request path reads."""
+        return self
+
+    def translate(self, raw: bytes) -> bytes:
+        """A caller's body as the engine's API has it. Raises Problem (400), msgspec.DecodeError."""
+        return raw
+
+    def writer(self, raw: bytes) -> AnswerWriter | None:
+        """The writer of the answer to the body `raw`; None where callers get it as the engine sent it."""
+        return None
 
     def messages(self, read: Fields) -> Sequence[Message]:
         """The request as a conversation; empty for one that is no conversation."""

@@ -48,10 +48,12 @@ async def relay(
         await _relay_stream(services, exchange, policy, body, answer, ledger)
         judge_sent(services, body, answer, ledger)
     else:
-        await _relay_whole(services, exchange, answer, ledger)
+        await _relay_whole(services, exchange, body, answer, ledger)
 
 
-async def _relay_whole(services: Services, exchange: Exchange, answer: Answer, ledger: Ledger) -> None:
+async def _relay_whole(
+    services: Services, exchange: Exchange, body: RequestBody, answer: Answer, ledger: Ledger
+) -> None:
     ledger.note_answer(answer.progress, services.prices, answer.lease.share(time.monotonic()), services.digest_secret)
     ledger.record.answer_digest = _keyed(services, answer.body).hexdigest()
     if answer.kept is not None:
@@ -60,13 +62,13 @@ async def _relay_whole(services: Services, exchange: Exchange, answer: Answer, l
     headers = [*JSON_HEADERS, *choice_headers(ledger)]
     if ledger.record.cost_usd is not None:
         headers.append((b"x-apprentice-cost-usd", b"%.9f" % ledger.record.cost_usd))
-    await exchange.whole(200, headers, answer.body)
+    await exchange.whole(200, headers, answer.body if body.writer is None else body.writer.write_whole(answer.body))
 
 
 async def _relay_stream(
     services: Services, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
 ) -> None:
-    digest = _keyed(services, b"")
+    digest, writer = _keyed(services, b""), body.writer
     end = HeldEnd(answer, holds=not body.wants_usage)
     try:
         await exchange.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
@@ -74,7 +76,7 @@ async def _relay_stream(
         while events is not None:
             if part := end.ready(events):
                 _note(answer, ledger, digest, part)
-                await exchange.write(part)
+                await exchange.write(part if writer is None else writer.write_events(part))
             try:
                 events = await end.next_events()
             except EngineError as error:
@@ -87,7 +89,8 @@ async def _relay_stream(
         progress = answer.total()
         ledger.note_answer(progress, services.prices, answer.share(time.monotonic()), services.digest_secret)
         ledger.record.answer_digest = digest.hexdigest()
-    await exchange.end(_ending(body, answer, ledger.record, last) + body.wire_format.last_event)
+    ending = _ending(body, answer, ledger.record, last)
+    await exchange.end(ending + body.wire_format.last_event if writer is None else writer.write_end(ending))
     await answer.drain()
 
 

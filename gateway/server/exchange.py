@@ -156,8 +156,10 @@ class Exchange(Wakeable):
         return self._wire.ends
 
     def authorization(self) -> str:
-        """The header with the key, as it came."""
-        return text_of(self._fields.get(b"authorization", b""))
+        """The header with the key; a key in `x-api-key`, as Anthropic's clients send it, as such a header."""
+        given = self._fields.get(b"authorization")
+        key = self._fields.get(b"x-api-key") if given is None else None
+        return text_of(given or b"") if key is None else f"Bearer {text_of(key)}"
 
     def identify(self) -> Caller:
         """The caller, by the key in its head; only where its address needs one."""

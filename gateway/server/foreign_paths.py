@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 NOWHERE = "There is nothing at this address."
-CHAT = "/v1/chat/completions"
 INSTEAD: Mapping[str, str] = {
-    "/v1/responses": f"OpenAI's Responses API is not offered. Use POST {CHAT}, which OpenAI's clients have too.",
-    "/v1/messages": f"Anthropic's Messages API is not offered. Use POST {CHAT}, with an OpenAI client.",
-    "/v1/embeddings": "Embeddings are not offered. Ask a server of embedding models, with a base URL of its own.",
+    "/v1/responses": "The gateway stores no responses: send the whole conversation to POST /v1/responses.",
+    "/v1/messages": "Of Anthropic's Messages API the gateway has POST /v1/messages alone.",
+    "/v1/conversations": "The gateway stores no conversations: send all of one to POST /v1/responses.",
 }
-WITHOUT_PREFIX = (CHAT.removeprefix("/v1"), "/completions", "/models", "/responses", "/messages", "/embeddings")
+WITHOUT_PREFIX = ("/chat/completions", "/completions", "/models", "/responses", "/messages", "/embeddings")
 
 
 def words_for(path: str) -> str:

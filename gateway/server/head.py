@@ -9,7 +9,10 @@ from gateway.errors import Problem
 
 OWN_PREFIX = b"x-apprentice-"
 SINGLE = frozenset(
-    {b"authorization", b"host", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"}
+    {
+        *(b"authorization", b"x-api-key", b"host"),
+        *(b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"),
+    }
 )
 """Headers that a request has once: where there are two, two readers could take each another one. So are our own."""
 HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")

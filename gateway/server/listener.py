@@ -117,7 +117,7 @@ class Listener:
         if path in KEYLESS or (self._preflights and exchange.method == "OPTIONS"):
             return None
         try:
-            exchange.caller = self.application.identify(exchange.header("authorization"))
+            exchange.caller = self.application.identify(exchange.header("authorization") or exchange.authorization())
         except Problem as problem:
             return problem
         if place != "open" and exchange.caller.role not in ("operator", "admin"):

@@ -68,6 +68,18 @@ def prompt_of(body: Json) -> str:
     return "\n".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt)
 
 
+def embeddings_of(body: Json) -> dict[str, Any]:
+    """A vector of two numbers for each text, and the tokens that they count as."""
+    texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
+    data = [
+        {"object": "embedding", "index": index, "embedding": [len(text) / 100, text.count(" ") / 100]}
+        for index, text in enumerate(texts)
+    ]
+    tokens = sum(len(tokens_of(text)) for text in texts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
+    return {"id": "embd-1", "object": "list", "created": 1, "model": body["model"], "data": data, "usage": usage}
+
+
 def choices_of(body: Json) -> int:
     """How many alternatives it makes: `n` for each prompt."""
     prompt = body.get("prompt")

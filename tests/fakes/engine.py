@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from tests.fakes.answers import Said, Speaker, Wording, digest_of, prompt_tokens
+from tests.fakes.answers import Said, Speaker, Wording, digest_of, embeddings_of, prompt_tokens
 from tests.fakes.faults import (
     COMPLETIONS,
     Fault,
@@ -326,6 +326,8 @@ class FakeEngine:
         match method, path:
             case "GET", "/health":
                 return (503 if self.dead else 200), ""
+            case "POST", "/v1/embeddings":
+                return 200, embeddings_of(body)
             case "GET", "/version":
                 return 200, {"version": self.version}
             case "GET", "/metrics":

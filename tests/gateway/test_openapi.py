@@ -210,7 +210,8 @@ def test_the_body_of_a_hot_endpoint_has_the_fields_that_the_gateway_reads(
     document: dict[str, Any], path: str, wire_format: WireFormat
 ) -> None:
     schema = body_schema(document, path)
-    assert set(schema["properties"]) == (wire_format.known | ON_REQUEST) - {"media"}
+    on_request = ON_REQUEST if wire_format.request_type is None else frozenset[str]()
+    assert set(schema["properties"]) == (wire_format.known | on_request) - {"media"}
     assert not schema["properties"].keys() & GATEWAY_ALONE
     bounded = [name for name, told in schema["properties"].items() if not told.keys() - {"description"}]
     assert set(bounded) <= ON_REQUEST, "fields whose types the code has are told"
@@ -255,7 +256,7 @@ def test_the_document_bounds_logit_bias_as_the_gateway_does(document: dict[str, 
 def test_a_body_that_the_gateway_reads_is_one_that_the_document_allows(
     document: dict[str, Any], path: str, chosen: dict[str, Any]
 ) -> None:
-    needed: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x"}
+    needed = {FORMATS[path].required: [{"role": "user", "content": "x"}] if FORMATS[path].has_template else "x"}
     body = {"model": "returns", **needed, **chosen}
     try:
         read_body(FORMATS[path], json.dumps(body).encode()).check(

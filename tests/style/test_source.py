@@ -138,8 +138,8 @@ def public_definitions(module: ast.Module) -> Iterator[Function | ast.ClassDef]:
 
 
 def implements_what_is_described_elsewhere(node: ast.ClassDef) -> bool:
-    """A wire format: the methods of WireFormat carry the words."""
-    return node.name.endswith("Format")
+    """A wire format, or a writer of its answers: the methods of WireFormat and AnswerWriter carry the words."""
+    return node.name.endswith(("Format", "Writer"))
 
 
 def kinds_of_a_documented_tree(path: Path) -> frozenset[str]:

@@ -63,10 +63,9 @@ async def test_health_is_an_alias_of_health_ready(configure: Configure) -> None:
 
 
 ADDRESSES_NOT_OFFERED = [
-    ("POST", "/v1/responses", "Use POST /v1/chat/completions"),
-    ("GET", "/v1/responses/resp_1", "Use POST /v1/chat/completions"),
-    ("POST", "/v1/messages", "Use POST /v1/chat/completions"),
-    ("POST", "/v1/embeddings", "server of embedding models"),
+    ("GET", "/v1/responses/resp_1", "stores no responses"),
+    ("POST", "/v1/messages/count_tokens", "POST /v1/messages alone"),
+    ("POST", "/v1/conversations", "stores no conversations"),
     ("POST", "/chat/completions", "Did you mean /v1/chat/completions?"),
     ("POST", "/completions", "Did you mean /v1/completions?"),
     ("GET", "/models", "Did you mean /v1/models?"),

@@ -1,0 +1,242 @@
+"""Answers for callers of other APIs: a chat completion, whole or streamed, retold in the API's own form.
+
+An engine and the request path speak chat completions. A writer reads what they send and turns it into blocks:
+reasoning, text, a refusal, or a call of a tool. Each API tells of blocks in its own events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.formats.server_sent_events import payload_of
+
+BlockKind = Literal["reasoning", "text", "refusal", "tool"]
+
+
+class CalledFunction(msgspec.Struct, gc=False):
+    """A function's name, and its arguments as JSON text; in a stream a part of them."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCall(msgspec.Struct, gc=False):
+    """A call of a tool, or the next part of one."""
+
+    index: int = 0
+    id: str | None = None
+    function: CalledFunction | None = None
+
+
+class ChatMessage(msgspec.Struct, gc=False):
+    """The message of an answer, or the part of it in one event."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class ChatChoice(msgspec.Struct, gc=False):
+    """The alternative that is told: other APIs have one."""
+
+    message: ChatMessage | None = None
+    delta: ChatMessage | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+
+class CachedTokens(msgspec.Struct, gc=False):
+    """Tokens of a prompt that came from the engine's cache."""
+
+    cached_tokens: int | None = None
+
+
+class ReasoningTokens(msgspec.Struct, gc=False):
+    """Tokens of an answer that are reasoning."""
+
+    reasoning_tokens: int | None = None
+
+
+class ChatUsage(msgspec.Struct, gc=False):
+    """Tokens as the engine counted them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: CachedTokens | None = None
+    completion_tokens_details: ReasoningTokens | None = None
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompt that came from the engine's cache."""
+        return (self.prompt_tokens_details.cached_tokens or 0) if self.prompt_tokens_details else 0
+
+    @property
+    def reasoned(self) -> int:
+        """Tokens of the answer that are reasoning, where the engine counts those."""
+        return (self.completion_tokens_details.reasoning_tokens or 0) if self.completion_tokens_details else 0
+
+
+class ChatAnswer(msgspec.Struct, gc=False):
+    """A chat completion, or an event of one."""
+
+    id: str | None = None
+    created: int | None = None
+    model: str = ""
+    choices: list[ChatChoice] | None = None
+    usage: ChatUsage | None = None
+    apprentice: Any = None
+
+
+_ANSWER = msgspec.json.Decoder(ChatAnswer)
+
+
+@dataclass(slots=True)
+class AnswerBlock:
+    """A piece of an answer: reasoning, text, a refusal, or a call with its `call_id` and the tool's `name`."""
+
+    kind: BlockKind
+    index: int
+    """Its place among the blocks."""
+    tool: int = 0
+    """The engine's number of the call."""
+    call_id: str = ""
+    name: str = ""
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All of its text; of a call its arguments as JSON."""
+        return "".join(self.parts)
+
+
+class AnswerWriter:
+    """The answer to one request, in an API's own form. A subclass gives the form; parts come in their order."""
+
+    def __init__(self) -> None:
+        self.blocks: list[AnswerBlock] = []
+        self.answer = ChatAnswer()
+        """The latest `id`, `model` and `created`."""
+        self.usage = ChatUsage()
+        self.told: Any = None
+        """What the gateway tells of the request at a stream's end."""
+        self.finish_reason: str | None = None
+        self.stop_reason: str | int | None = None
+        self._open: AnswerBlock | None = None
+        self._begun = False
+
+    # What a form defines.
+
+    def final(self) -> dict[str, Any]:
+        """The whole answer."""
+        raise NotImplementedError
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        """The events before the first block."""
+        raise NotImplementedError
+
+    def open_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
+        """The events that begin a block."""
+        raise NotImplementedError
+
+    def add_text(self, block: AnswerBlock, text: str) -> Iterator[dict[str, Any]]:
+        """The events of a block's next text."""
+        raise NotImplementedError
+
+    def close_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
+        """The events that end a block."""
+        raise NotImplementedError
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        """The events after the last block."""
+        raise NotImplementedError
+
+    # What the relay calls.
+
+    def write_whole(self, body: bytes) -> bytes:
+        """A whole answer, from the chat completion in `body`."""
+        read = self._read(body)
+        choice = (read.choices or [ChatChoice()])[0]
+        for _ in self._take_choice(choice, choice.message or ChatMessage()):
+            pass
+        return msgspec.json.encode(self.final())
+
+    def write_events(self, events: bytes) -> bytes:
+        """The events of a stream's next part, from the chat completion's events in `events`."""
+        return b"".join(map(write_event, self._retell(events)))
+
+    def write_end(self, events: bytes) -> bytes:
+        """The events of a stream's last part."""
+        out = list(map(write_event, self._retell(events)))
+        if self._open is not None:
+            out += map(write_event, self.close_block(self._open))
+            self._open = None
+        return b"".join((*out, *map(write_event, self.finish())))
+
+    def _retell(self, events: bytes) -> Iterator[dict[str, Any]]:
+        for event in events.split(b"\n\n"):
+            payload = payload_of(event + b"\n\n")
+            if not payload or payload == b"[DONE]":
+                continue
+            read = self._read(payload)
+            if not self._begun:
+                self._begun = True
+                yield from self.begin()
+            for choice in (read.choices or ())[:1]:
+                yield from self._take_choice(choice, choice.delta or ChatMessage())
+
+    def _read(self, payload: bytes) -> ChatAnswer:
+        read = _ANSWER.decode(payload)
+        self.answer.id = self.answer.id or read.id
+        self.answer.created = self.answer.created or read.created
+        self.answer.model = self.answer.model or read.model
+        self.usage = read.usage or self.usage
+        self.told = read.apprentice or self.told
+        return read
+
+    def _take_choice(self, choice: ChatChoice, message: ChatMessage) -> Iterator[dict[str, Any]]:
+        yield from self._take_text("reasoning", message.reasoning or message.reasoning_content)
+        yield from self._take_text("text", message.content)
+        yield from self._take_text("refusal", message.refusal)
+        for number, call in enumerate(message.tool_calls or ()):
+            yield from self._take_call(call, max(call.index, number if choice.message else 0))
+        self.finish_reason = choice.finish_reason or self.finish_reason
+        self.stop_reason = choice.stop_reason if choice.stop_reason is not None else self.stop_reason
+
+    def _take_text(self, kind: BlockKind, text: str | None) -> Iterator[dict[str, Any]]:
+        if not text:
+            return
+        block = self._open
+        if block is None or block.kind != kind:
+            block = AnswerBlock(kind, len(self.blocks))
+            yield from self._begin_block(block)
+        block.parts.append(text)
+        yield from self.add_text(block, text)
+
+    def _take_call(self, call: ToolCall, number: int) -> Iterator[dict[str, Any]]:
+        block = next((each for each in self.blocks if each.kind == "tool" and each.tool == number), None)
+        function = call.function or CalledFunction()
+        if block is None:
+            call_id = call.id or f"call_{self.answer.id}_{number}"
+            block = AnswerBlock("tool", len(self.blocks), number, call_id, function.name or "")
+            yield from self._begin_block(block)
+        if function.arguments:
+            block.parts.append(function.arguments)
+            yield from self.add_text(block, function.arguments)
+
+    def _begin_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
+        if self._open is not None:
+            yield from self.close_block(self._open)
+        self._open = block
+        self.blocks.append(block)
+        yield from self.open_block(block)
+
+
+def write_event(event: dict[str, Any]) -> bytes:
+    """A server-sent event that is named by its `type`."""
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))

@@ -1,0 +1,318 @@
+"""Anthropic's Messages API: requests are read as chat completions, answers are retold as content blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import Problem
+from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
+from gateway.formats.fields import Tokens
+from gateway.formats.translated_format import TranslatedFormat, refuse_value
+
+ERROR_TYPES: Mapping[int, str] = MappingProxyType(
+    {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        500: "api_error",
+        502: "api_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+    }
+)
+"""Anthropic's types of errors by status; any other status is an `invalid_request_error`."""
+STOP_REASONS: Mapping[str, str] = MappingProxyType(
+    {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+)
+TOOL_CHOICES: Mapping[str, str] = MappingProxyType({"auto": "auto", "any": "required", "none": "none"})
+
+
+class ImageSource(msgspec.Struct):
+    """The bytes of an image, or its address."""
+
+    type: Literal["base64", "url"]
+    media_type: str = "image/png"
+    data: str = ""
+    url: str = ""
+
+
+class ContentBlock(msgspec.Struct):
+    """A block of a message: text, an image, a call of a tool, or what the tool gave back."""
+
+    type: Annotated[str, Meta(max_length=64)]
+    text: str | None = None
+    source: ImageSource | None = None
+    id: str | None = None
+    name: str | None = None
+    input: Any = None
+    tool_use_id: str | None = None
+    content: str | list[ContentBlock] | None = None
+
+
+class TurnMessage(msgspec.Struct):
+    """A turn of the conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[ContentBlock]
+
+
+class ClientTool(msgspec.Struct):
+    """A tool that the answer may call."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    type: str = "custom"
+    description: str | None = None
+    input_schema: Any = None
+
+
+class ToolUseChoice(msgspec.Struct):
+    """The tools that the answer may, must or must not call."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class RequestMetadata(msgspec.Struct):
+    """The caller's own id of its user."""
+
+    user_id: str | None = None
+
+
+class Thinking(msgspec.Struct):
+    """Whether the model thinks before it answers."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = None
+    display: str | None = None
+
+
+class MessagesRequest(msgspec.Struct):
+    """The fields of a request. Others go on as they are, where a task allows them."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    messages: Annotated[list[TurnMessage], Meta(min_length=1, max_length=4096)]
+    max_tokens: Tokens
+    system: str | list[ContentBlock] | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    tools: Annotated[list[ClientTool], Meta(max_length=512)] | None = None
+    tool_choice: ToolUseChoice | None = None
+    metadata: RequestMetadata | None = None
+    thinking: Thinking | None = None
+    service_tier: str | None = None
+
+
+class MessagesFormat(TranslatedFormat):
+    """`POST /v1/messages`: turns with content blocks."""
+
+    name = "messages"
+    title = "Anthropic message"
+    path = "/v1/messages"
+    request_type = MessagesRequest
+    required = "messages"
+    has_template = True
+    conversation_fields = frozenset({"messages", "system"})
+    field_names = MappingProxyType(
+        {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "user": "metadata.user_id"}
+    )
+
+    def chat_fields(self, read: Any, given: dict[str, Any]) -> dict[str, Any]:
+        request: MessagesRequest = read
+        fields = self.rest(given, "temperature", "top_p", "top_k", "service_tier")
+        system = _join_text(request.system, "system") if request.system else ""
+        messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        for number, message in enumerate(request.messages):
+            messages += _read_turn(message, f"messages[{number}].content")
+        fields |= {"model": request.model, "messages": messages, "max_tokens": request.max_tokens}
+        if request.stop_sequences:
+            fields["stop"] = request.stop_sequences
+        if request.tools:
+            fields["tools"] = [_read_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools)]
+        if request.tool_choice is not None:
+            fields |= _read_choice(request.tool_choice)
+        if request.metadata is not None and request.metadata.user_id:
+            fields["user"] = request.metadata.user_id
+        if request.thinking is not None and request.thinking.type == "enabled" and request.thinking.budget_tokens:
+            fields["thinking_token_budget"] = request.thinking.budget_tokens
+        if request.stream:
+            fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        return fields
+
+    def writer(self, raw: bytes) -> AnswerWriter:
+        return MessageWriter()
+
+    def error_body(self, problem: Problem) -> bytes:
+        self.rename(problem)
+        error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": problem.message}
+        return msgspec.json.encode({"type": "error", "error": error | {"param": problem.param, "code": problem.code}})
+
+    def error_event(self, problem: Problem) -> bytes:
+        return b"event: error\ndata: " + self.error_body(problem) + b"\n\n"
+
+    def answer_schema(self) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string"},
+                "type": {"const": "message"},
+                "role": {"const": "assistant"},
+                "model": {"type": "string", "description": "What answered."},
+                "content": {"type": "array", "items": {"type": "object"}},
+                "stop_reason": {"enum": [*STOP_REASONS.values(), "stop_sequence"]},
+                "usage": {"type": "object"},
+            },
+            "required": ["id", "type", "role", "model", "content", "stop_reason", "usage"],
+        }
+
+
+def _join_text(content: str | list[ContentBlock] | None, place: str) -> str:
+    """The text of blocks that may hold nothing else."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    for number, block in enumerate(content):
+        if block.type != "text":
+            raise refuse_value(f"{place}[{number}].type", block.type, "text")
+    return "\n".join(block.text or "" for block in content)
+
+
+def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
+    """A turn as messages of a chat: what tools gave back is a message of its own."""
+    if isinstance(message.content, str):
+        return [{"role": message.role, "content": message.content}]
+    parts: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for number, block in enumerate(message.content):
+        at = f"{place}[{number}]"
+        if block.type == "text":
+            parts.append({"type": "text", "text": block.text or ""})
+        elif block.type == "image" and block.source is not None:
+            source = block.source
+            url = source.url if source.type == "url" else f"data:{source.media_type};base64,{source.data}"
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        elif block.type == "tool_use":
+            arguments = msgspec.json.encode(block.input if block.input is not None else {}).decode()
+            function = {"name": block.name, "arguments": arguments}
+            calls.append({"id": block.id, "type": "function", "function": function})
+        elif block.type == "tool_result":
+            content = _join_text(block.content, f"{at}.content")
+            results.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": content})
+        elif block.type not in ("thinking", "redacted_thinking"):  # of earlier turns: templates leave it out as well
+            raise refuse_value(f"{at}.type", block.type, "text", "image", "tool_use", "tool_result", "thinking")
+    # One text: not all chat templates take parts.
+    is_text = all(part["type"] == "text" for part in parts)
+    content_of_turn: Any = "\n".join(part["text"] for part in parts) if is_text else parts
+    if calls:
+        return [{"role": message.role, "content": content_of_turn or None, "tool_calls": calls}]
+    return [*results, {"role": message.role, "content": content_of_turn}] if parts or not results else results
+
+
+def _read_tool(tool: ClientTool, place: str) -> dict[str, Any]:
+    if tool.type != "custom":
+        raise refuse_value(f"{place}.type", tool.type, "custom")
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+    return {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+
+
+def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:
+    fields: dict[str, Any] = {"parallel_tool_calls": False} if choice.disable_parallel_tool_use else {}
+    if choice.type != "tool":
+        return fields | {"tool_choice": TOOL_CHOICES[choice.type]}
+    if not choice.name:
+        raise Problem("missing_field", "The field 'tool_choice.name' is required.", "tool_choice.name")
+    return fields | {"tool_choice": {"type": "function", "function": {"name": choice.name}}}
+
+
+class MessageWriter(AnswerWriter):
+    """An answer as a message with content blocks."""
+
+    def final(self) -> dict[str, Any]:
+        stop_reason, stop_sequence = self._stop()
+        message = {
+            "id": f"msg_{(self.answer.id or '').removeprefix('chatcmpl-')}",
+            "type": "message",
+            "role": "assistant",
+            "model": self.answer.model,
+            "content": [_write_block(block) for block in self.blocks],
+            "stop_reason": stop_reason,
+            "stop_sequence": stop_sequence,
+            "usage": self._usage(),
+        }
+        return message | ({"apprentice": self.told} if self.told else {})
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        message = self.final() | {"stop_reason": None, "stop_sequence": None}
+        yield {"type": "message_start", "message": message}
+
+    def open_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
+        empty = _write_block(AnswerBlock(block.kind, block.index, call_id=block.call_id, name=block.name))
+        yield {"type": "content_block_start", "index": block.index, "content_block": empty}
+
+    def add_text(self, block: AnswerBlock, text: str) -> Iterator[dict[str, Any]]:
+        kind, name = DELTA_TYPES[block.kind]
+        yield {"type": "content_block_delta", "index": block.index, "delta": {"type": kind, name: text}}
+
+    def close_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
+        yield {"type": "content_block_stop", "index": block.index}
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        stop_reason, stop_sequence = self._stop()
+        told = {"apprentice": self.told} if self.told else {}
+        delta = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
+        yield {"type": "message_delta", "delta": delta, "usage": self._usage(), **told}
+        yield {"type": "message_stop"}
+
+    def _stop(self) -> tuple[str, str | None]:
+        if isinstance(self.stop_reason, str) and self.finish_reason == "stop":
+            return "stop_sequence", self.stop_reason
+        if any(block.kind == "tool" for block in self.blocks) and self.finish_reason == "stop":
+            return "tool_use", None  # so vLLM ends a call that `tool_choice` asked for
+        return STOP_REASONS.get(self.finish_reason or "stop", "end_turn"), None
+
+    def _usage(self) -> dict[str, Any]:
+        usage = self.usage
+        return {
+            "input_tokens": max(0, (usage.prompt_tokens or 0) - usage.cached),
+            "cache_read_input_tokens": usage.cached,
+            "cache_creation_input_tokens": 0,
+            "output_tokens": usage.completion_tokens or 0,
+        }
+
+
+DELTA_TYPES: Mapping[str, tuple[str, str]] = {
+    "text": ("text_delta", "text"),
+    "refusal": ("text_delta", "text"),
+    "reasoning": ("thinking_delta", "thinking"),
+    "tool": ("input_json_delta", "partial_json"),
+}
+
+
+def _write_block(block: AnswerBlock) -> dict[str, Any]:
+    if block.kind == "tool":
+        return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": _read_arguments(block.text)}
+    if block.kind == "reasoning":
+        return {"type": "thinking", "thinking": block.text, "signature": ""}
+    return {"type": "text", "text": block.text}
+
+
+def _read_arguments(text: str) -> Any:
+    """A call's arguments; as they came where a model wrote no JSON object."""
+    try:
+        arguments = msgspec.json.decode(text or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        return {"arguments": text}
+    return arguments if isinstance(arguments, dict) else {"arguments": arguments}
+
+
+MESSAGES = MessagesFormat()

@@ -1,0 +1,113 @@
+"""Embeddings: texts, each answered by a vector. Pools answer them; a task's adapter makes none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+from gateway.formats.fields import KEPT_HERE, Fields, Message
+from gateway.formats.selectors import of_text
+from gateway.formats.server_sent_events import Progress, Usage, see_that_it_is_text
+from gateway.formats.wire_format import WireFormat
+from serving.errors import Failed
+
+INPUTS_MAX = 2048
+"""Texts of one request, as in OpenAI's API."""
+
+
+class EmbeddingFields(Fields):
+    """The fields of a request for embeddings."""
+
+    input: str | Annotated[list[str], Meta(min_length=1, max_length=INPUTS_MAX)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+
+
+class EmbeddingItem(msgspec.Struct, gc=False):
+    """One vector, which goes on unread."""
+
+    embedding: Raw
+
+
+class EmbeddingAnswer(msgspec.Struct, gc=False):
+    """The fields of an answer that the gateway reads."""
+
+    id: str | None = None
+    data: list[EmbeddingItem] | None = None
+    usage: Usage | None = None
+
+
+_ANSWER = msgspec.json.Decoder(EmbeddingAnswer)
+
+
+class EmbeddingsFormat(WireFormat):
+    """`POST /v1/embeddings`: one text or several, each answered by a vector."""
+
+    name = "embeddings"
+    title = "Embedding"
+    path = "/v1/embeddings"
+    engine_path = "/embeddings"
+    fields = EmbeddingFields
+    whole_numbers = frozenset({"dimensions"})
+    required = "input"
+    conversation_fields = frozenset({"input"})
+    known = KEPT_HERE | {"model", "input", "encoding_format", "dimensions"}
+    openai = frozenset({"model", "input", "encoding_format", "dimensions"})
+    token_limits = ()
+    for_pools_alone = True
+
+    def messages(self, read: Fields) -> Sequence[Message]:
+        return ()
+
+    def text(self, read: Fields) -> str:
+        return "\n".join(_texts(read))
+
+    def selected(self, read: Fields, selector: str) -> str:
+        return of_text(selector, self.text(read))
+
+    def conversation(self, read: Fields) -> str:
+        return self.text(read)
+
+    def answer_tokens(self, read: Fields) -> int | None:
+        return 0
+
+    def add_system(self, fields: dict[str, Any], read: Fields, system: str, after: bool) -> None:
+        """Leave the texts as they are: a vector of other words would be another one."""
+
+    def note_whole(self, body: bytes, choices: int, progress: Progress) -> None:
+        try:
+            see_that_it_is_text(body)
+            read = _ANSWER.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Failed("the engine's answer holds no embeddings") from error
+        if not read.data:
+            raise Failed("the engine's answer holds no embeddings", body=body)
+        progress.answer_id = read.id
+        progress.finish_reason = "stop"
+        if read.usage is not None:
+            read.usage.completion_tokens = 0
+            progress.usage = read.usage
+
+    def answer_schema(self) -> dict[str, Any]:
+        vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}]}
+        item = {"type": "object", "properties": {"index": {"type": "integer"}, "embedding": vector}}
+        return {
+            "type": "object",
+            "properties": {
+                "model": {"type": "string", "description": "What answered."},
+                "data": {"type": "array", "minItems": 1, "items": item},
+                "usage": {"type": ["object", "null"], "properties": {"prompt_tokens": {"type": ["integer", "null"]}}},
+            },
+            "required": ["data"],
+        }
+
+
+def _texts(read: Fields) -> list[str]:
+    given = read.input if isinstance(read, EmbeddingFields) else None
+    return [given] if isinstance(given, str) else given or []
+
+
+EMBEDDINGS = EmbeddingsFormat()

@@ -1,0 +1,164 @@
+"""Answers of OpenAI's Responses API: items with content, and their events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
+
+
+class EchoedFields(msgspec.Struct):
+    """The fields of a request that its answer repeats."""
+
+    instructions: Any = None
+    max_output_tokens: Any = None
+    metadata: Any = None
+    parallel_tool_calls: Any = True
+    reasoning: Any = None
+    temperature: Any = None
+    text: Any = None
+    tool_choice: Any = None
+    tools: Any = None
+    top_p: Any = None
+    user: Any = None
+
+
+_ECHO = msgspec.json.Decoder(EchoedFields)
+
+
+class ResponseWriter(AnswerWriter):
+    """An answer as a response with items."""
+
+    def __init__(self, raw: bytes) -> None:
+        """`raw` is the request's body."""
+        super().__init__()
+        self._given: dict[str, Any] = msgspec.to_builtins(_ECHO.decode(raw))
+        self._number = -1
+        self._began_at = int(time.time())
+
+    @property
+    def _id(self) -> str:
+        return f"resp_{(self.answer.id or '').removeprefix('chatcmpl-')}"
+
+    def final(self) -> dict[str, Any]:
+        is_cut = self.finish_reason in ("length", "content_filter")
+        reason = "max_output_tokens" if self.finish_reason == "length" else "content_filter"
+        response = self._response("incomplete" if is_cut else "completed")
+        response["incomplete_details"] = {"reason": reason} if is_cut else None
+        response["output"] = [self._item(block, "completed") for block in self.blocks]
+        usage = self.usage
+        if usage.prompt_tokens is not None:
+            answered = usage.completion_tokens or 0
+            response["usage"] = {
+                "input_tokens": usage.prompt_tokens,
+                "input_tokens_details": {"cached_tokens": usage.cached},
+                "output_tokens": answered,
+                "output_tokens_details": {"reasoning_tokens": usage.reasoned},
+                "total_tokens": usage.prompt_tokens + answered,
+            }
+        return response | ({"apprentice": self.told} if self.told else {})
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        for kind in ("response.created", "response.in_progress"):
+            yield self._event(kind, response=self._response("in_progress"))
+
+    def open_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
+        item = self._item(block, "in_progress")
+        if "content" in item:
+            item["content"] = []
+        yield self._event("response.output_item.added", output_index=block.index, item=item)
+        if block.kind in ("text", "refusal"):
+            yield self._of_part(block, "response.content_part.added", part=_part(block.kind, ""))
+
+    def add_text(self, block: AnswerBlock, text: str) -> Iterator[dict[str, Any]]:
+        if block.kind == "tool":
+            yield self._of_item(block, "response.function_call_arguments.delta", delta=text)
+            return
+        told: dict[str, Any] = {"logprobs": []} if block.kind == "text" else {}
+        yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.delta", delta=text, **told)
+
+    def close_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
+        if block.kind == "tool":
+            told = {"name": block.name, "arguments": block.text}
+            yield self._of_item(block, "response.function_call_arguments.done", **told)
+        else:
+            text = {"refusal" if block.kind == "refusal" else "text": block.text}
+            told_of: dict[str, Any] = {"logprobs": []} if block.kind == "text" else {}
+            yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.done", **text, **told_of)
+            if block.kind != "reasoning":
+                yield self._of_part(block, "response.content_part.done", part=_part(block.kind, block.text))
+        item = self._item(block, "completed")
+        yield self._event("response.output_item.done", output_index=block.index, item=item)
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        response = self.final()
+        yield self._event(f"response.{response['status']}", response=response)
+
+    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        self._number += 1
+        return {"type": kind, "sequence_number": self._number, **fields}
+
+    def _of_item(self, block: AnswerBlock, kind: str, **fields: Any) -> dict[str, Any]:
+        return self._event(kind, item_id=self._item_id(block), output_index=block.index, **fields)
+
+    def _of_part(self, block: AnswerBlock, kind: str, **fields: Any) -> dict[str, Any]:
+        return self._of_item(block, kind, content_index=0, **fields)
+
+    def _item_id(self, block: AnswerBlock) -> str:
+        return f"{ITEM_PREFIXES[block.kind]}_{self._id.removeprefix('resp_')}_{block.index}"
+
+    def _item(self, block: AnswerBlock, status: str) -> dict[str, Any]:
+        item: dict[str, Any] = {"id": self._item_id(block), "status": status}
+        if block.kind == "tool":
+            call = {"call_id": block.call_id, "name": block.name, "arguments": block.text}
+            return item | {"type": "function_call"} | call
+        if block.kind == "reasoning":
+            content = [{"type": "reasoning_text", "text": block.text}]
+            return item | {"type": "reasoning", "summary": [], "content": content}
+        return item | {"type": "message", "role": "assistant", "content": [_part(block.kind, block.text)]}
+
+    def _response(self, status: str) -> dict[str, Any]:
+        given = self._given
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self.answer.created or self._began_at,
+            "status": status,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": given.get("instructions"),
+            "max_output_tokens": given.get("max_output_tokens"),
+            "metadata": given.get("metadata") or {},
+            "model": self.answer.model,
+            "output": [],
+            "parallel_tool_calls": given.get("parallel_tool_calls", True),
+            "previous_response_id": None,
+            "reasoning": given.get("reasoning") or {"effort": None, "summary": None},
+            "store": False,
+            "temperature": given.get("temperature"),
+            "text": given.get("text") or {"format": {"type": "text"}},
+            "tool_choice": given.get("tool_choice") or "auto",
+            "tools": given.get("tools") or [],
+            "top_p": given.get("top_p"),
+            "truncation": "disabled",
+            "usage": None,
+            "user": given.get("user"),
+        }
+
+
+EVENT_NAMES: Mapping[str, str] = {
+    "text": "response.output_text",
+    "refusal": "response.refusal",
+    "reasoning": "response.reasoning_text",
+}
+ITEM_PREFIXES: Mapping[str, str] = {"text": "msg", "refusal": "msg", "reasoning": "rs", "tool": "fc"}
+
+
+def _part(kind: str, text: str) -> dict[str, Any]:
+    if kind == "refusal":
+        return {"type": "refusal", "refusal": text}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

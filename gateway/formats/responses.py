@@ -1,0 +1,288 @@
+"""OpenAI's Responses API without stored state: requests are read as chat completions, answers are retold as items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import Problem
+from gateway.formats.answer_writer import AnswerWriter
+from gateway.formats.fields import StreamOptions, Tokens
+from gateway.formats.response_writer import ResponseWriter
+from gateway.formats.translated_format import TranslatedFormat, refuse_value
+
+STATELESS = "The gateway stores no responses: send the whole conversation as input."
+FIXED_NEEDS: Mapping[str, str] = MappingProxyType(
+    {
+        "previous_response_id": STATELESS,
+        "conversation": STATELESS,
+        "background": "The gateway answers at once, or as a stream.",
+        "prompt": "The gateway stores no prompt templates: send the text as instructions and input.",
+        "max_tool_calls": "The gateway calls no tools of its own.",
+    }
+)
+"""Fields that ask for what needs a server's state, and what to do instead."""
+INCLUDABLE = frozenset({"message.output_text.logprobs", "reasoning.encrypted_content"})
+LOGPROBS = "message.output_text.logprobs"
+FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
+ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
+
+
+class TextFormat(msgspec.Struct):
+    """The form of an answer's text."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str = "answer"
+    schema: Any = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class TextOptions(msgspec.Struct):
+    """The form of an answer's text, and how long it is."""
+
+    format: TextFormat | None = None
+    verbosity: str | None = None
+
+
+class ReasoningOptions(msgspec.Struct):
+    """The amount of reasoning."""
+
+    effort: str | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+class FunctionTool(msgspec.Struct):
+    """A tool that an answer may call."""
+
+    type: Annotated[str, Meta(max_length=64)]
+    name: str | None = None
+    description: str | None = None
+    parameters: Any = None
+    strict: bool | None = None
+
+
+class NamedTool(msgspec.Struct):
+    """A tool that an answer has to call."""
+
+    type: Annotated[str, Meta(max_length=64)]
+    name: str | None = None
+
+
+class InputItem(msgspec.Struct):
+    """An item of the input: a message, a call of a tool, what the tool gave back, or reasoning."""
+
+    type: Annotated[str, Meta(max_length=64)] = "message"
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: str | list[InputPart] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputPart] | None = None
+
+
+class InputPart(msgspec.Struct):
+    """A part of a message's content."""
+
+    type: Annotated[str, Meta(max_length=64)]
+    text: str | None = None
+    refusal: str | None = None
+    image_url: str | None = None
+    detail: str | None = None
+
+
+class ResponsesRequest(msgspec.Struct):
+    """The fields of a request. Others go on as they are, where a task allows them."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    input: str | Annotated[list[InputItem], Meta(min_length=1, max_length=4096)]
+    instructions: str | None = None
+    max_output_tokens: Tokens | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=512)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    include: list[str] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    previous_response_id: Any = None
+    conversation: Any = None
+    background: bool | None = None
+    prompt: Any = None
+    max_tool_calls: Any = None
+    temperature: float | None = None
+    top_p: float | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: dict[str, Any] | None = None
+    user: str | None = None
+
+
+class ResponsesFormat(TranslatedFormat):
+    """`POST /v1/responses`: items in, items out."""
+
+    name = "responses"
+    title = "Response"
+    path = "/v1/responses"
+    request_type = ResponsesRequest
+    required = "input"
+    has_template = True
+    conversation_fields = frozenset({"input", "instructions"})
+    field_names = MappingProxyType(
+        {"messages": "input", "max_completion_tokens": "max_output_tokens", "max_tokens": "max_output_tokens",
+         "response_format": "text.format", "reasoning_effort": "reasoning.effort", "verbosity": "text.verbosity"}
+    )  # fmt: skip
+
+    def chat_fields(self, read: Any, given: dict[str, Any]) -> dict[str, Any]:
+        request: ResponsesRequest = read
+        _refuse_untaken(request)
+        fields = self.rest(given, "temperature", "top_p", "parallel_tool_calls", "metadata", "user")
+        messages = [{"role": "system", "content": request.instructions}] if request.instructions else []
+        fields |= {"model": request.model, "messages": [*messages, *_messages(request.input)]}
+        if request.max_output_tokens is not None:
+            fields["max_completion_tokens"] = request.max_output_tokens
+        if request.reasoning is not None and request.reasoning.effort is not None:
+            fields["reasoning_effort"] = request.reasoning.effort
+        if request.text is not None:
+            fields |= _text_fields(request.text)
+        if request.tools:
+            fields["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools)]
+        if request.tool_choice is not None:
+            fields["tool_choice"] = _tool_choice(request.tool_choice)
+        if request.stream:
+            fields |= {"stream": True, "stream_options": {"include_usage": True}}
+            obfuscation = request.stream_options and request.stream_options.include_obfuscation
+            if obfuscation is not None:
+                fields["stream_options"]["include_obfuscation"] = obfuscation
+        return fields
+
+    def writer(self, raw: bytes) -> AnswerWriter:
+        return ResponseWriter(raw)
+
+    def error_event(self, problem: Problem) -> bytes:
+        event = {"type": "error", "code": problem.code, "message": problem.message, "param": problem.param}
+        return b"event: error\ndata: " + msgspec.json.encode(event | {"sequence_number": 0}) + b"\n\n"
+
+    def answer_schema(self) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string"},
+                "object": {"const": "response"},
+                "status": {"enum": ["completed", "incomplete"]},
+                "model": {"type": "string", "description": "What answered."},
+                "output": {"type": "array", "items": {"type": "object"}},
+                "usage": {"type": ["object", "null"]},
+            },
+            "required": ["id", "object", "status", "model", "output"],
+        }
+
+
+def _refuse_untaken(request: ResponsesRequest) -> None:
+    """Raises Problem (400) for what needs stored state, or what the gateway does not tell."""
+    for name, text in FIXED_NEEDS.items():
+        if getattr(request, name):
+            raise Problem("parameter_not_allowed", f"{name} is not taken. {text}", name)
+    for number, name in enumerate(request.include or ()):
+        if name not in INCLUDABLE:
+            raise refuse_value(f"include[{number}]", name, *sorted(INCLUDABLE))
+    if request.top_logprobs is not None or LOGPROBS in (request.include or ()):
+        raise Problem("parameter_not_allowed", "Logprobs are told by chat completions alone: ask there.", "include")
+
+
+def _tool_choice(choice: str | NamedTool) -> Any:
+    if isinstance(choice, str):
+        return choice
+    if choice.type != "function":
+        raise refuse_value("tool_choice.type", choice.type, "function")
+    return {"type": "function", "function": {"name": choice.name}}
+
+
+def _text_fields(text: TextOptions) -> dict[str, Any]:
+    fields: dict[str, Any] = {} if text.verbosity is None else {"verbosity": text.verbosity}
+    form = text.format
+    if form is None or form.type == "text":
+        return fields
+    if form.type == "json_object":
+        return fields | {"response_format": {"type": "json_object"}}
+    if form.schema is None:
+        raise Problem("missing_field", "The field 'text.format.schema' is required.", "text.format.schema")
+    schema = {"name": form.name, "schema": form.schema, "strict": form.strict, "description": form.description}
+    told = {name: value for name, value in schema.items() if value is not None}
+    return fields | {"response_format": {"type": "json_schema", "json_schema": told}}
+
+
+def _tool(tool: FunctionTool, place: str) -> dict[str, Any]:
+    if tool.type != "function":
+        raise refuse_value(f"{place}.type", tool.type, "function")
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
+    }
+    return {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+
+
+def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
+    """The input as messages of a chat. Calls of one turn share a message, after the text of that turn."""
+    if isinstance(items, str):
+        return [{"role": "user", "content": items}]
+    messages: list[dict[str, Any]] = []
+    for number, item in enumerate(items):
+        place = f"input[{number}]"
+        if item.type == "message":
+            if item.role is None:
+                raise Problem("missing_field", f"The field '{place}.role' is required.", f"{place}.role")
+            role = "system" if item.role == "developer" else item.role
+            messages.append({"role": role, "content": _content(item.content, f"{place}.content")})
+        elif item.type == "function_call":
+            call = {
+                "id": item.call_id,
+                "type": "function",
+                "function": {"name": item.name, "arguments": item.arguments},
+            }
+            last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
+            if last is None:
+                last = {"role": "assistant", "content": None}
+                messages.append(last)
+            last.setdefault("tool_calls", []).append(call)
+        elif item.type == "function_call_output":
+            content = _content(item.output, f"{place}.output")
+            messages.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
+        elif item.type != "reasoning":  # a model's own reasoning of earlier turns: templates leave it out as well
+            raise refuse_value(
+                f"{place}.type", item.type, "message", "function_call", "function_call_output", "reasoning"
+            )
+    if not messages:
+        raise Problem("invalid_value", "The input holds no message.", "input")
+    return messages
+
+
+def _content(content: str | list[InputPart] | None, place: str) -> Any:
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts: list[dict[str, Any]] = []
+    for number, part in enumerate(content):
+        if part.type in ("input_text", "output_text", "text"):
+            parts.append({"type": "text", "text": part.text or ""})
+        elif part.type == "refusal":
+            parts.append({"type": "text", "text": part.refusal or ""})
+        elif part.type == "input_image" and part.image_url:
+            url = {"url": part.image_url} | ({"detail": part.detail} if part.detail else {})
+            parts.append({"type": "image_url", "image_url": url})
+        else:
+            raise refuse_value(f"{place}[{number}].type", part.type, "input_text", "output_text", "input_image")
+    if all(part["type"] == "text" for part in parts):  # one text: not all chat templates take parts
+        return "\n".join(part["text"] for part in parts)
+    return parts
+
+
+RESPONSES = ResponsesFormat()

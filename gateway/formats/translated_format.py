@@ -1,0 +1,87 @@
+"""A wire format of another API: its requests become chat completions, and chat answers are retold in its form.
+
+So checks, general prompts, fallbacks, contracts, records and feedback work as for chat, whatever the engine speaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from gateway.errors import Problem
+from gateway.formats.answer_writer import AnswerWriter
+from gateway.formats.chat import CHAT
+from gateway.formats.wire_format import WireFormat
+
+CHAT_ALONE = frozenset(
+    {
+        *("messages", "max_tokens", "max_completion_tokens", "n", "response_format", "reasoning_effort", "verbosity"),
+        *("logprobs", "top_logprobs", "prompt", "modalities", "stop", "tools", "tool_choice", "stream_options"),
+    }
+)
+"""Fields of a chat completion that another API has under another name, or not at all."""
+SHOWN_CHARACTERS_MAX = 64
+
+
+class TranslatedFormat(WireFormat):
+    """An API that is served by way of chat completions."""
+
+    openai = frozenset()
+
+    request_type: ClassVar[type[msgspec.Struct]]
+    """The fields of its requests, with their types."""
+    field_names: ClassVar[Mapping[str, str]]
+    """Its names of chat's fields, for errors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._requests = msgspec.json.Decoder(self.request_type)
+        self.known = frozenset(each.encode_name for each in msgspec.structs.fields(self.request_type))
+
+    def chat_fields(self, read: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """The request as fields of a chat completion. Raises Problem (400) for what has no counterpart there."""
+        raise NotImplementedError
+
+    @property
+    def engine_format(self) -> WireFormat:
+        return CHAT
+
+    def translate(self, raw: bytes) -> bytes:
+        read = self._requests.decode(raw)
+        return msgspec.json.encode(self.chat_fields(read, msgspec.json.decode(raw)))
+
+    def writer(self, raw: bytes) -> AnswerWriter:
+        raise NotImplementedError
+
+    def rest(self, given: Mapping[str, Any], *same: str) -> dict[str, Any]:
+        """The fields that go on as they came: those that chat has under the `same` name, and unknown ones.
+
+        A task's settings decide on unknown ones. Raises Problem (400) for a field that only chat has.
+        """
+        fields = {name: given[name] for name in same if name in given}
+        for name, value in given.items():
+            if name not in self.known:
+                if name in CHAT_ALONE:
+                    raise Problem("unknown_parameter", f"{self.path} does not know {name!r}: leave it out.", name)
+                fields[name] = value
+        return fields
+
+    def rename(self, problem: Problem) -> Problem:
+        """The problem with this API's name of the field at fault."""
+        field = (problem.param or "").partition("[")[0].partition(".")[0]
+        if field in self.field_names and problem.code != "unknown_parameter":  # which names what the caller sent
+            own = self.field_names[field]
+            problem.param = own + (problem.param or "").removeprefix(field)
+            problem.message = problem.message.replace(field, own)
+        return problem
+
+    def error_body(self, problem: Problem) -> bytes:
+        return self.rename(problem).body()
+
+
+def refuse_value(place: str, value: str, *taken: str) -> Problem:
+    """The problem of a value that the gateway does not take there."""
+    shown = value[:SHOWN_CHARACTERS_MAX]
+    return Problem("invalid_value", f"{place} is {shown!r}: the gateway takes {', '.join(taken)}.", place)

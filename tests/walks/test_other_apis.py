@@ -1,0 +1,305 @@
+"""Responses, embeddings and Anthropic's Messages API through the official SDKs: the same path, another form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
+
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+TEXT = "Is a sealed toaster refunded after 3 days?"
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+@pytest.fixture
+async def running(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[RunningGateway]:
+    async with run_gateway(configure()) as gateway:
+        await gateway.place(make_adapter(1))
+        yield gateway
+
+
+@pytest.fixture
+async def responses(running: RunningGateway) -> AsyncIterator[AsyncOpenAI]:
+    async with running.http() as http:
+        key = http.headers["authorization"].removeprefix("Bearer ")
+        async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0) as client:
+            yield client
+
+
+@pytest.fixture
+async def messages(running: RunningGateway) -> AsyncIterator[AsyncAnthropic]:
+    async with running.http() as http:
+        key = http.headers["authorization"].removeprefix("Bearer ")
+        async with AsyncAnthropic(base_url=running.url, api_key=key, max_retries=0) as client:
+            yield client
+
+
+async def record_of(running: RunningGateway, answer_id: str) -> dict[str, Any]:
+    async with running.http() as http:
+        answer = await http.get(f"/v1/requests/{answer_id}")
+        assert answer.status_code == 200, answer.text
+        record: dict[str, Any] = answer.json()["record"]
+        return record
+
+
+# ---- responses ----------------------------------------------------------------------------------
+
+
+async def test_response_is_answered_by_the_adapter_and_recorded(
+    running: RunningGateway, responses: AsyncOpenAI, small: FakeEngine
+) -> None:
+    answer = await responses.responses.create(
+        model="returns", input=TEXT, instructions="Be short.", max_output_tokens=20, temperature=0
+    )
+    assert (answer.status, answer.model) == ("completed", "returns@v1")
+    assert answer.output_text
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+    seen = small.requests[-1].body
+    assert seen["messages"] == [{"role": "system", "content": "Be short."}, {"role": "user", "content": TEXT}]
+    assert seen["max_completion_tokens"] == 20
+    record = await record_of(running, answer.id)
+    assert (record["endpoint"], record["reason"], record["status"]) == ("responses", "adapter", 200)
+
+
+async def test_streamed_response_has_the_events_of_the_whole_one(responses: AsyncOpenAI) -> None:
+    whole = await responses.responses.create(model="returns", input=TEXT, temperature=0)
+    kinds, text = [], ""
+    async with responses.responses.stream(model="returns", input=TEXT, temperature=0) as stream:
+        async for event in stream:
+            kinds.append(event.type)
+            if event.type == "response.output_text.delta":
+                text += event.delta
+        final = await stream.get_final_response()
+    assert text == whole.output_text == final.output_text
+    assert final.usage == whole.usage
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-4:] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_response_calls_a_tool_and_takes_what_it_gave_back(
+    responses: AsyncOpenAI, small: FakeEngine, stream: bool
+) -> None:
+    small.auto_tool_choice = True
+    tools: Any = [{"type": "function", "name": "weather", "parameters": WEATHER, "strict": True}]
+    choice: Any = {"type": "function", "name": "weather"}
+    if stream:
+        async with responses.responses.stream(model="returns", input=TEXT, tools=tools, tool_choice=choice) as events:
+            answer: Any = await events.get_final_response()
+    else:
+        answer = await responses.responses.create(model="returns", input=TEXT, tools=tools, tool_choice=choice)
+    call = answer.output[0]
+    assert (call.type, call.name) == ("function_call", "weather")
+    assert "city" in json.loads(call.arguments)
+    given_back: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+    asked: Any = [{"role": "user", "content": TEXT}, call.model_dump(exclude_none=True), given_back]
+    await responses.responses.create(model="returns", input=asked, tools=tools)
+    user, assistant, tool = small.requests[-1].body["messages"]
+    assert user == {"role": "user", "content": TEXT}
+    assert assistant["tool_calls"][0]["id"] == tool["tool_call_id"] == call.call_id
+    assert tool["content"] == "rain"
+
+
+async def test_response_keeps_a_schema(responses: AsyncOpenAI) -> None:
+    form: Any = {"type": "json_schema", "name": "weather", "schema": WEATHER, "strict": True}
+    answer = await responses.responses.create(model="returns", input=TEXT, text={"format": form}, max_output_tokens=64)
+    assert "city" in json.loads(answer.output_text)
+
+
+async def test_response_that_was_cut_is_incomplete(responses: AsyncOpenAI) -> None:
+    answer = await responses.responses.create(model="returns", input=TEXT, max_output_tokens=2)
+    assert answer.status == "incomplete"
+    assert answer.incomplete_details is not None
+    assert answer.incomplete_details.reason == "max_output_tokens"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0].type"),
+        ({"input": []}, "input"),
+        ({"input": 7}, "input"),
+        ({"max_output_tokens": 100_000}, "max_output_tokens"),
+        ({"extra_body": {"messages": []}}, "messages"),
+        ({"include": ["file_search_call.results"]}, "include[0]"),
+    ],
+)
+async def test_response_that_is_not_taken_names_the_field(
+    responses: AsyncOpenAI, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        await responses.responses.create(**({"model": "returns", "input": TEXT} | fields))
+    assert refused.value.param == param
+
+
+# ---- messages -----------------------------------------------------------------------------------
+
+
+async def test_message_is_answered_by_the_adapter_and_recorded(
+    running: RunningGateway, messages: AsyncAnthropic, small: FakeEngine
+) -> None:
+    answer = await messages.messages.create(
+        model="returns", max_tokens=20, system="Be short.", messages=[{"role": "user", "content": TEXT}]
+    )
+    assert (answer.model, answer.role, answer.stop_reason) == ("returns@v1", "assistant", "end_turn")
+    assert answer.content[0].type == "text"
+    assert answer.content[0].text
+    assert answer.usage.output_tokens > 0
+    seen = small.requests[-1].body
+    assert seen["messages"] == [{"role": "system", "content": "Be short."}, {"role": "user", "content": TEXT}]
+    record = await record_of(running, answer.id)
+    assert (record["endpoint"], record["reason"], record["status"]) == ("messages", "adapter", 200)
+
+
+async def test_streamed_message_is_the_whole_one(messages: AsyncAnthropic) -> None:
+    asked: Any = {"model": "returns", "max_tokens": 20, "messages": [{"role": "user", "content": TEXT}]}
+    whole = await messages.messages.create(**asked)
+    async with messages.messages.stream(**asked) as stream:
+        kinds = [event.type async for event in stream]
+        final = await stream.get_final_message()
+    assert [block.text for block in final.content] == [block.text for block in whole.content]  # type: ignore[union-attr]
+    assert (final.stop_reason, final.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
+    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
+    assert kinds.count("content_block_start") == kinds.count("content_block_stop") == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_message_calls_a_tool_and_takes_what_it_gave_back(
+    messages: AsyncAnthropic, small: FakeEngine, stream: bool
+) -> None:
+    small.auto_tool_choice = True
+    tools: Any = [{"name": "weather", "input_schema": WEATHER}]
+    asked: Any = {
+        "model": "returns",
+        "max_tokens": 64,
+        "tools": tools,
+        "tool_choice": {"type": "tool", "name": "weather"},
+    }
+    turn: Any = {"role": "user", "content": TEXT}
+    if stream:
+        async with messages.messages.stream(**asked, messages=[turn]) as events:
+            answer: Any = await events.get_final_message()
+    else:
+        answer = await messages.messages.create(**asked, messages=[turn])
+    assert answer.stop_reason == "tool_use"
+    call = answer.content[0]
+    assert (call.type, call.name) == ("tool_use", "weather")
+    assert "city" in call.input
+    given_back: Any = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "rain"}]}
+    turns: Any = [turn, {"role": "assistant", "content": answer.content}, {"role": "user", "content": [given_back]}]
+    await messages.messages.create(model="returns", max_tokens=20, tools=tools, messages=turns)
+    _, assistant, tool = small.requests[-1].body["messages"]
+    assert assistant["tool_calls"][0]["id"] == tool["tool_call_id"] == call.id
+    assert tool["content"] == "rain"
+
+
+async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
+    whole: Any = await messages.messages.create(
+        model="returns", max_tokens=20, messages=[{"role": "user", "content": TEXT}]
+    )
+    word = whole.content[0].text.split()[3]
+    cut = await messages.messages.create(
+        model="returns", max_tokens=20, stop_sequences=[word], messages=[{"role": "user", "content": TEXT}]
+    )
+    assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", word)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 9_000}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].type"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
+        ({"stop_sequences": 3}, "stop_sequences"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_message_that_is_not_taken_names_the_field(
+    messages: AsyncAnthropic, fields: dict[str, Any], word: str
+) -> None:
+    asked: Any = {"model": "returns", "max_tokens": 20, "messages": [{"role": "user", "content": TEXT}]} | fields
+    extra = {name: asked.pop(name) for name in [*asked] if name == "response_format"}
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        await messages.messages.create(**asked, extra_body=extra)
+    body: Any = refused.value.body
+    assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
+    assert word in body["error"]["param"]
+
+
+async def test_errors_of_messages_have_anthropics_form(running: RunningGateway) -> None:
+    async with httpx.AsyncClient(base_url=running.url) as http:
+        answer = await http.post("/v1/messages", json={}, headers={"x-api-key": "sk-app-unknown"})
+        assert (answer.status_code, answer.json()["type"]) == (401, "error")
+        assert answer.json()["error"]["type"] == "authentication_error"
+        twice = [("x-api-key", "a"), ("x-api-key", "b"), ("content-type", "application/json")]
+        assert (await http.post("/v1/messages", content=b"{}", headers=twice)).status_code == 400
+
+
+async def test_unknown_model_has_each_apis_error(responses: AsyncOpenAI, messages: AsyncAnthropic) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await responses.responses.create(model="nothing", input=TEXT)
+    with pytest.raises(anthropic.NotFoundError):
+        await messages.messages.create(model="nothing", max_tokens=9, messages=[{"role": "user", "content": TEXT}])
+
+
+# ---- embeddings ---------------------------------------------------------------------------------
+
+
+async def test_embeddings_come_from_a_pool_and_are_priced(
+    running: RunningGateway, responses: AsyncOpenAI, general: FakeEngine
+) -> None:
+    raw = await responses.embeddings.with_raw_response.create(
+        model="general", input=["Where is my parcel?", "A toaster"], encoding_format="float"
+    )
+    answer = raw.parse()
+    assert [len(each.embedding) for each in answer.data] == [2, 2]
+    assert general.calls[-1].body["input"] == ["Where is my parcel?", "A toaster"]
+    record = await record_of(running, raw.headers["x-request-id"])
+    assert (record["endpoint"], record["pool"]) == ("embeddings", "general")
+    assert record["prompt_tokens"] == answer.usage.prompt_tokens > 0
+    assert (record["completion_tokens"], record["cost_usd"] is not None) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "returns"}, "model"),
+        ({"input": []}, "input"),
+        ({"input": [[1, 2]]}, "input[0]"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"extra_body": {"stream": True}}, "stream"),
+    ],
+)
+async def test_embeddings_that_are_not_made_name_the_field(
+    responses: AsyncOpenAI, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        await responses.embeddings.create(**({"model": "general", "input": "x"} | fields))
+    assert refused.value.param == param
