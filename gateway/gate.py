@@ -1,7 +1,8 @@
 """The gate, where `release.gate` is `warn` or `enforce`: a version that begins to answer requests was shown before to
 be no worse than the one that leads its task, and the best that has led it.
 
-A version that leads, or has led since, is never held up: it is a way back. Nor is a task's first version.
+A version that leads, or has led since, is never held up: it is a way back. Nor is a task's first version, until one
+has led: the leaders of a removed alias are remembered.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from pydantic import Field
 
 from gateway.callers import Caller
 from gateway.errors import Problem
@@ -19,10 +21,14 @@ from gateway.services import Services
 from gateway.state.gate_store import Forced, GateStore
 from gateway.state.redis import redis_time
 from monitoring.evaluation.arms import EvaluationArm
+from monitoring.evaluation.best import rank_leaders
 from monitoring.evaluation.gate import GateBounds, GateReference, GateReport, Role, decide_gate
-from serving.adapters.entries import PLACED, Version, VersionState
+from serving.adapters.entries import PLACED, AliasEntry, Version, VersionState
 from serving.object_store import Change
 
+PastGate = Annotated[
+    str | None, Field(min_length=1, max_length=1000, description="The reason to pass the gate by force, which is kept.")
+]
 GONE: frozenset[VersionState] = frozenset({"quarantined", "draining", "retired"})
 """States of a version that can't answer again as it is."""
 
@@ -35,45 +41,61 @@ class GatePass:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
 
+    def __add__(self, other: GatePass) -> GatePass:
+        return GatePass(self.warnings + other.warnings, self.evidence + other.evidence, self.changes + other.changes)
+
 
 def arm_of(version: Version) -> EvaluationArm:
     """The arm of an evaluation that asks a version."""
     return EvaluationArm(version.name, version.digest, version.manifest_digest)
 
 
-def leaders_of(services: Services, task: str) -> list[str]:
+async def leaders_of(services: Services, task: str) -> list[str]:
     """The version that leads a task, then those that led it before, the newest first; of a task whose alias was removed
-    those that led it last."""
+    those that led it last, as far as they are not retired. Raises RedisError."""
     snapshot = services.snapshot.current
-    alias = snapshot.aliases.get(task)
-    if alias is not None:
+    if (alias := snapshot.aliases.get(task)) is not None:
         return [alias.leading, *alias.previous]
-    led = [one for one in snapshot.versions.values() if one.task == task and one.state == "previous_version"]
-    return [version.name for version in sorted(led, key=lambda version: -version.changed_at)]
+    versions = snapshot.versions
+    led = await GateStore(services.redis).former_leaders(task)
+    return [name for name in led if name in versions and versions[name].state != "retired"]
 
 
-async def find_references(services: Services, version: Version) -> list[GateReference]:
-    """What a version is held against: the one that leads its task, and the one that was most often right by its last
-    evaluation, of those that lead or have led. Raises RedisError."""
-    versions, leaders = services.snapshot.current.versions, leaders_of(services, version.task)
+def keep_leaders(services: Services, task: str, removed: AliasEntry) -> Change:
+    """The change by which the leaders of a removed alias stay known: the task's next version is not its first."""
+    return GateStore(services.redis).change_leaders(task, [removed.leading, *removed.previous])
+
+
+class GateReferences(NamedTuple):
+    """What a version is held against, and the leaders of which it is not known whether they were better."""
+
+    held: list[GateReference]
+    unranked: list[str]
+
+
+async def find_references(services: Services, version: Version) -> GateReferences:
+    """What a version is held against: the one that leads its task, and the best on the same rows of those that lead or
+    have led. Raises RedisError."""
+    versions, leaders = services.snapshot.current.versions, await leaders_of(services, version.task)
     references: dict[str, Role] = {}
     if leaders and leaders[0] != version.name:
         references[leaders[0]] = "leading"
     able = [name for name in leaders if name != version.name and name in versions and versions[name].state not in GONE]
-    rated = await GateStore(services.redis).accuracies(able)
-    if rated:
-        references.setdefault(max(rated, key=lambda name: (rated[name], versions[name].number)), "best")
-    return [
+    ranking = rank_leaders([arm_of(versions[name]) for name in able], await GateStore(services.redis).evidence(able))
+    if ranking.best is not None:
+        references.setdefault(ranking.best, "best")
+    held = [
         GateReference(role, arm_of(versions[name]), versions[name].state in PLACED)
         if name in versions
         else GateReference(role, EvaluationArm(name), False)
         for name, role in references.items()
     ]
+    return GateReferences(held, [name for name in ranking.unranked if name not in references])
 
 
 async def judge_release(services: Services, version: Version) -> GateReport:
     """The gate's verdict on a version as things are now, whatever the setting. Raises RedisError."""
-    if version.name in leaders_of(services, version.task):
+    if version.name in await leaders_of(services, version.task):
         because = "It leads its task, or has led it: a way back is never held up."
         return GateReport(version=version.name, verdict="passed", because=because)
     release = services.settings.release
@@ -84,11 +106,15 @@ async def judge_release(services: Services, version: Version) -> GateReport:
         cost_ratio_max=release.cost_ratio_max,
     )
     comparisons = await GateStore(services.redis).comparisons(version.name)
-    return decide_gate(arm_of(version), await find_references(services, version), comparisons, bounds)
+    references = await find_references(services, version)
+    return decide_gate(arm_of(version), references.held, comparisons, bounds, references.unranked)
 
 
-async def pass_gate(services: Services, admin: Caller, versions: Sequence[Version], reason: str | None) -> GatePass:
-    """See that the gate lets versions through, or that an admin has a `reason` to pass it by force.
+async def pass_gate(
+    services: Services, admin: Caller, versions: Sequence[Version], reason: str | None, rule: str = ""
+) -> GatePass:
+    """See that the gate lets versions through, or that an admin has a `reason` to pass it by force. `rule` is the name
+    of the rule that is to send to them, where it is no alias.
 
     Raises Problem (409) where it does not, and RedisError.
     """
@@ -112,7 +138,7 @@ async def pass_gate(services: Services, admin: Caller, versions: Sequence[Versio
         else:
             passed.warnings.append(f"{version.name} was let past the gate by force. {report.because}")
             at = await redis_time(services.redis)
-            forced = Forced(reason=reason, by=admin.public, at=at, because=report.because)
+            forced = Forced(reason=reason, by=admin.public, at=at, because=report.because, rule=rule)
             passed.changes.append(GateStore(services.redis).change(version.name, forced))
     return passed
 
@@ -125,7 +151,8 @@ async def find_obstacle(services: Services, name: str) -> str | None:
     if services.settings.release.gate != "enforce" or version is None:
         return None
     report = await judge_release(services, version)
-    if report.verdict == "passed" or await GateStore(services.redis).forced(name) is not None:
+    forced = await GateStore(services.redis).forced(name)
+    if report.verdict == "passed" or (forced is not None and not forced.rule):
         return None
     return f"The gate does not let it through: {report.because}"
 
@@ -141,4 +168,5 @@ def describe_forced(forced: Forced | None) -> list[str]:
     if forced is None:
         return []
     day = datetime.fromtimestamp(forced.at, UTC).strftime("%Y-%m-%d")
-    return [f"Let past the gate by force on {day} by {forced.by}: {forced.reason.rstrip('.')}. {forced.because}"]
+    where = f" for the rule {forced.rule}" if forced.rule else ""
+    return [f"Let past the gate by force{where} on {day} by {forced.by}: {forced.reason.rstrip('.')}. {forced.because}"]

@@ -51,6 +51,7 @@ from gateway.errors import Problem
 from gateway.features.releases.adapter_endpoints import state_of
 from gateway.features.releases.adding import limits_of
 from gateway.four_eyes import owner_remembered, owner_to_keep
+from gateway.gate import PastGate, keep_leaders
 from gateway.openapi_parts import ACCEPTED, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED
 from gateway.services import Services
@@ -108,9 +109,7 @@ class ApplyIn(Body):
 
     state: StateIn
     force: bool = Field(False, description="Whether the file's generations do not count.")
-    past_gate: str | None = Field(
-        None, min_length=1, max_length=1000, description="Why aliases may move to versions that the gate holds up."
-    )
+    past_gate: PastGate = None
     dry_run: bool = Field(False, description="Whether only to see that it can be done; bytes may be missing then.")
     prune: bool = Field(False, description="Whether aliases, rules and keys that the file does not name are removed.")
     wait_seconds: float = Field(60.0, ge=0, le=WAIT_SECONDS_MAX, description="Longest wait for versions to be placed.")
@@ -193,19 +192,20 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
         services, admin, steps, body.force, body.past_gate, from_here, bytes_too=not body.dry_run
     )
     if body.dry_run:
-        return {"applied": [], "pending": []}
+        return {"applied": [], "pending": [], "warnings": []}
     done = await _make_versions(services, admin, steps, evidence)
     placed, pending = await _place(services, admin, steps, body.wait_seconds)
-    done += placed
+    done, warnings = done + placed, list[str]()
     if pending:
         response.status_code = 202
     else:
-        moved = await _switch(services, admin, steps, body.past_gate, evidence)
+        moved, warnings = await _switch(services, admin, steps, body.past_gate, evidence)
         done += moved + await _stage_previous(services, admin, steps) + await _give_up(services, admin, steps, evidence)
         if not from_here:
             await _remember(services.redis, body.state.installation or "", left_at(present, file, moved))
     await services.snapshot.refresh()
-    return {"applied": [step.to_json() for step in done], "pending": [step.to_json() for step in pending]}
+    applied, left = ([step.to_json() for step in some] for some in (done, pending))
+    return {"applied": applied, "pending": left, "warnings": warnings}
 
 
 async def _is_from_here(services: Services, state: StateIn) -> bool:
@@ -330,11 +330,12 @@ async def _place(services: Services, admin: Caller, steps: Steps, wait_seconds: 
 
 async def _switch(
     services: Services, admin: Caller, steps: Steps, past_gate: str | None, evidence: dict[str, Any]
-) -> Steps:
-    """Aliases with their versions' states, rules and keys, in one atomic step. Raises Problem (409)."""
+) -> tuple[Steps, list[str]]:
+    """Aliases with their versions' states, rules and keys, in one atomic step; the gate's warnings. Raises Problem
+    (409)."""
     moved = [step for step in steps if step.action in ("create", "change", "remove") and step.kind != "versions"]
     if not moved:
-        return []
+        return [], []
     for kind, object_store in (("overrides", services.objects.overrides), ("callers", services.objects.callers)):
         added = sum(step.action == "create" for step in moved if step.kind == kind)
         if added and added + len(await object_store.all()) > OBJECTS_MAX:
@@ -345,6 +346,8 @@ async def _switch(
     for step in moved:
         if step.kind == "callers" and step.action == "remove":
             objects += owner_remembered(services, step.name, step.before or {})
+        if step.kind == "aliases" and step.action == "remove":
+            objects.append(keep_leaders(services, step.name, msgspec.convert(step.before, AliasEntry)))
     passed = await pass_gate_together(services, admin, moved, past_gate)
     objects += passed.changes
     noted = _noted(services, admin, moved, {**evidence, "gate": passed.evidence} if passed.evidence else evidence)
@@ -358,7 +361,7 @@ async def _switch(
             except Stale as stale:
                 if stale.name not in versions or not tries_left:
                     raise  # an object of the file; where a version has moved meanwhile, its new state is looked at
-    return moved
+    return moved, passed.warnings
 
 
 def _begun(step: Difference) -> dict[str, Any] | None:

@@ -298,17 +298,27 @@ async def _check_approver(services: Services, admin: Caller, step: Difference, m
 async def pass_gate_together(
     services: Services, admin: Caller, steps: list[Difference], reason: str | None
 ) -> GatePass:
-    """See that the gate lets all versions through that aliases move to. Raises Problem (409)."""
+    """See that the gate lets all versions through that aliases move to, or name as led before, and that rules send to.
+    Raises Problem (409)."""
     here = await services.registry.versions()
     here |= {
         step.name: msgspec.convert(step.after, Version)
         for step in steps
         if step.kind == "versions" and step.action == "create" and step.after is not None
     }
+    aliases = [step.after or {} for step in steps if step.kind == "aliases"]
     moved = [
-        name for step in steps if step.kind == "aliases" for name in sorted((step.after or {}).get("weights") or {})
+        name for after in aliases for name in (*sorted(after.get("weights") or ()), *(after.get("previous") or ()))
     ]
-    return await pass_gate(services, admin, [here[name] for name in moved if name in here], reason)
+    ruled = {
+        str(rule["version"]): step.name
+        for step in steps
+        if step.kind == "overrides" and (rule := step.after or {}).get("version") and rule.get("mode") == "enforce"
+    }
+    passed = await pass_gate(services, admin, [here[name] for name in dict.fromkeys(moved) if name in here], reason)
+    for name in (ruled.keys() & here.keys()) - {*moved}:
+        passed += await pass_gate(services, admin, [here[name]], reason, ruled[name])
+    return passed
 
 
 async def _check_bytes(services: Services, version: Version) -> None:

@@ -23,7 +23,7 @@ MODE_WORDS: Mapping[str, str] = MappingProxyType(
     {
         "off": "The setting release.gate is off: the verdict holds nothing up.",
         "warn": "The setting release.gate is warn: the verdict holds nothing up.",
-        "enforce": "The setting release.gate is enforce: no canary or promotion without it.",
+        "enforce": "The setting release.gate is enforce: no request goes to it without it.",
     }
 )
 
@@ -70,7 +70,8 @@ def _tell(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
     if answer["lines"]:
         out.say("")
         for line in answer["lines"]:
-            out.say(f"{VERDICT_WORDS[line['verdict']]:<11}  {line['subject']:<8}  {line['text']}")
+            needs = f" It needs {line['needs']}." if line["needs"] else ""
+            out.say(f"{VERDICT_WORDS[line['verdict']]:<11}  {line['subject']:<8}  {line['text']}{needs}")
         out.say("")
     if answer["evaluations"]:
         out.say(f"By: {', '.join(answer['evaluations'])} (`apprentice evaluations show ID`).")

@@ -13,6 +13,7 @@ import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.command import Api, add_command, as_body
+from gateway.cli.gate import PastGate, read_past_gate
 from gateway.cli.keys import span_seconds
 from gateway.cli.tables import Row, moment, tell_warnings
 from router.overrides import OverrideAction, OverrideMode
@@ -82,9 +83,10 @@ def set_rule(
     everything: Annotated[
         bool, typer.Option("--all", help="Yes, refuse every request of every task: for a refusal without conditions.")
     ] = False,
+    past: PastGate = PastGate(),
 ) -> None:
-    """Set or replace a rule, on every gateway within a second."""
-    body = rule.body() | {"mode": mode}
+    """Set or replace a rule, on every gateway within a second. The gate is asked of a version that it sends to."""
+    body, past_gate = rule.body() | {"mode": mode}, read_past_gate(past)
     for field, span in (("expires_at", expires_in), ("starts_at", starts_in)):
         if span is not None:
             body[field] = time.time() + span_seconds(span)
@@ -93,7 +95,7 @@ def set_rule(
         return
     if mode == "enforce" and not everything and body.keys() - NOT_CONDITIONS == set() and rule.action == "refuse":
         raise Unusable("This would refuse every request of every task: say whom it is about, or --all.")
-    answer = api.put(f"/overrides/{quote(name, safe='')}", body)
+    answer = api.put(f"/overrides/{quote(name, safe='')}", body | past_gate)
     api.out.tell(answer, f"{name}: {_which(answer)}: {_does(answer)}; {_when(answer)}.")
     tell_warnings(api.out, answer)
 

@@ -13,6 +13,7 @@ import typer
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.reviews import RequestId, lines_of, reviews, value_of
+from gateway.cli.tables import tell_warnings
 
 Task = Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")]
 JudgedValue = Annotated[
@@ -118,6 +119,7 @@ def add_gold(
     body = {"request_id": request_id, "value": _read_value(api, task, value), **as_body(comment=comment)}
     answer = api.post(f"/reviews/{quote(task, safe='')}/gold", body)
     api.out.tell(answer, f"{request_id} is a gold question.")
+    tell_warnings(api.out, answer)
 
 
 @add_command(reviews, "gold-remove")

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from gateway.cli.admin_client import AdminClient, Unusable, read_json
 from gateway.cli.command import Api, Yes, add_command, make_sure
-from gateway.cli.tables import Printer, Row, brief
+from gateway.cli.tables import Printer, Row, brief, tell_warnings
 from gateway.cli.watch import WatchFailed, evidence_rows
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 
@@ -154,7 +154,7 @@ def apply_file(
     prune: Prune = False,
     past_gate: Annotated[
         str | None,
-        typer.Option(metavar="REASON", help="Move aliases to versions that the gate holds up, for this reason."),
+        typer.Option(metavar="REASON", help="Send requests to versions that the gate holds up, for this reason."),
     ] = None,
     yes: Yes = False,
     wait: Annotated[
@@ -193,13 +193,14 @@ def apply_file(
         if not answer["pending"] or left <= 0:
             break
         api.out.note(f"Waiting for {_names(answer['pending'])} to be placed.")
-    api.out.answer({"applied": applied, "pending": answer["pending"]})
+    api.out.answer({"applied": applied, "pending": answer["pending"], "warnings": answer["warnings"]})
     if answer["pending"]:
         text = f"{_names(answer['pending'])} not placed after {wait:g} s: aliases, rules and keys are as they were"
         first = _names(answer["pending"][:1])
         raise WatchFailed(f"{text}. Apply it again to go on, or see: apprentice adapters why {first}")
     if not api.out.json_only:
         _tell(api.out, {"changes": applied, "kept": []}, done=True)
+    tell_warnings(api.out, answer)
 
 
 def _compare(client: AdminClient, content: dict[str, Any], prune: bool) -> dict[str, Any]:

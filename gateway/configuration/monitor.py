@@ -92,7 +92,7 @@ class ReviewSettings(Section):
         le=1,
         description="Krippendorff's alpha of reviewers, below which only labels of two who agree count; 0: never.",
     )
-    gold_share: Share = Field(0.0, description="Share of given reviews that are gold questions, where there are any.")
+    gold_share: Share = Field(0.05, description="Share of given reviews that are gold questions, where there are any.")
 
     def faults(self, task: str) -> Iterator[str]:
         """As the faults of the task's monitor are told, of which these are some."""

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from monitoring.evaluation.best import DataAccuracy, LeaderEvidence
 from monitoring.evaluation.gate import Comparison
 from serving.object_store import Change, LenientReader, ObjectStore
 
@@ -18,12 +19,14 @@ COMPARISONS_KEY = "apprentice:evaluations:comparisons"
 
 
 class Forced(msgspec.Struct, frozen=True, kw_only=True):
-    """An admin's step past the gate: `by` is a key's public id, `at` Unix seconds, `because` what the gate said."""
+    """An admin's step past the gate: `by` is a key's public id, `at` Unix seconds, `because` what the gate said, `rule`
+    the name of the rule that it was for, where it was not for an alias."""
 
     reason: str
     by: str
     at: float
     because: str
+    rule: str = ""
 
 
 class GateStore:
@@ -32,6 +35,7 @@ class GateStore:
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._forced = ObjectStore(redis, "forced")
+        self._leaders = ObjectStore(redis, "former_leaders")
         self._reader = LenientReader()
 
     async def comparisons(self, version: str) -> dict[str, Comparison]:
@@ -39,14 +43,20 @@ class GateStore:
         raw = await self._redis.hget(COMPARISONS_KEY, version)
         return self._reader.read(f"the comparisons of {version}", raw, dict[str, Comparison]) or {}
 
-    async def accuracies(self, versions: Sequence[str]) -> dict[str, float]:
-        """The share of rows that each version got right in its last evaluation, of those that have one."""
+    async def evidence(self, versions: Sequence[str]) -> LeaderEvidence:
+        """What ranks versions: their comparisons, and the last accuracy of those that have one."""
+        return LeaderEvidence(
+            {name: await self.comparisons(name) for name in versions}, await self._accuracies(versions)
+        )
+
+    async def _accuracies(self, versions: Sequence[str]) -> dict[str, DataAccuracy]:
         raw = await self._redis.hmget(LATEST_KEY, versions) if versions else []
-        shares: dict[str, float] = {}
+        shares: dict[str, DataAccuracy] = {}
         for name, value in zip(versions, raw, strict=True):
             last: Mapping[str, Any] = {} if value is None else msgspec.json.decode(value)
             share = ((last.get("accuracy") or {}).get("adapter") or {}).get("share")
-            shares |= {} if share is None else {name: float(share)}
+            digest = last.get("data_digest")  # an earlier release kept none
+            shares |= {} if share is None or digest is None else {name: DataAccuracy(str(digest), float(share))}
         return shares
 
     async def forced(self, version: str) -> Forced | None:
@@ -57,3 +67,11 @@ class GateStore:
     def change(self, version: str, forced: Forced) -> Change:
         """The change that remembers a step past the gate, for as long as the version lives."""
         return Change(self._forced, version, msgspec.to_builtins(forced))
+
+    async def former_leaders(self, task: str) -> list[str]:
+        """The versions that led a task before its alias was removed, the last one first."""
+        return list((await self._leaders.get(task) or {}).get("versions", ()))
+
+    def change_leaders(self, task: str, leaders: Sequence[str]) -> Change:
+        """The change that remembers the leaders of an alias that is removed."""
+        return Change(self._leaders, task, {"versions": list(leaders)})

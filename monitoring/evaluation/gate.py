@@ -20,7 +20,9 @@ LineVerdict = Literal["passed", "failed", "cannot_tell", "not_judged"]
 Role = Literal["leading", "best"]
 SURE, POWER = NormalDist().inv_cdf(0.95), NormalDist().inv_cdf(0.8)
 NAMED_MAX = 5
-ROLE_WORDS: Mapping[Role, str] = {"leading": "which leads", "best": "the best so far"}
+FEW_ROWS = 100
+"""Of fewer rows the number of rows that are needed is told with its interval."""
+ROLE_WORDS: Mapping[Role, str] = {"leading": "which leads", "best": "the best that has led"}
 FIGURES = ("rows", "failed", "contract_kept", "latency_seconds", "cost_usd")
 """The figures of an arm that the gate looks at."""
 PAIR = (
@@ -68,13 +70,14 @@ class GateReference(msgspec.Struct, frozen=True):
 
 
 class GateLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One finding. `rows_more` is how many more rows would tell, about."""
+    """One finding. `rows_more` is how many more rows would tell, about, and `needs` the same in words."""
 
     subject: Literal["report", "accuracy", "classes", "contract", "latency", "cost"]
     reference: str
     verdict: LineVerdict
     text: str
     rows_more: int = 0
+    needs: str = ""
 
 
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,12 +123,14 @@ def decide_gate(
     references: Sequence[GateReference],
     comparisons: Mapping[str, Comparison],
     bounds: GateBounds,
+    unranked: Sequence[str] = (),
 ) -> GateReport:
-    """The verdict on a version, from its comparisons with each reference. Without a reference it passes."""
+    """The verdict on a version, from its comparisons with each reference. Without a reference it passes. Of `unranked`
+    leaders it is not known whether they were better than the references."""
     name = str(version.version)
     if not references:
         return GateReport(version=name, verdict="passed", because="There is no version that it is held against.")
-    lines: list[GateLine] = []
+    lines = [_unranked(name, references[0]) for name in unranked[:NAMED_MAX]]
     used = []
     for reference in references:
         ours = [one for one in comparisons.values() if one.reference.version == reference.asked.version]
@@ -141,10 +146,10 @@ def decide_gate(
     verdict: GateVerdict = (
         "failed" if "failed" in verdicts else "cannot_tell" if "cannot_tell" in verdicts else "passed"
     )
-    more = max(line.rows_more for line in lines)
+    most = max(lines, key=lambda line: line.rows_more)
     because = next((line.text for line in lines if line.verdict == verdict), "")
-    if verdict == "cannot_tell" and more:
-        because = f"It cannot tell: about {more:,} more rows are needed. {because}"
+    if verdict == "cannot_tell" and most.needs:
+        because = f"It cannot tell: {most.needs} are needed. {most.text}"
     elif verdict == "passed":
         because = f"It is shown to be no worse than {_listed([str(one.asked.version) for one in references])}."
     return GateReport(
@@ -161,6 +166,12 @@ def _missing(version: EvaluationArm, reference: GateReference, other: Comparison
     command = f"`apprentice evaluate {version.version} --data FILE --arms adapter,leading,best`"
     text = f"{fault.capitalize()} with {name}, {ROLE_WORDS[reference.role]}: {first or 'run '}{command}."
     return GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
+
+
+def _unranked(name: str, leading: GateReference) -> GateLine:
+    command = f"`apprentice evaluate {leading.asked.version} --data FILE --arms adapter --against {name}`"
+    text = f"Whether {name}, which led before, was better is not known: no evaluation has both on the same rows. See it"
+    return GateLine(subject="report", reference=name, verdict="not_judged", text=f"{text} by {command}.")
 
 
 def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
@@ -184,7 +195,7 @@ def _suite_lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLin
     ):
         verdict: LineVerdict = "not_judged" if line.verdict == "cannot_tell" else line.verdict
         text = f"Suite {comparison.suite}: {line.text}"
-        yield msgspec.structs.replace(line, verdict=verdict, text=text, rows_more=0)
+        yield msgspec.structs.replace(line, verdict=verdict, text=text, rows_more=0, needs="")
 
 
 def _no_worse(
@@ -205,7 +216,12 @@ def _no_worse(
     is_worse = difference < 0 and _upper(pair) < 0
     if is_worse or (difference <= -margin and needed <= rows):
         return GateLine(subject=subject, reference=name, verdict="failed", text=text)
-    return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=text, rows_more=max(10, needed - rows))
+    more = max(10, needed - rows)
+    needs = f"about {more:,} more rows"
+    if rows < FEW_ROWS:
+        least, most = (max(10, _rows_needed(pair, margin, side) - rows) for side in (-1, 1))
+        needs += f" ({least:,} to {most:,}: {rows} tell little of how often the answers differ)"
+    return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=text, rows_more=more, needs=needs)
 
 
 def _classes(name: str, pair: Mapping[str, Any], loss_max: float) -> GateLine:
@@ -221,10 +237,24 @@ def _classes(name: str, pair: Mapping[str, Any], loss_max: float) -> GateLine:
         return GateLine(subject="classes", reference=name, verdict="failed", text=text)
     open_ones = [entry for entry in classes if entry["lower_bound"] <= -loss_max]
     if open_ones:
-        few = _named(open_ones, lambda entry: f"{_points(entry['difference'])} points on {entry['rows']} rows")
+        few = _named(open_ones, lambda entry: f"{_points(entry['difference'])} points on {_rows_of(entry)}")
         text = f"A loss of {100 * loss_max:g} points to {name} is not excluded: {few}."
-        more = sum(max(1, _rows_needed(entry, loss_max) - entry["rows"]) for entry in open_ones)
-        return GateLine(subject="classes", reference=name, verdict="cannot_tell", text=text, rows_more=more)
+        more = {entry["class"]: max(1, _rows_needed(entry, loss_max) - entry["rows"]) for entry in open_ones}
+        needs = (
+            f"about {sum(more.values()):,} more rows of {_listed(sorted(more, key=lambda of: -more[of])[:NAMED_MAX])}"
+        )
+        needs += " and others" if len(more) > NAMED_MAX else ""
+        return GateLine(
+            subject="classes",
+            reference=name,
+            verdict="cannot_tell",
+            text=text,
+            rows_more=sum(more.values()),
+            needs=needs,
+        )
+    if len(classes) == 1:
+        text = f"All rows are of one class, {classes[0]['class']}: that another has become worse is not seen."
+        return GateLine(subject="classes", reference=name, verdict="not_judged", text=text)
     text = f"None of {len(classes)} classes is worse than with {name}, or has lost {100 * loss_max:g} points."
     return GateLine(subject="classes", reference=name, verdict="passed", text=text)
 
@@ -270,13 +300,14 @@ def _ratio(
     return GateLine(subject=subject, reference=name, verdict="passed" if own <= most * other else "failed", text=text)
 
 
-def _rows_needed(pair: Mapping[str, Any], margin: float) -> int:
+def _rows_needed(pair: Mapping[str, Any], margin: float, side: int = 0) -> int:
     """The rows at which an equal version passes in 80% of evaluations, and one of this difference in half of them.
 
-    Of a difference beyond half the margin it is what that half would need: one beyond the margin never passes.
+    Of a difference beyond half the margin it is what that half would need: one beyond the margin never passes. `side`
+    takes an end of the 80% interval of how often the answers differ (-1 or 1), in place of Jeffreys' estimate.
     """
     rows: int = pair["rows"]
-    differing = max(pair["first_only"] + pair["second_only"], 1) / rows
+    differing = _differing(pair["first_only"] + pair["second_only"], rows, side)
     difference = max(pair["difference"], -margin / 2)
     equal = (SURE + POWER) ** 2 * differing / margin**2
     alike = SURE**2 * max(differing - difference**2, 0.0) / (margin + difference) ** 2
@@ -285,11 +316,25 @@ def _rows_needed(pair: Mapping[str, Any], margin: float) -> int:
     return 10 * tens
 
 
+def _differing(count: int, rows: int, side: int) -> float:
+    """The share of rows of which the answers differ: Jeffreys' estimate, or an end of Wilson's 80% interval."""
+    if not side:
+        return (count + 0.5) / (rows + 1)
+    z = NormalDist().inv_cdf(0.9)
+    share = count / rows
+    half = z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    return (share + z**2 / (2 * rows) + side * half) / (1 + z**2 / rows)
+
+
 def _upper(pair: Mapping[str, Any]) -> float:
     """The one-sided 95% upper bound of a difference, by the normal approximation."""
     rows, difference = pair["rows"], pair["difference"]
     differing = (pair["first_only"] + pair["second_only"]) / rows
     return float(difference + SURE * math.sqrt(max(differing - difference**2, 0.0) * pair["spread"] / rows))
+
+
+def _rows_of(entry: Mapping[str, Any]) -> str:
+    return "1 row" if entry["rows"] == 1 else f"{entry['rows']} rows"
 
 
 def _points(difference: float) -> str:

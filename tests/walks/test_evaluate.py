@@ -196,7 +196,7 @@ async def test_what_leads_and_the_best_that_led_are_arms_on_the_same_rows(
         told = await ended(http, (await begin(http, data(40), version=v3))["id"])
         assert (told["arms"], told["notes"]) == (
             ["adapter", "general", "leading"],
-            [f"{V1}, the best so far, is not loaded and was not asked: stage it, then evaluate again."],
+            [f"{V1}, the best that has led, is not loaded and was not asked: stage it, then evaluate again."],
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 from gateway.features.quality.job import step_of
 from gateway.features.quality.quality import Quality
 from gateway.features.reviews.agreement import keep_agreement
+from gateway.features.reviews.job import settings_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.request_labels import list_agreed_only
 from tests.walks.conftest import Configure, MakeAdapter
@@ -126,6 +127,23 @@ async def test_gold_answers_score_their_reviewer_and_are_no_feedback(
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 200
             assert (await admin.get(GOLD)).json()["questions"] == []
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 404
+
+
+@pytest.mark.parametrize("shares", [{}, {"gold_share": 0.0}])
+async def test_gold_questions_are_given_unless_their_share_is_zero_which_is_told(
+    configure: Configure, make_adapter: MakeAdapter, shares: dict[str, float]
+) -> None:
+    async with reviewing(configure, make_adapter, **shares) as gateway:
+        known = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http() as admin:
+            added = (await admin.post(GOLD, json={"request_id": known, "value": False})).json()
+        reviews, never = gateway.features[Reviews], bool(shares)
+        share = settings_of(reviews, "returns").gold_share
+        drawn = [await reviews.gold.draw("returns", f"reviewer{at}", share, 60.0) for at in range(0 if never else 600)]
+        assert any(drawn) is not never
+        told = "It is given to nobody: tasks.returns.monitor.reviews.gold_share is 0."
+        assert added["warnings"] == ([told] if never else [])
 
 
 async def test_a_rater_file_is_reported_on_and_its_faults_are_told_with_their_lines(several: RunningGateway) -> None:

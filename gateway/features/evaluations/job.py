@@ -331,6 +331,7 @@ def in_short(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "id": evaluation.id,
         "ended_at": evaluation.ended_at,
+        "data_digest": evaluation.data_digest,
         "rows": evaluation.rows,
         "metric": evaluation.metric,
         "accuracy": {arm: figures["accuracy"] for arm, figures in arms.items()},

@@ -23,7 +23,7 @@ from gateway.features.releases.releases import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, versions_asked
 from gateway.fleet_health import check_health
 from gateway.four_eyes import see_that_another_pushed
-from gateway.gate import GatePass, pass_gate
+from gateway.gate import GatePass, PastGate, keep_leaders, pass_gate
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time
 from monitoring.quality.explanations import obstacles as in_words
@@ -36,9 +36,6 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 RELEASE_ERRORS = ("approver_must_differ", "gate_not_passed")
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the alias has moved on since.")]
-PastGate = Annotated[
-    str | None, Field(min_length=1, max_length=1000, description="The reason to pass the gate by force, which is kept.")
-]
 
 
 class AliasIn(Body):
@@ -138,13 +135,16 @@ async def remove_alias(
 ) -> dict[str, Any]:
     """Leave the task without a version: its fallback answers."""
     releases = feature_of(request, Releases)
-    return await _change_alias(
-        releases,
-        admin,
-        known_task(releases.services, task, param=None),
-        "alias.remove",
-        lambda noted: releases.services.registry.remove_alias(task, expected_generation, noted),
-    )
+
+    async def remove(noted: Noted) -> int:
+        return await releases.services.registry.remove_alias(
+            task,
+            expected_generation,
+            lambda before, *then: [*noted(before, *then), keep_leaders(releases.services, task, before)],
+        )
+
+    known_task(releases.services, task, param=None)
+    return await _change_alias(releases, admin, task, "alias.remove", remove)
 
 
 @router.post("/aliases/{task}/shadow", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))

@@ -167,7 +167,9 @@ async def add_gold(request: Request, task: str, admin: Admin, body: GoldIn) -> d
     after = {"task": task, "value": value}  # a comment may quote a text, and the audit can forget none
     change = reviews.gold.change(question, review.request_id)
     await change_objects(reviews.services, admin, "review.gold", review.request_id, [change], after=after)
-    return {"request_id": review.request_id, **after, "comment": body.comment}
+    never = f"It is given to nobody: tasks.{task}.monitor.reviews.gold_share is 0."
+    warnings = [] if settings_of(reviews, task).gold_share else [never]
+    return {"request_id": review.request_id, **after, "comment": body.comment, "warnings": warnings}
 
 
 @router.delete("/reviews/{task}/gold/{request_id}", responses=with_errors(*CHANGE_ERRORS))

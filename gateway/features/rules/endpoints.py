@@ -13,6 +13,7 @@ from gateway.audit import change_objects
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
 from gateway.four_eyes import see_that_another_pushed
+from gateway.gate import GatePass, PastGate, pass_gate
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
 from gateway.state.snapshot import override_from
@@ -58,6 +59,12 @@ class OverrideIn(Body):
         if self.pattern is not None and (fault := find_pattern_fault(self.pattern)) is not None:
             raise ValueError(f"pattern: {fault}")
         return self
+
+
+class RuleIn(OverrideIn):
+    """A rule that is set."""
+
+    past_gate: PastGate = None
 
 
 def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
@@ -128,25 +135,31 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
     }
 
 
-@router.put("/overrides/{name}", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
-async def set_override(request: Request, name: str, body: OverrideIn, admin: Admin) -> dict[str, Any]:
-    """Set a rule. Rules are tried in the order of their names; the first that matches decides."""
+@router.put("/overrides/{name}", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ", "gate_not_passed"))
+async def set_override(request: Request, name: str, body: RuleIn, admin: Admin) -> dict[str, Any]:
+    """Set a rule. Rules are tried in the order of their names; the first that matches decides. The gate is asked of a
+    version that it sends to.
+    """
     services = services_of(request)
     _see_that_it_fits(services, name, body)
     if body.expires_at is not None and body.expires_at <= time.time():
         raise Problem("invalid_value", "expires_at is over already: give a time to come.", "expires_at")
-    version = services.snapshot.current.versions.get(body.version or "")
+    version, passed = services.snapshot.current.versions.get(body.version or ""), GatePass()
     if version is not None:
         await see_that_another_pushed(services, admin, version, "send to it")
+        if body.mode == "enforce":
+            passed = await pass_gate(services, admin, [version], body.past_gate, name)
     generation = await services.objects.overrides.generation(name)
     before = await services.objects.overrides.get(name)
     if before is None and len(await services.objects.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
-    value = body.model_dump(exclude_none=True)
-    change = Change(services.objects.overrides, name, value, generation)
+    value = body.model_dump(exclude_none=True, exclude={"past_gate"})
+    changes = [Change(services.objects.overrides, name, value, generation), *passed.changes]
     entry = {"before": before, "after": value, "generation": generation + 1}
-    generation = await change_objects(services, admin, "override.set", name, [change], **entry)
-    return {"id": name, **value, "generation": generation, "warnings": _doubts(services, body)}
+    entry |= {"evidence": {"gate": passed.evidence}} if passed.evidence else {}
+    generation = await change_objects(services, admin, "override.set", name, changes, **entry)
+    warnings = [*passed.warnings, *_doubts(services, body)]
+    return {"id": name, **value, "generation": generation, "warnings": warnings}
 
 
 @router.post("/overrides/{name}/dry-run", responses=with_errors("not_found"))

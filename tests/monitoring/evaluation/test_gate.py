@@ -127,7 +127,9 @@ def test_a_report_of_other_bytes_or_of_another_reference_is_none() -> None:
     references = [GateReference("leading", LEADING), GateReference("best", BEST, placed=False)]
     told = decide_gate(CANDIDATE, references, found, BOUNDS)
     assert told.verdict == "cannot_tell"
-    assert told.because.startswith("No evaluation compares it with returns@v1, the best so far: Stage returns@v1, then")
+    assert told.because.startswith(
+        "No evaluation compares it with returns@v1, the best that has led: Stage returns@v1, then"
+    )
     for change in ({"digest": "sha256:x"}, {"manifest_digest": "x"}):
         other = msgspec.structs.replace(CANDIDATE, **change)
         assert decide_gate(other, references[:1], found, BOUNDS).verdict == "cannot_tell"
@@ -174,3 +176,50 @@ def test_a_report_goes_through_json_unchanged() -> None:
     assert msgspec.json.decode(msgspec.json.encode(found), type=GateReport) == found
     comparisons = compared(answers(60, 0.02, 1), answers(60, 0.05, 2))
     assert msgspec.json.decode(msgspec.json.encode(comparisons), type=dict[str, Comparison]) == comparisons
+
+
+def few(labels: str, wrong: str = "") -> GateReport:
+    """The verdict on one row for each letter, of the class of that letter; the candidate is wrong on those classes."""
+    rows = [
+        RowResult(number=at, group=at, id=str(at), right=True, outcome="answered", expected=name, contract_kept=True)
+        for at, name in enumerate(labels)
+    ]
+    own = [msgspec.structs.replace(row, right=row.expected not in wrong) for row in rows]
+    found = report({"adapter": own, "leading": rows}, Classes("label", "", tuple(sorted(set(labels)))), [], seed=0)
+    arms = {"adapter": CANDIDATE, "leading": LEADING}
+    return decide_gate(
+        CANDIDATE, [GateReference("leading", LEADING)], compare_arms(found, arms, "e1", 5.0, "d"), BOUNDS
+    )
+
+
+def test_ten_rows_tell_how_many_more_would_do_and_how_unsure_that_is() -> None:
+    told = few("aaaaaaaaaa")
+    assert told.verdict == "cannot_tell"
+    needed = "about 700 more rows (130 to 2,180: 10 tell little of how often the answers differ) are needed."
+    assert told.because.startswith(f"It cannot tell: {needed} Right answers: ")
+
+
+def test_a_class_that_is_seen_once_needs_rows_of_that_class() -> None:
+    told = few("a" * 999 + "b")
+    assert told.verdict == "cannot_tell"
+    assert told.because == (
+        "It cannot tell: about 19 more rows of b are needed. "
+        "A loss of 30 points to returns@v2 is not excluded: b (+0.0 points on 1 row)."
+    )
+
+
+def test_rows_of_one_class_are_said_to_tell_nothing_of_others() -> None:
+    told = few("a" * 200)
+    assert (told.verdict, verdicts(told)["classes"]) == ("passed", "not_judged")
+    assert "All rows are of one class, a: that another has become worse is not seen." in [x.text for x in told.lines]
+
+
+def test_leaders_that_no_rows_rank_are_named_and_not_held_against() -> None:
+    rows = answers(1000, 0.05, 1)
+    held = [GateReference("leading", LEADING)]
+    told = decide_gate(CANDIDATE, held, compared(rows, rows), BOUNDS, ["returns@v1"])
+    assert (told.verdict, told.lines[0].verdict) == ("passed", "not_judged")
+    assert told.lines[0].text == (
+        "Whether returns@v1, which led before, was better is not known: no evaluation has both on the same rows. "
+        "See it by `apprentice evaluate returns@v2 --data FILE --arms adapter --against returns@v1`."
+    )
