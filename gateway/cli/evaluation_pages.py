@@ -8,17 +8,12 @@ from typing import Any
 
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.tables import Row, readable
+from monitoring.web_page import make_web_page, wrap_wide
 
 Texts = Sequence[Mapping[str, Any]]
 WIDTH, BAR, LEFT = 760, 26, 170
 CHARACTERS_MAX = 1500
 """More of a request or an answer is not shown."""
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0}td,th{text-align:left;vertical-align:top;padding:.3rem .7rem;"
-    "border-top:1px solid #ddd}td pre{white-space:pre-wrap;margin:0;font-size:13px}svg{width:100%;height:auto}"
-    ".wrong{background:#fdecea}.right{background:#edf7ed}"
-)
 
 
 class _Markdown:
@@ -59,7 +54,7 @@ class _Html:
         """A table."""
         head = "".join(f"<th>{escape(name)}</th>" for name in columns)
         body = "".join("<tr>" + "".join(f"<td>{escape(readable(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-        self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
+        self.parts.append(wrap_wide(f"<table><tr>{head}</tr>{body}</table>", "figures"))
 
     def head(self, text: str) -> None:
         """A heading."""
@@ -67,18 +62,15 @@ class _Html:
 
     def raw(self, page: str) -> None:
         """HTML as it is."""
-        self.parts.append(page)
+        self.parts.append(wrap_wide(page))
 
 
 def make_html(answers: Sequence[Mapping[str, Any]], texts: Mapping[str, Texts]) -> str:
     """The page of one or several evaluations; `texts` are the rows with texts by evaluation."""
     page = _Html()
     _write(page, answers, texts)
-    title = escape(_title(answers))
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
-        f"<h1>{title}</h1>{''.join(page.parts)}</html>\n"
-    )
+    title = _title(answers)
+    return make_web_page(title, f"<h1>{escape(title)}</h1>{''.join(page.parts)}")
 
 
 def make_markdown(answers: Sequence[Mapping[str, Any]], texts: Mapping[str, Texts]) -> str:
@@ -117,7 +109,7 @@ def draw_shares(arms: Mapping[str, Mapping[str, Any]]) -> str:
         shapes.append(
             f'<text x="5" y="{y + 14}">{escape(arm)}</text><rect x="{LEFT}" y="{y}" width="{right - LEFT:.1f}" '
             f'height="{BAR - 8}" fill="#90caf9"/><line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" '
-            f'stroke="#0d47a1" stroke-width="2"/><text x="{high + 6:.1f}" y="{y + 14}">{share["share"]:.1%}</text>'
+            f'stroke="currentColor" stroke-width="2"/><text x="{high + 6:.1f}" y="{y + 14}">{share["share"]:.1%}</text>'
         )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {20 + len(arms) * BAR}" font-size="13" '

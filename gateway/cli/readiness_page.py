@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from monitoring.web_page import make_web_page, wrap_wide
+
 WIDTH, HEIGHT, MARGIN = 760, 320, 55
-COLOURS: Mapping[str, str] = {"for": "#2e7d32", "against": "#c62828", "never": "#c62828", "unknown": "#777"}
+KINDS: Mapping[str, str] = {"for": "good", "against": "bad", "never": "bad", "unknown": "dim"}
 NAMES: Mapping[str, str] = {
     "fine_tune": "Fine-tune",
     "not_yet": "Not yet",
@@ -18,27 +20,20 @@ NAMES: Mapping[str, str] = {
     "against": "no",
     "unknown": "unknown",
 }
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse}td,th{text-align:left;vertical-align:top;padding:.4rem .8rem;border-top:1px solid "
-    "#ddd}svg{width:100%;height:auto}"
-)
 
 
 def make_page(name: str, report: Mapping[str, Any]) -> str:
     """The page of a report on the data of this name. All texts are escaped."""
     rows = "".join(
-        f"<tr><td>{escape(rule['question'])}</td><td style='color:{COLOURS[rule['state']]}'><b>"
+        f"<tr><td>{escape(rule['question'])}</td><td class='{KINDS[rule['state']]}'><b>"
         f"{NAMES[rule['state']]}</b></td><td>{escape(rule['evidence'])} <i>{escape(rule['next'])}</i></td></tr>"
         for rule in report["rules"]
     )
     curve = (report.get("facts") or {}).get("curve")
-    picture = "" if curve is None else f"<h2>Learning curve</h2>{draw_curve(curve)}"
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Readiness of {escape(name)}</title>"
-        f"<style>{STYLE}</style><h1>{NAMES[report['answer']]}</h1><p>{escape(name)}: {escape(report['because'])}</p>"
-        f"<table><tr><th>Rule</th><th>Answer</th><th>Evidence</th></tr>{rows}</table>{picture}</html>\n"
-    )
+    picture = "" if curve is None else f"<h2>Learning curve</h2>{wrap_wide(draw_curve(curve))}"
+    table = wrap_wide(f"<table><tr><th>Rule</th><th>Answer</th><th>Evidence</th></tr>{rows}</table>")
+    head = f"<h1>{NAMES[report['answer']]}</h1><p>{escape(name)}: {escape(report['because'])}</p>"
+    return make_web_page(f"Readiness of {name}", f"{head}{table}{picture}")
 
 
 def draw_curve(curve: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -56,7 +51,7 @@ def draw_curve(curve: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     band += [place(point["rows"], point["low"]) for point in reversed(beyond)]
     line = " ".join(place(point["rows"], point["right"]) for point in (*measured, *beyond))
     dots = "".join(
-        f'<circle cx="{x}" cy="{y}" r="4" fill="#1565c0"><title>{point["rows"]:,} rows: {point["right"]:.1%}</title>'
+        f'<circle cx="{x}" cy="{y}" r="4" fill="#1e88e5"><title>{point["rows"]:,} rows: {point["right"]:.1%}</title>'
         "</circle>"
         for point in measured
         for x, y in [place(point["rows"], point["right"]).split(",")]
@@ -71,7 +66,7 @@ def draw_curve(curve: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        f'font-size="12"><polygon points="{" ".join(band)}" fill="#1565c0" opacity="0.15"/>'
-        f'<polyline points="{line}" fill="none" stroke="#1565c0"/>{dots}{ticks}{ends}'
+        f'font-size="12"><polygon points="{" ".join(band)}" fill="#1e88e5" opacity="0.25"/>'
+        f'<polyline points="{line}" fill="none" stroke="#1e88e5"/>{dots}{ticks}{ends}'
         f'<text x="{MARGIN}" y="20">Right answers of a cheap model by training rows; band: 95% interval</text></svg>'
     )

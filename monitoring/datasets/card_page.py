@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from monitoring.web_page import make_web_page, wrap_wide
+
 WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 760, 22, 200, 110
 BARS_MAX = 40
-COLOURS = ("#1565c0", "#90caf9")
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse}td,th{text-align:left;padding:.2rem .8rem;border-top:1px solid #ddd}"
-    "svg{width:100%;height:auto}code{word-break:break-all}"
-)
+COLOURS = ("#1e88e5", "#90caf9")
 
 
 def make_card_page(card: Mapping[str, Any]) -> str:
@@ -48,8 +45,7 @@ def make_card_page(card: Mapping[str, Any]) -> str:
         _section("Characters of inputs", draw_bars({name: (count,) for name, count in card["lengths"].items()})),
         _section("Sources", _table(card["sources"])),
     ]
-    title = f"<title>Data set for {escape(str(card['task']))}</title><style>{STYLE}</style>"
-    return f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}{''.join(parts)}</html>"
+    return make_web_page(f"Data set for {card['task']}", "".join(parts))
 
 
 def draw_bars(bars: Mapping[str, Sequence[int]]) -> str:
@@ -68,10 +64,11 @@ def draw_bars(bars: Mapping[str, Sequence[int]]) -> str:
             y += 16
         y += ROW_HEIGHT - 16
     more = f"<p>{len(bars) - len(drawn)} more are in card.json.</p>" if len(bars) > len(drawn) else ""
-    return (
+    picture = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="12">'
-        f"{''.join(parts)}</svg>{more}"
+        f"{''.join(parts)}</svg>"
     )
+    return wrap_wide(picture) + more
 
 
 def _section(title: str, content: str) -> str:
@@ -89,4 +86,4 @@ def _table(figures: Mapping[str, Any]) -> str:
         else f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>"
         for name, value in figures.items()
     )
-    return f"<table>{''.join(cells)}</table>"
+    return wrap_wide(f"<table>{''.join(cells)}</table>")

@@ -163,9 +163,10 @@ def _cases(facts: Facts) -> Rule:
     name, question = "cases", "Do the examples cover the range of cases?"
     if facts.classes is None or facts.unseen is None:
         return Rule(name=name, question=question, state="unknown", evidence=f"Unknown: {facts.no_curve}.")
+    thin = "1 class has" if facts.thin_classes == 1 else f"{facts.thin_classes} classes have"
     text = (
         f"{facts.classes} classes; about {facts.unseen:.1%} of requests are of a class that no row has; "
-        f"{facts.thin_classes} classes have fewer than 10 rows ({facts.thin_share:.1%} of all rows)."
+        f"{thin} fewer than 10 rows ({facts.thin_share:.1%} of all rows)."
     )
     more = ""
     if facts.unseen > UNSEEN_MAX or facts.thin_share > THIN_SHARE_MAX:
