@@ -81,11 +81,11 @@ def find_languages(texts: Iterable[str], share_min: float) -> tuple[str, ...]:
     return tuple(sorted(name for name, count in counts.items() if count >= share_min * total))
 
 
-def find_other_language(text: str, known: Sequence[str]) -> str:
+def find_other_language(text: str, languages: Sequence[str]) -> str:
     """The language of a text that is clearly in none of the known ones; empty where it is not clear."""
     evidence = weigh_languages(text)
-    if not evidence or not known:
+    if not evidence or not languages:
         return ""
     best = max(sorted(evidence), key=lambda language: evidence[language])
-    usual = max(evidence.get(name, 0.0) for name in known)
+    usual = max(evidence.get(name, 0.0) for name in languages)
     return best if evidence[best] >= EVIDENCE_MIN and evidence[best] >= usual + LEAD_MIN else ""

@@ -357,10 +357,10 @@ def _mean(graph: _Graph, flow: str) -> None:
 
 def _package_folder() -> Path:
     """The folder of the weights, found without importing their package, which needs torch."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
         raise EmbeddingError(f"MiniLM's weights are not installed: {INSTALL}.")
-    return Path(next(iter(found.submodule_search_locations))) / "model"
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
 def _known(path: Path, sha256: str) -> bytes:
@@ -377,13 +377,16 @@ def _known(path: Path, sha256: str) -> bytes:
 def _tensors(content: bytes) -> dict[str, Tensor]:
     """The float32 tensors of a safetensors file, as views of its bytes."""
     (length,) = struct.unpack_from("<Q", content)
-    told = json.loads(content[8 : 8 + length])
+    header = json.loads(content[8 : 8 + length])
     return {
         name: np.frombuffer(
-            content, "<f4", (one["data_offsets"][1] - one["data_offsets"][0]) // 4, 8 + length + one["data_offsets"][0]
-        ).reshape(one["shape"])
-        for name, one in told.items()
-        if one.get("dtype") == "F32"
+            content,
+            "<f4",
+            (entry["data_offsets"][1] - entry["data_offsets"][0]) // 4,
+            8 + length + entry["data_offsets"][0],
+        ).reshape(entry["shape"])
+        for name, entry in header.items()
+        if entry.get("dtype") == "F32"
     }
 
 
@@ -413,13 +416,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="int8",
         help="int8 (36 MB, the default) or float32 (91 MB, three times slower)",
     )
-    asked = command.parse_args(arguments)
+    options = command.parse_args(arguments)
     try:
-        write(asked.path, asked.form, lambda done, steps, what: _say(f"{done}/{steps} {what}"))
+        write(options.path, options.form, lambda done, steps, what: _say(f"{done}/{steps} {what}"))
     except (EmbeddingError, OSError) as error:
         _say(str(error))
         return 1
-    _say(f"{asked.path} is ready: {get_name(asked.form)}, {asked.path.stat().st_size / 1e6:.0f} MB.")
+    _say(f"{options.path} is ready: {get_name(options.form)}, {options.path.stat().st_size / 1e6:.0f} MB.")
     return 0
 
 

@@ -74,8 +74,8 @@ WORDINGS: Mapping[str, Wording] = MappingProxyType(
         ),
     }
 )
-APOLOGIES: tuple[str, ...] = tuple(text for one in WORDINGS.values() for text in one.apologies)
-OPENINGS: tuple[str, ...] = tuple(text for one in WORDINGS.values() for text in one.openings)
+APOLOGIES: tuple[str, ...] = tuple(text for wording in WORDINGS.values() for text in wording.apologies)
+OPENINGS: tuple[str, ...] = tuple(text for wording in WORDINGS.values() for text in wording.openings)
 
 
 def is_refusal(text: str) -> bool:

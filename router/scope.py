@@ -215,14 +215,14 @@ class ScopeModel:
         Where the score is low the text is read again with typing errors mended, and its language is looked at.
         """
         passage = self._read(text)
-        found = self._score(passage)
-        if found.score >= DOUBTED_BELOW or self.limits is None:
-            return found
+        result = self._score(passage)
+        if result.score >= DOUBTED_BELOW or self.limits is None:
+            return result
         if len(passage.text) <= MENDED_CHARACTERS_MAX:
             mended = mend_words(passage.text, self.known_words)
             if mended != passage.text:
-                found = max(found, self._score(self._read(mended)), key=lambda one: one.score)
-        return replace(found, language=find_other_language(passage.text, self.languages))
+                result = max(result, self._score(self._read(mended)), key=lambda candidate: candidate.score)
+        return replace(result, language=find_other_language(passage.text, self.languages))
 
     def _score(self, passage: Passage) -> ScopeScore:
         parts, similarities, members = self._parts(passage)
@@ -314,8 +314,8 @@ class ScopeModel:
 
     def margins(self, text: str) -> Vectors:
         """The margin of each class for the whole text, by label or cluster."""
-        found: Vectors = self._margins(self._read(text))[0][0, : len(self.echo_middle)]
-        return found
+        margins: Vectors = self._margins(self._read(text))[0][0, : len(self.echo_middle)]
+        return margins
 
     def _read(self, text: str) -> Passage:
         if self.limits is None:
@@ -352,11 +352,11 @@ class ScopeModel:
         weights /= repeats
         spread = np.zeros((units, len(buckets)), np.float32)
         spread[passage.units, np.arange(len(buckets))] = weights
-        found: Vectors = passage.windows @ (spread @ self.sparse[self.rows[buckets]].astype(np.float32))
-        found *= self.sparse_scale
+        added: Vectors = passage.windows @ (spread @ self.sparse[self.rows[buckets]].astype(np.float32))
+        added *= self.sparse_scale
         lengths = np.sqrt(passage.windows @ squares.astype(np.float32))
-        found /= np.maximum(lengths, np.float32(1e-6))[:, None]
-        return found
+        added /= np.maximum(lengths, np.float32(1e-6))[:, None]
+        return added
 
     def _parts(self, passage: Passage) -> tuple[ScoreParts, Vectors, Integers]:
         """The parts of the score's windows, and the similarities of the best one to training prompts, with these."""
@@ -424,8 +424,8 @@ def _members(starts: npt.NDArray[np.uint32], classes: Integers) -> Integers:
 
 
 def _of_unit_length(rows: npt.NDArray[Any]) -> Vectors:
-    found: Vectors = rows / np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.float32(1e-6))[:, None]
-    return found
+    scaled: Vectors = rows / np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.float32(1e-6))[:, None]
+    return scaled
 
 
 def _reckoned_with(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -34,7 +34,7 @@ _COMPARISONS = _listed(
 )
 _PRONOUNS = _listed("i you he she his her my your we our they their")
 _COUNTED = ".,?!$%\"()'\n"
-_COUNTED_POINTS = np.array([ord(one) for one in _COUNTED])
+_COUNTED_POINTS = np.array([ord(character) for character in _COUNTED])
 _VALUE_DIGITS_MAX = 15
 
 FEATURES = 34

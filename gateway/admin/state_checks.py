@@ -124,8 +124,8 @@ def _formed(kind: Kind, name: str, value: dict[str, Any]) -> dict[str, Any]:
         if not RULE_NAME.fullmatch(name):
             raise ValueError("a rule's name has letters, digits, - and _, at most 63")
         return OverrideIn.model_validate(value).model_dump(exclude_none=True)
-    told = msgspec.convert(value, KeyIn)
-    caller = Caller.from_json(name, cast("dict[str, Any]", msgspec.to_builtins(told)))
+    key = msgspec.convert(value, KeyIn)
+    caller = Caller.from_json(name, cast("dict[str, Any]", msgspec.to_builtins(key)))
     _check_caller(caller)
     return caller.to_json()
 
@@ -138,11 +138,11 @@ def _check_version(name: str, version: Version) -> None:
             raise ValueError(f"{digest[:80]!r} is no SHA-256 (sha256: and 64 hex digits)")
     if version.state in GIVEN_UP:
         return
-    told = manifests.from_json(version.manifest)
-    if (told.task, told.digest()) != (version.task, version.manifest_digest):
+    manifest = manifests.from_json(version.manifest)
+    if (manifest.task, manifest.digest()) != (version.task, version.manifest_digest):
         raise ValueError("its manifest is not the one that its manifest_digest names")
-    if told.contract is not None:
-        compile_contract(told.contract)
+    if manifest.contract is not None:
+        compile_contract(manifest.contract)
 
 
 def _check_alias(task: str, alias: AliasEntry) -> None:
@@ -254,8 +254,8 @@ def _check_base(services: Services, version: Version) -> None:
         )
         raise Problem("state_conflict", text)
     most = services.settings.tasks[version.task].max_tokens_max
-    told = manifests.from_json(version.manifest)
-    if max(told.sampling.get("max_tokens", 0), told.general_prompt.sampling.get("max_tokens", 0)) > most:
+    manifest = manifests.from_json(version.manifest)
+    if max(manifest.sampling.get("max_tokens", 0), manifest.general_prompt.sampling.get("max_tokens", 0)) > most:
         raise Problem(
             "state_conflict", f"{version.name}: its manifest samples more than the task's {most} tokens here."
         )

@@ -433,9 +433,9 @@ def _shown(amount: int, kind: int) -> str:
 def _over(purse: Purse, dry: list[Allowance], needs: Needs, now: float) -> Problem:
     """The refusal of what these limits have no room for: what is left, and what it may take. A budget goes before a
     rate."""
-    of_each = [(one, one.now.ends_at - now) for one in dry if one.now is not None]
+    of_each = [(entry, entry.now.ends_at - now) for entry in dry if entry.now is not None]
     allowance, until_end = max(of_each, key=lambda each: each[1])
-    name = purse.names[[one for one, _ in purse.allowances].index(allowance)]
+    name = purse.names[[entry for entry, _ in purse.allowances].index(allowance)]
     kind, entries = KINDS[name], needs[REQUESTS]
     seconds = max(1, math.ceil(until_end))
     limit, left, need = (

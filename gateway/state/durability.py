@@ -101,16 +101,16 @@ async def look_at(redis: Redis) -> Persistence:
     """The persistence of this Redis. What a provider forbids to ask is None. Raises RedisError."""
     info = {**await _info(redis, "server"), **await _info(redis, "persistence")}
     info |= {**await _info(redis, "memory"), **await _info(redis, "replication")}
-    asked = {name: await _configured(redis, name) for name in ("appendonly", "appendfsync", NO_SYNC)}
+    settings = {name: await _configured(redis, name) for name in ("appendonly", "appendfsync", NO_SYNC)}
     enabled = info.get("aof_enabled")
-    append_only = asked["appendonly"] == "yes" if asked["appendonly"] is not None else None
+    append_only = settings["appendonly"] == "yes" if settings["appendonly"] is not None else None
     version = info.get("valkey_version") or info.get("redis_version")
     return Persistence(
         product="Valkey" if "valkey_version" in info else "Redis",
         version=None if version is None else str(version),
         append_only=append_only if enabled is None else bool(enabled),
-        append_fsync=asked["appendfsync"],
-        syncs_always=asked[NO_SYNC] != "yes",
+        append_fsync=settings["appendfsync"],
+        syncs_always=settings[NO_SYNC] != "yes",
         eviction=info.get("maxmemory_policy"),
         memory_bytes_max=info.get("maxmemory"),
         memory_bytes=info.get("used_memory"),

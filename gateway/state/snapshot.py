@@ -167,9 +167,9 @@ class SnapshotKeeper:
         cordons = {name: _reason(raw) for name, raw in (await self._cordons.written()).items()}
         known_callers = MappingProxyType(callers | dict(self._fixed_callers))
         views = await self._made_views(versions)
-        asked = await self._retraining.all()
+        retraining = await self._retraining.all()
         return Snapshot(
-            *(generation, known_callers, policy, versions, aliases, placements, cordons, health, views, asked),
+            *(generation, known_callers, policy, versions, aliases, placements, cordons, health, views, retraining),
             unreadable=self._registry.unreadable,
         )
 

@@ -351,7 +351,7 @@ class _Fitter:
         own = rows.own
         folds = draw_folds(own, rows.groups[own], draw)
         steps = len(folds) + int(len(folds) > 1)
-        found: list[ScoreParts] = []
+        parts: list[ScoreParts] = []
         doubled: list[ScoreParts] = []
         _, frames = split_frames(read_frames())
         for number, held in enumerate(folds):
@@ -361,16 +361,16 @@ class _Fitter:
             texts = [rows.texts[at] for at in held]
             framing = [model.parts(text) for text in list_frames(frames)]
             model = replace(model, mix=find_bars([model.parts(text) for text in texts], framing))
-            found += [model.parts(text) for text in texts]
+            parts += [model.parts(text) for text in texts]
             doubled += [model.parts(text) for text in _double(texts)]
         bars = model.mix
         if len(folds) > 1:
             model = self.fit(rows, tell.part(steps - 1, steps))
-        mix = choose_mix(found, doubled, bars)
-        held = np.sort([mix.of(one) for one in found])
+        mix = choose_mix(parts, doubled, bars)
+        held = np.sort([mix.of(part) for part in parts])
         if len(held) > HELD_BACK_MAX:
             held = held[np.round(np.linspace(0, len(held) - 1, HELD_BACK_MAX)).astype(np.intp)]
-        return replace(model, mix=mix, held_back_rows=len(found), held_back=held.astype(np.float32))
+        return replace(model, mix=mix, held_back_rows=len(parts), held_back=held.astype(np.float32))
 
     def _joined(self, rows: _Rows, idf: Vectors) -> Any:
         """Weighted n-grams of unit length, and the embeddings beside them."""
@@ -411,7 +411,7 @@ class _Fitter:
 def _double(texts: Sequence[str]) -> list[str]:
     """Texts of two requests each, without a mark between them."""
     halves = [text.rstrip(" .?!") for text in texts]
-    return [f"{one} {other}" for one, other in zip(halves[::2], halves[1::2], strict=False)]
+    return [f"{first} {other}" for first, other in zip(halves[::2], halves[1::2], strict=False)]
 
 
 def _find_limits(texts: Sequence[str]) -> WordLimits:
@@ -450,12 +450,12 @@ def _shared(rows: _Rows, entries: float, draw: np.random.Generator) -> Integers:
 def _crowding(nearest: npt.NDArray[np.int8]) -> Vectors:
     """Half of how near the next prompt is to each: where prompts stand close, a text that belongs is close too."""
     whole = nearest.astype(np.float32) * np.float32(1 / 127)
-    found = np.zeros(len(whole), np.float32)
+    crowding = np.zeros(len(whole), np.float32)
     for start in range(0, len(whole), 512):
         near = whole[start : start + 512] @ whole.T
         near[np.arange(len(near)), start + np.arange(len(near))] = 0.0
-        found[start : start + 512] = near.max(1) / 2
-    return _halves(found)
+        crowding[start : start + 512] = near.max(1) / 2
+    return _halves(crowding)
 
 
 def _echoes(margins: Vectors) -> tuple[Vectors, Vectors, npt.NDArray[np.int8]]:
@@ -480,8 +480,8 @@ def _halves(values: npt.NDArray[Any]) -> Vectors:
 
 def _of_unit_length(vectors: Vectors) -> Vectors:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: Vectors = vectors / np.maximum(lengths, np.float32(1e-6))
-    return found
+    scaled: Vectors = vectors / np.maximum(lengths, np.float32(1e-6))
+    return scaled
 
 
 def _evenly(classes: Integers, own: Integers, count: int, draw: np.random.Generator) -> Integers:

@@ -25,10 +25,10 @@ Integers = npt.NDArray[np.intp]
 
 def number_groups(names: Sequence[str | None]) -> Integers:
     """A number for each name, the same for the same one; who has none stands alone."""
-    known: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     alone = len(names)
     return np.array(
-        [at + alone if name is None else known.setdefault(name, len(known)) for at, name in enumerate(names)]
+        [at + alone if name is None else numbers.setdefault(name, len(numbers)) for at, name in enumerate(names)]
     )
 
 
@@ -58,9 +58,9 @@ def choose_mix(
     The echo and the nearest prompt are made as large as a margin. The slack is such that few of them seem foreign.
     """
     first, near, echo = (
-        float(np.std([getattr(one, part)[0] for one in inside])) for part in ("first", "nearest", "echo")
+        float(np.std([getattr(parts, part)[0] for parts in inside])) for part in ("first", "nearest", "echo")
     )
-    usual = float(np.quantile([one.background[0] for one in inside], 0.9))
+    usual = float(np.quantile([parts.background[0] for parts in inside], 0.9))
     mix = replace(
         bars,
         first=FIRST,
@@ -71,10 +71,10 @@ def choose_mix(
         slack=np.inf,
         extract_slack=np.inf,
     )
-    zero = float(np.quantile([mix.of(one) for one in inside], 0.05))
+    zero = float(np.quantile([mix.of(parts) for parts in inside], 0.05))
     mix = replace(mix, slack=_find_slack(mix, zero, inside))
     mix = replace(mix, extract_slack=_find_slack(mix, zero, [*inside, *doubled]))
-    zero, middle = np.quantile([mix.of(one) for one in inside], (0.05, 0.5))
+    zero, middle = np.quantile([mix.of(parts) for parts in inside], (0.05, 0.5))
     unit = max(float(middle - zero), 1e-6)
     return replace(mix, zero=float(zero), unit=unit, slack=mix.slack / unit, extract_slack=mix.extract_slack / unit)
 
@@ -83,14 +83,14 @@ def _find_slack(mix: Mix, zero: float, inside: Sequence[ScoreParts]) -> float:
     """Find the least slack, from 0, by which at most a share of texts in scope get a score under `zero`."""
     name = "extract_slack" if mix.slack < np.inf else "slack"
     mix = replace(mix, **{name: 0.0})
-    worst = [mix.score_worst(one, mix.score_windows(one)) for one in inside]
+    worst = [mix.score_worst(parts, mix.score_windows(parts)) for parts in inside]
     return max(0.0, zero - float(np.quantile(worst, FOREIGN_SHARE, method="lower")))
 
 
 def find_bars(inside: Sequence[ScoreParts], frames: Sequence[ScoreParts]) -> Mix:
     """Find the margins that most prompts, and most sentences of frames, reach. They were not fitted with."""
     return Mix(
-        first_usual=float(np.quantile([one.first[0] for one in inside], MISSED_SHARE)),
-        lead_usual=float(np.quantile([one.first[0] - one.frame[0] for one in inside], MISSED_SHARE)),
-        frame_usual=float(np.quantile([one.frame[0] for one in frames], MISSED_SHARE)),
+        first_usual=float(np.quantile([parts.first[0] for parts in inside], MISSED_SHARE)),
+        lead_usual=float(np.quantile([parts.first[0] - parts.frame[0] for parts in inside], MISSED_SHARE)),
+        frame_usual=float(np.quantile([parts.frame[0] for parts in frames], MISSED_SHARE)),
     )

@@ -132,10 +132,15 @@ async def _opened_by_pin(quality: Quality, version: str, health: TaskQuality) ->
     if pin is None or pin.verdict != "degraded" or pin.instead_of == "degraded":
         return []
     opened: list[tuple[Retraining, int]] = []
-    for name in [asked.id for asked in await quality.retraining.store.all() if asked.version == version]:
-        asked, generation = await quality.retraining.store.get(name)
-        if asked is not None and asked.state == "open" and asked.action and asked.opened_at >= pin.at:
-            opened.append((asked, generation))
+    for name in [retraining.id for retraining in await quality.retraining.store.all() if retraining.version == version]:
+        retraining, generation = await quality.retraining.store.get(name)
+        if (
+            retraining is not None
+            and retraining.state == "open"
+            and retraining.action
+            and retraining.opened_at >= pin.at
+        ):
+            opened.append((retraining, generation))
     return opened
 
 
@@ -228,7 +233,9 @@ def situation(
         for version in snapshot.versions.values()
         if version.task == task and version.state in PLACED
     }
-    asked = [version for version in snapshot.retraining.values() if version.task == task and version.state == "open"]
+    retrainings = [
+        version for version in snapshot.retraining.values() if version.task == task and version.state == "open"
+    ]
     judgements: Mapping[str, Judgement] = summary.judgements
     return Situation(
         task=task,
@@ -248,7 +255,7 @@ def situation(
         judged_at=summary.at or None,
         behind_seconds=summary.behind_seconds,
         review_by={name: due for name, version in placed.items() if (due := review_due(version.manifest)) is not None},
-        retraining=[version.id for version in sorted(asked, key=lambda version: -version.opened_at)],
+        retraining=[version.id for version in sorted(retrainings, key=lambda version: -version.opened_at)],
     )
 
 

@@ -71,14 +71,14 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
     live = [name for name in versions if snapshot.versions[name].state in PLACED]
     before, _ = await quality.store.of(task)
     rule = await _rule(quality, task, body, before.changed, now)
-    asked, opening = await _retraining(quality, task, live, body, before.changed, admin.public)
+    retraining, opening = await _retraining(quality, task, live, body, before.changed, admin.public)
     word = Changed(
         effective_at=body.effective_at,
         by=admin.public,
         note=body.note,
         at=now,
         override=None if rule is None else rule.name,
-        retraining=None if asked is None else asked.id,
+        retraining=None if retraining is None else retraining.id,
     )
     changes = [
         version for version in (rule, opening, *_left_behind(quality, before.changed, word)) if version is not None
@@ -116,9 +116,9 @@ async def take_change_back(
         changes += (
             [Change(quality.services.objects.overrides, word.override, None)] if word.override is not None else []
         )
-        asked, generation = await quality.retraining.store.get(word.retraining or "")
-        if asked is not None and asked.state == "open":
-            changes.append(quality.retraining.store.change(closed(asked, admin.public, now), generation))
+        retraining, generation = await quality.retraining.store.get(word.retraining or "")
+        if retraining is not None and retraining.state == "open":
+            changes.append(quality.retraining.store.change(closed(retraining, admin.public, now), generation))
 
     def step(current: TaskQuality) -> tuple[TaskQuality, Action]:
         if word is not None and current.changed != word:
@@ -196,9 +196,9 @@ async def _retraining(
         return None, None
     because = f"The task's rules change: {body.note}" if body.note else "The task's rules change."
     evidence = {"effective_at": body.effective_at}
-    asked, examples = await draft_retraining(quality.retraining, task, version, because, evidence, by)
-    await quality.retraining.store.keep(asked.id, examples)
-    return asked, quality.retraining.store.change(asked, 0)
+    retraining, examples = await draft_retraining(quality.retraining, task, version, because, evidence, by)
+    await quality.retraining.store.keep(retraining.id, examples)
+    return retraining, quality.retraining.store.change(retraining, 0)
 
 
 def rule_name(task: str) -> str:

@@ -71,11 +71,11 @@ def measure_counts(kind: Kind, wrong: float, of: float, at: float, by: str, sour
     """
     if of < OF_MIN:
         raise ValueError(f"{of:g} were judged, and a baseline takes at least {OF_MIN}.")
-    found = measure(kind, wrong, of, at, by, source)
-    if found.upper >= RATE_MAX:
-        told = f"As many as {100 * found.upper:.1f}% may be wrong by that, so that the stream could never alarm."
-        raise ValueError(told)
-    return found
+    baseline = measure(kind, wrong, of, at, by, source)
+    if baseline.upper >= RATE_MAX:
+        text = f"As many as {100 * baseline.upper:.1f}% may be wrong by that, so that the stream could never alarm."
+        raise ValueError(text)
+    return baseline
 
 
 def calibrate(gate: Baseline, stricter: int, milder: int, rows: int, at: float, by: str, source: str) -> Baseline:

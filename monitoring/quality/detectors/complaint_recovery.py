@@ -62,8 +62,8 @@ def log_e(fewer: Fewer) -> float:
     """The natural logarithm of the sum of all bets: -700 before anything was expected, never infinite."""
     if fewer.log >= EXPONENT_MAX:
         return fewer.log
-    found = expm1(fewer.log)
-    return log(found) if found > 0.0 else LOG_FLOOR
+    total = expm1(fewer.log)
+    return log(total) if total > 0.0 else LOG_FLOOR
 
 
 def _today(seen: int, expected: float, learned: Delays) -> float:

@@ -153,7 +153,7 @@ def take_complaint(state: Complaints, request_at: float, now: float) -> Complain
         return msgspec.structs.replace(state, learning=learning)
     if not state.learned.hazards[_ages(state.learned, state.cohorts, state.tick)[at]]:
         return msgspec.structs.replace(state, set_aside=state.set_aside + 1)
-    won = tuple([msgspec.structs.replace(one, seen=one.seen + 1) for one in state.cohorts[: at + 1]])
+    won = tuple([msgspec.structs.replace(cohort, seen=cohort.seen + 1) for cohort in state.cohorts[: at + 1]])
     back = state.back
     if back is not None and about.begins >= back.begins:
         back = fewer.take_complaint(back, state.learned)
@@ -249,8 +249,8 @@ def _settled(state: Complaints) -> Complaints:
     ages = _ages(state.learned, state.cohorts, state.tick)
     due, means = delays.find_expected(state.learned, ages, watched, state.tick)
     cohorts = [
-        Cohort(one.begins, one.requests, one.logs, one.seen, one.expected + mu) if mu else one
-        for one, mu in zip(state.cohorts, due, strict=True)
+        Cohort(cohort.begins, cohort.requests, cohort.logs, cohort.seen, cohort.expected + mu) if mu else cohort
+        for cohort, mu in zip(state.cohorts, due, strict=True)
     ]
     return msgspec.structs.replace(
         state,
@@ -301,7 +301,9 @@ def _end_day(state: Complaints) -> Complaints:
         learned = delays.learn_day(learned, state.day_seen, state.day_expected)
     return msgspec.structs.replace(
         state,
-        cohorts=tuple([Cohort(one.begins, one.requests, _stand(one, state.learned)) for one in state.cohorts]),
+        cohorts=tuple(
+            [Cohort(cohort.begins, cohort.requests, _stand(cohort, state.learned)) for cohort in state.cohorts]
+        ),
         learned=learned,
         day_seen=0,
         day_expected=0.0,
@@ -311,16 +313,16 @@ def _end_day(state: Complaints) -> Complaints:
 
 def choose_joins(begins: list[int]) -> list[int]:
     """The cohorts to join with their next one, one after the other; the last cohort is still open."""
-    found: list[int] = []
+    joins: list[int] = []
     end, width, edges = len(begins) - 1, 1, list(begins)
     while True:
         first = end
         while first > 0 and edges[first] - edges[first - 1] == width:
             first -= 1
         if end - first <= COHORTS_PER_WIDTH:
-            return found
+            return joins
         del edges[first + 1]
-        found.append(first)
+        joins.append(first)
         end, width = first + 1, width * 2
 
 
@@ -331,7 +333,7 @@ def _ages(learned: Delays, cohorts: tuple[Cohort, ...], tick: int) -> list[int]:
 
 def list_middles(begins: Sequence[int]) -> list[int]:
     """The middle ticks of cohorts, without the last one. Of two middle ticks every other cohort has the later one."""
-    return [(one + after - 1 + one // (after - one) % 2) // 2 for one, after in pairwise(begins)]
+    return [(begin + after - 1 + begin // (after - begin) % 2) // 2 for begin, after in pairwise(begins)]
 
 
 def _taught(state: Complaints) -> Complaints:
@@ -361,12 +363,12 @@ def _price(more: float, seen: float, mu: float, shape: float) -> float:
     return max(more, (seen + shape) * log1p(more / (shape + mu)))
 
 
-def _join(one: Cohort, other: Cohort, learned: Delays | None) -> Cohort:
+def _join(older: Cohort, other: Cohort, learned: Delays | None) -> Cohort:
     """Two cohorts as one. The bets of the younger one go on with the day of the older one."""
-    bare = _stand(msgspec.structs.replace(one, logs=(0.0, 0.0, 0.0, 0.0)), learned)
-    both = zip(_stand(one, learned), _stand(other, learned), bare, strict=True)
+    bare = _stand(msgspec.structs.replace(older, logs=(0.0, 0.0, 0.0, 0.0)), learned)
+    both = zip(_stand(older, learned), _stand(other, learned), bare, strict=True)
     a, b, c, d = [max(LOG_FLOOR, _log_of_sum((x, y)) - today) for x, y, today in both]
-    return Cohort(one.begins, one.requests + other.requests, (a, b, c, d), one.seen, one.expected)
+    return Cohort(older.begins, older.requests + other.requests, (a, b, c, d), older.seen, older.expected)
 
 
 def _of_all(state: Complaints) -> Logs:
@@ -378,4 +380,4 @@ def _of_all(state: Complaints) -> Logs:
 
 def _log_of_sum(logs: Sequence[float]) -> float:
     largest = max(logs)
-    return largest + log(sum([exp(one - largest) for one in logs])) if largest > LOG_FLOOR else LOG_FLOOR
+    return largest + log(sum([exp(value - largest) for value in logs])) if largest > LOG_FLOOR else LOG_FLOOR

@@ -147,7 +147,7 @@ def find_ages(delays: Delays, ticks: Sequence[int], tick: int) -> list[int]:
     """The age buckets at a tick of requests from these ticks."""
     clock = list_clock(delays)
     now = _read(clock, tick)
-    return [get_age_bucket(now - _read(clock, one)) for one in ticks]
+    return [get_age_bucket(now - _read(clock, request_tick)) for request_tick in ticks]
 
 
 def list_week(delays: Delays) -> tuple[float, ...]:
@@ -275,16 +275,16 @@ def learn(reference: Reference) -> Delays:
     Hazards need the clock, the clock needs the rhythm, and the rhythm needs hazards: a few rounds find all three.
     """
     last = _until(reference.stretches[-1], math.ceil(reference.ended / HOUR_SECONDS) - 1)
-    stretches = [one for one in (*reference.stretches[:-1], last) if one.requests]
-    hours = np.concatenate([one.first_hour + np.arange(len(one.requests)) for one in stretches])
-    seen = np.concatenate([np.array(one.complaints, float) for one in stretches])
+    stretches = [stretch for stretch in (*reference.stretches[:-1], last) if stretch.requests]
+    hours = np.concatenate([stretch.first_hour + np.arange(len(stretch.requests)) for stretch in stretches])
+    seen = np.concatenate([np.array(stretch.complaints, float) for stretch in stretches])
     rhythm, kept, spread, expected = np.ones(CELLS), 0.0, _Spread(), np.zeros(0)
     weights, of = [0.0] * AGES, np.zeros(AGES)
     for _ in range(ROUNDS):
         if expected.any():
             rhythm, kept = _find_rhythm(hours, seen, expected, rhythm, spread)
         clock = _clock(tuple(rhythm.tolist()))
-        watched = np.concatenate([_watch(one, clock) for one in stretches], axis=1)
+        watched = np.concatenate([_watch(stretch, clock) for stretch in stretches], axis=1)
         weights, of = _weigh(reference, clock, float(seen.sum())), watched.sum(axis=1)
         expected = np.divide(weights, of, out=np.zeros(AGES), where=of > 0.0) @ watched
         spread = _find_spread(hours, seen, expected, kept)
@@ -370,9 +370,9 @@ def _find_rhythm(
     counts = np.bincount(cells, seen, CELLS)
     deviance = float((((counts - plain) ** 2)[there] / variance[there]).sum())
     kept = max(0.0, 1.0 - (there.sum() - 1) / deviance) if deviance > 0.0 and there.sum() > 2 else 0.0
-    found = np.where(there, 1.0 + kept * (counts / np.where(there, plain, 1.0) - 1.0), 1.0)
-    found = np.maximum(HOUR_MIN, found)
-    return found / ((5 * found[:DAY_HOURS].sum() + 2 * found[DAY_HOURS:].sum()) / WEEK_HOURS), float(kept)
+    factors = np.where(there, 1.0 + kept * (counts / np.where(there, plain, 1.0) - 1.0), 1.0)
+    factors = np.maximum(HOUR_MIN, factors)
+    return factors / ((5 * factors[:DAY_HOURS].sum() + 2 * factors[DAY_HOURS:].sum()) / WEEK_HOURS), float(kept)
 
 
 def _find_spread(hours: npt.NDArray[np.intp], seen: Numbers, expected: Numbers, kept: float) -> _Spread:
@@ -381,17 +381,17 @@ def _find_spread(hours: npt.NDArray[np.intp], seen: Numbers, expected: Numbers, 
     _, day = np.unique(hours // DAY_HOURS, return_inverse=True)
     by_day, of_day = np.bincount(day, seen), np.bincount(day, expected)
     within = expected * (by_day / np.maximum(1e-9, of_day))[day]
-    in_hours, in_cells, in_days = [_count_like(one) for one in (expected, np.bincount(cells, expected), of_day)]
+    in_hours, in_cells, in_days = [_count_like(values) for values in (expected, np.bincount(cells, expected), of_day)]
     free = max(in_hours / 4, in_hours - kept * in_cells - in_days)
     squares = float(((seen - within) ** 2).sum()) / max(1e-9, float(within.sum()))
     dispersion = max(1.0, squares * in_hours / free)
     evidence = max(0.5, in_days - 1 - kept * (len(np.unique(cells >= DAY_HOURS)) - 1))
     squares = in_days / evidence * float(((by_day - of_day) ** 2).sum()) - dispersion * float(of_day.sum())
-    found = (1.0 + 3.0 / evidence) * max(0.0, squares) / max(1e-9, float((of_day**2).sum()))
+    variance = (1.0 + 3.0 / evidence) * max(0.0, squares) / max(1e-9, float((of_day**2).sum()))
     whole = DAY_EVIDENCE + evidence
     return _Spread(
         dispersion=dispersion,
-        day_variance=(DAY_EVIDENCE * DAY_VARIANCE + evidence * found) / whole,
+        day_variance=(DAY_EVIDENCE * DAY_VARIANCE + evidence * variance) / whole,
         day_evidence=whole,
         hours=in_cells,
     )

@@ -72,7 +72,9 @@ class Clusters(msgspec.Struct, frozen=True, array_like=True):
     @property
     def dispersion(self) -> float:
         """The variance of blocks, as a multiple of that of independent labels: at least 1."""
-        return max(1.0, *[(PRIOR_BLOCKS * PRIOR + one.ratios) / (PRIOR_BLOCKS + one.count) for one in self.blocks])
+        return max(
+            1.0, *[(PRIOR_BLOCKS * PRIOR + blocks.ratios) / (PRIOR_BLOCKS + blocks.count) for blocks in self.blocks]
+        )
 
     @property
     def variance(self) -> float:
@@ -126,7 +128,7 @@ PLAIN = LabelTerms()
 def find_dispersion(state: Dependence) -> float:
     """The dispersion of the labels: the least, whoever is left out beside whom others count."""
     enough = OTHERS_MIN * state.whole.labels
-    others = [one.dispersion for one in state.without if one is not None and one.labels >= enough]
+    others = [clusters.dispersion for clusters in state.without if clusters is not None and clusters.labels >= enough]
     return min([state.whole.dispersion, *others])
 
 
@@ -180,8 +182,8 @@ def observe(state: Dependence, badness: float, at: float, own: Collection[int] =
     cosine, sine = find_wave(at)
     added = (1.0, cosine, sine, cosine * cosine, cosine * sine, badness, badness * cosine, badness * sine)
     without = state.without or (None,) * groups
-    whole, without = leave_one_out.move_each(state.whole, without, lambda one: _take(one, badness), own)
-    moments = tuple([one + more for one, more in zip(state.moments, added, strict=True)])
+    whole, without = leave_one_out.move_each(state.whole, without, lambda clusters: _take(clusters, badness), own)
+    moments = tuple([moment + more for moment, more in zip(state.moments, added, strict=True)])
     return msgspec.structs.replace(state, whole=whole, without=without, moments=moments)
 
 
@@ -213,8 +215,8 @@ def _take(state: Clusters, badness: float) -> Clusters:
     moved = Clusters(labels, state.wrong + badness, state.squares + badness * badness, state.blocks)
     variance = moved.variance
     blocks = [
-        _add(one, badness, size if labels % size == 0 else None, most, variance)
-        for one, size, most in zip(state.blocks, SIZES, RATIOS_MAX, strict=True)
+        _add(block, badness, size if labels % size == 0 else None, most, variance)
+        for block, size, most in zip(state.blocks, SIZES, RATIOS_MAX, strict=True)
     ]
     return msgspec.structs.replace(moved, blocks=tuple(blocks))
 
@@ -242,7 +244,7 @@ def _fit(state: Dependence, at: float) -> Dependence:
     if not count:
         return msgspec.structs.replace(state, fitted_at=at)
     matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]) + 1e-6 * np.eye(3)
-    level, cosine, sine = (float(one) for one in np.linalg.solve(matrix, np.array([x, xc, xs])))
+    level, cosine, sine = (float(value) for value in np.linalg.solve(matrix, np.array([x, xc, xs])))
     mean = x / count
     statistic = (level * x + cosine * xc + sine * xs - mean * x) / state.whole.variance
     rhythm = FLAT
@@ -255,5 +257,5 @@ def _fit(state: Dependence, at: float) -> Dependence:
         fitted_at=at,
         rhythm=rhythm,
         had_rhythm=state.had_rhythm or rhythm != FLAT,
-        moments=tuple([fading * one for one in state.moments]),
+        moments=tuple([fading * moment for moment in state.moments]),
     )

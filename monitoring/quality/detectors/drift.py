@@ -97,11 +97,11 @@ def shorten(value: float) -> float:
 
 def log_e(signal: Signal) -> float:
     """The natural logarithm of the e-value as it stands now: -700 while it learns."""
-    there = [slip.log_e(one) for one in (signal.above, signal.below) if one is not None]
+    there = [slip.log_e(detector) for detector in (signal.above, signal.below) if detector is not None]
     if not there:
         return LOG_FLOOR
     largest = max(there)
-    return largest + math.log(math.fsum(math.exp(one - largest) for one in there) / len(there))
+    return largest + math.log(math.fsum(math.exp(value - largest) for value in there) / len(there))
 
 
 def alarms(signal: Signal, labels: float, alpha: float) -> bool:
@@ -111,7 +111,7 @@ def alarms(signal: Signal, labels: float, alpha: float) -> bool:
 
 def find_change(signal: Signal) -> int | None:
     """The number of values, with the reference's, after which the change likeliest began; None while it learns."""
-    there = [one for one in (signal.above, signal.below) if one is not None]
+    there = [detector for detector in (signal.above, signal.below) if detector is not None]
     return REFERENCE + slip.find_change(max(there, key=slip.log_e)) if there else None
 
 

@@ -76,16 +76,16 @@ def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
     Where the judge said nothing its word counts as 0, as it must then in `judged` too. Raises ValueError if a value
     lies outside.
     """
-    told = 0.0 if f is None else f
-    _see_that_it_is_bounded(y, told)
+    guess = 0.0 if f is None else f
+    _see_that_it_is_bounded(y, guess)
     return msgspec.structs.replace(
         sums,
         labelled=sums.labelled + 1,
         y=sums.y + y,
-        f=sums.f + told,
-        yf=sums.yf + y * told,
+        f=sums.f + guess,
+        yf=sums.yf + y * guess,
         yy=sums.yy + y * y,
-        ff=sums.ff + told * told,
+        ff=sums.ff + guess * guess,
     )
 
 
@@ -144,8 +144,8 @@ def find_radius(n: float, alpha: float) -> float:
 
     The tuning is the paper's for a two-sided bound at twice alpha, which this one is within 1% of.
     """
-    told = -2.0 * math.log(2.0 * alpha)
-    rho_squared = (told + math.log(told) + 1.0) / TIGHT_AT
+    logarithm = -2.0 * math.log(2.0 * alpha)
+    rho_squared = (logarithm + math.log(logarithm) + 1.0) / TIGHT_AT
     grown = n * rho_squared + 1.0
     return math.sqrt(2.0 * grown / (n * n * rho_squared) * math.log1p(math.sqrt(grown) / (2.0 * alpha)))
 

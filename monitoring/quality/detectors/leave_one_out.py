@@ -135,7 +135,9 @@ def fade(roll: GiverRoll, at: float) -> GiverRoll:
     if not roll.aged_at:
         return msgspec.structs.replace(roll, aged_at=at)
     left = math.exp(-passed / FADING_SECONDS)
-    requests, labels = (tuple([round(left * one, DIGITS) for one in counts]) for counts in (roll.requests, roll.labels))
+    requests, labels = (
+        tuple([round(left * count, DIGITS) for count in counts]) for counts in (roll.requests, roll.labels)
+    )
     return msgspec.structs.replace(roll, requests=requests, labels=labels, aged_at=at)
 
 
@@ -192,11 +194,11 @@ def start(whole: Detector, groups: int) -> LeaveOneOut[Detector]:
 
 
 def move(
-    one: LeaveOneOut[Detector], move: Callable[[Detector], Detector], own: Collection[int] = ()
+    detectors: LeaveOneOut[Detector], move: Callable[[Detector], Detector], own: Collection[int] = ()
 ) -> LeaveOneOut[Detector]:
     """The detectors after something that these groups gave: those that leave one of them out do not see it."""
-    whole, without = move_each(one.whole, one.without, move, own)
-    return msgspec.structs.replace(one, whole=whole, without=without)
+    whole, without = move_each(detectors.whole, detectors.without, move, own)
+    return msgspec.structs.replace(detectors, whole=whole, without=without)
 
 
 def move_each(
@@ -213,32 +215,34 @@ def move_each(
 
 
 def judge(
-    one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]
+    detectors: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]
 ) -> LeaveOneOut[Detector]:
     """The detectors with the evidence now, and the largest so far.
 
     Where somebody who was believed for want of others may be left out now, what rested on that belief is void: the
     largest is what stands without it. Nothing rests on who has given nothing.
     """
-    found = find_evidence(one, log_e, believed)
-    is_void = any(place not in believed and one.without[place] is not None for place in one.believed)
-    log_max = found if is_void else max(found, one.log_max)
-    return msgspec.structs.replace(one, log_now=found, log_max=log_max, believed=tuple(sorted(believed)))
+    evidence = find_evidence(detectors, log_e, believed)
+    is_void = any(place not in believed and detectors.without[place] is not None for place in detectors.believed)
+    log_max = evidence if is_void else max(evidence, detectors.log_max)
+    return msgspec.structs.replace(detectors, log_now=evidence, log_max=log_max, believed=tuple(sorted(believed)))
 
 
-def find_evidence(one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]) -> float:
+def find_evidence(
+    detectors: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]
+) -> float:
     """The natural logarithm of the evidence now: the least over all whom one may leave out."""
-    least = [log_e(left) for place, left in enumerate(one.without) if left is not None and place not in believed]
-    return min([log_e(one.whole), *least])
+    least = [log_e(left) for place, left in enumerate(detectors.without) if left is not None and place not in believed]
+    return min([log_e(detectors.whole), *least])
 
 
-def alarms(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
+def alarms(detectors: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
     """Return whether the evidence has ever reached the threshold for so many labels."""
-    return one.log_max >= find_threshold(labels, alpha)
+    return detectors.log_max >= find_threshold(labels, alpha)
 
 
 def rests_on(
-    one: LeaveOneOut[Detector],
+    detectors: LeaveOneOut[Detector],
     log_e: Callable[[Detector], float],
     enough: float,
     believed: Collection[int],
@@ -246,21 +250,23 @@ def rests_on(
 ) -> list[int]:
     """The places of the one caller and the one rater without whom the evidence of all is not enough; none where it
     rests on several. The first `callers` places are those of callers."""
-    if one.log_max >= enough or log_e(one.whole) < enough:
+    if detectors.log_max >= enough or log_e(detectors.whole) < enough:
         return []
-    without = [(place, left) for place, left in enumerate(one.without) if left is not None and place not in believed]
+    without = [
+        (place, left) for place, left in enumerate(detectors.without) if left is not None and place not in believed
+    ]
     missed = [place for place, left in without if log_e(left) < enough]
     of_callers = sum(place < callers for place in missed)
     return missed if of_callers <= 1 and len(missed) - of_callers <= 1 else []
 
 
-def stands(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
+def stands(detectors: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
     """Return whether the evidence reaches the threshold for so many labels as it stands: the first time that it does is
     the first time that `alarms` says so, and with the same probability; it is not so any more once the evidence is
     gone."""
-    return one.log_now >= find_threshold(labels, alpha)
+    return detectors.log_now >= find_threshold(labels, alpha)
 
 
-def stands_between(one: LeaveOneOut[Detector], labels: float) -> bool:
+def stands_between(detectors: LeaveOneOut[Detector], labels: float) -> bool:
     """The same at the threshold that is reached by chance once in so many labels on average, at most."""
-    return stands(one, labels / 2, 0.5)
+    return stands(detectors, labels / 2, 0.5)

@@ -93,7 +93,7 @@ def start_shares(salt: str) -> Shares:
 
 
 def add_label(
-    known: Shares,
+    shares: Shares,
     caller: str,
     rater: str | None,
     reported: bool,
@@ -103,10 +103,10 @@ def add_label(
 ) -> tuple[Shares, float]:
     """The shares after a label of somebody who is not trusted, given at `at` (Unix seconds), and what it may weigh."""
     name = get_name(caller, rater)
-    by_rater = leave_one_out.make_digest(known.raters, name)
-    fading, labels = _faded(known.heavy), FADING * known.labels + 1.0
+    by_rater = leave_one_out.make_digest(shares.raters, name)
+    fading, labels = _faded(shares.heavy), FADING * shares.labels + 1.0
     counted = min(weight, _allowed(fading, labels, by_rater, share_max))
-    spoken = leave_one_out.add_label(known.raters, name, reported, at)
+    spoken = leave_one_out.add_label(shares.raters, name, reported, at)
     return Shares(raters=spoken, labels=labels, heavy=_weighed(fading, by_rater, counted)), counted
 
 
@@ -137,14 +137,14 @@ def observe(
     """
     if trusted:
         return _seen(guarded, badness, weight, terms, ())
-    known = Shares(raters=guarded.raters, labels=guarded.labels, heavy=guarded.heavy)
-    known, counted = add_label(known, caller, rater, reported, guarded.share_max, weight, at)
+    shares = Shares(raters=guarded.raters, labels=guarded.labels, heavy=guarded.heavy)
+    shares, counted = add_label(shares, caller, rater, reported, guarded.share_max, weight, at)
     guarded = msgspec.structs.replace(
         guarded,
         callers=leave_one_out.add_label(guarded.callers, caller, reported, at),
-        raters=known.raters,
-        labels=known.labels,
-        heavy=known.heavy,
+        raters=shares.raters,
+        labels=shares.labels,
+        heavy=shares.heavy,
     )
     by_rater = GROUPS + leave_one_out.get_group(guarded.raters, get_name(caller, rater))
     return _seen(guarded, badness, counted, terms, (leave_one_out.get_group(guarded.callers, caller), by_rater))
@@ -174,7 +174,7 @@ def rests_on_most(guarded: Guarded, labels: float, alpha: float, relief: float =
     """The same, where that one has given most of the labels: the others' few can neither confirm nor refute it."""
     whole, without = guarded.detectors.whole, guarded.detectors.without
     left = [without[place] for place in _rests_on(guarded, labels, alpha, relief)]
-    return any(one is not None and 2 * one.observed < whole.observed for one in left)
+    return any(detector is not None and 2 * detector.observed < whole.observed for detector in left)
 
 
 def _rests_on(guarded: Guarded, labels: float, alpha: float, relief: float) -> list[int]:
@@ -195,7 +195,7 @@ def _seen(guarded: Guarded, badness: float, weight: float, terms: LabelTerms, ow
     whole = guarded.detectors.whole
     gains = slip.find_gains(whole.baseline, whole.side, badness, weight, terms)  # the same for whoever is left out
     moved = leave_one_out.move(
-        guarded.detectors, lambda one: slip.advance(one, badness, weight, gains, crowds=True), own
+        guarded.detectors, lambda detector: slip.advance(detector, badness, weight, gains, crowds=True), own
     )
     detectors = leave_one_out.judge(moved, slip.log_e, _believed(guarded))
     return msgspec.structs.replace(guarded, detectors=detectors)
@@ -215,13 +215,13 @@ def get_name(caller: str, rater: str | None) -> str:
 
 
 def _faded(heavy: tuple[Heavy, ...]) -> tuple[Heavy, ...]:
-    return tuple([Heavy(rater=one.rater, weight=FADING * one.weight) for one in heavy])
+    return tuple([Heavy(rater=entry.rater, weight=FADING * entry.weight) for entry in heavy])
 
 
 def _allowed(heavy: tuple[Heavy, ...], labels: float, rater: str, share_max: float) -> float:
     """The greatest weight of a label of this rater, so that its latest labels weigh no more than their share."""
-    have = next((one.weight for one in heavy if one.rater == rater), None)
-    raters = sum(one.weight >= PRESENT_MIN for one in heavy) + (have is None or have < PRESENT_MIN)
+    have = next((entry.weight for entry in heavy if entry.rater == rater), None)
+    raters = sum(entry.weight >= PRESENT_MIN for entry in heavy) + (have is None or have < PRESENT_MIN)
     if raters < RATERS_MIN:
         return 1.0
     room = max(share_max, 1.0 / raters) * labels - (have or 0.0)
@@ -230,10 +230,10 @@ def _allowed(heavy: tuple[Heavy, ...], labels: float, rater: str, share_max: flo
 
 def _weighed(heavy: tuple[Heavy, ...], rater: str, weight: float) -> tuple[Heavy, ...]:
     """The counts with one more label. Whoever is new takes the place, and the count, of the lightest."""
-    others = [one for one in heavy if one.rater != rater]
-    have = next((one.weight for one in heavy if one.rater == rater), 0.0)
+    others = [entry for entry in heavy if entry.rater != rater]
+    have = next((entry.weight for entry in heavy if entry.rater == rater), 0.0)
     if len(others) == GROUPS:
-        lightest = min(others, key=lambda one: one.weight)
+        lightest = min(others, key=lambda entry: entry.weight)
         others.remove(lightest)
         have = lightest.weight
     return (*others, Heavy(rater=rater, weight=have + weight))

@@ -50,22 +50,22 @@ def add_value_of(parts: tuple[FadedSums, ...], own: int | None, value: float) ->
     Rounded, so that it takes little room.
     """
     moved = [
-        add_value(one, value)
+        add_value(part, value)
         if place == own
         else FadedSums(
-            FADING * one.weight, FADING * FADING * one.squares, FADING * one.total, FADING * one.total_squares
+            FADING * part.weight, FADING * FADING * part.squares, FADING * part.total, FADING * part.total_squares
         )
-        for place, one in enumerate(parts)
+        for place, part in enumerate(parts)
     ]
     return tuple(
         [
             FadedSums(
-                round(one.weight, DIGITS),
-                round(one.squares, DIGITS),
-                round(one.total, DIGITS),
-                round(one.total_squares, DIGITS),
+                round(sums.weight, DIGITS),
+                round(sums.squares, DIGITS),
+                round(sums.total, DIGITS),
+                round(sums.total_squares, DIGITS),
             )
-            for one in moved
+            for sums in moved
         ]
     )
 
@@ -131,9 +131,9 @@ def count_per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_
     if rate is None:
         return 0.0
     at = max(at, rate.at)
-    known = max(at - rate.since, known_seconds_min)
+    known_seconds = max(at - rate.since, known_seconds_min)
     count = rate.count * math.exp(-(at - rate.at) / RATE_SECONDS)
-    return count / (RATE_SECONDS * -math.expm1(-known / RATE_SECONDS)) * DAY_SECONDS
+    return count / (RATE_SECONDS * -math.expm1(-known_seconds / RATE_SECONDS)) * DAY_SECONDS
 
 
 def find_busiest(before: float, rate: Rate | None, at: float) -> float:
@@ -162,12 +162,12 @@ def add_mark(marks: Marks, count: int, at: float, total: float) -> Marks:
 
 def find_time(marks: Marks, count: int) -> float | None:
     """The time of the last mark before the next one was counted; None without marks."""
-    found = None
+    last_at = None
     for marked, at, _ in marks:
-        if found is not None and marked > count + 1:
+        if last_at is not None and marked > count + 1:
             break
-        found = at
-    return found
+        last_at = at
+    return last_at
 
 
 def sum_since(marks: Marks, count: int) -> tuple[float, int] | None:
@@ -175,10 +175,10 @@ def sum_since(marks: Marks, count: int) -> tuple[float, int] | None:
     if not marks:
         return None
     last, _, total = marks[-1]
-    after = [one for one in marks if one[0] >= count and last - one[0] >= SINCE_MIN]
-    before = [one for one in marks if one[0] < count and last - one[0] >= SINCE_MIN]
-    found = after[0] if after else before[-1] if before else None
-    return None if found is None else (total - found[2], last - found[0])
+    after = [mark for mark in marks if mark[0] >= count and last - mark[0] >= SINCE_MIN]
+    before = [mark for mark in marks if mark[0] < count and last - mark[0] >= SINCE_MIN]
+    mark = after[0] if after else before[-1] if before else None
+    return None if mark is None else (total - mark[2], last - mark[0])
 
 
 class DelayCounts(msgspec.Struct, frozen=True, array_like=True):

@@ -25,8 +25,8 @@ def grow(logs: tuple[float, ...], gains: tuple[float, ...]) -> tuple[float, ...]
     """The sums after an observation, one for each bet, as log(S + 1). `gains` are the logarithms of the factors."""
     return tuple(
         [
-            a + log1p(exp(-a)) if (a := one + gain) > 0.0 else log1p(exp(a))
-            for one, gain in zip(logs, gains, strict=True)
+            a + log1p(exp(-a)) if (a := log_sum + gain) > 0.0 else log1p(exp(a))
+            for log_sum, gain in zip(logs, gains, strict=True)
         ]
     )
 
@@ -35,9 +35,9 @@ def log_of_mean(logs: tuple[float, ...], weights: tuple[float, ...]) -> float:
     """The natural logarithm of the weighted mean of the sums: at least -700, never infinite."""
     largest = max(logs)
     if largest < EXPONENT_MAX:
-        mean = sum([weight * expm1(one) for one, weight in zip(logs, weights, strict=True)])
+        mean = sum([weight * expm1(value) for value, weight in zip(logs, weights, strict=True)])
         return log(mean) if mean > 0.0 else LOG_FLOOR
-    return largest + log(sum([w * exp(one - largest) for one, w in zip(logs, weights, strict=True)]))
+    return largest + log(sum([w * exp(value - largest) for value, w in zip(logs, weights, strict=True)]))
 
 
 def find_runs(

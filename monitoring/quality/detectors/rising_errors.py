@@ -137,7 +137,7 @@ def advance(slip: Slip, badness: float, weight: float, gains: tuple[float, ...],
 
 
 def _kept(sums: tuple[float, ...], rises: tuple[float, ...], now: float) -> tuple[float, ...]:
-    return tuple([one if rise > 0.0 else now for one, rise in zip(sums, rises, strict=True)])
+    return tuple([value if rise > 0.0 else now for value, rise in zip(sums, rises, strict=True)])
 
 
 def log_e(slip: Slip) -> float:

@@ -63,13 +63,13 @@ def observe(bets: Bets, difference: float, times: int = 1) -> Bets:
         raise ValueError(f"A difference of {difference}, {times} times: it must lie within -1 and 1, at least once.")
     margin = bets.margin
     won = (difference - margin) / (1 + margin) if bets.side == "above" else (margin - difference) / (1 - margin)
-    one, two, three, four = bets.log_capitals
+    first, second, third, fourth = bets.log_capitals
     # Written out, because a gateway does it a dozen times a request.
     capitals = (
-        one + times * log1p(STAKES[0] * won),
-        two + times * log1p(STAKES[1] * won),
-        three + times * log1p(STAKES[2] * won),
-        four + times * log1p(STAKES[3] * won),
+        first + times * log1p(STAKES[0] * won),
+        second + times * log1p(STAKES[1] * won),
+        third + times * log1p(STAKES[2] * won),
+        fourth + times * log1p(STAKES[3] * won),
     )
     # All stakes win or all lose, so that within a row of the same the largest e-value is at its end or before it.
     log_e_max = bets.log_e_max
@@ -107,4 +107,4 @@ def find_mean(bets: Bets) -> float | None:
 
 def _log_of_sum(logs: tuple[float, ...]) -> float:
     largest = max(logs)
-    return largest + math.log(sum([math.exp(one - largest) for one in logs]))
+    return largest + math.log(sum([math.exp(value - largest) for value in logs]))

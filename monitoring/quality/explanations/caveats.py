@@ -37,17 +37,19 @@ def list_caveats(
 ) -> list[str]:
     """The sentences, the gravest first; none where all is well. Times are Unix seconds."""
     active = judgements.get(roles.active or "")
-    found = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(health, judgements, now)]
-    found += [*_of_recovery(health, judgements), *_of_undone(health), *_of_change(health, review_by, now)]
+    caveats = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(health, judgements, now)]
+    caveats += [*_of_recovery(health, judgements), *_of_undone(health), *_of_change(health, review_by, now)]
     if roles.active is not None:
-        found += _of_labels(roles.active, active, plan)
+        caveats += _of_labels(roles.active, active, plan)
         silent = list(_of_silent_judge(roles.active, active, plan))
-        found += [*silent, *_of_judge(active, plan, bool(silent))]
+        caveats += [*silent, *_of_judge(active, plan, bool(silent))]
         if active is not None:
-            found += savings.list_saving_caveats(roles.active, active.task, active, health)
+            caveats += savings.list_saving_caveats(roles.active, active.task, active, health)
         if not plan.enforced and "shift" in plan.responses:
-            found.append("The task's check degraded is not enforced: the monitor tells, and shifts no share by itself.")
-    return found
+            caveats.append(
+                "The task's check degraded is not enforced: the monitor tells, and shifts no share by itself."
+            )
+    return caveats
 
 
 def has_stopped(judged_at: float | None, now: float) -> bool:
@@ -69,8 +71,8 @@ def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> I
 
 
 def _of_pins(health: TaskQuality, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
-    for name, known in sorted(health.versions.items()):
-        word = known.pin
+    for name, quality in sorted(health.versions.items()):
+        word = quality.pin
         if word is None or (word.until is not None and word.until <= now):
             continue
         until = "until it is released" if word.until is None else f"until {format_moment(word.until)}"
@@ -81,9 +83,9 @@ def _of_pins(health: TaskQuality, judgements: Mapping[str, Judgement], now: floa
 
 
 def _of_recovery(health: TaskQuality, judgements: Mapping[str, Judgement]) -> Iterator[str]:
-    for name, known in sorted(health.versions.items()):
+    for name, quality in sorted(health.versions.items()):
         judged = judgements.get(name)
-        if known.verdict == "degraded" and judged is not None and not shows_recovery(known, judged):
+        if quality.verdict == "degraded" and judged is not None and not shows_recovery(quality, judged):
             yield (
                 f"No stream can show that {name} has recovered: none of labels is held against anything from before it "
                 "was degraded."
@@ -92,19 +94,20 @@ def _of_recovery(health: TaskQuality, judgements: Mapping[str, Judgement]) -> It
 
 def _of_undone(health: TaskQuality) -> Iterator[str]:
     if health.undone:
-        what = join_words([one.replace("_", " ") for one in health.undone])
+        what = join_words([kind.replace("_", " ") for kind in health.undone])
         yield f"An admin has undone: {what}. It is not done again until the task's leader and canary are healthy."
-    for name, known in sorted(health.versions.items()):
-        if known.undone:
-            what = join_words([one.replace("_", " ") for one in known.undone])
+    for name, quality in sorted(health.versions.items()):
+        if quality.undone:
+            what = join_words([kind.replace("_", " ") for kind in quality.undone])
             yield f"An admin has undone of {name}: {what}. It is not done again before {name} is healthy."
 
 
 def _of_change(health: TaskQuality, review_by: Mapping[str, float], now: float) -> Iterator[str]:
-    for name, known in sorted(health.versions.items()):
-        if known.stale_from is not None:
-            tense = "is stale since" if known.stale_from <= now else "gets stale on"
-            yield f"{name} {tense} {format_moment(known.stale_from)}: it was trained on rules that no longer hold then."
+    for name, quality in sorted(health.versions.items()):
+        if quality.stale_from is not None:
+            tense = "is stale since" if quality.stale_from <= now else "gets stale on"
+            since = format_moment(quality.stale_from)
+            yield f"{name} {tense} {since}: it was trained on rules that no longer hold then."
     for name, due in sorted(review_by.items()):
         if due <= now:
             yield f"The review of {name} by its owner is overdue since {format_moment(due)}."
@@ -117,7 +120,7 @@ def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]
             if active is None or not active.labels
             else format_count(active.labels, "label", "labels") + " only"
         )
-        complain = active is not None and any(one.stream == "complaints" for one in active.streams)
+        complain = active is not None and any(report.stream == "complaints" for report in active.streams)
         but = "; its complaints may" if complain else ""
         yield f"{name} has {has}: fewer than {plan.labels_min} never make it degraded, however bad they are{but}."
     if active is not None and not active.labels_per_day:
@@ -126,15 +129,15 @@ def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]
 
 def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
     """Return whether the model that judges pairs is asked and says nothing, and what to look at."""
-    found = active.judge if active is not None else None
-    if found is None or active is None or plan.judge_pool is None:
+    judge = active.judge if active is not None else None
+    if judge is None or active is None or plan.judge_pool is None:
         return
-    if found.asked < JUDGE_ASKED_MIN or found.silent < SILENT_SHARE_MIN or found.answered_since >= ANSWERED_MIN:
+    if judge.asked < JUDGE_ASKED_MIN or judge.silent < SILENT_SHARE_MIN or judge.answered_since >= ANSWERED_MIN:
         return
-    asked = format_count(round(found.asked), "pair", "pairs")
+    pairs = format_count(round(judge.asked), "pair", "pairs")
     yield (
-        f"Of about the latest {asked} of {name} that the model in the pool {plan.judge_pool} was to judge, "
-        f"{format_percent(found.silent)} got no word from it, so that they compare no arms. Is that pool up "
+        f"Of about the latest {pairs} of {name} that the model in the pool {plan.judge_pool} was to judge, "
+        f"{format_percent(judge.silent)} got no word from it, so that they compare no arms. Is that pool up "
         f"(`apprentice_replica_up`)? The gateways' logs say why at `the judge of {active.task} rests`; "
         "`apprentice_pairs_total` counts such pairs as unjudged."
     )
@@ -156,12 +159,12 @@ def _of_judge(active: Judgement | None, plan: Plan, silent: bool) -> Iterator[st
         yield "Both arms should answer a share of the requests, and no shadow was asked: is the fallback up?"
         return
     judges_alone = plan.reviews_per_week > 0 or bool(plan.trusted_callers)
-    if judges_alone and all(one.labels < LABELS_MIN for one in active.arms):
+    if judges_alone and all(arm.labels < LABELS_MIN for arm in active.arms):
         yield (
             "Which arm is right is for reviewers and trusted callers alone to say here, and they have judged fewer "
             f"than {LABELS_MIN} of the pairs: what other callers say, demonstrations too, does not compare the arms."
         )
-    elif not silent and not any(one.stream == "shadow" and one.observed > 0 for one in active.streams):
+    elif not silent and not any(report.stream == "shadow" and report.observed > 0 for report in active.streams):
         yield (
             "Both arms answer a share of the requests, and of no pair is it known which answer is right: that takes a "
             "demonstration, a broken contract, or a model as judge."

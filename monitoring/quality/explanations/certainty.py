@@ -34,15 +34,15 @@ def describe_signals(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str
     """A sentence on each labelled stream and on each alarm, and one on all others. `stale`: the task has changed."""
     quiet: list[str] = []
     learning: list[str] = []
-    for one in judged.streams:
-        if one.labelled:
-            yield _labelled(one, judged.task, plan)
-        elif one.alarming:
-            yield _unlabelled(one)
-        elif one.baseline.get("learning"):
-            learning.append(one.stream)
+    for report in judged.streams:
+        if report.labelled:
+            yield _labelled(report, judged.task, plan)
+        elif report.alarming:
+            yield _unlabelled(report)
+        elif report.baseline.get("learning"):
+            learning.append(report.stream)
         else:
-            quiet.append(one.stream)
+            quiet.append(report.stream)
     if quiet:
         names = join_words(list(dict.fromkeys(quiet)))
         yield f"Without labels, {names} {'is' if len(set(quiet)) == 1 else 'are'} as before."
@@ -65,8 +65,8 @@ def describe_detection(judged: Judgement) -> Iterator[str]:
 def _why_never(judged: Judgement) -> str:
     if judged.labels_per_day <= 0.0:
         return "no labels come"
-    of_all = [one for one in judged.streams if get_measure(one.stream) == "share" and one.of_class is None]
-    if all(one.baseline.get("upper") is None for one in of_all):
+    of_all = [report for report in judged.streams if get_measure(report.stream) == "share" and report.of_class is None]
+    if all(report.baseline.get("upper") is None for report in of_all):
         return "labels are held against nothing yet"
     return (
         "so much is hardly more than what labels are held against, however many come. A baseline of more labels is "
@@ -74,91 +74,93 @@ def _why_never(judged: Judgement) -> str:
     )
 
 
-def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
-    name = _name(one)
-    if not one.observed:
-        return f"{name}: nothing came in this stream{_outdated(one)}."
-    parts = [f"{name}: {_seen(one)}"]
-    if held := _held(one.baseline):
+def _labelled(report: StreamReport, task: str, plan: Plan) -> str:
+    name = _name(report)
+    if not report.observed:
+        return f"{name}: nothing came in this stream{_outdated(report)}."
+    parts = [f"{name}: {_seen(report)}"]
+    if held := _held(report.baseline):
         parts.append(f"held against {held}")
-    elif wanted := one.baseline.get("wanted"):
-        of = ("pair", "pairs") if one.baseline.get("difference") else ("label", "labels")
-        has = format_count(float(one.baseline.get("labels") or 0.0), *of)
+    elif wanted := report.baseline.get("wanted"):
+        of = ("pair", "pairs") if report.baseline.get("difference") else ("label", "labels")
+        has = format_count(float(report.baseline.get("labels") or 0.0), *of)
         parts.append(f"held against nothing before {format_count(float(wanted), *of)} are there ({has} so far)")
-    if one.dispersion > DISPERSION_TOLD:
-        parts.append(f"errors come in clusters: about {format_digits(one.dispersion)} labels count as one")
-    if one.has_rhythm:
+    if report.dispersion > DISPERSION_TOLD:
+        parts.append(f"errors come in clusters: about {format_digits(report.dispersion)} labels count as one")
+    if report.has_rhythm:
         parts.append("errors follow the day")
-    if one.baseline.get("rests_on_one"):
+    if report.baseline.get("rests_on_one"):
         parts.append("it would alarm, but rests on one caller or rater, whose labels alone make nothing degraded")
-    return "; ".join([*parts, _evidence(one)]) + _outdated(one) + "."
+    return "; ".join([*parts, _evidence(report)]) + _outdated(report) + "."
 
 
-def _seen(one: StreamReport) -> str:
-    measure = get_measure(one.stream)
+def _seen(report: StreamReport) -> str:
+    measure = get_measure(report.stream)
     match measure:
         case "complaints":
-            return _complaints(one)
+            return _complaints(report)
         case "difference":
-            return _difference(one)
+            return _difference(report)
         case "share" | None:  # None: a signal that a newer release reports
-            return _amount(one)
+            return _amount(report)
         case _:
             assert_never(measure)
 
 
-def _name(one: StreamReport) -> str:
-    if one.of_class == OTHER_CLASS:
-        return f"{one.stream}, all other classes"
-    return one.stream if one.of_class is None else f"{one.stream}, class {one.of_class}"
+def _name(report: StreamReport) -> str:
+    if report.of_class == OTHER_CLASS:
+        return f"{report.stream}, all other classes"
+    return report.stream if report.of_class is None else f"{report.stream}, class {report.of_class}"
 
 
-def _outdated(one: StreamReport) -> str:
+def _outdated(report: StreamReport) -> str:
     """The note that its baseline is no longer in force."""
-    if not one.baseline.get("set_for_another_metric"):
+    if not report.baseline.get("set_for_another_metric"):
         return ""
     return "; the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)"
 
 
-def _amount(one: StreamReport) -> str:
+def _amount(report: StreamReport) -> str:
     seen = (
-        f"{format_evidence(one.wrong)} of {format_evidence(one.observed)} were wrong" if one.wrong is not None else ""
+        f"{format_evidence(report.wrong)} of {format_evidence(report.observed)} were wrong"
+        if report.wrong is not None
+        else ""
     )
-    if one.estimate is None:
-        return seen or f"{format_evidence(one.observed)} seen"
-    return f"{format_percent(one.estimate)} wrong lately{_interval(one)}" + (f" ({seen} in all)" if seen else "")
+    if report.estimate is None:
+        return seen or f"{format_evidence(report.observed)} seen"
+    return f"{format_percent(report.estimate)} wrong lately{_interval(report)}" + (f" ({seen} in all)" if seen else "")
 
 
-def _interval(one: StreamReport) -> str:
-    if one.low is None or one.high is None:
+def _interval(report: StreamReport) -> str:
+    if report.low is None or report.high is None:
         return ""
-    return f", 95% interval {format_percent(one.low)} to {format_percent(one.high)}"
+    return f", 95% interval {format_percent(report.low)} to {format_percent(report.high)}"
 
 
-def _difference(one: StreamReport) -> str:
+def _difference(report: StreamReport) -> str:
     """A stream of pairs: how much more often the version is wrong than the other arm, on the same requests."""
-    pairs = format_count(one.observed, "pair", "pairs")
-    other = next((row.compared_with for name, row in LABELLED.items() if name == one.stream), "")
-    if one.estimate is None:
+    pairs = format_count(report.observed, "pair", "pairs")
+    other = next((row.compared_with for name, row in LABELLED.items() if name == report.stream), "")
+    if report.estimate is None:
         return f"{pairs} so far"
-    than = "more often" if one.estimate >= 0 else "less often"
+    than = "more often" if report.estimate >= 0 else "less often"
     ends = ""
-    if one.low is not None and one.high is not None:
-        ends = f", 95% interval {100 * one.low:.1f} to {100 * one.high:.1f}"
-    return f"wrong {100 * abs(one.estimate):.1f} points {than} than {other} lately{ends} ({pairs})"
+    if report.low is not None and report.high is not None:
+        ends = f", 95% interval {100 * report.low:.1f} to {100 * report.high:.1f}"
+    return f"wrong {100 * abs(report.estimate):.1f} points {than} than {other} lately{ends} ({pairs})"
 
 
-def _complaints(one: StreamReport) -> str:
-    come = format_count(one.wrong or 0.0, "complaint", "complaints")
-    said = f"{come} about {format_count(one.observed, 'request', 'requests')}"
-    rate = one.baseline.get("rate")
-    if one.baseline.get("learning"):
-        return f"{said}; how many are usual, and how late they come, is being learned{_progress(one.baseline)}"
+def _complaints(report: StreamReport) -> str:
+    come = format_count(report.wrong or 0.0, "complaint", "complaints")
+    text = f"{come} about {format_count(report.observed, 'request', 'requests')}"
+    rate = report.baseline.get("rate")
+    if report.baseline.get("learning"):
+        return f"{text}; how many are usual, and how late they come, is being learned{_progress(report.baseline)}"
     if not isinstance(rate, int | float):
-        return said
-    said += f"; about {format_digits(10_000 * float(rate))} in 10,000 are usual"
-    deviation = one.baseline.get("day_deviation")
-    return f"{said}, on a day {format_percent(float(deviation))} more or fewer" if deviation else said
+        return text
+    text += f"; about {format_digits(10_000 * float(rate))} in 10,000 are usual"
+    deviation = report.baseline.get("day_deviation")
+    return f"{text}, on a day {format_percent(float(deviation))} more or fewer" if deviation else text
 
 
 def _progress(baseline: Mapping[str, Any]) -> str:
@@ -177,33 +179,33 @@ def _held(baseline: Mapping[str, Any]) -> str:
     if not isinstance(upper, int | float):
         return ""
     if baseline.get("difference"):
-        said = f"at most {100 * float(upper):.1f} points more often"
+        text = f"at most {100 * float(upper):.1f} points more often"
     else:
-        said = f"at most {format_percent(float(upper))}"
+        text = f"at most {format_percent(float(upper))}"
     kind = KINDS.get(str(baseline.get("kind")))
     if kind is None:
-        return said
+        return text
     kind = kind.replace("labels", "pairs") if baseline.get("difference") else kind
-    said += f", from {kind}"
+    text += f", from {kind}"
     if baseline.get("of") and not baseline.get("difference"):
         wrong, of = float(baseline.get("wrong") or 0.0), float(baseline["of"])
-        said += f" ({format_evidence(wrong)} of {format_evidence(of)} wrong)"
+        text += f" ({format_evidence(wrong)} of {format_evidence(of)} wrong)"
     if baseline.get("at"):
-        said += f" on {format_day(float(baseline['at']))}"
-    return said
+        text += f" on {format_day(float(baseline['at']))}"
+    return text
 
 
-def _evidence(one: StreamReport) -> str:
-    word = f"e-value {format_evidence(one.e_value)}, alarm at {format_evidence(one.threshold)}"
-    if one.alarming:
-        since = f", growing since {format_moment(one.since)}" if one.since else ""
-        return f"ALARM ({word}{since})" + ("; recovered since then" if one.recovered else "")
-    return f"recovered ({word})" if one.recovered else f"no alarm ({word})"
+def _evidence(report: StreamReport) -> str:
+    word = f"e-value {format_evidence(report.e_value)}, alarm at {format_evidence(report.threshold)}"
+    if report.alarming:
+        since = f", growing since {format_moment(report.since)}" if report.since else ""
+        return f"ALARM ({word}{since})" + ("; recovered since then" if report.recovered else "")
+    return f"recovered ({word})" if report.recovered else f"no alarm ({word})"
 
 
-def _unlabelled(one: StreamReport) -> str:
-    seen = format_count(one.observed, "value", "values")
+def _unlabelled(report: StreamReport) -> str:
+    seen = format_count(report.observed, "value", "values")
     way = {"above": "more of it than before", "below": "less of it than before"}.get(
-        str(one.baseline.get("direction")), "not as it was"
+        str(report.baseline.get("direction")), "not as it was"
     )
-    return f"{one.stream}: {way}, over {seen}; {_evidence(one)}. No label says yet whether that is worse."
+    return f"{report.stream}: {way}, over {seen}; {_evidence(report)}. No label says yet whether that is worse."

@@ -25,16 +25,16 @@ POINTS = 0.1
 
 
 def describe_wait(
-    name: str, known: VersionQuality, judged: Judgement | None, health: TaskQuality, now: float
+    name: str, quality: VersionQuality, judged: Judgement | None, health: TaskQuality, now: float
 ) -> Iterator[str]:
     """The evidence that traffic waits for, of each other arm, and the time until it is there. `now` in Unix seconds."""
     arms = [arm for arm in judged.arms if arm.arm != "version" and not arm.is_better] if judged is not None else []
     seen = [(arm, arm.evidence) for arm in arms if arm.evidence is not None]
-    waited = format_span(max(0.0, now - known.since))
+    waited = format_span(max(0.0, now - quality.since))
     if not seen:
         yield f"Traffic of {name} waits for pairs with another arm: none has come since the verdict, {waited} ago."
     for arm, evidence in seen:
-        yield f"{_describe(name, arm, evidence)}; {_describe_time(evidence, now - known.since)}."
+        yield f"{_describe(name, arm, evidence)}; {_describe_time(evidence, now - quality.since)}."
     if is_evidence_first(health, name):
         yield f"Evidence about the arms of {name} comes first: shadows may take places before callers."
 

@@ -39,7 +39,7 @@ def is_nowhere(around: Obstacles, name: str | None) -> bool:
 
 def find_rule_for_all(around: Obstacles) -> ActiveRule | None:
     """The rule that sends all of the task's requests elsewhere, if there is one."""
-    return next((one for one in around.rules if not one.some), None)
+    return next((rule for rule in around.rules if not rule.some), None)
 
 
 def list_for_line(around: Obstacles, name: str) -> list[str]:
@@ -53,8 +53,8 @@ def list_for_line(around: Obstacles, name: str) -> list[str]:
 
 def describe_obstacles(task: str, around: Obstacles, names: Iterable[str]) -> Iterator[str]:
     """A sentence for each rule that sends requests elsewhere, and for each of these versions that is ready nowhere."""
-    for one in around.rules:
-        yield _rule(task, one)
+    for rule in around.rules:
+        yield _rule(task, rule)
     for name in names:
         if is_nowhere(around, name):
             yield describe_nowhere(name, around.ready[name][1])
@@ -82,10 +82,10 @@ def list_steps(task: str, around: Obstacles, name: str, stale: bool, set_for_cha
         yield f"Let {name} answer again once that is right: `apprentice overrides delete {rule.name}`."
 
 
-def _rule(task: str, one: ActiveRule) -> str:
-    until = f" until {format_moment(one.ends_at)}" if one.ends_at is not None else ""
-    whose = f"requests of {task} that fit it" if one.some else f"all requests of {task}"
-    if one.action == "refuse":
-        return f"The rule {one.name} refuses {whose}{until}."
-    to = "the general model" if one.action == "general" else str(one.version)
-    return f"The rule {one.name} sends {whose} to {to}{until}, whatever leads the task."
+def _rule(task: str, rule: ActiveRule) -> str:
+    until = f" until {format_moment(rule.ends_at)}" if rule.ends_at is not None else ""
+    whose = f"requests of {task} that fit it" if rule.some else f"all requests of {task}"
+    if rule.action == "refuse":
+        return f"The rule {rule.name} refuses {whose}{until}."
+    to = "the general model" if rule.action == "general" else str(rule.version)
+    return f"The rule {rule.name} sends {whose} to {to}{until}, whatever leads the task."

@@ -51,8 +51,8 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = None) -> Outlook:
     """The outlook at so many labels a day of each signal; None: as they come now, by each signal's share of them."""
-    reports = [one for one in judged.streams if get_measure(one.stream) == "share" and one.of_class is None]
-    total = sum(one.observed for one in reports)
+    reports = [report for report in judged.streams if get_measure(report.stream) == "share" and report.of_class is None]
+    total = sum(report.observed for report in reports)
     signals = []
     for report in reports:
         upper = report.baseline.get("upper")
@@ -60,7 +60,7 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
             per_day = judged.labels_per_day * report.observed / total if total else 0.0
             signals.append(_look_ahead(report, upper, per_day, labels_per_day))
     days = {
-        str(points): min((day for one in signals if (day := one.days[str(points)]) is not None), default=None)
+        str(points): min((day for signal in signals if (day := signal.days[str(points)]) is not None), default=None)
         for points in POINTS
     }
     return Outlook(
@@ -71,7 +71,7 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
         labels_min=plan.labels_min,
         signals=signals,
         days=days,
-        doubts=[one.doubt for one in judged.streams if one.doubt is not None],
+        doubts=[report.doubt for report in judged.streams if report.doubt is not None],
         sentences=list(_describe(judged, plan, reports)),
     )
 
@@ -110,19 +110,19 @@ def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Ite
     )
     doubts = "; ".join([doubt[0].lower() + doubt[1:] for doubt in DOUBTS.values()])
     yield f"Suspect at most, for a person to look at: {doubts}."
-    for one in reports:
-        if one.doubt is not None:
-            yield f"Now {name} is kept suspect by {one.stream}. {DOUBTS[one.doubt]}."
-        if one.baseline.get("upper") is None:
-            yield f"{one.stream} has no baseline yet, so it finds nothing."
-        elif one.dispersion > DISPERSION_TOLD:
-            count = format_digits(one.dispersion)
-            yield f"Errors of {one.stream} come in clusters: about {count} labels count as one, so it takes longer."
-        if one.has_rhythm:
-            yield f"Errors of {one.stream} follow the day; bad hours are allowed for."
+    for report in reports:
+        if report.doubt is not None:
+            yield f"Now {name} is kept suspect by {report.stream}. {DOUBTS[report.doubt]}."
+        if report.baseline.get("upper") is None:
+            yield f"{report.stream} has no baseline yet, so it finds nothing."
+        elif report.dispersion > DISPERSION_TOLD:
+            count = format_digits(report.dispersion)
+            yield f"Errors of {report.stream} come in clusters: about {count} labels count as one, so it takes longer."
+        if report.has_rhythm:
+            yield f"Errors of {report.stream} follow the day; bad hours are allowed for."
     if not reports:
         yield f"No label of {name} has come: nothing would be found."
-    held = [one for one in reports if isinstance(one.baseline.get("upper"), int | float)]
-    for one in held:
-        kind = KINDS.get(str(one.baseline.get("kind")), "its settings")
-        yield f"{one.stream} is held against at most {format_percent(one.baseline['upper'])} errors, from {kind}."
+    held = [report for report in reports if isinstance(report.baseline.get("upper"), int | float)]
+    for report in held:
+        kind = KINDS.get(str(report.baseline.get("kind")), "its settings")
+        yield f"{report.stream} is held against at most {format_percent(report.baseline['upper'])} errors, from {kind}."

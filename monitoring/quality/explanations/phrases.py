@@ -23,10 +23,10 @@ def format_day(unix_seconds: float) -> str:
 
 def format_span(seconds: float) -> str:
     """A length of time in its greatest unit, to two digits."""
-    for length, one, several in SPANS:
+    for length, singular, several in SPANS:
         if seconds >= 0.95 * length:
-            said = format_digits(seconds / length)
-            return f"{said} {one if said == '1' else several}"
+            digits = format_digits(seconds / length)
+            return f"{digits} {singular if digits == '1' else several}"
     return "less than a second"
 
 
@@ -42,10 +42,10 @@ def format_digits(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".") if "e" in text else text
 
 
-def format_count(number: float, one: str, several: str) -> str:
+def format_count(number: float, singular: str, several: str) -> str:
     """A number of things: `1 label`, `1,204 labels`."""
-    said = f"{number:,.0f}" if float(number).is_integer() else format_digits(number)
-    return f"{said} {one if said == '1' else several}"
+    digits = f"{number:,.0f}" if float(number).is_integer() else format_digits(number)
+    return f"{digits} {singular if digits == '1' else several}"
 
 
 def format_percent(share: float) -> str:

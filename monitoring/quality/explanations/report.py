@@ -79,19 +79,19 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
 def make_report(of: Situation) -> TaskReport:
     """All of it in words."""
     name = of.roles.active
-    known = of.health.versions.get(name or "")
+    quality = of.health.versions.get(name or "")
     judged = of.judgements.get(name or "")
-    verdict = known.verdict if known is not None else ("healthy" if judged is not None else None)
+    verdict = quality.verdict if quality is not None else ("healthy" if judged is not None else None)
     return TaskReport(
         task=of.task,
         version=name,
         verdict=verdict,
-        since=None if known is None else known.since or None,
-        line=_line(of, known, judged),
+        since=None if quality is None else quality.since or None,
+        line=_line(of, quality, judged),
         known=list(_known(of)),
-        sure=list(_sure(of, name, known, judged)),
+        sure=list(_sure(of, name, quality, judged)),
         done=list(_done(of)),
-        next=list(dict.fromkeys(_next(of, name, known, judged))) or ["Nothing: it is watched."],
+        next=list(dict.fromkeys(_next(of, name, quality, judged))) or ["Nothing: it is watched."],
         caveats=[
             *caveats.list_caveats(
                 of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
@@ -101,24 +101,24 @@ def make_report(of: Situation) -> TaskReport:
     )
 
 
-def _line(of: Situation, known: VersionQuality | None, judged: Judgement | None) -> str:
+def _line(of: Situation, quality: VersionQuality | None, judged: Judgement | None) -> str:
     """The whole of it in one line."""
     if of.roles.active is None:
         return f"{of.task} has no version: there is nothing to judge."
     around_it = obstacles.list_for_line(of.around, of.roles.active)
-    if known is None and judged is None:
+    if quality is None and judged is None:
         return "; ".join([f"{of.roles.active} has not been judged yet", *around_it]) + "."
-    known = known or VersionQuality()
-    unsure = known.verdict == "healthy" and (judged is None or judged.labels < of.plan.labels_min)
-    parts = [f"{of.roles.active} is {known.verdict}{_since(known, of.now)}"]
+    quality = quality or VersionQuality()
+    unsure = quality.verdict == "healthy" and (judged is None or judged.labels < of.plan.labels_min)
+    parts = [f"{of.roles.active} is {quality.verdict}{_since(quality, of.now)}"]
     parts += ["as far as can be told with so few labels"] if unsure else []
-    if known.to is not None:
-        parts.append(f"keeps {format_part(known.kept)} of its requests")
-    elif known.held:
-        parts.append(f"goes on, as {_why_held(known, judged)}")
-    if known.pin is not None:
-        parts.append("held by an admin" if known.pin.verdict is None else "pinned by an admin")
-    if known.stale_from is not None and known.stale_from <= of.now:
+    if quality.to is not None:
+        parts.append(f"keeps {format_part(quality.kept)} of its requests")
+    elif quality.held:
+        parts.append(f"goes on, as {_why_held(quality, judged)}")
+    if quality.pin is not None:
+        parts.append("held by an admin" if quality.pin.verdict is None else "pinned by an admin")
+    if quality.stale_from is not None and quality.stale_from <= of.now:
         parts.append("stale")
     parts += around_it
     if of.roles.canary is not None and (beside := _known_of(of, of.roles.canary)).verdict != "healthy":
@@ -142,12 +142,12 @@ def _known(of: Situation) -> Iterator[str]:
     for role, name in roles:
         if name is None:
             continue
-        known, judged = of.health.versions.get(name), of.judgements.get(name)
-        if known is None and judged is None:
+        quality, judged = of.health.versions.get(name), of.judgements.get(name)
+        if quality is None and judged is None:
             if role == "leads":
                 yield f"{name} leads {of.task}, and has not been judged yet."
             continue
-        yield from _of_version(name, role, of, known or VersionQuality(), judged)
+        yield from _of_version(name, role, of, quality or VersionQuality(), judged)
     if of.health.ticket is not None and of.health.ticket.closed_at is None:
         ticket = of.health.ticket
         yield (
@@ -156,25 +156,27 @@ def _known(of: Situation) -> Iterator[str]:
         )
     if of.health.changed is not None:
         yield _changed(of)
-    yield from obstacles.describe_obstacles(of.task, of.around, [one for _, one in roles if one is not None])
+    yield from obstacles.describe_obstacles(of.task, of.around, [name for _, name in roles if name is not None])
 
 
-def _of_version(name: str, role: str, of: Situation, known: VersionQuality, judged: Judgement | None) -> Iterator[str]:
-    yield f"{name} {role} {of.task}, and is {known.verdict}{_since(known, of.now)}."
-    if known.verdict != "healthy" and known.because:
-        yield f"Why {name} is {known.verdict}: {known.because}"
-        if known.verdict == "degraded" and judged is not None and (wanting := unrecovered(known, judged)):
+def _of_version(
+    name: str, role: str, of: Situation, quality: VersionQuality, judged: Judgement | None
+) -> Iterator[str]:
+    yield f"{name} {role} {of.task}, and is {quality.verdict}{_since(quality, of.now)}."
+    if quality.verdict != "healthy" and quality.because:
+        yield f"Why {name} is {quality.verdict}: {quality.because}"
+        if quality.verdict == "degraded" and judged is not None and (wanting := unrecovered(quality, judged)):
             yield f"{name} is degraded until labels show that {join_words(wanting)} came down."
-    elif known.because and role == "leads":
-        yield f"How it came to that: {known.because}"
-    if known.to is not None:
-        yield f"{name} answers {format_part(known.kept)} of its requests; {ARMS[known.to].lower()} gets the rest."
+    elif quality.because and role == "leads":
+        yield f"How it came to that: {quality.because}"
+    if quality.to is not None:
+        yield f"{name} answers {format_part(quality.kept)} of its requests; {ARMS[quality.to].lower()} gets the rest."
     elif name == of.roles.canary and of.roles.canary_share == 0.0:
-        had = "" if known.paused_share is None else f", and had {format_part(known.paused_share)} of them before"
+        had = "" if quality.paused_share is None else f", and had {format_part(quality.paused_share)} of them before"
         yield f"{name} is paused: it gets none of the requests{had}."
-    elif known.held:
-        yield f"{name} still answers all of its requests: {_why_held(known, judged)}."
-        yield from first_step.describe_wait(name, known, judged, of.health, of.now)
+    elif quality.held:
+        yield f"{name} still answers all of its requests: {_why_held(quality, judged)}."
+        yield from first_step.describe_wait(name, quality, judged, of.health, of.now)
     if judged is not None:
         yield from _traffic(name, judged)
         if role == "leads":
@@ -195,10 +197,10 @@ def _traffic(name: str, judged: Judgement) -> Iterator[str]:
         yield f"{seen} come about {name} where about {format_digits(judged.complaints_expected)} were to be expected."
 
 
-def _why_held(known: VersionQuality, judged: Judgement | None) -> str:
+def _why_held(quality: VersionQuality, judged: Judgement | None) -> str:
     """The reason why nothing of a degraded version's share is shifted."""
     if judged is not None and _better_arms(judged):
-        if "shift" in known.undone:
+        if "shift" in quality.undone:
             return "an admin has undone the shift to the better arm"
         return "the task's settings let nothing be shifted to the better arm"
     return "no other arm is known to be better on this task"
@@ -206,7 +208,7 @@ def _why_held(known: VersionQuality, judged: Judgement | None) -> str:
 
 def _better_arms(judged: Judgement) -> list[str]:
     """The other arms that are shown to be better than the version."""
-    return [one.arm for one in judged.arms if one.arm != "version" and one.is_better]
+    return [arm.arm for arm in judged.arms if arm.arm != "version" and arm.is_better]
 
 
 def _changed(of: Situation) -> str:
@@ -218,20 +220,20 @@ def _changed(of: Situation) -> str:
     return f"{word.by} says that {of.task} {when} on {format_moment(word.effective_at)}{note}.{rule}"
 
 
-def _since(known: VersionQuality, now: float) -> str:
-    if not known.since:
+def _since(quality: VersionQuality, now: float) -> str:
+    if not quality.since:
         return ""
-    return f" since {format_moment(known.since)}, for {format_span(max(0.0, now - known.since))}"
+    return f" since {format_moment(quality.since)}, for {format_span(max(0.0, now - quality.since))}"
 
 
 # ---- how sure ----------------------------------------------------------------------------------------
 
 
-def _sure(of: Situation, name: str | None, known: VersionQuality | None, judged: Judgement | None) -> Iterator[str]:
+def _sure(of: Situation, name: str | None, quality: VersionQuality | None, judged: Judgement | None) -> Iterator[str]:
     if judged is None:
         yield "Nothing was measured yet."
         return
-    stale = known is not None and known.stale_from is not None and known.stale_from <= of.now
+    stale = quality is not None and quality.stale_from is not None and quality.stale_from <= of.now
     yield from certainty.describe_signals(judged, of.plan, stale)
     for arm in judged.arms:
         yield from _arm(arm, name or "the version")
@@ -249,11 +251,11 @@ def _sure(of: Situation, name: str | None, known: VersionQuality | None, judged:
 def _sure_of_canary(of: Situation) -> Iterator[str]:
     """The streams of a canary that is not healthy, each with its name."""
     name = of.roles.canary
-    if name is None or name not in of.judgements or (known := _known_of(of, name)).verdict == "healthy":
+    if name is None or name not in of.judgements or (quality := _known_of(of, name)).verdict == "healthy":
         return
-    stale = known.stale_from is not None and known.stale_from <= of.now
-    for one in certainty.describe_signals(of.judgements[name], of.plan, stale):
-        yield f"{name}, the canary: {one}"
+    stale = quality.stale_from is not None and quality.stale_from <= of.now
+    for sentence in certainty.describe_signals(of.judgements[name], of.plan, stale):
+        yield f"{name}, the canary: {sentence}"
 
 
 def _arm(arm: ArmReport, name: str) -> Iterator[str]:
@@ -280,86 +282,92 @@ def _arm(arm: ArmReport, name: str) -> Iterator[str]:
 def _done(of: Situation) -> Iterator[str]:
     if not of.health.actions:
         yield "Nothing was done yet."
-    for one in reversed(of.health.actions[-ACTIONS_TOLD_MAX:]):
-        yield _action(one, of)
+    for action in reversed(of.health.actions[-ACTIONS_TOLD_MAX:]):
+        yield _action(action, of)
 
 
-def _action(one: Action, of: Situation) -> str:
+def _action(action: Action, of: Situation) -> str:
     moved = ""
-    if "kept" in one.after and one.after.get("kept") != one.before.get("kept"):
-        moved = f" ({format_part(one.before.get('kept', 1.0))} to {format_part(one.after['kept'])} of its requests)"
-    elif "share" in one.after and "share" in one.before:
-        moved = f" ({format_part(one.before['share'])} to {format_part(one.after['share'])} of the requests)"
+    if "kept" in action.after and action.after.get("kept") != action.before.get("kept"):
+        moved = (
+            f" ({format_part(action.before.get('kept', 1.0))} to {format_part(action.after['kept'])} of its requests)"
+        )
+    elif "share" in action.after and "share" in action.before:
+        moved = f" ({format_part(action.before['share'])} to {format_part(action.after['share'])} of the requests)"
     undone = ""
-    if one.undone_at is not None:
-        undone = f" It was undone by {one.undone_by} at {format_moment(one.undone_at)}."
-    if one.failed is not None:
-        undone = f" {_failed(one, of)}: {one.failed.rstrip('.')}.{undone}"
-    whose = f" of {one.version}" if one.version else ""
-    because = f" {one.because.rstrip('.')}." if one.because else ""
-    return f"{format_moment(one.at)}, {one.kind}{whose}{moved} by {one.by}, action {one.id}.{because}{undone}"
+    if action.undone_at is not None:
+        undone = f" It was undone by {action.undone_by} at {format_moment(action.undone_at)}."
+    if action.failed is not None:
+        undone = f" {_failed(action, of)}: {action.failed.rstrip('.')}.{undone}"
+    whose = f" of {action.version}" if action.version else ""
+    because = f" {action.because.rstrip('.')}." if action.because else ""
+    return (
+        f"{format_moment(action.at)}, {action.kind}{whose}{moved} by {action.by}, action {action.id}.{because}{undone}"
+    )
 
 
-def _failed(one: Action, of: Situation) -> str:
+def _failed(action: Action, of: Situation) -> str:
     """The note that it was not carried out; "yet" where it is asked for again, as it still follows from what is
     known."""
-    if is_asked_again(of.health, one, of.judgements, of.roles, of.plan, of.now):
+    if is_asked_again(of.health, action, of.judgements, of.roles, of.plan, of.now):
         return "It is not carried out yet, and is tried again"
     return "It was not carried out"
 
 
-def _next(of: Situation, name: str | None, known: VersionQuality | None, judged: Judgement | None) -> Iterator[str]:
+def _next(of: Situation, name: str | None, quality: VersionQuality | None, judged: Judgement | None) -> Iterator[str]:
     if name is None:
         steps = ", ".join(f"`apprentice adapters {step}`" for step in ("push FOLDER", "stage VERSION"))
         yield f"Give {of.task} a version: {steps}, then `apprentice adapters promote VERSION`."
         return
-    known = known or VersionQuality()
-    stale = known.stale_from is not None and known.stale_from <= of.now
+    quality = quality or VersionQuality()
+    stale = quality.stale_from is not None and quality.stale_from <= of.now
     set_for_change = of.health.changed.override if of.health.changed is not None else None
     kept_away = list(obstacles.list_steps(of.task, of.around, name, stale, set_for_change))
     yield from kept_away
-    if known.verdict == "degraded":
-        yield from _next_of_degraded(of, name, known, judged)
-    elif known.verdict == "suspect":
+    if quality.verdict == "degraded":
+        yield from _next_of_degraded(of, name, quality, judged)
+    elif quality.verdict == "suspect":
         yield from _next_of_suspect(of, name, judged)
-    if known.pin is not None:
+    if quality.pin is not None:
         yield f"Let the monitor judge it again once you know more: `apprentice tasks release {of.task} {name}`."
-    if known.stale_from is not None:
+    if quality.stale_from is not None:
         end = f", then end the rule: `apprentice overrides delete {set_for_change}`" if set_for_change else ""
         yield f"Train a version on the new rules, and promote it{end}."
     due = of.review_by.get(name)
     if due is not None and due <= of.now:
         yield f"Have the owner of {name} look whether it is still right, and push it with a later review_by."
-    if judged is not None and judged.labels < of.plan.labels_min and known.verdict != "degraded":
+    if judged is not None and judged.labels < of.plan.labels_min and quality.verdict != "degraded":
         yield _label_more(of)
     if of.retraining:
         more = f" ({len(of.retraining) - 1} older: `apprentice retraining list`)" if len(of.retraining) > 1 else ""
         yield f"Train on what failed: `apprentice retraining export {of.retraining[0]}`{more}."
     beside = [*_next_of_canary(of), *_next_of_previous_version(of)]
     yield from beside
-    yield from _nothing(of, known, judged, due, bool(beside or kept_away))
+    yield from _nothing(of, quality, judged, due, bool(beside or kept_away))
 
 
 def _nothing(
-    of: Situation, known: VersionQuality, judged: Judgement | None, due: float | None, beside: bool
+    of: Situation, quality: VersionQuality, judged: Judgement | None, due: float | None, beside: bool
 ) -> Iterator[str]:
     """The steps where nothing is wrong with the version, or not known to be; `beside`: there is something to
     do about another one."""
-    quiet = VersionQuality(since=known.since, because=known.because, cleared=known.cleared)
+    quiet = VersionQuality(since=quality.since, because=quality.because, cleared=quality.cleared)
     if caveats.has_stopped(of.judged_at, of.now):
         yield "Bring the monitor back: one gateway has its job; `apprentice doctor` and the gateways' logs say why."
     elif judged is None:
         yield "Wait: it is judged once its first requests are served."
-    elif known == quiet:
+    elif quality == quiet:
         if judged.labels >= of.plan.labels_min and not of.retraining and (due is None or due > of.now):
             yield from _to_watch_better(of, judged, beside)
-    elif known.verdict == "healthy" and known.to is not None:
+    elif quality.verdict == "healthy" and quality.to is not None:
         yield "Nothing: its share comes back to it step by step."
 
 
 def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator[str]:
     """Nothing is wrong; what can't be found as it is held against too much is said."""
-    held = any(one.labelled and one.of_class is None and one.baseline.get("upper") for one in judged.streams)
+    held = any(
+        report.labelled and report.of_class is None and report.baseline.get("upper") for report in judged.streams
+    )
     if held and judged.labels_per_day > 0.0 and judged.seconds_to_detect.get("10", 0.0) is None:
         command = f"apprentice tasks baseline {of.task} {judged.version} STREAM --accept --reason TEXT"
         yield f"Hold it against what was seen lately, if that was good, so that smaller slips are found: `{command}`."
@@ -367,18 +375,18 @@ def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator
         yield "Nothing: it is watched."
 
 
-def _next_of_degraded(of: Situation, name: str, known: VersionQuality, judged: Judgement | None) -> Iterator[str]:
-    blind = judged is not None and not shows_recovery(known, judged)
+def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged: Judgement | None) -> Iterator[str]:
+    blind = judged is not None and not shows_recovery(quality, judged)
     if blind:
         command = f"apprentice tasks baseline {of.task} {name} STREAM --wrong N --of M --reason TEXT"
         yield f"Say what reviewed or feedback is held against, so that its labels can show a recovery: `{command}`."
-    if known.to is not None and not blind:
+    if quality.to is not None and not blind:
         yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
-    if known.to is not None:
+    if quality.to is not None:
         move = last_move(of.health, name)
         if move is not None:
             yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
-    elif known.pin is None:
+    elif quality.pin is None:
         yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
         previous_version = of.roles.previous_version
         can_help = previous_version is not None and _known_of(of, previous_version).verdict != "degraded"
@@ -397,15 +405,15 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
     name, share = of.roles.canary, of.roles.canary_share
     if name is None:
         return
-    known = _known_of(of, name)
-    if known.verdict == "suspect":
+    quality = _known_of(of, name)
+    if quality.verdict == "suspect":
         yield from _next_of_suspect(of, name, of.judgements.get(name))
-    elif known.verdict == "degraded":
+    elif quality.verdict == "degraded":
         if share == 0.0:
             back = (
                 ""
-                if known.paused_share is None
-                else f", and its share of {format_part(known.paused_share)} is given back"
+                if quality.paused_share is None
+                else f", and its share of {format_part(quality.paused_share)} is given back"
             )
             yield (
                 f"Wait for labels and judged pairs of what {name} answered before it was paused, if they still come: "
@@ -421,7 +429,7 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
         yield f"End the canary, if {name} is not to lead: `apprentice adapters rollback {of.task} --canary`."
         yield f"Have {name} lead, if you trust it all the same: `apprentice adapters promote {name}`."
         yield _say_healthy(of, name)
-    if known.pin is not None:
+    if quality.pin is not None:
         yield f"Let the monitor judge {name} again: `apprentice tasks release {of.task} {name}`."
 
 
@@ -450,7 +458,7 @@ def _say_healthy(of: Situation, name: str) -> str:
 
 def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
     wanted = 2 * of.plan.labels_min
-    doubts = set() if judged is None else {one.doubt for one in judged.streams}
+    doubts = set() if judged is None else {report.doubt for report in judged.streams}
     if "labellers" in doubts:
         yield (
             f"Have those who label {name} now label rows of its evaluation too: "

@@ -19,12 +19,12 @@ KNOWN_MIN = 0.95
 
 def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str]:
     """The version's saving; nothing where no prices are known, or all of them are 0."""
-    found = judged.saving
-    if found is None or not any((judged.saving_usd, judged.shadow_usd)):
+    saving = judged.saving
+    if saving is None or not any((judged.saving_usd, judged.shadow_usd)):
         return
-    of = f" (the {format_percent(found.known)} of them of which that is known)" if found.known < KNOWN_MIN else ""
-    parts = _parts(found.saved_usd_per_day, found.shadow_usd_per_day)
-    yield f"{name} {_net(found.net_usd_per_day)} a day at present, net of shadows: {parts}, {_over(found)}{of}."
+    of = f" (the {format_percent(saving.known)} of them of which that is known)" if saving.known < KNOWN_MIN else ""
+    parts = _parts(saving.saved_usd_per_day, saving.shadow_usd_per_day)
+    yield f"{name} {_net(saving.net_usd_per_day)} a day at present, net of shadows: {parts}, {_over(saving)}{of}."
     net = judged.saving_usd - judged.shadow_usd
     sums = _parts(judged.saving_usd, judged.shadow_usd)
     yield f"Since the monitor saw it first, {name} {_net(net, past=True)} net of shadows: {sums}."
@@ -37,24 +37,24 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
 
 def list_saving_caveats(name: str, task: str, judged: Judgement, health: TaskQuality) -> Iterator[str]:
     """Return whether the version costs more than it saves, at present and over enough requests."""
-    found = judged.saving
-    if found is None or found.requests < REQUESTS_MIN or found.net_usd_per_day >= 0.0:
+    saving = judged.saving
+    if saving is None or saving.requests < REQUESTS_MIN or saving.net_usd_per_day >= 0.0:
         return
-    if found.saved_usd_per_day <= 0.0:
+    if saving.saved_usd_per_day <= 0.0:
         yield (
-            f"{name} and its shadows cost about {format_dollars(-found.net_usd_per_day)} US dollars a day more than "
-            f"general alone would have, {_over(found)}. Are the prices right (`pools.POOL.price`), and is there enough "
-            "traffic for an adapter?"
+            f"{name} and its shadows cost about {format_dollars(-saving.net_usd_per_day)} US dollars a day more than "
+            f"general alone would have, {_over(saving)}. Are the prices right (`pools.POOL.price`), and is there "
+            "enough traffic for an adapter?"
         )
         return
     ticket = health.ticket
     raised = ""
     if ticket is not None and ticket.closed_at is None:
         raised = f"They are raised while ticket {ticket.id} is open. "
-    cost, saved = format_dollars(found.shadow_usd_per_day), format_dollars(found.saved_usd_per_day)
+    cost, saved = format_dollars(saving.shadow_usd_per_day), format_dollars(saving.saved_usd_per_day)
     yield (
         f"Shadows and their judges cost more than {name} saves: {cost} US dollars a day against {saved}, "
-        f"{_over(found)}. {raised}Lower tasks.{task}.monitor.shadow_share if it stays so."
+        f"{_over(saving)}. {raised}Lower tasks.{task}.monitor.shadow_share if it stays so."
     )
 
 
@@ -64,8 +64,8 @@ def _net(usd: float, past: bool = False) -> str:
     return f"{verb} about {format_dollars(abs(usd))} US dollars"
 
 
-def _over(found: SavingReport) -> str:
-    return f"over about {format_count(round(found.requests), 'request', 'requests')} of the last days"
+def _over(saving: SavingReport) -> str:
+    return f"over about {format_count(round(saving.requests), 'request', 'requests')} of the last days"
 
 
 def _parts(saved: float, shadows: float) -> str:

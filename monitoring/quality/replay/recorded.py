@@ -69,12 +69,12 @@ class Replaying:
     def run(self, entries: Iterable[Placed]) -> Iterator[Turn]:
         """Every verdict that moves, as it does. The entries come in their order."""
         looked_ms: int | None = None
-        for one in entries:
-            if looked_ms is not None and one.milliseconds >= looked_ms:
+        for entry in entries:
+            if looked_ms is not None and entry.milliseconds >= looked_ms:
                 yield from self._look(looked_ms / 1000)
-                yield from self._wait(looked_ms / 1000, one.milliseconds / 1000)
-            looked_ms = (one.milliseconds // self._look_ms + 1) * self._look_ms
-            self.take(one)
+                yield from self._wait(looked_ms / 1000, entry.milliseconds / 1000)
+            looked_ms = (entry.milliseconds // self._look_ms + 1) * self._look_ms
+            self.take(entry)
         if looked_ms is not None:
             yield from self._look(looked_ms / 1000)
 
@@ -83,19 +83,19 @@ class Replaying:
         self.reckoning.tick(at)
         return self.reckoning.judged(list(self.reckoning.watches), at)
 
-    def take(self, one: Placed) -> None:
+    def take(self, entry: Placed) -> None:
         """Take an entry into account; nobody looks."""
-        at = one.milliseconds / 1000
-        if one.given is None:
+        at = entry.milliseconds / 1000
+        if entry.given is None:
             self.records += 1
-            if one.seen is not None:
-                self.reckoning.take(one.seen, at)
+            if entry.seen is not None:
+                self.reckoning.take(entry.seen, at)
         else:
             self.feedback += 1
-            if one.seen is None:
+            if entry.seen is None:
                 self.unmatched += 1
             else:
-                self.reckoning.hear(one.given, one.seen, at)
+                self.reckoning.hear(entry.given, entry.seen, at)
 
     def _look(self, at: float) -> Iterator[Turn]:
         """Judge the versions that have moved, and go by the verdicts that follow."""
@@ -104,21 +104,23 @@ class Replaying:
         self.reckoning.moved.clear()
         self._forget(at)
         for name, judged in self.reckoning.judged(moved, at).items():
-            known = self.health.get(name, VersionQuality(since=at))
+            before = self.health.get(name, VersionQuality(since=at))
             plan = msgspec.structs.replace(step.tasks[judged.task].plan, responses=[])
-            health, _ = respond(TaskQuality(versions={name: known}), {name: judged}, Roles(), plan, at)
-            found = self.health[name] = health.versions[name]
-            if found.verdict == known.verdict:
+            health, _ = respond(TaskQuality(versions={name: before}), {name: judged}, Roles(), plan, at)
+            quality = self.health[name] = health.versions[name]
+            if quality.verdict == before.verdict:
                 continue
-            self._follow(name, judged.task, found.phase, at)
-            streams = msgspec.convert(found.evidence.get("streams", []), list[StreamReport])
-            yield Turn(name, at, known.verdict, found.verdict, found.because, judged.requests, judged.labels, streams)
+            self._follow(name, judged.task, quality.phase, at)
+            streams = msgspec.convert(quality.evidence.get("streams", []), list[StreamReport])
+            yield Turn(
+                name, at, before.verdict, quality.verdict, quality.because, judged.requests, judged.labels, streams
+            )
 
     def _wait(self, at: float, until: float) -> Iterator[Turn]:
         """Let a silence pass: time is evidence too."""
-        while at + PART_SECONDS < until and any(one.verdict != "healthy" for one in self.health.values()):
+        while at + PART_SECONDS < until and any(quality.verdict != "healthy" for quality in self.health.values()):
             at += PART_SECONDS
-            self.reckoning.moved |= {name for name, one in self.health.items() if one.verdict != "healthy"}
+            self.reckoning.moved |= {name for name, quality in self.health.items() if quality.verdict != "healthy"}
             yield from self._look(at)
 
     def _follow(self, name: str, task: str, phase: Phase, since: float) -> None:

@@ -159,10 +159,10 @@ class LabelRows:
             return [
                 KnownChange(bisect_left(self.times, time), ways[n % 2]) for n, time in enumerate(sorted(self.named))
             ]
-        points, known = list[KnownChange](), STEADY
+        points, last = list[KnownChange](), STEADY
         for number, mark in enumerate(self.marks):
-            if mark not in (NOTHING, known):
-                known = mark
+            if mark not in (NOTHING, last):
+                last = mark
                 points.append(KnownChange(number, "worse" if mark == CHANGED else "better"))
         return points
 
@@ -331,16 +331,16 @@ def _make_row(line: int, number: int, fields: Fields, form: FileFormat) -> tuple
         at = _read_time(line, "time", fields.get("time", ""))
     else:
         at = BEGINS_AT + DAY_SECONDS * number / form.per_day
-    asked = _read_time(line, "asked", fields["asked"]) if fields.get("asked") else at
-    if asked > at:
+    asked_at = _read_time(line, "asked", fields["asked"]) if fields.get("asked") else at
+    if asked_at > at:
         raise LabelFileError(
-            f"line {line}: it was asked at {format_time(asked)}, after its label came at {format_time(at)}."
+            f"line {line}: it was asked at {format_time(asked_at)}, after its label came at {format_time(at)}."
         )
     change = next((name for name in CHANGE_NAMES if name in fields), "")
     row = LabelRow(
         line,
         at,
-        asked,
+        asked_at,
         (outcome in YES) != (form.right == "1"),
         fields.get("class") or None,
         fields.get("rater") or None,

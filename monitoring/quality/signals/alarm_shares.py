@@ -29,20 +29,20 @@ class SignalCounts(NamedTuple):
 
 def count_signals(watch: Watch) -> SignalCounts:
     """The signals of one version."""
-    return SignalCounts(sum([one.is_counted for one in get_labelled(watch).values()]), len(watch.signals))
+    return SignalCounts(sum([signal.is_counted for signal in get_labelled(watch).values()]), len(watch.signals))
 
 
-def keep_most(known: Watch | None, moved: Watch, streams: SignalCounts, at: float) -> Watch:
+def keep_most(earlier: Watch | None, moved: Watch, streams: SignalCounts, at: float) -> Watch:
     """A watch that an entry at `at` has moved, with the number of signals of all versions now."""
-    before = get_labelled(known) if known is not None else {}
+    before = get_labelled(earlier) if earlier is not None else {}
     more: dict[str, Any] = {
         name: msgspec.structs.replace(signal, streams=streams.labelled)  # type: ignore[type-var]
         for name, signal in get_labelled(moved).items()
         if signal is not before.get(name) and signal.streams < streams.labelled
     }
     moved = replace_labelled(moved, more)
-    if known is None or moved.signals is not known.signals:
-        signals = _of_signals(known.signals if known is not None else {}, moved, streams.unlabelled, at)
+    if earlier is None or moved.signals is not earlier.signals:
+        signals = _of_signals(earlier.signals if earlier is not None else {}, moved, streams.unlabelled, at)
         if signals:
             return msgspec.structs.replace(moved, signals={**moved.signals, **signals})
     return moved

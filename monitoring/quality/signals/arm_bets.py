@@ -59,7 +59,7 @@ def move(
 
     `since` is the time of the present verdict in Unix seconds, `against` the digest of what the arm is now.
     """
-    kept = {name: one for name, one in bets.items() if one.since == since}
+    kept = {name: entry for name, entry in bets.items() if entry.since == since}
     own = kept.get(arm)
     if own is None or own.against != against:
         own = start(since, against, groups)
@@ -74,10 +74,10 @@ def add_pair(bets: ArmBets) -> ArmBets:
 def add_difference(bets: ArmBets, difference: float, givers: Sequence[str], roll: GiverRoll) -> ArmBets:
     """The bets after an opinion on a pair. `givers` are the callers on whose labels it rests; none: a judge's, or a
     trusted person's. Raises ValueError if the difference is not within -1 and 1."""
-    own = {leave_one_out.get_group(roll, one) for one in givers}
-    moved = leave_one_out.move(bets.bets, lambda one: sequential.observe(one, difference), own)
-    told = bets.told + bool(givers)
-    return msgspec.structs.replace(bets, bets=moved, judged=bets.judged + 1, told=told)
+    own = {leave_one_out.get_group(roll, giver) for giver in givers}
+    moved = leave_one_out.move(bets.bets, lambda test: sequential.observe(test, difference), own)
+    told_count = bets.told + bool(givers)
+    return msgspec.structs.replace(bets, bets=moved, judged=bets.judged + 1, told=told_count)
 
 
 def describe(bets: ArmBets, roll: GiverRoll) -> ArmEvidence:

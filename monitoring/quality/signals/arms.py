@@ -157,11 +157,13 @@ def add_label(
     place = _place(arm.blocks, begins)
     if place is None:
         return arm
-    block, known = arm.blocks[place], arm.givers
+    block, first_givers = arm.blocks[place], arm.givers
     if givers:
-        digests = sorted({hashlib.blake2b(f"{arm.other}\n{one}".encode(), digest_size=8).hexdigest() for one in givers})
-        known = tuple(dict.fromkeys((*known, *digests)))[:GROUPS]
-        own = {known.index(one) if one in known else int(one, 16) % GROUPS for one in digests}
+        digests = sorted(
+            {hashlib.blake2b(f"{arm.other}\n{giver}".encode(), digest_size=8).hexdigest() for giver in givers}
+        )
+        first_givers = tuple(dict.fromkeys((*first_givers, *digests)))[:GROUPS]
+        own = {first_givers.index(digest) if digest in first_givers else int(digest, 16) % GROUPS for digest in digests}
         word = None if guessed is None else guessed[1] - guessed[0]
         by_group = tuple(
             _apart(ends, right, word) if group in own else ends for group, ends in enumerate(block.by_group)
@@ -169,7 +171,9 @@ def add_label(
         block = msgspec.structs.replace(block, told=_labelled(block.told, right, guessed), by_group=by_group)
     else:
         block = msgspec.structs.replace(block, sure=_labelled(block.sure, right, guessed))
-    return msgspec.structs.replace(arm, givers=known, blocks=(*arm.blocks[:place], block, *arm.blocks[place + 1 :]))
+    return msgspec.structs.replace(
+        arm, givers=first_givers, blocks=(*arm.blocks[:place], block, *arm.blocks[place + 1 :])
+    )
 
 
 class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,8 +214,8 @@ def compare(arm: Arm, since: float | None) -> ArmComparison | None:
     return ArmComparison(
         version=estimates.estimate(sides.version) if sides.version.labelled >= known_min else None,
         other=estimates.estimate(sides.other) if sides.other.labelled >= known_min else None,
-        advantage_low=min(_bounds(one.low)[0] for one in all_ends),
-        advantage_high=max(_bounds(one.high)[1] for one in all_ends),
+        advantage_low=min(_bounds(ends.low)[0] for ends in all_ends),
+        advantage_high=max(_bounds(ends.high)[1] for ends in all_ends),
         labels=labels,
         pairs=sides.difference.low.unlabelled,
         words=outright.difference.low.labelled if outright is not None and by_judge else 0,
@@ -221,14 +225,14 @@ def compare(arm: Arm, since: float | None) -> ArmComparison | None:
 def _labelled_sides(blocks: Sequence[Block]) -> tuple[Sides, list[Ends]] | None:
     """The labels that count, with the judge's word, and what their difference is without each group of callers; None
     where there are too few."""
-    sides, told = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
+    sides, by_callers = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
     if sides.difference.low.labelled >= LABELS_MIN:
         return sides, []
-    if told.difference.low.labelled < max(LABELS_MIN, TOLD_SHARE_MIN * sum(block.pairs for block in blocks)):
+    if by_callers.difference.low.labelled < max(LABELS_MIN, TOLD_SHARE_MIN * sum(block.pairs for block in blocks)):
         return None
     groups = [_all_ends(block.by_group[group] for block in blocks) for group in range(GROUPS)]
-    several = sum(one.low.labelled > 0 for one in groups) > 1
-    return told, [_without(told.difference, one) for one in groups if several and one.low.labelled]
+    several = sum(ends.low.labelled > 0 for ends in groups) > 1
+    return by_callers, [_without(by_callers.difference, ends) for ends in groups if several and ends.low.labelled]
 
 
 def _is_complete(sides: Sides) -> bool:
@@ -323,20 +327,20 @@ def _apart(ends: Ends, right: Right, word: float | None) -> Ends:
 
 def _whole(sides: Sequence[Sides]) -> Sides:
     return Sides(
-        version=add_up(one.version for one in sides),
-        other=add_up(one.other for one in sides),
-        difference=_all_ends(one.difference for one in sides),
+        version=add_up(part.version for part in sides),
+        other=add_up(part.other for part in sides),
+        difference=_all_ends(part.difference for part in sides),
     )
 
 
 def _all_words(some: Iterable[Words | None]) -> Words | None:
-    known = [msgspec.structs.astuple(one) for one in some if one is not None]
-    return Words(*[sum(values) for values in zip(*known, strict=True)]) if known else None
+    rows = [msgspec.structs.astuple(words) for words in some if words is not None]
+    return Words(*[sum(values) for values in zip(*rows, strict=True)]) if rows else None
 
 
 def _all_ends(some: Iterable[Ends]) -> Ends:
-    known = list(some)
-    return Ends(add_up(one.low for one in known), add_up(one.high for one in known))
+    parts = list(some)
+    return Ends(add_up(ends.low for ends in parts), add_up(ends.high for ends in parts))
 
 
 def _without(whole: Ends, part: Ends) -> Ends:
@@ -359,17 +363,17 @@ def _less(whole: Sums, part: Sums) -> Sums:
 def add_up(sums: Iterable[Sums]) -> Sums:
     """Sums put together."""
     whole = Sums()
-    for one in sums:
+    for part in sums:
         whole = Sums(
-            labelled=whole.labelled + one.labelled,
-            y=whole.y + one.y,
-            f=whole.f + one.f,
-            yf=whole.yf + one.yf,
-            yy=whole.yy + one.yy,
-            ff=whole.ff + one.ff,
-            unlabelled=whole.unlabelled + one.unlabelled,
-            other_f=whole.other_f + one.other_f,
-            other_ff=whole.other_ff + one.other_ff,
+            labelled=whole.labelled + part.labelled,
+            y=whole.y + part.y,
+            f=whole.f + part.f,
+            yf=whole.yf + part.yf,
+            yy=whole.yy + part.yy,
+            ff=whole.ff + part.ff,
+            unlabelled=whole.unlabelled + part.unlabelled,
+            other_f=whole.other_f + part.other_f,
+            other_ff=whole.other_ff + part.other_ff,
         )
     return whole
 
@@ -409,21 +413,21 @@ def _open(blocks: tuple[Block, ...], at: float) -> tuple[Block, ...]:
         same = [place for place in range(end) if size <= made[place].pairs < 2 * size]
         if len(same) <= BLOCKS_PER_SIZE:
             break
-        one, two = made[same[0]], made.pop(same[0] + 1)
-        made[same[0]] = _joined(one, two)
+        older, newer = made[same[0]], made.pop(same[0] + 1)
+        made[same[0]] = _joined(older, newer)
         size, end = 2 * size, same[0] + 1
     return tuple(made[-BLOCKS_MAX:])
 
 
-def _joined(one: Block, two: Block) -> Block:
+def _joined(older: Block, newer: Block) -> Block:
     return Block(
-        begins=one.begins,
-        pairs=one.pairs + two.pairs,
-        sure=_whole((one.sure, two.sure)),
-        told=_whole((one.told, two.told)),
-        by_group=tuple(_all_ends(both) for both in zip(one.by_group, two.by_group, strict=True)),
-        outright=_all_words((one.outright, two.outright)),
-        agreements=one.agreements + two.agreements,
+        begins=older.begins,
+        pairs=older.pairs + newer.pairs,
+        sure=_whole((older.sure, newer.sure)),
+        told=_whole((older.told, newer.told)),
+        by_group=tuple(_all_ends(both) for both in zip(older.by_group, newer.by_group, strict=True)),
+        outright=_all_words((older.outright, newer.outright)),
+        agreements=older.agreements + newer.agreements,
     )
 
 

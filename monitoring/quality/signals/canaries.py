@@ -44,16 +44,16 @@ def start_tally(tally: Tally | None, canary: Canary | None, callers: GiverRoll |
 
 def add_record(tally: Tally, canary: Canary, seen: Seen, at: float) -> Tally:
     """The tally after a request that came at `at`: an outcome of the version that was asked first."""
-    asked = get_asked_version(seen) if seen.purpose == "serve" else None
-    arm = canary.arm(asked)
-    if asked is None or arm is None or at < canary.started_at:
+    version = get_asked_version(seen) if seen.purpose == "serve" else None
+    arm = canary.arm(version)
+    if version is None or arm is None or at < canary.started_at:
         return tally
-    rejected = any(one.version == asked and one.fault == "contract" for one in seen.attempts)
-    answered = seen.version == asked and seen.outcome == "ok"
+    rejected = any(attempt.version == version and attempt.fault == "contract" for attempt in seen.attempts)
+    answered = seen.version == version and seen.outcome == "ok"
     outcome = Outcome(
         arm=arm,
         error=not (answered or rejected),
-        contract_broken=has_broken_contract(seen, asked) if answered or rejected else None,
+        contract_broken=has_broken_contract(seen, version) if answered or rejected else None,
         latency_seconds=seen.duration_seconds if answered and not rejected else None,
         caller=seen.caller,
     )
@@ -88,7 +88,7 @@ def add_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
         right = _right(noted, canary.version, note.right.get(noted.judge or ""))
         if right is None:
             continue
-        callers = tuple(one for one in dict.fromkeys((noted.caller, *note.givers)) if one)
+        callers = tuple(caller for caller in dict.fromkeys((noted.caller, *note.givers)) if caller)
         pair = ShadowPair(canary_wrong=not right[0], active_wrong=not right[1], callers=callers)
         tally = rollout.observe_pair(tally, canary.plan, pair)
         pairs = (*note.pairs[:place], msgspec.structs.replace(noted, canary=True), *note.pairs[place + 1 :])

@@ -100,7 +100,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             place = leave_one_out.get_group(self.complainers, caller)
             own = [place] if self.detectors.without[place] is not None else []
         moved = leave_one_out.move(
-            self.detectors, lambda one: complaints.take_requests(_catch_up(one, last, at), at), own
+            self.detectors, lambda detector: complaints.take_requests(_catch_up(detector, last, at), at), own
         )
         return msgspec.structs.replace(self, detectors=moved, last=at)
 
@@ -114,7 +114,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             roll = leave_one_out.meet(roll, caller)
             own = [leave_one_out.get_group(roll, caller)]
         moved = leave_one_out.move(
-            detectors, lambda one: complaints.take_complaint(_catch_up(one, last, at), request_at, at), own
+            detectors, lambda detector: complaints.take_complaint(_catch_up(detector, last, at), request_at, at), own
         )
         believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
         return msgspec.structs.replace(
@@ -134,7 +134,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         until = _tick_before(min(at, self.last + HORIZON_SECONDS))
         if until <= self.detectors.whole.at or (self.learns and self.is_tested):
             return self
-        detectors = leave_one_out.move(self.detectors, lambda one: complaints.advance(one, until))
+        detectors = leave_one_out.move(self.detectors, lambda detector: complaints.advance(detector, until))
         return msgspec.structs.replace(self, detectors=detectors)
 
     def alarms(self, labels: float, alpha: float) -> bool:

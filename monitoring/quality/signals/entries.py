@@ -154,12 +154,12 @@ def is_drawn(seen: Seen) -> bool:
     """Return whether chance decided here which arm a caller's request went to."""
     if seen.purpose != "serve" or "@" in seen.model_asked or seen.override_id is not None:
         return False
-    asked = seen.attempts[0].version if seen.attempts else None
-    if seen.reason == "degraded" and asked is not None:
+    first_version = seen.attempts[0].version if seen.attempts else None
+    if seen.reason == "degraded" and first_version is not None:
         return True
-    if seen.led_to is not None and asked is not None:
-        return seen.led_to == asked
-    return seen.reason not in NOT_THERE or asked != seen.version
+    if seen.led_to is not None and first_version is not None:
+        return seen.led_to == first_version
+    return seen.reason not in NOT_THERE or first_version != seen.version
 
 
 def is_by_chance(seen: Seen) -> bool:
@@ -181,10 +181,10 @@ def get_labelled_version(seen: Seen) -> str | None:
 
 def get_shifted_version(seen: Seen) -> str | None:
     """The version that got this request as one of the share that a degraded version does not keep; None: none did."""
-    asked = seen.attempts[0].version if seen.attempts else None
-    if seen.reason != "degraded" or asked == seen.led_to or not is_drawn(seen):
+    first_version = seen.attempts[0].version if seen.attempts else None
+    if seen.reason != "degraded" or first_version == seen.led_to or not is_drawn(seen):
         return None
-    return asked
+    return first_version
 
 
 def get_held_out_version(seen: Seen) -> str | None:
@@ -200,10 +200,10 @@ def get_asked_version(seen: Seen) -> str | None:
     """The version that was asked first and may be judged by what became of it; None where it says nothing of any."""
     if seen.purpose == "reported":
         return seen.version
-    asked = seen.attempts[0] if seen.attempts else None
-    if asked is None or says_nothing(seen) or seen.outcome == "cancelled" or not is_drawn(seen):
+    first = seen.attempts[0] if seen.attempts else None
+    if first is None or says_nothing(seen) or seen.outcome == "cancelled" or not is_drawn(seen):
         return None
-    return asked.version
+    return first.version
 
 
 def get_led_version(seen: Seen) -> str | None:
@@ -215,15 +215,15 @@ def get_led_version(seen: Seen) -> str | None:
 
 def get_score(seen: Seen, check: str, version: str | None) -> float | None:
     """The score of the task's check, by the models of this version; None without one."""
-    for one in seen.findings:
-        if one.check == check and one.score is not None and one.version in (None, version):
-            return one.score
+    for finding in seen.findings:
+        if finding.check == check and finding.score is not None and finding.version in (None, version):
+            return finding.score
     return None
 
 
 def has_broken_contract(seen: Seen, version: str) -> bool | None:
     """Return whether this version's answer broke its contract, though its caller may have got another's."""
-    if any(one.version == version and one.fault == "contract" for one in seen.attempts):
+    if any(attempt.version == version and attempt.fault == "contract" for attempt in seen.attempts):
         return True
     if seen.version != version or seen.contract_kept is None:
         return None

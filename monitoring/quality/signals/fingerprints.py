@@ -56,10 +56,10 @@ def add_answer(
     """The changed fields of a watch after one more answer of general; begun again where the fingerprint is another."""
     if digest is None or not (is_shadow or _served_counts(stack, at, is_degraded)):
         return {}
-    known = stack
+    current = stack
     if stack.digest is None:
-        known = msgspec.structs.replace(stack, digest=shadow.against or general.against or holdout.against)
-    moved = _met(known, digest)
+        current = msgspec.structs.replace(stack, digest=shadow.against or general.against or holdout.against)
+    moved = _met(current, digest)
     if is_shadow:
         moved = msgspec.structs.replace(moved, shadow_at=at)
     if moved == stack:

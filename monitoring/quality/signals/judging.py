@@ -97,12 +97,12 @@ def _of_saving(watch: Watch, at: float) -> SavingReport | None:
     if watch.saving is None or not watch.saving.requests:
         return None
     saved, shadows = saving.find_per_day(watch.saving, at)
-    known, unknown = watch.saving.requests, watch.saving.unknown
+    counted, unknown = watch.saving.requests, watch.saving.unknown
     return SavingReport(
         saved_usd_per_day=saved,
         shadow_usd_per_day=shadows,
         requests=saving.fade(watch.saving, at).requests,
-        known=known / (known + unknown),
+        known=counted / (counted + unknown),
     )
 
 
@@ -123,7 +123,7 @@ def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
 
 def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[StreamReport]:
     signals = get_labelled(watch)
-    for name in (*[one for one in signals if one not in watch.classes], *sorted(watch.classes)):
+    for name in (*[name for name in signals if name not in watch.classes], *sorted(watch.classes)):
         signal = signals[name]
         stream, _, of_class = name.partition(":")
         is_outdated = name in watch.outdated
@@ -166,10 +166,10 @@ def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamRepor
 def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> StreamReport:
     learns = drift.learns(signal)
     alarming = not learns and drift.alarms(signal, wanted * ALPHA, ALPHA)
-    told: dict[str, Any] = drift.describe_reference(signal)
-    told |= {"direction": drift.find_direction(signal), "learning": learns}
+    baseline: dict[str, Any] = drift.describe_reference(signal)
+    baseline |= {"direction": drift.find_direction(signal), "learning": learns}
     if stream == "language":
-        told["main"] = watch.languages.main
+        baseline["main"] = watch.languages.main
     begun = drift.find_change(signal)
     since = None
     if begun is not None and signal.observed:
@@ -179,7 +179,7 @@ def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> Stre
         stream=stream,
         labelled=False,
         observed=float(signal.observed),
-        baseline=told,
+        baseline=baseline,
         e_value=e_value_of(signal.log_max if alarming else drift.log_e(signal)),
         threshold=wanted,
         alarming=alarming,
@@ -196,8 +196,8 @@ def _slips_since(watch: Watch, streams: Sequence[StreamReport]) -> float | None:
     Evidence of a signal that has recovered, or that is gone, begins again all the time: no pair came since then.
     """
     signals = get_labelled(watch)
-    slipping = [one for one in streams if one.labelled and one.alarming and not one.recovered]
-    times = [one.since for one in slipping if signals[name_of(one)].is_doubted]
+    slipping = [report for report in streams if report.labelled and report.alarming and not report.recovered]
+    times = [report.since for report in slipping if signals[name_of(report)].is_doubted]
     return min([at for at in times if at is not None], default=None)
 
 
@@ -216,16 +216,16 @@ def _arms(watch: Watch, since: float | None, previous_version: str | None) -> It
         else None
     )
     beside = arms.compare(other, since) if other is not None else None
-    there = [one for one in (general, beside) if one is not None]
-    own = next((one for one in there if one.version is not None), there[0] if there else None)
+    there = [comparison for comparison in (general, beside) if comparison is not None]
+    own = next((comparison for comparison in there if comparison.version is not None), there[0] if there else None)
     if own is not None:
         yield _of_arm("version", watch.version, own, own.version)
     names: tuple[Literal["general", "previous_version"], ...] = ("general", "previous_version")
-    for name, version, found in zip(names, (None, previous_version), (general, beside), strict=True):
+    for name, version, comparison in zip(names, (None, previous_version), (general, beside), strict=True):
         evidence = _evidence(watch, GENERAL if name == "general" else previous_version)
-        if found is not None:
-            low, high, words = found.advantage_low, found.advantage_high, found.words
-            report = _of_arm(name, version, found, found.other)
+        if comparison is not None:
+            low, high, words = comparison.advantage_low, comparison.advantage_high, comparison.words
+            report = _of_arm(name, version, comparison, comparison.other)
             yield msgspec.structs.replace(
                 report, advantage_low=low, advantage_high=high, advantage_words=words, evidence=evidence
             )
@@ -241,7 +241,7 @@ def _evidence(watch: Watch, other: str | None) -> ArmEvidence | None:
     return arm_bets.describe(bets, watch.roll)
 
 
-def _of_arm(name: Any, version: str | None, found: arms.ArmComparison, quality: Estimate | None) -> ArmReport:
+def _of_arm(name: Any, version: str | None, comparison: arms.ArmComparison, quality: Estimate | None) -> ArmReport:
     """An arm with its quality, if that is known."""
     return ArmReport(
         arm=name,
@@ -249,15 +249,15 @@ def _of_arm(name: Any, version: str | None, found: arms.ArmComparison, quality: 
         mean=quality.mean if quality is not None else None,
         low=quality.low if quality is not None else None,
         high=quality.high if quality is not None else None,
-        labels=found.labels,
-        pairs=found.pairs,
+        labels=comparison.labels,
+        pairs=comparison.pairs,
     )
 
 
 def _seconds_to_detect(watch: Watch, budget: Budget, at: float, points: float) -> float | None:
     """The seconds until the fastest signal finds so much more badness; None where none would."""
-    found = [_seconds_by(track, budget, at, points) for track in (watch.reviewed, watch.feedback)]
-    return min((one for one in found if one is not None), default=None)
+    times = [_seconds_by(track, budget, at, points) for track in (watch.reviewed, watch.feedback)]
+    return min((seconds for seconds in times if seconds is not None), default=None)
 
 
 def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) -> float | None:
@@ -273,5 +273,5 @@ def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) ->
     else:
         return None
     held = min(BASELINE_MAX, max(BASELINE_MIN, held))
-    found = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate, track.dispersion)
-    return None if found is None else found + missing / per_day * recent_values.DAY_SECONDS
+    seconds = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate, track.dispersion)
+    return None if seconds is None else seconds + missing / per_day * recent_values.DAY_SECONDS

@@ -248,10 +248,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if not self.recent.weight:
             return None
         believed = set(leave_one_out.find_believed(roll))
-        parts = [one for place, one in enumerate(self.by_caller) if place not in believed and one.weight >= PART_MIN]
+        parts = [part for place, part in enumerate(self.by_caller) if place not in believed and part.weight >= PART_MIN]
         left = [self.recent, *[recent_values.take_away(self.recent, part) for part in parts]]
-        intervals = [recent_values.find_share_interval(one) if one.weight >= PART_MIN else (0.0, 1.0) for one in left]
-        return max([one[1] for one in intervals if one is not None], default=None)
+        intervals = [
+            recent_values.find_share_interval(sums) if sums.weight >= PART_MIN else (0.0, 1.0) for sums in left
+        ]
+        return max([interval[1] for interval in intervals if interval is not None], default=None)
 
     def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
         """The baseline, as JSON, with the doubts about its labels."""
@@ -398,7 +400,7 @@ def _observe(guard: Guarded, label: Label, at: float, roll: GiverRoll, terms: La
 def _with_part(parts: Parts, own: int | None, weight: float, bad: float) -> Parts:
     if own is None or not weight:
         return parts
-    known = parts or ((0.0, 0.0),) * raters.GROUPS
+    current = parts or ((0.0, 0.0),) * raters.GROUPS
     return tuple(
-        [(of + weight, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(known)]
+        [(of + weight, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(current)]
     )

@@ -54,9 +54,9 @@ def judge_by_labels(noted: NotedPair, version: str, bad: float | None, demonstra
     `bad` is the label of the answer that the caller got, `demonstration` the digest of the right one. An empty digest
     is that of an answer which is not in the judge's form, and so never right.
     """
-    known, own_served = judge_by_demonstration(noted, version, demonstration), noted.served == version
-    if known is not None or bad is None or noted.digest is None or noted.served_digest is None:
-        return known
+    by_demonstration, own_served = judge_by_demonstration(noted, version, demonstration), noted.served == version
+    if by_demonstration is not None or bad is None or noted.digest is None or noted.served_digest is None:
+        return by_demonstration
     served = 1.0 - bad
     if noted.digest and noted.digest == noted.served_digest:
         return served, served

@@ -56,7 +56,7 @@ def add_pair(note: Note, shadow: Seen) -> Note:
         return note
     other, served = get_sides(shadow)
     on_trial = pair.arm is None
-    found = NotedPair(
+    noted = NotedPair(
         shadow=other,
         served=served,
         on_trial=on_trial,
@@ -73,9 +73,9 @@ def add_pair(note: Note, shadow: Seen) -> Note:
         failed=shadow.outcome != "ok" and not says_nothing(shadow),
         kept=have_kept_contracts(shadow),
     )
-    if any((one.shadow, one.served) == (other, served) for one in note.pairs):
+    if any((kept.shadow, kept.served) == (other, served) for kept in note.pairs):
         return note
-    return msgspec.structs.replace(note, pairs=(*note.pairs, found))
+    return msgspec.structs.replace(note, pairs=(*note.pairs, noted))
 
 
 def add_feedback(note: Note, given: Given, plan: Plan, label: Label | None) -> Note:
@@ -86,8 +86,8 @@ def add_feedback(note: Note, given: Given, plan: Plan, label: Label | None) -> N
     """
     trusted = is_trusted(given, plan)
     bad = label.badness if label is not None and label.metric == plan.feedback_metric else None
-    known = note.bad is not None or bool(note.right)
-    if not trusted and (plan.reviews_per_week or plan.trusted_callers or (known and not note.givers)):
+    is_judged = note.bad is not None or bool(note.right)
+    if not trusted and (plan.reviews_per_week or plan.trusted_callers or (is_judged and not note.givers)):
         return note
     if trusted and note.givers and (bad is not None or given.demonstration_digests):
         note = msgspec.structs.replace(note, bad=None, right={}, givers=())

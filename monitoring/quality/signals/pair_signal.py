@@ -145,7 +145,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         difference, count = wrong - other_wrong, signal.pairs + 1
         total = signal.wrong - signal.other_wrong + difference
         roll = _meet(signal.givers, givers)
-        own = tuple(sorted({leave_one_out.get_group(roll, one) for one in givers}))
+        own = tuple(sorted({leave_one_out.get_group(roll, giver) for giver in givers}))
         believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
         exponent = dependence.find_exponent(signal.dependence)
         guard = signal.guard and _observe(signal.guard, difference, exponent, own, believed)
@@ -247,12 +247,12 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _learn(self, difference: float, own: tuple[int, ...], at: float) -> PairSignal:
         """The signal after one of the first pairs; with the last of them its references are known."""
-        by_givers = {one.givers: one.sums for one in self.firsts}
+        by_givers = {first.givers: first.sums for first in self.firsts}
         by_givers[own] = estimates.add_label(by_givers.get(own, Sums()), difference)
         signal = msgspec.structs.replace(
             self,
             first=estimates.add_label(self.first, difference),
-            firsts=tuple([First(*one) for one in sorted(by_givers.items())]),
+            firsts=tuple([First(*row) for row in sorted(by_givers.items())]),
         )
         if signal.first.labelled < FIRST_PAIRS:
             return signal
@@ -263,7 +263,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         signal = signal.hold_against(baseline)
         assert signal.guard is not None, "it has just begun"
         left = [_reference(signal.firsts, (place,)) for place in range(GROUPS)]
-        without = tuple([one and paired.start(_bound(one.upper)) for one in left])
+        without = tuple([reference and paired.start(_bound(reference.upper)) for reference in left])
         return msgspec.structs.replace(signal, guard=msgspec.structs.replace(signal.guard, without=without))
 
     def _placed(self, own: bool) -> tuple[float, ...]:
@@ -296,24 +296,26 @@ def _reference(firsts: tuple[First, ...], left_out: tuple[int, ...]) -> Differen
     two_sided = TWO_SIDED_WITHOUT if left_out else TWO_SIDED
     others = ((), *[(place,) for place in range(GROUPS)])
     references = [_measure(firsts, {*left_out, *more}, two_sided) for more in others]
-    there = [one for one in references if one is not None]
-    return min(there, key=lambda one: one.upper) if references[0] is not None else None
+    there = [reference for reference in references if reference is not None]
+    return min(there, key=lambda reference: reference.upper) if references[0] is not None else None
 
 
 def _measure(firsts: tuple[First, ...], left_out: set[int], two_sided: float) -> DifferenceReference | None:
     """The mean difference of the first pairs without these givers, with its bound; None where too few are left."""
-    sums = [one.sums for one in firsts if left_out.isdisjoint(one.givers)]
-    of = sum([one.labelled for one in sums])
-    if of < OTHERS_MIN * sum([one.sums.labelled for one in firsts]):
+    sums = [first.sums for first in firsts if left_out.isdisjoint(first.givers)]
+    of = sum([part.labelled for part in sums])
+    if of < OTHERS_MIN * sum([first.sums.labelled for first in firsts]):
         return None
-    wrong = math.fsum([one.y for one in sums])
-    mean = estimates.estimate_difference(Sums(labelled=of, y=wrong, yy=math.fsum([one.yy for one in sums])), two_sided)
+    wrong = math.fsum([part.y for part in sums])
+    mean = estimates.estimate_difference(
+        Sums(labelled=of, y=wrong, yy=math.fsum([part.yy for part in sums])), two_sided
+    )
     return None if mean is None else DifferenceReference(wrong, float(of), mean.high)
 
 
 def _meet(roll: GiverRoll, givers: tuple[str, ...]) -> GiverRoll:
-    for one in sorted(givers, key=partial(leave_one_out.make_digest, roll)):
-        roll = leave_one_out.meet(roll, one)
+    for giver in sorted(givers, key=partial(leave_one_out.make_digest, roll)):
+        roll = leave_one_out.meet(roll, giver)
     return roll
 
 

@@ -135,26 +135,26 @@ class Monitor:
         reckoning = self._resumed(step)
         reckoning.unreadable = reckoning.unmatched = 0
         reckoning.begin(step, self._baselines)
-        found = self._read_on(reckoning, step)
-        read = len(found.entries)
-        while found.more and read < step.entries_max and time.monotonic() - began < step.seconds_max:
-            found = self._read_on(reckoning, step)
-            read += len(found.entries)
-        passed = found.more or reckoning.tick((found.now_ms - 1) / 1000, _after(step.seconds_max))
+        batch = self._read_on(reckoning, step)
+        read = len(batch.entries)
+        while batch.more and read < step.entries_max and time.monotonic() - began < step.seconds_max:
+            batch = self._read_on(reckoning, step)
+            read += len(batch.entries)
+        passed = batch.more or reckoning.tick((batch.now_ms - 1) / 1000, _after(step.seconds_max))
         moved = set(reckoning.moved)
         self._write(reckoning, step)
-        at = found.now_ms / 1000
+        at = batch.now_ms / 1000
         names = self._to_judge(reckoning, step, moved, at)
         judgements = reckoning.judged(names, at)
         self._judged_at.update(dict.fromkeys(judgements, at))
         self._step = step
         return JudgedStep(
             judgements=judgements,
-            canaries=reckoning.canaries(found.left_ms / 1000),
+            canaries=reckoning.canaries(batch.left_ms / 1000),
             at=at,
             read=read,
-            more=found.more or not passed,
-            behind_seconds=max(0.0, (found.now_ms - found.left_ms) / 1000) if found.more else 0.0,
+            more=batch.more or not passed,
+            behind_seconds=max(0.0, (batch.now_ms - batch.left_ms) / 1000) if batch.more else 0.0,
             unreadable=reckoning.unreadable + self._unreadable,
             unmatched=reckoning.unmatched,
         )
@@ -167,8 +167,8 @@ class Monitor:
         tasks = {name for name, task in step.tasks.items() if before.tasks.get(name) != task}
         named = {
             name
-            for name, one in reckoning.watches.items()
-            if name in moved or one.task in tasks or step.versions.get(name) != before.versions.get(name)
+            for name, watch in reckoning.watches.items()
+            if name in moved or watch.task in tasks or step.versions.get(name) != before.versions.get(name)
         }
         waiting = {name: self._judged_at.get(name, 0.0) for name in reckoning.watches if name not in named}
         due = sorted((when, name) for name, when in waiting.items() if at - when >= REJUDGED_SECONDS)
@@ -184,25 +184,25 @@ class Monitor:
         """The watches as they stand, from memory where this child was the last to write. Raises RedisError."""
         generation, *held = self._redis.pipeline(transaction=True).get(GENERATION_KEY).hgetall(CURSORS_KEY).execute()
         try:
-            found = _cursors(held[0])
+            cursors = _cursors(held[0])
         except ValueError:
             log.error("the cursors of the monitor can't be read: the streams are read anew, with fresh states")
             self._redis.delete(CURSORS_KEY)
             self._unreadable += 1
-            found = Cursors()
+            cursors = Cursors()
         if generation != self._generation:
             self._baselines = self._read_baselines()
             self._generation = generation
-        if self._reckoning is None or found != self._written:
-            epoch = found.epoch or uuid.uuid4().hex
+        if self._reckoning is None or cursors != self._written:
+            epoch = cursors.epoch or uuid.uuid4().hex
             self._reckoning = Watches(epoch)
             self._loaded = set()
             self._judged_at = {}
             self._step = None
-            self._written = found
-            self._cursors = msgspec.structs.replace(found, epoch=epoch)
+            self._written = cursors
+            self._cursors = msgspec.structs.replace(cursors, epoch=epoch)
         reckoning = self._reckoning
-        self._load(reckoning, (name for name, one in step.versions.items() if one.state != RETIRED))
+        self._load(reckoning, (name for name, version in step.versions.items() if version.state != RETIRED))
         return reckoning
 
     def _load(self, reckoning: Watches, versions: Iterable[str]) -> None:
@@ -217,12 +217,12 @@ class Monitor:
             self._loaded.update(names)
 
     def _read_baselines(self) -> dict[str, dict[str, Baseline]]:
-        found: dict[str, dict[str, Baseline]] = {}
+        baselines: dict[str, dict[str, Baseline]] = {}
         for name, raw in self._redis.hgetall(BASELINES_KEY).items():
             held = self._decoded(raw, dict[str, Baseline])
             if held is not None:
-                found[name.decode()] = held
-        return found
+                baselines[name.decode()] = held
+        return baselines
 
     def _read_watch(self, version: str, raw: bytes) -> Watch | None:
         """A saved watch without what can't be read, which is counted; None where nothing of it can be used."""
@@ -251,17 +251,17 @@ class Monitor:
     def _read_on(self, reckoning: Watches, step: MonitorStep) -> Batch:
         """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
         takes. Raises Raced, RedisError."""
-        found = read_streams(self._look_script, self._cursors.read, step.known_at)
-        if found.step != self._written.step:
+        batch = read_streams(self._look_script, self._cursors.read, step.known_at)
+        if batch.step != self._written.step:
             raise Raced
-        if found.entries:
-            begin = found.entries[0].milliseconds
-            at = min(begin, found.now_ms) - 1
+        if batch.entries:
+            begin = batch.entries[0].milliseconds
+            at = min(begin, batch.now_ms) - 1
             if not reckoning.tick(at / 1000, _after(step.seconds_max), lag=PART_SECONDS):
-                return found._replace(entries=[], more=True, left_ms=begin)
-            found = _until(found, begin + int(PART_SECONDS * 1000))
-        self._take(reckoning, found.entries)
-        read = {one.stream: one.name for one in found.entries}
+                return batch._replace(entries=[], more=True, left_ms=begin)
+            batch = _until(batch, begin + int(PART_SECONDS * 1000))
+        self._take(reckoning, batch.entries)
+        read = {entry.stream: entry.name for entry in batch.entries}
         held = self._cursors
         self._cursors = Cursors(
             held.step,
@@ -270,37 +270,37 @@ class Monitor:
             read.get(REPORTED, held.reported),
             read.get(FEEDBACK, held.feedback),
         )
-        return found
+        return batch
 
     def _take(self, reckoning: Watches, entries: Sequence[StreamEntry]) -> None:
         """Move the watches by these entries, in their order. One that can't be read is counted, and passed over."""
-        found: list[tuple[StreamEntry, Seen | Given]] = []
-        for one in entries:
+        read: list[tuple[StreamEntry, Seen | Given]] = []
+        for entry in entries:
             try:
-                found.append((one, _given(one.fields) if one.stream == FEEDBACK else _seen(one)))
+                read.append((entry, _given(entry.fields) if entry.stream == FEEDBACK else _seen(entry)))
             except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError):
                 reckoning.unreadable += 1
-        told = [one for _, one in found if isinstance(one, Given)]
-        judged = self._records_of(told, reckoning)
-        shadowed = [one.shadow_of for _, one in found if isinstance(one, Seen) and one.shadow_of is not None]
-        self._load_notes(reckoning, {*shadowed, *(one.request for one in told)})
-        seen = [one for _, one in found if isinstance(one, Seen)]
+        feedback = [item for _, item in read if isinstance(item, Given)]
+        judged = self._records_of(feedback, reckoning)
+        shadowed = [item.shadow_of for _, item in read if isinstance(item, Seen) and item.shadow_of is not None]
+        self._load_notes(reckoning, {*shadowed, *(given.request for given in feedback)})
+        seen = [item for _, item in read if isinstance(item, Seen)]
         self._load(reckoning, find_versions([*seen, *judged.values()]))
-        for place, said in found:
+        for place, item in read:
             try:
-                if isinstance(said, Seen):
-                    reckoning.take(said, said.placed_at)
-                elif said.request in judged:
-                    reckoning.hear(said, judged[said.request], place.milliseconds / 1000)
+                if isinstance(item, Seen):
+                    reckoning.take(item, item.placed_at)
+                elif item.request in judged:
+                    reckoning.hear(item, judged[item.request], place.milliseconds / 1000)
                 else:
                     reckoning.unmatched += 1
             except Exception:  # whatever an entry holds, it keeps none of the others waiting
                 log.exception("an entry can't be reckoned with: %s", place.name)
                 reckoning.unreadable += 1
 
-    def _records_of(self, told: Sequence[Given], reckoning: Watches) -> dict[str, Seen]:
+    def _records_of(self, feedback: Sequence[Given], reckoning: Watches) -> dict[str, Seen]:
         """The records of the requests that were judged, as far as they are still there."""
-        requests = sorted({one.request for one in told})
+        requests = sorted({given.request for given in feedback})
         if not requests:
             return {}
         indexes = self._redis.mget([f"apprentice:record:{request}" for request in requests])
@@ -313,22 +313,22 @@ class Monitor:
         pipeline = self._redis.pipeline(transaction=False)
         for _, stream, place in places:
             pipeline.xrange(stream, place, place, count=1)
-        found = {}
+        records = {}
         for (request, _, _), rows in zip(places, pipeline.execute(), strict=True):
             for name, fields in rows:
                 try:
                     seen = _seen(read_entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
                     if seen.id == request:
-                        found[request] = seen
+                        records[request] = seen
                 except (msgspec.DecodeError, KeyError, ValueError, RecursionError):
                     reckoning.unreadable += 1
-        return found
+        return records
 
     def _load_notes(self, reckoning: Watches, requests: set[str]) -> None:
         missing = sorted(requests - reckoning.notes.keys())
         if not missing:
             return
-        for request, raw in zip(missing, self._redis.mget([NOTE_KEY + one for one in missing]), strict=True):
+        for request, raw in zip(missing, self._redis.mget([NOTE_KEY + request for request in missing]), strict=True):
             note = self._decoded(raw, Note) if raw is not None else None
             if note is not None and note.epoch == reckoning.epoch:
                 reckoning.notes[request] = note
@@ -337,7 +337,9 @@ class Monitor:
 
     def _write(self, reckoning: Watches, step: MonitorStep) -> None:
         """Write what has moved, and the cursors with it, unless somebody else has written. Raises Raced, RedisError."""
-        retired = {name for name, one in step.versions.items() if one.state == RETIRED} & self._new_retired(step)
+        retired = {name for name, version in step.versions.items() if version.state == RETIRED} & self._new_retired(
+            step
+        )
         watches = [name for name in reckoning.moved if name in reckoning.watches]
         moved = self._cursors.read != self._written.read
         if moved or watches or reckoning.noted or retired:
@@ -348,8 +350,8 @@ class Monitor:
             keys += [NOTE_KEY + request for request in reckoning.noted]
             values += [msgspec.json.encode(reckoning.notes[request]) for request in reckoning.noted]
             of_watches = len(watches) + len(retired)
-            told = [self._written.step, after.step, after.epoch, *after.read]
-            if not self._write_script(keys=keys, args=[*told, of_watches, self._note_seconds, *values]):
+            cursors = [self._written.step, after.step, after.epoch, *after.read]
+            if not self._write_script(keys=keys, args=[*cursors, of_watches, self._note_seconds, *values]):
                 raise Raced
             self._written = self._cursors = after
         reckoning.moved.clear()
@@ -362,12 +364,12 @@ class Monitor:
         return {name for name in step.versions if name not in before or before[name].state != RETIRED}
 
 
-def _until(found: Batch, end_ms: int) -> Batch:
+def _until(batch: Batch, end_ms: int) -> Batch:
     """What was found, without the entries that came later than that."""
-    later = next((place for place, one in enumerate(found.entries) if one.milliseconds > end_ms), None)
+    later = next((place for place, entry in enumerate(batch.entries) if entry.milliseconds > end_ms), None)
     if later is None:
-        return found
-    return found._replace(entries=found.entries[:later], more=True, left_ms=found.entries[later].milliseconds)
+        return batch
+    return batch._replace(entries=batch.entries[:later], more=True, left_ms=batch.entries[later].milliseconds)
 
 
 def _after(seconds: float) -> Callable[[], bool]:
@@ -381,20 +383,20 @@ def _cursors(held: Mapping[bytes, bytes]) -> Cursors:
 
     An older release has read no stream of reports: its beginning is what was read of that.
     """
-    told = {name.decode(): value.decode() for name, value in held.items()}
-    if not told:
+    fields = {name.decode(): value.decode() for name, value in held.items()}
+    if not fields:
         return Cursors()
-    read = told.get("records", ""), told.get("reported", BEGINNING), told.get("feedback", "")
-    found = Cursors(told.get("step", ""), told.get("epoch", ""), *read)
+    read = fields.get("records", ""), fields.get("reported", BEGINNING), fields.get("feedback", "")
+    cursors = Cursors(fields.get("step", ""), fields.get("epoch", ""), *read)
     for stream, name in enumerate(read):
         read_entry(stream, name, {})
-    int(found.step)
-    return found
+    int(cursors.step)
+    return cursors
 
 
-def _seen(one: StreamEntry) -> Seen:
-    seen = msgspec.json.decode(one.fields["record"], type=Seen)
-    seen.placed_at = one.milliseconds / 1000
+def _seen(entry: StreamEntry) -> Seen:
+    seen = msgspec.json.decode(entry.fields["record"], type=Seen)
+    seen.placed_at = entry.milliseconds / 1000
     return seen
 
 

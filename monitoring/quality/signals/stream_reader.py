@@ -66,14 +66,14 @@ def read_streams(script: Any, read: tuple[str, str, str], known_at: float | None
     seconds, microseconds, step, *packed = script(keys=[CURSORS_KEY, *STREAMS], args=[*read, READ_MAX])
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
     streams = [unpack(stream, packed[2 * stream], packed[2 * stream + 1]) for stream in range(len(STREAMS))]
-    found = [one for entries in streams for one in entries]
-    last_ms = max([one.milliseconds for entries in streams for one in entries[-1:]], default=0)
+    everything = [entry for entries in streams for entry in entries]
+    last_ms = max([entry.milliseconds for entries in streams for entry in entries[-1:]], default=0)
     clock_was_set_back = last_ms > now_ms
     now_ms = now_ms if known_at is None else min(now_ms, int(known_at * 1000))
     until_ms = None if clock_was_set_back else now_ms - 1  # else entries would wait for the clock
     taken = order_entries(streams, READ_MAX, until_ms)
-    known = {one[:3] for one in taken}
-    left_ms = min([one.milliseconds for one in found if one[:3] not in known], default=now_ms)
+    taken_keys = {entry[:3] for entry in taken}
+    left_ms = min([entry.milliseconds for entry in everything if entry[:3] not in taken_keys], default=now_ms)
     full = any(len(entries) >= READ_MAX for entries in streams)
     return Batch(taken, full or left_ms < now_ms, step.decode(errors="replace"), now_ms, left_ms)
 
@@ -81,13 +81,13 @@ def read_streams(script: Any, read: tuple[str, str, str], known_at: float | None
 def unpack(stream: int, heads: bytes, bodies: bytes) -> list[StreamEntry]:
     """Entries from their names and the lengths of their fields (-1: not there), and the fields' bytes in a row."""
     names = FIELDS[stream]
-    told, place, found = iter(heads.decode().split()), 0, []
-    for name in told:
+    words, place, unpacked = iter(heads.decode().split()), 0, []
+    for name in words:
         fields = {}
         for field in names:
-            length = int(next(told))
+            length = int(next(words))
             if length >= 0:
                 fields[field] = bodies[place : place + length]
                 place += length
-        found.append(read_entry(stream, name, fields))
-    return found
+        unpacked.append(read_entry(stream, name, fields))
+    return unpacked

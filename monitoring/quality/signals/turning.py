@@ -30,7 +30,7 @@ def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
         watch = msgspec.structs.replace(
             _held_against(watch, name, baseline),
             anew={**watch.anew, name: baseline.at},
-            outdated=tuple([one for one in watch.outdated if one != name]),
+            outdated=tuple([stream for stream in watch.outdated if stream != name]),
         )
         is_another = is_another or get_measure(name.partition(":")[0]) is not None
     return _tested(watch) if is_another and watch.course.is_degraded else watch
@@ -68,7 +68,7 @@ def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
     signal, _, of_class = name.partition(":")
     measure = get_measure(signal)
     if measure is None:
-        left = {known: state for known, state in watch.signals.items() if known != signal}
+        left = {other: state for other, state in watch.signals.items() if other != signal}
         return msgspec.structs.replace(watch, signals=left)
     if of_class and measure == "share":
         fresh = label_signal.start(FIRST_OF_CLASS, watch.version)

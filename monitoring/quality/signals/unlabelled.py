@@ -82,9 +82,9 @@ def read_values(seen: Seen, version: str) -> Iterator[tuple[UnlabelledName, floa
     sure = get_score(seen, "low_confidence", version)
     if sure is not None:
         yield "confidence", sure
-    for one in seen.findings:
-        if one.check == "refusal" and one.version in (None, version):
-            yield "refusal", float(one.fired)
+    for finding in seen.findings:
+        if finding.check == "refusal" and finding.version in (None, version):
+            yield "refusal", float(finding.fired)
             break
     if seen.version == version and seen.outcome == "ok":
         yield "latency", seen.duration_seconds
@@ -109,17 +109,17 @@ def add_language(languages: Languages, seen: Seen) -> tuple[Languages, float | N
 
 
 def add_record(
-    known: Mapping[str, Signal], languages: Languages, seen: Seen, version: str, at: float
+    signals: Mapping[str, Signal], languages: Languages, seen: Seen, version: str, at: float
 ) -> tuple[dict[str, Signal], Languages]:
     """A version's streams, and its languages, after a record."""
-    found, foreign = dict(known), None
+    moved, foreign = dict(signals), None
     for stream, value in read_values(seen, version):
-        found[stream] = add_value(found, stream, value, at)
+        moved[stream] = add_value(moved, stream, value, at)
     if (get_shifted_version(seen) or seen.led_to) == version:
         languages, foreign = add_language(languages, seen)
     if foreign is not None:
-        found["language"] = add_value(found, "language", foreign, at)
-    return found, languages
+        moved["language"] = add_value(moved, "language", foreign, at)
+    return moved, languages
 
 
 def add_value(signals: Mapping[str, Signal], stream: UnlabelledName, value: float, at: float) -> Signal:

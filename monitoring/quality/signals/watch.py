@@ -186,8 +186,8 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
     if unlabelled.is_looked_at(
         seen.id, watch.requests, recent_values.count_per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
     ):
-        found, languages = unlabelled.add_record(watch.signals, watch.languages, seen, watch.version, at)
-        moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
+        signals, languages = unlabelled.add_record(watch.signals, watch.languages, seen, watch.version, at)
+        moved.update(looked_at=watch.looked_at + 1, signals=signals, languages=languages)
     if seen.version is None and seen.led_to == watch.version:
         watch = _with_stack(watch, seen.stack, at)
     return msgspec.structs.replace(watch, **moved) if moved else watch
@@ -233,7 +233,7 @@ def take_pair(
     watch = _with_judge(watch, shadow.pair)
     if whose[0] == GENERAL:
         watch = _with_stack(watch, shadow.stack, at, is_shadow=True)
-    place = next((at for at, one in enumerate(note.pairs) if (one.shadow, one.served) == whose), None)
+    place = next((at for at, pair in enumerate(note.pairs) if (pair.shadow, pair.served) == whose), None)
     noted = note.pairs[place] if place is not None else None
     arm = _arm(watch, noted, previous_version) if noted is not None else None
     if place is None or noted is None or arm is None or watch.version in noted.counted:
@@ -374,7 +374,7 @@ def take_feedback(
     if watch.metric != plan.feedback_metric:
         watch = _of_another_metric(watch, plan.feedback_metric)
     own = get_labelled_version(seen) == watch.version
-    known = note
+    before = note
     if label is not None and label.metric == plan.complaint_metric and own:
         watch, note = _with_complaint(watch, label, seen, note, at)
     if label is not None and label.metric == plan.feedback_metric:
@@ -382,7 +382,7 @@ def take_feedback(
         if stream not in note.given:
             note = msgspec.structs.replace(note, given={**note.given, stream: label.badness})
             watch = _with_label(watch, label, stream, given, seen, plan, at, previous, own)
-    if note is not known and own and not known.given:
+    if note is not before and own and not before.given:
         watch = msgspec.structs.replace(
             watch,
             judged=recent_values.add_event(watch.judged, at),
@@ -440,8 +440,8 @@ def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: f
     """The stream held against the version before, once that has labels enough of the same metric."""
     if previous is None or previous.metric != plan.feedback_metric or previous.feedback.steady < PREVIOUS_MIN:
         return track
-    found = previous.feedback.make_baseline(at, "monitor", previous.version)
-    return track if found is None else track.hold_against(found)
+    baseline = previous.feedback.make_baseline(at, "monitor", previous.version)
+    return track if baseline is None else track.hold_against(baseline)
 
 
 def _with_class(
@@ -452,7 +452,10 @@ def _with_class(
     name = f"{stream}:{of_class}"
     if name not in watch.classes and not label_signal.may_teach(label, roll):
         return watch.classes
-    if name not in watch.classes and sum(one.startswith(f"{stream}:") for one in watch.classes) >= CLASSES_MAX:
+    if (
+        name not in watch.classes
+        and sum(class_name.startswith(f"{stream}:") for class_name in watch.classes) >= CLASSES_MAX
+    ):
         name = f"{stream}:{OTHER_CLASS}"
     track = watch.classes.get(name) or label_signal.start(FIRST_OF_CLASS, watch.version)
     is_degraded = watch.course.is_degraded

@@ -69,10 +69,10 @@ def order_entries(streams: Sequence[Sequence[StreamEntry]], count: int, until_ms
     ends = [entries[-1][:3] for entries in streams if len(entries) >= count]
     end = min(ends) if ends else None
     return sorted(
-        one
+        entry
         for entries in streams
-        for one in entries
-        if (end is None or one[:3] <= end) and (until_ms is None or one.milliseconds <= until_ms)
+        for entry in entries
+        if (end is None or entry[:3] <= end) and (until_ms is None or entry.milliseconds <= until_ms)
     )
 
 
@@ -106,16 +106,16 @@ class Watches:
                 continue
             if version.task not in step.tasks:
                 continue
-            known = self.watches.get(name) or watch.start(name, version.task, self.epoch)
+            state = self.watches.get(name) or watch.start(name, version.task, self.epoch)
             try:
-                moved = turning.hold_against(known, baselines.get(name, {}))
+                moved = turning.hold_against(state, baselines.get(name, {}))
                 moved = turning.follow(moved, version.phase, version.since)
                 self._put(self._with_canary(turning.follow_step(moved, version.stepped_at)))
             except Exception:
                 self._fails(name)
         self._streams, self._all_streams = {}, SignalCounts()
-        for known in self.watches.values():
-            self._count(known)
+        for state in self.watches.values():
+            self._count(state)
 
     def take(self, seen: Seen, at: float) -> None:
         """Take a record that came at `at` (Unix seconds) into account."""
@@ -126,11 +126,11 @@ class Watches:
             self._take_shadow(seen, task, at)
             return
         for version in dict.fromkeys((seen.led_to, seen.version)):
-            known = self._watch(version, seen.task)
-            if known is not None:
-                self._move(watch.take_record(known, seen, task.plan, at, self._previous(known)), at)
-        for canary, known, tally in self._canaries(task):
-            self._put(_with_tally(known, canaries.add_record(tally, canary, seen, at)))
+            state = self._watch(version, seen.task)
+            if state is not None:
+                self._move(watch.take_record(state, seen, task.plan, at, self._previous(state)), at)
+        for canary, state, tally in self._canaries(task):
+            self._put(_with_tally(state, canaries.add_record(tally, canary, seen, at)))
 
     def hear(self, given: Given, seen: Seen, at: float) -> None:
         """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
@@ -142,14 +142,14 @@ class Watches:
         note, given, label = decide_together(note, given, label, task.plan)
         note, all_moved = notes.add_feedback(note, given, task.plan, label), dict[str, Watch]()
         for name in dict.fromkeys((get_labelled_version(seen), get_held_out_version(seen), *_sides(note))):
-            known = self._watch(name, seen.task)
-            if known is not None:
-                previous = self._previous(known)
-                moved, note = watch.take_feedback(known, given, label, seen, note, task.plan, at, previous)
-                all_moved[known.version] = moved
-        for canary, known, before in self._canaries(task):
+            state = self._watch(name, seen.task)
+            if state is not None:
+                previous = self._previous(state)
+                moved, note = watch.take_feedback(state, given, label, seen, note, task.plan, at, previous)
+                all_moved[state.version] = moved
+        for canary, state, before in self._canaries(task):
             tally, note = canaries.add_label(before, canary, label, seen, note, at)
-            all_moved[known.version] = _with_tally(all_moved.get(known.version, known), tally)
+            all_moved[state.version] = _with_tally(all_moved.get(state.version, state), tally)
         for moved in all_moved.values():
             self._move(moved, at)
         self._note(given.request, note)
@@ -166,72 +166,72 @@ class Watches:
                     return False
         return True
 
-    def _ticked(self, known: Watch, at: float, lag: float) -> Watch:
+    def _ticked(self, state: Watch, at: float, lag: float) -> Watch:
         """The watch after at most a part of the time up to `at`; the same object where none is left."""
-        there = known.complaints.detectors.whole.at if known.complaints is not None else at
+        there = state.complaints.detectors.whole.at if state.complaints is not None else at
         if at - there <= lag:
-            return known
+            return state
         try:
-            return watch.tick(known, min(at, there + PART_SECONDS))
+            return watch.tick(state, min(at, there + PART_SECONDS))
         except Exception:
-            self._fails(known.version)
-            return known
+            self._fails(state.version)
+            return state
 
     def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
         """The judgements of these versions at `at`. The fleet's false alarms are parted among its streams: those of the
         tasks that are watched."""
-        parts = [alarm_shares.count_signals(one) for one in self.watches.values() if one.task in self._step.tasks]
-        labelled, unlabelled = sum(one for one, _ in parts), sum(one for _, one in parts)
-        found = {}
+        parts = [alarm_shares.count_signals(state) for state in self.watches.values() if state.task in self._step.tasks]
+        labelled, unlabelled = sum(count for count, _ in parts), sum(count for _, count in parts)
+        judgements = {}
         for name in names:
-            known = self.watches[name]
-            task = self._task(known.task)
+            state = self.watches[name]
+            task = self._task(state.task)
             if task is None:
                 continue
             budget = Budget(
                 false_alarms_per_month=task.plan.false_alarms_per_month, labelled=labelled, unlabelled=unlabelled
             )
             try:
-                found[name] = judging.judge(known, task.plan, budget, at, task.previous_version)
+                judgements[name] = judging.judge(state, task.plan, budget, at, task.previous_version)
             except Exception:
                 self._fails(name)
-        return found
+        return judgements
 
     def canaries(self, at: float) -> dict[str, rollout.Verdict]:
         """The verdict on each task's canary, from what came before `at`; without those that can't be judged."""
-        found = {}
+        verdicts = {}
         for name, task in self._step.tasks.items():
-            for canary, known, tally in self._canaries(task):
+            for canary, state, tally in self._canaries(task):
                 try:
-                    found[name] = rollout.verdict(tally, canary.plan, max(0.0, at - canary.started_at))
+                    verdicts[name] = rollout.verdict(tally, canary.plan, max(0.0, at - canary.started_at))
                 except Exception:
-                    self._fails(known.version)
-        return found
+                    self._fails(state.version)
+        return verdicts
 
     def _canaries(self, task: WatchedTask) -> Iterator[tuple[Canary, Watch, Tally]]:
         """The task's canary that is judged by a plan, with its watch and its tally, if it has one."""
-        known = self.watches.get(task.canary.version) if task.canary is not None else None
-        if task.canary is not None and known is not None and known.canary is not None:
-            yield task.canary, known, known.canary
+        state = self.watches.get(task.canary.version) if task.canary is not None else None
+        if task.canary is not None and state is not None and state.canary is not None:
+            yield task.canary, state, state.canary
 
-    def _with_canary(self, known: Watch) -> Watch:
+    def _with_canary(self, state: Watch) -> Watch:
         """The watch with a tally where it is of a canary that is judged by a plan, and without one where it is not."""
-        canary = self._step.tasks[known.task].canary
-        canary = canary if canary is not None and canary.version == known.version else None
+        canary = self._step.tasks[state.task].canary
+        canary = canary if canary is not None and canary.version == state.version else None
         active = self.watches.get(canary.active) if canary is not None else None
         return _with_tally(
-            known, canaries.start_tally(known.canary, canary, active.roll if active is not None else None)
+            state, canaries.start_tally(state.canary, canary, active.roll if active is not None else None)
         )
 
     def _take_shadow(self, shadow: Seen, task: WatchedTask, at: float) -> None:
         if shadow.pair is None or shadow.shadow_of is None:
             return
-        known = self.notes.get(shadow.shadow_of) or Note(epoch=self.epoch)
-        note = notes.add_pair(known, shadow)
+        before_it = self.notes.get(shadow.shadow_of) or Note(epoch=self.epoch)
+        note = notes.add_pair(before_it, shadow)
         for version in dict.fromkeys(get_sides(shadow)):
-            one = self._watch(version, shadow.task) if version != GENERAL else None
-            if one is not None:
-                moved, note = watch.take_pair(one, shadow, note, at, task.previous_version)
+            state = self._watch(version, shadow.task) if version != GENERAL else None
+            if state is not None:
+                moved, note = watch.take_pair(state, shadow, note, at, task.previous_version)
                 self._move(moved, at)
         for canary, on_trial, before in self._canaries(task):
             if at >= canary.started_at:
@@ -246,17 +246,17 @@ class Watches:
         """A version's watch; one that was not seen before gets a fresh one, one that is retired none."""
         if version is None or task is None or version == GENERAL:
             return None
-        known = self.watches.get(version)
-        if known is not None:
-            return known if known.task == task else None
-        told = self._step.versions.get(version)
-        if told is not None and (told.state == RETIRED or told.task != task):
+        state = self.watches.get(version)
+        if state is not None:
+            return state if state.task == task else None
+        watched = self._step.versions.get(version)
+        if watched is not None and (watched.state == RETIRED or watched.task != task):
             return None
         return turning.hold_against(watch.start(version, task, self.epoch), self._baselines.get(version, {}))
 
-    def _previous(self, known: Watch) -> Watch | None:
-        told = self._step.versions.get(known.version)
-        return self.watches.get(told.previous) if told is not None and told.previous is not None else None
+    def _previous(self, state: Watch) -> Watch | None:
+        watched = self._step.versions.get(state.version)
+        return self.watches.get(watched.previous) if watched is not None and watched.previous is not None else None
 
     def _fails(self, version: str) -> None:
         """Within an except clause: a version's watch can't be moved or judged, which stops none of the others."""
@@ -267,18 +267,18 @@ class Watches:
 
     def _move(self, moved: Watch, at: float) -> None:
         """Keep a watch that an entry at `at` has moved."""
-        known = self.watches.get(moved.version)
-        if moved is not known:
+        before = self.watches.get(moved.version)
+        if moved is not before:
             self._count(moved)
-            self._put(alarm_shares.keep_most(known, moved, self._all_streams, at))
+            self._put(alarm_shares.keep_most(before, moved, self._all_streams, at))
 
-    def _count(self, one: Watch) -> None:
+    def _count(self, state: Watch) -> None:
         """Count its streams among those of all versions that are told of, so that whoever reads counts the same."""
-        if one.version not in self._step.versions or one.task not in self._step.tasks:
+        if state.version not in self._step.versions or state.task not in self._step.tasks:
             return
-        before, now = self._streams.get(one.version, SignalCounts()), alarm_shares.count_signals(one)
+        before, now = self._streams.get(state.version, SignalCounts()), alarm_shares.count_signals(state)
         if now != before:
-            self._streams[one.version] = now
+            self._streams[state.version] = now
             labelled, unlabelled = self._all_streams
             self._all_streams = SignalCounts(
                 labelled + now.labelled - before.labelled, unlabelled + now.unlabelled - before.unlabelled
@@ -295,14 +295,14 @@ class Watches:
             self.noted.add(request)
 
 
-def _with_tally(known: Watch, tally: Tally | None) -> Watch:
-    return known if tally is known.canary else msgspec.structs.replace(known, canary=tally)
+def _with_tally(state: Watch, tally: Tally | None) -> Watch:
+    return state if tally is state.canary else msgspec.structs.replace(state, canary=tally)
 
 
 def find_versions(seen: Iterable[Seen]) -> set[str]:
     """The versions that these records may move."""
-    found = {name for one in seen for name in (one.version, one.led_to) if name is not None}
-    return found | {one.pair.version for one in seen if one.pair is not None and one.pair.version}
+    names = {name for record in seen for name in (record.version, record.led_to) if name is not None}
+    return names | {record.pair.version for record in seen if record.pair is not None and record.pair.version}
 
 
 def replay(
@@ -326,14 +326,14 @@ def replay(
     for key, seen in order:
         if isinstance(seen, Seen):
             placed[seen.id] = msgspec.structs.replace(seen, placed_at=key[0] / 1000)
-    for key, one in sorted(order, key=lambda found: found[0]):
-        if isinstance(one, Seen):
-            reckoning.take(placed[one.id], key[0] / 1000)
-        elif one.request in placed:
-            reckoning.hear(one, placed[one.request], key[0] / 1000)
+    for key, entry in sorted(order, key=lambda item: item[0]):
+        if isinstance(entry, Seen):
+            reckoning.take(placed[entry.id], key[0] / 1000)
+        elif entry.request in placed:
+            reckoning.hear(entry, placed[entry.request], key[0] / 1000)
     reckoning.tick(at)
     return reckoning.judged(list(reckoning.watches), at)
 
 
 def _sides(note: Note) -> list[str]:
-    return [name for one in note.pairs for name in (one.shadow, one.served) if name != GENERAL]
+    return [name for pair in note.pairs for name in (pair.shadow, pair.served) if name != GENERAL]

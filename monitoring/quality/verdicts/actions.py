@@ -24,7 +24,7 @@ class Noting:
         """`before` are the task's newest actions, oldest first: one that failed is asked for again by its own id."""
         self.now = now
         self.actions: list[Action] = []
-        self._newest = {(one.kind, one.version): one for one in before}
+        self._newest = {(action.kind, action.version): action for action in before}
 
     def note(
         self,
@@ -81,18 +81,18 @@ def add_actions(task: TaskQuality, actions: Sequence[Action]) -> TaskQuality:
     """The health with these actions as its newest; one that is asked for again moves to them."""
     if not actions:
         return task
-    new = {one.id for one in actions}
-    kept = [one for one in task.actions if one.id not in new]
+    new = {action.id for action in actions}
+    kept = [action for action in task.actions if action.id not in new]
     return msgspec.structs.replace(task, actions=[*kept, *actions][-ACTIONS_MAX:])
 
 
 def mark_failed(task: TaskQuality, action: Action, why: str) -> TaskQuality:
     """The health once an action of its has failed: it says so, and is asked for again in a later step. The same where
     it says so already, or knows the action no more."""
-    noted = next((one for one in task.actions if one.id == action.id), None)
+    noted = next((entry for entry in task.actions if entry.id == action.id), None)
     if noted is None or noted.again != action.again or noted.failed is not None:
         return task
-    marked = [msgspec.structs.replace(one, failed=why) if one.id == action.id else one for one in task.actions]
+    marked = [msgspec.structs.replace(entry, failed=why) if entry.id == action.id else entry for entry in task.actions]
     versions, quality = dict(task.versions), task.versions.get(action.version)
     if quality is not None:
         quality = msgspec.structs.replace(quality, done=tuple(kind for kind in quality.done if kind != action.kind))

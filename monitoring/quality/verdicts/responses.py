@@ -71,7 +71,7 @@ def respond(
     """
     noting = Noting(now, task.actions)
     may = _may(task, plan)
-    versions = {name: one for name, one in task.versions.items() if not roles.there or name in roles.there}
+    versions = {name: quality for name, quality in task.versions.items() if not roles.there or name in roles.there}
     for name, judgement in sorted(judgements.items()):
         quality = _released(noting, name, versions.get(name, VersionQuality(since=now)))
         versions[name] = _with_verdict(noting, name, quality, judgement, plan)
@@ -121,7 +121,7 @@ def release(task: TaskQuality, version: str, by: str, now: float) -> tuple[TaskQ
 def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQuality, Action]:
     """The task's quality without an action of its own, and the action of undoing. The `after` of that says what has to
     be put back elsewhere (an alias, a request to train). Raises ResponseError."""
-    done = next((one for one in task.actions if one.id == action_id), None)
+    done = next((action for action in task.actions if action.id == action_id), None)
     if done is None:
         raise ResponseError(f"There is no action {action_id[:80]!r} among the newest {ACTIONS_MAX} of this task.")
     if (why := _refusal(task, done)) is not None:
@@ -139,8 +139,8 @@ def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQu
         field = {"shadow": "shadow_share", "reviews": "review_share", "widen": "deferral_factor"}[done.kind]
         levers = {field: done.before[field]} if field in done.before else {}
     marked = [
-        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in {action_id, *later} else one
-        for one in task.actions
+        msgspec.structs.replace(action, undone_at=now, undone_by=by) if action.id in {action_id, *later} else action
+        for action in task.actions
     ]
     of_task = task.undone
     if done.kind not in OF_VERSIONS:
@@ -163,13 +163,13 @@ def is_asked_again(
 ) -> bool:
     """Whether an action that was not carried out still follows from what is known, so that it is asked for again."""
     at = max(now, failed.at + AGAIN_SECONDS)
-    return any(one.id == failed.id for one in respond(task, judgements, roles, plan, at)[1])
+    return any(action.id == failed.id for action in respond(task, judgements, roles, plan, at)[1])
 
 
 def last_move(task: TaskQuality, version: str) -> Action | None:
     """The newest action that took requests from a version and can be undone; None without one."""
-    found = (one for one in reversed(task.actions) if one.version == version and one.kind in AWAY)
-    return next((one for one in found if _refusal(task, one) is None), None)
+    moves = (action for action in reversed(task.actions) if action.version == version and action.kind in AWAY)
+    return next((action for action in moves if _refusal(task, action) is None), None)
 
 
 def _refusal(task: TaskQuality, done: Action) -> str | None:
@@ -196,8 +196,12 @@ def _has_come_back(task: TaskQuality, done: Action) -> bool:
     """Whether what a shift or a pause took from a version was given back since."""
     if done.kind == "pause_canary":
         after = task.actions[task.actions.index(done) + 1 :]
-        back = (one for one in after if one.version == done.version and one.kind == "recover" and one.failed is None)
-        return any("share" in one.after for one in back)
+        back = (
+            action
+            for action in after
+            if action.version == done.version and action.kind == "recover" and action.failed is None
+        )
+        return any("share" in action.after for action in back)
     quality = task.versions.get(done.version)
     if quality is None or quality.to is None:
         return True
@@ -208,7 +212,11 @@ def _has_come_back(task: TaskQuality, done: Action) -> bool:
 def _later_moves(task: TaskQuality, done: Action) -> list[str]:
     """The moves of the version's share since then that were not undone."""
     after = task.actions[task.actions.index(done) + 1 :]
-    return [one.id for one in after if one.version == done.version and one.kind in MOVES and one.undone_at is None]
+    return [
+        action.id
+        for action in after
+        if action.version == done.version and action.kind in MOVES and action.undone_at is None
+    ]
 
 
 # ---- verdicts --------------------------------------------------------------------------------------
@@ -222,7 +230,7 @@ def _with_verdict(noting: Noting, name: str, quality: VersionQuality, judged: Ju
         return quality
     conclusion = find_verdict(quality, judged, plan, noting.now)
     after = apply_conclusion(quality, conclusion, judged, noting.now)
-    evidence = {"streams": [msgspec.to_builtins(one) for one in conclusion.streams], "labels": judged.labels}
+    evidence = {"streams": [msgspec.to_builtins(report) for report in conclusion.streams], "labels": judged.labels}
     moved = {"verdict": quality.verdict}, {"verdict": conclusion.verdict}
     if conclusion.verdict == quality.verdict:
         if conclusion.verdict != "degraded" or quality.evidence or not conclusion.streams:
@@ -257,9 +265,9 @@ def _with_ticket(
             opened_at=noting.now,
             because=first.because,
             shadow_usd_max=plan.shadow_usd_per_ticket,
-            shadow_usd_before=math.fsum(one.shadow_usd for one in judgements.values()),
-            usd_before={name: one.shadow_usd for name, one in judgements.items()},
-            shadows_before={name: one.shadows for name, one in judgements.items()},
+            shadow_usd_before=math.fsum(judgement.shadow_usd for judgement in judgements.values()),
+            usd_before={name: judgement.shadow_usd for name, judgement in judgements.items()},
+            shadows_before={name: judgement.shadows for name, judgement in judgements.items()},
         )
     else:
         ticket = _spent(ticket, judgements)
@@ -329,8 +337,8 @@ def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: 
     if raised > share and ticket is not None and ticket.shadow_usd_spent < ticket.shadow_usd_max:
         over = _shadows_asked(ticket, judgements) >= plan.shadow_pairs_per_ticket
         share = share if over else raised
-    saving = math.fsum(one.saving_usd for one in judgements.values())
-    spent = math.fsum(one.shadow_usd for one in judgements.values())
+    saving = math.fsum(judgement.saving_usd for judgement in judgements.values())
+    spent = math.fsum(judgement.shadow_usd for judgement in judgements.values())
     most = plan.shadow_usd_per_ticket + plan.shadow_saving_share_max * max(0.0, saving)
     if saving != 0.0 and spent > (most if task.shadow_share > 0.0 else SAVING_HYSTERESIS * most):
         return 0.0
@@ -340,24 +348,24 @@ def _shadow_share(task: TaskQuality, judgements: Mapping[str, Judgement], plan: 
 def _spent(ticket: Ticket, judgements: Mapping[str, Judgement]) -> Ticket:
     """The ticket with what it has cost; the same object where that is hardly more than was noted. What was noted stays,
     though its version is retired."""
-    usd = {name: one.shadow_usd for name, one in judgements.items()}
+    usd = {name: judgement.shadow_usd for name, judgement in judgements.items()}
     spent = ticket.shadow_usd_spent + _since(usd if ticket.usd_before is None else ticket.usd_before, usd)
-    asked = _shadows_asked(ticket, judgements)
-    is_more = spent > NOTED_AGAIN * ticket.shadow_usd_spent or asked > NOTED_AGAIN * ticket.shadows_asked
+    shadows = _shadows_asked(ticket, judgements)
+    is_more = spent > NOTED_AGAIN * ticket.shadow_usd_spent or shadows > NOTED_AGAIN * ticket.shadows_asked
     if ticket.usd_before is not None and not is_more:
         return ticket
     return msgspec.structs.replace(
         ticket,
         shadow_usd_spent=spent,
-        shadows_asked=asked,
+        shadows_asked=shadows,
         usd_before={**(ticket.usd_before or {}), **usd},
-        shadows_before={**ticket.shadows_before, **{name: one.shadows for name, one in judgements.items()}},
+        shadows_before={**ticket.shadows_before, **{name: judgement.shadows for name, judgement in judgements.items()}},
     )
 
 
 def _shadows_asked(ticket: Ticket, judgements: Mapping[str, Judgement]) -> int:
     """How many shadows were asked since the ticket was opened."""
-    now = {name: one.shadows for name, one in judgements.items()}
+    now = {name: judgement.shadows for name, judgement in judgements.items()}
     return ticket.shadows_asked + round(_since(ticket.shadows_before, now))
 
 

@@ -56,11 +56,11 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-def closed(one: Retraining, by: str, at: float) -> Retraining:
+def closed(request: Retraining, by: str, at: float) -> Retraining:
     """The request, closed; one that is closed already stays as it is."""
-    if one.state == "closed":
-        return one
-    return msgspec.structs.replace(one, state="closed", closed_at=at, closed_by=by)
+    if request.state == "closed":
+        return request
+    return msgspec.structs.replace(request, state="closed", closed_at=at, closed_by=by)
 
 
 def expected_of(example: Example) -> str | None:
@@ -72,20 +72,20 @@ def expected_of(example: Example) -> str | None:
     return msgspec.json.encode(example.demonstration).decode()
 
 
-def row_of(example: Example, asked: dict[str, Any] | None, answer: str | None) -> dict[str, Any]:
+def row_of(example: Example, prompt: dict[str, Any] | None, answer: str | None) -> dict[str, Any]:
     """An example as a row of a data set (monitoring/evaluation/dataset.py), as far as it is known.
 
     `asked` are the request's `messages` or its `prompt`, `answer` is what was answered; None: the texts are not kept.
     """
-    row: dict[str, Any] = {"id": example.request_id, **(asked or {})}
-    told = {
+    row: dict[str, Any] = {"id": example.request_id, **(prompt or {})}
+    optional = {
         "expected": expected_of(example),
         "class": example.class_name,
         "answer": answer,
         "comment": example.comment,
         "label_words": example.label_words,
     }
-    row |= {name: value for name, value in told.items() if value is not None}
+    row |= {name: value for name, value in optional.items() if value is not None}
     return row | {"metric": example.metric, "value": example.value, "at": example.at}
 
 

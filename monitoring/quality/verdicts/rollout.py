@@ -205,7 +205,7 @@ def observe(state: Tally, plan: RolloutPlan, outcome: Outcome, at: float = 0.0) 
     ) -> LeaveOneOut[Evidence]:
         if value is None:
             return seen
-        return _moved(seen, lambda one: _paired(one, canary, float(value), compare), own, believed)
+        return _moved(seen, lambda evidence: _paired(evidence, canary, float(value), compare), own, believed)
 
     return msgspec.structs.replace(
         state,
@@ -222,9 +222,9 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
     """The state after a judged shadow pair. Raises ValueError if the plan's bounds moved."""
     _see_that_it_is_the_plan(state, plan)
     callers, difference = state.callers, float(pair.canary_wrong - pair.active_wrong)
-    for one in pair.callers:
-        callers = leave_one_out.meet(callers, one)
-    own = {leave_one_out.get_group(callers, one) for one in pair.callers}
+    for caller in pair.callers:
+        callers = leave_one_out.meet(callers, caller)
+    own = {leave_one_out.get_group(callers, caller) for caller in pair.callers}
     believed = set(leave_one_out.find_believed(callers))
     shadow = _moved(state.shadow, lambda seen: _seen(seen, difference), own, believed)
     return msgspec.structs.replace(state, callers=callers, shadow=shadow)
@@ -281,26 +281,26 @@ def shares_of_alpha(plan: RolloutPlan) -> dict[Signal, float]:
 def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float, at: float) -> Tally:
     """The state after feedback, which rests on its caller and rater unless they are trusted."""
     own: tuple[int, ...] = ()
-    callers, known = state.callers, state.raters
+    callers, rater_roll = state.callers, state.raters
     if not outcome.trusted:
         name = raters.get_name(outcome.caller, outcome.rater)
-        callers, known = (
+        callers, rater_roll = (
             leave_one_out.add_label(callers, outcome.caller, at=at),
-            leave_one_out.add_label(known, name, at=at),
+            leave_one_out.add_label(rater_roll, name, at=at),
         )
-        own = (leave_one_out.get_group(callers, outcome.caller), GROUPS + leave_one_out.get_group(known, name))
-    state = msgspec.structs.replace(state, callers=callers, raters=known)
+        own = (leave_one_out.get_group(callers, outcome.caller), GROUPS + leave_one_out.get_group(rater_roll, name))
+    state = msgspec.structs.replace(state, callers=callers, raters=rater_roll)
     believed = _believed(state, "feedback")
-    feedback = _moved(state.feedback, lambda one: _paired(one, canary, badness, _difference), own, believed)
+    feedback = _moved(state.feedback, lambda evidence: _paired(evidence, canary, badness, _difference), own, believed)
     return msgspec.structs.replace(state, feedback=feedback)
 
 
 def _believed(state: Tally, name: Signal) -> set[int]:
     """The groups that may not be left out of a signal's evidence."""
-    found = set(leave_one_out.find_believed(state.callers))
+    groups = set(leave_one_out.find_believed(state.callers))
     if name == "feedback":
-        found |= {GROUPS + place for place in leave_one_out.find_believed(state.raters)}
-    return found
+        groups |= {GROUPS + place for place in leave_one_out.find_believed(state.raters)}
+    return groups
 
 
 def _moved(
@@ -365,20 +365,20 @@ def _required(state: Tally, plan: RolloutPlan) -> list[Signal]:
 
 
 def _missing(state: Tally, plan: RolloutPlan, required: list[Signal], seconds_running: float) -> list[str]:
-    found = []
+    reasons = []
     if state.canary_requests < plan.requests_min:
-        found.append(f"{state.canary_requests} of {plan.requests_min} canary requests were seen")
+        reasons.append(f"{state.canary_requests} of {plan.requests_min} canary requests were seen")
     if seconds_running < plan.seconds_min:
-        found.append(f"{seconds_running:.0f} of {plan.seconds_min:g} s have passed")
+        reasons.append(f"{seconds_running:.0f} of {plan.seconds_min:g} s have passed")
     open_signals = [name for name in required if _log_e_of_no_worse(state, name) < -math.log(plan.alpha)]
     if open_signals:
-        found.append(f"not yet shown to be no worse: {', '.join(open_signals)}")
-    return found
+        reasons.append(f"not yet shown to be no worse: {', '.join(open_signals)}")
+    return reasons
 
 
 def _of(state: Tally, name: Signal) -> LeaveOneOut[Evidence]:
-    found: LeaveOneOut[Evidence] = getattr(state, name)
-    return found
+    evidence: LeaveOneOut[Evidence] = getattr(state, name)
+    return evidence
 
 
 def _log_e_of_harm(seen: Evidence) -> float:
@@ -388,7 +388,7 @@ def _log_e_of_harm(seen: Evidence) -> float:
 def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
     """The evidence that it is no worse, as it stands now: what is left whoever is left out."""
     return leave_one_out.find_evidence(
-        _of(state, name), lambda one: sequential.log_e(one.no_worse), _believed(state, name)
+        _of(state, name), lambda evidence: sequential.log_e(evidence.no_worse), _believed(state, name)
     )
 
 
@@ -408,15 +408,15 @@ def _rests_on_one(state: Tally, plan: RolloutPlan, share: float, name: Signal) -
 
 def _harm_words(name: Signal, state: Tally, plan: RolloutPlan, shares: Mapping[Signal, float]) -> str:
     harm = _of(state, name).whole.harm
-    said = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
+    fault = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
     if name == "latency":
         seen = f"{100 * _share_slower(harm):.0f} % of {harm.observed} pairs"
     else:
         seen = f"{100 * (sequential.find_mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
     e_value, threshold = (
-        sequential.round_e_value(one) for one in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
+        sequential.round_e_value(value) for value in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
     )
-    return f"It is shown that {said} ({seen}; e-value {e_value:g}, threshold {threshold:g})."
+    return f"It is shown that {fault} ({seen}; e-value {e_value:g}, threshold {threshold:g})."
 
 
 def _shown(name: Signal, state: Tally, plan: RolloutPlan, share: float, required: bool) -> dict[str, Any]:
@@ -424,7 +424,7 @@ def _shown(name: Signal, state: Tally, plan: RolloutPlan, share: float, required
     guarded = _of(state, name)
     seen, no_worse = guarded.whole, _log_e_of_no_worse(state, name)
     threshold = -math.log(share * plan.alpha) if share else None
-    found: dict[str, Any] = {
+    described: dict[str, Any] = {
         "pairs": seen.harm.observed,
         "unpaired": seen.unpaired,
         "waiting": len(seen.canary) + len(seen.active),
@@ -448,9 +448,9 @@ def _shown(name: Signal, state: Tally, plan: RolloutPlan, share: float, required
         },
     }
     if name == "latency":
-        found["share_slower"] = _share_slower(seen.harm) if seen.harm.observed else None
-        found["ratio"] = plan.latency_ratio_max
-    return found
+        described["share_slower"] = _share_slower(seen.harm) if seen.harm.observed else None
+        described["ratio"] = plan.latency_ratio_max
+    return described
 
 
 def _share_slower(bets: Bets) -> float:

@@ -49,9 +49,10 @@ def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Chan
     if task.changed is None:
         raise ResponseError("Nobody has said that the task changes: there is nothing to take back.")
     word = task.changed
-    said = [one.id for one in task.actions if one.kind == "changed" and one.undone_at is None]
+    announced = [entry.id for entry in task.actions if entry.kind == "changed" and entry.undone_at is None]
     marked = [
-        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in said else one for one in task.actions
+        msgspec.structs.replace(entry, undone_at=now, undone_by=by) if entry.id in announced else entry
+        for entry in task.actions
     ]
     action = Action(
         id=_id(now),
@@ -59,13 +60,13 @@ def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Chan
         kind="undo",
         version="",
         because=f"{by} takes back that the task changes.",
-        evidence={"undone": "changed", "action": said[-1] if said else None},
+        evidence={"undone": "changed", "action": announced[-1] if announced else None},
         before={"changed": msgspec.to_builtins(word)},
         after={"changed": None},
         by=by,
     )
-    found = msgspec.structs.replace(task, versions=_unmarked(task), changed=None, actions=marked)
-    return _noted(found, action), word, action
+    after = msgspec.structs.replace(task, versions=_unmarked(task), changed=None, actions=marked)
+    return _noted(after, action), word, action
 
 
 def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:

@@ -48,9 +48,9 @@ class ReverseTest(NamedTuple):
 def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: float) -> Conclusion:
     """The verdict that follows from a version's quality until now and its judgement, at `now` in Unix seconds."""
     labelled = against(judged)
-    speaking = [one for one in judged.streams if one.doubt or (one.alarming and not one.labelled)]
-    cleared = tuple(name for name in quality.cleared if any(name_of(one) == name for one in speaking))
-    fresh = [one for one in speaking if name_of(one) not in cleared]
+    speaking = [report for report in judged.streams if report.doubt or (report.alarming and not report.labelled)]
+    cleared = tuple(name for name in quality.cleared if any(name_of(report) == name for report in speaking))
+    fresh = [report for report in speaking if name_of(report) not in cleared]
     if quality.verdict == "degraded":
         return _of_degraded(quality, judged, labelled, fresh, cleared)
     if labelled:
@@ -64,7 +64,7 @@ def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: fl
 
 def against(judged: Judgement) -> list[StreamReport]:
     """The labelled streams that make a version degraded: they alarm, and have not recovered since."""
-    return [one for one in judged.streams if one.labelled and one.alarming and not one.recovered]
+    return [report for report in judged.streams if report.labelled and report.alarming and not report.recovered]
 
 
 def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Judgement, now: float) -> VersionQuality:
@@ -75,7 +75,7 @@ def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Ju
     if after == "suspect":
         observed = quality.observed
         if turned or observed is None:
-            observed = {name_of(one): one.observed for one in judged.streams if one.labelled}
+            observed = {name_of(report): report.observed for report in judged.streams if report.labelled}
     return msgspec.structs.replace(
         quality,
         verdict=after,
@@ -109,15 +109,15 @@ def shows_recovery(quality: VersionQuality, judged: Judgement) -> bool:
     return any(test.from_before for test in _tests(judged, quality.since))
 
 
-def name_of(one: StreamReport) -> str:
+def name_of(report: StreamReport) -> str:
     """A stream with its class, if it is of one."""
-    return one.stream if one.of_class is None else f"{one.stream}:{one.of_class}"
+    return report.stream if report.of_class is None else f"{report.stream}:{report.of_class}"
 
 
 def words(streams: list[StreamReport]) -> str:
     """What the streams say, the strongest first, in a few words each."""
-    ordered = sorted(streams, key=lambda one: -one.e_value / one.threshold if one.threshold else 0.0)
-    return "; ".join(_word(one) for one in ordered[:3])
+    ordered = sorted(streams, key=lambda report: -report.e_value / report.threshold if report.threshold else 0.0)
+    return "; ".join(_word(report) for report in ordered[:3])
 
 
 def explain_degraded(streams: list[StreamReport]) -> str:
@@ -138,7 +138,7 @@ DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
 
 def _suspicion(streams: list[StreamReport]) -> str:
     """Why a version is suspect, by these streams."""
-    by_doubt = {doubt: [one for one in streams if one.doubt == doubt] for doubt in DOUBTS}
+    by_doubt = {doubt: [report for report in streams if report.doubt == doubt] for doubt in DOUBTS}
     return " ".join(f"{DOUBTS[doubt]}: {words(speaking)}." for doubt, speaking in by_doubt.items() if speaking)
 
 
@@ -154,19 +154,19 @@ def _of_degraded(
     shown = any(test.from_before and test.recovered for test in _tests(judged, quality.since))
     if labelled or not shown or unrecovered(quality, judged):
         return Conclusion("degraded", quality.because, labelled, cleared)
-    recovered = [one for one in judged.streams if one.labelled and one.recovered]
-    names = ", ".join(dict.fromkeys(one.stream for one in recovered))
+    recovered = [report for report in judged.streams if report.labelled and report.recovered]
+    names = ", ".join(dict.fromkeys(report.stream for report in recovered))
     text = f"It has recovered: labels since then show it ({names})."
     return Conclusion("healthy", text, recovered, _with(cleared, fresh))
 
 
 def _tests(judged: Judgement, since: float) -> Iterator[ReverseTest]:
     """The reverse tests of a version that is degraded `since` then."""
-    for one in judged.streams:
-        if one.labelled:
-            is_there = _upper(one.baseline) is not None or one.baseline.get("learning") is False
-            is_before = is_there and _is_before(one.baseline, since)
-            yield ReverseTest(name_of(one), one.alarming, one.recovered, is_there, is_before)
+    for report in judged.streams:
+        if report.labelled:
+            is_there = _upper(report.baseline) is not None or report.baseline.get("learning") is False
+            is_before = is_there and _is_before(report.baseline, since)
+            yield ReverseTest(name_of(report), report.alarming, report.recovered, is_there, is_before)
 
 
 def _is_before(baseline: Mapping[str, Any], since: float) -> bool:
@@ -185,8 +185,8 @@ def _of_suspect(
 ) -> Conclusion:
     refuting = _refuting(quality, judged, plan)
     if refuting:
-        count = max(_since(quality, one) for one in refuting)
-        names = ", ".join(one.stream for one in refuting)
+        count = max(_since(quality, report) for report in refuting)
+        names = ", ".join(report.stream for report in refuting)
         text = f"{count:.0f} labels since then show that it is as good as before ({names})."
         return Conclusion("healthy", text, refuting, _with(cleared, fresh))
     quiet_since = _quiet_since(quality, fresh, now)
@@ -211,25 +211,33 @@ def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[St
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
     known it refutes nothing. None does while another one lies wholly above that, but for one that rests on one
     giver."""
-    held = [(one, upper) for one in judged.streams if one.labelled and (upper := _upper(one.baseline)) is not None]
-    above = [one for one, upper in held if one.low is not None and one.low > upper and one.doubt != "one_giver"]
-    if any(one.observed >= plan.labels_min for one in above):
+    held = [
+        (report, upper)
+        for report in judged.streams
+        if report.labelled and (upper := _upper(report.baseline)) is not None
+    ]
+    above = [
+        report
+        for report, upper in held
+        if report.low is not None and report.low > upper and report.doubt != "one_giver"
+    ]
+    if any(report.observed >= plan.labels_min for report in above):
         return []
     return [
-        one
-        for one, upper in held
-        if one.of_class is None
-        and one.high is not None
-        and one.high <= upper
-        and one.high_without_one is not None
-        and one.high_without_one <= upper
-        and _since(quality, one) >= 2 * plan.labels_min
+        report
+        for report, upper in held
+        if report.of_class is None
+        and report.high is not None
+        and report.high <= upper
+        and report.high_without_one is not None
+        and report.high_without_one <= upper
+        and _since(quality, report) >= 2 * plan.labels_min
     ]
 
 
-def _since(quality: VersionQuality, one: StreamReport) -> float:
+def _since(quality: VersionQuality, report: StreamReport) -> float:
     """How many labels this stream has had since its version became suspect; none where that is not known."""
-    return 0.0 if quality.observed is None else one.observed - quality.observed.get(name_of(one), 0.0)
+    return 0.0 if quality.observed is None else report.observed - quality.observed.get(name_of(report), 0.0)
 
 
 def _upper(baseline: Mapping[str, Any]) -> float | None:
@@ -238,13 +246,13 @@ def _upper(baseline: Mapping[str, Any]) -> float | None:
     return upper if isinstance(upper, int | float) else None
 
 
-def _word(one: StreamReport) -> str:
-    of_class = f" of the class {one.of_class}" if one.of_class else ""
-    of_class = " of all other classes" if one.of_class == OTHER_CLASS else of_class
+def _word(report: StreamReport) -> str:
+    of_class = f" of the class {report.of_class}" if report.of_class else ""
+    of_class = " of all other classes" if report.of_class == OTHER_CLASS else of_class
     rate = held = ""
-    if one.estimate is not None and one.labelled:
-        unit, bad = (" points", "worse") if one.baseline.get("difference") else ("%", "bad")
-        rate = f", {100 * one.estimate:.1f}{unit} {bad} lately"
-        upper = _upper(one.baseline)
+    if report.estimate is not None and report.labelled:
+        unit, bad = (" points", "worse") if report.baseline.get("difference") else ("%", "bad")
+        rate = f", {100 * report.estimate:.1f}{unit} {bad} lately"
+        upper = _upper(report.baseline)
         held = f" against at most {100 * upper:.1f}{unit}" if upper is not None else ""
-    return f"{one.stream}{of_class}{rate}{held} (e-value {one.e_value:.3g}, threshold {one.threshold:.3g})"
+    return f"{report.stream}{of_class}{rate}{held} (e-value {report.e_value:.3g}, threshold {report.threshold:.3g})"
