@@ -24,7 +24,7 @@ from benchmarks.harness import Goal, conclude, median, options, table
 from monitoring.quality.detectors import baselines, planning
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.reviewing import review_share, time_cut
+from monitoring.quality.verdicts.reviewing import review_share
 
 PER_WEEK = (20, 50, 100, 250)
 POINTS = (0.05, 0.10, 0.20)
@@ -40,6 +40,17 @@ COVERAGE_LEAST = 0.93
 
 
 # ---- how much they find --------------------------------------------------------------------------------
+
+
+def time_cut(expected: float, budget: int) -> float:
+    """The share of time in which a budget over the last seven days is spent, where so many draws a week are expected.
+
+    Erlang's loss formula (Erlang 1917): each draw holds a place of the budget for seven days, whatever comes meanwhile.
+    """
+    lost = 1.0
+    for place in range(1, budget + 1):
+        lost = expected * lost / (place + expected * lost)
+    return lost
 
 
 def between(per_week: int, streams: int) -> float:

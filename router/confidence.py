@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from monitoring.quality.detectors.baselines import find_upper_bound, incomplete_beta
+
 FORM = 1
 LOGPROB_MIN = -20.0
 """The least value of a logprob, in nats: below it engines write -9999 or -inf for "never"."""
@@ -275,35 +277,12 @@ def count_wrong_allowed(rows: int, wrong_share_max: float, delta: float) -> int:
 
 def bound_wrong_share(wrong: int, rows: int, delta: float) -> float:
     """The Clopper-Pearson upper bound of a share, at a confidence of 1 - delta."""
-    if wrong >= rows:
-        return 1.0
-    low, high = wrong / rows, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if compute_probability_at_most(wrong, rows, middle) > delta else (low, middle)
-    return high
+    return find_upper_bound(wrong, rows, 1.0 - delta)
 
 
 def compute_probability_at_most(count: int, trials: int, share: float) -> float:
     """The probability of at most so many of the trials, each with this share; 0 < share < 1."""
-    if count >= trials:
-        return 1.0
-    odds = (1.0 - share) / share
-    logged = (
-        math.lgamma(trials + 1)
-        - math.lgamma(count + 1)
-        - math.lgamma(trials - count + 1)
-        + count * math.log(share)
-        + (trials - count) * math.log1p(-share)
-    )
-    total = term = 1.0
-    for k in range(count, 0, -1):
-        change = odds * k / (trials - k + 1)
-        term *= change
-        total += term
-        if (change < 1.0 and term < 1e-17 * total) or math.isinf(total):
-            break
-    return min(1.0, math.exp(min(0.0, logged + math.log(total)))) if math.isfinite(total) else 1.0
+    return 1.0 if count >= trials else incomplete_beta(trials - count, count + 1, 1.0 - share)
 
 
 def _see_that_it_is_sound(model: ConfidenceModel) -> None:

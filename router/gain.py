@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from router.model_file import PackedForm, list_shapes
+from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS, count_buckets
 from router.text_shape import FEATURES, compute_shape
 
@@ -150,30 +150,15 @@ class GainModel:
 
     def to_bytes(self) -> bytes:
         """The model for storage."""
-        arrays = _FORM.arrays_of(self)
-        return _FORM.pack(
-            _GainHeader(
-                constant=self.constant,
-                base=self.base,
-                width=self.width,
-                measured=self.measured,
-                shapes=list_shapes(arrays),
-            ),
-            arrays,
-        )
+        return _FORM.pack(self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> GainModel:
         """Read a model. Raises GainError if the bytes are not one."""
         header, arrays = _FORM.unpack(data)
         _check(header, arrays)
-        return cls(
-            constant=header.constant,
-            base=header.base,
-            width=header.width,
-            measured=header.measured,
-            **arrays,
-        )
+        fields: dict[str, Any] = {name: getattr(header, name) for name in list_fields(_GainHeader)}
+        return cls(**fields | arrays)
 
     def _by_shape(self, shape: npt.NDArray[np.float32]) -> float:
         """The gain by the regression over the shape: bells around centres, on the mean gain."""

@@ -46,9 +46,13 @@ class PackedForm(Generic[H]):
         """A model's arrays, as they are written."""
         return {name: np.ascontiguousarray(getattr(model, name), kind) for name, (kind, _) in self.arrays.items()}
 
-    def pack(self, header: H, arrays: Arrays) -> bytes:
-        """The bytes of a model. `arrays` are those of `arrays_of`, whose shapes the header tells (`list_shapes`)."""
-        described = msgspec.json.encode(header)
+    def pack(self, model: object, **fields: Any) -> bytes:
+        """The bytes of a model. Its header has the model's attributes, but for these `fields`."""
+        arrays = self.arrays_of(model)
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        header: Any = self.header
+        own = {name: getattr(model, name) for name in list_fields(header) if name not in fields}
+        described = msgspec.json.encode(header(**own, **fields, shapes=shapes))
         body = struct.pack("<I", len(described)) + described + b"".join(array.tobytes() for array in arrays.values())
         packed = zlib.compress(body, 6)
         return self.magic + struct.pack("<I", zlib.crc32(packed)) + packed
@@ -103,6 +107,6 @@ class PackedForm(Generic[H]):
         return arrays
 
 
-def list_shapes(arrays: Arrays) -> dict[str, list[int]]:
-    """The shape of each array by its name."""
-    return {name: list(array.shape) for name, array in arrays.items()}
+def list_fields(header: type[Any]) -> list[str]:
+    """The names of what a header tells beside the shapes."""
+    return [field.name for field in msgspec.structs.fields(header) if field.name != "shapes"]

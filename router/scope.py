@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from router.embedding import Embedding, Vectors, WordEmbedding, clip_text
 from router.languages import find_other_language
-from router.model_file import PackedForm, list_shapes
+from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS
 from router.passage import Integers, Passage, WordLimits, read_passage
 from router.spelling import MARK_BITS, Marks, mark_words, mend_words
@@ -264,22 +264,8 @@ class ScopeModel:
 
     def to_bytes(self) -> bytes:
         """The model for storage, without its embeddings."""
-        arrays = _FORM.arrays_of(self)
-        return _FORM.pack(
-            _Header(
-                embedding=self.embedding.name,
-                deep=self.deep.name if self.deep else None,
-                mix=self.mix,
-                with_background=self.with_background,
-                with_frames=self.with_frames,
-                limits=self.limits,
-                languages=self.languages,
-                held_back_rows=self.held_back_rows,
-                ids=list(self.ids),
-                shapes=list_shapes(arrays),
-            ),
-            arrays,
-        )
+        deep = self.deep.name if self.deep else None
+        return _FORM.pack(self, embedding=self.embedding.name, deep=deep, ids=list(self.ids))
 
     @classmethod
     def from_bytes(cls, data: bytes, embedding: WordEmbedding, deep: Embedding | None = None) -> ScopeModel:
@@ -299,18 +285,10 @@ class ScopeModel:
             )
         deep = deep if header.deep is not None else None
         _check(header, arrays, embedding.dimensions, deep.dimensions if deep else 0)
-        return cls(
-            embedding=embedding,
-            deep=deep,
-            mix=header.mix,
-            with_background=header.with_background,
-            with_frames=header.with_frames,
-            limits=header.limits,
-            languages=header.languages,
-            held_back_rows=header.held_back_rows,
-            ids=tuple(header.ids),
-            **{name: _reckoned_with(array) for name, array in arrays.items()},
-        )
+        fields: dict[str, Any] = {name: getattr(header, name) for name in list_fields(_Header)}
+        fields |= {"embedding": embedding, "deep": deep, "ids": tuple(header.ids)}
+        fields |= {name: _reckoned_with(array) for name, array in arrays.items()}
+        return cls(**fields)
 
     def margins(self, text: str) -> Vectors:
         """The margin of each class for the whole text, by label or cluster."""

@@ -12,6 +12,7 @@ import base64
 from collections.abc import Iterable, Iterator
 
 import msgspec
+from msgspec.structs import replace
 
 from serving.adapters.signature import SignatureError, sign_message, verify_message
 
@@ -34,7 +35,7 @@ class AuditHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def signed(head: AuditHead, key_pem: bytes) -> AuditHead:
     """The head with its signature. Raises SignatureError for a key that can't be used."""
     signature = base64.b64encode(sign_message(key_pem, head.message())).decode()
-    return msgspec.structs.replace(head, signature=signature)
+    return replace(head, signature=signature)
 
 
 def line_of(head: AuditHead) -> bytes:

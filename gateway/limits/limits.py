@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -32,38 +32,28 @@ PURSES_MAX = 2000
 REQUESTS, TOKENS, MONEY, FEEDBACK = range(4)
 AllowanceName = LimitName | Literal["feedback_bytes_per_day"]
 """A limit of one key: an admin sets the first four for the key, a setting the last for all keys."""
-KINDS: Mapping[AllowanceName, int] = {
-    "requests_per_minute": REQUESTS,
-    "tokens_per_minute": TOKENS,
-    "usd_per_day": MONEY,
-    "usd_per_month": MONEY,
-    "feedback_bytes_per_day": FEEDBACK,
-}
 HEADER_NAMES = (
     (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"),
     (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
 )
 RETRY_AFTER_SECONDS_MAX = 3600.0
-SPANS: Mapping[AllowanceName, Span] = {
-    "requests_per_minute": "minute",
-    "tokens_per_minute": "minute",
-    "usd_per_day": "day",
-    "usd_per_month": "month",
-    "feedback_bytes_per_day": "day",
-}
-UNITS: Mapping[AllowanceName, int] = {
-    "requests_per_minute": 1,
-    "tokens_per_minute": 1,
-    "usd_per_day": NANOS,
-    "usd_per_month": NANOS,
-    "feedback_bytes_per_day": 1,
-}
-WORDS: Mapping[AllowanceName, str] = {
-    "requests_per_minute": "requests a minute",
-    "tokens_per_minute": "tokens a minute",
-    "usd_per_day": "US dollars a day",
-    "usd_per_month": "US dollars a month",
-    "feedback_bytes_per_day": "bytes of feedback a day",
+
+
+class LimitRow(NamedTuple):
+    """A limit's place in what a request needs, its window, how many units its value is in, and its words."""
+
+    kind: int
+    span: Span
+    units: int
+    words: str
+
+
+LIMITS: Mapping[AllowanceName, LimitRow] = {
+    "requests_per_minute": LimitRow(REQUESTS, "minute", 1, "requests a minute"),
+    "tokens_per_minute": LimitRow(TOKENS, "minute", 1, "tokens a minute"),
+    "usd_per_day": LimitRow(MONEY, "day", NANOS, "US dollars a day"),
+    "usd_per_month": LimitRow(MONEY, "month", NANOS, "US dollars a month"),
+    "feedback_bytes_per_day": LimitRow(FEEDBACK, "day", 1, "bytes of feedback a day"),
 }
 Needs = tuple[int, int, int, int]
 """Amounts by kind: requests, tokens, billionths of a US dollar, bytes of feedback."""
@@ -153,7 +143,7 @@ class Purse:
         self.limits = limits
         self.feedback_bytes = feedback_bytes
         self.names = tuple(allowances)
-        self.allowances = tuple((allowance, KINDS[name]) for name, allowance in allowances.items())
+        self.allowances = tuple((allowance, LIMITS[name].kind) for name, allowance in allowances.items())
         """Each with its place in what a request needs. Those of a minute come first."""
 
     @property
@@ -341,10 +331,11 @@ class Limits:
         values: dict[AllowanceName, float] = dict(limits.items()) if limits is not None else {}
         if feedback_bytes:
             values["feedback_bytes_per_day"] = feedback_bytes
-        allowances = {
-            name: self.quotas.allowance(f"key:{public}", name, SPANS[name], max(1, round(value * UNITS[name])))
-            for name, value in values.items()
-        }
+        allowances: dict[AllowanceName, Allowance] = {}
+        for name, value in values.items():
+            row = LIMITS[name]
+            units = max(1, round(value * row.units))
+            allowances[name] = self.quotas.allowance(f"key:{public}", name, row.span, units)
         purse = Purse(public, limits, feedback_bytes, allowances)
         if not feedback_bytes:
             if len(self._purses) > PURSES_MAX:
@@ -436,12 +427,12 @@ def _over(purse: Purse, dry: list[Allowance], needs: Needs, now: float) -> Probl
     of_each = [(entry, entry.now.ends_at - now) for entry in dry if entry.now is not None]
     allowance, until_end = max(of_each, key=lambda each: each[1])
     name = purse.names[[entry for entry, _ in purse.allowances].index(allowance)]
-    kind, entries = KINDS[name], needs[REQUESTS]
+    (kind, _, _, words), entries = LIMITS[name], needs[REQUESTS]
     seconds = max(1, math.ceil(until_end))
     limit, left, need = (
         _shown(amount, kind) for amount in (allowance.limit, _room(allowance, allowance.now), needs[kind])
     )
-    text = f"The key may take {limit} {WORDS[name]}: {left} are left, and this request may take {need}. "
+    text = f"The key may take {limit} {words}: {left} are left, and this request may take {need}. "
     more = {
         REQUESTS: f"Try again in {seconds} s" + (", or send fewer entries at once." if entries > 1 else "."),
         TOKENS: f"Try again in {seconds} s; a smaller max_tokens takes fewer tokens.",

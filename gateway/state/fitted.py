@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import msgspec
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from router.fitted import ModelKind
@@ -144,7 +145,7 @@ class FittedStore:
 
     async def say(self, version: str, kind: Kind, fitting: FittingStatus) -> None:
         """Note how far a fitting is. No gateway is told: whoever wants to know reads it."""
-        status = msgspec.structs.replace(fitting, at=time.time())
+        status = replace(fitting, at=time.time())
         await self._redis.hset(STATES_KEY, name_of(version, kind), msgspec.json.encode(status))
 
     async def states(self, version: str) -> dict[Kind, FittingStatus]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from monitoring.quality.verdicts.quality import (
@@ -72,7 +73,7 @@ class QualityStore:
             return None
         judgements = await self.judgements()
         unreadable = summary.unreadable + len(self._judgements.unreadable)
-        return msgspec.structs.replace(summary, judgements=judgements, unreadable=unreadable)
+        return replace(summary, judgements=judgements, unreadable=unreadable)
 
     async def tell(self, summary: Summary, judged: Mapping[str, Judgement], gone: Collection[str]) -> None:
         """Write down that the monitor has judged: what is new, and the versions of which all is forgotten."""

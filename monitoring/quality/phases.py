@@ -1,6 +1,6 @@
 """The phase of a version: the monitor's own verdict, and an admin's verdict that holds instead. Pure.
 
-One function moves a phase, `next_phase`; `make_table` shows all that it does. The gateway moves phases (`verdicts/`).
+One function moves a phase, `next_phase`. The gateway moves phases (`verdicts/`).
 The monitor's process follows them (`follow`): a phase says whether labels are tested for a recovery, and which labels
 count. It holds no events, so it compares the phase that it knows with the phase that it is told.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 Verdict = Literal["healthy", "suspect", "degraded"]
 VERDICTS: tuple[Verdict, ...] = ("healthy", "suspect", "degraded")
@@ -66,10 +67,6 @@ class Released(NamedTuple):
 
 
 Event = Judged | Pinned | Released
-PHASES: tuple[Phase, ...] = tuple(
-    [Phase(own=own, pinned=pinned) for pinned in (None, *VERDICTS) for own in VERDICTS],
-)
-EVENTS: tuple[Event, ...] = (*map(Judged, VERDICTS), *map(Pinned, VERDICTS), Released())
 
 
 def next_phase(phase: Phase, event: Event) -> Phase:
@@ -93,29 +90,6 @@ def _judged(phase: Phase, verdict: Verdict) -> Phase:
     if phase.own == "degraded" and verdict == "suspect":
         return phase  # a weaker alarm is no recovery
     return Phase(own=verdict)
-
-
-def make_table() -> str:
-    """The table of `next_phase` as Markdown: a row for each phase, a column for each event."""
-    heads = ["Phase", "Verdict that holds", *[_name_of(event) for event in EVENTS]]
-    lines = ["|".join(heads), "|".join(["---"] * len(heads))]
-    for phase in PHASES:
-        after = [next_phase(phase, event) for event in EVENTS]
-        cells = ["·" if moved == phase else moved.name for moved in after]
-        lines.append("|".join([f"**{phase.name}**", phase.verdict, *cells]))
-    return "".join(f"|{line}|\n" for line in lines)
-
-
-def _name_of(event: Event) -> str:
-    match event:
-        case Judged(verdict):
-            return f"judged {verdict}"
-        case Pinned(verdict):
-            return f"pinned as {verdict}"
-        case Released():
-            return "released"
-        case _:
-            assert_never(event)
 
 
 # ---- what the monitor's process makes of a phase -----------------------------------------------------
@@ -204,4 +178,4 @@ def follow_step(course: Course, stepped_at: float) -> Course:
     """
     if not course.is_degraded or stepped_at <= course.tested_from:
         return course
-    return msgspec.structs.replace(course, tested_from=stepped_at)
+    return replace(course, tested_from=stepped_at)

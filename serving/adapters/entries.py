@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from serving.view import GeneralPromptView, VersionView
 
@@ -103,7 +104,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The same, begun when `before` began if that is the same version on the same plan: its judgement goes on."""
         if before is None or (before.version, before.plan) != (self.version, self.plan):
             return self
-        return msgspec.structs.replace(self, started_at=before.started_at)
+        return replace(self, started_at=before.started_at)
 
 
 class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

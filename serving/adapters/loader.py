@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import httpx
-import msgspec
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from serving.adapters.entries import Version
@@ -146,7 +146,7 @@ class Placer:
         if placement is None:
             return
         if placement.ghosts and not lost:
-            kept = msgspec.structs.replace(placement, state="ghost", since=time.time(), failures=0, retry_at=0.0)
+            kept = replace(placement, state="ghost", since=time.time(), failures=0, retry_at=0.0)
             await self._put(kept, now)
         else:
             now.generations[key] = await self.placements.delete(key, now.generations.get(key, 0))
@@ -296,7 +296,7 @@ class Placer:
         oldest = min((p for p in ghosts if p.ghosts), key=lambda placement: placement.since, default=None)
         if oldest is None:
             return
-        left = msgspec.structs.replace(oldest, ghosts=oldest.ghosts - 1)
+        left = replace(oldest, ghosts=oldest.ghosts - 1)
         if left.ghosts or left.state != "ghost":
             await self._put(left, now)
         else:

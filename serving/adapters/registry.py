@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from serving.adapters.artifact import Artifact
@@ -150,7 +151,7 @@ class Registry:
         while True:
             generation = (await self._versions.generations())[version.name]
             present = await self.version(version.name)
-            signed = msgspec.structs.replace(present, signed_by=signed_by, signature=signature)
+            signed = replace(present, signed_by=signed_by, signature=signature)
             change = Change(self._versions, version.name, msgspec.to_builtins(signed), generation)
             with contextlib.suppress(Stale):
                 await change_together(self._redis, [change, *noted(present, signed, generation + 1)])
@@ -159,19 +160,7 @@ class Registry:
     async def move(self, name: str, state: VersionState, note: str = "", noted: Noted = nothing_noted) -> Version:
         """Bring a version into another state, with what is `noted` where it was in another one. Raises RegistryError
         where that is no step from its present one."""
-        while True:
-            version = await self.version(name)
-            if version.state == state:
-                return version
-            _see_that_it_may(version, state)
-            generation = (await self._versions.generations())[name]
-            change = self._moved(version, state, generation, note)
-            after = msgspec.convert(change.value, Version)
-            try:
-                await change_together(self._redis, [change, *noted(version, after, generation + 1)])
-            except Stale:
-                continue
-            return after
+        return await self._move(name, state, note, noted, of_no_alias=False)
 
     async def withdraw(
         self,
@@ -186,28 +175,27 @@ class Registry:
         Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment, and
         Unreadable where it can't be told.
         """
+        return await self._move(name, state, note, noted, of_no_alias=True)
+
+    async def _move(self, name: str, state: VersionState, note: str, noted: Noted, of_no_alias: bool) -> Version:
         while True:
             version = await self.version(name)
-            alias_generation = (await self._aliases.generations()).get(version.task, 0)
-            alias = (await self.aliases()).get(version.task)
-            if alias is not None and alias.role(name) is not None:
-                raise RegistryError(f"The alias {version.task!r} sends requests to {name}: move it first.")
+            beside: list[Unchanged] = []
+            if of_no_alias:
+                alias_generation = (await self._aliases.generations()).get(version.task, 0)
+                alias = (await self.aliases()).get(version.task)
+                if alias is not None and alias.role(name) is not None:
+                    raise RegistryError(f"The alias {version.task!r} sends requests to {name}: move it first.")
+                beside = [Unchanged(self._aliases, version.task, alias_generation)]
             if version.state == state:
                 return version
             _see_that_it_may(version, state)
             generation = (await self._versions.generations())[name]
             change = self._moved(version, state, generation, note)
             after = msgspec.convert(change.value, Version)
-            step: list[Change | Unchanged] = [
-                change,
-                Unchanged(self._aliases, version.task, alias_generation),
-                *noted(version, after, generation + 1),
-            ]
-            try:
-                await change_together(self._redis, step)
-            except Stale:
-                continue
-            return await self.version(name)
+            with contextlib.suppress(Stale):
+                await change_together(self._redis, [change, *beside, *noted(version, after, generation + 1)])
+                return after
 
     async def point(
         self,
@@ -245,7 +233,7 @@ class Registry:
             on_trial = entry.rollout is not None and entry.rollout.version == name
             if name in entry.weights and not on_trial:
                 raise RegistryError(f"{name} answers requests of {task}: it can't be its own shadow.")
-            return msgspec.structs.replace(entry, shadow={name: share} if share else {})
+            return replace(entry, shadow={name: share} if share else {})
 
         return await self._realias(task, expected_generation, shadowed, noted=noted)
 
@@ -277,7 +265,7 @@ class Registry:
             before_it = entry.rollout if entry.rollout is not None and entry.rollout.version == name else None
             of_it = before_it.plan if before_it is not None and keeps_plan else plan
             rollout = Rollout(version=name, share=share, started_at=time.time(), by=by, plan=of_it).since(before_it)
-            return msgspec.structs.replace(
+            return replace(
                 entry,
                 weights={name: share, leading: 1 - share},
                 salt=entry.salt if before_it is not None else new_salt(task),
@@ -321,7 +309,7 @@ class Registry:
             entry = _there(before, task)
             if entry.rollout is not None and to is None:
                 shadow = {name: share for name, share in entry.shadow.items() if name != entry.rollout.version}
-                return msgspec.structs.replace(entry, weights={entry.leading: 1.0}, shadow=shadow, rollout=None)
+                return replace(entry, weights={entry.leading: 1.0}, shadow=shadow, rollout=None)
             if canary_only:
                 raise RegistryError(f"{task} has no canary: {entry.leading} leads it, and nothing was changed.")
             if to is not None and _leads_alone(entry, to):
@@ -330,7 +318,7 @@ class Registry:
             if target is None:
                 raise RegistryError(_no_way_back(task, entry, versions))
             at = entry.previous.index(target) + 1 if target in entry.previous else 0
-            return msgspec.structs.replace(
+            return replace(
                 entry, weights={target: 1.0}, salt=new_salt(task), previous=entry.previous[at:], rollout=None, shadow={}
             )
 
@@ -385,7 +373,7 @@ class Registry:
                     raise  # where a version has moved meanwhile, its new state is looked at
 
     def _moved(self, version: Version, state: VersionState, generation: int, note: str = "") -> Change:
-        moved = msgspec.structs.replace(version, state=state, note=note, changed_at=time.time())
+        moved = replace(version, state=state, note=note, changed_at=time.time())
         return Change(self._versions, version.name, msgspec.to_builtins(moved), generation)
 
 
@@ -430,7 +418,7 @@ def _led(before: AliasEntry | None, task: str, weights: dict[str, float]) -> Ali
     previous = before.previous
     if before.leading != entry.leading:
         previous = [before.leading, *(name for name in previous if name not in (before.leading, entry.leading))]
-    return msgspec.structs.replace(entry, previous=previous[:PREVIOUS_MAX])
+    return replace(entry, previous=previous[:PREVIOUS_MAX])
 
 
 def _leads_alone(alias: AliasEntry, name: str) -> bool:

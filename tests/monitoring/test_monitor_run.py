@@ -20,7 +20,6 @@ from monitoring import archive_run
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.steps import Begin, JudgedStep
-from monitoring.quality.signals.watches import replay
 from tests.fakes.valkey import Valkey
 from tests.monitoring.monitor_child import (
     STEP,
@@ -36,6 +35,7 @@ from tests.monitoring.monitor_child import (
     to_the_end,
     watch_of,
 )
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.test_records import RETENTION_SECONDS, stream_of
 
 KILLED = """

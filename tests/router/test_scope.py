@@ -7,7 +7,6 @@ import time
 import zlib
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,9 +17,8 @@ from router.candidates import TaskIndex
 from router.embedding import StaticEmbedding, Vectors, clip_text
 from router.fitting.background import stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
-from router.model_file import list_shapes
 from router.ngrams import BUCKETS, count_buckets
-from router.scope import _FORM_BEFORE, Mix, ScopeError, ScopeModel, ScoreParts, _Header
+from router.scope import _FORM_BEFORE, Mix, ScopeError, ScopeModel, ScoreParts
 from router.spelling import mark_words, mend_words
 from tests.walks.scope_world import of_domain
 
@@ -106,10 +104,7 @@ def test_a_model_of_an_earlier_release_is_read_and_scores_texts_as_a_whole(embed
     before = fit_scope(prompts(), (), embedding, 1, lambda step, share: None)
     whole = replace(before, with_frames=False, limits=None, bias=before.bias[:-1])
     cut = {name: getattr(whole, name)[..., :-1] for name in ("sparse", "sparse_scale", "dense")}
-    arrays = _FORM_BEFORE.arrays_of(replace(whole, **cut))
-    header = _Header(embedding.name, None, before.mix, False, before.held_back_rows, list(before.ids), {})
-    old = msgspec.structs.replace(header, shapes=list_shapes(arrays))
-    data = _FORM_BEFORE.pack(old, arrays)
+    data = _FORM_BEFORE.pack(replace(whole, **cut), embedding=embedding.name, deep=None, ids=list(before.ids))
     assert data.startswith(b"apprentice coverage 2\n"), "its name in the store of earlier releases"
     model = ScopeModel.from_bytes(data, embedding)
     text = "I want to return the lamp, it is broken. What a day! Where is my refund for the kettle?"

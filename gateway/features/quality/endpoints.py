@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from msgspec.structs import replace
 from pydantic import Field
 
 from gateway.access import Admin, Body, Operator, Reason, When, conflicts, known_task, known_version
@@ -206,7 +207,7 @@ async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, An
     state = situation(quality, snapshot, task, await redis_time(quality.services.redis), health)
     agreement = await read_agreement(quality.reviews, task)
     if agreement is not None:
-        state = msgspec.structs.replace(state, reviewers=list(describe_reviewers(task, agreement)))
+        state = replace(state, reviewers=list(describe_reviewers(task, agreement)))
     return {
         "task": task,
         "generation": generation,

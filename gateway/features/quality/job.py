@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Set
 
 import msgspec
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, give
@@ -218,7 +219,7 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: 
         roles = roles_of(quality, task, snapshot)
         alias = snapshot.aliases.get(task)
         tasks[task] = WatchedTask(
-            plan=msgspec.structs.replace(quality.services.settings.plan(task), agreed_only=task in agreed_only),
+            plan=replace(quality.services.settings.plan(task), agreed_only=task in agreed_only),
             active=roles.active,
             previous_version=roles.previous_version,
             canary=_canary_of(alias) if alias is not None else None,

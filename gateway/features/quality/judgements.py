@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from monitoring.quality.verdicts.quality import Judgement, Summary
@@ -30,4 +30,4 @@ async def follow_judgements(quality: Quality) -> None:
 
 
 def _with(summary: Summary, judgements: dict[str, Judgement]) -> Summary:
-    return msgspec.structs.replace(summary, judgements=judgements)
+    return replace(summary, judgements=judgements)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from gateway.state.audited_step import Drafts
@@ -65,13 +66,13 @@ class ActionOutbox:
         generation = await self.actions.generation(entry.name)
         if not generation:
             raise Stale(entry.name, generation)
-        after = msgspec.structs.replace(entry.value, effected=True)
+        after = replace(entry.value, effected=True)
         change = Change(self.actions, entry.name, msgspec.to_builtins(after), generation)
         return change, WaitingEntry(entry.field, msgspec.json.encode(after), after)
 
     async def fail(self, entry: WaitingAction, why: str) -> WaitingAction | None:
         """Note with an action, and in its draft, that it was not carried out; None where another gateway was first."""
-        after = msgspec.structs.replace(entry.value, action=msgspec.structs.replace(entry.value.action, failed=why))
+        after = replace(entry.value, action=replace(entry.value.action, failed=why))
         try:
             draft = await self.drafts.get(entry.name)
             noted = draft and {**draft, "after": {**(draft.get("after") or {}), "not_carried_out": why}}

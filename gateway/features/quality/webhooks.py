@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from gateway.background.webhook_signature import SIGNATURE, signature_of
@@ -120,7 +121,7 @@ class Webhooks:
         wait_seconds = min(BACKOFF_SECONDS * 2 ** min(message.tries, TRIES_COUNTED_MAX), BACKOFF_SECONDS_MAX)
         if message.tries == 0:
             log.warning("the webhook did not take %r, it is tried again: %s", entry.name, refused)
-        later = msgspec.structs.replace(message, tries=message.tries + 1, next_at=now + wait_seconds, passed=passed)
+        later = replace(message, tries=message.tries + 1, next_at=now + wait_seconds, passed=passed)
         await self._outbox.replace(entry, later)
         return not passed
 

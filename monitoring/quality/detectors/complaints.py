@@ -33,6 +33,7 @@ from itertools import pairwise
 from math import exp, log, log1p
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import complaint_recovery as fewer
 from monitoring.quality.detectors import delays
@@ -127,11 +128,9 @@ def take_requests(state: Complaints, now: float, count: int = 1) -> Complaints:
         raise ValueError(f"{count} requests: at least 1.")
     state = advance(state, now)
     last = state.cohorts[-1]
-    last = msgspec.structs.replace(last, requests=last.requests + count)
+    last = replace(last, requests=last.requests + count)
     learning = state.learning and delays.add_requests(state.learning, state.tick, count)
-    return msgspec.structs.replace(
-        state, served=state.served + count, cohorts=(*state.cohorts[:-1], last), learning=learning
-    )
+    return replace(state, served=state.served + count, cohorts=(*state.cohorts[:-1], last), learning=learning)
 
 
 def take_complaint(state: Complaints, request_at: float, now: float) -> Complaints:
@@ -144,36 +143,32 @@ def take_complaint(state: Complaints, request_at: float, now: float) -> Complain
     tick = int(min(request_at, state.at) // TICK_SECONDS)
     at = bisect_right(state.cohorts, tick, key=lambda cohort: cohort.begins) - 1
     if at < 0 or state.cohorts[at].requests < 0.5:
-        return msgspec.structs.replace(state, set_aside=state.set_aside + 1)
+        return replace(state, set_aside=state.set_aside + 1)
     about = state.cohorts[at]
-    less = msgspec.structs.replace(about, requests=about.requests - 1.0)
-    state = msgspec.structs.replace(state, cohorts=(*state.cohorts[:at], less, *state.cohorts[at + 1 :]))
+    less = replace(about, requests=about.requests - 1.0)
+    state = replace(state, cohorts=(*state.cohorts[:at], less, *state.cohorts[at + 1 :]))
     if state.learned is None:
         learning = delays.add_complaint(_get_reference(state), tick, state.tick)
-        return msgspec.structs.replace(state, learning=learning)
+        return replace(state, learning=learning)
     if not state.learned.hazards[_ages(state.learned, state.cohorts, state.tick)[at]]:
-        return msgspec.structs.replace(state, set_aside=state.set_aside + 1)
-    won = tuple([msgspec.structs.replace(cohort, seen=cohort.seen + 1) for cohort in state.cohorts[: at + 1]])
+        return replace(state, set_aside=state.set_aside + 1)
+    won = tuple([replace(cohort, seen=cohort.seen + 1) for cohort in state.cohorts[: at + 1]])
     back = state.back
     if back is not None and about.begins >= back.begins:
         back = fewer.take_complaint(back, state.learned)
-    return msgspec.structs.replace(
-        state,
-        seen=state.seen + 1,
-        day_seen=state.day_seen + 1,
-        cohorts=(*won, *state.cohorts[at + 1 :]),
-        back=back,
+    return replace(
+        state, seen=state.seen + 1, day_seen=state.day_seen + 1, cohorts=(*won, *state.cohorts[at + 1 :]), back=back
     )
 
 
 def begin_reverse_test(state: Complaints, since: float) -> Complaints:
     """The detector with a reverse test, of the requests from the first tick on that begins after `since`."""
-    return msgspec.structs.replace(state, back=Fewer(int(since // TICK_SECONDS) + 1))
+    return replace(state, back=Fewer(int(since // TICK_SECONDS) + 1))
 
 
 def end_reverse_test(state: Complaints) -> Complaints:
     """The detector without a reverse test."""
-    return msgspec.structs.replace(state, back=None)
+    return replace(state, back=None)
 
 
 def resume(state: Complaints, now: float) -> Complaints:
@@ -183,7 +178,7 @@ def resume(state: Complaints, now: float) -> Complaints:
     """
     state, now = _settled(state), float(now)
     tick = int(now // TICK_SECONDS)
-    return msgspec.structs.replace(
+    return replace(
         state,
         at=now,
         settled=now,
@@ -216,7 +211,7 @@ def advance(state: Complaints, now: float) -> Complaints:
 def _after_a_pause(state: Complaints, now: float) -> Complaints:
     """The detector when no request is waited for any more. What was bet so far loses what is still expected of them."""
     tick = int(now // TICK_SECONDS)
-    return msgspec.structs.replace(
+    return replace(
         state,
         at=now,
         settled=now,
@@ -233,7 +228,7 @@ def _after_a_pause(state: Complaints, now: float) -> Complaints:
 def _watched(state: Complaints, until: float) -> Complaints:
     """A moment in the same tick."""
     more = state.cohorts[-1].requests * (until - state.at) / TICK_SECONDS
-    return msgspec.structs.replace(state, at=until, open_watched=state.open_watched + more)
+    return replace(state, at=until, open_watched=state.open_watched + more)
 
 
 def _settled(state: Complaints) -> Complaints:
@@ -242,7 +237,7 @@ def _settled(state: Complaints) -> Complaints:
         return state
     if state.learned is None:
         learning = delays.add_watched(_get_reference(state), state.at)
-        return msgspec.structs.replace(state, settled=state.at, open_watched=0.0, learning=learning)
+        return replace(state, settled=state.at, open_watched=0.0, learning=learning)
     part = (state.at - state.settled) / TICK_SECONDS
     watched = [cohort.requests * part for cohort in state.cohorts]
     watched[-1] = state.open_watched
@@ -252,7 +247,7 @@ def _settled(state: Complaints) -> Complaints:
         Cohort(cohort.begins, cohort.requests, cohort.logs, cohort.seen, cohort.expected + mu) if mu else cohort
         for cohort, mu in zip(state.cohorts, due, strict=True)
     ]
-    return msgspec.structs.replace(
+    return replace(
         state,
         settled=state.at,
         open_watched=0.0,
@@ -287,8 +282,8 @@ def _ticked(state: Complaints) -> Complaints:
     if len(cohorts) > 1 and cohorts[1].begins <= tick - HORIZON_TICKS:
         begins, requests = cohorts[1].begins, cohorts[1].requests
         joined = _join(cohorts[0], cohorts[1], state.learned)
-        cohorts[:2] = [msgspec.structs.replace(joined, begins=begins, requests=requests)]
-    state = msgspec.structs.replace(state, tick=tick, in_tick=0.0, cohorts=tuple(cohorts))
+        cohorts[:2] = [replace(joined, begins=begins, requests=requests)]
+    state = replace(state, tick=tick, in_tick=0.0, cohorts=tuple(cohorts))
     return _taught(state) if state.learning is not None and tick % HOUR_TICKS == 0 else state
 
 
@@ -299,7 +294,7 @@ def _end_day(state: Complaints) -> Complaints:
     learned = state.learned
     if state.back is None and state.day_expected > 0.0:
         learned = delays.learn_day(learned, state.day_seen, state.day_expected)
-    return msgspec.structs.replace(
+    return replace(
         state,
         cohorts=tuple(
             [Cohort(cohort.begins, cohort.requests, _stand(cohort, state.learned)) for cohort in state.cohorts]
@@ -343,7 +338,7 @@ def _taught(state: Complaints) -> Complaints:
     enough = count >= REFERENCE_SEEN and seconds >= REFERENCE_SECONDS_MIN
     if not enough and not (count >= REFERENCE_SEEN_MIN and seconds >= REFERENCE_SECONDS_MAX):
         return state
-    return msgspec.structs.replace(state, learning=None, learned=delays.learn(reference))
+    return replace(state, learning=None, learned=delays.learn(reference))
 
 
 def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
@@ -365,7 +360,7 @@ def _price(more: float, seen: float, mu: float, shape: float) -> float:
 
 def _join(older: Cohort, other: Cohort, learned: Delays | None) -> Cohort:
     """Two cohorts as one. The bets of the younger one go on with the day of the older one."""
-    bare = _stand(msgspec.structs.replace(older, logs=(0.0, 0.0, 0.0, 0.0)), learned)
+    bare = _stand(replace(older, logs=(0.0, 0.0, 0.0, 0.0)), learned)
     both = zip(_stand(older, learned), _stand(other, learned), bare, strict=True)
     a, b, c, d = [max(LOG_FLOOR, _log_of_sum((x, y)) - today) for x, y, today in both]
     return Cohort(older.begins, older.requests + other.requests, (a, b, c, d), older.seen, older.expected)

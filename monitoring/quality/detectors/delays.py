@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 TICK_SECONDS = 300.0
 HORIZON_TICKS = 8640
@@ -193,7 +194,7 @@ def start_reference(now: float) -> Reference:
 def resume(reference: Reference, now: float) -> Reference:
     """The reference after a pause until now, which is no part of it."""
     passed = now - reference.ended
-    return msgspec.structs.replace(
+    return replace(
         reference,
         began=reference.began + passed,
         ended=now,
@@ -203,7 +204,7 @@ def resume(reference: Reference, now: float) -> Reference:
 
 def add_watched(reference: Reference, at: float) -> Reference:
     """The reference after it was watched until `at`."""
-    return msgspec.structs.replace(reference, ended=at)
+    return replace(reference, ended=at)
 
 
 def add_requests(reference: Reference, tick: int, count: int) -> Reference:
@@ -219,7 +220,7 @@ def add_complaint(reference: Reference, request_tick: int, tick: int) -> Referen
     pairs, every = (*reference.pairs, (tick, tick - request_tick)), reference.every
     if len(pairs) > PAIRS_MAX:
         pairs, every = pairs[::2], 2 * every
-    return msgspec.structs.replace(reference, pairs=pairs, every=every)
+    return replace(reference, pairs=pairs, every=every)
 
 
 def _with_counts(reference: Reference, tick: int, requests: int, complaints: int) -> Reference:
@@ -233,7 +234,7 @@ def _with_counts(reference: Reference, tick: int, requests: int, complaints: int
     over = sum(len(stretch.requests) for stretch in stretches) - HOURS_MAX
     if over > 0:
         return _without_oldest(reference, stretches, over)
-    return msgspec.structs.replace(reference, stretches=stretches)
+    return replace(reference, stretches=stretches)
 
 
 def _without_oldest(reference: Reference, stretches: tuple[Stretch, ...], hours: int) -> Reference:
@@ -242,7 +243,7 @@ def _without_oldest(reference: Reference, stretches: tuple[Stretch, ...], hours:
     left = Stretch(first.first_hour + hours, first.requests[hours:], first.complaints[hours:])
     stretches = (left, *stretches[1:]) if left.requests else stretches[1:]
     begins = stretches[0].first_hour * HOUR_TICKS
-    return msgspec.structs.replace(
+    return replace(
         reference,
         began=reference.began + min(hours, len(first.requests)) * HOUR_SECONDS,
         stretches=stretches,
@@ -312,7 +313,7 @@ def learn_day(delays: Delays, seen: float, expected: float) -> Delays:
     square = (seen - expected) ** 2 / (expected * (delays.dispersion + own))
     more = share * (min(square, DAY_SQUARE_MAX) - 1.0) / delays.day_evidence
     evidence = min(DAY_EVIDENCE_MAX, delays.day_evidence + share * share)
-    return msgspec.structs.replace(delays, day_variance=delays.day_variance * (1.0 + more), day_evidence=evidence)
+    return replace(delays, day_variance=delays.day_variance * (1.0 + more), day_evidence=evidence)
 
 
 def _watch(stretch: Stretch, clock: tuple[float, ...]) -> Numbers:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import leave_one_out
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN
@@ -184,17 +185,17 @@ def observe(state: Dependence, badness: float, at: float, own: Collection[int] =
     without = state.without or (None,) * groups
     whole, without = leave_one_out.move_each(state.whole, without, lambda clusters: _take(clusters, badness), own)
     moments = tuple([moment + more for moment, more in zip(state.moments, added, strict=True)])
-    return msgspec.structs.replace(state, whole=whole, without=without, moments=moments)
+    return replace(state, whole=whole, without=without, moments=moments)
 
 
 def pass_over(state: Dependence, at: float) -> Dependence:
     """The dependence after a label that says nothing of clusters: a repeat, or one of a degraded version."""
-    return msgspec.structs.replace(_move_clock(state, at), passed=state.passed + 1)
+    return replace(_move_clock(state, at), passed=state.passed + 1)
 
 
 def forget_rhythm(state: Dependence) -> Dependence:
     """The dependence without what it knows of the day: a slip that lasts looks like a rhythm on its first day."""
-    return msgspec.structs.replace(state, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8)
+    return replace(state, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8)
 
 
 def find_wave(at: float) -> tuple[float, float]:
@@ -205,7 +206,7 @@ def find_wave(at: float) -> tuple[float, float]:
 
 def _move_clock(state: Dependence, at: float) -> Dependence:
     if state.began_at is None:
-        return msgspec.structs.replace(state, began_at=at, fitted_at=at)
+        return replace(state, began_at=at, fitted_at=at)
     return _fit(state, at) if at - state.fitted_at >= DAY_SECONDS else state
 
 
@@ -218,7 +219,7 @@ def _take(state: Clusters, badness: float) -> Clusters:
         _add(block, badness, size if labels % size == 0 else None, most, variance)
         for block, size, most in zip(state.blocks, SIZES, RATIOS_MAX, strict=True)
     ]
-    return msgspec.structs.replace(moved, blocks=tuple(blocks))
+    return replace(moved, blocks=tuple(blocks))
 
 
 def _add(blocks: Blocks, badness: float, full: int | None, most: float, variance: float) -> Blocks:
@@ -242,7 +243,7 @@ def _fit(state: Dependence, at: float) -> Dependence:
     """The rhythm by least squares, shrunk by what chance brings, and none where it may be chance alone."""
     count, c, s, cc, cs, x, xc, xs = state.moments
     if not count:
-        return msgspec.structs.replace(state, fitted_at=at)
+        return replace(state, fitted_at=at)
     matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]) + 1e-6 * np.eye(3)
     level, cosine, sine = (float(value) for value in np.linalg.solve(matrix, np.array([x, xc, xs])))
     mean = x / count
@@ -252,7 +253,7 @@ def _fit(state: Dependence, at: float) -> Dependence:
         kept = (statistic - 2.0) / statistic
         rhythm = (1.0 + kept * (level / mean - 1.0), kept * cosine / mean, kept * sine / mean)
     fading = 1.0 - 1.0 / DAYS
-    return msgspec.structs.replace(
+    return replace(
         state,
         fitted_at=at,
         rhythm=rhythm,

@@ -20,6 +20,7 @@ from bisect import insort
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import baselines, restarts
 from monitoring.quality.detectors import rising_errors as slip
@@ -86,8 +87,8 @@ def observe(signal: Signal, value: float | bool) -> Signal:
         value = shorten(value)
         above = above and slip.observe(above, float(value > signal.high))
         below = below and slip.observe(below, float(value < signal.low))
-    signal = msgspec.structs.replace(signal, observed=signal.observed + 1, above=above, below=below)
-    return msgspec.structs.replace(signal, log_max=max(signal.log_max, log_e(signal)))
+    signal = replace(signal, observed=signal.observed + 1, above=above, below=below)
+    return replace(signal, log_max=max(signal.log_max, log_e(signal)))
 
 
 def shorten(value: float) -> float:
@@ -148,7 +149,7 @@ def _learned(signal: Signal, value: float) -> Signal:
         values = [*kept]
         insort(values, shorten(value))
         kept = tuple(values)
-    signal = msgspec.structs.replace(
+    signal = replace(
         signal,
         observed=signal.observed + 1,
         happened=signal.happened + (value if signal.kind == "rate" else 0.0),
@@ -162,7 +163,7 @@ def _learned(signal: Signal, value: float) -> Signal:
 def _of_rate(signal: Signal) -> Signal:
     upper = baselines.find_upper_bound(signal.happened, REFERENCE)
     lower = baselines.find_lower_bound(signal.happened, REFERENCE)
-    return msgspec.structs.replace(
+    return replace(
         signal,
         above=slip.start(upper) if signal.sides != "below" and upper <= 1.0 - BASELINE_MIN else None,
         below=slip.start(lower, "below") if signal.sides != "above" and lower >= BASELINE_MIN else None,
@@ -173,7 +174,7 @@ def _of_values(signal: Signal) -> Signal:
     """Start the detectors: a fixed number of the reference lies outside its quantiles, which bounds values to come."""
     outside = round(OUTSIDE * REFERENCE)
     bound = baselines.find_upper_bound(outside, REFERENCE)
-    return msgspec.structs.replace(
+    return replace(
         signal,
         sorted_values=(),
         low=signal.sorted_values[outside],

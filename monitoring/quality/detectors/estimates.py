@@ -24,6 +24,7 @@ import math
 from statistics import NormalDist
 
 import msgspec
+from msgspec.structs import replace
 
 ADDED = 0.35
 """The number of rows of each of the four ways that are added for an interval."""
@@ -41,7 +42,7 @@ DIFFERENCES = (
 """Label and judge's word of the rows that are added for an interval of a difference."""
 
 
-class Sums(msgspec.Struct, frozen=True, kw_only=True, array_like=True, omit_defaults=True):
+class Sums(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """The sums over rows that an estimate needs. JSON gives back the same, to the last bit.
 
     Of the labelled rows: their number, the sums of the labels y, of the judge's word f, of their product and their
@@ -78,7 +79,7 @@ def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
     """
     guess = 0.0 if f is None else f
     _see_that_it_is_bounded(y, guess)
-    return msgspec.structs.replace(
+    return replace(
         sums,
         labelled=sums.labelled + 1,
         y=sums.y + y,
@@ -92,17 +93,13 @@ def add_label(sums: Sums, y: float, f: float | None = None) -> Sums:
 def add_guess(sums: Sums, f: float) -> Sums:
     """The sums after a row that only the judge has seen. Raises ValueError if its word is not within -1 and 1."""
     _see_that_it_is_bounded(f)
-    return msgspec.structs.replace(
-        sums, unlabelled=sums.unlabelled + 1, other_f=sums.other_f + f, other_ff=sums.other_ff + f * f
-    )
+    return replace(sums, unlabelled=sums.unlabelled + 1, other_f=sums.other_f + f, other_ff=sums.other_ff + f * f)
 
 
 def replace_guess(sums: Sums, y: float, f: float) -> Sums:
     """The sums after a person has judged a row that counted as the judge's alone. Raises ValueError as they do."""
     _see_that_it_is_bounded(y, f)
-    without = msgspec.structs.replace(
-        sums, unlabelled=sums.unlabelled - 1, other_f=sums.other_f - f, other_ff=sums.other_ff - f * f
-    )
+    without = replace(sums, unlabelled=sums.unlabelled - 1, other_f=sums.other_f - f, other_ff=sums.other_ff - f * f)
     return add_label(without, y, f)
 
 
@@ -195,7 +192,7 @@ def _estimated(
 
 def _widened(sums: Sums, cells: tuple[tuple[float, float], ...], added: float) -> Sums:
     """The sums with so much more of each of these rows; their number stays."""
-    return msgspec.structs.replace(
+    return replace(
         sums,
         y=sums.y + added * sum(y for y, _ in cells),
         f=sums.f + added * sum(f for _, f in cells),

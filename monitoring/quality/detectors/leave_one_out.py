@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Generic, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
 
@@ -102,7 +103,7 @@ def meet(roll: GiverRoll, name: str) -> GiverRoll:
     known_by = make_digest(roll, name)
     if known_by in roll.known or len(roll.known) >= roll.groups:
         return roll
-    return msgspec.structs.replace(roll, known=(*roll.known, known_by))
+    return replace(roll, known=(*roll.known, known_by))
 
 
 def add_request(roll: GiverRoll, name: str, at: float = 0.0, reported: bool = False) -> GiverRoll:
@@ -114,7 +115,7 @@ def add_request(roll: GiverRoll, name: str, at: float = 0.0, reported: bool = Fa
     roll = fade(meet(count_kind(roll, reported), name), at)
     requests = _counted(roll, roll.requests, name, FADING_REQUESTS)
     seen = min(ALONE_MIN, roll.seen + 1)
-    return msgspec.structs.replace(roll, requests=requests, served_at=last if reported else at, seen=seen)
+    return replace(roll, requests=requests, served_at=last if reported else at, seen=seen)
 
 
 def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.0) -> GiverRoll:
@@ -124,7 +125,7 @@ def add_label(roll: GiverRoll, name: str, reported: bool = False, at: float = 0.
     if reported != roll.reported:
         return roll
     seen = roll.seen if roll.requests else min(ALONE_MIN, roll.seen + 1)
-    return msgspec.structs.replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS), seen=seen)
+    return replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS), seen=seen)
 
 
 def fade(roll: GiverRoll, at: float) -> GiverRoll:
@@ -133,19 +134,19 @@ def fade(roll: GiverRoll, at: float) -> GiverRoll:
     if passed < AGED_SECONDS:
         return roll
     if not roll.aged_at:
-        return msgspec.structs.replace(roll, aged_at=at)
+        return replace(roll, aged_at=at)
     left = math.exp(-passed / FADING_SECONDS)
     requests, labels = (
         tuple([round(left * count, DIGITS) for count in counts]) for counts in (roll.requests, roll.labels)
     )
-    return msgspec.structs.replace(roll, requests=requests, labels=labels, aged_at=at)
+    return replace(roll, requests=requests, labels=labels, aged_at=at)
 
 
 def count_kind(roll: GiverRoll, reported: bool) -> GiverRoll:
     """The roll once what is served here counts, or what is `reported`."""
     if roll.reported == reported:
         return roll
-    return msgspec.structs.replace(roll, reported=reported, requests=(), labels=(), seen=0)
+    return replace(roll, reported=reported, requests=(), labels=(), seen=0)
 
 
 def find_believed(roll: GiverRoll) -> Iterator[int]:
@@ -198,7 +199,7 @@ def move(
 ) -> LeaveOneOut[Detector]:
     """The detectors after something that these groups gave: those that leave one of them out do not see it."""
     whole, without = move_each(detectors.whole, detectors.without, move, own)
-    return msgspec.structs.replace(detectors, whole=whole, without=without)
+    return replace(detectors, whole=whole, without=without)
 
 
 def move_each(
@@ -225,7 +226,7 @@ def judge(
     evidence = find_evidence(detectors, log_e, believed)
     is_void = any(place not in believed and detectors.without[place] is not None for place in detectors.believed)
     log_max = evidence if is_void else max(evidence, detectors.log_max)
-    return msgspec.structs.replace(detectors, log_now=evidence, log_max=log_max, believed=tuple(sorted(believed)))
+    return replace(detectors, log_now=evidence, log_max=log_max, believed=tuple(sorted(believed)))
 
 
 def find_evidence(

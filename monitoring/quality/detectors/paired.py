@@ -62,14 +62,7 @@ def observe(slip: PairedSlip, difference: float, exponent: float = 1.0) -> Paire
     logs = restarts.grow(slip.logs, gained)
     observed = slip.observed + 1
     rises, begun = restarts.find_runs(slip.rises, slip.begun, gained, observed)
-    return PairedSlip(
-        margin=margin,
-        side=slip.side,
-        observed=observed,
-        logs=logs,
-        rises=rises,
-        begun=begun,
-    )
+    return PairedSlip(margin=margin, side=slip.side, observed=observed, logs=logs, rises=rises, begun=begun)
 
 
 def log_e(slip: PairedSlip) -> float:

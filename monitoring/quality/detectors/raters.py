@@ -13,6 +13,7 @@ in data streams", 2005).
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import leave_one_out, restarts
 from monitoring.quality.detectors import rising_errors as slip
@@ -78,13 +79,13 @@ def start(baseline: float, salt: str, side: Side = "above", rater_share_max: flo
 def restart(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
     """A detector that has seen nothing, and knows its callers and raters as this one does."""
     detectors = leave_one_out.start(slip.start(baseline, side), 2 * GROUPS)
-    return msgspec.structs.replace(guarded, detectors=detectors)
+    return replace(guarded, detectors=detectors)
 
 
 def start_knowing(baseline: float, salt: str, shares: Shares) -> Guarded:
     """A detector that has seen nothing, and knows whose labels came before it."""
     fresh = start(baseline, salt)
-    return msgspec.structs.replace(fresh, raters=shares.raters, labels=shares.labels, heavy=shares.heavy)
+    return replace(fresh, raters=shares.raters, labels=shares.labels, heavy=shares.heavy)
 
 
 def start_shares(salt: str) -> Shares:
@@ -113,10 +114,8 @@ def add_label(
 def set_callers(guarded: Guarded, roll: GiverRoll) -> Guarded:
     """The detector once it is known who uses the version, and how much."""
     callers = leave_one_out.count_kind(guarded.callers, roll.reported)
-    callers = msgspec.structs.replace(callers, known=roll.known, requests=roll.requests, seen=roll.seen)
-    return msgspec.structs.replace(
-        guarded, callers=callers, raters=leave_one_out.count_kind(guarded.raters, roll.reported)
-    )
+    callers = replace(callers, known=roll.known, requests=roll.requests, seen=roll.seen)
+    return replace(guarded, callers=callers, raters=leave_one_out.count_kind(guarded.raters, roll.reported))
 
 
 def observe(
@@ -139,7 +138,7 @@ def observe(
         return _seen(guarded, badness, weight, terms, ())
     shares = Shares(raters=guarded.raters, labels=guarded.labels, heavy=guarded.heavy)
     shares, counted = add_label(shares, caller, rater, reported, guarded.share_max, weight, at)
-    guarded = msgspec.structs.replace(
+    guarded = replace(
         guarded,
         callers=leave_one_out.add_label(guarded.callers, caller, reported, at),
         raters=shares.raters,
@@ -198,7 +197,7 @@ def _seen(guarded: Guarded, badness: float, weight: float, terms: LabelTerms, ow
         guarded.detectors, lambda detector: slip.advance(detector, badness, weight, gains, crowds=True), own
     )
     detectors = leave_one_out.judge(moved, slip.log_e, _believed(guarded))
-    return msgspec.structs.replace(guarded, detectors=detectors)
+    return replace(guarded, detectors=detectors)
 
 
 def _believed(guarded: Guarded) -> set[int]:

@@ -6,8 +6,10 @@ Pure functions over frozen data that go through JSON unchanged.
 from __future__ import annotations
 
 import math
+from operator import mul
 
 import msgspec
+from msgspec.structs import astuple
 
 WINDOW = 200
 """The number of newest values that make a share, about."""
@@ -49,35 +51,17 @@ def add_value_of(parts: tuple[FadedSums, ...], own: int | None, value: float) ->
 
     Rounded, so that it takes little room.
     """
-    moved = [
-        add_value(part, value)
-        if place == own
-        else FadedSums(
-            FADING * part.weight, FADING * FADING * part.squares, FADING * part.total, FADING * part.total_squares
-        )
-        for place, part in enumerate(parts)
-    ]
-    return tuple(
-        [
-            FadedSums(
-                round(sums.weight, DIGITS),
-                round(sums.squares, DIGITS),
-                round(sums.total, DIGITS),
-                round(sums.total_squares, DIGITS),
-            )
-            for sums in moved
-        ]
-    )
+    moved = [add_value(part, value) if place == own else _fade(part) for place, part in enumerate(parts)]
+    return tuple([FadedSums(*[round(number, DIGITS) for number in astuple(part)]) for part in moved])
+
+
+def _fade(recent: FadedSums) -> FadedSums:
+    return FadedSums(*map(mul, (FADING, FADING * FADING, FADING, FADING), astuple(recent)))
 
 
 def take_away(recent: FadedSums, part: FadedSums) -> FadedSums:
     """The sums without what one has given."""
-    return FadedSums(
-        max(0.0, recent.weight - part.weight),
-        max(0.0, recent.squares - part.squares),
-        max(0.0, recent.total - part.total),
-        max(0.0, recent.total_squares - part.total_squares),
-    )
+    return FadedSums(*[max(0.0, whole - own) for whole, own in zip(astuple(recent), astuple(part), strict=True)])
 
 
 def find_mean(recent: FadedSums) -> float | None:
@@ -154,8 +138,7 @@ def add_mark(marks: Marks, count: int, at: float, total: float) -> Marks:
     if len(marks) <= MARKS_MAX:
         return marks
     least = min(
-        range(1, len(marks) - 1),
-        key=lambda j: ((marks[j + 1][0] - marks[j - 1][0]) / (1 + count - marks[j - 1][0]), j),
+        range(1, len(marks) - 1), key=lambda j: ((marks[j + 1][0] - marks[j - 1][0]) / (1 + count - marks[j - 1][0]), j)
     )
     return marks[:least] + marks[least + 1 :]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase, Verdict
@@ -105,7 +106,7 @@ class Replaying:
         self._forget(at)
         for name, judged in self.reckoning.judged(moved, at).items():
             before = self.health.get(name, VersionQuality(since=at))
-            plan = msgspec.structs.replace(step.tasks[judged.task].plan, responses=[])
+            plan = replace(step.tasks[judged.task].plan, responses=[])
             health, _ = respond(TaskQuality(versions={name: before}), {name: judged}, Roles(), plan, at)
             quality = self.health[name] = health.versions[name]
             if quality.verdict == before.verdict:
@@ -125,8 +126,8 @@ class Replaying:
 
     def _follow(self, name: str, task: str, phase: Phase, since: float) -> None:
         version = self._step.versions.get(name) or WatchedVersion(task=task, state="active")
-        version = msgspec.structs.replace(version, phase=phase, since=since)
-        self._step = msgspec.structs.replace(self._step, versions={**self._step.versions, name: version})
+        version = replace(version, phase=phase, since=since)
+        self._step = replace(self._step, versions={**self._step.versions, name: version})
         self.reckoning.begin(self._step, self._baselines)
 
     def _forget(self, at: float) -> None:

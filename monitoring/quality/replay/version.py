@@ -25,14 +25,7 @@ from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import ReportTerms
 from monitoring.quality.signals.watch import CLASSES_MAX
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import (
-    OTHER_CLASS,
-    Doubt,
-    Judgement,
-    StreamReport,
-    TaskQuality,
-    VersionQuality,
-)
+from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import drift, recent_values
 from monitoring.quality.detectors.drift import Signal
@@ -36,7 +36,7 @@ def keep_most(earlier: Watch | None, moved: Watch, streams: SignalCounts, at: fl
     """A watch that an entry at `at` has moved, with the number of signals of all versions now."""
     before = get_labelled(earlier) if earlier is not None else {}
     more: dict[str, Any] = {
-        name: msgspec.structs.replace(signal, streams=streams.labelled)  # type: ignore[type-var]
+        name: replace(signal, streams=streams.labelled)  # type: ignore[type-var]
         for name, signal in get_labelled(moved).items()
         if signal is not before.get(name) and signal.streams < streams.labelled
     }
@@ -44,7 +44,7 @@ def keep_most(earlier: Watch | None, moved: Watch, streams: SignalCounts, at: fl
     if earlier is None or moved.signals is not earlier.signals:
         signals = _of_signals(earlier.signals if earlier is not None else {}, moved, streams.unlabelled, at)
         if signals:
-            return msgspec.structs.replace(moved, signals={**moved.signals, **signals})
+            return replace(moved, signals={**moved.signals, **signals})
     return moved
 
 
@@ -52,9 +52,7 @@ def _of_signals(before: Mapping[str, Signal], moved: Watch, streams: int, at: fl
     """Those unlabelled streams that a value was added to while there is more than ever since their detectors began."""
     per_day = recent_values.find_busiest(0.0, moved.request_rate, at)
     return {
-        name: msgspec.structs.replace(
-            signal, streams=max(signal.streams, streams), busiest=max(signal.busiest, per_day)
-        )
+        name: replace(signal, streams=max(signal.streams, streams), busiest=max(signal.busiest, per_day))
         for name, signal in moved.signals.items()
         if (signal.streams < streams or signal.busiest < per_day)
         and signal is not before.get(name)

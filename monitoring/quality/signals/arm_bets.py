@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import leave_one_out, sequential
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
@@ -68,7 +69,7 @@ def move(
 
 def add_pair(bets: ArmBets) -> ArmBets:
     """The bets after a pair, whether it is judged or not."""
-    return msgspec.structs.replace(bets, pairs=bets.pairs + 1)
+    return replace(bets, pairs=bets.pairs + 1)
 
 
 def add_difference(bets: ArmBets, difference: float, givers: Sequence[str], roll: GiverRoll) -> ArmBets:
@@ -77,7 +78,7 @@ def add_difference(bets: ArmBets, difference: float, givers: Sequence[str], roll
     own = {leave_one_out.get_group(roll, giver) for giver in givers}
     moved = leave_one_out.move(bets.bets, lambda test: sequential.observe(test, difference), own)
     told_count = bets.told + bool(givers)
-    return msgspec.structs.replace(bets, bets=moved, judged=bets.judged + 1, told=told_count)
+    return replace(bets, bets=moved, judged=bets.judged + 1, told=told_count)
 
 
 def describe(bets: ArmBets, roll: GiverRoll) -> ArmEvidence:

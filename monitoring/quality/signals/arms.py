@@ -25,9 +25,13 @@ Pure functions over frozen data that go through JSON unchanged.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
+from operator import add, sub
+from typing import Any
 
 import msgspec
+from msgspec.structs import astuple, replace
 
 from monitoring.quality.detectors import estimates
 from monitoring.quality.detectors.estimates import Estimate, Sums
@@ -119,7 +123,7 @@ def compare_with(arm: Arm, digest: str | None) -> Arm:
     if digest is None or digest == arm.against:
         return arm
     if arm.against is None:
-        return msgspec.structs.replace(arm, against=digest)
+        return replace(arm, against=digest)
     return Arm(other=arm.other, against=digest)
 
 
@@ -131,23 +135,19 @@ def add_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_righ
     blocks = _open(arm.blocks, at)
     block = blocks[-1]
     if guessed is not None:
-        block = msgspec.structs.replace(
+        block = replace(
             block,
             sure=_judged(block.sure, guessed),
             told=_judged(block.told, guessed),
             outright=_all_words((block.outright, _words(*guessed))) if says_right else block.outright,
             agreements=block.agreements + (not says_right),
         )
-    block = msgspec.structs.replace(block, pairs=block.pairs + 1)
-    return msgspec.structs.replace(arm, blocks=(*blocks[:-1], block))
+    block = replace(block, pairs=block.pairs + 1)
+    return replace(arm, blocks=(*blocks[:-1], block))
 
 
 def add_label(
-    arm: Arm,
-    begins: float,
-    right: Right,
-    guessed: tuple[float, float] | None,
-    givers: tuple[str, ...] = (),
+    arm: Arm, begins: float, right: Right, guessed: tuple[float, float] | None, givers: tuple[str, ...] = ()
 ) -> Arm:
     """The arm once a person's word is known on a pair that counts in the block which began at `begins`.
 
@@ -168,12 +168,10 @@ def add_label(
         by_group = tuple(
             _apart(ends, right, word) if group in own else ends for group, ends in enumerate(block.by_group)
         )
-        block = msgspec.structs.replace(block, told=_labelled(block.told, right, guessed), by_group=by_group)
+        block = replace(block, told=_labelled(block.told, right, guessed), by_group=by_group)
     else:
-        block = msgspec.structs.replace(block, sure=_labelled(block.sure, right, guessed))
-    return msgspec.structs.replace(
-        arm, givers=first_givers, blocks=(*arm.blocks[:place], block, *arm.blocks[place + 1 :])
-    )
+        block = replace(block, sure=_labelled(block.sure, right, guessed))
+    return replace(arm, givers=first_givers, blocks=(*arm.blocks[:place], block, *arm.blocks[place + 1 :]))
 
 
 class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -334,7 +332,7 @@ def _whole(sides: Sequence[Sides]) -> Sides:
 
 
 def _all_words(some: Iterable[Words | None]) -> Words | None:
-    rows = [msgspec.structs.astuple(words) for words in some if words is not None]
+    rows = [astuple(words) for words in some if words is not None]
     return Words(*[sum(values) for values in zip(*rows, strict=True)]) if rows else None
 
 
@@ -344,38 +342,17 @@ def _all_ends(some: Iterable[Ends]) -> Ends:
 
 
 def _without(whole: Ends, part: Ends) -> Ends:
-    return Ends(_less(whole.low, part.low), _less(whole.high, part.high))
-
-
-def _less(whole: Sums, part: Sums) -> Sums:
-    """The sums without some of their labelled rows."""
-    return msgspec.structs.replace(
-        whole,
-        labelled=whole.labelled - part.labelled,
-        y=whole.y - part.y,
-        f=whole.f - part.f,
-        yf=whole.yf - part.yf,
-        yy=whole.yy - part.yy,
-        ff=whole.ff - part.ff,
-    )
+    """The whole without labelled rows: `part` has no others."""
+    return Ends(_combine(sub, whole.low, part.low), _combine(sub, whole.high, part.high))
 
 
 def add_up(sums: Iterable[Sums]) -> Sums:
     """Sums put together."""
-    whole = Sums()
-    for part in sums:
-        whole = Sums(
-            labelled=whole.labelled + part.labelled,
-            y=whole.y + part.y,
-            f=whole.f + part.f,
-            yf=whole.yf + part.yf,
-            yy=whole.yy + part.yy,
-            ff=whole.ff + part.ff,
-            unlabelled=whole.unlabelled + part.unlabelled,
-            other_f=whole.other_f + part.other_f,
-            other_ff=whole.other_ff + part.other_ff,
-        )
-    return whole
+    return reduce(partial(_combine, add), sums, Sums())
+
+
+def _combine(operation: Callable[[Any, Any], Any], whole: Sums, part: Sums) -> Sums:
+    return Sums(*map(operation, astuple(whole), astuple(part)))
 
 
 def _taken_for_labels(sides: Sides) -> Sides:

@@ -7,6 +7,7 @@ counts for no canary. The verdict is `verdicts/rollout.py`'s.
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.signals import noted_pairs
@@ -74,7 +75,7 @@ def add_label(
     if note.canary or seen.placed_at < canary.started_at:
         return tally, note
     outcome = Outcome(arm=arm, badness=label.badness, caller=label.caller, rater=label.rater, trusted=label.trusted)
-    return rollout.observe(tally, canary.plan, outcome, at), msgspec.structs.replace(note, canary=True)
+    return rollout.observe(tally, canary.plan, outcome, at), replace(note, canary=True)
 
 
 def add_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
@@ -91,8 +92,8 @@ def add_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
         callers = tuple(caller for caller in dict.fromkeys((noted.caller, *note.givers)) if caller)
         pair = ShadowPair(canary_wrong=not right[0], active_wrong=not right[1], callers=callers)
         tally = rollout.observe_pair(tally, canary.plan, pair)
-        pairs = (*note.pairs[:place], msgspec.structs.replace(noted, canary=True), *note.pairs[place + 1 :])
-        note = msgspec.structs.replace(note, pairs=pairs)
+        pairs = (*note.pairs[:place], replace(noted, canary=True), *note.pairs[place + 1 :])
+        note = replace(note, pairs=pairs)
     return tally, note
 
 
@@ -102,5 +103,5 @@ def _right(noted: NotedPair, canary: str, demonstration: str | None) -> tuple[fl
         shadow, served = map(float, noted.kept)
         return (served, shadow) if noted.served == canary else (shadow, served)
     if noted.failed:
-        noted = msgspec.structs.replace(noted, digest="")  # it is never right
+        noted = replace(noted, digest="")  # it is never right
     return noted_pairs.judge_by_demonstration(noted, canary, demonstration)

@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import complaint_recovery as fewer
 from monitoring.quality.detectors import complaints, delays, leave_one_out, recent_values, recoveries
@@ -76,7 +77,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         Time without a complaint takes evidence away too.
         """
         now = min(self.detectors.log_now, complaints.log_e(self.detectors.whole))
-        return leave_one_out.stands_between(msgspec.structs.replace(self.detectors, log_now=now), BETWEEN_MIN)
+        return leave_one_out.stands_between(replace(self.detectors, log_now=now), BETWEEN_MIN)
 
     @property
     def has_recovered(self) -> bool:
@@ -102,13 +103,13 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         moved = leave_one_out.move(
             self.detectors, lambda detector: complaints.take_requests(_catch_up(detector, last, at), at), own
         )
-        return msgspec.structs.replace(self, detectors=moved, last=at)
+        return replace(self, detectors=moved, last=at)
 
     def take_complaint(self, caller: str, request_at: float, at: float, alone: str | None) -> ComplaintSignal:
         """The signal after the first complaint about a request. `alone` is as in `leave_one_out.py`."""
         last, at, rate = self.last, max(at, self.last), recent_values.add_event(self.rate, at)
         whole = _catch_up(self.detectors.whole, last, at)
-        detectors = msgspec.structs.replace(self.detectors, whole=whole)
+        detectors = replace(self.detectors, whole=whole)
         roll, own = self.complainers, list[int]()
         if not complaints.learns(whole):
             roll = leave_one_out.meet(roll, caller)
@@ -117,7 +118,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             detectors, lambda detector: complaints.take_complaint(_catch_up(detector, last, at), request_at, at), own
         )
         believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
-        return msgspec.structs.replace(
+        return replace(
             self,
             detectors=leave_one_out.judge(moved, complaints.log_e, believed) if own else moved,
             complainers=roll,
@@ -135,7 +136,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         if until <= self.detectors.whole.at or (self.learns and self.is_tested):
             return self
         detectors = leave_one_out.move(self.detectors, lambda detector: complaints.advance(detector, until))
-        return msgspec.structs.replace(self, detectors=detectors)
+        return replace(self, detectors=detectors)
 
     def alarms(self, labels: float, alpha: float) -> bool:
         """Return whether the evidence ever reached the threshold for so many expected complaints, once enough were."""
@@ -151,7 +152,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         whole, signal = self.detectors.whole, self
         if not self.is_tested:
             left = recoveries.count_left(self.recoveries, whole.expected - self.apart)
-            signal = msgspec.structs.replace(self, recoveries=left, tested_at=whole.expected)
+            signal = replace(self, recoveries=left, tested_at=whole.expected)
         return signal._with_whole(complaints.begin_reverse_test(whole, since))
 
     def restart(self, at: float) -> ComplaintSignal:
@@ -163,7 +164,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         learned = self.detectors.whole.learned
         fresh = start(self.complainers.salt, self.last if learned is not None else max(self.last, at), learned)
         count = recoveries.add_recovery(self.recoveries) if self.has_recovered else self.recoveries
-        return msgspec.structs.replace(fresh, rate=self.rate, recoveries=count)
+        return replace(fresh, rate=self.rate, recoveries=count)
 
     def restart_if_recovered(self, at: float) -> ComplaintSignal:
         """Begin again if the reverse test has found a recovery. What was being learned begins again in any case."""
@@ -179,7 +180,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             return signal
         at = max(signal.last, at)
         resumed = signal._with_whole(complaints.resume(signal.detectors.whole, at))
-        return msgspec.structs.replace(resumed, last=at)
+        return replace(resumed, last=at)
 
     def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
         """Report it with its evidence."""
@@ -218,7 +219,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _with_whole(self, whole: Complaints) -> ComplaintSignal:
-        return msgspec.structs.replace(self, detectors=msgspec.structs.replace(self.detectors, whole=whole))
+        return replace(self, detectors=replace(self.detectors, whole=whole))
 
     def _without_test(self) -> ComplaintSignal:
         """The signal without its reverse test; the evidence remains."""
@@ -226,7 +227,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             return self
         whole = self.detectors.whole
         apart = self.apart + whole.expected - self.tested_at
-        return msgspec.structs.replace(self._with_whole(complaints.end_reverse_test(whole)), apart=apart)
+        return replace(self._with_whole(complaints.end_reverse_test(whole)), apart=apart)
 
 
 def start(salt: str, at: float, learned: Delays | None) -> ComplaintSignal:

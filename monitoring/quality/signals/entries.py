@@ -44,7 +44,20 @@ class RecordedFinding(msgspec.Struct):
     version: str | None = None
 
 
-class Pair(msgspec.Struct):
+class JudgedPair(msgspec.Struct, frozen=True, kw_only=True):
+    """A judge's opinion on a shadow's answer and on the caller's, and the digests of both answers in its form."""
+
+    judge: str | None = None
+    digest: str | None = None
+    served_digest: str | None = None
+    right: bool | None = None
+    served_right: bool | None = None
+    score: float | None = None
+    served_score: float | None = None
+    judge_digest: str | None = None
+
+
+class Pair(JudgedPair, frozen=True, kw_only=True):
     """On a shadow's record: the answer that the caller got beside the shadow's, and how a judge found both.
 
     `version` gave the caller's answer, empty or None: general; `contract_kept` is that answer's, `caller` whose request
@@ -56,14 +69,6 @@ class Pair(msgspec.Struct):
     caller: str | None = None
     text_digest: str | None = None
     arm: str | None = None
-    judge: str | None = None
-    digest: str | None = None
-    served_digest: str | None = None
-    right: bool | None = None
-    served_right: bool | None = None
-    score: float | None = None
-    served_score: float | None = None
-    judge_digest: str | None = None
     judge_answered: bool | None = None
     served_stack: str | None = None
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.signals import arms
 from monitoring.quality.signals.arms import Arm
@@ -58,10 +59,10 @@ def add_answer(
         return {}
     current = stack
     if stack.digest is None:
-        current = msgspec.structs.replace(stack, digest=shadow.against or general.against or holdout.against)
+        current = replace(stack, digest=shadow.against or general.against or holdout.against)
     moved = _met(current, digest)
     if is_shadow:
-        moved = msgspec.structs.replace(moved, shadow_at=at)
+        moved = replace(moved, shadow_at=at)
     if moved == stack:
         return {}
     if moved.digest == stack.digest:

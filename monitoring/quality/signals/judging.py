@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import baselines, drift, planning, recent_values, saving
 from monitoring.quality.detectors.drift import Signal
@@ -226,9 +227,7 @@ def _arms(watch: Watch, since: float | None, previous_version: str | None) -> It
         if comparison is not None:
             low, high, words = comparison.advantage_low, comparison.advantage_high, comparison.words
             report = _of_arm(name, version, comparison, comparison.other)
-            yield msgspec.structs.replace(
-                report, advantage_low=low, advantage_high=high, advantage_words=words, evidence=evidence
-            )
+            yield replace(report, advantage_low=low, advantage_high=high, advantage_words=words, evidence=evidence)
         elif evidence is not None:
             yield ArmReport(arm=name, version=version, evidence=evidence)
 

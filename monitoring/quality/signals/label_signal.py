@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import (
     baselines,
@@ -134,7 +134,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             guard = raters.restart(self.guard, upper)
         else:
             guard = raters.start_knowing(upper, self.salt, self.shares or raters.start_shares(self.salt))
-        return begin(msgspec.structs.replace(self, baseline=baseline, guard=guard, shares=None))
+        return begin(replace(self, baseline=baseline, guard=guard, shares=None))
 
     def take(
         self,
@@ -155,7 +155,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         own = None if label.trusted else leave_one_out.get_group(roll, label.caller)
         if is_late:
             late = self._with_count(label.badness, own, at)
-            return msgspec.structs.replace(late, dependence=dependence.pass_over(self.dependence, at))
+            return replace(late, dependence=dependence.pass_over(self.dependence, at))
         signal = self.begin_reverse_test(at) if is_degraded and self.reverse is None else self
         bad, counts = label.badness, may_teach(label, roll) and not is_degraded
         taught = label.weight if counts and not is_doubted else 0.0
@@ -164,7 +164,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if reverse is not None and not is_early:
             reverse = _observe(reverse, label, at, roll, dependence.find_reverse_terms(signal.dependence, at))
         before = signal
-        signal = msgspec.structs.replace(
+        signal = replace(
             signal._with_count(bad, own, at),
             steady=signal.steady + taught,
             steady_wrong=signal.steady_wrong + taught * bad,
@@ -198,7 +198,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             error = max(error, baselines.find_lower_bound(min(of, max(0.0, wrong)), of))
         half_way = min(BASELINE_MAX, (held + error) / 2)
         left = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
-        return msgspec.structs.replace(self, reverse=raters.restart(self.guard, half_way, "below"), recoveries=left)
+        return replace(self, reverse=raters.restart(self.guard, half_way, "below"), recoveries=left)
 
     def restart(self, at: float = 0.0) -> LabelSignal:
         """Begin the detector again at its baseline, since the version is no longer degraded.
@@ -211,7 +211,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         count, recovered_at = self.recoveries, self.recovered_at
         if self.has_recovered:
             count, recovered_at = recoveries.add_recovery(count), at
-        return msgspec.structs.replace(begin(self), guard=guard, recoveries=count, recovered_at=recovered_at)
+        return replace(begin(self), guard=guard, recoveries=count, recovered_at=recovered_at)
 
     def find_doubt(self, labels_min: int, labels: float, alpha: float) -> Doubt | None:
         """The doubt for which evidence that would alarm does not; None where there is none, or no such evidence."""
@@ -302,12 +302,12 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         signal, is_new = self, self.dependence.has_rhythm and not before.dependence.had_rhythm
         ends = before._is_first_day and not self._is_first_day
         if ends and self.guard is not None:
-            detectors = msgspec.structs.replace(self.guard.detectors, log_max=self.guard.detectors.log_now)
-            signal = msgspec.structs.replace(self, guard=msgspec.structs.replace(self.guard, detectors=detectors))
+            detectors = replace(self.guard.detectors, log_max=self.guard.detectors.log_now)
+            signal = replace(self, guard=replace(self.guard, detectors=detectors))
             if before._is_learning and before.baseline is not None and not is_degraded:
                 lately = recent_values.find_share_interval(self.recent)
                 if lately is not None and lately[0] > before.baseline.upper:  # no bad hour: it lasts to the same hour
-                    return msgspec.structs.replace(signal, dependence=dependence.forget_rhythm(self.dependence))
+                    return replace(signal, dependence=dependence.forget_rhythm(self.dependence))
                 return signal.hold_against(signal._measure_first(at))
         # Evidence of a slip that lasts is not given up for a rhythm that the slip itself may have made.
         restarts = is_new and not is_degraded and self.reverse is None and (ends or not signal.is_doubted)
@@ -317,7 +317,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """The signal with a label that no detector has seen."""
         parts = self.by_caller or (() if own is None else (FadedSums(),) * raters.GROUPS)
         count, wrong, rate = self.labels + 1, self.wrong + bad, recent_values.add_event(self.rate, at)
-        return msgspec.structs.replace(
+        return replace(
             self,
             labels=count,
             wrong=wrong,
@@ -334,7 +334,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         if label.trusted:
             return self.shares
         shares = self.shares or raters.start_shares(self.salt)
-        shares = msgspec.structs.replace(shares, raters=leave_one_out.count_kind(shares.raters, roll.reported))
+        shares = replace(shares, raters=leave_one_out.count_kind(shares.raters, roll.reported))
         return raters.add_label(shares, label.caller, label.rater, label.reported, at=at)[0]
 
     def _learn(self, label: Label, own: int | None, at: float) -> LabelSignal:
@@ -342,7 +342,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         bad = label.weight * label.badness
         first, wrong = self.first + label.weight, self.first_wrong + bad
         firsts = _with_part(self.firsts, own, label.weight, bad)
-        signal = msgspec.structs.replace(self, first=first, first_wrong=wrong, firsts=firsts)
+        signal = replace(self, first=first, first_wrong=wrong, firsts=firsts)
         if self.baseline is not None or first < self.wanted:
             return signal
         return signal.hold_against(signal._measure_first(at))

@@ -10,6 +10,7 @@ import math
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import baselines, leave_one_out, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
@@ -193,7 +194,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     def end_reverse_test(self, at: float = 0.0) -> Self:
         """End the reverse test; the evidence remains."""
-        return msgspec.structs.replace(self, reverse=None)
+        return replace(self, reverse=None)
 
     def find_recent(self, alarming: bool) -> FadedSums:
         """Its values lately; of the time since its evidence began where that is an alarm, and still is one now."""
@@ -267,9 +268,7 @@ AnySignal = TypeVar("AnySignal", bound=BaselinedSignal)
 
 def begin(signal: AnySignal) -> AnySignal:
     """The signal whose detector has just begun."""
-    return msgspec.structs.replace(
-        signal, begun=signal.count, busiest=0.0, streams=0, recoveries=0, apart=0, reverse=None
-    )
+    return replace(signal, begun=signal.count, busiest=0.0, streams=0, recoveries=0, apart=0, reverse=None)
 
 
 def describe(baseline: Baseline | None, first: float, wanted: int) -> dict[str, Any]:

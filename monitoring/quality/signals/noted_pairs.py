@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import msgspec
 
+from monitoring.quality.signals.entries import JudgedPair
+
 Right = tuple[float | None, float | None]
 """The rightness of the version's and of the other's answer, from 0 to 1; None where that is open."""
 
 
-class NotedPair(msgspec.Struct, frozen=True, kw_only=True):
+class NotedPair(JudgedPair, frozen=True, kw_only=True):
     """Whose answers, in the judge's form, and its word. `stack` is general's, if it is one of both.
 
     `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the word of a
@@ -28,16 +30,8 @@ class NotedPair(msgspec.Struct, frozen=True, kw_only=True):
     shadow: str
     served: str
     on_trial: bool = False
-    judge: str | None = None
-    digest: str | None = None
-    served_digest: str | None = None
-    right: bool | None = None
-    served_right: bool | None = None
-    score: float | None = None
-    served_score: float | None = None
-    judge_digest: str | None = None
     stack: str | None = None
-    counted: dict[str, float] = {}
+    counted: dict[str, float] = msgspec.field(default_factory=dict)
     labelled: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
     tested: tuple[str, ...] = ()

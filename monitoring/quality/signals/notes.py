@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.labels.request_label import RaterJudgement
 from monitoring.quality.signals.entries import (
     Given,
+    JudgedPair,
     Label,
     Seen,
     get_general_stack,
@@ -56,18 +58,14 @@ def add_pair(note: Note, shadow: Seen) -> Note:
         return note
     other, served = get_sides(shadow)
     on_trial = pair.arm is None
+    opinion = {name: getattr(pair, name) for name in JudgedPair.__struct_fields__}
+    if on_trial:
+        opinion |= {"judge": "normal", "digest": shadow.text_digest, "served_digest": pair.text_digest}
     noted = NotedPair(
+        **opinion,
         shadow=other,
         served=served,
         on_trial=on_trial,
-        judge="normal" if on_trial else pair.judge,
-        digest=shadow.text_digest if on_trial else pair.digest,
-        served_digest=pair.text_digest if on_trial else pair.served_digest,
-        right=pair.right,
-        served_right=pair.served_right,
-        score=pair.score,
-        served_score=pair.served_score,
-        judge_digest=pair.judge_digest,
         stack=get_general_stack(shadow),
         caller=pair.caller or "",
         failed=shadow.outcome != "ok" and not says_nothing(shadow),
@@ -75,7 +73,7 @@ def add_pair(note: Note, shadow: Seen) -> Note:
     )
     if any((kept.shadow, kept.served) == (other, served) for kept in note.pairs):
         return note
-    return msgspec.structs.replace(note, pairs=(*note.pairs, noted))
+    return replace(note, pairs=(*note.pairs, noted))
 
 
 def add_feedback(note: Note, given: Given, plan: Plan, label: Label | None) -> Note:
@@ -90,7 +88,7 @@ def add_feedback(note: Note, given: Given, plan: Plan, label: Label | None) -> N
     if not trusted and (plan.reviews_per_week or plan.trusted_callers or (is_judged and not note.givers)):
         return note
     if trusted and note.givers and (bad is not None or given.demonstration_digests):
-        note = msgspec.structs.replace(note, bad=None, right={}, givers=())
+        note = replace(note, bad=None, right={}, givers=())
     moved: dict[str, Any] = {}
     if bad is not None and note.bad is None:
         moved["bad"] = bad
@@ -100,4 +98,4 @@ def add_feedback(note: Note, given: Given, plan: Plan, label: Label | None) -> N
         return note
     if not trusted and given.caller not in note.givers:
         moved["givers"] = (*note.givers, given.caller)
-    return msgspec.structs.replace(note, **moved)
+    return replace(note, **moved)

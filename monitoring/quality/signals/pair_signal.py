@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import delays, dependence, estimates, leave_one_out, paired, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
@@ -115,14 +116,14 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         if self.baseline == baseline:
             return self
         guard = leave_one_out.start(paired.start(_bound(baseline.upper)), GROUPS)
-        return begin(msgspec.structs.replace(self, baseline=baseline, guard=guard))
+        return begin(replace(self, baseline=baseline, guard=guard))
 
     def compare_with(self, digest: str | None) -> PairSignal:
         """Compare it with this arm from now on. If that is another, it starts again, but keeps an admin's baseline."""
         if digest is None or digest == self.against:
             return self
         if self.against is None:
-            return msgspec.structs.replace(self, against=digest)
+            return replace(self, against=digest)
         fresh = start(self.givers.salt, digest)
         kept = self.baseline if self.baseline is not None and self.baseline.kind == "admin" else None
         return fresh.hold_against(kept) if kept is not None else fresh
@@ -156,7 +157,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         if not is_degraded:
             learned = dependence.observe(learned, difference, at, own, GROUPS)
         rate = recent_values.add_event(signal.rate, at)
-        signal = msgspec.structs.replace(
+        signal = replace(
             signal,
             givers=roll,
             pairs=count,
@@ -210,14 +211,14 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
             error = max(error, total / of - delays.Z_UPPER * math.sqrt(self._spread() / of))
         reverse = leave_one_out.start(paired.start(_bound((margin + error) / 2), "below"), GROUPS)
         left = recoveries.count_left(self.recoveries, self.observed - self.apart, since - self.recovered_at)
-        return msgspec.structs.replace(self, reverse=reverse, recoveries=left)
+        return replace(self, reverse=reverse, recoveries=left)
 
     def restart(self, at: float = 0.0) -> PairSignal:
         """Begin the detectors again at their margins, without the labels that wait from before.
 
         A recovery is counted where its own reverse test has found it.
         """
-        signal = msgspec.structs.replace(self, waiting=(), other_waiting=(), placed=(), other_placed=())
+        signal = replace(self, waiting=(), other_waiting=(), placed=(), other_placed=())
         if self.guard is None:
             return signal
         without = tuple([left and paired.start(left.margin) for left in self.guard.without])
@@ -225,7 +226,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         count, recovered_at = self.recoveries, self.recovered_at
         if self.has_recovered:
             count, recovered_at = recoveries.add_recovery(count), at
-        return msgspec.structs.replace(begin(signal), guard=guard, recoveries=count, recovered_at=recovered_at)
+        return replace(begin(signal), guard=guard, recoveries=count, recovered_at=recovered_at)
 
     def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` differences, which have this total."""
@@ -249,7 +250,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         """The signal after one of the first pairs; with the last of them its references are known."""
         by_givers = {first.givers: first.sums for first in self.firsts}
         by_givers[own] = estimates.add_label(by_givers.get(own, Sums()), difference)
-        signal = msgspec.structs.replace(
+        signal = replace(
             self,
             first=estimates.add_label(self.first, difference),
             firsts=tuple([First(*row) for row in sorted(by_givers.items())]),
@@ -264,7 +265,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         assert signal.guard is not None, "it has just begun"
         left = [_reference(signal.firsts, (place,)) for place in range(GROUPS)]
         without = tuple([reference and paired.start(_bound(reference.upper)) for reference in left])
-        return msgspec.structs.replace(signal, guard=msgspec.structs.replace(signal.guard, without=without))
+        return replace(signal, guard=replace(signal.guard, without=without))
 
     def _placed(self, own: bool) -> tuple[float, ...]:
         """The times of the requests whose labels wait; long ago where a gateway of another release has not kept it."""
@@ -273,8 +274,8 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     def _with_waiting(self, own: bool, waiting: tuple[tuple[float, str], ...], placed: tuple[float, ...]) -> PairSignal:
         if own:
-            return msgspec.structs.replace(self, waiting=waiting, placed=placed)
-        return msgspec.structs.replace(self, other_waiting=waiting, other_placed=placed)
+            return replace(self, waiting=waiting, placed=placed)
+        return replace(self, other_waiting=waiting, other_placed=placed)
 
     def _spread(self) -> float:
         """The variance of its differences lately."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.signals.entries import Label, Seen
 
@@ -44,5 +44,5 @@ def add_keys(latest: Latest, keys: tuple[str, ...]) -> Latest:
 def weigh(latest: Mapping[str, Latest], signal: str, label: Label, seen: Seen) -> tuple[Label, dict[str, Latest]]:
     """The label of this request with its weight, and the keys of the latest labels of all signals after it."""
     keys, earlier = find_keys(seen), latest.get(signal, ())
-    weighed = msgspec.structs.replace(label, weight=find_weight(earlier, keys))
+    weighed = replace(label, weight=find_weight(earlier, keys))
     return weighed, {**latest, signal: add_keys(earlier, keys)}

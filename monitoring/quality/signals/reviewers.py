@@ -7,6 +7,7 @@ task agree too little. Pure functions.
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.labels.request_label import RaterJudgement, decide_label, name_rater
 from monitoring.quality.signals.entries import Given, Label
@@ -35,9 +36,9 @@ def decide_together(note: Note, given: Given, label: Label | None, plan: Plan) -
         form=msgspec.json.encode(digests.get("normal") or digests, order="sorted") if digests else None,
     )
     judgements = (*note.judgements, judgement)[-JUDGEMENTS_MAX:]
-    note = msgspec.structs.replace(note, judgements=judgements)
+    note = replace(note, judgements=judgements)
     decided = decide_label(judgements, plan.agreed_only)
     if decided is None or decided.badness is None:
-        return note, msgspec.structs.replace(given, demonstration_digests={}), None
-    given = msgspec.structs.replace(given, demonstration_digests=decided.demonstration or {})
-    return note, given, msgspec.structs.replace(label, badness=decided.badness)
+        return note, replace(given, demonstration_digests={}), None
+    given = replace(given, demonstration_digests=decided.demonstration or {})
+    return note, given, replace(label, badness=decided.badness)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -200,7 +201,7 @@ class Monitor:
             self._judged_at = {}
             self._step = None
             self._written = cursors
-            self._cursors = msgspec.structs.replace(cursors, epoch=epoch)
+            self._cursors = replace(cursors, epoch=epoch)
         reckoning = self._reckoning
         self._load(reckoning, (name for name, version in step.versions.items() if version.state != RETIRED))
         return reckoning
@@ -343,7 +344,7 @@ class Monitor:
         watches = [name for name in reckoning.moved if name in reckoning.watches]
         moved = self._cursors.read != self._written.read
         if moved or watches or reckoning.noted or retired:
-            after = msgspec.structs.replace(self._cursors, step=str(int(self._written.step or 0) + 1))
+            after = replace(self._cursors, step=str(int(self._written.step or 0) + 1))
             keys = [CURSORS_KEY, *(WATCH_KEY + name for name in (*watches, *sorted(retired)))]
             values: list[Any] = [pack(msgspec.json.encode(reckoning.watches[name])) for name in watches]
             values += [b""] * len(retired)

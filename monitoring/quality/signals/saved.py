@@ -10,6 +10,7 @@ import zlib
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.phases import Course, Phase, Verdict
 from monitoring.quality.signals.arms import Arm
@@ -61,10 +62,10 @@ def read_watch(raw: bytes) -> tuple[Watch, list[str]]:
     except msgspec.ValidationError:
         watch, dropped = _read_parts(text, head)
     if head.course is None:
-        watch = msgspec.structs.replace(watch, course=_course_of(head))
+        watch = replace(watch, course=_course_of(head))
     if watch.previous_version is None:
         try:
-            watch = msgspec.structs.replace(watch, previous_version=msgspec.json.decode(head.standby, type=Arm | None))
+            watch = replace(watch, previous_version=msgspec.json.decode(head.standby, type=Arm | None))
         except msgspec.ValidationError:
             dropped.append("previous_version")
     return watch, dropped
@@ -87,7 +88,7 @@ def _read_parts(text: bytes, head: Head) -> tuple[Watch, list[str]]:
             except msgspec.ValidationError:
                 dropped.append(field.name)
     taken = {name: at for name, at in read.get("anew", {}).items() if name not in dropped}
-    return msgspec.structs.replace(fresh, **{**read, "anew": taken}), dropped  # their baselines are taken again
+    return replace(fresh, **{**read, "anew": taken}), dropped  # their baselines are taken again
 
 
 def _read_signals(raw: msgspec.Raw, kind: Any, dropped: list[str]) -> dict[str, Any]:

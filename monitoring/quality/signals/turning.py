@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
-import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality import phases
 from monitoring.quality.detectors.baselines import Baseline
@@ -27,7 +27,7 @@ def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
     for name, baseline in sorted(baselines.items()):
         if watch.anew.get(name) == baseline.at:
             continue
-        watch = msgspec.structs.replace(
+        watch = replace(
             _held_against(watch, name, baseline),
             anew={**watch.anew, name: baseline.at},
             outdated=tuple([stream for stream in watch.outdated if stream != name]),
@@ -41,7 +41,7 @@ def follow(watch: Watch, phase: Phase, since: float) -> Watch:
     has_recovered = phase != watch.course.phase and _has_recovered(watch)
     course, turn = phases.follow(watch.course, phase, since, has_recovered)
     if course is not watch.course:
-        watch = msgspec.structs.replace(watch, course=course)
+        watch = replace(watch, course=course)
     match turn:
         case None:
             return watch
@@ -60,7 +60,7 @@ def follow(watch: Watch, phase: Phase, since: float) -> Watch:
 def follow_step(watch: Watch, stepped_at: float) -> Watch:
     """The watch once the share of its version has moved, at `stepped_at` in Unix seconds."""
     course = phases.follow_step(watch.course, stepped_at)
-    return watch if course is watch.course else msgspec.structs.replace(watch, course=course)
+    return watch if course is watch.course else replace(watch, course=course)
 
 
 def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
@@ -69,7 +69,7 @@ def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
     measure = get_measure(signal)
     if measure is None:
         left = {other: state for other, state in watch.signals.items() if other != signal}
-        return msgspec.structs.replace(watch, signals=left)
+        return replace(watch, signals=left)
     if of_class and measure == "share":
         fresh = label_signal.start(FIRST_OF_CLASS, watch.version)
         return replace_labelled(watch, {name: watch.classes.get(name, fresh).hold_against(baseline)})

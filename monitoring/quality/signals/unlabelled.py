@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import drift, planning
 from monitoring.quality.detectors import rising_errors as slip
@@ -131,7 +132,7 @@ def add_value(signals: Mapping[str, Signal], stream: UnlabelledName, value: floa
     if drift.learns(signal):
         if at - signal.taken_at < REFERENCE_SPACING_SECONDS:
             return signal
-        signal = msgspec.structs.replace(signal, taken_at=at)
+        signal = replace(signal, taken_at=at)
     signal = drift.observe(signal, value)
     if signal.observed % LOOKED_EVERY or signal.log_max < ALARM_MIN:
         return signal
@@ -147,5 +148,5 @@ def _anew(signal: Signal) -> Signal:
     """The bets begun anew against the same reference."""
     above = signal.above and slip.start(signal.above.baseline, signal.above.side)
     below = signal.below and slip.start(signal.below.baseline, signal.below.side)
-    fresh = msgspec.structs.replace(signal, observed=drift.REFERENCE, above=above, below=below, log_max=LOG_FLOOR)
-    return msgspec.structs.replace(fresh, busiest=0.0, streams=0)
+    fresh = replace(signal, observed=drift.REFERENCE, above=above, below=below, log_max=LOG_FLOOR)
+    return replace(fresh, busiest=0.0, streams=0)

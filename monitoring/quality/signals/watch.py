@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.metric_values import is_bad
 from monitoring.quality.detectors import leave_one_out, raters, recent_values, saving
@@ -145,12 +146,8 @@ def start(version: str, task: str, epoch: str) -> Watch:
 
 def get_labelled(watch: Watch) -> dict[str, LabelledSignal]:
     """The labelled signals of a version by name; those of its classes, as `SIGNAL:CLASS`, come last."""
-    signals: dict[str, LabelledSignal] = {}
-    for name in LABELLED:
-        signal = getattr(watch, name)
-        if signal is not None:
-            signals[name] = signal
-    return {**signals, **watch.classes}
+    own: dict[str, LabelledSignal | None] = {name: getattr(watch, name) for name in LABELLED}
+    return {**{name: signal for name, signal in own.items() if signal is not None}, **watch.classes}
 
 
 def replace_labelled(watch: Watch, signals: Mapping[str, LabelledSignal | None]) -> Watch:
@@ -159,7 +156,7 @@ def replace_labelled(watch: Watch, signals: Mapping[str, LabelledSignal | None])
         return watch
     moved: dict[str, Any] = {name: signal for name, signal in signals.items() if ":" not in name}
     classes = {name: signal for name, signal in signals.items() if ":" in name}
-    return msgspec.structs.replace(watch, **moved, classes={**watch.classes, **classes})
+    return replace(watch, **moved, classes={**watch.classes, **classes})
 
 
 # ---- records -------------------------------------------------------------------------------------
@@ -172,7 +169,7 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
     moved: dict[str, Any] = {}
     if watch.version in (seen.version, seen.led_to):
         roll = leave_one_out.add_request(watch.roll, seen.caller, at, is_reported(seen))
-        watch = msgspec.structs.replace(watch, roll=roll)
+        watch = replace(watch, roll=roll)
     if get_labelled_version(seen) == watch.version:
         moved["requests"] = watch.requests + 1
         moved["request_rate"] = recent_values.add_event(watch.request_rate, at)
@@ -190,7 +187,7 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
         moved.update(looked_at=watch.looked_at + 1, signals=signals, languages=languages)
     if seen.version is None and seen.led_to == watch.version:
         watch = _with_stack(watch, seen.stack, at)
-    return msgspec.structs.replace(watch, **moved) if moved else watch
+    return replace(watch, **moved) if moved else watch
 
 
 def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Watch | None) -> Watch:
@@ -204,7 +201,7 @@ def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Wat
         track = track.begin_reverse_test(watch.course.tested_from)
     if _teaches_complaints(watch, track, seen):
         track = track.take_request(seen.caller, at)
-    return msgspec.structs.replace(watch, complaint_metric=metric, complaints=track)
+    return replace(watch, complaint_metric=metric, complaints=track)
 
 
 def _teaches_complaints(watch: Watch, track: ComplaintSignal, seen: Seen) -> bool:
@@ -242,7 +239,7 @@ def take_pair(
         return watch, note
     says_right = noted_pairs.get_outright(noted, watch.version) is not None
     arm = arms.add_pair(arm, at, noted_pairs.get_guesses(noted, watch.version), says_right)
-    noted = msgspec.structs.replace(noted, counted={**noted.counted, watch.version: arm.blocks[-1].begins})
+    noted = replace(noted, counted={**noted.counted, watch.version: arm.blocks[-1].begins})
     watch = _with_arm(watch, arm)
     if watch.course.came_degraded(shadow.placed_at):
         watch = _with_bets(watch, arm.other, arm_bets.add_pair)
@@ -266,7 +263,7 @@ def _judged(watch: Watch, note: Note, place: int, noted: NotedPair, at: float, a
         if version not in noted.told and right[0] is not None:
             watch = _with_agreement(watch, noted, right[0])
         field = "told" if note.givers else "labelled"
-        noted = msgspec.structs.replace(noted, **{field: (*getattr(noted, field), version)})
+        noted = replace(noted, **{field: (*getattr(noted, field), version)})
     both = noted_pairs.judge_by_demonstration(noted, version, demonstrated)
     sure = both if both is not None else noted_pairs.get_outright(noted, version)
     is_late, is_early = watch.course.is_late(asked_at), watch.course.is_early(asked_at)
@@ -275,11 +272,11 @@ def _judged(watch: Watch, note: Note, place: int, noted: NotedPair, at: float, a
         alone, is_degraded = leave_one_out.find_alone(watch.roll), watch.course.is_degraded
         wrong, other_wrong = 1.0 - sure[0], 1.0 - sure[1]
         track = watch.shadow.take_pair(wrong, other_wrong, givers, at, alone, is_degraded, is_early)
-        watch = msgspec.structs.replace(watch, shadow=track)
-        noted = msgspec.structs.replace(noted, tested=(*noted.tested, version))
+        watch = replace(watch, shadow=track)
+        noted = replace(noted, tested=(*noted.tested, version))
     watch, noted = _bet(watch, noted, other, right, note.givers, asked_at)
     pairs = (*note.pairs[:place], noted, *note.pairs[place + 1 :])
-    return watch, msgspec.structs.replace(note, pairs=pairs)
+    return watch, replace(note, pairs=pairs)
 
 
 def _bet(
@@ -292,14 +289,14 @@ def _bet(
         return watch, noted
     difference, told_by = arms.find_differences(opinion)[0], () if right is None else givers
     watch = _with_bets(watch, other, lambda bets: arm_bets.add_difference(bets, difference, told_by, watch.roll))
-    return watch, msgspec.structs.replace(noted, bet_on=(*noted.bet_on, version))
+    return watch, replace(noted, bet_on=(*noted.bet_on, version))
 
 
 def _with_bets(watch: Watch, other: str, step: Callable[[ArmBets], ArmBets]) -> Watch:
     """The watch whose bets on another arm have moved."""
     against = watch.stack.digest if other == GENERAL else None
     bets = arm_bets.move(watch.bets, other, watch.course.since, against, watch.roll.groups, step)
-    return msgspec.structs.replace(watch, bets=bets)
+    return replace(watch, bets=bets)
 
 
 def _with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
@@ -308,7 +305,7 @@ def _with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = F
     moved = fingerprints.add_answer(
         watch.stack, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded
     )
-    return msgspec.structs.replace(watch, **moved) if moved else watch
+    return replace(watch, **moved) if moved else watch
 
 
 def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
@@ -316,7 +313,7 @@ def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
     moved: dict[str, Any] = {"shadows": watch.shadows + 1}
     if usd:
         moved |= {"shadow_usd": watch.shadow_usd + usd, "saving": saving.add_shadow(watch.saving, at, usd)}
-    return msgspec.structs.replace(watch, **moved)
+    return replace(watch, **moved)
 
 
 def _with_judge(watch: Watch, pair: Pair) -> Watch:
@@ -325,7 +322,7 @@ def _with_judge(watch: Watch, pair: Pair) -> Watch:
     if judge is watch.judge:
         return watch
     agreed = watch.agreed if pair_judge.is_judged_by(watch.judge, judge.judge, judge.digest) else FadedSums()
-    return msgspec.structs.replace(watch, judge=judge, agreed=agreed)
+    return replace(watch, judge=judge, agreed=agreed)
 
 
 def _with_agreement(watch: Watch, noted: NotedPair, right: float) -> Watch:
@@ -334,7 +331,7 @@ def _with_agreement(watch: Watch, noted: NotedPair, right: float) -> Watch:
     if guessed is None or not pair_judge.is_judged_by(watch.judge, noted.judge, noted.judge_digest):
         return watch
     agrees = float((guessed[0] >= 0.5) == (right >= 0.5))
-    return msgspec.structs.replace(watch, agreed=recent_values.add_value(watch.agreed, agrees))
+    return replace(watch, agreed=recent_values.add_value(watch.agreed, agrees))
 
 
 def _arm(watch: Watch, noted: NotedPair, previous_version: str | None) -> Arm | None:
@@ -349,8 +346,8 @@ def _arm(watch: Watch, noted: NotedPair, previous_version: str | None) -> Arm | 
 
 def _with_arm(watch: Watch, arm: Arm) -> Watch:
     if arm.other == GENERAL:
-        return msgspec.structs.replace(watch, general=arm)
-    return msgspec.structs.replace(watch, previous_version=arm)
+        return replace(watch, general=arm)
+    return replace(watch, previous_version=arm)
 
 
 # ---- feedback ------------------------------------------------------------------------------------
@@ -380,10 +377,10 @@ def take_feedback(
     if label is not None and label.metric == plan.feedback_metric:
         stream = "reviewed" if label.trusted else "feedback"
         if stream not in note.given:
-            note = msgspec.structs.replace(note, given={**note.given, stream: label.badness})
+            note = replace(note, given={**note.given, stream: label.badness})
             watch = _with_label(watch, label, stream, given, seen, plan, at, previous, own)
     if note is not before and own and not before.given:
-        watch = msgspec.structs.replace(
+        watch = replace(
             watch,
             judged=recent_values.add_event(watch.judged, at),
             delays=recent_values.add_delay(watch.delays, max(0.0, at - seen.placed_at)),
@@ -428,7 +425,7 @@ def _with_label(
         of_class = get_class(given, plan.class_tag)
         if of_class is not None:
             moved["classes"] = _with_class(watch, stream, of_class, label, at, roll, is_late, is_early)
-    return msgspec.structs.replace(watch, **moved)
+    return replace(watch, **moved)
 
 
 def _is_doubted(watch: Watch) -> bool:
@@ -467,20 +464,20 @@ def _with_complaint(watch: Watch, label: Label, seen: Seen, note: Note, at: floa
     """The watch after the first value of the complaint metric for a request; only a bad one is a complaint."""
     if "complaints" in note.given:
         return watch, note
-    note = msgspec.structs.replace(note, given={**note.given, "complaints": label.badness})
+    note = replace(note, given={**note.given, "complaints": label.badness})
     if not is_bad(label.badness) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
         return watch, note
     roll = leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
     track = watch.complaints.take_complaint(label.caller, seen.placed_at, at, leave_one_out.find_alone(roll))
-    return msgspec.structs.replace(watch, roll=roll, complaints=track), note
+    return replace(watch, roll=roll, complaints=track), note
 
 
 def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
     """The watch without the labels of the metric that it went by before, if any, and what was set for these."""
     if watch.metric is None:
-        return msgspec.structs.replace(watch, metric=metric)
+        return replace(watch, metric=metric)
     fresh, holdout = start(watch.version, watch.task, watch.epoch), pair_signal.start(watch.version, watch.stack.digest)
-    return msgspec.structs.replace(
+    return replace(
         watch,
         metric=metric,
         reviewed=fresh.reviewed,
@@ -499,4 +496,4 @@ def tick(watch: Watch, at: float) -> Watch:
     if watch.complaints is None:
         return watch
     track = watch.complaints.tick(at)
-    return watch if track is watch.complaints else msgspec.structs.replace(watch, complaints=track)
+    return watch if track is watch.complaints else replace(watch, complaints=track)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.signals import alarm_shares, canaries, judging, notes, turning, watch
@@ -296,43 +296,13 @@ class Watches:
 
 
 def _with_tally(state: Watch, tally: Tally | None) -> Watch:
-    return state if tally is state.canary else msgspec.structs.replace(state, canary=tally)
+    return state if tally is state.canary else replace(state, canary=tally)
 
 
 def find_versions(seen: Iterable[Seen]) -> set[str]:
     """The versions that these records may move."""
     names = {name for record in seen for name in (record.version, record.led_to) if name is not None}
     return names | {record.pair.version for record in seen if record.pair is not None and record.pair.version}
-
-
-def replay(
-    records: Sequence[tuple[str, Seen]],
-    feedback: Sequence[tuple[str, Given]],
-    step: MonitorStep,
-    at: float,
-    baselines: Mapping[str, Mapping[str, Baseline]] | None = None,
-) -> dict[str, Judgement]:
-    """The judgements at `at` (Unix seconds) that follow from these entries, by their names in their streams.
-
-    What an entry says is taken as it stands; feedback on a record that is not there is passed over.
-    """
-    reckoning = Watches("replay")
-    reckoning.begin(step, baselines or {})
-    placed: dict[str, Seen] = {}
-    order: list[tuple[tuple[int, int, int], Seen | Given]] = [
-        *((read_entry(RECORDS, name, {})[:3], seen) for name, seen in records),
-        *((read_entry(FEEDBACK, name, {})[:3], given) for name, given in feedback),
-    ]
-    for key, seen in order:
-        if isinstance(seen, Seen):
-            placed[seen.id] = msgspec.structs.replace(seen, placed_at=key[0] / 1000)
-    for key, entry in sorted(order, key=lambda item: item[0]):
-        if isinstance(entry, Seen):
-            reckoning.take(placed[entry.id], key[0] / 1000)
-        elif entry.request in placed:
-            reckoning.hear(entry, placed[entry.request], key[0] / 1000)
-    reckoning.tick(at)
-    return reckoning.judged(list(reckoning.watches), at)
 
 
 def _sides(note: Note) -> list[str]:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, ActionKind, TaskQuality, VersionQuality
 
@@ -68,8 +68,8 @@ class Noting:
             return quality
         self.note(kind, version, because, before, after, evidence=quality.evidence)
         if failed is not None:
-            self.actions[-1] = msgspec.structs.replace(self.actions[-1], id=failed.id, again=failed.again + 1)
-        return msgspec.structs.replace(quality, done=(*quality.done, kind))
+            self.actions[-1] = replace(self.actions[-1], id=failed.id, again=failed.again + 1)
+        return replace(quality, done=(*quality.done, kind))
 
     def _failed(self, kind: ActionKind, version: str, quality: VersionQuality) -> Action | None:
         """The action that was last asked for since the version has its verdict, if it failed."""
@@ -83,7 +83,7 @@ def add_actions(task: TaskQuality, actions: Sequence[Action]) -> TaskQuality:
         return task
     new = {action.id for action in actions}
     kept = [action for action in task.actions if action.id not in new]
-    return msgspec.structs.replace(task, actions=[*kept, *actions][-ACTIONS_MAX:])
+    return replace(task, actions=[*kept, *actions][-ACTIONS_MAX:])
 
 
 def mark_failed(task: TaskQuality, action: Action, why: str) -> TaskQuality:
@@ -92,11 +92,11 @@ def mark_failed(task: TaskQuality, action: Action, why: str) -> TaskQuality:
     noted = next((entry for entry in task.actions if entry.id == action.id), None)
     if noted is None or noted.again != action.again or noted.failed is not None:
         return task
-    marked = [msgspec.structs.replace(entry, failed=why) if entry.id == action.id else entry for entry in task.actions]
+    marked = [replace(entry, failed=why) if entry.id == action.id else entry for entry in task.actions]
     versions, quality = dict(task.versions), task.versions.get(action.version)
     if quality is not None:
-        quality = msgspec.structs.replace(quality, done=tuple(kind for kind in quality.done if kind != action.kind))
+        quality = replace(quality, done=tuple(kind for kind in quality.done if kind != action.kind))
         if action.kind == "pause_canary":  # it has its share still: there is nothing to give back
-            quality = msgspec.structs.replace(quality, paused_share=None)
+            quality = replace(quality, paused_share=None)
         versions[action.version] = quality
-    return msgspec.structs.replace(task, versions=versions, actions=marked)
+    return replace(task, versions=versions, actions=marked)

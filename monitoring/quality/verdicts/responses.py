@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.phases import Phase, Pinned, Released, Verdict, next_phase
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS, Noting, add_actions
@@ -78,7 +79,7 @@ def respond(
     for name, judgement in sorted(judgements.items()):  # once all verdicts are there: one version's arm is another one
         versions[name] = move_share(noting, name, versions[name], judgement, Lines(versions, roles, plan, may))
     watched = [name for name in (roles.active, roles.canary) if name in versions]
-    after = msgspec.structs.replace(task, versions=versions)
+    after = replace(task, versions=versions)
     after = _with_ticket(noting, after, watched, judgements, plan)
     after = _with_levers(noting, after, watched, judgements, plan, review_shares)
     return add_actions(after, noting.actions), noting.actions
@@ -91,13 +92,13 @@ def pin(task: TaskQuality, version: str, word: Pin, now: float) -> tuple[TaskQua
         raise ResponseError("The pin would be over already: give a time to come.")
     noting = Noting(now)
     if word.verdict is None:
-        after = msgspec.structs.replace(_unpinned(quality, now), pin=word)
+        after = replace(_unpinned(quality, now), pin=word)
     else:
         after = _pinned(quality, word, next_phase(quality.phase, Pinned(word.verdict)), now)
     if word.verdict == "healthy":
-        after = msgspec.structs.replace(after, undone=())
+        after = replace(after, undone=())
     if word.verdict in ("healthy", "suspect"):
-        after = msgspec.structs.replace(after, kept=1.0, to=None, to_version=None, stepped_at=now)
+        after = replace(after, kept=1.0, to=None, to_version=None, stepped_at=now)
     noting.note("pin", version, word.reason, _describe(quality), _describe(after), by=word.by)
     return _with(task, version, after, noting), noting.actions[0]
 
@@ -131,7 +132,7 @@ def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQu
     if done.kind == "shift" and quality is not None:
         before = describe_share(quality)
         share = {field: done.before[field] for field in ("kept", "to", "to_version") if field in done.before}
-        versions[done.version] = msgspec.structs.replace(quality, **share, stepped_at=now)
+        versions[done.version] = replace(quality, **share, stepped_at=now)
     if done.kind == "pause_canary" and quality is not None:
         versions[done.version] = forget_pause(quality)
     levers: dict[str, Any] = {}
@@ -139,7 +140,7 @@ def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQu
         field = {"shadow": "shadow_share", "reviews": "review_share", "widen": "deferral_factor"}[done.kind]
         levers = {field: done.before[field]} if field in done.before else {}
     marked = [
-        msgspec.structs.replace(action, undone_at=now, undone_by=by) if action.id in {action_id, *later} else action
+        replace(action, undone_at=now, undone_by=by) if action.id in {action_id, *later} else action
         for action in task.actions
     ]
     of_task = task.undone
@@ -147,8 +148,8 @@ def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQu
         of_task = tuple(dict.fromkeys((*of_task, done.kind)))
     elif (moved := versions.get(done.version)) is not None:
         kinds = tuple(dict.fromkeys((*moved.undone, done.kind)))
-        versions[done.version] = msgspec.structs.replace(moved, undone=kinds)
-    after = msgspec.structs.replace(task, versions=versions, actions=marked, undone=of_task, **levers)
+        versions[done.version] = replace(moved, undone=kinds)
+    after = replace(task, versions=versions, actions=marked, undone=of_task, **levers)
     noting = Noting(now)
     with_later = f" and what was done to the share since ({', '.join(later)})" if later else ""
     text = f"{by} undid {done.kind} ({action_id}){with_later}."
@@ -225,7 +226,7 @@ def _later_moves(task: TaskQuality, done: Action) -> list[str]:
 def _with_verdict(noting: Noting, name: str, quality: VersionQuality, judged: Judgement, plan: Plan) -> VersionQuality:
     """The version with the verdict that follows; one that an admin has pinned keeps it."""
     if quality.phase.pinned == "degraded":
-        return msgspec.structs.replace(quality, alarmed=list_alarmed(quality, judged))
+        return replace(quality, alarmed=list_alarmed(quality, judged))
     if quality.phase.pinned is not None:
         return quality
     conclusion = find_verdict(quality, judged, plan, noting.now)
@@ -237,11 +238,9 @@ def _with_verdict(noting: Noting, name: str, quality: VersionQuality, judged: Ju
             return after
         because = explain_degraded(conclusion.streams)  # what labels say takes the place of an admin's word
         noting.note("verdict", name, because, *moved, evidence=evidence)
-        return msgspec.structs.replace(after, because=because, evidence=evidence)
+        return replace(after, because=because, evidence=evidence)
     noting.note("verdict", name, conclusion.because, *moved, evidence=evidence)
-    return msgspec.structs.replace(
-        after, evidence=evidence, done=() if conclusion.verdict == "healthy" else quality.done
-    )
+    return replace(after, evidence=evidence, done=() if conclusion.verdict == "healthy" else quality.done)
 
 
 # ---- what is set for the task -----------------------------------------------------------------------
@@ -255,8 +254,8 @@ def _with_ticket(
     ticket = task.ticket
     if not worse:
         if ticket is not None and ticket.closed_at is None:
-            ticket = msgspec.structs.replace(ticket, closed_at=noting.now)
-        return msgspec.structs.replace(task, ticket=ticket, undone=())
+            ticket = replace(ticket, closed_at=noting.now)
+        return replace(task, ticket=ticket, undone=())
     if ticket is None or ticket.closed_at is not None:
         first = task.versions[worse[0]]
         ticket = Ticket(
@@ -271,7 +270,7 @@ def _with_ticket(
         )
     else:
         ticket = _spent(ticket, judgements)
-    return msgspec.structs.replace(task, ticket=ticket)
+    return replace(task, ticket=ticket)
 
 
 def _with_levers(
@@ -313,7 +312,7 @@ def _with_levers(
             noting.note(kind, worse[0], task.versions[worse[0]].because, {field: before}, {field: value})
     if not moved and tuple(raised) == task.raised:
         return task
-    return msgspec.structs.replace(task, **moved, raised=tuple(raised))
+    return replace(task, **moved, raised=tuple(raised))
 
 
 def _raised_shadow_share(
@@ -354,7 +353,7 @@ def _spent(ticket: Ticket, judgements: Mapping[str, Judgement]) -> Ticket:
     is_more = spent > NOTED_AGAIN * ticket.shadow_usd_spent or shadows > NOTED_AGAIN * ticket.shadows_asked
     if ticket.usd_before is not None and not is_more:
         return ticket
-    return msgspec.structs.replace(
+    return replace(
         ticket,
         shadow_usd_spent=spent,
         shadows_asked=shadows,
@@ -394,18 +393,18 @@ def _released(noting: Noting, name: str, quality: VersionQuality) -> VersionQual
 
 def _pinned(quality: VersionQuality, word: Pin, phase: Phase, now: float) -> VersionQuality:
     """The version in the phase that an admin's verdict leads to."""
-    word = msgspec.structs.replace(word, instead_of=phase.own, alarmed=_own_alarms(quality))
-    after = msgspec.structs.replace(quality, pin=word, quiet_since=None)  # nothing moves it while it is pinned
+    word = replace(word, instead_of=phase.own, alarmed=_own_alarms(quality))
+    after = replace(quality, pin=word, quiet_since=None)  # nothing moves it while it is pinned
     if phase.verdict == quality.verdict:
         return after
     after = _with_holding(after, phase.verdict, now, f"{word.by} says so: {word.reason}")
-    return msgspec.structs.replace(after, alarmed=word.alarmed) if phase.own == phase.verdict == "degraded" else after
+    return replace(after, alarmed=word.alarmed) if phase.own == phase.verdict == "degraded" else after
 
 
 def _unpinned(quality: VersionQuality, now: float) -> VersionQuality:
     """The version once nobody pins it."""
     pin, phase = quality.pin, quality.phase
-    after = msgspec.structs.replace(quality, pin=None)
+    after = replace(quality, pin=None)
     if pin is None or pin.verdict is None or pin.instead_of is None:
         return after
     stands = next_phase(phase, Released()).verdict
@@ -415,14 +414,14 @@ def _unpinned(quality: VersionQuality, now: float) -> VersionQuality:
         return after
     if pin.instead_of != phase.own:
         because = f"Labels have spoken against it while it was pinned as {pin.verdict} ({', '.join(quality.alarmed)})."
-        return msgspec.structs.replace(after, because=because)
+        return replace(after, because=because)
     is_explained = bool(quality.evidence) or stands == "healthy"
-    return after if is_explained else msgspec.structs.replace(after, because=f"It was {stands} before its pin.")
+    return after if is_explained else replace(after, because=f"It was {stands} before its pin.")
 
 
 def _with_holding(quality: VersionQuality, verdict: Verdict, now: float, because: str) -> VersionQuality:
     """The version with another verdict that holds, and without what belonged to the verdict before."""
-    return msgspec.structs.replace(
+    return replace(
         quality, verdict=verdict, since=now, because=because, evidence={}, done=(), alarmed=(), observed=None
     )
 
@@ -440,7 +439,7 @@ def _quality_of(task: TaskQuality, version: str) -> VersionQuality:
 
 
 def _with(task: TaskQuality, version: str, after: VersionQuality, noting: Noting) -> TaskQuality:
-    whole = msgspec.structs.replace(task, versions={**task.versions, version: after})
+    whole = replace(task, versions={**task.versions, version: after})
     return add_actions(whole, noting.actions)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 RETRAININGS_MAX = 200
 """The newest requests that are kept."""
@@ -60,7 +61,7 @@ def closed(request: Retraining, by: str, at: float) -> Retraining:
     """The request, closed; one that is closed already stays as it is."""
     if request.state == "closed":
         return request
-    return msgspec.structs.replace(request, state="closed", closed_at=at, closed_by=by)
+    return replace(request, state="closed", closed_at=at, closed_by=by)
 
 
 def expected_of(example: Example) -> str | None:

@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import TaskQuality
 
-WEEK_SECONDS = 7 * 86_400.0
-
 
 def reviews_per_week(plan: Plan, suspect: bool) -> int:
     """The budget: how many requests of the task may be drawn in seven days, at most."""
@@ -47,14 +45,3 @@ def are_raised(health: TaskQuality, watched: Iterable[str], plan: Plan) -> bool:
     if "reviews" not in plan.responses or "reviews" in health.undone:
         return False
     return bool(health.looked_into(watched))
-
-
-def time_cut(expected: float, budget: int) -> float:
-    """The share of time in which a budget over the last seven days is spent, where so many draws a week are expected.
-
-    Erlang's loss formula (Erlang 1917): each draw holds a place of the budget for seven days, whatever comes meanwhile.
-    """
-    lost = 1.0
-    for place in range(1, budget + 1):
-        lost = expected * lost / (place + expected * lost)
-    return lost

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.detectors import leave_one_out, raters, sequential
 from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
@@ -207,7 +208,7 @@ def observe(state: Tally, plan: RolloutPlan, outcome: Outcome, at: float = 0.0) 
             return seen
         return _moved(seen, lambda evidence: _paired(evidence, canary, float(value), compare), own, believed)
 
-    return msgspec.structs.replace(
+    return replace(
         state,
         callers=callers,
         canary_requests=state.canary_requests + canary,
@@ -227,7 +228,7 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
     own = {leave_one_out.get_group(callers, caller) for caller in pair.callers}
     believed = set(leave_one_out.find_believed(callers))
     shadow = _moved(state.shadow, lambda seen: _seen(seen, difference), own, believed)
-    return msgspec.structs.replace(state, callers=callers, shadow=shadow)
+    return replace(state, callers=callers, shadow=shadow)
 
 
 def verdict(state: Tally, plan: RolloutPlan, seconds_running: float) -> Verdict:
@@ -289,10 +290,10 @@ def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float,
             leave_one_out.add_label(rater_roll, name, at=at),
         )
         own = (leave_one_out.get_group(callers, outcome.caller), GROUPS + leave_one_out.get_group(rater_roll, name))
-    state = msgspec.structs.replace(state, callers=callers, raters=rater_roll)
+    state = replace(state, callers=callers, raters=rater_roll)
     believed = _believed(state, "feedback")
     feedback = _moved(state.feedback, lambda evidence: _paired(evidence, canary, badness, _difference), own, believed)
-    return msgspec.structs.replace(state, feedback=feedback)
+    return replace(state, feedback=feedback)
 
 
 def _believed(state: Tally, name: Signal) -> set[int]:
@@ -338,7 +339,7 @@ def _difference(canary: float, active: float) -> float:
 
 
 def _seen(seen: Evidence, difference: float) -> Evidence:
-    return msgspec.structs.replace(
+    return replace(
         seen, harm=sequential.observe(seen.harm, difference), no_worse=sequential.observe(seen.no_worse, difference)
     )
 

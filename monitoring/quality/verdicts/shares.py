@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.verdicts.actions import Noting
 from monitoring.quality.verdicts.plan import Plan
@@ -78,7 +79,7 @@ def _paused(noting: Noting, name: str, quality: VersionQuality, lines: Lines) ->
     if "pause_canary" not in lines.may or "pause_canary" in quality.done or share == 0.0:
         return quality
     quality = noting.once("pause_canary", name, quality, quality.because, {"share": share}, {"share": 0.0})
-    return msgspec.structs.replace(quality, paused_share=share) if "pause_canary" in quality.done else quality
+    return replace(quality, paused_share=share) if "pause_canary" in quality.done else quality
 
 
 def _resumed(noting: Noting, name: str, quality: VersionQuality, roles: Roles) -> VersionQuality:
@@ -96,7 +97,7 @@ def forget_pause(quality: VersionQuality) -> VersionQuality:
     if quality.paused_share is None:
         return quality
     done = tuple(kind for kind in quality.done if kind != "recover")
-    return msgspec.structs.replace(quality, paused_share=None, done=done)
+    return replace(quality, paused_share=None, done=done)
 
 
 def _step_away(noting: Noting, name: str, quality: VersionQuality, judged: Judgement, lines: Lines) -> VersionQuality:
@@ -152,7 +153,7 @@ def _shifted(
     if waits or (kept >= quality.kept and not another):
         return quality
     to_version = roles.previous_version if better.arm == "previous_version" else None
-    after = msgspec.structs.replace(quality, kept=kept, to=better.arm, to_version=to_version, stepped_at=noting.now)
+    after = replace(quality, kept=kept, to=better.arm, to_version=to_version, stepped_at=noting.now)
     evidence = {"arm": msgspec.to_builtins(better), **quality.evidence}
     noting.note("shift", name, because, describe_share(quality), describe_share(after), evidence=evidence)
     return after
@@ -165,7 +166,7 @@ def _step_back(noting: Noting, name: str, quality: VersionQuality, plan: Plan) -
     kept = min([step for step in (*plan.kept_steps, 1.0) if step > quality.kept], default=1.0)
     if kept >= 1.0:
         return _given_back(noting, name, quality, quality.because)
-    after = msgspec.structs.replace(quality, kept=kept, stepped_at=noting.now)
+    after = replace(quality, kept=kept, stepped_at=noting.now)
     noting.note(
         "recover", name, quality.because, describe_share(quality), describe_share(after), evidence=quality.evidence
     )
@@ -176,7 +177,7 @@ def _given_back(noting: Noting, name: str, quality: VersionQuality, because: str
     """The version with all of its requests."""
     if quality.to is None:
         return quality
-    after = msgspec.structs.replace(quality, kept=1.0, to=None, to_version=None, stepped_at=noting.now)
+    after = replace(quality, kept=1.0, to=None, to_version=None, stepped_at=noting.now)
     noting.note("recover", name, because, describe_share(quality), describe_share(after), evidence=quality.evidence)
     return after
 

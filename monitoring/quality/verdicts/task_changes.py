@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, Changed, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError
@@ -26,8 +27,8 @@ def announce(task: TaskQuality, versions: Sequence[str], word: Changed) -> tuple
         quality = moved.get(name, VersionQuality(since=word.at))
         before[name] = quality.stale_from
         first = word.effective_at if quality.stale_from is None else min(quality.stale_from, word.effective_at)
-        moved[name] = msgspec.structs.replace(quality, stale_from=first)
-    word = msgspec.structs.replace(word, stale_before=before)
+        moved[name] = replace(quality, stale_from=first)
+    word = replace(word, stale_before=before)
     action = Action(
         id=_id(word.at),
         at=word.at,
@@ -38,7 +39,7 @@ def announce(task: TaskQuality, versions: Sequence[str], word: Changed) -> tuple
         after={"stale_from": _marks(moved, versions), "changed": msgspec.to_builtins(word)},
         by=word.by,
     )
-    return _noted(msgspec.structs.replace(task, versions=moved, changed=word), action), action
+    return _noted(replace(task, versions=moved, changed=word), action), action
 
 
 def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Changed, Action]:
@@ -50,10 +51,7 @@ def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Chan
         raise ResponseError("Nobody has said that the task changes: there is nothing to take back.")
     word = task.changed
     announced = [entry.id for entry in task.actions if entry.kind == "changed" and entry.undone_at is None]
-    marked = [
-        msgspec.structs.replace(entry, undone_at=now, undone_by=by) if entry.id in announced else entry
-        for entry in task.actions
-    ]
+    marked = [replace(entry, undone_at=now, undone_by=by) if entry.id in announced else entry for entry in task.actions]
     action = Action(
         id=_id(now),
         at=now,
@@ -65,7 +63,7 @@ def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Chan
         after={"changed": None},
         by=by,
     )
-    after = msgspec.structs.replace(task, versions=_unmarked(task), changed=None, actions=marked)
+    after = replace(task, versions=_unmarked(task), changed=None, actions=marked)
     return _noted(after, action), word, action
 
 
@@ -75,7 +73,7 @@ def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:
     if word is None:
         return dict(task.versions)
     return {
-        name: msgspec.structs.replace(quality, stale_from=word.stale_before.get(name))
+        name: replace(quality, stale_from=word.stale_before.get(name))
         if name in word.stale_before or quality.stale_from == word.effective_at
         else quality
         for name, quality in task.versions.items()
@@ -88,7 +86,7 @@ def _marks(versions: Mapping[str, VersionQuality], names: Sequence[str]) -> dict
 
 
 def _noted(task: TaskQuality, action: Action) -> TaskQuality:
-    return msgspec.structs.replace(task, actions=[*task.actions, action][-ACTIONS_MAX:])
+    return replace(task, actions=[*task.actions, action][-ACTIONS_MAX:])
 
 
 def _id(now: float) -> str:

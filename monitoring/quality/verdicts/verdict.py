@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from monitoring.quality.phases import Judged, Verdict, next_phase
 from monitoring.quality.verdicts.plan import Plan
@@ -76,7 +76,7 @@ def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Ju
         observed = quality.observed
         if turned or observed is None:
             observed = {name_of(report): report.observed for report in judged.streams if report.labelled}
-    return msgspec.structs.replace(
+    return replace(
         quality,
         verdict=after,
         since=now if turned else quality.since,

@@ -10,8 +10,9 @@ import msgspec
 from monitoring.quality.detectors.baselines import Baseline, measure
 from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
 from monitoring.quality.signals.steps import MonitorStep
-from monitoring.quality.signals.watches import Watches, replay
+from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import (
     MORNING,
     PLAN,

@@ -15,7 +15,7 @@ from monitoring.quality.signals.entries import (
     get_labelled_version,
 )
 from monitoring.quality.signals.steps import WatchedVersion
-from monitoring.quality.signals.watches import replay
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, at, errors, said, served, step
 
 SHIFTED: dict[str, Any] = {"version": V2, "led_to": V3, "reason": "degraded", "attempts": [Attempt(V2)]}

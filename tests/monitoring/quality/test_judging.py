@@ -13,8 +13,8 @@ from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.signals import entries, label_signal, watch
 from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.watches import replay
 from tests.monitoring.quality.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import (
     MORNING,
     V2,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from monitoring.quality.signals import arms
 from monitoring.quality.signals.arms import Arm, ArmComparison
 from monitoring.quality.signals.noted_pairs import Right
-from monitoring.quality.signals.watches import replay
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import MORNING, V3, Traffic, at, said, served, shadow, step
 
 PAIRS = 1_000

@@ -11,10 +11,11 @@ from monitoring.quality.detectors.baselines import measure
 from monitoring.quality.explanations.report import make_report
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.watch import Watch
-from monitoring.quality.signals.watches import Watches, replay
+from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, JudgeReport
 from tests.monitoring.quality import situations
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.situations import HEALTHY, JUDGED, of, single
 from tests.monitoring.quality.traffic import MORNING, V3, at, said, served, shadow, step
 

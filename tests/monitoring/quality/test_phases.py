@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from monitoring.quality import phases
-from monitoring.quality.phases import EVENTS, PHASES, VERDICTS, Course, Judged, Phase, Pinned, Released, next_phase
+from monitoring.quality.phases import VERDICTS, Course, Judged, Phase, Pinned, Released, next_phase
 from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import pin, release
 from tests.monitoring.quality.answered import NOW, V2, after, judged, stream
+from tests.monitoring.quality.phase_table import EVENTS, PHASES, make_table
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "explanation" / "phases.md"
 SIGNALS = ("feedback", "shadow")
@@ -22,7 +23,7 @@ verdicts = st.sampled_from(VERDICTS)
 
 
 def test_table_in_the_document_is_that_of_the_code() -> None:
-    assert phases.make_table() in DOCUMENT.read_text(encoding="utf-8")
+    assert make_table() in DOCUMENT.read_text(encoding="utf-8")
 
 
 def test_every_event_in_every_phase_leads_to_a_named_phase() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors.leave_one_out import REPORTS_COUNT_AFTER_SECONDS
-from monitoring.quality.signals.watches import replay
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
 from tests.monitoring.quality.reckoned import BY_GATE
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.test_watch import complaint_traffic
 from tests.monitoring.quality.traffic import (
     MORNING,

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from benchmarks.reviews import time_cut
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.reviewing import (
@@ -13,7 +14,6 @@ from monitoring.quality.verdicts.reviewing import (
     review_share,
     reviews_aimed_at,
     reviews_per_week,
-    time_cut,
 )
 
 PLAN = Plan(reviews_per_week=100, reviews_per_week_suspect=400, responses=["reviews"])

@@ -13,9 +13,9 @@ from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.explanations.phrases import format_dollars
 from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.signals.entries import Seen
-from monitoring.quality.signals.watches import replay
 from monitoring.quality.verdicts.quality import Judgement, SavingReport, TaskQuality
 from tests.monitoring.quality import situations
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.situations import HEALTHY, JUDGED, SHIFTED, of, single
 from tests.monitoring.quality.traffic import MORNING, V3, at, served, shadow, step
 

@@ -1,0 +1,43 @@
+"""The judgements that follow from entries which are all there, without Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.steps import MonitorStep
+from monitoring.quality.signals.watches import FEEDBACK, RECORDS, Watches, read_entry
+from monitoring.quality.verdicts.quality import Judgement
+
+
+def replay(
+    records: Sequence[tuple[str, Seen]],
+    feedback: Sequence[tuple[str, Given]],
+    step: MonitorStep,
+    at: float,
+    baselines: Mapping[str, Mapping[str, Baseline]] | None = None,
+) -> dict[str, Judgement]:
+    """The judgements at `at` (Unix seconds) that follow from these entries, by their names in their streams.
+
+    What an entry says is taken as it stands; feedback on a record that is not there is passed over.
+    """
+    reckoning = Watches("replay")
+    reckoning.begin(step, baselines or {})
+    placed: dict[str, Seen] = {}
+    order: list[tuple[tuple[int, int, int], Seen | Given]] = [
+        *((read_entry(RECORDS, name, {})[:3], seen) for name, seen in records),
+        *((read_entry(FEEDBACK, name, {})[:3], given) for name, given in feedback),
+    ]
+    for key, seen in order:
+        if isinstance(seen, Seen):
+            placed[seen.id] = replace(seen, placed_at=key[0] / 1000)
+    for key, entry in sorted(order, key=lambda item: item[0]):
+        if isinstance(entry, Seen):
+            reckoning.take(placed[entry.id], key[0] / 1000)
+        elif entry.request in placed:
+            reckoning.hear(entry, placed[entry.request], key[0] / 1000)
+    reckoning.tick(at)
+    return reckoning.judged(list(reckoning.watches), at)
