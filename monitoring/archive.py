@@ -23,6 +23,7 @@ import duckdb
 import msgspec
 
 from monitoring.records import Record
+from monitoring.synced_files import sync_folder
 from monitoring.texts import TextRow
 
 Dataset = Literal["records", "feedback", "texts"]
@@ -149,11 +150,7 @@ def replace_part(dataset: Dataset, lines: Path, target: Path) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(target)
     for folder in (target.parent, target.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
     return size
 
 
@@ -235,13 +232,23 @@ def read(dataset: Dataset, paths: Sequence[Path], named: bool = False) -> str:
     """These files as one table with all columns of the dataset: what a file of an older gateway lacks is null. `named`:
     with the file's name as the column `filename`."""
     listed = ", ".join(write_path(path) for path in paths)
-    columns = columns_of(ROWS[dataset])
+    columns = columns_of(ROWS[dataset]) | ({"filename": "VARCHAR"} if named else {})
     nulls = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
+    if not paths:
+        return f"(SELECT {nulls} WHERE false)"
     return (
         f"(SELECT * FROM read_parquet([{listed}], union_by_name=true, hive_partitioning=false, "  # noqa: S608
         f"filename={str(named).lower()}) "
         f"UNION ALL BY NAME SELECT {nulls} WHERE false)"
     )
+
+
+def find_table(folder: Path, wanted: ArchiveQuery, named: bool = False) -> str:
+    """What may be asked for as one table; without rows where there is no file."""
+    try:
+        return read(wanted.dataset, list(files(folder, wanted)), named)
+    except Nothing:
+        return read(wanted.dataset, [], named)
 
 
 def _where(archive_query: ArchiveQuery) -> tuple[str, list[Any]]:

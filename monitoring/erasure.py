@@ -5,18 +5,18 @@ Each file is the old one whole or the new one whole, whenever this ends; done ag
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from monitoring.archive import ArchiveQuery, Dataset, Nothing, connected, files, read
+from monitoring.archive import ArchiveQuery, Dataset, connected, find_table
 from monitoring.feedback_erasure import WORDS
+from monitoring.synced_files import replace_file
 from monitoring.text_retention import list_parts_of, rewrite_part
 from monitoring.text_stream import forgotten_name_of
 
@@ -46,12 +46,8 @@ def find_requests(folder: Path, names: Sequence[str], until: float) -> set[str]:
 
 
 def _find_in(folder: Path, dataset: Dataset, column: str, names: Sequence[str], until: float) -> set[str]:
-    try:
-        table = read(dataset, list(files(folder, ArchiveQuery(dataset))))
-    except Nothing:
-        return set()
     query = (
-        f'SELECT "{column}" FROM {table} WHERE "at" <= ? '  # noqa: S608 - our own names; values are bound
+        f'SELECT "{column}" FROM {find_table(folder, ArchiveQuery(dataset))} WHERE "at" <= ? '  # noqa: S608 - our own names; values are bound
         'AND (list_has_any("handles", ?::VARCHAR[]) OR ? || "caller" IN (SELECT unnest(?::VARCHAR[])))'
     )
     with connected() as connection:
@@ -61,10 +57,7 @@ def _find_in(folder: Path, dataset: Dataset, column: str, names: Sequence[str], 
 
 def find_tasks(folder: Path, requests: Set[str]) -> dict[str, float]:
     """The tasks of archived requests, and when the first of each was made (Unix seconds)."""
-    try:
-        table = read("records", list(files(folder, ArchiveQuery("records"))))
-    except Nothing:
-        return {}
+    table = find_table(folder, ArchiveQuery("records"))
     query = f'SELECT "task", min("at") FROM {table} WHERE "id" IN (SELECT unnest(?::VARCHAR[])) GROUP BY "task"'  # noqa: S608
     with connected() as connection:
         return dict(connection.execute(query, [list(requests)]).fetchall())
@@ -81,33 +74,30 @@ def remove_leftovers(folder: Path) -> None:
 
 def erase_texts(folder: Path, requests: Set[str]) -> int:
     """Erase the kept texts of these requests from the archive. Returns their number. The folder is locked."""
-    erased = 0
-
-    def without(row: dict[str, Any]) -> dict[str, Any] | None:
-        nonlocal erased
-        erased += row["request"] in requests
-        return None if row["request"] in requests else row
-
-    for path in list_parts_of(folder, "texts", "request", [*requests]):
-        rewrite_part("texts", path, without)
-    return erased
+    return _rewrite_rows(folder, "texts", requests, lambda _: None)
 
 
 def erase_words_of_feedback(folder: Path, requests: Set[str]) -> int:
     """Erase comments and demonstrations of these requests from the archive; values stay. Returns the judgements that
     had any. The folder is locked."""
-    erased = 0
+    return _rewrite_rows(folder, "feedback", requests, lambda row: row | dict.fromkeys(WORDS))
 
-    def without(row: dict[str, Any]) -> dict[str, Any]:
-        nonlocal erased
-        if row["request"] not in requests:
-            return row
-        erased += any(row[name] is not None for name in WORDS)
-        return row | dict.fromkeys(WORDS)
 
-    for path in list_parts_of(folder, "feedback", "request", [*requests]):
-        rewrite_part("feedback", path, without)
-    return erased
+def _rewrite_rows(
+    folder: Path, dataset: Dataset, requests: Set[str], change: Callable[[dict[str, Any]], dict[str, Any] | None]
+) -> int:
+    """Write each file with rows of these requests again, and return the number of rows that changed."""
+    changed = 0
+
+    def rewrite(row: dict[str, Any]) -> dict[str, Any] | None:
+        nonlocal changed
+        after = change(row) if row["request"] in requests else row
+        changed += after != row
+        return after
+
+    for path in list_parts_of(folder, dataset, "request", [*requests]):
+        rewrite_part(dataset, path, rewrite)
+    return changed
 
 
 def erase_unreadable(folder: Path, requests: Set[str]) -> None:
@@ -238,18 +228,3 @@ def _without(value: Any, texts: list[str], names: Set[str]) -> Any:
     if isinstance(value, dict):
         return {name: _without(part, texts, names) for name, part in value.items()}
     return value
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file's new content so that it is the old or the new one whole, and on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

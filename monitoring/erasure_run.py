@@ -12,15 +12,14 @@ every request can be found there; then files are written again without the texts
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from redis import Redis
 
 from monitoring.archive import lock_archive
-from monitoring.archive_run import READ_MAX, ArchiveReport, write_all
+from monitoring.archive_run import ArchiveReport, write_all
 from monitoring.erasure import (
     ErasedSet,
     erase_from_sets,
@@ -35,8 +34,8 @@ from monitoring.erasure import (
 from monitoring.evaluation.erasure import ErasedSuite, erase_from_evaluations, erase_from_suites
 from monitoring.feedback_erasure import erase_feedback_words
 from monitoring.helper_process import run_job
-from monitoring.text_stream import delete_texts, forgotten_name_of, read_row
-from monitoring.texts import STREAM_KEY, TEXT_KEY, TextRow
+from monitoring.text_stream import delete_texts, forgotten_name_of, read_waiting
+from monitoring.texts import TextRow
 
 
 class ErasureJob(msgspec.Struct):
@@ -82,7 +81,7 @@ def erase(job: ErasureJob) -> ErasureReport:
     ):
         for each in (folder, datasets, trainings):
             remove_leftovers(each)
-        waiting = {row.request for row in _waiting(redis) if _is_meant(row, job, requests)}
+        waiting = {row.request for row in read_waiting(redis) if _is_meant(row, job, requests)}
         delete_texts(redis, waiting, 0)
         write_all(redis, folder, ArchiveReport())
         requests |= waiting | find_requests(folder, job.names, job.until)
@@ -103,17 +102,6 @@ def erase(job: ErasureJob) -> ErasureReport:
 def _is_meant(row: TextRow, job: ErasureJob, requests: Set[str]) -> bool:
     named = not {forgotten_name_of(row.caller), *row.handles}.isdisjoint(job.names)
     return row.request in requests or (named and row.at <= job.until)
-
-
-def _waiting(redis: Any) -> Iterator[TextRow]:
-    """The texts in Redis that wait for the archive."""
-    low = "-"
-    while batch := redis.xrange(STREAM_KEY, low, "+", count=READ_MAX):
-        low = f"({batch[-1][0].decode()}"
-        for raw in redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in batch]):
-            row = read_row(raw)
-            if row is not None:
-                yield row
 
 
 def _erase_damaged(folder: Path, requests: Set[str]) -> None:

@@ -7,13 +7,14 @@ written again under the same ids, and takes the place of the old one in one step
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from monitoring.feedback import STREAM_KEY, Feedback
+from monitoring.text_stream import READ_MAX, read_pages
 
-READ_MAX = 500
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
 WORDS = ("comment", "demonstration", "demonstration_digests")
 """The fields of feedback, and columns of the archive, that may hold texts."""
@@ -28,9 +29,9 @@ while true do
     low = '(' .. entry[1]
   end
 end
-local told = redis.call('XINFO', 'STREAM', KEYS[1])
-for i = 1, #told, 2 do
-  if told[i] == 'last-generated-id' then redis.call('XSETID', KEYS[2], told[i + 1]) end
+local info = redis.call('XINFO', 'STREAM', KEYS[1])
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' then redis.call('XSETID', KEYS[2], info[i + 1]) end
 end
 redis.call('RENAME', KEYS[2], KEYS[1])
 """
@@ -63,10 +64,7 @@ def _write_stream_again(redis: Any, requests: Set[str]) -> None:
 
 
 def _entries(redis: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
-    low = "-"
-    while batch := redis.xrange(STREAM_KEY, low, "+", count=READ_MAX):
-        low = f"({batch[-1][0].decode()}"
-        yield from batch
+    return chain.from_iterable(read_pages(redis, STREAM_KEY))
 
 
 def _bare_body(fields: dict[bytes, bytes], requests: Set[str]) -> bytes | None:

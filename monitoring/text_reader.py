@@ -14,12 +14,11 @@ from typing import Any, Self
 
 from redis import Redis
 
-from monitoring.archive import ArchiveQuery, Nothing, connected, files, lock_archive, read
+from monitoring.archive import ArchiveQuery, connected, find_table, lock_archive
 from monitoring.ids import SHAPE, made_at
-from monitoring.text_stream import read_row
-from monitoring.texts import STREAM_KEY, TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
+from monitoring.text_stream import READ_MAX, read_row, read_waiting
+from monitoring.texts import TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
 
-READ_MAX = 500
 CLOCK_SECONDS = 60.0
 """A request's time may be that much from the time in its id."""
 
@@ -74,7 +73,7 @@ class TextReader:
         """
         seen: set[str] = set()
         archived = self._archived(ArchiveQuery("texts", since, until), '"task" = ?', [task])
-        for rows in (self._waiting(), archived):
+        for rows in (read_waiting(self.redis), archived):
             for text in self._opened(rows):
                 inside = (since is None or text.at >= since) and (until is None or text.at < until)
                 if text.task == task and inside and text.request not in seen:
@@ -89,21 +88,11 @@ class TextReader:
                 except Unsealable:
                     self.unreadable += 1
 
-    def _waiting(self) -> Iterator[TextRow | None]:
-        """The rows that wait in Redis for the archive, the oldest first."""
-        low = "-"
-        while batch := self.redis.xrange(STREAM_KEY, low, "+", count=READ_MAX):
-            low = f"({batch[-1][0].decode()}"
-            yield from map(read_row, self.redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in batch]))
-
     def _archived(self, wanted: ArchiveQuery, where: str, values: list[Any]) -> Iterator[TextRow]:
         if not self.folder.is_dir():
             return
         with lock_archive(self.folder, shared=True), self.connection.cursor() as cursor:
-            try:
-                table = read("texts", list(files(self.folder, wanted)))
-            except Nothing:
-                return
+            table = find_table(self.folder, wanted)
             names = ", ".join(f'"{name}"' for name in TextRow.__struct_fields__)
             cursor.execute(f'SELECT {names} FROM {table} WHERE {where} ORDER BY "at"', values)  # noqa: S608 - our names
             while batch := cursor.fetchmany(READ_MAX):

@@ -6,7 +6,6 @@ one on the same way.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +15,8 @@ from typing import Any
 import duckdb
 import msgspec
 
-from monitoring.archive import ArchiveQuery, Dataset, Nothing, connected, files, read, replace_part
+from monitoring.archive import ArchiveQuery, Dataset, connected, find_table, read, replace_part
+from monitoring.synced_files import sync_folder
 from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
 
 PRUNED_EVERY_SECONDS = 3600
@@ -51,14 +51,8 @@ def _due(
     connection: duckdb.DuckDBPyConnection, folder: Path, retention: TextRetention, now: float
 ) -> Mapping[Path, list[str]]:
     """The requests whose texts are due, by file; a file with none of them has texts to seal anew."""
-    try:
-        texts = read("texts", list(files(folder, ArchiveQuery("texts"))), named=True)
-    except Nothing:
-        return {}
-    try:
-        labelled = f'SELECT "request" FROM {read("feedback", list(files(folder, ArchiveQuery("feedback"))))}'  # noqa: S608
-    except Nothing:
-        labelled = "SELECT NULL WHERE false"
+    texts = find_table(folder, ArchiveQuery("texts"), named=True)
+    labelled = f'SELECT "request" FROM {find_table(folder, ArchiveQuery("feedback"))}'  # noqa: S608
     due, values = ['("task" NOT IN (SELECT unnest(?::VARCHAR[])) AND "at" < ?)'], list[Any]()
     values += [list(retention.tasks), now - retention.other * DAY_SECONDS]
     for task, days in retention.tasks.items():
@@ -100,19 +94,12 @@ def rewrite_part(dataset: Dataset, path: Path, rewrite: Callable[[dict[str, Any]
 def remove_part(path: Path) -> None:
     """Remove a file so that it stays removed, whatever happens to the machine."""
     path.unlink()
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def list_parts_of(folder: Path, dataset: Dataset, column: str, values: Sequence[str]) -> list[Path]:
     """The files with a row whose column has one of these values."""
-    try:
-        table = read(dataset, list(files(folder, ArchiveQuery(dataset))), named=True)
-    except Nothing:
-        return []
+    table = find_table(folder, ArchiveQuery(dataset), named=True)
     query = f'SELECT DISTINCT "filename" FROM {table} WHERE "{column}" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608
     with connected() as connection:
         return [Path(path) for (path,) in connection.execute(query, [list(values)]).fetchall()]

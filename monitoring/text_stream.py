@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -48,7 +48,7 @@ for i = 2, #ARGV do
   end
 end
 """
-DROPPED_AT_ONCE = 500
+READ_MAX = 500
 
 
 class TextStream:
@@ -84,8 +84,23 @@ def read_row(raw: bytes | None) -> TextRow | None:
     return msgspec.json.decode(raw, type=TextRow) if raw else None
 
 
+def read_pages(redis: Any, stream: str) -> Iterator[list[tuple[bytes, dict[bytes, bytes]]]]:
+    """The entries of a stream, READ_MAX at a time, the oldest first (not asynchronous)."""
+    low = "-"
+    while page := redis.xrange(stream, low, "+", count=READ_MAX):
+        low = f"({page[-1][0].decode()}"
+        yield page
+
+
+def read_waiting(redis: Any) -> Iterator[TextRow]:
+    """The texts that wait for the archive, the oldest first (not asynchronous)."""
+    for page in read_pages(redis, STREAM_KEY):
+        rows = map(read_row, redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in page]))
+        yield from (row for row in rows if row is not None)
+
+
 def delete_texts(redis: Any, requests: Iterable[str], known_ms: int) -> None:
     """Delete texts from Redis (not asynchronous), and know of them for so many milliseconds that they were there."""
     ids = list(requests)
-    for at in range(0, len(ids), DROPPED_AT_ONCE):
-        redis.eval(DROP, 1, BYTES_KEY, known_ms, *ids[at : at + DROPPED_AT_ONCE])
+    for at in range(0, len(ids), READ_MAX):
+        redis.eval(DROP, 1, BYTES_KEY, known_ms, *ids[at : at + READ_MAX])

@@ -14,6 +14,7 @@ import msgspec
 
 from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.card_page import make_card_page
+from monitoring.synced_files import sync_folder
 
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
@@ -48,7 +49,7 @@ def write_set(folder: Path, built: BuiltSet, card: dict[str, Any]) -> str:
         except OSError:
             if not target.is_dir():  # else another build of the same set was faster
                 raise
-        _sync(folder)
+        sync_folder(folder)
     return name
 
 
@@ -75,11 +76,3 @@ def _write_lines(path: Path, lines: Iterable[bytes]) -> str:
         file.flush()
         os.fsync(file.fileno())
     return found.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
