@@ -2,6 +2,8 @@
 
 Requests are in the order of their ids, which is that in which they were made. In Redis they stand in the order in which
 they ended: of those read so far, one is told once no other that was made after it can still come.
+
+`python -m monitoring.request_search` reads a SearchJob as a line of JSON, and prints a SearchResult.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import msgspec
 
 from monitoring.archive import ArchiveQuery, Nothing, files, read
 from monitoring.feedback_reader import read_feedback
+from monitoring.helper_process import run_job
 from monitoring.ids import made_at
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
 from monitoring.records import STREAM_KEY
@@ -234,3 +237,7 @@ def _by_id(one: Found) -> str:
 
 def _milliseconds(place: str) -> int:
     return int(place.partition("-")[0] or 0)
+
+
+if __name__ == "__main__":
+    run_job(SearchJob, search)

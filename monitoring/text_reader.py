@@ -1,6 +1,7 @@
 """Reading of kept texts, by request or by task and time: the newest from Redis, all others from the archive.
 
 DuckDB reads the archive, so this is for processes beside a gateway, which get a `TextSource` with their job.
+`python -m monitoring.text_reader` reads a TextReadJob as a line of JSON, and prints the texts by request.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 from redis import Redis
 
 from monitoring.archive import ArchiveQuery, connected, find_table, lock_archive
+from monitoring.helper_process import run_job
 from monitoring.ids import SHAPE, made_at
 from monitoring.text_stream import READ_MAX, read_row, read_waiting
 from monitoring.texts import TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
@@ -98,3 +101,20 @@ class TextReader:
             while batch := cursor.fetchmany(READ_MAX):
                 for row in batch:
                     yield TextRow(**dict(zip(TextRow.__struct_fields__, row, strict=True)))
+
+
+class TextReadJob(msgspec.Struct):
+    """The requests whose texts are wanted, and where they are."""
+
+    source: TextSource
+    requests: list[str]
+
+
+def read_texts(job: TextReadJob) -> dict[str, KeptText]:
+    """The texts by request."""
+    with TextReader(job.source) as reader:
+        return reader.of_requests(job.requests)
+
+
+if __name__ == "__main__":
+    run_job(TextReadJob, read_texts)

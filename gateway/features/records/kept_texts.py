@@ -15,7 +15,7 @@ from monitoring.texts import KeptText
 
 log = logging.getLogger(__name__)
 READ_SECONDS_MAX = 60.0
-COMMAND = (sys.executable, "-P", "-m", "monitoring.text_read_run")
+COMMAND = (sys.executable, "-P", "-m", "monitoring.text_reader")
 
 
 async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, KeptText]:

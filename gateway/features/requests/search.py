@@ -25,7 +25,7 @@ from router.decision import REASONS
 
 SEARCHES_MAX = 2
 SEARCH_SECONDS_MAX = 60.0
-COMMAND = (sys.executable, "-P", "-m", "monitoring.request_search_run")
+COMMAND = (sys.executable, "-P", "-m", "monitoring.request_search")
 Name = Annotated[str | None, Query(max_length=100)]
 Moment = Annotated[float | None, Query(ge=0, lt=253_402_300_800, description="Unix seconds.")]
 router = APIRouter(tags=["callers"])
@@ -96,7 +96,7 @@ def _see_that_task_is_known(services: Services, caller: Caller, task: str) -> No
 
 
 async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
-    """The result of monitoring/request_search_run.py. Raises Problem (504, 500)."""
+    """The result of monitoring/request_search.py. Raises Problem (504, 500)."""
     services = searches.services
     source, rules = text_source_of(services.settings), await read_all_rules(services)
     job = {"source": source, "query": query, "rules": rules}
