@@ -21,6 +21,14 @@ JOINED_BYTES_MAX = 1 << 16
 IDLE_CONNECTIONS_MAX = 1024
 KEEP_ALIVE_SECONDS = 4.0
 """Less than vLLM's own 5 s: a connection that the engine closes just as it is used again costs a try."""
+SIZE_LINES: Mapping[int, bytes] = {
+    len(line) + size + 2: line for line, size in ((b"%x\r\n" % size, size) for size in range(1, 0x800))
+}
+"""First lines of HTTP chunks, by the bytes of the whole chunk."""
+EVENT_END = b"\n\n\r\n"
+"""The end of an HTTP chunk that ends with an event."""
+Taker = Callable[[list[bytes]], int]
+"""Takes parts of a body in place of the one who waits for them; returns how many it took, from the front."""
 
 
 class Origin:
@@ -102,6 +110,10 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         self._fault: EngineError | None = None
         self._parts: list[bytes] = []
         self._buffered = 0
+        self._bytes_left = 0
+        self.taker: Taker | None = None
+        self._between = False
+        """True if the next byte begins an HTTP chunk."""
         self._paused = False
         self._head_bytes = 0
         self._framed = False
@@ -114,14 +126,15 @@ class EngineConnection(Wakeable, asyncio.Protocol):
 
     # The exchange, in its order.
 
-    def begin(self, head: bytes, body: bytes, silence_seconds: float) -> None:
-        """Send a request."""
+    def begin(self, head: bytes, body: bytes, silence_seconds: float, bytes_max: int) -> None:
+        """Send a request, whose answer may have so many bytes."""
         assert self._transport is not None
         assert not self._busy
         self._busy = True
         self._fault = None
         self._parts = []
         self._buffered = self._head_bytes = self.status = 0
+        self._bytes_left = bytes_max
         self._framed = self.answered = self.headed = self.whole = self.reusable = False
         self.headers = {}
         self._silence_seconds = silence_seconds
@@ -142,7 +155,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             await self._wait()
 
     async def chunk(self) -> bytes:
-        """The bytes that have arrived since; empty at the end of the answer. Raises Silent, Truncated."""
+        """The bytes that have arrived since; empty at the end of the answer. Raises Silent, Truncated, Oversize."""
         if self._lapsed:
             self._judge_lapse()
         while not self._parts:
@@ -151,6 +164,8 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             if self._fault is not None:
                 raise self._fault
             await self._wait()
+        if self._bytes_left < 0:
+            raise Oversize("the answer is longer than the gateway's limit")
         parts, self._parts, self._buffered = self._parts, [], 0
         if self._paused and self._transport is not None:
             self._paused = False
@@ -186,6 +201,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
 
     def _rest(self) -> None:
         self._busy = False
+        self.taker = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -238,7 +254,13 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             return
         if not self._by_tokens:
             self._heard_at = self._loop.time()
+        taker = self.taker
+        if self._parts or self._fault is not None or not self._is_awaited:
+            taker = None
+        if taker is not None and self._between and self._pass_chunk(data, taker):
+            return
         self.answered = True
+        self._between = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -249,11 +271,26 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._broken("its headers are too long")
                 return
+        self._between = self._between and data.endswith(EVENT_END)  # else a size may have begun behind the last chunk
+        if taker is not None and self._parts and self._bytes_left >= 0:
+            taken = taker(self._parts)
+            self._buffered -= sum(map(len, self._parts[:taken]))
+            del self._parts[:taken]
         if self._buffered > READ_BUFFER_BYTES and not self._paused and self._transport is not None and not self.whole:
             self._paused = True
             self._transport.pause_reading()
         if self._parts or self.whole:
             self._wake()
+
+    def _pass_chunk(self, data: bytes, taker: Taker) -> bool:
+        """Offer the taker what is one whole HTTP chunk, as most reads are: the parser need not see it."""
+        line = SIZE_LINES.get(len(data))
+        if line is None or not data.startswith(line) or not data.endswith(EVENT_END) or len(data) > self._bytes_left:
+            return False
+        if not taker([data[len(line) : -2]]):
+            return False
+        self._bytes_left -= len(data)
+        return True
 
     def eof_received(self) -> None:
         """The engine sends no more: the end of an answer that told no length."""
@@ -297,6 +334,11 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         """Bytes of the body, without their framing."""
         self._parts.append(body)
         self._buffered += len(body)
+        self._bytes_left -= len(body)
+
+    def on_chunk_complete(self) -> None:
+        """An HTTP chunk is whole."""
+        self._between = True
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
@@ -364,7 +406,7 @@ class EngineClient:
             if connection is None:
                 connection = await self._connect(origin)
             try:
-                connection.begin(head, body, silence_seconds)
+                connection.begin(head, body, silence_seconds, self._answer_bytes_max)
                 await connection.head()
                 break
             except BaseException as error:
@@ -379,7 +421,7 @@ class EngineClient:
         if encoding.lower() != "identity":
             connection.abort()
             raise Failed(f"the engine's answer is encoded as {encoding[:32]!r}, though no encoding was asked for")
-        return EngineAnswer(origin, connection, self._answer_bytes_max)
+        return EngineAnswer(origin, connection)
 
     async def _connect(self, origin: Origin) -> EngineConnection:
         assert self._loop is not None, "the client is used inside `async with`"
@@ -399,21 +441,18 @@ class EngineClient:
 class EngineAnswer:
     """An answer that has begun: status 2xx, headers read, body still to come. Its holder closes it once."""
 
-    def __init__(self, origin: Origin, connection: EngineConnection, bytes_max: int) -> None:
+    def __init__(self, origin: Origin, connection: EngineConnection) -> None:
         self._origin = origin
         self._connection = connection
-        self._bytes_left = bytes_max
         self._closed = False
+        self.next_chunk = connection.chunk
         self.expect_tokens = connection.expect_tokens
         self.heard = connection.heard
 
-    async def next_chunk(self) -> bytes:
-        """The part of the body that has arrived; empty at its end. Raises Truncated if it broke, Silent, Oversize."""
-        chunk = await self._connection.chunk()
-        self._bytes_left -= len(chunk)
-        if self._bytes_left < 0:
-            raise Oversize("the answer is longer than the gateway's limit")
-        return chunk
+    def pass_to(self, taker: Taker | None) -> None:
+        """From now on, while `next_chunk` is awaited, the taker is offered what comes first; None ends that."""
+        if not self._closed:
+            self._connection.taker = taker
 
     async def read(self) -> bytes:
         """The whole body. Raises as `next_chunk` does."""

@@ -21,6 +21,11 @@ class Wakeable:
         finally:
             self._waiter = None
 
+    @property
+    def _is_awaited(self) -> bool:
+        """True if a task waits and has not been woken or cancelled."""
+        return self._waiter is not None and not self._waiter.done()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw
 
 from gateway.formats.surrogates import Halves
+from gateway.formats.token_frame import TokenFrame, find_frame
 
 DONE = b"data: [DONE]\n\n"
 BOM = b"\xef\xbb\xbf"
 """The mark that some put before UTF-8; it is no part of the text."""
+FRAMES_MAX = 8
+"""Times that a frame is looked for in one stream: where it changes, looking costs more than reading."""
 
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
@@ -216,6 +219,8 @@ class Progress:
         "done",
         "ended",
         "finish_reason",
+        "frame",
+        "frames_left",
         "halves",
         "said",
         "skipped",
@@ -235,6 +240,26 @@ class Progress:
         self.broken: bytes | None = None
         self.said: list[str] | None = None
         self.halves: Halves | None = None
+        self.frame: TokenFrame | None = None
+        self.frames_left = FRAMES_MAX
+
+    def take_tokens(self, part: bytes) -> bool:
+        """Note a part of whole events that neither count nor end anything; False, and nothing noted, for any other."""
+        text = self.frame.text_of(part) if self.frame is not None else None
+        if text and self.halves is None:
+            self.chunks += 1
+            if self.said is not None:
+                self.said.append(text)
+            return True
+        bodies = self._read_plain(part) if part and _end_of_plain(part) == len(part) else None
+        if bodies is None or any(choice.finish_reason for body in bodies for choice in body.choices or ()):
+            return False
+        self._note_plain(bodies)
+        text = _text_alone(bodies[0]) if self.frames_left and len(bodies) == 1 else None
+        if text:
+            self.frames_left -= 1
+            self.frame = find_frame(part, text, _read_text) or self.frame
+        return True
 
     def take_plain(self, chunk: bytes) -> int:
         """Note the events at the front of `chunk` that go to the caller as they came; returns how many bytes they are.
@@ -243,21 +268,28 @@ class Progress:
         usage and [DONE] too, is left to `take`.
         """
         end = _end_of_plain(chunk)
-        if not end or (self.halves is not None and self.halves.kept):
+        bodies = self._read_plain(chunk[:end]) if end else None
+        if bodies is None:
             return 0
+        self._note_plain(bodies)
+        return end
+
+    def _read_plain(self, events: bytes) -> list[EventBody] | None:
+        """Read whole events; None where one of them is not plain."""
+        if self.halves is not None and self.halves.kept:
+            return None
         try:
-            if not chunk.isascii():
-                chunk[:end].decode()  # see_that_it_is_text, of the part that is taken
-            bodies = BODY.decode_lines(chunk[6 : end - 2].replace(b"\n\ndata: ", b"\n"))
+            see_that_it_is_text(events)
+            bodies = BODY.decode_lines(events[6:-2].replace(b"\n\ndata: ", b"\n"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return 0
-        if any(body.error is not None or body.usage is not None for body in bodies):
-            return 0
+            return None
+        return None if any(body.error is not None or body.usage is not None for body in bodies) else bodies
+
+    def _note_plain(self, bodies: Sequence[EventBody]) -> None:
         if self.answer_id is None:
             self.answer_id = bodies[0].id
         for body in bodies:
             self._note(body.choices or ())
-        return end
 
     def take(self, event: bytes) -> bytes | None:
         """Note an event, and return it if it is for the caller: not a comment, not malformed, not the usage alone."""
@@ -321,6 +353,27 @@ class Progress:
     def answered(self) -> bool:
         """True if a token, or the end, has come: before that, nothing of the answer is known."""
         return self.chunks > 0 or self.finish_reason is not None
+
+
+def _text_alone(body: EventBody) -> str | None:
+    """The text of an event with one token of text and nothing else; None for any other."""
+    choices = body.choices or ()
+    if len(choices) != 1 or body.usage is not None or body.error is not None or choices[0].finish_reason:
+        return None
+    delta = choices[0].delta
+    if delta is None:
+        return choices[0].text
+    if delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls:
+        return None
+    return delta.content
+
+
+def _read_text(event: bytes) -> str | None:
+    """The text of an event as msgspec reads it; None where it has more than text."""
+    try:
+        return _text_alone(BODY.decode(event[6:-2]))
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _end_of_plain(chunk: bytes) -> int:

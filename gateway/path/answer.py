@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -202,6 +202,29 @@ class Answer:
     def tokens_before(self) -> int:
         """Tokens that were there before this engine went on."""
         return self.begun.tokens if self.begun else 0
+
+    def pass_to(self, take: Callable[[list[bytes]], int] | None) -> None:
+        """Offer the engine's parts to `take` as they come, while `next_events` is awaited; None ends that."""
+        assert self._engine is not None
+        self._engine.pass_to(take)
+
+    def take_tokens(self, parts: list[bytes]) -> int:
+        """Note parts that are whole events of tokens, as they go to the caller; returns how many, from the front.
+
+        Whatever else comes is left to `next_events`: what ends, counts or may break the answer, and all of an answer
+        that is read on the way or goes on with another one.
+        """
+        progress = self.progress
+        if self._splitter.holds or self.reading is not None or self.begun is not None or progress.ended:
+            return 0
+        taken, tokens = 0, progress.chunks
+        for part in parts:
+            if len(part) > self._event_bytes_max or not progress.take_tokens(part):
+                break
+            taken += 1
+        if progress.chunks != tokens and self._engine is not None:
+            self._engine.heard()
+        return taken
 
     def unsent(self) -> list[bytes]:
         """The events that were held back, to be sent now."""

@@ -68,14 +68,16 @@ async def _relay_whole(
 async def _relay_stream(
     services: Services, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
 ) -> None:
-    digest, writer = _keyed(services, b""), body.writer
     end = HeldEnd(answer, holds=not body.wants_usage)
+    flow, writer = TokenFlow(exchange, answer, ledger, _keyed(services, b"")), body.writer
     try:
         await exchange.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
+        if writer is None:
+            answer.pass_to(flow.take)
         events: list[bytes] | None = answer.unsent()
         while events is not None:
             if part := end.ready(events):
-                _note(answer, ledger, digest, part)
+                flow.note(part)
                 await exchange.write(part if writer is None else writer.write_events(part))
             try:
                 events = await end.next_events()
@@ -83,15 +85,46 @@ async def _relay_stream(
                 await go_on(services, policy, body, answer, ledger, error)
                 events = answer.unsent()
         if last := end.release():
-            _note(answer, ledger, digest, last)
+            flow.note(last)
         ledger.record.outcome = "ok"
     finally:
+        answer.pass_to(None)
         progress = answer.total()
         ledger.note_answer(progress, services.prices, answer.share(time.monotonic()), services.digest_secret)
-        ledger.record.answer_digest = digest.hexdigest()
+        ledger.record.answer_digest = flow.digest.hexdigest()
     ending = _ending(body, answer, ledger.record, last)
     await exchange.end(ending + body.wire_format.last_event if writer is None else writer.write_end(ending))
     await answer.drain()
+
+
+class TokenFlow:
+    """The way of a stream's parts to their caller, past the relay where that need not see them.
+
+    While the relay waits, `take` is called where the engine's bytes come in, and sends tokens at once. Whatever it
+    leaves wakes the relay: the stream's end, the usage, a fault, a caller that reads slowly.
+    """
+
+    def __init__(self, exchange: Exchange, answer: Answer, ledger: Ledger, digest: hashlib.blake2b) -> None:
+        self._exchange = exchange
+        self._answer = answer
+        self._ledger = ledger
+        self.digest = digest
+
+    def take(self, parts: list[bytes]) -> int:
+        """Send the tokens at the front of `parts`; returns how many parts those are."""
+        taken = self._answer.take_tokens(parts) if self._exchange.flows else 0
+        if taken:
+            part = parts[0] if taken == 1 else b"".join(parts[:taken])
+            self.note(part)
+            self._exchange.pass_on(part)
+        return taken
+
+    def note(self, part: bytes) -> None:
+        """Note a part that is sent now."""
+        self.digest.update(part)
+        if self._answer.kept is not None:
+            self._answer.kept.append(part)
+        self._ledger.last_chunk_at = time.monotonic()
 
 
 class HeldEnd:
@@ -131,14 +164,6 @@ class HeldEnd:
         """The events still held, with the fingerprint; empty where there are none."""
         held, self._held = self._held, b""
         return with_fingerprint(held, self._answer.total().usage_payload)
-
-
-def _note(answer: Answer, ledger: Ledger, digest: hashlib.blake2b, part: bytes) -> None:
-    """Note a part of a stream that is sent now."""
-    digest.update(part)
-    if answer.kept is not None:
-        answer.kept.append(part)
-    ledger.last_chunk_at = time.monotonic()
 
 
 def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> bytes:

@@ -164,6 +164,11 @@ class Connection(Wakeable, asyncio.Protocol):
             self._sent_bytes += len(data)
             self._transport.write(data)
 
+    @property
+    def flows(self) -> bool:
+        """True if the caller is there and reads what it is sent."""
+        return not self._write_paused and not self._transport.is_closing()
+
     async def writable(self) -> None:
         """Wait while the caller reads slowly."""
         while self._write_paused and not self._transport.is_closing():

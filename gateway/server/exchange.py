@@ -48,6 +48,10 @@ class Wire(Protocol):
     def send(self, data: bytes) -> None:
         """Write bytes to the caller, or nothing where it has gone."""
 
+    @property
+    def flows(self) -> bool:
+        """True if the caller is there and reads what it is sent."""
+
     async def writable(self) -> None:
         """Wait while the caller reads slowly."""
 
@@ -234,6 +238,15 @@ class Exchange(Wakeable):
         await self._wire.writable()
         if body and self._body_left != 0:
             self._wire.send(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else self._counted(body))
+
+    @property
+    def flows(self) -> bool:
+        """True if parts of the body may be passed on at once: it has no length, and its caller reads."""
+        return self._chunked and not self.ended and self._wire.flows
+
+    def pass_on(self, body: bytes) -> None:
+        """Send a part of the body at once; only where `flows`."""
+        self._wire.send(b"%x\r\n%b\r\n" % (len(body), body))
 
     async def end(self, body: bytes = b"") -> None:
         """Send the last part of the body."""

@@ -12,7 +12,7 @@ from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Fault, Framing, NoDone, Pings, RawEvent, Stalls, Tokens
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.test_hang_up import last_record
+from tests.walks.test_hang_up import asking, last_record
 
 ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 
@@ -113,6 +113,27 @@ async def test_a_stream_that_stalls_ends_with_an_error_within_its_limit(
             text = await streamed(gateway)
         await small.until(lambda: small.in_flight == 0)
     assert '"code":"stream_broken"' in text
+
+
+@pytest.mark.invariant("A caller that reads slowly stops its engine, and loses nothing.")
+async def test_a_caller_that_reads_nothing_for_a_while_stops_the_engine_and_gets_it_all(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    text = "x" * (1 << 16)
+    event = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"%05d%b"}}]}\n\n'
+    events = b"".join(event % (number, text.encode()) for number in range(300))
+    small.faults.add(Tokens(30), RawEvent(10, events), model="returns@*")
+    async with asking(gateway, True) as reader:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.5)
+        assert small.in_flight == 1
+        sent = bytearray()
+        while b"data: [DONE]\n\n" not in sent[-40:]:
+            sent += await reader.read(1 << 20)
+    places = [sent.index(b'"content":"%05d' % number) for number in range(300)]
+    assert places == sorted(places)
+    await small.until(lambda: small.in_flight == 0)
+    assert (await last_record(gateway))["outcome"] == "ok"
 
 
 async def test_what_follows_an_error_inside_a_stream_is_not_relayed(gateway: RunningGateway, small: FakeEngine) -> None:

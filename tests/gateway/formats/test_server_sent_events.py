@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -174,6 +175,94 @@ def test_a_read_of_tokens_is_plain_up_to_the_usage_and_the_end() -> None:
     assert Progress().take_plain(tokens + STREAM[-2] + STREAM[-1]) == len(tokens)
     assert Progress().take_plain(tokens[:-1]) == 2 * len(tokens) // 3
     assert Progress().take_plain(b"") == Progress().take_plain(STREAM[-1]) == Progress().take_plain(b"data: {") == 0
+
+
+def passed(events: Iterable[bytes], said: bool = False) -> tuple[Progress, list[bool]]:
+    progress = Progress()
+    progress.said = [] if said else None
+    return progress, [progress.take_tokens(event) for event in events]
+
+
+def told(progress: Progress) -> tuple[object, ...]:
+    return tuple(getattr(progress, name) for name in Progress.__slots__ if not name.startswith("frame"))
+
+
+@given(st.lists(st.sampled_from((*PIECES, chunk("a") + chunk("b"))), max_size=12), st.booleans())
+def test_parts_that_are_taken_as_tokens_say_the_same_as_read_ones(parts: list[bytes], said: bool) -> None:
+    passing, reading = Progress(), Progress()
+    passing.said, reading.said = ([], []) if said else (None, None)
+    for part in parts:
+        before = told(passing)
+        if passing.take_tokens(part):
+            assert b"".join(filter(None, map(reading.take, split([part])))) == part
+        else:
+            assert told(passing) == before
+    assert told(passing) == told(reading)
+
+
+TEXTS = ("a", "Approve ✓ ", 'a "word"', "\\", "\n", "\t", "", "\u200b", "é", "}", '"},"finish_reason":"stop', "👍")
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")], ids=["close", "spaced"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("field", ["content", "text"])
+def test_any_text_between_the_same_bytes_is_read_as_it_is(
+    separators: tuple[str, str], ascii_only: bool, field: str
+) -> None:
+    def of(text: str) -> bytes:
+        choice = {"index": 0, "delta": {"content": text}} if field == "content" else {"index": 0, "text": text}
+        body = {"id": "1", "choices": [{**choice, "finish_reason": None}], "model": "m"}
+        return b"data: " + json.dumps(body, separators=separators, ensure_ascii=ascii_only).encode() + b"\n\n"
+
+    events = [of(text) for text in ("first", *TEXTS, *TEXTS)]
+    progress, all_taken = passed(events, said=field == "content")
+    assert all(all_taken)
+    assert progress.frame is not None
+    assert progress.chunks == 1 + 2 * (len(TEXTS) - 1)
+    if field == "content":
+        assert "".join(progress.said or ()) == "first" + 2 * "".join(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        chunk("ok").replace(b"ok", b"\xff"),
+        chunk("ok").replace(b"ok", b"o\x01"),
+        chunk("ok").replace(b"ok", b"\\"),
+        chunk("ok").replace(b"ok", b'"'),
+        chunk("ok").replace(b"ok", b"o\nk"),
+        chunk("ok").replace(b"ok", b"\n\ndata: "),
+        chunk("ok")[:-1],
+        chunk("ok") + b"data: ",
+        chunk("ok") + chunk("ok")[:-20],
+        chunk("ok")[20:],
+        chunk("ok", finish_reason="stop"),
+        chunk("ok", usage={"prompt_tokens": 1}),
+        chunk("ok", error={"message": "no"}),
+        DONE,
+        b": ping\n\n",
+        b"\r\n" + chunk("ok"),
+        b"",
+    ],
+    ids=range(17),
+)
+def test_whatever_is_no_token_is_left_to_be_read(bad: bytes) -> None:
+    progress, all_taken = passed([chunk("a"), chunk("b"), bad, chunk("c")])
+    assert all_taken == [True, True, False, True]
+    assert (progress.chunks, progress.skipped, progress.ended) == (3, 0, set())
+
+
+def test_text_of_another_field_makes_no_frame() -> None:
+    odd = b'data: {"x":{"content":"a"},"choices":[{"delta":{"content":"\\u0061"}}]}\n\n'
+    progress, all_taken = passed([odd, odd.replace(b'"a"', b'"b"')], said=True)
+    assert all_taken == [True, True]
+    assert (progress.frame, progress.said) == (None, ["a", "a"])
+
+
+def test_tokens_after_a_half_are_left_to_be_read() -> None:
+    progress, _ = passed([chunk("a")])
+    progress.take(half(0, "\ud83d"))
+    assert not progress.take_tokens(chunk("b"))
 
 
 def test_nothing_is_answered_before_the_first_token_or_the_end() -> None:

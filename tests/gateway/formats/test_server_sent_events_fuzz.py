@@ -34,6 +34,9 @@ def read(parts: Iterable[bytes]) -> tuple[Progress, list[bytes]]:
     progress.said = []
     for_caller: list[bytes] = []
     for part in itertools.chain(parts, [b""]):
+        if not splitter.holds and not progress.ended and progress.take_tokens(part):
+            for_caller.append(part)
+            continue
         plain = 0 if splitter.holds else progress.take_plain(part)
         if plain:
             for_caller.append(part[:plain])
@@ -75,6 +78,19 @@ cuts = st.lists(st.integers(0, 1 << 12), max_size=6)
 @given(st.binary(max_size=300), cuts)
 def test_no_bytes_at_all_break_the_reading(data: bytes, places: list[int]) -> None:
     holds(data, places)
+
+
+@given(st.integers(0, len(WHOLE) - 1), st.binary(max_size=3), st.integers(1, 3))
+def test_a_damaged_event_among_others_is_passed_on_only_where_it_can_be_read(
+    place: int, damage: bytes, at_once: int
+) -> None:
+    tokens = [token(text) for text in ("a", "b ", "✓", "d")]
+    damaged = bytearray(b"".join(tokens))
+    damaged[place % len(damaged) : place % len(damaged) + 1] = damage
+    size = len(damaged) // 4
+    events = [*tokens, *(bytes(damaged[start : start + size]) for start in range(0, len(damaged), size)), *tokens]
+    places = list(itertools.accumulate(len(b"".join(events[at : at + at_once])) for at in range(0, 12, at_once)))
+    holds(b"".join(events) + LAST + USAGE, places)
 
 
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.binary(max_size=3)), min_size=1, max_size=4), cuts)

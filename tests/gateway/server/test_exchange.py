@@ -32,6 +32,7 @@ class Caller:
         self._parts, self._breaks_off = list(parts), breaks_off
 
     ends = (None, None)
+    flows = True
 
     def send(self, data: bytes) -> None:
         self.sent += data

@@ -1,0 +1,43 @@
+"""The bytes that a stream's token events have in common: an event between them is known without reading its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+NAMES = (b'"content":"', b'"content": "', b'"text":"', b'"text": "')
+"""Beginnings of the field that holds an event's text: of chat, of completions."""
+
+
+class TokenFrame:
+    """The bytes before an event's text, and those after it."""
+
+    __slots__ = ("_after", "_after_bytes", "_before", "_before_bytes")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self._before = before
+        self._after = after
+        self._before_bytes = len(before)
+        self._after_bytes = len(after)
+
+    def text_of(self, event: bytes) -> str | None:
+        """The text of an event in this frame; None for any other event, and where reading the text takes JSON."""
+        if not event.startswith(self._before) or not event.endswith(self._after):
+            return None
+        try:
+            text = event[self._before_bytes : len(event) - self._after_bytes].decode()
+        except UnicodeDecodeError:
+            return None
+        return text if text.isprintable() and '"' not in text and "\\" not in text else None
+
+
+def find_frame(event: bytes, text: str, read_text: Callable[[bytes], str | None]) -> TokenFrame | None:
+    """The frame of an event with this text; None where it has none.
+
+    `read_text` reads an event whose text stands for others: only where it finds that text is the place the right one.
+    """
+    raw = text.encode()
+    for name in NAMES:
+        before, found, rest = event.partition(name + raw + b'"')
+        if found and read_text(before + name + b'x"' + rest) == "x":
+            return TokenFrame(before + name, b'"' + rest)
+    return None
