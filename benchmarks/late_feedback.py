@@ -54,7 +54,8 @@ from benchmarks.complaint_worlds import (
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring.quality.detectors import baselines, complaints, delays
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.delays import DAY_SECONDS, Delays
+from monitoring.quality.detectors.delays import Delays
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 MONTH_DAYS = 30
 LEARNING_DAYS = 8

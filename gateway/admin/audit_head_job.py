@@ -37,7 +37,7 @@ class AuditHeads:
     """Writes heads. Each place gets those that are newer than the last one that it took."""
 
     def __init__(self, services: Services) -> None:
-        self._house = services
+        self._services = services
         self._settings = services.settings.audit
         self._filed = 0
         self._posted = 0
@@ -47,11 +47,11 @@ class AuditHeads:
 
         Raises RedisError, and SettingsError where the key can't be used.
         """
-        newest = [entry async for entry in self._house.audit.newest(1)]
+        newest = [entry async for entry in self._services.audit.newest(1)]
         if not newest or self._filed == self._posted == newest[0].number:
             return
         entry, settings = newest[0], self._settings
-        head = AuditHead(number=entry.number, digest=entry.digest, at=await redis_time(self._house.redis))
+        head = AuditHead(number=entry.number, digest=entry.digest, at=await redis_time(self._services.redis))
         line = line_of(signed(head, await asyncio.to_thread(key_of, settings)))
         if settings.head_file is None or self._filed == entry.number or await self._file(settings.head_file, line):
             self._filed = entry.number
@@ -70,7 +70,7 @@ class AuditHeads:
     async def _post(self, url: str, line: bytes) -> bool:
         headers = {"Content-Type": "application/json"}
         try:
-            answer = await self._house.http.post(url, content=line, headers=headers, timeout=TIMEOUT_SECONDS)
+            answer = await self._services.http.post(url, content=line, headers=headers, timeout=TIMEOUT_SECONDS)
             answer.raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             log.error("audit.head_webhook_url did not take the audit's head: %s", type(error).__name__)

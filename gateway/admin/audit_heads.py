@@ -28,7 +28,7 @@ class AuditHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     signature: str = ""
 
     def message(self) -> bytes:
-        """What is signed."""
+        """The signed bytes."""
         return MESSAGE.format(number=self.number, digest=self.digest, at=self.at).encode()
 
 

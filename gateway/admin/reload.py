@@ -95,7 +95,7 @@ CHANGEABLE = (
     "limits.lease_timeout_seconds",
     "limits.general_share_window_seconds",
 )
-"""What a reload changes: `*` stands for one name, and at the end for all that is below, too."""
+"""The keys that a reload changes: `*` stands for one name, and at the end for all that is below, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class SettingChange:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What came of a reading: `applied`, `same`, or `dry_run`; with the keys that would need a restart."""
+    """The result of a reading: `applied`, `same`, or `dry_run`; with the keys that would need a restart."""
 
     outcome: str
     changes: tuple[SettingChange, ...]
@@ -177,7 +177,7 @@ def _load(config: Path) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class ReloadedParts:
-    """What is made of settings, and may fail: before the audit says that they are in force."""
+    """The parts that are made of settings, and may fail: before the audit says that they are in force."""
 
     bounds: Mapping[str, Bound]
     caps: Mapping[str, Cap]
@@ -206,7 +206,7 @@ def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
 
 
 def differences(before: Settings, after: Settings) -> Iterator[SettingChange]:
-    """What differs, key by key, in the order of the document; secrets are compared, and never shown."""
+    """The differences, key by key, in the order of the document; secrets are compared, and never shown."""
     yield from _differences("", before.model_dump(), after.model_dump())
 
 

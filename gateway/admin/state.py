@@ -209,7 +209,7 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
 
 
 async def _is_from_here(services: Services, state: StateIn) -> bool:
-    """Whether the file's generations are those of this installation; one that does not say is taken to be."""
+    """Return whether the file's generations are those of this installation; one that does not say is taken to be."""
     return state.installation in (None, await installation_id(services.redis))
 
 
@@ -385,7 +385,7 @@ def _begun(step: Difference) -> dict[str, Any] | None:
 def _role_changes(
     redis: Redis, steps: Iterable[Difference], versions: Mapping[str, Version], generations: Mapping[str, int]
 ) -> Iterator[Change]:
-    """What becomes of the versions that the aliases take up and let go. Raises RegistryError for one not placed."""
+    """The new states of the versions that the aliases take up and let go. Raises RegistryError for one not placed."""
     object_store = object_store_of(redis, "versions")
     for step in steps:
         if step.kind != "aliases":

@@ -1,4 +1,4 @@
-"""What has to hold before a state is applied: each object has its form, and what it needs is here."""
+"""The checks before a state is applied: each object has its form, and all that it needs is here."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def valid(file: Objects) -> Objects:
 
 
 def _said(error: Exception) -> str:
-    """What is wrong with an object, with its field, so that it follows the object's name."""
+    """The fault of an object, with its field, in words that follow the object's name."""
     place, text, kind = "", str(error), ""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
@@ -322,7 +322,7 @@ async def pass_gate_together(
 
 
 async def _check_bytes(services: Services, version: Version) -> None:
-    """Whether the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
+    """Return whether the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
     try:
         if not services.adapters.store.holds(version.digest):
             text = f"{version.name}: the store here has no {version.digest}. Upload it: state apply --adapters FOLDER."

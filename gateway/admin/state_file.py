@@ -29,15 +29,15 @@ Kind = Literal["versions", "aliases", "overrides", "callers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Action = Literal["create", "change", "remove", "retire", "stage", "stage_previous", "conflict"]
 IDENTITY = ("task", "number", "pool", "digest", "base_fingerprint", "rank", "size_bytes", "manifest_digest")
-"""What a version's name stands for. It never changes."""
+"""The fields for which a version's name stands. They never change."""
 GIVEN_UP = ("draining", "retired")
 SHOWN: Mapping[Kind, tuple[str, ...]] = {
     "versions": ("state", "pool", "digest", "manifest_digest", "created_by", "signed_by"),
     "callers": ("name", "role", "models", "expires_at", "limits", "unknown_fields", "owner", "pending"),
 }
-"""What is shown of an object that is long or secret; all of the others."""
+"""The shown fields of an object that is long or secret; all fields of the others are shown."""
 SECRETS: Mapping[str, str] = {"secret_digest": "secret", "former": "former secret"}
-"""What the change of a field is called whose value is not told."""
+"""The word for the change of a field whose value is not shown."""
 
 
 class FileObject(NamedTuple):
@@ -67,7 +67,7 @@ class Difference:
 
     @property
     def stale(self) -> bool:
-        """Whether the object has been changed since the file was written. One that never was here is not."""
+        """Return whether the object has been changed since the file was written. One that never was here is not."""
         return self.expected is not None and self.generation not in (0, self.expected)
 
     @property
@@ -161,7 +161,7 @@ def differences(
 
 
 def kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
-    """What stands here and is not spoken of by the file, though its kind is."""
+    """The objects here that the file does not name, though it has their kind."""
     for kind in KINDS:
         for name, entry in sorted(present[kind].items()):
             if kind in file and entry.value is not None and name not in file[kind]:
@@ -193,7 +193,7 @@ def _version_steps(present: Objects, file: Objects) -> Iterator[Difference]:
 def _version_step(
     before: dict[str, Any] | None, version: dict[str, Any] | None
 ) -> tuple[Action | None, dict[str, Any] | None, str]:
-    """What is to be done about a version (None: nothing), what it is then, and why it can't be done where it can't."""
+    """The action on a version (None: none), the version after it, and the reason where it is not possible."""
     if version is None:
         note = "a version is never removed: write the state retired, to give it up"
         return (None if before is None else "conflict"), None, note
@@ -237,7 +237,7 @@ def _steps(
 
 
 def alias_content(value: dict[str, Any]) -> Any:
-    """What counts of an alias: who gets what. Its salt, its history and when its canary began are of the present."""
+    """The compared part of an alias: who gets which share. Its salt, its history and its canary's start are not."""
     entry = msgspec.to_builtins(msgspec.convert(value, AliasEntry))
     if entry["rollout"] is not None:
         entry["rollout"]["started_at"] = 0.0
@@ -274,7 +274,7 @@ def _unless_taken(step: Difference, names_in_use: set[str]) -> Difference:
 
 
 def _stagings(there: Mapping[str, FileObject], aliases: list[Difference]) -> Iterator[Difference]:
-    """What has to be placed before an alias can move to it; `there` are the versions once the file's are made."""
+    """The versions to place before an alias can move to them; `there` are the versions once the file's are made."""
     needed = sorted({name for step in aliases if step.after is not None for name in _names(step.after)})
     for name in needed:
         here = there.get(name, ABSENT)

@@ -1,4 +1,4 @@
-"""What a task may send to its fallback: a share of its requests, and US dollars a day. Past a cap the fallback is
+"""The caps of a task's fallback: a share of its requests, and US dollars a day. Past a cap the fallback is
 closed to it, so that one sick adapter doesn't drown the general pool. The router decides by that fact alone.
 """
 

@@ -1,4 +1,4 @@
-"""What a caller may take: requests and tokens a minute, US dollars a day and a month. Taken before a request is routed,
+"""The limits of a caller: requests and tokens a minute, US dollars a day and a month. Taken before a request is routed,
 by an estimate, and settled at its end with the truth (docs/guides/limits-and-keys.md).
 """
 

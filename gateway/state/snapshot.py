@@ -50,7 +50,7 @@ class Snapshot:
     cordons: Mapping[str, str]
     """Replicas that get no requests now, and why."""
     health: Mapping[str, TaskQuality] = field(default_factory=dict)
-    """What the monitor has found, by task."""
+    """The quality of each task, by the monitor."""
     views: Mapping[str, VersionView] = field(default_factory=dict)
     """The versions as the router sees them."""
     retraining: Mapping[str, Retraining] = field(default_factory=dict)

@@ -41,12 +41,12 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_overruled(self) -> bool:
-        """Whether the monitor's verdict is degraded, and an admin's better verdict holds."""
+        """Return whether the monitor's verdict is degraded, and an admin's better verdict holds."""
         return self.own == "degraded" and self.verdict != "degraded"
 
     @property
     def is_tested(self) -> bool:
-        """Whether labels are tested for a recovery: one of both verdicts is degraded."""
+        """Return whether labels are tested for a recovery: one of both verdicts is degraded."""
         return "degraded" in (self.own, self.pinned)
 
 
@@ -95,7 +95,7 @@ def _judged(phase: Phase, verdict: Verdict) -> Phase:
 # ---- what the monitor's process makes of a phase -----------------------------------------------------
 
 Turn = Literal["test", "restart", "restart_recovered", "stop_testing"]
-"""What happens to the labelled signals of a version when its phase moves.
+"""The change of a version's labelled signals when its phase moves.
 
 - `test`: the reverse tests begin, which look for a recovery.
 - `restart`: all detectors begin again, since the monitor has found a recovery.
@@ -120,19 +120,19 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_degraded(self) -> bool:
-        """Whether the verdict that holds is degraded."""
+        """Return whether the verdict that holds is degraded."""
         return self.phase.verdict == "degraded"
 
     def came_degraded(self, placed_at: float) -> bool:
-        """Whether a request came while the version was degraded."""
+        """Return whether a request came while the version was degraded."""
         return self.is_degraded and placed_at >= self.since
 
     def is_late(self, placed_at: float) -> bool:
-        """Whether a request came before detectors last began again: its label is counted, and is no evidence."""
+        """Return whether a request came before detectors last began again: its label is counted, and is no evidence."""
         return placed_at < self.restarted_at
 
     def is_early(self, placed_at: float) -> bool:
-        """Whether a request came too early to show a recovery."""
+        """Return whether a request came too early to show a recovery."""
         return placed_at < self.tested_from
 
 

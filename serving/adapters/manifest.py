@@ -203,8 +203,12 @@ def _task(place: str, value: Any) -> str:
 
 
 def _fingerprint(place: str, value: Any) -> str:
+    return _sha256(place, value, "from the base model's folder")
+
+
+def _sha256(place: str, value: Any, source: str) -> str:
     if not isinstance(value, str) or not canonical.DIGEST.fullmatch(value):
-        raise ManifestError(f"{place} must be sha256: and 64 hex digits: take it from the base model's folder.")
+        raise ManifestError(f"{place} must be sha256: and 64 hex digits: take it {source}.")
     return value
 
 
@@ -354,9 +358,7 @@ def _review_by(place: str, value: Any) -> str:
 
 
 def _digest(place: str, value: Any) -> str:
-    if not isinstance(value, str) or not canonical.DIGEST.fullmatch(value):
-        raise ManifestError(f"{place} must be sha256: and 64 hex digits: take it of the data set's file.")
-    return value
+    return _sha256(place, value, "of the data set's file")
 
 
 def _source(place: str, value: Any) -> dict[str, str]:

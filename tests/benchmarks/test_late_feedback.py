@@ -13,7 +13,8 @@ from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
 from benchmarks.complaint_worlds import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
 from monitoring.quality.detectors import complaints, delays
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.delays import DAY_SECONDS, TICK_SECONDS
+from monitoring.quality.detectors.delays import TICK_SECONDS
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 
 @pytest.mark.parametrize("shape", ["steady", "day/night", "outage", "office hours"])

@@ -43,7 +43,7 @@ Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
 Step = Callable[[TaskQuality], tuple[TaskQuality, Action]]
 Beside = Callable[[TaskQuality], Awaitable[Sequence[Change]]]
-"""What is changed in the same step as a task's health, by the health that was found."""
+"""Makes the changes that go with a task's health in one step, by the health as it was read."""
 
 
 async def _nothing(_: TaskQuality) -> Sequence[Change]:
@@ -234,9 +234,7 @@ def situation(
         for version in snapshot.versions.values()
         if version.task == task and version.state in PLACED
     }
-    retrainings = [
-        version for version in snapshot.retraining.values() if version.task == task and version.state == "open"
-    ]
+    opened = [entry for entry in snapshot.retraining.values() if entry.task == task and entry.state == "open"]
     judgements: Mapping[str, Judgement] = summary.judgements
     return Situation(
         task=task,
@@ -252,11 +250,11 @@ def situation(
             (roles.active, roles.canary, roles.previous_version),
             quality.reviews.queue.waiting.get(task),
         ),
-        judgements={name: version for name, version in judgements.items() if version.task == task and name in placed},
+        judgements={name: judged for name, judged in judgements.items() if judged.task == task and name in placed},
         judged_at=summary.at or None,
         behind_seconds=summary.behind_seconds,
         review_by={name: due for name, version in placed.items() if (due := review_due(version.manifest)) is not None},
-        retraining=[version.id for version in sorted(retrainings, key=lambda version: -version.opened_at)],
+        retraining=[entry.id for entry in sorted(opened, key=lambda entry: -entry.opened_at)],
     )
 
 
@@ -279,6 +277,3 @@ def _row(quality: Quality, snapshot: Snapshot, task: str, generation: int, now: 
         "caveats": len(report.caveats),
         "generation": generation,
     }
-
-
-# ---- what is asked for ---------------------------------------------------------------------------------

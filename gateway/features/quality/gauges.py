@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.features.quality.quality import Quality
+from monitoring.quality.detectors.sequential import E_VALUE_MAX
 from monitoring.quality.phases import VERDICTS
 from monitoring.quality.verdicts.quality import Judgement, TaskQuality, VersionQuality
 from router.policy import Policy
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import review_due
 
-E_VALUE_MAX = 1e12
 VERDICT_VALUES: Mapping[str, float] = MappingProxyType({name: float(at) for at, name in enumerate(VERDICTS)})
 Read = dict[tuple[str, ...], float]
 

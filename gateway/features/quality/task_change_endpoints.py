@@ -80,9 +80,8 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
         override=None if rule is None else rule.name,
         retraining=None if retraining is None else retraining.id,
     )
-    changes = [
-        version for version in (rule, opening, *_left_behind(quality, before.changed, word)) if version is not None
-    ]
+    parts = (rule, opening, *_left_behind(quality, before.changed, word))
+    changes = [change for change in parts if change is not None]
 
     def step(current: TaskQuality) -> tuple[TaskQuality, Action]:
         if current.changed != before.changed:
@@ -113,9 +112,7 @@ async def take_change_back(
     word = health.changed
     changes: list[Change] = []
     if word is not None:
-        changes += (
-            [Change(quality.services.objects.overrides, word.override, None)] if word.override is not None else []
-        )
+        changes += _left_behind(quality, word, None)
         retraining, generation = await quality.retraining.store.get(word.retraining or "")
         if retraining is not None and retraining.state == "open":
             changes.append(quality.retraining.store.change(closed(retraining, admin.public, now), generation))
@@ -173,9 +170,9 @@ async def _rule(quality: Quality, task: str, body: ChangedIn, before: Changed | 
     return Change(quality.services.objects.overrides, name, value, generation)
 
 
-def _left_behind(quality: Quality, before: Changed | None, word: Changed) -> list[Change]:
-    """The rule of an earlier announcement, to be removed."""
-    if before is None or before.override is None or before.override == word.override:
+def _left_behind(quality: Quality, before: Changed | None, word: Changed | None) -> list[Change]:
+    """The rule of an earlier announcement, to be removed, unless the present one has it too."""
+    if before is None or before.override is None or (word is not None and before.override == word.override):
         return []
     return [Change(quality.services.objects.overrides, before.override, None)]
 

@@ -38,7 +38,8 @@ from msgspec.structs import replace
 from monitoring.quality.detectors import complaint_recovery as fewer
 from monitoring.quality.detectors import delays
 from monitoring.quality.detectors.complaint_recovery import Fewer
-from monitoring.quality.detectors.delays import DAY_SECONDS, HORIZON_TICKS, HOUR_TICKS, TICK_SECONDS, Delays, Reference
+from monitoring.quality.detectors.delays import HORIZON_TICKS, HOUR_TICKS, TICK_SECONDS, Delays, Reference
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 
 RATIOS = (1.5, 2.0, 3.0, 5.0)
@@ -354,7 +355,7 @@ def _stand(cohort: Cohort, learned: Delays | None) -> Logs:
 
 
 def _price(more: float, seen: float, mu: float, shape: float) -> float:
-    """What a bet on so many more complaints than mu pays today: by either likelihood, the larger price."""
+    """The price of a bet on so many more complaints than mu today: the larger one by either likelihood."""
     return max(more, (seen + shape) * log1p(more / (shape + mu)))
 
 

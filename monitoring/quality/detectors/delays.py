@@ -29,11 +29,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
+
 TICK_SECONDS = 300.0
 HORIZON_TICKS = 8640
 """30 days: of an older request no complaint is expected, and none counts."""
 AGES = HORIZON_TICKS.bit_length() + 1
-DAY_SECONDS = 86400.0
 HOUR_TICKS = 12
 HOUR_SECONDS = HOUR_TICKS * TICK_SECONDS
 DAY_HOURS = 24

@@ -105,12 +105,12 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_first_day(self) -> bool:
-        """Whether labels of a whole day have not been seen yet."""
+        """Return whether labels of a whole day have not been seen yet."""
         return self.began_at is None or self.fitted_at <= self.began_at
 
     @property
     def has_rhythm(self) -> bool:
-        """Whether errors follow the day beyond chance."""
+        """Return whether errors follow the day beyond chance."""
         return self.rhythm != FLAT
 
 

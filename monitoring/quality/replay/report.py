@@ -129,7 +129,7 @@ def _count_figures(
 
 
 def _is_worse(points: Sequence[KnownChange], label: int) -> bool:
-    """Whether the stream is known to be worse at this label."""
+    """Return whether the stream is known to be worse at this label."""
     last = next((point for point in reversed(points) if point.after < label), None)
     return last is not None and last.direction == "worse"
 
@@ -151,7 +151,7 @@ def _describe_stream(stream: SignalReplay) -> dict[str, Any]:
 
 
 def _list_notes(name: str, stream: Mapping[str, Any]) -> Iterator[str]:
-    """What is easily missed about a signal's verdict."""
+    """Notes on a signal's verdict that are easily missed."""
     if stream["rests_on_one"]:
         yield (
             f"{name} would alarm, but rests on one rater's word, which moves no verdict alone: see whose labels they "

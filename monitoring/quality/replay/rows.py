@@ -32,6 +32,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
+
 OUTCOMES = ("outcome", "right")
 CHANGE_NAMES = ("change_point", "change")
 COLUMNS = ("time", *OUTCOMES, *CHANGE_NAMES, "class", "caller", "rater", "asked")
@@ -40,7 +42,6 @@ PROGRESS_EVERY = 250_000
 PER_DAY = 500.0
 BEGINS_AT = 1_767_225_600.0
 """The time of the first label where a file has no times: the beginning of 2026."""
-DAY_SECONDS = 86_400.0
 TIME_MAX = 253_402_300_799.0
 """The end of the year 9999."""
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")

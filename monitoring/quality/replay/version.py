@@ -47,7 +47,7 @@ class Claim(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What a signal says: whether it alarms, the doubt for which it does not, and whether it has recovered."""
+    """The standing of a signal: whether it alarms, the doubt for which it does not, and whether it has recovered."""
 
     alarms: bool = False
     doubt: Doubt | None = None
@@ -130,7 +130,7 @@ class SignalReplay:
         return Standing(alarms, doubt, self.track.has_recovered)
 
     def rests_on_one(self) -> bool:
-        """Whether all labels would alarm, and do not without one rater alone."""
+        """Return whether all labels would alarm, and do not without one rater alone."""
         return self.track.rests_on_one(self._claim.labels, self._claim.alpha)
 
     def report(self, at: float, roll: GiverRoll) -> StreamReport:

@@ -101,7 +101,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     @property
     def has_rhythm(self) -> bool:
-        """Whether its errors follow the day."""
+        """Return whether its errors follow the day."""
         return self.dependence.has_rhythm
 
     @property
@@ -266,13 +266,13 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
 
     @property
     def _is_first_day(self) -> bool:
-        """Whether all of its labels are of less than a day."""
+        """Return whether all of its labels are of less than a day."""
         seen = self.dependence
         return seen.is_first_day and seen.whole.labels + seen.passed == self.labels
 
     @property
     def _is_learning(self) -> bool:
-        """Whether labels go into its own baseline: the first ones do, and all others of the first day."""
+        """Return whether labels go into its own baseline: the first ones do, and all others of the first day."""
         return self.baseline is None or (self.baseline.kind == "own" and self._is_first_day)
 
     def _find_bad_hour(self, held: float) -> float:

@@ -18,10 +18,10 @@ from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import FadedSums, Marks, Rate
 from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.detectors.sequential import E_VALUE_MAX
 from monitoring.quality.verdicts.quality import Doubt, StreamReport
 
 ALPHA = 0.05
-E_VALUE_MAX = 1e12
 STEP_UP_MIN = 0.02
 """The error of a degraded version lies at least so far above its baseline, for the reverse test."""
 

@@ -239,7 +239,7 @@ class Monitor:
         return watch
 
     def _decoded(self, raw: bytes, kind: Any) -> Any:
-        """What was written as JSON; None where it can't be read, which is counted."""
+        """The decoded JSON; None where it can't be read, which is counted."""
         try:
             return msgspec.json.decode(raw, type=kind)
         except UNREADABLE as error:
@@ -366,7 +366,7 @@ class Monitor:
 
 
 def _until(batch: Batch, end_ms: int) -> Batch:
-    """What was found, without the entries that came later than that."""
+    """The batch without the entries that came later than that."""
     later = next((place for place, entry in enumerate(batch.entries) if entry.milliseconds > end_ms), None)
     if later is None:
         return batch

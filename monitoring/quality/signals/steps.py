@@ -64,7 +64,7 @@ class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MonitorStep(msgspec.Struct, frozen=True, kw_only=True):
-    """What to judge: the tasks, all versions (retired ones too), and the declared feedback metrics by name.
+    """The input of a step: the tasks, all versions (retired ones too), and the declared feedback metrics by name.
 
     Records of tasks that are not named here are passed over for good. `entries_max` and `seconds_max` bound how much is
     read and reckoned with before it answers. `known_at` is when all of this was so (Unix seconds, by Redis's clock):
@@ -80,7 +80,7 @@ class MonitorStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JudgedStep(msgspec.Struct, kw_only=True):
-    """What was found. Where `error` says something, nothing was: the step is to be given again.
+    """The result of a step. With an `error` there is none: the step is to be given again.
 
     `judgements` has the versions of which something was read, of which the Step tells something new, or whose last
     judgement is REJUDGED_SECONDS old; of the others the last one stands. `canaries` has each task's canary that is

@@ -1,6 +1,6 @@
-"""What is done in one step of the monitor's is noted: an Action each, with its evidence and what was there before.
+"""The actions of one step of the monitor, each with its evidence and with the state before it.
 
-What could not be carried out is asked for again, for as long as what it follows from holds: as the same action.
+An action that could not be carried out is asked for again, as the same action, while its reason holds.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ from typing import Literal, get_args
 import msgspec
 
 ResponseName = Literal["shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"]
-"""What the monitor may do by itself: raise the share of shadows, raise the reviews, widen the deferral, shift the share
-of a degraded version to a better arm, roll back to the previous version, pause a canary, open a retraining request."""
+"""The responses that the monitor may give by itself: raise the share of shadows, raise the reviews, widen the deferral,
+shift the share of a degraded version to a better arm, roll back, pause a canary, open a retraining request."""
 RESPONSES: tuple[ResponseName, ...] = get_args(ResponseName)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task's settings say of its monitor (docs/reference/settings.md, under tasks.TASK.monitor).
+    """A task's settings for its monitor (docs/reference/settings.md, under tasks.TASK.monitor).
 
     `enforced` says whether the check `degraded` is enforced, so that shares may be shifted; `explored_share` is what a
     degraded version keeps at least; `judges_itself` whether the model that judges pairs is the fallback's own, and

@@ -14,8 +14,8 @@ OTHER_CLASS = "*"
 """The class of all labels whose class has no stream of its own. No tag names it."""
 NoteName = Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
 ActionKind = ResponseName | NoteName
-"""What the monitor notes: one of its responses, a verdict that moved, a share given back, that no arm is known to be
-better; and what admins do: a pin, its release, the word that the task has changed, an action undone."""
+"""An entry of the monitor's notes: one of its responses, a verdict that moved, a share given back, that no arm is known
+to be better; or an admin's step: a pin, its release, the announcement of a change, an action undone."""
 ACTION_KINDS: frozenset[str] = frozenset((*RESPONSES, *get_args(NoteName)))
 ACTIONS_MAX = 100
 """The newest actions that are kept with a task; the audit has all of them."""
@@ -87,12 +87,12 @@ class VersionQuality(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def looked_into(self) -> bool:
-        """Whether it is suspect or degraded, and no admin holds the monitor off it."""
+        """Return whether it is suspect or degraded, and no admin holds the monitor off it."""
         return self.verdict != "healthy" and (self.pin is None or self.pin.verdict is not None)
 
     @property
     def held(self) -> bool:
-        """Whether it is degraded and nothing is shifted, as no other arm is known to be better."""
+        """Return whether it is degraded and nothing is shifted, as no other arm is known to be better."""
         return "hold_and_alert" in self.done and self.to is None
 
 
@@ -236,7 +236,7 @@ class ArmEvidence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_enough(self) -> bool:
-        """Whether traffic may move to the arm."""
+        """Return whether traffic may move to the arm."""
         return self.e_value >= E_VALUE_MIN and self.e_value_without_one >= E_VALUE_WITHOUT_ONE_MIN
 
 
@@ -263,7 +263,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_better(self) -> bool:
-        """Whether it is shown to be better than the version."""
+        """Return whether it is shown to be better than the version."""
         if self.advantage_high is not None and self.advantage_high < 0.0:
             return False
         if self.advantage_low is not None and self.advantage_low > 0.0:
@@ -281,7 +281,7 @@ class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SavingReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version saves at present against general, and what its shadows and their judges cost, in US dollars a day.
+    """The present saving of a version against general, and the cost of its shadows and judges, in US dollars a day.
 
     `requests` is about how many of the last three days it rests on, `known` which share of the version's requests they
     are: of the others it is not known what they cost.
@@ -294,7 +294,7 @@ class SavingReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def net_usd_per_day(self) -> float:
-        """What is left of it once shadows are paid for."""
+        """The saving less the cost of shadows."""
         return self.saved_usd_per_day - self.shadow_usd_per_day
 
 
@@ -329,7 +329,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What every gateway reads to tell of the monitor: the judgements by version, and how far it has read.
+    """The monitor's summary for all gateways: the judgements by version, and how far it has read.
 
     `at` is when it last judged, in Unix seconds; `behind_seconds` the age of the oldest entry that it has not read;
     `writing` counts the writings of judgements, `unreadable` what could not be read, and `unmatched` feedback that no

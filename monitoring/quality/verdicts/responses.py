@@ -41,20 +41,20 @@ from monitoring.quality.verdicts.verdict import apply_conclusion, explain_degrad
 SAVING_HYSTERESIS = 0.8
 """Shadows that cost more than they may are drawn again once they cost less than this part of it."""
 NOTED_AGAIN = 1.05
-"""What a ticket has cost is noted again once it is so many times as much: each noting is told to all gateways."""
+"""A ticket's cost is noted again once it is so many times as much: all gateways are told of each note."""
 SHARE_MOVED_MIN = 0.2
 """By how much a share of reviews must move, of itself, to be set anew: each setting is told to all gateways."""
 MOVES = ("shift", "recover")
-"""What moves a version's share: a shift is undone with all that came after it."""
+"""Actions that move a version's share: a shift is undone with all that came after it."""
 AWAY = frozenset({"shift", "pause_canary", "roll_back"})
-"""What takes requests from a version."""
+"""Actions that take requests from a version."""
 OF_VERSIONS = AWAY | {"retrain"}
-"""What is done about one version, and when undone is not done again to that one before it is healthy."""
+"""Actions about one version. One that was undone is not repeated before that version is healthy."""
 UNDOABLE = frozenset({"shadow", "reviews", "widen"}) | OF_VERSIONS
 
 
 class ResponseError(Exception):
-    """What an admin asks for can't be done; the message says why and what to do."""
+    """An admin's request can't be carried out; the message says why and what to do."""
 
 
 def respond(
@@ -162,7 +162,7 @@ def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQu
 def is_asked_again(
     task: TaskQuality, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: Plan, now: float
 ) -> bool:
-    """Whether an action that was not carried out still follows from what is known, so that it is asked for again."""
+    """Return whether an action that was not carried out still follows from the judgements, so that it is repeated."""
     at = max(now, failed.at + AGAIN_SECONDS)
     return any(action.id == failed.id for action in respond(task, judgements, roles, plan, at)[1])
 
@@ -194,7 +194,7 @@ def _refusal(task: TaskQuality, done: Action) -> str | None:
 
 
 def _has_come_back(task: TaskQuality, done: Action) -> bool:
-    """Whether what a shift or a pause took from a version was given back since."""
+    """Return whether what a shift or a pause took from a version was given back since."""
     if done.kind == "pause_canary":
         after = task.actions[task.actions.index(done) + 1 :]
         back = (
@@ -378,7 +378,7 @@ def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
 
 
 def _may(task: TaskQuality, plan: Plan) -> frozenset[str]:
-    """What may be done now, as far as that is not up to a version."""
+    """The responses that are allowed now, as far as that is not up to a version."""
     return frozenset(plan.responses) - frozenset(task.undone)
 
 

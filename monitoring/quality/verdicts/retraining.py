@@ -65,7 +65,7 @@ def closed(request: Retraining, by: str, at: float) -> Retraining:
 
 
 def expected_of(example: Example) -> str | None:
-    """What the answer should have been, as text; None where nobody said."""
+    """The expected answer as text; None where nobody gave one."""
     if example.demonstration is None:
         return None
     if isinstance(example.demonstration, str):
@@ -91,5 +91,5 @@ def row_of(example: Example, prompt: dict[str, Any] | None, answer: str | None) 
 
 
 def is_complete(row: dict[str, Any]) -> bool:
-    """Whether an evaluation can read the row: it has what was asked, and what is expected."""
+    """Return whether an evaluation can read the row: it has what was asked, and what is expected."""
     return "expected" in row and ("messages" in row or "prompt" in row)

@@ -40,8 +40,8 @@ def review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
 
 
 def are_raised(health: TaskQuality, watched: Iterable[str], plan: Plan) -> bool:
-    """Whether the raised budget is in force: one of these versions is looked into, and the task's plan lets the monitor
-    raise the reviews."""
+    """Return whether the raised budget is in force: one of these versions is looked into, and the task's plan lets the
+    monitor raise the reviews."""
     if "reviews" not in plan.responses or "reviews" in health.undone:
         return False
     return bool(health.looked_into(watched))

@@ -84,7 +84,7 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one request of an arm. What is not known is None; raises ValueError if a value can't be.
+    """The outcome of one request of an arm. An unknown value is None; raises ValueError if a value can't be.
 
     error: whether it failed; not None counts as one request of the arm, so late feedback comes without it.
     contract_broken: whether the answer broke the task's contract; None where there is no contract or no answer.
@@ -123,7 +123,7 @@ class ShadowPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What one signal has seen: its two tests, and values of either arm that wait for one of the other to pair with.
+    """The evidence of one signal: its two tests, and values of either arm that wait for one of the other to pair with.
 
     `unpaired` counts values that were dropped because the other arm had none.
     """
@@ -136,7 +136,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted of a canary so far, which its verdict rests on: keep it as JSON (msgspec), at most some 40 KB.
+    """The counts of a canary so far, on which its verdict rests: keep it as JSON (msgspec), at most some 40 KB.
 
     `started_at` is when the canary began (Unix seconds). `bounds` are the plan's margin, latency_ratio_max and
     shadow_harm_margin that it was started with. `callers` are who uses either arm, `raters` who gave feedback. Each
@@ -157,7 +157,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done, why in a sentence, and the evidence of every signal, ready for JSON."""
+    """The action, its reason in a sentence, and the evidence of every signal, ready for JSON."""
 
     action: Action
     because: str
@@ -183,7 +183,7 @@ def start(plan: RolloutPlan, started_at: float = 0.0, callers: GiverRoll | None 
 
 
 def is_of(state: Tally, plan: RolloutPlan) -> bool:
-    """Whether the state was started with the plan's bounds."""
+    """Return whether the state was started with the plan's bounds."""
     return state.bounds == _bounds(plan)
 
 
@@ -232,7 +232,7 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
 
 
 def verdict(state: Tally, plan: RolloutPlan, seconds_running: float) -> Verdict:
-    """What is to be done after so many seconds. Raises ValueError if the plan's bounds moved.
+    """The verdict after so many seconds. Raises ValueError if the plan's bounds moved.
 
     Harm that was shown at any time rolls back, whatever came later. Promotion asks for the evidence as it stands now.
     """
@@ -400,7 +400,7 @@ def _harm_excess(state: Tally, plan: RolloutPlan, shares: Mapping[Signal, float]
 
 
 def _rests_on_one(state: Tally, plan: RolloutPlan, share: float, name: Signal) -> bool:
-    """Whether all would show harm as they stand, and not without one caller or rater alone: somebody should look."""
+    """Return whether all evidence shows harm, but not without one caller or rater alone: somebody should look."""
     if not share:
         return False
     enough, believed = -math.log(share * plan.alpha), _believed(state, name)

@@ -1,4 +1,4 @@
-"""What a verdict means for a version's requests: steps of its share to the arm that is shown to be better, and back.
+"""The effect of a verdict on a version's requests: steps of its share to the arm that is shown to be better, and back.
 
 An arm is taken only if it is shown to be better on this task, and kept as long as it can answer and is not shown to be
 worse. Where none is, the version goes on, and people are told.
@@ -22,8 +22,8 @@ EVIDENCE_SHARE = 1.0
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task's versions are now, by its alias; None where there is none. `canary_share` is that of its requests
-    which its canary gets; `general`: it has a fallback pool. `there` are all versions that are not retired."""
+    """The roles of a task's versions now, by its alias; None where there is none. `canary_share` is the share of its
+    requests which its canary gets; `general`: it has a fallback pool. `there` are all versions that are not retired."""
 
     active: str | None = None
     previous_version: str | None = None
@@ -34,7 +34,7 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lines(NamedTuple):
-    """What a share goes by: the task's versions as they stand, their roles, its plan, and what may be done now."""
+    """The input of a share: the task's versions, their roles, its plan, and the responses that are allowed now."""
 
     versions: Mapping[str, VersionQuality]
     roles: Roles
@@ -64,12 +64,12 @@ def move_share(noting: Noting, name: str, quality: VersionQuality, judged: Judge
 
 
 def _undone(quality: VersionQuality) -> frozenset[str]:
-    """What is not done to the version: who has undone a shift wants no roll back either, which moves all requests."""
+    """The responses not to repeat: who has undone a shift wants no roll back either, which moves all requests."""
     return frozenset(quality.undone) | (frozenset({"roll_back"}) if "shift" in quality.undone else frozenset())
 
 
 def describe_share(quality: VersionQuality) -> dict[str, Any]:
-    """What a version keeps, as actions note it."""
+    """The share that a version keeps, as actions note it."""
     return {"kept": quality.kept, "to": quality.to, "to_version": quality.to_version}
 
 
@@ -191,7 +191,7 @@ def _taken_from_arm(noting: Noting, name: str, quality: VersionQuality) -> Versi
 
 
 def _is_able(arm: str, lines: Lines) -> bool:
-    """Whether this arm could answer the version's requests now: a previous version has to be healthy itself."""
+    """Return whether this arm could answer the version's requests now: a previous version has to be healthy itself."""
     if arm == "general":
         return lines.roles.general
     previous_version = lines.roles.previous_version
@@ -226,7 +226,7 @@ def _describe_better(arm: ArmReport) -> str:
 
 
 def is_evidence_needed(quality: VersionQuality, judged: Judgement | None) -> bool:
-    """Whether evidence about other arms comes first: the version is degraded, and none is known to be better.
+    """Return whether evidence about other arms comes first: the version is degraded, and none is known to be better.
 
     No longer than for `EVIDENCE_PAIRS_MAX` pairs with an arm: arms that differ so little are compared without haste.
     """
@@ -238,18 +238,18 @@ def is_evidence_needed(quality: VersionQuality, judged: Judgement | None) -> boo
 
 
 def is_healthy(task: TaskQuality, version: str) -> bool:
-    """Whether a version may be given requests of another: it is healthy, or was not judged yet."""
+    """Return whether a version may be given requests of another: it is healthy, or was not judged yet."""
     return task.versions.get(version, HEALTHY).verdict == "healthy"
 
 
 def is_evidence_first(task: TaskQuality, version: str) -> bool:
-    """Whether shadows of this version may take places before callers: evidence about other arms comes first."""
+    """Return whether shadows of this version may take places before callers: evidence about other arms comes first."""
     quality = task.versions.get(version, HEALTHY)
     return quality.verdict == "degraded" and quality.to is None and task.shadow_share >= EVIDENCE_SHARE
 
 
 def _is_same(quality: VersionQuality, arm: str, roles: Roles) -> bool:
-    """Whether the arm that has the rest of the version's requests is still the same version."""
+    """Return whether the arm that has the rest of the version's requests is still the same version."""
     return arm != "previous_version" or quality.to_version in (None, roles.previous_version)
 
 

@@ -105,7 +105,7 @@ def unrecovered(quality: VersionQuality, judged: Judgement) -> list[str]:
 
 
 def shows_recovery(quality: VersionQuality, judged: Judgement) -> bool:
-    """Whether any signal could show a recovery of a degraded version: its baseline is from before."""
+    """Return whether any signal could show a recovery of a degraded version: its baseline is from before."""
     return any(test.from_before for test in _tests(judged, quality.since))
 
 
@@ -115,7 +115,7 @@ def name_of(report: StreamReport) -> str:
 
 
 def words(streams: list[StreamReport]) -> str:
-    """What the streams say, the strongest first, in a few words each."""
+    """The evidence of the streams, the strongest first, in a few words each."""
     ordered = sorted(streams, key=lambda report: -report.e_value / report.threshold if report.threshold else 0.0)
     return "; ".join(_word(report) for report in ordered[:3])
 
@@ -170,7 +170,7 @@ def _tests(judged: Judgement, since: float) -> Iterator[ReverseTest]:
 
 
 def _is_before(baseline: Mapping[str, Any], since: float) -> bool:
-    """Whether a baseline does not come from what the version itself did since then."""
+    """Return whether a baseline does not come from what the version itself did since then."""
     at = baseline.get("at", baseline.get("to"))
     return baseline.get("kind") != "own" or not isinstance(at, int | float) or at <= since
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from monitoring.quality.detectors import complaints, delays, leave_one_out
 from monitoring.quality.detectors.complaints import RATIOS, Cohort, Complaints
-from monitoring.quality.detectors.delays import AGES, CELLS, DAY_SECONDS, TICK_SECONDS, Delays
+from monitoring.quality.detectors.delays import AGES, CELLS, TICK_SECONDS, Delays
+from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.signals import complaint_signal
 from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from monitoring.quality.signals.labelled import ReportTerms
