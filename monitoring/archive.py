@@ -8,12 +8,10 @@ process of its own (archive_run.py), reading by the command line.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,18 +88,6 @@ class Day:
 
 class Nothing(Exception):
     """There is no file of what was asked for."""
-
-
-@contextmanager
-def lock_archive(folder: Path, shared: bool = False) -> Iterator[None]:
-    """Nobody else writes, rewrites or removes files meanwhile; with `shared` others may read. Waits for as long as that
-    takes. Raises OSError."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def columns_of(struct: type[msgspec.Struct]) -> dict[str, str]:

@@ -25,12 +25,13 @@ from typing import Any, Literal
 import msgspec
 from redis import Redis
 
-from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, lock_archive, write_part
+from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.helper_process import run_job
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
+from monitoring.synced_files import lock_folder
 from monitoring.text_retention import delete_due_texts
 from monitoring.text_stream import ARCHIVED_MS, delete_texts
 from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
@@ -131,7 +132,7 @@ def run(job: ArchiveJob) -> ArchiveReport:
     began = time.monotonic()
     report, folder = ArchiveReport(), Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_archive(folder), Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
+    with lock_folder(folder), Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
         _sweep(folder, job.retention_days)
         write_all(redis, folder, report, job.part_entries_max)
         report.texts_pruned = delete_due_texts(redis, folder, job.texts, time.time())

@@ -18,7 +18,6 @@ from pathlib import Path
 import msgspec
 from redis import Redis
 
-from monitoring.archive import lock_archive
 from monitoring.archive_run import ArchiveReport, write_all
 from monitoring.erasure import (
     ErasedSet,
@@ -34,6 +33,7 @@ from monitoring.erasure import (
 from monitoring.evaluation.erasure import ErasedSuite, erase_from_evaluations, erase_from_suites
 from monitoring.feedback_erasure import erase_feedback_words
 from monitoring.helper_process import run_job
+from monitoring.synced_files import lock_folder
 from monitoring.text_stream import delete_texts, forgotten_name_of, read_waiting
 from monitoring.texts import TextRow
 
@@ -75,8 +75,8 @@ def erase(job: ErasureJob) -> ErasureReport:
     for each in (folder, datasets):
         each.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (
-        lock_archive(datasets),
-        lock_archive(folder),
+        lock_folder(datasets),
+        lock_folder(folder),
         Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
     ):
         for each in (folder, datasets, trainings):

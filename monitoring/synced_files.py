@@ -1,9 +1,24 @@
-"""Files and folders that are on the disk once a function has returned."""
+"""Locks of folders, and files that are on the disk once a function has returned."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def lock_folder(folder: Path, shared: bool = False) -> Iterator[None]:
+    """Nobody else writes, rewrites or removes files meanwhile; with `shared` others may read. Waits for as long as that
+    takes. Raises OSError."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

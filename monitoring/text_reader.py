@@ -16,9 +16,10 @@ from typing import Any, Self
 import msgspec
 from redis import Redis
 
-from monitoring.archive import ArchiveQuery, connected, find_table, lock_archive
+from monitoring.archive import ArchiveQuery, connected, find_table
 from monitoring.helper_process import run_job
 from monitoring.ids import SHAPE, made_at
+from monitoring.synced_files import lock_folder
 from monitoring.text_stream import READ_MAX, read_row, read_waiting
 from monitoring.texts import TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
 
@@ -94,7 +95,7 @@ class TextReader:
     def _archived(self, wanted: ArchiveQuery, where: str, values: list[Any]) -> Iterator[TextRow]:
         if not self.folder.is_dir():
             return
-        with lock_archive(self.folder, shared=True), self.connection.cursor() as cursor:
+        with lock_folder(self.folder, shared=True), self.connection.cursor() as cursor:
             table = find_table(self.folder, wanted)
             names = ", ".join(f'"{name}"' for name in TextRow.__struct_fields__)
             cursor.execute(f'SELECT {names} FROM {table} WHERE {where} ORDER BY "at"', values)  # noqa: S608 - our names

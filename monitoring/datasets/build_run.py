@@ -15,7 +15,6 @@ import duckdb
 import msgspec
 from redis.exceptions import RedisError
 
-from monitoring.archive import lock_archive
 from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep
 from monitoring.datasets.card import card_of
@@ -25,6 +24,7 @@ from monitoring.datasets.reading import read_rows
 from monitoring.datasets.rows import DataRow, LeftOut
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.helper_process import run_job
+from monitoring.synced_files import lock_folder
 
 FAULTS_SHOWN = 20
 
@@ -33,7 +33,7 @@ def run(job: DatasetJob) -> DatasetResult:
     """Build the set. An erasure waits for its end. Raises OSError, after which nothing of it is left."""
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with lock_archive(folder, shared=True):
+    with lock_folder(folder, shared=True):
         return _build(job)
 
 

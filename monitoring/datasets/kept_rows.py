@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, connected, files, lock_archive, read
+from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, connected, files, read
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
@@ -22,6 +22,7 @@ from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.forms import said_by
 from monitoring.feedback import Feedback
 from monitoring.labels.request_label import RequestLabel, find_label
+from monitoring.synced_files import lock_folder
 from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText
 
@@ -99,7 +100,7 @@ def read_judgements(folder: Path, task: str, since: float) -> Judged:
     found: Judged = {}
     if not folder.is_dir():
         return found
-    with lock_archive(folder, shared=True), TemporaryDirectory() as scratch, connected(Path(scratch)) as connection:
+    with lock_folder(folder, shared=True), TemporaryDirectory() as scratch, connected(Path(scratch)) as connection:
         try:
             table = read("feedback", list(files(folder, ArchiveQuery("feedback", since))))
         except Nothing:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monitoring.archive import ArchiveQuery, Nothing, connected, files, lock_archive, read
+from monitoring.archive import ArchiveQuery, Nothing, connected, files, read
 from monitoring.readiness.evidence import ArchivedTask, Traffic
+from monitoring.synced_files import lock_folder
 
 WINDOW_DAYS = 30.0
 DAY_SECONDS = 86_400.0
@@ -26,7 +27,7 @@ def read_traffic(archived: ArchivedTask) -> Traffic | None:
     folder, since = Path(archived.folder), archived.now - WINDOW_DAYS * DAY_SECONDS
     if not folder.is_dir():
         return None
-    with lock_archive(folder, shared=True), connected() as connection:
+    with lock_folder(folder, shared=True), connected() as connection:
         try:
             table = read("records", list(files(folder, ArchiveQuery("records", since))))
         except Nothing:

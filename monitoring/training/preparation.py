@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from monitoring.archive import lock_archive
 from monitoring.datasets.rows import name_requests
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits
 from monitoring.helper_process import run_job
+from monitoring.synced_files import lock_folder
 from monitoring.training.rows import HELDOUT_ROWS_MAX, as_line, draw_rows, read_rows, rehearse, split_heldout
 
 ROWS_FILE = "rows.jsonl"
@@ -49,7 +49,7 @@ class Preparation(msgspec.Struct):
 
 def prepare(job: PreparationJob) -> Preparation:
     """Write the files of a training, from rows that no erasure changes meanwhile. Raises OSError."""
-    with lock_archive(Path(job.datasets), shared=True):
+    with lock_folder(Path(job.datasets), shared=True):
         return _write_rows(job)
 
 

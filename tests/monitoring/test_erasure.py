@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from monitoring.archive import RecordRow, day_of, lock_archive, write_part
+from monitoring.archive import RecordRow, day_of, write_part
 from monitoring.archive_run import ArchiveJob, run
 from monitoring.datasets.build import DatasetOptions, build_set
 from monitoring.datasets.card import card_of
@@ -21,6 +21,7 @@ from monitoring.datasets.folder import write_set
 from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.rows import DataRow
 from monitoring.erasure_run import ErasureJob, erase
+from monitoring.synced_files import lock_folder
 from monitoring.training.preparation import PreparationJob, prepare
 from tests.monitoring.test_texts import NOW, ended, job, kept, reader, text
 
@@ -173,7 +174,7 @@ async def test_a_training_is_prepared_once_an_erasure_is_over(job: ArchiveJob, t
     folder.mkdir()
     source.write_text(json.dumps({"text": "Item 1.", "expected": "yes"}))
     preparation = PreparationJob(str(folder), str(source), "", [], 0.0, 0.0, 7, 100, 10_000, 1000, str(tmp_path))
-    with lock_archive(tmp_path):
+    with lock_folder(tmp_path):
         preparing = asyncio.ensure_future(asyncio.to_thread(prepare, preparation))
         assert not (await asyncio.wait([preparing], timeout=0.3))[0]
     assert (await preparing).rows == 1
@@ -183,7 +184,7 @@ async def test_an_erasure_waits_for_a_data_set_that_is_built(redis: Redis, job: 
     datasets = tmp_path / "datasets"
     built = datasets / ("a" * 64)
     built.mkdir(parents=True)
-    with lock_archive(datasets, shared=True):
+    with lock_folder(datasets, shared=True):
         erasing = asyncio.ensure_future(asyncio.to_thread(erase, erasure_of("r1", job, tmp_path)))
         assert not (await asyncio.wait([erasing], timeout=0.3))[0]
         (built / "requests.txt").write_text("r1\n")
