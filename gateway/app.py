@@ -32,7 +32,7 @@ from gateway.admin import fleet, keys, state
 from gateway.admin import reload_endpoints as reload
 from gateway.admin.audit_head_job import keep_audit_head, key_of
 from gateway.background.jobs import Job, running_jobs
-from gateway.callers import Caller, digest_of, identify, new_key, split_key
+from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
 from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
 from gateway.error_answers import add_error_answers
@@ -152,6 +152,7 @@ class Gateway(FastAPI):
         super().__init__(**options)
         self.state.not_started = ""
         self._openapi_json: bytes | None = None
+        self._known_keys = KnownKeys()
         self.router.routes.append(Route("/openapi.json", self._document, methods=["GET"]))
         for path in FORMATS:
             self.router.routes.append(Route(path, _not_here, methods=["POST"]))
@@ -163,10 +164,15 @@ class Gateway(FastAPI):
             return self._answer_cold
         return partial(walk, self.state.services, wire_format=wire_format)
 
-    def identify(self, authorization: str | None) -> Caller:
-        """The caller with the key in this header. Raises Problem (401) where there is none."""
+    def identify(self, exchange: Exchange) -> Caller:
+        """The caller whose key the request's head holds. Raises Problem (401; 400 for a header that can't be read)."""
         services: Services = self.state.services
-        return identify(services.snapshot.current.callers, authorization, time.time())
+        callers, header, now = services.snapshot.current.callers, exchange.key(), time.time()
+        caller = self._known_keys.find(callers, header, now)
+        if caller is None:
+            caller = identify(callers, exchange.header("authorization") or exchange.authorization(), now)
+            self._known_keys.keep(header, caller, now)
+        return caller
 
     def may_be_slow(self, exchange: Exchange) -> bool:
         """Whether the time that a request's body takes is bounded by who reads it: an upload's is."""

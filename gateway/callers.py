@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import secrets
 import string
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 PREFIX = "sk-app-"
 PUBLIC_LENGTH = 12
 ALPHABET = string.ascii_lowercase + string.digits
+KNOWN_KEYS_MAX = 4096
+NOBODY: tuple[None, float] = (None, 0.0)
 
 
 LimitName = Literal["requests_per_minute", "tokens_per_minute", "usd_per_day", "usd_per_month"]
@@ -218,6 +221,37 @@ def identify(
     if caller.role == "sidecar" and not admits_sidecars:
         raise Problem("role_required", "A sidecar's key fetches adapters from the store, and nothing else.")
     return caller
+
+
+class KnownKeys:
+    """The callers of the keys that came last, by a keyed digest of their header: no secret is kept, nor hashed twice.
+
+    Owner: the application. It knows at most KNOWN_KEYS_MAX, and none once the callers have changed.
+    """
+
+    def __init__(self) -> None:
+        self._digest_secret = secrets.token_bytes(32)
+        self._callers: Mapping[str, Caller] = {}
+        self._known: dict[bytes, tuple[Caller, float]] = {}
+
+    def find(self, callers: Mapping[str, Caller], header: bytes, now_unix: float) -> Caller | None:
+        """The caller whose key stands in this Authorization header; None where `identify` has to look."""
+        if callers is not self._callers:
+            self._callers = callers
+            self._known.clear()
+        caller, until = self._known.get(self._digest(header), NOBODY)
+        return caller if now_unix < until else None
+
+    def keep(self, header: bytes, caller: Caller, now_unix: float) -> None:
+        """Keep what `identify` said of the header, until the key or its former secret expires."""
+        former_until = None if caller.former is None else caller.former.until
+        ends = [end for end in (caller.expires_at, former_until) if end is not None and end > now_unix]
+        if len(self._known) >= KNOWN_KEYS_MAX:
+            self._known.clear()
+        self._known[self._digest(header)] = caller, min(ends, default=math.inf)
+
+    def _digest(self, header: bytes) -> bytes:
+        return hashlib.blake2b(header, key=self._digest_secret, digest_size=16).digest()
 
 
 def require(caller: Caller, *roles: Role) -> Caller:

@@ -179,7 +179,11 @@ class Counter(Family[Count]):
 
     def add(self, amount: float, *labels: str) -> None:
         """Add an amount of at least 0 to the series of these label values."""
-        (self._cells.get(labels) or self._begin(labels)).add(amount)
+        cell = self._cells.get(labels) or self._begin(labels)
+        if 0 <= amount < math.inf:  # as Count.add, without its call
+            cell.value += amount
+        else:
+            self.lost()
 
 
 class Histogram(Family[Distribution]):

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from functools import lru_cache
 from typing import Any
 
 from gateway.errors import Problem
@@ -212,24 +213,33 @@ def choice_headers(ledger: Ledger) -> Headers:
     found = [
         (b"x-request-id", record.id.encode()),
         (b"x-apprentice-attempts", b"%d" % len(record.attempts)),
+        *_list_place_headers(record.task, record.version, record.pool, record.reason),
     ]
-    for name, value in (
-        (b"x-apprentice-task", record.task),
-        (b"x-apprentice-version", record.version),
-        (b"x-apprentice-pool", record.pool),
-        (b"x-apprentice-reason", record.reason),
-        (b"x-apprentice-dropped", ",".join(record.dropped)),
-        (b"x-apprentice-clamped", ledger.body.clamped if ledger.body is not None else ""),
-        (b"traceparent", ledger.traceparent),
-    ):
-        if value:
-            found.append((name, value.encode()))
+    if record.dropped:
+        found.append((b"x-apprentice-dropped", ",".join(record.dropped).encode()))
+    if ledger.body is not None and ledger.body.clamped:
+        found.append((b"x-apprentice-clamped", ledger.body.clamped.encode()))
+    found.append((b"traceparent", ledger.traceparent.encode()))
     found += ledger.labels
     if ledger.hold is not None:
         found += ledger.hold.purse.headers()
     if record.overhead_seconds is not None:
         found.append((b"x-apprentice-overhead-ms", b"%.3f" % (record.overhead_seconds * 1000)))
     return found
+
+
+@lru_cache(maxsize=1024)
+def _list_place_headers(
+    task: str | None, version: str | None, pool: str | None, reason: str | None
+) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers of one task, version, pool and reason, none of which a caller makes up."""
+    named = (
+        (b"x-apprentice-task", task),
+        (b"x-apprentice-version", version),
+        (b"x-apprentice-pool", pool),
+        (b"x-apprentice-reason", reason),
+    )
+    return tuple((name, value.encode()) for name, value in named if value)
 
 
 def _keyed(services: Services, data: bytes) -> hashlib.blake2b:

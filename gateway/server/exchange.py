@@ -159,11 +159,18 @@ class Exchange(Wakeable):
         """The addresses of the connection's two ends: the caller's, and the gateway's own."""
         return self._wire.ends
 
-    def authorization(self) -> str:
-        """The header with the key; a key in `x-api-key`, as Anthropic's clients send it, as such a header."""
+    def key(self) -> bytes:
+        """The header with the key, as it came; a key in `x-api-key`, as Anthropic's clients send it, as such a header.
+
+        Empty where there is none.
+        """
         given = self._fields.get(b"authorization")
         key = self._fields.get(b"x-api-key") if given is None else None
-        return text_of(given or b"") if key is None else f"Bearer {text_of(key)}"
+        return given or b"" if key is None else b"Bearer " + key
+
+    def authorization(self) -> str:
+        """The same as text."""
+        return text_of(self.key())
 
     def identify(self) -> Caller:
         """The caller, by the key in its head; only where its address needs one."""

@@ -36,8 +36,8 @@ Answers = Callable[[Exchange], Awaitable[None]]
 class Application(Protocol):
     """The application that a listener lets requests in to."""
 
-    def identify(self, authorization: str | None) -> Caller:
-        """The caller with the key in this header. Raises Problem (401) where there is none."""
+    def identify(self, exchange: Exchange) -> Caller:
+        """The caller whose key the request's head holds. Raises Problem (400, 401) where there is none."""
 
     def answer(self, exchange: Exchange) -> Answers:
         """The function that answers a request."""
@@ -117,7 +117,7 @@ class Listener:
         if path in KEYLESS or (self._preflights and exchange.method == "OPTIONS"):
             return None
         try:
-            exchange.caller = self.application.identify(exchange.header("authorization") or exchange.authorization())
+            exchange.caller = self.application.identify(exchange)
         except Problem as problem:
             return problem
         if place != "open" and exchange.caller.role not in ("operator", "admin"):

@@ -14,6 +14,7 @@ from gateway.callers import (
     Caller,
     CallerLimits,
     Former,
+    KnownKeys,
     digest_of,
     identify,
     new_key,
@@ -191,3 +192,53 @@ def test_a_digest_is_not_the_secret() -> None:
     assert digest_of("secret") != "secret"
     assert digest_of("secret") == digest_of("secret")
     assert digest_of("secret") != digest_of("Secret")
+
+
+def header_of(key: str) -> bytes:
+    return f"Bearer {key}".encode()
+
+
+def test_a_known_key_is_found_by_its_header_alone_and_no_other_is() -> None:
+    known, (key, caller), (other, _) = KnownKeys(), holder(), holder()
+    there = {caller.public: caller}
+    assert known.find(there, header_of(key), NOW) is None
+    known.keep(header_of(key), caller, NOW)
+    assert known.find(there, header_of(key), NOW) is caller
+    for header in (header_of(other), header_of(key)[:-1], header_of(key) + b"x", header_of(key).lower(), b""):
+        assert known.find(there, header, NOW) is None
+
+
+def test_a_known_key_is_forgotten_once_the_callers_have_changed() -> None:
+    known, (key, caller) = KnownKeys(), holder()
+    there = {caller.public: caller}
+    known.find(there, header_of(key), NOW)
+    known.keep(header_of(key), caller, NOW)
+    for changed in ({}, {caller.public: replace(caller, secret_digest="another")}, dict(there)):
+        assert known.find(changed, header_of(key), NOW) is None
+    assert known.find(there, header_of(key), NOW) is None, "it does not come back with the former callers"
+
+
+def test_a_known_key_is_looked_at_again_when_it_or_its_former_secret_expires() -> None:
+    for fields in ({"expires_at": NOW + 9}, {"former": Former("digest", NOW + 9)}):
+        known, (key, caller) = KnownKeys(), holder()
+        caller = replace(caller, **fields)  # type: ignore[arg-type]
+        there = {caller.public: caller}
+        known.find(there, header_of(key), NOW)
+        known.keep(header_of(key), caller, NOW)
+        assert known.find(there, header_of(key), NOW + 8.9) is caller
+        assert known.find(there, header_of(key), NOW + 9) is None
+        known.keep(header_of(key), replace(caller, expires_at=None), NOW + 9)
+        assert known.find(there, header_of(key), NOW + 1e9) is not None, "a former secret that is over ends nothing"
+
+
+def test_known_keys_are_bounded_and_hold_no_secret() -> None:
+    known, (key, caller) = KnownKeys(), holder()
+    there = {caller.public: caller}
+    known.find(there, b"", NOW)
+    for number in range(callers.KNOWN_KEYS_MAX + 1):
+        known.keep(b"%d" % number, caller, NOW)
+    assert len(known._known) <= callers.KNOWN_KEYS_MAX
+    known.keep(header_of(key), caller, NOW)
+    parts = split_key(key)
+    assert parts is not None
+    assert parts[1] not in repr(known.__dict__)

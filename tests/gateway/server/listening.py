@@ -78,7 +78,8 @@ class Listening:
     opened: list[Exchange] = field(default_factory=list)
     listener: Listener | None = None
 
-    def identify(self, authorization: str | None) -> Caller:
+    def identify(self, exchange: Exchange) -> Caller:
+        authorization = exchange.header("authorization")
         if authorization == ADMIN_KEY:
             return ADMIN
         if authorization == KEY or self.key_for_all:
