@@ -7,12 +7,26 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import msgspec
 
 NICENESS = 10
 Job = TypeVar("Job")
+
+
+class _WithData(Protocol):
+    bytes: int
+
+
+DataJob = TypeVar("DataJob", bound=_WithData)
+
+
+class HelperStep(msgspec.Struct, tag="step"):
+    """The progress of a helper process: `share` from 0 to 1."""
+
+    stage: str
+    share: float
 
 
 def run_job(kind: type[Job], work: Callable[[Job], object]) -> NoReturn:
@@ -21,21 +35,38 @@ def run_job(kind: type[Job], work: Callable[[Job], object]) -> NoReturn:
     The exit code is 0, or 1 after an exception, whose trace goes to stderr.
     """
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
-    live_with_input()
+    _work_to_the_end(lambda: work(job))
+
+
+def run_data_job(kind: type[DataJob], work: Callable[[DataJob, bytes], object]) -> NoReturn:
+    """As `run_job`, for a job behind which as many bytes of data follow as it names."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
+    data = sys.stdin.buffer.read(job.bytes)
+    _work_to_the_end(lambda: work(job, data))
+
+
+def tell_step(stage: str, share: float) -> None:
+    """Print the progress."""
+    _print(HelperStep(stage, round(share, 4)))
+
+
+def _work_to_the_end(work: Callable[[], object]) -> NoReturn:
+    _live_with_input()
     try:
-        sys.stdout.buffer.write(msgspec.json.encode(work(job)) + b"\n")
-        sys.stdout.buffer.flush()
+        _print(work())
     except Exception:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)  # whatever reads the input would keep it
 
 
-def live_with_input() -> None:
-    """From now on this process ends at once, with code 1, when its input is closed: it never outlives who began it.
+def _print(message: object) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
 
-    Called once all of the job has been read.
-    """
+
+def _live_with_input() -> None:
+    """From now on this process ends at once, with code 1, when its input is closed: it never outlives who began it."""
     threading.Thread(target=_end_with_the_input, daemon=True).start()
     os.nice(NICENESS)
 

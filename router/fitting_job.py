@@ -24,21 +24,14 @@ class FittingLine(msgspec.Struct, omit_defaults=True):
     group: str | None = None
 
 
-class FittingStep(msgspec.Struct, tag="step"):
-    """The progress: `share` from 0 to 1."""
-
-    stage: str
-    share: float
-
-
 class FittingResult(msgspec.Struct, tag="result"):
-    """The end: the size of the model that follows, with what is to be known of it; or an error's sentence.
+    """The end: the model, with what is to be known of it; or an error's sentence.
 
     `auroc`: how surely the score tells training prompts that it had not seen from other traffic that it had not seen,
     None where there was too little of it. `thresholds`: held-back scores that thresholds rest on.
     """
 
-    bytes: int = 0
+    model: bytes = b""
     error: str = ""
     auroc: float | None = None
     thresholds: int = 0

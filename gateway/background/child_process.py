@@ -1,4 +1,4 @@
-"""A process beside the gateway, for work that would hold its event loop: begun, given its job, heard, and ended."""
+"""A process beside the gateway, for work that would hold its event loop: begun, given its job, and ended."""
 
 from __future__ import annotations
 
@@ -7,24 +7,6 @@ import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-
-import msgspec
-
-
-class NotDone(Exception):
-    """A process that did not do its job; the message is a clause that says why."""
-
-
-async def run_child(command: Sequence[str], job: object, seconds_max: float | None = None) -> bytes:
-    """What a process said that was given a job, and came to its end in time. Raises NotDone."""
-    try:
-        async with asyncio.timeout(seconds_max), child(command) as process:
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-    except TimeoutError:
-        raise NotDone(f"it took longer than {seconds_max:g} s") from None
-    if code != 0:
-        raise NotDone(f"its process ended with exit code {code}, and the gateway's log says why")
-    return output
 
 
 @asynccontextmanager
@@ -54,11 +36,6 @@ async def give(process: subprocess.Popen[bytes], job: bytes) -> None:
     await asyncio.to_thread(_give, process, job)
 
 
-async def hear(process: subprocess.Popen[bytes], job: bytes) -> tuple[int, bytes]:
-    """Give it its job and hear it to its end: its exit code, and what it said."""
-    return await asyncio.to_thread(_hear, process, job)
-
-
 def _begun(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         list(command),
@@ -73,13 +50,6 @@ def _give(process: subprocess.Popen[bytes], job: bytes) -> None:
     with contextlib.suppress(BrokenPipeError):  # its end tells
         process.stdin.write(job)
         process.stdin.flush()
-
-
-def _hear(process: subprocess.Popen[bytes], job: bytes) -> tuple[int, bytes]:
-    assert process.stdout is not None, "it is a pipe"
-    _give(process, job)
-    output = process.stdout.read()
-    return process.wait(), output
 
 
 def _let_go(process: subprocess.Popen[bytes]) -> None:

@@ -36,13 +36,6 @@ class DatasetJob(msgspec.Struct, kw_only=True):
     rows_max: int = 100_000
 
 
-class DatasetStep(msgspec.Struct, tag="step"):
-    """The progress: `share` from 0 to 1."""
-
-    stage: str
-    share: float
-
-
 class DatasetResult(msgspec.Struct, tag="result"):
     """The end: the digest of the set, or an error's sentence. `faults` are the first rows that can't be read."""
 

@@ -1,29 +1,27 @@
 """One building of a data set, in a process of its own: `python -m monitoring.datasets.build_run`.
 
-It reads a DatasetJob as a line of JSON. Its output is lines of JSON, a DatasetStep each, and last a DatasetResult. It
+It reads a DatasetJob as a line of JSON. Its output is lines of JSON, a HelperStep each, and last a DatasetResult. It
 ends at once when its input is closed: it never outlives the gateway that began it.
 """
 
 from __future__ import annotations
 
 import errno
-import sys
 import time
 from pathlib import Path
 
 import duckdb
-import msgspec
 from redis.exceptions import RedisError
 
 from monitoring.datasets.build import BuiltSet, build_set
-from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep
+from monitoring.datasets.build_job import DatasetJob, DatasetResult
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set
 from monitoring.datasets.kept_rows import KeptRows, read_kept
 from monitoring.datasets.reading import read_rows
 from monitoring.datasets.rows import DataRow, LeftOut
 from monitoring.evaluation.dataset import DatasetError
-from monitoring.helper_process import run_job
+from monitoring.helper_process import run_job, tell_step
 from monitoring.synced_files import lock_folder
 
 FAULTS_SHOWN = 20
@@ -38,7 +36,7 @@ def run(job: DatasetJob) -> DatasetResult:
 
 
 def _build(job: DatasetJob) -> DatasetResult:
-    _tell("reading", 0.0)
+    tell_step("reading", 0.0)
     try:
         rows, faults = _read(job)
         kept = KeptRows() if job.kept is None else read_kept(job.task, job.kept, job.rows_max - len(rows))
@@ -51,14 +49,14 @@ def _build(job: DatasetJob) -> DatasetResult:
         return _refused(faults)
     if not rows:
         return DatasetResult(error=_why_empty(kept))
-    _tell("comparing rows", 0.2)
+    tell_step("comparing rows", 0.2)
     built = build_set(rows, faults, job.options)
     fault = _fault_of(built)
     if fault:
         return DatasetResult(error=fault)
-    _tell("measuring", 0.6)
+    tell_step("measuring", 0.6)
     card = {"task": job.task, "built_at": round(time.time(), 3)} | card_of(built, job.options, kept)
-    _tell("writing", 0.9)
+    tell_step("writing", 0.9)
     return DatasetResult(write_set(Path(job.folder), built, card))
 
 
@@ -100,15 +98,6 @@ def _fault_of(built: BuiltSet) -> str:
     conflicts = sum(each.because == "conflict" for each in built.left_out)
     why = f": {conflicts} contradict each other" if conflicts else ""
     return f"No row is left to train on{why}. Give more rows, or hold out fewer."
-
-
-def _tell(stage: str, share: float) -> None:
-    _say(msgspec.json.encode(DatasetStep(stage, share)))
-
-
-def _say(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
 
 
 def build(job: DatasetJob) -> DatasetResult:

@@ -1,28 +1,25 @@
 """One fitting, in a process of its own: `python -m router.fitting.run`.
 
 It reads a Job as a line of JSON, and then as many bytes as the job names. Its output is lines of JSON, a Step each, and
-last a Result, after which the model's bytes follow. It ends at once when its input is closed: it never outlives the
-gateway that began it.
+last a Result. It ends at once when its input is closed: it never outlives the gateway that began it.
 """
 
 from __future__ import annotations
 
 import gzip
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_data_job, tell_step
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.embedding_plugin import load_deep
 from router.fitting.background import stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope
-from router.fitting_job import FittingJob, FittingLine, FittingResult, FittingStep
+from router.fitting_job import FittingJob, FittingLine, FittingResult
 from router.scope import ScopeModel
 
 ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
@@ -30,7 +27,7 @@ ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
 ASIDE_MIN, ASIDE_MAX = 20, 500
 
 
-def fit(job: FittingJob, packed: bytes) -> tuple[FittingResult, bytes]:
+def fit(job: FittingJob, packed: bytes) -> FittingResult:
     """Fit a scope model. Raises FittingError and EmbeddingError."""
     rows = [msgspec.json.decode(line, type=FittingLine) for line in gzip.decompress(packed).splitlines()]
     prompts = [TrainingPrompt(row.id, row.text, row.label, row.group) for row in rows if not row.other]
@@ -43,11 +40,10 @@ def fit(job: FittingJob, packed: bytes) -> tuple[FittingResult, bytes]:
     aside = [others[at] for at in order[:count]] if count <= ASIDE_SHARE_MAX * len(others) else []
     kept = [others[at] for at in np.sort(order[len(aside) :])]
     traffic, stands = (kept, stand_in()) if backgrounds else ((), kept)
-    model = fit_scope(prompts, traffic, embedding, job.seed, _tell, deep, stands)
-    data = model.to_bytes()
+    model = fit_scope(prompts, traffic, embedding, job.seed, tell_step, deep, stands)
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"
     auroc = measure_auroc(model, aside)
-    return FittingResult(len(data), "", auroc, len(model.held_back), len(prompts), len(others), name), data
+    return FittingResult(model.to_bytes(), "", auroc, len(model.held_back), len(prompts), len(others), name)
 
 
 def measure_auroc(model: ScopeModel, others: Sequence[str]) -> float | None:
@@ -59,26 +55,17 @@ def measure_auroc(model: ScopeModel, others: Sequence[str]) -> float | None:
     return round(1.0 - float(below.mean()) / 2 / len(model.held_back), 4)
 
 
-def _tell(stage: str, share: float) -> None:
-    _say(msgspec.json.encode(FittingStep(stage, round(share, 4))) + b"\n")
-
-
-def _say(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+def try_fitting(job: FittingJob, packed: bytes) -> FittingResult:
+    """The result of a fitting, or why there is none."""
+    try:
+        return fit(job, packed)
+    except (FittingError, EmbeddingError) as error:
+        return FittingResult(error=str(error))
 
 
 def main() -> None:
     """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=FittingJob)
-    packed = sys.stdin.buffer.read(job.bytes)
-    live_with_input()
-    try:
-        result, data = fit(job, packed)
-    except (FittingError, EmbeddingError) as error:
-        result, data = FittingResult(error=str(error)), b""
-    _say(msgspec.json.encode(result) + b"\n" + data)
-    os._exit(0)
+    run_data_job(FittingJob, try_fitting)
 
 
 if __name__ == "__main__":

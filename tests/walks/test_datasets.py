@@ -142,7 +142,7 @@ def fill_disk(child: int) -> None:
 @pytest.mark.parametrize(
     ("harm", "text"),
     [
-        (lambda child: os.kill(child, signal.SIGKILL), "The process that builds it ended with exit code -9"),
+        (lambda child: os.kill(child, signal.SIGKILL), "The process ended with exit code -9"),
         (fill_disk, "The data set can't be written: File too large"),
     ],
     ids=["killed", "full disk"],

@@ -301,7 +301,7 @@ async def test_a_fitting_that_takes_too_long_has_failed_and_says_so(
         late = await fitted(http, "returns@v1")
         why = (await http.get("/admin/v1/adapters/returns@v1/why")).json()
     assert (late["state"], late["model"]) == ("failed", None)
-    assert "It took longer than 0.1 s (fitting.fitting_seconds_max)" in late["error"]
+    assert "It took longer than 0.1 s: give fewer prompts, or more time (fitting.fitting_seconds_max)" in late["error"]
     assert [entry["action"] for entry in why["audit"]][-1] == "fitting.failed"
     assert any("was not fitted, and it is judged without: It took longer" in sentence for sentence in why["words"])
     assert not [key async for key in redis.scan_iter("apprentice:prompts:*")]

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-import msgspec
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from gateway.background.child_process import child, hear
+from gateway.background.helper import helper_command, run_helper
 from gateway.errors import Problem
 from gateway.features.datasets.datasets import Datasets
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build_job import ExportFormat, ExportJob, ExportResult
 
-COMMAND = (sys.executable, "-P", "-m", "monitoring.datasets.export_run")
+COMMAND = helper_command("monitoring.datasets.export_run")
 
 
 async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportFormat) -> FileResponse:
-    """The part in this format as an answer. Raises Problem (503) where it can't be written."""
+    """The part in this format as an answer. Raises Problem where it can't be written (503, 500)."""
     await asyncio.to_thread(make_private_folder, datasets.files)
     aside = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=datasets.files))
     target = aside / f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}"
-    job = msgspec.json.encode(ExportJob(str(folder / f"{part}.jsonl"), str(target), form)) + b"\n"
     try:
-        async with child(COMMAND) as process:
-            code, output = await hear(process, job)
-        result = msgspec.json.decode(output, type=ExportResult) if code == 0 else ExportResult(error="It was ended.")
+        job = ExportJob(str(folder / f"{part}.jsonl"), str(target), form)
+        result = await run_helper(COMMAND, job, ExportResult)
         if result.error:
             raise Problem("overload", f"{result.error} Make room for data sets, or try again later.")
     except BaseException:

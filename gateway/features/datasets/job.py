@@ -9,31 +9,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from gateway.background.child_process import child, give
+from gateway.background.helper import helper_command, run_helper
 from gateway.background.lease import JobLease
+from gateway.errors import Problem
 from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.records.archiving import text_source_of
 from gateway.request_labels import read_rules
-from monitoring.datasets.build_job import DatasetJob, DatasetResult, DatasetStep, KeptSource
+from monitoring.datasets.build_job import DatasetJob, DatasetResult, KeptSource
 from monitoring.datasets.folder import sweep
 from serving.object_store import Stale
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.25
-TELL_INTERVAL_SECONDS = 0.25
 FILE_SECONDS_MAX = 86_400.0
 """A file that was sent is kept for so long, unless a building has used it up before."""
 LOOKED_AT_SECONDS = 30 * 86_400.0
 """Requests of so long before are looked at for what production asks."""
-COMMAND = (sys.executable, "-P", "-m", "monitoring.datasets.build_run")
+COMMAND = helper_command("monitoring.datasets.build_run")
 
 
 async def keep_building(datasets: Datasets) -> None:
@@ -74,12 +73,12 @@ class BuildingWork:
             options=build.options,
             rows_max=settings.rows_max,
         )
+        longest, advice = settings.building_seconds_max, "give fewer rows, or more time (datasets.building_seconds_max)"
+        note = partial(self._datasets.builds.tell, build.id)
         try:
-            async with child(COMMAND) as process, asyncio.timeout(settings.building_seconds_max):
-                return await self._heard(build, process, msgspec.json.encode(job) + b"\n")
-        except TimeoutError:
-            text = f"It took longer than {settings.building_seconds_max:g} s (datasets.building_seconds_max)"
-            return DatasetResult(error=f"{text}: give fewer rows, or more time.")
+            return await run_helper(COMMAND, job, DatasetResult, longest, advice=advice, note=note)
+        except Problem as problem:
+            return DatasetResult(error=problem.message)
 
     async def _kept_source(self, build: Build) -> KeptSource:
         services = self._datasets.services
@@ -90,22 +89,6 @@ class BuildingWork:
             looked_since=build.until - LOOKED_AT_SECONDS,
             until=build.until,
         )
-
-    async def _heard(self, build: Build, process: subprocess.Popen[bytes], job: bytes) -> DatasetResult:
-        """Give it the job and hear it to its end, noting how far it is."""
-        assert process.stdout is not None, "it is a pipe"
-        await give(process, job)
-        told_at = 0.0
-        while line := await asyncio.to_thread(process.stdout.readline):
-            message: DatasetStep | DatasetResult = msgspec.json.decode(line, type=DatasetStep | DatasetResult)
-            if isinstance(message, DatasetResult):
-                return message
-            if time.monotonic() - told_at >= TELL_INTERVAL_SECONDS:
-                told_at = time.monotonic()
-                await self._datasets.builds.tell(build.id, message)
-        code = await asyncio.to_thread(process.wait)
-        text = f"The process that builds it ended with exit code {code}: see the gateway's log, give fewer rows,"
-        return DatasetResult(error=f"{text} or more memory.")
 
     async def _end(self, build: Build, result: DatasetResult) -> None:
         """Note the end of a building, with its entry in the audit, and let go of its files."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated, Any
 
 import msgspec
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gateway.access import Admin
 from gateway.audit import enter_event
-from gateway.background.child_process import child, hear
+from gateway.background.helper import helper_command, run_helper
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.diagnosis.asking import ask_arms, list_arms
@@ -32,7 +31,7 @@ from monitoring.texts import KeptText
 from router.scoring import DEFERRED_SHARE
 
 LOOKUP_SECONDS_MAX = 120.0
-COMMAND = (sys.executable, "-P", "-m", "gateway.features.diagnosis.run")
+COMMAND = helper_command("gateway.features.diagnosis.run")
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
@@ -81,14 +80,7 @@ async def look_up(services: Services, request_id: str) -> LookedUp:
         if digest.isalnum():
             folders[name] = str(folder / digest)
     job = LookupJob(text_source_of(services.settings), request_id, folders, record.version if record else None)
-    try:
-        async with child(COMMAND) as process, asyncio.timeout(LOOKUP_SECONDS_MAX):
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-    except TimeoutError:
-        raise Problem("timeout", f"The texts were not read within {LOOKUP_SECONDS_MAX:g} s: try again.") from None
-    if code != 0:
-        raise Problem("internal_error", f"The process ended with exit code {code}: see the gateway's log.")
-    return msgspec.json.decode(output, type=LookedUp)
+    return await run_helper(COMMAND, job, LookedUp, LOOKUP_SECONDS_MAX)
 
 
 async def _answers(

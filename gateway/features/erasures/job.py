@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import sys
 from collections.abc import Sequence, Set
 from typing import Any
 
 import msgspec
 
-from gateway.background.child_process import NotDone, run_child
+from gateway.background.helper import helper_command, run_helper
 from gateway.background.lease import JobLease
+from gateway.errors import Problem
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.records.archiving import redis_address
@@ -29,7 +29,7 @@ LOOK_INTERVAL_SECONDS = 5.0
 RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
 TRAINING_NOTE = "Texts of its rows were erased ({}): run the command again, without them."
-COMMAND = (sys.executable, "-P", "-m", "monitoring.erasure_run")
+COMMAND = helper_command("monitoring.erasure_run")
 
 
 async def keep_erasing(erasures: Erasures) -> None:
@@ -46,9 +46,9 @@ async def keep_erasing(erasures: Erasures) -> None:
 async def _erase(erasures: Erasures, erasure: Erasure) -> None:
     try:
         erased = await _erase_files(erasures, erasure)
-    except NotDone as fault:
-        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, fault)
-        await erasures.store.note(msgspec.structs.replace(erasure, error=f"Files were not written again: {fault}."))
+    except Problem as problem:
+        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, problem.message)
+        await erasures.store.note(msgspec.structs.replace(erasure, error=problem.message))
         return
     requests = erased.pop("requests")
     erased["trainings"] = await _end_trainings(erasures, erasure, frozenset(erased["trainings"]))
@@ -69,7 +69,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
 
 
 async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
-    """The fields of an ErasureReport (monitoring/erasure_run.py). Raises NotDone."""
+    """The fields of an ErasureReport (monitoring/erasure_run.py). Raises Problem (504, 500)."""
     settings = erasures.services.settings
     job = {
         "redis_url": redis_address(settings),
@@ -81,7 +81,7 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
         "requests": erasure.requests,
         "names": erasure.names,
     }
-    return msgspec.json.decode(await run_child(COMMAND, job, RUN_SECONDS_MAX), type=dict[str, Any])
+    return await run_helper(COMMAND, job, dict[str, Any], RUN_SECONDS_MAX)
 
 
 async def _end_trainings(erasures: Erasures, erasure: Erasure, folders: Set[str]) -> list[str]:

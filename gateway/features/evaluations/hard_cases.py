@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
-
-from gateway.background.child_process import child, hear
+from gateway.background.helper import helper_command, run_helper
 from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
@@ -21,7 +17,7 @@ from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.hard_cases_job import HardCasesJob, HardCasesResult
 
 RUN_SECONDS_MAX = 600.0
-COMMAND = (sys.executable, "-P", "-m", "monitoring.datasets.hard_run")
+COMMAND = helper_command("monitoring.datasets.hard_run")
 
 
 @asynccontextmanager
@@ -37,7 +33,8 @@ async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> 
             looked_since=since,
             until=now,
         )
-        result = await _run(HardCasesJob(task, kept, str(path), settings.evaluation.rows_max))
+        job = HardCasesJob(task, kept, str(path), settings.evaluation.rows_max)
+        result = await run_helper(COMMAND, job, HardCasesResult, RUN_SECONDS_MAX, advice="name a later `since`")
         if result.error:
             raise Problem("invalid_value", result.error, "since")
         if not result.rows:
@@ -45,14 +42,3 @@ async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> 
             text = "No kept text since then has a wrong answer whose right one is agreed"
             raise Problem("invalid_value", f"{text} ({counts or 'no text is kept'}): have requests labelled.", "since")
         yield path
-
-
-async def _run(job: HardCasesJob) -> HardCasesResult:
-    try:
-        async with child(COMMAND) as process, asyncio.timeout(RUN_SECONDS_MAX):
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-    except TimeoutError:
-        return HardCasesResult(error=f"Reading kept texts took over {RUN_SECONDS_MAX:g} s: name a later `since`.")
-    if code != 0:
-        raise Problem("internal_error", f"Kept texts can't be read, exit code {code}: the log says why.")
-    return msgspec.json.decode(output, type=HardCasesResult)

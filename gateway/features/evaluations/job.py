@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.background.child_process import child, hear
+from gateway.background.helper import helper_command, run_helper
 from gateway.background.lease import JobLease
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
@@ -64,7 +63,7 @@ PRODUCTION_SECONDS = 30 * 86_400.0
 OF_THE_ROW = frozenset({"refused", "too_long"})
 """Faults that the same row meets again."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
-COMMAND = (sys.executable, "-P", "-m", "gateway.features.evaluations.run")
+COMMAND = helper_command("gateway.features.evaluations.run")
 
 
 class Impossible(Exception):
@@ -289,13 +288,9 @@ class _Run:
             )
         job.minilm = "" if minilm is None else str(minilm.absolute())
         try:
-            async with child(COMMAND) as process, asyncio.timeout(CLOSE_SECONDS_MAX):
-                code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-        except TimeoutError:
-            raise Impossible(f"Its report was not made within {CLOSE_SECONDS_MAX:g} s: give fewer rows.") from None
-        if code != 0:
-            raise Impossible(f"The process that makes the report ended with exit code {code}: see the gateway's log.")
-        return msgspec.msgpack.decode(output, type=Closed)
+            return await run_helper(COMMAND, job, Closed, CLOSE_SECONDS_MAX, advice="give fewer rows")
+        except Problem as problem:
+            raise Impossible(f"Its report can't be made. {problem.message}") from None
 
     def _trained_on(self) -> str:
         """The file of the rows that the version was trained on, by its provenance; empty where that is not known."""

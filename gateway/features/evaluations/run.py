@@ -7,8 +7,6 @@ its input is closed: it never outlives the gateway that began it.
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +28,7 @@ from monitoring.evaluation.leaks import describe_leaks, find_leaks, get_request,
 from monitoring.evaluation.production import measure_production
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import RowResult
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_job
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.embedding_plugin import load_deep
 from router.model_file import MODEL_BYTES_MAX
@@ -188,15 +186,7 @@ async def _scope(redis: Redis, version: str, texts: Sequence[str], job: Evaluati
 
 def main() -> None:
     """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=EvaluationJob)
-    live_with_input()
-    try:
-        sys.stdout.buffer.write(msgspec.msgpack.encode(asyncio.run(close(job))))
-        sys.stdout.buffer.flush()
-    except Exception:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)  # whatever reads the input would keep it
+    run_job(EvaluationJob, lambda job: asyncio.run(close(job)))
 
 
 if __name__ == "__main__":

@@ -6,32 +6,30 @@ job begins the fitting again. A fitting that can't succeed is told in a sentence
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import subprocess
-import sys
 import time
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.background.child_process import child, give
+from gateway.background.helper import helper_command, run_helper
 from gateway.background.lease import JobLease
+from gateway.errors import Problem
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.samples import WAIT_SECONDS_MAX, WaitingSample
 from gateway.state.fitted import FittedError, FittingStatus, Kind
-from router.fitting_job import FittingJob, FittingResult, FittingStep
+from monitoring.helper_process import HelperStep
+from router.fitting_job import FittingJob, FittingResult
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
-TELL_INTERVAL_SECONDS = 0.25
 FAILED_MAX = 3
 """How often a fitting is tried in which something fails that nobody foresaw."""
 BEGUN_MAX = 5
 """How often a fitting is begun whose gateway ends in the middle: it may be what ends it, for want of memory."""
 KIND: Kind = "scope"
-COMMAND = (sys.executable, "-P", "-m", "router.fitting.run")
+COMMAND = helper_command("router.fitting.run")
 
 
 class FittingFailure(Exception):
@@ -69,7 +67,7 @@ class FittingWork:
                 raise FittingFailure(
                     f"Its gateway ended in the middle {BEGUN_MAX} times: give fewer prompts, or more memory."
                 )
-            fitted_result, model = await self._ended(sample)
+            fitted_result = await self._result(sample)
             seconds = time.monotonic() - began
             summary = sample.counts | {
                 "auroc": fitted_result.auroc,
@@ -77,7 +75,7 @@ class FittingWork:
                 "embedding": fitted_result.embedding,
                 "seconds": round(seconds, 1),
             }
-            entry = await fitting.services.fitted.put(version, KIND, model, sample.by, summary)
+            entry = await fitting.services.fitted.put(version, KIND, fitted_result.model, sample.by, summary)
             after: dict[str, Any] = {"digest": entry.digest, "bytes": entry.bytes, **summary}
             outcome = "ready"
         except (FittingFailure, FittedError) as failure:
@@ -104,38 +102,24 @@ class FittingWork:
         log.error("the %s model of %s was not fitted: %s", KIND, sample.version, text)
         return {"error": text, **sample.counts}
 
-    async def _ended(self, sample: WaitingSample) -> tuple[FittingResult, bytes]:
-        """The result and the model of a process that fits the sample. Raises Failure."""
+    async def _result(self, sample: WaitingSample) -> FittingResult:
+        """The result of a process that fits the sample. Raises FittingFailure."""
         settings = self._fitting.services.settings.fitting
         minilm = "" if settings.minilm_file is None else str(settings.minilm_file.absolute())
-        job = msgspec.json.encode(FittingJob(len(sample.packed), minilm=minilm)) + b"\n" + sample.packed
-        try:
-            async with child(COMMAND) as process, asyncio.timeout(settings.fitting_seconds_max):
-                return await self._heard(sample, process, job)
-        except TimeoutError:
-            text = f"It took longer than {settings.fitting_seconds_max:g} s (fitting.fitting_seconds_max): give fewer"
-            raise FittingFailure(f"{text} prompts, or more time.") from None
+        job = FittingJob(len(sample.packed), minilm=minilm)
 
-    async def _heard(
-        self, sample: WaitingSample, process: subprocess.Popen[bytes], job: bytes
-    ) -> tuple[FittingResult, bytes]:
-        """Give it the job and hear it to its end, noting how far it is."""
-        assert process.stdout is not None, "it is a pipe"
-        await give(process, job)
-        told_at = 0.0
-        while line := await asyncio.to_thread(process.stdout.readline):
-            message: FittingStep | FittingResult = msgspec.json.decode(line, type=FittingStep | FittingResult)
-            if isinstance(message, FittingResult):
-                if message.error:
-                    raise FittingFailure(message.error)
-                return message, await asyncio.to_thread(process.stdout.read, message.bytes)
-            if time.monotonic() - told_at >= TELL_INTERVAL_SECONDS:
-                told_at = time.monotonic()
-                await self._say(sample, FittingStatus(state="fitting", progress=message.share, stage=message.stage))
-        code = await asyncio.to_thread(process.wait)
-        raise FittingFailure(
-            f"The process that fits it ended with exit code {code}: see the gateway's log, then try again."
-        )
+        async def note(step: HelperStep) -> None:
+            await self._say(sample, FittingStatus(state="fitting", progress=step.share, stage=step.stage))
+
+        advice = "give fewer prompts, or more time (fitting.fitting_seconds_max)"
+        longest, data = settings.fitting_seconds_max, sample.packed
+        try:
+            result = await run_helper(COMMAND, job, FittingResult, longest, data=data, advice=advice, note=note)
+        except Problem as problem:
+            raise FittingFailure(problem.message) from None
+        if result.error:
+            raise FittingFailure(result.error)
+        return result
 
     async def _say(self, sample: WaitingSample, status: FittingStatus) -> None:
         await self._fitting.services.fitted.say(sample.version, KIND, msgspec.structs.replace(status, by=sample.by))

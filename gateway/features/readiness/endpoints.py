@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from gateway.access import Admin, known_task
-from gateway.background.child_process import child, hear
+from gateway.background.helper import helper_command, run_helper
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.datasets.datasets import Datasets
@@ -24,7 +23,7 @@ from monitoring.readiness.break_even import Costs
 from router.policy import AUTO_SELECTOR
 
 ANSWER_SECONDS_MAX = 300.0
-COMMAND = (sys.executable, "-P", "-m", "gateway.features.readiness.run")
+COMMAND = helper_command("gateway.features.readiness.run")
 USD_MAX = 1e9
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -121,12 +120,5 @@ async def compute(readiness: Readiness, job: ReadinessJob, data: bytes) -> Readi
     """The result of a process that does the job. Raises Problem (500, 503, 504)."""
     if readiness.turn.locked():
         raise Problem("overload", "Another answer is being computed: try again in a minute.", retry_after_seconds=30.0)
-    try:
-        async with readiness.turn, child(COMMAND) as process, asyncio.timeout(ANSWER_SECONDS_MAX):
-            code, output = await hear(process, msgspec.json.encode(job) + b"\n" + data)
-    except TimeoutError:
-        text = f"It took longer than {ANSWER_SECONDS_MAX:g} s: give fewer rows, or shorter ones."
-        raise Problem("timeout", text) from None
-    if code != 0:
-        raise Problem("internal_error", f"The process ended with exit code {code}: see the gateway's log.")
-    return msgspec.json.decode(output, type=ReadinessResult)
+    advice, turn = "give fewer rows, or shorter ones", readiness.turn
+    return await run_helper(COMMAND, job, ReadinessResult, ANSWER_SECONDS_MAX, data=data, advice=advice, turn=turn)

@@ -6,9 +6,6 @@ its input is closed: it never outlives the gateway that began it.
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from datetime import UTC, datetime
 
 import msgspec
@@ -18,7 +15,7 @@ from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.formats.fields import Message
 from gateway.formats.selectors import of_messages, of_text
 from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row
-from monitoring.helper_process import live_with_input
+from monitoring.helper_process import run_data_job
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import Facts, LabelledText, Traffic
 from monitoring.readiness.facts import collect_facts
@@ -90,22 +87,18 @@ def read_time(line: bytes, row: Row) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=ReadinessJob)
-    data = sys.stdin.buffer.read(job.bytes)
-    live_with_input()
+def report(job: ReadinessJob, data: bytes) -> ReadinessResult:
+    """The report on these data, or what is wrong with them. Raises duckdb.Error."""
     try:
         with threadpool_limits(1):
-            result = ReadinessResult(answer(job, data))
+            return ReadinessResult(answer(job, data))
     except DatasetError as error:
-        result = ReadinessResult(error=str(error))
-    except Exception:
-        traceback.print_exc()
-        os._exit(1)
-    sys.stdout.buffer.write(msgspec.json.encode(result))
-    sys.stdout.buffer.flush()
-    os._exit(0)  # whatever reads the input would keep it
+        return ReadinessResult(error=str(error))
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    run_data_job(ReadinessJob, report)
 
 
 if __name__ == "__main__":

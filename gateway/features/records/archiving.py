@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import sys
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from gateway.background.child_process import NotDone, run_child
+from gateway.background.helper import helper_command, run_helper
 from gateway.background.lease import JobLease
 from gateway.configuration.settings import Settings
+from gateway.errors import Problem
 from gateway.services import Services
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.metrics import Meters
@@ -35,7 +35,7 @@ STREAMS = (
     ("texts", TEXTS_STREAM_KEY),
 )
 """Each with its name in the archive (archive_run.py)."""
-COMMAND = (sys.executable, "-P", "-m", "monitoring.archive_run")
+COMMAND = helper_command("monitoring.archive_run")
 
 
 class Archived(msgspec.Struct):
@@ -72,9 +72,9 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
         "texts": text_retention_of(settings),
     }
     try:
-        archived = msgspec.json.decode(await run_child(COMMAND, job, RUN_SECONDS_MAX), type=Archived)
-    except NotDone as fault:
-        log.error("the archive %s was not written: %s", settings.archive, fault)
+        archived = await run_helper(COMMAND, job, Archived, RUN_SECONDS_MAX)
+    except Problem as problem:
+        log.error("the archive %s can't be written: %s", settings.archive, problem.message)
         return None
     meters.records_archived.add(archived.records)
     if archived.unreadable:

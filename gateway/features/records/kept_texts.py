@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 
-import msgspec
-
-from gateway.background.child_process import NotDone, run_child
+from gateway.background.helper import helper_command, run_helper
 from gateway.configuration.settings import Settings
+from gateway.errors import Problem
 from gateway.features.records.archiving import text_source_of
 from monitoring.texts import KeptText
 
 log = logging.getLogger(__name__)
 READ_SECONDS_MAX = 60.0
-COMMAND = (sys.executable, "-P", "-m", "monitoring.text_reader")
+COMMAND = helper_command("monitoring.text_reader")
 
 
 async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, KeptText]:
@@ -24,7 +22,7 @@ async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[s
         return {}
     job = {"source": text_source_of(settings), "requests": list(requests)}
     try:
-        return msgspec.json.decode(await run_child(COMMAND, job, READ_SECONDS_MAX), type=dict[str, KeptText])
-    except NotDone as fault:
-        log.error("the texts of %d requests were not read: %s", len(requests), fault)
+        return await run_helper(COMMAND, job, dict[str, KeptText], READ_SECONDS_MAX)
+    except Problem as problem:
+        log.error("the texts of %d requests can't be read: %s", len(requests), problem.message)
         return {}

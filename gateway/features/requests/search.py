@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gateway.access import Identified, known_task
 from gateway.audit import enter_event
-from gateway.background.child_process import NotDone, run_child
+from gateway.background.helper import helper_command, run_helper
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import Feature, feature_of
@@ -25,7 +24,7 @@ from router.decision import REASONS
 
 SEARCHES_MAX = 2
 SEARCH_SECONDS_MAX = 60.0
-COMMAND = (sys.executable, "-P", "-m", "monitoring.request_search")
+COMMAND = helper_command("monitoring.request_search")
 Name = Annotated[str | None, Query(max_length=100)]
 Moment = Annotated[float | None, Query(ge=0, lt=253_402_300_800, description="Unix seconds.")]
 router = APIRouter(tags=["callers"])
@@ -100,14 +99,8 @@ async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
     services = searches.services
     source, rules = text_source_of(services.settings), await read_all_rules(services)
     job = {"source": source, "query": query, "rules": rules}
-    try:
-        async with asyncio.timeout(SEARCH_SECONDS_MAX), searches.turns:
-            return await run_child(COMMAND, job)
-    except TimeoutError:
-        text = f"The search took longer than {SEARCH_SECONDS_MAX:g} s: name a task, or a shorter time."
-        raise Problem("timeout", text) from None
-    except NotDone as fault:
-        raise Problem("internal_error", f"The search failed: {fault}.") from None
+    advice = "name a task, or a shorter time"
+    return bytes(await run_helper(COMMAND, job, msgspec.Raw, SEARCH_SECONDS_MAX, advice=advice, turn=searches.turns))
 
 
 async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], found: bytes) -> None:

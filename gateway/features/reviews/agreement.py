@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.background.child_process import child, hear
+from gateway.background.helper import helper_command, run_helper
 from gateway.features.reviews.reviews import Reviews
 from gateway.request_labels import AGREEMENT_KEY, read_rules
 from monitoring.feedback import Feedback
@@ -20,7 +18,7 @@ from monitoring.metric_values import is_bad
 
 MEASURED_SECONDS = 60.0
 REPORT_SECONDS_MAX = 120.0
-COMMAND = (sys.executable, "-P", "-m", "monitoring.labels.run")
+COMMAND = helper_command("monitoring.labels.run")
 SPLIT_TOLD_MAX = 5
 
 
@@ -110,12 +108,8 @@ async def read_shared(reviews: Reviews, task: str, disputed: bool = False) -> li
 
 
 async def report_on(job: RatingsJob) -> RatingsReport:
-    """The report of a process of its own. Raises UnreadableRatings, and TimeoutError after REPORT_SECONDS_MAX."""
-    async with child(COMMAND) as process, asyncio.timeout(REPORT_SECONDS_MAX):
-        code, output = await hear(process, msgspec.json.encode(job) + b"\n")
-    if code != 0:
-        raise RuntimeError(f"The process that reports on ratings ended with exit code {code}.")
-    answer = msgspec.json.decode(output)
+    """The report of a process of its own. Raises UnreadableRatings and Problem (504, 500)."""
+    answer = await run_helper(COMMAND, job, dict[str, Any], REPORT_SECONDS_MAX, advice="give fewer ratings")
     if "fault" in answer:
         raise UnreadableRatings(msgspec.convert(answer, RatingsFault).fault)
     return msgspec.convert(answer, RatingsReport)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.background.child_process import NotDone, run_child
+from gateway.background.helper import helper_command, run_helper
+from gateway.errors import Problem
 from gateway.features.training.ending import TrainingFault, end_training
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
@@ -22,7 +22,7 @@ LOOK_INTERVAL_SECONDS = 0.5
 OLDER_MAX = 5
 """Data sets of earlier trainings whose rows are rehearsed."""
 JOB_FILE = "job.json"
-PREPARATION = (sys.executable, "-P", "-m", "monitoring.training.preparation")
+PREPARATION = helper_command("monitoring.training.preparation")
 OWN = frozenset({"heldout_share", "rehearsal_share"})
 """Parameters that the preparation takes, not the trainer."""
 
@@ -106,9 +106,9 @@ class TrainingRun(ABC):
             datasets=str(trainings.datasets.folder),
         )
         try:
-            prepared = msgspec.json.decode(await run_child(PREPARATION, job), type=Preparation)
-        except NotDone as fault:
-            raise TrainingFault(f"The rows were not prepared: {fault}.") from None
+            prepared = await run_helper(PREPARATION, job, Preparation)
+        except Problem as problem:
+            raise TrainingFault(f"Its rows can't be prepared. {problem.message}") from None
         if prepared.error:
             raise TrainingFault(prepared.error)
         await trainings.store.note_progress(training.id, {"kind": "prepared", **msgspec.to_builtins(prepared)})

@@ -1,0 +1,62 @@
+"""Helper processes: each does one job beside the gateway, for work that would hold its event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.background.child_process import child, give
+from gateway.errors import Problem
+from monitoring.helper_process import HelperStep
+
+NOTE_INTERVAL_SECONDS = 0.25
+Result = TypeVar("Result")
+
+
+def helper_command(module: str) -> tuple[str, ...]:
+    """The command that runs a module whose `main` calls `monitoring.helper_process.run_job`."""
+    return (sys.executable, "-P", "-m", module)
+
+
+async def run_helper(
+    command: Sequence[str],
+    job: object,
+    kind: type[Result],
+    seconds_max: float | None = None,
+    *,
+    data: bytes = b"",
+    advice: str = "try again",
+    turn: AbstractAsyncContextManager[Any] | None = None,
+    note: Callable[[HelperStep], Awaitable[None]] | None = None,
+) -> Result:
+    """Give a process its job, with the data behind it, and return its result, which is of this kind.
+
+    `turn` is waited for first, within the same time. `note` is called with its progress now and then; the kind is
+    tagged then. Raises Problem: 504 after `seconds_max`, whose message ends in `advice`, and 500 where the process ends
+    without a result.
+    """
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else HelperStep | kind)
+    try:
+        async with asyncio.timeout(seconds_max), turn or nullcontext(), child(command) as process:
+            assert process.stdout is not None, "it is a pipe"
+            await give(process, msgspec.json.encode(job) + b"\n" + data)
+            noted_at = 0.0
+            while line := await asyncio.to_thread(process.stdout.readline):
+                message = await asyncio.to_thread(decoder.decode, line)
+                if note is None or not isinstance(message, HelperStep):
+                    result: Result = message
+                    return result
+                if time.monotonic() - noted_at >= NOTE_INTERVAL_SECONDS:
+                    noted_at = time.monotonic()
+                    await note(message)
+            code = await asyncio.to_thread(process.wait)
+    except TimeoutError:
+        raise Problem("timeout", f"It took longer than {seconds_max:g} s: {advice}.") from None
+    text = f"The process ended with exit code {code}: see the gateway's log"
+    raise Problem("internal_error", text + (", and give it less, or more memory." if code < 0 else "."))
