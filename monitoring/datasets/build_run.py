@@ -12,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 from redis.exceptions import RedisError
+from threadpoolctl import threadpool_limits
 
 from monitoring.datasets.build import BuiltSet, build_set
 from monitoring.datasets.build_job import DatasetJob, DatasetResult
@@ -31,7 +32,7 @@ def run(job: DatasetJob) -> DatasetResult:
     """Build the set. An erasure waits for its end. Raises OSError, after which nothing of it is left."""
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with lock_folder(folder, shared=True):
+    with lock_folder(folder, shared=True), threadpool_limits(1):
         return _build(job)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.datasets.similarity import WORDS, fit_terms, measure_nearest
+from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, WORDS, make_terms, measure_nearest
 
 FAR_QUANTILE = 0.05
 """A request is unlike the rows where it is less similar to the nearest one than so many of the rows themselves are."""
@@ -45,12 +45,14 @@ def count_far(inputs: Sequence[str], texts: Sequence[str]) -> int | None:
     """The number of texts that are unlike all inputs; None where there are too few inputs to tell."""
     if len(inputs) < 1 / FAR_QUANTILE:
         return None
+    terms = make_terms()
     try:
-        terms = fit_terms([*inputs, *texts])
+        vectors = terms.fit_transform([*inputs, *texts])
     except ValueError:  # no words at all
         return None
-    among = measure_nearest(terms, inputs, inputs, apart=False)
-    return int((measure_nearest(terms, texts, inputs) < np.quantile(among, FAR_QUANTILE)).sum())
+    rows = vectors[: min(len(inputs), TEXTS_MAX)]
+    among = measure_nearest(rows[:COMPARED_MAX], rows, apart=False)
+    return int((measure_nearest(vectors[len(inputs) :], rows) < np.quantile(among, FAR_QUANTILE)).sum())
 
 
 def _find_gaps(inputs: Sequence[str], asked: Mapping[str, str]) -> list[dict[str, Any]]:

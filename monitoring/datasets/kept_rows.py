@@ -18,6 +18,7 @@ from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, connected, fi
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
+from monitoring.datasets.similarity import COMPARED_MAX
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.forms import said_by
 from monitoring.feedback import Feedback
@@ -27,7 +28,6 @@ from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText
 
 SOURCE = "requests"
-SAMPLE_MAX = 5000
 AT_ONCE = 500
 Judged = dict[str, list[Feedback]]
 
@@ -41,9 +41,9 @@ class KeptRows:
     _drawn: list[tuple[int, str, str]] = field(default_factory=list)
 
     def sample(self, request: str, asked: str) -> None:
-        """Keep what a request asked, where its draw is among the SAMPLE_MAX least."""
+        """Keep what a request asked, where its draw is among the COMPARED_MAX least."""
         drawn = (-int(digest(request)[:13], 16), request, asked)
-        if len(self._drawn) < SAMPLE_MAX:
+        if len(self._drawn) < COMPARED_MAX:
             heapq.heappush(self._drawn, drawn)
         else:
             heapq.heappushpop(self._drawn, drawn)

@@ -7,6 +7,7 @@ NEAR. Candidates share a band of six of 144 hashes: at NEAR one in 100,000 pairs
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,52 +24,57 @@ SHINGLES_AT_ONCE = 1 << 13
 Hashes = NDArray[np.uint64]
 
 
+class Sketch(NamedTuple):
+    """A text as an index compares it: its shingles, their least hashes, and the keys of its bands."""
+
+    shingles: Hashes
+    signature: Hashes
+    keys: list[int]
+
+
 class NearIndex:
     """Texts, each with its number, and those among them that are near another one."""
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
         self._multipliers = random.integers(1, 1 << 63, HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-        self._bands: dict[tuple[int, bytes], list[int]] = {}
+        self._key_multipliers = self._multipliers.reshape(BANDS, HASHES_IN_BAND)
+        self._bands: dict[int, list[int]] = {}
         self._signatures: list[Hashes] = []
         self._shingles: list[Hashes] = []
         self._numbers: list[int] = []
 
-    def near(self, text: str) -> Iterator[tuple[int, float]]:
-        """The numbers of texts that this one is near to, each with its similarity, the most similar first."""
+    def sketch(self, text: str) -> Sketch:
+        """The sketch of a text, which takes far longer than to look it up."""
         shingles = shingles_of(text)
-        signature = self._signature(shingles)
-        found = sorted({place for key in self._keys(signature) for place in self._bands.get(key, ())})
-        if not found:
-            return
-        estimates = (np.stack([self._signatures[place] for place in found]) == signature).mean(axis=1)
-        likely = [place for place, estimate in zip(found, estimates, strict=True) if estimate >= NEAR - ESTIMATE_MARGIN]
-        similar = sorted((-_similarity(shingles, self._shingles[place]), place) for place in likely)
-        yield from ((self._numbers[place], -value) for value, place in similar if -value >= NEAR)
-
-    def add(self, number: int, text: str) -> None:
-        """Enter a text."""
-        shingles = shingles_of(text)
-        signature = self._signature(shingles)
-        place = len(self._numbers)
-        self._numbers.append(number)
-        self._shingles.append(shingles)
-        self._signatures.append(signature)
-        for key in self._keys(signature):
-            band = self._bands.setdefault(key, [])
-            band.append(place)
-            del band[:-CANDIDATES_MAX]
-
-    def _signature(self, shingles: Hashes) -> Hashes:
-        least = np.full(HASHES, np.iinfo(np.uint64).max, dtype=np.uint64)
+        signature = np.full(HASHES, np.iinfo(np.uint64).max, dtype=np.uint64)
         for at in range(0, len(shingles), SHINGLES_AT_ONCE):
             some = shingles[at : at + SHINGLES_AT_ONCE, None] * self._multipliers
-            least = np.minimum(least, _mixed(some).min(axis=0))
-        return least
-
-    def _keys(self, signature: Hashes) -> list[tuple[int, bytes]]:
+            np.minimum(signature, _mix(some).min(axis=0), out=signature)
         bands = signature.reshape(BANDS, HASHES_IN_BAND)
-        return [(number, band.tobytes()) for number, band in enumerate(bands)]
+        return Sketch(shingles, signature, _mix((bands * self._key_multipliers).sum(axis=1, dtype=np.uint64)).tolist())
+
+    def near(self, sketch: Sketch) -> Iterator[tuple[int, float]]:
+        """The numbers of texts that this one is near to, each with its similarity, the most similar first."""
+        found = sorted({place for key in sketch.keys for place in self._bands.get(key, ())})
+        if not found:
+            return
+        estimates = (np.stack([self._signatures[place] for place in found]) == sketch.signature).mean(axis=1)
+        likely = [place for place, estimate in zip(found, estimates, strict=True) if estimate >= NEAR - ESTIMATE_MARGIN]
+        similar = sorted((-_similarity(sketch.shingles, self._shingles[place]), place) for place in likely)
+        yield from ((self._numbers[place], -value) for value, place in similar if -value >= NEAR)
+
+    def add(self, number: int, sketch: Sketch) -> None:
+        """Enter a text."""
+        place = len(self._numbers)
+        self._numbers.append(number)
+        self._shingles.append(sketch.shingles)
+        self._signatures.append(sketch.signature)
+        for key in sketch.keys:
+            band = self._bands.setdefault(key, [])
+            band.append(place)
+            if len(band) > CANDIDATES_MAX:
+                del band[0]
 
 
 def shingles_of(text: str) -> Hashes:
@@ -77,14 +83,20 @@ def shingles_of(text: str) -> Hashes:
     hashes = np.zeros(len(letters) - CHARACTERS + 1, dtype=np.uint64)
     for offset in range(CHARACTERS):
         hashes = hashes * np.uint64(0x100000001B3) + letters[offset : offset + len(hashes)]
-    return np.unique(_mixed(hashes))
+    return np.unique(_mix(hashes))
 
 
-def _mixed(hashes: Hashes) -> Hashes:
-    """Spread the bits of each: the last step of splitmix64."""
-    mixed = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+def _mix(hashes: Hashes) -> Hashes:
+    """Spread the bits of each, in its place: the last step of splitmix64."""
+    shifted = hashes >> np.uint64(30)
+    hashes ^= shifted
+    hashes *= np.uint64(0xBF58476D1CE4E5B9)
+    np.right_shift(hashes, np.uint64(27), out=shifted)
+    hashes ^= shifted
+    hashes *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(hashes, np.uint64(31), out=shifted)
+    hashes ^= shifted
+    return hashes
 
 
 def _similarity(one: Hashes, other: Hashes) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,23 +37,28 @@ class Selection:
 
 def select_rows(rows: Sequence[DataRow]) -> Selection:
     """Choose among rows. The result is the same in whatever order they come."""
-    ordered = _with_unique_ids(sorted(rows, key=_rank))
+    ranked = sorted(((_rank(row), row) for row in rows), key=itemgetter(0))
+    ranks, ordered = [rank for rank, _ in ranked], _with_unique_ids([row for _, row in ranked])
     groups = _Groups([*map(_names_of_groups, ordered)])
     selection = Selection()
-    kept = _without_near(ordered, _without_equal(ordered, groups, selection), groups, selection)
+    kept = _without_near(ordered, ranks, _without_equal(ordered, ranks, groups, selection), groups, selection)
     selection.kept = [ordered[number] for number in kept]
-    selection.groups = [digest_of_input(ordered[groups.first_of(number)])[:16] for number in kept]
+    selection.groups = [ranks[groups.first_of(number)].input[:16] for number in kept]
     return selection
 
 
-def _rank(row: DataRow) -> tuple[int, str, str, str]:
-    """The order of rows: what people wrote before what a program made; then by content alone."""
-    return (
-        ORIGINS.index(row.origin),
-        digest_of_input(row),
-        digest_of_answer(row),
-        digest(msgspec.json.encode(row).decode()),
-    )
+class _Rank(NamedTuple):
+    """The place of a row in their order: what people wrote before what a program made; then by digests alone."""
+
+    origin: int
+    input: str
+    answer: str
+    whole: str
+
+
+def _rank(row: DataRow) -> _Rank:
+    whole = digest(msgspec.json.encode(row).decode())
+    return _Rank(ORIGINS.index(row.origin), digest_of_input(row), digest_of_answer(row), whole)
 
 
 def _with_unique_ids(rows: Sequence[DataRow]) -> list[DataRow]:
@@ -75,11 +82,11 @@ def _names_of_groups(row: DataRow) -> list[tuple[str, str, str]]:
     return names + ([("group", row.source, row.group)] if row.group else [])
 
 
-def _without_equal(rows: Sequence[DataRow], groups: _Groups, selection: Selection) -> list[int]:
+def _without_equal(rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: _Groups, selection: Selection) -> list[int]:
     """The numbers of rows that stand for all with the same input; of those with several answers none does."""
     by_input: dict[str, dict[str, list[int]]] = {}
-    for number, row in enumerate(rows):
-        by_input.setdefault(digest_of_input(row), {}).setdefault(digest_of_answer(row), []).append(number)
+    for number, rank in enumerate(ranks):
+        by_input.setdefault(rank.input, {}).setdefault(rank.answer, []).append(number)
     standing = []
     for name, by_answer in by_input.items():
         numbers = [number for equal in by_answer.values() for number in equal]
@@ -93,21 +100,22 @@ def _without_equal(rows: Sequence[DataRow], groups: _Groups, selection: Selectio
     return sorted(standing)
 
 
-def _without_near(rows: Sequence[DataRow], numbers: Sequence[int], groups: _Groups, selection: Selection) -> list[int]:
+def _without_near(
+    rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: _Groups, selection: Selection
+) -> list[int]:
     """The numbers of rows that are near no other with the same answer. All that are near each other are one group."""
     index, kept = NearIndex(), []
     for number in numbers:
-        text = fold_text(input_of(rows[number]))
-        answer = digest_of_answer(rows[number])
-        near = [other for other, _ in index.near(text)]
+        sketch = index.sketch(fold_text(input_of(rows[number])))
+        near = [other for other, _ in index.near(sketch)]
         groups.join(number, *near)
-        same = next((other for other in near if digest_of_answer(rows[other]) == answer), None)
+        same = next((other for other in near if ranks[other].answer == ranks[number].answer), None)
         if same is not None:
             selection.left_out.append(LeftOut(because="near_duplicate", row=rows[number], of=rows[same].id))
             continue
         selection.contrasts += [(rows[other].id, rows[number].id) for other in near]
         kept.append(number)
-        index.add(number, text)
+        index.add(number, sketch)
     return kept
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,31 +9,27 @@ from numpy.typing import NDArray
 
 TEXTS_MAX = 20_000
 """So many texts are compared with; of more, the first ones."""
-COMPARED_MAX = 4000
+COMPARED_MAX = 5000
+"""So many of a set's own texts, or of a sample of requests, are compared."""
 AT_ONCE = 250
 TERMS_MAX = 50_000
 WORDS = r"(?u)\b\w[\w'-]+\b"
 Values = NDArray[np.float64]
 
 
-def fit_terms(texts: Sequence[str]) -> Any:
-    """What makes TF-IDF vectors of texts, as it was fitted on these."""
+def make_terms() -> Any:
+    """What makes TF-IDF vectors of texts once it is fitted to some."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - a second, where it is of use
 
-    return TfidfVectorizer(token_pattern=WORDS, ngram_range=(1, 2), sublinear_tf=True, max_features=TERMS_MAX).fit(
-        texts
-    )
+    return TfidfVectorizer(token_pattern=WORDS, ngram_range=(1, 2), sublinear_tf=True, max_features=TERMS_MAX)
 
 
-def measure_nearest(terms: Any, texts: Sequence[str], others: Sequence[str], apart: bool = True) -> Values:
-    """The similarity (0 to 1) of each text to the most similar of the others. Not `apart`: `texts` are the first of
+def measure_nearest(vectors: Any, others: Any, apart: bool = True) -> Values:
+    """The similarity (0 to 1) of each vector to the most similar of the others. Not `apart`: `vectors` are the first of
     `others`, and none is compared with itself."""
-    if not texts or not others:
-        return np.zeros(0)
-    vectors, against = terms.transform(texts[:COMPARED_MAX]), terms.transform(others[:TEXTS_MAX]).T.tocsc()
-    nearest = []
+    nearest, against = [], others.T.tocsc()
     for at in range(0, vectors.shape[0], AT_ONCE):
-        similar = np.asarray((vectors[at : at + AT_ONCE] @ against).todense())
+        similar = (vectors[at : at + AT_ONCE] @ against).toarray()
         if not apart:
             rows = np.arange(similar.shape[0])
             similar[rows, rows + at] = 0.0

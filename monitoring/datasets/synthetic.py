@@ -10,7 +10,7 @@ import numpy as np
 
 from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.rows import DataRow, fold_text, input_of
-from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, fit_terms, measure_nearest
+from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, make_terms, measure_nearest
 
 FOLDS = 5
 ROWS_MIN = 20
@@ -47,15 +47,15 @@ def _measure_distance(made: list[str], others: list[str]) -> dict[str, float]:
     from sklearn.model_selection import StratifiedKFold, cross_val_predict  # noqa: PLC0415
 
     made, others = made[:COMPARED_MAX], others[:COMPARED_MAX]
-    terms = fit_terms([*made, *others])
     origins = np.array([1] * len(made) + [0] * len(others))
-    vectors = terms.transform([*made, *others])
+    vectors = make_terms().fit_transform([*made, *others])
+    of_made, of_others = vectors[: len(made)], vectors[len(made) :]
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    model = LogisticRegression(max_iter=200)
+    model = LogisticRegression(solver="liblinear")  # for sparse rows ten times as fast as lbfgs
     scores = cross_val_predict(model, vectors, origins, cv=folds, method="decision_function")
     return {
-        "synthetic": round(float(np.median(measure_nearest(terms, made, others))), 3),
-        "real": round(float(np.median(measure_nearest(terms, others, others, apart=False))), 3),
+        "synthetic": round(float(np.median(measure_nearest(of_made, of_others))), 3),
+        "real": round(float(np.median(measure_nearest(of_others, of_others, apart=False))), 3),
         "auroc": round(float(roc_auc_score(origins, scores)), 3),
     }
 
@@ -83,8 +83,8 @@ def _ablate(train: Sequence[DataRow], others: Sequence[DataRow], heldout: Sequen
 def _right(rows: Sequence[DataRow], judged: Sequence[DataRow]) -> Any:
     from sklearn.svm import LinearSVC  # noqa: PLC0415
 
-    terms = fit_terms(_texts(rows))
-    model = LinearSVC(random_state=0).fit(terms.transform(_texts(rows)), [row.label or "" for row in rows])
+    terms = make_terms()
+    model = LinearSVC(random_state=0).fit(terms.fit_transform(_texts(rows)), [row.label or "" for row in rows])
     return model.predict(terms.transform(_texts(judged))) == np.array([row.label for row in judged])
 
 

@@ -29,12 +29,12 @@ def find_leaks(trained_on: Iterable[str], rows: Iterable[tuple[int, str]]) -> Le
     for number, text in enumerate(map(_normal, trained_on)):
         if text not in exact:
             exact.add(text)
-            index.add(number, text)
+            index.add(number, index.sketch(text))
     same, near = [], []
     for number, text in ((number, _normal(text)) for number, text in rows):
         if text in exact:
             same.append(number)
-        elif next(index.near(text), None) is not None:
+        elif next(index.near(index.sketch(text)), None) is not None:
             near.append(number)
     return Leaks(len(exact), tuple(same), tuple(near))
 

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from monitoring.datasets.coverage import FAR_QUANTILE, count_far
-from monitoring.datasets.similarity import COMPARED_MAX
 
 
 def measure_production(inputs: Sequence[str], asked: Sequence[str]) -> dict[str, Any]:
     """The share of the requests that no row is like, None where it is not known, and a sentence on it."""
-    asked = asked[:COMPARED_MAX]
     unlike = count_far(inputs, asked) if asked else None
     if not asked:
         words = "No text of a request can be read: whether the rows are like production is unknown."

@@ -52,6 +52,8 @@ def test_words_of_production_that_no_row_has_are_told_with_their_share() -> None
     unlike = measure_coverage(inputs, {f"r{n}": f"invoice {n} wrong currency, send another" for n in range(50)})
     assert unlike["far"] == 50
     assert "is unknown" in measure_coverage(inputs, {})["words"][0]
+    many = measure_coverage(inputs, {f"r{n}": f"invoice {n} wrong currency, send another" for n in range(4500)})
+    assert (many["requests"], many["far"]) == (4500, 4500)
 
 
 def test_words_that_go_together_have_one_order_whatever_the_process() -> None:
