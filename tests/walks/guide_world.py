@@ -1,0 +1,82 @@
+"""The guide "Your own task, from a CSV to a monitored adapter", walked by its own blocks and commands."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gateway.callers import new_key
+from tests.walks.test_process import served
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "your-own-task.md"
+ADOPT = "apprentice adopt examples.csv --task returns"
+FEW_STEPS = ("--steps", "4", "--batch", "2", "--rank", "4")
+
+
+def read_blocks(kind: str) -> list[str]:
+    """The blocks of the guide in this language, in order."""
+    return re.findall(rf"```{kind}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+def list_commands() -> list[str]:
+    """The commands of the guide, in order."""
+    return [line.removeprefix("$ ") for block in read_blocks("console") for line in block.splitlines()]
+
+
+def write_examples(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """Write rows as the guide's file: its head, and each row's text and expected answer."""
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(read_blocks("csv")[0].splitlines()[0].split(","))
+        table.writerows((row["text"], row["expected"]) for row in rows)
+
+
+async def walk_guide(folder: Path, configuration: Mapping[str, Any], python: Path) -> dict[str, Any]:
+    """Follow the guide in a folder that has `examples.csv`; what `adopt` tells in the end.
+
+    `configuration` has the pools, and `python` is that of the training's environment.
+    """
+    key, config = new_key()[0], folder / "apprentice.yaml"
+    content: dict[str, Any] = json.loads(json.dumps({**configuration, "listen": {"port": 0}}, default=str))
+    task, watched = (yaml.safe_load(block) for block in read_blocks("yaml"))
+    content |= {"tasks": task["tasks"], "training": {**task["training"], "python": str(python)}}
+    config.write_text(yaml.safe_dump(content))
+    async with served(config, key) as process:
+        variables = {**os.environ, "APPRENTICE_URL": process.url, "APPRENTICE_KEY": key}
+
+        async def run(command: str, *more: str, code: int = 0) -> str:
+            program, *words = shlex.split(command)
+            running = await asyncio.create_subprocess_exec(
+                *(Path(sys.executable).with_name(program), *words, *more),
+                cwd=folder,
+                env=variables,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await running.communicate()
+            assert running.returncode == code, (command, more, err.decode(), process.said[-5:])
+            return out.decode()
+
+        check, reload, adopt, *_ = list_commands()
+        assert adopt == ADOPT
+        await run(check)
+        await run(reload)
+        past = ("--past", "readiness", "--past", "dataset")
+        await run(adopt, *FEW_STEPS, *past, code=1)  # a person looks at the manifest
+        told = await run(adopt, *FEW_STEPS, *past, "--past", "manifest", "--release", "--json")
+        content["tasks"]["returns"] |= watched["tasks"]["returns"]
+        config.write_text(yaml.safe_dump(content))
+        await run(check)
+        await run(reload)
+        await run("apprentice why returns")
+    return dict(json.loads(told))
