@@ -236,6 +236,11 @@ class ObjectStore:
         """Remove an object; its generation goes on. Raises Stale and Unreadable as `put` does."""
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
 
+    async def forget(self, names: Sequence[str]) -> None:
+        """Remove objects, whatever their generations."""
+        if names:
+            await change_together(self._redis, [Change(self, name, None) for name in names])
+
 
 def _name(raw: bytes) -> str:
     """The name of an object; one that is damaged hides no other."""
@@ -259,6 +264,12 @@ class LenientReader:
             return None
         self._unreadable.discard(subject)
         return value
+
+    async def read_all(self, object_store: ObjectStore, subject: str, kind: type[T]) -> list[T]:
+        """All objects of a store that can be read, that of the last name first. Raises RedisError."""
+        written = sorted((await object_store.written()).items(), reverse=True)
+        values = [self.read(f"{subject} {name}", raw, kind) for name, raw in written]
+        return [value for value in values if value is not None]
 
 
 class Mirror(Generic[T]):

@@ -47,9 +47,7 @@ class BuildStore:
 
     async def all(self) -> list[Build]:
         """All that are kept and can be read, the newest first."""
-        written = await self._object_store.written()
-        builds = [self._reader.read(f"the building {name}", raw, Build) for name, raw in written.items()]
-        return sorted((build for build in builds if build is not None), key=lambda build: build.id, reverse=True)
+        return await self._reader.read_all(self._object_store, "the building", Build)
 
     async def get(self, name: str) -> Build | None:
         """One building, or None."""
@@ -63,9 +61,7 @@ class BuildStore:
     async def begin(self, build: Build, step: AuditedStep) -> None:
         """Enter a new one, with the entries noted by `step`, and forget the oldest of more than are kept."""
         await step.take([Change(self._object_store, build.id, msgspec.to_builtins(build), 0)])
-        over = [old for old in (await self.all())[BUILDS_MAX:] if old.state != "running"]
-        if over:
-            await change_together(self._redis, [Change(self._object_store, old.id, None) for old in over])
+        await self._object_store.forget([old.id for old in (await self.all())[BUILDS_MAX:] if old.state != "running"])
 
     async def end(self, build: Build, entry: Change) -> None:
         """Note the end of one that runs together with its entry. Raises Stale where it has ended before."""

@@ -55,10 +55,9 @@ class BuildingWork:
         if generation == self._looked_at:
             return
         await self._datasets.drafts.enter_left()
+        await asyncio.to_thread(sweep, self._datasets.folder)
         while (build := await self._datasets.builds.next()) is not None:
             await self._end(build, await self._result(build))
-        longest = self._datasets.services.settings.datasets.building_seconds_max
-        await asyncio.to_thread(sweep, self._datasets.folder, time.time() - longest)
         await asyncio.to_thread(forget_files, self._datasets.files, time.time() - FILE_SECONDS_MAX)
         self._looked_at = generation
 

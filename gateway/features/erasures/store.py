@@ -80,7 +80,8 @@ class ErasureStore:
         await change_together(self._redis, [self._change(erasure)])
         if erasure.state == "done":
             await self._redis.srem(WAITING_KEY, erasure.id)
-            await self._tidy()
+            over = (await self.all())[ERASURES_MAX:]
+            await self._object_store.forget([old.id for old in over if old.state == "done"])
 
     async def get(self, name: str) -> Erasure | None:
         """One erasure; None where there is none, or it can't be read."""
@@ -89,15 +90,7 @@ class ErasureStore:
 
     async def all(self) -> list[Erasure]:
         """All that can be read, the newest first."""
-        written = sorted((await self._object_store.written()).items(), reverse=True)
-        found = (self._reader.read(f"the erasure {name}", raw, Erasure) for name, raw in written)
-        return [erasure for erasure in found if erasure is not None]
-
-    async def _tidy(self) -> None:
-        over = (await self.all())[ERASURES_MAX:]
-        done = [Change(self._object_store, old.id, None) for old in over if old.state == "done"]
-        if done:
-            await change_together(self._redis, done)
+        return await self._reader.read_all(self._object_store, "the erasure", Erasure)
 
     def _change(self, erasure: Erasure) -> Change:
         return Change(self._object_store, erasure.id, msgspec.to_builtins(erasure))

@@ -46,11 +46,7 @@ class RetrainingStore:
 
     async def all(self) -> list[Retraining]:
         """All that are kept and can be read, the newest first; of the others it is logged once."""
-        readable = []
-        for name, raw in sorted((await self.object_store.written()).items(), reverse=True):
-            retraining = self._reader.read(f"the request to train {name}", raw, Retraining)
-            readable += [retraining] if retraining is not None else []
-        return readable
+        return await self._reader.read_all(self.object_store, "the request to train", Retraining)
 
     async def get(self, name: str) -> tuple[Retraining | None, int]:
         """One request (None: there is none, or no more), and its generation, which is never newer.
@@ -113,12 +109,9 @@ class RetrainingStore:
 
     async def tidy(self) -> None:
         """Forget the oldest of more requests than are kept, those that are closed first."""
-        retrainings = await self.all()
-        if len(retrainings) <= RETRAININGS_MAX:
-            return
-        ordered = sorted(retrainings, key=lambda retraining: (retraining.state == "closed", -retraining.opened_at))
+        ordered = sorted(await self.all(), key=lambda each: (each.state == "closed", -each.opened_at))
         over = ordered[RETRAININGS_MAX:]
-        await change_together(self._redis, [Change(self.object_store, retraining.id, None) for retraining in over])
+        await self.object_store.forget([retraining.id for retraining in over])
         for retraining in over:
             await self.forget_examples(retraining.id)
 

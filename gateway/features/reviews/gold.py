@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews.store import ROOT, Review
 from monitoring.metric_values import Metric, badness, is_bad
-from serving.object_store import Change, LenientReader, ObjectStore, change_together
+from serving.object_store import Change, LenientReader, ObjectStore
 
 GOLD_MAX = 200
 HELD = "apprentice:gold_held:"
@@ -57,11 +57,8 @@ class GoldStore:
 
     async def list_questions(self, task: str) -> list[GoldQuestion]:
         """The task's questions that can be read, the oldest first."""
-        found = []
-        for name, raw in (await self.questions.written()).items():
-            question = self._reader.read(f"the gold question {name}", raw, GoldQuestion)
-            found += [question] if question is not None and question.review.task == task else []
-        return sorted(found, key=lambda one: one.at)
+        questions = await self._reader.read_all(self.questions, "the gold question", GoldQuestion)
+        return sorted((one for one in questions if one.review.task == task), key=lambda one: one.at)
 
     def change(self, question: GoldQuestion | None, request_id: str) -> Change:
         """A question's new value as a part of a greater step; None: it is removed."""
@@ -70,8 +67,7 @@ class GoldStore:
     async def forget(self, requests: Sequence[str]) -> int:
         """Remove the questions that are made of these requests; their number."""
         there = (await self.questions.written()).keys() & set(requests)
-        if there:
-            await change_together(self._redis, [Change(self.questions, name, None) for name in sorted(there)])
+        await self.questions.forget(sorted(there))
         return len(there)
 
     async def draw(self, task: str, reviewer: str, share: float, lease_seconds: float) -> GoldQuestion | None:

@@ -9,13 +9,15 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.configuration.training import RunnerName
-from serving.object_store import Change, LenientReader, ObjectStore, change_together, reading
+from serving.object_store import Change, LenientReader, ObjectStore, reading
 
 Status = Literal["running", "done", "failed", "cancelled"]
 TRAININGS_MAX = 200
 PROGRESS_SECONDS = 366 * 86_400
 POINTS_MAX = 300
 """Points of a loss that are told."""
+POINTS_KEPT_MAX = 4_000
+"""Points of all losses of a training that are kept: of more, every second one."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +66,8 @@ class TrainingStore:
 
     async def all(self) -> list[Training]:
         """All that are kept and can be read, the newest first."""
-        written = await self.object_store.written()
-        read = [self._reader.read(f"the training {name}", raw, Training) for name, raw in written.items()]
-        return sorted((each for each in read if each is not None), key=lambda each: -each.created_at)
+        trainings = await self._reader.read_all(self.object_store, "the training", Training)
+        return sorted(trainings, key=lambda each: -each.created_at)
 
     async def get(self, name: str) -> tuple[Training | None, int]:
         """One training (None: there is none, or no more), and its generation, which is never newer.
@@ -92,6 +93,16 @@ class TrainingStore:
         field = f"{kind}:{int(message['step'])}" if kind in ("step", "heldout") else kind
         await self._redis.hset(_key(name), field, msgspec.json.encode(message))
         await self._redis.expire(_key(name), PROGRESS_SECONDS)
+        if await self._redis.hlen(_key(name)) > POINTS_KEPT_MAX:
+            await self._thin_out(name)
+
+    async def _thin_out(self, name: str) -> None:
+        """Delete every second point of each loss; the newest stays."""
+        fields = [field.decode() for field in await self._redis.hkeys(_key(name))]
+        for kind in ("step", "heldout"):
+            steps = sorted(int(field.partition(":")[2]) for field in fields if field.startswith(f"{kind}:"))
+            if len(steps) > 1:
+                await self._redis.hdel(_key(name), *(f"{kind}:{step}" for step in steps[-2::-2]))
 
     async def progress(self, name: str) -> dict[str, Any]:
         """What the trainer told: of its start, and the losses by step, oldest first."""
@@ -118,10 +129,10 @@ class TrainingStore:
 
     async def tidy(self) -> None:
         """Forget the oldest of more trainings than are kept; none that runs."""
-        over = [each for each in (await self.all())[TRAININGS_MAX:] if each.status != "running"]
-        if over:
-            await change_together(self._redis, [Change(self.object_store, each.id, None) for each in over])
-            await self._redis.delete(*(_key(each.id) for each in over))
+        over = [each.id for each in (await self.all())[TRAININGS_MAX:] if each.status != "running"]
+        await self.object_store.forget(over)
+        for name in over:
+            await self.forget_progress(name)
 
 
 def _points(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:

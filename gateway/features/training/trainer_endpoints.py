@@ -7,6 +7,7 @@ import asyncio
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse
 from pydantic import ConfigDict, Field
@@ -25,6 +26,7 @@ from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from serving.training.trainer import REMOTE_TRAINER, TRAINER
 
 TRAINER_ERRORS = ("not_found", "role_required", "state_conflict")
+MESSAGE_BYTES_MAX = 4096
 PREPARED = (JOB_FILE, ROWS_FILE, HELDOUT_FILE)
 FileName = Literal[
     "job.json",
@@ -80,14 +82,17 @@ async def read_file(request: Request, name: FileName, training: Trained) -> File
     return FileResponse(path)
 
 
-@router.post("/trainings/{training}/messages", responses=with_errors(*TRAINER_ERRORS))
+@router.post("/trainings/{training}/messages", responses=with_errors(*TRAINER_ERRORS, "body_too_large"))
 async def take_message(request: Request, message: TrainerMessage, training: Trained) -> dict[str, Any]:
     """Take what a trainer tells of its training; `failed` ends it."""
     trainings = feature_of(request, Trainings)
     if message.kind == "failed":
         await end_training(trainings, training, "failed", message.text or "Its trainer failed.")
     else:
-        await trainings.store.note_progress(training.id, message.model_dump(exclude_unset=True))
+        fields = message.model_dump(exclude_unset=True)
+        if len(msgspec.json.encode(fields)) > MESSAGE_BYTES_MAX:
+            raise Problem("body_too_large", f"A message has at most {MESSAGE_BYTES_MAX} bytes: tell less at once.")
+        await trainings.store.note_progress(training.id, fields)
     return {"training": training.id}
 
 
