@@ -69,7 +69,8 @@ def export(job: ExportJob) -> ExportResult:
     try:
         return ExportResult(rows=run(job))
     except (OSError, duckdb.Error, msgspec.DecodeError) as error:
-        return ExportResult(error=f"The data set can't be exported: {error}.")
+        fault = str(error).replace(job.source, "its file").replace(job.target, "the export")
+        return ExportResult(error=f"The data set can't be exported: {fault}.")
 
 
 def main() -> None:

@@ -59,11 +59,10 @@ def digest_of_set(task: str, digests: dict[str, str]) -> str:
     return hashlib.sha256(named).hexdigest()
 
 
-def sweep(folder: Path, before: float) -> None:
-    """Remove what builds that were killed have left before a time, in Unix seconds."""
+def sweep(folder: Path) -> None:
+    """Remove what builds that were killed have left. None is under way."""
     for left in folder.glob(f"{PARTIAL}*"):
-        if left.stat().st_mtime < before:
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_lines(path: Path, lines: Iterable[bytes]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.evaluation.dataset import DatasetError, canonical
+from monitoring.evaluation.dataset import DatasetError, canonical, see_that_it_is_text
 
 TEXT_KEYS = ("text", "value", "arguments")
 """Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
@@ -38,6 +38,8 @@ def _from_preference(read: dict[str, Any], at: int) -> dict[str, Any]:
 def _last_text(output: Any, at: int) -> str:
     """The assistant's text in an output of a preference pair."""
     last = output[-1] if isinstance(output, list) and output else output
+    if isinstance(last, dict):
+        see_that_it_is_text(last, at)
     content = last.get("content") if isinstance(last, dict) else last
     if not isinstance(content, str) or not content:
         raise DatasetError(f"Line {at}: an output of it is no text: give a list with one message of the assistant.")

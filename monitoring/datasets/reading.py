@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ import msgspec
 
 from monitoring.datasets.foreign_rows import as_own_form, time_of
 from monitoring.datasets.rows import ORIGINS, DataRow, LeftOut, Origin, digest
-from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, canonical, group_named, object_of, row_of
+from monitoring.evaluation.dataset import (
+    BYTE_ORDER_MARK,
+    TEXT_LOOKED_AT_BYTES,
+    DatasetError,
+    canonical,
+    find_text_fault,
+    group_named,
+    object_of,
+    row_of,
+)
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "text": ("question", "message", "user"),
@@ -22,6 +32,10 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 INSTEAD_OF: Mapping[str, frozenset[str]] = {
     "text": frozenset({"messages", "text", "prompt", "input"}),
     "expected": frozenset({"messages", "expected", "output", "preferred_output"}),
+}
+TAKEN: Mapping[str, frozenset[str]] = {
+    "text": INSTEAD_OF["text"],
+    "expected": INSTEAD_OF["expected"] | {"label", "class"},  # of a row without an answer it is the answer
 }
 MADE_ORIGINS = frozenset({"synthetic", "template", "generated", "paraphrase", "augmented"})
 WRITTEN_ORIGINS = frozenset({"demonstrated", "hand", "human"})
@@ -88,6 +102,11 @@ def _origin_of(value: Any) -> Origin:
 def _objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
     """The rows of a file as JSON objects, each with its line, or its number in a table."""
     ending = Path(file.name).suffix.lower()
+    if ending != ".parquet":
+        with Path(file.path).open("rb") as opened:
+            fault = find_text_fault(opened.read(TEXT_LOOKED_AT_BYTES))
+        if fault:
+            raise DatasetError(f"The rows of {file.name} {fault}")
     if ending == ".csv":
         yield from _csv_objects(file)
     elif ending == ".parquet":
@@ -155,18 +174,16 @@ def _parquet_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | L
     with duckdb.connect() as connection:
         try:
             found = connection.execute("SELECT * FROM read_parquet(?)", [file.path])
+            names = [column[0] for column in found.description or ()]
+            _see_that_columns_fit(file, names)
+            numbers = count(1)
+            while rows := found.fetchmany(TABLE_ROWS_AT_ONCE):
+                for row in rows:
+                    cells = zip(names, row, strict=True)
+                    yield next(numbers), {name: _without_none(value) for name, value in cells if value is not None}
         except duckdb.Error as error:
-            raise DatasetError(f"{file.name} is no Parquet: {str(error).splitlines()[0][:200]}") from None
-        names = [column[0] for column in found.description or ()]
-        _see_that_columns_fit(file, names)
-        at = 0
-        while rows := found.fetchmany(TABLE_ROWS_AT_ONCE):
-            for row in rows:
-                at += 1
-                yield (
-                    at,
-                    {name: _without_none(value) for name, value in zip(names, row, strict=True) if value is not None},
-                )
+            fault = str(error).splitlines()[0].replace(file.path, file.name)
+            raise DatasetError(f"{file.name} is no Parquet, or is damaged: {fault[:200]}") from None
 
 
 def _without_none(value: Any) -> Any:
@@ -184,14 +201,16 @@ def _without_none(value: Any) -> Any:
 
 
 def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:
-    """Raises DatasetError where no column of a table asks anything."""
+    """Raises DatasetError where no column of a table has questions, or none has answers."""
     ours = set(_with_our_names(dict.fromkeys(names), file.columns))
     missing = [name for name in file.columns.values() if name not in names]
     if missing:
         raise DatasetError(f"{file.name} has no column {missing[0]!r}: it has {', '.join(names)[:400]}.")
-    if not ours & INSTEAD_OF["text"]:
-        text = f"{file.name} has no column text or messages: name one, as in --column text=NAME --column expected=NAME."
-        raise DatasetError(f"{text} It has {', '.join(names)[:400] or 'none'}.")
+    for column, taken in TAKEN.items():
+        if not ours & taken:
+            text = f"{file.name} has no column {column}: name one, as in --column {column}=NAME. It has"
+            known = ", ".join(sorted(taken | {*SYNONYMS[column]}))
+            raise DatasetError(f"{text} {', '.join(names)[:400] or 'none'}; known are {known}.")
 
 
 def _with_our_names(read: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ passed over.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ ORIGIN_FIELDS = ("request", "parent")
 LENGTHS = ((200, "up to 200 characters"), (1000, "201 to 1,000"), (4000, "1,001 to 4,000"))
 """Lengths of requests: the same for all data, so that figures of one suite can be held against another's."""
 LONGEST = "over 4,000"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+TEXT_LOOKED_AT_BYTES = 4096
 
 
 class DatasetError(Exception):
@@ -92,6 +94,8 @@ class DatasetReader:
 
     def feed(self, piece: bytes) -> list[Row]:
         """The rows that are complete with this piece. Raises DatasetError."""
+        if not self._bytes and (fault := find_text_fault(piece)):
+            raise DatasetError(f"The data {fault}")
         self._bytes += len(piece)
         if self._bytes > self._limits.bytes_max:
             raise DatasetError(f"The data have more than {self._limits.bytes_max} bytes: send a part of them.")
@@ -153,6 +157,15 @@ class DatasetReader:
         return DatasetError(f"Line {line}: it has more than {self._limits.row_bytes_max} bytes: shorten it.")
 
 
+def find_text_fault(beginning: bytes) -> str:
+    """The reason why a file that begins so is no text in UTF-8, as the end of a sentence; empty where it may be."""
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "are UTF-16: save them as UTF-8."
+    if b"\0" in beginning[:TEXT_LOOKED_AT_BYTES]:
+        return "have bytes of zero, as UTF-16 or a damaged file has: save them as text in UTF-8."
+    return ""
+
+
 def canonical(value: Any) -> str:
     """A JSON value in one form: what is equal has the same text."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -176,7 +189,7 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
     """The row in the JSON object on line `at`. Raises DatasetError."""
     label, expected = read.get("label", read.get("class")), read.get("expected")
     messages, prompt = _asked_of(read, at)
-    if expected is None and messages is not None and (answer := _said_last(messages)) is not None:
+    if expected is None and messages is not None and (answer := _said_last(messages, at)) is not None:
         expected, messages = answer, messages[:-1]
     if expected is None:
         expected, label = label, read.get("class")
@@ -247,10 +260,19 @@ def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | Non
     return ([{"role": "user", "content": content}], None) if given[0] == "text" else (None, content)
 
 
-def _said_last(messages: list[dict[str, Any]]) -> str | None:
+def see_that_it_is_text(answer: dict[str, Any], at: int) -> None:
+    """Raises DatasetError for a message of the assistant that calls tools: a call would get lost, or be no answer."""
+    if answer.get("tool_calls") or answer.get("function_call"):
+        raise DatasetError(f"Line {at}: its answer calls a tool: only answers of text can be learned: leave it out.")
+
+
+def _said_last(messages: list[dict[str, Any]], at: int) -> str | None:
     """The assistant's answer at a chat's end, as fine-tuning data have it; None where there is none."""
     last = messages[-1]
-    answer = last.get("content") if last.get("role") == "assistant" and len(messages) > 1 else None
+    if last.get("role") != "assistant" or len(messages) == 1:
+        return None
+    see_that_it_is_text(last, at)
+    answer = last.get("content")
     return answer if isinstance(answer, str) and answer else None
 
 

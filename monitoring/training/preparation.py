@@ -91,7 +91,8 @@ def run(job: PreparationJob) -> Preparation:
     try:
         return prepare(job)
     except OSError as error:
-        return Preparation(error=f"{error.filename or job.folder} can't be read or written: {error.strerror}.")
+        name = Path(error.filename or job.folder).name
+        return Preparation(error=f"{name} can't be read or written: {error.strerror or error}.")
 
 
 def main() -> None:

@@ -116,6 +116,7 @@ async def test_a_building_whose_gateway_ends_is_begun_again_and_leaves_one_set(
             while (found := (await http.get(f"{PATH}/builds/{build['id']}")).json())["state"] == "running":
                 await asyncio.sleep(0.05)
         assert found["state"] == "done", found
+        assert not left.exists()
         assert [card["digest"] for card in (await http.get(PATH)).json()["datasets"]] == [found["digest"]]
         entries = (await http.get("/admin/v1/audit", params={"action": "building.done"})).json()["entries"]
         assert len(entries) == 1

@@ -28,10 +28,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from monitoring.evaluation.dataset import TEXT_LOOKED_AT_BYTES, find_text_fault
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 OUTCOMES = ("outcome", "right")
@@ -211,7 +213,15 @@ def read_fields(path: Path, check: Check) -> Iterator[tuple[int, Fields]]:
 
     `check` takes a line and its columns, and raises LabelFileError. Raises LabelFileError for what can't be read.
     """
-    with _translated(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with (
+        _translated(path),
+        path.open("rb") as opened,
+        TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+    ):
+        beginning = opened.peek(TEXT_LOOKED_AT_BYTES)
+        fault = find_text_fault(beginning) if beginning else "are missing: the file is empty."
+        if fault:
+            raise LabelFileError(f"The labels in {path} {fault}")
         lines = _decode(file)
         first = next(lines, "")
         read = _read_objects if first.lstrip().startswith("{") else _read_csv

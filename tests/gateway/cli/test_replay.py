@@ -387,7 +387,11 @@ def test_files_that_are_none_or_no_text_are_refused(tmp_path: Path, capsys: pyte
     (tmp_path / "bytes.csv").write_bytes(b"time,outcome\n1,0\n2,\xff\xfe\n")
     assert "line 3: it is not UTF-8" in refused(capsys, str(tmp_path / "bytes.csv"))
     (tmp_path / "wide.csv").write_bytes("time,outcome\n1,0\n".encode("utf-16"))
-    assert "line 1: it is not UTF-8" in refused(capsys, str(tmp_path / "wide.csv"))
+    assert "are UTF-16: save them as UTF-8." in refused(capsys, str(tmp_path / "wide.csv"))
+    (tmp_path / "empty.csv").touch()
+    assert "the file is empty" in refused(capsys, str(tmp_path / "empty.csv"))
+    (tmp_path / "zeros.csv").write_bytes(bytes(100))
+    assert "have bytes of zero" in refused(capsys, str(tmp_path / "zeros.csv"))
     (tmp_path / "quote.csv").write_text('time,outcome\n1,0\n"2,0\n3,0\n')
     assert "line 3: what begins there is no CSV" in refused(capsys, str(tmp_path / "quote.csv"))
 

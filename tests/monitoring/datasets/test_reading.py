@@ -11,7 +11,7 @@ import pytest
 
 from monitoring.datasets.reading import SourceFile, read_rows
 from monitoring.datasets.rows import DataRow, LeftOut
-from monitoring.evaluation.dataset import DatasetError
+from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader
 
 ASKED = [{"role": "system", "content": "Decide."}, {"role": "user", "content": "A kettle."}]
 YES = {"role": "assistant", "content": "yes"}
@@ -104,3 +104,64 @@ def test_every_broken_row_is_told_with_its_line(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
         with pytest.raises(DatasetError, match=name):
             read(tmp_path / name)
+
+
+def test_a_table_without_a_column_of_answers_is_one_fault_that_names_its_columns(tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("text,verdict\nA kettle.,yes\nA lamp.,no\n")
+    known = "answer, assistant, class, completion, expected, label, messages, output, preferred_output, response"
+    with pytest.raises(DatasetError) as caught:
+        read(table)
+    assert str(caught.value) == (
+        "rows.csv has no column expected: name one, as in --column expected=NAME. "
+        f"It has text, verdict; known are {known}."
+    )
+    assert only(lines_of(table, "text,class", "A kettle.,yes")).answer == "yes"
+
+
+def lines_of(path: Path, *texts: str) -> Path:
+    path.write_text("".join(f"{text}\n" for text in texts))
+    return path
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.json"])
+def test_utf_16_and_a_damaged_file_are_one_fault_each(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes('{"text": "A kettle.", "expected": "yes"}\n'.encode("utf-16") * 30)
+    with pytest.raises(DatasetError, match=rf"The rows of {name} are UTF-16: save them as UTF-8\."):
+        read(path)
+    path.write_bytes(bytes(100))
+    with pytest.raises(DatasetError, match=f"The rows of {name} have bytes of zero"):
+        read(path)
+    with pytest.raises(DatasetError, match="The data have bytes of zero"):
+        DatasetReader(DatasetLimits(10, 1000, 1000)).feed(bytes(100))
+
+
+def test_a_damaged_parquet_file_is_told_without_the_path_that_it_has_here(tmp_path: Path) -> None:
+    parquet = tmp_path / "sent-file"
+    rows = "SELECT 'A kettle ' || i AS text, 'yes' AS expected FROM range(5000) t(i)"
+    duckdb.sql(f"COPY ({rows}) TO '{parquet}.parquet'")
+    whole = Path(f"{parquet}.parquet").read_bytes()
+    for content in (b"PAR1", whole[:200] + bytes(len(whole) - 1200) + whole[-1000:]):
+        parquet.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"rows\.parquet is no Parquet, or is damaged") as caught:
+            list(read_rows(SourceFile("rows.parquet", str(parquet), {})))
+        assert str(tmp_path) not in str(caught.value)
+
+
+def test_an_answer_that_calls_a_tool_is_refused_with_its_line(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    calling = {"role": "assistant", "content": "One moment.", "tool_calls": [call]}
+    path = lines(
+        tmp_path / "tools.jsonl",
+        {"messages": [*ASKED, calling]},
+        {"messages": [*ASKED, {**calling, "content": None}]},
+        {"input": {"messages": ASKED}, "preferred_output": [calling], "non_preferred_output": [YES]},
+        {"messages": [*ASKED, calling, {"role": "tool", "tool_call_id": "c1", "content": "sealed"}, YES]},
+    )
+    *refused, taken = read(path)
+    assert [each.fault for each in refused if isinstance(each, LeftOut)] == [
+        f"Line {at}: its answer calls a tool: only answers of text can be learned: leave it out." for at in (1, 2, 3)
+    ]
+    assert isinstance(taken, DataRow)
+    assert taken.messages[2] == calling
