@@ -22,7 +22,7 @@ class _WithData(Protocol):
 DataJob = TypeVar("DataJob", bound=_WithData)
 
 
-class HelperStep(msgspec.Struct, tag="step"):
+class ProgressStep(msgspec.Struct, tag="step"):
     """The progress of a helper process: `share` from 0 to 1."""
 
     stage: str
@@ -47,7 +47,7 @@ def run_data_job(kind: type[DataJob], work: Callable[[DataJob, bytes], object]) 
 
 def tell_step(stage: str, share: float) -> None:
     """Print the progress."""
-    _print(HelperStep(stage, round(share, 4)))
+    _print(ProgressStep(stage, round(share, 4)))
 
 
 def _work_to_the_end(work: Callable[[], object]) -> NoReturn:

@@ -1,6 +1,6 @@
 """One building of a data set, in a process of its own: `python -m monitoring.datasets.build_run`.
 
-It reads a DatasetJob as a line of JSON. Its output is lines of JSON, a HelperStep each, and last a DatasetResult. It
+It reads a DatasetJob as a line of JSON. Its output is lines of JSON, a ProgressStep each, and last a DatasetResult. It
 ends at once when its input is closed: it never outlives the gateway that began it.
 """
 

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.reading import SourceFile
-from monitoring.helper_process import HelperStep
+from monitoring.helper_process import ProgressStep
 from serving.object_store import Change, LenientReader, ObjectStore, change_together
 
 BUILDS_MAX = 100
@@ -68,14 +68,14 @@ class BuildStore:
         ended = Change(self._object_store, build.id, msgspec.to_builtins(build), 1)
         await change_together(self._redis, [ended, entry])
 
-    async def tell(self, name: str, progress: HelperStep) -> None:
+    async def tell(self, name: str, progress: ProgressStep) -> None:
         """Note the progress of a building; it is forgotten by itself."""
         await self._redis.set(_progress_key(name), msgspec.json.encode(progress), ex=PROGRESS_SECONDS)
 
-    async def progress(self, name: str) -> HelperStep:
+    async def progress(self, name: str) -> ProgressStep:
         """The progress of a building."""
         raw = await self._redis.get(_progress_key(name))
-        return HelperStep("waiting", 0.0) if raw is None else msgspec.json.decode(raw, type=HelperStep)
+        return ProgressStep("waiting", 0.0) if raw is None else msgspec.json.decode(raw, type=ProgressStep)
 
 
 def _progress_key(name: str) -> str:

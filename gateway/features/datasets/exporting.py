@@ -10,13 +10,13 @@ from pathlib import Path
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
 from gateway.features.datasets.datasets import Datasets
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build_job import ExportFormat, ExportJob, ExportResult
 
-COMMAND = helper_command("monitoring.datasets.export_run")
+COMMAND = make_command("monitoring.datasets.export_run")
 
 
 async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportFormat) -> FileResponse:
@@ -26,7 +26,7 @@ async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportF
     target = aside / f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}"
     try:
         job = ExportJob(str(folder / f"{part}.jsonl"), str(target), form)
-        result = await run_helper(COMMAND, job, ExportResult)
+        result = await run_process(COMMAND, job, ExportResult)
         if result.error:
             raise Problem("overload", f"{result.error} Make room for data sets, or try again later.")
     except BaseException:

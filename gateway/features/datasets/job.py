@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.datasets.builds import Build
@@ -32,7 +32,7 @@ FILE_SECONDS_MAX = 86_400.0
 """A file that was sent is kept for so long, unless a building has used it up before."""
 LOOKED_AT_SECONDS = 30 * 86_400.0
 """Requests of so long before are looked at for what production asks."""
-COMMAND = helper_command("monitoring.datasets.build_run")
+COMMAND = make_command("monitoring.datasets.build_run")
 
 
 async def keep_building(datasets: Datasets) -> None:
@@ -75,7 +75,7 @@ class BuildingWork:
         longest, advice = settings.building_seconds_max, "give fewer rows, or more time (datasets.building_seconds_max)"
         note = partial(self._datasets.builds.tell, build.id)
         try:
-            return await run_helper(COMMAND, job, DatasetResult, longest, advice=advice, note=note)
+            return await run_process(COMMAND, job, DatasetResult, longest, advice=advice, note=note)
         except Problem as problem:
             return DatasetResult(error=problem.message)
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gateway.access import Admin
 from gateway.audit import enter_event
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.diagnosis.asking import ask_arms, list_arms
@@ -31,7 +31,7 @@ from monitoring.texts import KeptText
 from router.scoring import DEFERRED_SHARE
 
 LOOKUP_SECONDS_MAX = 120.0
-COMMAND = helper_command("gateway.features.diagnosis.run")
+COMMAND = make_command("gateway.features.diagnosis.run")
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
@@ -80,7 +80,7 @@ async def look_up(services: Services, request_id: str) -> LookedUp:
         if digest.isalnum():
             folders[name] = str(folder / digest)
     job = LookupJob(text_source_of(services.settings), request_id, folders, record.version if record else None)
-    return await run_helper(COMMAND, job, LookedUp, LOOKUP_SECONDS_MAX)
+    return await run_process(COMMAND, job, LookedUp, LOOKUP_SECONDS_MAX)
 
 
 async def _answers(

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.erasures.erasures import Erasures
@@ -29,7 +29,7 @@ LOOK_INTERVAL_SECONDS = 5.0
 RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
 TRAINING_NOTE = "Texts of its rows were erased ({}): run the command again, without them."
-COMMAND = helper_command("monitoring.erasure_run")
+COMMAND = make_command("monitoring.erasure_run")
 
 
 async def keep_erasing(erasures: Erasures) -> None:
@@ -81,7 +81,7 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
         "requests": erasure.requests,
         "names": erasure.names,
     }
-    return await run_helper(COMMAND, job, dict[str, Any], RUN_SECONDS_MAX)
+    return await run_process(COMMAND, job, dict[str, Any], RUN_SECONDS_MAX)
 
 
 async def _end_trainings(erasures: Erasures, erasure: Erasure, folders: Set[str]) -> list[str]:

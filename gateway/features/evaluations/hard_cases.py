@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
@@ -17,7 +17,7 @@ from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.hard_cases_job import HardCasesJob, HardCasesResult
 
 RUN_SECONDS_MAX = 600.0
-COMMAND = helper_command("monitoring.datasets.hard_run")
+COMMAND = make_command("monitoring.datasets.hard_run")
 
 
 @asynccontextmanager
@@ -34,7 +34,7 @@ async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> 
             until=now,
         )
         job = HardCasesJob(task, kept, str(path), settings.evaluation.rows_max)
-        result = await run_helper(COMMAND, job, HardCasesResult, RUN_SECONDS_MAX, advice="name a later `since`")
+        result = await run_process(COMMAND, job, HardCasesResult, RUN_SECONDS_MAX, advice="name a later `since`")
         if result.error:
             raise Problem("invalid_value", result.error, "since")
         if not result.rows:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
@@ -63,7 +63,7 @@ PRODUCTION_SECONDS = 30 * 86_400.0
 OF_THE_ROW = frozenset({"refused", "too_long"})
 """Faults that the same row meets again."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
-COMMAND = helper_command("gateway.features.evaluations.run")
+COMMAND = make_command("gateway.features.evaluations.run")
 
 
 class Impossible(Exception):
@@ -288,7 +288,7 @@ class _Run:
             )
         job.minilm = "" if minilm is None else str(minilm.absolute())
         try:
-            return await run_helper(COMMAND, job, Closed, CLOSE_SECONDS_MAX, advice="give fewer rows")
+            return await run_process(COMMAND, job, Closed, CLOSE_SECONDS_MAX, advice="give fewer rows")
         except Problem as problem:
             raise Impossible(f"Its report can't be made. {problem.message}") from None
 

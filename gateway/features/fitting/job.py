@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.samples import WAIT_SECONDS_MAX, WaitingSample
 from gateway.state.fitted import FittedError, FittingStatus, Kind
-from monitoring.helper_process import HelperStep
+from monitoring.helper_process import ProgressStep
 from router.fitting_job import FittingJob, FittingResult
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ FAILED_MAX = 3
 BEGUN_MAX = 5
 """How often a fitting is begun whose gateway ends in the middle: it may be what ends it, for want of memory."""
 KIND: Kind = "scope"
-COMMAND = helper_command("router.fitting.run")
+COMMAND = make_command("router.fitting.run")
 
 
 class FittingFailure(Exception):
@@ -108,13 +108,13 @@ class FittingWork:
         minilm = "" if settings.minilm_file is None else str(settings.minilm_file.absolute())
         job = FittingJob(len(sample.packed), minilm=minilm)
 
-        async def note(step: HelperStep) -> None:
+        async def note(step: ProgressStep) -> None:
             await self._say(sample, FittingStatus(state="fitting", progress=step.share, stage=step.stage))
 
         advice = "give fewer prompts, or more time (fitting.fitting_seconds_max)"
         longest, data = settings.fitting_seconds_max, sample.packed
         try:
-            result = await run_helper(COMMAND, job, FittingResult, longest, data=data, advice=advice, note=note)
+            result = await run_process(COMMAND, job, FittingResult, longest, data=data, advice=advice, note=note)
         except Problem as problem:
             raise FittingFailure(problem.message) from None
         if result.error:

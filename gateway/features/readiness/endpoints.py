@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from gateway.access import Admin, known_task
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.datasets.datasets import Datasets
@@ -23,7 +23,7 @@ from monitoring.readiness.break_even import Costs
 from router.policy import AUTO_SELECTOR
 
 ANSWER_SECONDS_MAX = 300.0
-COMMAND = helper_command("gateway.features.readiness.run")
+COMMAND = make_command("gateway.features.readiness.run")
 USD_MAX = 1e9
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -121,4 +121,4 @@ async def compute(readiness: Readiness, job: ReadinessJob, data: bytes) -> Readi
     if readiness.turn.locked():
         raise Problem("overload", "Another answer is being computed: try again in a minute.", retry_after_seconds=30.0)
     advice, turn = "give fewer rows, or shorter ones", readiness.turn
-    return await run_helper(COMMAND, job, ReadinessResult, ANSWER_SECONDS_MAX, data=data, advice=advice, turn=turn)
+    return await run_process(COMMAND, job, ReadinessResult, ANSWER_SECONDS_MAX, data=data, advice=advice, turn=turn)

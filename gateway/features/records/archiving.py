@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
 from gateway.configuration.settings import Settings
 from gateway.errors import Problem
@@ -35,7 +35,7 @@ STREAMS = (
     ("texts", TEXTS_STREAM_KEY),
 )
 """Each with its name in the archive (archive_run.py)."""
-COMMAND = helper_command("monitoring.archive_run")
+COMMAND = make_command("monitoring.archive_run")
 
 
 class Archived(msgspec.Struct):
@@ -72,7 +72,7 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
         "texts": text_retention_of(settings),
     }
     try:
-        archived = await run_helper(COMMAND, job, Archived, RUN_SECONDS_MAX)
+        archived = await run_process(COMMAND, job, Archived, RUN_SECONDS_MAX)
     except Problem as problem:
         log.error("the archive %s can't be written: %s", settings.archive, problem.message)
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.configuration.settings import Settings
 from gateway.errors import Problem
 from gateway.features.records.archiving import text_source_of
@@ -13,7 +13,7 @@ from monitoring.texts import KeptText
 
 log = logging.getLogger(__name__)
 READ_SECONDS_MAX = 60.0
-COMMAND = helper_command("monitoring.text_reader")
+COMMAND = make_command("monitoring.text_reader")
 
 
 async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, KeptText]:
@@ -22,7 +22,7 @@ async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[s
         return {}
     job = {"source": text_source_of(settings), "requests": list(requests)}
     try:
-        return await run_helper(COMMAND, job, dict[str, KeptText], READ_SECONDS_MAX)
+        return await run_process(COMMAND, job, dict[str, KeptText], READ_SECONDS_MAX)
     except Problem as problem:
         log.error("the texts of %d requests can't be read: %s", len(requests), problem.message)
         return {}

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gateway.access import Identified, known_task
 from gateway.audit import enter_event
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import Feature, feature_of
@@ -24,7 +24,7 @@ from router.decision import REASONS
 
 SEARCHES_MAX = 2
 SEARCH_SECONDS_MAX = 60.0
-COMMAND = helper_command("monitoring.request_search")
+COMMAND = make_command("monitoring.request_search")
 Name = Annotated[str | None, Query(max_length=100)]
 Moment = Annotated[float | None, Query(ge=0, lt=253_402_300_800, description="Unix seconds.")]
 router = APIRouter(tags=["callers"])
@@ -100,7 +100,7 @@ async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
     source, rules = text_source_of(services.settings), await read_all_rules(services)
     job = {"source": source, "query": query, "rules": rules}
     advice = "name a task, or a shorter time"
-    return bytes(await run_helper(COMMAND, job, msgspec.Raw, SEARCH_SECONDS_MAX, advice=advice, turn=searches.turns))
+    return bytes(await run_process(COMMAND, job, msgspec.Raw, SEARCH_SECONDS_MAX, advice=advice, turn=searches.turns))
 
 
 async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], found: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.features.reviews.reviews import Reviews
 from gateway.request_labels import AGREEMENT_KEY, read_rules
 from monitoring.feedback import Feedback
@@ -18,7 +18,7 @@ from monitoring.metric_values import is_bad
 
 MEASURED_SECONDS = 60.0
 REPORT_SECONDS_MAX = 120.0
-COMMAND = helper_command("monitoring.labels.run")
+COMMAND = make_command("monitoring.labels.run")
 SPLIT_TOLD_MAX = 5
 
 
@@ -109,7 +109,7 @@ async def read_shared(reviews: Reviews, task: str, disputed: bool = False) -> li
 
 async def report_on(job: RatingsJob) -> RatingsReport:
     """The report of a process of its own. Raises UnreadableRatings and Problem (504, 500)."""
-    answer = await run_helper(COMMAND, job, dict[str, Any], REPORT_SECONDS_MAX, advice="give fewer ratings")
+    answer = await run_process(COMMAND, job, dict[str, Any], REPORT_SECONDS_MAX, advice="give fewer ratings")
     if "fault" in answer:
         raise UnreadableRatings(msgspec.convert(answer, RatingsFault).fault)
     return msgspec.convert(answer, RatingsReport)

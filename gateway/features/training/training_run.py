@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.background.helper import helper_command, run_helper
+from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
 from gateway.features.training.ending import TrainingFault, end_training
 from gateway.features.training.store import Training
@@ -22,7 +22,7 @@ LOOK_INTERVAL_SECONDS = 0.5
 OLDER_MAX = 5
 """Data sets of earlier trainings whose rows are rehearsed."""
 JOB_FILE = "job.json"
-PREPARATION = helper_command("monitoring.training.preparation")
+PREPARATION = make_command("monitoring.training.preparation")
 OWN = frozenset({"heldout_share", "rehearsal_share"})
 """Parameters that the preparation takes, not the trainer."""
 
@@ -106,7 +106,7 @@ class TrainingRun(ABC):
             datasets=str(trainings.datasets.folder),
         )
         try:
-            prepared = await run_helper(PREPARATION, job, Preparation)
+            prepared = await run_process(PREPARATION, job, Preparation)
         except Problem as problem:
             raise TrainingFault(f"Its rows can't be prepared. {problem.message}") from None
         if prepared.error:

@@ -7,9 +7,9 @@ import sys
 import msgspec
 import pytest
 
-from gateway.background.helper import run_helper
+from gateway.background.job_process import run_process
 from gateway.errors import Problem
-from monitoring.helper_process import HelperStep
+from monitoring.helper_process import ProgressStep
 
 TELLS = """
 from msgspec import Struct
@@ -30,13 +30,13 @@ class Counted(msgspec.Struct, tag="result"):
 
 
 async def test_a_helper_gets_its_job_and_data_and_gives_its_steps_and_result() -> None:
-    steps: list[HelperStep] = []
+    steps: list[ProgressStep] = []
 
-    async def note(step: HelperStep) -> None:
+    async def note(step: ProgressStep) -> None:
         steps.append(step)
 
-    counted = await run_helper((sys.executable, "-c", TELLS), {"bytes": 3}, Counted, 30.0, data=b"abc", note=note)
-    assert (counted, steps) == (Counted(3), [HelperStep("counting", 0.5)])
+    counted = await run_process((sys.executable, "-c", TELLS), {"bytes": 3}, Counted, 30.0, data=b"abc", note=note)
+    assert (counted, steps) == (Counted(3), [ProgressStep("counting", 0.5)])
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,5 @@ async def test_a_helper_gets_its_job_and_data_and_gives_its_steps_and_result() -
 async def test_a_helper_without_a_result_is_a_problem_with_its_reason(program: str, code: str, text: str) -> None:
     seconds_max = 0.2 if code == "timeout" else 30.0
     with pytest.raises(Problem, match=text.replace(".", r"\.")) as caught:
-        await run_helper((sys.executable, "-c", program), {}, Counted, seconds_max, advice="give fewer rows")
+        await run_process((sys.executable, "-c", program), {}, Counted, seconds_max, advice="give fewer rows")
     assert caught.value.code == code

@@ -13,18 +13,18 @@ import msgspec
 
 from gateway.background.child_process import child, give
 from gateway.errors import Problem
-from monitoring.helper_process import HelperStep
+from monitoring.helper_process import ProgressStep
 
 NOTE_INTERVAL_SECONDS = 0.25
 Result = TypeVar("Result")
 
 
-def helper_command(module: str) -> tuple[str, ...]:
+def make_command(module: str) -> tuple[str, ...]:
     """The command that runs a module whose `main` calls `monitoring.helper_process.run_job`."""
     return (sys.executable, "-P", "-m", module)
 
 
-async def run_helper(
+async def run_process(
     command: Sequence[str],
     job: object,
     kind: type[Result],
@@ -33,7 +33,7 @@ async def run_helper(
     data: bytes = b"",
     advice: str = "try again",
     turn: AbstractAsyncContextManager[Any] | None = None,
-    note: Callable[[HelperStep], Awaitable[None]] | None = None,
+    note: Callable[[ProgressStep], Awaitable[None]] | None = None,
 ) -> Result:
     """Give a process its job, with the data behind it, and return its result, which is of this kind.
 
@@ -41,7 +41,7 @@ async def run_helper(
     tagged then. Raises Problem: 504 after `seconds_max`, whose message ends in `advice`, and 500 where the process ends
     without a result.
     """
-    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else HelperStep | kind)
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else ProgressStep | kind)
     try:
         async with asyncio.timeout(seconds_max), turn or nullcontext(), child(command) as process:
             assert process.stdout is not None, "it is a pipe"
@@ -49,7 +49,7 @@ async def run_helper(
             noted_at = 0.0
             while line := await asyncio.to_thread(process.stdout.readline):
                 message = await asyncio.to_thread(decoder.decode, line)
-                if note is None or not isinstance(message, HelperStep):
+                if note is None or not isinstance(message, ProgressStep):
                     result: Result = message
                     return result
                 if time.monotonic() - noted_at >= NOTE_INTERVAL_SECONDS:
