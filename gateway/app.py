@@ -82,6 +82,7 @@ from gateway.server.uploads import UploadLimits, Uploads, is_upload
 from gateway.server.wire import Message, Receive, Scope, Send, bounded, unstored
 from gateway.service_jobs import SERVICE_JOBS
 from gateway.services import Adapters, Observers, PolicyObjects, Services
+from gateway.siblings import Siblings
 from gateway.state.audited_step import AuditedStep
 from gateway.state.durability import Durability
 from gateway.state.fitted import FittedStore
@@ -148,8 +149,9 @@ ROUTERS = tuple(router for feature in FEATURES for router in feature.routers)
 class Gateway(FastAPI):
     """The application. The hot addresses never reach it: their requests go straight to the request path."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, siblings: Siblings, **options: Any) -> None:
         super().__init__(**options)
+        self.siblings = siblings
         self.state.not_started = ""
         self._openapi_json: bytes | None = None
         self._known_keys = KnownKeys()
@@ -196,7 +198,7 @@ class Gateway(FastAPI):
             if scope["method"] == "HEAD" and scope["path"] in PROBES:
                 scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
             elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
-                send = SettledSend(services.durability, send, services.meters.refusals)
+                send = SettledSend(services.durability, send, services.meters.refusals, services.siblings.catch_up)
         elif scope["type"] == "lifespan":
             send = self._without_trace(send)
         await super().__call__(scope, receive, send)
@@ -229,17 +231,18 @@ async def _not_here(request: Request) -> Response:
     raise HTTPException(404)
 
 
-def build_app(settings: Settings, config: Path | None = None) -> Gateway:
+def build_app(settings: Settings, config: Path | None = None, siblings: Siblings | None = None) -> Gateway:
     """The application for these settings. Its lifespan builds the Services and tears it down.
 
-    `config` is the file that they came from, where there is one to read again.
+    `config` is the file that they came from, where there is one to read again; `siblings` are the other processes.
     """
+    siblings = siblings or Siblings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                services, features = await stack.enter_async_context(open_gateway(settings, config))
+                services, features = await stack.enter_async_context(open_gateway(settings, config, siblings))
             except (StateError, SettingsError, ArtifactError, EmbeddingError, RedisError, TlsError, OSError) as error:
                 app.state.not_started = str(error)
                 raise
@@ -249,6 +252,7 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
             yield
 
     app = Gateway(
+        siblings,
         title="Apprentice",
         version=installed_version("apprentice-gateway"),
         summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
@@ -266,9 +270,11 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings, config: Path | None = None) -> AsyncIterator[tuple[Services, Features]]:
+async def open_gateway(
+    settings: Settings, config: Path | None = None, siblings: Siblings | None = None
+) -> AsyncIterator[tuple[Services, Features]]:
     """Build the services, then each feature, and run all background jobs. Raises StateError or SettingsError."""
-    async with open_services(settings, config) as services:
+    async with open_services(settings, config, siblings or Siblings()) as services:
         features = Features()
         jobs: dict[str, Job] = {name: partial(job, services) for name, job in SERVICE_JOBS.items()}
         for feature in FEATURES:
@@ -279,19 +285,20 @@ async def open_gateway(settings: Settings, config: Path | None = None) -> AsyncI
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, config: Path | None = None) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, config: Path | None, siblings: Siblings) -> AsyncIterator[Services]:
     """Build what all features share, and tear it down in reverse. Raises StateError or SettingsError."""
-    bases = _bases(settings)
+    deployment = Deployment(settings, siblings.part_of, config)
+    settings, bases = deployment.settings, _bases(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
         redis, durability = await stack.enter_async_context(_open_state(settings))
         digest_secret = await shared_secret(redis)
-        meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs())
+        meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs(), siblings.memory)
         http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
         store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)
         reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, fingerprints, bases, http, meters))
         audit, stirred = Audit(redis), asyncio.Event()
-        take_in = lambda current: _take_in(current, fleet, reconciler, meters, stirred)  # noqa: E731
+        take_in = lambda current: _take_in(current, fleet, reconciler, meters, stirred, siblings)  # noqa: E731
         snapshot = await _snapshot_keeper(settings, redis, audit, take_in, meters, registry)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
@@ -305,8 +312,9 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
             stirred=stirred,
         )
         yield Services(
-            deployment=Deployment(settings, config),
+            deployment=deployment,
             name=name,
+            siblings=siblings,
             digest_secret=digest_secret,
             ids=RequestIds(digest_secret),
             redis=redis,
@@ -469,7 +477,14 @@ def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping
     )
 
 
-def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, stirred: asyncio.Event) -> None:
+def _take_in(
+    snapshot: Snapshot,
+    fleet: Fleet,
+    reconciler: Reconciler,
+    meters: Meters,
+    stirred: asyncio.Event,
+    siblings: Siblings,
+) -> None:
     fleet.know(snapshot.views)
     for replica in fleet.replicas.values():
         if replica.cordoned != (replica.name in snapshot.cordons):
@@ -481,6 +496,7 @@ def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: M
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
     if retired:
         meters.forget(*retired)
+    siblings.note_generation(snapshot.generation)
 
 
 def share_interpreter() -> None:

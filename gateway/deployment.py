@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,18 +32,25 @@ class Prices:
 class Deployment:
     """The configuration in force. Its only mover is `take_in`; what else depends on it is moved beside it."""
 
-    __slots__ = ("body_bytes_max", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings", "turn")
+    __slots__ = (
+        *("_part_of", "body_bytes_max", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings"),
+        *("turn", "whole"),
+    )
 
-    def __init__(self, settings: Settings, config: Path | None = None) -> None:
-        """`config` is the file that it came from, where there is one to read again."""
+    def __init__(self, settings: Settings, part_of: Callable[[Settings], Settings], config: Path | None = None) -> None:
+        """`config` is the file that it came from, where there is one to read again; `part_of` makes this process's
+        settings of them. Raises SettingsError where that can't be done."""
         self.config = config
+        self._part_of = part_of
         self.turn = asyncio.Lock()
         """One reading at a time."""
         self.take_in(settings)
 
     def take_in(self, settings: Settings) -> None:
-        """Go by these settings from now on."""
-        self.settings = settings
+        """Go by these settings from now on. Raises SettingsError, and then nothing has changed."""
+        self.settings = self._part_of(settings)
+        self.whole = settings
+        """The settings as they were read, with the bounds of all processes together."""
         self.prices = prices_of(settings)
         most, isolation = settings.limits.pool_max_tokens_max, settings.cache_isolation
         self.pool_limits: Mapping[str, TaskPolicy] = {

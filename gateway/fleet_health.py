@@ -1,4 +1,6 @@
-"""Every gateway looks at every replica with its own eyes, and adopts what is loaded there."""
+"""Every gateway looks at every replica with its own eyes, and adopts what is loaded there. Of its processes one looks
+at a time, and tells the others.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +9,30 @@ import contextlib
 import time
 from collections.abc import Iterable
 
+import msgspec
 from redis.exceptions import RedisError
 
 from gateway.services import Services
-from serving.health import look
+from serving.health import Observation, look, take_in
 from serving.replica import Replica
 
 
 async def keep_checking_health(services: Services) -> None:
     """Look once an interval of each pool, and at once where there is more than was seen. Ends with its task."""
     replicas = services.fleet.replicas.values()
+    services.siblings.answers["looked"] = lambda observation: _take_in(services, observation)
     while True:
         began_at = services.snapshot.current.generation
         now = time.monotonic()
         more = _with_more_than_seen(services)
         await _look_at(
-            services, [checked for checked in replicas if checked.name in more or _due_at(services, checked) <= now]
+            services,
+            [
+                checked
+                for checked in replicas
+                if checked.name in more
+                or (_due_at(services, checked) <= now and checked.may_look(now, _interval_of(services, checked)))
+            ],
         )
         until = min(_due_at(services, replica) for replica in replicas)
         while (left := until - time.monotonic()) > 0:
@@ -33,7 +43,11 @@ async def keep_checking_health(services: Services) -> None:
 
 def _due_at(services: Services, replica: Replica) -> float:
     """The time of a replica's next look, in monotonic seconds."""
-    return replica.looked_at + services.fleet.pools[replica.config.pool].health_interval_seconds
+    return replica.looked_at + _interval_of(services, replica)
+
+
+def _interval_of(services: Services, replica: Replica) -> float:
+    return services.fleet.pools[replica.config.pool].health_interval_seconds
 
 
 def _with_more_than_seen(services: Services) -> set[str]:
@@ -64,7 +78,23 @@ async def _look_and_adopt(services: Services, replica: Replica) -> None:
     replica.looked_at = time.monotonic()
     snapshot = services.snapshot.current
     written = (p.life for p in snapshot.placements.values() if p.replica == replica.name)
-    await look(services.fleet, replica, services.http, anew=any(life != replica.life for life in written))
+    found = await look(services.fleet, replica, services.http, anew=any(life != replica.life for life in written))
+    services.siblings.tell("looked", msgspec.msgpack.encode(found))
+    await _adopt(services, replica)
+
+
+async def _take_in(services: Services, observation: bytes) -> bytes:
+    """Another process has looked at a replica."""
+    found = msgspec.msgpack.decode(observation, type=Observation)
+    replica = services.fleet.replicas.get(found.name)
+    if replica is not None:
+        replica.looked_at = time.monotonic()
+        take_in(services.fleet, replica, found)
+        await _adopt(services, replica)
+    return b""
+
+
+async def _adopt(services: Services, replica: Replica) -> None:
     snapshot = services.snapshot.current
     if replica.up and (replica.seen.keys() & snapshot.versions.keys()) - replica.loaded:
         with contextlib.suppress(RedisError, OSError):  # without Redis by what was last read

@@ -10,6 +10,7 @@ from importlib.metadata import version as installed_version
 from types import MappingProxyType
 
 from gateway.services import Services
+from monitoring.metrics import Meters
 from serving.adapters.placement import HELD
 from serving.breaker import BreakerState
 
@@ -20,14 +21,16 @@ BREAKER_STATES: Mapping[BreakerState, float] = MappingProxyType({"closed": 0.0, 
 
 
 def read_gauges(services: Services) -> None:
-    """Tell the meters where to read them."""
+    """Tell the meters where to read them, and the other processes what was measured."""
     meters, fleet = services.meters, services.fleet
+    services.siblings.answers["metrics"] = lambda _: _measured(meters)
     meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in fleet.replicas.values()})
     meters.queue_length.read_from(services.admission.waiting_by_priority)
     meters.configuration_loaded_at_seconds.read_from(lambda: services.deployment.loaded_at)
     meters.breaker_state.read_from(lambda: _breaker_states(services))
     meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in fleet.replicas.values()})
     meters.tasks.read_from(lambda: float(len(asyncio.all_tasks())))
+    meters.processes.read_from(lambda: 1.0)
     meters.records_pending.read_from(lambda: services.flow.pending)
     meters.records_oldest_age_seconds.read_from(services.flow.oldest_seconds)
     meters.records_spool_bytes.read_from(lambda: services.flow.spool_bytes)
@@ -50,6 +53,10 @@ def read_gauges(services: Services) -> None:
         lambda: {(r.config.pool, r.name): float(r.cordoned) for r in fleet.replicas.values()}
     )
     meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
+
+
+async def _measured(meters: Meters) -> bytes:
+    return meters.measured()
 
 
 def _breaker_states(services: Services) -> dict[tuple[str, ...], float]:

@@ -7,8 +7,9 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -17,6 +18,8 @@ from gateway.admin.reload import reload_on_signal
 from gateway.app import Gateway
 from gateway.configuration.sections import ListenSettings
 from gateway.configuration.settings import Settings
+from gateway.errors import SettingsError
+from gateway.server.accepting import Accepting
 from gateway.server.connection import Connection
 from gateway.server.cors import headers_for
 from gateway.server.listener import ADMIN, METRICS, OPENAPI, PROBES, Address, Listener
@@ -40,11 +43,46 @@ def addresses_of(listen: ListenSettings) -> Iterator[Address]:
         yield Address("metrics", listen.metrics.host, listen.metrics.port, (METRICS, PROBES))
 
 
+Places = Sequence[tuple[Address, Sequence[socket.socket]]]
+"""The sockets of each address; one of a name may have more than one."""
+
+
+def bind(listen: ListenSettings) -> Places:
+    """Sockets at all addresses, which nobody listens on yet. Raises SettingsError."""
+    return [(address, _bound(address)) for address in addresses_of(listen)]
+
+
+def _bound(address: Address) -> list[socket.socket]:
+    sockets = []
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, place in dict.fromkeys(found):
+            sockets.append(socket.socket(family, kind, protocol))
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sockets[-1].bind(place)
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        where = f"{address.host}:{address.port}"
+        raise SettingsError(f"The gateway can't listen on {where}: {error.strerror}.") from error
+    return sockets
+
+
+def url_of(place: socket.socket, tls: bool) -> str:
+    """The URL of a bound socket."""
+    host, port = place.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class OrderlyServer(uvicorn.Server):
     """uvicorn on all listeners, with one lifespan. It drains before it closes; a second signal skips the waiting."""
 
-    def __init__(self, settings: Settings, gateway: Gateway) -> None:
-        tls = settings.listen.tls
+    def __init__(self, settings: Settings, gateway: Gateway, places: Places | None = None) -> None:
+        """`places` are bound already; without them it binds by itself."""
+        siblings = gateway.siblings
+        settings, tls = siblings.part_of(settings), settings.listen.tls
         super().__init__(
             uvicorn.Config(
                 gateway,
@@ -64,10 +102,14 @@ class OrderlyServer(uvicorn.Server):
             )
         )
         self._gateway = gateway
+        self._siblings = siblings
+        self._places = places
         self._settings = settings
         self._listeners: list[Listener] = []
         self._bodies = SharedRoom(settings.limits.bodies_bytes_max, settings.limits.caller_share_max)
         self._signals = 0
+        self._alone = False
+        """True if it stops while the other processes of its gateway go on."""
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -81,6 +123,7 @@ class OrderlyServer(uvicorn.Server):
         has begun are one: of a parent that dies thread by thread the kernel sends a signal for each thread.
         """
         self._signals += 1
+        self._alone = self._siblings.count > 1 and not self.should_exit
         self.should_exit = True
         if self._signals > 2 and sig == signal.SIGINT:
             signal.signal(sig, signal.SIG_DFL)
@@ -93,43 +136,63 @@ class OrderlyServer(uvicorn.Server):
             sys.exit(STARTUP_FAILURE)
         self.servers = []
         try:
-            for place in addresses_of(self._settings.listen):
-                await self._listen(place)
-        except OSError as error:
+            for address, bound in self._places or bind(self._settings.listen):
+                for place in bound:
+                    await self._listen(address, place)
+        except (OSError, SettingsError) as error:
             log.error("the gateway can't listen: %s", error)
             await self.lifespan.shutdown()
             sys.exit(STARTUP_FAILURE)
         reload_on_signal(self._gateway.state.services)
+        self._siblings.answers["stop"] = self._stop_with_others
+        await self._siblings.open(lambda: self.handle_exit(signal.SIGTERM, None))
+        self._siblings.tell("ready")
         self.started = True
 
-    async def _listen(self, address: Address) -> None:
+    async def _stop_with_others(self, _: bytes) -> bytes:
+        """The whole gateway stops; the second time at once."""
+        if self._alone or not self.should_exit:
+            self.should_exit = True
+            self._alone = False
+        else:
+            self._signals = 2
+        return b""
+
+    async def _listen(self, address: Address, place: socket.socket) -> None:
         limits, tls, gateway = self._settings.limits, self.config.ssl, self._gateway
         preflights = self._settings.listen.cors_origin is not None
         listener = Listener(address, limits, self._bodies, self.server_state, gateway, tls is not None, preflights)
         self._listeners.append(listener)
-        server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(listener),
-            address.host,
-            address.port,
-            ssl=tls,
-            backlog=self.config.backlog,
-            ssl_handshake_timeout=limits.head_seconds_max if tls else None,
-        )
-        self.servers.append(server)
-        host, port = server.sockets[0].getsockname()[:2]
-        url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-        log.info("the gateway is running on %s for %s", url, address.whom)
+        handshake_seconds_max = limits.head_seconds_max if tls else None
+        server: Accepting | asyncio.Server
+        if self._siblings.memory is None:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(listener),
+                sock=place,
+                ssl=tls,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=handshake_seconds_max,
+            )
+        else:
+            memory, connections = self._siblings.memory, self.server_state.connections
+            make, count = (lambda: Connection(listener)), (lambda: len(connections))
+            server = Accepting(place, make, memory, count, tls, handshake_seconds_max)
+        self.servers.append(cast(asyncio.Server, server))
+        if self._siblings.number == 0:
+            log.info("the gateway is running on %s for %s", url_of(place, tls is not None), address.whom)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Not ready; then closed to newcomers; what is under way finishes, or is ended; then uvicorn's own stop."""
         self._signals = 1
         admission, limits = self._gateway.state.services.admission, self._gateway.state.services.settings.limits
-        admission.leaving = True
+        admission.leaving = not self._alone
         for listener in self._listeners:
             listener.leaving = True
-        await self._wait(asyncio.sleep(limits.drain_seconds_min), limits.drain_seconds_min)
+        if not self._alone:
+            await self._wait(asyncio.sleep(limits.drain_seconds_min), limits.drain_seconds_min)
         for server in self.servers:
             server.close()
+        self._siblings.tell("closed")
         for connection in list(self.server_state.connections):
             connection.shutdown()
         if not await self._wait(admission.drained(), limits.drain_seconds_max):

@@ -27,6 +27,7 @@ from gateway.limits.gain_budgets import LiveGainBudgets
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.server.uploads import Uploads
+from gateway.siblings import Siblings
 from gateway.state.durability import Durability
 from gateway.state.fitted import FittedStore
 from gateway.state.presence import Presence
@@ -108,6 +109,7 @@ class Services:
     # What is configured, and who this gateway is
     deployment: Deployment
     name: str
+    siblings: Siblings
     digest_secret: bytes
     ids: RequestIds
     # State in Redis

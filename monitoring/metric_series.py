@@ -26,6 +26,8 @@ JOINING: Mapping[Joined, Callable[[float, float], float]] = MappingProxyType(
 )
 FamilyFault = Literal["overflow", "lost"]
 """Faults of an update: beyond the family's series, or no number that can be counted."""
+Numbers = list[tuple[tuple[str, ...], list[float]]]
+"""What a family's series hold, by their label values: one number, or a histogram's counts and then its sum."""
 Report = Callable[[FamilyFault, str], None]
 """Takes a fault and the name of its family."""
 
@@ -43,6 +45,14 @@ class Level:
     def lines(self) -> Iterator[str]:
         """The series as Prometheus reads it."""
         yield f"{self.sample}{self.value!r}\n"
+
+    def numbers(self) -> list[float]:
+        """The number that it holds."""
+        return [self.value]
+
+    def add_numbers(self, numbers: list[float]) -> None:
+        """Add those of the same series in another process."""
+        self.value += numbers[0]
 
 
 class Count(Level):
@@ -90,6 +100,15 @@ class Distribution:
         yield f"{self.samples[-2]}{total}\n"
         yield f"{self.samples[-1]}{self.sum!r}\n"
 
+    def numbers(self) -> list[float]:
+        """Its counts, and then its sum."""
+        return [*self.counts, self.sum]
+
+    def add_numbers(self, numbers: list[float]) -> None:
+        """Add those of the same series in another process."""
+        self.counts = [count + int(more) for count, more in zip(self.counts, numbers, strict=False)]
+        self.sum += numbers[-1]
+
 
 Cell = TypeVar("Cell", Count, Level, Distribution)
 
@@ -134,6 +153,15 @@ class Family(Generic[Cell]):
         """All series as Prometheus reads them."""
         for cell in self._cells.values():
             yield from cell.lines()
+
+    def numbers(self) -> Numbers:
+        """What all series hold."""
+        return [(labels, cell.numbers()) for labels, cell in self._cells.items()]
+
+    def add_numbers(self, numbers: Numbers) -> None:
+        """Add what the same metric's series hold in another process."""
+        for labels, more in numbers:
+            self.cell(*labels).add_numbers(more)
 
     def lost(self) -> None:
         """Report an update that could not be counted."""
@@ -215,6 +243,14 @@ class Gauge(Family[Level]):
     def read_from(self, read: Callable[[], Reading]) -> None:
         """Take all series from `read` at each scrape: a number, or numbers by label values. No I/O in it."""
         self._read = read
+
+    def add_numbers(self, numbers: Numbers) -> None:
+        """Merge the readings of another process, as `spec.merged` says."""
+        merge = JOINING[self.spec.merged]
+        for labels, (value,) in numbers:
+            is_new = labels not in self._cells
+            cell = self.cell(*labels)
+            cell.value = value if is_new else merge(cell.value, value)
 
     def refresh(self) -> None:
         """Read anew, where there is something to read from. A reading that fails leaves no series."""

@@ -40,7 +40,8 @@ Joined = Literal["sum", "greatest", "least"]
 class Spec:
     """A metric as declared. `children` is a formula over SCALE for the most combinations of label values that
     it may have; `bounds` are a histogram's upper bounds in seconds, +Inf left out. `joined` says what `other` shows
-    of a gauge's readings beyond them: the sum, the greatest, or the least."""
+    of a gauge's readings beyond them: the sum, the greatest, or the least; `merged` what is shown of the readings of a
+    gateway's processes."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -50,6 +51,7 @@ class Spec:
     children: str = "1"
     bounds: tuple[float, ...] = ()
     joined: Joined = "sum"
+    merged: Joined = "greatest"
 
     @property
     def width(self) -> int:

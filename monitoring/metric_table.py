@@ -85,6 +85,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_queue_length", "gauge", "requests", "Requests that wait for a place.", ("priority",), "3",
+        merged="sum",
     ),
     Spec(
         "apprentice_queue_seconds", "histogram", "seconds", "Waiting time of requests that had to wait for a place.",
@@ -96,7 +97,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_configuration_loaded_at_seconds", "gauge", "Unix seconds",
-        "Unix time when the active configuration was read.",
+        "Unix time when the active configuration was read.", merged="least",
     ),
     Spec(
         "apprentice_limits_unenforced_total", "counter", "requests",
@@ -115,7 +116,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_feedback_coverage_ratio", "gauge", "ratio, 0 to 1",
-        "Share of the task's recent requests that have feedback.", ("task",), "T + 2", joined="least",
+        "Share of the task's recent requests that have feedback.", ("task",), "T + 2", joined="least", merged="least",
     ),
     Spec(
         "apprentice_adapter_info", "gauge", "always 1", "1 for each known version.",
@@ -131,7 +132,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_adapter_loads_left", "gauge", "loads", "Adapters that an engine still takes.",
-        ("pool", "replica"), "R + 1", joined="least",
+        ("pool", "replica"), "R + 1", joined="least", merged="least",
     ),
     Spec(
         "apprentice_adapter_working_set_ratio", "gauge", "ratio",
@@ -230,10 +231,10 @@ METRICS: tuple[Spec, ...] = (
         "Age of the oldest evidence that the monitor has not read.",
     ),
     Spec(
-        "apprentice_shadow_queue_length", "gauge", "requests", "Requests that wait for a shadow.",
+        "apprentice_shadow_queue_length", "gauge", "requests", "Requests that wait for a shadow.", merged="sum",
     ),
     Spec(
-        "apprentice_shadow_queue_max", "gauge", "requests", "Most requests that may wait for a shadow.",
+        "apprentice_shadow_queue_max", "gauge", "requests", "Most requests that may wait for a shadow.", merged="sum",
     ),
     Spec(
         "apprentice_shadow_share_ratio", "gauge", "ratio, 0 to 1", "Probability with which both arms answer.",
@@ -303,20 +304,25 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_replica_up", "gauge", "0 or 1", "1 where the last health check passed.",
-        ("pool", "replica"), "R + 1", joined="least",
+        ("pool", "replica"), "R + 1", joined="least", merged="least",
     ),
     Spec(
         "apprentice_in_flight", "gauge", "requests", "Requests of this gateway on a replica.",
-        ("pool", "replica"), "R + 1",
+        ("pool", "replica"), "R + 1", merged="sum",
     ),
     Spec(
-        "apprentice_tasks", "gauge", "tasks", "Tasks of the event loop.",
+        "apprentice_tasks", "gauge", "tasks", "Tasks of the event loop.", merged="sum",
+    ),
+    Spec("apprentice_processes", "gauge", "processes", "Processes of this gateway that serve.", merged="sum"),
+    Spec(
+        "apprentice_process_restarts_total", "counter", "processes",
+        "Processes of this gateway that ended and were started again.",
     ),
     Spec(
         "apprentice_texts_total", "counter", "texts",
         "Texts kept, or dropped: queue or spool full, or not to be redacted.", ("task", "outcome"), "T*2 + 14",
     ),
-    Spec("apprentice_records_pending", "gauge", "records", "Records that are not stored yet."),
+    Spec("apprentice_records_pending", "gauge", "records", "Records that are not stored yet.", merged="sum"),
     Spec(
         "apprentice_records_dropped_total", "counter", "records",
         "Records lost: spool or buffer full, or disk damaged.",
@@ -328,8 +334,11 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_records_oldest_age_seconds", "gauge", "seconds", "Age of the oldest record that is not stored yet.",
     ),
-    Spec("apprentice_records_spool_bytes", "gauge", "bytes", "Size of this gateway's spool."),
-    Spec("apprentice_records_spool_bytes_max", "gauge", "bytes", "Size at which the spool drops its oldest records."),
+    Spec("apprentice_records_spool_bytes", "gauge", "bytes", "Size of this gateway's spool.", merged="sum"),
+    Spec(
+        "apprentice_records_spool_bytes_max", "gauge", "bytes", "Size at which the spool drops its oldest records.",
+        merged="sum",
+    ),
     Spec(
         "apprentice_records_archived_total", "counter", "records", "Records written to Parquet files.",
     ),
@@ -337,9 +346,10 @@ METRICS: tuple[Spec, ...] = (
         "apprentice_records_unarchived_dropped_total", "counter", "records",
         "Records that the stream dropped before they were archived.",
     ),
-    Spec("apprentice_redis_up", "gauge", "0 or 1", "1 where Redis has answered lately."),
+    Spec("apprentice_redis_up", "gauge", "0 or 1", "1 where Redis has answered lately.", merged="least"),
     Spec(
         "apprentice_state_durable", "gauge", "0 or 1", "1 where acknowledged writes are on the disk of Redis.",
+        merged="least",
     ),
     Spec(
         "apprentice_event_loop_lag_seconds", "histogram", "seconds", "Lateness of the event loop's timers.",
@@ -347,6 +357,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_snapshot_generation", "gauge", "generation", "Generation of the policy snapshot in force.",
+        merged="least",
     ),
     Spec(
         "apprentice_snapshot_age_seconds", "gauge", "seconds", "Time since this gateway last confirmed its snapshot.",
@@ -444,6 +455,8 @@ class MetricFamilies:
     replica_up: Gauge
     in_flight: Gauge
     tasks: Gauge
+    processes: Gauge
+    process_restarts: Counter
     texts: Counter
     records_pending: Gauge
     records_dropped: Counter

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
 
-from monitoring.metric_series import KINDS, Counter, FamilyFault, Gauge, Histogram
+from monitoring.metric_series import KINDS, Counter, FamilyFault, Gauge, Histogram, Numbers
 from monitoring.metric_spec import evaluate
 from monitoring.metric_table import METRICS, MetricFamilies
 
@@ -72,9 +73,7 @@ class Meters(MetricFamilies):
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All series, and their content type: OpenMetrics where `accept` names it, else text 0.0.4."""
         openmetrics = "application/openmetrics-text" in accept
-        for family in self._families.values():
-            if isinstance(family, Gauge):
-                family.refresh()
+        self._refresh()
         parts: list[str] = []
         for spec in METRICS:
             name = spec.name.removesuffix("_total") if openmetrics else spec.name
@@ -84,6 +83,36 @@ class Meters(MetricFamilies):
             parts.append("# EOF\n")
         content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
         return "".join(parts).encode(errors="replace"), content_type
+
+    def measured(self) -> bytes:
+        """All numbers, for `add` of another process's meters."""
+        self._refresh()
+        return msgspec.msgpack.encode({name: family.numbers() for name, family in self._families.items()})
+
+    def add(self, measured: bytes, with_gauges: bool = True) -> None:
+        """Add what another process has measured: counters and histograms as a sum, gauges as each is merged."""
+        for name, numbers in msgspec.msgpack.decode(measured, type=dict[str, Numbers]).items():
+            family = self._families[name]
+            if with_gauges or not isinstance(family, Gauge):
+                family.add_numbers(numbers)
+
+    def versions(self) -> frozenset[str]:
+        """The versions that are known and not retired."""
+        place = self.adapter_info.spec.labels.index("version")
+        return frozenset(labels[place] for labels, _ in self.adapter_info.numbers())
+
+    def forget_all_but(self, versions: Collection[str]) -> None:
+        """Drop the series of versions other than these."""
+        for family in self._families.values():
+            if "version" in family.spec.labels:
+                place = family.spec.labels.index("version")
+                named = {labels[place] for labels, _ in family.numbers() if "@" in labels[place]}
+                family.remove("version", named.difference(versions))
+
+    def _refresh(self) -> None:
+        for family in self._families.values():
+            if isinstance(family, Gauge):
+                family.refresh()
 
     def _count_fault(self, fault: FamilyFault, family: str) -> None:
         counter = self.series_overflow if fault == "overflow" else self.measurements_lost

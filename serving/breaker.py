@@ -6,11 +6,13 @@ wrong, a hang-up or a deadline of the caller's says nothing of an engine.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+from serving.shared_memory import PROBER, Row, SharedMemory
 from serving.view import CircuitView
 
-IN_A_ROW = 3
+IN_A_ROW_MAX = 3
 WINDOW_SECONDS = 10.0
 WINDOW_FAULTS = 5
 """So many faults within the window, and half of all that it saw, open it too."""
@@ -18,6 +20,11 @@ SOFT_REST_SECONDS = 1.0
 SOFT_REST_SECONDS_MAX = 30.0
 OPEN_SECONDS_MAX = 15.0
 JITTER_SHARE = 0.25
+TURN_SECONDS = 0.25
+"""Time for each process of a gateway, after the rest, in which it alone lets a request through."""
+OPEN, RESTING_UNTIL, OPENED, IN_A_ROW, WINDOW_AT, ANSWERED, FAILED = range(PROBER + 1, PROBER + 8)
+"""The places of a breaker's numbers. OPEN: the process that saw it open, plus 1; OPENED: how often in a row."""
+NUMBERS = FAILED + 1
 
 BreakerState = Literal["closed", "half_open", "open"]
 
@@ -27,64 +34,95 @@ class Breaker:
 
     Closed, it rests a second after a fault: others are preferred, and it is asked where there are none. Open, it is
     asked only where nobody else can answer, until its rest is over; then it is half-open, for one request at a time.
+    With `memory` all processes of the gateway go by one row of numbers: that which saw it open may see about it first.
     """
 
-    __slots__ = ("_answered", "_failed", "_in_a_row", "_opened", "_window_at", "open", "prober", "resting_until")
+    __slots__ = ("_memory", "_row", "prober")
 
-    def __init__(self) -> None:
-        self.resting_until = 0.0
-        self.open = False
+    def __init__(self, row: Row | None = None, memory: SharedMemory | None = None) -> None:
+        self._row: Row = [0.0] * NUMBERS if row is None else row
+        self._memory = memory
         self.prober: object | None = None
-        """Whose request was let through, while it is under way."""
-        self._opened = 0
-        self._in_a_row = 0
-        self._window_at = 0.0
-        self._answered = 0
-        self._failed = 0
+        """Whose request of this process was let through, while it is under way."""
 
     def failed(self, now: float, jitter: float, rest_seconds: float | None = None, begun: bool = False) -> None:
         """A fault, at `now` (monotonic seconds). `jitter` in [0, 1) spreads the gateways' probes.
 
         `rest_seconds` is what the engine asked for itself; `begun` says that its answer had been counted as good.
         """
-        self._turn(now)
-        self._failed += 1
-        self._answered -= begun
-        self._in_a_row += 1
-        if self.open:
-            if self.resting_until <= now:  # it was let through to see; one sent before it opened changes nothing
+        with self._locked():
+            self._turn(now)
+            row = self._row
+            row[FAILED] += 1
+            row[ANSWERED] -= begun
+            row[IN_A_ROW] += 1
+            if self.open:
+                if self.resting_until <= now:  # it was let through to see; one sent before it opened changes nothing
+                    self._open(now, jitter)
+            elif row[IN_A_ROW] >= IN_A_ROW_MAX or (row[FAILED] >= WINDOW_FAULTS and row[FAILED] >= row[ANSWERED]):
                 self._open(now, jitter)
-        elif self._in_a_row >= IN_A_ROW or (self._failed >= WINDOW_FAULTS and self._failed >= self._answered):
-            self._open(now, jitter)
-        seconds = min(rest_seconds or SOFT_REST_SECONDS, SOFT_REST_SECONDS_MAX)
-        if rest_seconds is not None or not self.open:
-            self.resting_until = max(self.resting_until, now + seconds)
+            seconds = min(rest_seconds or SOFT_REST_SECONDS, SOFT_REST_SECONDS_MAX)
+            if rest_seconds is not None or not self.open:
+                row[RESTING_UNTIL] = max(row[RESTING_UNTIL], now + seconds)
 
     def answered(self, now: float) -> bool:
         """A good answer: it closes. Whether that changed what the router sees."""
-        self._turn(now)
-        changed = self.open or self.resting_until > 0
-        self._answered += 1
-        self._in_a_row = 0
-        self.open = False
-        self.prober = None
-        self._opened = 0
-        self.resting_until = 0.0
-        return changed
+        with self._locked():
+            self._turn(now)
+            changed = self.open or self.resting_until > 0
+            self._row[ANSWERED] += 1
+            self.prober = None
+            for place in (IN_A_ROW, OPEN, OPENED, RESTING_UNTIL, PROBER):
+                self._row[place] = 0.0
+            return changed
 
     def forgotten(self, now: float) -> bool:
         """True if there is nothing left to remember."""
-        recent = self._failed > 0 and now - self._window_at <= WINDOW_SECONDS
-        return not self.open and self._in_a_row == 0 and not recent
+        recent = self._row[FAILED] > 0 and now - self._row[WINDOW_AT] <= WINDOW_SECONDS
+        return not self.open and self._row[IN_A_ROW] == 0 and not recent
 
     def may_be_well(self, now: float) -> None:
         """The engine was seen to come up: it need not rest any longer."""
-        self.resting_until = min(self.resting_until, now)
+        self._row[RESTING_UNTIL] = min(self.resting_until, now)
+
+    def let_through(self, prober: object) -> None:
+        """A request is let through to see; one at a time."""
+        self.prober = prober
+        self._row[PROBER] = self._process + 1
+
+    def probed(self, prober: object) -> None:
+        """A request that was let through has ended."""
+        if self.prober is prober:
+            self.prober = None
+            if self._row[PROBER] == self._process + 1:
+                self._row[PROBER] = 0.0
+
+    @property
+    def _process(self) -> int:
+        return 0 if self._memory is None else self._memory.process
+
+    @property
+    def open(self) -> bool:
+        """True from the fault that opened it until an answer."""
+        return self._row[OPEN] > 0
 
     @property
     def probing(self) -> bool:
         """True if a request that was let through is under way."""
-        return self.prober is not None
+        return self._row[PROBER] > 0
+
+    @property
+    def resting_until(self) -> float:
+        """The end of its rest, in monotonic seconds."""
+        return self._row[RESTING_UNTIL]
+
+    @property
+    def my_turn_at(self) -> float:
+        """The time from which this process may see about it: so no two do at the same moment."""
+        if self._memory is None or not self.open:
+            return self.resting_until
+        turn = (self._process + 1 - int(self._row[OPEN])) % self._memory.processes
+        return self.resting_until + turn * TURN_SECONDS
 
     def state(self, now: float) -> BreakerState:
         """For people and gauges."""
@@ -94,14 +132,18 @@ class Breaker:
 
     def view(self) -> CircuitView:
         """The frozen picture, for the router."""
-        return CircuitView(self.resting_until, self.open, self.probing)
+        return CircuitView(self.my_turn_at, self.open, self.probing)
 
     def _open(self, now: float, jitter: float) -> None:
-        self.open = True
-        self.resting_until = now + min(2.0**self._opened, OPEN_SECONDS_MAX) * (1 - JITTER_SHARE * jitter)
-        self._opened = min(self._opened + 1, 8)
+        row = self._row
+        row[OPEN] = self._process + 1
+        row[RESTING_UNTIL] = now + min(2.0 ** row[OPENED], OPEN_SECONDS_MAX) * (1 - JITTER_SHARE * jitter)
+        row[OPENED] = min(row[OPENED] + 1, 8)
 
     def _turn(self, now: float) -> None:
-        if now - self._window_at > WINDOW_SECONDS:
-            self._window_at = now
-            self._answered = self._failed = 0
+        if now - self._row[WINDOW_AT] > WINDOW_SECONDS:
+            self._row[WINDOW_AT] = now
+            self._row[ANSWERED] = self._row[FAILED] = 0.0
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._memory is None else self._memory.locked()

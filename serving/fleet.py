@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import MappingProxyType
 
 from serving.engine_traits import EngineKind
 from serving.replica import Replica, ReplicaConfig
+from serving.shared_memory import BREAKER, SharedMemory
 from serving.view import FleetView, PoolView, VersionView
 
 
@@ -48,12 +50,15 @@ LEAVING_SECONDS_MAX = 3600.0
 class Fleet:
     """Replicas by name. `view()` is rebuilt only after something but the load has changed."""
 
-    def __init__(self, pools: Iterable[PoolConfig]) -> None:
+    def __init__(self, pools: Iterable[PoolConfig], memory: SharedMemory | None = None) -> None:
+        """With `memory` the gateway's processes share loads and breakers."""
         self.pools: Mapping[str, PoolConfig] = {pool.name: pool for pool in pools}
+        self._memory = memory
+        self._changes = 0.0
         self.continues = any(pool.continues for pool in self.pools.values())
         """True if there is a pool whose engines go on with an answer that has begun."""
         self._replicas = _Replicas(
-            {config.name: Replica(config, self.changed) for pool in self.pools.values() for config in pool.replicas}
+            {config.name: self._replica(config) for pool in self.pools.values() for config in pool.replicas}
         )
         self.replicas: Mapping[str, Replica] = self._replicas
         self._versions: Mapping[str, VersionView] = {}
@@ -62,10 +67,29 @@ class Fleet:
 
     def view(self) -> FleetView:
         """The picture of this moment."""
+        if self._memory is not None and self._memory.changes != self._changes:
+            self._take_in_breakers(self._memory)
         if self._view is None:
             pools = {pool.name: self._pool_view(pool) for pool in self.pools.values()}
             self._view = FleetView(MappingProxyType(pools), self._versions, self._load)
         return self._view
+
+    def _replica(self, config: ReplicaConfig) -> Replica:
+        return Replica(config, self._breakers_changed, self._memory)
+
+    def _breakers_changed(self) -> None:
+        self._view = None
+        if self._memory is not None:
+            self._memory.touch()
+
+    def _take_in_breakers(self, memory: SharedMemory) -> None:
+        """Go by what other processes have met."""
+        self._changes, now = memory.changes, time.monotonic()
+        for (name, url, model), _ in memory.rows(BREAKER):
+            replica = self.replicas.get(name)
+            if replica is not None and replica.config.url == url:
+                replica.take_in(model, now)
+        self._view = None
 
     def _pool_view(self, pool: PoolConfig) -> PoolView:
         replicas = tuple(replica.view() for replica in self.in_pool(pool.name))
@@ -97,7 +121,7 @@ class Fleet:
         for config in (config for pool in self.pools.values() for config in pool.replicas):
             replica = before.pop(config.name, None) or kept.pop(config.name, (None, 0.0))[0]
             if replica is None or replica.config.place != config.place:
-                replica = Replica(config, self.changed)
+                replica = self._replica(config)
             replica.config = config
             self._replicas[config.name] = replica
         kept.update({name: (replica, now) for name, replica in before.items()})
@@ -142,11 +166,11 @@ class _Load(Mapping[str, int]):
         self._replicas = replicas
 
     def __getitem__(self, name: str) -> int:
-        return self._replicas[name].in_flight
+        return self._replicas[name].load
 
     def get(self, name: str, default: int = 0) -> int:  # type: ignore[override]
         replica = self._replicas.get(name)
-        return replica.in_flight if replica else default
+        return replica.load if replica else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._replicas)

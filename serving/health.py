@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import httpx
+import msgspec
 
 from serving.fleet import Fleet
 from serving.replica import Replica
@@ -22,24 +23,39 @@ def engine_headers(replica: Replica) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-async def look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, *, anew: bool = False) -> None:
+class Observation(msgspec.Struct, array_like=True):
+    """A replica as a look has found it: its state, the names that it lists, and why it is down, in words."""
+
+    name: str
+    up: bool
+    seen: dict[str, str]
+    engine_version: str
+    life: str
+    context_tokens: int | None
+    trouble: str
+
+
+async def look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, *, anew: bool = False) -> Observation:
     """Look at a replica once and write down what is there. One that is down has nothing loaded.
 
     Which engine process it is, is read again if it was down, if a name has vanished, or if `anew` asks for it.
     One look at a time: what an older one saw is never written over what a newer one did.
     """
     async with replica.looking:
-        await _look(fleet, replica, http, anew)
+        observation = await _look(fleet, replica, http, anew)
+        take_in(fleet, replica, observation)
+        return observation
 
 
-async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: bool) -> None:
-    up, seen, engine_version, life = replica.up, replica.seen, replica.engine_version, replica.life
-    before, trouble = (up, seen, engine_version, life), ""
+async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: bool) -> Observation:
+    found = Observation(
+        replica.name, replica.up, replica.seen, replica.engine_version, replica.life, replica.context_tokens, ""
+    )
     try:
         health_path = replica.config.traits.health_path
         if health_path is None:
             await _ask_for_its_models(replica, http)
-            up, engine_version = True, "unknown"
+            found.up, found.engine_version = True, "unknown"
         else:
             (await _get(replica, http, health_path)).raise_for_status()
             models = (
@@ -47,29 +63,38 @@ async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: b
                 .raise_for_status()
                 .json()["data"]
             )
-            seen = {str(model["id"]): str(model.get("root") or "") for model in models}
-            if anew or not up or not before[1].keys() <= seen.keys():  # it may have been started anew meanwhile
-                engine_version = await _engine_version(replica, http)
-                life = await _life(replica, http)
+            found.seen = {str(model["id"]): str(model.get("root") or "") for model in models}
+            if anew or not replica.up or not replica.seen.keys() <= found.seen.keys():  # it may be started anew
+                found.engine_version = await _engine_version(replica, http)
+                found.life = await _life(replica, http)
             base_model = fleet.pools[replica.config.pool].base_model
-            replica.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
-            up = base_model in seen
-            trouble = "" if up else f"it does not serve {base_model!r}, the pool's base_model"
+            found.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
+            found.up = base_model in found.seen
+            found.trouble = "" if found.up else f"it does not serve {base_model!r}, the pool's base_model"
     except (httpx.HTTPError, httpx.InvalidURL, AttributeError, KeyError, TypeError, ValueError) as error:
-        up, seen, trouble = False, {}, _trouble(error)
+        found.up, found.seen, found.trouble = False, {}, _trouble(error)
+    return found
+
+
+def take_in(fleet: Fleet, replica: Replica, found: Observation) -> None:
+    """Write down what a look has found, all at once: whoever reads a replica between two awaits sees one moment."""
+    was_up = replica.up
+    before = was_up, replica.seen, replica.engine_version, replica.life
+    after = found.up, found.seen, found.engine_version, found.life
+    replica.up, replica.seen, replica.engine_version, replica.life = after
+    replica.context_tokens = found.context_tokens
+    if not found.up and not found.seen:
         replica.loaded = frozenset()
-    # all at once: whoever reads a replica between two awaits sees one moment of it
-    replica.up, replica.seen, replica.engine_version, replica.life = up, seen, engine_version, life
-    if (up, seen, engine_version, life) != before:
+    if after != before:
         fleet.changed()
-    if up and not before[0]:
+    if found.up and not was_up:
         replica.came_up(time.monotonic())
-    elif not up:
+    elif not found.up:
         replica.went_down(time.monotonic())
-    if (up, trouble) != (before[0], replica.trouble):
-        state, level = ("up", logging.INFO) if up else (f"down: {trouble}", logging.WARNING)
+    if (found.up, found.trouble) != (was_up, replica.trouble):
+        state, level = ("up", logging.INFO) if found.up else (f"down: {found.trouble}", logging.WARNING)
         log.log(level, "replica %s of the pool %s is %s", replica.name, replica.config.pool, state)
-    replica.trouble = trouble
+    replica.trouble = found.trouble
 
 
 async def _ask_for_its_models(replica: Replica, http: httpx.AsyncClient) -> None:

@@ -10,6 +10,7 @@ from statistics import median
 
 from serving.breaker import Breaker, BreakerState
 from serving.engine_traits import ENGINE_TRAITS, EngineKind, EngineTraits
+from serving.shared_memory import BREAKER, SharedMemory
 from serving.tls import TlsFiles
 from serving.view import FaultKind, ReplicaView
 
@@ -64,12 +65,19 @@ class ReplicaConfig:
 class Replica:
     """State of one replica. Owner: the fleet. Changed by leases, the health check and the snapshot only."""
 
-    def __init__(self, config: ReplicaConfig, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, config: ReplicaConfig, changed: Callable[[], None] = lambda: None, memory: SharedMemory | None = None
+    ) -> None:
+        """`changed` is told of each change of a breaker; with `memory` the gateway's processes share load and
+        breakers."""
         self.config = config
         self.name = config.name
         self._changed = changed
+        self._memory = memory
         # load, changed by leases
+        self._loads = None if memory is None else memory.row("load", self.name, config.url)
         self.in_flight = 0
+        """Of this process."""
         self.holds: dict[str, int] = {}
         """Leases by what answers under them: a version's name, or the base model's."""
         self._shared_seconds = 0.0
@@ -85,6 +93,7 @@ class Replica:
         """The reason why it is down, in words; empty where it is up, or where nothing answers."""
         self.looked_at = float("-inf")
         """The time at which the health check last began to look, in monotonic seconds."""
+        self._looks = None if memory is None else memory.row("looks", self.name, config.url)
         self.engine_version = ""
         self.context_tokens: int | None = None
         """The tokens that its base model takes, as the engine lists it; None where it does not say."""
@@ -104,13 +113,13 @@ class Replica:
         holder will not say what came of it, and so does not probe.
         """
         began_at = self.shared_seconds(now)
-        self.in_flight += 1
+        self._count(1)
         self.holds[model] = self.holds.get(model, 0) + 1
         lease = Lease(self, began_at, model)
         if self._breakers and probes:
             lease.probes = tuple(breaker for breaker in self._of(model) if breaker.open and not breaker.probing)
             for breaker in lease.probes:
-                breaker.prober = lease
+                breaker.let_through(lease)
             if lease.probes:
                 self._changed()
         return lease
@@ -118,14 +127,13 @@ class Replica:
     def probed(self, lease: Lease) -> None:
         """For leases only: a request that was let through has ended, whatever became of it."""
         for breaker in lease.probes:
-            if breaker.prober is lease:
-                breaker.prober = None
+            breaker.probed(lease)
         self._changed()
 
     def give_back(self, now: float, model: str) -> None:
         """For leases only: one of them has ended."""
         self.shared_seconds(now)
-        self.in_flight -= 1
+        self._count(-1)
         left = self.holds.get(model, 0) - 1
         if left > 0:
             self.holds[model] = left
@@ -134,6 +142,16 @@ class Replica:
         if self.in_flight < 0:
             raise RuntimeError(f"replica {self.name}: a lease was given back that was never taken")
 
+    def _count(self, more: int) -> None:
+        self.in_flight += more
+        if self._loads is not None and self._memory is not None:
+            self._loads[self._memory.process] = self.in_flight
+
+    @property
+    def load(self) -> int:
+        """Requests in flight of all processes of this gateway."""
+        return self.in_flight if self._loads is None else int(sum(self._loads))
+
     def view(self) -> ReplicaView:
         """The frozen picture of this moment, for the router; the load is told apart from it."""
         return ReplicaView(
@@ -141,7 +159,7 @@ class Replica:
             self.config.pool,
             self.there,
             self.loaded,
-            self.resting_until,
+            breaker.my_turn_at if (breaker := self._breakers.get(WHOLE)) else 0.0,
             self.config.in_flight_max,
             {name: breaker.view() for name, breaker in self._breakers.items()},
         )
@@ -154,12 +172,12 @@ class Replica:
     def awake(self, now: float) -> bool:
         """True if the replica as a whole neither rests nor is being probed."""
         breaker = self._breakers.get(WHOLE)
-        return breaker is None or (breaker.resting_until <= now and not breaker.probing)
+        return breaker is None or (breaker.my_turn_at <= now and not breaker.probing)
 
     @property
     def has_room(self) -> bool:
         """True if it could hold one more request."""
-        return self.in_flight < self.config.in_flight_max
+        return self.load < self.config.in_flight_max
 
     @property
     def resting_until(self) -> float:
@@ -188,9 +206,7 @@ class Replica:
         name = model if kind in OF_MODEL else WHOLE if kind in OF_REPLICA else None
         if name is None:
             return
-        breaker = self._breakers.get(name)
-        if breaker is None:
-            breaker = self._breakers[name] = Breaker()
+        breaker = self._breakers.get(name) or self._begin(name)
         breaker.failed(now, jitter, rest_seconds, begun)
         self._changed()
 
@@ -202,6 +218,28 @@ class Replica:
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if not breaker.forgotten(now)}
         if any(changed):
             self._changed()
+
+    def take_in(self, model: str, now: float) -> None:
+        """Another process has told of this model's breaker."""
+        if model not in self._breakers:
+            self._begin(model)
+            if self._breakers[model].forgotten(now):
+                del self._breakers[model]
+
+    def _begin(self, model: str) -> Breaker:
+        row = None if self._memory is None else self._memory.row(BREAKER, self.name, self.config.url, model)
+        return self._breakers.setdefault(model, Breaker(row, self._memory))
+
+    def may_look(self, now: float, interval_seconds: float) -> bool:
+        """Take the turn to look at it, or leave it to another process that has begun to: it will tell."""
+        self.looked_at = now
+        if self._looks is None or self._memory is None:
+            return True
+        with self._memory.locked():
+            if max(self._looks) + interval_seconds / 2 > now:
+                return False
+            self._looks[self._memory.process] = now
+            return True
 
     def went_down(self, now: float) -> None:
         """The health check saw that the engine is down, perhaps not for the first time."""
@@ -231,7 +269,7 @@ class Replica:
     def shared_seconds(self, now: float) -> float:
         """A clock that runs at 1/n while n requests are in flight: n of them pay for one engine second together."""
         if self.in_flight:
-            self._shared_seconds += (now - self._changed_at) / self.in_flight
+            self._shared_seconds += (now - self._changed_at) / self.load
         self._changed_at = now
         return self._shared_seconds
 

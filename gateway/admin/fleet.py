@@ -118,7 +118,7 @@ def _shown(services: Services, replica: Replica) -> dict[str, Any]:
         "up": replica.up,
         "cordoned": snapshot.cordons.get(replica.name),
         "engine_version": replica.engine_version,
-        "in_flight": replica.in_flight,
+        "in_flight": replica.load,
         "resting_seconds": max(0.0, replica.resting_until - time.monotonic()),
         "loaded": sorted(replica.loaded, key=in_order),
         "capacity": capacity if takes_adapters else None,

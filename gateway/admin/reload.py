@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import pickle
 import re
 import signal
 import time
@@ -146,9 +147,10 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
     config = services.deployment.config
     if config is None:
         raise Problem("state_conflict", "This gateway was not started from a file: there is nothing to read again.")
-    settings = await asyncio.to_thread(_load, config)
-    changes = tuple(differences(services.settings, settings))
-    fixed = tuple(restarts(services.settings, settings, changes))
+    settings = await asyncio.to_thread(_load, services, config)
+    before = services.deployment.whole
+    changes = tuple(differences(before, settings))
+    fixed = tuple(restarts(before, settings, changes))
     if dry_run:
         return Reloaded("dry_run", changes, fixed)
     if fixed:
@@ -165,12 +167,15 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
             evidence={"changes": len(changes)},
         )
         go_by(services, settings, parts)
+        await services.siblings.ask("settings", pickle.dumps(settings))
     return Reloaded("applied" if changes else "same", changes)
 
 
-def _load(config: Path) -> Settings:
+def _load(services: Services, config: Path) -> Settings:
     try:
-        return load_settings(config)
+        settings = load_settings(config)
+        services.siblings.part_of(settings)
+        return settings
     except SettingsError as error:
         raise Problem("configuration_invalid", str(error)) from error
 
@@ -194,6 +199,7 @@ def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
     """Go by these settings from now on, all at once."""
     before = services.settings
     services.deployment.take_in(settings)
+    settings = services.settings  # this process's part of them
     services.admission.take_in(settings.limits)
     services.limits.take_in(parts.bounds, settings.limits)
     services.recent.take_in(settings.records.recent_bytes_max)
@@ -271,10 +277,15 @@ def _cut(value: Any) -> Any:
 
 
 def reload_on_signal(services: Services) -> None:
-    """From now on SIGHUP has the configuration read again, where there is a file. What goes wrong is in the log."""
+    """From now on SIGHUP has the configuration read again, where there is a file. What goes wrong is in the log.
+
+    Of several processes one reads it; the others go by the same settings.
+    """
     if services.deployment.config is None:
         return
-    tasks: set[asyncio.Task[None]] = set()
+    services.siblings.answers["reload"] = lambda _: _reload_and_log(services)
+    services.siblings.answers["settings"] = lambda settings: _go_by_others(services, pickle.loads(settings))  # noqa: S301 - our own process wrote it
+    tasks: set[asyncio.Task[bytes]] = set()
 
     def begin() -> None:
         task = asyncio.get_running_loop().create_task(_reload_and_log(services))
@@ -285,10 +296,17 @@ def reload_on_signal(services: Services) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
 
 
-async def _reload_and_log(services: Services) -> None:
+async def _go_by_others(services: Services, settings: Settings) -> bytes:
+    go_by(services, settings, parts_of(settings))
+    await check_health(services)
+    return b""
+
+
+async def _reload_and_log(services: Services) -> bytes:
     try:
         await reload(services, SYSTEM)
     except (Problem, RedisError, OSError, AuditConflict):
-        return  # it is in the log and in the metric
+        pass  # it is in the log and in the metric
     except Exception:
         log.exception("the configuration could not be read again")
+    return b""

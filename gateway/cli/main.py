@@ -79,11 +79,14 @@ records.command()(forget)
 @app.command()
 def serve(
     config: Annotated[Path, typer.Option(help="The configuration.")] = Path("apprentice.yaml"),
+    processes: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Processes; auto: one for each core. Unset: as configured.")
+    ] = None,
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM; it drains first."""
     from gateway.cli import serve as serving_command
 
-    serving_command.serve(config)
+    serving_command.serve(config, processes)
 
 
 @app.command()

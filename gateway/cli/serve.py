@@ -4,36 +4,49 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import ssl
+import sys
 from pathlib import Path
 
 from gateway.app import build_app
 from gateway.configuration.sections import ListenSettings
-from gateway.configuration.settings import load_settings
+from gateway.configuration.settings import PROCESSES_MAX, load_settings
 from gateway.errors import SettingsError
-from gateway.orderly_server import OrderlyServer, addresses_of
+from gateway.orderly_server import OrderlyServer, bind
+from gateway.parent import Parent, count_cores
 from gateway.state.private_files import UMASK
 from monitoring.logs import configure
 
 
-def serve(config: Path) -> None:
-    """Run the gateway. Raises SettingsError before anything is started."""
+def serve(config: Path, processes: str | None = None) -> None:
+    """Run the gateway, in so many processes (None: as the settings say). Raises SettingsError before anything is
+    started."""
     os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
-    _see_that_it_can_listen(settings.listen)
+    places = bind(settings.listen)
+    _see_that_certificates_fit(settings.listen)
     configure(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
-    OrderlyServer(settings, build_app(settings, config)).run()
+    count = processes_of(processes or settings.processes)
+    if count == 1:
+        OrderlyServer(settings, build_app(settings, config), places).run()
+    else:
+        sys.exit(Parent(settings, config, count, places).run())
 
 
-def _see_that_it_can_listen(listen: ListenSettings) -> None:
-    """Before anything is started: raises SettingsError where the gateway can't listen."""
-    for place in addresses_of(listen):
-        try:
-            socket.create_server((place.host, place.port), family=_family(place.host)).close()
-        except OSError as error:
-            raise SettingsError(f"The gateway can't listen on {place.host}:{place.port}: {error.strerror}.") from error
+def processes_of(value: str | int) -> int:
+    """The number of processes: as given, or one for each core with `auto`. Raises SettingsError."""
+    if value == "auto":
+        return min(count_cores(), PROCESSES_MAX)
+    if isinstance(value, str) and not value.isdecimal():
+        raise SettingsError(f"--processes {value}: give a number, or auto.")
+    if not 1 <= int(value) <= PROCESSES_MAX:
+        raise SettingsError(f"--processes {value}: give 1 to {PROCESSES_MAX}.")
+    return int(value)
+
+
+def _see_that_certificates_fit(listen: ListenSettings) -> None:
+    """Before anything is started: raises SettingsError where its certificate can't be used."""
     if listen.tls is not None:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
@@ -42,10 +55,6 @@ def _see_that_it_can_listen(listen: ListenSettings) -> None:
         except OSError as error:
             files = f"{listen.tls.cert_file} with the key {listen.tls.key_file}"
             raise SettingsError(f"listen.tls: the certificate {files} can't be used: {error}.") from error
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def check(config: Path) -> None:

@@ -47,6 +47,7 @@ from serving.adapters.plain_yaml import UniqueKeyLoader
 from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig
 
+PROCESSES_MAX = 64
 ENVIRONMENT_PREFIX = "APPRENTICE_"
 COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
 """What the commands that ask a gateway read (docs/reference/cli.md): no settings, and no fault either."""
@@ -213,6 +214,9 @@ class Settings(BaseSettings):
     signing: SigningSettings = SigningSettings()
     release: ReleaseSettings = ReleaseSettings()
     audit: AuditSettings = AuditSettings()
+    processes: Annotated[int, Field(ge=1, le=PROCESSES_MAX)] | Literal["auto"] = Field(
+        1, description="Processes of this gateway; auto: one for each core."
+    )
     series_max: int = Field(32_000, ge=2000, description="Prometheus series of this gateway.")
     cache_isolation: CacheIsolation = Field(
         "caller", description="Whose prompts share an engine's prefix cache: one caller's, or all (none)."

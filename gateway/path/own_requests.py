@@ -54,7 +54,7 @@ async def take_room(services: Services, choice: Choice, held: Counter[str], shar
     held[replica.name] += 1
     is_free = False
     try:
-        is_free = await _wait(lambda: replica.in_flight <= places, until)
+        is_free = await _wait(lambda: replica.load <= places, until)
     finally:
         if not is_free:
             lease.give_back(time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.errors import Problem
@@ -10,12 +11,14 @@ from gateway.state.durability import Durability, NotSettled, not_settled
 
 
 class SettledSend:
-    """`send` of a change by an admin: an answer that says that it was done goes out once it is durable."""
+    """`send` of a change by an admin: an answer that says that it was done goes out once it is durable, and all
+    processes of this gateway go by it."""
 
-    def __init__(self, durability: Durability, send: Send, refused: Any) -> None:
+    def __init__(self, durability: Durability, send: Send, refused: Any, seen: Callable[[], Awaitable[None]]) -> None:
         self._durability = durability
         self._send = send
         self._refused = refused
+        self._seen = seen
         self._mark = durability.mark()
         self._unsettled = False
 
@@ -24,6 +27,7 @@ class SettledSend:
         if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
             try:
                 await self._durability.settle(self._mark)
+                await self._seen()
             except NotSettled as error:
                 self._unsettled = True
                 await self._tell(not_settled(error))

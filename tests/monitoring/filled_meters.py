@@ -153,7 +153,7 @@ def fill_what_no_task_has(meters: Meters) -> None:
     for code in range(CLOSED["code"] - 1):
         meters.refusals.add(1, f"code-{code}")
     spool = ("records_spool_bytes", "records_spool_bytes_max", "records_pending", "records_oldest_age_seconds")
-    for gauge in (*spool, "redis_up", "state_durable", "snapshot_generation", "tasks"):
+    for gauge in (*spool, "redis_up", "state_durable", "snapshot_generation", "tasks", "processes"):
         getattr(meters, gauge).set(1)
     meters.snapshot_age_seconds.set(0.25)
     meters.records_flush_seconds.observe(0.002)

@@ -179,3 +179,46 @@ def test_an_update_takes_less_time_than_prometheus_client_needs() -> None:
     ours_seconds = min(timeit.repeat(lambda: meters.requests.add(1, *labels), number=5_000, repeat=7))
     their_seconds = min(timeit.repeat(lambda: theirs.labels(*labels).inc(), number=5_000, repeat=7))
     assert ours_seconds < their_seconds
+
+
+@pytest.mark.invariant("Callers share their connections over all processes of a gateway, and its metrics are the sum.")
+def test_what_processes_measured_adds_up_and_gauges_are_merged_as_declared() -> None:
+    one, other, both = Meters(), Meters(), Meters()
+    for meters, amount in ((one, 1), (other, 2)):
+        meters.requests.add(amount, "returns", "returns@v1", "small", "adapter", "ok")
+        meters.request_duration_seconds.observe(amount, "returns", "small")
+        meters.in_flight.set(amount, "small", "small-0")
+        meters.replica_up.set(amount - 1, "small", "small-0")
+        meters.breaker_state.set(amount, "small", "small-0")
+        both.add(meters.measured())
+    labels = {"task": "returns", "pool": "small"}
+    ok = {"version": "returns@v1", "reason": "adapter", "outcome": "ok"}
+    assert value(both, "apprentice_requests_total", **labels, **ok) == 3
+    assert value(both, "apprentice_request_duration_seconds_count", **labels) == 2
+    assert value(both, "apprentice_request_duration_seconds_sum", **labels) == 3
+    assert value(both, "apprentice_request_duration_seconds_bucket", le="1.0", **labels) == 1
+    replica = {"pool": "small", "replica": "small-0"}
+    assert [value(both, f"apprentice_{name}", **replica) for name in ("in_flight", "replica_up", "breaker_state")] == [
+        3,
+        0,
+        2,
+    ]
+
+
+def test_of_a_process_that_is_no_more_counters_stay_but_not_those_of_retired_versions() -> None:
+    ended, live = Meters(), Meters()
+    for version in ("returns@v1", "returns@v2", ""):
+        ended.requests.add(1, "returns", version, "small", "adapter", "ok")
+    ended.in_flight.set(4, "small", "small-0")
+    live.adapter_info.set(1, "returns", "returns@v2", "small", "0" * 12, "ready")
+    kept = Meters()
+    kept.add(ended.measured(), with_gauges=False)
+    kept.forget_all_but(live.versions())
+    assert {
+        labels["version"] for labels in map(dict, (key for name, key in samples(kept) if "requests_total" in name))
+    } >= {
+        "returns@v2",
+        "",
+    }
+    assert not any(("version", "returns@v1") in key for _, key in samples(kept))
+    assert value(kept, "apprentice_in_flight", pool="small", replica="small-0") is None

@@ -9,10 +9,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -22,91 +18,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.callers import new_key
-from tests.fakes.engine import FakeEngine
+from tests.walks.served import ASK, Process, client, config, served
 
-ASK = {"model": "general", "messages": [{"role": "user", "content": "How many days are in a week?"}]}
-
-
-@dataclass
-class Process:
-    """A gateway's process, its address, and all that it has said."""
-
-    process: asyncio.subprocess.Process
-    url: str
-    said: list[str]
-
-    async def stop(self, number: signal.Signals) -> int:
-        """Send a signal and wait for the end."""
-        self.process.send_signal(number)
-        return await self.process.wait()
-
-
-@asynccontextmanager
-async def served(config: Path, key: str | None) -> AsyncIterator[Process]:
-    """`apprentice serve`, until the block ends."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("APPRENTICE_")}
-    if key is not None:
-        environment["APPRENTICE_ADMIN_KEY"] = key
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway.cli.main", "serve", "--config", str(config)),
-        env=environment,
-        umask=0o022,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    said: list[str] = []
-    url = ""
-    async with asyncio.timeout(60):
-        while not url:
-            line = (await process.stdout.readline()).decode()
-            assert line, f"the gateway ended: {said}"
-            said.append(line)
-            found = re.search(r"running on (http://[0-9.:]+)", line)
-            url = found[1] if found else ""
-    reading = asyncio.create_task(_read_on(process.stdout, said))
-    try:
-        yield Process(process, url, said)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-        await reading
-
-
-async def _read_on(reader: asyncio.StreamReader, said: list[str]) -> None:
-    while line := await reader.readline():
-        said.append(line.decode())
-
-
-@pytest.fixture
-async def config() -> AsyncIterator[Path]:
-    """A configuration with one engine and the embedded Valkey, which is stopped in the end."""
-    with tempfile.TemporaryDirectory(prefix="gw") as folder:
-        async with FakeEngine("large", n_tokens=30, token_delay_seconds=0.02) as engine:
-            content = {
-                "listen": {"port": 0},
-                "data_folder": folder,
-                "log_format": "text",
-                "pools": {
-                    "general": {
-                        "base_model": "large",
-                        "callable": True,
-                        "replicas": [{"name": "general-0", "url": engine.url}],
-                    }
-                },
-            }
-            path = Path(folder) / "apprentice.yaml"
-            path.write_text(yaml.safe_dump(content))
-            yield path
-        redis = Redis(unix_socket_path=f"{folder}/valkey/valkey.sock")
-        with contextlib.suppress(RedisError):
-            await redis.shutdown(nosave=True)
-        await redis.aclose()
-
-
-def client(process: Process, key: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=process.url, headers={"Authorization": f"Bearer {key}"}, timeout=20)
+__all__ = ["config"]
 
 
 @pytest.mark.invariant("No other user reads the data folder, and no admin key is in a log.")

@@ -52,5 +52,7 @@ async def health(request: Request) -> Response:
 )
 async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """All metrics, for Prometheus."""
-    body, content_type = services_of(request).meters.exposition(accept)
+    services = services_of(request)
+    merged = await services.siblings.ask("metrics", accept.encode("latin-1", "replace"))
+    body, content_type = services.meters.exposition(accept) if len(merged) != 2 else (merged[0], merged[1].decode())
     return Response(body, headers={"content-type": content_type})

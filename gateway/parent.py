@@ -1,0 +1,307 @@
+"""The parent of a gateway's processes: it starts them on its sockets, and a dead one again; it hands on signals,
+reloads and messages, and merges what they measure. It answers no request itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import pickle
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from gateway.app import build_app
+from gateway.configuration.settings import Settings
+from gateway.orderly_server import OrderlyServer, Places
+from gateway.siblings import Channel, Message, Questions, Siblings, Topic
+from monitoring.metrics import Meters
+from serving.shared_memory import SharedMemory
+
+log = logging.getLogger(__name__)
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+LONG_LIFE_SECONDS = 60.0
+"""A process that lived so long is started again at once; another one after a wait that doubles."""
+WAIT_SECONDS = 0.5
+WAIT_SECONDS_MAX = 30.0
+LAST_WORDS_SECONDS_MAX = 1.0
+KILLING_SIGNALS = 3
+CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+ARGUMENTS_AT = 45
+"""The place behind the name in /proc/self/stat of where the arguments begin; where they end is the next one."""
+
+
+def count_cores() -> int:
+    """The cores that this process may use, by its affinity and its control group."""
+    cores = float(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = CGROUP_CPU.read_text().split()
+        cores = min(cores, int(quota) / int(period))
+    return max(1, int(cores))
+
+
+@dataclass
+class Child:
+    """One of the processes, by its number: as it is now, and what is known of the one before."""
+
+    number: int
+    pid: int = 0
+    """0: it does not run."""
+    end: socket.socket | None = None
+    channel: Channel | None = None
+    listening: asyncio.Task[None] | None = None
+    questions: Questions = field(default_factory=Questions)
+    ready: bool = False
+    started_at: float = 0.0
+    due_at: float = 0.0
+    wait_seconds: float = 0.0
+    measured: bytes = b""
+    """What it had measured when it was last asked: a killed process tells no more."""
+
+    def send(self, message: Message) -> None:
+        """Send it a message, if it is there."""
+        if self.channel is not None:
+            self.channel.send(message)
+
+
+class Parent:
+    """Owner of the processes, the sockets and the shared memory."""
+
+    def __init__(self, settings: Settings, config: Path, processes: int, places: Places) -> None:
+        """Raises SettingsError where a bound is too small for so many processes."""
+        self._settings = settings
+        self._config = config
+        self._places = places
+        self._memory = SharedMemory(processes)
+        Siblings(self._memory).part_of(settings)
+        self._children = [Child(number) for number in range(processes)]
+        self._loop = asyncio.SelectorEventLoop(selectors.PollSelector())  # its state is not shared with a fork
+        self._changed = asyncio.Event()
+        self._ended = Meters(settings.series_max)
+        """What processes that are no more have measured."""
+        self._began = False
+        """True once one of them was ready."""
+        self._stops = 0
+        self._exit_code = 0
+        self._relays: set[asyncio.Task[None]] = set()
+
+    def run(self) -> int:
+        """Run until all processes have ended after a signal. Returns the exit code."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._loop.add_signal_handler(signal.SIGINT, self._stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._loop.add_signal_handler(signal.SIGCHLD, self._changed.set)
+        gc.collect()
+        gc.freeze()  # the pages of what is imported stay shared
+        while (child := self._loop.run_until_complete(self._next())) is not None:
+            self._start(child)  # not inside the loop, which a fork may not inherit as running
+        self._loop.close()
+        return self._exit_code
+
+    # What happens in the loop.
+
+    async def _next(self) -> Child | None:
+        """Wait for the next process to start; None once all have ended."""
+        for child in self._children:
+            if child.end is not None:
+                child.channel = await Channel.over(child.end)
+                child.end = None
+                child.listening = asyncio.ensure_future(self._listen(child, child.channel))
+                for _ in range(self._stops):
+                    child.send(Message("stop"))
+        while True:
+            self._changed.clear()
+            for child, code in self._reaped():
+                await self._bury(child, code)
+            if self._stops and not any(child.pid for child in self._children):
+                return None
+            due_at = float("inf")
+            for child in self._children if self._began else self._children[:1]:  # the first one makes what is missing
+                if not child.pid and not self._stops:
+                    if child.due_at <= time.monotonic():
+                        return child
+                    due_at = min(due_at, child.due_at)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due_at == float("inf") else due_at - time.monotonic()):
+                    await self._changed.wait()
+
+    def _reaped(self) -> Iterator[tuple[Child, int]]:
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                for child in self._children:
+                    if child.pid == ended[0]:
+                        yield child, os.waitstatus_to_exitcode(ended[1])
+
+    async def _bury(self, child: Child, code: int) -> None:
+        """Take in what a process leaves, and say when the next one is started in its place."""
+        if child.listening is not None:
+            await asyncio.wait([child.listening], timeout=LAST_WORDS_SECONDS_MAX)
+        if child.channel is not None:
+            child.channel.close()
+        self._memory.forget(child.number)
+        if child.measured:
+            self._ended.add(child.measured, with_gauges=False)
+        lived_seconds, pid = time.monotonic() - child.started_at, child.pid
+        child.pid, child.channel, child.listening, child.measured, child.ready = 0, None, None, b"", False
+        if self._stops:
+            self._exit_code = self._exit_code or max(code, 0)
+            return
+        if not self._began:
+            self._exit_code = code if code > 0 else 1
+            self._stop()
+            return
+        long = lived_seconds > LONG_LIFE_SECONDS or code == 0
+        child.wait_seconds = 0.0 if long else min(max(2 * child.wait_seconds, WAIT_SECONDS), WAIT_SECONDS_MAX)
+        child.due_at = time.monotonic() + child.wait_seconds
+        self._ended.process_restarts.add(1)
+        level, how = logging.ERROR, f"with the exit code {code}"
+        if code == 0:
+            level, how = logging.INFO, "in order"
+        elif code < 0:
+            how = f"by {signal.Signals(-code).name}, and its requests under way with it"
+        text = "process %d (pid %d) has ended %s; it is started again in %.1f s"
+        log.log(level, text, child.number, pid, how, child.wait_seconds)
+
+    def _stop(self) -> None:
+        """The first time all drain, the second time they wait for nothing, the third time they are killed."""
+        self._stops += 1
+        for child in self._children:
+            if child.pid and self._stops >= KILLING_SIGNALS:
+                os.kill(child.pid, signal.SIGKILL)
+            child.send(Message("stop"))
+        self._changed.set()
+
+    def _reload(self) -> None:
+        """One reads the configuration again, and tells the others."""
+        for child in self._children:
+            if child.ready:
+                child.send(Message("reload"))
+                return
+
+    async def _listen(self, child: Child, channel: Channel) -> None:
+        while (message := await channel.receive()) is not None:
+            if message.topic == "answer":
+                child.questions.answered(message)
+            elif message.topic == "ready":
+                child.ready = self._began = True
+                log.info("process %d of %d runs (pid %d)", child.number, len(self._children), child.pid)
+                self._changed.set()
+            elif message.topic == "closed":
+                self._close()
+            elif message.topic == "metrics" and not message.number:
+                child.measured = message.payload
+            else:
+                relay = asyncio.ensure_future(self._relay(child, message))
+                self._relays.add(relay)
+                relay.add_done_callback(self._relays.discard)
+        child.questions.end()
+
+    def _close(self) -> None:
+        """Once the first process takes no more connections: else they would wait here until the end."""
+        for _, sockets in self._places if self._stops else ():
+            for place in sockets:
+                place.close()
+
+    async def _relay(self, asker: Child, message: Message) -> None:
+        if message.topic == "settings":
+            self._settings = pickle.loads(message.payload)  # noqa: S301 - our own process wrote it
+        others = [child for child in self._children if child.ready and child is not asker]
+        if not message.number:
+            for child in others:
+                child.send(message)
+        elif message.topic == "metrics":
+            answer = msgspec.msgpack.encode(await self._merged(message.payload.decode("latin-1")))
+            asker.send(Message("answer", message.number, answer))
+        else:
+            answers = await asyncio.gather(*(self._ask(child, message.topic, message.payload) for child in others))
+            answer = msgspec.msgpack.encode([each for each in answers if each is not None])
+            asker.send(Message("answer", message.number, answer))
+
+    async def _ask(self, child: Child, topic: Topic, payload: bytes = b"") -> bytes | None:
+        try:
+            return await child.questions.ask(child.send, topic, payload)
+        except (TimeoutError, ConnectionError):
+            return None
+
+    async def _merged(self, accept: str) -> tuple[bytes, bytes]:
+        """The metrics of all processes, those that are no more included, and their content type."""
+        live = [child for child in self._children if child.ready]
+        for child, answer in zip(live, await asyncio.gather(*(self._ask(c, "metrics") for c in live)), strict=True):
+            if answer and child.ready:
+                child.measured = answer
+        merged = Meters(self._settings.series_max)
+        for child in self._children:
+            if child.measured:
+                merged.add(child.measured)
+        self._ended.forget_all_but(merged.versions())
+        merged.add(self._ended.measured(), with_gauges=False)
+        body, content_type = merged.exposition(accept)
+        return body, content_type.encode()
+
+    # What happens between two turns of the loop.
+
+    def _start(self, child: Child) -> None:
+        ours, theirs = socket.socketpair()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        child.started_at, child.questions = time.monotonic(), Questions()
+        child.pid = os.fork()
+        if not child.pid:
+            ours.close()
+            os._exit(self._exit_code_of(child.number, theirs))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        theirs.close()
+        child.end = ours
+
+    def _exit_code_of(self, number: int, end: socket.socket) -> int:
+        """Be a process until its end. Nothing of the parent's is run in it any more."""
+        try:
+            for child in self._children:
+                if child.channel is not None:
+                    child.channel.leave()
+            signal.set_wakeup_fd(-1)
+            for handled in HANDLED:
+                signal.signal(handled, signal.SIG_IGN if handled == signal.SIGHUP else signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+            name_process(f"apprentice: process {number} of {len(self._children)}")
+            logging.getLogger().handlers[0].addFilter(partial(_note_number, number))
+            self._memory.process = number
+            siblings = Siblings(self._memory, end)
+            OrderlyServer(self._settings, build_app(self._settings, self._config, siblings), self._places).run()
+            return 0
+        except SystemExit as stopped:
+            return stopped.code if isinstance(stopped.code, int) else 1
+        except BaseException:
+            log.exception("process %d failed", number)
+            return 1
+        finally:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def _note_number(number: int, record: logging.LogRecord) -> bool:
+    """Give each line of the log the number of its process."""
+    record.process_number = number
+    return True
+
+
+def name_process(title: str) -> None:
+    """Have `ps` and `top` show this title of this process, in place of the arguments that it shares with its parent."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        Path("/proc/self/comm").write_text(title[-15:])
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        begins, ends = map(int, fields[ARGUMENTS_AT : ARGUMENTS_AT + 2])
+        with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+            memory.seek(begins)
+            memory.write(title.encode()[: ends - begins - 1].ljust(ends - begins, b"\0"))

@@ -1,0 +1,213 @@
+"""The processes of one gateway, as one of them sees the others: messages by way of their parent, and shared memory.
+
+A process alone has neither: then nobody is asked, and nothing is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import msgspec
+
+from gateway.configuration.settings import Settings
+from gateway.errors import SettingsError
+from serving.shared_memory import SharedMemory
+
+log = logging.getLogger(__name__)
+LENGTH_BYTES = 4
+ANSWER_SECONDS_MAX = 10.0
+"""Longest time until all others have answered."""
+CAUGHT_UP_SECONDS_MAX = 1.0
+LOOK_SECONDS = 0.002
+Topic = Literal["answer", "ready", "closed", "stop", "reload", "settings", "metrics", "looked", "bodies"]
+Answering = Callable[[bytes], Awaitable[bytes]]
+PARTED_LIMITS = (
+    *("connections_max", "connections_reserved", "bodies_bytes_max"),
+    *("queue_max", "in_flight_max", "uploads_max"),
+)
+PARTED_RECORDS = ("pending_max", "recent_bytes_max")
+MAY_BE_NONE = frozenset({"connections_reserved", "queue_max", "recent_bytes_max"})
+
+
+class Message(msgspec.Struct, array_like=True):
+    """A message between a process and its parent. `number` is that of a question, 0 where no answer is wanted."""
+
+    topic: Topic
+    number: int = 0
+    payload: bytes = b""
+
+
+class Channel:
+    """One end of the connection between a process and its parent."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> Channel:
+        """A channel over one end of a socket pair."""
+        return cls(*await asyncio.open_unix_connection(sock=end))
+
+    def send(self, message: Message) -> None:
+        """Send a message; one to a process that has ended is lost."""
+        data = msgspec.msgpack.encode(message)
+        self._writer.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+
+    async def receive(self) -> Message | None:
+        """The next message; None once the other process has ended."""
+        try:
+            length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
+            return msgspec.msgpack.decode(await self._reader.readexactly(length), type=Message)
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+
+    def close(self) -> None:
+        """End it."""
+        self._writer.close()
+
+    def leave(self) -> None:
+        """Close this process's copy of it, and do nothing else: a fork of the one that uses it."""
+        os.close(self._writer.get_extra_info("socket").fileno())
+
+
+class Questions:
+    """Questions that were sent, until each is answered."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, asyncio.Future[bytes]] = {}
+        self._number = 0
+
+    async def ask(self, send: Callable[[Message], None], topic: Topic, payload: bytes) -> bytes:
+        """Send a question and wait for its answer. Raises TimeoutError."""
+        self._number += 1
+        number = self._number
+        self._open[number] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                send(Message(topic, number, payload))
+                return await self._open[number]
+        finally:
+            del self._open[number]
+
+    def answered(self, message: Message) -> None:
+        """An answer has come, perhaps too late."""
+        waiting = self._open.get(message.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message.payload)
+
+    def end(self) -> None:
+        """Nobody answers any more: who waits gets ConnectionResetError."""
+        for waiting in self._open.values():
+            if not waiting.done():
+                waiting.set_exception(ConnectionResetError("the process has ended"))
+
+
+class Siblings:
+    """The other processes of this gateway. Owner of this process's end of the channel to the parent."""
+
+    def __init__(self, memory: SharedMemory | None = None, end: socket.socket | None = None) -> None:
+        self.memory = memory
+        self.count = 1 if memory is None else memory.processes
+        self.number = 0 if memory is None else memory.process
+        self.answers: dict[Topic, Answering] = {}
+        """What this process does with a message of each topic."""
+        self._end = end
+        self._channel: Channel | None = None
+        self._questions = Questions()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._generations = None if memory is None else memory.row("generations")
+
+    async def open(self, parent_ended: Callable[[], None]) -> None:
+        """Begin to listen to the parent; `parent_ended` is told of its end."""
+        if self._end is not None:
+            self._channel = await Channel.over(self._end)
+            self._begin(self._listen(self._channel, parent_ended))
+
+    def tell(self, topic: Topic, payload: bytes = b"") -> None:
+        """Tell the parent, and those of the others that go by it."""
+        if self._channel is not None:
+            self._channel.send(Message(topic, 0, payload))
+
+    async def ask(self, topic: Topic, payload: bytes = b"") -> list[bytes]:
+        """The answers of the others; fewer where one of them ends or does not answer in time."""
+        if self._channel is None:
+            return []
+        try:
+            return msgspec.msgpack.decode(
+                await self._questions.ask(self._channel.send, topic, payload), type=list[bytes]
+            )
+        except TimeoutError:
+            log.warning("the other processes did not answer in %g s (%s)", ANSWER_SECONDS_MAX, topic)
+            return []
+
+    def note_generation(self, generation: int) -> None:
+        """This process goes by the snapshot of this generation."""
+        if self._generations is not None:
+            self._generations[self.number] = generation + 1
+
+    async def catch_up(self) -> None:
+        """Wait until all processes go by the snapshot that this one goes by, or a second is over."""
+        if self._generations is None:
+            return
+        wanted = self._generations[self.number]
+        until = time.monotonic() + CAUGHT_UP_SECONDS_MAX
+        while any(0 < at < wanted for at in self._generations) and time.monotonic() < until:  # noqa: ASYNC110 - others write
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def part_of(self, settings: Settings) -> Settings:
+        """The settings with this process's part of the bounds that are the gateway's; all parts add up to each.
+
+        Raises SettingsError where a bound is less than the number of processes.
+        """
+        if self.count == 1:
+            return settings
+        limits, records = settings.limits, settings.records
+        return settings.model_copy(
+            update={
+                "limits": limits.model_copy(
+                    update={name: self._part("limits", name, getattr(limits, name)) for name in PARTED_LIMITS}
+                ),
+                "records": records.model_copy(
+                    update={name: self._part("records", name, getattr(records, name)) for name in PARTED_RECORDS}
+                ),
+            }
+        )
+
+    def _part(self, section: str, name: str, whole: int) -> int:
+        if whole < self.count and name not in MAY_BE_NONE:
+            raise SettingsError(
+                f"{section}.{name} is {whole}, too little for {self.count} processes: raise it, or run fewer."
+            )
+        return whole // self.count + (self.number < whole % self.count)
+
+    async def _listen(self, channel: Channel, parent_ended: Callable[[], None]) -> None:
+        while (message := await channel.receive()) is not None:
+            if message.topic == "answer":
+                self._questions.answered(message)
+            else:
+                self._begin(self._answer(channel, message))
+        log.error("the parent of this process has ended: it stops, too")
+        parent_ended()
+
+    async def _answer(self, channel: Channel, message: Message) -> None:
+        answer = b""
+        try:
+            if message.topic in self.answers:
+                answer = await self.answers[message.topic](message.payload)
+        except Exception:
+            log.exception("the message %s of another process failed", message.topic)
+        finally:
+            if message.number:
+                channel.send(Message("answer", message.number, answer))
+
+    def _begin(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

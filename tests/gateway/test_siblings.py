@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.configuration.settings import Settings
+from gateway.errors import SettingsError
+from gateway.siblings import PARTED_LIMITS, PARTED_RECORDS, Siblings
+from serving.shared_memory import SharedMemory
+
+POOLS = {"general": {"base_model": "large", "replicas": [{"name": "general-0", "url": "http://127.0.0.1:1"}]}}
+
+
+def parts(settings: Settings, processes: int) -> list[Settings]:
+    """Each process's part of the settings."""
+    found = []
+    for number in range(processes):
+        memory = SharedMemory(processes)
+        memory.process = number
+        found.append(Siblings(memory).part_of(settings))
+    return found
+
+
+@pytest.mark.invariant("The bounds of a gateway are of all its processes together.")
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_the_parts_of_a_bound_add_up_to_it(processes: int) -> None:
+    limits = {"in_flight_max": 4097, "queue_max": 5, "uploads_max": 7, "connections_reserved": 2}
+    settings = Settings(pools=POOLS, limits=limits, general_pool="general")
+    found = parts(settings, processes)
+    for name in PARTED_LIMITS:
+        assert sum(getattr(part.limits, name) for part in found) == getattr(settings.limits, name)
+    for name in PARTED_RECORDS:
+        assert sum(getattr(part.records, name) for part in found) == getattr(settings.records, name)
+
+
+def test_a_bound_less_than_the_processes_is_refused_by_name() -> None:
+    settings = Settings(pools=POOLS, limits={"uploads_max": 1}, general_pool="general")
+    with pytest.raises(SettingsError, match=r"limits.uploads_max is 1, too little for 2 processes"):
+        parts(settings, 2)
+
+
+async def test_a_process_alone_asks_nobody_and_waits_for_nobody() -> None:
+    alone = Siblings()
+    await alone.catch_up()
+    alone.tell("looked")
+    assert await alone.ask("metrics") == []
+
+
+async def test_a_change_waits_until_the_others_go_by_it_but_not_for_one_that_is_no_more() -> None:
+    memory = SharedMemory(3)
+    siblings = Siblings(memory)
+    siblings.note_generation(7)
+    memory.row("generations")[1] = 8.0
+    await siblings.catch_up()
