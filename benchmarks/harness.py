@@ -251,11 +251,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def child_named(pid: int, word: str) -> int | None:
-    """The child of a process whose command has this word."""
+    """The process below another one whose command has this word."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text(encoding="utf-8").split():
             if word in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8", errors="replace"):
                 return int(child)
+            if (below := child_named(int(child), word)) is not None:
+                return below
     return None
 
 

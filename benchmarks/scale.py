@@ -3,6 +3,7 @@
 replicas   choose() of a task without checks, with 1, 8, 64 and 500 replicas in its pool; and with a session
 tasks      the same with 1,000 tasks beside it
 rules      the same with 100 rules of other tasks, and of its own, none of which matches
+processes  with `--processes N` only that: CPU time a request of a gateway of N processes, and of one
 
 Microseconds of CPU time of the thread, on the fleet's own picture; the best of several rounds.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from benchmarks.choice import VERSION, best_us, policy, show
 from benchmarks.choice import fleet as small_fleet
 from benchmarks.harness import Goal, conclude, options
+from benchmarks.scale_processes import GOAL, measure_processes
 from router.choice import choose
 from router.decision import NO_SCORES, Moment, RoutingRequest
 from router.fitted import NOTHING_FITTED
@@ -78,7 +81,11 @@ def measured(times: int) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = options("scale", "What grows with replicas, tasks and rules.", full="ten times as many decisions")
+    parser.add_argument("--processes", type=int, help="only: a gateway of so many processes beside one process")
     asked = parser.parse_args(arguments)
+    if asked.processes:
+        several = partial(measure_processes, asked.processes, *((7, 3) if asked.full else (3, 2)))
+        return conclude("scale", lambda: (several(), []), (GOAL,), None if asked.json else show)
 
     def measure() -> tuple[dict[str, Any], list[str]]:
         return {"figures": measured(20_000 if asked.full else 2_000)}, []

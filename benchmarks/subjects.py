@@ -101,7 +101,9 @@ def unused_key() -> str:
 # ---- the gateway --------------------------------------------------------------------------------
 
 
-def start_gateway(stack: ExitStack, engine: Subject, folder: Path, core: int, valkey_core: int) -> Subject:
+def start_gateway(
+    stack: ExitStack, engine: Subject, folder: Path, core: int | None, valkey_core: int, *options: str
+) -> Subject:
     """The gateway with keys, an adapter that is verified, loaded and pointed at, prices, records and metrics.
 
     Its Valkey moves to `valkey_core`. Raises Unmeasurable.
@@ -113,7 +115,7 @@ def start_gateway(stack: ExitStack, engine: Subject, folder: Path, core: int, va
     gateway = stack.enter_context(
         Running(
             "the gateway",
-            [program, "serve", "--config", str(config)],
+            [program, "serve", "--config", str(config), *options],
             core,
             FOLDER / "gateway.log",
             {"APPRENTICE_ADMIN_KEY": admin_key},
