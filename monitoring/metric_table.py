@@ -313,10 +313,10 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_tasks", "gauge", "tasks", "Tasks of the event loop.", merged="sum",
     ),
-    Spec("apprentice_processes", "gauge", "processes", "Processes of this gateway that serve.", merged="sum"),
+    Spec("apprentice_processes", "gauge", "processes", "Processes that serve.", merged="sum"),
     Spec(
         "apprentice_process_restarts_total", "counter", "processes",
-        "Processes of this gateway that ended and were started again.",
+        "Processes that were started again.",
     ),
     Spec(
         "apprentice_texts_total", "counter", "texts",

