@@ -298,7 +298,8 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)
         reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, fingerprints, bases, http, meters))
         audit, stirred = Audit(redis), asyncio.Event()
-        take_in = lambda current: _take_in(current, fleet, reconciler, meters, stirred, siblings)  # noqa: E731
+        note = siblings.note_generation
+        take_in = lambda current: note(_take_in(current, fleet, reconciler, meters, stirred))  # noqa: E731
         snapshot = await _snapshot_keeper(settings, redis, audit, take_in, meters, registry)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
@@ -477,14 +478,8 @@ def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping
     )
 
 
-def _take_in(
-    snapshot: Snapshot,
-    fleet: Fleet,
-    reconciler: Reconciler,
-    meters: Meters,
-    stirred: asyncio.Event,
-    siblings: Siblings,
-) -> None:
+def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, stirred: asyncio.Event) -> int:
+    """Have all parts use a new snapshot. Returns its generation."""
     fleet.know(snapshot.views)
     for replica in fleet.replicas.values():
         if replica.cordoned != (replica.name in snapshot.cordons):
@@ -496,7 +491,7 @@ def _take_in(
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
     if retired:
         meters.forget(*retired)
-    siblings.note_generation(snapshot.generation)
+    return snapshot.generation
 
 
 def share_interpreter() -> None:
