@@ -25,7 +25,7 @@ import msgspec
 from gateway.app import build_app
 from gateway.configuration.settings import Settings
 from gateway.orderly_server import OrderlyServer, Places
-from gateway.siblings import Channel, Message, Questions, Siblings, Topic
+from gateway.siblings import Channel, ProcessMessage, Questions, Siblings, Topic
 from monitoring.metrics import Meters
 from serving.shared_memory import SharedMemory
 
@@ -52,7 +52,7 @@ def count_cores() -> int:
 
 
 @dataclass
-class Child:
+class ServingProcess:
     """One of the processes, by its number: as it is now, and what is known of the one before."""
 
     number: int
@@ -69,7 +69,7 @@ class Child:
     measured: bytes = b""
     """What it had measured when it was last asked: a killed process tells no more."""
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ProcessMessage) -> None:
         """Send it a message, if it is there."""
         if self.channel is not None:
             self.channel.send(message)
@@ -85,7 +85,7 @@ class Parent:
         self._places = places
         self._memory = SharedMemory(processes)
         Siblings(self._memory).part_of(settings)
-        self._children = [Child(number) for number in range(processes)]
+        self._children = [ServingProcess(number) for number in range(processes)]
         self._loop = asyncio.SelectorEventLoop(selectors.PollSelector())  # its state is not shared with a fork
         self._changed = asyncio.Event()
         self._ended = Meters(settings.series_max)
@@ -111,7 +111,7 @@ class Parent:
 
     # What happens in the loop.
 
-    async def _next(self) -> Child | None:
+    async def _next(self) -> ServingProcess | None:
         """Wait for the next process to start; None once all have ended."""
         for child in self._children:
             if child.end is not None:
@@ -119,7 +119,7 @@ class Parent:
                 child.end = None
                 child.listening = asyncio.ensure_future(self._listen(child, child.channel))
                 for _ in range(self._stops):
-                    child.send(Message("stop"))
+                    child.send(ProcessMessage("stop"))
         while True:
             self._changed.clear()
             for child, code in self._reaped():
@@ -136,14 +136,14 @@ class Parent:
                 async with asyncio.timeout(None if due_at == float("inf") else due_at - time.monotonic()):
                     await self._changed.wait()
 
-    def _reaped(self) -> Iterator[tuple[Child, int]]:
+    def _reaped(self) -> Iterator[tuple[ServingProcess, int]]:
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 for child in self._children:
                     if child.pid == ended[0]:
                         yield child, os.waitstatus_to_exitcode(ended[1])
 
-    async def _bury(self, child: Child, code: int) -> None:
+    async def _bury(self, child: ServingProcess, code: int) -> None:
         """Take in what a process leaves, and say when the next one is started in its place."""
         if child.listening is not None:
             await asyncio.wait([child.listening], timeout=LAST_WORDS_SECONDS_MAX)
@@ -179,17 +179,17 @@ class Parent:
         for child in self._children:
             if child.pid and self._stops >= KILLING_SIGNALS:
                 os.kill(child.pid, signal.SIGKILL)
-            child.send(Message("stop"))
+            child.send(ProcessMessage("stop"))
         self._changed.set()
 
     def _reload(self) -> None:
         """One reads the configuration again, and tells the others."""
         for child in self._children:
             if child.ready:
-                child.send(Message("reload"))
+                child.send(ProcessMessage("reload"))
                 return
 
-    async def _listen(self, child: Child, channel: Channel) -> None:
+    async def _listen(self, child: ServingProcess, channel: Channel) -> None:
         while (message := await channel.receive()) is not None:
             if message.topic == "answer":
                 child.questions.answered(message)
@@ -213,7 +213,7 @@ class Parent:
             for place in sockets:
                 place.close()
 
-    async def _relay(self, asker: Child, message: Message) -> None:
+    async def _relay(self, asker: ServingProcess, message: ProcessMessage) -> None:
         if message.topic == "settings":
             self._settings = pickle.loads(message.payload)  # noqa: S301 - our own process wrote it
         others = [child for child in self._children if child.ready and child is not asker]
@@ -222,13 +222,13 @@ class Parent:
                 child.send(message)
         elif message.topic == "metrics":
             answer = msgspec.msgpack.encode(await self._merged(message.payload.decode("latin-1")))
-            asker.send(Message("answer", message.number, answer))
+            asker.send(ProcessMessage("answer", message.number, answer))
         else:
             answers = await asyncio.gather(*(self._ask(child, message.topic, message.payload) for child in others))
             answer = msgspec.msgpack.encode([each for each in answers if each is not None])
-            asker.send(Message("answer", message.number, answer))
+            asker.send(ProcessMessage("answer", message.number, answer))
 
-    async def _ask(self, child: Child, topic: Topic, payload: bytes = b"") -> bytes | None:
+    async def _ask(self, child: ServingProcess, topic: Topic, payload: bytes = b"") -> bytes | None:
         try:
             return await child.questions.ask(child.send, topic, payload)
         except (TimeoutError, ConnectionError):
@@ -251,7 +251,7 @@ class Parent:
 
     # What happens between two turns of the loop.
 
-    def _start(self, child: Child) -> None:
+    def _start(self, child: ServingProcess) -> None:
         ours, theirs = socket.socketpair()
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         child.started_at, child.questions = time.monotonic(), Questions()

@@ -35,7 +35,7 @@ PARTED_RECORDS = ("pending_max", "recent_bytes_max")
 MAY_BE_NONE = frozenset({"connections_reserved", "queue_max", "recent_bytes_max"})
 
 
-class Message(msgspec.Struct, array_like=True):
+class ProcessMessage(msgspec.Struct, array_like=True):
     """A message between a process and its parent. `number` is that of a question, 0 where no answer is wanted."""
 
     topic: Topic
@@ -55,16 +55,16 @@ class Channel:
         """A channel over one end of a socket pair."""
         return cls(*await asyncio.open_unix_connection(sock=end))
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ProcessMessage) -> None:
         """Send a message; one to a process that has ended is lost."""
         data = msgspec.msgpack.encode(message)
         self._writer.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
 
-    async def receive(self) -> Message | None:
+    async def receive(self) -> ProcessMessage | None:
         """The next message; None once the other process has ended."""
         try:
             length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
-            return msgspec.msgpack.decode(await self._reader.readexactly(length), type=Message)
+            return msgspec.msgpack.decode(await self._reader.readexactly(length), type=ProcessMessage)
         except (asyncio.IncompleteReadError, OSError):
             return None
 
@@ -84,19 +84,19 @@ class Questions:
         self._open: dict[int, asyncio.Future[bytes]] = {}
         self._number = 0
 
-    async def ask(self, send: Callable[[Message], None], topic: Topic, payload: bytes) -> bytes:
+    async def ask(self, send: Callable[[ProcessMessage], None], topic: Topic, payload: bytes) -> bytes:
         """Send a question and wait for its answer. Raises TimeoutError."""
         self._number += 1
         number = self._number
         self._open[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                send(Message(topic, number, payload))
+                send(ProcessMessage(topic, number, payload))
                 return await self._open[number]
         finally:
             del self._open[number]
 
-    def answered(self, message: Message) -> None:
+    def answered(self, message: ProcessMessage) -> None:
         """An answer has come, perhaps too late."""
         waiting = self._open.get(message.number)
         if waiting is not None and not waiting.done():
@@ -133,7 +133,7 @@ class Siblings:
     def tell(self, topic: Topic, payload: bytes = b"") -> None:
         """Tell the parent, and those of the others that go by it."""
         if self._channel is not None:
-            self._channel.send(Message(topic, 0, payload))
+            self._channel.send(ProcessMessage(topic, 0, payload))
 
     async def ask(self, topic: Topic, payload: bytes = b"") -> list[bytes]:
         """The answers of the others; fewer where one of them ends or does not answer in time."""
@@ -196,7 +196,7 @@ class Siblings:
         log.error("the parent of this process has ended: it stops, too")
         parent_ended()
 
-    async def _answer(self, channel: Channel, message: Message) -> None:
+    async def _answer(self, channel: Channel, message: ProcessMessage) -> None:
         answer = b""
         try:
             if message.topic in self.answers:
@@ -205,7 +205,7 @@ class Siblings:
             log.exception("the message %s of another process failed", message.topic)
         finally:
             if message.number:
-                channel.send(Message("answer", message.number, answer))
+                channel.send(ProcessMessage("answer", message.number, answer))
 
     def _begin(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

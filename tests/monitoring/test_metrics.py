@@ -205,7 +205,7 @@ def test_what_processes_measured_adds_up_and_gauges_are_merged_as_declared() -> 
     ]
 
 
-def test_of_a_process_that_is_no_more_counters_stay_but_not_those_of_retired_versions() -> None:
+def test_counters_of_an_ended_process_stay_but_not_those_of_retired_versions() -> None:
     ended, live = Meters(), Meters()
     for version in ("returns@v1", "returns@v2", ""):
         ended.requests.add(1, "returns", version, "small", "adapter", "ok")
