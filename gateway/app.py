@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,6 +29,7 @@ from gateway import audit
 from gateway.admin import fleet, keys, state
 from gateway.admin import reload_endpoints as reload
 from gateway.admin.audit_head_job import keep_audit_head, key_of
+from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.background.jobs import Job, running_jobs
 from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
@@ -112,7 +111,6 @@ from serving.tls import TlsError, Trust, TrustingTransport
 log = logging.getLogger(__name__)
 CRASHED_AFTER_SECONDS = 7200.0
 """An adapter that has been coming in for so long, by its folder's time, was left behind by a gateway that died."""
-SWITCH_SECONDS = 0.0005
 FIRST_ADMIN_KEY_FILE = "admin-key"
 """In the data folder."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -492,15 +490,3 @@ def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: M
     if retired:
         meters.forget(*retired)
     return snapshot.generation
-
-
-def share_interpreter() -> None:
-    """A thread at work lets the event loop on within half a millisecond, not five."""
-    sys.setswitchinterval(SWITCH_SECONDS)
-
-
-def freeze_garbage() -> None:
-    """What is there after the start stays: the collector need not walk it at each pass (55 µs a request)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
