@@ -3,9 +3,9 @@
     python examples/returns/evaluate.py --arm adapter --base-url http://127.0.0.1:8001/v1 --model returns
 
 Every row is one chat request with the case as its user message and the manifest's sampling. The templates' rows, the
-hand-written rows and both together are counted apart, each share with its 95 % Wilson interval. `--write` keeps the
-figures in `data/results.json` under the arm's name. With `--seasons` the same answers are held against each season's
-decisions, and the rows that the seasons decide differently are counted apart as well.
+hand-written rows, the fresh ones and all together are counted apart, each share with its 95 % Wilson interval.
+`--write` keeps the figures in `data/results.json` under the arm's name. With `--seasons` the same answers are held
+against each season's decisions, and the rows that the seasons decide differently are counted apart as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from policy import SEASONS, Facts, Season, answer_for
 from monitoring.evaluation.statistics import share_of
 
 HERE = Path(__file__).resolve().parent
-SPLITS = {"templates": "heldout_templates.jsonl", "hand": "heldout_hand.jsonl"}
+SPLITS = {"templates": "heldout_templates.jsonl", "hand": "heldout_hand.jsonl", "fresh": "heldout_fresh.jsonl"}
 RESULTS = HERE / "data" / "results.json"
 POOL_HEADER = "x-apprentice-pool"
 REASON_HEADER = "x-apprentice-reason"

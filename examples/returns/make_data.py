@@ -3,7 +3,7 @@
 Facts are drawn so that every rule is well represented and the days crowd around the policy's limits; labels come from
 `policy.py`. Training rows come in families of four: a case, and the same case in the same words with the days, the
 country, or one other fact changed so that another rule applies. What a small model has to look at is then all that
-differs. Hand-written rows (`data/heldout_hand.jsonl`) are never made here, only checked against.
+differs. Hand-written rows (`HAND_WRITTEN`) are never made here, only checked against.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from templates import TEMPLATES, fill
 from wordings import ABROAD_NAMES
 
 DATA = Path(__file__).resolve().parent / "data"
+HAND_WRITTEN = (DATA / "heldout_hand.jsonl", DATA / "heldout_fresh.jsonl")
 RULE_SHARES = {
     "gift-card": 6, "outside-eu": 14, "defect": 12, "hygiene": 10, "no-receipt": 11, "used": 10, "window-30": 14,
     "goodwill-60": 12, "too-late": 11,
@@ -144,8 +145,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DATA)
     asked = parser.parse_args()
     asked.output.mkdir(parents=True, exist_ok=True)
-    hand = DATA / "heldout_hand.jsonl"
-    taken = {normal(str(row["text"])) for row in read_rows(hand)} if hand.exists() else set()
+    taken = {normal(str(row["text"])) for path in HAND_WRITTEN if path.exists() for row in read_rows(path)}
     for split, count, name in (("heldout", asked.heldout, "heldout_templates"), ("dev", asked.dev, "dev"),
                                ("train", asked.train, "train")):  # fmt: skip
         rows = list(made_rows(split, count, asked.seed, taken, asked.season))

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 RETURNS = Path(__file__).resolve().parents[2] / "examples" / "returns"
-SPLITS = ("train", "dev", "heldout_templates", "heldout_hand")
+SPLITS = ("train", "dev", "heldout_templates", "heldout_hand", "heldout_fresh")
 ADAPTER_BYTES_MAX = 6_500_000
 
 
@@ -109,13 +109,12 @@ def test_held_out_words_are_not_the_training_words(making: Any) -> None:
     assert not train & held
 
 
-def test_held_out_set_has_a_hundred_hand_written_rows_each_its_own_parent(
-    rows: dict[str, list[dict[str, Any]]],
-) -> None:
-    hand = rows["heldout_hand"]
-    assert len(hand) >= 100
-    assert {row["origin"] for row in hand} == {"hand"}
-    assert len({row["parent"] for row in hand}) == len(hand)
+def test_held_out_sets_have_hand_written_rows_each_its_own_parent(rows: dict[str, list[dict[str, Any]]]) -> None:
+    for split, least in (("heldout_hand", 100), ("heldout_fresh", 60)):
+        hand = rows[split]
+        assert len(hand) >= least
+        assert {row["origin"] for row in hand} == {"hand"}
+        assert len({row["parent"] for row in hand}) == len(hand)
     assert {row["origin"] for split in SPLITS[:3] for row in rows[split]} == {"template"}
 
 
@@ -132,7 +131,7 @@ def test_every_rule_occurs_in_every_split_and_in_the_contract(
 
 
 def test_rows_are_made_again_the_same_from_the_seed(rows: dict[str, list[dict[str, Any]]], making: Any) -> None:
-    taken = {making.normal(row["text"]) for row in rows["heldout_hand"]}
+    taken = {making.normal(row["text"]) for split in SPLITS[3:] for row in rows[split]}
     assert list(making.made_rows("heldout", 50, 7, taken)) == rows["heldout_templates"][:50]
 
 
