@@ -37,7 +37,7 @@ def policy() -> Any:
 
 @pytest.fixture(scope="module")
 def making(policy: Any) -> Any:
-    for name in ("wordings", "templates"):
+    for name in ("wordings", "templates", "phrases", "states", "habits", "tellings"):
         load(name)
     return load("make_data")
 
@@ -133,6 +133,35 @@ def test_every_rule_occurs_in_every_split_and_in_the_contract(
 def test_rows_are_made_again_the_same_from_the_seed(rows: dict[str, list[dict[str, Any]]], making: Any) -> None:
     taken = {making.normal(row["text"]) for split in SPLITS[3:] for row in rows[split]}
     assert list(making.made_rows("heldout", 50, 7, taken)) == rows["heldout_templates"][:50]
+
+
+def test_rows_told_freely_share_no_clause_with_held_out_words(making: Any) -> None:
+    words = sys.modules["wordings"]
+    banks = [bank["heldout"] for bank in (words.RECEIPT, words.DELIVERY, words.PURCHASE)]
+    clauses = [
+        clause for bank in banks for some in (bank.values() if isinstance(bank, dict) else [bank]) for clause in some
+    ]
+    told = [
+        making.normal(str(row["text"])) for row in making.made_rows("train", 300, 3, set(), freely=True)
+        if str(row["parent"]) in ("train-story", "train-note")
+    ]  # fmt: skip
+    assert len(told) > 100
+    for clause in (making.normal(re.sub(r"\{\w+\}", "", clause)) for clause in clauses):
+        assert len(clause.split()) < 4 or not any(clause in text for text in told), clause
+
+
+def test_loose_times_lie_on_one_side_of_each_limit(making: Any) -> None:
+    phrases = sys.modules["phrases"]
+    for low, high, phrase in (*phrases.LOOSE_SPANS, *phrases.LOOSE_TIMES):
+        assert low <= high
+        assert all((low <= limit) == (high <= limit) for limit in making.LIMITS), phrase
+
+
+def test_dev_rows_told_freely_use_phrases_that_no_training_row_has(making: Any) -> None:
+    bank = sys.modules["phrases"].PURCHASES
+    part_of = sys.modules["tellings"].part_of
+    assert not set(part_of(bank, "dev")) & set(part_of(bank, "train"))
+    assert set(part_of(bank, "dev")) | set(part_of(bank, "train")) == set(bank)
 
 
 def test_manifest_names_the_training_data_by_its_digest(manifest: dict[str, Any]) -> None:
