@@ -43,12 +43,12 @@ def measure_processes(processes: int, rounds: int, seconds: int) -> dict[str, An
     rates: dict[int, list[float]] = {1: [], processes: []}
     busiest: list[float] = []
     with ExitStack() as stack:
-        engine = start_engine(stack, LOAD_CORE)
         gateways: dict[int, Subject] = {}
         bodies: dict[int, Path] = {}
         memory: dict[str, Any] = {}
         for count in (1, processes):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scale-", dir=FOLDER)))
+            engine = start_engine(stack, LOAD_CORE)  # each its own, since an engine keeps the other's adapter
             gateways[count] = start_gateway(stack, engine, folder, None, LOAD_CORE, "--processes", str(count))
             check_subject(gateways[count])
             pids = children_of(gateways[count].pid)
