@@ -49,7 +49,7 @@ def measure_processes(processes: int, rounds: int, seconds: int) -> dict[str, An
         for count in (1, processes):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scale-", dir=FOLDER)))
             engine = start_engine(stack, LOAD_CORE)  # each its own, since an engine keeps the other's adapter
-            gateways[count] = start_gateway(stack, engine, folder, None, LOAD_CORE, "--processes", str(count))
+            gateways[count] = start_gateway(stack, [engine], folder, None, LOAD_CORE, "--processes", str(count))
             check_subject(gateways[count])
             pids = children_of(gateways[count].pid)
             memory[f"memory_of_{count}"] = [memory_mb(pid) for pid in pids]

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ class Subject:
     valkey_pid: int | None = None
 
 
-def start_engine(stack: ExitStack, core: int) -> Subject:
+def start_engine(stack: ExitStack, core: int | None) -> Subject:
     """Compile the C engine if it has changed, and start it. Raises Unmeasurable."""
     digest = hashlib.sha256(ENGINE_SOURCE.read_bytes()).hexdigest()[:12]
     program = FOLDER / f"engine-{digest}"
@@ -102,16 +103,21 @@ def unused_key() -> str:
 
 
 def start_gateway(
-    stack: ExitStack, engine: Subject, folder: Path, core: int | None, valkey_core: int, *options: str
+    stack: ExitStack,
+    engines: Sequence[Subject],
+    folder: Path,
+    core: int | None,
+    valkey_core: int | None,
+    *options: str,
 ) -> Subject:
     """The gateway with keys, an adapter that is verified, loaded and pointed at, prices, records and metrics.
 
-    Its Valkey moves to `valkey_core`. Raises Unmeasurable.
+    Each engine is a replica. Its Valkey moves to `valkey_core`. Raises Unmeasurable.
     """
     program = apprentice()
     port = free_port()
     admin_key = f"sk-app-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
-    config = write_configuration(folder, engine.port, port)
+    config = write_configuration(folder, [engine.port for engine in engines], port)
     gateway = stack.enter_context(
         Running(
             "the gateway",
@@ -126,8 +132,9 @@ def start_gateway(
     valkey = child_named(gateway.pid, "valkey")
     if valkey is None:
         raise Unmeasurable("The gateway's Valkey was not found among its processes.")
-    move_to_core(valkey, valkey_core)
-    prefer(valkey)
+    if valkey_core is not None:
+        move_to_core(valkey, valkey_core)
+        prefer(valkey)
     return Subject("gateway", port, TASK, key, gateway.pid, valkey)
 
 
@@ -139,12 +146,12 @@ def apprentice() -> str:
     raise Unmeasurable("The gateway is not installed: `make check` or `make up` does it.")
 
 
-def write_configuration(folder: Path, engine_port: int, port: int) -> Path:
-    """An apprentice.yaml with one task, the pool of its adapter and general, both on the C engine."""
+def write_configuration(folder: Path, engine_ports: Sequence[int], port: int) -> Path:
+    """An apprentice.yaml with one task, the pool of its adapter and general, both on the C engines."""
     base = folder / BASE_NAME
     base.mkdir()
     (base / "config.json").write_text(json.dumps(BASE_CONFIG), encoding="utf-8")
-    url = f"http://127.0.0.1:{engine_port}"
+    urls = [f"http://127.0.0.1:{engine_port}" for engine_port in engine_ports]
     price = {"prompt_usd_per_million_tokens": 0.02, "completion_usd_per_million_tokens": 0.04}
     general = {"prompt_usd_per_million_tokens": 0.60, "completion_usd_per_million_tokens": 2.40}
     configuration: dict[str, Any] = {
@@ -157,13 +164,13 @@ def write_configuration(folder: Path, engine_port: int, port: int) -> Path:
                 "base_folder": str(base),
                 "base_fingerprint": base_fingerprint(),
                 "price": price,
-                "replicas": [{"name": "small-0", "url": url}],
+                "replicas": [{"name": f"small-{number}", "url": url} for number, url in enumerate(urls)],
             },
             "general": {
                 "base_model": BASE_MODEL,
                 "callable": True,
                 "price": general,
-                "replicas": [{"name": "general-0", "url": url}],
+                "replicas": [{"name": "general-0", "url": urls[0]}],
             },
         },
         "tasks": {TASK: {"fallback_pool": "general", "max_tokens_max": 512}},

@@ -338,7 +338,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="walk-", dir=FOLDER)))
         say("Starting engine, gateway and vllm-router")
         subjects = [start_engine(stack, LOAD_CORE)]
-        subjects.append(start_gateway(stack, subjects[0], folder, SUBJECT_CORE, asked.valkey_core))
+        subjects.append(start_gateway(stack, subjects[:1], folder, SUBJECT_CORE, asked.valkey_core))
         if vllm_router().exists():
             subjects.append(start_vllm_router(stack, subjects[0], SUBJECT_CORE))
         for subject in subjects:
