@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from gateway.access import ROLES_OF, caller_of
 from gateway.errors import ERRORS, FINAL
 from gateway.features.reported.reports import Report
+from gateway.formats.anthropic_messages import ERROR_TYPES
 from gateway.formats.format_table import FORMATS
 from gateway.formats.hot_schemas import make_schemas, operation_of
 from gateway.openapi_parts import CHOICE_ERRORS, CODES, JSON_ERRORS, Json
@@ -102,7 +103,7 @@ def _dependencies(route: APIRoute) -> list[Any]:
 def _error_schema() -> Json:
     content = {
         "message": {"type": "string", "description": "What is wrong, and what to do."},
-        "type": {"type": "string", "enum": sorted({spec.type for spec in ERRORS.values()})},
+        "type": {"type": "string", "enum": sorted({spec.type for spec in ERRORS.values()} | {*ERROR_TYPES.values()})},
         "param": {"type": ["string", "null"], "description": "The field at fault."},
         "code": {"type": "string", "enum": sorted(ERRORS)},
         "engine_code": {"type": "string", "description": "The engine's own code, where it gave one."},
@@ -116,7 +117,7 @@ def _error_schema() -> Json:
     return {
         "type": "object",
         "description": "What every error is told as, in OpenAI's form.",
-        "properties": {"error": error},
+        "properties": {"error": error, "type": {"const": "error", "description": "At /v1/messages alone."}},
         "required": ["error"],
         "additionalProperties": False,
     }

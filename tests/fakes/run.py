@@ -114,7 +114,7 @@ class Run:
     async def _make(self, said: list[Said]) -> None:
         """Token by token, at the engine's speed, sending each if the answer is streamed. Faults strike in between."""
         engine, moment = self._engine, self._moment
-        for number in range(max(1, *(len(one.tokens) for one in said))):
+        for number in range(max([1, *(len(one.tokens) for one in said)])):
             await engine.rest(engine.token_delay_seconds if number else engine.first_token_delay_seconds)
             if self._adapter is not None and number and engine.adapters.may_change(self._adapter):
                 self._say_on(said, number)

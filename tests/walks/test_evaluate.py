@@ -184,6 +184,7 @@ async def test_what_leads_and_the_best_that_led_are_arms_on_the_same_rows(
         await begin(http, data(40), status=400, arms="leading,best")
         v2, v3 = [await ready.place(with_schema(make_adapter(number)), alias=number == 2) for number in (2, 3)]
         small.answers[v2], small.answers[v3] = right_but_for(5), right_but_for(1000)
+        await ended(http, (await begin(http, data(40), version=v2))["id"])  # on the same rows: v1 is better than v2
         told = await ended(http, (await begin(http, data(40), version=v3))["id"])
         assert told["arms"] == ["adapter", "general", "leading", "best"]
         assert told["asked"]["leading"]["version"] == v2

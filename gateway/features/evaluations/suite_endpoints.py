@@ -42,7 +42,8 @@ async def list_suites(
 @router.post(
     "/suites",
     status_code=201,
-    responses=with_errors("not_found", "state_conflict", *DATA_ERRORS) | with_answer(200, "It was there already."),
+    responses=with_errors("not_found", "state_conflict", "timeout", *DATA_ERRORS)
+    | with_answer(200, "It was there already."),
     openapi_extra=with_body(LINES, description="JSON lines; none with `since`."),
 )
 async def add_suite(

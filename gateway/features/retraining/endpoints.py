@@ -52,7 +52,7 @@ async def list_retraining(
     return {"retraining": [msgspec.to_builtins(retraining) for retraining in rows]}
 
 
-@router.get("/retraining/{retraining}", responses=with_errors("not_found"))
+@router.get("/retraining/{retraining}", responses=with_errors("not_found", "timeout"))
 async def read_retraining(request: Request, retraining: str, _: Operator) -> dict[str, Any]:
     """One request to train, with its evidence."""
     requests = feature_of(request, RetrainingRequests)
@@ -69,7 +69,7 @@ async def read_retraining(request: Request, retraining: str, _: Operator) -> dic
 
 @router.get(
     "/retraining/{retraining}/examples",
-    responses=with_errors("not_found") | with_answer(200, "JSON lines.", LINES),
+    responses=with_errors("not_found", "timeout") | with_answer(200, "JSON lines.", LINES),
     response_class=StreamingResponse,
 )
 async def read_examples(

@@ -69,7 +69,7 @@ async def read_task_agreement(request: Request, task: str, _: Operator) -> dict[
     }
 
 
-@router.post("/ratings")
+@router.post("/ratings", responses=with_errors("timeout"))
 async def report_ratings(request: Request, _: Admin, body: RatingsIn) -> dict[str, Any]:
     """The agreement of the raters of a file, and both votes. Nothing of it is kept."""
     feature_of(request, Reviews)

@@ -22,8 +22,8 @@ from monitoring.quality.signals.watches import (
     Watches,
     order_entries,
     read_entry,
-    replay,
 )
+from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.test_watch import Traffic, paired_traffic, together
 from tests.monitoring.quality.traffic import MORNING, V2, V3, at, held_out, said, served, step
 
