@@ -6,11 +6,13 @@ reasoning, text, a refusal, or a call of a tool. Each API tells of blocks in its
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Raw
 
 from gateway.formats.server_sent_events import payload_of
 
@@ -21,13 +23,13 @@ class CalledFunction(msgspec.Struct, gc=False):
     """A function's name, and its arguments as JSON text; in a stream a part of them."""
 
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class ToolCall(msgspec.Struct, gc=False):
     """A call of a tool, or the next part of one."""
 
-    index: int = 0
+    index: int | None = None
     id: str | None = None
     function: CalledFunction | None = None
 
@@ -36,8 +38,8 @@ class ChatMessage(msgspec.Struct, gc=False):
     """The message of an answer, or the part of it in one event."""
 
     content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
 
@@ -48,7 +50,7 @@ class ChatChoice(msgspec.Struct, gc=False):
     message: ChatMessage | None = None
     delta: ChatMessage | None = None
     finish_reason: str | None = None
-    stop_reason: str | int | None = None
+    stop_reason: Any = None
 
 
 class CachedTokens(msgspec.Struct, gc=False):
@@ -83,17 +85,18 @@ class ChatUsage(msgspec.Struct, gc=False):
 
 
 class ChatAnswer(msgspec.Struct, gc=False):
-    """A chat completion, or an event of one."""
+    """A chat completion, or an event of one. What the request path lets pass is read here too."""
 
     id: str | None = None
-    created: int | None = None
-    model: str = ""
+    created: Any = None
+    model: str | None = None
     choices: list[ChatChoice] | None = None
-    usage: ChatUsage | None = None
+    usage: Raw = Raw(b"null")
     apprentice: Any = None
 
 
 _ANSWER = msgspec.json.Decoder(ChatAnswer)
+_USAGE: msgspec.json.Decoder[ChatUsage | None] = msgspec.json.Decoder(ChatUsage | None)
 
 
 @dataclass(slots=True)
@@ -126,7 +129,7 @@ class AnswerWriter:
         self.told: Any = None
         """What the gateway tells of the request at a stream's end."""
         self.finish_reason: str | None = None
-        self.stop_reason: str | int | None = None
+        self.stop_reason: Any = None
         self._open: AnswerBlock | None = None
         self._begun = False
 
@@ -173,9 +176,9 @@ class AnswerWriter:
     def write_end(self, events: bytes) -> bytes:
         """The events of a stream's last part."""
         out = list(map(write_event, self._retell(events)))
-        if self._open is not None:
-            out += map(write_event, self.close_block(self._open))
-            self._open = None
+        for block in self.blocks:
+            if block.kind == "tool" or block is self._open:  # parts of calls may come in turn
+                out += map(write_event, self.close_block(block))
         return b"".join((*out, *map(write_event, self.finish())))
 
     def _retell(self, events: bytes) -> Iterator[dict[str, Any]]:
@@ -195,7 +198,8 @@ class AnswerWriter:
         self.answer.id = self.answer.id or read.id
         self.answer.created = self.answer.created or read.created
         self.answer.model = self.answer.model or read.model
-        self.usage = read.usage or self.usage
+        with contextlib.suppress(msgspec.DecodeError):  # tokens that can't be counted are told to nobody
+            self.usage = _USAGE.decode(read.usage) or self.usage
         self.told = read.apprentice or self.told
         return read
 
@@ -204,12 +208,12 @@ class AnswerWriter:
         yield from self._take_text("text", message.content)
         yield from self._take_text("refusal", message.refusal)
         for number, call in enumerate(message.tool_calls or ()):
-            yield from self._take_call(call, max(call.index, number if choice.message else 0))
+            yield from self._take_call(call, number if call.index is None else call.index)
         self.finish_reason = choice.finish_reason or self.finish_reason
         self.stop_reason = choice.stop_reason if choice.stop_reason is not None else self.stop_reason
 
-    def _take_text(self, kind: BlockKind, text: str | None) -> Iterator[dict[str, Any]]:
-        if not text:
+    def _take_text(self, kind: BlockKind, text: Any) -> Iterator[dict[str, Any]]:
+        if not text or not isinstance(text, str):
             return
         block = self._open
         if block is None or block.kind != kind:
@@ -219,18 +223,21 @@ class AnswerWriter:
         yield from self.add_text(block, text)
 
     def _take_call(self, call: ToolCall, number: int) -> Iterator[dict[str, Any]]:
-        block = next((each for each in self.blocks if each.kind == "tool" and each.tool == number), None)
+        """A call, or the next part of one. Calls end with the answer: their parts may come in turn."""
+        block = next((each for each in reversed(self.blocks) if each.kind == "tool" and each.tool == number), None)
         function = call.function or CalledFunction()
-        if block is None:
+        if block is None or (call.id and call.id != block.call_id):  # some engines number no calls
             call_id = call.id or f"call_{self.answer.id}_{number}"
             block = AnswerBlock("tool", len(self.blocks), number, call_id, function.name or "")
             yield from self._begin_block(block)
-        if function.arguments:
-            block.parts.append(function.arguments)
-            yield from self.add_text(block, function.arguments)
+        arguments = function.arguments
+        if arguments:
+            text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+            block.parts.append(text)
+            yield from self.add_text(block, text)
 
     def _begin_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
-        if self._open is not None:
+        if self._open is not None and self._open.kind != "tool":
             yield from self.close_block(self._open)
         self._open = block
         self.blocks.append(block)

@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Raw
 
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
 from gateway.formats.fields import Tokens
-from gateway.formats.translated_format import TranslatedFormat, refuse_value
+from gateway.formats.translated_format import TranslatedFormat, is_given, refuse_value
 
 ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -48,11 +48,12 @@ class ContentBlock(msgspec.Struct):
 
     type: Annotated[str, Meta(max_length=64)]
     text: str | None = None
-    source: ImageSource | None = None
+    source: Raw = msgspec.field(default_factory=Raw)
     id: str | None = None
     name: str | None = None
-    input: Any = None
+    input: Raw = msgspec.field(default_factory=Raw)
     tool_use_id: str | None = None
+    is_error: bool | None = None
     content: str | list[ContentBlock] | None = None
 
 
@@ -67,9 +68,9 @@ class ClientTool(msgspec.Struct):
     """A tool that the answer may call."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
-    type: str = "custom"
+    type: str | None = None
     description: str | None = None
-    input_schema: Any = None
+    input_schema: Raw = msgspec.field(default_factory=Raw)
 
 
 class ToolUseChoice(msgspec.Struct):
@@ -87,7 +88,7 @@ class RequestMetadata(msgspec.Struct):
 
 
 class Thinking(msgspec.Struct):
-    """Whether the model thinks before it answers."""
+    """Whether the model thinks before it answers. It is a hint: the engine's template decides."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = None
@@ -127,7 +128,7 @@ class MessagesFormat(TranslatedFormat):
         {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "user": "metadata.user_id"}
     )
 
-    def chat_fields(self, read: Any, given: dict[str, Any]) -> dict[str, Any]:
+    def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         request: MessagesRequest = read
         fields = self.rest(given, "temperature", "top_p", "top_k", "service_tier")
         system = _join_text(request.system, "system") if request.system else ""
@@ -139,12 +140,14 @@ class MessagesFormat(TranslatedFormat):
             fields["stop"] = request.stop_sequences
         if request.tools:
             fields["tools"] = [_read_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools)]
-        if request.tool_choice is not None:
-            fields |= _read_choice(request.tool_choice)
+            if request.tool_choice is not None:
+                fields |= _read_choice(request.tool_choice)
         if request.metadata is not None and request.metadata.user_id:
             fields["user"] = request.metadata.user_id
-        if request.thinking is not None and request.thinking.type == "enabled" and request.thinking.budget_tokens:
-            fields["thinking_token_budget"] = request.thinking.budget_tokens
+        if messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]:
+            raise Problem(
+                "invalid_value", "The last message is the assistant's: beginnings of answers are not taken.", "messages"
+            )
         if request.stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         return fields
@@ -197,17 +200,16 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
         at = f"{place}[{number}]"
         if block.type == "text":
             parts.append({"type": "text", "text": block.text or ""})
-        elif block.type == "image" and block.source is not None:
-            source = block.source
-            url = source.url if source.type == "url" else f"data:{source.media_type};base64,{source.data}"
-            parts.append({"type": "image_url", "image_url": {"url": url}})
+        elif block.type == "image" and is_given(block.source):
+            parts.append(_read_image(block.source))
         elif block.type == "tool_use":
-            arguments = msgspec.json.encode(block.input if block.input is not None else {}).decode()
+            arguments = bytes(block.input).decode() if is_given(block.input) else "{}"
             function = {"name": block.name, "arguments": arguments}
             calls.append({"id": block.id, "type": "function", "function": function})
         elif block.type == "tool_result":
-            content = _join_text(block.content, f"{at}.content")
+            content, images = _read_result(block, f"{at}.content")
             results.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": content})
+            parts += images
         elif block.type not in ("thinking", "redacted_thinking"):  # of earlier turns: templates leave it out as well
             raise refuse_value(f"{at}.type", block.type, "text", "image", "tool_use", "tool_result", "thinking")
     # One text: not all chat templates take parts.
@@ -218,11 +220,29 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
     return [*results, {"role": message.role, "content": content_of_turn}] if parts or not results else results
 
 
+def _read_image(raw: Raw) -> dict[str, Any]:
+    """An image as a part of a chat message. Raises msgspec.ValidationError."""
+    source = msgspec.json.decode(raw, type=ImageSource)
+    url = source.url if source.type == "url" else f"data:{source.media_type};base64,{source.data}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _read_result(block: ContentBlock, place: str) -> tuple[str, list[dict[str, Any]]]:
+    """What a tool gave back: its text, and its images, which tool messages can't hold."""
+    images: list[dict[str, Any]] = []
+    content = block.content
+    if isinstance(content, list):
+        images = [_read_image(each.source) for each in content if each.type == "image" and is_given(each.source)]
+        content = [each for each in content if each.type != "image"]
+    text = _join_text(content, place)
+    return (f"Error: {text}" if block.is_error else text), images
+
+
 def _read_tool(tool: ClientTool, place: str) -> dict[str, Any]:
-    if tool.type != "custom":
+    if tool.type not in (None, "custom"):
         raise refuse_value(f"{place}.type", tool.type, "custom")
     function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
-    return {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+    return {"type": "function", "function": {name: value for name, value in function.items() if is_given(value)}}
 
 
 def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:

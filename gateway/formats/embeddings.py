@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -56,6 +57,7 @@ class EmbeddingsFormat(WireFormat):
     conversation_fields = frozenset({"input"})
     known = KEPT_HERE | {"model", "input", "encoding_format", "dimensions"}
     openai = frozenset({"model", "input", "encoding_format", "dimensions"})
+    neutral = MappingProxyType({"stream": (False,)})
     token_limits = ()
     for_pools_alone = True
 

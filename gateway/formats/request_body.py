@@ -48,7 +48,7 @@ class RequestBody:
     def __init__(self, wire_format: WireFormat, fields: dict[str, Raw], read: Fields) -> None:
         self.wire_format = wire_format
         self.read = read
-        self.stream = bool(read.stream)
+        self.stream = bool(read.stream) and "stream" in wire_format.known
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
         self.dropped: list[str] = []
         """Fields of the caller's that were left out, whatever engine answers."""

@@ -7,24 +7,26 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
+from gateway.formats.fields import NULL
 
 
 class EchoedFields(msgspec.Struct):
     """The fields of a request that its answer repeats."""
 
-    instructions: Any = None
-    max_output_tokens: Any = None
-    metadata: Any = None
-    parallel_tool_calls: Any = True
-    reasoning: Any = None
-    temperature: Any = None
-    text: Any = None
-    tool_choice: Any = None
-    tools: Any = None
-    top_p: Any = None
-    user: Any = None
+    instructions: Raw = NULL
+    max_output_tokens: Raw = NULL
+    metadata: Raw = NULL
+    parallel_tool_calls: Raw = NULL
+    reasoning: Raw = NULL
+    temperature: Raw = NULL
+    text: Raw = NULL
+    tool_choice: Raw = NULL
+    tools: Raw = NULL
+    top_p: Raw = NULL
+    user: Raw = NULL
 
 
 _ECHO = msgspec.json.Decoder(EchoedFields)
@@ -36,7 +38,7 @@ class ResponseWriter(AnswerWriter):
     def __init__(self, raw: bytes) -> None:
         """`raw` is the request's body."""
         super().__init__()
-        self._given: dict[str, Any] = msgspec.to_builtins(_ECHO.decode(raw))
+        self._given: dict[str, Any] = msgspec.structs.asdict(_ECHO.decode(raw))
         self._number = -1
         self._began_at = int(time.time())
 
@@ -49,7 +51,7 @@ class ResponseWriter(AnswerWriter):
         reason = "max_output_tokens" if self.finish_reason == "length" else "content_filter"
         response = self._response("incomplete" if is_cut else "completed")
         response["incomplete_details"] = {"reason": reason} if is_cut else None
-        response["output"] = [self._item(block, "completed") for block in self.blocks]
+        response["output"] = [self._item(block, self._status_of(block)) for block in self.blocks]
         usage = self.usage
         if usage.prompt_tokens is not None:
             answered = usage.completion_tokens or 0
@@ -91,12 +93,16 @@ class ResponseWriter(AnswerWriter):
             yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.done", **text, **told_of)
             if block.kind != "reasoning":
                 yield self._of_part(block, "response.content_part.done", part=_part(block.kind, block.text))
-        item = self._item(block, "completed")
+        item = self._item(block, self._status_of(block))
         yield self._event("response.output_item.done", output_index=block.index, item=item)
 
     def finish(self) -> Iterator[dict[str, Any]]:
         response = self.final()
         yield self._event(f"response.{response['status']}", response=response)
+
+    def _status_of(self, block: AnswerBlock) -> str:
+        """The last item of an answer that was cut is incomplete."""
+        return "incomplete" if block is self.blocks[-1] and self.finish_reason == "length" else "completed"
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
         self._number += 1
@@ -130,23 +136,23 @@ class ResponseWriter(AnswerWriter):
             "status": status,
             "error": None,
             "incomplete_details": None,
-            "instructions": given.get("instructions"),
-            "max_output_tokens": given.get("max_output_tokens"),
-            "metadata": given.get("metadata") or {},
+            "instructions": given["instructions"],
+            "max_output_tokens": given["max_output_tokens"],
+            "metadata": _or(given["metadata"], {}),
             "model": self.answer.model,
             "output": [],
-            "parallel_tool_calls": given.get("parallel_tool_calls", True),
+            "parallel_tool_calls": _or(given["parallel_tool_calls"], True),
             "previous_response_id": None,
-            "reasoning": given.get("reasoning") or {"effort": None, "summary": None},
+            "reasoning": _or(given["reasoning"], {"effort": None, "summary": None}),
             "store": False,
-            "temperature": given.get("temperature"),
-            "text": given.get("text") or {"format": {"type": "text"}},
-            "tool_choice": given.get("tool_choice") or "auto",
-            "tools": given.get("tools") or [],
-            "top_p": given.get("top_p"),
+            "temperature": given["temperature"],
+            "text": _or(given["text"], {"format": {"type": "text"}}),
+            "tool_choice": _or(given["tool_choice"], "auto"),
+            "tools": _or(given["tools"], []),
+            "top_p": given["top_p"],
             "truncation": "disabled",
             "usage": None,
-            "user": given.get("user"),
+            "user": given["user"],
         }
 
 
@@ -156,6 +162,10 @@ EVENT_NAMES: Mapping[str, str] = {
     "reasoning": "response.reasoning_text",
 }
 ITEM_PREFIXES: Mapping[str, str] = {"text": "msg", "refusal": "msg", "reasoning": "rs", "tool": "fc"}
+
+
+def _or(given: Raw, default: Any) -> Any:
+    return default if given == NULL else given
 
 
 def _part(kind: str, text: str) -> dict[str, Any]:

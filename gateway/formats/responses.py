@@ -7,13 +7,13 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Raw
 
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.fields import StreamOptions, Tokens
 from gateway.formats.response_writer import ResponseWriter
-from gateway.formats.translated_format import TranslatedFormat, refuse_value
+from gateway.formats.translated_format import TranslatedFormat, is_given, refuse_value
 
 STATELESS = "The gateway stores no responses: send the whole conversation as input."
 FIXED_NEEDS: Mapping[str, str] = MappingProxyType(
@@ -37,7 +37,7 @@ class TextFormat(msgspec.Struct):
 
     type: Literal["text", "json_object", "json_schema"]
     name: str = "answer"
-    schema: Any = None
+    schema: Raw = msgspec.field(default_factory=Raw)
     strict: bool | None = None
     description: str | None = None
 
@@ -63,7 +63,7 @@ class FunctionTool(msgspec.Struct):
     type: Annotated[str, Meta(max_length=64)]
     name: str | None = None
     description: str | None = None
-    parameters: Any = None
+    parameters: Raw = msgspec.field(default_factory=Raw)
     strict: bool | None = None
 
 
@@ -113,15 +113,15 @@ class ResponsesRequest(msgspec.Struct):
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    previous_response_id: Any = None
-    conversation: Any = None
+    previous_response_id: Raw = msgspec.field(default_factory=Raw)
+    conversation: Raw = msgspec.field(default_factory=Raw)
     background: bool | None = None
-    prompt: Any = None
-    max_tool_calls: Any = None
+    prompt: Raw = msgspec.field(default_factory=Raw)
+    max_tool_calls: Raw = msgspec.field(default_factory=Raw)
     temperature: float | None = None
     top_p: float | None = None
     parallel_tool_calls: bool | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, str | float | bool | None], Meta(max_length=64)] | None = None
     user: str | None = None
 
 
@@ -140,12 +140,14 @@ class ResponsesFormat(TranslatedFormat):
          "response_format": "text.format", "reasoning_effort": "reasoning.effort", "verbosity": "text.verbosity"}
     )  # fmt: skip
 
-    def chat_fields(self, read: Any, given: dict[str, Any]) -> dict[str, Any]:
+    def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         request: ResponsesRequest = read
         _refuse_untaken(request)
-        fields = self.rest(given, "temperature", "top_p", "parallel_tool_calls", "metadata", "user")
-        messages = [{"role": "system", "content": request.instructions}] if request.instructions else []
-        fields |= {"model": request.model, "messages": [*messages, *_messages(request.input)]}
+        fields = self.rest(given, "temperature", "top_p", "metadata", "user")
+        fields |= {
+            "model": request.model,
+            "messages": _with_instructions(request.instructions, _messages(request.input)),
+        }
         if request.max_output_tokens is not None:
             fields["max_completion_tokens"] = request.max_output_tokens
         if request.reasoning is not None and request.reasoning.effort is not None:
@@ -154,8 +156,12 @@ class ResponsesFormat(TranslatedFormat):
             fields |= _text_fields(request.text)
         if request.tools:
             fields["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools)]
-        if request.tool_choice is not None:
-            fields["tool_choice"] = _tool_choice(request.tool_choice)
+            if request.parallel_tool_calls is not None:
+                fields["parallel_tool_calls"] = request.parallel_tool_calls
+            if request.tool_choice is not None:
+                fields["tool_choice"] = _tool_choice(request.tool_choice)
+        elif request.tool_choice not in (None, "none", "auto"):
+            raise Problem("invalid_value", "tool_choice asks for a tool, and there are no tools.", "tool_choice")
         if request.stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
             obfuscation = request.stream_options and request.stream_options.include_obfuscation
@@ -188,12 +194,13 @@ class ResponsesFormat(TranslatedFormat):
 def _refuse_untaken(request: ResponsesRequest) -> None:
     """Raises Problem (400) for what needs stored state, or what the gateway does not tell."""
     for name, text in FIXED_NEEDS.items():
-        if getattr(request, name):
+        value = getattr(request, name)
+        if value is not False and is_given(value):
             raise Problem("parameter_not_allowed", f"{name} is not taken. {text}", name)
     for number, name in enumerate(request.include or ()):
         if name not in INCLUDABLE:
             raise refuse_value(f"include[{number}]", name, *sorted(INCLUDABLE))
-    if request.top_logprobs is not None or LOGPROBS in (request.include or ()):
+    if request.top_logprobs or LOGPROBS in (request.include or ()):
         raise Problem("parameter_not_allowed", "Logprobs are told by chat completions alone: ask there.", "include")
 
 
@@ -212,10 +219,10 @@ def _text_fields(text: TextOptions) -> dict[str, Any]:
         return fields
     if form.type == "json_object":
         return fields | {"response_format": {"type": "json_object"}}
-    if form.schema is None:
+    if not is_given(form.schema):
         raise Problem("missing_field", "The field 'text.format.schema' is required.", "text.format.schema")
     schema = {"name": form.name, "schema": form.schema, "strict": form.strict, "description": form.description}
-    told = {name: value for name, value in schema.items() if value is not None}
+    told = {name: value for name, value in schema.items() if is_given(value)}
     return fields | {"response_format": {"type": "json_schema", "json_schema": told}}
 
 
@@ -244,6 +251,7 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
             role = "system" if item.role == "developer" else item.role
             messages.append({"role": role, "content": _content(item.content, f"{place}.content")})
         elif item.type == "function_call":
+            _see_that_it_has(item, place, "call_id", "name", "arguments")
             call = {
                 "id": item.call_id,
                 "type": "function",
@@ -255,6 +263,7 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
                 messages.append(last)
             last.setdefault("tool_calls", []).append(call)
         elif item.type == "function_call_output":
+            _see_that_it_has(item, place, "call_id", "output")
             content = _content(item.output, f"{place}.output")
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
         elif item.type != "reasoning":  # a model's own reasoning of earlier turns: templates leave it out as well
@@ -264,6 +273,21 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
     if not messages:
         raise Problem("invalid_value", "The input holds no message.", "input")
     return messages
+
+
+def _see_that_it_has(item: InputItem, place: str, *names: str) -> None:
+    """Raises Problem (400) for a field that an item needs and has not."""
+    for name in names:
+        if getattr(item, name) is None:
+            raise Problem("missing_field", f"The field '{place}.{name}' is required.", f"{place}.{name}")
+
+
+def _with_instructions(instructions: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages after the instructions, joined with the system messages that begin them: templates take one."""
+    texts = [instructions] if instructions else []
+    while messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
+        texts.append(messages.pop(0)["content"])
+    return [{"role": "system", "content": "\n\n".join(texts)}, *messages] if texts else messages
 
 
 def _content(content: str | list[InputPart] | None, place: str) -> Any:

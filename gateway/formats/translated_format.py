@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
+from msgspec import Raw
 
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.chat import CHAT
+from gateway.formats.fields import NULL
 from gateway.formats.wire_format import WireFormat
 
 CHAT_ALONE = frozenset(
@@ -23,6 +25,7 @@ CHAT_ALONE = frozenset(
 )
 """Fields of a chat completion that another API has under another name, or not at all."""
 SHOWN_CHARACTERS_MAX = 64
+RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
 
 class TranslatedFormat(WireFormat):
@@ -40,7 +43,7 @@ class TranslatedFormat(WireFormat):
         self._requests = msgspec.json.Decoder(self.request_type)
         self.known = frozenset(each.encode_name for each in msgspec.structs.fields(self.request_type))
 
-    def chat_fields(self, read: Any, given: dict[str, Any]) -> dict[str, Any]:
+    def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         """The request as fields of a chat completion. Raises Problem (400) for what has no counterpart there."""
         raise NotImplementedError
 
@@ -49,20 +52,19 @@ class TranslatedFormat(WireFormat):
         return CHAT
 
     def translate(self, raw: bytes) -> bytes:
-        read = self._requests.decode(raw)
-        return msgspec.json.encode(self.chat_fields(read, msgspec.json.decode(raw)))
+        return msgspec.json.encode(self.chat_fields(self._requests.decode(raw), RAW_FIELDS.decode(raw)))
 
     def writer(self, raw: bytes) -> AnswerWriter:
         raise NotImplementedError
 
-    def rest(self, given: Mapping[str, Any], *same: str) -> dict[str, Any]:
+    def rest(self, given: Mapping[str, Raw], *same: str) -> dict[str, Any]:
         """The fields that go on as they came: those that chat has under the `same` name, and unknown ones.
 
         A task's settings decide on unknown ones. Raises Problem (400) for a field that only chat has.
         """
-        fields = {name: given[name] for name in same if name in given}
+        fields: dict[str, Any] = {name: given[name] for name in same if name in given}
         for name, value in given.items():
-            if name not in self.known:
+            if name not in self.known and value != NULL:
                 if name in CHAT_ALONE:
                     raise Problem("unknown_parameter", f"{self.path} does not know {name!r}: leave it out.", name)
                 fields[name] = value
@@ -79,6 +81,11 @@ class TranslatedFormat(WireFormat):
 
     def error_body(self, problem: Problem) -> bytes:
         return self.rename(problem).body()
+
+
+def is_given(value: Any) -> bool:
+    """True for a value that is neither null nor absent."""
+    return value is not None and not (isinstance(value, Raw) and bytes(value) in (b"", b"null"))
 
 
 def refuse_value(place: str, value: str, *taken: str) -> Problem:

@@ -147,6 +147,8 @@ async def test_response_that_was_cut_is_incomplete(responses: AsyncOpenAI) -> No
         ({"input": 7}, "input"),
         ({"max_output_tokens": 100_000}, "max_output_tokens"),
         ({"extra_body": {"messages": []}}, "messages"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"include": ["file_search_call.results"]}, "include[0]"),
     ],
 )
@@ -238,6 +240,7 @@ async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].type"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"stop_sequences": 3}, "stop_sequences"),
+        ({"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": "{"}]}, "messages"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
     ],
 )

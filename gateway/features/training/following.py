@@ -41,7 +41,8 @@ LOOK_INTERVAL_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 30.0
 """Longest time between two looks, though nothing has changed."""
 REBUILD_SECONDS = 60.0
-"""Time from the building of a data set that is too small to the next one."""
+"""Time from the building of a data set that is too small to the next one; it doubles each time."""
+DOUBLINGS_MAX = 6
 GIVEN_UP = frozenset({"quarantined", "draining", "retired"})
 
 
@@ -95,8 +96,9 @@ class Following:
         if build is None:
             await self._build(self._one.id)
         elif build.state != "running" and (lack := await self._find_lack(build)):
-            if self._is_auto and time.time() - build.created_at >= REBUILD_SECONDS:
-                await self._build(f"{self._one.id}-{len(builds)}")
+            wait = REBUILD_SECONDS * 2 ** min(len(builds) - 1, DOUBLINGS_MAX)
+            if self._is_auto and time.time() - build.created_at >= wait:
+                await self._build(f"{self._one.id}-{time.time():.3f}")
             raise Halt(lack)
         elif build.state == "done":
             begin = f" --begin {self._one.version}"

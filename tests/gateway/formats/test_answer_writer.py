@@ -1,0 +1,104 @@
+"""Answers retold for other APIs: blocks begin and end in order, whatever an engine's events look like."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.errors import Problem
+from gateway.formats.anthropic_messages import MESSAGES, MessageWriter
+from gateway.formats.request_body import read_body
+from gateway.formats.response_writer import ResponseWriter
+from gateway.formats.responses import RESPONSES
+
+ASK = b'{"model": "m", "input": "hi"}'
+
+
+def events(*deltas: dict[str, Any], **more: Any) -> bytes:
+    told = [
+        {"id": "chatcmpl-1", "model": "m", "choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
+    told.append({"id": "chatcmpl-1", "model": "m", "choices": [{"delta": {}, "finish_reason": "tool_calls"}]} | more)
+    return b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in told)
+
+
+def call(call_id: str | None, arguments: Any, **more: Any) -> dict[str, Any]:
+    return {"tool_calls": [{"id": call_id, "function": {"name": "f", "arguments": arguments}, **more}]}
+
+
+def read(written: bytes) -> list[dict[str, Any]]:
+    return [json.loads(event.partition(b"data: ")[2]) for event in written.split(b"\n\n") if event]
+
+
+def test_calls_without_a_number_stay_apart() -> None:
+    told = read(MessageWriter().write_end(events(call("a", '{"x":1}'), call("b", {"y": 2}))))
+    starts = [event["content_block"]["id"] for event in told if event["type"] == "content_block_start"]
+    assert starts == ["a", "b"]
+    parts = [event["delta"]["partial_json"] for event in told if event["type"] == "content_block_delta"]
+    assert [json.loads(part) for part in parts] == [{"x": 1}, {"y": 2}]
+
+
+def test_parts_of_calls_that_come_in_turn_are_whole_at_their_end() -> None:
+    parts = (
+        call("a", '{"x"', index=0),
+        call("b", '{"y"', index=1),
+        call(None, ":1}", index=0),
+        call(None, ":2}", index=1),
+    )
+    told = read(ResponseWriter(ASK).write_end(events(*parts)))
+    done = [event["arguments"] for event in told if event["type"] == "response.function_call_arguments.done"]
+    assert done == ['{"x":1}', '{"y":2}']
+    kinds = [event["type"] for event in told]
+    last_part = len(kinds) - kinds[::-1].index("response.function_call_arguments.delta")
+    assert "response.output_item.done" not in kinds[:last_part]
+
+
+@pytest.mark.parametrize("field", [{"model": None}, {"created": 1.5}, {"usage": {"prompt_tokens": "12"}}])
+def test_answer_that_chat_lets_pass_is_told_too(field: dict[str, Any]) -> None:
+    choice = {"message": {"content": "yes", "reasoning": {"a": 1}}, "finish_reason": "stop", "stop_reason": [1]}
+    body = json.dumps({"id": "chatcmpl-1", "model": "m", "choices": [choice]} | field).encode()
+    assert json.loads(ResponseWriter(ASK).write_whole(body))["output"][0]["content"][0]["text"] == "yes"
+    assert json.loads(MessageWriter().write_whole(body))["content"] == [{"type": "text", "text": "yes"}]
+
+
+def test_instructions_and_developer_messages_become_one_system_message() -> None:
+    asked = {
+        "model": "m",
+        "instructions": "a",
+        "input": [{"role": "developer", "content": "b"}, {"role": "user", "content": "c"}],
+    }
+    chat = json.loads(read_body(RESPONSES, json.dumps(asked).encode()).raw)
+    assert chat["messages"] == [{"role": "system", "content": "a\n\nb"}, {"role": "user", "content": "c"}]
+
+
+def test_values_that_ask_for_nothing_are_taken() -> None:
+    asked = {"model": "m", "input": "c", "tools": [], "tool_choice": "auto", "top_logprobs": 0, "stop": None}
+    chat = json.loads(read_body(RESPONSES, json.dumps(asked).encode()).raw)
+    assert chat == {"model": "m", "messages": [{"role": "user", "content": "c"}]}
+
+
+def test_result_of_a_tool_keeps_its_error_and_its_image() -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": "a", "is_error": True}
+    result["content"] = [{"type": "text", "text": "boom"}, {"type": "image", "source": source}]
+    use = {"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}}
+    turns = [
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result]},
+    ]
+    asked = {"model": "m", "max_tokens": 9, "messages": turns}
+    chat = json.loads(read_body(MESSAGES, json.dumps(asked).encode()).raw)["messages"]
+    assert json.loads(chat[1]["tool_calls"][0]["function"]["arguments"]) == {"x": 1}
+    assert chat[2] == {"role": "tool", "tool_call_id": "a", "content": "Error: boom"}
+    assert chat[3]["content"] == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+
+
+def test_nested_rubbish_in_an_unknown_field_is_not_built() -> None:
+    body = b'{"model": "m", "input": "c", "zz": [' + b",".join([b"[]"] * 9) + b"]}"
+    assert bytes(read_body(RESPONSES, body)._fields["zz"]).count(b"[]") == 9
+    with pytest.raises(Problem, match="at most"):
+        read_body(RESPONSES, b'{"model": "m", "input": "c", "tools": [{"type": "function", "name": "f", "parameters": ['
+                  + b",".join([b"[]"] * 100_000) + b"]}]}")  # fmt: skip
