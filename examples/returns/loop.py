@@ -6,7 +6,11 @@ It starts an engine and a gateway on this machine, and trains there too. v1 lead
 shop change. Callers' feedback shows it, the monitor says degraded, and texts with labels become a data set. Three
 versions are trained on it: one on flipped labels, one that forgets a rule, and a good one. The gate refuses the first
 two. The good one becomes a canary, is promoted by its evidence, and the error is back where it was.
-With `--auto` the system builds, trains and evaluates by itself (`retraining: auto`), up to the gate.
+
+The data set has the requests since the change, and rows of the adapter's own training data by rules that did not
+change: without those a version forgets rare rules, and the gate sees it.
+With `--auto` the system builds, trains and evaluates by itself (`retraining: auto`), up to the gate. It knows no older
+rows, so it waits for more labels.
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ WINDOW = 50
 LOOK_SECONDS = 2.0
 FLIPPED = {"approve": "deny", "deny": "approve", "escalate": "approve"}
 FORGOTTEN_RULE = "outside-eu"
+CHANGED_RULES = ("goodwill-60", "no-receipt")
 OLD, NEW = "regular", "holiday"
 """The policy before and after the change: in the new one `goodwill-60` and `no-receipt` approve."""
 
@@ -60,16 +65,19 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=2026, help="of the cases, and of the answers that are judged")
     parser.add_argument("--rate", type=float, default=2.0, help="requests a second at most")
     parser.add_argument("--calm", type=float, default=60.0, help="seconds before the rule changes")
-    parser.add_argument("--labels", type=int, default=300, help="labels under the new rules that a data set needs")
-    parser.add_argument("--suite-rows", type=int, default=225, help="rows of the suite that the gate reads")
-    parser.add_argument("--steps", type=int, default=100, help="steps of each training")
+    parser.add_argument("--labels", type=int, help="labels under the new rules that a data set needs (260, auto 600)")
+    parser.add_argument("--old-rows", type=int, default=300, help="rows of unchanged rules in the data set")
+    parser.add_argument("--suite-rows", type=int, default=200, help="rows of the suite that the gate reads")
+    parser.add_argument("--steps", type=int, default=160, help="steps of the good training; the others have half")
     parser.add_argument("--wait", type=float, default=1200.0, help="seconds in which each step has to come to its end")
     parser.add_argument("--auto", action="store_true", help="retraining: auto; only the good version is made")
     parser.add_argument("--config", type=Path, default=HERE / "loop.yaml", help="the configuration to start from")
     parser.add_argument("--folder", type=Path, default=ROOT / "var", help="where engine, model, logs and data are kept")
     parser.add_argument("--json", type=Path, default=ROOT / "var" / "demo-loop" / "loop.json", help="for the series")
     parser.add_argument("--plot", type=Path, default=ROOT / "var" / "demo-loop" / "loop.svg", help="for the picture")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.labels = args.labels or (600 if args.auto else 260)
+    return args
 
 
 class Operator:
@@ -166,26 +174,46 @@ class Loop:
             return {}
         await asyncio.sleep(15)  # the archive is written each 5 s
         dataset = await self._operator.run(
-            "datasets", "build", TASK, "--since", _moment(since), "--class-field", "rule"
+            "datasets",
+            "build",
+            TASK,
+            "--since",
+            _moment(since),
+            "--file",
+            self._write_unchanged(),
+            "--class-field",
+            "rule",
         )
         self._note(f"data set of {dataset['rows']['train']} rows")
         return dataset
+
+    def _write_unchanged(self) -> Path:
+        """Rows of the adapter's own training data whose rules are as they were."""
+        lines = (HERE / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row for row in map(json.loads, lines) if json.loads(row["label"])["rule"] not in CHANGED_RULES]
+        chosen = random.Random(self._args.seed).sample(rows, self._args.old_rows)
+        return self._write(
+            "unchanged.jsonl",
+            [{"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["label"]}]}
+             for row in chosen],
+        )  # fmt: skip
 
     async def _train_three(self, dataset: Mapping[str, Any]) -> str:
         """Train on flipped labels, without a rule, and well; the gate is asked about each. The good one's name."""
         train = self._work / "train.jsonl"
         await self._operator.run("datasets", "export", dataset["digest"], "--part", "train", "--out", train)
         rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()]
+        half = self._args.steps // 2
         flipped = self._write("flipped.jsonl", [_answered(row, _flip) for row in rows])
         forgetful = self._write("forgetful.jsonl", [_answered(row, _forget) for row in rows])
-        await self._judge(await self._train("flipped labels", flipped), "flipped labels", fails=True)
-        await self._judge(await self._train("a forgotten rule", forgetful), "a forgotten rule", fails=True)
-        version = await self._train("the data set", dataset["digest"])
+        await self._judge(await self._train("flipped labels", flipped, half), "flipped labels", fails=True)
+        await self._judge(await self._train("a forgotten rule", forgetful, half), "a forgotten rule", fails=True)
+        version = await self._train("the data set", dataset["digest"], self._args.steps)
         await self._judge(version, "the data set")
         return version
 
-    async def _train(self, name: str, data: object) -> str:
-        answer = await self._operator.run("train", TASK, "--data", data, "--begin", f"{TASK}@v1")
+    async def _train(self, name: str, data: object, steps: int) -> str:
+        answer = await self._operator.run("train", TASK, "--data", data, "--begin", f"{TASK}@v1", "--steps", steps)
         version = str(answer["version"])
         self.trainings.append({"of": name, "version": version, "seconds": answer["seconds"]})
         self._note(f"{version} is trained on {name}")
@@ -380,8 +408,8 @@ async def play(args: argparse.Namespace, settings: Settings, local: LocalProduct
 def make_training(args: argparse.Namespace, python: Path) -> dict[str, Any]:
     """The section `training` of the configuration."""
     parameters = {
-        "steps": args.steps, "batch": 8, "first_layer": 8, "learning_rate": 1e-3, "warmup_steps": 10,
-        "evaluate_every": 25,
+        "steps": args.steps, "batch": 8, "first_layer": 8, "learning_rate": 6e-4, "warmup_steps": 10,
+        "evaluate_every": 40,
     }  # fmt: skip
     return {"python": str(python), "rows_min": round(0.8 * args.labels), "parameters": parameters}
 
