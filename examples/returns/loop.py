@@ -68,7 +68,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, help="labels under the new rules that a data set needs (260, auto 600)")
     parser.add_argument("--old-rows", type=int, default=300, help="rows of unchanged rules in the data set")
     parser.add_argument("--suite-rows", type=int, default=200, help="rows of the suite that the gate reads")
-    parser.add_argument("--steps", type=int, default=160, help="steps of the good training; the others have half")
+    parser.add_argument("--steps", type=int, default=160, help="steps of the good training; the others have a quarter")
     parser.add_argument("--wait", type=float, default=1200.0, help="seconds in which each step has to come to its end")
     parser.add_argument("--auto", action="store_true", help="retraining: auto; only the good version is made")
     parser.add_argument("--config", type=Path, default=HERE / "loop.yaml", help="the configuration to start from")
@@ -203,11 +203,11 @@ class Loop:
         train = self._work / "train.jsonl"
         await self._operator.run("datasets", "export", dataset["digest"], "--part", "train", "--out", train)
         rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()]
-        half = self._args.steps // 2
+        few = self._args.steps // 4
         flipped = self._write("flipped.jsonl", [_answered(row, _flip) for row in rows])
         forgetful = self._write("forgetful.jsonl", [_answered(row, _forget) for row in rows])
-        await self._judge(await self._train("flipped labels", flipped, half), "flipped labels", fails=True)
-        await self._judge(await self._train("a forgotten rule", forgetful, half), "a forgotten rule", fails=True)
+        await self._judge(await self._train("flipped labels", flipped, few), "flipped labels", fails=True)
+        await self._judge(await self._train("a forgotten rule", forgetful, few), "a forgotten rule", fails=True)
         version = await self._train("the data set", dataset["digest"], self._args.steps)
         await self._judge(version, "the data set")
         return version
