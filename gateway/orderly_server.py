@@ -49,7 +49,20 @@ Places = Sequence[tuple[Address, Sequence[socket.socket]]]
 
 def bind(listen: ListenSettings) -> Places:
     """Sockets at all addresses, which nobody listens on yet. Raises SettingsError."""
-    return [(address, _bound(address)) for address in addresses_of(listen)]
+    places: list[tuple[Address, Sequence[socket.socket]]] = []
+    try:
+        for address in addresses_of(listen):
+            places.append((address, _bound(address)))  # noqa: PERF401 - what is bound is closed where the next is not
+    except SettingsError:
+        _close(places)
+        raise
+    return places
+
+
+def _close(places: Places) -> None:
+    for _, sockets in places:
+        for place in sockets:
+            place.close()
 
 
 def _bound(address: Address) -> list[socket.socket]:
@@ -135,12 +148,15 @@ class OrderlyServer(uvicorn.Server):
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
         self.servers = []
+        places: Places = []
         try:
-            for address, bound in self._places or bind(self._settings.listen):
+            places = self._places or bind(self._settings.listen)
+            for address, bound in places:
                 for place in bound:
                     await self._listen(address, place)
         except (OSError, SettingsError) as error:
             log.error("the gateway can't listen: %s", error)
+            _close(places)
             await self.lifespan.shutdown()
             sys.exit(STARTUP_FAILURE)
         reload_on_signal(self._gateway.state.services)

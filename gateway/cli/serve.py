@@ -23,11 +23,11 @@ def serve(config: Path, processes: str | None = None) -> None:
     started."""
     os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
-    places = bind(settings.listen)
     _see_that_certificates_fit(settings.listen)
     configure(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     count = processes_of(processes or settings.processes)
+    places = bind(settings.listen)
     if count == 1:
         OrderlyServer(settings, build_app(settings, config), places).run()
     else:

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from gateway.fleet_health import check_health
 from gateway.services import Services
+from gateway.siblings import Siblings
 from gateway.state.presence import KEY as PRESENCE_KEY
 from gateway.state.presence import Presence
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
@@ -137,6 +138,7 @@ class Gateway:
     snapshot: SnapshotKeeper
     presence: Presence
     held: list[Held] = field(default_factory=list)
+    siblings: Siblings = field(default_factory=Siblings)
 
     @property
     def adapters(self) -> SimpleNamespace:
