@@ -235,7 +235,7 @@ def _tool(tool: FunctionTool, place: str) -> dict[str, Any]:
         "parameters": tool.parameters,
         "strict": tool.strict,
     }
-    return {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+    return {"type": "function", "function": {name: value for name, value in function.items() if is_given(value)}}
 
 
 def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:

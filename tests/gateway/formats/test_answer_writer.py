@@ -102,3 +102,9 @@ def test_nested_rubbish_in_an_unknown_field_is_not_built() -> None:
     with pytest.raises(Problem, match="at most"):
         read_body(RESPONSES, b'{"model": "m", "input": "c", "tools": [{"type": "function", "name": "f", "parameters": ['
                   + b",".join([b"[]"] * 100_000) + b"]}]}")  # fmt: skip
+
+
+def test_tool_without_parameters_is_a_function_without_them() -> None:
+    asked = {"model": "m", "input": "c", "tools": [{"type": "function", "name": "f"}]}
+    chat = json.loads(read_body(RESPONSES, json.dumps(asked).encode()).raw)
+    assert chat["tools"] == [{"type": "function", "function": {"name": "f"}}]
