@@ -1,4 +1,4 @@
-"""Answers for callers of other APIs: a chat completion, whole or streamed, retold in the API's own form.
+"""Answers for callers of other APIs: a chat completion, whole or streamed, translated into the API's own form.
 
 An engine and the request path speak chat completions. A writer reads what they send and turns it into blocks:
 reasoning, text, a refusal, or a call of a tool. Each API tells of blocks in its own events.
@@ -14,7 +14,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.server_sent_events import payload_of
+from gateway.formats.fields import NULL
+from gateway.formats.server_sent_events import Count, Usage, payload_of
 
 BlockKind = Literal["reasoning", "text", "refusal", "tool"]
 
@@ -45,7 +46,7 @@ class ChatMessage(msgspec.Struct, gc=False):
 
 
 class ChatChoice(msgspec.Struct, gc=False):
-    """The alternative that is told: other APIs have one."""
+    """The first alternative: other APIs have no more."""
 
     message: ChatMessage | None = None
     delta: ChatMessage | None = None
@@ -53,24 +54,15 @@ class ChatChoice(msgspec.Struct, gc=False):
     stop_reason: Any = None
 
 
-class CachedTokens(msgspec.Struct, gc=False):
-    """Tokens of a prompt that came from the engine's cache."""
-
-    cached_tokens: int | None = None
-
-
 class ReasoningTokens(msgspec.Struct, gc=False):
     """Tokens of an answer that are reasoning."""
 
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Count | None = None
 
 
-class ChatUsage(msgspec.Struct, gc=False):
-    """Tokens as the engine counted them."""
+class ChatUsage(Usage, gc=False):
+    """Tokens as the engine counted them, those of reasoning too."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: CachedTokens | None = None
     completion_tokens_details: ReasoningTokens | None = None
 
     @property
@@ -91,7 +83,7 @@ class ChatAnswer(msgspec.Struct, gc=False):
     created: Any = None
     model: str | None = None
     choices: list[ChatChoice] | None = None
-    usage: Raw = Raw(b"null")
+    usage: Raw = NULL
     apprentice: Any = None
 
 
@@ -126,8 +118,8 @@ class AnswerWriter:
         self.answer = ChatAnswer()
         """The latest `id`, `model` and `created`."""
         self.usage = ChatUsage()
-        self.told: Any = None
-        """What the gateway tells of the request at a stream's end."""
+        self.details: Any = None
+        """The gateway's details of the request, which come at a stream's end."""
         self.finish_reason: str | None = None
         self.stop_reason: Any = None
         self._open: AnswerBlock | None = None
@@ -171,17 +163,17 @@ class AnswerWriter:
 
     def write_events(self, events: bytes) -> bytes:
         """The events of a stream's next part, from the chat completion's events in `events`."""
-        return b"".join(map(write_event, self._retell(events)))
+        return b"".join(map(write_event, self._translate(events)))
 
     def write_end(self, events: bytes) -> bytes:
         """The events of a stream's last part."""
-        out = list(map(write_event, self._retell(events)))
+        out = list(map(write_event, self._translate(events)))
         for block in self.blocks:
             if block.kind == "tool" or block is self._open:  # parts of calls may come in turn
                 out += map(write_event, self.close_block(block))
         return b"".join((*out, *map(write_event, self.finish())))
 
-    def _retell(self, events: bytes) -> Iterator[dict[str, Any]]:
+    def _translate(self, events: bytes) -> Iterator[dict[str, Any]]:
         for event in events.split(b"\n\n"):
             payload = payload_of(event + b"\n\n")
             if not payload or payload == b"[DONE]":
@@ -198,9 +190,9 @@ class AnswerWriter:
         self.answer.id = self.answer.id or read.id
         self.answer.created = self.answer.created or read.created
         self.answer.model = self.answer.model or read.model
-        with contextlib.suppress(msgspec.DecodeError):  # tokens that can't be counted are told to nobody
+        with contextlib.suppress(msgspec.DecodeError):  # a usage that can't be read is left out
             self.usage = _USAGE.decode(read.usage) or self.usage
-        self.told = read.apprentice or self.told
+        self.details = read.apprentice or self.details
         return read
 
     def _take_choice(self, choice: ChatChoice, message: ChatMessage) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API: requests are read as chat completions, answers are retold as content blocks."""
+"""Anthropic's Messages API: requests become chat completions, answers become content blocks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ import msgspec
 from msgspec import Meta, Raw
 
 from gateway.errors import Problem
-from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
+from gateway.formats.answer_writer import AnswerBlock, AnswerWriter, write_event
 from gateway.formats.fields import Tokens
-from gateway.formats.translated_format import TranslatedFormat, is_given, refuse_value
+from gateway.formats.translated_format import (
+    TranslatedFormat,
+    choose_tool,
+    is_given,
+    join_parts,
+    make_call,
+    make_tool,
+    refuse_missing,
+    refuse_value,
+)
 
 ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -145,9 +154,8 @@ class MessagesFormat(TranslatedFormat):
         if request.metadata is not None and request.metadata.user_id:
             fields["user"] = request.metadata.user_id
         if messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]:
-            raise Problem(
-                "invalid_value", "The last message is the assistant's: beginnings of answers are not taken.", "messages"
-            )
+            text = "The last message is the assistant's. The gateway does not continue an answer: end with the user's."
+            raise Problem("invalid_value", text, "messages")
         if request.stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         return fields
@@ -156,12 +164,15 @@ class MessagesFormat(TranslatedFormat):
         return MessageWriter()
 
     def error_body(self, problem: Problem) -> bytes:
-        self.rename(problem)
-        error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": problem.message}
-        return msgspec.json.encode({"type": "error", "error": error | {"param": problem.param, "code": problem.code}})
+        return msgspec.json.encode(self._write_error(problem))
 
     def error_event(self, problem: Problem) -> bytes:
-        return b"event: error\ndata: " + self.error_body(problem) + b"\n\n"
+        return write_event(self._write_error(problem))
+
+    def _write_error(self, problem: Problem) -> dict[str, Any]:
+        self.rename(problem)
+        error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": problem.message}
+        return {"type": "error", "error": error | {"param": problem.param, "code": problem.code}}
 
     def answer_schema(self) -> dict[str, Any]:
         return {
@@ -204,20 +215,17 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
             parts.append(_read_image(block.source))
         elif block.type == "tool_use":
             arguments = bytes(block.input).decode() if is_given(block.input) else "{}"
-            function = {"name": block.name, "arguments": arguments}
-            calls.append({"id": block.id, "type": "function", "function": function})
+            calls.append(make_call(block.id, block.name, arguments))
         elif block.type == "tool_result":
             content, images = _read_result(block, f"{at}.content")
             results.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": content})
             parts += images
         elif block.type not in ("thinking", "redacted_thinking"):  # of earlier turns: templates leave it out as well
             raise refuse_value(f"{at}.type", block.type, "text", "image", "tool_use", "tool_result", "thinking")
-    # One text: not all chat templates take parts.
-    is_text = all(part["type"] == "text" for part in parts)
-    content_of_turn: Any = "\n".join(part["text"] for part in parts) if is_text else parts
+    turn = {"role": message.role, "content": join_parts(parts)}
     if calls:
-        return [{"role": message.role, "content": content_of_turn or None, "tool_calls": calls}]
-    return [*results, {"role": message.role, "content": content_of_turn}] if parts or not results else results
+        return [turn | {"content": turn["content"] or None, "tool_calls": calls}]
+    return [*results, turn] if parts or not results else results
 
 
 def _read_image(raw: Raw) -> dict[str, Any]:
@@ -241,8 +249,7 @@ def _read_result(block: ContentBlock, place: str) -> tuple[str, list[dict[str, A
 def _read_tool(tool: ClientTool, place: str) -> dict[str, Any]:
     if tool.type not in (None, "custom"):
         raise refuse_value(f"{place}.type", tool.type, "custom")
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
-    return {"type": "function", "function": {name: value for name, value in function.items() if is_given(value)}}
+    return make_tool(tool.name, tool.description, tool.input_schema)
 
 
 def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:
@@ -250,8 +257,8 @@ def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:
     if choice.type != "tool":
         return fields | {"tool_choice": TOOL_CHOICES[choice.type]}
     if not choice.name:
-        raise Problem("missing_field", "The field 'tool_choice.name' is required.", "tool_choice.name")
-    return fields | {"tool_choice": {"type": "function", "function": {"name": choice.name}}}
+        raise refuse_missing("tool_choice.name")
+    return fields | {"tool_choice": choose_tool(choice.name)}
 
 
 class MessageWriter(AnswerWriter):
@@ -269,7 +276,7 @@ class MessageWriter(AnswerWriter):
             "stop_sequence": stop_sequence,
             "usage": self._usage(),
         }
-        return message | ({"apprentice": self.told} if self.told else {})
+        return message | ({"apprentice": self.details} if self.details else {})
 
     def begin(self) -> Iterator[dict[str, Any]]:
         message = self.final() | {"stop_reason": None, "stop_sequence": None}
@@ -288,9 +295,9 @@ class MessageWriter(AnswerWriter):
 
     def finish(self) -> Iterator[dict[str, Any]]:
         stop_reason, stop_sequence = self._stop()
-        told = {"apprentice": self.told} if self.told else {}
+        details = {"apprentice": self.details} if self.details else {}
         delta = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
-        yield {"type": "message_delta", "delta": delta, "usage": self._usage(), **told}
+        yield {"type": "message_delta", "delta": delta, "usage": self._usage(), **details}
         yield {"type": "message_stop"}
 
     def _stop(self) -> tuple[str, str | None]:

@@ -168,6 +168,8 @@ FIELD_BYTES_MAX = 16_384
 UNBOUNDED = frozenset({"suffix", "chat_template", "documents", "mm_processor_kwargs", "vllm_xargs"})
 
 NULL = Raw(b"null")
+RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
+"""Reads an object of JSON, its values as they came."""
 TOKEN_ID_MAX = (1 << 31) - 1
 Name = Annotated[str, Meta(max_length=512)]
 Logprob = Annotated[int, Meta(ge=0, le=20)]

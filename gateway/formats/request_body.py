@@ -16,6 +16,7 @@ from gateway.formats.fields import (
     GOES_ON,
     KEPT_HERE,
     NULL,
+    RAW_FIELDS,
     SHAPES_THE_ANSWER,
     Fields,
     StreamOptions,
@@ -28,7 +29,6 @@ from router.decision import Choice, RoutingRequest
 from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
 from serving.engine_traits import ENGINE_TRAITS, EngineKind
 
-RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {
     kind: KEPT_HERE | traits.fields_unknown for kind, traits in ENGINE_TRAITS.items()
 }

@@ -62,7 +62,7 @@ class ResponseWriter(AnswerWriter):
                 "output_tokens_details": {"reasoning_tokens": usage.reasoned},
                 "total_tokens": usage.prompt_tokens + answered,
             }
-        return response | ({"apprentice": self.told} if self.told else {})
+        return response | ({"apprentice": self.details} if self.details else {})
 
     def begin(self) -> Iterator[dict[str, Any]]:
         for kind in ("response.created", "response.in_progress"):
@@ -80,17 +80,15 @@ class ResponseWriter(AnswerWriter):
         if block.kind == "tool":
             yield self._of_item(block, "response.function_call_arguments.delta", delta=text)
             return
-        told: dict[str, Any] = {"logprobs": []} if block.kind == "text" else {}
-        yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.delta", delta=text, **told)
+        yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.delta", delta=text, **_logprobs(block))
 
     def close_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
         if block.kind == "tool":
-            told = {"name": block.name, "arguments": block.text}
-            yield self._of_item(block, "response.function_call_arguments.done", **told)
+            call = {"name": block.name, "arguments": block.text}
+            yield self._of_item(block, "response.function_call_arguments.done", **call)
         else:
             text = {"refusal" if block.kind == "refusal" else "text": block.text}
-            told_of: dict[str, Any] = {"logprobs": []} if block.kind == "text" else {}
-            yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.done", **text, **told_of)
+            yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.done", **text, **_logprobs(block))
             if block.kind != "reasoning":
                 yield self._of_part(block, "response.content_part.done", part=_part(block.kind, block.text))
         item = self._item(block, self._status_of(block))
@@ -166,6 +164,11 @@ ITEM_PREFIXES: Mapping[str, str] = {"text": "msg", "refusal": "msg", "reasoning"
 
 def _or(given: Raw, default: Any) -> Any:
     return default if given == NULL else given
+
+
+def _logprobs(block: AnswerBlock) -> dict[str, Any]:
+    """The field that events of text alone have; the gateway gives no logprobs there."""
+    return {"logprobs": []} if block.kind == "text" else {}
 
 
 def _part(kind: str, text: str) -> dict[str, Any]:

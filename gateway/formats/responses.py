@@ -1,4 +1,4 @@
-"""OpenAI's Responses API without stored state: requests are read as chat completions, answers are retold as items."""
+"""OpenAI's Responses API without stored state: requests become chat completions, answers become items."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ import msgspec
 from msgspec import Meta, Raw
 
 from gateway.errors import Problem
-from gateway.formats.answer_writer import AnswerWriter
+from gateway.formats.answer_writer import AnswerWriter, write_event
 from gateway.formats.fields import StreamOptions, Tokens
 from gateway.formats.response_writer import ResponseWriter
-from gateway.formats.translated_format import TranslatedFormat, is_given, refuse_value
+from gateway.formats.translated_format import (
+    TranslatedFormat,
+    choose_tool,
+    is_given,
+    join_parts,
+    make_call,
+    make_tool,
+    refuse_missing,
+    refuse_value,
+)
 
 STATELESS = "The gateway stores no responses: send the whole conversation as input."
-FIXED_NEEDS: Mapping[str, str] = MappingProxyType(
+UNTAKEN_FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "previous_response_id": STATELESS,
         "conversation": STATELESS,
@@ -25,10 +34,9 @@ FIXED_NEEDS: Mapping[str, str] = MappingProxyType(
         "max_tool_calls": "The gateway calls no tools of its own.",
     }
 )
-"""Fields that ask for what needs a server's state, and what to do instead."""
-INCLUDABLE = frozenset({"message.output_text.logprobs", "reasoning.encrypted_content"})
+"""Fields that are refused, most of them since they need stored state, and what to do instead."""
 LOGPROBS = "message.output_text.logprobs"
-FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
+INCLUDABLE = frozenset({LOGPROBS, "reasoning.encrypted_content"})
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
 
 
@@ -174,7 +182,7 @@ class ResponsesFormat(TranslatedFormat):
 
     def error_event(self, problem: Problem) -> bytes:
         event = {"type": "error", "code": problem.code, "message": problem.message, "param": problem.param}
-        return b"event: error\ndata: " + msgspec.json.encode(event | {"sequence_number": 0}) + b"\n\n"
+        return write_event(event | {"sequence_number": 0})
 
     def answer_schema(self) -> dict[str, Any]:
         return {
@@ -192,8 +200,8 @@ class ResponsesFormat(TranslatedFormat):
 
 
 def _refuse_untaken(request: ResponsesRequest) -> None:
-    """Raises Problem (400) for what needs stored state, or what the gateway does not tell."""
-    for name, text in FIXED_NEEDS.items():
+    """Raises Problem (400) for what needs stored state, or what the gateway does not give."""
+    for name, text in UNTAKEN_FIELDS.items():
         value = getattr(request, name)
         if value is not False and is_given(value):
             raise Problem("parameter_not_allowed", f"{name} is not taken. {text}", name)
@@ -201,7 +209,7 @@ def _refuse_untaken(request: ResponsesRequest) -> None:
         if name not in INCLUDABLE:
             raise refuse_value(f"include[{number}]", name, *sorted(INCLUDABLE))
     if request.top_logprobs or LOGPROBS in (request.include or ()):
-        raise Problem("parameter_not_allowed", "Logprobs are told by chat completions alone: ask there.", "include")
+        raise Problem("parameter_not_allowed", "Only chat completions give logprobs: ask there.", "include")
 
 
 def _tool_choice(choice: str | NamedTool) -> Any:
@@ -209,7 +217,7 @@ def _tool_choice(choice: str | NamedTool) -> Any:
         return choice
     if choice.type != "function":
         raise refuse_value("tool_choice.type", choice.type, "function")
-    return {"type": "function", "function": {"name": choice.name}}
+    return choose_tool(choice.name)
 
 
 def _text_fields(text: TextOptions) -> dict[str, Any]:
@@ -220,22 +228,16 @@ def _text_fields(text: TextOptions) -> dict[str, Any]:
     if form.type == "json_object":
         return fields | {"response_format": {"type": "json_object"}}
     if not is_given(form.schema):
-        raise Problem("missing_field", "The field 'text.format.schema' is required.", "text.format.schema")
+        raise refuse_missing("text.format.schema")
     schema = {"name": form.name, "schema": form.schema, "strict": form.strict, "description": form.description}
-    told = {name: value for name, value in schema.items() if is_given(value)}
-    return fields | {"response_format": {"type": "json_schema", "json_schema": told}}
+    given = {name: value for name, value in schema.items() if is_given(value)}
+    return fields | {"response_format": {"type": "json_schema", "json_schema": given}}
 
 
 def _tool(tool: FunctionTool, place: str) -> dict[str, Any]:
     if tool.type != "function":
         raise refuse_value(f"{place}.type", tool.type, "function")
-    function = {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": tool.parameters,
-        "strict": tool.strict,
-    }
-    return {"type": "function", "function": {name: value for name, value in function.items() if is_given(value)}}
+    return make_tool(tool.name, tool.description, tool.parameters, tool.strict)
 
 
 def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
@@ -247,16 +249,12 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
         place = f"input[{number}]"
         if item.type == "message":
             if item.role is None:
-                raise Problem("missing_field", f"The field '{place}.role' is required.", f"{place}.role")
+                raise refuse_missing(f"{place}.role")
             role = "system" if item.role == "developer" else item.role
             messages.append({"role": role, "content": _content(item.content, f"{place}.content")})
         elif item.type == "function_call":
             _see_that_it_has(item, place, "call_id", "name", "arguments")
-            call = {
-                "id": item.call_id,
-                "type": "function",
-                "function": {"name": item.name, "arguments": item.arguments},
-            }
+            call = make_call(item.call_id, item.name, item.arguments)
             last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
             if last is None:
                 last = {"role": "assistant", "content": None}
@@ -267,9 +265,7 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
             content = _content(item.output, f"{place}.output")
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
         elif item.type != "reasoning":  # a model's own reasoning of earlier turns: templates leave it out as well
-            raise refuse_value(
-                f"{place}.type", item.type, "message", "function_call", "function_call_output", "reasoning"
-            )
+            raise refuse_value(f"{place}.type", item.type, *ITEM_TYPES)
     if not messages:
         raise Problem("invalid_value", "The input holds no message.", "input")
     return messages
@@ -279,7 +275,7 @@ def _see_that_it_has(item: InputItem, place: str, *names: str) -> None:
     """Raises Problem (400) for a field that an item needs and has not."""
     for name in names:
         if getattr(item, name) is None:
-            raise Problem("missing_field", f"The field '{place}.{name}' is required.", f"{place}.{name}")
+            raise refuse_missing(f"{place}.{name}")
 
 
 def _with_instructions(instructions: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -304,9 +300,7 @@ def _content(content: str | list[InputPart] | None, place: str) -> Any:
             parts.append({"type": "image_url", "image_url": url})
         else:
             raise refuse_value(f"{place}[{number}].type", part.type, "input_text", "output_text", "input_image")
-    if all(part["type"] == "text" for part in parts):  # one text: not all chat templates take parts
-        return "\n".join(part["text"] for part in parts)
-    return parts
+    return join_parts(parts)
 
 
 RESPONSES = ResponsesFormat()

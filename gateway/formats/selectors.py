@@ -15,14 +15,13 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.fields import Message
+from gateway.formats.fields import RAW_FIELDS, Message
 from router.passage import clip_passage
 
 SYSTEM_ROLES = ("system", "developer")
 FIELD = "field:"
 JSON_BYTES_MAX = 1 << 18
 """A longer text is not looked into for a field: it is read as it is."""
-OBJECT = msgspec.json.Decoder(dict[str, Raw])
 LIST = msgspec.json.Decoder(list[Raw])
 
 
@@ -59,7 +58,7 @@ def _field(text: str, path: str) -> str | None:
     try:
         for step in path.split("."):
             held = memoryview(found).tobytes().lstrip()
-            found = LIST.decode(held)[int(step)] if held[:1] == b"[" else OBJECT.decode(held)[step]
+            found = LIST.decode(held)[int(step)] if held[:1] == b"[" else RAW_FIELDS.decode(held)[step]
         said = memoryview(found).tobytes()
         return msgspec.json.decode(said, type=str) if said[:1] == b'"' else said.decode()
     except (msgspec.DecodeError, KeyError, IndexError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A wire format of another API: its requests become chat completions, and chat answers are retold in its form.
+"""A wire format of another API: its requests become chat completions, and chat answers are translated into its form.
 
 So checks, general prompts, fallbacks, contracts, records and feedback work as for chat, whatever the engine speaks.
 """
@@ -14,7 +14,7 @@ from msgspec import Raw
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.chat import CHAT
-from gateway.formats.fields import NULL
+from gateway.formats.fields import NULL, RAW_FIELDS
 from gateway.formats.wire_format import WireFormat
 
 CHAT_ALONE = frozenset(
@@ -25,7 +25,7 @@ CHAT_ALONE = frozenset(
 )
 """Fields of a chat completion that another API has under another name, or not at all."""
 SHOWN_CHARACTERS_MAX = 64
-RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
+NOT_GIVEN = (None, Raw(), NULL)
 
 
 class TranslatedFormat(WireFormat):
@@ -85,7 +85,35 @@ class TranslatedFormat(WireFormat):
 
 def is_given(value: Any) -> bool:
     """True for a value that is neither null nor absent."""
-    return value is not None and not (isinstance(value, Raw) and bytes(value) in (b"", b"null"))
+    return value not in NOT_GIVEN
+
+
+def make_tool(name: str | None, description: str | None, parameters: Raw, strict: bool | None = None) -> dict[str, Any]:
+    """A tool that an answer may call, as chat has it."""
+    function = {"name": name, "description": description, "parameters": parameters, "strict": strict}
+    return {"type": "function", "function": {name: value for name, value in function.items() if is_given(value)}}
+
+
+def choose_tool(name: str | None) -> dict[str, Any]:
+    """The `tool_choice` of chat that asks for this tool."""
+    return {"type": "function", "function": {"name": name}}
+
+
+def make_call(call_id: str | None, name: str | None, arguments: str | None) -> dict[str, Any]:
+    """A call of a tool, as chat has it; `arguments` are JSON."""
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def join_parts(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """The content of a chat message: one text where all parts are, since not all chat templates take parts."""
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
+
+
+def refuse_missing(place: str) -> Problem:
+    """The problem of a field that is not there."""
+    return Problem("missing_field", f"The field {place!r} is required.", place)
 
 
 def refuse_value(place: str, value: str, *taken: str) -> Problem:

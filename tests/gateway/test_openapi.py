@@ -23,7 +23,7 @@ from gateway.formats.fields import GATEWAY_ALONE, ON_REQUEST
 from gateway.formats.format_table import FORMATS
 from gateway.formats.hot_schemas import IN_STREAMS
 from gateway.formats.request_body import read_body
-from gateway.formats.responses import FIXED_NEEDS
+from gateway.formats.responses import UNTAKEN_FIELDS
 from gateway.formats.wire_format import WireFormat
 from gateway.openapi import ANYWHERE, KEY_ERRORS, STATE_ERRORS, UNREADABLE_ERRORS
 from gateway.openapi_parts import JSON_ERRORS
@@ -215,7 +215,7 @@ def test_the_body_of_a_hot_endpoint_has_the_fields_that_the_gateway_reads(
     assert set(schema["properties"]) == (wire_format.known | on_request) - {"media"}
     assert not schema["properties"].keys() & GATEWAY_ALONE
     bounded = [name for name, told in schema["properties"].items() if not told.keys() - {"description"}]
-    assert set(bounded) <= ON_REQUEST | FIXED_NEEDS.keys(), "fields whose types the code has are told"
+    assert set(bounded) <= ON_REQUEST | UNTAKEN_FIELDS.keys(), "fields whose types the code has are told"
 
 
 def body_schema(document: Mapping[str, Any], path: str) -> dict[str, Any]:

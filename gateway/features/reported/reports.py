@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta, Raw
 
 from gateway.errors import Problem
-from gateway.formats.fields import Message
-from gateway.formats.request_body import RAW_FIELDS, invalid
+from gateway.formats.fields import RAW_FIELDS, Message
+from gateway.formats.request_body import invalid
 
 REPORTS_MAX = 1000
 REPORT_REF: Mapping[str, Any] = {"$ref": "#/components/schemas/Report"}

@@ -1,4 +1,4 @@
-"""Answers retold for other APIs: blocks begin and end in order, whatever an engine's events look like."""
+"""Answers translated for other APIs: blocks begin and end in order, whatever an engine's events look like."""
 
 from __future__ import annotations
 
