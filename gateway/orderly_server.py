@@ -54,12 +54,13 @@ def bind(listen: ListenSettings) -> Places:
         for address in addresses_of(listen):
             places.append((address, _bound(address)))  # noqa: PERF401 - what is bound is closed where the next is not
     except SettingsError:
-        _close(places)
+        close(places)
         raise
     return places
 
 
-def _close(places: Places) -> None:
+def close(places: Places) -> None:
+    """Close all sockets of these places."""
     for _, sockets in places:
         for place in sockets:
             place.close()
@@ -156,7 +157,7 @@ class OrderlyServer(uvicorn.Server):
                     await self._listen(address, place)
         except (OSError, SettingsError) as error:
             log.error("the gateway can't listen: %s", error)
-            _close(places)
+            close(places)
             await self.lifespan.shutdown()
             sys.exit(STARTUP_FAILURE)
         reload_on_signal(self._gateway.state.services)

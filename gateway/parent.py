@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import pickle
@@ -23,8 +22,9 @@ from pathlib import Path
 import msgspec
 
 from gateway.app import build_app
+from gateway.background.interpreter import freeze_garbage
 from gateway.configuration.settings import Settings
-from gateway.orderly_server import OrderlyServer, Places
+from gateway.orderly_server import OrderlyServer, Places, close
 from gateway.siblings import Channel, ProcessMessage, Questions, Siblings, Topic
 from monitoring.metrics import Meters
 from serving.shared_memory import SharedMemory
@@ -102,8 +102,7 @@ class Parent:
         self._loop.add_signal_handler(signal.SIGINT, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._loop.add_signal_handler(signal.SIGCHLD, self._changed.set)
-        gc.collect()
-        gc.freeze()  # the pages of what is imported stay shared
+        freeze_garbage()  # so the pages of what is imported stay shared
         while (child := self._loop.run_until_complete(self._next())) is not None:
             self._start(child)  # not inside the loop, which a fork may not inherit as running
         self._loop.close()
@@ -198,7 +197,8 @@ class Parent:
                 log.info("process %d of %d runs (pid %d)", child.number, len(self._children), child.pid)
                 self._changed.set()
             elif message.topic == "closed":
-                self._close()
+                if self._stops:  # else connections would wait here until the end
+                    close(self._places)
             elif message.topic == "metrics" and not message.number:
                 child.measured = message.payload
             else:
@@ -206,12 +206,6 @@ class Parent:
                 self._relays.add(relay)
                 relay.add_done_callback(self._relays.discard)
         child.questions.end()
-
-    def _close(self) -> None:
-        """Once the first process takes no more connections: else they would wait here until the end."""
-        for _, sockets in self._places if self._stops else ():
-            for place in sockets:
-                place.close()
 
     async def _relay(self, asker: ServingProcess, message: ProcessMessage) -> None:
         if message.topic == "settings":

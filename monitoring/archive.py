@@ -8,7 +8,6 @@ process of its own (archive_run.py), reading by the command line.
 
 from __future__ import annotations
 
-import os
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ import duckdb
 import msgspec
 
 from monitoring.records import Record
-from monitoring.synced_files import sync_folder
+from monitoring.synced_files import sync
 from monitoring.texts import TextRow
 
 Dataset = Literal["records", "feedback", "texts"]
@@ -130,13 +129,12 @@ def replace_part(dataset: Dataset, lines: Path, target: Path) -> int:
             f"TO {write_path(partial)} (FORMAT parquet, COMPRESSION zstd)",
             [str(lines)],
         )
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(partial)
     size = partial.stat().st_size
     target.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(target)
     for folder in (target.parent, target.parent.parent):
-        sync_folder(folder)
+        sync(folder)
     return size
 
 

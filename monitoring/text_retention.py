@@ -16,7 +16,7 @@ import duckdb
 import msgspec
 
 from monitoring.archive import ArchiveQuery, Dataset, connected, find_table, read, replace_part
-from monitoring.synced_files import sync_folder
+from monitoring.synced_files import sync
 from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
 
 PRUNED_EVERY_SECONDS = 3600
@@ -94,7 +94,7 @@ def rewrite_part(dataset: Dataset, path: Path, rewrite: Callable[[dict[str, Any]
 def remove_part(path: Path) -> None:
     """Remove a file so that it stays removed, whatever happens to the machine."""
     path.unlink()
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def list_parts_of(folder: Path, dataset: Dataset, column: str, values: Sequence[str]) -> list[Path]:

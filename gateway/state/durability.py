@@ -60,7 +60,7 @@ class Persistence:
     replicas: int | None = None
     role: str | None = None
     waits: bool = False
-    """Return whether it has WAITAOF (Redis and Valkey from 7.2 on)."""
+    """True if it has WAITAOF (Redis and Valkey from 7.2 on)."""
 
     @property
     def durable(self) -> bool:

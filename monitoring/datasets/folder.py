@@ -14,7 +14,7 @@ import msgspec
 
 from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.card_page import make_card_page
-from monitoring.synced_files import sync_folder
+from monitoring.synced_files import sync
 
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
@@ -49,7 +49,7 @@ def write_set(folder: Path, built: BuiltSet, card: dict[str, Any]) -> str:
         except OSError:
             if not target.is_dir():  # else another build of the same set was faster
                 raise
-        sync_folder(folder)
+        sync(folder)
     return name
 
 

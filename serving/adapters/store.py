@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from monitoring.synced_files import sync
 from serving.adapters import canonical
 from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, open_file, opened
 from serving.adapters.artifact import Artifact, ArtifactLimits, digest_of
@@ -148,15 +149,6 @@ def _move(incoming: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
-
-
-def sync(path: Path) -> None:
-    """Have the disk keep a file or folder before this returns. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(incoming: Path) -> None:
