@@ -10,7 +10,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -116,10 +116,7 @@ async def test_one_killed_under_load_loses_its_own_requests_alone_and_comes_back
             await caller.post("/v1/chat/completions", json=SHORT)
         before = await metric(callers[0], "apprentice_requests_total")
         shares, pids = connections(process), children(process)
-        begun = asyncio.Semaphore(0)
-        streams = [asyncio.create_task(whole_stream(caller, begun)) for caller in callers]
-        for _ in callers:
-            await begun.acquire()
+        streams = await begin_streams(callers)
         os.kill(pids[1], signal.SIGKILL)
         whole = [await stream for stream in streams]
         assert whole.count(False) <= shares[1]
@@ -143,6 +140,15 @@ async def whole_stream(http: httpx.AsyncClient, begun: asyncio.Semaphore) -> boo
                     begun.release()
                 lines.append(line)
     return "data: [DONE]" in lines
+
+
+async def begin_streams(callers: Sequence[httpx.AsyncClient]) -> list[asyncio.Task[bool]]:
+    """A stream of each caller, all of which have begun."""
+    begun = asyncio.Semaphore(0)
+    streams = [asyncio.create_task(whole_stream(caller, begun)) for caller in callers]
+    for _ in callers:
+        await begun.acquire()
+    return streams
 
 
 @pytest.mark.parametrize("way", ["signal", "admin"])
@@ -173,10 +179,7 @@ async def test_a_reload_reaches_all_processes_and_is_one_entry_of_the_audit(conf
 @pytest.mark.invariant("A stop drains all processes of a gateway.")
 async def test_a_stop_finishes_the_streams_of_all_processes(config: Path) -> None:
     async with pair(config, new_key()[0]) as (process, callers):
-        begun = asyncio.Semaphore(0)
-        streams = [asyncio.create_task(whole_stream(caller, begun)) for caller in callers]
-        for _ in callers:
-            await begun.acquire()
+        streams = await begin_streams(callers)
         process.process.send_signal(signal.SIGTERM)
         assert all([await stream for stream in streams])
         assert await asyncio.wait_for(process.process.wait(), 60) == 0
@@ -185,10 +188,7 @@ async def test_a_stop_finishes_the_streams_of_all_processes(config: Path) -> Non
 
 async def test_a_process_that_is_stopped_alone_finishes_what_it_has_begun_and_is_replaced(config: Path) -> None:
     async with pair(config, new_key()[0]) as (process, callers):
-        begun = asyncio.Semaphore(0)
-        streams = [asyncio.create_task(whole_stream(caller, begun)) for caller in callers]
-        for _ in callers:
-            await begun.acquire()
+        streams = await begin_streams(callers)
         os.kill(children(process)[0], signal.SIGTERM)
         assert all([await stream for stream in streams])
         await until(lambda: sum("of 2 runs" in line for line in process.said) == 3)
