@@ -19,7 +19,8 @@ from gateway.callers import new_key
 from tests.walks.test_process import served
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "your-own-task.md"
-ADOPT = "apprentice adopt examples.csv --task returns"
+TASK = "returns"
+ADOPT = f"apprentice adopt examples.csv --task {TASK}"
 FEW_STEPS = ("--steps", "4", "--batch", "2", "--rank", "4")
 
 
@@ -41,21 +42,24 @@ def write_examples(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
         table.writerows((row["text"], row["expected"]) for row in rows)
 
 
-async def walk_guide(folder: Path, configuration: Mapping[str, Any], python: Path) -> dict[str, Any]:
+async def walk_guide(
+    folder: Path, configuration: Mapping[str, Any], python: Path, *, task: str = TASK
+) -> dict[str, Any]:
     """Follow the guide in a folder that has `examples.csv`; what `adopt` tells in the end.
 
-    `configuration` has the pools, and `python` is that of the training's environment.
+    `configuration` has the pools, and `python` is that of the training's environment. `task` stands for the guide's own
+    where the engines already serve a version of that name.
     """
     key, config = new_key()[0], folder / "apprentice.yaml"
     content: dict[str, Any] = json.loads(json.dumps({**configuration, "listen": {"port": 0}}, default=str))
-    task, watched = (yaml.safe_load(block) for block in read_blocks("yaml"))
-    content |= {"tasks": task["tasks"], "training": {**task["training"], "python": str(python)}}
+    first, watched = (yaml.safe_load(block) for block in read_blocks("yaml"))
+    content |= {"tasks": {task: first["tasks"][TASK]}, "training": {**first["training"], "python": str(python)}}
     config.write_text(yaml.safe_dump(content))
     async with served(config, key) as process:
         variables = {**os.environ, "APPRENTICE_URL": process.url, "APPRENTICE_KEY": key}
 
         async def run(command: str, *more: str, code: int = 0) -> str:
-            program, *words = shlex.split(command)
+            program, *words = (task if word == TASK else word for word in shlex.split(command))
             running = await asyncio.create_subprocess_exec(
                 *(Path(sys.executable).with_name(program), *words, *more),
                 cwd=folder,
@@ -74,7 +78,7 @@ async def walk_guide(folder: Path, configuration: Mapping[str, Any], python: Pat
         past = ("--past", "readiness", "--past", "dataset")
         await run(adopt, *FEW_STEPS, *past, code=1)  # a person looks at the manifest
         told = await run(adopt, *FEW_STEPS, *past, "--past", "manifest", "--release", "--json")
-        content["tasks"]["returns"] |= watched["tasks"]["returns"]
+        content["tasks"][task] |= watched["tasks"][TASK]
         config.write_text(yaml.safe_dump(content))
         await run(check)
         await run(reload)
