@@ -9,6 +9,9 @@ from pathlib import Path
 
 from tools.engines.process import EngineProcess
 
+PLUGIN_FOLDER = Path(__file__).with_name("vllm_plugin")
+"""Operators for adapters on CPUs, which vLLM loads from there."""
+
 
 def count_threads(engines: int = 1) -> int:
     """Threads for each of `engines` on this machine's CPU. One core stays free for the gateway."""
@@ -73,8 +76,9 @@ def build_environment(options: EngineOptions) -> dict[str, str]:
         return environment
     # By default vLLM binds the threads of every engine on a machine to the same cores, and has its scheduler spin
     # beside them: one engine of two then got no time for minutes. Here the scheduler computes the model itself
-    # (for that, CPU builds want "multiprocessing" off), in unbound threads.
+    # (for that, CPU builds want "multiprocessing" off), in unbound threads. The plugin makes adapters cheap on a CPU.
     return environment | {
+        "PYTHONPATH": str(PLUGIN_FOLDER),
         "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

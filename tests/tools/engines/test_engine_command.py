@@ -31,10 +31,11 @@ def test_engine_is_started_as_a_module_with_adapters_at_runtime() -> None:
 def test_cpu_and_gpu_engines_bound_their_memory_each_in_its_way() -> None:
     assert "--enforce-eager" in build_command(OPTIONS)
     assert build_environment(OPTIONS)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert (Path(build_environment(OPTIONS)["PYTHONPATH"]) / "adapter_operators.py").is_file()
     on_gpu = replace(OPTIONS, on_gpu=True, memory_share=0.45)
     assert after("--gpu-memory-utilization", build_command(on_gpu)) == "0.45"
     assert "--enforce-eager" not in build_command(on_gpu)
-    assert "VLLM_CPU_KVCACHE_SPACE" not in build_environment(on_gpu)
+    assert not {"VLLM_CPU_KVCACHE_SPACE", "PYTHONPATH"} & set(build_environment(on_gpu))
 
 
 def test_engines_on_one_cpu_share_its_cores_instead_of_being_bound_to_the_same_one() -> None:
