@@ -33,7 +33,7 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     out.say("")
     names = {arm: asked["version"] for arm, asked in answer["asked"].items() if arm != "adapter" and "version" in asked}
     arms = {f"{arm} ({names[arm]})" if arm in names else arm: figures for arm, figures in report["arms"].items()}
-    out.table(ARM_COLUMNS, [_arm_row(arm, figures) for arm, figures in arms.items()])
+    out.table(_name_columns(report.get("judge")), [_arm_row(arm, figures) for arm, figures in arms.items()])
     for pair in report["paired"]:
         out.say("")
         _tell_pair(out, pair)
@@ -59,6 +59,15 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
         out.say("What it can't see:")
         for sentence in report["cannot_see"]:
             out.say(f"- {sentence}")
+
+
+def _name_columns(judge: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The columns of the arms' table: beside what a judge held right stands how far it agrees with people."""
+    if judge is None:
+        return ARM_COLUMNS
+    known = judge["agreement"] is not None
+    agreement = f"agrees with people in {_percent(judge['agreement'])}" if known else "agreement with people unknown"
+    return tuple(f"right (a judge: {agreement})" if name == "right" else name for name in ARM_COLUMNS)
 
 
 def tell_suites(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:

@@ -78,9 +78,9 @@ class EvaluationOptions:
     metric: Annotated[
         str | None,
         typer.Option(
-            help="When an answer is right: exact, normal (JSON by its value, white space apart), fields:a,b or "
-            "overlap:0.5 (ROUGE-L with the expected text). Unset: the fields that the contract requires, where JSON is "
-            "expected, else normal."
+            help="When an answer is right: exact, normal (JSON by its value, white space apart), fields:a,b, "
+            "overlap:0.5 (ROUGE-L with the expected text) or judge (the task's judging model says so). Unset: the "
+            "fields that the contract requires, where JSON is expected, else normal."
         ),
     ] = None
     class_field: Annotated[

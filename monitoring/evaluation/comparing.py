@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -44,9 +45,10 @@ def normal(text: str) -> bytes:
 @dataclass(frozen=True, slots=True)
 class ComparisonMetric:
     """A way to compare answers. `fields` are those that have to be equal, of the kind `fields`; `least` is the overlap
-    from which on an answer is right, of the kind `overlap`."""
+    from which on an answer is right, of the kind `overlap`. Of the kind `judge` a model is asked about each answer that
+    does not say the same as the expected one."""
 
-    kind: Literal["exact", "normal", "fields", "overlap"]
+    kind: Literal["exact", "normal", "fields", "overlap", "judge"]
     fields: tuple[str, ...] = ()
     least: float = OVERLAP_LEAST
 
@@ -59,7 +61,7 @@ class ComparisonMetric:
         """True if this answer counts as the expected one."""
         if self.kind == "exact":
             return answer == expected
-        if self.kind == "normal":
+        if self.kind in ("normal", "judge"):
             return normal(answer) == normal(expected)
         if self.kind == "overlap":
             return measure_overlap(expected, answer) >= self.least
@@ -79,19 +81,26 @@ class ComparisonMetric:
             raise DatasetError(f"Line {row.line}: its expected answer is {lack}, which the metric {self} compares.")
 
 
+PLAIN_METRICS: Mapping[str, ComparisonMetric] = MappingProxyType(
+    {
+        "exact": ComparisonMetric("exact"),
+        "normal": ComparisonMetric("normal"),
+        "judge": ComparisonMetric("judge"),
+    }
+)
+
+
 def metric_of(text: str) -> ComparisonMetric:
-    """The metric of this name: `exact`, `normal`, `fields:a,b` or `overlap:0.5`. Raises MetricError."""
+    """The metric of this name: `exact`, `normal`, `fields:a,b`, `overlap:0.5` or `judge`. Raises MetricError."""
     kind, _, listed = text.partition(":")
     names = tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
-    if text == "exact":
-        return ComparisonMetric("exact")
-    if text == "normal":
-        return ComparisonMetric("normal")
+    if text in PLAIN_METRICS:
+        return PLAIN_METRICS[text]
     if kind == "fields" and 0 < len(names) <= FIELDS_MAX:
         return ComparisonMetric("fields", names)
     if kind == "overlap" and (least := _share_in(listed or str(OVERLAP_LEAST))) is not None:
         return ComparisonMetric("overlap", least=least)
-    raise MetricError(f"{text[:80]!r} is no metric: it is exact, normal, fields:NAME,NAME or overlap:SHARE.")
+    raise MetricError(f"{text[:80]!r} is no metric: it is exact, normal, fields:NAME,NAME, overlap:SHARE or judge.")
 
 
 def _share_in(text: str) -> float | None:

@@ -25,7 +25,7 @@ class AnswerForm:
         """The form of an answer; None where it lacks what is compared: it is then the same as no other."""
         if self.metric.kind == "exact":
             return text.encode(errors="surrogatepass")
-        if self.metric.kind in ("normal", "overlap"):
+        if self.metric.kind in ("normal", "overlap", "judge"):
             return normal(text)
         answer = object_in(text)
         if answer is None or not all(name in answer for name in self.metric.fields):

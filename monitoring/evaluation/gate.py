@@ -20,6 +20,8 @@ LineVerdict = Literal["passed", "failed", "cannot_tell", "not_judged"]
 Role = Literal["leading", "best"]
 SURE, POWER = NormalDist().inv_cdf(0.95), NormalDist().inv_cdf(0.8)
 NAMED_MAX = 5
+AGREEMENT_MIN = 0.8
+"""A judge that agrees with people less decides nothing."""
 FEW_ROWS = 100
 """Of fewer rows the number of rows that are needed is told with its interval."""
 ROLE_WORDS: Mapping[Role, str] = {"leading": "which leads", "best": "the best that has led"}
@@ -58,6 +60,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     pair: dict[str, Any]
     figures: dict[str, Any]
     reference_figures: dict[str, Any]
+    judge: dict[str, Any] | None = None
+    """Where a model judged the answers: its agreement with people, as the report has it."""
 
 
 class GateReference(msgspec.Struct, frozen=True):
@@ -112,6 +116,7 @@ def compare_arms(
             pair={name: pair[name] for name in PAIR},
             figures={name: report["arms"]["adapter"][name] for name in FIGURES},
             reference_figures={name: report["arms"][pair["second"]][name] for name in FIGURES},
+            judge=report.get("judge"),
         )
         for pair in report["paired"]
         if pair["first"] == "adapter" and arms[pair["second"]].version is not None
@@ -149,7 +154,7 @@ def decide_gate(
     most = max(lines, key=lambda line: line.rows_more)
     because = next((line.text for line in lines if line.verdict == verdict), "")
     if verdict == "cannot_tell" and most.needs:
-        because = f"It cannot tell: {most.needs} are needed. {most.text}"
+        because = f"{most.needs[0].upper()}{most.needs[1:]} are needed. {most.text}"
     elif verdict == "passed":
         because = f"It is shown to be no worse than {_listed([str(one.asked.version) for one in references])}."
     return GateReport(
@@ -178,6 +183,12 @@ def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
     pair, name = comparison.pair, str(comparison.reference.version)
     if pair["unanswered"]:
         text = f"{pair['unanswered']} rows were not answered by {name} alone: run the same evaluation again."
+        yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
+    if comparison.judge is not None and (comparison.judge["agreement_low"] or 0.0) < AGREEMENT_MIN:
+        text = (
+            f"A model judged the answers, and is not shown to agree with people on {AGREEMENT_MIN:.0%} of them: have "
+            "requests with judged shadow pairs reviewed, or evaluate by another metric."
+        )
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
     yield _no_worse("accuracy", "Right answers", name, pair, bounds.margin)
     yield _classes(name, pair, bounds.class_loss_max)

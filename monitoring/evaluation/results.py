@@ -30,7 +30,7 @@ class Said(msgspec.Struct, kw_only=True):
     """An arm's answer to one row, with time, tokens and cost. `text` is None without an answer: `fault` says why.
 
     Times in seconds, cost in US dollars; None is unknown. `logprobs` are empty where they were not asked for, or the
-    engine tells none.
+    engine tells none. `verdict` is that of a model that judges, None where none was asked, or it did not tell.
     """
 
     text: str | None
@@ -45,6 +45,7 @@ class Said(msgspec.Struct, kw_only=True):
     fault: str | None = None
     request_id: str = ""
     stack: str = ""
+    verdict: bool | None = None
 
 
 class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -82,9 +83,9 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
 def judged(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes, secret: bytes = b"") -> RowResult:
     """One row's result; `secret` keys the digests of forms."""
     text, form = answer.text, AnswerForm(str(metric), metric)
-    right = text is not None and not answer.refused and metric.right(row.expected, text)
+    right = text is not None and not answer.refused and (bool(answer.verdict) or metric.right(row.expected, text))
     outcome = "answered"
-    if text is None:
+    if text is None or answer.fault is not None:
         outcome = "failed"
     elif answer.refused:
         outcome = "refused"

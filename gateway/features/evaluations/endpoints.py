@@ -21,6 +21,7 @@ from gateway.features.evaluations.arms import ARMS, PROMPT_ARMS, resolve_arms, r
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
+from gateway.features.evaluations.judging import check_judge
 from gateway.features.evaluations.store import Evaluation, ended, id_of
 from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
 from gateway.features.evaluations.suites import Suite
@@ -135,6 +136,8 @@ async def begin_evaluation(
         raise Problem("invalid_value", "Learning to route needs the arms adapter and general.", "arms")
     if wanted.suite is not None:
         metric, class_field = metric or wanted.suite.metric, class_field or wanted.suite.class_field
+    if metric == "judge":
+        check_judge(evaluations.services.settings, wanted.task)
     async with open_rows(make_intake(evaluations, wanted, metric, class_field)) as intake:
         data = await (intake.from_request(request) if wanted.suite is None else intake.from_suite(wanted.suite))
         if calibrate and data.groups < ROWS_MIN:

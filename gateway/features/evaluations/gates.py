@@ -39,6 +39,8 @@ async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | No
     counts = counts_of(evaluation)
     if counts is None:
         return None
+    if evaluation.metric == "judge":
+        return Gate(taken=False, because="A model judged these answers: they are no baseline of people's labels.")
     try:
         baseline = measure_counts("gate", *counts, 0.0, "system", "")
     except ValueError as error:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,11 +25,13 @@ from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.gates import gate_of, take_gate
+from gateway.features.evaluations.judging import describe_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
 from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, ended
 from gateway.features.evaluations.texts import keep_texts
 from gateway.features.records.archiving import redis_address, text_source_of
+from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
 from gateway.request_labels import read_rules
@@ -42,6 +46,7 @@ from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
 from router.replicas import pick
 from serving.adapters.entries import PLACED
+from serving.engine_traits import EngineKind
 from serving.view import FleetView, VersionView
 
 log = logging.getLogger(__name__)
@@ -60,7 +65,7 @@ FAILING_SECONDS_MAX = 3600.0
 CLOSE_SECONDS_MAX = 1800.0
 PRODUCTION_SECONDS = 30 * 86_400.0
 """Requests of so long before are what the rows are to be like."""
-OF_THE_ROW = frozenset({"refused", "too_long"})
+OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})
 """Faults that the same row meets again."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 COMMAND = make_command("gateway.features.evaluations.run")
@@ -146,31 +151,71 @@ class _Run:
 
     async def _answer(self, arm: str, row: Row) -> Said:
         answer = await self._ask(arm, row)
+        if self._one.metric == "judge":
+            await self._judge(arm, row, answer)
         await keep_texts(self._evaluations, self._one, arm, row, answer)
         return answer
 
     async def _ask(self, arm: str, row: Row) -> Said:
-        """One arm's answer, once there is room; asked again as long as its engine fails at all rows."""
-        alone, waits, pause = 0, ROOM_SECONDS[0], RETRY_SECONDS[0]
-        began = tried_at = time.monotonic()
+        """One arm's answer."""
         try:
             asked = self._one.arms[arm]
             body = body_of(row, asked.version or self._one.version, logprobs=asked.version is not None)
         except Problem as problem:  # the gateway that took the row in was another build
             raise Impossible(f"Line {row.line} of the data: {problem.message}") from None
+        return await self._until_answered(arm, partial(self._choice, arm), body)
+
+    async def _judge(self, arm: str, row: Row, answer: Said) -> None:
+        """Have a model judge an answer that does not say the same as the expected one; without a verdict it counts as
+        failed."""
+        if answer.text is None or answer.refused or metric_of("judge").right(row.expected, answer.text):
+            return
+        services, asked = self._evaluations.services, self._one.arms[arm]
+        settings, pool = get_judge(services.settings, self._one.task)
+        version = services.fleet.view().versions.get(asked.version or self._one.version)
+        rules = asked.prompt or (version.general_prompt.system if version is not None else "")
+        body = body_of(row, self._one.version)
+        question = JudgeQuestion(body.wire_format.conversation(body.read), answer.text, rules, row.expected)
+        if not question.is_too_long:
+            number = secrets.token_hex(8)
+            body = make_judge_request(question.tell(number), self._one.task, settings.prompt, settings.max_tokens)
+            judged = await self._until_answered("judge", partial(self._judge_choice, pool), body, make_constraint)
+            answer.verdict = read_verdict(judged.text or "")
+        if answer.verdict is None:
+            answer.fault = "unjudged"
+
+    def _judge_choice(self, pool: str) -> Choice | str:
+        """The place for a question to the model that judges, or the reason why it waits. Raises Impossible."""
+        view = self._evaluations.services.fleet.view()
+        task = self._evaluations.services.snapshot.current.policy.tasks.get(self._one.task)
+        if task is None:
+            raise Impossible(f"The configuration has no task {self._one.task!r} any more.")
+        return self._placed(task, None, pool, None, view)
+
+    async def _until_answered(
+        self,
+        name: str,
+        place: Callable[[], Choice | str],
+        body: RequestBody,
+        constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
+    ) -> Said:
+        """The answer of an arm, or of the judge, once there is room; asked again as long as its engine fails at all
+        rows."""
+        alone, waits, pause = 0, ROOM_SECONDS[0], RETRY_SECONDS[0]
+        began = tried_at = time.monotonic()
         while True:
-            choice = self._choice(arm)
+            choice = place()
             if isinstance(choice, str):
                 await self._tell_of_waiting(choice, began)
                 await asyncio.sleep(waits)
                 waits = min(2 * waits, ROOM_SECONDS[1])
                 continue
-            answer = await answer_once(self._evaluations, choice, body)
+            answer = await answer_once(self._evaluations, choice, body, constrain)
             now = time.monotonic()
             if answer.fault is None or answer.fault in OF_THE_ROW:
-                self._answered_at[arm] = now
+                self._answered_at[name] = now
                 return answer
-            alone += alone == 0 or self._answered_at.get(arm, began) > tried_at
+            alone += alone == 0 or self._answered_at.get(name, began) > tried_at
             if alone >= FAULTS_ALONE_MAX or now - began >= FAILING_SECONDS_MAX:
                 return answer
             tried_at = now
@@ -239,6 +284,9 @@ class _Run:
         """Keep the report, and put the models that were asked for into force."""
         if closed.error:
             raise Impossible(closed.error)
+        if self._one.metric == "judge":
+            closed.report["judge"], sentences = await describe_judge(self._evaluations, self._one)
+            closed.report["cannot_see"] = sentences + closed.report["cannot_see"]
         after = ended(self._one, "done", "", closed.report)
         after = msgspec.structs.replace(after, gate=await gate_of(self._evaluations, after))
         await self._end(after, closed.models)
@@ -337,8 +385,15 @@ def in_short(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-async def answer_once(evaluations: Evaluations, choice: Choice, body: RequestBody) -> Said:
-    """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others."""
+async def answer_once(
+    evaluations: Evaluations,
+    choice: Choice,
+    body: RequestBody,
+    constrain: Callable[[EngineKind], Mapping[str, Any]] | None = None,
+) -> Said:
+    """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others.
+    `constrain` gives fields that keep an engine to certain answers.
+    """
     version = choice.version or choice.general_prompt_of
     record = Record(
         id=evaluations.services.ids.make(""),
@@ -353,6 +408,7 @@ async def answer_once(evaluations: Evaluations, choice: Choice, body: RequestBod
     demands = evaluations.services.judging.demands(policy, body, choice, NO_SCORES)
     body.cache_salt = evaluations.services.cache_salt("evaluation", choice.task)
     fields = dict(demands.fields or {}) if demands is not None else {}
+    fields |= constrain(choice.pool.engine) if constrain is not None else {}
     sent = body.for_engine(choice, fields if version is not None else {"temperature": 0, **fields})
     ledger, answer, fault = await ask_beside(evaluations.services, choice, body, sent, record, policy.limits)
     contract = evaluations.services.judging.contract_of(version) if version is not None else None

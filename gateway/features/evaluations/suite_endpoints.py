@@ -22,7 +22,7 @@ from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.slices import SliceCounts
 
 MetricName = Annotated[
-    str, Query(max_length=1000, description="exact, normal, fields:a,b or overlap:0.5; unset: by the contract.")
+    str, Query(max_length=1000, description="exact, normal, fields:a,b, overlap:0.5 or judge; unset: by the contract.")
 ]
 ClassField = Annotated[
     str, Query(max_length=200, description="A field of the expected answers, whose values are classes.")

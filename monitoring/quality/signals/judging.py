@@ -80,6 +80,7 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
         streams=streams,
         arms=list(_arms(watch, _slips_since(watch, streams), previous_version)),
         judge_agreement=recent_values.find_mean(watch.agreed),
+        judge_agreement_low=(recent_values.find_share_interval(watch.agreed) or (None,))[0],
         judge=_of_judge(watch),
         saving=_of_saving(watch, at),
     )

@@ -324,6 +324,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     arms: list[ArmReport] = []
     judge_agreement: float | None = None
     """How often the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""
+    judge_agreement_low: float | None = None
+    """The lower end of its 95% interval."""
     judge: JudgeReport | None = None
     """None where no model was asked."""
 

@@ -94,6 +94,17 @@ def test_each_fault_is_found_in_its_own_line(
     assert found.verdict == ("passed" if verdict == "not_judged" else verdict)
 
 
+@pytest.mark.parametrize(("low", "verdict"), [(None, "cannot_tell"), (0.7, "cannot_tell"), (0.85, "passed")])
+def test_a_judge_decides_only_where_it_is_shown_to_agree_with_people(low: float | None, verdict: GateVerdict) -> None:
+    alike = {
+        name: msgspec.structs.replace(one, judge={"pool": "general", "agreement": 0.9, "agreement_low": low})
+        for name, one in compared(answers(1000, 0.05, 1), answers(1000, 0.05, 1)).items()
+    }
+    found = decide_gate(CANDIDATE, [GateReference("leading", LEADING)], alike, BOUNDS)
+    assert found.verdict == verdict
+    assert ("agree with people on 80%" in found.because) == (verdict == "cannot_tell")
+
+
 def test_a_lost_class_is_found_at_a_mean_within_the_margin() -> None:
     bounds = GateBounds(margin=0.2)
     found = decided(answers(1000, 0.02, 1, lost="class-04"), answers(1000, 0.02, 1), bounds)
@@ -105,7 +116,7 @@ def test_with_as_many_rows_as_it_asks_for_an_equal_version_mostly_passes() -> No
     few = decided(answers(200, 0.04, 1), answers(200, 0.04, 2))
     assert few.verdict == "cannot_tell"
     more = next(line.rows_more for line in few.lines if line.subject == "accuracy")
-    assert few.because.startswith(f"It cannot tell: about {more:,} more rows are needed.")
+    assert few.because.startswith(f"About {more:,} more rows are needed.")
     passed = [
         decided(answers(200 + more, 0.04, 2 * seed), answers(200 + more, 0.04, 2 * seed + 1)).verdict == "passed"
         for seed in range(5, 29)
@@ -196,14 +207,14 @@ def test_ten_rows_tell_how_many_more_would_do_and_how_unsure_that_is() -> None:
     told = few("aaaaaaaaaa")
     assert told.verdict == "cannot_tell"
     needed = "about 700 more rows (130 to 2,180: 10 tell little of how often the answers differ) are needed."
-    assert told.because.startswith(f"It cannot tell: {needed} Right answers: ")
+    assert told.because.startswith(f"A{needed[1:]} Right answers: ")
 
 
 def test_a_class_that_is_seen_once_needs_rows_of_that_class() -> None:
     told = few("a" * 999 + "b")
     assert told.verdict == "cannot_tell"
     assert told.because == (
-        "It cannot tell: about 19 more rows of b are needed. "
+        "About 19 more rows of b are needed. "
         "A loss of 30 points to returns@v2 is not excluded: b (+0.0 points on 1 row)."
     )
 

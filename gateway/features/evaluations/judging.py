@@ -1,0 +1,54 @@
+"""The model that judges answers where the metric is `judge`: which one it is, and how far it agrees with people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.configuration.monitor import JudgeSettings
+from gateway.configuration.settings import Settings
+from gateway.errors import Problem
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.store import Evaluation
+from router.policy import TaskPolicy
+
+
+def get_judge(settings: Settings, task: str) -> tuple[JudgeSettings, str]:
+    """A task's judge, and the name of its pool; "" where there is none."""
+    judge = settings.tasks[task].monitor.judge if task in settings.tasks else JudgeSettings()
+    return judge, judge.pool or settings.general_pool or ""
+
+
+def check_judge(settings: Settings, task: TaskPolicy) -> None:
+    """Raises Problem (400) where no model can be asked."""
+    _, pool = get_judge(settings, task.name)
+    if not pool or not task.reaches(pool):
+        named = f"the pool {pool!r}, which its pools_allowed lacks" if pool else "no pool: there is no general_pool"
+        text = f"The metric judge asks a model, and {task.name} has {named}. Set tasks.{task.name}.monitor.judge.pool."
+        raise Problem("invalid_value", text, "metric")
+
+
+async def describe_judge(evaluations: Evaluations, evaluation: Evaluation) -> tuple[dict[str, Any], list[str]]:
+    """The judge for the report, with its agreement with people where pairs have shown it, and in words what its
+    verdicts leave open. Raises RedisError."""
+    settings, pool = get_judge(evaluations.services.settings, evaluation.task)
+    judged = [one for one in (await evaluations.quality_store.judgements()).values() if one.task == evaluation.task]
+    known = [
+        (one.judge_agreement_low, one.judge_agreement)
+        for one in judged
+        if settings.kind == "model" and one.judge_agreement is not None and one.judge_agreement_low is not None
+    ]
+    low, agreement = min(known, default=(None, None))
+    sentences = []
+    if low is None or agreement is None:
+        sentences.append(
+            f"A model ({pool}) judged these answers, and how far it agrees with people is not known: have shadow pairs "
+            f"judged by it (monitor.judge.kind: model), and some of those requests reviewed."
+        )
+    else:
+        sentences.append(
+            f"A model ({pool}) judged these answers. On answers that people judged, too, it agrees with them in "
+            f"{100 * agreement:.0f}% (95% confidence: at least {100 * low:.0f}%): a share may be off by as much."
+        )
+    own = [name for name, arm in evaluation.arms.items() if arm.pool == pool]
+    sentences += [f"{name} was judged by the model that answered." for name in own]
+    return {"pool": pool, "agreement": agreement, "agreement_low": low}, sentences
