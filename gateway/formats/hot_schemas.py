@@ -63,7 +63,7 @@ def operation_of(wire_format: WireFormat, errors: Json) -> Json:
     return {
         "tags": ["callers"],
         "summary": title,
-        "description": f"{title}, streamed or not, by a task's adapter or a general model.",
+        "description": f"{title} by the task or pool that `model` names.",
         "operationId": title.lower().replace(" ", "_"),
         "security": [{"key": []}],
         "parameters": [

@@ -16,13 +16,9 @@ LABEL = re.compile(r"{{ \$labels\.(\w+) }}")
 EITHER = re.compile(r"{{ if .*? }}.*?{{ else }}(.*?){{ end }}")
 VALUE = re.compile(r"{{ \$value.*?}}")
 INTRODUCTION = """
-The rules are in `monitoring/alerts/`. `critical` is for a person now, `warning` for somebody this day, `info` for the
-list. Queries are for Prometheus, commands for a shell with `APPRENTICE_URL` and `APPRENTICE_KEY`. After a change of
-settings: `apprentice reload --dry-run`.
-
-Without a gateway there is no data, and only GatewayDown fires, which needs the job's name `apprentice`. Levels over
-30 days: 99.9% of requests end well, 99% of answers wait at most 20 ms for the gateway, 99% of a task's requests end
-within 30 s. Their factors are in `service.yaml` and `recording.yaml`.
+The rules are in `monitoring/alerts/`; [the guide](../guides/alerts-and-dashboards.md) has severities and service
+levels. Queries are for Prometheus, commands for a shell with `APPRENTICE_URL` and `APPRENTICE_KEY`. After a change of
+settings: `apprentice reload --dry-run`, then without it.
 """
 
 

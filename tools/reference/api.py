@@ -24,9 +24,9 @@ from tools.reference.schema import type_words, without_null
 ROOT = Path(__file__).parents[2]
 INTRODUCTION = """
 Point any OpenAI client at `http://HOST:8080/v1`, with a key of ours, and put a task's name into `model`. Keys look
-like `sk-app-<public12>-<secret>` and go into `Authorization: Bearer …`; only the public part is shown or logged.
-`/openapi.json` has every field's bounds and every [error](errors.md). Unknown fields and query parameters are refused
-by name. `expected_generation` refuses a change (409) to an object that has moved since it was read.
+like `sk-app-<public12>-<secret>`; only the public part is shown or logged. `/openapi.json` has every field's bounds.
+Unknown fields and query parameters are refused by name. `expected_generation` refuses a change (409) to an object that
+has moved since it was read.
 """
 MODELS: Mapping[str, str] = {
     "TASK": "The version that the task's alias leads to, or the task's fallback.",
@@ -38,7 +38,7 @@ ROLES: Mapping[Role, str] = {
     "caller": "Ask, judge, and read its own requests and usage.",
     "operator": "That for anybody's requests, and read what admins have set, the fleet, the audit and the store.",
     "admin": "That, and change it.",
-    "sidecar": "Fetch adapters' bytes from the store, and nothing else.",
+    "sidecar": "Fetch adapters' bytes alone.",
 }
 ROUTE_ANSWER: Mapping[str, str] = {
     "object": "`route`",
@@ -60,16 +60,15 @@ MORE_HEADERS: Mapping[str, str] = {
     "x-should-retry": "`false` where a repetition is of no use.",
 }
 FIELD_NOTES = """
-`max_tokens`, `max_completion_tokens` and `min_tokens` are bounded by the task's `max_tokens_max`; `n`, `best_of` and
-prompts times `n` by its `n_max`. A pool that is named as the model has bounds of its own. A body has at most 256
-fields. Null and neutral values (`echo: false`) are taken everywhere. *permit*:
-`parameters_allowed` of the task or pool must name the field. What is unknown or not allowed is refused, or left out
-where `unknown_fields` is `drop`. The version's own sampling applies where the caller sets none.
+`max_tokens`, `max_completion_tokens` and `min_tokens` are bounded by `max_tokens_max` of the task; `n`, `best_of` and
+prompts times `n` by its `n_max`. A pool that is named as the model has its own. A body has at most 256 fields. Null and
+neutral values (`echo: false`) are taken everywhere. *permit*: `parameters_allowed` of the task or pool must name the
+field. What is unknown or not allowed is refused, or left out where `unknown_fields` is `drop`. The version's sampling
+applies where the caller sets none.
 
 - `media` permits message parts other than text, `roles` roles of one's own. `regex`, `grammar`, `structural_tag`,
   `whitespace_pattern` and `pattern` (inside JSON schemas) permit what an engine compiles. At most 16 patterns of RE2
-  are allowed, with 4,096 characters and 8,000 compiled steps together. Such a request is
-  sent to no other engine after a failure.
+  are taken, with 4,096 characters and 8,000 compiled steps together. Such a request is sent to no other engine after a failure.
 - `prompt_logprobs`, `echo` with `logprobs`, and `echo` in a chat end vLLM processes with adapters: only pools without
   adapters can allow them.
 - Never allowed: `kv_transfer_params.prompt_token_ids`, and keys of `chat_template_kwargs` with a field of their own.
@@ -95,7 +94,7 @@ def api_page() -> str:
     return page(
         "API",
         INTRODUCTION,
-        "Who may call an address is the least role that may; *any* is any key but a sidecar's, *open* needs none.",
+        "*Who* is the least role that may call it; *any* is any key but a sidecar's, *open* needs none.",
         table(("Role", "May"), [(code(role), ROLES[role]) for role in get_args(Role)]),
         "## `model`",
         table(("`model`", "Who answers"), [(code(name), words) for name, words in MODELS.items()]),
@@ -108,6 +107,7 @@ def api_page() -> str:
         table(("Header", "Meaning"), answer_headers),
         "## Fields of a body",
         FIELD_NOTES,
+        "Without a format in its note, a field is one of chat and completions.",
         table(("Field", "Type", "Note"), _fields(document)),
         f"Refused always, since they are the gateway's alone: {codes(sorted(GATEWAY_ALONE))}. Permissions without a "
         f"field of that name: {codes(sorted(ALLOWABLE - ON_REQUEST))}.",
@@ -143,7 +143,7 @@ def _body_fields(document: Mapping[str, Any], operation: Mapping[str, Any]) -> I
         if "$ref" in schema:
             schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
         fields = schema.get("properties", {})
-        if "messages" in fields or "prompt" in fields:
+        if fields.keys() & {"messages", "prompt", "input"}:
             yield "[fields](#fields-of-a-body)"
         elif fields:
             needed = schema.get("required", ())
@@ -170,11 +170,11 @@ def _fields(document: Mapping[str, Any]) -> Iterator[Row]:
 
 def _note(name: str) -> str:
     formats = [each.name for each in FORMATS.values() if name in each.known | ON_REQUEST]
-    notes = formats if len(formats) < len(FORMATS) else []
-    if name in KEPT_HERE:
-        notes.append("no engine gets it")
-    if name in HINTS:
-        notes.append("vLLM does not get it")
+    notes = [] if formats == ["chat", "completions"] else formats if len(formats) < len(FORMATS) else ["all"]
     if name in ON_REQUEST:
-        notes.append("permit")
+        notes = ["permit"]
+    if name in KEPT_HERE:
+        notes.append("not forwarded")
+    if name in HINTS:
+        notes.append("not to vLLM")
     return ", ".join(notes)

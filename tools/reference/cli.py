@@ -14,8 +14,8 @@ from gateway.cli.main import app
 from tools.reference.markdown import Row, code, codes, page, sentence, table
 
 INTRODUCTION = """
-`apprentice COMMAND --help` has each option's meaning, `apprentice --version` the installed version. Answers go to
-stdout, progress to stderr. Times are in UTC.
+`apprentice COMMAND --help` has its options, `apprentice --version` the installed version. Answers go to stdout,
+progress to stderr. Times are in UTC.
 """
 EXIT_CODES: tuple[Row, ...] = (
     ("0", "Done."),
@@ -27,7 +27,7 @@ EXIT_CODES: tuple[Row, ...] = (
 
 
 def cli_page() -> str:
-    """The page: every command with its arguments and options, and what they have in common."""
+    """The page: every command with its arguments, and what they have in common."""
     rows = [_row(name, command) for name, command in commands()]
     alone = [name.partition(" ")[2] for name, command in commands() if not _asks_gateway(command)]
     shared = [
@@ -36,7 +36,7 @@ def cli_page() -> str:
     return page(
         "Command line",
         INTRODUCTION,
-        table(("Command", "What it does", "Options"), rows),
+        table(("Command", "What it does"), rows),
         "## Options of every command that asks a gateway",
         f"These are all but {codes(alone)}.",
         table(("Option", "Environment", "Meaning"), shared),
@@ -63,10 +63,7 @@ def _commands_in(group: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _row(name: str, command: Any) -> Row:
     arguments = [_argument(each) for each in command.params if each.param_type_name == "argument"]
-    options = [parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"]
-    own = options[: -len(_connection())] if _asks_gateway(command) else options
-    shown = codes(own, " ")
-    return code(" ".join([name.partition(" ")[2], *arguments])), _first_sentence(command), shown
+    return code(" ".join([name.partition(" ")[2], *arguments])), _first_sentence(command)
 
 
 def _asks_gateway(command: Any) -> bool:
