@@ -63,6 +63,8 @@ class ServingProcess:
     listening: asyncio.Task[None] | None = None
     questions: Questions = field(default_factory=Questions)
     ready: bool = False
+    settings: Settings | None = None
+    """What it was started with."""
     started_at: float = 0.0
     due_at: float = 0.0
     wait_seconds: float = 0.0
@@ -81,6 +83,8 @@ class Parent:
     def __init__(self, settings: Settings, config: Path, processes: int, places: Places) -> None:
         """Raises SettingsError where a bound is too small for so many processes."""
         self._settings = settings
+        self._settings_message: ProcessMessage | None = None
+        """The latest settings, once they were read again."""
         self._config = config
         self._places = places
         self._memory = SharedMemory(processes)
@@ -194,6 +198,8 @@ class Parent:
                 child.questions.answered(message)
             elif message.topic == "ready":
                 child.ready = self._began = True
+                if self._settings_message is not None and child.settings is not self._settings:
+                    child.send(self._settings_message)  # they were read again while it started
                 log.info("process %d of %d runs (pid %d)", child.number, len(self._children), child.pid)
                 self._changed.set()
             elif message.topic == "closed":
@@ -210,6 +216,7 @@ class Parent:
     async def _relay(self, asker: ServingProcess, message: ProcessMessage) -> None:
         if message.topic == "settings":
             self._settings = pickle.loads(message.payload)  # noqa: S301 - our own process wrote it
+            self._settings_message = ProcessMessage("settings", 0, message.payload)
         others = [child for child in self._children if child.ready and child is not asker]
         if not message.number:
             for child in others:
@@ -248,7 +255,7 @@ class Parent:
     def _start(self, child: ServingProcess) -> None:
         ours, theirs = socket.socketpair()
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-        child.started_at, child.questions = time.monotonic(), Questions()
+        child.started_at, child.questions, child.settings = time.monotonic(), Questions(), self._settings
         child.pid = os.fork()
         if not child.pid:
             ours.close()

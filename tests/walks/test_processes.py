@@ -176,6 +176,26 @@ async def test_a_reload_reaches_all_processes_and_is_one_entry_of_the_audit(conf
         assert set(statuses) == {400}
 
 
+async def test_a_process_that_starts_while_the_configuration_is_read_again_goes_by_it(config: Path) -> None:
+    async with pair(config, new_key()[0]) as (process, callers):
+        killed = children(process)[1]
+        os.kill(killed, signal.SIGKILL)
+        started = await until(lambda: pid if (pid := children(process).get(1)) not in (None, killed) else None)
+        os.kill(started, signal.SIGSTOP)
+        configured(config, limits={"pool_max_tokens_max": 10})
+        process.process.send_signal(signal.SIGHUP)
+        await until(lambda: "was read again" in "".join(process.said))
+        os.kill(started, signal.SIGCONT)
+        await until(lambda: sum("of 2 runs" in line for line in process.said) == 3)
+
+        async def all_refuse() -> bool:
+            asked = [c.post("/v1/chat/completions", json=ASK | {"max_tokens": 11}) for c in callers]
+            return {answer.status_code for answer in await asyncio.gather(*asked)} == {400}
+
+        assert await until(all_refuse)
+        assert connections(process)[1] > 0
+
+
 @pytest.mark.invariant("A stop drains all processes of a gateway.")
 async def test_a_stop_finishes_the_streams_of_all_processes(config: Path) -> None:
     async with pair(config, new_key()[0]) as (process, callers):
