@@ -127,7 +127,7 @@ class Shop:
             for key in keys
         ]
         self._cases = cases
-        self._rate = rate
+        self.rate = rate
         self._told_share, self._shown_share = told_share, shown_share
         self._draw = random.Random(f"{seed}-desk")
         self._task = task
@@ -146,7 +146,7 @@ class Shop:
                     sent = Sent(number, next(self._cases), self.season, told, shown)
                     under_way.create_task(self._serve(client, sent)).add_done_callback(lambda _: places.release())
                     number += 1
-                    next_at = max(next_at + 1.0 / self._rate, time.monotonic() - 1.0)
+                    next_at = max(next_at + 1.0 / self.rate, time.monotonic() - 1.0)
                     await asyncio.sleep(max(0.0, next_at - time.monotonic()))
         finally:
             for client in self._clients:

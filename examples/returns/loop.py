@@ -64,10 +64,13 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=2026, help="of the cases, and of the answers that are judged")
     parser.add_argument("--rate", type=float, default=2.0, help="requests a second at most")
+    parser.add_argument(
+        "--quiet-rate", type=float, default=0.8, help="the same while versions are trained and evaluated"
+    )
     parser.add_argument("--calm", type=float, default=60.0, help="seconds before the rule changes")
     parser.add_argument("--labels", type=int, help="labels under the new rules that a data set needs (260, auto 600)")
-    parser.add_argument("--old-rows", type=int, default=300, help="rows of unchanged rules in the data set")
-    parser.add_argument("--suite-rows", type=int, default=200, help="rows of the suite that the gate reads")
+    parser.add_argument("--old-rows", type=int, default=360, help="rows of unchanged rules in the data set")
+    parser.add_argument("--suite-rows", type=int, default=320, help="rows of the suite that the gate reads")
     parser.add_argument("--steps", type=int, default=160, help="steps of the good training; the others have a quarter")
     parser.add_argument("--wait", type=float, default=1200.0, help="seconds in which each step has to come to its end")
     parser.add_argument("--auto", action="store_true", help="retraining: auto; only the good version is made")
@@ -138,6 +141,7 @@ class Loop:
             suite = self._draw_suite(NEW, self._args.suite_rows, "suite")
             await self._operator.run("suites", "add", TASK, "--data", suite, "--class-field", "rule")
             dataset = await self._build_dataset(changed_at)
+            self._shop.rate = self._args.quiet_rate
             version = await (self._follow(dataset) if self._args.auto else self._train_three(dataset))
             await self._release(version)
             answers = len(self._shop.judged)
@@ -251,7 +255,8 @@ class Loop:
         return version
 
     async def _release(self, version: str) -> None:
-        """A canary of a fifth of the sessions; its evidence promotes it."""
+        """A canary of a part of the sessions; its evidence promotes it."""
+        self._shop.rate = self._args.rate
         await self._operator.run("adapters", "canary", version, "--share", 0.3, "--auto", "--requests-min", 60)
         self._note(f"{version} is a canary")
         await self._until(lambda: self._leads(version), f"{version} to be promoted by its evidence")

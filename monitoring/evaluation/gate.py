@@ -154,7 +154,8 @@ def decide_gate(
     most = max(lines, key=lambda line: line.rows_more)
     because = next((line.text for line in lines if line.verdict == verdict), "")
     if verdict == "cannot_tell" and most.needs:
-        because = f"{most.needs[0].upper()}{most.needs[1:]} are needed. {most.text}"
+        be = "is" if most.rows_more == 1 else "are"
+        because = f"{most.needs[0].upper()}{most.needs[1:]} {be} needed. {most.text}"
     elif verdict == "passed":
         because = f"It is shown to be no worse than {_listed([str(one.asked.version) for one in references])}."
     return GateReport(
@@ -251,9 +252,8 @@ def _classes(name: str, pair: Mapping[str, Any], loss_max: float) -> GateLine:
         few = _named(open_ones, lambda entry: f"{_points(entry['difference'])} points on {_rows_of(entry)}")
         text = f"A loss of {100 * loss_max:g} points to {name} is not excluded: {few}."
         more = {entry["class"]: max(1, _rows_needed(entry, loss_max) - entry["rows"]) for entry in open_ones}
-        needs = (
-            f"about {sum(more.values()):,} more rows of {_listed(sorted(more, key=lambda of: -more[of])[:NAMED_MAX])}"
-        )
+        rows = "1 more row" if sum(more.values()) == 1 else f"about {sum(more.values()):,} more rows"
+        needs = f"{rows} of {_listed(sorted(more, key=lambda of: -more[of])[:NAMED_MAX])}"
         needs += " and others" if len(more) > NAMED_MAX else ""
         return GateLine(
             subject="classes",
