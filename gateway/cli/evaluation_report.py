@@ -51,6 +51,9 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     if production := report.get("production"):
         out.say("")
         out.say(production["words"])
+    for compared in answer.get("preferences") or ():
+        out.say("")
+        out.say(_describe_preferences(compared))
     if answer.get("gate") is not None:
         out.say("")
         out.say(answer["gate"]["because"])
@@ -102,6 +105,18 @@ def _arm_row(arm: str, figures: dict[str, Any]) -> Row:
         None if prompts is None else f"{prompts}+{figures['completion_tokens']}",
         None if cost is None else f"{cost:.4g}",
     )
+
+
+def _describe_preferences(compared: Mapping[str, Any]) -> str:
+    """What people who saw both answers, and not whose they were, hold better."""
+    first, second, rows = compared["first"], compared["second"], compared["rows"]
+    text = f"People ({compared['reviewers']}) compared {rows} answers, blind: {first} is better on "
+    text += f"{compared['first_better']}, {second} on {compared['second_better']}, {compared['same']} are as good"
+    if compared["share"] is None:
+        return f"{text}."
+    interval = f"{_percent(compared['low'])} to {_percent(compared['high'])}"
+    share = f"{first} wins {_percent(compared['share'])} ({interval}) of those that differ"
+    return f"{text}. {share} (sign test p = {compared['p_value']:.3g})."
 
 
 def _tell_pair(out: Output, pair: dict[str, Any]) -> None:

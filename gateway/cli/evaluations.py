@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import click
 import typer
 from rich.progress import (
     BarColumn,
@@ -27,6 +28,7 @@ from gateway.cli.command import Api, add_command, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.prompts import as_lines
+from gateway.cli.reviews import pair_lines
 from gateway.cli.tables import Printer, Row, moment, readable
 from gateway.cli.watch import WatchFailed, wait
 
@@ -216,6 +218,28 @@ def show(api: Api, evaluation: EvaluationId, report_to: Out = None, rows_out: Ro
         api.out.tell(answer, f"{answer['id']} of {answer['version']} runs: {_so_far(answer)}.")
         return
     _tell(api, answer, report_to, rows_out)
+
+
+@add_command(evaluations)
+def compare(
+    api: Api,
+    evaluation: EvaluationId,
+    first: Annotated[str | None, typer.Option(metavar="ARM", help="An arm. Unset: the first.")] = None,
+    second: Annotated[str | None, typer.Option(metavar="ARM", help="The other one. Unset: the second.")] = None,
+) -> None:
+    """Judge pairs of answers side by side, without knowing whose they are. Texts of the task have to be kept."""
+    path = f"{api.url}/v1/evaluations/{quote(evaluation, safe='')}/pair"
+    while True:
+        pair = api.get(path, first=first, second=second)
+        if api.out.answer(pair):
+            return
+        for line in pair_lines(pair):
+            api.out.say(line)
+        word = typer.prompt("Better: a, b, s (same) or q (quit)", type=click.Choice(["a", "b", "s", "q"]), err=True)
+        if word == "q":
+            return
+        better = {"number": pair["number"], "better": "same" if word == "s" else word}
+        api.post(path, better, first=first, second=second)
 
 
 @add_command(evaluations)

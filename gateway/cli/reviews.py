@@ -107,6 +107,16 @@ def delete_reviews(
     api.out.tell(answer, f"{waiting} that waited and {answered} that were judged wrong are deleted.")
 
 
+def pair_lines(pair: dict[str, Any]) -> Iterator[str]:
+    """A request and its two answers as lines of text."""
+    for message in pair.get("messages", ()):
+        yield from _block(str(message.get("role")), _text(message))
+    if "prompt" in pair:
+        yield from _block("prompt", pair["prompt"])
+    yield from _block("a", pair["a"])
+    yield from _block("b", pair["b"])
+
+
 def lines_of(review: dict[str, Any]) -> Iterator[str]:
     """A review as lines of text."""
     where = f"{review['version'] or '-'} in {review['pool']}"

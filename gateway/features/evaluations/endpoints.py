@@ -22,6 +22,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.judging import check_judge
+from gateway.features.evaluations.preference_endpoints import find_evaluation
 from gateway.features.evaluations.store import Evaluation, ended, id_of
 from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
 from gateway.features.evaluations.suites import Suite
@@ -30,6 +31,7 @@ from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, wi
 from gateway.state.fitted import unused
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import ClassFinder, default_metric
+from monitoring.evaluation.preferences import count_preferences
 from router.confidence import ROWS_MIN
 from router.policy import TaskPolicy
 from serving.adapters.entries import PLACED, Version
@@ -193,7 +195,7 @@ async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
 @router.get("/evaluations/{evaluation}", responses=with_errors("not_found"))
 async def read_evaluation(request: Request, evaluation: str, _: Operator) -> dict[str, Any]:
     """One evaluation: its progress, or its report."""
-    return await _shown(request, await _found(feature_of(request, Evaluations), evaluation))
+    return await _shown(request, await find_evaluation(feature_of(request, Evaluations), evaluation))
 
 
 @router.get("/evaluations/{evaluation}/rows", responses=with_errors("not_found"))
@@ -208,7 +210,7 @@ async def read_evaluation_rows(
     it.
     """
     evaluations = feature_of(request, Evaluations)
-    evaluated = await _found(evaluations, evaluation)
+    evaluated = await find_evaluation(evaluations, evaluation)
     results = await evaluations.store.results(evaluated, first, limit)
     logprobs = {str(arm): await evaluations.store.logprobs(evaluated, arm, first, limit) for arm in evaluated.arms}
     scope = await evaluations.store.scope(evaluated)
@@ -245,7 +247,7 @@ async def read_evaluation_texts(
     there, null at the end. Who was given them is in the audit.
     """
     evaluations = feature_of(request, Evaluations)
-    evaluated = await _found(evaluations, evaluation)
+    evaluated = await find_evaluation(evaluations, evaluation)
     if first == 0:
         await enter_event(evaluations.services, admin, "evaluation.give", evaluated.version, {"id": evaluated.id})
     results = await evaluations.store.results(evaluated, first, ROWS_AT_ONCE_MAX)
@@ -267,7 +269,7 @@ async def read_evaluation_texts(
 async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dict[str, Any]:
     """Stop an evaluation that runs; forget one that does not."""
     evaluations = feature_of(request, Evaluations)
-    ending = await _found(evaluations, evaluation)
+    ending = await find_evaluation(evaluations, evaluation)
     if ending.status == "running":
         after = ended(ending, "cancelled", f"It was stopped by {admin.public}.")
         before = {"evaluation": ending.id}
@@ -356,13 +358,6 @@ async def _version(evaluations: Evaluations, name: str) -> Version:
     return version
 
 
-async def _found(evaluations: Evaluations, name: str) -> Evaluation:
-    evaluation = await evaluations.store.get(name) if name.isalnum() and len(name) <= 64 else None
-    if evaluation is None:
-        raise Problem("not_found", f"There is no evaluation {name[:80]!r}.")
-    return evaluation
-
-
 async def _shown(request: Request, evaluation: Evaluation, whole: bool = True) -> dict[str, Any]:
     """An evaluation as it is told: without what only its run needs."""
     store = feature_of(request, Evaluations).store
@@ -373,7 +368,9 @@ async def _shown(request: Request, evaluation: Evaluation, whole: bool = True) -
         "field": evaluation.classes.field,
         "count": len(evaluation.classes.names),
     }
-    if not whole:
+    if whole:
+        fields["preferences"] = count_preferences(await store.preferences(evaluation))
+    else:
         del fields["report"]
     waits = await store.waiting(evaluation) if evaluation.status == "running" else ""
     return fields | {"progress": await store.progress(evaluation), "waits_for": waits or None}

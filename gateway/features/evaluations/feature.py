@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.feature import Feature, Features
-from gateway.features.evaluations import endpoints, suite_endpoints
+from gateway.features.evaluations import endpoints, preference_endpoints, suite_endpoints
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import keep_evaluating
 from gateway.features.evaluations.store import DRAFTS_KIND, EvaluationStore
@@ -22,5 +22,8 @@ def _open(services: Services, features: Features) -> Evaluations:
 
 
 EVALUATIONS = Feature(
-    Evaluations, _open, (endpoints.router, suite_endpoints.router), {"run_evaluations": keep_evaluating}
+    Evaluations,
+    _open,
+    (endpoints.router, preference_endpoints.router, suite_endpoints.router),
+    {"run_evaluations": keep_evaluating},
 )

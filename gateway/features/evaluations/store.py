@@ -29,6 +29,7 @@ from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.gate import Comparison
 from monitoring.evaluation.keys import EVALUATIONS_KEY
 from monitoring.evaluation.keys import get_evaluation_key as _key
+from monitoring.evaluation.preferences import Preference
 from monitoring.evaluation.results import RowResult
 
 Status = Literal["running", "done", "failed", "cancelled"]
@@ -44,7 +45,7 @@ LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
 """The newest evaluations of which logprobs are kept."""
-PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten")
+PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences")
 """What there is of an evaluation beside itself and its rows."""
 
 KEEP = """
@@ -362,6 +363,26 @@ class EvaluationStore:
             fields = [_field(arm, number) for number in numbers]
             results_by_arm[arm] = await self._redis.hmget(_key(evaluation.id, "results"), fields) if fields else []
         return results_by_arm
+
+    async def results_of(self, evaluation: Evaluation, arm: str, numbers: Sequence[int]) -> list[bytes | None]:
+        """An arm's results of these rows, as JSON; None where a row is not answered yet."""
+        fields = [_field(arm, number) for number in numbers]
+        results: list[bytes | None] = await self._redis.hmget(_key(evaluation.id, "results"), fields)
+        return results
+
+    async def keep_preference(self, evaluation: Evaluation, preference: Preference) -> None:
+        """Store a person's word on a row, in the place of an earlier one."""
+        key = _key(evaluation.id, "preferences")
+        field = f"{preference.number}:{preference.first}:{preference.second}:{preference.reviewer}"
+        async with self._redis.pipeline(transaction=True) as both:
+            both.hset(key, field, msgspec.json.encode(preference))
+            both.expire(key, self._retention_seconds)
+            await both.execute()
+
+    async def preferences(self, evaluation: Evaluation) -> list[Preference]:
+        """All that people have said of pairs of answers."""
+        raw = await self._redis.hvals(_key(evaluation.id, "preferences"))
+        return [msgspec.json.decode(one, type=Preference) for one in raw]
 
     async def logprobs(self, evaluation: Evaluation, arm: str, first: int, count: int) -> list[list[float]]:
         """The first logprobs of an arm's answers, to seven digits, as far as they are kept."""

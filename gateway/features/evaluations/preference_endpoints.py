@@ -1,0 +1,137 @@
+"""The table URL → function for people who compare two arms' answers, blind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+
+from gateway.access import Body, Operator
+from gateway.audit import enter_event
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.store import Evaluation
+from gateway.features.evaluations.texts import read_texts
+from gateway.openapi_parts import with_errors
+from monitoring.evaluation.preferences import Preference
+from monitoring.evaluation.results import RowResult
+from monitoring.ids import digest
+
+router = APIRouter(tags=["reviewers"])
+LOOKED_AT_ONCE = 100
+ArmName = Annotated[str | None, Query(max_length=80, description="An arm; unset: the first, and the second.")]
+
+
+class PreferenceIn(Body):
+    """Which of the two answers to a row is better."""
+
+    number: Annotated[int, Field(ge=0, le=2**31)]
+    better: Literal["a", "b", "same"]
+
+
+@router.get("/v1/evaluations/{evaluation}/pair", responses=with_errors("not_found", "no_review"))
+async def next_pair(
+    request: Request, evaluation: str, reviewer: Operator, first: ArmName = None, second: ArmName = None
+) -> dict[str, Any]:
+    """A request with two different answers, `a` and `b`, that this key has not compared yet. Which arm gave which is
+    drawn for each row and key. Who was given it is in the audit.
+    """
+    evaluations = feature_of(request, Evaluations)
+    compared = await find_evaluation(evaluations, evaluation)
+    arms = _find_arms(compared, first, second)
+    seen = {one.number for one in await _list_own(evaluations, compared, arms, reviewer.public)}
+    numbers = sorted(
+        {*range(compared.rows)} - seen, key=lambda number: _draw(evaluations, compared, "order", str(number))
+    )
+    for at in range(0, len(numbers), LOOKED_AT_ONCE):
+        some = numbers[at : at + LOOKED_AT_ONCE]
+        results = [await evaluations.store.results_of(compared, arm, some) for arm in arms]
+        for number, one, other in zip(some, *results, strict=True):
+            if _differ(one, other) and (texts := await read_texts(evaluations, compared, number)) is not None:
+                answers = texts.pop("answers")
+                if {*arms} <= answers.keys():
+                    await enter_event(
+                        evaluations.services, reviewer, "evaluation.give", compared.version, {"id": compared.id}
+                    )
+                    a, b = _order(evaluations, compared, arms, number, reviewer.public)
+                    texts.pop("expected")
+                    return {"evaluation": compared.id, "number": number, **texts, "a": answers[a], "b": answers[b]}
+    raise Problem("no_review", f"No pair of answers is left for you. {_why_none(evaluations, compared)}".strip())
+
+
+@router.post("/v1/evaluations/{evaluation}/pair", responses=with_errors("not_found", "state_conflict"))
+async def prefer(
+    request: Request,
+    evaluation: str,
+    reviewer: Operator,
+    body: PreferenceIn,
+    first: ArmName = None,
+    second: ArmName = None,
+) -> dict[str, Any]:
+    """Say which answer is better, or that both are as good. A later word on the same row takes the place of the first.
+    `GET /admin/v1/evaluations/{evaluation}` counts them.
+    """
+    evaluations = feature_of(request, Evaluations)
+    compared = await find_evaluation(evaluations, evaluation)
+    arms = _find_arms(compared, first, second)
+    if not 0 <= body.number < compared.rows:
+        raise Problem("invalid_value", f"The evaluation has {compared.rows} rows, counted from 0.", "number")
+    a, b = _order(evaluations, compared, arms, body.number, reviewer.public)
+    better = {"a": a, "b": b, "same": ""}[body.better]
+    await evaluations.store.keep_preference(compared, Preference(body.number, reviewer.public, *arms, better))
+    return {"evaluation": compared.id, "number": body.number, "kept": True}
+
+
+async def find_evaluation(evaluations: Evaluations, name: str) -> Evaluation:
+    """The evaluation of this id. Raises Problem (404)."""
+    evaluation = await evaluations.store.get(name) if name.isalnum() and len(name) <= 64 else None
+    if evaluation is None:
+        raise Problem("not_found", f"There is no evaluation {name[:80]!r}.")
+    return evaluation
+
+
+def _find_arms(evaluation: Evaluation, first: str | None, second: str | None) -> tuple[str, str]:
+    """The two arms that are compared. Raises Problem (400)."""
+    rest = [arm for arm in evaluation.arms if arm not in (first, second)]
+    arms = (first or (rest.pop(0) if rest else ""), second or (rest.pop(0) if rest else ""))
+    if arms[0] == arms[1] or not {*arms} <= evaluation.arms.keys():
+        text = f"The evaluation has the arms {', '.join(evaluation.arms)}: name two of them."
+        raise Problem("invalid_value", text, "second" if first in evaluation.arms else "first")
+    return arms
+
+
+async def _list_own(
+    evaluations: Evaluations, evaluation: Evaluation, arms: tuple[str, str], reviewer: str
+) -> list[Preference]:
+    kept = await evaluations.store.preferences(evaluation)
+    return [one for one in kept if one.reviewer == reviewer and (one.first, one.second) == arms]
+
+
+def _differ(one: bytes | None, other: bytes | None) -> bool:
+    """True if both arms answered, and did not say the same."""
+    if one is None or other is None:
+        return False
+    first, second = (msgspec.json.decode(raw, type=RowResult) for raw in (one, other))
+    return "failed" not in (first.outcome, second.outcome) and first.form != second.form
+
+
+def _order(
+    evaluations: Evaluations, evaluation: Evaluation, arms: tuple[str, str], number: int, reviewer: str
+) -> tuple[str, str]:
+    """The arms of the answers `a` and `b`, as they are drawn for a row and a reviewer."""
+    is_turned = int(_draw(evaluations, evaluation, *arms, str(number), reviewer)[:2], 16) % 2
+    return (arms[1], arms[0]) if is_turned else arms
+
+
+def _draw(evaluations: Evaluations, evaluation: Evaluation, *parts: str) -> str:
+    return digest(evaluations.services.digest_secret, " ".join((evaluation.id, *parts)).encode())
+
+
+def _why_none(evaluations: Evaluations, evaluation: Evaluation) -> str:
+    task = evaluations.services.settings.tasks.get(evaluation.task)
+    if task is None or task.texts.keep == "none":
+        return f"The task {evaluation.task} keeps no texts: set tasks.{evaluation.task}.texts, then evaluate again."
+    return ""

@@ -1,0 +1,56 @@
+"""Preferences of people who see two arms' answers side by side, without knowing whose they are."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.detectors.recent_values import FadedSums, find_share_interval
+
+DIGITS = 4
+
+
+class Preference(msgspec.Struct, frozen=True):
+    """One person's word on a row: which of two arms answered better; "" where both are as good."""
+
+    number: int
+    reviewer: str
+    first: str
+    second: str
+    better: str
+
+
+def count_preferences(preferences: Iterable[Preference]) -> list[dict[str, Any]]:
+    """By pair of arms: on how many rows either is better by most of its reviewers, the share of the first one among
+    rows on which one is, with its 95% interval (E. B. Wilson, 1927), and the exact two-sided sign test's p-value."""
+    votes: dict[tuple[str, str], Counter[int]] = {}
+    reviewers: dict[tuple[str, str], set[str]] = {}
+    for one in preferences:
+        arms = (one.first, one.second)
+        votes.setdefault(arms, Counter())[one.number] += (one.better == one.first) - (one.better == one.second)
+        reviewers.setdefault(arms, set()).add(one.reviewer)
+    return [
+        {"first": first, "second": second, "reviewers": len(reviewers[first, second]), **_compare(of_rows)}
+        for (first, second), of_rows in sorted(votes.items())
+    ]
+
+
+def _compare(votes: Counter[int]) -> dict[str, Any]:
+    first, second = sum(vote > 0 for vote in votes.values()), sum(vote < 0 for vote in votes.values())
+    decided = first + second
+    interval = find_share_interval(FadedSums(decided, decided, first, first))
+    beyond = sum(math.comb(decided, count) for count in range(max(first, second), decided + 1))
+    return {
+        "rows": len(votes),
+        "first_better": first,
+        "second_better": second,
+        "same": len(votes) - decided,
+        "share": round(first / decided, DIGITS) if decided else None,
+        "low": round(interval[0], DIGITS) if interval else None,
+        "high": round(interval[1], DIGITS) if interval else None,
+        "p_value": round(min(1.0, 2 * beyond / 2**decided), DIGITS),
+    }

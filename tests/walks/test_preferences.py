@@ -1,0 +1,99 @@
+"""Answers of two arms side by side: blind, each reviewer in an order of their own, and counted in the report."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.gateway.cli.conftest import run
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import V1, audit_of
+from tests.walks.test_evaluate import begin, data, ended, right_but_for, said, with_schema
+
+ROWS = 20
+KEY = base64.b64encode(b"k" * 32).decode()
+KEPT = {"tasks": {"returns": {"texts": {"keep": "all"}}}, "texts": {"keys": {"k1": KEY}, "key": "k1"}}
+
+
+@pytest.fixture
+async def compared(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> AsyncIterator[tuple[RunningGateway, str]]:
+    """A gateway, and the path of pairs of an evaluation: the arms differ on each fourth row."""
+    small.answers[V1] = right_but_for(100)
+    general.answers["*"] = right_but_for(4)
+    async with run_gateway(configure(**KEPT)) as running, running.http() as http:
+        await running.place(with_schema(make_adapter(1)))
+        told = await ended(http, (await begin(http, data(ROWS), class_field="decision"))["id"])
+        yield running, f"/v1/evaluations/{told['id']}/pair"
+
+
+async def judge_all(http: httpx.AsyncClient, path: str, right: dict[int, str]) -> list[dict[str, Any]]:
+    """Prefer the right answer of each pair, until none is left."""
+    pairs = []
+    while (answer := await http.get(path)).status_code == 200:
+        pairs.append(pair := answer.json())
+        better = "a" if pair["a"] == right[pair["number"]] else "b"
+        kept = await http.post(path, json={"number": pair["number"], "better": better})
+        assert kept.status_code == 200, kept.text
+    assert answer.json()["error"]["code"] == "no_review"
+    return pairs
+
+
+async def test_people_compare_what_differs_and_the_report_counts_it(compared: tuple[RunningGateway, str]) -> None:
+    running, path = compared
+    right = {number: said(("approve", "deny")[number % 2]) for number in range(ROWS)}
+    orders = set()
+    for _ in range(4):
+        async with running.http(await running.key(role="operator")) as reviewer:
+            pairs = await judge_all(reviewer, path, right)
+            assert {pair["number"] for pair in pairs} == {4, 8, 12, 16}  # both are wrong on row 0
+            assert all("Item" in str(pair["messages"]) and "expected" not in pair for pair in pairs)
+            orders |= {(pair["number"], pair["a"] == right[pair["number"]]) for pair in pairs}
+    assert {is_first for _, is_first in orders} == {True, False}, "the arm can't be told by its place"
+    async with running.http() as http:
+        evaluation = path.split("/")[3]
+        [told] = (await http.get(f"/admin/v1/evaluations/{evaluation}")).json()["preferences"]
+        assert (told["first"], told["second"], told["reviewers"]) == ("adapter", "general", 4)
+        assert (told["rows"], told["first_better"], told["second_better"], told["share"]) == (4, 4, 0, 1.0)
+        assert len(await audit_of(http, "evaluation.give")) == 16
+        place = {"APPRENTICE_URL": running.url, "APPRENTICE_KEY": running.admin_key}
+        shown = await asyncio.to_thread(run, "evaluations", "show", evaluation, **place)
+        assert "adapter is better on 4, general on 0" in shown.out
+        pair = await asyncio.to_thread(run, "evaluations", "compare", evaluation, "--json", **place)
+        assert json.loads(pair.out)["number"] in {4, 8, 12, 16}
+        again = await http.post(path, json={"number": 4, "better": "same"}, params={"second": "general"})
+        assert again.status_code == 200
+
+
+async def test_bad_words_are_refused(compared: tuple[RunningGateway, str]) -> None:
+    running, path = compared
+    async with running.http() as http:
+        for body, query, param in (
+            ({"number": 99, "better": "a"}, {}, "number"),
+            ({"number": 1, "better": "c"}, {}, "better"),
+            ({"number": 1, "better": "a"}, {"first": "leading"}, "first"),
+            ({"number": 1, "better": "a"}, {"second": "adapter", "first": "adapter"}, "second"),
+        ):
+            refused = await http.post(path, json=body, params=query)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
+        assert (await http.get("/v1/evaluations/none/pair")).status_code == 404
+
+
+async def test_without_kept_texts_it_is_told_how_to_keep_them(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    small.answers[V1], general.answers["*"] = right_but_for(100), right_but_for(4)
+    async with run_gateway(configure()) as running, running.http() as http:
+        await running.place(with_schema(make_adapter(1)))
+        told = await ended(http, (await begin(http, data(ROWS)))["id"])
+        answer = await http.get(f"/v1/evaluations/{told['id']}/pair")
+    assert "set tasks.returns.texts" in answer.json()["error"]["message"]
