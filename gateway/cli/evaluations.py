@@ -28,7 +28,7 @@ from gateway.cli.command import Api, add_command, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.prompts import as_lines
-from gateway.cli.reviews import pair_lines
+from gateway.cli.reviews import list_pair_lines
 from gateway.cli.tables import Printer, Row, moment, readable
 from gateway.cli.watch import WatchFailed, wait
 
@@ -233,7 +233,7 @@ def compare(
         pair = api.get(path, first=first, second=second)
         if api.out.answer(pair):
             return
-        for line in pair_lines(pair):
+        for line in list_pair_lines(pair):
             api.out.say(line)
         word = typer.prompt("Better: a, b, s (same) or q (quit)", type=click.Choice(["a", "b", "s", "q"]), err=True)
         if word == "q":

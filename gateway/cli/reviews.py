@@ -107,7 +107,7 @@ def delete_reviews(
     api.out.tell(answer, f"{waiting} that waited and {answered} that were judged wrong are deleted.")
 
 
-def pair_lines(pair: dict[str, Any]) -> Iterator[str]:
+def list_pair_lines(pair: dict[str, Any]) -> Iterator[str]:
     """A request and its two answers as lines of text."""
     for message in pair.get("messages", ()):
         yield from _block(str(message.get("role")), _text(message))

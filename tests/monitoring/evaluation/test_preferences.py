@@ -1,4 +1,4 @@
-"""What people prefer, counted by rows."""
+"""Preferences of people, counted by rows."""
 
 from __future__ import annotations
 
