@@ -68,7 +68,8 @@ applies where the caller sets none.
 
 - `media` permits message parts other than text, `roles` roles of one's own. `regex`, `grammar`, `structural_tag`,
   `whitespace_pattern` and `pattern` (inside JSON schemas) permit what an engine compiles. At most 16 patterns of RE2
-  are taken, with 4,096 characters and 8,000 compiled steps together. Such a request is sent to no other engine after a failure.
+  are taken, with 4,096 characters and 8,000 compiled steps together. Such a request is sent to no other engine after
+  a failure.
 - `prompt_logprobs`, `echo` with `logprobs`, and `echo` in a chat end vLLM processes with adapters: only pools without
   adapters can allow them.
 - Never allowed: `kv_transfer_params.prompt_token_ids`, and keys of `chat_template_kwargs` with a field of their own.
