@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.features.erasures.erasures import Erasures
+from gateway.features.erasures.job import list_versions_of
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
 from gateway.features.training import following
@@ -81,6 +83,7 @@ async def test_file_becomes_a_version_with_provenance_and_the_same_again_is_it(g
             "rows": 36,
             "heldout": 4,
             "rehearsed": 0,
+            "older": [],
             "error": "",
         }
         assert [step for step, _ in told["progress"]["losses"]] == [1, 2, 3, 4, 5, 6]
@@ -202,8 +205,13 @@ async def test_older_data_is_rehearsed_but_for_requests_that_have_a_new_answer(g
         await ended(http, first["id"])
         shares = {"steps": 6, "rehearsal_share": 0.5, "heldout_share": 0.0}
         second = await begin(http, await send(http, data(40, "new")), parameters=shares)
-        prepared = (await ended(http, second["id"]))["progress"]["prepared"]
+        told = await ended(http, second["id"])
+        prepared = told["progress"]["prepared"]
         assert (prepared["rows"], prepared["rehearsed"]) == (40, 20)
+        version = (await http.get(f"/admin/v1/adapters/{told['version']}")).json()
+        assert version["manifest"]["provenance"]["rehearsed"] == [first["data"]]
+        versions = sorted(str(one["version"]) for one in (await ended(http, first["id"]), told))
+    assert list_versions_of(gateway.features[Erasures], {str(first["data"])}) == versions
 
 
 @pytest.mark.parametrize("mode", ["ask", "auto"])

@@ -112,11 +112,13 @@ async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequen
 
 
 def list_versions_of(erasures: Erasures, digests: Set[str]) -> list[str]:
-    """The versions whose provenance names one of these data sets."""
+    """The versions whose provenance names one of these data sets, as theirs or as rehearsed."""
     versions = erasures.services.snapshot.current.versions.values()
-    return sorted(version.name for version in versions if _dataset_of(version) in digests)
+    return sorted(version.name for version in versions if _list_datasets(version) & digests)
 
 
-def _dataset_of(version: Version) -> str:
+def _list_datasets(version: Version) -> set[str]:
     provenance = version.manifest.get("provenance") or {}
-    return str(provenance.get("dataset", "")).removeprefix("sha256:")
+    rehearsed = provenance.get("rehearsed")
+    named = [provenance.get("dataset", ""), *(rehearsed if isinstance(rehearsed, list) else ())]
+    return {str(digest).removeprefix("sha256:") for digest in named}

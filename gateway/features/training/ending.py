@@ -30,7 +30,9 @@ async def enter_result(trainings: Trainings, training: Training, adapter: Path, 
 
     Done again after a kill it gives the same version. Raises TrainingFault and RedisError.
     """
-    manifest = training.manifest | {"provenance": provenance_of(trainings, training, result)}
+    prepared = (await trainings.store.progress(training.id)).get("prepared") or {}
+    provenance = provenance_of(trainings, training, result, prepared.get("older") or [])
+    manifest = training.manifest | {"provenance": provenance}
     path = adapter.parent / MANIFEST_FILE
     try:
         await asyncio.to_thread(path.write_bytes, msgspec.json.encode(manifest))  # JSON is YAML, too
@@ -43,13 +45,16 @@ async def enter_result(trainings: Trainings, training: Training, adapter: Path, 
     await end_training(trainings, training, "done", "", result, version.name)
 
 
-def provenance_of(trainings: Trainings, training: Training, result: dict[str, Any]) -> dict[str, Any]:
-    """The origin of a trained version, as its manifest keeps it."""
+def provenance_of(
+    trainings: Trainings, training: Training, result: dict[str, Any], rehearsed: list[str]
+) -> dict[str, Any]:
+    """The origin of a trained version, as its manifest keeps it. `rehearsed` are digests of older data sets."""
     trained_at = datetime.fromtimestamp(training.begun_at, UTC).isoformat(timespec="seconds")
     return {
         "training": training.id,
         "dataset": training.data,
         "dataset_digest": f"sha256:{training.data}",
+        "rehearsed": rehearsed,
         "base": training.base,
         "base_model": trainings.services.settings.pools[training.pool].base_model,
         "begun_from": training.begin,

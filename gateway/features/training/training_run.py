@@ -64,7 +64,8 @@ class TrainingRun(ABC):
 
     async def _work(self) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        if not (self._folder / ROWS_FILE).is_file():
+        told = await self._trainings.store.progress(self._training.id)
+        if told["prepared"] is None or not (self._folder / ROWS_FILE).is_file():
             await self._prepare()
         written = msgspec.json.encode(self.job())
         await asyncio.to_thread((self._folder / JOB_FILE).write_bytes, written)
@@ -92,11 +93,12 @@ class TrainingRun(ABC):
         if files is None:
             raise TrainingFault(f"There is no data set {training.data} any more: build it, or send the file again.")
         parameters, limits = training.parameters, trainings.services.settings.datasets
+        older = await self._older() if parameters["rehearsal_share"] else {}
         job = PreparationJob(
             folder=str(self._folder),
             train=str(files.train),
             heldout=str(files.heldout or ""),
-            older=await self._older() if parameters["rehearsal_share"] else [],
+            older=[*older.values()],
             heldout_share=parameters["heldout_share"],
             rehearsal_share=parameters["rehearsal_share"],
             seed=parameters["seed"],
@@ -111,10 +113,11 @@ class TrainingRun(ABC):
             raise TrainingFault(f"Its rows can't be prepared. {problem.message}") from None
         if prepared.error:
             raise TrainingFault(prepared.error)
-        await trainings.store.note_progress(training.id, {"kind": "prepared", **msgspec.to_builtins(prepared)})
+        told = {"kind": "prepared", **msgspec.to_builtins(prepared), "older": [*older] if prepared.rehearsed else []}
+        await trainings.store.note_progress(training.id, told)
 
-    async def _older(self) -> list[str]:
-        """Files of the data of earlier trainings of the task, the newest first."""
+    async def _older(self) -> dict[str, str]:
+        """Files of the data of earlier trainings of the task, by their digests, the newest first."""
         trainings, training = self._trainings, self._training
         earlier = [
             each.data
@@ -122,8 +125,8 @@ class TrainingRun(ABC):
             if each.task == training.task and each.status == "done" and each.data != training.data
         ]
         digests = list(dict.fromkeys(earlier))[:OLDER_MAX]
-        found = [await asyncio.to_thread(trainings.find_files, digest) for digest in digests]
-        return [str(files.train) for files in found if files is not None]
+        found = {digest: await asyncio.to_thread(trainings.find_files, digest) for digest in digests}
+        return {digest: str(files.train) for digest, files in found.items() if files is not None}
 
     def shared_job(self) -> dict[str, Any]:
         """The options that hold wherever it runs."""
