@@ -34,10 +34,6 @@ from tools.local_product import (
 TASK = "returns"
 TASK_TEXT = "I bought a laptop 10 days ago, it is still sealed, I have the receipt and it was delivered to Germany."
 OPEN_TEXT = "How many days are in a week?"
-CPU_LIMIT = (
-    "\nOn a CPU, vLLM answers wrongly for general while it answers for an adapter in the same batch:"
-    " ask one after another, or start two engines."
-)
 
 
 @dataclass(frozen=True)
@@ -123,8 +119,7 @@ async def serve(local: LocalProduct, options: UpOptions, steps: Steps) -> None:
         with steps.step("Placing the example adapter") as step:
             prompts = sample_prompts(options.adapter, options.kept / "prompts.jsonl")
             step.outcome = await place_adapter(admin, TASK, options.adapter, step.hint, prompts)
-    limit = CPU_LIMIT if venv.kind == "cpu" and len(plans) == 1 < len(urls) else ""
-    steps.say(describe_usage(url, key, options.kept, options.engines, sorted(urls), limit))
+    steps.say(describe_usage(url, key, options.kept, options.engines, sorted(urls)))
     await local.wait_for_gateway()
 
 
@@ -144,11 +139,8 @@ def check_adapter(folder: Path) -> None:
         raise LaunchError(f"There is no adapter in {folder}: examples/{TASK}/README.md tells how it is made.")
 
 
-def describe_usage(url: str, key: str, kept: Path, engines: int, pools: list[str], limit: str = "") -> str:
-    """The final text: address, keys, configuration, and three commands to paste one after another.
-
-    `limit` is a restriction of this machine's engine.
-    """
+def describe_usage(url: str, key: str, kept: Path, engines: int, pools: list[str]) -> str:
+    """The final text: address, keys, configuration, and three commands to paste one after another."""
     one = (
         f"One engine plays every pool ({', '.join(pools)}): adapters on its base, and its base as general."
         " When it is down there is no fallback. ENGINES=2 starts two; apprentice.yaml names engines elsewhere."
@@ -157,7 +149,7 @@ def describe_usage(url: str, key: str, kept: Path, engines: int, pools: list[str
     headers = f"-H 'authorization: Bearer {key}' -H 'content-type: application/json'"
     ask = f"curl -s {url}/v1/chat/completions {headers}"
     return f"""
-{one if engines == 1 else two}{limit}
+{one if engines == 1 else two}
 
 Address        {url}/v1
 Key            {key}

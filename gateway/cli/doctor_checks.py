@@ -23,7 +23,7 @@ from serving.health import SAYS_NO
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 CPU_ADVICE = (
-    "vLLM's CPU build answers wrongly for a base model in one batch with adapters. "
+    "vLLM's CPU build answers wrongly for a base model in one batch with adapters, unless `make up` started it. "
     "Give general an engine of its own: `make up ENGINES=2`."
 )
 FREE_BYTES_WARNED = 5 << 30
