@@ -36,8 +36,8 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The name in the table."""
-        return self.own if self.pinned is None else f"{self.own}, pinned {self.pinned}"
+        """The name in the table: the monitor's verdict, and after a slash the pinned one."""
+        return self.own if self.pinned is None else f"{self.own}/{self.pinned}"
 
     @property
     def is_overruled(self) -> bool:

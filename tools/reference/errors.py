@@ -12,8 +12,8 @@ names the field at fault or is null; programs read `code`.
 - A 503 and a 429 carry `Retry-After` in seconds. OpenAI's clients repeat a 409, 429 or 5xx by themselves.
   `x-should-retry: false` stops them for a *final* error (below) and for a wait of over 60 s.
 - An error inside a stream is its last event; no `[DONE]` follows.
-- An engine's refusal (400, 409, 422, 451) is passed on in its words, with its own code in `engine_code`, and not
-  tried again. Only a prompt that is too long goes once to a fallback that takes more.
+- An engine's refusal (400, 409, 422, 451) is passed on in its words, with its code in `engine_code`. Only a prompt that
+  is too long is tried again, once, at a fallback that takes more.
 - Every request whose body was read has a record: `GET /v1/requests/{id}` with the answer's `x-request-id`.
 """
 

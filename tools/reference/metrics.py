@@ -13,14 +13,12 @@ INTRODUCTION = """
 `GET /metrics` answers in the Prometheus text format, or in OpenMetrics where `Accept` names it. Each gateway has its
 own figures: scrape every one, and add up in the query.
 
-- **Counters** begin at 0 with the process. A series appears with its first event. Rare and important ones are there at
-  once: verdicts on canaries, actions of the monitor, reviews, webhooks.
+- **Counters** begin at 0 with the process. A series appears with its first event; verdicts on canaries, actions of the
+  monitor, reviews and webhooks are there at once.
 - **Gauges** are absent where their value is not known, never 0.
-- **Histograms** carry task and pool, never the version.
-- Unknown **money** is in no sum; `apprentice_cost_unknown_total` counts those requests.
+- Unknown **money** is in no sum.
 - An empty `version` is a base model, an empty `task` a named pool, an empty `pool` a refusal. Labels never hold a
   caller's text or key. A retired version's series end; the monitor's gauges cover versions with a role.
-- `apprentice_measurements_lost_total` is a fault of the gateway: report it.
 """
 
 
@@ -36,11 +34,10 @@ def _budget() -> str:
     total = sum(spec.series_max for spec in METRICS)
     scale = ", ".join(f"{number} {what}" for number, what in zip(SCALE.values(), SCALE_WORDS.values(), strict=True))
     return (
-        f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway. It is made for {scale}. "
-        f"There the metrics need at most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out "
-        "in proportion. Beyond its share, a metric's further series are counted under `other`, as the sum; a gauge "
-        "that can't be added up shows the worst there. `apprentice_series_overflow_total` counts that, and the alert "
-        "[SeriesOverflow](alerts.md#seriesoverflow) tells of it."
+        f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway. It suits {scale}: at "
+        f"most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out in proportion. Beyond its "
+        "share, a metric's further series are counted under `other`, as the sum; a gauge that can't be added up shows "
+        "the worst there. The alert [SeriesOverflow](alerts.md#seriesoverflow) tells of it."
     )
 
 

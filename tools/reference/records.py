@@ -24,8 +24,7 @@ from tools.reference.markdown import Row, code, codes, page, table
 from tools.reference.schema import type_words
 
 INTRODUCTION = """
-A record is all that is known of a finished request. `GET /v1/requests/{id}` reads one for `records.retention_seconds`;
-the archive keeps it as Parquet. It has no text, only keyed digests. `?` marks a field that may be null: unknown or not
+[Records](../explanation/records.md) says how a record is kept. `?` marks a field that may be null: unknown or not
 applicable, never 0.
 """
 TYPES: Mapping[type, str] = {str: "text", float: "float", int: "integer", bool: "boolean"}

@@ -15,12 +15,10 @@ INTRODUCTION = f"""
 `apprentice.yaml` holds what an operator deploys; what admins set at runtime is in Redis. Every key is also an
 environment variable, which wins: `{ENVIRONMENT_PREFIX}` and the key in capitals, with `__` for each dot
 (`{ENVIRONMENT_PREFIX}LISTEN__PORT`). Lists and sections may be JSON. Unknown keys, and settings that contradict each
-other, stop the start by name. `apprentice check --config FILE` validates a file; [reload](../guides/reload.md) lists
-what can change while the gateway runs.
+other, stop the start by name. [Reload](../guides/reload.md) lists what can change while the gateway runs.
 
-POOL, TASK and METRIC are names of your own: at most 63 of `a-z`, `0-9`, `-` and `_`, a letter or digit first. Units
-are last in a name; money is in US dollars. *Unset* is not 0: without a price a cost is unknown. A bound after `(` is
-excluded.
+POOL, TASK and METRIC are names of your own: at most 63 of `a-z`, `0-9`, `-` and `_`, a letter or digit first. *Unset*
+is not 0: without a price a cost is unknown. A bound after `(` is excluded.
 """
 
 
