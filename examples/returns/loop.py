@@ -68,7 +68,7 @@ def read_arguments() -> argparse.Namespace:
         "--quiet-rate", type=float, default=0.8, help="the same while versions are trained and evaluated"
     )
     parser.add_argument("--calm", type=float, default=60.0, help="seconds before the rule changes")
-    parser.add_argument("--labels", type=int, help="labels under the new rules that a data set needs (260, auto 600)")
+    parser.add_argument("--labels", type=int, help="labels under the new rules that a data set needs (260, auto 800)")
     parser.add_argument("--old-rows", type=int, default=360, help="rows of unchanged rules in the data set")
     parser.add_argument("--suite-rows", type=int, default=320, help="rows of the suite that the gate reads")
     parser.add_argument("--steps", type=int, default=160, help="steps of the good training; the others have a quarter")
@@ -79,7 +79,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=ROOT / "var" / "demo-loop" / "loop.json", help="for the series")
     parser.add_argument("--plot", type=Path, default=ROOT / "var" / "demo-loop" / "loop.svg", help="for the picture")
     args = parser.parse_args()
-    args.labels = args.labels or (600 if args.auto else 260)
+    args.labels = args.labels or (800 if args.auto else 260)
     return args
 
 
@@ -257,7 +257,7 @@ class Loop:
     async def _release(self, version: str) -> None:
         """A canary of a part of the sessions; its evidence promotes it."""
         self._shop.rate = self._args.rate
-        await self._operator.run("adapters", "canary", version, "--share", 0.3, "--auto", "--requests-min", 60)
+        await self._operator.run("adapters", "canary", version, "--share", 0.5, "--auto", "--requests-min", 60)
         self._note(f"{version} is a canary")
         await self._until(lambda: self._leads(version), f"{version} to be promoted by its evidence")
         self._note(f"{version} leads")
