@@ -145,7 +145,7 @@ class Loop:
             version = await (self._follow(dataset) if self._args.auto else self._train_three(dataset))
             await self._release(version)
             answers = len(self._shop.judged)
-            await self._until(lambda: self._has_more(answers + 2 * WINDOW), "answers of the new version")
+            await self._until(lambda: self._has_more(answers + 4 * WINDOW), "answers of the new version")
         finally:
             trading.cancel()
             await asyncio.gather(trading, return_exceptions=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 WIDTH, HEIGHT, LEFT, RIGHT = 900, 520, 64, 20
 ERROR_TOP, ERROR_BOTTOM, SHARE_TOP, SHARE_BOTTOM = 74, 268, 318, 470
+LINE_HEIGHT = 18
 SHADES = {"holiday": "#fdf1df", "regular": "#e9f0f7"}
 COLOURS = ("#c0392b", "#1b6ca8", "#7f8c8d", "#8e44ad")
 VERDICT_COLOURS = {"healthy": "#2e8b57", "suspect": "#d68910", "degraded": "#c0392b"}
@@ -43,11 +44,16 @@ def picture(story: Mapping[str, Any]) -> str:
 
 def loop_picture(story: Mapping[str, Any]) -> str:
     """A story as `loop.py` writes it (`points`, `events`), as SVG."""
-    points, events = story["points"], story["events"]
+    points = [
+        point if point["answers"] >= story["window"] // 2 else {**point, "error": None} for point in story["points"]
+    ]
+    events = story["events"]
     above, below = _halves(points, [event["at"] for event in events])
     arms = arms_of({"versions": [], "points": points})
     below_title = f"who answered the last {story['window']} requests"
-    return _drawn(story, above, below, arms, [], _events(events, above), below_title)
+    list_height = LINE_HEIGHT * -(-len(events) // 2) + 10
+    marks = [*_events(events, above), *_list_events(events)]
+    return _drawn({**story, "points": points}, above, below, arms, [], marks, below_title, HEIGHT + list_height)
 
 
 def _halves(points: Sequence[Mapping[str, Any]], ends: Sequence[float]) -> tuple[Scale, Scale]:
@@ -60,13 +66,13 @@ def _halves(points: Sequence[Mapping[str, Any]], ends: Sequence[float]) -> tuple
 
 def _drawn(
     story: Mapping[str, Any], above: Scale, below: Scale, arms: Mapping[str, str], ground: Sequence[str],
-    marks: Sequence[str], below_title: str,
+    marks: Sequence[str], below_title: str, height: int = HEIGHT,
 ) -> str:  # fmt: skip
     points = story["points"]
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
         'font-size="13">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         *ground,
         *_axes(above, below),
         *_shares(points, arms, below),
@@ -83,13 +89,24 @@ def _drawn(
 
 
 def _events(events: Sequence[Mapping[str, Any]], scale: Scale) -> list[str]:
-    """A line through both halves for each event, with its words."""
+    """A line through both halves for each event, with its number."""
     parts = []
-    for number, event in enumerate(events):
-        x, y = scale.x(event["at"]), ERROR_TOP + 14 + number % 11 * 17
-        right = x > WIDTH * 0.6
+    for number, event in enumerate(events, 1):
+        x, y = scale.x(event["at"]), ERROR_TOP + 10 + number % 2 * 20
         parts.append(f'<path d="M{x:.1f},{ERROR_TOP} V{SHARE_BOTTOM}" stroke="#888" stroke-dasharray="4 3"/>')
-        parts.append(_words(x - 5 if right else x + 5, y, event["text"], "end" if right else "start", "#1b6ca8"))
+        parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="9" fill="#1b6ca8"/>')
+        parts.append(_words(x, y + 4, str(number), colour="#fff"))
+    return parts
+
+
+def _list_events(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The events below the picture, in two columns."""
+    rows = -(-len(events) // 2)
+    parts = []
+    for at, event in enumerate(events):
+        x, y = LEFT + at // rows * (WIDTH - LEFT) / 2, HEIGHT + 10 + at % rows * LINE_HEIGHT
+        minutes, seconds = divmod(round(event["at"]), 60)
+        parts.append(_words(x, y, f"{at + 1}. {event['text']} ({minutes}:{seconds:02})", "start", "#1b6ca8"))
     return parts
 
 
