@@ -24,7 +24,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_request_duration_seconds", "histogram", "seconds",
-        "Time from a request's first byte to the end of its answer or error.",
+        "Time from a request's first byte to its end.",
         TASK_POOL, "(T+1)*(P+1) + 1", SECONDS_OF_A_REQUEST,
     ),
     Spec(
@@ -66,12 +66,12 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_check_fired_total", "counter", "requests",
-        "Requests for which a check fired, by the version they were led to.",
+        "Requests for which a check fired, by their version.",
         ("task", "version", "check", "mode"), "T*V*5 + 27",
     ),
     Spec(
         "apprentice_check_unjudged_total", "counter", "requests",
-        "Requests that an enforced check let pass because it could not judge.",
+        "Requests that an enforced check could not judge.",
         ("task", "version", "check"), "T*V*4 + 9",
     ),
     Spec(
@@ -88,7 +88,7 @@ METRICS: tuple[Spec, ...] = (
         merged="sum",
     ),
     Spec(
-        "apprentice_queue_seconds", "histogram", "seconds", "Waiting time of requests that had to wait for a place.",
+        "apprentice_queue_seconds", "histogram", "seconds", "Waiting time of requests without a free place.",
         ("priority",), "3", SECONDS_OF_A_WRITE,
     ),
     Spec(
@@ -101,7 +101,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_limits_unenforced_total", "counter", "requests",
-        "Requests let through without a limit because Redis did not answer.",
+        "Requests without a limit while Redis did not answer.",
     ),
     Spec(
         "apprentice_fallback_capped_total", "counter", "requests", "Requests that met a capped fallback.",
@@ -116,7 +116,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_feedback_coverage_ratio", "gauge", "ratio, 0 to 1",
-        "Share of the task's recent requests that have feedback.", ("task",), "T + 2", joined="least", merged="least",
+        "Share of the task's recent requests with feedback.", ("task",), "T + 2", joined="least", merged="least",
     ),
     Spec(
         "apprentice_adapter_info", "gauge", "always 1", "1 for each known version.",
@@ -136,7 +136,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_adapter_working_set_ratio", "gauge", "ratio",
-        "Versions for a replica, as a share of the adapters that its engine holds.",
+        "Versions for a replica, as a share of its engine's room.",
         ("pool", "replica"), "R + 1", joined="greatest",
     ),
     Spec(
@@ -161,7 +161,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_evidence_rests_on_one", "gauge", "0 or 1",
-        "1 where a degraded verdict would rest on one caller or rater.",
+        "1 where evidence rests on one caller or rater.",
         ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(
@@ -178,11 +178,11 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_quality_ratio", "gauge", "ratio, 0 to 1",
-        "Estimated share of right answers of an arm, with its 95% interval.",
+        "Estimated share of an arm's right answers, with its 95% interval.",
         ("task", "version", "arm", "bound"), "T*V*9 + 16", joined="least",
     ),
     Spec(
-        "apprentice_label_coverage_ratio", "gauge", "ratio, 0 to 1", "Share of a version's requests that have a label.",
+        "apprentice_label_coverage_ratio", "gauge", "ratio, 0 to 1", "Share of a version's requests with a label.",
         ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
@@ -220,7 +220,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_monitor_unmatched_total", "counter", "feedback",
-        "Feedback whose record was gone when the monitor read it.",
+        "Feedback that the monitor read after its record was gone.",
     ),
     Spec(
         "apprentice_monitor_judged_at_seconds", "gauge", "Unix seconds",
@@ -228,7 +228,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_monitor_behind_seconds", "gauge", "seconds",
-        "Age of the oldest evidence that the monitor has not read.",
+        "Age of the oldest unread evidence.",
     ),
     Spec(
         "apprentice_shadow_queue_length", "gauge", "requests", "Requests that wait for a shadow.", merged="sum",
@@ -266,7 +266,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_version_stale", "gauge", "0 or 1",
-        "1 where a task's rules are no longer those that a version learned.",
+        "1 where a version learned rules that have changed.",
         ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(
@@ -292,7 +292,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_fitted_unused_total", "counter", "faults",
-        "Fitted models that were unreadable (damaged), out of date (unsuited) or failing (failed).", ("outcome",), "14",
+        "Fitted models that were unreadable (damaged), out of date (unsuited) or failed.", ("outcome",), "14",
     ),
     Spec(
         "apprentice_replica_cordoned", "gauge", "0 or 1", "1 where a replica is cordoned.",
@@ -371,7 +371,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_measurements_lost_total", "counter", "updates",
-        "Updates that were no number of at least 0, and unreadable gauges: our fault.", ("family",), "96",
+        "Unusable updates and unreadable gauges: a fault of the gateway, report it.", ("family",), "96",
     ),
 )  # fmt: skip
 

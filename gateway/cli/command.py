@@ -39,15 +39,14 @@ class ConnectionOptions:
             envvar=URL_VARIABLE,
             metavar="URL",
             rich_help_panel=PANEL,
-            help=f"The gateway's address. Unset: the one that `make up` started here, else {DEFAULT_URL}.",
+            help=f"The gateway's address. Unset: that of `make up`, else {DEFAULT_URL}.",
         ),
     ] = None
     key_file: Annotated[
         Path | None,
         typer.Option(
             rich_help_panel=PANEL,
-            help="A file with an admin's key. Unset: the key in the environment, else the one that "
-            "`make up` keeps here.",
+            help="A file with an admin's key. Unset: the environment's, else that of `make up`.",
         ),
     ] = None
     key: Annotated[
@@ -55,7 +54,7 @@ class ConnectionOptions:
         typer.Option(
             envvar=KEY_VARIABLE,
             rich_help_panel=PANEL,
-            help="The key itself. Better in the environment: others on this machine can see a command's options.",
+            help="The key itself. Others on this machine see options: better use the environment.",
         ),
     ] = None
     ca_file: Annotated[
@@ -64,7 +63,7 @@ class ConnectionOptions:
             "--ca",
             metavar="FILE",
             rich_help_panel=PANEL,
-            help="Certificates (PEM) that an https:// gateway's is to come from. Unset: those of the system.",
+            help="Authorities (PEM) of an https:// gateway. Unset: the system's.",
         ),
     ] = None
     json_only: Annotated[
@@ -72,7 +71,7 @@ class ConnectionOptions:
         typer.Option(
             "--json",
             rich_help_panel=PANEL,
-            help="Print the admin API's answer as JSON, and nothing else, to stdout.",
+            help="Print only the admin API's answer, as JSON, to stdout.",
         ),
     ] = False
 

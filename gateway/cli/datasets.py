@@ -61,7 +61,7 @@ def build(
         bool, typer.Option("--leave-out-faults", help="Leave out rows that can't be read, instead of ending.")
     ] = False,
 ) -> None:
-    """Build a data set: equal rows once, contradictions left out, a part held out. Its digest names it."""
+    """Build a data set from requests and files. Its digest names it."""
     columns = dict(_column_of(each) for each in column or ())
     sent = [
         {"digest": send_data(api, f"{PATH}/files", path, {}, ANY_KIND)["digest"], "name": path.name, "columns": columns}

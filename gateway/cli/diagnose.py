@@ -18,7 +18,7 @@ def diagnose(
     api: Api,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
 ) -> None:
-    """Say whether data, training, base or scope is the likely fault of an answer, or that it is unknown.
+    """Tell the likely fault of an answer: data, training, base or scope.
 
     The version, earlier versions, the base and general are asked now, at temperature 0. The text must be kept.
     """

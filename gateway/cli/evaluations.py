@@ -134,7 +134,7 @@ def evaluate(
     report_to: Out = None,
     rows_out: RowsOut = None,
 ) -> None:
-    """Evaluate a version on a data set, beside general and the versions that it may replace.
+    """Evaluate a version on a data set, beside the versions that it may replace.
 
     It runs on the gateway, where callers leave room. Ctrl-C ends the watching alone; the same command again goes on, or
     shows the report that there is.

@@ -47,7 +47,7 @@ def forget(
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Erase texts of requests from Redis, the spool, the archive, reviews, data sets and suites.
+    """Erase texts of requests wherever they are kept.
 
     Records and labels stay. The data sets and versions that the texts went into are listed.
     """

@@ -33,7 +33,7 @@ def requests(
     limit: Annotated[int, typer.Option(min=1, max=200, help="So many at most.")] = 50,
     before: Annotated[str | None, typer.Option(metavar="ID", help="Only older than this request.")] = None,
 ) -> None:
-    """List requests, the newest first: by task, version, outcome, reason, label, caller, time and text."""
+    """List requests, the newest first."""
     try:
         first, last = (None if said is None else moment_of(said, time.time()) for said in (since, until))
     except SettingsError as error:

@@ -37,7 +37,7 @@ def why(
         typer.Option(min=0.01, max=1e9, help="With --plan: so many labels a day. Unset: as now."),
     ] = None,
 ) -> None:
-    """Explain the state of a task's versions: verdict, evidence, actions, and what to do next."""
+    """Explain the state of a task's versions, and what to do next."""
     answer = api.get(f"/tasks/{quote(task, safe='')}/quality")
     if plan or labels_per_day is not None:
         tell_plan(api.out, answer, labels_per_day)

@@ -75,7 +75,7 @@ class ReplicaSettings(Section):
     )
     api_key: SecretStr | None = Field(None, description="Key of the engine.")
     store_folder: str | None = Field(
-        None, pattern=r"^/", description="Path of the adapter store at this engine; unset: as at the gateway."
+        None, pattern=r"^/", description="Adapter store at this engine; unset: as at the gateway."
     )
     in_flight_max: int = Field(256, ge=1, le=100_000, description="Most requests at the same time.")
     sidecar_url: str | None = Field(
@@ -91,7 +91,7 @@ class PoolSettings(BodySection):
 
     base_model: str = Field(min_length=1, max_length=200, description="The base model's name at its engines.")
     engine: EngineKind = Field(
-        "vllm", description="Kind of its engines: openai is any that speaks OpenAI's API, without adapters."
+        "vllm", description="Kind of its engines; openai: any with OpenAI's API, without adapters."
     )
     replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="Its engine processes.")
     api_key: SecretStr | None = Field(None, description="Key of engines whose replica has none.")
@@ -114,7 +114,7 @@ class PoolSettings(BodySection):
     max_lora_rank: int = Field(16, ge=1, le=512, description="The engines' --max-lora-rank.")
     replicas_min: int = Field(0, ge=0, le=1000, description="Replicas that a version is placed on; 0: all.")
     in_flight_target: int = Field(
-        16, ge=1, le=100_000, description="Requests for each replica of a version; above that it gets one more."
+        16, ge=1, le=100_000, description="Requests for each replica of a version before it gets another."
     )
     continues: bool = Field(False, description="Whether its engines know continue_final_message.")
     context_tokens_max: int | None = Field(

@@ -19,17 +19,17 @@ class ReleaseSettings(Section):
 
     approver_must_differ: bool = Field(
         False,
-        description="Whether a release needs another person than the push; admin keys too.",
+        description="Whether releases and admin keys need a second person.",
     )
     gate: Annotated[Literal["off", "warn", "enforce"], BeforeValidator(_mode_of)] = Field(
         "off",
-        description="Whether a canary or promotion needs an evaluation that shows it to be no worse.",
+        description="Whether a version needs an evaluation that shows it no worse.",
     )
     margin: float = Field(
-        0.02, gt=0, le=0.5, description="Difference of right answers, and of kept contracts, that is no worse yet."
+        0.02, gt=0, le=0.5, description="Difference of right answers and kept contracts that is no worse."
     )
     class_loss_max: float = Field(
-        0.3, gt=0, le=1, description="Difference of right answers of one class that has to be excluded."
+        0.3, gt=0, le=1, description="Difference of one class's right answers to be excluded."
     )
     latency_ratio_max: float = Field(1.5, ge=1, le=100, description="Longest median time of an answer, in times.")
     cost_ratio_max: float = Field(1.5, ge=1, le=100, description="Highest cost of an answer, in times.")

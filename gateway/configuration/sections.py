@@ -106,10 +106,8 @@ class DoorLimits(Section):
     )
     head_bytes_max: int = Field(32_768, ge=1024, le=1 << 20, description="Longest head of a request.")
     headers_max: int = Field(100, ge=8, le=10_000, description="Most headers of a request.")
-    head_seconds_max: Seconds = Field(
-        10.0, description="Longest time until the head is there, after the TLS handshake."
-    )
-    body_seconds_max: Seconds = Field(60.0, description="Longest time until the body is there; not for uploads.")
+    head_seconds_max: Seconds = Field(10.0, description="Longest wait for the head, after the TLS handshake.")
+    body_seconds_max: Seconds = Field(60.0, description="Longest wait for the body; not for uploads.")
     bodies_bytes_max: int = Field(
         256 << 20,
         ge=1 << 20,
@@ -129,7 +127,7 @@ class QueueLimits(Section):
         0.5,
         gt=0,
         le=1,
-        description="Share of the queue, of places and of bodies_bytes_max for one key.",
+        description="Share of queue, places and bodies_bytes_max for one key.",
     )
     batch_share_min: float = Field(
         0.05, ge=0, le=0.5, description="Share of free places for batch while interactive requests wait."

@@ -128,9 +128,7 @@ class RecordSettings(Section):
 class RedisSettings(Section):
     """What an acknowledgement waits for, where a Redis is configured, and how long its file keeps what was deleted."""
 
-    replicas_acked_min: int = Field(
-        0, ge=0, le=16, description="Replicas of Redis that must have a write on disk before its acknowledgement."
-    )
+    replicas_acked_min: int = Field(0, ge=0, le=16, description="Replicas of Redis that a write must reach on disk.")
     acked_timeout_seconds: float = Field(5.0, gt=0, le=9, description="Longest wait for a write to be on disk.")
     rewrite_interval_seconds: float = Field(
         300.0, ge=0, le=86_400, description="Time between rewrites of the append-only file; 0: none."
@@ -219,7 +217,7 @@ class Settings(BaseSettings):
     )
     series_max: int = Field(32_000, ge=2000, description="Prometheus series of this gateway.")
     cache_isolation: CacheIsolation = Field(
-        "caller", description="Whose prompts share an engine's prefix cache: one caller's, or all (none)."
+        "caller", description="Whether an engine's prefix cache is one caller's, or shared by all (none)."
     )
     health_interval_seconds: Seconds = Field(1.0, description="Time between two health checks of a replica.")
     snapshot_interval_seconds: Seconds = Field(1.0, description="Longest time until an admin's change is active.")

@@ -60,16 +60,14 @@ class CheckSection(Section):
 class DegradedSettings(CheckSection):
     """The check for a version whose verdict is degraded."""
 
-    explored_share: Share = Field(
-        0.05, description="Share of requests that a degraded version keeps, to show its recovery."
-    )
+    explored_share: Share = Field(0.05, description="Share that a degraded version keeps, to show its recovery.")
 
 
 class OutOfScopeSettings(CheckSection):
     """The check for an input that is unlike the version's training prompts."""
 
     deferred_share: Share = Field(
-        0.05, description="Share of in-scope requests that may be sent away; sets the threshold."
+        0.05, description="Share of in-scope requests that may be deferred; sets the threshold."
     )
 
 
@@ -149,13 +147,13 @@ class TaskSettings(BodySection):
         None,
         ge=0,
         le=1,
-        description="Largest share of its requests for the fallback pool, without shadows; unset: all.",
+        description="Largest share for the fallback pool, without shadows; unset: all.",
     )
     general_usd_per_day: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
-        description="Most money for the fallback pool in a UTC day, without shadows; unset: no cap.",
+        description="Most for the fallback pool in a UTC day, without shadows; unset: no cap.",
     )
 
     checks: CheckSettings = CheckSettings()
@@ -167,7 +165,7 @@ class TaskSettings(BodySection):
     selector: str = Field(
         "user_turns",
         pattern=SELECTORS,
-        description="Part of a conversation that fitted models read: last_user, user_turns, dialogue or field:PATH.",
+        description="Text that fitted models read: last_user, user_turns, dialogue or field:PATH of JSON.",
     )
     monitor: TaskMonitorSettings = TaskMonitorSettings()
     texts: TaskTextSettings = TaskTextSettings()

@@ -19,7 +19,7 @@ from gateway.formats.fields import (
 from gateway.formats.format_table import FORMATS
 from gateway.formats.hot_schemas import ANSWER_HEADERS, HOT_HEADERS
 from tools.reference.markdown import Row, code, codes, page, sentence, table
-from tools.reference.schema import type_words, without_null
+from tools.reference.schema import without_null
 
 ROOT = Path(__file__).parents[2]
 INTRODUCTION = """
@@ -77,6 +77,10 @@ applies where the caller sets none.
 - guidellm and `vllm bench serve` need `parameters_allowed: [ignore_eos]`; lm-eval needs `tokenized_requests=False`
   and an `n_max` of its batch size, for likelihoods `parameters_allowed: [echo]` of a pool without adapters.
 """
+ADMIN_CALLS = """
+`/openapi.json` has what each does, with bodies and queries; the [command line](cli.md) calls most of them. A `GET`
+needs an operator's key, all else an admin's, unless it names another role.
+"""
 TITLES: Mapping[str, str] = {"callers": "Callers", "reviewers": "Reviewers", "admins": "Admins", "probes": "Probes"}
 
 
@@ -87,8 +91,7 @@ def api_page() -> str:
     for tag, title in TITLES.items():
         rows = [_operation_row(document, *each) for each in operations(document) if tag in each[2]["tags"]]
         if tag == "admins":
-            parts += [f"## {title}", "`/openapi.json` has the fields of bodies and queries."]
-            parts.append(table(("Call", "Who", "What"), [row[:3] for row in rows]))
+            parts += [f"## {title}", ADMIN_CALLS, table(("Address", "Methods"), _admin_rows(document))]
         else:
             parts += [f"## {title}", table(("Call", "Who", "What", "Body, query"), rows)]
     answer_headers = [(code(name), words) for name, words in {**ANSWER_HEADERS, **MORE_HEADERS}.items()]
@@ -112,8 +115,7 @@ def api_page() -> str:
         table(("Header", "Meaning"), answer_headers),
         "## Fields of a body",
         FIELD_NOTES,
-        "Without a format in its note, a field is one of chat and completions.",
-        table(("Field", "Type", "Note"), _fields(document)),
+        table(("Format", "Fields"), _fields_by_format()),
         f"Refused always, since they are the gateway's alone: {codes(sorted(GATEWAY_ALONE))}. Permissions without a "
         f"field of that name: {codes(sorted(ALLOWABLE - ON_REQUEST))}.",
         "## The answer of `POST /v1/route`",
@@ -133,6 +135,17 @@ def _operation_row(document: Mapping[str, Any], method: str, path: str, operatio
     query = [f"`{each['name']}`" for each in operation.get("parameters", ()) if each["in"] == "query"]
     asked = f"{takes}{'; ' if takes and query else ''}{'? ' + ', '.join(query) if query else ''}"
     return f"`{method} {path}`", who(operation), sentence(operation.get("description", "")), asked
+
+
+def _admin_rows(document: Mapping[str, Any]) -> Iterator[Row]:
+    """A row for each address of the admin API, with its methods, and their roles where these are not the usual ones."""
+    for path, methods in document["paths"].items():
+        told = []
+        for method, operation in methods.items():
+            role, usual = who(operation), "operator" if method == "get" else "admin"
+            told.append(code(method.upper()) + ("" if role == usual else f" ({role})"))
+        if any("admins" in operation["tags"] for operation in methods.values()):
+            yield code(path), " ".join(told)
 
 
 def who(operation: Mapping[str, Any]) -> str:
@@ -164,22 +177,15 @@ OTHER_BODIES: Mapping[str, str] = {
 }
 
 
-def _fields(document: Mapping[str, Any]) -> Iterator[Row]:
-    schemas = document["components"]["schemas"]
-    every: dict[str, Any] = {}
-    for wire_format in FORMATS.values():
-        every |= schemas[f"{wire_format.schema_name}Request"]["properties"]
-    for name, schema in sorted(every.items()):
-        yield code(name), type_words(schema).replace("section", "object"), _note(name)
-
-
-def _note(name: str) -> str:
-    formats = [each.name for each in FORMATS.values() if name in each.known | ON_REQUEST]
-    notes = [] if formats == ["chat", "completions"] else formats if len(formats) < len(FORMATS) else ["all"]
-    if name in ON_REQUEST:
-        notes = ["permit"]
-    if name in KEPT_HERE:
-        notes.append("not forwarded")
-    if name in HINTS:
-        notes.append("not to vLLM")
-    return ", ".join(notes)
+def _fields_by_format() -> Iterator[Row]:
+    """The fields of each wire format that not all have, and those that are treated in a way of their own."""
+    known = {each.name: each.known for each in FORMATS.values()}
+    shared = frozenset.intersection(*known.values())
+    yield "all", codes(sorted(shared))
+    both = (known["chat"] & known["completions"]) - shared
+    yield "chat and completions", codes(sorted(both))
+    for name, fields in known.items():
+        yield name, codes(sorted(fields - shared - (both if name in ("chat", "completions") else set())))
+    yield "*permit*", codes(sorted(ON_REQUEST))
+    yield "not forwarded", codes(sorted(KEPT_HERE))
+    yield "not to vLLM", codes(sorted(HINTS))

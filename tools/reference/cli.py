@@ -20,8 +20,8 @@ progress to stderr. Times are in UTC.
 EXIT_CODES: tuple[Row, ...] = (
     ("0", "Done."),
     ("1", "The gateway refused it, or the awaited result did not come."),
-    ("2", "It can't be carried out as given, a port is taken, or no gateway answers."),
-    ("3", "`serve` could not start, because of Redis or its TLS."),
+    ("2", "It can't be carried out, a port is taken, or no gateway answers."),
+    ("3", "`serve` could not start because of Redis."),
     (f"{STOPPED}", "Ctrl-C ended the waiting. The gateway continues with what was begun."),
 )
 

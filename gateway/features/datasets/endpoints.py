@@ -69,7 +69,7 @@ class DatasetIn(Body):
     openapi_extra=with_body(ANY_BYTES, description="The bytes of a file of rows."),
 )
 async def send_file(request: Request, _: Admin) -> dict[str, Any]:
-    """Keep a file for the next building; it goes with it, or after a day."""
+    """Keep a file for the next building, for a day at most."""
     datasets = feature_of(request, Datasets)
     path = await receive_file(request, datasets.files, datasets.services.settings.datasets.file_bytes_max)
     return {"digest": path.name}
@@ -122,7 +122,7 @@ async def list_datasets(
 
 @router.get("/datasets/builds/{build}", responses=with_errors("not_found"))
 async def read_build(request: Request, build: str, _: Operator) -> dict[str, Any]:
-    """One building: how far it is, its data set's digest, or why it failed."""
+    """One building: its progress, digest, or failure."""
     datasets = feature_of(request, Datasets)
     found = await datasets.builds.get(build) if build.isalnum() and len(build) <= 64 else None
     if found is None:

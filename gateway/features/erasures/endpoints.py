@@ -65,7 +65,7 @@ async def list_erasures(request: Request, _: Operator) -> dict[str, Any]:
 
 @router.get("/erasures/{erasure}", responses=with_errors("not_found"))
 async def read_erasure(request: Request, erasure: str, _: Operator) -> dict[str, Any]:
-    """One erasure, with the data sets and versions that the texts went into."""
+    """One erasure, with data sets and versions that had the texts."""
     found = await feature_of(request, Erasures).store.get(erasure)
     if found is None:
         raise Problem("not_found", f"There is no erasure {erasure[:80]!r}, or no more.")

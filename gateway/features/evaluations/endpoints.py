@@ -243,7 +243,7 @@ async def read_evaluation_texts(
     first: Annotated[int, Query(ge=0, le=2**31, description="The first row's number.")] = 0,
     wrong: Annotated[bool, Query(description="Only rows that an arm got wrong.")] = False,
 ) -> dict[str, Any]:
-    """Rows with the expected answer and those of all arms, where the task has texts kept. `next_first` goes on from
+    """Rows with all answers, where the task has texts kept. `next_first` goes on from
     there, null at the end. Who was given them is in the audit.
     """
     evaluations = feature_of(request, Evaluations)

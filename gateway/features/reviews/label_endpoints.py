@@ -84,7 +84,7 @@ async def report_ratings(request: Request, _: Admin, body: RatingsIn) -> dict[st
 
 @router.get("/reviews/{task}/disputed", responses=with_errors("not_found"))
 async def list_disputed(request: Request, task: str, operator: Operator) -> dict[str, Any]:
-    """The requests whose reviewers disagree, the oldest first, each with its texts where they are kept and all answers.
+    """The requests whose reviewers disagree, the oldest first, with all answers.
     Who read them is in the audit.
     """
     reviews = feature_of(request, Reviews)

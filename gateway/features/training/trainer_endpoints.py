@@ -74,7 +74,7 @@ Trained = Annotated[Training, Depends(training_of)]
     response_class=FileResponse,
 )
 async def read_file(request: Request, name: FileName, training: Trained) -> FileResponse:
-    """A file of a training: its options, its rows, the trainer, or the adapter that it begins from."""
+    """A file of a training: options, rows, trainer, or first adapter."""
     trainings = feature_of(request, Trainings)
     path = _path(trainings, training, name)
     if not await asyncio.to_thread(path.is_file):
