@@ -44,7 +44,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
         403, "permission_error", "Another person must release the version, or approve the admin key."
     ),
     "model_not_found": ErrorSpec(404, "not_found_error", "No task, version or pool has this name."),
-    "request_not_found": ErrorSpec(404, "not_found_error", "There is no request with this id that the key may see."),
+    "request_not_found": ErrorSpec(404, "not_found_error", "The key sees no request with this id."),
     "no_review": ErrorSpec(404, "not_found_error", "No request waits for this reviewer to judge it."),
     "not_found": ErrorSpec(404, "not_found_error", "No such address or object."),
     "method_not_allowed": ErrorSpec(405, "invalid_request_error", "The address does not take this method."),
@@ -76,7 +76,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "contract_violation": ErrorSpec(
         502, "api_error", "The answer breaks the task's contract, and so does the fallback's."
     ),
-    "stream_broken": ErrorSpec(502, "api_error", "The engine failed inside a stream that had already begun."),
+    "stream_broken": ErrorSpec(502, "api_error", "The engine failed inside a stream."),
     "overload": ErrorSpec(503, "overloaded_error", "The gateway or every replica is full."),
     "no_replica": ErrorSpec(503, "overloaded_error", "No replica can answer now."),
     "version_not_loaded": ErrorSpec(503, "overloaded_error", "The pinned version is not loaded on any replica."),

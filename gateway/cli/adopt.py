@@ -233,7 +233,7 @@ def adopt(
         bool, typer.Option("--release", help="Release it: a canary that is judged, or leading where none leads.")
     ] = False,
 ) -> None:
-    """Adopt a file of examples: readiness, data set, training, evaluation, gate, canary, monitor.
+    """Adopt a file of examples, from readiness to canary.
 
     Each step shows the command that does it, and leaves a report. It stops where a person should look. The same command
     again goes on where it stood.

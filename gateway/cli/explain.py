@@ -17,7 +17,7 @@ def explain(
     api: Api,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
 ) -> None:
-    """Explain a request: the result of each check, its route, and its end."""
+    """Explain a request: its checks, route and end."""
     if not request_id.strip():
         raise Unusable("REQUEST_ID is empty: give the x-request-id of an answer.")
     answer = api.get(f"{api.url}/v1/requests/{quote(request_id, safe='')}")

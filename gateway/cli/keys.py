@@ -109,7 +109,7 @@ def _key_row(key: dict[str, Any]) -> Row:
 
 @add_command(keys)
 def approve(api: Api, public: Public) -> None:
-    """Approve an admin key that an admin of another owner has made."""
+    """Approve an admin key of another owner."""
     answer = api.post(f"/callers/{_quoted(public)}/approve")
     holder = f"{answer['name']!r} of {answer['owner']}, {answer['role']}"
     api.out.tell(answer, f"{answer['public']} works from now on: {holder}.")

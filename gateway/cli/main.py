@@ -83,7 +83,7 @@ def serve(
         str | None, typer.Option(metavar="N|auto", help="Processes; auto: one for each core. Unset: as configured.")
     ] = None,
 ) -> None:
-    """Run the gateway until Ctrl-C or SIGTERM; it drains first."""
+    """Run the gateway until SIGTERM; it drains first."""
     from gateway.cli import serve as serving_command
 
     serving_command.serve(config, processes)

@@ -97,7 +97,7 @@ def resolve(
 
 @add_command(reviews, "gold")
 def show_gold(api: Api, task: Task) -> None:
-    """List the gold questions of a task, and how many each reviewer got right."""
+    """List a task's gold questions with each reviewer's score."""
     answer = api.get(f"/reviews/{quote(task, safe='')}/gold")
     if api.out.answer(answer):
         return

@@ -140,7 +140,7 @@ def baseline(
     ] = None,
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
-    """Compare a signal of a version with another baseline from now on."""
+    """Set the baseline of a version's signal."""
     body = as_body(
         stream=stream,
         reason=reason,

@@ -32,7 +32,7 @@ from tools.reference.pages import made
 from tools.reference.reasons import FALLBACKS
 from tools.reference.records import comments
 
-WORDS_MAX = 11_000
+WORDS_MAX = 9_800
 PAGES = made()
 DOCUMENT: Mapping[str, Any] = build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
 

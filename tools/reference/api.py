@@ -40,21 +40,25 @@ ROLES: Mapping[Role, str] = {
     "admin": "That, and change it.",
     "sidecar": "Fetch adapters' bytes alone.",
 }
-ROUTE_ANSWER: Mapping[str, str] = {
-    "object": "`route`",
-    "task": "The task; null for a pool.",
-    "version": "The version that would answer; null for a base model.",
-    "pool": "Its pool.",
-    "model": "The model's name at the engine.",
-    "reason": "One of the [reasons](reasons.md).",
-    "explanation": "The reason in words.",
-    "findings": "The result of each check; figures for operators and admins only.",
-    "probability": "The probability of the draws that led there.",
-    "general_prompt": "Whether the version's general prompt would be added.",
-    "override_id": "The rule that decided, or null.",
-    "fallback_capped": "Whether a fallback before this one is capped.",
-    "fallbacks": "The task's fallbacks by reason.",
-}
+ROUTE_ANSWER = (
+    "object",
+    "task",
+    "version",
+    "pool",
+    "model",
+    "reason",
+    "explanation",
+    "findings",
+    "probability",
+    "general_prompt",
+    "override_id",
+    "fallback_capped",
+    "fallbacks",
+)
+ROUTE_WORDS = """
+`model` is the model's name at the engine, `explanation` the reason in words, `fallbacks` the task's by reason. The
+others are as in a [record](records.md).
+"""
 MORE_HEADERS: Mapping[str, str] = {
     "retry-after": "Seconds to wait, with a 429 or 503.",
     "x-should-retry": "`false` where a repetition is of no use.",
@@ -119,7 +123,7 @@ def api_page() -> str:
         f"Refused always, since they are the gateway's alone: {codes(sorted(GATEWAY_ALONE))}. Permissions without a "
         f"field of that name: {codes(sorted(ALLOWABLE - ON_REQUEST))}.",
         "## The answer of `POST /v1/route`",
-        table(("Field", "Meaning"), [(code(name), words) for name, words in ROUTE_ANSWER.items()]),
+        f"{codes(ROUTE_ANSWER)}. {ROUTE_WORDS.strip()}",
     )
 
 

@@ -68,18 +68,18 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("coverage", "JSON", "", "Kept, not used."),
     ("calibration", "JSON", "", "Kept, not used."),
     ("review_by", "text", "date or time in ISO 8601", "When its owner must check it; VersionReviewOverdue follows."),
-    ("provenance", "JSON", "", "Its origin; other keys are kept."),
-    ("provenance.trained_by", "text", TEXT, "Who trained it."),
+    ("provenance", "JSON", "", "The origin of its training; other keys are kept."),
+    ("provenance.trained_by", "text", TEXT, "Trainer."),
     ("provenance.trained_at", "text", "ISO 8601", "When."),
-    ("provenance.dataset", "text", TEXT, "The data set."),
+    ("provenance.dataset", "text", TEXT, "Name."),
     ("provenance.dataset_digest", "text", DIGEST, "Digest of its file."),
-    ("provenance.base_model", "text", TEXT, "The base model's name."),
-    ("provenance.framework", "text", TEXT, "The training software."),
-    ("provenance.command", "text", NOTES, "The training command."),
-    ("provenance.source", "mapping", "`repository`, `commit`, `path`", "The training's source."),
+    ("provenance.base_model", "text", TEXT, "Name."),
+    ("provenance.framework", "text", TEXT, "Software."),
+    ("provenance.command", "text", NOTES, "Command."),
+    ("provenance.source", "mapping", "`repository`, `commit`, `path`", "Source."),
     ("provenance.run", "text", TEXT, "Id or address of the training run."),
-    ("provenance.seed", "whole number", "", "The training's seed."),
-    ("provenance.parameters", "JSON", "", "Training parameters."),
+    ("provenance.seed", "whole number", "", "Seed."),
+    ("provenance.parameters", "JSON", "", "Parameters."),
     ("provenance.metrics", "mapping", "numbers", "The trainer's measurements."),
     (
         "provenance.evaluations",
@@ -87,8 +87,8 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
         f"[..{manifest.EVALUATIONS_MAX}] of text{TEXT}",
         "Ids of evaluations.",
     ),
-    ("provenance.license", "text", TEXT, "Its licence."),
-    ("provenance.notes", "text", NOTES, "Anything else."),
+    ("provenance.license", "text", TEXT, "Licence."),
+    ("provenance.notes", "text", NOTES, "Notes."),
     ("provenance.tags", "mapping", f" of text{TEXT}", "Texts of your own."),
 )
 """Each key with its type, its bounds and its meaning."""
@@ -109,7 +109,7 @@ INTRODUCTION = f"""
 A version beside its weights: `manifest.yaml`, in the adapter's folder or beside it. Another manifest makes another
 version. It has at most {manifest.FILE_BYTES_MAX:,} bytes, no aliases, no key twice; JSON values have at most
 {manifest.MAPPING_BYTES_MAX:,} bytes and a depth of {manifest.DEPTH_MAX}. Dates stay texts, and only `true` and `false`
-are booleans. A wrong or missing key is refused (422 `adapter_rejected`) by its name. Keys in bold are needed.
+are booleans. Keys in bold are needed.
 """
 
 
