@@ -59,6 +59,7 @@ from gateway.features.reviews.feature import REVIEWS
 from gateway.features.rules import endpoints as rules
 from gateway.features.shadows.feature import SHADOWS
 from gateway.features.texts.feature import TEXTS
+from gateway.features.tracing.feature import TRACING
 from gateway.features.training.feature import TRAINING
 from gateway.fleet_health import check_health
 from gateway.formats.answer_terms import Judging
@@ -135,6 +136,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     stateless(rules.router),
     SHADOWS,
     QUALITY,
+    TRACING,
     stateless(jobs={"archive_records": keep_archiving, "rewrite_append_only_file": keep_rewriting}),
     stateless(
         keys.router, audit.router, fleet.router, state.router, reload.router, jobs={"keep_audit_head": keep_audit_head}

@@ -38,6 +38,7 @@ from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from monitoring.record_flow import RecordFlow
 from monitoring.records import Record
+from monitoring.trace_context import TraceContext
 from router.decision import Choice, Moment
 from router.policy import Policy, TaskPolicy
 from serving.adapters.artifact import Base
@@ -70,8 +71,22 @@ class RequestObserver(Protocol):
         ...
 
 
+class RequestTracing(Protocol):
+    """A feature that makes spans of requests. The path notes times; the spans are made when a request has ended."""
+
+    def begin(self, request_id: str, traceparent: str | None) -> TraceContext | None:
+        """Return the request's place in its trace, its caller's or a new one; None where it is not sampled."""
+        ...
+
+    def end(self, ledger: Any, trace: TraceContext, now: float) -> None:
+        """Make the spans of a request that has ended."""
+        ...
+
+
 class Observers(list[RequestObserver]):
     """All observers of requests, in the order of the table of features."""
+
+    tracing: RequestTracing | None = None
 
     def watch(self, policy: Policy, choice: Choice, record: Record) -> bool:
         """Return whether one of them needs the text of the answer."""

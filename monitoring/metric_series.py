@@ -15,7 +15,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from monitoring.metric_spec import CLOSED, Joined, Spec
 
@@ -32,6 +32,21 @@ Report = Callable[[FamilyFault, str], None]
 """Takes a fault and the name of its family."""
 
 
+class Exemplar(NamedTuple):
+    """A request that a bucket counted, by its trace: what it measured, and when (Unix seconds)."""
+
+    value: float
+    trace_id: str
+    at: float
+
+    def __str__(self) -> str:
+        return f' # {{trace_id="{self.trace_id}"}} {self.value!r} {self.at:.3f}'
+
+
+Exemplars = list[tuple[tuple[str, ...], int, Exemplar]]
+"""Exemplars of a histogram, each by its label values and the number of its bucket."""
+
+
 class Level:
     """One series of one number: a gauge's, or a counter's."""
 
@@ -42,8 +57,8 @@ class Level:
         self.sample = f"{spec.name}{{{labels}}} " if labels else f"{spec.name} "
         self._lost = lost
 
-    def lines(self) -> Iterator[str]:
-        """The series as Prometheus reads it."""
+    def lines(self, exemplars: bool = False) -> Iterator[str]:
+        """The series as Prometheus reads it. One number has no exemplars."""
         yield f"{self.sample}{self.value!r}\n"
 
     def numbers(self) -> list[float]:
@@ -71,12 +86,14 @@ class Count(Level):
 class Distribution:
     """One histogram: a count for each bucket, and the sum."""
 
-    __slots__ = ("_lost", "bounds", "counts", "samples", "sum")
+    __slots__ = ("_lost", "bounds", "counts", "exemplars", "samples", "sum")
 
     def __init__(self, spec: Spec, labels: str, lost: Callable[[], None]) -> None:
         self.bounds = spec.bounds
         self.counts = [0] * (len(spec.bounds) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+        """The newest of each bucket, where requests are traced."""
         self._lost = lost
         comma, braced = ("," if labels else ""), (f"{{{labels}}}" if labels else "")
         bounds = (*map(repr, spec.bounds), "+Inf")
@@ -91,12 +108,17 @@ class Distribution:
         else:
             self._lost()
 
-    def lines(self) -> Iterator[str]:
-        """The series as Prometheus reads them: buckets that add up, count and sum."""
+    def exemplify(self, value: float, trace_id: str, at: float) -> None:
+        """Keep the trace of a measurement that was observed, as the newest of its bucket."""
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar(value, trace_id, at)
+
+    def lines(self, exemplars: bool = False) -> Iterator[str]:
+        """The series as Prometheus reads them: buckets that add up, count and sum. `exemplars` is for OpenMetrics."""
         total = 0
-        for sample, count in zip(self.samples, self.counts, strict=False):
+        known = self.exemplars if exemplars else {}
+        for place, (sample, count) in enumerate(zip(self.samples, self.counts, strict=False)):
             total += count
-            yield f"{sample}{total}\n"
+            yield f"{sample}{total}{known.get(place, '')}\n"
         yield f"{self.samples[-2]}{total}\n"
         yield f"{self.samples[-1]}{self.sum!r}\n"
 
@@ -149,10 +171,10 @@ class Family(Generic[Cell]):
         self._cells.clear()
         self._others.clear()
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, exemplars: bool = False) -> Iterator[str]:
         """All series as Prometheus reads them."""
         for cell in self._cells.values():
-            yield from cell.lines()
+            yield from cell.lines(exemplars)
 
     def numbers(self) -> Numbers:
         """What all series hold."""
@@ -222,6 +244,16 @@ class Histogram(Family[Distribution]):
     def observe(self, value: float, *labels: str) -> None:
         """Count one measurement of at least 0 seconds in the series of these label values."""
         (self._cells.get(labels) or self._begin(labels)).observe(value)
+
+    def exemplars(self) -> Exemplars:
+        """The exemplars of all series."""
+        return [(labels, place, one) for labels, cell in self._cells.items() for place, one in cell.exemplars.items()]
+
+    def add_exemplars(self, exemplars: Exemplars) -> None:
+        """Take over those of another process that are newer."""
+        for labels, place, other in exemplars:
+            known = self.cell(*labels).exemplars
+            known[place] = max(known.get(place, other), other, key=lambda one: one.at)
 
 
 Reading = float | Mapping[tuple[str, ...], float]

@@ -12,7 +12,7 @@ import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
 
-from monitoring.metric_series import KINDS, Counter, FamilyFault, Gauge, Histogram, Numbers
+from monitoring.metric_series import KINDS, Counter, Exemplars, FamilyFault, Gauge, Histogram, Numbers
 from monitoring.metric_spec import evaluate
 from monitoring.metric_table import METRICS, MetricFamilies
 
@@ -24,6 +24,13 @@ ACTIONS_EXPECTED = (
     *("recover", "hold_and_alert"),
 )
 """The monitor's own actions; those of admins are not begun at 0."""
+
+
+class Measured(msgspec.Struct, array_like=True):
+    """The measurements of one process, by the names of the metrics."""
+
+    numbers: dict[str, Numbers]
+    exemplars: dict[str, Exemplars]
 
 
 class Meters(MetricFamilies):
@@ -78,7 +85,7 @@ class Meters(MetricFamilies):
         for spec in METRICS:
             name = spec.name.removesuffix("_total") if openmetrics else spec.name
             parts.append(f"# HELP {name} {spec.help}\n# TYPE {name} {spec.kind}\n")
-            parts.extend(self._families[spec.name].lines())
+            parts.extend(self._families[spec.name].lines(openmetrics))
         if openmetrics:
             parts.append("# EOF\n")
         content_type = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
@@ -87,14 +94,22 @@ class Meters(MetricFamilies):
     def measured(self) -> bytes:
         """All numbers, for `add` of another process's meters."""
         self._refresh()
-        return msgspec.msgpack.encode({name: family.numbers() for name, family in self._families.items()})
+        exemplars = {
+            name: family.exemplars() for name, family in self._families.items() if isinstance(family, Histogram)
+        }
+        return msgspec.msgpack.encode(
+            Measured({name: family.numbers() for name, family in self._families.items()}, exemplars)
+        )
 
     def add(self, measured: bytes, with_gauges: bool = True) -> None:
         """Add what another process has measured: counters and histograms as a sum, gauges as each is merged."""
-        for name, numbers in msgspec.msgpack.decode(measured, type=dict[str, Numbers]).items():
+        other = msgspec.msgpack.decode(measured, type=Measured)
+        for name, numbers in other.numbers.items():
             family = self._families[name]
             if with_gauges or not isinstance(family, Gauge):
                 family.add_numbers(numbers)
+            if isinstance(family, Histogram):
+                family.add_exemplars(other.exemplars[name])
 
     def versions(self) -> frozenset[str]:
         """The versions that are known and not retired."""

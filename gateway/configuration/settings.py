@@ -38,6 +38,7 @@ from gateway.configuration.sections import (
 )
 from gateway.configuration.tasks import TaskSettings
 from gateway.configuration.texts import TextSettings
+from gateway.configuration.tracing import TracingSettings
 from gateway.configuration.training import TrainingSettings
 from gateway.errors import SettingsError
 from monitoring.metric_values import Metric
@@ -212,6 +213,7 @@ class Settings(BaseSettings):
     signing: SigningSettings = SigningSettings()
     release: ReleaseSettings = ReleaseSettings()
     audit: AuditSettings = AuditSettings()
+    tracing: TracingSettings = TracingSettings()
     processes: Annotated[int, Field(ge=1, le=PROCESSES_MAX)] | Literal["auto"] = Field(
         1, description="Processes of this gateway; auto: one for each core."
     )

@@ -13,11 +13,12 @@ from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import Progress
 from gateway.limits.fallback_caps import Leave
 from gateway.limits.limits import Hold
-from gateway.services import Services
+from gateway.services import RequestTracing, Services
 from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
+from monitoring.trace_context import trace_of
 from router.awaited_replicas import list_awaited_replicas
 from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME, list_names
 from router.decision import Choice, Refusal, RoutingRequest, Scores
@@ -52,10 +53,13 @@ class Ledger:
     """The record of one request in the making, and the clocks that its times are read from (monotonic seconds)."""
 
     __slots__ = (
+        "attempts_began_at",
         "body",
+        "chosen_at",
         "committed_at",
         "engine_seconds",
         "fallback_from",
+        "first_reason",
         "hold",
         "labels",
         "last_chunk_at",
@@ -64,17 +68,30 @@ class Ledger:
         "parts",
         "record",
         "rejections",
+        "score_began_at",
+        "scored_at",
         "started_at",
+        "trace",
         "traceparent",
         "turned_down",
         "waited_seconds",
     )
 
-    def __init__(self, record: Record, now: float, traceparent: str | None) -> None:
+    def __init__(
+        self, record: Record, now: float, traceparent: str | None, tracing: RequestTracing | None = None
+    ) -> None:
         self.record = record
         self.body: RequestBody | None = None
         self.started_at = now
-        self.traceparent = traceparent or trace_of(record.id)
+        self.trace = None if tracing is None else tracing.begin(record.id, traceparent)
+        """Its place in a trace; None where nobody traces it."""
+        self.traceparent = self.trace.header() if self.trace is not None else traceparent or trace_of(record.id)
+        self.score_began_at: float | None = None
+        self.scored_at: float | None = None
+        self.chosen_at: float | None = None
+        self.first_reason: str | None = None
+        """The reason of the first choice."""
+        self.attempts_began_at: list[float] = []
         self.engine_seconds = 0.0
         self.waited_seconds = 0.0
         """Seconds of waiting for a place."""
@@ -148,8 +165,14 @@ class Ledger:
         for one in findings:
             self.record.findings.append(finding_record(one, self.record.version))
 
-    def note_attempt(self, choice: Choice, fault: str | None, seconds: float) -> None:
+    def traceparent_of(self, number: int) -> str:
+        """The trace context that the engine of this attempt gets, counted from 1."""
+        return self.traceparent if self.trace is None else self.trace.header(number)
+
+    def note_attempt(self, choice: Choice, fault: str | None, began_at: float, now: float) -> None:
         """Note one attempt: how long its engine was waited for, and what went wrong (None: nothing)."""
+        seconds = now - began_at
+        self.attempts_began_at.append(began_at)
         self.engine_seconds += seconds
         version = choice.version.name if choice.version else None
         self.record.attempts.append(
@@ -300,12 +323,6 @@ def problem_of(services: Services, decision: Refusal, request: RoutingRequest, s
     return Problem(decision.code, decision.message, param, wait_seconds)
 
 
-def trace_of(request_id: str) -> str:
-    """A W3C trace context of our own: the request's UUID is the trace, its MAC the span. Not sampled."""
-    text = request_id.replace("-", "")
-    return f"00-{text[:32]}-{text[32:48]}-00"
-
-
 def settle(services: Services, ledger: Ledger, now: float) -> None:
     """Close the record and count it: the last step of every walk that found its caller, whatever became of it."""
     record = ledger.record
@@ -327,6 +344,8 @@ def settle(services: Services, ledger: Ledger, now: float) -> None:
     if services.snapshot.current.policy.watched:
         _note_language(services, ledger)
     _count(services, ledger)
+    if ledger.trace is not None and services.observers.tracing is not None:
+        services.observers.tracing.end(ledger, ledger.trace, now)
     if ledger.body is not None and record.task is not None:
         services.recent.keep(record.id, ledger.body)
     if not services.flow.buffer.put(record):

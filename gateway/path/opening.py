@@ -91,7 +91,7 @@ async def attempt(
     headers = {
         "Content-Type": "application/json",
         "X-Request-Id": ledger.record.id if number == 1 else f"{ledger.record.id}-{number}",
-        "traceparent": ledger.traceparent,
+        "traceparent": ledger.traceparent_of(number),
     }
     began_at = time.monotonic()
     replica = services.fleet.replicas[choice.replica.name]
@@ -106,17 +106,17 @@ async def attempt(
     except EngineError as error:
         answer.close()
         note_fault(services, choice, error, failures)
-        ledger.note_attempt(choice, error.kind, time.monotonic() - began_at)
+        ledger.note_attempt(choice, error.kind, began_at, time.monotonic())
         return answer, error
     except BaseException:
         answer.close()
         now = time.monotonic()
         ledger.made = answer.total().chunks
         ledger.note_waste(services.prices, choice.pool.name, answer.share(now))
-        ledger.note_attempt(choice, "cancelled", now - began_at)
+        ledger.note_attempt(choice, "cancelled", began_at, now)
         raise
     now = time.monotonic()
-    ledger.note_attempt(choice, None, now - began_at)
+    ledger.note_attempt(choice, None, began_at, now)
     ledger.note_sent(sent, body.cache_salt, services.digest_secret)
     replica.answered(now, choice.engine_model)
     return answer, None

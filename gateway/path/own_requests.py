@@ -98,7 +98,7 @@ async def ask_beside(
                 await answer.begin(services, body, sent, headers, limits)
         except (EngineError, TimeoutError) as error:
             fault = error.kind if isinstance(error, EngineError) else "silent"
-        ledger.note_attempt(choice, fault, time.monotonic() - now)
+        ledger.note_attempt(choice, fault, now, time.monotonic())
         ledger.note_answer(
             answer.progress, services.prices, answer.lease.share(time.monotonic()), services.digest_secret
         )

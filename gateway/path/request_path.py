@@ -39,7 +39,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
             caller = exchange.identify()
             raw = await exchange.body(services.body_bytes_max)
             policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under
-            ledger = Ledger(_record(services, wire_format, caller.public), now, exchange.traceparent())
+            ledger = _begin(services, exchange, wire_format, caller.public, now)
             body = (
                 read_body(wire_format, raw)
                 if len(raw) <= LONG_BODY_BYTES
@@ -53,8 +53,8 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                 if not place.held:
                     await wait_for_place(place, ledger)
                 request = make_routing_request(body, caller.public, caller.models, session, policy)
-                moment = services.moment(now)
-                scores = await score_request(services, request, policy, moment)
+                moment, ledger.score_began_at = services.moment(now), time.monotonic()
+                scores, ledger.scored_at = await score_request(services, request, policy, moment), time.monotonic()
                 decision = choose(request, scores, policy, services.fleet.view(), moment)
                 if decision.__class__ is Refusal:
                     decision = await wait_for_room(services, place, request, scores, policy, decision, moment, ledger)
@@ -115,6 +115,7 @@ def _accepted(
     scores: Scores,
     ledger: Ledger,
 ) -> Choice:
+    ledger.chosen_at, ledger.first_reason = time.monotonic(), decision.reason
     ledger.note_findings(decision.findings)
     if scores.gain is not None:
         services.gain_budgets.note(policy, policy.tasks.get(scores.task or request.model), decision.findings)
@@ -127,6 +128,7 @@ def _accepted(
     return decision
 
 
-def _record(services: Services, wire_format: WireFormat, caller: str) -> Record:
-    request_id, now = services.ids.make(caller), time.time()
-    return Record(id=request_id, at=now, endpoint=wire_format.name, caller=caller, requested_model="")
+def _begin(services: Services, exchange: Exchange, wire_format: WireFormat, caller: str, now: float) -> Ledger:
+    request_id, at = services.ids.make(caller), time.time()
+    record = Record(id=request_id, at=at, endpoint=wire_format.name, caller=caller, requested_model="")
+    return Ledger(record, now, exchange.traceparent(), services.observers.tracing)

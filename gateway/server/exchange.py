@@ -19,7 +19,7 @@ from gateway.server.shared_room import SharedRoom
 from gateway.server.wire import Headers, HungUp
 from serving.wakeable import Wakeable
 
-TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 HEADER_CHARACTERS_MAX = 512
 READ_AHEAD_BYTES = 65_536

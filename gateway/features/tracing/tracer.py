@@ -1,0 +1,223 @@
+"""Spans of requests, made from their ledgers when they have ended: names and numbers, and no text of anybody."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version as installed_version
+from types import MappingProxyType
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from gateway.path.ledger import Ledger
+from gateway.services import Services
+from monitoring.records import FindingRecord, Record
+from monitoring.trace_context import TraceContext, make_context
+from router.checks import AFTER_THE_ANSWER
+
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+EXPORT_SECONDS_MAX = 5.0
+OPERATIONS: Mapping[str, str] = MappingProxyType({"completions": "text_completion", "embeddings": "embeddings"})
+"""`gen_ai.operation.name` by the record's endpoint; all others chat."""
+FAILED = frozenset({"failed", "truncated"})
+PARAMETERS: Mapping[str, str] = MappingProxyType(
+    {
+        "max_tokens": "gen_ai.request.max_tokens",
+        "temperature": "gen_ai.request.temperature",
+        "top_p": "gen_ai.request.top_p",
+        "top_k": "gen_ai.request.top_k",
+        "seed": "gen_ai.request.seed",
+        "n": "gen_ai.request.choice.count",
+        "frequency_penalty": "gen_ai.request.frequency_penalty",
+        "presence_penalty": "gen_ai.request.presence_penalty",
+    }
+)
+"""Fields of a body that are numbers, by their attributes."""
+Attributes = dict[str, Any]
+
+
+class Tracer:
+    """Makes the spans of each sampled request, and hands them to the SDK, whose thread sends them."""
+
+    def __init__(self, services: Services, endpoint: str, sampled_share: float) -> None:
+        self._fleet = services.fleet
+        self._durations = services.meters.request_duration_seconds
+        self._sampled_share = sampled_share
+        self._resource = Resource.create(
+            {
+                "service.name": "apprentice-gateway",
+                "service.instance.id": services.name,
+                "service.version": installed_version("apprentice-gateway"),
+            }
+        )
+        self._processor = BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=EXPORT_SECONDS_MAX))
+
+    def begin(self, request_id: str, traceparent: str | None) -> TraceContext | None:
+        """Return the request's place in its trace; None where it is not sampled."""
+        draw = random.random()  # noqa: S311 - a sample, not a secret
+        return make_context(request_id, traceparent, draw, self._sampled_share)
+
+    def end(self, ledger: Ledger, trace: TraceContext, now: float) -> None:
+        """Make the spans of a request that has ended, and an exemplar of its duration."""
+        record = ledger.record
+        self._durations.cell(record.task or "", record.pool or "").exemplify(
+            record.duration_seconds, trace.trace_id, time.time()
+        )
+        for span in self._make_spans(ledger, trace, now):
+            self._processor.on_end(span)
+
+    def close(self) -> None:
+        """Send what waits, in a thread that the end of the process waits for: as long as one export may take."""
+        threading.Thread(target=self._processor.shutdown).start()
+
+    def _make_spans(self, ledger: Ledger, trace: TraceContext, now: float) -> Iterator[ReadableSpan]:
+        zero = time.time_ns() - int(now * 1e9)
+        """Unix time in nanoseconds at which the monotonic clock was 0."""
+        trace_id, record = int(trace.trace_id, 16), ledger.record
+        operation = OPERATIONS.get(record.endpoint, "chat")
+        own, parent_id = _context(trace_id, trace.span_id), trace.parent_id
+
+        def make(
+            name: str, context: SpanContext, parent: SpanContext | None, began: float, ended: float, **rest: Any
+        ) -> ReadableSpan:
+            start, end = zero + int(began * 1e9), zero + int(ended * 1e9)
+            return ReadableSpan(name, context, parent, self._resource, start_time=start, end_time=end, **rest)
+
+        def child(name: str, began: float, ended: float, **rest: Any) -> ReadableSpan:
+            return make(name, _context(trace_id, os.urandom(8).hex()), own, began, ended, **rest)
+
+        if ledger.score_began_at is not None and ledger.scored_at is not None:
+            yield child("score", ledger.score_began_at, ledger.scored_at)
+        if ledger.scored_at is not None and ledger.chosen_at is not None:
+            chosen = _given({"apprentice.reason": ledger.first_reason, "apprentice.led_to": record.led_to})
+            at = zero + int(ledger.chosen_at * 1e9)
+            before = [one for one in record.findings if one.check not in AFTER_THE_ANSWER]
+            yield child("choose", ledger.scored_at, ledger.chosen_at, attributes=chosen, events=_events(before, at))
+        for number, (began, ended) in enumerate(_attempt_times(ledger, now), 1):
+            attributes = self._of_attempt(record, number, operation)
+            yield make(
+                f"{operation} {attributes['gen_ai.request.model']}",
+                _context(trace_id, trace.span_of(number)),
+                own,
+                began,
+                ended,
+                kind=SpanKind.CLIENT,
+                attributes=attributes,
+                status=_status(record.attempts[number - 1].fault),
+            )
+        after = [one for one in record.findings if one.check in AFTER_THE_ANSWER]
+        yield make(
+            f"{operation} {record.task or record.pool or ''}".rstrip(),
+            own,
+            _context(trace_id, parent_id, is_remote=True) if parent_id is not None else None,
+            ledger.started_at,
+            now,
+            kind=SpanKind.SERVER,
+            attributes=_of_request(ledger, operation),
+            events=_events(after, zero + int((ledger.committed_at or now) * 1e9)),
+            status=_status(record.error_code if record.outcome in FAILED else None),
+        )
+
+    def _of_attempt(self, record: Record, number: int, operation: str) -> Attributes:
+        attempt = record.attempts[number - 1]
+        pool = self._fleet.view().pools.get(attempt.pool)
+        attributes: Attributes = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": pool.engine if pool is not None else None,
+            "gen_ai.request.model": attempt.version or (pool.base_model if pool is not None else attempt.pool),
+            "apprentice.attempt": number,
+            "apprentice.pool": attempt.pool,
+            "apprentice.replica": attempt.replica,
+            "apprentice.version": attempt.version,
+            "error.type": attempt.fault,
+        }
+        if record.stream and (attempt.fault is None or attempt.fault in AFTER_THE_ANSWER):
+            attributes["gen_ai.response.time_to_first_chunk"] = attempt.seconds
+        return _given(attributes)
+
+
+def _of_request(ledger: Ledger, operation: str) -> Attributes:
+    record, read = ledger.record, ledger.body.read if ledger.body is not None else None
+    finish, version = record.finish_reason, record.version
+    attributes = {
+        "http.request.method": "POST",
+        "http.response.status_code": record.status,
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": "apprentice",
+        "gen_ai.request.model": record.requested_model if record.reason is not None else None,
+        "gen_ai.request.stream": record.stream,
+        **{name: getattr(read, field, None) for field, name in PARAMETERS.items()},
+        "gen_ai.response.id": record.answer_id,
+        "gen_ai.response.model": version,
+        "gen_ai.response.finish_reasons": [finish] if finish is not None else None,
+        "gen_ai.response.time_to_first_chunk": record.first_token_seconds,
+        "gen_ai.usage.input_tokens": record.prompt_tokens,
+        "gen_ai.usage.output_tokens": record.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": record.cached_prompt_tokens,
+        "apprentice.request_id": record.id,
+        "apprentice.caller": record.caller,
+        "apprentice.task": record.task,
+        "apprentice.version": version,
+        "apprentice.pool": record.pool,
+        "apprentice.replica": record.replica,
+        "apprentice.reason": record.reason,
+        "apprentice.fallback_from": ledger.fallback_from or None,
+        "apprentice.rule": record.override_id,
+        "apprentice.outcome": record.outcome,
+        "apprentice.cost_usd": record.cost_usd,
+        "apprentice.wasted_usd": record.wasted_usd,
+        "apprentice.saving_usd": record.saving_usd,
+        "apprentice.overhead_seconds": record.overhead_seconds,
+        "apprentice.waited_seconds": ledger.waited_seconds or None,
+        "error.type": record.error_code,
+    }
+    return _given(attributes)
+
+
+def _attempt_times(ledger: Ledger, now: float) -> Iterator[tuple[float, float]]:
+    """Begin and end of each attempt: one that answered lasts until the next one, or until the request's end."""
+    next_ones = [*ledger.attempts_began_at[1:], now]
+    for attempt, began, later in zip(ledger.record.attempts, ledger.attempts_began_at, next_ones, strict=False):
+        answered = attempt.fault is None or attempt.fault in AFTER_THE_ANSWER
+        yield began, later if answered else began + attempt.seconds
+
+
+def _events(findings: list[FindingRecord], at: int) -> list[Event]:
+    """One event for each finding; a note is left out, which may have words of an answer."""
+    return [
+        Event(
+            "apprentice.check",
+            _given(
+                {
+                    "apprentice.check": one.check,
+                    "apprentice.check.mode": one.mode,
+                    "apprentice.check.fired": one.fired,
+                    "apprentice.check.score": one.score,
+                    "apprentice.check.threshold": one.threshold,
+                    "apprentice.version": one.version,
+                }
+            ),
+            at,
+        )
+        for one in findings
+    ]
+
+
+def _context(trace_id: int, span_id: str, is_remote: bool = False) -> SpanContext:
+    return SpanContext(trace_id, int(span_id, 16), is_remote, SAMPLED)
+
+
+def _status(fault: str | None) -> Status:
+    return Status(StatusCode.UNSET) if fault is None else Status(StatusCode.ERROR, fault)
+
+
+def _given(attributes: Attributes) -> Attributes:
+    return {name: value for name, value in attributes.items() if value is not None}
