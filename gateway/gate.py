@@ -138,8 +138,11 @@ async def pass_gate(
         else:
             passed.warnings.append(f"{version.name} was let past the gate by force. {report.because}")
             at = await redis_time(services.redis)
+            store = GateStore(services.redis)
             forced = Forced(reason=reason, by=admin.public, at=at, because=report.because, rule=rule)
-            passed.changes.append(GateStore(services.redis).change(version.name, forced))
+            before = await store.forced(version.name) if rule else None
+            if before is None or before.rule:  # what was let to all requests is not taken back by a rule for some
+                passed.changes.append(store.change(version.name, forced))
     return passed
 
 

@@ -50,6 +50,10 @@ METRICS: tuple[Spec, ...] = (
         ("task", "version", "pool", "purpose"), "(T+1)*(V+1)*5 + 6",
     ),
     Spec(
+        "apprentice_caller_cost_usd_total", "counter", "US dollars",
+        "Known cost of a key's requests, failed attempts included, in US dollars.", ("caller", "owner"), "K + 1",
+    ),
+    Spec(
         "apprentice_cost_unknown_total", "counter", "requests", "Requests with unknown cost.", ("pool",), "P + 1",
     ),
     Spec(
@@ -388,6 +392,7 @@ class MetricFamilies:
     overhead_seconds: Histogram
     tokens: Counter
     cost_usd: Counter
+    caller_cost_usd: Counter
     cost_unknown: Counter
     saving_usd: Counter
     overspend_usd: Counter

@@ -26,7 +26,7 @@ ACTIONS_EXPECTED = (
 """The monitor's own actions; those of admins are not begun at 0."""
 
 
-class Measured(msgspec.Struct, array_like=True):
+class Measurements(msgspec.Struct, array_like=True):
     """The measurements of one process, by the names of the metrics."""
 
     numbers: dict[str, Numbers]
@@ -98,12 +98,12 @@ class Meters(MetricFamilies):
             name: family.exemplars() for name, family in self._families.items() if isinstance(family, Histogram)
         }
         return msgspec.msgpack.encode(
-            Measured({name: family.numbers() for name, family in self._families.items()}, exemplars)
+            Measurements({name: family.numbers() for name, family in self._families.items()}, exemplars)
         )
 
     def add(self, measured: bytes, with_gauges: bool = True) -> None:
         """Add what another process has measured: counters and histograms as a sum, gauges as each is merged."""
-        other = msgspec.msgpack.decode(measured, type=Measured)
+        other = msgspec.msgpack.decode(measured, type=Measurements)
         for name, numbers in other.numbers.items():
             family = self._families[name]
             if with_gauges or not isinstance(family, Gauge):

@@ -416,6 +416,7 @@ def _count(services: Services, ledger: Ledger) -> None:
     for rejected in ledger.rejections:
         wasted = _count_rejected(rejected, meters, wasted)
     _count_cost(record, meters, (task, version, pool), wasted)
+    _count_spending(services, record)
 
 
 def _could_not_judge(finding: FindingRecord) -> bool:
@@ -449,3 +450,11 @@ def _count_cost(record: Record, meters: Any, labels: tuple[str, str, str], waste
         meters.cost_unknown.add(1, labels[2])
     if record.saving_usd is not None:
         meters.saved(labels[0], record.saving_usd)
+
+
+def _count_spending(services: Services, record: Record) -> None:
+    """Count a request's cost as its key's, and its owner's."""
+    spent = (record.cost_usd or 0.0) + (record.wasted_usd or 0.0)
+    caller = services.snapshot.current.callers.get(record.caller)
+    if spent and caller is not None:
+        services.meters.caller_cost_usd.add(spent, caller.public, caller.person)

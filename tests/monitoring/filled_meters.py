@@ -127,6 +127,8 @@ def fill_what_no_task_has(meters: Meters) -> None:
         meters.adapter_load_seconds.observe(0.4, pool)
         for outcome in range(7):
             meters.attempts.add(1, pool, f"outcome-{outcome}")
+    for caller in range(SCALE["K"]):
+        meters.caller_cost_usd.add(0.01, f"caller-{caller}", f"owner-{caller % 20}")
     for replica in range(SCALE["R"]):
         meters.replica_up.set(1, POOLS[replica % 2], f"replica-{replica}")
         meters.breaker_state.set(0, POOLS[replica % 2], f"replica-{replica}")

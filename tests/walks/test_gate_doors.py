@@ -126,6 +126,18 @@ async def test_an_unshown_version_is_refused_at_each_door_and_forced_with_a_reas
             assert entry["evidence"]["gate"][0]["forced"] == PAST["past_gate"]
 
 
+@pytest.mark.parametrize("gateway", ["enforce"], indirect=True)
+async def test_a_rule_past_the_gate_takes_nothing_back_of_a_canary_past_the_gate(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        for door, rule_shown in (("rule", "to-new"), ("canary", ""), ("rule", "")):
+            forced = await DOORS[door](http, PAST)
+            assert forced.status_code == 200, forced.text
+            told = (await http.get(f"/admin/v1/adapters/{V2}/gate")).json()
+            assert told["forced"]["rule"] == rule_shown
+        assert await find_obstacle(gateway.services, V2) is None
+        assert len(await audit_of(http, "override.set")) == 2
+
+
 @pytest.mark.parametrize("gateway", ["warn"], indirect=True)
 @pytest.mark.parametrize("door", DOORS)
 async def test_where_it_warns_each_door_opens_with_a_warning(gateway: RunningGateway, door: str) -> None:

@@ -18,7 +18,7 @@ own figures: scrape every one, and add up in the query.
 - **Gauges** are absent where their value is not known, never 0.
 - Unknown **money** is in no sum.
 - An empty `version` is a base model, an empty `task` a named pool, an empty `pool` a refusal. Labels never hold a
-  caller's text or key. A retired version's series end; the monitor's gauges cover versions with a role.
+  caller's text or secret. A retired version's series end; the monitor's gauges cover versions with a role.
 """
 
 
@@ -47,4 +47,5 @@ SCALE_WORDS: Mapping[str, str] = {
     "P": "pools",
     "R": "replicas",
     "M": "feedback metrics of a task",
+    "K": "keys",
 }

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, give
 from gateway.background.lease import JobLease
+from gateway.features.quality.budgets import tell_budgets
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.records.archiving import redis_address
@@ -38,6 +39,8 @@ from serving.object_store import UNREADABLE, Stale
 log = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-P", "-m", "monitoring.quality.signals.run")
 ANSWER_SECONDS_MAX = 60.0
+STEPS_A_BUDGET = 10
+"""Budgets of keys are looked at once in so many intervals of the monitor."""
 TOLD_SECONDS = 5.0
 """How often all gateways are told that the monitor judges, though nothing is new."""
 DAYS_A_WEEK = 7
@@ -79,6 +82,7 @@ class Monitoring:
         try:
             async with child(COMMAND) as process, asyncio.TaskGroup() as group:
                 group.create_task(self._keep_delivering())
+                group.create_task(self._keep_telling_budgets())
                 await give(process, msgspec.json.encode(begin) + b"\n")
                 while True:
                     if not await self.step(process):
@@ -92,6 +96,11 @@ class Monitoring:
         while True:
             await quality.webhooks.deliver(quality.services.settings.monitor)
             await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
+
+    async def _keep_telling_budgets(self) -> None:
+        while True:
+            await tell_budgets(self._quality)
+            await asyncio.sleep(STEPS_A_BUDGET * self._quality.services.settings.monitor.interval_seconds)
 
     async def step(self, process: subprocess.Popen[bytes]) -> bool:
         """One step: judge what has come, and do what follows. Whether more has come already."""
