@@ -12,7 +12,7 @@ WORKERS = $(shell expr 2 '*' `nproc`)
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
-.PHONY: up demo demo-loop test check fast engine-test lock docs image clean help
+.PHONY: up demo demo-loop test check fast engine-test lock docs docs-site image clean help
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -46,6 +46,9 @@ engine-test: $(VENV)/development ## Tests on real vLLM engines
 
 docs: $(VENV)/development ## Write docs/reference/ from the code
 	$(BIN)/python -m tools.reference
+
+docs-site: $(VENV)/development ## Build the documents as a site in var/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 image: $(VENV)/development ## Build the container image and run it once
 	$(BIN)/pytest -m image --timeout 900 tests/deploy
