@@ -44,6 +44,7 @@ from gateway.features.evaluations.feature import EVALUATIONS
 from gateway.features.feedback import endpoints as feedback
 from gateway.features.fitting.feature import FITTING
 from gateway.features.probes import endpoints as probes
+from gateway.features.pulls.feature import PULLS
 from gateway.features.quality.feature import QUALITY
 from gateway.features.readiness.feature import READINESS
 from gateway.features.records.archiving import keep_archiving
@@ -131,6 +132,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     READINESS,
     stateless(diagnosis.router),
     RELEASES,
+    PULLS,
     TRAINING,
     ERASURES,
     stateless(rules.router),

@@ -13,6 +13,7 @@ from gateway.callers import new_key
 from gateway.cli.adapters import adapters
 from gateway.cli.adopt import adopt
 from gateway.cli.audit import audit
+from gateway.cli.command import add_command
 from gateway.cli.datasets import datasets
 from gateway.cli.diagnose import diagnose
 from gateway.cli.doctor import doctor
@@ -22,6 +23,7 @@ from gateway.cli.forget import forget
 from gateway.cli.gate import show_gate
 from gateway.cli.keys import keys
 from gateway.cli.overrides import overrides
+from gateway.cli.pulls import list_pulls, pull_adapter
 from gateway.cli.readiness import answer_readiness
 from gateway.cli.records import records
 from gateway.cli.reload import reload
@@ -67,6 +69,8 @@ app.add_typer(suites, name="suites")
 app.add_typer(datasets, name="datasets")
 app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
+add_command(adapters, "pull")(pull_adapter)
+add_command(adapters, "pulls")(list_pulls)
 app.add_typer(overrides, name="overrides")
 app.add_typer(reviews, name="reviews")
 app.add_typer(tasks, name="tasks")

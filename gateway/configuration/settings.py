@@ -25,6 +25,7 @@ from gateway.configuration.evaluations import EvaluationSettings
 from gateway.configuration.fitting import FittingSettings
 from gateway.configuration.monitor import MonitorSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
+from gateway.configuration.pulls import PullSettings
 from gateway.configuration.release import ReleaseSettings
 from gateway.configuration.sections import (
     AuditSettings,
@@ -185,6 +186,7 @@ class Settings(BaseSettings):
         (),
         description="Folders from which adapters and prompts may be imported by path.",
     )
+    pulls: PullSettings = PullSettings()
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one in the data folder.")
     redis_password_file: Path | None = Field(None, description="File with Redis's password, if redis_url has none.")
     redis_tls: TlsSettings | None = Field(

@@ -33,7 +33,7 @@ MOVED_BY_JOBS = (
     *("apprentice:record", "apprentice:feedback", "apprentice:limits", "apprentice:generation", "apprentice:audit"),
     *("apprentice:evaluation", "apprentice:prompts", "apprentice:fitted", "apprentice:responses", "apprentice:admins"),
     *("apprentice:health", "apprentice:reviews", "apprentice:rollout", "apprentice:state", "apprentice:installation"),
-    *("apprentice:dataset", "apprentice:training"),
+    *("apprentice:dataset", "apprentice:training", "apprentice:archive", "apprentice:erasures"),
 )
 """Keys that change without an admin. Refused operations are held to all others."""
 Expected = Literal["audited", "refused", "unchanged"]
@@ -200,7 +200,8 @@ async def _build_dataset(world: World) -> httpx.Response:
 
 
 async def _train(world: World) -> httpx.Response:
-    digest = (await _send_file(world)).json()["digest"]
+    sent = await world.http.post("/admin/v1/datasets/files", content=b'{"text": "A lamp.", "expected": "no"}')
+    digest = sent.json()["digest"]
     return await world.http.post("/admin/v1/trainings", json={"task": "returns", "data": digest})
 
 
@@ -270,6 +271,7 @@ CASES: tuple[Case, ...] = (
     call("DELETE", "/callers/{public}", public="<caller>"),
     Case("post", "/admin/v1/callers/{public}/approve", _approve),
     Case("post", "/admin/v1/adapters", _add),
+    call("POST", "/pulls", {"address": "hf://shop/returns@main", "task": "returns"}, "refused"),
     call("POST", "/adapters/{name}/stage", name=V2),
     call("POST", "/adapters/{name}/unload", name=V2),
     call("POST", "/adapters/{name}/stage", name=V2),

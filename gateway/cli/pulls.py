@@ -1,0 +1,77 @@
+"""`apprentice adapters pull` and `pulls`: adapters that the gateway fetches from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Api, as_body
+from gateway.cli.listing import tell_version
+from gateway.cli.tables import Row, since
+from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, wait
+from serving.adapters.manifest import ManifestError, read_manifest, to_json
+
+Task = Annotated[str | None, typer.Option(metavar="TASK", help="The task; unset: the manifest's.")]
+
+
+def pull_adapter(
+    api: Api,
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="An s3://, gs://, hf:// or oci:// address.")],
+    task: Task = None,
+    pool: Annotated[str | None, typer.Option(help="The pool to serve it; unset: the first whose base it fits.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="The manifest; unset: manifest.yaml at the address.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(metavar="sha256:…", help="Refuse an adapter with another digest.")
+    ] = None,
+) -> None:
+    """Have the gateway pull an adapter, which becomes the task's next version."""
+    given = None if manifest is None else _read(manifest)
+    task = task or (given or {}).get("task")
+    if task is None:
+        raise Unusable("Name the task with --task: its manifest is not here.")
+    body = as_body(address=address, task=task, pool=pool, digest=digest, manifest=given)
+    with left_alone(api.out, "The pull goes on", "pulls"):
+        ended = _until_pulled(api, api.post("/pulls", body))
+    if ended["state"] == "failed":
+        raise WatchFailed(ended["error"])
+    if ended["left_out"]:
+        api.out.note(f"Not pulled: {', '.join(ended['left_out'])}.")
+    tell_version(api.out, api.get(f"/adapters/{quote(ended['version'], safe='@')}"))
+
+
+def list_pulls(
+    api: Api, task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None
+) -> None:
+    """List the latest pulls: how far they are, their versions, or why they failed."""
+    columns = ("begun", "task", "address", "state", "version", "note")
+    api.out.tell_list(api.get("/pulls", task=task), "pulls", columns, _row)
+
+
+def _read(manifest: Path) -> dict[str, Any]:
+    try:
+        return to_json(read_manifest(manifest.resolve()))
+    except (ManifestError, OSError) as error:
+        raise Unusable(f"{manifest} can't be used: {error}") from error
+
+
+def _until_pulled(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
+    """The pull once it has ended; how far it is meanwhile. Raises CommandError."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with api.out.progress(*columns) as progress:
+        bar = progress.add_task("Pulling", total=1)
+        while answer["state"] == "running":
+            progress.update(bar, completed=answer["progress"]["share"], description=answer["progress"]["stage"])
+            wait(POLL_SECONDS)
+            answer = api.get(f"/pulls/{answer['id']}")
+    return answer
+
+
+def _row(pull: dict[str, Any]) -> Row:
+    progress = pull["progress"] or {}
+    state = f"{progress['stage']} {progress['share']:.0%}" if progress else pull["state"]
+    return since(pull["created_at"]), pull["task"], pull["address"], state, pull["version"], pull["error"]

@@ -1,0 +1,100 @@
+"""The table URL → function for admins, pulls: adapters that the gateway fetches from elsewhere."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+
+from gateway.access import Admin, Body, Operator, known_task
+from gateway.audit import audited
+from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.pulls.pulls import Pulls
+from gateway.features.pulls.store import Pull
+from gateway.four_eyes import owner_to_keep
+from gateway.openapi_parts import with_errors
+from serving.adapters.sources.fetch_job import scheme_of, see_that_it_is_allowed
+from serving.adapters.sources.source import SourceError
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class PullIn(Body):
+    """An adapter to pull."""
+
+    address: str = Field(max_length=1024, description="An s3://, gs://, hf:// or oci:// address.")
+    task: str = Field(max_length=63)
+    pool: str | None = Field(
+        None, max_length=63, description="The pool it is for; unset: the first whose base it fits."
+    )
+    digest: str | None = Field(
+        None, pattern="^sha256:[0-9a-f]{64}$", description="The adapter's own digest; another one is refused."
+    )
+    manifest: dict[str, Any] | None = Field(None, description="Unset: manifest.yaml beside the adapter.")
+
+
+@router.post("/pulls", status_code=202, responses=with_errors("not_found", "adapter_rejected"))
+async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str, Any]:
+    """Pull an adapter from elsewhere, and enter it as the task's next version. GET /pulls/{id} shows how far it is.
+
+    The same address again goes on behind what an earlier pull has left.
+    """
+    pulls = feature_of(request, Pulls)
+    known_task(pulls.services, body.task)
+    try:
+        scheme_of(body.address)
+        see_that_it_is_allowed(body.address, pulls.services.settings.pulls.allowed)
+    except SourceError as error:
+        raise Problem("adapter_rejected", str(error), "address") from None
+    now = time.time()
+    pull = Pull(
+        id=f"{int(now * 1000):012x}{secrets.token_hex(4)}",
+        address=body.address,
+        task=body.task,
+        pool=body.pool,
+        digest=body.digest or "",
+        manifest=body.manifest,
+        by=admin.public,
+        owner=owner_to_keep(pulls.services, admin),
+        created_at=now,
+    )
+    step = audited(pulls.services, admin)
+    step.note("pull.begin", body.task, None, _told(pull))
+    await pulls.store.begin(pull, step)
+    await pulls.services.snapshot.refresh()
+    return await _shown(pulls, pull)
+
+
+@router.get("/pulls")
+async def list_pulls(
+    request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
+) -> dict[str, Any]:
+    """The latest pulls, the newest first."""
+    pulls = feature_of(request, Pulls)
+    return {"pulls": [await _shown(pulls, pull) for pull in await pulls.store.all() if task in (None, pull.task)]}
+
+
+@router.get("/pulls/{pull}", responses=with_errors("not_found"))
+async def read_pull(request: Request, pull: str, _: Operator) -> dict[str, Any]:
+    """One pull: how far it is, its version, or why it failed."""
+    pulls = feature_of(request, Pulls)
+    found = await pulls.store.get(pull) if pull.isalnum() and len(pull) <= 64 else None
+    if found is None:
+        raise Problem("not_found", f"There is no pull {pull[:80]!r}, or no more.")
+    return await _shown(pulls, found)
+
+
+def _told(pull: Pull) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(pull)
+    del fields["manifest"], fields["owner"]
+    return fields
+
+
+async def _shown(pulls: Pulls, pull: Pull) -> dict[str, Any]:
+    progress = await pulls.store.progress(pull.id) if pull.state == "running" else None
+    return _told(pull) | {"progress": msgspec.to_builtins(progress)}

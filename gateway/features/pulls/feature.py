@@ -1,0 +1,20 @@
+"""Pulls, as the table of features has them."""
+
+from __future__ import annotations
+
+from gateway.feature import Feature, Features
+from gateway.features.pulls import endpoints
+from gateway.features.pulls.job import keep_pulling
+from gateway.features.pulls.pulls import Pulls
+from gateway.features.pulls.store import PullStore
+from gateway.features.releases.releases import Releases
+from gateway.services import Services
+from gateway.state.audited_step import Drafts
+
+
+def _open(services: Services, features: Features) -> Pulls:
+    drafts = Drafts(services.redis, services.audit, "pulls:audit")
+    return Pulls(services, features[Releases], PullStore(services.redis), drafts)
+
+
+PULLS = Feature(Pulls, _open, (endpoints.router,), {"pull_adapters": keep_pulling})

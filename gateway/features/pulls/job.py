@@ -1,0 +1,125 @@
+"""Adapters are pulled one after the other: one gateway's job, each fetched by a process of its own.
+
+A pull stays in Redis until it has ended: the next gateway that has the job goes on with it. What was fetched then
+takes the way of an upload: verified, stored, registered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from gateway.background.job_process import make_command, run_process
+from gateway.background.lease import JobLease
+from gateway.errors import Problem
+from gateway.features.pulls.pulls import Pulls
+from gateway.features.pulls.store import Pull
+from gateway.features.releases.adding import Pusher, add_version
+from gateway.server.uploads import Upload
+from serving.adapters.adapter_folder import MANIFEST_FILE, SIGNATURE_FILE
+from serving.adapters.incoming import FREE_BYTES_MIN
+from serving.adapters.sources.fetch_job import FetchJob, FetchResult
+from serving.adapters.store import INCOMING
+from serving.object_store import Stale
+
+log = logging.getLogger(__name__)
+LOOK_INTERVAL_SECONDS = 0.25
+KEPT_SECONDS = 86_400.0
+"""What a pull has left is kept for so long after its last byte, so that another one can go on."""
+COMMAND = make_command("serving.adapters.sources.fetch_run")
+
+
+async def keep_pulling(pulls: Pulls) -> None:
+    """Pull whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    lease = JobLease(pulls.services.redis, "pulls", pulls.services.name)
+    await lease.repeat(PullingWork(pulls).step, LOOK_INTERVAL_SECONDS)
+
+
+class PullingWork:
+    """Pulls the adapters that wait, one after the other."""
+
+    def __init__(self, pulls: Pulls) -> None:
+        self._pulls = pulls
+        self._looked_at = -1
+        """The generation of the state at which pulls were last looked for."""
+
+    async def step(self) -> None:
+        """Pull all that wait now. Raises RedisError."""
+        generation = self._pulls.services.snapshot.current.generation
+        if generation == self._looked_at:
+            return
+        await self._pulls.drafts.enter_left()
+        for pull in reversed(await self._pulls.store.all()):
+            if pull.state == "running":
+                await self._end(await self._pull(pull))
+        self._looked_at = generation
+
+    async def _pull(self, pull: Pull) -> Pull:
+        """The pull at its end."""
+        store = self._pulls.services.adapters.store
+        await asyncio.to_thread(store.sweep, KEPT_SECONDS, time.time())
+        wanted = f"{pull.address} {pull.digest}"
+        folder = store.folder / f"{INCOMING}pull-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
+        try:
+            fetched = await self._fetch(pull, folder)
+            if fetched.error:
+                raise Problem("adapter_rejected", fetched.error)
+            upload = await asyncio.to_thread(_upload_of, pull, folder)
+            pusher = Pusher(pull.by, pull.owner)
+            version, created = await add_version(self._pulls.releases, pusher, upload, pull.task, pull.pool)
+        except Problem as problem:
+            return msgspec.structs.replace(pull, state="failed", error=problem.message)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        return msgspec.structs.replace(
+            pull,
+            state="done",
+            source=fetched.address,
+            version=version.name,
+            created=created,
+            left_out=fetched.left_out,
+        )
+
+    async def _fetch(self, pull: Pull, folder: Path) -> FetchResult:
+        """Raises Problem."""
+        settings = self._pulls.services.settings
+        job = FetchJob(
+            address=pull.address,
+            folder=str(folder),
+            digest=pull.digest,
+            size_bytes_max=settings.limits.adapter_bytes_max,
+            free_bytes_min=FREE_BYTES_MIN,
+            settings=settings.pulls.fetch_settings(),
+        )
+        longest, advice = settings.pulls.pull_seconds_max, "pull it again to go on, or set pulls.pull_seconds_max"
+        note = partial(self._pulls.store.tell, pull.id)
+        return await run_process(COMMAND, job, FetchResult, longest, advice=advice, note=note)
+
+    async def _end(self, pull: Pull) -> None:
+        """Note the end of a pull, with its entry in the audit."""
+        ended = msgspec.structs.replace(pull, ended_at=time.time())
+        after = {"pull": pull.id, "source": pull.source, "version": pull.version, "error": pull.error}
+        draft = self._pulls.services.audit.draft(pull.by, f"pull.{pull.state}", pull.task, before=None, after=after)
+        try:
+            await self._pulls.store.end(ended, self._pulls.drafts.change(draft))
+        except Stale:
+            log.warning("another gateway has ended the pull %s", pull.id)
+        await self._pulls.drafts.enter_left()
+
+
+def _upload_of(pull: Pull, folder: Path) -> Upload:
+    """What was fetched, as an upload has it. Blocks. Raises Problem (422)."""
+    manifest, signature = folder / MANIFEST_FILE, folder / SIGNATURE_FILE
+    if pull.manifest is not None:
+        manifest = folder / "given.yaml"
+        manifest.write_bytes(msgspec.json.encode(pull.manifest))  # JSON is YAML, too
+    if not manifest.is_file():
+        text = f"There is no {MANIFEST_FILE} at {pull.address}: put one there, or give it with the pull."
+        raise Problem("adapter_rejected", text)
+    return Upload(folder / "adapter", manifest, signature if signature.is_file() else None, {})

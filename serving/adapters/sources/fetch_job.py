@@ -1,0 +1,76 @@
+"""The job of the process that fetches an adapter, and the addresses that it knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from serving.adapters.errors import shown
+from serving.adapters.sources.source import SourceError
+
+PART = r"[A-Za-z0-9_][A-Za-z0-9._=+-]*"
+ADDRESSES: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "s3": (re.compile(rf"s3://{PART}(/{PART})*"), "s3://BUCKET/FOLDER"),
+    "gs": (re.compile(rf"gs://{PART}(/{PART})*"), "gs://BUCKET/FOLDER"),
+    "hf": (re.compile(rf"hf://{PART}/{PART}@{PART}(/{PART})*"), "hf://OWNER/REPOSITORY@REVISION"),
+    "oci": (
+        re.compile(rf"oci://[A-Za-z0-9.-]+(:[0-9]{{1,5}})?(/{PART})+@sha256:[0-9a-f]{{64}}"),
+        "oci://REGISTRY/NAME@sha256:DIGEST",
+    ),
+}
+"""The form of an address of each kind, and its example. No other scheme is ever opened."""
+
+
+class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Endpoints and files of credentials. S3 and Google Storage also take theirs from the environment."""
+
+    s3_endpoint_url: str | None = None
+    hf_endpoint_url: str = "https://huggingface.co"
+    hf_token_file: str | None = None
+    registry_auth_file: str | None = None
+    plain_registries: tuple[str, ...] = ()
+
+
+class FetchJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapter to fetch into `folder`, where an earlier try may have left a part of it.
+
+    `digest` is the adapter's own (empty: any). `free_bytes_min` stay free on the disk.
+    """
+
+    address: str
+    folder: str
+    digest: str
+    size_bytes_max: int
+    free_bytes_min: int
+    settings: FetchSettings
+
+
+class FetchResult(msgspec.Struct, frozen=True, tag="result"):
+    """The immutable address that was fetched and the files left there; or an error, in words."""
+
+    address: str = ""
+    left_out: tuple[str, ...] = ()
+    error: str = ""
+
+
+def scheme_of(address: str) -> str:
+    """The kind of a well-formed address. Raises SourceError."""
+    scheme, separator, _ = address.partition("://")
+    if not separator or scheme not in ADDRESSES:
+        kinds = ", ".join(example for _, example in ADDRESSES.values())
+        raise SourceError(f"{shown(address)} is of no known kind: adapters are pulled from {kinds}.")
+    form, example = ADDRESSES[scheme]
+    if not form.fullmatch(address):
+        raise SourceError(f"{shown(address)} has not the form {example}.")
+    return scheme
+
+
+def see_that_it_is_allowed(address: str, allowed: Iterable[str]) -> None:
+    """Raises SourceError for an address that is not, or not below, one of those allowed."""
+    beginnings = tuple(allowed)
+    if not beginnings:
+        raise SourceError("Pulls are off: name the sources that may be used in the setting pulls.allowed.")
+    if not any(address.startswith((f"{each.rstrip('/')}/", f"{each}@")) or address == each for each in beginnings):
+        raise SourceError(f"{shown(address)} lies outside the setting pulls.allowed ({', '.join(beginnings)}).")

@@ -1,0 +1,127 @@
+"""Fetching one adapter: what an earlier try has left is gone on with, and only whole and unchanged files stay."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE
+from serving.adapters.artifact import digest_of
+from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.incoming import append
+from serving.adapters.sources.fetch_job import FetchJob, FetchResult
+from serving.adapters.sources.source import BrokenOff, Listing, RemoteFile, Source, SourceError
+from serving.adapters.sources.source_table import open_source
+
+TRIES_MAX = 5
+WAIT_SECONDS = 0.5
+NEEDED = (CONFIG_FILE, WEIGHTS_FILE)
+SIZES_MAX: Mapping[str, int] = {CONFIG_FILE: 1 << 20, MANIFEST_FILE: 256 << 10, SIGNATURE_FILE: 4 << 10}
+"""Most bytes of each file beside the weights."""
+LISTING_FILE = "listing.json"
+LEFT_OUT_MAX = 20
+Tell = Callable[[str, float], None]
+Sleep = Callable[[float], None]
+Done = TypeVar("Done")
+
+
+def fetch(job: FetchJob, tell: Tell, sleep: Sleep = time.sleep) -> FetchResult:  # noqa: TID251 - a process of its own
+    """Fetch the adapter of a job into its folder. The result says what went wrong."""
+    try:
+        return _fetch(job, tell, sleep)
+    except (SourceError, ArtifactError) as error:
+        return FetchResult(error=str(error))
+    except OSError as error:
+        return FetchResult(error=f"The adapter can't be kept ({error.strerror}): make room for the adapter store.")
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """The place of a file: the adapter's two in a folder of their own, as an upload lays them."""
+    return folder / "adapter" / name if name in NEEDED else folder / name
+
+
+def _fetch(job: FetchJob, tell: Tell, sleep: Sleep) -> FetchResult:
+    source, folder = open_source(job.address, job.settings), Path(job.folder)
+    listing = _again(lambda: _list(source, job), sleep)
+    _forget_others(folder, listing)
+    total, done = sum(file.size_bytes for file in listing.files.values()) or 1, 0
+    for name, file in listing.files.items():
+        if name not in SIZES_MAX and name != WEIGHTS_FILE:
+            continue
+        path, before = path_of(folder, name), done
+        _again(lambda: _fetch_file(source, file, path, job, lambda got: tell(name, (before + got) / total)), sleep)  # noqa: B023 - called at once
+        _check_bytes(file, path)
+        done += file.size_bytes
+    if _again(lambda: _list(source, job), sleep) != listing:
+        raise SourceError(f"{job.address} was changed while it was pulled: name what does not move, or pull it again.")
+    tell("verifying", 1.0)
+    if job.digest and (actual := digest_of(folder / "adapter")) != job.digest:
+        raise SourceError(f"The adapter has the digest {actual}, not {job.digest}: nothing was taken.")
+    others = sorted(name for name in listing.files if name not in SIZES_MAX and name != WEIGHTS_FILE)
+    return FetchResult(listing.address, tuple(shown(name, 60) for name in others[:LEFT_OUT_MAX]))
+
+
+def _list(source: Source, job: FetchJob) -> Listing:
+    listing = source.list_files()
+    for name in NEEDED:
+        if name not in listing.files:
+            raise SourceError(f"There is no {name} at {job.address}: name the folder that the training has written.")
+    for name, file in listing.files.items():
+        most = job.size_bytes_max if name == WEIGHTS_FILE else SIZES_MAX.get(name, file.size_bytes)
+        if file.size_bytes > most:
+            raise SourceError(f"{name} has {file.size_bytes} bytes there, and at most {most} are taken.")
+    return listing
+
+
+def _forget_others(folder: Path, listing: Listing) -> None:
+    """Remove what an earlier try has left of other bytes, and note whose bytes are there from now on."""
+    note, told = folder / LISTING_FILE, msgspec.json.encode(listing)
+    (folder / "adapter").mkdir(parents=True, exist_ok=True)
+    if not note.exists() or note.read_bytes() != told:
+        for name in (*NEEDED, MANIFEST_FILE, SIGNATURE_FILE):
+            path_of(folder, name).unlink(missing_ok=True)
+        note.write_bytes(told)
+
+
+def _fetch_file(source: Source, file: RemoteFile, path: Path, job: FetchJob, tell: Callable[[int], None]) -> None:
+    path.touch()
+    got = path.stat().st_size
+    if got < file.size_bytes:
+        with source.read(file, got) as pieces:
+            for piece in pieces:
+                got += len(piece)
+                if got > file.size_bytes:
+                    path.unlink()
+                    raise SourceError(f"{path.name} is longer than the {file.size_bytes} bytes that its source tells.")
+                append(path, [piece], len(piece), job.free_bytes_min)
+                tell(got)
+    if got < file.size_bytes:
+        raise BrokenOff(f"{path.name} ends after {got} of {file.size_bytes} bytes")
+
+
+def _check_bytes(file: RemoteFile, path: Path) -> None:
+    """Raises SourceError for bytes that have not the digest that the source tells."""
+    if not file.sha256:
+        return
+    with path.open("rb") as opened:
+        actual = hashlib.file_digest(opened, "sha256").hexdigest()
+    if actual != file.sha256:
+        path.unlink()
+        raise SourceError(f"{path.name} has the digest sha256:{actual}, and its source tells sha256:{file.sha256}.")
+
+
+def _again(work: Callable[[], Done], sleep: Sleep) -> Done:
+    """Do the work, and again where it broke off. Raises SourceError."""
+    for attempt in range(TRIES_MAX):
+        try:
+            return work()
+        except BrokenOff as error:
+            fault = error
+        if attempt < TRIES_MAX - 1:
+            sleep(WAIT_SECONDS * 2**attempt)
+    raise SourceError(f"{fault}. What came is kept: pull it again to go on.")

@@ -1,0 +1,239 @@
+"""Adapters pulled from where training leaves them: over sockets, from S3, an OCI registry, and a hub."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.adapters.artifact import digest_of
+from tests.fakes.sources import PASSWORD, USER, Hub, hub, oci_registry, put_objects, s3_server, token_service
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+DIGEST = "sha256:" + "0" * 64
+
+
+async def pulled(gateway: RunningGateway, address: str, **body: Any) -> dict[str, Any]:
+    """A pull at its end."""
+    async with gateway.http() as http, asyncio.timeout(170):
+        answer = await http.post("/admin/v1/pulls", json={"address": address, "task": "returns", **body})
+        assert answer.status_code == 202, answer.text
+        told: dict[str, Any] = answer.json()
+        while told["state"] == "running":
+            await asyncio.sleep(0.05)
+            told = (await http.get(f"/admin/v1/pulls/{told['id']}")).json()
+        return told
+
+
+def left(gateway: RunningGateway) -> list[str]:
+    """The folders that pulls have left in the store."""
+    return [path.name for path in gateway.services.adapters.store.folder.glob(".incoming-*")]
+
+
+def aws(patch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+        patch.setenv(f"AWS_{name}", value)
+
+
+@pytest.fixture
+async def hugging_face() -> AsyncIterator[Hub]:
+    async with hub() as running:
+        yield running
+
+
+def with_hub(configure: Configure, hugging_face: Hub, **more: Any) -> dict[str, Any]:
+    return configure(pulls={"allowed": ["hf://shop"], "hf_endpoint_url": hugging_face.url, **more})
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.invariant("A pulled adapter is verified as an uploaded one is.")
+async def test_an_adapter_in_a_bucket_becomes_a_version_and_answers(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws(monkeypatch)
+    folder = make_adapter(1)
+    (folder / "tokenizer.json").write_text("{}")
+    async with s3_server() as url:
+        await put_objects(url, folder, "returns/run-7")
+        allowed = {"allowed": ["s3://models/returns/"], "s3_endpoint_url": url}
+        async with run_gateway(configure(pulls=allowed)) as gateway:
+            told = await pulled(gateway, "s3://models/returns/run-7", digest=digest_of(folder))
+            assert (told["state"], told["version"], told["error"]) == ("done", "returns@v1", "")
+            assert told["left_out"] == ["'tokenizer.json'"]
+            assert left(gateway) == []
+            missing = await pulled(gateway, "s3://models/returns/run-8")
+            assert "There is nothing at s3://models/returns/run-8" in missing["error"]
+            wrong = await pulled(gateway, "s3://models/returns/run-7", digest=DIGEST)
+            assert f"not {DIGEST}: nothing was taken" in wrong["error"]
+            async with gateway.http() as http:
+                assert (await http.post("/admin/v1/adapters/returns@v1/stage")).status_code == 200
+                assert (await http.put("/admin/v1/aliases/returns", json={"version": "returns@v1"})).status_code == 200
+            async with gateway.openai() as client:
+                answer = await client.chat.completions.create(
+                    model="returns", messages=[{"role": "user", "content": "A toaster."}]
+                )
+                assert answer.model == "returns@v1"
+
+
+async def test_a_bucket_that_refuses_names_the_credentials_and_where_they_go(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(s3_server(INITIAL_NO_AUTH_ACTION_COUNT="1"))
+        pulls = {"allowed": ["s3://models"], "s3_endpoint_url": url}
+        gateway = await stack.enter_async_context(run_gateway(configure(pulls=pulls)))
+        without = await pulled(gateway, "s3://models/returns")
+        aws(monkeypatch)
+        refused = await pulled(gateway, "s3://models/returns")
+    assert "There are no credentials for s3://models/returns" in without["error"]
+    assert "refuses access (403)" in refused["error"]
+    assert "AWS_ACCESS_KEY_ID" in refused["error"]
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+async def test_an_artifact_of_a_registry_becomes_a_version(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, by_token: bool
+) -> None:
+    auth = tmp_path / "auth.json"
+    async with token_service() as tokens, oci_registry(tmp_path / "oci", tokens if by_token else None) as registry:
+        folder = make_adapter(1)
+        digest = await registry.push("shop/returns", folder)
+        address = f"oci://{registry.host}/shop/returns@{digest}"
+        credentials = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        pulls = {"allowed": [f"oci://{registry.host}/shop"], "plain_registries": [registry.host]}
+        async with run_gateway(configure(pulls={**pulls, "registry_auth_file": auth})) as gateway:
+            auth.write_text(json.dumps({"auths": {}}))
+            refused = await pulled(gateway, address)
+            assert "wants other credentials (401)" in refused["error"]
+            assert "pulls.registry_auth_file" in refused["error"]
+            auth.write_text(json.dumps({"auths": {registry.host: {"auth": credentials}}}))
+            told = await pulled(gateway, address)
+            assert (told["state"], told["version"], told["source"]) == ("done", "returns@v1", address), told
+            assert tokens.asked == (2 if by_token else 0)
+            other = await pulled(gateway, f"oci://{registry.host}/shop/returns@{DIGEST}")
+            assert "has no such adapter (404)" in other["error"]
+
+
+async def test_bytes_that_a_registry_has_changed_are_refused_and_not_kept(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    async with oci_registry(tmp_path / "oci") as registry:
+        folder = make_adapter(1)
+        weights = (folder / "adapter_model.safetensors").read_bytes()
+        address = f"oci://{registry.host}/shop/returns@{await registry.push('shop/returns', folder)}"
+        auth = tmp_path / "auth.json"
+        credentials = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        auth.write_text(json.dumps({"auths": {registry.host: {"auth": credentials}}}))
+        pulls = {"allowed": [f"oci://{registry.host}"], "plain_registries": [registry.host], "registry_auth_file": auth}
+        async with run_gateway(configure(pulls=pulls)) as gateway:
+            registry.path(weights).write_bytes(weights[:-1] + b"\0")
+            changed = await pulled(gateway, address)
+            assert "adapter_model.safetensors has the digest" in changed["error"]
+            registry.path(weights).write_bytes(weights)
+            assert (await pulled(gateway, address))["state"] == "done"
+
+
+async def test_a_pull_that_broke_off_goes_on_where_it_was(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub, tmp_path: Path
+) -> None:
+    commit = hugging_face.commit(make_adapter(1))
+    hugging_face.token = "hf_secret"
+    (tmp_path / "token").write_text("hf_secret\n")
+    async with run_gateway(with_hub(configure, hugging_face, hf_token_file=tmp_path / "token")) as gateway:
+        hugging_face.cuts = [100, 50, 0, 0, 0]
+        broken = await pulled(gateway, "hf://shop/returns@main")
+        assert broken["state"] == "failed"
+        assert "What came is kept" in broken["error"]
+        assert len(left(gateway)) == 1
+        told = await pulled(gateway, "hf://shop/returns@main")
+        assert (told["state"], told["source"]) == ("done", f"hf://shop/returns@{commit}"), told
+        weights = [line for line in hugging_face.ranges if line.startswith("adapter_model")]
+        assert weights == [
+            "adapter_model.safetensors",
+            "adapter_model.safetensors bytes=100-",
+            *["adapter_model.safetensors bytes=150-"] * 4,
+        ]
+        assert left(gateway) == []
+        entries = [entry.action for entry in await gateway.services.audit.read(limit=100)]
+        assert entries[-5:] == ["pull.begin", "pull.failed", "pull.begin", "adapter.add", "pull.done"]
+
+
+async def test_what_is_left_of_other_bytes_is_not_gone_on_with(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub
+) -> None:
+    hugging_face.commit(make_adapter(1))
+    async with run_gateway(with_hub(configure, hugging_face)) as gateway:
+        hugging_face.cuts = [100, 0, 0, 0, 0]
+        assert (await pulled(gateway, "hf://shop/returns@main"))["state"] == "failed"
+        folder = make_adapter(2)
+        hugging_face.commit(folder)
+        told = await pulled(gateway, "hf://shop/returns@main", digest=digest_of(folder))
+        assert told["state"] == "done", told
+
+
+async def test_what_is_no_good_adapter_is_refused_as_an_upload_is(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub
+) -> None:
+    folder = make_adapter(1)
+    async with run_gateway(with_hub(configure, hugging_face)) as gateway:
+        hugging_face.commit(folder)
+        hugging_face.lies = {"adapter_model.safetensors": b"\0" * (folder / "adapter_model.safetensors").stat().st_size}
+        assert "has the digest" in (await pulled(gateway, "hf://shop/returns@main"))["error"]
+        hugging_face.lies = {}
+        manifest = folder / "manifest.yaml"
+        text = manifest.read_text()
+        manifest.unlink()
+        hugging_face.commit(folder, "bare")
+        assert "There is no manifest.yaml" in (await pulled(gateway, "hf://shop/returns@bare"))["error"]
+        (folder / "adapter_model.safetensors").write_bytes(b"\0" * 64)
+        manifest.write_text(text)
+        hugging_face.commit(folder, "cut")
+        assert (await pulled(gateway, "hf://shop/returns@cut"))["error"].startswith("The safetensors file is corrupt")
+        (folder / "adapter_model.safetensors").unlink()
+        hugging_face.commit(folder, "empty")
+        assert "There is no adapter_model.safetensors" in (await pulled(gateway, "hf://shop/returns@empty"))["error"]
+        assert "has no such adapter (404)" in (await pulled(gateway, "hf://shop/returns@nowhere"))["error"]
+
+
+@pytest.mark.invariant("The gateway fetches from nowhere but the sources that pulls.allowed names.")
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://169.254.169.254/latest/meta-data", "no known kind"),
+        ("file:///etc/passwd", "no known kind"),
+        ("/etc/passwd", "no known kind"),
+        ("s3://models-of-others/x", "outside the setting pulls.allowed"),
+        ("s3://models/../x", "has not the form s3://BUCKET/FOLDER"),
+        ("hf://shop/returns", "has not the form hf://OWNER/REPOSITORY@REVISION"),
+        ("hf://shopping/returns@main", "outside the setting"),
+        ("oci://registry.internal:1/shop@" + DIGEST, "outside the setting"),
+        ("oci://registry.internal@169.254.169.254/shop@" + DIGEST, "has not the form"),
+        ("oci://registry.internal/shop:latest", "has not the form oci://REGISTRY/NAME@sha256:DIGEST"),
+    ],
+)
+async def test_an_address_outside_the_setting_is_refused_before_anything_is_asked(
+    configure: Configure, address: str, words: str
+) -> None:
+    allowed = ["s3://models", "hf://shop", "oci://registry.internal"]
+    async with run_gateway(configure(pulls={"allowed": allowed})) as gateway, gateway.http() as http:
+        answer = await http.post("/admin/v1/pulls", json={"address": address, "task": "returns"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (422, "adapter_rejected", "address")
+    assert words in error["message"]
+
+
+async def test_without_the_setting_nothing_is_pulled(configure: Configure) -> None:
+    async with run_gateway(configure()) as gateway, gateway.http() as http:
+        answer = await http.post("/admin/v1/pulls", json={"address": "s3://models/x", "task": "returns"})
+        assert "Pulls are off" in answer.json()["error"]["message"]
+        assert (await http.get("/admin/v1/pulls/none")).status_code == 404
+        assert (await http.get("/admin/v1/pulls")).json() == {"pulls": []}
