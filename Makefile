@@ -44,8 +44,9 @@ fast: $(VENV)/development ## All tests but those that need a real engine or buil
 engine-test: $(VENV)/development ## Tests on real vLLM engines
 	$(PYTEST) -m engine --timeout 900 tests/engine tests/deploy
 
-docs: $(VENV)/development ## Write docs/reference/ from the code
+docs: $(VENV)/development ## Write docs/reference/ from the code, and k8s/base from the chart
 	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.cluster
 
 docs-site: $(VENV)/development ## Build the documents as a site in var/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

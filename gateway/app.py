@@ -62,7 +62,7 @@ from gateway.features.shadows.feature import SHADOWS
 from gateway.features.texts.feature import TEXTS
 from gateway.features.tracing.feature import TRACING
 from gateway.features.training.feature import TRAINING
-from gateway.fleet_health import check_health
+from gateway.fleet_health import check_health, find_replicas
 from gateway.formats.answer_terms import Judging
 from gateway.formats.format_table import FORMATS
 from gateway.formats.recent_bodies import RecentBodies
@@ -104,6 +104,7 @@ from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.signature import read_public_key
 from serving.adapters.store import Store
+from serving.discovery import Discovery
 from serving.engine_client import EngineClient
 from serving.fingerprint import UNKNOWN, BaseFingerprint, digest_chat_template
 from serving.fleet import Fleet
@@ -334,6 +335,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
             audit=audit,
             presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
             fleet=fleet,
+            discovery=Discovery(lambda pool: meters.discoveries_failed.add(1, pool)),
             engines=engines,
             http=http,
             adapters=adapters,
@@ -361,6 +363,7 @@ async def _look_around(services: Services) -> None:
     await asyncio.to_thread(services.adapters.store.sweep, CRASHED_AFTER_SECONDS, time.time())
     await services.snapshot.refresh()
     await services.fallback_caps.begin()
+    await find_replicas(services)
     await check_health(services)
 
 

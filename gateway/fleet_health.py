@@ -16,6 +16,29 @@ from gateway.services import Services
 from serving.health import Observation, look, take_in
 from serving.replica import Replica
 
+NO_REPLICA_SECONDS = 1.0
+"""Time between two looks where there is no replica at all."""
+NOTHING_DISCOVERED_SECONDS = 5.0
+"""Time until a reload may have made a pool one that is discovered."""
+
+
+async def keep_discovering(services: Services) -> None:
+    """Ask DNS for the replicas of pools that are discovered, once in each pool's interval. Ends with its task."""
+    while True:
+        due_at = services.discovery.due_at(services.fleet.pools.values())
+        wait_seconds = NOTHING_DISCOVERED_SECONDS if due_at is None else max(0.0, due_at - time.monotonic())
+        await asyncio.sleep(min(wait_seconds, NOTHING_DISCOVERED_SECONDS))
+        if due_at is not None:
+            await find_replicas(services)
+
+
+async def find_replicas(services: Services) -> None:
+    """Ask DNS for the pools that are due, and take in and look at what is new."""
+    now = time.monotonic()
+    if await services.discovery.look(services.fleet.pools.values(), now):
+        services.fleet.take_in(services.discovery.fill(services.fleet.pools.values()), time.monotonic())
+        await check_health(services)
+
 
 async def keep_checking_health(services: Services) -> None:
     """Look once an interval of each pool, and at once where there is more than was seen. Ends with its task."""
@@ -34,7 +57,7 @@ async def keep_checking_health(services: Services) -> None:
                 or (_due_at(services, checked) <= now and checked.may_look(now, _interval_of(services, checked)))
             ],
         )
-        until = min(_due_at(services, replica) for replica in replicas)
+        until = min((_due_at(services, replica) for replica in replicas), default=now + NO_REPLICA_SECONDS)
         while (left := until - time.monotonic()) > 0:
             if services.snapshot.current.generation != began_at and _with_more_than_seen(services):
                 break  # another gateway has loaded it, and an alias may move to it at once

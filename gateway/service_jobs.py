@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from redis.exceptions import RedisError
 
-from gateway.fleet_health import keep_checking_health
+from gateway.fleet_health import keep_checking_health, keep_discovering
 from gateway.services import Services
 
 PRESENCE_INTERVAL_SECONDS = 0.5
@@ -47,6 +47,7 @@ SERVICE_JOBS: Mapping[str, Callable[[Services], Awaitable[None]]] = MappingProxy
     {
         "follow_snapshot": lambda services: services.snapshot.follow(services.settings.snapshot_interval_seconds),
         "check_health": keep_checking_health,
+        "discover_replicas": keep_discovering,
         "tell_presence": _tell_presence,
         "lease_quotas": lambda services: services.limits.quotas.keep(services.fallback_caps.look),
         "flush_records": lambda services: services.flow.run(),

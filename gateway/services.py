@@ -45,6 +45,7 @@ from serving.adapters.artifact import Base
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
+from serving.discovery import Discovery
 from serving.engine_client import EngineClient
 from serving.fingerprint import BaseFingerprint, compute_fingerprint
 from serving.fleet import Fleet
@@ -138,6 +139,7 @@ class Services:
     presence: Presence
     # Engines and adapters
     fleet: Fleet
+    discovery: Discovery
     engines: EngineClient
     http: httpx.AsyncClient
     adapters: Adapters

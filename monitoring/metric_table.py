@@ -307,6 +307,10 @@ METRICS: tuple[Spec, ...] = (
         ("pool", "replica"), "R + 1", joined="greatest",
     ),
     Spec(
+        "apprentice_discoveries_failed_total", "counter", "looks", "Looks at DNS that gave a pool no replica.",
+        ("pool",), "P",
+    ),
+    Spec(
         "apprentice_replica_up", "gauge", "0 or 1", "1 where the last health check passed.",
         ("pool", "replica"), "R + 1", joined="least", merged="least",
     ),
@@ -457,6 +461,7 @@ class MetricFamilies:
     fitted_unused: Counter
     replica_cordoned: Gauge
     breaker_state: Gauge
+    discoveries_failed: Counter
     replica_up: Gauge
     in_flight: Gauge
     tasks: Gauge

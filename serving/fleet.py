@@ -15,6 +15,20 @@ from serving.view import FleetView, PoolView, VersionView
 
 
 @dataclass(frozen=True, slots=True)
+class DiscoveredPool:
+    """The name whose addresses are a pool's replicas, their port and their sidecars', and all else that a replica has.
+
+    DNS is asked once in `interval_seconds`.
+    """
+
+    dns: str
+    port: int
+    template: ReplicaConfig
+    sidecar_port: int | None = None
+    interval_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class PoolConfig:
     """A pool as configured.
 
@@ -24,7 +38,7 @@ class PoolConfig:
     replicas (0: on all), and on more while it has over `in_flight_target` requests under way for each.
     `drain_seconds_max` bounds the wait for a version's last answers before it is unloaded. `continues` and
     `context_tokens_max` are as the router sees them (PoolView), and so is `engine`. Its replicas are looked at once in
-    `health_interval_seconds`.
+    `health_interval_seconds`. Those of a pool that is `discovered` are found by Discovery.
     """
 
     name: str
@@ -41,6 +55,7 @@ class PoolConfig:
     context_tokens_max: int | None = None
     engine: EngineKind = "vllm"
     health_interval_seconds: float = 1.0
+    discovered: DiscoveredPool | None = None
 
 
 LEAVING_SECONDS_MAX = 3600.0

@@ -42,6 +42,7 @@ CHANGEABLE = (
     "feedback_metrics.*",
     "release.*",
     "import_folders",
+    "pulls.*",
     "fitting.fitting_seconds_max",
     "datasets.rows_max",
     "datasets.file_bytes_max",
@@ -56,6 +57,7 @@ CHANGEABLE = (
     "cache_isolation",
     "log_level",
     "pools.*.replicas.*",
+    "pools.*.discover.*",
     "pools.*.api_key",
     "pools.*.price.*",
     "pools.*.callable",
@@ -205,7 +207,7 @@ def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
     services.recent.take_in(settings.records.recent_bytes_max)
     services.fallback_caps.take_in(parts.caps, settings.limits.general_share_window_seconds)
     services.fallback_caps.look()
-    services.fleet.take_in(parts.pools, time.monotonic())
+    services.fleet.take_in(services.discovery.fill(parts.pools), time.monotonic())
     services.snapshot.deploy(parts.deployed)
     if before.log_level != settings.log_level:
         logging.getLogger().setLevel(settings.log_level)

@@ -14,7 +14,7 @@ from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from monitoring.cost import Price
 from router.policy import AUTO, CacheIsolation, TaskPolicy
 from serving.engine_traits import ENGINE_TRAITS, EngineKind
-from serving.fleet import PoolConfig
+from serving.fleet import DiscoveredPool, PoolConfig
 from serving.replica import ReplicaConfig
 from serving.tls import TlsFiles, origin_of
 
@@ -86,6 +86,21 @@ class ReplicaSettings(Section):
     )
 
 
+class DiscoverSettings(Section):
+    """The replicas of a pool are all addresses of a name, as of a headless Service of Kubernetes."""
+
+    dns: str = Field(
+        pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?$",
+        max_length=253,
+        description="Name whose addresses they are.",
+    )
+    port: int = Field(ge=1, le=65535, description="Port of every engine.")
+    sidecar_port: int | None = Field(None, ge=1, le=65535, description="Port of the sidecars; unset: a shared store.")
+    store_folder: str | None = Field(None, pattern=r"^/", description="As `replicas.store_folder`.")
+    in_flight_max: int = Field(256, ge=1, le=100_000, description="As `replicas.in_flight_max`.")
+    interval_seconds: Seconds = Field(5.0, description="Time between two looks.")
+
+
 class PoolSettings(BodySection):
     """Replicas of one base model. What a body may hold counts where a caller names the pool as the model."""
 
@@ -93,7 +108,8 @@ class PoolSettings(BodySection):
     engine: EngineKind = Field(
         "vllm", description="Kind of its engines; openai: any with OpenAI's API, without adapters."
     )
-    replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="Its engine processes.")
+    replicas: tuple[ReplicaSettings, ...] = Field((), description="Its engine processes, unless discovered.")
+    discover: DiscoverSettings | None = Field(None, description="Where its replicas are found; unset: `replicas`.")
     api_key: SecretStr | None = Field(None, description="Key of engines whose replica has none.")
     tls: TlsSettings | None = Field(None, description="Certificates for https:// engines; unset: the system's.")
     health_interval_seconds: Seconds | None = Field(
@@ -120,6 +136,14 @@ class PoolSettings(BodySection):
     context_tokens_max: int | None = Field(
         None, ge=1, le=100_000_000, description="Tokens of prompt and answer that its engines take; unset: unknown."
     )
+
+    @model_validator(mode="after")
+    def _has_replicas(self) -> Self:
+        if bool(self.replicas) == (self.discover is not None):
+            raise ValueError("replicas: name at least one, or set discover, and not both")
+        if self.discover is not None and (self.tls is not None or self.engine != "vllm"):
+            raise ValueError("discover: it finds vLLM engines without TLS; use a mesh, or name the replicas")
+        return self
 
     @property
     def takes_adapters(self) -> bool:
@@ -159,6 +183,7 @@ class PoolSettings(BodySection):
             self.health_interval_seconds
             or ENGINE_TRAITS[self.engine].health_interval_seconds
             or health_interval_seconds,
+            None if self.discover is None else _discovered_pool(name, self, self.discover),
         )
 
 
@@ -193,6 +218,14 @@ def _no_adapters(name: str, pool: PoolSettings) -> Iterator[str]:
         for key in FOR_ADAPTERS_ON_A_REPLICA:
             if getattr(replica, key) is not None:
                 yield f"pools.{name}.replicas.{number}.{key}: {refusal}"
+
+
+def _discovered_pool(name: str, pool: PoolSettings, discover: DiscoverSettings) -> DiscoveredPool:
+    place = ReplicaSettings(
+        name=name, url=f"http://{name}", store_folder=discover.store_folder, in_flight_max=discover.in_flight_max
+    )
+    template = _replica_config(name, pool, place)
+    return DiscoveredPool(discover.dns, discover.port, template, discover.sidecar_port, discover.interval_seconds)
 
 
 def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:

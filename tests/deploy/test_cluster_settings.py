@@ -74,17 +74,17 @@ def test_the_gateway_listens_where_its_pod_is_probed(cluster: Cluster, settings:
 
 
 @pytest.mark.parametrize("pool", ["small", "general"])
-def test_the_gateway_knows_every_replica_of_a_pool_and_no_other(
+def test_the_gateway_discovers_every_replica_of_a_pool_and_no_other(
     cluster: Cluster, settings: Settings, pool: str
 ) -> None:
     engine = cluster.named("StatefulSet", f"engine-{pool}")["spec"]
     service = cluster.named("Service", engine["serviceName"])
     (port,) = service["spec"]["ports"]
     assert service["spec"]["clusterIP"] == "None"
-    assert [replica.url for replica in settings.pools[pool].replicas] == [
-        f"http://engine-{pool}-{ordinal}.{engine['serviceName']}:{port['port']}"
-        for ordinal in range(engine["replicas"])
-    ]
+    discover = settings.pools[pool].discover
+    assert discover is not None
+    assert (discover.dns, discover.port) == (service["metadata"]["name"], port["port"])
+    assert service["spec"]["selector"].items() <= engine["template"]["metadata"]["labels"].items()
 
 
 @pytest.mark.parametrize("pool", ["small", "general"])
@@ -132,9 +132,10 @@ def test_every_engine_that_loads_adapters_reads_the_store_its_replica_names(
     for pool in pools:
         mount, of_engine = store("StatefulSet", f"engine-{pool}")
         assert (mount["readOnly"], of_engine) == (True, {**claim, "readOnly": True})
-        for replica in settings.pools[pool].replicas:
-            assert replica.sidecar_url is None, "a shared store needs no sidecar"
-            assert (replica.store_folder or str(settings.store)) == mount["mountPath"]
+        discover = settings.pools[pool].discover
+        assert discover is not None
+        assert discover.sidecar_port is None, "a shared store needs no sidecar"
+        assert (discover.store_folder or str(settings.store)) == mount["mountPath"]
 
 
 def mounts(cluster: Cluster, workload: str) -> dict[str, str]:

@@ -1,0 +1,121 @@
+{{- define "image" -}}
+{{ .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- define "labels" -}}
+app.kubernetes.io/name: {{ . }}
+app.kubernetes.io/part-of: apprentice
+{{- end }}
+
+{{- define "pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ . }}
+  runAsGroup: {{ . }}
+  fsGroup: {{ . }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "spread" -}}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {app.kubernetes.io/name: {{ . }}}
+{{- end }}
+
+{{- define "container" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "secretKey" -}}
+valueFrom:
+  secretKeyRef: {name: {{ .secret }}, key: {{ .key }}}
+{{- end }}
+
+{{- define "budget" -}}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ . }}
+  labels: {{- include "labels" . | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels: {app.kubernetes.io/name: {{ . }}}
+{{- end }}
+
+{{/* apprentice.yaml: what follows from the values, and the sections that an installation gives. */}}
+{{- define "config" -}}
+{{- $pools := dict }}
+{{- range $name, $given := .Values.pools }}
+{{- $pool := mergeOverwrite (deepCopy $.Values.poolDefaults) $given }}
+{{- $discover := dict "dns" (printf "engine-%s" $name) "port" 8000 "in_flight_max" $pool.inFlightMax }}
+{{- $made := dict "base_model" $name }}
+{{- with $pool.lora }}
+{{- $_ := set $made "base_folder" (printf "/models/%s" $name) }}
+{{- $_ := set $made "max_loras" .loras }}
+{{- $_ := set $made "max_cpu_loras" .cpuLoras }}
+{{- $_ := set $made "max_lora_rank" .rank }}
+{{- end }}
+{{- if eq $pool.store "sidecar" }}{{ $_ := set $discover "sidecar_port" 8090 }}{{ end }}
+{{- $_ := set $made "discover" $discover }}
+{{- $_ := set $pools $name (mergeOverwrite $made $pool.settings) }}
+{{- end }}
+{{- $redis := dict "redis_url" (.Values.redis.url | default "redis://redis:6379/0") "redis_password_file" "/run/secrets/apprentice/redis-password" }}
+{{- $listen := dict "host" "0.0.0.0" "port" 8080 "admin" (dict "host" "0.0.0.0" "port" 8081) "metrics" (dict "host" "0.0.0.0" "port" 9090) }}
+{{- $state := dict "listen" $listen "data_folder" "/var/lib/apprentice/data" "store_folder" "/adapters" "processes" .Values.gateway.processes "pools" $pools "limits" (dict "drain_seconds_max" .Values.gateway.drainSeconds) }}
+{{- mergeOverwrite $state $redis (deepCopy .Values.config) | toYaml }}
+{{- end }}
+
+{{/* KEDA or an HPA that holds a query at a target for each pod. */}}
+{{- define "scaling" -}}
+{{- if eq .auto.kind "keda" }}
+---
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata:
+  name: {{ .name }}
+  labels: {{- include "labels" .name | nindent 4 }}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: {{ .kind }}, name: {{ .name }}}
+  minReplicaCount: {{ .auto.min }}
+  maxReplicaCount: {{ .auto.max }}
+  cooldownPeriod: 600
+  triggers:
+    - type: prometheus
+      metadata:
+        serverAddress: {{ .prometheus }}
+        query: {{ .query | quote }}
+        threshold: {{ .auto.target | quote }}
+{{- else if eq .auto.kind "hpa" }}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  name: {{ .name }}
+  labels: {{- include "labels" .name | nindent 4 }}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: {{ .kind }}, name: {{ .name }}}
+  minReplicas: {{ .auto.min }}
+  maxReplicas: {{ .auto.max }}
+  # The metrics are those that an adapter for Prometheus serves under these names.
+  metrics:
+    {{- range .metrics }}
+    - type: Pods
+      pods:
+        metric: {name: {{ . }}}
+        target: {type: AverageValue, averageValue: {{ $.auto.target | quote }}}
+    {{- end }}
+  behavior:
+    scaleDown: {stabilizationWindowSeconds: 600}
+{{- end }}
+{{- end }}

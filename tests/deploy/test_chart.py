@@ -1,0 +1,119 @@
+"""The chart: its plain YAML is k8s/base, and what it makes of other values fits Kubernetes and the gateway."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.configuration.settings import load_settings
+from tests.deploy.cluster import ROOT, Cluster, tool
+from tools.cluster import BASE, CHART, HEAD, base_values, render
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("helm_python") is None, reason="helm-python-sdk is missing: make .venv/development"
+)
+SMALL: dict[str, Any] = {"lora": {"loras": 4, "cpuLoras": 16, "rank": 16}}
+GENERAL: dict[str, Any] = {"settings": {"callable": True}}
+LARGE: dict[str, Any] = {
+    "gateway": {"replicas": 4, "autoscaling": {"kind": "keda"}},
+    "pools": {
+        "small": SMALL | {"store": "sidecar", "autoscaling": {"kind": "keda", "max": 40}},
+        "general": GENERAL | {"tensorParallel": 4, "nodeSelector": {"gpu": "h100"}, "tolerations": [{"key": "gpu"}]},
+    },
+    "redis": {"url": "rediss://redis.internal:6380"},
+    "prometheus": {"serviceMonitor": True, "rules": True, "dashboards": True},
+    "storage": {"class": "shared"},
+}
+MIDDLE: dict[str, Any] = {
+    "gateway": {"autoscaling": {"kind": "hpa"}},
+    "pools": {"small": SMALL | {"autoscaling": {"kind": "hpa"}}, "general": GENERAL},
+}
+CUSTOM = ("ScaledObject", "ServiceMonitor", "PrometheusRule")
+
+
+def made(values: dict[str, Any]) -> Cluster:
+    text = render(values)
+    return Cluster(text, tuple(yaml.safe_load_all(text)))
+
+
+def test_the_plain_yaml_is_what_the_chart_makes() -> None:
+    text = (BASE / "apprentice.yaml").read_text(encoding="utf-8")
+    assert text == HEAD + render(base_values()), "write it anew: python -m tools.cluster"
+
+
+@pytest.mark.parametrize("values", [base_values(), MIDDLE, LARGE])
+def test_helm_has_nothing_against_the_chart(values: dict[str, Any]) -> None:
+    from helm_python.chart import lint
+
+    told = lint(CHART, values)
+    assert [message["error"] for message in told["messages"]] == ["icon is recommended"]
+
+
+@pytest.mark.parametrize("values", [MIDDLE, LARGE])
+def test_what_is_made_of_other_values_fits_kubernetes_and_the_gateway(values: dict[str, Any], tmp_path: Path) -> None:
+    cluster = made(values)
+    builtin = [resource for resource in cluster.resources if resource["kind"] not in CUSTOM]
+    path = tmp_path / "rendered.yaml"
+    path.write_text(yaml.safe_dump_all(builtin))
+    checked = subprocess.run(
+        [tool("kubernetes-validate"), "--strict", str(path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    config = tmp_path / "apprentice.yaml"
+    config.write_text(cluster.config("apprentice-config", "apprentice.yaml"))
+    settings = load_settings(config, {})
+    assert settings.pools.keys() == values["pools"].keys()
+
+
+def test_a_large_fleet_has_what_its_values_say() -> None:
+    cluster = made(LARGE)
+    engine = cluster.named("StatefulSet", "engine-general")["spec"]["template"]["spec"]
+    assert engine["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert "--tensor-parallel-size=4" in engine["containers"][0]["args"]
+    assert engine["nodeSelector"] == {"gpu": "h100"}
+    small = cluster.named("StatefulSet", "engine-small")["spec"]
+    assert [container["name"] for container in small["template"]["spec"]["containers"]] == ["engine", "sidecar"]
+    assert "replicas" not in small, "a scaler sets them"
+    assert {each["metadata"]["name"] for each in cluster.of_kind("ScaledObject")} == {"gateway", "engine-small"}
+    assert not [each for each in cluster.workloads if each["metadata"]["name"] == "redis"]
+    config = yaml.safe_load(cluster.config("apprentice-config", "apprentice.yaml"))
+    assert config["pools"]["small"]["discover"]["sidecar_port"] == 8090
+    assert config["redis_url"] == "rediss://redis.internal:6380"
+    egress = cluster.named("NetworkPolicy", "gateway")["spec"]["egress"]
+    assert [{"port": 6380, "protocol": "TCP"}] in [rule["ports"] for rule in egress]
+
+
+def test_the_rules_and_dashboards_are_the_very_files_that_are_tested() -> None:
+    cluster = made(LARGE)
+    rules = {each["metadata"]["name"]: each["spec"] for each in cluster.of_kind("PrometheusRule")}
+    files = sorted((ROOT / "monitoring" / "alerts").glob("*.yaml"))
+    assert rules == {f"apprentice-{path.stem}": yaml.safe_load(path.read_text(encoding="utf-8")) for path in files}
+    boards = cluster.named("ConfigMap", "apprentice-dashboards")["data"]
+    folder = ROOT / "monitoring" / "dashboards"
+    assert boards == {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gatway": {}},
+        {"pools": {"small": {"replica": 3}}},
+        {"pools": {"Small": {}}},
+        {"pools": {"small": {"startSeconds": 60}}},
+        {"pools": {"small": {"args": ["--api-key=x"]}}},
+        {"image": {"digest": "latest"}},
+        {"config": {"pools": {}}},
+        {"redis": {"url": "redis://:password@redis:6379"}},
+        {"gateway": {"autoscaling": {"kind": "vpa"}}},
+    ],
+)
+def test_values_that_can_not_be_meant_are_refused(values: dict[str, Any]) -> None:
+    from helm_python.errors import HelmValuesError
+
+    with pytest.raises(HelmValuesError):
+        render(values)

@@ -1,0 +1,115 @@
+"""Replicas that DNS names: they join and leave while requests flow, and adapters follow them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from serving import discovery
+from tests.fakes.engine import FakeEngine
+from tests.fakes.sources import free_port
+from tests.waiting import until
+from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
+
+
+class Dns:
+    def __init__(self) -> None:
+        self.addresses: frozenset[str] = frozenset()
+        self.fails = False
+
+    async def __call__(self, name: str) -> frozenset[str]:
+        if self.fails:
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+        return self.addresses
+
+
+@pytest.fixture
+def dns(monkeypatch: pytest.MonkeyPatch) -> Dns:
+    answering = Dns()
+    monkeypatch.setattr(discovery, "resolve", answering)
+    return answering
+
+
+@pytest.fixture
+async def engines() -> AsyncIterator[list[FakeEngine]]:
+    """Two engines on the same port of two addresses."""
+    port = free_port()
+    async with (
+        FakeEngine(BASE_MODEL, host="127.0.0.2", port=port, n_tokens=4) as one,
+        FakeEngine(BASE_MODEL, host="127.0.0.3", port=port, n_tokens=4) as two,
+    ):
+        yield [one, two]
+
+
+def discovered(configure: Configure, engines: list[FakeEngine]) -> dict[str, Any]:
+    configuration = configure()
+    small = configuration["pools"]["small"]
+    del small["replicas"]
+    port = int(engines[0].url.rpartition(":")[2])
+    small["discover"] = {"dns": "engines", "port": port, "interval_seconds": 0.1}
+    return configuration
+
+
+async def ask_on(gateway: RunningGateway, over: asyncio.Event, answered: list[str]) -> None:
+    async with gateway.openai() as client:
+        while not over.is_set():
+            answer = await client.chat.completions.create(model="returns", **ASK)
+            answered.append(answer.model)
+
+
+@pytest.mark.invariant("Replicas join and leave without a dropped request.")
+async def test_a_scaled_pool_gets_and_gives_back_its_adapters_and_drops_no_request(
+    configure: Configure, engines: list[FakeEngine], dns: Dns, make_adapter: MakeAdapter
+) -> None:
+    first, second = engines
+    dns.addresses = frozenset({"127.0.0.2"})
+    async with run_gateway(discovered(configure, engines)) as gateway:
+        assert next(iter(gateway.services.fleet.replicas)) == "small-127-0-0-2"
+        await gateway.place(make_adapter(1))
+        over, answered = asyncio.Event(), list[str]()
+        asking = [asyncio.create_task(ask_on(gateway, over, answered)) for _ in range(4)]
+        dns.addresses = frozenset({"127.0.0.2", "127.0.0.3"})
+        await until(lambda: second.requests_total > 5)
+        dns.addresses = frozenset({"127.0.0.3"})
+        await until(lambda: "small-127-0-0-2" not in gateway.services.fleet.replicas)
+        count = len(answered)
+        await until(lambda: len(answered) > count + 20)
+        seen = first.requests_total
+        await until(lambda: len(answered) > count + 40)
+        over.set()
+        await asyncio.gather(*asking)
+        assert first.requests_total == seen
+        assert set(answered) == {"returns@v1"}
+
+
+async def test_a_failing_resolver_takes_no_replica_and_is_in_the_metrics(
+    configure: Configure, engines: list[FakeEngine], dns: Dns, make_adapter: MakeAdapter
+) -> None:
+    dns.addresses = frozenset({"127.0.0.2"})
+    async with run_gateway(discovered(configure, engines)) as gateway, gateway.http() as http:
+        await gateway.place(make_adapter(1))
+        dns.fails = True
+        metrics = ""
+        async with asyncio.timeout(20):
+            while 'apprentice_discoveries_failed_total{pool="small"}' not in metrics:
+                await asyncio.sleep(0.05)
+                metrics = (await http.get("/metrics")).text
+        async with gateway.openai() as client:
+            assert (await client.chat.completions.create(model="returns", **ASK)).model == "returns@v1"
+
+
+async def test_a_gateway_starts_without_replicas_and_takes_those_that_come(
+    configure: Configure, engines: list[FakeEngine], dns: Dns
+) -> None:
+    dns.fails = True
+    async with run_gateway(discovered(configure, engines)) as gateway:
+        assert [r for r in gateway.services.fleet.replicas if r.startswith("small")] == []
+        dns.fails, dns.addresses = False, frozenset({"127.0.0.3"})
+        await until(lambda: "small-127-0-0-3" in gateway.services.fleet.replicas)

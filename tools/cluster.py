@@ -1,0 +1,39 @@
+"""`python -m tools.cluster` writes k8s/base/apprentice.yaml: the plain YAML of the chart, by Helm's own renderer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CHART = ROOT / "k8s" / "chart"
+BASE = ROOT / "k8s" / "base"
+HEAD = "# Made from k8s/chart with values-base.yaml by `python -m tools.cluster`: change these, not this file.\n"
+
+
+def render(values: dict[str, Any]) -> str:
+    """The YAML that Helm would apply with these values. Raises HelmError for values or templates that are at fault."""
+    from helm_python.chart import Chart  # noqa: PLC0415 - of development alone
+
+    with Chart.load(CHART) as chart:
+        chart.validate_schema(values)
+        files = chart.render(values=values, name="apprentice", namespace="apprentice")
+    texts = (text.strip().removeprefix("---").strip() for _, text in sorted(files.items()))
+    return "\n---\n".join(text for text in texts if text) + "\n"
+
+
+def base_values() -> dict[str, Any]:
+    """The values of the plain YAML."""
+    values: dict[str, Any] = yaml.safe_load((CHART / "values-base.yaml").read_text(encoding="utf-8"))
+    return values
+
+
+def write_base() -> None:
+    """Write the plain YAML."""
+    (BASE / "apprentice.yaml").write_text(HEAD + render(base_values()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_base()
