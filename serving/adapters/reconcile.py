@@ -14,10 +14,20 @@ from collections.abc import Collection, Iterable, Mapping
 
 from serving.adapters.entries import PLACED, WANTED, Version, VersionState
 from serving.adapters.loader import Pass, Placer, World, together
-from serving.adapters.placement import HELD, Capacity, Listed, Placement, Sight, Step, by_place, next_step
+from serving.adapters.placement import (
+    HELD,
+    Capacity,
+    Listed,
+    Placement,
+    Sight,
+    Step,
+    by_place,
+    next_step,
+    placement_key,
+)
 from serving.adapters.registry import Registry, RegistryError
 from serving.adapters.spread import Demand, Room, spread
-from serving.fleet import Fleet
+from serving.fleet import LEAVING_SECONDS_MAX, Fleet
 from serving.object_store import Stale, Unreadable
 from serving.replica import Replica
 
@@ -46,6 +56,7 @@ class Reconciler:
         self._registry = registry
         self._placer = placer
         self._down_since: dict[str, float] = {}
+        self._gone_since: dict[str, float] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
     def fits(self, version: Version) -> bool:
@@ -94,6 +105,7 @@ class Reconciler:
         placements = by_place((await self._placer.written.all()).values())
         now = Pass(versions, placements, await self._placer.placements.generations(), world, frozenset(unreadable))
         unsure = self._unsure()
+        await self._forget_gone(now)
         for pool in self._fleet.pools:
             now.plan |= self._spread(pool, now)
         for replica in self._fleet.replicas.values():
@@ -111,6 +123,14 @@ class Reconciler:
             except (Stale, Unreadable) as moved:
                 log.warning("reconcile: another gateway has taken over: %s", moved)
         return await self._settle(now)
+
+    async def _forget_gone(self, now: Pass) -> None:
+        """Forget the placements on replicas that have long left: a discovered one never has its name again."""
+        moment, gone = time.monotonic(), {on for on, _ in now.placements if on not in self._fleet.replicas}
+        self._gone_since = {on: self._gone_since.get(on, moment) for on in gone}
+        old = {on for on, since in self._gone_since.items() if moment - since > LEAVING_SECONDS_MAX}
+        if keys := [placement_key(on, version) for on, version in now.placements if on in old]:
+            await self._placer.placements.forget(keys)
 
     def _unsure(self) -> frozenset[str]:
         """The replicas of which a placement can't be read."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from serving import discovery
+from serving.adapters import reconcile
 from tests.fakes.engine import FakeEngine
 from tests.fakes.sources import free_port
 from tests.waiting import until
@@ -113,3 +114,23 @@ async def test_a_gateway_starts_without_replicas_and_takes_those_that_come(
         assert [r for r in gateway.services.fleet.replicas if r.startswith("small")] == []
         dns.fails, dns.addresses = False, frozenset({"127.0.0.3"})
         await until(lambda: "small-127-0-0-3" in gateway.services.fleet.replicas)
+
+
+async def test_what_stood_on_a_replica_that_has_long_left_is_forgotten(
+    configure: Configure,
+    engines: list[FakeEngine],
+    dns: Dns,
+    make_adapter: MakeAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconcile, "LEAVING_SECONDS_MAX", 0.2)
+    dns.addresses = frozenset({"127.0.0.2", "127.0.0.3"})
+    async with run_gateway(discovered(configure, engines)) as gateway:
+        await gateway.place(make_adapter(1))
+        dns.addresses = frozenset({"127.0.0.3"})
+
+        def placed() -> list[str]:
+            return [p.replica for p in gateway.services.snapshot.current.placements.values()]
+
+        assert sorted(placed()) == ["small-127-0-0-2", "small-127-0-0-3"]
+        await until(lambda: placed() == ["small-127-0-0-3"])
