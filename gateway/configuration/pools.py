@@ -137,14 +137,6 @@ class PoolSettings(BodySection):
         None, ge=1, le=100_000_000, description="Tokens of prompt and answer that its engines take; unset: unknown."
     )
 
-    @model_validator(mode="after")
-    def _has_replicas(self) -> Self:
-        if bool(self.replicas) == (self.discover is not None):
-            raise ValueError("replicas: name at least one, or set discover, and not both")
-        if self.discover is not None and (self.tls is not None or self.engine != "vllm"):
-            raise ValueError("discover: it finds vLLM engines without TLS; use a mesh, or name the replicas")
-        return self
-
     @property
     def takes_adapters(self) -> bool:
         """Whether adapters can be loaded on its engines."""
@@ -192,6 +184,10 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
     tls: dict[str, tuple[str, TlsSettings | None]] = {}
     for name, pool in pools.items():
         traits = ENGINE_TRAITS[pool.engine]
+        if bool(pool.replicas) == (pool.discover is not None):
+            yield f"pools.{name}.replicas: name at least one, or set discover, and not both"
+        if pool.discover is not None and (pool.tls is not None or pool.engine != "vllm"):
+            yield f"pools.{name}.discover: it finds vLLM engines without TLS; use a mesh, or name the replicas"
         if traits.adapter_api is None:
             yield from _no_adapters(name, pool)
         for field in sorted(pool.parameters_allowed & NEVER_WITH_ADAPTERS) if pool.takes_adapters else ():
