@@ -7,6 +7,7 @@ delays         how many labels of requests since the change come until a detecto
 fleet          ten thousand healthy versions for months: false verdicts a month, beside what was set
 lasting        a slip that lasts: recoveries that are none, and labels until the real one (`degradation_lasting.py`)
 clusters       labels that depend on each other (`degradation_clusters.py`): false alarms in worlds with a goal each
+pairs          judged pairs that come in clusters (`degradation_pairs.py`): false alarms, and how soon a slip is found
 own            streams held against their own first 100 labels, as classes are, or 50 (`degradation_own.py`)
 poison         one caller sends only bad labels: how often that makes a verdict, and what the guard costs the honest
                (`degradation_fleet.py` for both)
@@ -34,7 +35,14 @@ import numpy as np
 from scipy.stats import beta
 from threadpoolctl import threadpool_limits
 
-from benchmarks import degradation_clusters, degradation_fleet, degradation_lasting, degradation_own, degradation_peers
+from benchmarks import (
+    degradation_clusters,
+    degradation_fleet,
+    degradation_lasting,
+    degradation_own,
+    degradation_pairs,
+    degradation_peers,
+)
 from benchmarks.canary import rate_of
 from benchmarks.degradation_detectors import Design, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
@@ -64,6 +72,7 @@ DESIGNS: Mapping[str, Design | None] = {
 GOAL_LABELS, GOAL_ALPHA = 10_000, 0.05
 OWN_RUNS_TIMES = 10
 CLUSTERS_TIMES = 2
+PAIRS_PART = 8
 LASTING_PART = 50
 """One run of a slip that lasts for so many of false alarms: it goes label by label through the monitor's own code."""
 OURS = ("known", "gate_1000", "gate_300", "guarded")
@@ -186,17 +195,22 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     costs = degradation_fleet.guard(asked.runs // 3, asked.labels, asked.alpha, POINTS[1:], asked.seed)
     lasting_labels = 2 * asked.labels if asked.full else asked.labels // 4
     lasts = degradation_lasting.lasting(max(1, asked.runs // LASTING_PART), lasting_labels, asked.alpha, asked.seed)
+    turns = degradation_lasting.turn_back_and_forth(max(2, asked.runs // LASTING_PART), asked.alpha, asked.seed)
     clusters = degradation_clusters.find_false_alarms(
         asked.worlds, CLUSTERS_TIMES * asked.runs, asked.labels, asked.alpha, asked.seed
     )
+    pairs = degradation_pairs.find_pair_alarms(max(1, asked.runs // PAIRS_PART), asked.alpha, asked.seed)
     designs = tried(asked) if asked.full else []
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     names = ("seed", "runs", "goal_runs", "labels", "alpha", "baselines", "peers_runs")
     return {
         **{name: getattr(asked, name) for name in names},
         "river": RIVER if river.asked else None,
-        "figures": {**figures_of(false, goals, late, fleet, poison), **own_figures(own), **lasting_figures(lasts)}
-        | degradation_clusters.list_figures(clusters),
+        "figures": figures_of(false, goals, late, fleet, poison)
+        | own_figures(own)
+        | lasting_figures(lasts, turns)
+        | degradation_clusters.list_figures(clusters)
+        | degradation_pairs.list_figures(pairs),
         "false_alarms": false,
         "delays": after,
         "goal_delays": goals,
@@ -205,7 +219,9 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "fleet": fleet,
         "own_first": own,
         "lasting": lasts,
+        "back_and_forth": turns,
         "clusters": clusters,
+        "pairs": pairs,
         "poison": poison,
         "guard": costs,
         "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in used), 1),
@@ -255,12 +271,14 @@ def own_figures(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return figures
 
 
-def lasting_figures(lasts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The most recoveries that were none, on average, of a slip that lasts."""
-    return {
+def lasting_figures(lasts: Sequence[Mapping[str, Any]], turns: Mapping[str, Any]) -> dict[str, Any]:
+    """The most recoveries that were none, on average, of a slip that lasts; and of slips that come and go."""
+    figures = {
         f"false_recoveries_{kind}": max(row[kind]["false_recoveries_a_run"] for row in lasts)
         for kind in degradation_lasting.KINDS
     }
+    back = turns["labels_to_healthy"]["low"]
+    return {**figures, "changes_for_each_real_one": turns["changes_for_each"], "labels_to_recovery_low": back}
 
 
 def counted(row: Mapping[str, Any], name: str) -> Mapping[str, float]:
@@ -306,9 +324,14 @@ def show(report: Mapping[str, Any]) -> str:
             "",
             degradation_clusters.show_clusters(report["clusters"], report["labels"], CLUSTERS_TIMES * report["runs"]),
             "",
+            degradation_pairs.show_pairs(report["pairs"], max(1, report["runs"] // PAIRS_PART)),
+            "",
             degradation_own.show_own(report["own_first"], report["labels"]),
             "",
             degradation_lasting.show_lasting(report["lasting"]),
+            "",
+            f"Back and forth: {figures['changes_for_each_real_one']:.2f} changes of the verdict for each real one, a "
+            f"recovery after {report['back_and_forth']['labels_to_healthy']['median']} labels",
             "",
             degradation_fleet.show_poison(report["poison"], report["guard"]),
             "",
@@ -387,6 +410,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for world in asked.worlds
             for kind in degradation_clusters.KINDS
         ),
+        *(
+            Goal(f"pairs_{world}_{kind}_low", at_most=asked.alpha)
+            for world in degradation_pairs.WORLDS
+            for kind in degradation_pairs.KINDS
+        ),
+        Goal("changes_for_each_real_one", at_most=2.0),
+        Goal("labels_to_recovery_low", at_most=120.0),
         Goal("fleet_false_verdicts_a_month_low", at_most=asked.budget),
         Goal("poisoned_verdict_rate_low", at_most=asked.alpha),
     ]

@@ -3,6 +3,9 @@
 A version is healthy for 400 labels, the first 200 of which are its baseline, is wrong more often for many labels, and
 then healthy again. `asks_more` goes by `monitoring/quality/detectors/recoveries.py`, as the monitor does;
 `asks_the_same` forgets each recovery, so that every one has to show what the first has. The labels are the same.
+
+`back and forth` is a version that slips and recovers again and again: changes of its verdict for each real change, and
+labels until a slip and a recovery are found.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from monitoring.quality.verdicts.plan import Plan
 HEALTHY_BEFORE, HEALTHY_AFTER = 400, 2_000
 RATES = ((0.04, 0.14), (0.04, 0.20), (0.15, 0.40))
 """How often it is wrong while it is healthy, and while it has slipped."""
+TURNS, PART_LABELS, PARTS = (0.05, 0.20), 1_000, 7
+"""How often it is wrong while it is healthy and slipped, in turn, for so many labels each."""
 EVERY_SECONDS = 900.0
 KINDS = ("asks_more", "asks_the_same")
 
@@ -68,6 +73,30 @@ def _run(wrong: np.ndarray, labels: int, claim: Claim, kind: str) -> tuple[int, 
             for one in version.streams.values():
                 one.track = msgspec.structs.replace(one.track, recoveries=0)
     return false, float("inf")
+
+
+def turn_back_and_forth(runs: int, alpha: float, seed: int) -> dict[str, Any]:
+    """Changes of the verdict for each real change, and the labels after which these are found."""
+    say("A version that slips and recovers again and again")
+    changes, delays = 0, dict[str, list[float]](degraded=[], healthy=[])
+    for run in range(runs):
+        version = VersionReplay([], FIRST_FEEDBACK, FIRST_OF_CLASS, None, Claim(10_000, alpha, Plan().labels_min))
+        rates = np.repeat([TURNS[part % 2] for part in range(PARTS)], PART_LABELS)
+        wrong, found = drawing(seed, "back and forth", run).random(len(rates)) < rates, dict[int, int]()
+        for number, bad in enumerate(wrong):
+            row = LabelRow(number, EVERY_SECONDS * number, EVERY_SECONDS * number, bool(bad))
+            turn = version.observe(number, row)
+            if turn is not None:
+                changes += 1
+                part = number // PART_LABELS
+                if part and turn.after == ("degraded" if part % 2 else "healthy"):
+                    found.setdefault(part, number - part * PART_LABELS)
+        for part in range(1, PARTS):
+            delays["degraded" if part % 2 else "healthy"].append(float(found.get(part, np.inf)))
+    return {
+        "changes_for_each": changes / (runs * (PARTS - 1)),
+        **{f"labels_to_{name}": median_of(np.array(values)) for name, values in delays.items()},
+    }
 
 
 def show_lasting(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -276,6 +276,10 @@ def test_another_design_with_the_monitors_alternatives_is_the_monitors_detector(
     assert degradation.show_tried([]) == []
 
 
+def test_verdicts_change_at_most_twice_for_each_real_change() -> None:
+    assert degradation_lasting.turn_back_and_forth(1, 0.05, 1)["changes_for_each"] <= 2.0
+
+
 def test_lasting_slip_recovers_falsely_less_often_where_each_recovery_needs_more() -> None:
     row = degradation_lasting.row_of(0.04, 0.14, 3, 5_000, 0.05, 1)
     more, same = row["asks_more"], row["asks_the_same"]
