@@ -24,6 +24,8 @@ from serving.object_store import Stale
 OBJECTS_MAX = 1000
 TASKS_TOLD_MAX = 10
 """Tasks that are named to who asks for one that is not there; the others are counted."""
+SIGNED_IN = "gateway.signed_in"
+"""Where the scope of a call inside the process has the caller whom the console has signed in. No connection sets it."""
 READ_SECONDS_MAX = 2.0
 """Longest wait for the state; then what was read last is told."""
 Short = Annotated[str, Field(max_length=256)]
@@ -73,6 +75,9 @@ def caller_of(
     authorization: Annotated[str | None, Header(description="`Bearer sk-app-…`")] = None,
 ) -> Caller:
     """The caller. Raises Problem (401)."""
+    signed_in: Caller | None = request.scope.get(SIGNED_IN)
+    if signed_in is not None:
+        return signed_in
     return identify(services_of(request).snapshot.current.callers, authorization, time.time())
 
 

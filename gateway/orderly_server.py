@@ -22,11 +22,11 @@ from gateway.errors import SettingsError
 from gateway.server.accepting import Accepting
 from gateway.server.connection import Connection
 from gateway.server.cors import headers_for
-from gateway.server.listener import ADMIN, METRICS, OPENAPI, PROBES, Address, Listener
+from gateway.server.listener import ADMIN, CONSOLE, METRICS, OPENAPI, PROBES, Address, Listener
 from gateway.server.shared_room import SharedRoom
 
 log = logging.getLogger(__name__)
-OF_ADMINS = (ADMIN, OPENAPI, PROBES)
+OF_ADMINS = (ADMIN, CONSOLE, OPENAPI, PROBES)
 LOOK_SECONDS = 0.05
 END_SECONDS_MAX = 2.0
 CLOSE_SECONDS_MAX = 5
@@ -35,7 +35,7 @@ SECURITY_HEADERS = (("x-content-type-options", "nosniff"),)
 
 def addresses_of(listen: ListenSettings) -> Iterator[Address]:
     """All of them, that of callers first."""
-    elsewhere = (*([ADMIN] if listen.admin else []), *([METRICS] if listen.metrics else []))
+    elsewhere = (*([ADMIN, CONSOLE] if listen.admin else []), *([METRICS] if listen.metrics else []))
     yield Address("callers", listen.host, listen.port, None, elsewhere)
     if listen.admin is not None:
         yield Address("admins", listen.admin.host, listen.admin.port, OF_ADMINS)

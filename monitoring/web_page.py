@@ -29,4 +29,4 @@ def make_web_page(title: str, body: str) -> str:
 
 def wrap_wide(content: str, kind: str = "") -> str:
     """HTML that is moved sideways by itself where the screen is narrower."""
-    return f"<div class='wide {kind}'>{content}</div>"
+    return f"<div class='wide {kind}' tabindex='0'>{content}</div>"

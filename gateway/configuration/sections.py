@@ -55,7 +55,7 @@ class AuditSettings(Section):
     )
     head_file: Path | None = Field(None, description="File to which heads are appended.")
     head_webhook_url: str | None = Field(None, pattern="^https?://", description="Receiver of each head as JSON.")
-    head_interval_seconds: Seconds = Field(60.0, description="Time between two heads, if there are new entries.")
+    head_interval_seconds: Seconds = Field(60.0, description="Time between two heads.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -82,15 +82,27 @@ class ListenTlsSettings(Section):
 class ListenSettings(Section):
     """Where callers and admins reach the gateway."""
 
-    host: str = Field("127.0.0.1", description="Address of the gateway.")
+    host: str = Field("127.0.0.1", description="Its address.")
     port: int = Field(8080, ge=0, le=65535, description="Its port; 0 takes a free one.")
-    admin: OwnListenSettings | None = Field(None, description="Own listener of the admin API; unset: that of callers.")
+    admin: OwnListenSettings | None = Field(None, description="Own listener of admins; unset: that of callers.")
     metrics: OwnListenSettings | None = Field(None, description="Own listener of /metrics; unset: that of callers.")
     tls: ListenTlsSettings | None = Field(None, description="Certificate of all listeners; unset: plain HTTP.")
     cors_origin: str | None = Field(
         None,
         pattern=r"^(\*|https?://[^\s/,]+)$",
-        description="Origin whose web pages may call the gateway, or *.",
+        description="Origin whose pages may call it, or *.",
+    )
+
+
+class ConsoleSettings(Section):
+    """The pages for people at /console, on the listener of the admin API."""
+
+    enabled: bool = Field(True, description="Pages at /console.")
+    session_seconds: int = Field(28_800, ge=60, le=30 * 86_400, description="Time until people sign in again.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+$",
+        description="Its address in browsers, behind a proxy.",
     )
 
 
@@ -101,9 +113,7 @@ class DoorLimits(Section):
     address_share_max: float = Field(
         0.5, gt=0, le=1, description="Share of these for one IP address; 1 behind one proxy."
     )
-    connections_reserved: int = Field(
-        16, ge=0, le=1000, description="Further connections for probes, operators and admins."
-    )
+    connections_reserved: int = Field(16, ge=0, le=1000, description="Further ones for probes, operators and admins.")
     head_bytes_max: int = Field(32_768, ge=1024, le=1 << 20, description="Longest head of a request.")
     headers_max: int = Field(100, ge=8, le=10_000, description="Most headers of a request.")
     head_seconds_max: Seconds = Field(10.0, description="Longest wait for the head, after the TLS handshake.")
@@ -114,7 +124,7 @@ class DoorLimits(Section):
         le=1 << 40,
         description="Bytes of all bodies in progress together.",
     )
-    unread_seconds_max: Seconds = Field(60.0, description="Longest time in which a caller reads nothing.")
+    unread_seconds_max: Seconds = Field(60.0, description="Longest time without a read.")
     keep_alive_seconds_max: Seconds = Field(75.0, description="Longest idle time of a connection.")
 
 
@@ -129,9 +139,5 @@ class QueueLimits(Section):
         le=1,
         description="Share of queue, places and bodies_bytes_max for one key.",
     )
-    batch_share_min: float = Field(
-        0.05, ge=0, le=0.5, description="Share of free places for batch while interactive requests wait."
-    )
-    drain_seconds_min: float = Field(
-        0.0, ge=0, le=3600, description="Time that a stopping gateway still takes requests, not ready."
-    )
+    batch_share_min: float = Field(0.05, ge=0, le=0.5, description="Share of free places for batch while others wait.")
+    drain_seconds_min: float = Field(0.0, ge=0, le=3600, description="Time in which a stopping gateway takes requests.")

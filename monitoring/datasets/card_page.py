@@ -14,7 +14,12 @@ COLOURS = ("#1e88e5", "#90caf9")
 
 
 def make_card_page(card: Mapping[str, Any]) -> str:
-    """The page of a card. All texts are escaped."""
+    """The page of a card."""
+    return make_web_page(f"Data set for {card['task']}", make_card(card))
+
+
+def make_card(card: Mapping[str, Any]) -> str:
+    """A card as HTML inside a page. All texts are escaped."""
     rows, classes, origins = card["rows"], card["classes"], card["origins"]
     figures = {
         "Training rows": rows["train"],
@@ -45,7 +50,7 @@ def make_card_page(card: Mapping[str, Any]) -> str:
         _section("Characters of inputs", draw_bars({name: (count,) for name, count in card["lengths"].items()})),
         _section("Sources", _table(card["sources"])),
     ]
-    return make_web_page(f"Data set for {card['task']}", "".join(parts))
+    return "".join(parts)
 
 
 def draw_bars(bars: Mapping[str, Sequence[int]]) -> str:

@@ -1,0 +1,299 @@
+"""What an admin does by click: a table of steps, each with a page that asks first, and one call of the admin API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from gateway.callers import LIMIT_NAMES
+from gateway.console.admin_api import Declined, fill_address
+from gateway.console.visit import Visit
+from gateway.server.listener import CONSOLE
+
+Kind = Literal["text", "long", "number", "percent", "choice", "list", "moment"]
+Place = Literal["body", "query", "none"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a step's form: its name in the API's body, and how it is shown. `inside` is the object that holds it.
+
+    A choice has values with their words; an empty value is left out."""
+
+    name: str
+    label: str
+    kind: Kind = "text"
+    required: bool = False
+    hint: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
+    value: str = ""
+    inside: str = ""
+
+
+@dataclass(frozen=True)
+class Click:
+    """A step: its words, its call, and the page to go back to. Names in braces are those of its address.
+
+    `names_in_body` go into the body; `generation` says where the generation goes that the person has seen.
+    """
+
+    title: str
+    text: str
+    method: str
+    path: str
+    back: str
+    fields: tuple[Field, ...] = ()
+    body: Mapping[str, Any] = field(default_factory=dict)
+    query: Mapping[str, Any] = field(default_factory=dict)
+    names_in_body: tuple[str, ...] = ()
+    generation: Place = "none"
+    is_dangerous: bool = False
+    shows_gate: bool = False
+
+
+PAST_GATE = Field("past_gate", "Past the gate", hint="Only where the gate says no: the reason, for the audit.")
+VERDICTS = (
+    ("", "hold: the monitor judges and does nothing"),
+    *((each, each) for each in ("healthy", "suspect", "degraded")),
+)
+LIMITS = tuple(
+    Field(name, name.replace("_", " ").replace("usd", "US dollars"), "number", inside="limits") for name in LIMIT_NAMES
+)
+TASK, VERSION, KEY, FLEET = "/tasks/{task}", "/versions/{version}", "/keys/{public}", "/fleet"
+ACTIONS: Mapping[str, Click] = MappingProxyType(
+    {
+        "promote": Click(
+            "Promote {version}",
+            "All requests of {task} go to {version}. The version that leads now stays loaded, to go back to.",
+            *("POST", "/admin/v1/aliases/{task}/promote", TASK, (PAST_GATE,)),
+            names_in_body=("version",),
+            generation="body",
+            shows_gate=True,
+        ),
+        "canary": Click(
+            "Try {version} as a canary",
+            "A share of the sessions of {task} goes to {version}. With a plan it is promoted or rolled back by itself.",
+            *("POST", "/admin/v1/aliases/{task}/canary", TASK),
+            (
+                Field("share", "Share of the sessions, in percent", "percent", True, value="5"),
+                Field("plan", "Judged", "choice", choices=(("{}", "by the usual plan"), ("null", "by people"))),
+                PAST_GATE,
+            ),
+            names_in_body=("version",),
+            generation="body",
+            shows_gate=True,
+        ),
+        "roll-back": Click(
+            "Roll {task} back to {version}",
+            "All requests of {task} go to {version} again. A canary ends.",
+            *("POST", "/admin/v1/aliases/{task}/rollback", TASK),
+            names_in_body=("version",),
+            generation="body",
+            is_dangerous=True,
+        ),
+        "end-canary": Click(
+            "End the canary of {task}",
+            "The canary gets no more requests. The version that leads answers all of them.",
+            *("POST", "/admin/v1/aliases/{task}/rollback", TASK),
+            body={"canary_only": True},
+            generation="body",
+            is_dangerous=True,
+        ),
+        "pin": Click(
+            "Pin the verdict on {version}",
+            "Your verdict holds instead of the monitor's, until you let it judge again.",
+            *("POST", "/admin/v1/tasks/{task}/quality/{version}/pin", TASK),
+            (
+                Field("verdict", "Verdict", "choice", choices=VERDICTS),
+                Field("reason", "Reason", required=True, hint="For the audit, and for who looks."),
+                Field("until", "Until (UTC)", "moment", hint="Empty: until it is released."),
+            ),
+            generation="body",
+        ),
+        "unpin": Click(
+            "Let the monitor judge {version} again",
+            "The pin ends, and the monitor's own verdict holds.",
+            *("DELETE", "/admin/v1/tasks/{task}/quality/{version}/pin", TASK),
+            generation="query",
+        ),
+        "undo": Click(
+            "Undo what the monitor did",
+            "What was there before is there again. The monitor does not do the same before the version is healthy.",
+            *("POST", "/admin/v1/tasks/{task}/quality/actions/{action}/undo", TASK),
+            generation="query",
+        ),
+        "stage": Click(
+            "Stage {version}",
+            "{version} is loaded on its replicas and probed. It gets no requests yet.",
+            *("POST", "/admin/v1/adapters/{version}/stage", VERSION),
+            query={"wait_seconds": 30},
+        ),
+        "unload": Click(
+            "Unload {version}",
+            "{version} is taken off every replica after its last answer.",
+            *("POST", "/admin/v1/adapters/{version}/unload", VERSION),
+            query={"wait_seconds": 30},
+            is_dangerous=True,
+        ),
+        "retire": Click(
+            "Retire {version} for good",
+            "{version} can't be used again. Its bytes stay in the store.",
+            *("POST", "/admin/v1/adapters/{version}/retire", VERSION),
+            query={"wait_seconds": 30},
+            is_dangerous=True,
+        ),
+        "cordon": Click(
+            "Cordon {replica}",
+            "{replica} gets no new requests from any gateway. Those in progress finish.",
+            *("POST", "/admin/v1/replicas/{replica}/cordon", FLEET),
+            (Field("reason", "Reason", required=True),),
+        ),
+        "uncordon": Click(
+            "Uncordon {replica}",
+            "{replica} gets requests again.",
+            *("POST", "/admin/v1/replicas/{replica}/uncordon", FLEET),
+        ),
+        "recycle": Click(
+            "Recycle {replica}",
+            "The engine of {replica} is restarted after its answers. Its versions are loaded and probed again.",
+            *("POST", "/admin/v1/replicas/{replica}/recycle", FLEET),
+            is_dangerous=True,
+        ),
+        "delete-rule": Click(
+            "Delete the rule {rule}",
+            "The rule matches nothing any more, from the next request on.",
+            *("DELETE", "/admin/v1/overrides/{rule}", "/rules"),
+            is_dangerous=True,
+        ),
+        "make-key": Click(
+            "Make a key",
+            "The key is shown once, on the next page.",
+            *("POST", "/admin/v1/callers", "/keys"),
+            (
+                Field("name", "Name", required=True),
+                Field("owner", "Owner", hint="The person who answers for it. Empty: you."),
+                Field(
+                    "role", "Role", "choice", choices=tuple((r, r) for r in ("caller", "operator", "admin", "sidecar"))
+                ),
+                Field("models", "Models", "list", value="*", hint="Tasks and pools, with commas between; * is all."),
+                *LIMITS,
+            ),
+        ),
+        "limit-key": Click(
+            "Limit the key {public}",
+            "What is left empty is not bounded.",
+            *("PATCH", "/admin/v1/callers/{public}", KEY, LIMITS),
+        ),
+        "rotate-key": Click(
+            "Give {public} a new secret",
+            "The new key is shown once, on the next page. The old one works beside it for a while.",
+            *("POST", "/admin/v1/callers/{public}/rotate", KEY),
+            (Field("overlap_seconds", "Seconds in which the old secret works too", "number", True, value="3600"),),
+        ),
+        "revoke-key": Click(
+            "Revoke the key {public}",
+            "No gateway takes the key any more. This can't be undone.",
+            *("DELETE", "/admin/v1/callers/{public}", "/keys"),
+            is_dangerous=True,
+        ),
+        "approve-key": Click(
+            "Approve the admin key {public}",
+            "The key works from then on.",
+            *("POST", "/admin/v1/callers/{public}/approve", KEY),
+        ),
+    }
+)
+"""The table name → step."""
+
+
+async def ask_first(visit: Visit) -> Response:
+    """The page that says what a step does, and asks for what it needs."""
+    action, names = _asked(visit, dict(visit.request.query_params))
+    values = {each.name: names.get(each.name, each.value) for each in action.fields}
+    return await _render_question(visit, action, names, values)
+
+
+async def take_action(visit: Visit) -> Response:
+    """Take a step, and go back to where it was asked for; a new key is shown instead."""
+    fields = await visit.form()
+    action, names = _asked(visit, {name[1:]: value for name, value in fields.items() if name.startswith("@")})
+    body, query = dict(action.body), dict(action.query)
+    try:
+        body |= {name: names[name] for name in action.names_in_body} | _read_fields(action, fields)
+        if names.get("generation", "").isdecimal() and action.generation != "none":
+            (body if action.generation == "body" else query)["expected_generation"] = int(names["generation"])
+        answer = await visit.api.send(action.method, fill_address(action.path, **names), body or None, query)
+    except Declined as refused:
+        return await _render_question(visit, action, names, fields, refused)
+    except ValueError as error:
+        return await _render_question(visit, action, names, fields, Declined(400, "invalid_value", str(error)))
+    if "key" in answer:
+        return await visit.render("new_key.html", caller=answer)
+    warnings = answer.get("warnings", ())
+    note = f"Done: {action.title.format_map(names)}." if answer.get("changed", True) else "It was so already."
+    return await visit.done(CONSOLE + fill_address(action.back, **names), note, *warnings)
+
+
+def _asked(visit: Visit, names: dict[str, str]) -> tuple[Click, dict[str, str]]:
+    """The step, and the names that it is about. Raises Declined (404) for what is no step, or lacks a name."""
+    action = ACTIONS.get(visit.request.path_params["action"])
+    try:
+        if action is not None:
+            (action.title + action.text + action.path + action.back).format_map(names)
+            return action, names
+    except KeyError:
+        pass
+    raise Declined(404, "not_found", "There is no such step, or its address is not whole.")
+
+
+async def _render_question(
+    visit: Visit, action: Click, names: dict[str, str], values: Mapping[str, str], fault: Declined | None = None
+) -> Response:
+    gate = None
+    if action.shows_gate:
+        gate = await visit.api.find(fill_address("/admin/v1/adapters/{version}/gate", version=names["version"]))
+    return await visit.render(
+        "confirm.html",
+        200 if fault is None else fault.status,
+        action=action,
+        title=action.title.format_map(names),
+        text=action.text.format_map(names),
+        names={name: value for name, value in names.items() if name not in values},
+        values=values,
+        fault=None if fault is None else fault.text,
+        back=CONSOLE + fill_address(action.back, **names),
+        here=f"{visit.request.url.path}?{urlencode(names)}",
+        gate=gate,
+    )
+
+
+def _read_fields(action: Click, given: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a form as the API takes them. Raises ValueError in words."""
+    body: dict[str, Any] = {}
+    for each in action.fields:
+        text = given.get(each.name, "")
+        if each.inside:
+            body.setdefault(each.inside, {})[each.name] = _read(each, text) if text else None
+        elif text:
+            body[each.name] = _read(each, text)
+    return body
+
+
+def _read(field: Field, text: str) -> Any:
+    if field.kind in ("number", "percent"):
+        try:
+            number = float(text)
+        except ValueError:
+            raise ValueError(f"{field.label}: write a number.") from None
+        number = number / 100 if field.kind == "percent" else number
+        return int(number) if number == int(number) and field.kind == "number" else number
+    if field.kind == "list":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if field.name == "plan":
+        return {} if text == "{}" else None
+    return text

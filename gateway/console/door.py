@@ -1,0 +1,34 @@
+"""The console's addresses in the application. The console itself is loaded at its first visit, beside the event loop:
+a gateway without visitors has nothing of it in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from typing import Any
+
+from starlette.routing import Mount
+
+from gateway.server.listener import CONSOLE
+from gateway.server.wire import Receive, Scope, Send
+
+
+def add_console(gateway: Any) -> Mount:
+    """The route of the console of this application."""
+    return Mount(CONSOLE, app=ConsoleDoor(gateway))
+
+
+class ConsoleDoor:
+    """The console as an ASGI application that is loaded when it is first asked for."""
+
+    def __init__(self, gateway: Any) -> None:
+        self._gateway = gateway
+        self._site: Any = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._site is None:
+            self._site = await asyncio.to_thread(self._load)
+        await self._site(scope, receive, send)
+
+    def _load(self) -> Any:
+        return import_module("gateway.console.site").make_site(self._gateway)

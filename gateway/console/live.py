@@ -1,0 +1,70 @@
+"""What is live: a part of a page, sent again by server-sent events whenever it has become another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from redis.exceptions import RedisError
+from starlette.responses import Response, StreamingResponse
+
+from gateway.console.admin_api import Declined
+from gateway.console.fleet_pages import load_fleet
+from gateway.console.task_pages import load_overview, load_task
+from gateway.console.visit import Visit
+
+TICK_SECONDS = 1.0
+LOOK_TICKS = 2
+"""Ticks between two looks at what is shown."""
+STREAM_SECONDS_MAX = 300.0
+"""Longest life of a stream; the browser opens the next one."""
+STREAMS_MAX = 32
+"""Streams of this process at the same time: each asks the API again and again."""
+Load = Callable[[Visit], Awaitable[dict[str, Any]]]
+LIVE: Mapping[str, tuple[Load, str]] = MappingProxyType(
+    {
+        "/live/overview": (load_overview, "overview_live.html"),
+        "/live/fleet": (load_fleet, "fleet_live.html"),
+        "/live/tasks/{task}": (load_task, "task_live.html"),
+    }
+)
+"""The table address → the data, and the part of a page that is made of it."""
+
+
+class LiveParts:
+    """The streams of this process."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    async def stream(self, load: Load, template: str, visit: Visit) -> Response:
+        """Send a part of a page each time that it has become another."""
+        if self._open >= STREAMS_MAX:
+            return Response("Too many pages are live.", 503, {"retry-after": "10"})
+        return StreamingResponse(self._events(load, template, visit), media_type="text/event-stream")
+
+    async def _events(self, load: Load, template: str, visit: Visit) -> AsyncIterator[str]:
+        shown, until, tick = "", time.monotonic() + STREAM_SECONDS_MAX, 0
+        console = visit.console
+        self._open += 1
+        try:
+            yield "retry: 3000\n\n"
+            while time.monotonic() < until and not console.services.admission.draining:
+                if tick % LOOK_TICKS == 0:
+                    if await console.sessions.find(visit.token) is None:
+                        return
+                    part = console.templates.get_template(template).render(visit.shared() | await load(visit))
+                    if part != shown:
+                        shown = part
+                        yield "".join(f"data: {line}\n" for line in part.splitlines() if line.strip()) + "\n"
+                    else:
+                        yield ": the same\n\n"  # a browser that is gone is noticed
+                tick += 1
+                await asyncio.sleep(TICK_SECONDS)
+        except (Declined, RedisError):
+            return  # the browser asks again, and is told what is wrong where it loads a page
+        finally:
+            self._open -= 1

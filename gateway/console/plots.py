@@ -1,0 +1,103 @@
+"""Plots of the console as SVG, drawn here: no script and no style of their own, colours by the page's classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 470, 30, 140, 108
+SPLIT_HEIGHT = 14
+TICKS = (0.25, 0.5, 0.75)
+
+
+def draw_split(weights: Mapping[str, float]) -> Markup:
+    """A bar of the versions' shares of a task's requests, with their names as its description."""
+    parts, x = [], 0.0
+    for number, (name, share) in enumerate(sorted(weights.items(), key=lambda item: -item[1])):
+        ends = f'x="{100 * x:.2f}%" width="{100 * share:.2f}%"'
+        parts.append(
+            f'<rect class="arm{number % 4}" {ends} y="0" height="{SPLIT_HEIGHT}">'
+            f"<title>{escape(name)}: {share:.1%}</title></rect>"
+        )
+        x += share
+    words = ", ".join(f"{name} {share:.1%}" for name, share in weights.items()) or "no version"
+    return _picture("split", f"Traffic: {words}", 100, SPLIT_HEIGHT, parts, stretched=True)
+
+
+def draw_intervals(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Estimates with their intervals, each against its baseline: `name`, `estimate`, `low`, `high`, `baseline`, `tone`.
+
+    All are shares, on one scale from 0."""
+    known = [row[name] for row in rows for name in ("estimate", "high", "baseline") if row[name] is not None]
+    top = min(1.0, 1.15 * max(known, default=0.0)) or 0.01
+    span, height = WIDTH - NAME_WIDTH - FIGURE_WIDTH, ROW_HEIGHT * len(rows) + 22
+
+    def x_of(value: float) -> float:
+        return NAME_WIDTH + span * max(0.0, min(1.0, value / top))
+
+    parts = list(_grid(top, height, span))
+    for number, row in enumerate(rows):
+        y = ROW_HEIGHT * number + ROW_HEIGHT / 2
+        parts.append(f'<text x="0" y="{y + 4:.0f}">{escape(row["name"])}</text>')
+        if row["low"] is not None and row["high"] is not None:
+            ends = f'x1="{x_of(row["low"]):.1f}" x2="{x_of(row["high"]):.1f}"'
+            parts.append(f'<line class="range {row["tone"]}" {ends} y1="{y}" y2="{y}"/>')
+        if row["baseline"] is not None:
+            x = x_of(row["baseline"])
+            parts.append(f'<line class="baseline" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 9}" y2="{y + 9}"/>')
+        if row["estimate"] is not None:
+            parts.append(f'<circle class="dot {row["tone"]}" cx="{x_of(row["estimate"]):.1f}" cy="{y}" r="5"/>')
+            parts.append(f'<text x="{WIDTH}" y="{y + 4:.0f}" text-anchor="end">{row["estimate"]:.1%}</text>')
+    words = "; ".join(
+        f"{row['name']}: {row['estimate']:.1%}" + (f", baseline {row['baseline']:.1%}" if row["baseline"] else "")
+        for row in rows
+        if row["estimate"] is not None
+    )
+    return _picture("intervals", words or "nothing is measured yet", WIDTH, height, parts)
+
+
+def draw_evidence(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Evidence on its way to a threshold, on a scale of its powers: `name`, `value`, `threshold`, `tone`."""
+    parts, span = [], WIDTH - NAME_WIDTH - FIGURE_WIDTH
+    for number, row in enumerate(rows):
+        y = ROW_HEIGHT * number + 8
+        part = _find_part(row["value"], row["threshold"])
+        words = f"{_shorten(row['value'])} of {_shorten(row['threshold'])}"
+        parts.append(
+            f'<text x="0" y="{y + 11}">{escape(row["name"])}</text>'
+            f'<rect class="track" x="{NAME_WIDTH}" y="{y}" width="{span}" height="14" rx="7"/>'
+            f'<rect class="grown {row["tone"]}" x="{NAME_WIDTH}" y="{y}" width="{span * part:.1f}" height="14" rx="7"/>'
+            f'<text x="{WIDTH}" y="{y + 11}" text-anchor="end">{words}</text>'
+        )
+    words = "; ".join(f"{row['name']}: {_shorten(row['value'])} of {_shorten(row['threshold'])}" for row in rows)
+    return _picture("evidence", words or "no evidence yet", WIDTH, ROW_HEIGHT * len(rows) or 1, parts)
+
+
+def _find_part(value: float, threshold: float) -> float:
+    """The part of the way from no evidence (1) to the threshold, by the powers of both; at least what can be seen."""
+    if value <= 1.0 or threshold <= 1.0:
+        return 0.01
+    return min(1.0, max(0.01, math.log(value) / math.log(threshold)))
+
+
+def _shorten(value: float) -> str:
+    """A number in few characters; what is far over all thresholds is told as that."""
+    return "over 1M" if value > 1e6 else f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _grid(top: float, height: float, span: float) -> Iterator[str]:
+    for tick in (0.0, *TICKS, 1.0):
+        x = NAME_WIDTH + span * tick
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 18}"/>'
+        yield f'<text class="dim" x="{x:.1f}" y="{height - 4}" text-anchor="middle">{top * tick:.1%}</text>'
+
+
+def _picture(
+    kind: str, words: str, width: float, height: float, parts: Sequence[str], stretched: bool = False
+) -> Markup:
+    size = f'width="100%" height="{height}"' if stretched else f'viewBox="0 0 {width} {height}"'
+    picture = f'<svg class="plot {kind}" role="img" aria-label="{escape(words)}" {size}>{"".join(parts)}</svg>'
+    return Markup(picture)  # noqa: S704 - each name in it is escaped where it is written

@@ -1,0 +1,56 @@
+"""Pages of what is kept: keys with limits and spend, data sets with their cards, and the audit."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+from starlette.responses import Response
+
+from gateway.console.admin_api import fill_address
+from gateway.console.visit import Visit
+from monitoring.datasets.card_page import make_card
+
+SPENT_MAX = 50
+"""Keys of a list of which it is asked what is spent."""
+ENTRIES = 100
+
+
+async def show_keys(visit: Visit) -> Response:
+    """All keys, with what is spent of their limits."""
+    callers = (await visit.api.get("/admin/v1/callers"))["callers"]
+    callers.sort(key=lambda caller: (caller["role"], caller["name"].casefold()))
+    for caller in [caller for caller in callers if caller["limits"]][:SPENT_MAX]:
+        found = await visit.api.find(fill_address("/admin/v1/callers/{public}", public=caller["public"]))
+        caller["usage"] = found["usage"] if found else {}
+    return await visit.render("keys.html", callers=callers)
+
+
+async def show_key(visit: Visit) -> Response:
+    """One key."""
+    public = visit.request.path_params["public"]
+    caller = await visit.api.get(fill_address("/admin/v1/callers/{public}", public=public))
+    limits = {name: f"{value:g}" for name, value in caller["limits"].items()}
+    return await visit.render("key.html", caller=caller, limits=limits)
+
+
+async def show_datasets(visit: Visit) -> Response:
+    """All data sets, and the latest buildings."""
+    return await visit.render("datasets.html", **await visit.api.get("/admin/v1/datasets"))
+
+
+async def show_dataset(visit: Visit) -> Response:
+    """The card of a data set."""
+    card = await visit.api.get(fill_address("/admin/v1/datasets/{digest}", digest=visit.request.path_params["digest"]))
+    content = Markup(make_card(card))  # noqa: S704 - it escapes all texts
+    return await visit.render("dataset.html", card=card, content=content)
+
+
+async def show_audit(visit: Visit) -> Response:
+    """The audit, the newest entries first."""
+    given = {name: visit.query(name) for name in ("action", "object", "actor")}
+    query: dict[str, Any] = {**given, "newest": "true", "limit": ENTRIES, "after": visit.query("after")}
+    found = await visit.api.get("/admin/v1/audit", **query)
+    older = found["next_after"] and urlencode({**given, "after": found["next_after"]})
+    return await visit.render("audit.html", entries=found["entries"], older=older, given=given)

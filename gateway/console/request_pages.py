@@ -1,0 +1,59 @@
+"""Pages of requests: a list with filters, and one request with its explanation, its checks and its attempts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from gateway.console.admin_api import Declined, fill_address
+from gateway.console.visit import Visit
+from monitoring.records import OUTCOMES
+from router.decision import REASONS
+
+FILTERS = ("task", "version", "outcome", "reason", "label", "caller", "text")
+LABELS = ("right", "wrong", "unresolved", "none")
+PAGE = 50
+
+
+async def show_requests(visit: Visit) -> Response:
+    """Requests, the newest first, by task, version, outcome, reason, label, caller, text and time."""
+    given = {name: visit.query(name) for name in (*FILTERS, "since", "until", "before")}
+    fault = ""
+    found: dict[str, Any] = {"requests": [], "next_before": None}
+    try:
+        query = {name: given[name] for name in (*FILTERS, "before")}
+        times = {name: _unix_seconds(given[name]) for name in ("since", "until")}
+        found = await visit.api.get("/v1/requests", **query, **times, limit=PAGE)
+    except Declined as refused:
+        fault = refused.text
+    except ValueError:
+        fault = "A time is written as 2026-12-01T09:30, in UTC."
+    older = found["next_before"] and urlencode({**_given(given), "before": found["next_before"]})
+    tasks = [row["task"] for row in (await visit.api.get("/admin/v1/quality"))["tasks"]]
+    return await visit.render(
+        "request_rows.html" if visit.is_partial else "requests.html",
+        found=found["requests"],
+        older=older,
+        given=given,
+        fault=fault,
+        choices={"task": tasks, "outcome": OUTCOMES, "reason": REASONS, "label": LABELS},
+    )
+
+
+async def show_request(visit: Visit) -> Response:
+    """One request: why it went where it went, what the checks found, each attempt, and what people said of it."""
+    request = visit.request.path_params["request"]
+    found = await visit.api.get(fill_address("/v1/requests/{request}", request=request))
+    return await visit.render("request.html", **found)
+
+
+def _given(fields: dict[str, str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}
+
+
+def _unix_seconds(text: str) -> float | None:
+    """The Unix seconds of a time of UTC. Raises ValueError."""
+    return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=UTC).timestamp() if text else None

@@ -1,0 +1,110 @@
+"""Pages of people who judge: the queue, one review at a time, and the requests on which reviewers disagree.
+
+A review is shown blind: without its version, its pool, its reason and its caller. A gold question looks like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.console.admin_api import Declined, fill_address
+from gateway.console.visit import Visit
+from gateway.server.listener import CONSOLE
+
+
+async def show_queue(visit: Visit) -> Response:
+    """Each task's reviews: how many wait, the budget, and how far reviewers agree."""
+    rows = (await visit.api.get("/admin/v1/reviews"))["reviews"]
+    for row in rows:
+        row["agreement"] = await visit.api.get(fill_address("/admin/v1/reviews/{task}/agreement", task=row["task"]))
+        row["disputed"] = (row["agreement"]["agreement"] or {}).get("disputed", 0)
+    return await visit.render("reviews.html", rows=rows)
+
+
+async def show_next(visit: Visit) -> Response:
+    """The next review of this person, or why there is none."""
+    task = visit.query("task")
+    return await _render_next(visit, task)
+
+
+async def answer_review(visit: Visit) -> Response:
+    """Judge a review, or give it back, and go on to the next one."""
+    fields = await visit.form()
+    task, request = fields.get("task", ""), fields.get("request", "")
+    try:
+        if fields.get("step") == "skip":
+            reason = fields.get("comment") or "no reason was given"
+            path = fill_address("/v1/reviews/{request}/skip", request=request)
+            await visit.api.send("POST", path, {"reason": reason[:256]})
+            return await visit.done(f"{CONSOLE}/reviews/next?task={task}", "You gave one back. Others get it.")
+        body = {"request_id": request, "metric": fields.get("metric", ""), "value": _read_value(fields)}
+        body |= {name: fields[name] for name in ("comment", "demonstration") if fields.get(name)}
+        await visit.api.send("POST", "/v1/feedback", body)
+    except (Declined, ValueError) as error:
+        return await _render_next(visit, task, str(error))
+    return await visit.done(f"{CONSOLE}/reviews/next?task={task}")
+
+
+async def show_disputed(visit: Visit) -> Response:
+    """The requests of a task on which reviewers disagree, with their answers side by side."""
+    return await _render_disputed(visit)
+
+
+async def resolve_disputed(visit: Visit) -> Response:
+    """Decide one of them."""
+    fields, task = await visit.form(), visit.request.path_params["task"]
+    names = {"task": task, "request": fields.get("request", "")}
+    try:
+        body = {"value": _read_value(fields), "comment": fields.get("comment", "")}
+        body |= {"demonstration": fields["demonstration"]} if fields.get("demonstration") else {}
+        await visit.api.send("POST", fill_address("/admin/v1/reviews/{task}/disputed/{request}/resolve", **names), body)
+    except (Declined, ValueError) as error:
+        return await _render_disputed(visit, str(error))
+    return await visit.done(f"{CONSOLE}/reviews/{task}/disputed", "It is decided.")
+
+
+async def _render_disputed(visit: Visit, fault: str = "") -> Response:
+    task = visit.request.path_params["task"]
+    found = await visit.api.get(fill_address("/admin/v1/reviews/{task}/disputed", task=task))
+    choices = list_choices(found["say"])
+    return await visit.render("disputed.html", 400 if fault else 200, **found, choices=choices, fault=fault)
+
+
+async def _render_next(visit: Visit, task: str, fault: str = "") -> Response:
+    rows = (await visit.api.get("/admin/v1/reviews", task=task))["reviews"]
+    progress = {name: sum(row[name] for row in rows) for name in ("waiting", "answered", "drawn")}
+    shared: dict[str, Any] = {"task": task, "progress": progress, "fault": fault}
+    try:
+        found = await visit.api.get("/v1/reviews/next", task=task)
+    except Declined as refused:
+        if refused.code != "no_review":
+            raise
+        return await visit.render("review_none.html", why=refused.text, **shared)
+    choices = list_choices(found["say"])
+    return await visit.render("review.html", 400 if fault else 200, **found, choices=choices, **shared)
+
+
+def list_choices(metric: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The values of a metric with their words, the good one first; none where any number may be given."""
+    if metric is None or metric["kind"] == "float":
+        return []
+    if metric["kind"] == "category":
+        return [(f"text:{name}", name) for name in metric["categories"]]
+    good, bad = ("true", "false") if metric["better"] == "higher" else ("false", "true")
+    return [(good, "Right"), (bad, "Wrong")]
+
+
+def _read_value(fields: Mapping[str, str]) -> bool | float | str:
+    """The value of a form as its metric declares. Raises ValueError in words."""
+    text = fields.get("value", "")
+    if text in ("true", "false"):
+        return text == "true"
+    if text.startswith("text:"):
+        return text.removeprefix("text:")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("Choose a judgement first.") from None

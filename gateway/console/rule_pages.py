@@ -1,0 +1,81 @@
+"""Pages of rules: those that there are, and a form whose dry run on the latest requests comes before it is set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from starlette.responses import Response
+
+from gateway.console.admin_api import Declined, fill_address
+from gateway.console.visit import Visit
+from gateway.server.listener import CONSOLE
+from router.overrides import OverrideAction, OverrideMode
+
+TEXTS = ("task", "contains", "pattern", "caller", "version", "message", "system", "action", "mode", "past_gate")
+MOMENTS = ("starts_at", "expires_at")
+METADATA = "metadata"
+
+
+async def show_rules(visit: Visit) -> Response:
+    """All rules, in the order in which they are tried."""
+    rules = (await visit.api.get("/admin/v1/overrides"))["overrides"]
+    return await visit.render("rules.html", rules=rules)
+
+
+async def show_rule_form(visit: Visit) -> Response:
+    """The form of a new rule, or of one that there is."""
+    name, values = visit.query("rule"), {"action": "general", "mode": "enforce"}
+    rules = (await visit.api.get("/admin/v1/overrides"))["overrides"]
+    for rule in rules:
+        if rule["id"] == name:
+            values |= {key: str(value) for key, value in rule.items() if key in TEXTS and value is not None}
+            values |= {key: _as_moment(rule[key]) for key in MOMENTS if rule.get(key)}
+            values[METADATA] = "\n".join(f"{key}={value}" for key, value in rule.get(METADATA, {}).items())
+    return await _render_form(visit, {"name": name, **values})
+
+
+async def try_or_set_rule(visit: Visit) -> Response:
+    """Try a rule on the latest requests, or set it."""
+    fields = await visit.form()
+    name = fields.get("name", "")
+    try:
+        body = _read_rule(fields)
+        if fields.get("step") != "set":
+            body.pop("past_gate", None)
+            tried = await visit.api.send("POST", fill_address("/admin/v1/overrides/{name}/dry-run", name=name), body)
+            return await _render_form(visit, fields, tried=tried)
+        answer = await visit.api.send("PUT", fill_address("/admin/v1/overrides/{name}", name=name), body)
+    except (Declined, ValueError) as error:
+        return await _render_form(visit, fields, fault=str(error))
+    return await visit.done(f"{CONSOLE}/rules", f"The rule {name} is set.", *answer["warnings"])
+
+
+async def _render_form(
+    visit: Visit, values: Mapping[str, str], tried: Mapping[str, Any] | None = None, fault: str = ""
+) -> Response:
+    tasks = [row["task"] for row in (await visit.api.get("/admin/v1/quality"))["tasks"]]
+    choices = {"action": get_args(OverrideAction), "mode": get_args(OverrideMode), "task": ("", *tasks)}
+    return await visit.render(
+        "rule.html", 400 if fault else 200, values=values, tried=tried, fault=fault, choices=choices
+    )
+
+
+def _read_rule(fields: Mapping[str, str]) -> dict[str, Any]:
+    """A rule as the API takes it. Raises ValueError in words."""
+    body: dict[str, Any] = {name: fields[name] for name in TEXTS if fields.get(name)}
+    for name in MOMENTS:
+        if fields.get(name):
+            try:
+                body[name] = datetime.fromisoformat(fields[name]).replace(tzinfo=UTC).timestamp()
+            except ValueError:
+                raise ValueError(f"{name}: a time is written as 2026-12-01T09:30, in UTC.") from None
+    pairs = [line.partition("=") for line in fields.get(METADATA, "").splitlines() if line.strip()]
+    if any(not sign for _, sign, _ in pairs):
+        raise ValueError("metadata: write one name=value on each line.")
+    return body | {METADATA: {name.strip(): value.strip() for name, _, value in pairs}}
+
+
+def _as_moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M")

@@ -1,0 +1,97 @@
+"""Sessions of people in a browser: kept in Redis under the digest of their token, with an end."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.callers import Caller, Role
+from gateway.state.snapshot import Snapshot
+
+ROOT = "apprentice:console:session:"
+ROLES: tuple[Role, ...] = ("operator", "admin")
+"""The roles whose people may sign in."""
+
+
+class Person(msgspec.Struct, frozen=True, kw_only=True):
+    """A person whom a provider has identified: the name in the audit, whose keys count as theirs, and the role."""
+
+    public: str
+    name: str
+    owner: str
+    role: Role
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed-in browser. `public` and `secret_digest` are those of the key that it was begun with, or there is a
+    `person`. `csrf` stands in each form; `notes` are shown once, on the next page."""
+
+    csrf: str
+    ends_at: float
+    public: str = ""
+    secret_digest: str = ""
+    person: Person | None = None
+    notes: tuple[str, ...] = ()
+
+    def caller(self, snapshot: Snapshot, now_unix: float) -> Caller | None:
+        """The caller as whom the person acts; None once the session or its key has ended."""
+        if now_unix >= self.ends_at:
+            return None
+        if self.person is not None:
+            who = self.person
+            return Caller(who.public, who.name, who.role, "", frozenset({"*"}), owner=who.owner)
+        caller = snapshot.callers.get(self.public)
+        if caller is None or caller.role not in ROLES or caller.pending is not None:
+            return None
+        has_expired = caller.expires_at is not None and caller.expires_at <= now_unix
+        return None if has_expired or caller.secret_digest != self.secret_digest else caller
+
+
+class Sessions:
+    """All sessions. The token is the browser's alone: Redis has its digest."""
+
+    def __init__(self, redis: Redis, seconds: float) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._seconds = seconds
+
+    async def begin(self, caller: Caller, person: Person | None = None) -> str:
+        """Begin a session of a key's holder, or of an identified person. Returns its token."""
+        token = secrets.token_urlsafe(32)
+        session = Session(
+            csrf=secrets.token_urlsafe(32),
+            ends_at=time.time() + self._seconds,
+            public="" if person else caller.public,
+            secret_digest=caller.secret_digest,
+            person=person,
+        )
+        await self._redis.set(_name(token), msgspec.json.encode(session), ex=int(self._seconds))
+        return token
+
+    async def find(self, token: str | None) -> Session | None:
+        """The session of a token; None where there is none, or no more."""
+        raw = await self._redis.get(_name(token)) if token else None
+        return None if raw is None else msgspec.json.decode(raw, type=Session)
+
+    async def note(self, token: str, session: Session, notes: tuple[str, ...]) -> None:
+        """Have these sentences shown on the session's next page; none: forget those of the last one."""
+        changed = msgspec.structs.replace(session, notes=notes)
+        await self._redis.set(_name(token), msgspec.json.encode(changed), keepttl=True, xx=True)
+
+    async def end(self, token: str) -> None:
+        """End a session."""
+        await self._redis.delete(_name(token))
+
+
+def match_tokens(given: object, expected: str) -> bool:
+    """True if a form's token is the expected one."""
+    return isinstance(given, str) and bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
+
+
+def _name(token: str) -> str:
+    return ROOT + sha256(token.encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""Signing in by key, and signing out."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from gateway.audit import enter_event
+from gateway.callers import Caller, identify, require
+from gateway.console.admin_api import Declined
+from gateway.console.sessions import ROLES, Person, match_tokens
+from gateway.console.visit import COOKIE, Console, Visit, read_form, see_that_it_is_ours, validate_path
+from gateway.errors import Problem
+from gateway.server.listener import CONSOLE
+
+FORM_COOKIE = "apprentice_console_form"
+FORM_SECONDS = 3600
+
+
+async def show_sign_in(console: Console, request: Request) -> Response:
+    """The page to sign in on."""
+    return _render_form(console, request.query_params.get("to", ""))
+
+
+async def begin_session(console: Console, request: Request) -> Response:
+    """Sign in with a key."""
+    fields = await read_form(request)
+    to = fields.get("to", "")
+    try:
+        see_that_it_is_ours(request)
+        if not match_tokens(fields.get("csrf"), request.cookies.get(FORM_COOKIE, "")):
+            raise Declined(403, "csrf", "This page was open for too long. Try again.")
+        services = console.services
+        caller = identify(services.snapshot.current.callers, f"Bearer {fields.get('key', '')}", time.time())
+        return await open_session(console, require(caller, *ROLES), to)
+    except Declined as refused:
+        return _render_form(console, to, refused.status, refused.text)
+    except Problem as problem:
+        console.services.accesses.refused(
+            problem, request.scope.get("client"), request.scope.get("server"), request.url.path, None
+        )
+        return _render_form(console, to, problem.status, _why(problem))
+
+
+async def open_session(console: Console, caller: Caller, to: str, person: Person | None = None) -> Response:
+    """Begin a session of this caller, enter it into the audit, and go to a page of the console."""
+    evidence = {"name": caller.name, "role": caller.role, "by": "key" if person is None else "provider"}
+    await enter_event(console.services, caller, "console.sign_in", caller.public, evidence)
+    token = await console.sessions.begin(caller, person)
+    # A page of ours leads on: who comes from another site has no strict cookie at the address that it is sent to.
+    response: Response = (
+        RedirectResponse(validate_path(to), 303)
+        if person is None
+        else console.render("signed_in.html", to=validate_path(to))
+    )
+    console.keep(response, COOKIE, token, console.services.settings.console.session_seconds)
+    console.keep(response, FORM_COOKIE, "", None)
+    return response
+
+
+async def end_session(visit: Visit) -> Response:
+    """Sign out."""
+    await visit.form()
+    await visit.console.sessions.end(visit.token)
+    response = RedirectResponse(f"{CONSOLE}/sign-in", 303)
+    visit.console.keep(response, COOKIE, "", None)
+    return response
+
+
+def _render_form(console: Console, to: str, status: int = 200, fault: str = "") -> Response:
+    csrf = secrets.token_urlsafe(32)
+    response = console.render("sign_in.html", status, csrf=csrf, to=to, fault=fault)
+    console.keep(response, FORM_COOKIE, csrf, FORM_SECONDS)
+    return response
+
+
+def _why(problem: Problem) -> str:
+    if problem.code == "role_required":
+        return "The console needs a key with the role operator or admin."
+    return (
+        "This key is not known, or no longer. Give an operator's or an admin's key, as it was shown when it was made."
+    )

@@ -1,0 +1,173 @@
+"""The console: pages for people, made on the server of what the admin API answers to the person who is signed in."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote
+
+from redis.exceptions import RedisError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from gateway.callers import Caller
+from gateway.console import (
+    actions,
+    fleet_pages,
+    record_pages,
+    request_pages,
+    review_pages,
+    rule_pages,
+    task_pages,
+)
+from gateway.console.admin_api import Declined, PersonalApi
+from gateway.console.live import LIVE, LiveParts
+from gateway.console.sign_in import begin_session, end_session, show_sign_in
+from gateway.console.visit import COOKIE, Console, Visit
+from gateway.server.listener import CONSOLE
+from gateway.server.wire import Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+Page = Callable[[Visit], Awaitable[Response]]
+HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        b"form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    ),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+"""What a browser may do with a page: load its own script and style, and nothing from elsewhere or inside the page."""
+STATIC = Path(__file__).with_name("static")
+KINDS: Mapping[str, str] = MappingProxyType(
+    {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
+)
+PAGES: Mapping[str, Page] = MappingProxyType(
+    {
+        "/": task_pages.show_overview,
+        "/tasks/{task}": task_pages.show_task,
+        "/versions/{version}": task_pages.show_version,
+        "/requests": request_pages.show_requests,
+        "/requests/{request}": request_pages.show_request,
+        "/reviews": review_pages.show_queue,
+        "/reviews/next": review_pages.show_next,
+        "/reviews/{task}/disputed": review_pages.show_disputed,
+        "/fleet": fleet_pages.show_fleet,
+        "/datasets": record_pages.show_datasets,
+        "/datasets/{digest}": record_pages.show_dataset,
+        "/rules": rule_pages.show_rules,
+        "/rules/edit": rule_pages.show_rule_form,
+        "/keys": record_pages.show_keys,
+        "/keys/{public}": record_pages.show_key,
+        "/audit": record_pages.show_audit,
+        "/do/{action}": actions.ask_first,
+    }
+)
+"""The table address → page; each takes GET alone."""
+FORMS: Mapping[str, Page] = MappingProxyType(
+    {
+        "/do/{action}": actions.take_action,
+        "/reviews/next": review_pages.answer_review,
+        "/reviews/{task}/disputed": review_pages.resolve_disputed,
+        "/rules/edit": rule_pages.try_or_set_rule,
+        "/sign-out": end_session,
+    }
+)
+"""The table address → what a form does."""
+
+
+def make_site(gateway: Any) -> Site:
+    """The console of an application, with its templates compiled. Blocks."""
+    return Site(Console(gateway))
+
+
+class Site:
+    """The pages as an ASGI application, with the headers that all have."""
+
+    def __init__(self, console: Console) -> None:
+        files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
+        digest = sha256(b"".join(files[name] for name in sorted(files))).hexdigest()[:12]
+        console.templates.globals["static"] = f"{CONSOLE}/static/{digest}"
+        open_pages = {
+            "/sign-in": (partial(show_sign_in, console), ["GET"]),
+            "/sign-in/key": (partial(begin_session, console), ["POST"]),
+        }
+        routes = [Route(path, page, methods=methods) for path, (page, methods) in open_pages.items()]
+        routes += [Route(path, partial(_answer, console, page), methods=["GET"]) for path, page in PAGES.items()]
+        routes += [Route(path, partial(_answer, console, page), methods=["POST"]) for path, page in FORMS.items()]
+        parts = LiveParts()
+        live = {path: partial(parts.stream, *what) for path, what in LIVE.items()}
+        routes += [Route(path, partial(_answer, console, page), methods=["GET"]) for path, page in live.items()]
+        routes.append(Route("/static/{digest}/{name}", partial(_send_file, files), methods=["GET"]))
+        self._app = Starlette(routes=routes, exception_handlers={HTTPException: partial(_refuse, console)})
+        self._app.router.redirect_slashes = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, with the headers of the console."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+async def _answer(console: Console, page: Page, request: Request) -> Response:
+    """A page, to whom is signed in; else the way to sign in."""
+    token = request.cookies.get(COOKIE, "")
+    try:
+        session = await console.sessions.find(token)
+        caller = None if session is None else session.caller(console.services.snapshot.current, time.time())
+        if session is None or caller is None:
+            return _send_to_sign_in(request)
+        visit = Visit(request, console, token, session, caller, _api(console, caller, request))
+        try:
+            return await page(visit)
+        except Declined as refused:
+            return await visit.render("error.html", refused.status, title="That did not work", text=refused.text)
+    except RedisError:
+        text = "Redis can't be reached, so nobody's session can be read. Requests go on by what was read last."
+        return console.render("closed.html", 503, title="Not now", text=text)
+    except Exception:
+        log.exception("a page of the console failed: %s", request.url.path)
+        text = "A fault of the gateway. It is in its log, with its time."
+        return console.render("closed.html", 500, title="That did not work", text=text)
+
+
+def _api(console: Console, caller: Caller, request: Request) -> PersonalApi:
+    return PersonalApi(
+        console.gateway, caller, (request.client.host, request.client.port) if request.client else ("", 0)
+    )
+
+
+def _send_to_sign_in(request: Request) -> Response:
+    query = f"?{request.url.query}" if request.url.query else ""
+    to = f"?to={quote(request.url.path + query)}" if request.method == "GET" else ""
+    address = f"{CONSOLE}/sign-in{to}"
+    if "hx-request" in request.headers:
+        return Response(status_code=204, headers={"hx-redirect": address})
+    return RedirectResponse(address, 303)
+
+
+async def _refuse(console: Console, request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return console.render("closed.html", status, title="Nothing here", text="The console has no page at this address.")
+
+
+async def _send_file(files: Mapping[str, bytes], request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in files:
+        raise HTTPException(404)
+    headers = {"cache-control": "public, max-age=31536000, immutable"}
+    return Response(files[name], headers=headers, media_type=KINDS[Path(name).suffix])

@@ -1,0 +1,148 @@
+"""Pages of tasks and versions: who answers, how well, what a canary has shown, and what the gate says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.responses import Response
+
+from gateway.console.admin_api import Declined, fill_address
+from gateway.console.visit import Visit
+
+COUNTERS = ("apprentice_requests_total", "apprentice_cost_usd_total", "apprentice_saving_usd_total")
+SIGNALS_MAX = 12
+"""Signals of a version that are drawn, those with most evidence first."""
+
+
+async def show_overview(visit: Visit) -> Response:
+    """All tasks: who leads, the verdict, the traffic split, cost and saving."""
+    return await visit.render("overview.html", **await load_overview(visit))
+
+
+async def load_overview(visit: Visit) -> dict[str, Any]:
+    """The overview's data."""
+    quality = await visit.api.get("/admin/v1/quality")
+    aliases = (await visit.api.get("/admin/v1/aliases"))["aliases"]
+    money = _sum_counters(await visit.api.get("/metrics"))
+    fleet = (await visit.api.get("/admin/v1/replicas"))["replicas"]
+    none = dict.fromkeys(COUNTERS, 0.0)
+    tasks = [
+        {
+            **row,
+            "alias": aliases.get(row["task"]),
+            "split": _split(aliases.get(row["task"]), row["version"], row),
+            "totals": none | money.get(row["task"], {}),
+        }
+        for row in quality["tasks"]
+    ]
+    totals = {name: sum(each.get(name, 0.0) for each in money.values()) for name in COUNTERS}
+    return {"tasks": tasks, "totals": totals, "replicas": fleet, "behind_seconds": quality["behind_seconds"]}
+
+
+async def show_task(visit: Visit) -> Response:
+    """One task: its versions, its canary's evidence, its signals, and what the monitor did."""
+    return await visit.render("task.html", **await load_task(visit))
+
+
+async def load_task(visit: Visit) -> dict[str, Any]:
+    """A task's data."""
+    task = visit.request.path_params["task"]
+    quality = await visit.api.get(fill_address("/admin/v1/tasks/{task}/quality", task=task))
+    alias = await visit.api.get(fill_address("/admin/v1/aliases/{task}", task=task))
+    versions = (await visit.api.get("/admin/v1/adapters", task=task))["adapters"]
+    roles = quality["roles"]
+    judged = {name: quality["judgements"][name] for name in _names(roles) if name in quality["judgements"]}
+    return {
+        "task": task,
+        "quality": quality,
+        "report": quality["told"],
+        "alias": alias,
+        "split_of": _split(alias, roles["active"], quality["quality"]["versions"].get(roles["active"])),
+        "versions": versions,
+        "roles": roles,
+        "canary": list(_canary_rows(alias["rollout"])),
+        "signals": {name: list(_signal_rows(judgement)) for name, judgement in judged.items()},
+        "judgements": judged,
+        "health": quality["quality"]["versions"],
+        "actions": quality["quality"]["actions"][::-1],
+    }
+
+
+async def show_version(visit: Visit) -> Response:
+    """One version: where it is, why, what the gate says, and its last evaluation."""
+    version = visit.request.path_params["version"]
+    adapter = await visit.api.get(fill_address("/admin/v1/adapters/{version}", version=version))
+    why = await visit.api.get(fill_address("/admin/v1/adapters/{version}/why", version=version))
+    try:
+        gate = await visit.api.get(fill_address("/admin/v1/adapters/{version}/gate", version=version))
+    except Declined as refused:
+        gate = {"verdict": "cannot_tell", "because": refused.text, "lines": [], "mode": "", "forced": None}
+    return await visit.render("version.html", version=adapter, why=why, gate=gate, manifest=adapter["manifest"])
+
+
+def _names(roles: Mapping[str, Any]) -> Iterator[str]:
+    return (roles[role] for role in ("active", "canary", "previous_version") if roles[role] is not None)
+
+
+def _split(alias: Mapping[str, Any] | None, leading: str | None, quality: Mapping[str, Any] | None) -> dict[str, float]:
+    """The shares of a task's requests by who answers: the alias's weights, less what the monitor has shifted."""
+    shares = dict(alias["weights"]) if alias is not None else {}
+    if quality is not None and quality["to"] is not None and leading in shares:
+        to = quality.get("to_version") or quality["to"].replace("_", " ")
+        shares[to] = shares.get(to, 0.0) + shares[leading] * (1.0 - quality["kept"])
+        shares[leading] *= quality["kept"]
+    return shares
+
+
+def _canary_rows(rollout: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The evidence on a canary, a row for each signal: that it does harm, and that it is no worse."""
+    signals = ((rollout or {}).get("evidence") or {}).get("signals") or {}
+    for name, seen in signals.items():
+        if not seen["pairs"] and not seen["required"]:
+            continue
+        harm, no_worse = seen["harm"], seen["no_worse"]
+        yield {
+            "name": name,
+            "pairs": seen["pairs"],
+            "difference": seen["mean_difference"],
+            "required": seen["required"],
+            "harm": {"name": name, "value": harm["e_value_max"], "threshold": harm["threshold"] or 0.0}
+            | {"tone": "bad" if harm["shown"] else "warn"},
+            "no_worse": {"name": name, "value": no_worse["e_value"]}
+            | {"threshold": no_worse["threshold"], "tone": "good" if no_worse["shown"] else "plain"},
+        }
+
+
+def _signal_rows(judgement: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The signals of a version for a plot and a table, those with most evidence first."""
+    streams: Iterable[Mapping[str, Any]] = judgement["streams"]
+    for each in sorted(streams, key=lambda stream: (-stream["labelled"], -stream["observed"]))[:SIGNALS_MAX]:
+        of_class = f" ({each['of_class']})" if each["of_class"] else ""
+        tone = "bad" if each["alarming"] else "warn" if each["doubt"] else "plain"
+        yield {
+            **each,
+            "name": each["stream"] + of_class,
+            "tone": tone,
+            "baseline": _baseline_share(each["baseline"]),
+            "value": each["e_value"],
+        }
+
+
+def _baseline_share(baseline: Mapping[str, Any]) -> float | None:
+    if baseline.get("of"):
+        return float(baseline["wrong"]) / float(baseline["of"])
+    mean = baseline.get("mean")
+    return float(mean) if isinstance(mean, int | float) else None
+
+
+def _sum_counters(exposition: str) -> dict[str, dict[str, float]]:
+    """Requests, cost and saving of each task since the gateway's start. Only the lines of these are parsed."""
+    lines = [line for line in exposition.splitlines() if line.startswith(COUNTERS)]
+    sums: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+        for sample in family.samples:
+            row = sums.setdefault(sample.labels.get("task", ""), {})
+            row[sample.name] = row.get(sample.name, 0.0) + sample.value
+    return sums

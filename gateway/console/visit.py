@@ -1,0 +1,153 @@
+"""One request of a signed-in person: who it is, the API as that person, and the page that answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, FileSystemLoader
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from gateway.callers import Caller
+from gateway.console import figures, plots
+from gateway.console.admin_api import Declined, PersonalApi
+from gateway.console.sessions import Session, Sessions, match_tokens
+from gateway.server.listener import CONSOLE
+from gateway.services import Services
+
+COOKIE = "apprentice_console"
+FIELDS_MAX = 100
+NAVIGATION = (
+    ("", "Overview"),
+    ("/requests", "Requests"),
+    ("/reviews", "Reviews"),
+    ("/fleet", "Fleet"),
+    ("/datasets", "Data sets"),
+    ("/rules", "Rules"),
+    ("/keys", "Keys"),
+    ("/audit", "Audit"),
+)
+
+
+class Console:
+    """All that visits share: the application, the templates, and the sessions."""
+
+    def __init__(self, gateway: Any) -> None:
+        self.gateway = gateway
+        self.templates = Environment(
+            loader=FileSystemLoader(Path(__file__).with_name("templates")),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self.templates.filters |= figures.FILTERS
+        self.templates.globals |= {"plots": plots, "navigation": NAVIGATION, "root": CONSOLE}
+        for name in self.templates.list_templates():
+            self.templates.get_template(name)  # compiled here, beside the event loop
+
+    @property
+    def services(self) -> Services:
+        """The Services of the application."""
+        services: Services = self.gateway.state.services
+        return services
+
+    @property
+    def sessions(self) -> Sessions:
+        """All sessions."""
+        return Sessions(self.services.redis, self.services.settings.console.session_seconds)
+
+    @property
+    def public_url(self) -> str | None:
+        """Its address as browsers have it, where the settings say it."""
+        return self.services.settings.console.public_url
+
+    @property
+    def is_secure(self) -> bool:
+        """True if browsers come over TLS."""
+        return self.services.settings.listen.tls is not None or (self.public_url or "").startswith("https:")
+
+    def render(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
+        """A page."""
+        return HTMLResponse(self.templates.get_template(template).render(context), status)
+
+    def keep(self, response: Response, name: str, value: str, seconds: int | None, site: Any = "strict") -> None:
+        """Give the browser a cookie that no script reads; no time: take it away."""
+        if seconds is None:
+            response.delete_cookie(name, path=CONSOLE)
+            return
+        response.set_cookie(name, value, seconds, path=CONSOLE, secure=self.is_secure, httponly=True, samesite=site)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request, by whom, and in which session."""
+
+    request: Request
+    console: Console
+    token: str
+    session: Session
+    person: Caller
+    api: PersonalApi
+
+    def query(self, name: str) -> str:
+        """A field of the address; empty where it has none."""
+        return self.request.query_params.get(name, "").strip()
+
+    @property
+    def is_admin(self) -> bool:
+        """True if the person may change things."""
+        return self.person.role == "admin"
+
+    async def render(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
+        """A page with what each has. The session's notes are shown once."""
+        notes = self.session.notes if not self.is_partial else ()
+        if notes:
+            await self.console.sessions.note(self.token, self.session, ())
+        return self.console.render(template, status, notes=notes, **self.shared() | context)
+
+    def shared(self) -> dict[str, Any]:
+        """What all pages have."""
+        path = self.request.url.path
+        return {"person": self.person, "is_admin": self.is_admin, "csrf": self.session.csrf, "path": path}
+
+    @property
+    def is_partial(self) -> bool:
+        """True if htmx asks for a part of the page that is there."""
+        return "hx-request" in self.request.headers
+
+    async def form(self) -> dict[str, str]:
+        """The fields of a form that this session's page has sent. Raises Declined (403)."""
+        fields = await read_form(self.request)
+        see_that_it_is_ours(self.request)
+        if not match_tokens(fields.pop("csrf", None), self.session.csrf):
+            raise Declined(403, "csrf", "This form is not of your session. Go back, load the page again, and send it.")
+        return fields
+
+    async def done(self, to: str, *notes: str) -> Response:
+        """Go on to a page of the console, and say these sentences there."""
+        if notes:
+            await self.console.sessions.note(self.token, self.session, notes)
+        return RedirectResponse(validate_path(to), 303)
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The texts of a form, without white space around them."""
+    async with request.form(max_files=0, max_fields=FIELDS_MAX) as form:
+        return {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+
+
+def see_that_it_is_ours(request: Request) -> None:
+    """Raises Declined (403) where the browser says that a form comes from another site."""
+    site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin")
+    host = urlsplit(origin).netloc if origin else None
+    if site not in ("same-origin", "none") or (host is not None and host != request.headers.get("host")):
+        raise Declined(403, "csrf", "This form comes from another site.")
+
+
+def validate_path(path: str) -> str:
+    """The path, if it is one of the console's; else the console's first page."""
+    return path if path.startswith(f"{CONSOLE}/") and "\\" not in path and "//" not in path else f"{CONSOLE}/"

@@ -1,0 +1,214 @@
+"""The console over HTTP: who may sign in, what a session is worth, and that its clicks are calls of the admin API."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.console.visit import COOKIE
+from tests.walks.conftest import Configure
+from tests.walks.console_world import ConsoleWorld, open_console_world
+from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
+from tests.walks.review_world import monitor_elsewhere
+
+__all__ = ["monitor_elsewhere"]  # so a gateway that soon stops starts no process for it
+pytestmark = pytest.mark.timeout(600)  # the machine may be busy
+CSRF = re.compile(r'name="csrf" value="([^"]+)"')
+PROMOTE = "/console/do/promote?task=returns&version=returns@v3"
+
+
+@pytest.fixture
+async def gateway(configure: Configure) -> AsyncIterator[RunningGateway]:
+    """A gateway without a version: sessions and forms need none."""
+    async with run_gateway(configure()) as running:
+        yield running
+
+
+@pytest.fixture
+async def world(tmp_path: Path, redis_url: str) -> AsyncIterator[ConsoleWorld]:
+    async with open_console_world(tmp_path, redis_url=redis_url) as opened:
+        yield opened
+
+
+def token_in(page: httpx.Response) -> str:
+    found = CSRF.search(page.text)
+    assert found is not None, page.text[:500]
+    return found[1]
+
+
+@asynccontextmanager
+async def browsing(gateway: RunningGateway, key: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser without scripts; signed in where a key is given."""
+    async with httpx.AsyncClient(
+        base_url=gateway.url, follow_redirects=True, verify=NO_AUTHORITIES, timeout=60
+    ) as http:
+        if key is not None:
+            page = await sign_in(http, key)
+            assert page.status_code == 200, page.text
+            assert "Sign out" in page.text
+        yield http
+
+
+async def sign_in(http: httpx.AsyncClient, key: str, **fields: Any) -> httpx.Response:
+    page = await http.get("/console/sign-in")
+    return await http.post("/console/sign-in/key", data={"csrf": token_in(page), "key": key, **fields})
+
+
+async def take(http: httpx.AsyncClient, question: str, **fields: Any) -> httpx.Response:
+    """Answer the page that asks before a step, as its form would."""
+    page = await http.get(question)
+    assert page.status_code == 200, page.text
+    hidden = dict(re.findall(r'type="hidden" name="(@?[\w]+)" value="([^"]*)"', page.text.partition("<main")[2]))
+    return await http.post(question.partition("?")[0], data=hidden | fields)
+
+
+@pytest.mark.invariant("Only operators and admins get into the console, and each session ends with its key.")
+async def test_only_operators_and_admins_sign_in_and_a_session_ends_with_its_key(gateway: RunningGateway) -> None:
+    caller_key, operator_key = await gateway.key(), await gateway.key(role="operator")
+    async with browsing(gateway) as http, gateway.http() as admin:
+        to = await http.get("/console/tasks/returns")
+        assert (str(to.url.path), to.url.params["to"]) == ("/console/sign-in", "/console/tasks/returns")
+        assert (await sign_in(http, "sk-app-aaaaaaaaaaaa-wrong")).status_code == 401
+        refused = await sign_in(http, caller_key)
+        assert refused.status_code == 403
+        assert "role operator or admin" in refused.text
+        page = await sign_in(http, operator_key, to="/console/fleet")
+        assert page.url.path == "/console/fleet"
+        cookie = next(each for each in http.cookies.jar if each.name == COOKIE)
+        assert (cookie.path, cookie.has_nonstandard_attr("HttpOnly")) == ("/console", True)
+        assert cookie.get_nonstandard_attr("SameSite") == "strict"
+        kept = await gateway.services.redis.keys("apprentice:console:session:*")
+        assert [cookie.value.encode() in name for name in kept] == [False]
+        entries = (await admin.get("/admin/v1/audit?action=console.sign_in")).json()["entries"]
+        public = operator_key.split("-")[2]
+        assert [entry["actor"] for entry in entries] == [public]
+        assert (await admin.delete(f"/admin/v1/callers/{public}")).status_code == 200
+        assert (await http.get("/console/fleet")).url.path == "/console/sign-in"
+
+
+async def test_signing_out_ends_the_session_for_whoever_has_its_cookie(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http, browsing(gateway) as other:
+        stolen = http.cookies.get(COOKIE)
+        assert stolen is not None
+        other.cookies.set(COOKIE, stolen, path="/console")
+        assert (await other.get("/console/")).url.path == "/console/"
+        page = await http.get("/console/")
+        assert (await http.post("/console/sign-out", data={"csrf": token_in(page)})).url.path == "/console/sign-in"
+        assert (await other.get("/console/")).url.path == "/console/sign-in"
+
+
+@pytest.mark.invariant("A form of another site, or of another session, changes nothing.")
+async def test_a_form_of_another_site_or_session_changes_nothing(gateway: RunningGateway) -> None:
+    path, question = "/console/do/cordon", "/console/do/cordon?replica=small-0"
+    fields = {"@replica": "small-0", "reason": "none"}
+    async with browsing(gateway, gateway.admin_key) as http, browsing(gateway, gateway.admin_key) as other:
+        ours, theirs = token_in(await http.get(question)), token_in(await other.get(question))
+        for csrf in ({}, {"csrf": ""}, {"csrf": theirs}):
+            assert (await http.post(path, data=fields | csrf)).status_code == 403
+        for headers in ({"origin": "https://elsewhere.example"}, {"sec-fetch-site": "cross-site"}):
+            answer = await http.post(path, data=fields | {"csrf": ours}, headers=headers)
+            assert (answer.status_code, "another site" in answer.text) == (403, True)
+        answer = await http.post("/console/sign-in/key", data={"csrf": "x", "key": gateway.admin_key})
+        assert answer.status_code == 403
+        async with gateway.http() as admin:
+            replicas = (await admin.get("/admin/v1/replicas")).json()["replicas"]
+            assert [each["cordoned"] for each in replicas] == [None, None]
+
+
+async def test_pages_allow_a_browser_nothing_but_their_own_files(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        page = await http.get("/console/")
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert page.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=|https?://", page.text)
+        (sheet,) = re.findall(r'href="([^"]+console\.css)"', page.text)
+        assert "immutable" in (await http.get(sheet)).headers["cache-control"]
+        assert (await http.get("/console/static/x/%2e%2e%2fsite.py")).status_code == 404
+        assert (await http.get("/console/nowhere")).status_code == 404
+
+
+async def test_an_operator_sees_no_buttons_and_the_api_refuses_their_steps(gateway: RunningGateway) -> None:
+    async with browsing(gateway, await gateway.key(role="operator")) as http:
+        assert "/console/do/" not in (await http.get("/console/tasks/returns")).text
+        answer = await take(http, "/console/do/promote?task=returns&version=returns@v1")
+        assert (answer.status_code, "role admin" in answer.text) == (403, True)
+        assert (await http.get("/console/do/promote?task=returns")).status_code == 404
+        assert (await http.get("/console/tasks/nothing")).status_code == 404
+
+
+async def change_by_click(gateway: RunningGateway) -> None:
+    """Each click is the admin's own step, once, with its entry in the audit."""
+    async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin:
+        generation = (await admin.get("/admin/v1/aliases/returns")).json()["generation"]
+        stale = await take(http, f"{PROMOTE}&generation={generation - 1}")
+        assert stale.status_code == 409
+        done = await take(http, f"{PROMOTE}&generation={generation}")
+        assert (done.status_code, done.url.path) == (200, "/console/tasks/returns")
+        assert "Done: Promote returns@v3." in done.text
+        assert "Done:" not in (await http.get("/console/tasks/returns")).text  # it is said once
+        assert (await admin.get("/admin/v1/aliases/returns")).json()["weights"] == {"returns@v3": 1.0}
+        entries = (await admin.get("/admin/v1/audit?action=alias.promote")).json()["entries"]
+        assert [entry["actor"] for entry in entries] == [gateway.admin_key.split("-")[2]]
+        pinned = await take(
+            http, "/console/do/pin?task=returns&version=returns@v3", verdict="suspect", reason="A test."
+        )
+        assert "pinned" in pinned.text
+        assert (await take(http, "/console/do/unpin?task=returns&version=returns@v3")).status_code == 200
+        back = await take(http, "/console/do/roll-back?task=returns&version=returns@v2")
+        assert "Done: Roll returns back to returns@v2." in back.text
+        undone = await take(http, "/console/do/undo?task=clauses&action=a1")
+        assert "undone by" in undone.text
+        key = await take(http, "/console/do/make-key", name="new <b>", role="caller", models="returns")
+        assert re.search(r"<code>sk-app-\w{12}-\S+</code>", key.text)
+        assert "<b>" not in key.text.partition("<main")[2].replace("<b>admin</b>", "")
+
+
+async def test_pages_find_explain_and_change_what_there_is(world: ConsoleWorld) -> None:
+    async with browsing(world.gateway, world.operator_key) as http:
+        page = await http.get("/console/requests", params={"task": "returns", "label": "wrong"})
+        ids = re.findall(r'href="/console/requests/([0-9a-f-]{53})"', page.text)
+        assert len(ids) >= 2
+        request = await http.get(f"/console/requests/{ids[0]}")
+        assert "Its label is wrong" in request.text
+        assert "small-" in request.text
+        assert "no reason" in (await http.get("/console/requests", params={"reason": "magic"})).text
+        part = await http.get("/console/requests", params={"until": "2026-01-01T00:00"}, headers={"hx-request": "true"})
+        assert "No request is like that" in part.text
+        assert "<html" not in part.text
+    await change_by_click(world.gateway)
+
+
+async def test_a_live_page_is_sent_again_when_it_changes_and_ends_with_the_session(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin, asyncio.timeout(300):
+        page = await http.get("/console/")
+        assert (await admin.post("/admin/v1/replicas/small-0/cordon", json={"reason": "a driver"})).status_code == 200
+        async with http.stream("GET", "/console/live/fleet") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            parts = 0
+            async for line in stream.aiter_lines():  # it ends
+                if "a driver" in line:
+                    assert (await admin.post("/admin/v1/replicas/small-0/uncordon")).status_code == 200
+                if 'id="replica-small-0"' in line:
+                    parts += 1
+                if parts == 2:
+                    await http.post("/console/sign-out", data={"csrf": token_in(page)})
+            assert parts == 2
+
+
+async def test_there_is_no_console_where_it_is_off_or_another_listener_has_it(configure: Configure) -> None:
+    async with httpx.AsyncClient(verify=NO_AUTHORITIES) as http:
+        async with run_gateway(configure(listen={"admin": {"port": 0}})) as gateway:
+            callers, admins = (f"http://127.0.0.1:{port}" for _, port in gateway.addresses)
+            assert (await http.get(f"{callers}/console/sign-in")).status_code == 404
+            assert (await http.get(f"{admins}/console/sign-in")).status_code == 200
+        async with run_gateway(configure(console={"enabled": False})) as gateway:
+            assert (await http.get(f"{gateway.url}/console/sign-in")).status_code == 404
