@@ -33,7 +33,7 @@ from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.background.jobs import Job, running_jobs
 from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
-from gateway.console.door import add_console
+from gateway.console.door import list_console_routes
 from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
 from gateway.error_answers import add_error_answers
 from gateway.errors import Problem, SettingsError, StateError
@@ -269,9 +269,7 @@ def build_app(settings: Settings, config: Path | None = None, siblings: Siblings
     add_error_answers(app)
     # Not `include_router`, which analyses each endpoint again for each application, at its first request.
     app.router.routes += [route for router in ROUTERS for route in router.routes]
-    app.router.routes += preflight_routes(settings.listen.cors_origin)
-    if settings.console.enabled:
-        app.router.routes.append(add_console(app))
+    app.router.routes += [*preflight_routes(settings.listen.cors_origin), *list_console_routes(app, settings.console)]
     return app
 
 

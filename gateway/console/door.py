@@ -9,13 +9,14 @@ from typing import Any
 
 from starlette.routing import Mount
 
+from gateway.configuration.sections import ConsoleSettings
 from gateway.server.listener import CONSOLE
 from gateway.server.wire import Receive, Scope, Send
 
 
-def add_console(gateway: Any) -> Mount:
-    """The route of the console of this application."""
-    return Mount(CONSOLE, app=ConsoleDoor(gateway))
+def list_console_routes(gateway: Any, settings: ConsoleSettings) -> list[Mount]:
+    """The route of the console of this application; none where it is off."""
+    return [Mount(CONSOLE, app=ConsoleDoor(gateway))] if settings.enabled else []
 
 
 class ConsoleDoor:
