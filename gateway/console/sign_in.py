@@ -22,7 +22,7 @@ FORM_SECONDS = 3600
 
 async def show_sign_in(console: Console, request: Request) -> Response:
     """The page to sign in on."""
-    return _render_form(console, request.query_params.get("to", ""))
+    return render_sign_in(console, request.query_params.get("to", ""))
 
 
 async def begin_session(console: Console, request: Request) -> Response:
@@ -37,12 +37,12 @@ async def begin_session(console: Console, request: Request) -> Response:
         caller = identify(services.snapshot.current.callers, f"Bearer {fields.get('key', '')}", time.time())
         return await open_session(console, require(caller, *ROLES), to)
     except Declined as refused:
-        return _render_form(console, to, refused.status, refused.text)
+        return render_sign_in(console, to, refused.status, refused.text)
     except Problem as problem:
         console.services.accesses.refused(
             problem, request.scope.get("client"), request.scope.get("server"), request.url.path, None
         )
-        return _render_form(console, to, problem.status, _why(problem))
+        return render_sign_in(console, to, problem.status, _why(problem))
 
 
 async def open_session(console: Console, caller: Caller, to: str, person: Person | None = None) -> Response:
@@ -70,9 +70,11 @@ async def end_session(visit: Visit) -> Response:
     return response
 
 
-def _render_form(console: Console, to: str, status: int = 200, fault: str = "") -> Response:
+def render_sign_in(console: Console, to: str, status: int = 200, fault: str = "") -> Response:
+    """The page to sign in on, with what went wrong before."""
     csrf = secrets.token_urlsafe(32)
-    response = console.render("sign_in.html", status, csrf=csrf, to=to, fault=fault)
+    has_provider = console.services.settings.console.oidc is not None
+    response = console.render("sign_in.html", status, csrf=csrf, to=to, fault=fault, has_provider=has_provider)
     console.keep(response, FORM_COOKIE, csrf, FORM_SECONDS)
     return response
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +63,7 @@ PAGES: Mapping[str, Page] = MappingProxyType(
         "/reviews": review_pages.show_queue,
         "/reviews/next": review_pages.show_next,
         "/reviews/{task}/disputed": review_pages.show_disputed,
+        "/compare/{evaluation}": review_pages.show_pair,
         "/fleet": fleet_pages.show_fleet,
         "/datasets": record_pages.show_datasets,
         "/datasets/{digest}": record_pages.show_dataset,
@@ -79,6 +81,7 @@ FORMS: Mapping[str, Page] = MappingProxyType(
         "/do/{action}": actions.take_action,
         "/reviews/next": review_pages.answer_review,
         "/reviews/{task}/disputed": review_pages.resolve_disputed,
+        "/compare/{evaluation}": review_pages.answer_pair,
         "/rules/edit": rule_pages.try_or_set_rule,
         "/sign-out": end_session,
     }
@@ -102,12 +105,18 @@ class Site:
             "/sign-in": (partial(show_sign_in, console), ["GET"]),
             "/sign-in/key": (partial(begin_session, console), ["POST"]),
         }
-        routes = [Route(path, page, methods=methods) for path, (page, methods) in open_pages.items()]
-        routes += [Route(path, partial(_answer, console, page), methods=["GET"]) for path, page in PAGES.items()]
-        routes += [Route(path, partial(_answer, console, page), methods=["POST"]) for path, page in FORMS.items()]
+        if console.services.settings.console.oidc is not None:
+            provider = import_module("gateway.console.single_sign_on")
+            open_pages |= {
+                "/sign-in/provider": (partial(provider.send_to_provider, console), ["GET"]),
+                "/sign-in/back": (partial(provider.take_back, console), ["GET"]),
+            }
         parts = LiveParts()
-        live = {path: partial(parts.stream, *what) for path, what in LIVE.items()}
-        routes += [Route(path, partial(_answer, console, page), methods=["GET"]) for path, page in live.items()]
+        pages: dict[str, Page] = {**PAGES, **{path: partial(parts.stream, *what) for path, what in LIVE.items()}}
+        table = [(path, page, methods) for path, (page, methods) in open_pages.items()]
+        table += [(path, partial(_answer, console, page), ["GET"]) for path, page in pages.items()]
+        table += [(path, partial(_answer, console, page), ["POST"]) for path, page in FORMS.items()]
+        routes = [Route(path, partial(_guard, console, page), methods=methods) for path, page, methods in table]
         routes.append(Route("/static/{digest}/{name}", partial(_send_file, files), methods=["GET"]))
         self._app = Starlette(routes=routes, exception_handlers={HTTPException: partial(_refuse, console)})
         self._app.router.redirect_slashes = False
@@ -123,26 +132,33 @@ class Site:
         await self._app(scope, receive, send_with_headers)
 
 
-async def _answer(console: Console, page: Page, request: Request) -> Response:
-    """A page, to whom is signed in; else the way to sign in."""
-    token = request.cookies.get(COOKIE, "")
+async def _guard(console: Console, page: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    """A page, or what is told where it can't be made."""
     try:
-        session = await console.sessions.find(token)
-        caller = None if session is None else session.caller(console.services.snapshot.current, time.time())
-        if session is None or caller is None:
-            return _send_to_sign_in(request)
-        visit = Visit(request, console, token, session, caller, _api(console, caller, request))
-        try:
-            return await page(visit)
-        except Declined as refused:
-            return await visit.render("error.html", refused.status, title="That did not work", text=refused.text)
+        return await page(request)
     except RedisError:
         text = "Redis can't be reached, so nobody's session can be read. Requests go on by what was read last."
         return console.render("closed.html", 503, title="Not now", text=text)
+    except HTTPException:
+        raise
     except Exception:
         log.exception("a page of the console failed: %s", request.url.path)
         text = "A fault of the gateway. It is in its log, with its time."
         return console.render("closed.html", 500, title="That did not work", text=text)
+
+
+async def _answer(console: Console, page: Page, request: Request) -> Response:
+    """A page, to whom is signed in; else the way to sign in."""
+    token = request.cookies.get(COOKIE, "")
+    session = await console.sessions.find(token)
+    caller = None if session is None else session.caller(console.services.snapshot.current, time.time())
+    if session is None or caller is None:
+        return _send_to_sign_in(request)
+    visit = Visit(request, console, token, session, caller, _api(console, caller, request))
+    try:
+        return await page(visit)
+    except Declined as refused:
+        return await visit.render("error.html", refused.status, title="That did not work", text=refused.text)
 
 
 def _api(console: Console, caller: Caller, request: Request) -> PersonalApi:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,8 @@ from gateway.errors import ERRORS, FINAL
 from gateway.formats.hot_schemas import IN_STREAMS
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, RawEvent, Reset, Silent, Status, Tokens
-from tests.programs import program
-from tests.style.source import ROOT
 from tests.walks.fault_world import ASK, World, calls, world
+from tests.walks.node_packages import install_node_packages
 from tests.walks.stand_in import MESSAGE, StandIn, stand_in
 
 __all__ = ["world"]
@@ -37,8 +33,6 @@ KINDS: Mapping[int, str] = {
 """The clients' exception for a status; from 500 on it is InternalServerError, else their general class."""
 GENERAL = {"python": "APIStatusError", "node": "APIError"}
 RETRIES = 2
-NODE = Path(__file__).with_name("node")
-INSTALLED = ROOT / "var" / "node-sdk"
 
 
 def kind_of(code: str, sdk: str) -> str:
@@ -148,22 +142,8 @@ async def test_the_python_client_reads_a_stream_with_a_comment(world: World, sma
 
 @pytest.fixture(scope="module")
 def node_folder() -> Path:
-    """Where the client for Node is; installed by the lock file that stands beside this, once."""
-    for name in ("node", "npm"):
-        program(name)
-    INSTALLED.mkdir(parents=True, exist_ok=True)
-    with (INSTALLED / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for name in ("package.json", "package-lock.json", "ask.mjs"):
-            shutil.copy(NODE / name, INSTALLED / name)
-        found = INSTALLED / "node_modules" / "openai" / "package.json"
-        wanted = json.loads((NODE / "package.json").read_text())["dependencies"]["openai"]
-        if not found.exists() or json.loads(found.read_text())["version"] != wanted:
-            command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
-            done = subprocess.run(command, cwd=INSTALLED, capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.skip(f"npm can't install the client for Node: {done.stderr[-300:]}")
-    return INSTALLED
+    """The folder of the client for Node."""
+    return install_node_packages()
 
 
 def asked_of(erring: StandIn, codes: Iterable[str], stream: bool, retries: int) -> list[dict[str, Any]]:

@@ -1,0 +1,173 @@
+"""Signing in at a provider of OpenID Connect: the code flow with PKCE, and the role from a claim of its token."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import msgspec
+from authlib.integrations.base_client.errors import OAuthError
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from gateway.callers import PUBLIC_LENGTH, Caller, Role
+from gateway.configuration.sections import OidcSettings
+from gateway.console.sessions import Person, match_tokens
+from gateway.console.sign_in import open_session, render_sign_in
+from gateway.console.visit import Console
+from gateway.server.listener import CONSOLE
+
+FLOW_COOKIE = "apprentice_console_flow"
+FLOW = "apprentice:console:flow:"
+FLOW_SECONDS = 600
+PROVIDER_SECONDS_MAX = 10.0
+ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
+"""Signatures with a key pair alone: a secret that both sides know proves nothing about the provider."""
+
+
+class NotIdentified(Exception):
+    """The provider identifies nobody who may sign in; the message says why."""
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """A sign-in under way, kept under the digest of its state until the provider sends the browser back."""
+
+    nonce: str
+    verifier: str
+    to: str
+
+
+async def send_to_provider(console: Console, request: Request) -> Response:
+    """Send the browser to the provider."""
+    settings, state = _settings_of(console), secrets.token_urlsafe(32)
+    nonce, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
+    flow = Flow(nonce=nonce, verifier=verifier, to=request.query_params.get("to", ""))
+    try:
+        async with _client(console, settings) as client:
+            document = await _read_document(client, settings)
+            url, _ = client.create_authorization_url(
+                document["authorization_endpoint"], state=state, nonce=flow.nonce, code_verifier=flow.verifier
+            )
+    except (httpx.HTTPError, ValueError, KeyError):
+        return render_sign_in(console, flow.to, 502, "The provider can't be reached. Sign in with a key.")
+    await console.services.redis.set(_name(state), msgspec.json.encode(flow), ex=FLOW_SECONDS)
+    response = RedirectResponse(url, 303)
+    console.keep(response, FLOW_COOKIE, state, FLOW_SECONDS, "lax")  # the way back begins at the provider's site
+    return response
+
+
+async def take_back(console: Console, request: Request) -> Response:
+    """Sign in who comes back from the provider."""
+    settings, state = _settings_of(console), request.query_params.get("state", "")
+    kept: Any = await console.services.redis.getdel(_name(state)) if state else None
+    if kept is None or not match_tokens(request.cookies.get(FLOW_COOKIE), state):
+        return render_sign_in(console, "", 403, "This sign-in took too long, or was begun elsewhere. Try again.")
+    flow = msgspec.json.decode(kept, type=Flow)
+    try:
+        async with _client(console, settings) as client:
+            claims = await _identify(client, settings, flow, str(request.url.query))
+        person = make_person(settings, claims, console.services.digest_secret)
+    except NotIdentified as refused:
+        return render_sign_in(console, flow.to, 403, str(refused))
+    except (httpx.HTTPError, OAuthError, JoseError, ValueError, KeyError):
+        return render_sign_in(console, flow.to, 403, "The provider's answer is not one that counts. Try again.")
+    caller = Caller(person.public, person.name, person.role, "", frozenset({"*"}), owner=person.owner)
+    response = await open_session(console, caller, flow.to, person)
+    console.keep(response, FLOW_COOKIE, "", None)
+    return response
+
+
+def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes) -> Person:
+    """The person of these claims. The public part follows from who they are, and says nothing of it.
+
+    Raises NotIdentified for who has no role.
+    """
+    owner = claims.get(settings.owner_claim)
+    is_doubtful = settings.owner_claim == "email" and claims.get("email_verified") is False
+    if not isinstance(owner, str) or not owner or is_doubtful:
+        raise NotIdentified(f"The provider gives no {settings.owner_claim} of you that counts.")
+    given: Any = claims
+    for part in settings.role_claim.split("."):
+        given = given.get(part) if isinstance(given, Mapping) else None
+    values = {str(each) for each in (given if isinstance(given, list) else [given]) if each is not None}
+    role: Role | None = (
+        "admin" if values & set(settings.admins) else "operator" if values & set(settings.operators) else None
+    )
+    if role is None:
+        raise NotIdentified("Your account has no role here. Ask who keeps the provider's groups.")
+    subject = f"{settings.issuer}\n{claims['sub']}".encode()
+    digest = hashlib.blake2b(subject, key=secret, digest_size=16, person=b"console").digest()
+    public = base64.b32encode(digest).decode().lower()[:PUBLIC_LENGTH]
+    name = claims.get("name")
+    return Person(public=public, name=name if isinstance(name, str) and name else owner, owner=owner, role=role)
+
+
+async def _identify(client: AsyncOAuth2Client, settings: OidcSettings, flow: Flow, query: str) -> Mapping[str, Any]:
+    """The claims of the token for this code, once signature, issuer, audience, time and nonce are seen to."""
+    document = await _read_document(client, settings)
+    tokens = await client.fetch_token(
+        document["token_endpoint"], authorization_response=f"https://console/?{query}", code_verifier=flow.verifier
+    )
+    answer = await client.request("GET", document["jwks_uri"], withhold_token=True)
+    keys = KeySet.import_key_set(answer.raise_for_status().json())
+    token = jwt.decode(tokens["id_token"], keys, algorithms=ALGORITHMS)
+    needed: dict[str, Any] = {
+        "iss": {"essential": True, "value": settings.issuer},
+        "aud": {"essential": True, "value": settings.client_id},
+        "nonce": {"essential": True, "value": flow.nonce},
+        "exp": {"essential": True},
+        "sub": {"essential": True},
+    }
+    jwt.JWTClaimsRegistry(now=lambda: int(time.time()), leeway=60, **needed).validate(token.claims)
+    if token.claims.get("azp", settings.client_id) != settings.client_id:
+        raise ValueError("the token is for another client")
+    if "userinfo_endpoint" not in document:
+        return token.claims
+    more = (await client.get(document["userinfo_endpoint"])).raise_for_status().json()
+    if more["sub"] != token.claims["sub"]:
+        raise ValueError("the provider tells of another person")
+    return {**more, **token.claims}
+
+
+def _client(console: Console, settings: OidcSettings) -> AsyncOAuth2Client:
+    secret = settings.client_secret
+    return AsyncOAuth2Client(
+        client_id=settings.client_id,
+        client_secret=secret.get_secret_value() if secret else None,
+        scope=settings.scope,
+        redirect_uri=f"{console.public_url}{CONSOLE}/sign-in/back",
+        code_challenge_method="S256",
+        token_endpoint_auth_method="client_secret_basic" if secret else "none",
+        trust_env=False,
+        timeout=PROVIDER_SECONDS_MAX,
+    )
+
+
+async def _read_document(client: AsyncOAuth2Client, settings: OidcSettings) -> dict[str, Any]:
+    """The provider's own description. Raises ValueError where it is another one's."""
+    answer = await client.request(
+        "GET", f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration", withhold_token=True
+    )
+    document: dict[str, Any] = answer.raise_for_status().json()
+    if document["issuer"] != settings.issuer:
+        raise ValueError("the issuer is another one")
+    return document
+
+
+def _settings_of(console: Console) -> OidcSettings:
+    settings = console.services.settings.console.oidc
+    assert settings is not None, "its addresses are there with these settings only"
+    return settings
+
+
+def _name(state: str) -> str:
+    return FLOW + hashlib.sha256(state.encode()).hexdigest()

@@ -1,0 +1,131 @@
+"""The console in headless Chromium against a real gateway: every page with axe, dark and phone wide, by keyboard."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright
+
+from tests.programs import program
+from tests.walks.console_world import ConsoleWorld, open_console_world
+from tests.walks.node_packages import install_node_packages
+
+CHROMIUM = program("chromium")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+QUIET = ("--disable-background-networking", "--disable-component-update")
+PICTURES = os.environ.get("CONSOLE_PICTURES")
+"""A folder for pictures of all pages, to be looked at."""
+PAGES = (
+    *("/", "/requests", "/tasks/returns", "/tasks/clauses", "/tasks/triage", "/versions/returns@v3", "/fleet"),
+    *("/reviews", "/reviews/returns/disputed", "/datasets", "/rules", "/rules/edit?rule=gifts", "/keys", "/audit"),
+    *("/do/promote?task=returns&version=returns@v3", "/do/make-key", "/reviews/next?task=returns", "/nowhere"),
+)
+
+
+@pytest.fixture
+async def world(tmp_path: Path, redis_url: str) -> AsyncIterator[ConsoleWorld]:
+    async with open_console_world(tmp_path, redis_url=redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *QUIET])
+        yield opened
+        await opened.close()
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script of axe, which finds what assistive technology can't read."""
+    return (install_node_packages() / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
+async def sign_in(page: Page, world: ConsoleWorld, key: str) -> None:
+    await page.goto(f"{world.gateway.url}/console/")
+    await page.fill("#key", key)
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("text=Sign out")
+
+
+async def opened(browser: Browser, faults: list[str], **options: Any) -> Page:
+    """A page of a browser, whose faults are noted: what it says in its console, and requests to elsewhere."""
+    page = await (await browser.new_context(**options)).new_page()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on(
+        "console", lambda said: faults.append(said.text) if said.type == "error" and "404" not in said.text else None
+    )
+    page.on("request", lambda sent: faults.append(sent.url) if "127.0.0.1" not in sent.url else None)
+    return page
+
+
+async def find_faults(page: Page, axe: str) -> list[str]:
+    """The serious findings of axe on a page, and its width where that is more than the screen's."""
+    await page.evaluate(axe)  # by the debugger, to which no policy of the page applies
+    found = await page.evaluate("axe.run().then(result => result.violations)")
+    found = [each for each in found if each["impact"] in ("serious", "critical")]
+    faults = [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
+    over = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return faults + ([f"{over} px too wide"] if over > 0 else [])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
+        {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}},
+    ],
+    ids=["light-wide", "dark-phone"],
+)
+async def test_every_page_is_readable_for_all(
+    world: ConsoleWorld, browser: Browser, axe: str, options: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    errors: list[str] = []
+    page = await opened(browser, errors, **options)
+    faults = {}
+    await page.goto(f"{world.gateway.url}/console/sign-in")
+    faults["/sign-in"] = await find_faults(page, axe)
+    await sign_in(page, world, world.gateway.admin_key)
+    for path in PAGES:
+        await page.goto(f"{world.gateway.url}/console{path}", wait_until="load")
+        faults[path] = await find_faults(page, axe)
+        if PICTURES:
+            name = re.sub(r"\W+", "-", path).strip("-") or "overview"
+            await page.screenshot(path=f"{PICTURES}/{name}-{request.node.callspec.id}.png", full_page=True)
+    assert {path: found for path, found in faults.items() if found} == {}
+    assert errors == []
+
+
+@pytest.mark.timeout(600)
+async def test_a_review_is_judged_by_keyboard_and_a_canary_is_promoted_by_click(
+    world: ConsoleWorld, browser: Browser
+) -> None:
+    errors: list[str] = []
+    page = await opened(browser, errors)
+    await sign_in(page, world, world.gateway.admin_key)
+    await page.goto(f"{world.gateway.url}/console/reviews/next?task=returns")
+    first = await page.input_value("[name=request]")
+    assert "returns@v" not in await page.inner_text("main")  # blind
+    await page.keyboard.press("2")
+    assert await page.is_checked("input[value=false]")
+    async with page.expect_navigation():
+        await page.keyboard.press("Enter")
+    assert await page.input_value("[name=request]") != first
+    await page.goto(f"{world.gateway.url}/console/tasks/returns")
+    await page.click("text=Promote returns@v3")
+    async with page.expect_navigation():
+        await page.click("main button")
+    assert "Done: Promote returns@v3." in await page.inner_text("[role=status]")
+    async with world.gateway.http() as admin:
+        assert (await admin.get("/admin/v1/aliases/returns")).json()["weights"] == {"returns@v3": 1.0}
+        await page.goto(f"{world.gateway.url}/console/fleet")
+        assert (await admin.post("/admin/v1/replicas/small-1/uncordon")).status_code == 200
+    await page.wait_for_selector("text=a new driver is tried", state="detached")  # by server-sent events
+    assert errors == []

@@ -1,0 +1,142 @@
+"""Signing in to the console at a certified provider of OpenID Connect, and who it does not let in."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from gateway.configuration.sections import ConsoleSettings, OidcSettings
+from gateway.console.single_sign_on import FLOW, Flow, NotIdentified, make_person
+from tests.fakes.ports import free_port
+from tests.walks.conftest import Configure
+from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
+from tests.walks.node_packages import install_node_packages
+
+pytestmark = pytest.mark.timeout(600)
+FORM = re.compile(r'<form[^>]*action="([^"]+)"')
+PROMPT = re.compile(r'name="prompt" value="(\w+)"')
+BEGIN = "/console/sign-in/provider?to=/console/fleet"
+
+
+def settings_with(issuer: str) -> dict[str, Any]:
+    return {
+        "issuer": issuer,
+        "client_id": "console",
+        "client_secret": "for-tests-only",
+        "admins": ["gateway-admins"],
+        "operators": ["gateway-reviewers"],
+    }
+
+
+@pytest.fixture
+async def provided(configure: Configure) -> AsyncIterator[RunningGateway]:
+    """A gateway beside a provider that knows ada, edsger and eve."""
+    folder, port, own_port = install_node_packages(), free_port(), free_port()
+    own_url = f"http://127.0.0.1:{own_port}"
+    command = ("node", str(folder / "provider.mjs"), str(port), f"{own_url}/console/sign-in/back")
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, cwd=folder)
+    try:
+        assert process.stdout is not None
+        while b"ready" not in (line := await process.stdout.readline()):
+            assert line, "the provider ended"
+        console = {"public_url": own_url, "oidc": settings_with(f"http://127.0.0.1:{port}")}
+        async with run_gateway(configure(listen={"port": own_port}, console=console)) as gateway:
+            yield gateway
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def browse(gateway: RunningGateway) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=gateway.url, verify=NO_AUTHORITIES, timeout=60)
+
+
+async def go_through(http: httpx.AsyncClient, name: str) -> str:
+    """Sign in at the provider under this name, and return the address to which it sends back."""
+    answer = await http.get(BEGIN)
+    assert answer.status_code == 303, answer.text
+    while True:
+        if answer.is_redirect:
+            to = str(answer.next_request.url) if answer.next_request else ""
+            if "/console/sign-in/back" in to:
+                return to
+            answer = await http.get(to)
+            continue
+        action, prompt = FORM.search(answer.text), PROMPT.search(answer.text)
+        assert action is not None, answer.text[:1000]
+        assert prompt is not None, answer.text[:1000]
+        fields = {"prompt": prompt[1], "login": name, "password": "any"}
+        answer = await http.post(str(answer.url.join(action[1])), data=fields)
+
+
+async def test_who_the_provider_knows_acts_with_the_role_of_their_groups(provided: RunningGateway) -> None:
+    async with browse(provided) as http, provided.http() as admin:
+        back = await http.get(await go_through(http, "ada"))
+        assert back.status_code == 200, back.text
+        assert 'content="0;url=/console/fleet"' in back.text  # a redirect would come without the strict cookie
+        page = await http.get("/console/do/cordon?replica=small-0")
+        assert "Name of ada" in page.text
+        csrf = re.search(r'name="csrf" value="([^"]+)"', page.text.partition("<main")[2])
+        assert csrf is not None
+        fields = {"csrf": csrf[1], "@replica": "small-0", "reason": "a test"}
+        assert (await http.post("/console/do/cordon", data=fields)).status_code == 303
+        entries = (await admin.get("/admin/v1/audit")).json()["entries"]
+        begun = next(entry for entry in entries if entry["action"] == "console.sign_in")
+        done = next(entry for entry in entries if entry["action"] == "replica.cordon")
+        assert begun["actor"] == done["actor"]
+        assert begun["evidence"] == {"name": "Name of ada", "role": "admin", "by": "provider"}
+    async with browse(provided) as http:
+        assert (await http.get(await go_through(http, "edsger"))).status_code == 200
+        assert "<small>operator</small>" in (await http.get("/console/")).text
+
+
+@pytest.mark.invariant("A provider's answer counts once, in the browser that asked, and for who has a role.")
+async def test_an_answer_counts_once_in_the_browser_that_asked(provided: RunningGateway) -> None:
+    redis: Any = provided.services.redis
+    async with browse(provided) as http, browse(provided) as other:
+        eve = await http.get(await go_through(http, "eve"))
+        assert (eve.status_code, "no role here" in eve.text) == (403, True)
+        address = await go_through(other, "ada")
+        assert (await http.get(address)).status_code == 403  # another browser's
+        assert (await other.get(address)).status_code == 403  # used up
+        address = await go_through(other, "ada")
+        (name,) = await redis.keys(f"{FLOW}*")
+        flow = msgspec.json.decode(await redis.get(name), type=Flow)
+        await redis.set(name, msgspec.json.encode(msgspec.structs.replace(flow, nonce="another")))
+        assert (await other.get(address)).status_code == 403  # a token of another sign-in
+        assert (await other.get("/console/")).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("claims", "role"),
+    [
+        ({"groups": ["gateway-admins", "gateway-reviewers"]}, "admin"),
+        ({"groups": "gateway-reviewers"}, "operator"),
+        ({"groups": ["others"]}, None),
+        ({}, None),
+        ({"groups": ["gateway-admins"], "email_verified": False}, None),
+        ({"groups": ["gateway-admins"], "email": ""}, None),
+    ],
+)
+def test_the_role_follows_from_the_claims(claims: Mapping[str, Any], role: str | None) -> None:
+    settings = OidcSettings(**settings_with("https://provider.example"))
+    told = {"sub": "1", "email": "ada@example.org"} | claims
+    if role is None:
+        with pytest.raises(NotIdentified):
+            make_person(settings, told, b"secret")
+        return
+    person = make_person(settings, told, b"secret")
+    assert (person.role, person.owner, len(person.public)) == (role, "ada@example.org", 12)
+    nested = settings.model_copy(update={"role_claim": "realm.roles"})
+    assert make_person(nested, told | {"realm": {"roles": claims["groups"]}}, b"secret") == person
+
+
+def test_a_provider_needs_an_address_to_send_people_back_to() -> None:
+    with pytest.raises(ValueError, match="public_url"):
+        ConsoleSettings(oidc=OidcSettings(**settings_with("https://provider.example")))
