@@ -308,7 +308,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_discoveries_failed_total", "counter", "looks", "Looks at DNS that gave a pool no replica.",
-        ("pool",), "P",
+        ("pool",), "P + 1",
     ),
     Spec(
         "apprentice_replica_up", "gauge", "0 or 1", "1 where the last health check passed.",

@@ -186,7 +186,7 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
         traits = ENGINE_TRAITS[pool.engine]
         if bool(pool.replicas) == (pool.discover is not None):
             yield f"pools.{name}.replicas: name at least one, or set discover, and not both"
-        if pool.discover is not None and (pool.tls is not None or pool.engine != "vllm"):
+        if pool.discover is not None and (pool.tls is not None or traits.adapter_api is None):
             yield f"pools.{name}.discover: it finds vLLM engines without TLS; use a mesh, or name the replicas"
         if traits.adapter_api is None:
             yield from _no_adapters(name, pool)

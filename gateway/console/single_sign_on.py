@@ -30,7 +30,7 @@ FLOW_COOKIE = "apprentice_console_flow"
 FLOW = "apprentice:console:flow:"
 FLOW_SECONDS = 600
 PROVIDER_SECONDS_MAX = 10.0
-ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """Signatures with a key pair alone: a secret that both sides know proves nothing about the provider."""
 
 
@@ -119,7 +119,7 @@ async def _identify(client: AsyncOAuth2Client, settings: OidcSettings, flow: Flo
     )
     answer = await client.request("GET", document["jwks_uri"], withhold_token=True)
     keys = KeySet.import_key_set(answer.raise_for_status().json())
-    token = jwt.decode(tokens["id_token"], keys, algorithms=ALGORITHMS)
+    token = jwt.decode(tokens["id_token"], keys, algorithms=[*ALGORITHMS])
     needed: dict[str, Any] = {
         "iss": {"essential": True, "value": settings.issuer},
         "aud": {"essential": True, "value": settings.client_id},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -297,17 +298,24 @@ async def test_a_sidecar_that_takes_too_long_is_not_waited_for_and_goes_on(
 async def breaking(gateway: Giving, digest: str, name: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A gateway that gives this file only in part; it breaks off when the event is set."""
     told = asyncio.Event()
+    answering: set[asyncio.Task[None] | None] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        file = head.split()[1].rpartition("/")[2]
-        data = (gateway.store.path(digest) / file).read_bytes()
-        size = len(data) + (file == name)
-        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\nconnection: close\r\n\r\n".encode() + data)
-        await writer.drain()
-        if file == name:
-            await told.wait()
-        writer.close()
+        answering.add(asyncio.current_task())
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            file = head.split()[1].rpartition("/")[2]
+            data = (gateway.store.path(digest) / file).read_bytes()
+            size = len(data) + (file == name)
+            answer_head = f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\nconnection: close\r\n\r\n"
+            writer.write(answer_head.encode() + data)
+            await writer.drain()
+            if file == name:
+                await told.wait()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     try:
@@ -315,6 +323,7 @@ async def breaking(gateway: Giving, digest: str, name: str) -> AsyncIterator[tup
     finally:
         told.set()
         server.close()
+        await asyncio.gather(*(task for task in answering if task is not None), return_exceptions=True)
 
 
 @pytest.mark.parametrize("name", FILES)
