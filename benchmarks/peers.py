@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks import walk
@@ -92,6 +93,7 @@ listen proxy
   bind 127.0.0.1:{port}
   server engine 127.0.0.1:{engine} pool-max-conn 512
 """
+SHOWN = MappingProxyType({"gateway": "apprentice", "vllm_router": "vllm-router"})
 WIDTH, LEFT, TOP, RIGHT, ROW = 720, 110, 36, 60, 40
 ENVOY_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ENVOY_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
@@ -280,7 +282,7 @@ def draw(found: Mapping[str, Mapping[str, float | None]]) -> str:
     ]
     for number, name in enumerate(names):
         top = TOP + ROW * number
-        marks.append(f'<text x="{LEFT - 10}" y="{top + 22}" text-anchor="end">{name.replace("_", "-")}</text>')
+        marks.append(f'<text x="{LEFT - 10}" y="{top + 22}" text-anchor="end">{SHOWN.get(name, name)}</text>')
         for offset, unit, colour in ((4, "request", "#1b6ca8"), (20, "chunk", "#e08e0b")):
             value = found[name][f"cpu_us_per_{unit}"] or 0.0
             wide = _scale(value) - LEFT
