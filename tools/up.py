@@ -154,6 +154,7 @@ def describe_usage(url: str, key: str, kept: Path, engines: int, pools: list[str
 Address        {url}/v1
 Key            {key}
 Admin key      in {kept}/admin-key
+Console        {url}/console: sign in with the admin key
 Configuration  in {kept}/apprentice.yaml: `apprentice reload` reads it again, `apprentice doctor --config` examines it
 
 A task's request, served by its adapter (the answer's id is kept in ID):

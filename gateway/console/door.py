@@ -7,16 +7,26 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
 
 from gateway.configuration.sections import ConsoleSettings
 from gateway.server.listener import CONSOLE
 from gateway.server.wire import Receive, Scope, Send
 
 
-def list_console_routes(gateway: Any, settings: ConsoleSettings) -> list[Mount]:
-    """The route of the console of this application; none where it is off."""
-    return [Mount(CONSOLE, app=ConsoleDoor(gateway))] if settings.enabled else []
+def list_console_routes(gateway: Any, settings: ConsoleSettings) -> list[BaseRoute]:
+    """The routes of the console of this application; none where it is off."""
+    if not settings.enabled:
+        return []
+    beginning = Route(CONSOLE, _lead_to_beginning, include_in_schema=False)
+    return [beginning, Mount(CONSOLE, app=ConsoleDoor(gateway))]
+
+
+async def _lead_to_beginning(_: Request) -> Response:
+    """Lead from the address without a slash to the first page."""
+    return RedirectResponse(f"{CONSOLE}/", 308)
 
 
 class ConsoleDoor:

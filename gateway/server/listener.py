@@ -24,6 +24,7 @@ PROBES = "/health"
 METRICS = "/metrics"
 ADMIN = "/admin/"
 CONSOLE = "/console"
+CONSOLE_PATH = CONSOLE.encode()
 OPENAPI = "/openapi.json"
 KEYLESS = frozenset({b"/health", b"/health/live", b"/health/ready", b"/metrics", b"/openapi.json"})
 """Addresses that need no key."""
@@ -120,7 +121,7 @@ class Listener:
         try:
             exchange.caller = self.application.identify(exchange)
         except Problem as problem:
-            if place == "open" and path.startswith(CONSOLE.encode()):
+            if place == "open" and (path == CONSOLE_PATH or path.startswith(CONSOLE_PATH + b"/")):
                 return None  # its people have a session
             return problem
         if place != "open" and exchange.caller.role not in ("operator", "admin"):

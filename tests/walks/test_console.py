@@ -70,6 +70,15 @@ async def take(http: httpx.AsyncClient, question: str, **fields: Any) -> httpx.R
 
 
 @pytest.mark.invariant("Only operators and admins get into the console, and each session ends with its key.")
+async def test_its_address_leads_to_it_with_and_without_a_slash(gateway: RunningGateway) -> None:
+    async with browsing(gateway) as http:
+        for address in ("/console", "/console/"):
+            page = await http.get(address)
+            assert (page.status_code, page.url.path) == (200, "/console/sign-in"), page.text
+        beside = await http.post("/consoles", content=b"x")
+        assert (beside.status_code, beside.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
 async def test_only_operators_and_admins_sign_in_and_a_session_ends_with_its_key(gateway: RunningGateway) -> None:
     caller_key, operator_key = await gateway.key(), await gateway.key(role="operator")
     async with browsing(gateway) as http, gateway.http() as admin:
