@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
-from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluations import send_data
 from gateway.cli.tables import Printer, Row, moment, since
-from gateway.cli.watch import POLL_SECONDS, WatchFailed, wait
+from gateway.cli.watch import WatchFailed, follow_work
 
 PATH = "/datasets"
 ANY_KIND = "application/octet-stream"
@@ -77,7 +76,7 @@ def build(
         class_field=class_field,
         leave_out_faults=leave_out_faults,
     )
-    answer = _until_built(api, api.post(PATH, body))
+    answer = follow_work(api, api.post(PATH, body), f"{PATH}/builds", "Building")
     if answer["state"] == "failed":
         for fault in answer["faults"]:
             api.out.note(fault)
@@ -153,24 +152,6 @@ def _column_of(text: str) -> tuple[str, str]:
     if not equals or not ours or not theirs:
         raise Unusable(f"--column {text[:80]!r} is not OURS=THEIRS, as in text=body.")
     return ours, theirs
-
-
-def _until_built(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
-    """The building once it has ended; how far it is meanwhile. Raises CommandError."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with api.out.progress(*columns) as progress:
-        bar = progress.add_task("Building", total=1)
-        while answer["state"] == "running":
-            progress.update(bar, completed=answer["progress"]["share"], description=answer["progress"]["stage"])
-            wait(POLL_SECONDS)
-            answer = api.get(f"{PATH}/builds/{answer['id']}")
-    return answer
 
 
 def _tell(out: Printer, card: dict[str, Any]) -> None:

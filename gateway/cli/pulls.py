@@ -7,13 +7,12 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, as_body
 from gateway.cli.listing import tell_version
 from gateway.cli.tables import Row, since
-from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, wait
+from gateway.cli.watch import WatchFailed, follow_work, left_alone
 from serving.adapters.manifest import ManifestError, read_manifest, to_json
 
 Task = Annotated[str | None, typer.Option(metavar="TASK", help="The task; unset: the manifest's.")]
@@ -36,7 +35,7 @@ def pull_adapter(
         raise Unusable("Name the task with --task: its manifest is not here.")
     body = as_body(address=address, task=task, pool=pool, digest=digest, manifest=given)
     with left_alone(api.out, "The pull goes on", "pulls"):
-        ended = _until_pulled(api, api.post("/pulls", body))
+        ended = follow_work(api, api.post("/pulls", body), "/pulls", "Pulling")
     if ended["state"] == "failed":
         raise WatchFailed(ended["error"])
     if ended["left_out"]:
@@ -57,18 +56,6 @@ def _read(manifest: Path) -> dict[str, Any]:
         return to_json(read_manifest(manifest.resolve()))
     except (ManifestError, OSError) as error:
         raise Unusable(f"{manifest} can't be used: {error}") from error
-
-
-def _until_pulled(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
-    """The pull once it has ended; how far it is meanwhile. Raises CommandError."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with api.out.progress(*columns) as progress:
-        bar = progress.add_task("Pulling", total=1)
-        while answer["state"] == "running":
-            progress.update(bar, completed=answer["progress"]["share"], description=answer["progress"]["stage"])
-            wait(POLL_SECONDS)
-            answer = api.get(f"/pulls/{answer['id']}")
-    return answer
 
 
 def _row(pull: dict[str, Any]) -> Row:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from gateway.cli.admin_client import CommandError
@@ -44,6 +44,25 @@ class WatchFailed(CommandError):
 def wait(seconds: float) -> None:
     """Let time pass."""
     time.sleep(seconds)  # noqa: TID251 - a command waits for a gateway: it has no event loop to block
+
+
+def follow_work(api: Api, answer: dict[str, Any], path: str, title: str) -> dict[str, Any]:
+    """Work of a background job once it has ended; how far it is meanwhile. `path` leads to all of its kind. Raises
+    CommandError."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with api.out.progress(*columns) as progress:
+        bar = progress.add_task(title, total=1)
+        while answer["state"] == "running":
+            progress.update(bar, completed=answer["progress"]["share"], description=answer["progress"]["stage"])
+            wait(POLL_SECONDS)
+            answer = api.get(f"{path}/{answer['id']}")
+    return answer
 
 
 def until_placed(api: Api, answer: dict[str, Any], wait_seconds: float) -> dict[str, Any]:

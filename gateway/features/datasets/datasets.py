@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from gateway.features.datasets.builds import BuildStore
+from gateway.features.datasets.builds import Build
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
+from gateway.state.work_store import WorkStore
 from monitoring.datasets.folder import CARD_FILE
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -27,7 +28,7 @@ class Datasets:
     """
 
     services: Services
-    builds: BuildStore
+    builds: WorkStore[Build]
     drafts: Drafts
 
     @property

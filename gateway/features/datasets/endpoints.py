@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.build_job import ExportFormat
 from monitoring.datasets.card_page import make_card_page
 from monitoring.datasets.reading import SourceFile
+from monitoring.ids import make_timed_id
 
 FILES_MAX = 100
 ANY_BYTES: Mapping[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -85,7 +85,7 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
     files = [SourceFile(file.name, str(_sent(datasets, file.digest)), file.columns) for file in body.files]
     now = time.time()
     build = Build(
-        id=f"{int(now * 1000):012x}{secrets.token_hex(4)}",
+        id=make_timed_id(now),
         task=body.task,
         files=files,
         options=DatasetOptions(
@@ -124,7 +124,7 @@ async def list_datasets(
 async def read_build(request: Request, build: str, _: Operator) -> dict[str, Any]:
     """One building: its progress, digest, or failure."""
     datasets = feature_of(request, Datasets)
-    found = await datasets.builds.get(build) if build.isalnum() and len(build) <= 64 else None
+    found = await datasets.builds.get(build)
     if found is None:
         raise Problem("not_found", f"There is no building {build[:80]!r}, or no more.")
     return await _shown(datasets, found)
@@ -206,5 +206,4 @@ def _told(build: Build) -> dict[str, Any]:
 
 
 async def _shown(datasets: Datasets, build: Build) -> dict[str, Any]:
-    progress = await datasets.builds.progress(build.id) if build.state == "running" else None
-    return _told(build) | {"progress": msgspec.to_builtins(progress)}
+    return _told(build) | {"progress": msgspec.to_builtins(await datasets.builds.progress(build))}

@@ -13,11 +13,11 @@ from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.erasures.erasures import Erasures
-from gateway.features.erasures.store import Erasure, new_erasure_id
+from gateway.features.erasures.store import Erasure
 from gateway.openapi_parts import with_errors
 from gateway.state.redis import redis_time
 from monitoring.feedback import handle_of
-from monitoring.ids import bare
+from monitoring.ids import bare, make_timed_id
 from monitoring.text_stream import forgotten_name_of
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -43,7 +43,7 @@ async def erase_texts(request: Request, body: ErasureIn, admin: Admin) -> dict[s
     erasures = feature_of(request, Erasures)
     now = await redis_time(erasures.services.redis)
     erasure = Erasure(
-        id=new_erasure_id(now),
+        id=make_timed_id(now),
         at=now,
         by=admin.public,
         of="a request" if body.request else "a subject" if body.subject else f"the caller {body.caller}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any, Literal
 
 import msgspec
@@ -44,11 +43,6 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     versions: list[str] = []
     append_only_file: str | None = None
     seconds: float = 0.0
-
-
-def new_erasure_id(now: float) -> str:
-    """An id that sorts by its time, in Unix seconds."""
-    return f"{int(now * 1000):012x}{secrets.token_hex(4)}"
 
 
 class ErasureStore:

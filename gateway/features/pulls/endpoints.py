@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from gateway.features.pulls.pulls import Pulls
 from gateway.features.pulls.store import Pull
 from gateway.four_eyes import owner_to_keep
 from gateway.openapi_parts import with_errors
+from monitoring.ids import make_timed_id
 from serving.adapters.sources.fetch_job import scheme_of, see_that_it_is_allowed
 from serving.adapters.sources.source import SourceError
 
@@ -53,7 +53,7 @@ async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str
         raise Problem("adapter_rejected", str(error), "address") from None
     now = time.time()
     pull = Pull(
-        id=f"{int(now * 1000):012x}{secrets.token_hex(4)}",
+        id=make_timed_id(now),
         address=body.address,
         task=body.task,
         pool=body.pool,
@@ -83,7 +83,7 @@ async def list_pulls(
 async def read_pull(request: Request, pull: str, _: Operator) -> dict[str, Any]:
     """One pull: how far it is, its version, or why it failed."""
     pulls = feature_of(request, Pulls)
-    found = await pulls.store.get(pull) if pull.isalnum() and len(pull) <= 64 else None
+    found = await pulls.store.get(pull)
     if found is None:
         raise Problem("not_found", f"There is no pull {pull[:80]!r}, or no more.")
     return await _shown(pulls, found)
@@ -96,5 +96,4 @@ def _told(pull: Pull) -> dict[str, Any]:
 
 
 async def _shown(pulls: Pulls, pull: Pull) -> dict[str, Any]:
-    progress = await pulls.store.progress(pull.id) if pull.state == "running" else None
-    return _told(pull) | {"progress": msgspec.to_builtins(progress)}
+    return _told(pull) | {"progress": msgspec.to_builtins(await pulls.store.progress(pull))}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.features.pulls.store import PullStore
+from gateway.features.pulls.store import Pull
 from gateway.features.releases.releases import Releases
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
+from gateway.state.work_store import WorkStore
 
 
 @dataclass(frozen=True)
@@ -16,5 +17,5 @@ class Pulls:
 
     services: Services
     releases: Releases
-    store: PullStore
+    store: WorkStore[Pull]
     drafts: Drafts

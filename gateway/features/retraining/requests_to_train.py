@@ -12,10 +12,11 @@ import msgspec
 
 from gateway.features.records.kept_texts import read_kept_texts
 from gateway.features.retraining.retraining import RetrainingRequests
-from gateway.features.retraining.store import id_of, new_id
+from gateway.features.retraining.store import id_of
 from gateway.request_labels import read_rules
 from gateway.state.redis import redis_time
 from monitoring.feedback import STREAM_KEY, Feedback
+from monitoring.ids import make_timed_id
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
 from monitoring.metric_values import badness, is_bad
 from monitoring.quality.verdicts.plan import Plan
@@ -75,7 +76,7 @@ async def draft_retraining(
     examples = await collect_examples(retraining, task, version, since)
     now = await redis_time(retraining.services.redis)
     draft = Retraining(
-        id=new_id(now),
+        id=make_timed_id(now),
         task=task,
         version=version,
         opened_at=now,

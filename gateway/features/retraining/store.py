@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import secrets
 from collections.abc import Sequence, Set
 from typing import Any, TypeVar
 
@@ -18,11 +17,6 @@ from serving.object_store import Change, LenientReader, ObjectStore, change_toge
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 DAY_SECONDS = 86_400
-
-
-def new_id(now: float) -> str:
-    """An id that sorts by its time, in Unix seconds."""
-    return f"{int(now * 1000):012x}{secrets.token_hex(4)}"
 
 
 def id_of(task: str, action: str, at: float) -> str:

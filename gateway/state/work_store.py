@@ -1,0 +1,79 @@
+"""Pieces of work that a background job does once each, as they stand in Redis: one object each, its progress apart."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.state.audited_step import AuditedStep
+from monitoring.helper_process import ProgressStep
+from serving.object_store import Change, LenientReader, ObjectStore, change_together
+
+KEPT_MAX = 100
+PROGRESS_SECONDS = 60
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of work, for a task. Times are Unix seconds; `error` is there where it failed."""
+
+    id: str
+    task: str
+    by: str
+    created_at: float
+    state: Literal["running", "done", "failed"] = "running"
+    ended_at: float | None = None
+    error: str = ""
+
+
+W = TypeVar("W", bound=Work)
+
+
+class WorkStore(Generic[W]):
+    """Keeps work of one kind. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis, name: str, kind: type[W], words: str) -> None:
+        """`name` is that of its objects in Redis, `words` what logs call one of them."""
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._object_store = ObjectStore(redis, name)
+        self._reader = LenientReader()
+        self._name, self._kind, self._words = name, kind, words
+
+    async def all(self) -> list[W]:
+        """All that are kept and can be read, the newest first."""
+        return await self._reader.read_all(self._object_store, self._words, self._kind)
+
+    async def get(self, work_id: str) -> W | None:
+        """The one of this id, whatever was given as one; None where there is none."""
+        if not work_id.isalnum() or len(work_id) > 64:
+            return None
+        raw = await self._object_store.get(work_id)
+        return None if raw is None else msgspec.convert(raw, self._kind)
+
+    async def next(self) -> W | None:
+        """The oldest that is to be done; None where none is."""
+        return next((work for work in reversed(await self.all()) if work.state == "running"), None)
+
+    async def begin(self, work: W, step: AuditedStep) -> None:
+        """Enter a new one, with the entries noted by `step`, and forget the oldest of more than are kept."""
+        await step.take([Change(self._object_store, work.id, msgspec.to_builtins(work), 0)])
+        await self._object_store.forget([old.id for old in (await self.all())[KEPT_MAX:] if old.state != "running"])
+
+    async def end(self, work: W, entry: Change) -> None:
+        """Note the end of one that runs together with its entry. Raises Stale where it has ended before."""
+        await change_together(self._redis, [Change(self._object_store, work.id, msgspec.to_builtins(work), 1), entry])
+
+    async def tell(self, work_id: str, progress: ProgressStep) -> None:
+        """Note how far one is; it is forgotten by itself."""
+        await self._redis.set(self._progress_key(work_id), msgspec.json.encode(progress), ex=PROGRESS_SECONDS)
+
+    async def progress(self, work: W) -> ProgressStep | None:
+        """How far one is; None where it does not run."""
+        if work.state != "running":
+            return None
+        raw = await self._redis.get(self._progress_key(work.id))
+        return ProgressStep("waiting", 0.0) if raw is None else msgspec.json.decode(raw, type=ProgressStep)
+
+    def _progress_key(self, work_id: str) -> str:
+        return f"apprentice:{self._name}:progress:{work_id}"
