@@ -326,8 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full="7 rounds instead of 3",
         peers="install envoy, vllm-router and litellm into var/peers first, where they are not there",
     )
-    parser.add_argument("--rounds", type=int, help="how often each cell is measured (default 3)")
-    parser.add_argument("--seconds", type=int, help="whole seconds of load a cell (default 3)")
+    walk.add_round_options(parser, seconds=3)
     parser.add_argument("--plot", type=Path, help="write a picture (SVG) here")
     asked = parser.parse_args(arguments)
     asked.rounds = asked.rounds or (7 if asked.full else 3)

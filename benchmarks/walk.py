@@ -361,6 +361,12 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return report_of(cells, settings)
 
 
+def add_round_options(parser: argparse.ArgumentParser, seconds: int) -> None:
+    """The options of how often and how long each cell is measured; `seconds` by default."""
+    parser.add_argument("--rounds", type=int, help="how often each cell is measured (default 3)")
+    parser.add_argument("--seconds", type=int, help=f"whole seconds of load a cell (default {seconds})")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = options(
@@ -369,8 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full="7 rounds of 3 seconds a cell: 180 seconds",
         peers="install vllm-router into var/peers first, if it is not there",
     )
-    parser.add_argument("--rounds", type=int, help="how often each cell is measured (default 3)")
-    parser.add_argument("--seconds", type=int, help="whole seconds of load a cell (default 1)")
+    add_round_options(parser, seconds=1)
     parser.add_argument(
         "--valkey-core",
         type=int,

@@ -7,9 +7,23 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+
 DEADLINE_SECONDS = 60.0
 """Many times what the slowest takes, for a machine that is busy with other tests."""
 POLL_SECONDS = 0.005
+
+
+async def until_answering(process: asyncio.subprocess.Process, url: str, seconds: float = DEADLINE_SECONDS) -> None:
+    """Wait until a server's process answers at all. Raises AssertionError where it ends before, and TimeoutError."""
+    async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(seconds):
+        while True:
+            assert process.returncode is None
+            try:
+                await http.get(url)
+                return
+            except httpx.TransportError:
+                await asyncio.sleep(POLL_SECONDS)
 
 
 async def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE_SECONDS) -> Any:

@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -20,27 +19,22 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from tests.fakes.applications import run_application
+from tests.fakes.ports import free_port
 from tests.programs import program
+from tests.waiting import until_answering
 
-START_SECONDS_MAX = 60.0
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"
 USER, PASSWORD = "puller", "secret"
 BCRYPT = "$2a$04$BwWkpV4UFadRtWxMxmQrnuHIQdvc6cbT4zF1zqRP8WbmrcCEEQlOi"
 """Of the password, as a registry reads it."""
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @asynccontextmanager
@@ -53,14 +47,7 @@ async def _process(url: str, *command: str, **environment: str) -> AsyncIterator
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(START_SECONDS_MAX):
-            while True:
-                assert process.returncode is None
-                try:
-                    await http.get(url)
-                    break
-                except httpx.TransportError:
-                    await asyncio.sleep(0.02)
+        await until_answering(process, url)
         yield url
     finally:
         if process.returncode is None:
@@ -160,21 +147,6 @@ async def oci_registry(folder: Path, tokens: TokenService | None = None) -> Asyn
         yield Registry(host, folder, tokens)
 
 
-@asynccontextmanager
-async def _served(app: Any) -> AsyncIterator[str]:
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", access_log=False, log_config=None)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(START_SECONDS_MAX):
-            while not server.started:
-                await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
-
-
 class TokenService:
     """Gives tokens for a registry to who knows the password, as the distribution specification says."""
 
@@ -220,7 +192,7 @@ class TokenService:
 async def token_service() -> AsyncIterator[TokenService]:
     """A running service of tokens."""
     service = TokenService()
-    async with _served(service) as url:
+    async with run_application(service) as url:
         service.url = f"{url}/token"
         yield service
 
@@ -281,7 +253,7 @@ def _entry(name: str, raw: bytes) -> dict[str, Any]:
 async def hub() -> AsyncIterator[Hub]:
     """A running hub."""
     running = Hub()
-    async with _served(running) as url:
+    async with run_application(running) as url:
         running.url = url
         yield running
 

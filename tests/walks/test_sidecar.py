@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from gateway.app import build_app
 from gateway.callers import new_key
@@ -37,30 +36,14 @@ from serving.adapters.signature import new_key as new_signing_key
 from serving.adapters.signature import sign, written
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter
-from tests.waiting import until
+from tests.fakes.applications import run_application
+from tests.waiting import until, until_answering
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 
 DEADLINE_SECONDS = 90.0
 UNKNOWN = "sha256:" + "0" * 64
 FILES = ("adapter_config.json", "adapter_model.safetensors")
-
-
-@asynccontextmanager
-async def served(app: Any) -> AsyncIterator[str]:
-    """The application's address, for as long as the block does."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", access_log=False, log_config=None)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not server.started:
-                assert not serving.done()
-                await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
 
 
 @dataclass
@@ -90,7 +73,7 @@ async def gateway(configure: Configure) -> AsyncIterator[Giving]:
             await giving.go.wait()
         await app(scope, receive, send)
 
-    async with served(counted) as url:
+    async with run_application(counted) as url:
         giving = Giving(url, app.state.services, keys)
         giving.go.set()
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {keys['admin']}"}) as http:
@@ -131,7 +114,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def url(own: Store, gateway: Giving, key_path: Path) -> AsyncIterator[str]:
     """The address of a running sidecar."""
-    async with served(build_sidecar(own, gateway.url, key_path)) as address:
+    async with run_application(build_sidecar(own, gateway.url, key_path)) as address:
         yield address
 
 
@@ -259,7 +242,7 @@ async def test_refused_key_is_reported_and_can_be_exchanged_without_a_restart(
 async def test_a_gateway_that_is_away_is_said_and_asked_again_the_next_time(
     http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path, unused_tcp_port: int
 ) -> None:
-    async with served(build_sidecar(own, f"http://127.0.0.1:{unused_tcp_port}", key_path)) as url:
+    async with run_application(build_sidecar(own, f"http://127.0.0.1:{unused_tcp_port}", key_path)) as url:
         with pytest.raises(PullError, match="broke off or can't be reached"):
             await ensure_on(url, digest, http)
         assert lying_in(own) == []
@@ -278,7 +261,7 @@ async def test_something_else_at_the_sidecars_address_is_said(http: httpx.AsyncC
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"Welcome!"})
 
-    async with served(welcome) as url:
+    async with run_application(welcome) as url:
         with pytest.raises(PullError, match="200 'Welcome!'"):
             await ensure_on(url, UNKNOWN, http)
 
@@ -332,7 +315,7 @@ async def test_a_gateway_that_breaks_off_leaves_nothing_and_is_asked_again(
 ) -> None:
     async with breaking(gateway, digest, name) as (address, told):
         told.set()
-        async with served(build_sidecar(own, address, key_path)) as url:
+        async with run_application(build_sidecar(own, address, key_path)) as url:
             with pytest.raises(PullError, match="broke off"):
                 await ensure_on(url, digest, http)
     assert lying_in(own) == []
@@ -382,14 +365,7 @@ async def process(own: Store, address: str, key_path: Path, port: int) -> AsyncI
     options = ["--store", own.folder, "--gateway", address, "--key-file", key_path, "--listen", f"127.0.0.1:{port}"]
     running = await asyncio.create_subprocess_exec(sys.executable, "-c", run, *options, cwd=Path(__file__).parents[2])
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS), httpx.AsyncClient(trust_env=False) as http:
-            while True:
-                assert running.returncode is None
-                try:
-                    await http.get(f"http://127.0.0.1:{port}/health")
-                    break
-                except httpx.TransportError:
-                    await asyncio.sleep(0.02)
+        await until_answering(running, f"http://127.0.0.1:{port}/health")
         yield running
     finally:
         if running.returncode is None:

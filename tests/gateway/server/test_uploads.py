@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from hypothesis import given
@@ -26,6 +25,7 @@ from gateway.server.uploads import FIELDS, FILES, UploadLimits, Uploads, is_uplo
 from gateway.server.wire import Message
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter
+from tests.fakes.applications import run_application
 
 BOUNDARY = "form-boundary"
 LIMITS = UploadLimits(bytes_max=4 << 20, free_bytes_min=1)
@@ -372,17 +372,8 @@ async def served(uploads: Uploads, seen: Callable[[dict[str, Any]], None]) -> As
             seen(found)
             return JSONResponse({"files": found, "fields": dict(upload.fields)})
 
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", access_log=False, log_config=None)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(10):
-            while not server.started:
-                await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
+    async with run_application(app) as url:
+        yield url
 
 
 async def test_form_of_an_ordinary_client_comes_over_a_socket(uploads: Uploads, tmp_path: Path) -> None:
