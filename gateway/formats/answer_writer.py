@@ -7,6 +7,7 @@ reasoning, text, a refusal, or a call of a tool. Each API tells of blocks in its
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -110,7 +111,7 @@ class AnswerBlock:
         return "".join(self.parts)
 
 
-class AnswerWriter:
+class AnswerWriter(ABC):
     """The answer to one request, in an API's own form. A subclass gives the form; parts come in their order."""
 
     def __init__(self) -> None:
@@ -127,29 +128,29 @@ class AnswerWriter:
 
     # What a form defines.
 
+    @abstractmethod
     def final(self) -> dict[str, Any]:
         """The whole answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self) -> Iterator[dict[str, Any]]:
         """The events before the first block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
         """The events that begin a block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_text(self, block: AnswerBlock, text: str) -> Iterator[dict[str, Any]]:
         """The events of a block's next text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
         """The events that end a block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> Iterator[dict[str, Any]]:
         """The events after the last block."""
-        raise NotImplementedError
 
     # What the relay calls.
 

@@ -5,6 +5,7 @@ So checks, general prompts, fallbacks, contracts, records and feedback work as f
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ SHOWN_CHARACTERS_MAX = 64
 NOT_GIVEN = (None, Raw(), NULL)
 
 
-class TranslatedFormat(WireFormat):
+class TranslatedFormat(WireFormat, ABC):
     """An API that is served by way of chat completions."""
 
     openai = frozenset()
@@ -43,9 +44,9 @@ class TranslatedFormat(WireFormat):
         self._requests = msgspec.json.Decoder(self.request_type)
         self.known = frozenset(each.encode_name for each in msgspec.structs.fields(self.request_type))
 
+    @abstractmethod
     def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         """The request as fields of a chat completion. Raises Problem (400) for what has no counterpart there."""
-        raise NotImplementedError
 
     @property
     def engine_format(self) -> WireFormat:
@@ -54,8 +55,8 @@ class TranslatedFormat(WireFormat):
     def translate(self, raw: bytes) -> bytes:
         return msgspec.json.encode(self.chat_fields(self._requests.decode(raw), RAW_FIELDS.decode(raw)))
 
-    def writer(self, raw: bytes) -> AnswerWriter:
-        raise NotImplementedError
+    @abstractmethod
+    def writer(self, raw: bytes) -> AnswerWriter: ...
 
     def rest(self, given: Mapping[str, Raw], *same: str) -> dict[str, Any]:
         """The fields that go on as they came: those that chat has under the `same` name, and unknown ones.
