@@ -39,7 +39,7 @@ def left(gateway: RunningGateway) -> list[str]:
 
 
 async def ends_with(gateway: RunningGateway, actions: list[str]) -> bool:
-    """Whether these are the audit's newest actions."""
+    """True where these are the audit's newest actions."""
     return [entry.action for entry in await gateway.services.audit.read(limit=100)][-len(actions) :] == actions
 
 
