@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from gateway.callers import Caller, Role, identify, require
 from gateway.errors import Problem
+from gateway.server.exchange import Exchange
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot
 from serving.adapters.registry import RegistryError
@@ -70,15 +71,18 @@ def services_of(request: Request) -> Services:
     return services
 
 
-def caller_of(
-    request: Request,
-    authorization: Annotated[str | None, Header(description="`Bearer sk-app-…`")] = None,
-) -> Caller:
+def authorization_of(request: Request) -> str | None:
+    """The header with the key, whichever header that is; None for a call inside the process."""
+    exchange: Exchange | None = request.scope.get("exchange")
+    return None if exchange is None else exchange.authorization()
+
+
+def caller_of(request: Request) -> Caller:
     """The caller. Raises Problem (401)."""
     signed_in: Caller | None = request.scope.get(SIGNED_IN)
     if signed_in is not None:
         return signed_in
-    return identify(services_of(request).snapshot.current.callers, authorization, time.time())
+    return identify(services_of(request).snapshot.current.callers, authorization_of(request), time.time())
 
 
 Identified = Annotated[Caller, Depends(caller_of)]

@@ -53,8 +53,8 @@ from gateway.features.records.flushing import open_flow
 from gateway.features.records.rewriting import keep_rewriting
 from gateway.features.releases.feature import RELEASES
 from gateway.features.reported import endpoints as reported
+from gateway.features.requests import count_tokens, model_list, route
 from gateway.features.requests import endpoints as requests
-from gateway.features.requests import model_list, route
 from gateway.features.requests.search import SEARCHES
 from gateway.features.retraining.feature import RETRAINING
 from gateway.features.reviews.feature import REVIEWS
@@ -122,7 +122,7 @@ PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 FEATURES: tuple[Feature[Any], ...] = (
     stateless(probes.router),
     TEXTS,
-    stateless(requests.router, model_list.router, route.router),
+    stateless(requests.router, model_list.router, route.router, count_tokens.router),
     SEARCHES,
     stateless(reported.router),
     REVIEWS,

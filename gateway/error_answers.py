@@ -9,8 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from gateway.access import caller_of, services_of
+from gateway.access import authorization_of, caller_of, services_of
 from gateway.errors import Problem, problem_of_fault
+from gateway.formats.format_table import get_format
 from gateway.server.foreign_paths import words_for
 from serving.object_store import Unreadable
 
@@ -33,9 +34,10 @@ def _answer(request: Request, problem: Problem) -> Response:
     services = services_of(request)
     services.meters.refusals.add(1, problem.code)
     client, server = request.scope.get("client"), request.scope.get("server")
-    services.accesses.refused(problem, client, server, request.url.path, request.headers.get("authorization"))
+    services.accesses.refused(problem, client, server, request.url.path, authorization_of(request))
     headers = {name.decode(): value.decode() for name, value in problem.headers()}
-    return Response(problem.body(), problem.status, headers)
+    body = get_format(request.url.path.encode()).error_body(problem)
+    return Response(body, problem.status, headers)
 
 
 async def _problem(request: Request, error: Exception) -> Response:
@@ -53,7 +55,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _charged(request: Request, refusal: Problem) -> Problem:
     """The refusal of a body, which counts as one request against the key's limits; or their refusal of that one."""
     try:
-        caller = caller_of(request, request.headers.get("authorization"))
+        caller = caller_of(request)
         async with services_of(request).limits.spending(caller):
             raise refusal
     except Problem as problem:

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from gateway.access import ROLES_OF, caller_of
 from gateway.errors import ERRORS, FINAL
 from gateway.features.reported.reports import Report
-from gateway.formats.anthropic_messages import ERROR_TYPES
+from gateway.formats.anthropic_messages import ERROR_TYPES, CountedMessages
 from gateway.formats.format_table import FORMATS
 from gateway.formats.hot_schemas import make_schemas, operation_of
 from gateway.openapi_parts import CHOICE_ERRORS, CODES, JSON_ERRORS, Json
@@ -50,7 +50,7 @@ def described(document: Json, routes: Iterable[object]) -> Json:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["Error"] = _error_schema()
-    schemas.update(make_schemas(Report))
+    schemas.update(make_schemas(Report, CountedMessages))
     for route in routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for method in route.methods or ():

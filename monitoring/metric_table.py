@@ -79,7 +79,7 @@ METRICS: tuple[Spec, ...] = (
         ("task", "version", "check"), "T*V*4 + 9",
     ),
     Spec(
-        "apprentice_route_asked_total", "counter", "requests", "Decisions alone (POST /v1/route).", ("reason",), "18",
+        "apprentice_route_asked_total", "counter", "requests", "Decisions alone, and token counts.", ("reason",), "18",
     ),
     Spec(
         "apprentice_refusals_total", "counter", "requests", "Errors sent to callers.", ("code",), "56",

@@ -61,6 +61,8 @@ class EngineTraits:
     """True if its answers keep each of the forms; where not, no contract's form is asked of a fallback."""
     health_interval_seconds: float | None = None
     """Seconds between two looks, if longer than the gateway's: it may be someone else's, who may count or bill them."""
+    tokenize_path: str | None = None
+    """Path that counts the tokens of a chat, from a replica's `url`; None: it counts none."""
     version_path: str = "/version"
     metrics_path: str = "/metrics"
     started_metric: re.Pattern[str] = re.compile(r"^process_start_time_seconds\s+(\S+)", re.MULTILINE)
@@ -96,6 +98,7 @@ ENGINE_TRAITS: Mapping[EngineKind, EngineTraits] = MappingProxyType(
             stream_options=frozenset({"continuous_usage_stats"}),
             answer_form=_vllm_form,
             keeps_forms=True,
+            tokenize_path="/tokenize",
         ),
         "openai": EngineTraits(
             api_path="",

@@ -104,12 +104,11 @@ class Thinking(msgspec.Struct):
     display: str | None = None
 
 
-class MessagesRequest(msgspec.Struct):
-    """The fields of a request. Others go on as they are, where a task allows them."""
+class CountedMessages(msgspec.Struct, kw_only=True):
+    """A request whose tokens are counted. Other fields go on as they are, where a task allows them."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     messages: Annotated[list[TurnMessage], Meta(min_length=1, max_length=4096)]
-    max_tokens: Tokens
     system: str | list[ContentBlock] | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = None
@@ -121,6 +120,12 @@ class MessagesRequest(msgspec.Struct):
     metadata: RequestMetadata | None = None
     thinking: Thinking | None = None
     service_tier: str | None = None
+
+
+class MessagesRequest(CountedMessages, kw_only=True):
+    """The fields of a request. Others go on as they are, where a task allows them."""
+
+    max_tokens: Tokens
 
 
 class MessagesFormat(TranslatedFormat):

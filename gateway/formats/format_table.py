@@ -15,8 +15,11 @@ from gateway.formats.wire_format import WireFormat
 FORMATS: Mapping[str, WireFormat] = MappingProxyType(
     {each.path: each for each in (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)}
 )
+BELOW_MESSAGES = MESSAGES.path.encode() + b"/"
 
 
 def get_format(path: bytes) -> WireFormat:
     """The format of a request to this address, for the shape of its errors; chat for any other address."""
+    if path.startswith(BELOW_MESSAGES):
+        return MESSAGES
     return FORMATS.get(path.decode("latin-1"), CHAT)

@@ -59,9 +59,7 @@ async def open_answer(
             ledger.record.reason = step.reason or ledger.record.reason
             ledger.record.fallback_capped = ledger.record.fallback_capped or step.fallback_capped
             seconds = None if body.stream else policy.limits.answer_timeout_seconds
-            problem = given_up(step, failed, failures, seconds)
-            problem.final = problem.final or problem.status >= 500  # all attempts have been made
-            raise problem
+            raise given_up(step, failed, failures, seconds)
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
         choice = step.choice

@@ -23,9 +23,10 @@ def given_up(
 ) -> Problem:
     """The problem after the last of `failures`, which was `error`, with the engine's own code beside ours.
 
-    `whole_seconds` bounded an answer that was not streamed.
+    `whole_seconds` bounded an answer that was not streamed. All attempts have been made: clients need make no more.
     """
     problem = _given_up(step, error, failures, whole_seconds)
+    problem.final = problem.final or problem.status >= 500
     problem.engine_code = engine_code_of(error)
     return problem
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 NOWHERE = "There is nothing at this address."
 INSTEAD: Mapping[str, str] = {
     "/v1/responses": "The gateway stores no responses: send the whole conversation to POST /v1/responses.",
-    "/v1/messages": "Of Anthropic's Messages API the gateway has POST /v1/messages alone.",
+    "/v1/messages": "Of Anthropic's API the gateway has POST /v1/messages and /v1/messages/count_tokens alone.",
     "/v1/conversations": "The gateway stores no conversations: send all of one to POST /v1/responses.",
 }
 WITHOUT_PREFIX = ("/chat/completions", "/completions", "/models", "/responses", "/messages", "/embeddings")

@@ -328,6 +328,11 @@ class FakeEngine:
                 return (503 if self.dead else 200), ""
             case "POST", "/v1/embeddings":
                 return 200, embeddings_of(body)
+            case "POST", "/tokenize":
+                self._see_that_it_knows(str(body.get("model") or ""))
+                tokens = list(range(prompt_tokens(body)))
+                told = {"count": len(tokens), "max_model_len": self.max_model_len, "tokens": tokens}
+                return 200, told | {"token_strs": None}
             case "GET", "/version":
                 return 200, {"version": self.version}
             case "GET", "/metrics":
@@ -430,11 +435,14 @@ class FakeEngine:
         unknown = sorted(body.keys() - OPENAI_FIELDS) if self.bare else []
         if unknown:
             raise Refused(400, f"Unrecognized request argument supplied: {unknown[0]}", "invalid_request_error")
-        known = seen.model in ("", self.model) or seen.model in self.adapters.registered or fault_name(seen.model)
-        if not known and not self.bare:
-            missing = missing_model(seen.model, self.model)["error"]
-            raise Refused(404, missing["message"], missing["type"], missing["param"])
+        self._see_that_it_knows(seen.model)
         self._accept_options(body)
+
+    def _see_that_it_knows(self, model: str) -> None:
+        known = model in ("", self.model) or model in self.adapters.registered or fault_name(model)
+        if not known and not self.bare:
+            missing = missing_model(model, self.model)["error"]
+            raise Refused(404, missing["message"], missing["type"], missing["param"])
 
     def _accept_options(self, body: Mapping[str, Any]) -> None:
         most = body.get("max_completion_tokens") or body.get("max_tokens") or 0

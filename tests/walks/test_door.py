@@ -306,7 +306,7 @@ ENGINES_OWN = (
     "/detokenize", "/pause", "/resume", "/is_paused", "/reset_prefix_cache", "/reset_mm_cache", "/collective_rpc",
     "/server_info", "/start_profile", "/stop_profile", "/scale_elastic_ep", "/is_scaling_elastic_ep", "/invocations",
     "/ping", "/load", "/version", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank",
-    "/v2/rerank", "/v1/messages/count_tokens", "/v1/responses/render",
+    "/v2/rerank", "/v1/messages/batches", "/v1/responses/render",
     "/v1/audio/transcriptions", "/v1/audio/translations",
     "/inference/v1/generate", "/update_weights", "/init_weight_transfer_engine", "/get_world_size", "/abort_requests",
     "/tokenizer_info", "/v1/chat/completions/render", "/docs", "/redoc",

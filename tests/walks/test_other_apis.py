@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
@@ -14,34 +13,12 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from tests.fakes.engine import FakeEngine
-from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.gateway import RunningGateway
+from tests.walks.sdk_world import TEXT, messages, responses, running
 
-TEXT = "Is a sealed toaster refunded after 3 days?"
+__all__ = ["messages", "responses", "running"]
+
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-
-
-@pytest.fixture
-async def running(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[RunningGateway]:
-    async with run_gateway(configure()) as gateway:
-        await gateway.place(make_adapter(1))
-        yield gateway
-
-
-@pytest.fixture
-async def responses(running: RunningGateway) -> AsyncIterator[AsyncOpenAI]:
-    async with running.http() as http:
-        key = http.headers["authorization"].removeprefix("Bearer ")
-        async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0) as client:
-            yield client
-
-
-@pytest.fixture
-async def messages(running: RunningGateway) -> AsyncIterator[AsyncAnthropic]:
-    async with running.http() as http:
-        key = http.headers["authorization"].removeprefix("Bearer ")
-        async with AsyncAnthropic(base_url=running.url, api_key=key, max_retries=0) as client:
-            yield client
 
 
 async def record_of(running: RunningGateway, answer_id: str) -> dict[str, Any]:
@@ -263,6 +240,10 @@ async def test_errors_of_messages_have_anthropics_form(running: RunningGateway) 
         assert answer.json()["error"]["type"] == "authentication_error"
         twice = [("x-api-key", "a"), ("x-api-key", "b"), ("content-type", "application/json")]
         assert (await http.post("/v1/messages", content=b"{}", headers=twice)).status_code == 400
+
+
+async def test_key_of_anthropics_client_opens_every_address(messages: AsyncAnthropic) -> None:
+    assert "returns" in [model.id async for model in messages.models.list()]
 
 
 async def test_unknown_model_has_each_apis_error(responses: AsyncOpenAI, messages: AsyncAnthropic) -> None:

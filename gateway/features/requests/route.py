@@ -7,6 +7,7 @@ key's limits a request alone.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -29,6 +30,8 @@ from gateway.services import Services
 from router.choice import choose
 from router.decision import REASONS, WITHOUT_FALLBACKS, Choice, Refusal
 
+Read = Callable[[bytes], RequestBody]
+Tell = Callable[[RequestBody, Choice], Awaitable[dict[str, Any]]]
 router = APIRouter()
 BODIES = tuple({"$ref": f"#/components/schemas/{each.schema_name}Request"} for each in FORMATS.values())
 
@@ -43,18 +46,28 @@ async def route(request: Request, caller: Identified) -> Response:
     """The decision on a request, without sending it. It leaves no record, and counts as a request against the key's
     limits, without tokens or money.
     """
+
+    async def tell(body: RequestBody, choice: Choice) -> dict[str, Any]:
+        return _told(choice, caller)
+
+    return await answer_beside(request, caller, _read, tell)
+
+
+async def answer_beside(request: Request, caller: Caller, read: Read, tell: Tell) -> Response:
+    """The response to a body that is read, and decided on as the walk does. `tell` gives the response's fields."""
     services = services_of(request)
-    return await answered(services, request, lambda exchange: _routed(services, exchange, caller))
+    return await answered(services, request, lambda exchange: _answer(services, exchange, caller, read, tell))
 
 
-async def _routed(services: Services, exchange: Exchange, caller: Caller) -> Response:
+async def _answer(services: Services, exchange: Exchange, caller: Caller, read: Read, tell: Tell) -> Response:
     raw = await exchange.body(services.body_bytes_max)
     async with services.limits.spending(caller) as headers:
         long = len(raw) > LONG_BODY_BYTES
-        body = await services.threads.run(caller.public, len(raw), _read, raw) if long else _read(raw)
+        body = await services.threads.run(caller.public, len(raw), read, raw) if long else read(raw)
         async with in_turn(services, exchange, caller):
             choice = await _decided(services, caller, body, body.session(exchange.header("x-apprentice-session")))
-    return Response(msgspec.json.encode(_told(choice, caller)), headers=headers, media_type="application/json")
+            fields = await tell(body, choice)
+    return Response(msgspec.json.encode(fields), headers=headers, media_type="application/json")
 
 
 def _read(raw: bytes) -> RequestBody:
