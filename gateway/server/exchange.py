@@ -211,9 +211,14 @@ class Exchange(Wakeable):
         return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
 
     async def next_part(self) -> tuple[bytes, bool]:
-        """The part of the body that has come since, and whether there is more. Raises HungUp, Problem (503)."""
+        """The part of the body that has come since, and whether there is more.
+
+        Raises HungUp, and Problem for a body that can't be read to its end (400, 431, 503), also where the rest came.
+        """
         while not self.complete and not self._parts:
             await self._more()
+        if self.fault is not None:  # its parts were dropped: what is left is not the body
+            raise self.fault
         parts, self._parts, self.waiting_bytes = self._parts, [], 0
         self._wire.read_on()
         return b"".join(parts), not self.complete

@@ -76,6 +76,17 @@ async def test_a_body_is_read_whole_however_it_comes() -> None:
     assert await Caller(b"x" * BYTES_MAX).call.body(BYTES_MAX) == b"x" * BYTES_MAX
 
 
+@pytest.mark.parametrize("bytes_left", [0, 5], ids=["the rest came", "it breaks off"])
+async def test_parts_of_a_body_that_failed_end_with_its_fault_and_not_as_a_whole(bytes_left: int) -> None:
+    call = Caller(b"{", b"}").call
+    assert await call.next_part() == (b"{", True)
+    call.fail(Problem("overload", "no room"))
+    if not bytes_left:
+        call.come()
+    with pytest.raises(Problem, match="no room"):
+        await call.next_part()
+
+
 async def test_small_chunks_are_kept_as_one_piece() -> None:
     call = Caller().call
     for _ in range(500):
