@@ -46,7 +46,8 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    problem = _refusal_of(request, error)
+    cause = error.__cause__  # of a body that can't be read to its end
+    problem = cause if isinstance(cause, Problem) else _refusal_of(request, error)
     if (request.method, request.url.path) == ("POST", FEEDBACK_PATH):
         problem = await _charged(request, problem)
     return _answer(request, problem)

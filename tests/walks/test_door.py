@@ -15,6 +15,7 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
+from tests.waiting import until
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -125,6 +126,44 @@ async def test_an_upload_may_take_longer_than_other_bodies(configure: Configure)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await reader.read(1)
+
+
+BODY_MAX = 1 << 20
+
+
+@pytest.mark.invariant("No call acts on a body that was not read to its end.")
+async def test_a_body_without_room_is_refused_and_never_taken_for_an_empty_one(configure: Configure) -> None:
+    limits = {"bodies_bytes_max": BODY_MAX, "caller_share_max": 1}
+    async with run_gateway(configure(limits=limits)) as gateway, gateway.http() as http:
+        key = await gateway.key(name="leaked")
+        rotate = f"/admin/v1/callers/{key.split('-')[2]}/rotate"
+        async with connected(gateway) as (_, writer):
+            head = f"authorization: Bearer {key}\r\ncontent-length: {BODY_MAX}\r\n\r\n".encode()
+            writer.write(CHAT + head + b" " * (BODY_MAX - 1))
+            await until(lambda: _is_full(http), "the room is full")
+            for path, body in [(rotate, {"overlap_seconds": 0}), ("/v1/feedback", {"request_id": "a"})]:
+                answer = await http.post(path, json=body)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overload"), path
+                assert answer.headers["retry-after"] == "1"
+        assert (await http.post(rotate, json={"overlap_seconds": 0})).status_code == 200
+        assert (await http.get("/v1/models", headers={"authorization": f"Bearer {key}"})).status_code == 401
+
+
+async def _is_full(http: httpx.AsyncClient) -> bool:
+    return (await http.post("/v1/chat/completions", json={"model": "nothing"})).status_code == 503
+
+
+async def test_a_body_with_too_many_trailers_changes_nothing(configure: Configure) -> None:
+    async with (
+        run_gateway(configure(limits={"headers_max": 32})) as gateway,
+        connected(gateway) as (reader, writer),
+    ):
+        key = await gateway.key(name="leaked")
+        head = f"POST /admin/v1/callers/{key.split('-')[2]}/rotate HTTP/1.1\r\nhost: gateway\r\n".encode()
+        ours = f"authorization: Bearer {gateway.admin_key}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+        writer.write(head + ours + b"2\r\n{}\r\n0\r\n" + b"x: y\r\n" * 40 + b"\r\n")
+        status, _, body = await head_and_body(reader)
+        assert (status, json.loads(body)["error"]["code"]) == (431, "head_too_large")
 
 
 async def test_a_connection_that_is_idle_between_requests_is_closed_after_its_time(configure: Configure) -> None:
