@@ -1,8 +1,8 @@
 """Votes of labellers, on crowd data: `python -m benchmarks.labellers [--json] [--data PATH …] [--seed N]`.
 
 Each file has real people's labels of items whose right value is known. The majority and the vote of Dawid and Skene
-(monitoring/labels/votes.py) are held against it, and with them the one that is recommended by the number of labels
-alone. Beside the whole file, so many labels an item are drawn from it, as of a task with fewer reviewers.
+(monitoring/labels/dawid_skene.py) are held against it, and with them the one that is recommended by the number of
+labels alone. Beside the whole file, so many labels an item are drawn from it, as of a task with fewer reviewers.
 
 `shortfall` is by how many points the recommended vote is under the better one. A goal stands on the lower end of its
 99% interval, over items.
@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, table
 from monitoring.labels.agreement import measure_agreement
+from monitoring.labels.dawid_skene import find_credits, take_votes
 from monitoring.labels.ratings import Ratings, RatingsError, read_rater_file
-from monitoring.labels.votes import find_credits, take_votes
 
 DATA = Path(__file__).with_name("data") / "crowd"
 HEADER = "rater,item,label,gold\n"

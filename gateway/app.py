@@ -33,8 +33,8 @@ from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.background.jobs import Job, running_jobs
 from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
-from gateway.console.door import list_console_routes
-from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
+from gateway.console.routes import list_console_routes
+from gateway.current_configuration import Deployment, bounds_of, caps_of, deployed_of
 from gateway.error_answers import add_error_answers
 from gateway.errors import Problem, SettingsError, StateError
 from gateway.feature import Feature, Features, stateless
@@ -48,9 +48,9 @@ from gateway.features.probes import endpoints as probes
 from gateway.features.pulls.feature import PULLS
 from gateway.features.quality.feature import QUALITY
 from gateway.features.readiness.feature import READINESS
+from gateway.features.records.append_file_rewrites import keep_rewriting
 from gateway.features.records.archiving import keep_archiving
 from gateway.features.records.flushing import open_flow
-from gateway.features.records.rewriting import keep_rewriting
 from gateway.features.releases.feature import RELEASES
 from gateway.features.reported import endpoints as reported
 from gateway.features.requests import count_tokens, model_list, route

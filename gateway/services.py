@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from gateway.access_log import AccessLog
 from gateway.callers import Caller
 from gateway.configuration.settings import Settings
-from gateway.deployment import Deployment, Prices
+from gateway.current_configuration import Deployment, Prices
 from gateway.formats.answer_terms import Judging
 from gateway.formats.recent_bodies import RecentBodies
 from gateway.formats.request_body import RequestBody

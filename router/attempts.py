@@ -14,7 +14,7 @@ from router.decision import Choice, Moment, Reason, Refusal
 from router.fallbacks import choose_adapter_after_all, choose_fallback_instead
 from router.findings import CheckName
 from router.policy import AttemptLimits, Policy
-from router.replicas import pick
+from router.replica_choice import pick
 from serving.view import FaultKind, FleetView
 
 GivingUp = Literal["refused", "exhausted", "fallback_capped", "needs_human", "rejected", "overload", "no_replica"]

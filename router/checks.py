@@ -22,9 +22,9 @@ from router.decision import Moment, Scores
 from router.findings import CheckName, CheckPolicy, Finding
 from router.fitted import OTHER_SELECTOR, ModelKind
 from router.gain_budget import get_threshold, is_fitted_elsewhere
-from router.placing import place_for_arm
 from router.policy import AUTO, AUTO_SELECTOR, UNWATCHED, Alias, Policy, TaskPolicy
 from router.refusals import is_refusal
+from router.version_choice import place_for_arm
 from serving.view import VersionView
 
 if TYPE_CHECKING:

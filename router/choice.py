@@ -11,9 +11,9 @@ from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, Rou
 from router.fallbacks import Routing, choose_fallback, refuse_for_lack
 from router.findings import Finding
 from router.overrides import NO_RULE, Override, Ruled, Subject, apply_rules
-from router.placing import pick_live_version
 from router.policy import AUTO, Alias, Policy, TaskPolicy
-from router.replicas import Lack, pick
+from router.replica_choice import Lack, pick
+from router.version_choice import pick_live_version
 from serving.view import FleetView, PoolView, VersionView
 
 NO_INDEX = "no task has a scope model"

@@ -10,7 +10,7 @@ from router.checks import list_names
 from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
 from router.findings import FallbackName, Finding
 from router.policy import Policy, TaskPolicy
-from router.replicas import Lack, pick
+from router.replica_choice import Lack, pick
 from serving.view import FleetView, PoolView, VersionView
 
 ADAPTER_STANDS_IN: frozenset[str] = list_names(lambda check: check.stands_in != "never") | {"other_language"}

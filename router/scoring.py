@@ -9,8 +9,8 @@ from router.checks import READERS, SCOPE_READERS
 from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
 from router.fitted import NOTHING_FITTED
 from router.overrides import match_texts
-from router.placing import pick_live_version
 from router.policy import AUTO, Policy
+from router.version_choice import pick_live_version
 from serving.view import FleetView
 
 if TYPE_CHECKING:

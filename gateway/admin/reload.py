@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from gateway.configuration.settings import Settings, load_settings
-from gateway.deployment import bounds_of, caps_of, deployed_of
+from gateway.current_configuration import bounds_of, caps_of, deployed_of
 from gateway.errors import Problem, SettingsError
 from gateway.fleet_health import check_health
 from gateway.limits.fallback_caps import Cap

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from serving.adapters.errors import ArtifactError
-from serving.adapters.pull import NotThere, Puller, PullError
+from serving.adapters.sidecar import NotThere, Puller, PullError
 from serving.adapters.store import Store
 
 

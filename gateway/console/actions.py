@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from gateway.callers import LIMIT_NAMES
 from gateway.console.admin_api import Declined, fill_address
-from gateway.console.visit import Visit
+from gateway.console.signed_in_request import Visit
 from gateway.server.listener import CONSOLE
 
 Kind = Literal["text", "long", "number", "percent", "choice", "list", "moment"]

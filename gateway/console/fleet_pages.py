@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from gateway.console.visit import Visit
+from gateway.console.signed_in_request import Visit
 
 
 async def show_fleet(visit: Visit) -> Response:

@@ -13,8 +13,8 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.console.admin_api import Declined
 from gateway.console.fleet_pages import load_fleet
+from gateway.console.signed_in_request import Visit
 from gateway.console.task_pages import load_overview, load_task
-from gateway.console.visit import Visit
 
 TICK_SECONDS = 1.0
 LOOK_TICKS = 2

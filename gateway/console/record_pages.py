@@ -9,7 +9,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from gateway.console.admin_api import fill_address
-from gateway.console.visit import Visit
+from gateway.console.signed_in_request import Visit
 from monitoring.datasets.card_page import make_card
 
 SPENT_MAX = 50

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from gateway.console.admin_api import Declined, fill_address
-from gateway.console.visit import Visit
+from gateway.console.signed_in_request import Visit
 from monitoring.records import OUTCOMES
 from router.decision import REASONS
 

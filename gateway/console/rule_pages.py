@@ -9,7 +9,7 @@ from typing import Any, get_args
 from starlette.responses import Response
 
 from gateway.console.admin_api import Declined, fill_address
-from gateway.console.visit import Visit
+from gateway.console.signed_in_request import Visit
 from gateway.server.listener import CONSOLE
 from router.overrides import OverrideAction, OverrideMode
 

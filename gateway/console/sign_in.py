@@ -12,7 +12,7 @@ from gateway.audit import enter_event
 from gateway.callers import Caller, identify, require
 from gateway.console.admin_api import Declined
 from gateway.console.sessions import ROLES, Person, match_tokens
-from gateway.console.visit import COOKIE, Console, Visit, read_form, see_that_it_is_ours, validate_path
+from gateway.console.signed_in_request import COOKIE, Console, Visit, read_form, see_that_it_is_ours, validate_path
 from gateway.errors import Problem
 from gateway.server.listener import CONSOLE
 

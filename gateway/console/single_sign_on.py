@@ -23,7 +23,7 @@ from gateway.callers import PUBLIC_LENGTH, Caller, Role
 from gateway.configuration.sections import OidcSettings
 from gateway.console.sessions import Person, match_tokens
 from gateway.console.sign_in import open_session, render_sign_in
-from gateway.console.visit import Console
+from gateway.console.signed_in_request import Console
 from gateway.server.listener import CONSOLE
 
 FLOW_COOKIE = "apprentice_console_flow"

@@ -33,7 +33,7 @@ from gateway.console import (
 from gateway.console.admin_api import Declined, PersonalApi
 from gateway.console.live import LIVE, LiveParts
 from gateway.console.sign_in import begin_session, end_session, show_sign_in
-from gateway.console.visit import COOKIE, Console, Visit
+from gateway.console.signed_in_request import COOKIE, Console, Visit
 from gateway.server.listener import CONSOLE
 from gateway.server.wire import Message, Receive, Scope, Send
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import Response
 
 from gateway.console.admin_api import Declined, fill_address
-from gateway.console.visit import Visit
+from gateway.console.signed_in_request import Visit
 
 COUNTERS = ("apprentice_requests_total", "apprentice_cost_usd_total", "apprentice_saving_usd_total")
 SIGNALS_MAX = 12

@@ -12,7 +12,7 @@ from msgspec import Meta, Raw
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerWriter, write_event
 from gateway.formats.fields import StreamOptions, Tokens
-from gateway.formats.response_writer import ResponseWriter
+from gateway.formats.responses_writer import ResponseWriter
 from gateway.formats.translated_format import (
     TranslatedFormat,
     choose_tool,

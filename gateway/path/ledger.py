@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from gateway.deployment import Prices
+from gateway.current_configuration import Prices
 from gateway.errors import Problem
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import Progress

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from monitoring.labels.agreement import measure_agreement, measure_raters
+from monitoring.labels.dawid_skene import Votes, find_credits, find_values, take_votes
 from monitoring.labels.messages import Agreement, ClassReport, RaterReport, RatingsReport, VoteName, VoteReport
 from monitoring.labels.ratings import Numbers, Ratings
-from monitoring.labels.votes import Votes, find_credits, find_values, take_votes
 
 AGREEMENT_MIN = 0.667
 """Below it no conclusion may rest on single labels (Krippendorff)."""

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from serving.adapters.entries import Version
 from serving.adapters.placement import Capacity, Placement, PlacementState, Step, placement_from, placement_key
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
-from serving.adapters.pull import PullError, ensure_on
+from serving.adapters.sidecar import PullError, ensure_on
 from serving.adapters.store import Store
 from serving.engine_traits import AdapterApi
 from serving.fingerprint import BaseFingerprint, compute_fingerprint

@@ -17,9 +17,9 @@ from router.decision import NO_SCORES, OUT_OF_SERVICE, REASONS, Choice, Moment, 
 from router.fallbacks import ADAPTER_STANDS_IN, choose_fallback_instead
 from router.findings import CheckPolicy
 from router.overrides import Override, find_pattern_fault, needs_text
-from router.placing import place_session
 from router.policy import Alias, Policy, Shift, TaskPolicy
 from router.scoring import score
+from router.version_choice import place_session
 from serving.view import CircuitView
 from tests.router.situations import (
     ACTIVE,

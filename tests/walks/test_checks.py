@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from router.placing import place_for_arm
+from router.version_choice import place_for_arm
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Reset, Status
 from tests.walks.conftest import Configure, MakeAdapter

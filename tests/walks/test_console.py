@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.console.visit import COOKIE
+from gateway.console.signed_in_request import COOKIE
 from tests.walks.conftest import Configure
 from tests.walks.console_world import ConsoleWorld, open_console_world
 from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from gateway.features.records.rewriting import KEY, rewrite
+from gateway.features.records.append_file_rewrites import KEY, rewrite
 from tests.fakes.valkey import valkey
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway

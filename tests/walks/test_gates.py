@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.evaluations.baselines import take_gate
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.evaluations.gates import take_gate
 from gateway.features.quality.quality import Quality
 from monitoring.quality.verdicts.quality import TaskQuality
 from tests.fakes.engine import FakeEngine

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.gates import STREAM
+from gateway.features.evaluations.baselines import STREAM
 from gateway.features.quality.quality import Quality
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, ArmReport, Summary

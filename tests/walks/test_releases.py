@@ -9,7 +9,7 @@ import pytest
 
 from gateway.features.shadows.draws import QUEUE_MAX
 from gateway.features.shadows.job import AT_ONCE_MAX
-from router.placing import place_session
+from router.version_choice import place_session
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
 from tests.waiting import until

@@ -28,10 +28,10 @@ from gateway.cli.sidecar_app import build_sidecar
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from gateway.services import Services
-from serving.adapters import pull
+from serving.adapters import sidecar as adapter_sidecar
 from serving.adapters.artifact import digest_of, verify
 from serving.adapters.manifest import read_manifest
-from serving.adapters.pull import NotThere, Puller, PullError, ensure_on
+from serving.adapters.sidecar import NotThere, Puller, PullError, ensure_on
 from serving.adapters.signature import new_key as new_signing_key
 from serving.adapters.signature import sign, written
 from serving.adapters.store import Store
@@ -269,7 +269,7 @@ async def test_something_else_at_the_sidecars_address_is_said(http: httpx.AsyncC
 async def test_a_sidecar_that_takes_too_long_is_not_waited_for_and_goes_on(
     url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull, "ENSURE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(adapter_sidecar, "ENSURE_SECONDS_MAX", 0.1)
     gateway.go.clear()
     with pytest.raises(PullError, match="the next try joins it"):
         await ensure_on(url, digest, http)
@@ -347,7 +347,7 @@ async def test_the_sidecars_disk_is_not_filled_to_the_brim(
 async def test_pulls_have_a_limit(
     http: httpx.AsyncClient, own: Store, gateway: Giving, key_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull, "WAITING_MAX", 3)
+    monkeypatch.setattr(adapter_sidecar, "WAITING_MAX", 3)
     gateway.go.clear()
     puller = Puller(own, gateway.url, key_path, http)
     asking = [asyncio.create_task(puller.ensure(f"sha256:{number:064x}")) for number in range(3)]
@@ -389,7 +389,7 @@ async def test_sidecar_killed_while_pulling_holds_nothing_half_and_pulls_again(
             await asking
     assert not own.holds(digest)
     (left,) = own.folder.glob(".incoming-*")
-    long_ago = time.time() - pull.PULL_SECONDS_MAX - 60
+    long_ago = time.time() - adapter_sidecar.PULL_SECONDS_MAX - 60
     os.utime(left, (long_ago, long_ago))
 
     async with process(own, gateway.url, key_path, unused_tcp_port) as running:

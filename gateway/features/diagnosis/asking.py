@@ -19,7 +19,7 @@ from monitoring.diagnosis.faults import ArmAnswer, ArmKind
 from monitoring.texts import KeptText
 from router.decision import Choice
 from router.policy import TaskPolicy
-from router.replicas import pick
+from router.replica_choice import pick
 from serving.adapters.entries import PLACED
 from serving.view import VersionView
 

@@ -18,8 +18,8 @@ from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
+from gateway.features.records.append_file_rewrites import rewrite_now
 from gateway.features.records.archiving import redis_address
-from gateway.features.records.rewriting import rewrite_now
 from gateway.features.training.ending import end_training
 from gateway.state.audited_step import AuditedStep
 from serving.adapters.entries import Version

@@ -23,8 +23,8 @@ from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
+from gateway.features.evaluations.baselines import gate_of, take_gate
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.evaluations.gates import gate_of, take_gate
 from gateway.features.evaluations.judging import describe_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
@@ -44,7 +44,7 @@ from monitoring.evaluation.results import RowResult, Said, answer_rows
 from monitoring.records import Record
 from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
-from router.replicas import pick
+from router.replica_choice import pick
 from serving.adapters.entries import PLACED
 from serving.engine_traits import EngineKind
 from serving.view import FleetView, VersionView

@@ -13,7 +13,7 @@ from gateway.access import Admin, Body, Operator, Reason, conflicts, known_versi
 from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.gates import counts_of
+from gateway.features.evaluations.baselines import counts_of
 from gateway.features.quality.quality import Quality
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import redis_time

@@ -12,7 +12,7 @@ from gateway.errors import Problem
 from gateway.openapi_parts import BYTES, with_answer, with_errors
 from gateway.server.wire import Receive, Scope, Send
 from serving.adapters.errors import ArtifactError
-from serving.adapters.pull import FILES
+from serving.adapters.sidecar import FILES
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 

@@ -14,8 +14,8 @@ from gateway.features.reviews.queue import ReviewQueue
 from gateway.formats.request_body import RequestBody
 from monitoring.records import PairRecord, Record
 from router.decision import Choice
-from router.placing import list_places_beside
 from router.policy import Policy, TaskPolicy
+from router.version_choice import list_places_beside
 
 QUEUE_MAX = 200
 FIRST_QUEUE_MAX = 16

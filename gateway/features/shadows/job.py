@@ -29,7 +29,7 @@ from monitoring.quality.verdicts.shares import is_evidence_first, is_healthy
 from monitoring.records import PairRecord, Record
 from router.decision import OUT_OF_SERVICE, Choice
 from router.policy import Policy
-from router.replicas import pick
+from router.replica_choice import pick
 from serving.view import FleetView, VersionView
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from monitoring.evaluation.forms import AnswerForm
 from monitoring.ids import digest
 from monitoring.records import PairRecord, Record
 from router.decision import Choice
-from router.replicas import pick
+from router.replica_choice import pick
 
 log = logging.getLogger(__name__)
 FAILURES_MAX = 5

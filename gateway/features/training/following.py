@@ -24,9 +24,9 @@ from gateway.features.datasets.datasets import read_card
 from gateway.features.releases.adding import Pusher
 from gateway.features.retraining.requests_to_train import read_rows
 from gateway.features.training.beginning import begin_run, draft_training
-from gateway.features.training.gate_evaluation import evaluate_version, stage_version
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
+from gateway.features.training.version_evaluation import evaluate_version, stage_version
 from gateway.state.audited_step import AuditedStep
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build import DatasetOptions

@@ -30,7 +30,7 @@ from monitoring.helper_process import NICENESS
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.notes import KEPT_SECONDS_MAX, Note
-from monitoring.quality.signals.saved import UNREADABLE, pack, read_watch
+from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watch
 from monitoring.quality.signals.steps import (
     BASELINES_KEY,
     CURSORS_KEY,

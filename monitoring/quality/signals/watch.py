@@ -77,11 +77,11 @@ MARKED_EVERY = 16
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """All streams of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
 
-    `form` is another only where a state of before can't be read any more (`saved.py`). `roll` knows which callers use
-    the version. `stack` is the one of general that `shadow`, `holdout` and `general` are compared with. `classes` has
-    the signals of classes, as `SIGNAL:CLASS`. `course` is the version's phase, and the times from which labels count.
-    `judged` is the rate of requests that got their first label. `agreed` is the agreement of the judge of pairs with
-    people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
+    `form` is another only where a state of before can't be read any more (`saved_watches.py`). `roll` knows which
+    callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` are compared with.
+    `classes` has the signals of classes, as `SIGNAL:CLASS`. `course` is the version's phase, and the times from which
+    labels count. `judged` is the rate of requests that got their first label. `agreed` is the agreement of the judge of
+    pairs with people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
     `shadow_usd`; `saving` is what it saves, and what they cost, lately. `anew` has the times of the baselines that
     admins and evaluations have set, by signal; `outdated` are those of them that were set for another metric. `canary`
     is its tally while it is a canary that is judged by a plan. `bets` are on other arms, by their names, while it is

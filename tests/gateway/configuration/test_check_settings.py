@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.deployment import deployed_of
+from gateway.current_configuration import deployed_of
 from router.findings import CheckPolicy
 from tests.gateway.configuration.test_settings import POOL, loaded, said
 

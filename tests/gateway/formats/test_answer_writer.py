@@ -10,8 +10,8 @@ import pytest
 from gateway.errors import Problem
 from gateway.formats.anthropic_messages import MESSAGES, MessageWriter
 from gateway.formats.request_body import read_body
-from gateway.formats.response_writer import ResponseWriter
 from gateway.formats.responses import RESPONSES
+from gateway.formats.responses_writer import ResponseWriter
 
 ASK = b'{"model": "m", "input": "hi"}'
 

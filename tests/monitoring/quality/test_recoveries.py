@@ -13,7 +13,7 @@ from monitoring.quality.detectors.baselines import measure, state_rate
 from monitoring.quality.phases import Judged, Phase, Verdict, next_phase
 from monitoring.quality.signals import complaint_signal, pair_signal, turning, watch
 from monitoring.quality.signals.entries import Seen
-from monitoring.quality.signals.saved import read_watch
+from monitoring.quality.signals.saved_watches import read_watch
 from monitoring.quality.signals.watch import Watch
 from tests.monitoring.quality.reckoned import (
     DAY,

@@ -11,7 +11,7 @@ import pytest
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals import judging, turning
 from monitoring.quality.signals.judging import Budget
-from monitoring.quality.signals.saved import UNREADABLE, pack, read_watch
+from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watch
 from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.quality import TaskQuality
 from tests.monitoring.quality.answered import V2

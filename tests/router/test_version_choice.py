@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from router.placing import PLACES, list_places_beside, place_for_arm
+from router.version_choice import PLACES, list_places_beside, place_for_arm
 
 pytestmark = pytest.mark.invariant("Draws depend on neither session, routing nor answer.")
 
