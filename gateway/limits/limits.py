@@ -70,8 +70,8 @@ class Bound:
 
     def tokens(self, body: RequestBody, size: int) -> tuple[int, int]:
         """Tokens of a prompt of `size` bytes, and of the answers that may follow."""
-        tokens = body.answer_tokens or self.completion_tokens
-        tokens = min(tokens, self.completion_tokens)  # more is refused, or the bound takes its place
+        asked, most = body.answer_tokens, self.completion_tokens  # embeddings ask for 0
+        tokens = most if asked is None else min(asked, most)  # more is refused, or the bound takes its place
         return size // BYTES_PER_TOKEN + 1, tokens * body.choices
 
     def nanos(self, prompt_tokens: int, completion_tokens: int) -> int:

@@ -16,6 +16,7 @@ from gateway.callers import Caller, CallerLimits
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
 from gateway.formats.chat import CHAT
+from gateway.formats.embeddings import EMBEDDINGS
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.limits.limits import NANOS, Bound, Limits, bound_of
 from gateway.limits.quotas import Quota
@@ -104,6 +105,12 @@ async def test_without_max_tokens_what_the_task_allows_is_reserved_for_each_answ
     services, caller, held = await with_quotas(CallerLimits(tokens_per_minute=100_000))
     assert await services.take(caller, body(n=3), 30)
     assert held[0].reserved == 11 + 3 * 4096
+
+
+async def test_of_embeddings_the_texts_tokens_alone_are_reserved() -> None:
+    services, caller, held = await with_quotas(CallerLimits(tokens_per_minute=5000))
+    assert await services.take(caller, read_body(EMBEDDINGS, b'{"model":"returns","input":["a","b"]}'), 30)
+    assert held[0].reserved == 11
 
 
 async def test_a_request_that_may_need_more_than_the_limit_has_to_find_all_of_it() -> None:
