@@ -277,7 +277,6 @@ async def test_embeddings_come_from_a_pool_and_are_priced(
     [
         ({"model": "returns"}, "model"),
         ({"input": []}, "input"),
-        ({"input": [[1, 2]]}, "input[0]"),
         ({"dimensions": 0}, "dimensions"),
         ({"extra_body": {"stream": True}}, "stream"),
     ],
@@ -288,3 +287,40 @@ async def test_embeddings_that_are_not_made_name_the_field(
     with pytest.raises(openai.BadRequestError) as refused:
         await responses.embeddings.create(**({"model": "general", "input": "x"} | fields))
     assert refused.value.param == param
+
+
+# ---- the decision alone -------------------------------------------------------------------------
+
+CALL = {"type": "tool_use", "id": "c1", "name": "f", "input": {}}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("messages", {"messages": [{"role": "user", "content": TEXT}], "system": "Be short.", "max_tokens": 20}),
+        ("messages", {"messages": [{"role": "assistant", "content": [CALL]}], "max_tokens": 20, "stop_sequences": []}),
+        ("embeddings", {"model": "general", "input": [TEXT, "b"]}),
+        ("responses", {"input": [{"role": "user", "content": TEXT}]}),
+        ("responses", {"input": TEXT, "instructions": "Be short."}),
+        ("completions", {"prompt": TEXT}),
+        ("chat/completions", {"messages": [{"role": "user", "content": TEXT}]}),
+    ],
+)
+async def test_route_takes_the_bodies_of_all_formats(running: RunningGateway, path: str, fields: dict[str, Any]) -> None:
+    body = {"model": "returns"} | fields
+    async with running.http() as http:
+        answer = await http.post(f"/v1/{path}", json=body)
+        route = await http.post("/v1/route", json=body)
+        named = await http.post("/v1/route", json=body, params={"format": path.partition("/")[0]})
+    assert answer.status_code == 200, answer.text
+    assert (route.status_code, named.status_code) == (200, 200), route.text
+    assert route.json()["reason"] == named.json()["reason"] == answer.headers["x-apprentice-reason"]
+
+
+async def test_route_takes_a_body_as_the_format_that_is_named(running: RunningGateway) -> None:
+    async with running.http() as http:
+        body = {"model": "returns", "input": TEXT}
+        task = await http.post("/v1/route", json=body, params={"format": "embeddings"})
+        unknown = await http.post("/v1/route", json=body, params={"format": "letters"})
+    assert (task.status_code, task.json()["error"]["param"]) == (400, "model")
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "format")

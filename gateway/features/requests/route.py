@@ -6,20 +6,27 @@ key's limits a request alone.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from msgspec import Raw
 
 from gateway.access import Identified, services_of
 from gateway.callers import Caller
 from gateway.features.requests.explanation import finding_told, reason_words, told_to_callers
-from gateway.formats.bounds import LONG_BODY_BYTES, MANY_RAW
+from gateway.formats.anthropic_messages import MESSAGES
+from gateway.formats.bounds import LONG_BODY_BYTES
 from gateway.formats.chat import CHAT
+from gateway.formats.completions import COMPLETIONS
+from gateway.formats.embeddings import EMBEDDINGS
 from gateway.formats.format_table import FORMATS
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
+from gateway.formats.responses import RESPONSES
 from gateway.formats.wire_format import WireFormat
 from gateway.openapi_parts import CHOICE_ERRORS, JSON_ERRORS, OK, WAIT_ERRORS, with_body, with_errors
 from gateway.path.ledger import finding_record, problem_of
@@ -33,6 +40,12 @@ from router.decision import REASONS, WITHOUT_FALLBACKS, Choice, Refusal
 Read = Callable[[bytes], RequestBody]
 Tell = Callable[[RequestBody, Choice], Awaitable[dict[str, Any]]]
 router = APIRouter()
+FormatName = Literal["chat", "completions", "responses", "messages", "embeddings"]
+NAMED: Mapping[str, WireFormat] = {each.name: each for each in FORMATS.values()}
+ANTHROPIC = ("system", "stop_sequences", "thinking")
+"""Fields that of all formats with messages Anthropic's alone has."""
+ITEMS = re.compile(rb'"|\[\s*\{')
+"""The begin of an input that can be a response's: a text, or items."""
 BODIES = tuple({"$ref": f"#/components/schemas/{each.schema_name}Request"} for each in FORMATS.values())
 
 
@@ -42,7 +55,11 @@ BODIES = tuple({"$ref": f"#/components/schemas/{each.schema_name}Request"} for e
     responses=with_errors(*JSON_ERRORS, *CHOICE_ERRORS, *WAIT_ERRORS) | OK,
     openapi_extra=with_body({"application/json": {"schema": {"anyOf": BODIES}}}),
 )
-async def route(request: Request, caller: Identified) -> Response:
+async def route(
+    request: Request,
+    caller: Identified,
+    name: Annotated[FormatName | None, Query(alias="format", description="Unset: by the body's fields.")] = None,
+) -> Response:
     """The decision on a request, without sending it. It leaves no record, and counts as a request against the key's
     limits, without tokens or money.
     """
@@ -50,7 +67,7 @@ async def route(request: Request, caller: Identified) -> Response:
     async def tell(body: RequestBody, choice: Choice) -> dict[str, Any]:
         return _told(choice, caller)
 
-    return await answer_beside(request, caller, _read, tell)
+    return await answer_beside(request, caller, partial(_read, name=name), tell)
 
 
 async def answer_beside(request: Request, caller: Caller, read: Read, tell: Tell) -> Response:
@@ -70,17 +87,37 @@ async def _answer(services: Services, exchange: Exchange, caller: Caller, read: 
     return Response(msgspec.json.encode(fields), headers=headers, media_type="application/json")
 
 
-def _read(raw: bytes) -> RequestBody:
-    return read_body(_format_of(raw), raw)
+def _read(raw: bytes, name: FormatName | None) -> RequestBody:
+    return read_body(_guess_format(raw) if name is None else NAMED[name], raw)
 
 
-def _format_of(raw: bytes) -> WireFormat:
-    """The first format whose required field the body has; chat where there is none, whose reader tells the fault."""
+class Marks(msgspec.Struct):
+    """The fields of a body that tell its format."""
+
+    messages: Raw = Raw()
+    prompt: Raw = Raw()
+    input: Raw = Raw()
+    system: Raw = Raw()
+    stop_sequences: Raw = Raw()
+    thinking: Raw = Raw()
+
+
+def _guess_format(raw: bytes) -> WireFormat:
+    """The format by the fields that the body has; chat where none is told, whose reader names the fault."""
     try:
-        fields: Any = MANY_RAW.decode(raw)
+        marks = MARKS.decode(raw)
+        if memoryview(marks.messages).nbytes:
+            return MESSAGES if any(memoryview(getattr(marks, name)).nbytes for name in ANTHROPIC) else CHAT
+        if memoryview(marks.prompt).nbytes:
+            return COMPLETIONS
+        if memoryview(marks.input).nbytes:
+            return RESPONSES if ITEMS.match(bytes(marks.input)) else EMBEDDINGS
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return CHAT
-    return next((each for each in FORMATS.values() if memoryview(getattr(fields, each.required)).nbytes), CHAT)
+        pass
+    return CHAT
+
+
+MARKS = msgspec.json.Decoder(Marks)
 
 
 async def _decided(services: Services, caller: Caller, body: RequestBody, session: str | None) -> Choice:
