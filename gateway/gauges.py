@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
 
+import msgspec
+
 from gateway.services import Services
 from monitoring.metrics import Meters
 from serving.adapters.placement import HELD
@@ -23,7 +25,7 @@ BREAKER_STATES: Mapping[BreakerState, float] = MappingProxyType({"closed": 0.0, 
 def read_gauges(services: Services) -> None:
     """Tell the meters where to read them, and the other processes what was measured."""
     meters, fleet = services.meters, services.fleet
-    services.siblings.answers["metrics"] = lambda _: _measured(meters)
+    services.siblings.answers |= {"metrics": lambda _: _measured(meters), "totals": lambda _: _totals(meters)}
     meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in fleet.replicas.values()})
     meters.queue_length.read_from(services.admission.waiting_by_priority)
     meters.configuration_loaded_at_seconds.read_from(lambda: services.deployment.loaded_at)
@@ -57,6 +59,10 @@ def read_gauges(services: Services) -> None:
 
 async def _measured(meters: Meters) -> bytes:
     return meters.measured()
+
+
+async def _totals(meters: Meters) -> bytes:
+    return msgspec.msgpack.encode(meters.totals())
 
 
 def _breaker_states(services: Services) -> dict[tuple[str, ...], float]:

@@ -226,6 +226,8 @@ class Parent:
             asker.send(ProcessMessage("answer", message.number, answer))
         else:
             answers = await asyncio.gather(*(self._ask(child, message.topic, message.payload) for child in others))
+            if message.topic == "totals":
+                answers.append(msgspec.msgpack.encode(self._ended.totals()))
             answer = msgspec.msgpack.encode([each for each in answers if each is not None])
             asker.send(ProcessMessage("answer", message.number, answer))
 

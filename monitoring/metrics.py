@@ -111,6 +111,16 @@ class Meters(MetricFamilies):
             if isinstance(family, Histogram):
                 family.add_exemplars(other.exemplars[name])
 
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Requests, cost and saving (US dollars) by task; what had no task is under an empty name."""
+        totals: dict[str, dict[str, float]] = {}
+        for family in (self.requests, self.cost_usd, self.saving_usd):
+            place = family.spec.labels.index("task")
+            for labels, (value,) in family.numbers():
+                row = totals.setdefault(labels[place], {})
+                row[family.spec.name] = row.get(family.spec.name, 0.0) + value
+        return totals
+
     def versions(self) -> frozenset[str]:
         """The versions that are known and not retired."""
         place = self.adapter_info.spec.labels.index("version")

@@ -19,6 +19,8 @@ from gateway.console.task_pages import load_overview, load_task
 TICK_SECONDS = 1.0
 LOOK_TICKS = 2
 """Ticks between two looks at what is shown."""
+LOOK_SECONDS = 0.9 * LOOK_TICKS * TICK_SECONDS
+"""Time for which all streams of a page show one look."""
 STREAM_SECONDS_MAX = 300.0
 """Longest life of a stream; the browser opens the next one."""
 STREAMS_MAX = 32
@@ -39,6 +41,8 @@ class LiveParts:
 
     def __init__(self) -> None:
         self._open = 0
+        self._loads: dict[tuple[str, str], tuple[float, asyncio.Task[dict[str, Any]]]] = {}
+        """The last look at each page, by its address and the role that looked, with its time."""
 
     async def stream(self, load: Load, template: str, visit: Visit) -> Response:
         """Send a part of a page each time that it has become another."""
@@ -56,7 +60,9 @@ class LiveParts:
                 if tick % LOOK_TICKS == 0:
                     if await console.sessions.find(visit.token) is None:
                         return
-                    part = console.templates.get_template(template).render(visit.shared() | await load(visit))
+                    part = console.templates.get_template(template).render(
+                        visit.shared() | await self._look(load, visit)
+                    )
                     if part != shown:
                         shown = part
                         yield "".join(f"data: {line}\n" for line in part.splitlines() if line.strip()) + "\n"
@@ -68,3 +74,11 @@ class LiveParts:
             return  # the browser asks again, and is told what is wrong where it loads a page
         finally:
             self._open -= 1
+
+    async def _look(self, load: Load, visit: Visit) -> dict[str, Any]:
+        """The data of a page, loaded once for all of a role that look in the same time. Raises Declined, RedisError."""
+        page, now = (visit.request.url.path, visit.person.role), time.monotonic()
+        if page not in self._loads or now - self._loads[page][0] >= LOOK_SECONDS:
+            self._loads = {known: look for known, look in self._loads.items() if now - look[0] < LOOK_SECONDS}
+            self._loads[page] = now, asyncio.ensure_future(load(visit))
+        return await asyncio.shield(self._loads[page][1])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
+import msgspec
 from starlette.responses import Response
 
 from gateway.console.admin_api import Declined, fill_address
 from gateway.console.signed_in_request import Visit
+from gateway.services import Services
 
 COUNTERS = ("apprentice_requests_total", "apprentice_cost_usd_total", "apprentice_saving_usd_total")
 SIGNALS_MAX = 12
@@ -25,7 +26,7 @@ async def load_overview(visit: Visit) -> dict[str, Any]:
     """The overview's data."""
     quality = await visit.api.get("/admin/v1/quality")
     aliases = (await visit.api.get("/admin/v1/aliases"))["aliases"]
-    money = _sum_counters(await visit.api.get("/metrics"))
+    money = await _sum_counters(visit.console.services)
     fleet = (await visit.api.get("/admin/v1/replicas"))["replicas"]
     none = dict.fromkeys(COUNTERS, 0.0)
     tasks = [
@@ -137,12 +138,11 @@ def _baseline_share(baseline: Mapping[str, Any]) -> float | None:
     return float(mean) if isinstance(mean, int | float) else None
 
 
-def _sum_counters(exposition: str) -> dict[str, dict[str, float]]:
-    """Requests, cost and saving of each task since the gateway's start. Only the lines of these are parsed."""
-    lines = [line for line in exposition.splitlines() if line.startswith(COUNTERS)]
-    sums: dict[str, dict[str, float]] = {}
-    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
-        for sample in family.samples:
-            row = sums.setdefault(sample.labels.get("task", ""), {})
-            row[sample.name] = row.get(sample.name, 0.0) + sample.value
+async def _sum_counters(services: Services) -> dict[str, dict[str, float]]:
+    """Requests, cost and saving of each task since the gateway's start, of all its processes."""
+    sums = services.meters.totals()
+    for raw in await services.siblings.ask("totals"):
+        for task, row in msgspec.msgpack.decode(raw, type=dict[str, dict[str, float]]).items():
+            known = sums.setdefault(task, {})
+            known |= {name: known.get(name, 0.0) + value for name, value in row.items()}
     return sums

@@ -306,7 +306,9 @@ CALL = {"type": "tool_use", "id": "c1", "name": "f", "input": {}}
         ("chat/completions", {"messages": [{"role": "user", "content": TEXT}]}),
     ],
 )
-async def test_route_takes_the_bodies_of_all_formats(running: RunningGateway, path: str, fields: dict[str, Any]) -> None:
+async def test_route_takes_the_bodies_of_all_formats(
+    running: RunningGateway, path: str, fields: dict[str, Any]
+) -> None:
     body = {"model": "returns"} | fields
     async with running.http() as http:
         answer = await http.post(f"/v1/{path}", json=body)

@@ -23,6 +23,7 @@ from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.waiting import until
 from tests.walks.served import ASK, Process, client, config, served
+from tests.walks.test_console import sign_in
 
 __all__ = ["config"]
 SHORT = ASK | {"max_tokens": 2}
@@ -91,7 +92,8 @@ def configured(config: Path, **sections: object) -> None:
 
 @pytest.mark.invariant("Callers share their connections over all processes of a gateway, and its metrics are the sum.")
 async def test_both_processes_serve_and_whichever_answers_says_the_same(config: Path) -> None:
-    async with pair(config, new_key()[0]) as (process, callers):
+    key = new_key()[0]
+    async with pair(config, key) as (process, callers):
         assert set(children(process)) == {0, 1}
         assert max(connections(process).values()) <= CALLERS / 2 + 1
         answers = [await caller.post("/v1/chat/completions", json=SHORT) for caller in callers]
@@ -99,6 +101,9 @@ async def test_both_processes_serve_and_whichever_answers_says_the_same(config: 
         assert {await metric(caller, "apprentice_requests_total") for caller in callers} == {CALLERS}
         assert {await metric(caller, "apprentice_build_info") for caller in callers} == {1}
         assert {await metric(caller, "apprentice_processes") for caller in callers} == {2}
+        for caller in callers[:6]:
+            await sign_in(caller, key)
+            assert f"<dt>Requests</dt><dd>{CALLERS}</dd>" in (await caller.get("/console/")).text
         ready = [(await caller.get("/health/ready")).json() for caller in callers]
         assert all(one == ready[0] for one in ready)
         made = (await callers[0].post("/admin/v1/callers", json={"name": "at once"})).json()["key"]
