@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -43,11 +46,10 @@ async def next_pair(
     compared = await find_evaluation(evaluations, evaluation)
     arms = _find_arms(compared, first, second)
     seen = {one.number for one in await _list_own(evaluations, compared, arms, reviewer.public)}
-    numbers = sorted(
-        {*range(compared.rows)} - seen, key=lambda number: _draw(evaluations, compared, "order", str(number))
-    )
-    for at in range(0, len(numbers), LOOKED_AT_ONCE):
-        some = numbers[at : at + LOOKED_AT_ONCE]
+    rows = compared.rows if await evaluations.store.has_texts(compared) else 0
+    drawn = draw_numbers(rows, _draw(evaluations, compared, "order"))
+    unseen = (number for number in drawn if number not in seen)
+    while some := list(itertools.islice(unseen, LOOKED_AT_ONCE)):
         results = [await evaluations.store.results_of(compared, arm, some) for arm in arms]
         for number, one, other in zip(some, *results, strict=True):
             if _differ(one, other) and (texts := await read_texts(evaluations, compared, number)) is not None:
@@ -124,6 +126,15 @@ def _order(
     """The arms of the answers `a` and `b`, as they are drawn for a row and a reviewer."""
     is_turned = int(_draw(evaluations, evaluation, *arms, str(number), reviewer)[:2], 16) % 2
     return (arms[1], arms[0]) if is_turned else arms
+
+
+def draw_numbers(count: int, seed: str) -> Iterator[int]:
+    """The numbers below `count` in a random order, each drawn as it is wanted."""
+    chance, moved = random.Random(seed), dict[int, int]()  # noqa: S311 - it is no secret
+    for last in reversed(range(count)):
+        at = chance.randint(0, last)
+        yield moved.get(at, at)
+        moved[at] = moved.pop(last, last)
 
 
 def _draw(evaluations: Evaluations, evaluation: Evaluation, *parts: str) -> str:

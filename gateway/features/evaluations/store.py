@@ -370,6 +370,10 @@ class EvaluationStore:
         results: list[bytes | None] = await self._redis.hmget(_key(evaluation.id, "results"), fields)
         return results
 
+    async def has_texts(self, evaluation: Evaluation) -> bool:
+        """True if texts of any row are kept."""
+        return bool(await self._redis.exists(_key(evaluation.id, "texts")))
+
     async def keep_preference(self, evaluation: Evaluation, preference: Preference) -> None:
         """Store a person's word on a row, in the place of an earlier one."""
         key = _key(evaluation.id, "preferences")
