@@ -21,19 +21,14 @@ from gateway.formats.server_sent_events import Count, Usage, payload_of
 BlockKind = Literal["reasoning", "text", "refusal", "tool"]
 
 
-class CalledFunction(msgspec.Struct, gc=False):
-    """A function's name, and its arguments as JSON text; in a stream a part of them."""
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool, or the next part of one: its arguments are JSON text, in a stream a part of it."""
 
-    name: str | None = None
-    arguments: Any = None
-
-
-class ToolCall(msgspec.Struct, gc=False):
-    """A call of a tool, or the next part of one."""
-
-    index: int | None = None
-    id: str | None = None
-    function: CalledFunction | None = None
+    index: int
+    id: str
+    name: str
+    arguments: str
 
 
 class ChatMessage(msgspec.Struct, gc=False):
@@ -42,8 +37,8 @@ class ChatMessage(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning: Any = None
     reasoning_content: Any = None
-    refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    refusal: Any = None
+    tool_calls: list[Any] | None = None
 
 
 class ChatChoice(msgspec.Struct, gc=False):
@@ -82,7 +77,7 @@ class ChatAnswer(msgspec.Struct, gc=False):
 
     id: str | None = None
     created: Any = None
-    model: str | None = None
+    model: Any = None
     choices: list[ChatChoice] | None = None
     usage: Raw = NULL
     apprentice: Any = None
@@ -123,6 +118,8 @@ class AnswerWriter(ABC):
         """The gateway's details of the request, which come at a stream's end."""
         self.finish_reason: str | None = None
         self.stop_reason: Any = None
+        self.event_count = 0
+        """Events so far, in a form that numbers them."""
         self._open: AnswerBlock | None = None
         self._begun = False
 
@@ -201,7 +198,7 @@ class AnswerWriter(ABC):
         yield from self._take_text("text", message.content)
         yield from self._take_text("refusal", message.refusal)
         for number, call in enumerate(message.tool_calls or ()):
-            yield from self._take_call(call, number if call.index is None else call.index)
+            yield from self._take_call(read_call(call, number))
         self.finish_reason = choice.finish_reason or self.finish_reason
         self.stop_reason = choice.stop_reason if choice.stop_reason is not None else self.stop_reason
 
@@ -215,19 +212,16 @@ class AnswerWriter(ABC):
         block.parts.append(text)
         yield from self.add_text(block, text)
 
-    def _take_call(self, call: ToolCall, number: int) -> Iterator[dict[str, Any]]:
+    def _take_call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
         """A call, or the next part of one. Calls end with the answer: their parts may come in turn."""
-        block = next((each for each in reversed(self.blocks) if each.kind == "tool" and each.tool == number), None)
-        function = call.function or CalledFunction()
+        block = next((each for each in reversed(self.blocks) if each.kind == "tool" and each.tool == call.index), None)
         if block is None or (call.id and call.id != block.call_id):  # some engines number no calls
-            call_id = call.id or f"call_{self.answer.id}_{number}"
-            block = AnswerBlock("tool", len(self.blocks), number, call_id, function.name or "")
+            call_id = call.id or f"call_{self.answer.id}_{call.index}"
+            block = AnswerBlock("tool", len(self.blocks), call.index, call_id, call.name)
             yield from self._begin_block(block)
-        arguments = function.arguments
-        if arguments:
-            text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-            block.parts.append(text)
-            yield from self.add_text(block, text)
+        if call.arguments:
+            block.parts.append(call.arguments)
+            yield from self.add_text(block, call.arguments)
 
     def _begin_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
         if self._open is not None and self._open.kind != "tool":
@@ -235,6 +229,23 @@ class AnswerWriter(ABC):
         self._open = block
         self.blocks.append(block)
         yield from self.open_block(block)
+
+
+def read_call(told: Any, number: int) -> ToolCall:
+    """The call that an engine told of as the one of this `number`, whatever the types of its fields."""
+    call = told if isinstance(told, dict) else {}
+    function = call.get("function")
+    named = function if isinstance(function, dict) else {}
+    index = call.get("index")
+    place = index if isinstance(index, int) else number
+    return ToolCall(place, *map(_write_text, (call.get("id"), named.get("name"), named.get("arguments"))))
+
+
+def _write_text(value: Any) -> str:
+    """A text as it is, nothing as none, and anything else as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return msgspec.json.encode(value).decode()
 
 
 def write_event(event: dict[str, Any]) -> bytes:

@@ -171,7 +171,7 @@ class MessagesFormat(TranslatedFormat):
     def error_body(self, problem: Problem) -> bytes:
         return msgspec.json.encode(self._write_error(problem))
 
-    def error_event(self, problem: Problem) -> bytes:
+    def error_event(self, problem: Problem, number: int) -> bytes:
         return write_event(self._write_error(problem))
 
     def _write_error(self, problem: Problem) -> dict[str, Any]:

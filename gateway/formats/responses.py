@@ -180,9 +180,9 @@ class ResponsesFormat(TranslatedFormat):
     def writer(self, raw: bytes) -> AnswerWriter:
         return ResponseWriter(raw)
 
-    def error_event(self, problem: Problem) -> bytes:
+    def error_event(self, problem: Problem, number: int) -> bytes:
         event = {"type": "error", "code": problem.code, "message": problem.message, "param": problem.param}
-        return write_event(event | {"sequence_number": 0})
+        return write_event(event | {"sequence_number": number})
 
     def answer_schema(self) -> dict[str, Any]:
         return {

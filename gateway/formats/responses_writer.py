@@ -39,7 +39,6 @@ class ResponseWriter(AnswerWriter):
         """`raw` is the request's body."""
         super().__init__()
         self._given: dict[str, Any] = msgspec.structs.asdict(_ECHO.decode(raw))
-        self._number = -1
         self._began_at = int(time.time())
 
     @property
@@ -103,8 +102,8 @@ class ResponseWriter(AnswerWriter):
         return "incomplete" if block is self.blocks[-1] and self.finish_reason == "length" else "completed"
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        self._number += 1
-        return {"type": kind, "sequence_number": self._number, **fields}
+        self.event_count += 1
+        return {"type": kind, "sequence_number": self.event_count - 1, **fields}
 
     def _of_item(self, block: AnswerBlock, kind: str, **fields: Any) -> dict[str, Any]:
         return self._event(kind, item_id=self._item_id(block), output_index=block.index, **fields)

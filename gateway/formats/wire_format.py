@@ -167,8 +167,11 @@ class WireFormat:
         fields = {"id": answer_id, "object": self.event_object, "created": created, "model": model, "choices": []}
         return msgspec.json.encode(fields)
 
-    def error_event(self, problem: Problem) -> bytes:
-        """The event that ends a stream which broke after it had begun. Nothing follows it."""
+    def error_event(self, problem: Problem, number: int) -> bytes:
+        """The event that ends a stream which broke after it had begun. Nothing follows it.
+
+        `number` is its own, in an API whose events are numbered.
+        """
         return b"data: " + self.error_body(problem) + b"\n\n"
 
     def error_body(self, problem: Problem) -> bytes:

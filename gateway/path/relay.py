@@ -199,9 +199,10 @@ async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) ->
     """Tell the caller of a problem: as an answer, or inside a stream that has begun, which then ends without [DONE]."""
     wire_format = get_format(exchange.path)
     if exchange.begun:
+        writer = ledger.body.writer if ledger and ledger.body else None
         with contextlib.suppress(TimeoutError):  # a caller that reads nothing is not waited for
             async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
-                await exchange.end(wire_format.error_event(problem))
+                await exchange.end(wire_format.error_event(problem, writer.event_count if writer else 0))
         return
     headers = problem.headers() + (choice_headers(ledger) if ledger else [])
     await exchange.whole(problem.status, headers, wire_format.error_body(problem))

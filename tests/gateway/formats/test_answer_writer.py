@@ -108,3 +108,25 @@ def test_tool_without_parameters_is_a_function_without_them() -> None:
     asked = {"model": "m", "input": "c", "tools": [{"type": "function", "name": "f"}]}
     chat = json.loads(read_body(RESPONSES, json.dumps(asked).encode()).raw)
     assert chat["tools"] == [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"refusal": {"a": 1}},
+        {"tool_calls": [{"id": 7, "index": "x", "function": {"name": 3, "arguments": [1]}}]},
+        {"tool_calls": [None, 3, {"function": "f"}]},
+    ],
+)
+@pytest.mark.parametrize("make", [MessageWriter, lambda: ResponseWriter(ASK)])
+def test_odd_types_that_chat_lets_pass_are_told_too(make: Any, odd: dict[str, Any]) -> None:
+    whole = json.dumps({"choices": [{"message": {"content": "yes", **odd}}]}).encode()
+    assert b"yes" in make().write_whole(whole)
+    assert b"yes" in make().write_end(events({"content": "yes"}, odd))
+
+
+def test_an_error_in_a_stream_has_the_next_number() -> None:
+    writer = ResponseWriter(ASK)
+    told = read(writer.write_events(events({"content": "yes"})))
+    [error] = read(RESPONSES.error_event(Problem("stream_broken", "It broke."), writer.event_count))
+    assert error["sequence_number"] == told[-1]["sequence_number"] + 1
