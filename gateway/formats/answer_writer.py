@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -48,6 +48,13 @@ class ChatChoice(msgspec.Struct, gc=False):
     delta: ChatMessage | None = None
     finish_reason: str | None = None
     stop_reason: Any = None
+    logprobs: Raw = NULL
+
+
+class ChatLogprobs(msgspec.Struct, gc=False):
+    """The logprobs of an answer's tokens, those of its reasoning too."""
+
+    content: list[dict[str, Any]] | None = None
 
 
 class ReasoningTokens(msgspec.Struct, gc=False):
@@ -84,6 +91,7 @@ class ChatAnswer(msgspec.Struct, gc=False):
 
 
 _ANSWER = msgspec.json.Decoder(ChatAnswer)
+_LOGPROBS: msgspec.json.Decoder[ChatLogprobs | None] = msgspec.json.Decoder(ChatLogprobs | None)
 _USAGE: msgspec.json.Decoder[ChatUsage | None] = msgspec.json.Decoder(ChatUsage | None)
 
 
@@ -99,6 +107,10 @@ class AnswerBlock:
     call_id: str = ""
     name: str = ""
     parts: list[str] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    """The logprobs of its tokens, if it is text and they were asked for."""
+    added: list[dict[str, Any]] = field(default_factory=list)
+    """Those of its latest text."""
 
     @property
     def text(self) -> str:
@@ -120,6 +132,8 @@ class AnswerWriter(ABC):
         self.stop_reason: Any = None
         self.event_count = 0
         """Events so far, in a form that numbers them."""
+        self.has_logprobs = False
+        """True if the caller asked for logprobs, and the form has a place for them."""
         self._open: AnswerBlock | None = None
         self._begun = False
 
@@ -195,14 +209,34 @@ class AnswerWriter(ABC):
 
     def _take_choice(self, choice: ChatChoice, message: ChatMessage) -> Iterator[dict[str, Any]]:
         yield from self._take_text("reasoning", message.reasoning or message.reasoning_content)
-        yield from self._take_text("text", message.content)
+        yield from self._take_text("text", message.content, self._logprobs_of(choice, message))
         yield from self._take_text("refusal", message.refusal)
         for number, call in enumerate(message.tool_calls or ()):
             yield from self._take_call(read_call(call, number))
         self.finish_reason = choice.finish_reason or self.finish_reason
         self.stop_reason = choice.stop_reason if choice.stop_reason is not None else self.stop_reason
 
-    def _take_text(self, kind: BlockKind, text: Any) -> Iterator[dict[str, Any]]:
+    def _logprobs_of(self, choice: ChatChoice, message: ChatMessage) -> list[dict[str, Any]]:
+        """The logprobs of the message's text; none where they can't be read."""
+        if not self.has_logprobs or not message.content:
+            return []
+        try:
+            read = _LOGPROBS.decode(choice.logprobs)
+        except (msgspec.DecodeError, RecursionError):
+            return []
+        tokens = (read.content if read is not None else None) or []
+        if message.reasoning or message.reasoning_content:
+            texts = [str(each.get("token")) for each in tokens]
+            start, seen = "".join(texts).rfind(message.content), 0
+            for number, text in enumerate(texts):
+                if seen >= start:
+                    return tokens[number:]
+                seen += len(text)
+        return tokens
+
+    def _take_text(
+        self, kind: BlockKind, text: Any, logprobs: Sequence[dict[str, Any]] = ()
+    ) -> Iterator[dict[str, Any]]:
         if not text or not isinstance(text, str):
             return
         block = self._open
@@ -210,6 +244,8 @@ class AnswerWriter(ABC):
             block = AnswerBlock(kind, len(self.blocks))
             yield from self._begin_block(block)
         block.parts.append(text)
+        block.added = list(logprobs)
+        block.logprobs += logprobs
         yield from self.add_text(block, text)
 
     def _take_call(self, call: ToolCall) -> Iterator[dict[str, Any]]:

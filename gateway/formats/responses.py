@@ -12,7 +12,7 @@ from msgspec import Meta, Raw
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerWriter, write_event
 from gateway.formats.fields import StreamOptions, Tokens
-from gateway.formats.responses_writer import ResponseWriter
+from gateway.formats.responses_writer import LOGPROBS, ResponseWriter
 from gateway.formats.translated_format import (
     TranslatedFormat,
     choose_tool,
@@ -35,7 +35,6 @@ UNTAKEN_FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Fields that are refused, most of them since they need stored state, and what to do instead."""
-LOGPROBS = "message.output_text.logprobs"
 INCLUDABLE = frozenset({LOGPROBS, "reasoning.encrypted_content"})
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
 
@@ -170,6 +169,8 @@ class ResponsesFormat(TranslatedFormat):
                 fields["tool_choice"] = _tool_choice(request.tool_choice)
         elif request.tool_choice not in (None, "none", "auto"):
             raise Problem("invalid_value", "tool_choice asks for a tool, and there are no tools.", "tool_choice")
+        if request.top_logprobs or LOGPROBS in (request.include or ()):
+            fields |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
         if request.stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
             obfuscation = request.stream_options and request.stream_options.include_obfuscation
@@ -208,8 +209,6 @@ def _refuse_untaken(request: ResponsesRequest) -> None:
     for number, name in enumerate(request.include or ()):
         if name not in INCLUDABLE:
             raise refuse_value(f"include[{number}]", name, *sorted(INCLUDABLE))
-    if request.top_logprobs or LOGPROBS in (request.include or ()):
-        raise Problem("parameter_not_allowed", "Only chat completions give logprobs: ask there.", "include")
 
 
 def _tool_choice(choice: str | NamedTool) -> Any:
@@ -264,6 +263,9 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
             _see_that_it_has(item, place, "call_id", "output")
             content = _content(item.output, f"{place}.output")
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
+        elif item.type == "item_reference":
+            text = f"{place} names a stored item. {STATELESS} Clients do so with `store`: false."
+            raise Problem("invalid_value", text, f"{place}.type")
         elif item.type != "reasoning":  # a model's own reasoning of earlier turns: templates leave it out as well
             raise refuse_value(f"{place}.type", item.type, *ITEM_TYPES)
     if not messages:

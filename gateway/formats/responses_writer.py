@@ -12,10 +12,14 @@ from msgspec import Raw
 from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
 from gateway.formats.fields import NULL
 
+LOGPROBS = "message.output_text.logprobs"
+"""The value of `include` that asks for them."""
+
 
 class EchoedFields(msgspec.Struct):
     """The fields of a request that its answer repeats."""
 
+    include: Raw = NULL
     instructions: Raw = NULL
     max_output_tokens: Raw = NULL
     metadata: Raw = NULL
@@ -25,6 +29,7 @@ class EchoedFields(msgspec.Struct):
     text: Raw = NULL
     tool_choice: Raw = NULL
     tools: Raw = NULL
+    top_logprobs: Raw = NULL
     top_p: Raw = NULL
     user: Raw = NULL
 
@@ -39,6 +44,7 @@ class ResponseWriter(AnswerWriter):
         """`raw` is the request's body."""
         super().__init__()
         self._given: dict[str, Any] = msgspec.structs.asdict(_ECHO.decode(raw))
+        self.has_logprobs = _asks_for_logprobs(self._given["include"], self._given["top_logprobs"])
         self._began_at = int(time.time())
 
     @property
@@ -73,13 +79,13 @@ class ResponseWriter(AnswerWriter):
             item["content"] = []
         yield self._event("response.output_item.added", output_index=block.index, item=item)
         if block.kind in ("text", "refusal"):
-            yield self._of_part(block, "response.content_part.added", part=_part(block.kind, ""))
+            yield self._of_part(block, "response.content_part.added", part=_part(AnswerBlock(block.kind, 0)))
 
     def add_text(self, block: AnswerBlock, text: str) -> Iterator[dict[str, Any]]:
         if block.kind == "tool":
             yield self._of_item(block, "response.function_call_arguments.delta", delta=text)
             return
-        yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.delta", delta=text, **_logprobs(block))
+        yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.delta", delta=text, **_logprobs(block, block.added))
 
     def close_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
         if block.kind == "tool":
@@ -87,9 +93,9 @@ class ResponseWriter(AnswerWriter):
             yield self._of_item(block, "response.function_call_arguments.done", **call)
         else:
             text = {"refusal" if block.kind == "refusal" else "text": block.text}
-            yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.done", **text, **_logprobs(block))
+            yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.done", **text, **_logprobs(block, block.logprobs))
             if block.kind != "reasoning":
-                yield self._of_part(block, "response.content_part.done", part=_part(block.kind, block.text))
+                yield self._of_part(block, "response.content_part.done", part=_part(block))
         item = self._item(block, self._status_of(block))
         yield self._event("response.output_item.done", output_index=block.index, item=item)
 
@@ -122,7 +128,7 @@ class ResponseWriter(AnswerWriter):
         if block.kind == "reasoning":
             content = [{"type": "reasoning_text", "text": block.text}]
             return item | {"type": "reasoning", "summary": [], "content": content}
-        return item | {"type": "message", "role": "assistant", "content": [_part(block.kind, block.text)]}
+        return item | {"type": "message", "role": "assistant", "content": [_part(block)]}
 
     def _response(self, status: str) -> dict[str, Any]:
         given = self._given
@@ -146,6 +152,7 @@ class ResponseWriter(AnswerWriter):
             "text": _or(given["text"], {"format": {"type": "text"}}),
             "tool_choice": _or(given["tool_choice"], "auto"),
             "tools": _or(given["tools"], []),
+            "top_logprobs": _or(given["top_logprobs"], 0),
             "top_p": given["top_p"],
             "truncation": "disabled",
             "usage": None,
@@ -165,12 +172,17 @@ def _or(given: Raw, default: Any) -> Any:
     return default if given == NULL else given
 
 
-def _logprobs(block: AnswerBlock) -> dict[str, Any]:
-    """The field that events of text alone have; the gateway gives no logprobs there."""
-    return {"logprobs": []} if block.kind == "text" else {}
+def _asks_for_logprobs(include: Raw, top_logprobs: Raw) -> bool:
+    """True if these fields of a request ask for logprobs."""
+    return f'"{LOGPROBS}"'.encode() in bytes(include) or top_logprobs not in (NULL, Raw(b"0"))
 
 
-def _part(kind: str, text: str) -> dict[str, Any]:
-    if kind == "refusal":
-        return {"type": "refusal", "refusal": text}
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _logprobs(block: AnswerBlock, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The field that events of text alone have."""
+    return {"logprobs": logprobs} if block.kind == "text" else {}
+
+
+def _part(block: AnswerBlock) -> dict[str, Any]:
+    if block.kind == "refusal":
+        return {"type": "refusal", "refusal": block.text}
+    return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": block.logprobs}

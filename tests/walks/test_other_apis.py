@@ -111,6 +111,28 @@ async def test_response_that_was_cut_is_incomplete(responses: AsyncOpenAI) -> No
     assert answer.incomplete_details.reason == "max_output_tokens"
 
 
+async def test_response_has_the_logprobs_that_were_asked_for_and_no_others(responses: AsyncOpenAI) -> None:
+    asked: Any = {"model": "returns", "input": TEXT, "include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    whole: Any = await responses.responses.create(**asked)
+    tokens = whole.output[0].content[0].logprobs
+    assert "".join(each.token for each in tokens) == whole.output_text
+    assert [len(each.top_logprobs) for each in tokens] == [2] * len(tokens)
+    assert whole.top_logprobs == 2
+    events: list[Any] = [event async for event in await responses.responses.create(**asked, stream=True)]
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert [each.token for event in deltas for each in event.logprobs] == [each.token for each in tokens]
+    (done,) = [event for event in events if event.type == "response.output_text.done"]
+    assert [each.logprob for each in done.logprobs] == [each.logprob for each in tokens]
+    assert events[-1].response.output[0].content[0].logprobs == tokens
+    plain: Any = await responses.responses.create(model="returns", input=TEXT)
+    assert plain.output[0].content[0].logprobs == []
+
+
+async def test_response_of_a_stored_item_says_how_a_client_sends_it_itself(responses: AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="`store`: false"):
+        await responses.responses.create(model="returns", input=[{"type": "item_reference", "id": "msg_1"}])
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -63,6 +63,25 @@ def test_answer_that_chat_lets_pass_is_told_too(field: dict[str, Any]) -> None:
     assert json.loads(MessageWriter().write_whole(body))["content"] == [{"type": "text", "text": "yes"}]
 
 
+def test_logprobs_of_reasoning_are_none_of_the_texts() -> None:
+    tokens = [{"token": token, "logprob": -0.5, "bytes": [1], "top_logprobs": []} for token in ("yes", " no", "yes")]
+    message = {"reasoning": "yes no", "content": "yes"}
+    choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": tokens}}
+    body = json.dumps({"id": "chatcmpl-1", "model": "m", "choices": [choice]}).encode()
+    asked = b'{"model": "m", "input": "hi", "include": ["message.output_text.logprobs"]}'
+    reasoning, text = json.loads(ResponseWriter(asked).write_whole(body))["output"]
+    assert (reasoning["type"], text["content"][0]["logprobs"]) == ("reasoning", tokens[2:])
+    assert json.loads(ResponseWriter(ASK).write_whole(body))["output"][1]["content"][0]["logprobs"] == []
+
+
+@pytest.mark.parametrize("logprobs", [7, {"content": 7}, {"content": [7]}, {}, None])
+def test_logprobs_that_can_not_be_read_are_left_out(logprobs: Any) -> None:
+    choice = {"message": {"content": "yes"}, "finish_reason": "stop", "logprobs": logprobs}
+    body = json.dumps({"id": "chatcmpl-1", "model": "m", "choices": [choice]}).encode()
+    asked = b'{"model": "m", "input": "hi", "top_logprobs": 1}'
+    assert json.loads(ResponseWriter(asked).write_whole(body))["output"][0]["content"][0]["logprobs"] == []
+
+
 def test_instructions_and_developer_messages_become_one_system_message() -> None:
     asked = {
         "model": "m",
