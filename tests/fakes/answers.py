@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Json = Mapping[str, Any]
-Wording = str | Callable[[Json], str]
-"""A fixed answer, or one made from the request's body."""
+
+
+@dataclass(frozen=True)
+class Called:
+    """A call of a tool, in the place of a text."""
+
+    name: str
+    arguments: Json
+
+
+Wording = str | Callable[[Json], str | Called | None]
+"""A fixed answer, or one made from the request's body (None: the engine's own)."""
 
 WORDS = (
     *("amber", "birch", "cedar", "delta", "ember", "flint", "grove", "heron"),
@@ -71,10 +83,10 @@ def prompt_of(body: Json) -> str:
 def embeddings_of(body: Json) -> dict[str, Any]:
     """A vector of two numbers for each text, and the tokens that they count as."""
     texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
-    data = [
-        {"object": "embedding", "index": index, "embedding": [len(text) / 100, text.count(" ") / 100]}
-        for index, text in enumerate(texts)
-    ]
+    vectors: list[Any] = [[len(text) / 100, text.count(" ") / 100] for text in texts]
+    if body.get("encoding_format") == "base64":
+        vectors = [base64.b64encode(struct.pack("<2f", *vector)).decode() for vector in vectors]
+    data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(vectors)]
     tokens = sum(len(tokens_of(text)) for text in texts)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
     return {"id": "embd-1", "object": "list", "created": 1, "model": body["model"], "data": data, "usage": usage}
@@ -95,8 +107,12 @@ def say(speaker: Speaker, body: Json, index: int, count: int, wording: Wording |
     """The answer: the test's own wording, a tool call, JSON for a schema, or `count` tokens of the speaker's."""
     dice = _dice(speaker.digest, prompt_of(body if not continues(body) else _without_last(body)), index)
     said = Said(index, [])
-    if wording is not None:
-        said.tokens = tokens_of(wording if isinstance(wording, str) else wording(body))
+    told = wording(body) if callable(wording) else wording
+    if isinstance(told, Called):
+        said.tool, said.finish_reason = told.name, "tool_calls"
+        said.tokens = tokens_of(json.dumps(told.arguments))
+    elif told is not None:
+        said.tokens = tokens_of(told)
     elif (tool := _tool(body)) is not None:
         said.tool, said.finish_reason = tool["name"], "stop" if isinstance(body["tool_choice"], dict) else "tool_calls"
         said.tokens = tokens_of(json.dumps(_fill(tool.get("parameters") or {}, {}, dice)))
