@@ -197,6 +197,17 @@ async def test_a_subject_or_a_caller_is_forgotten_and_what_comes_later_is_kept(
     assert holding(folder, SECRET)
 
 
+async def test_a_subject_is_forgotten_also_where_its_key_was_revoked_since(world: tuple[RunningGateway, Path]) -> None:
+    gateway, folder = world
+    key = await gateway.key()
+    await ask(gateway, SECRET, key, **{"x-apprentice-subject": "order-4711"})
+    await settled(gateway)
+    async with gateway.http() as http:
+        assert (await http.delete(f"/admin/v1/callers/{key.split('-')[2]}")).is_success
+    assert (await forget(gateway, "--subject", "order-4711"))["found"] == 1
+    assert holding(folder, SECRET) == []
+
+
 async def test_an_erasure_that_failed_is_done_once_it_can_be(world: tuple[RunningGateway, Path]) -> None:
     gateway, folder = world
     request = await ask(gateway, SECRET)

@@ -48,7 +48,7 @@ async def erase_texts(request: Request, body: ErasureIn, admin: Admin) -> dict[s
         by=admin.public,
         of="a request" if body.request else "a subject" if body.subject else f"the caller {body.caller}",
         requests=[bare(body.request)] if body.request else [],
-        names=_names(erasures, body),
+        names=await _names(erasures, body),
     )
     step = audited(erasures.services, admin)
     step.note("texts.erase", erasure.id, after=_shown(erasure))
@@ -72,12 +72,16 @@ async def read_erasure(request: Request, erasure: str, _: Operator) -> dict[str,
     return _shown(found)
 
 
-def _names(erasures: Erasures, body: ErasureIn) -> list[str]:
-    """The names under which the requests are found. A subject is one of each caller, unless one is named."""
+async def _names(erasures: Erasures, body: ErasureIn) -> list[str]:
+    """The names under which the requests are found. A subject is one of each caller that ever was, unless one is named.
+
+    Raises RedisError.
+    """
     if body.subject is None:
         return [forgotten_name_of(body.caller)] if body.caller else []
     services = erasures.services
-    callers = [body.caller] if body.caller else sorted(services.snapshot.current.callers)
+    known = {*services.snapshot.current.callers, *await services.objects.callers.generations()}
+    callers = [body.caller] if body.caller else sorted(known)
     return [handle_of(services.digest_secret, caller, "subject", body.subject) for caller in callers]
 
 
