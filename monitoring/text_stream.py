@@ -14,15 +14,23 @@ Kept = Literal["kept", "same", "forgotten", "full"]
 ARCHIVED_MS = 86_400_000
 """Time for which it is known of an archived text that it is there, so that a spool that sends it again doubles none."""
 
+IS_FORGOTTEN = f"""
+local function is_forgotten(names, at)
+  for name in string.gmatch(names, '[^\\n]+') do
+    local until_ms = tonumber(redis.call('GET', '{FORGOTTEN_KEY}' .. name) or '')
+    if until_ms and at <= until_ms then return true end
+  end
+  return false
+end
+"""
+"""A function for scripts: whether what was made at a time (ms) under one of these names, a line each, is erased."""
+
 KEEP = f"""
+{IS_FORGOTTEN}
 local outcomes = {{}}
 for i = 2, #ARGV, 4 do
   local id, at, names, row = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
-  local outcome = 'kept'
-  for name in string.gmatch(names, '[^\\n]+') do
-    local until_ms = tonumber(redis.call('GET', '{FORGOTTEN_KEY}' .. name) or '')
-    if until_ms and at <= until_ms then outcome = 'forgotten' end
-  end
+  local outcome = is_forgotten(names, at) and 'forgotten' or 'kept'
   if outcome == 'kept' and redis.call('EXISTS', '{TEXT_KEY}' .. id) == 1 then outcome = 'same' end
   if outcome == 'kept' and tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[1]) then
     outcome = 'full'
@@ -64,8 +72,8 @@ class TextStream:
         """Store texts in one atomic step; the outcome of each. Storing one twice is harmless."""
         args: list[Any] = [self._bytes_max]
         for row in rows:
-            names = [row.request, forgotten_name_of(row.caller), *row.handles]
-            args += [row.request, round(row.at * 1000), "\n".join(names), msgspec.json.encode(row)]
+            names = list_names_of(row.request, row.caller, row.handles)
+            args += [row.request, round(row.at * 1000), names, msgspec.json.encode(row)]
         return [outcome.decode() for outcome in await self._keep(keys=[STREAM_KEY, BYTES_KEY], args=args)]
 
     async def find(self, requests: Sequence[str]) -> dict[str, TextRow]:
@@ -77,6 +85,11 @@ class TextStream:
 def forgotten_name_of(caller: str) -> str:
     """The name under which it is noted that a caller's texts are to be forgotten."""
     return f"caller:{caller}"
+
+
+def list_names_of(request: str, caller: str, handles: Sequence[str]) -> str:
+    """The names, a line each, under which it may be noted that a request's texts are to be forgotten."""
+    return "\n".join([request, forgotten_name_of(caller), *handles])
 
 
 def read_row(raw: bytes | None) -> TextRow | None:

@@ -97,13 +97,14 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
         return False
     review = _review(drawn) if drawn.sent.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
     review = msgspec.structs.replace(review, reviewers=_draw_reviewers(reviews, drawn.sent.record.id, task))
-    kept = await reviews.store.keep(review, budget_of(reviews, task), retention_seconds(reviews, task))
+    budget, handles = budget_of(reviews, task), drawn.sent.record.handles
+    kept = await reviews.store.keep(review, budget, retention_seconds(reviews, task), handles=handles)
     if kept.outcome == "spent":
         reviews.queue.spent(task, min(kept.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
     for count, outcome in ((kept.dropped, "dropped"), (kept.expired, "expired")):
         if count:
             reviews.services.meters.reviews.add(count, task, outcome)
-    return kept.outcome != "spent"
+    return kept.outcome in ("kept", "same")
 
 
 def _draw_reviewers(reviews: Reviews, request_id: str, task: str) -> int:

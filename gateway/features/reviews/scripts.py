@@ -11,6 +11,8 @@ have answered, `disputed` those that are to be resolved.
 
 from __future__ import annotations
 
+from monitoring.text_stream import IS_FORGOTTEN
+
 HOURS = 168
 """What was drawn within so many whole hours before the present one counts against the budget of a week."""
 
@@ -67,10 +69,12 @@ end
 
 KEEP = (
     _BEGIN
+    + IS_FORGOTTEN
     + f"""
 local id, retention, waiting_max, budget = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local expired = sweep(retention)
 if redis.call('ZSCORE', root .. 'waiting', id) then return {{'same', 0, 0, expired}} end
+if is_forgotten(ARGV[8], tonumber(ARGV[7])) then return {{'forgotten', 0, 0, expired}} end
 local drawn, first = week('drawn')
 if drawn >= budget then
   return {{'spent', budget == 0 and 0 or (first + {HOURS} + 1) * 3600000 - now, 0, expired}}
@@ -86,7 +90,8 @@ for _, name in ipairs({{'waiting', 'leases', 'held'}}) do redis.call('PEXPIRE', 
 return {{'kept', 0, math.max(0, dropped), expired}}
 """
 )
-"""ARGV: id, texts, retention in milliseconds, most that may wait, budget of a week. What became of it, for how many
+"""ARGV: id, texts, retention in milliseconds, most that may wait, budget of a week, and when its
+request was made and the names that may be erased (IS_FORGOTTEN). What became of it, for how many
 milliseconds the budget stays spent, how many older ones had to go, how many had waited too long."""
 
 NEXT = (

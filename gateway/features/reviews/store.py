@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.features.reviews import scripts
 from gateway.state.audited_step import AuditedStep
+from monitoring.text_stream import list_names_of
 from monitoring.texts import Conversation
 from serving.object_store import UNREADABLE
 
@@ -70,10 +71,10 @@ class Rater(NamedTuple):
 
 
 class KeptReview(NamedTuple):
-    """The outcome of a drawn request: kept, there before, or beyond the week's budget, which stays spent for so many
-    seconds. `dropped` older ones went for it, `expired` had waited for longer than the retention."""
+    """The outcome of a drawn request: kept, there before, erased, or beyond the week's budget, which stays spent for so
+    many seconds. `dropped` older ones went for it, `expired` had waited for longer than the retention."""
 
-    outcome: Literal["kept", "same", "spent"]
+    outcome: Literal["kept", "same", "spent", "forgotten"]
     spent_seconds: float
     dropped: int
     expired: int
@@ -142,11 +143,18 @@ class ReviewStore:
         self._count = redis.register_script(scripts.COUNT)
 
     async def keep(
-        self, review: Review, budget: int, retention_seconds: float, waiting_max: int = WAITING_MAX
+        self,
+        review: Review,
+        budget: int,
+        retention_seconds: float,
+        waiting_max: int = WAITING_MAX,
+        handles: Sequence[str] = (),
     ) -> KeptReview:
-        """Have a drawn request wait for a reviewer, if the last seven days leave room in the budget."""
+        """Have a drawn request wait for a reviewer, if the last seven days leave room in the budget, and its texts were
+        not erased meanwhile. `handles` are those of its record."""
         texts = place_of(review) + b"\n" + msgspec.json.encode(review)
         args = [review.request_id, texts, _ms(retention_seconds), waiting_max, budget]
+        args += [_ms(review.at), list_names_of(review.request_id, review.caller, handles)]
         outcome, spent_ms, dropped, expired = await self._do(self._keep, review.task, args)
         return KeptReview(outcome.decode(), int(spent_ms) / 1000, int(dropped), int(expired))
 

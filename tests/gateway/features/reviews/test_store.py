@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -19,6 +20,7 @@ from gateway.features.reviews.store import (
 )
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
+from monitoring.texts import FORGOTTEN_KEY
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -91,6 +93,20 @@ async def test_no_seven_days_have_more_draws_than_the_budget_wherever_they_begin
     assert max(sum(first <= at <= first + 7 * DAY for at in kept_at) for first in kept_at) == 20
     weeks = (clock.now - START) / (7 * DAY)
     assert len(kept_at) >= 20 * (weeks - 1), "and as many are drawn as may be"
+
+
+@pytest.mark.invariant("No text of a review is taken in once it is erased.")
+@pytest.mark.parametrize("name", ["r1", "caller:abcdefghijkl", "a subject's handle"])
+async def test_a_review_that_comes_after_its_erasure_is_not_taken_in(
+    store: ReviewStore, redis: Redis, name: str
+) -> None:
+    await redis.set(FORGOTTEN_KEY + name, round(START * 1000))
+    late = await store.keep(review(1), 10, 14 * DAY, handles=["a session's", "a subject's handle"])
+    assert late.outcome == "forgotten"
+    assert (await store.counts("returns", 14 * DAY)).drawn == 0
+    newer = msgspec.structs.replace(review(1), at=START + 0.001)
+    outcome = (await store.keep(newer, 10, 14 * DAY, handles=["a subject's handle"])).outcome
+    assert outcome == "kept"
 
 
 async def test_a_spent_budget_says_for_how_long_and_a_raised_one_is_open_at_once(
