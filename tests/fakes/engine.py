@@ -19,7 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from tests.fakes.answers import Said, Speaker, Wording, digest_of, embeddings_of, prompt_tokens
@@ -35,7 +35,7 @@ from tests.fakes.faults import (
     send_error,
 )
 from tests.fakes.lora import AdapterLost, Adapters, Refused, adapter_digest
-from tests.fakes.metrics import exposition
+from tests.fakes.metrics import Count, exposition
 from tests.fakes.run import EngineDied, Run, Seen
 from tests.fakes.wire import AnswerOver, Exchange, HttpListener
 from tests.waiting import until
@@ -63,17 +63,6 @@ class Call:
     path: str
     body: Mapping[str, Any]
     status: int | None
-
-
-@dataclass
-class Count:
-    """The counts of /metrics since the start."""
-
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    finished: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("stop", "length", "abort", "error"), 0))
-    first_token_seconds: list[float] = field(default_factory=lambda: [0, 0.0])
-    """How many, and their sum."""
 
 
 class FakeEngine:

@@ -79,7 +79,7 @@ class Run:
         self._faults = faults
         self._adapter = adapter
         self._prompt = prompt_tokens(seen.body)
-        self._began_at = time.monotonic()
+        self._began_at = self._first_at = self._last_at = time.monotonic()
         request_id = seen.request_id or secrets.token_hex(8)
         chat = seen.path.endswith("chat/completions")
         self._shape = Shape(seen.body, chat, request_id, int(time.time()), seen.model or engine.model)
@@ -128,16 +128,22 @@ class Run:
                         await self._send(self._shape.token(one, number, self._prompt))
                     self._seen.tokens += number < len(one.tokens)
             moment.made += 1
+            self._time_token(first=not number)
         for fault in self._faults:
             await fault.before_token(moment)
 
     async def _open(self, said: list[Said]) -> None:
-        times = self._engine.count.first_token_seconds
-        times[0] += 1
-        times[1] += time.monotonic() - self._began_at
+        self._first_at = self._last_at = time.monotonic()
+        self._engine.count.histograms["time_to_first_token_seconds"].observe(self._first_at - self._began_at)
         if self._moment.stream:
             for one in said:
                 await self._send(self._shape.opening(one.index, self._prompt))
+
+    def _time_token(self, *, first: bool) -> None:
+        now = time.monotonic()
+        if not first:
+            self._engine.count.histograms["inter_token_latency_seconds"].observe(now - self._last_at)
+        self._last_at = now
 
     def _say(self) -> list[Said]:
         engine, body = self._engine, self._seen.body
@@ -180,7 +186,6 @@ class Run:
 
     def _count(self, said: list[Said]) -> None:
         count = self._engine.count
-        count.prompt_tokens += self._prompt
-        count.generation_tokens += self._seen.tokens
+        count.end(self._began_at, self._first_at, self._prompt, self._seen.tokens)
         for one in said:
             count.finished["length" if one.finish_reason == "length" else "stop"] += 1

@@ -7,7 +7,18 @@ from collections.abc import Mapping
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.quality.signal_table import LABELLED
-from tools.dashboards.panels import VERDICTS, Board, Column, Query, make_dashboard, make_figure, make_graph, make_table
+from tools.dashboards.events import make_events
+from tools.dashboards.panels import (
+    VERDICTS,
+    Board,
+    Column,
+    Query,
+    make_dashboard,
+    make_figure,
+    make_graph,
+    make_table,
+    make_timeline,
+)
 from tools.dashboards.queries import (
     TASK,
     VERSION,
@@ -41,6 +52,7 @@ def build_adapters() -> Dashboard:
             "Shadows and reviews": _shadows,
             "Placements": _placements,
         },
+        events=make_events(),
     )
 
 
@@ -116,9 +128,9 @@ def _strongest(expr: str) -> str:
 
 def _verdicts(board: Board) -> None:
     labelled = "|".join(sorted(LABELLED))
-    board.add(make_graph(
-        "What was the verdict?", "0 healthy, 1 suspect, 2 degraded.", "none",
-        Query(_gauge("verdict"), "{{version}}"), stepped=True, most=2,
+    board.add(make_timeline(
+        "What was the verdict?", "By the monitor's evidence, or by an admin's pin.", VERDICTS,
+        Query(_gauge("verdict"), "{{version}}"),
     ), 8).add(make_graph(
         "How strong is the evidence?",
         "The strongest stream's e-value as a share of its threshold: at 1 it alarms. Labels and judged pairs can make "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import common as builders
-from grafana_foundation_sdk.builders import dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import dashboard, prometheus, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models.dashboard import (
     Dashboard,
@@ -20,21 +20,24 @@ from grafana_foundation_sdk.models.dashboard import (
     ThresholdsMode,
     ValueMap,
     ValueMappingResult,
+    VariableOption,
     VariableRefresh,
     VariableSort,
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 COLUMNS = 24
+EVENT_STEP = "60s"
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 ColourSteps = Sequence[tuple[float | None, str]]
 """Colours and the lowest value of each; None for the lowest step."""
 ValueNames = Mapping[int, tuple[str, str]]
 """The name and the colour of each value."""
 VERDICTS: Mapping[int, tuple[str, str]] = {0: ("healthy", "green"), 1: ("suspect", "orange"), 2: ("degraded", "red")}
+BREAKERS: Mapping[int, tuple[str, str]] = {0: ("closed", "green"), 1: ("half-open", "orange"), 2: ("open", "red")}
+UP: Mapping[int, tuple[str, str]] = {0: ("no", "red"), 1: ("yes", "green")}
 
-
-Built = timeseries.Panel | stat.Panel | table.Panel
+Built = timeseries.Panel | stat.Panel | statetimeline.Panel | table.Panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,25 @@ class Query:
 
     expr: str
     legend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An address that a table leads to, and what a row adds to it of its own fields."""
+
+    title: str
+    url: str
+    of_row: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Moments that are marked in all graphs: PromQL with a value above 0 at each, their colour, and their text."""
+
+    name: str
+    colour: str
+    expr: str
+    text: str
 
 
 def make_graph(
@@ -109,6 +131,16 @@ def make_figure(
     return panel
 
 
+def make_timeline(title: str, description: str, names: ValueNames, *queries: Query) -> statetimeline.Panel:
+    """A row for each series, in the names and colours of its values over time."""
+    panel = statetimeline.Panel().title(title).description(description).unit("none").datasource(DATASOURCE)
+    panel = panel.mappings([_mapping(names)]).merge_values(True).show_value(common.VisibilityMode.AUTO).row_height(0.8)
+    panel = panel.legend(_legend().show_legend(False)).tooltip(_tooltip()).fill_opacity(70).line_width(0)
+    for place, query in enumerate(queries):
+        panel = panel.with_target(_target(query, place).range())
+    return panel
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table: its name, its unit, and PromQL with one value for each row."""
@@ -120,7 +152,12 @@ class Column:
 
 
 def make_table(
-    title: str, description: str, keys: Sequence[str], *columns: Column, greatest_first: str | None = None
+    title: str,
+    description: str,
+    keys: Sequence[str],
+    *columns: Column,
+    greatest_first: str | None = None,
+    link: Link | None = None,
 ) -> table.Panel:
     """A table of current values, with a row for each combination of the labels `keys`. One column may sort it."""
     panel = table.Panel().title(title).description(description).unit("none").datasource(DATASOURCE).min_width(70)
@@ -129,6 +166,10 @@ def make_table(
     organised = {"excludeByName": {"Time": True}, "indexByName": order, "renameByName": names}
     panel = panel.with_transformation(DataTransformerConfig(id_val="merge", options={}))
     panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=organised))
+    if link:
+        leads = dashboard.DashboardLink(link.title).type(DashboardLinkType.LINK).target_blank(True)
+        of_row = dashboard.DashboardLink(link.title).type(DashboardLinkType.LINK).target_blank(True)
+        panel = panel.links([leads.url(link.url)]).data_links([of_row.url(link.url + link.of_row)])
     if greatest_first:
         panel = panel.sort_by([builders.TableSortByFieldState().display_name(greatest_first).desc(True)])
     for place, column in enumerate(columns):
@@ -138,14 +179,30 @@ def make_table(
 
 
 class Board:
-    """A dashboard under construction: rows of panels, placed from left to right, numbered in their order."""
+    """A dashboard under construction: rows of panels, placed from left to right, numbered in their order.
 
-    def __init__(self, uid: str, title: str, description: str, variables: Mapping[str, str]) -> None:
+    `variables` are picked from what a query finds, `texts` are typed.
+    """
+
+    def __init__(
+        self,
+        uid: str,
+        title: str,
+        description: str,
+        variables: Mapping[str, str],
+        events: Sequence[Event],
+        texts: Mapping[str, str],
+    ) -> None:
         self._dashboard = dashboard.Dashboard(title).uid(uid).description(description).tags(["apprentice"]).readonly()
         self._dashboard.time("now-6h", "now").refresh("30s").timezone("browser").tooltip(DashboardCursorSync.CROSSHAIR)
         self._dashboard.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
         for name, query in variables.items():
             self._dashboard.with_variable(_variable(name, query))
+        for name, text in texts.items():
+            typed = dashboard.TextBoxVariable(name).label(name.capitalize()).default_value(text)
+            self._dashboard.with_variable(typed.current(VariableOption(text=text, value=text)))
+        for event in events:
+            self._dashboard.annotation(_annotation(event))
         self._dashboard.link(_links())
         self._id = self._x = self._y = self._height = 0
 
@@ -174,6 +231,8 @@ class Board:
         built = self._dashboard.build()
         for variable in (built.templating.list_val if built.templating else None) or ():
             variable.auto = variable.auto_min = variable.auto_count = None  # the schema has no such fields
+        for annotation in (built.annotations.list_val if built.annotations else None) or ():
+            annotation.placement = None  # type: ignore[assignment]  # its switch stays above the panels
         return built
 
     def _wrap(self) -> None:
@@ -181,10 +240,16 @@ class Board:
 
 
 def make_dashboard(
-    name: str, question: str, variables: Mapping[str, str], sections: Mapping[str, Callable[[Board], None]]
+    name: str,
+    question: str,
+    variables: Mapping[str, str],
+    sections: Mapping[str, Callable[[Board], None]],
+    *,
+    events: Sequence[Event],
+    texts: Mapping[str, str] | None = None,
 ) -> Dashboard:
     """The dashboard for Grafana. Each of `sections` is a row: its title, and the function that adds its panels."""
-    board = Board(f"apprentice-{name}", f"Apprentice: {name}", question, variables)
+    board = Board(f"apprentice-{name}", f"Apprentice: {name}", question, variables, events, texts or {})
     for title, fill in sections.items():
         fill(board.row(title))
     return board.build()
@@ -203,6 +268,12 @@ def _variable(name: str, query: str) -> dashboard.QueryVariable:
     variable = dashboard.QueryVariable(name).label(name.capitalize()).query(query).datasource(DATASOURCE)
     variable = variable.multi(True).include_all(True).all_value(".*").sort(VariableSort.ALPHABETICAL_ASC)
     return variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+
+
+def _annotation(event: Event) -> dashboard.AnnotationQuery:
+    asked = prometheus.Dataquery().expr(event.expr).ref_id("A").range().interval(EVENT_STEP)
+    built = dashboard.AnnotationQuery().name(event.name).datasource(DATASOURCE).enable(True).icon_color(event.colour)
+    return built.target(asked).title_format(event.name).text_format(event.text).tag_keys("task,version")
 
 
 def _links() -> dashboard.DashboardLink:

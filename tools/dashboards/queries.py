@@ -7,6 +7,8 @@ VERSION = 'task=~"$task", version=~"$version"'
 TASKS = "label_values(apprentice_requests_total, task)"
 """All tasks with requests."""
 INTERVAL = "$__rate_interval"
+MODEL = 'model_name=~"$model", instance=~"$instance"'
+"""Of vLLM's own series: they know no task and no version."""
 TUNING_DAYS = 90
 """Days over which the cost of tuning is spread, as in monitoring/alerts/recording.yaml."""
 
@@ -66,6 +68,21 @@ def compute_saving(by: str, window: str, days: str) -> str:
     }
     labelled = (f'label_replace({expr}, "part", "{part}", "", "")' for part, expr in parts.items())
     return f"{_aggregate('sum', by)} ({' or '.join(labelled)})"
+
+
+def find_last(metric: str, by: str, match: str) -> str:
+    """The Unix time in milliseconds at which a counter last rose or began, by the labels `by`, in the shown range."""
+    series = f"{metric}{{{match}}}"
+    risen = f"sum by ({by}) (increase({series}[{INTERVAL}]) > 0 or {series} unless {series} offset {INTERVAL})"
+    return f"1000 * max_over_time(timestamp({risen})[$__range:$__interval])"
+
+
+def count_shown(metric: str, by: str, match: str) -> str:
+    """A counter's increase in the shown range by the labels `by`, with the first value of a series that began in it."""
+    series = f"{metric}{{{match}}}"
+    first = f"min_over_time({series}[$__range])"
+    risen = f"increase({series}[$__range]) + ({first} unless {series} offset $__range or 0 * {first})"
+    return f"round(sum by ({by}) ({risen}))"
 
 
 def name_missing_task(expr: str) -> str:

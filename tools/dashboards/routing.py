@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from tools.dashboards.events import make_events
 from tools.dashboards.panels import Board, Query, make_dashboard, make_figure, make_graph
 from tools.dashboards.queries import TASK, TASKS, compute_saving, name_missing_task, sum_increase, sum_rate
 
@@ -25,6 +26,7 @@ def build_routing() -> Dashboard:
             "Checks and fallbacks": _checks,
             "Cost and saving": _money,
         },
+        events=make_events(),
     )
 
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from tools.dashboards.panels import Board, Query, make_dashboard, make_figure, make_graph
+from tools.dashboards.events import make_events
+from tools.dashboards.panels import (
+    BREAKERS,
+    UP,
+    Board,
+    Column,
+    Link,
+    Query,
+    make_dashboard,
+    make_figure,
+    make_graph,
+    make_table,
+    make_timeline,
+)
 from tools.dashboards.queries import (
+    TASK,
     TASKS,
     compute_failed_share,
+    count_shown,
     estimate_quantile,
+    find_last,
     name_missing_task,
     sum_gauge,
     sum_increase,
@@ -18,8 +32,12 @@ from tools.dashboards.queries import (
     take_max,
 )
 
-UP: Mapping[int, tuple[str, str]] = {0: ("no", "red"), 1: ("yes", "green")}
 BY_PLACE = "{{pool}} {{replica}}"
+CONSOLE = "http://127.0.0.1:8080"
+"""Where the console is: the address of compose.yaml and of `make up`. The chart writes another one."""
+REQUESTS = "${console:raw}/console/requests"
+OF_ROW = "&".join(f"{name}=${{__data.fields.{name}:percentencode}}" for name in ("task", "reason", "outcome"))
+FAILED = f'{TASK}, outcome=~"refused|failed|truncated"'
 
 
 def build_service() -> Dashboard:
@@ -35,6 +53,8 @@ def build_service() -> Dashboard:
             "Latency": _latency,
             "Saturation": _saturation,
         },
+        events=make_events(),
+        texts={"console": CONSOLE},
     )
 
 
@@ -95,13 +115,21 @@ def _errors(board: Board) -> None:
         "Who gets no place, and why?", "Requests a second that were turned away before any engine was asked.",
         "reqps", Query(sum_rate("apprentice_requests_shed_total", "cause", match=""), "{{cause}}"),
         bars=True, stacked=True,
-    ), 8).add(make_graph(
-        "Which replicas are up?", "1: the last health check passed at every gateway, 0: it failed at one.", "none",
-        Query("min by (pool, replica) (apprentice_replica_up)", BY_PLACE), stepped=True, most=1,
-    ), 8).add(make_graph(
-        "Whose circuit is open?",
-        "The worst of a replica's breakers at any gateway: 0 closed, 1 half-open, 2 open (gets no requests).", "none",
-        Query(take_max("apprentice_breaker_state", "pool, replica"), BY_PLACE), stepped=True, most=2,
+    ), 8).add(make_table(
+        "Which requests were refused or failed last?",
+        "The newest first, within the range that is shown. A row leads to its requests in the console, whose address "
+        "stands above the panels.", ("task", "reason", "outcome"),
+        *_last("apprentice_requests_total", "task, reason, outcome", FAILED), greatest_first="last",
+        link=Link("Requests in the console", REQUESTS, f"?{OF_ROW}"),
+    ), 14).add(make_table(
+        "Which errors came last?", "The newest first. docs/reference/errors.md says what each is.", ("code",),
+        *_last("apprentice_refusals_total", "code", 'code!=""'), greatest_first="last",
+    ), 10).add(make_timeline(
+        "Which replicas are up?", "Yes: the last health check passed at every gateway. No: it failed at one.", UP,
+        Query("min by (pool, replica) (apprentice_replica_up)", BY_PLACE),
+    ), 8).add(make_timeline(
+        "Whose circuit is open?", "The worst of a replica's breakers at any gateway. An open one gets no requests.",
+        BREAKERS, Query(take_max("apprentice_breaker_state", "pool, replica"), BY_PLACE),
     ), 8).add(make_graph(
         "Is anything lost?",
         "Records dropped, feedback whose record was gone, and measurements that could not be counted. All should "
@@ -112,6 +140,13 @@ def _errors(board: Board) -> None:
         Query(sum_increase("apprentice_monitor_unmatched_total", match=""), "feedback without its record"),
         Query(sum_increase("apprentice_measurements_lost_total", "family", match=""), "{{family}}"), bars=True,
     ), 8)  # fmt: skip
+
+
+def _last(metric: str, by: str, match: str) -> tuple[Column, Column]:
+    return (
+        Column("last", "dateTimeFromNow", find_last(metric, by, match)),
+        Column("how many", "none", count_shown(metric, by, match)),
+    )
 
 
 def _latency(board: Board) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from tools.dashboards.adapters import build_adapters
+from tools.dashboards.engines import build_engines
 from tools.dashboards.routing import build_routing
 from tools.dashboards.service import build_service
 
@@ -22,8 +23,10 @@ FOLDER = Path(__file__).parents[2] / "monitoring" / "dashboards"
 def encode_dashboards() -> Mapping[str, str]:
     """The dashboards' JSON by file name."""
     encoder = JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False)
-    dashboards = {"service": build_service(), "routing": build_routing(), "adapters": build_adapters()}
-    return {f"{name}.json": encoder.encode(dashboard) + "\n" for name, dashboard in dashboards.items()}
+    builders = {
+        "service": build_service, "routing": build_routing, "adapters": build_adapters, "engines": build_engines,
+    }  # fmt: skip
+    return {f"{name}.json": encoder.encode(build()) + "\n" for name, build in builders.items()}
 
 
 def write_dashboards(folder: Path = FOLDER) -> None:

@@ -16,9 +16,8 @@ LABEL = re.compile(r"{{ \$labels\.(\w+) }}")
 EITHER = re.compile(r"{{ if .*? }}.*?{{ else }}(.*?){{ end }}")
 VALUE = re.compile(r"{{ \$value.*?}}")
 INTRODUCTION = """
-The rules are in `monitoring/alerts/`; [the guide](../guides/alerts-and-dashboards.md) has severities and service
-levels. Queries are for Prometheus, commands for a shell with `APPRENTICE_URL` and `APPRENTICE_KEY`. After a change of
-settings: `apprentice reload --dry-run`, then without it.
+[The guide](../guides/alerts-and-dashboards.md) has severities and service levels. Queries are for Prometheus,
+commands for a shell with `APPRENTICE_URL` and `APPRENTICE_KEY`. After a change of settings: `apprentice reload`.
 """
 
 

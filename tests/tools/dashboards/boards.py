@@ -27,13 +27,23 @@ def all_panels() -> Iterator[tuple[str, Json]]:
             yield name, panel
 
 
-def filled(expr: str, range_seconds: int) -> str:
-    """A query as Grafana would send it: all tasks and versions, over a range of so many seconds."""
+def events() -> Iterator[tuple[str, Json]]:
+    """Each query of events with its dashboard's name."""
+    for name, board in BOARDS.items():
+        for event in board["annotations"]["list"]:
+            yield name, event
+
+
+def filled(expr: str, range_seconds: int, interval_seconds: int = RATE_INTERVAL_SECONDS // 4) -> str:
+    """A query as Grafana would send it: all tasks and versions, over a range of so many seconds.
+
+    `interval_seconds` are those of a step, and of a scrape.
+    """
     values = {
-        "__rate_interval": f"{RATE_INTERVAL_SECONDS}s",
+        "__rate_interval": f"{4 * interval_seconds}s",
         "__range_s": str(range_seconds),
         "__range": f"{range_seconds}s",
-        "task": ".*",
-        "version": ".*",
+        "__interval": f"{interval_seconds}s",
+        **dict.fromkeys(("task", "version", "model", "instance"), ".*"),
     }
     return re.sub(r"\$(\w+)", lambda found: values[found[1]], expr)

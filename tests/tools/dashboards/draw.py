@@ -29,7 +29,7 @@ from tests.fakes.prometheus import asked, prometheus, run, write_history
 from tests.monitoring.test_alerts import ALERTS
 from tests.style.source import ROOT
 from tests.tools.dashboards.boards import BOARDS, Json, filled, panels
-from tests.tools.dashboards.story import told
+from tests.tools.dashboards.story import INTERVAL_SECONDS, told
 
 PROJECT = ROOT / "tools" / "dashboards" / "draw"
 DAY_SECONDS, SHOWN_SECONDS, STEP_SECONDS = 8 * 3600, 6 * 3600, 120
@@ -54,11 +54,12 @@ def main(folder: Path = ROOT / "docs" / "dashboards") -> None:
         configuration = work / "prometheus.yaml"
         configuration.write_text(yaml.safe_dump({"rule_files": [str(path) for path in ALERTS]}))
         data = write_history(told(end - DAY_SECONDS, DAY_SECONDS), work)
-        with prometheus(configuration, data) as client:
+        with prometheus(configuration, data, INTERVAL_SECONDS) as client:
             _record(client, end, work, data)
-        with prometheus(configuration, data) as client:
+        with prometheus(configuration, data, STEP_SECONDS) as client:
             for board, content in BOARDS.items():
-                page = _page(content, {p["id"]: _answers(client, p, end) for p in panels(content)}, end)
+                answers = {panel["id"]: _answers(client, panel, end) for panel in panels(content)}
+                page = _page(content, answers, _marks(client, content, end), end)
                 _shoot(page, _height(content), work, folder / f"{board}.png")
 
 
@@ -90,8 +91,19 @@ def _answers(client: httpx.Client, panel: Json, end: float) -> dict[str, Any]:
     return found
 
 
-def _page(board: Json, answers: dict[int, Any], end: float) -> str:
-    told_to_page = {"BOARD": board, "ANSWERS": answers, "SPAN": [end - SHOWN_SECONDS, end], "STEP": STEP_SECONDS}
+def _marks(client: httpx.Client, board: Json, end: float) -> list[dict[str, Any]]:
+    found = []
+    for event in board["annotations"]["list"]:
+        expr = filled(event["target"]["expr"], SHOWN_SECONDS, STEP_SECONDS)
+        span = {"start": end - SHOWN_SECONDS, "end": end, "step": STEP_SECONDS}
+        for one in asked(client, "query_range", query=expr, **span)["result"]:
+            found += [{"time": at, "colour": event["iconColor"]} for at, value in one["values"] if float(value) > 0]
+    return found
+
+
+def _page(board: Json, answers: dict[int, Any], marks: list[dict[str, Any]], end: float) -> str:
+    told_to_page: dict[str, Any] = {"BOARD": board, "ANSWERS": answers, "EVENTS": marks, "STEP": STEP_SECONDS}
+    told_to_page["SPAN"] = [end - SHOWN_SECONDS, end]
     script = "".join(f"window.{name}={json.dumps(value)};" for name, value in told_to_page.items()).replace(
         "</", "<\\/"
     )

@@ -1,7 +1,8 @@
 """A made-up day of two gateways, told in our own metrics: what dashboards are asked of, and drawn from.
 
 Most of it is well. At six tenths of the time the rules of the task `returns` change: its version v1 becomes wrong,
-the monitor finds it suspect and then degraded, and moves its share to general, step by step.
+the monitor finds it suspect and then degraded, and moves its share to general, step by step. Before that a canary of
+`contracts` is promoted, and an engine is away for a while.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from dataclasses import dataclass, field
 
 from monitoring.metrics import Meters
 from monitoring.quality.signal_table import LABELLED, UNLABELLED
+from tests.tools.dashboards.engine_story import Engine
 
 INTERVAL_SECONDS = 30
 CHANGED, SUSPECT, DEGRADED = 0.6, 0.66, 0.7
 """Times of the change of rules and of the verdict, as shares of the day."""
 KEPT = ((0.7, 0.5), (0.74, 0.2), (0.78, 0.05))
+PROMOTED = 0.3
+AWAY, BACK = 0.4, 0.44
+"""The time without small-1; its breaker is half-open for as long again."""
 FLEET = (("small", "small-0"), ("small", "small-1"), ("general", "general-0"))
 
 
@@ -47,18 +52,29 @@ class Gateway:
     instance: str
     draw: random.Random
     meters: Meters = field(default_factory=Meters)
-    labels: dict[str, float] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    """Versions' states in their tasks."""
+
+    def __post_init__(self) -> None:
+        self.meters.adapter_info.read_from(
+            lambda: {(n.partition("@")[0], n, "small", "0" * 12, state): 1.0 for n, state in self.states.items()}
+        )
 
 
 def told(begin: float, seconds: float) -> Iterator[str]:
     """The day's samples as OpenMetrics text, line by line, from `begin` (Unix seconds) on."""
     gateways = [Gateway(f"gateway-{number}:8080", random.Random(number)) for number in range(2)]
+    engines = [Engine(*place, random.Random(name), 0.2 * name) for name, place in enumerate(FLEET, 1)]
     steps = int(seconds // INTERVAL_SECONDS)
     for step in range(steps + 1):
         at, passed = begin + step * INTERVAL_SECONDS, step / steps
         for gateway in gateways:
             live(gateway, at, passed, begin, seconds)
             yield from sampled(gateway, at)
+        for engine in engines:
+            up = not is_away(engine.replica, passed)
+            engine.live(1 + 0.4 * math.sin(2 * math.pi * passed * seconds / 21_600) if up else 0, INTERVAL_SECONDS)
+            yield from engine.sampled(at, up)
     yield "# EOF\n"
 
 
@@ -74,6 +90,11 @@ def sampled(gateway: Gateway, at: float) -> Iterator[str]:
         yield f"{labelled} {value} {at:.3f}\n"
 
 
+def is_away(replica: str, passed: float) -> bool:
+    """True if an engine does not answer at that time."""
+    return replica == "small-1" and AWAY <= passed < BACK
+
+
 def live(gateway: Gateway, at: float, passed: float, begin: float, seconds: float) -> None:
     """Half a minute of a gateway's life."""
     busy = 1 + 0.4 * math.sin(2 * math.pi * passed * seconds / 21_600)
@@ -82,7 +103,7 @@ def live(gateway: Gateway, at: float, passed: float, begin: float, seconds: floa
         _judge(gateway, version, busy, passed, begin, seconds)
     _serve_pool(gateway, busy)
     _act(gateway, passed)
-    _stand(gateway, busy, at)
+    _stand(gateway, busy, at, passed)
 
 
 def kept(version: Told, passed: float) -> float:
@@ -239,21 +260,26 @@ def _move(gateway: Gateway, passed: float) -> None:
         done = meters.monitor_actions.cell("returns", kind)
         done.add(sum(passed + moment >= since for since in times) - done.value)
     rolled = meters.rollout_verdicts.cell("contracts", "promote")
-    rolled.add(float(passed >= 0.3) - rolled.value)
+    rolled.add(float(passed >= PROMOTED) - rolled.value)
 
 
-def _stand(gateway: Gateway, busy: float, at: float) -> None:
+def _stand(gateway: Gateway, busy: float, at: float, passed: float) -> None:
     """Metrics of every gateway, about itself and the fleet."""
     meters, draw = gateway.meters, gateway.draw
     for pool, replica in FLEET:
-        meters.replica_up.set(1, pool, replica)
-        meters.breaker_state.set(0, pool, replica)
+        away = is_away(replica, passed)
+        meters.replica_up.set(int(not away), pool, replica)
+        recovers = is_away(replica, passed - (BACK - AWAY))
+        meters.breaker_state.set(2 if away else int(recovers), pool, replica)
         meters.in_flight.set(draw.randrange(1, 2 + round(5 * busy)), pool, replica)
     for replica, share in (("small-0", 0.38), ("small-1", 0.5)):
         meters.adapter_working_set_ratio.set(share, "small", replica)
     for version in VERSIONS:
-        meters.adapter_info.set(1, version.task, version.name, "small", "0" * 64, "active")
         meters.adapter_placements.set(2, version.name, "ready")
+    promoted = passed >= PROMOTED
+    gateway.states |= {"returns@v1": "active", "returns@v2": "canary"}
+    gateway.states["contracts@v2"] = "previous_version" if promoted else "active"
+    gateway.states["contracts@v3"] = "active" if promoted else "canary"
     if draw.random() < 0.05:
         meters.adapter_load_seconds.observe(draw.uniform(0.1, 0.6), "small")
     for _ in range(30):

@@ -71,9 +71,9 @@ def test_no_panel_fails_and_none_is_empty(day: Day) -> None:
 
 def test_each_column_of_a_table_has_a_value_for_each_row(day: Day) -> None:
     for table in (panel for _, panel in all_panels() if panel["type"] == "table"):
-        rows = 3 if "version stand" in table["title"] else 10
-        for target in table["targets"]:
-            assert len(day.answers(target)) == rows, target["expr"]
+        rows = {len(day.answers(target)) for target in table["targets"]}
+        assert len(rows) == 1, f"{table['title']}: {rows}"
+        assert min(rows) >= 2
 
 
 def test_what_can_be_picked_is_there(day: Day) -> None:

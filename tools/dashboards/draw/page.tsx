@@ -1,5 +1,6 @@
 // Draws a dashboard with Grafana's own components: its panels in their places, from what Prometheus answered.
-// `window.BOARD` is the dashboard's JSON, `window.ANSWERS` the answers by panel id and refId (draw.py fills both in).
+// `window.BOARD` is the dashboard's JSON, `window.ANSWERS` the answers by panel id and refId, `window.EVENTS` what all
+// graphs mark (draw.py fills them in). Grafana's package has no state timeline: its rows are drawn here.
 import {
   type DataFrame, EventBusSrv, type Field, FieldType, createDataFrame, createTheme, dateTime, getDisplayProcessor,
   type TimeRange,
@@ -9,10 +10,14 @@ import {
   PanelContextProvider, ThemeContext, TimeSeries,
 } from '@grafana/ui';
 import { TableNG } from '@grafana/ui/unstable';
+import { useLayoutEffect } from 'react';
 import { createRoot } from 'react-dom/client';
 
 declare global {
-  interface Window { BOARD: any; ANSWERS: Record<number, Record<string, any[]>>; SPAN: [number, number]; STEP: number }
+  interface Window {
+    BOARD: any; ANSWERS: Record<number, Record<string, any[]>>; SPAN: [number, number]; STEP: number;
+    EVENTS: { time: number; colour: string }[];
+  }
 }
 
 const theme = createTheme({ colors: { mode: 'dark' } });
@@ -91,8 +96,69 @@ function Graph({ panel, width, height }: { panel: any; width: number; height: nu
   return (
     <PanelContextProvider value={{ eventBus: new EventBusSrv(), eventsScope: 'draw' }}>
       <TimeSeries frames={frames} timeRange={range} timeZone="utc" width={width} height={height} legend={panel.options.legend}
-        structureRev={1} options={panel.options} />
+        structureRev={1} options={panel.options}>
+        {(builder: any) => <Marks builder={builder} />}
+      </TimeSeries>
     </PanelContextProvider>
+  );
+}
+
+// Events as Grafana marks them: a dashed line down each graph.
+function Marks({ builder }: { builder: any }) {
+  useLayoutEffect(() => {
+    builder.addHook('draw', (plot: any) => {
+      const { ctx, bbox } = plot;
+      ctx.save();
+      ctx.setLineDash([4, 4]);
+      for (const { time, colour } of window.EVENTS) {
+        const x = Math.round(plot.valToPos(time * 1000, 'x', true));
+        ctx.strokeStyle = theme.visualization.getColorByName(colour);
+        ctx.beginPath();
+        ctx.moveTo(x, bbox.top);
+        ctx.lineTo(x, bbox.top + bbox.height);
+        ctx.stroke();
+      }
+      ctx.restore();
+    });
+  }, [builder]);
+  return null;
+}
+
+function Timeline({ panel, width, height }: { panel: any; width: number; height: number }) {
+  const rows = series(panel).map((frame) => ({ times: frame.fields[0].values, field: frame.fields[1] }));
+  const [begin, end] = window.SPAN.map((at) => at * 1000);
+  const left = 130, each = Math.min(40, height / Math.max(rows.length, 1)), scale = (width - left) / (end - begin);
+  return (
+    <svg width={width} height={height} style={{ fontSize: 12 }}>
+      {rows.map(({ times, field }, row) => {
+        const states: { from: number; to: number; value: number }[] = [];
+        field.values.forEach((value, i) => {
+          const last = states[states.length - 1];
+          const to = Math.min(times[i] + window.STEP * 1000, end);
+          if (last && last.value === value && last.to >= times[i]) {
+            last.to = to;
+          } else if (value !== null) {
+            states.push({ from: times[i], to, value });
+          }
+        });
+        return (
+          <g key={row} transform={`translate(0, ${row * each})`}>
+            <text x={left - 8} y={each / 2} dy="0.35em" textAnchor="end" fill={theme.colors.text.primary}>
+              {field.config.displayNameFromDS}
+            </text>
+            {states.map(({ from, to, value }) => {
+              const shown = field.display!(value), x = left + (from - begin) * scale, wide = (to - from) * scale;
+              return (
+                <g key={from}>
+                  <rect x={x} y={each * 0.1} width={wide} height={each * 0.8} fill={shown.color} fillOpacity={0.7} />
+                  {wide > 60 && <text x={x + 6} y={each / 2} dy="0.35em" fill="white">{shown.text}</text>}
+                </g>
+              );
+            })}
+          </g>
+        );
+      })}
+    </svg>
   );
 }
 
@@ -136,14 +202,16 @@ function merged(panel: any): DataFrame {
 
 function Rows({ panel, width, height }: { panel: any; width: number; height: number }) {
   return <TableNG data={merged(panel)} width={width} height={height} timeRange={range} structureRev={1}
-    initialSortBy={panel.options.sortBy} />;
+    sortBy={panel.options.sortBy} />;
 }
 
 function Nothing() {
   return <div style={{ color: theme.colors.text.secondary, textAlign: 'center', paddingTop: 40 }}>No data</div>;
 }
 
-const KINDS: Record<string, typeof Graph> = { timeseries: Graph, stat: Figure, table: Rows };
+const KINDS: Record<string, typeof Graph> = {
+  timeseries: Graph, stat: Figure, table: Rows, 'state-timeline': Timeline,
+};
 
 function Placed({ panel }: { panel: any }) {
   const { x, y, w, h } = panel.gridPos;
