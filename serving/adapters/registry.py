@@ -28,7 +28,7 @@ from serving.object_store import Change, Mirror, ObjectStore, Stale, Unchanged, 
 
 VERSIONS_PER_TASK_MAX = 1000
 PREVIOUS_MAX = 10
-Noted = Callable[[Any, Any, int], Sequence[Change]]
+Noted = Callable[[Any, Any, int], Sequence[Change | Unchanged]]
 """Makes what is written in the same step as a change, such as its audit entry: of the object before (None: it is new)
 and after the change, and its new generation. It is called again for each new try."""
 
@@ -143,7 +143,9 @@ class Registry:
             try:
                 change = Change(self._versions, version.name, msgspec.to_builtins(version), 0)
                 await change_together(self._redis, [change, *noted(None, version, 1)])
-            except Stale:
+            except Stale as stale:
+                if stale.name != version.name:
+                    raise
                 continue  # another admin has just taken this number
             return version
 
@@ -355,7 +357,7 @@ class Registry:
                 return alias_generation
             if unread := sorted(self.unreadable & (_named(before) | _named(after))):
                 raise Unreadable(self._versions.kind, unread[0])
-            changes = [
+            changes: list[Change | Unchanged] = [
                 self._moved(versions[name], state, generations[name], note)
                 for name, state, note in role_changes(task, versions, before, after, quarantine)
             ]

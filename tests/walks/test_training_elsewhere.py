@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from gateway.features.training.ending import TrainingFault, enter_result
+from gateway.features.training.trainings import Trainings
+from tests.fakes.adapters import write_adapter
 from tests.fakes.certificates import Authority
 from tests.fakes.ports import free_port
 from tests.fakes.trainer import write_trainer
@@ -76,6 +80,41 @@ async def test_failed_or_stopped_trainer_leaves_no_version_and_its_key_opens_no_
             async with running.http(key="") as nobody:
                 assert (await nobody.get(f"/v1/trainings/{name}/files/rows.jsonl")).status_code == 401
             assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
+
+
+async def test_adapter_that_comes_after_its_training_was_stopped_is_no_version(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    trainer, plan = write_trainer(tmp_path)
+    plan.write_text('{"wait_at": 2}')
+    port = free_port()
+    with run_elsewhere(tmp_path, trainer) as (url, runner):
+        configuration = configure(training=settings_of(url, port, tmp_path), listen={"port": port})
+        async with run_gateway(configuration) as running, running.http() as http:
+            await running.place(make_adapter(1))
+            name = (await begin(http, await send(http, data()), runner="webhook"))["id"]
+            await until(lambda: runner.asked)
+            before, _ = await running.features[Trainings].store.get(name)
+            assert before is not None
+
+            async def upload() -> AsyncIterator[bytes]:
+                parts = [_part(path) for path in write_adapter(tmp_path / "late", seed=7).iterdir()]
+                yield b"".join(parts)
+                assert (await http.delete(f"{PATH}/{name}")).json()["status"] == "cancelled"
+                yield b"--x--\r\n"
+
+            headers = {"Content-Type": "multipart/form-data; boundary=x"}
+            async with running.http(key=runner.asked[-1][1]["token"]) as sending:
+                late = await sending.post(f"/v1/trainings/{name}/result", content=upload(), headers=headers)
+            assert (late.status_code, late.json()["error"]["code"]) == (409, "state_conflict")
+            with pytest.raises(TrainingFault, match="runs no more"):
+                await enter_result(running.features[Trainings], before, tmp_path / "late", {})
+            assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
+
+
+def _part(path: Path) -> bytes:
+    head = f'--x\r\nContent-Disposition: form-data; name="{path.name}"; filename="{path.name}"\r\n\r\n'
+    return head.encode() + path.read_bytes() + b"\r\n"
 
 
 async def _refused(url: str, runner: TrainingRunner, name: str) -> bool:

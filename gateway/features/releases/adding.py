@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, v
 from serving.adapters.entries import Version
 from serving.adapters.manifest import Manifest, ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, as_text, check, read_signature
-from serving.object_store import Change
+from serving.object_store import Change, Unchanged
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,15 @@ class Pusher:
 
 
 async def add_version(
-    releases: Releases, pusher: Pusher, upload: Upload, task: str, pool: str | None
+    releases: Releases,
+    pusher: Pusher,
+    upload: Upload,
+    task: str,
+    pool: str | None,
+    while_unchanged: Sequence[Unchanged] = (),
 ) -> tuple[Version, bool]:
-    """Verify an adapter and enter it as the task's next version. The same adapter again is the same version: False.
+    """Verify an adapter and enter it as the task's next version, in one step with what must be unchanged then. The same
+    adapter again is the same version: False.
 
     Raises Problem.
     """
@@ -58,10 +65,10 @@ async def add_version(
     step = AuditedStep(services.redis, services.audit, pusher.public)
     created = False
 
-    def added(before: Version | None, after: Version, generation: int) -> list[Change]:
+    def added(before: Version | None, after: Version, generation: int) -> list[Change | Unchanged]:
         nonlocal created
         created = before is None
-        return _added(step, before, after, generation)
+        return [*_added(step, before, after, generation), *while_unchanged]
 
     with conflicts():
         version = await services.registry.register(

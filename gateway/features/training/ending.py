@@ -18,7 +18,7 @@ from gateway.server.uploads import Upload
 from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import redis_time
 from serving.adapters.adapter_folder import MANIFEST_FILE
-from serving.object_store import Stale
+from serving.object_store import Stale, Unchanged
 
 
 class TrainingFault(Exception):
@@ -28,8 +28,12 @@ class TrainingFault(Exception):
 async def enter_result(trainings: Trainings, training: Training, adapter: Path, result: dict[str, Any]) -> None:
     """Register the adapter in a folder, with the training as its provenance, and note the version.
 
-    Done again after a kill it gives the same version. Raises TrainingFault and RedisError.
+    Done again after a kill it gives the same version. Raises RedisError, and TrainingFault also where the training runs
+    no more: then nothing is registered.
     """
+    now, generation = await trainings.store.get(training.id)
+    if not is_running(now, training):
+        raise TrainingFault("The training runs no more: its adapter is not taken.")
     prepared = (await trainings.store.progress(training.id)).get("prepared") or {}
     provenance = provenance_of(trainings, training, result, prepared.get("older") or [])
     manifest = training.manifest | {"provenance": provenance}
@@ -37,8 +41,9 @@ async def enter_result(trainings: Trainings, training: Training, adapter: Path, 
     try:
         await asyncio.to_thread(path.write_bytes, msgspec.json.encode(manifest))  # JSON is YAML, too
         pusher = Pusher(training.by, training.owner)
+        still = Unchanged(trainings.store.object_store, training.id, generation)
         version, _ = await add_version(
-            trainings.releases, pusher, Upload(adapter, path, None, {}), training.task, training.pool
+            trainings.releases, pusher, Upload(adapter, path, None, {}), training.task, training.pool, (still,)
         )
     except (Problem, OSError) as error:
         raise TrainingFault(f"The adapter was trained, and not taken: {error}") from error
@@ -68,6 +73,11 @@ def provenance_of(
     }
 
 
+def is_running(now: Training | None, training: Training) -> bool:
+    """Return whether a training runs, and was not begun again since it was read."""
+    return now is not None and now.status == "running" and now.begun_at == training.begun_at
+
+
 async def end_training(
     trainings: Trainings,
     training: Training,
@@ -80,7 +90,7 @@ async def end_training(
     """Move a training that runs to its end; None where it is over already, or was begun again. Raises RedisError."""
     while True:
         now, generation = await trainings.store.get(training.id)
-        if now is None or now.status != "running" or now.begun_at != training.begun_at:
+        if now is None or not is_running(now, training):
             return None
         ended_at = await redis_time(trainings.services.redis)
         after = msgspec.structs.replace(

@@ -101,11 +101,12 @@ async def take_message(request: Request, message: TrainerMessage, training: Trai
     responses=with_errors(*TRAINER_ERRORS, "stale_generation", *FORM_ERRORS),
     openapi_extra=with_body(as_form({CONFIG_FILE: BYTES, WEIGHTS_FILE: BYTES}, [CONFIG_FILE, WEIGHTS_FILE])),
 )
-async def take_result(request: Request, training: Trained) -> dict[str, Any]:
+async def take_result(request: Request, training: Trained, caller: Identified) -> dict[str, Any]:
     """Take the trained adapter, verify it and register it as a push would."""
     trainings = feature_of(request, Trainings)
     uploads = trainings.services.adapters.uploads
     async with uploads.receive(request, (CONFIG_FILE, WEIGHTS_FILE), ()) as upload:
+        await training_of(request, training.id, caller)  # it may have ended while the adapter came
         ended = (await trainings.store.progress(training.id))["ended"] or {}
         try:
             await enter_result(trainings, training, upload.folder, ended)

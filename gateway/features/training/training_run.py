@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
-from gateway.features.training.ending import TrainingFault, end_training
+from gateway.features.training.ending import TrainingFault, end_training, is_running
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
 from monitoring.training.preparation import HELDOUT_FILE, ROWS_FILE, Preparation, PreparationJob
@@ -82,7 +82,7 @@ class TrainingRun(ABC):
     async def _until_stopped(self) -> None:
         """Returns once it is to be run no more."""
         now: Training | None = self._training
-        while now is not None and now.status == "running" and now.begun_at == self._training.begun_at:
+        while is_running(now, self._training):
             await asyncio.sleep(LOOK_INTERVAL_SECONDS)
             now, _ = await self._trainings.store.get(self._training.id)
 
