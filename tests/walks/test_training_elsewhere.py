@@ -117,6 +117,29 @@ def _part(path: Path) -> bytes:
     return head.encode() + path.read_bytes() + b"\r\n"
 
 
+async def test_points_of_a_trainer_without_all_figures_can_be_read(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    trainer, plan = write_trainer(tmp_path)
+    plan.write_text('{"wait_at": 2}')
+    port = free_port()
+    with run_elsewhere(tmp_path, trainer) as (url, runner):
+        configuration = configure(training=settings_of(url, port, tmp_path), listen={"port": port})
+        async with run_gateway(configuration) as running, running.http() as http:
+            await running.place(make_adapter(1))
+            name = (await begin(http, await send(http, data()), runner="webhook"))["id"]
+            await until(lambda: runner.asked)
+            address = f"/v1/trainings/{name}/messages"
+            async with running.http(key=runner.asked[-1][1]["token"]) as sending:
+                for told in ({"kind": "step"}, {"kind": "step", "step": 50}, {"kind": "heldout", "step": 50}):
+                    assert (await sending.post(address, json=told)).status_code == 200, told
+                for wrong in (b'{"kind": "step", "loss": NaN}', b'{"kind": "step", "seconds_each": "slow"}'):
+                    assert (await sending.post(address, content=wrong)).status_code == 400, wrong
+            progress = (await http.get(f"{PATH}/{name}")).json()["progress"]
+            assert (progress["step"], progress["heldout"][-1]) == (50, [50, 0.0, 0.0])
+            assert (await http.get(f"{PATH}/{name}/plot")).status_code == 200
+
+
 async def _refused(url: str, runner: TrainingRunner, name: str) -> bool:
     headers = {"Authorization": f"Bearer {runner.asked[-1][1]['token']}"}
     async with httpx.AsyncClient(base_url=url, headers=headers) as http:

@@ -47,8 +47,9 @@ class TrainerMessage(Body):
 
     kind: Literal["started", "step", "heldout", "ended", "failed"]
     step: int = Field(0, ge=0, le=10_000_000)
-    loss: float = 0.0
-    right: float = 0.0
+    loss: float = Field(0.0, allow_inf_nan=False)
+    right: float = Field(0.0, allow_inf_nan=False)
+    seconds_each: float | None = Field(None, allow_inf_nan=False)
     text: str = Field("", max_length=2000)
 
 
@@ -89,7 +90,7 @@ async def take_message(request: Request, message: TrainerMessage, training: Trai
     if message.kind == "failed":
         await end_training(trainings, training, "failed", message.text or "Its trainer failed.")
     else:
-        fields = message.model_dump(exclude_unset=True)
+        fields = message.model_dump(exclude_unset=message.kind not in ("step", "heldout"))  # a point is whole
         if len(msgspec.json.encode(fields)) > MESSAGE_BYTES_MAX:
             raise Problem("body_too_large", f"A message has at most {MESSAGE_BYTES_MAX} bytes: tell less at once.")
         await trainings.store.note_progress(training.id, fields)
