@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
+from weakref import WeakValueDictionary
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
@@ -22,7 +25,9 @@ from gateway.services import Services
 from monitoring.records import OUTCOMES
 from router.decision import REASONS
 
-SEARCHES_MAX = 2
+SEARCHES_MAX = 3
+CALLERS_SEARCHES_MAX = SEARCHES_MAX - 1
+"""Searches of callers; the rest is kept for operators."""
 SEARCH_SECONDS_MAX = 60.0
 COMMAND = make_command("monitoring.request_search")
 Name = Annotated[str | None, Query(max_length=100)]
@@ -30,12 +35,29 @@ Moment = Annotated[float | None, Query(ge=0, lt=253_402_300_800, description="Un
 router = APIRouter(tags=["callers"])
 
 
+class SearchTurns:
+    """Turns to search: a few at a time, since each is a process, and one of each key."""
+
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(SEARCHES_MAX)
+        self._callers = asyncio.Semaphore(CALLERS_SEARCHES_MAX)
+        self._own: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """The lock of each key that searches or waits."""
+
+    @asynccontextmanager
+    async def turn(self, caller: Caller) -> AsyncIterator[None]:
+        """Wait for a turn, and have it."""
+        own = self._own.setdefault(caller.public, asyncio.Lock())
+        async with own, nullcontext() if caller.judges == "*" else self._callers, self._all:
+            yield
+
+
 @dataclass(frozen=True)
 class Searches:
-    """The searches of this gateway: a few at a time, since each is a process."""
+    """The searches of this gateway."""
 
     services: Services
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SEARCHES_MAX))
+    turns: SearchTurns = field(default_factory=SearchTurns)
 
 
 @router.get("/v1/requests", responses=with_errors("timeout", "not_found", "invalid_value", *SPENT_ERRORS) | OK)
@@ -77,7 +99,7 @@ async def list_requests(
         "limit": limit,
     }
     async with searches.services.limits.spending(caller) as headers:
-        found = await _search(searches, query)
+        found = await _search(searches, caller, query)
     if task is not None and not msgspec.json.decode(found)["requests"]:  # a task that was removed has its requests
         _see_that_task_is_known(searches.services, caller, task)
     if caller.judges == "*" and (texts or text is not None):
@@ -94,13 +116,14 @@ def _see_that_task_is_known(services: Services, caller: Caller, task: str) -> No
         raise Problem("not_found", text, "task")
 
 
-async def _search(searches: Searches, query: dict[str, Any]) -> bytes:
+async def _search(searches: Searches, caller: Caller, query: dict[str, Any]) -> bytes:
     """The result of monitoring/request_search.py. Raises Problem (504, 500)."""
     services = searches.services
     source, rules = text_source_of(services.settings), await read_all_rules(services)
     job = {"source": source, "query": query, "rules": rules}
     advice = "name a task, or a shorter time"
-    return bytes(await run_process(COMMAND, job, msgspec.Raw, SEARCH_SECONDS_MAX, advice=advice, turn=searches.turns))
+    turn = searches.turns.turn(caller)
+    return bytes(await run_process(COMMAND, job, msgspec.Raw, SEARCH_SECONDS_MAX, advice=advice, turn=turn))
 
 
 async def _enter(searches: Searches, caller: Caller, query: dict[str, Any], found: bytes) -> None:
