@@ -44,10 +44,14 @@ def pull_adapter(
 
 
 def list_pulls(
-    api: Api, task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None
+    api: Api,
+    task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None,
+    cancel: Annotated[str | None, typer.Option(metavar="PULL", help="End this pull first.")] = None,
 ) -> None:
     """List the latest pulls: how far they are, their versions, or why they failed."""
-    columns = ("begun", "task", "address", "state", "version", "note")
+    if cancel is not None:
+        api.delete(f"/pulls/{quote(cancel, safe='')}")
+    columns = ("pull", "begun", "task", "address", "state", "version", "note")
     api.out.tell_list(api.get("/pulls", task=task), "pulls", columns, _row)
 
 
@@ -61,4 +65,4 @@ def _read(manifest: Path) -> dict[str, Any]:
 def _row(pull: dict[str, Any]) -> Row:
     progress = pull["progress"] or {}
     state = f"{progress['stage']} {progress['share']:.0%}" if progress else pull["state"]
-    return since(pull["created_at"]), pull["task"], pull["address"], state, pull["version"], pull["error"]
+    return pull["id"], since(pull["created_at"]), pull["task"], pull["address"], state, pull["version"], pull["error"]

@@ -64,6 +64,10 @@ class WorkStore(Generic[W]):
         """Note the end of one that runs together with its entry. Raises Stale where it has ended before."""
         await change_together(self._redis, [Change(self._object_store, work.id, msgspec.to_builtins(work), 1), entry])
 
+    async def cancel(self, work: W, step: AuditedStep) -> None:
+        """End one that runs with the entries noted by `step`. Raises Stale where it has ended before."""
+        await step.take([Change(self._object_store, work.id, msgspec.to_builtins(work), 1)])
+
     async def tell(self, work_id: str, progress: ProgressStep) -> None:
         """Note how far one is; it is forgotten by itself."""
         await self._redis.set(self._progress_key(work_id), msgspec.json.encode(progress), ex=PROGRESS_SECONDS)

@@ -21,6 +21,8 @@ from serving.adapters.artifact import Artifact, ArtifactLimits, digest_of
 from serving.adapters.errors import ArtifactError, shown
 
 INCOMING = ".incoming-"
+PULLED = f"{INCOMING}pull-"
+"""Begin of the name of a folder into which an adapter is pulled."""
 CHUNK_BYTES = 1 << 20
 FILE_MODE = 0o444
 FOLDER_MODE = 0o555
@@ -97,13 +99,16 @@ class Store:
         if actual != digest:
             raise _damaged(digest, f"its bytes have the digest {actual}")
 
-    def sweep(self, older_than_seconds: float, now: float) -> int:
+    def sweep(self, older_than_seconds: float, now: float, pulled: bool = False) -> int:
         """Remove what crashed copies left behind and return how many; `now` is the time in epoch seconds.
 
-        Copies under way in another gateway are younger than any sensible `older_than_seconds`.
+        Copies under way in another gateway are younger than any sensible `older_than_seconds`. What pulls have left is
+        removed with `pulled` alone, since another one may go on with it.
         """
         count = 0
         for entry in self.folder.glob(f"{INCOMING}*"):
+            if entry.name.startswith(PULLED) != pulled:
+                continue
             with suppress(FileNotFoundError):  # another gateway sweeps as well
                 if now - entry.stat().st_mtime > older_than_seconds:
                     _remove(entry)

@@ -20,6 +20,7 @@ from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Review
 from gateway.features.training.trainings import Trainings
+from serving.object_store import ObjectStore
 from tests.walks.gateway import RunningGateway
 from tests.walks.scope_world import form
 from tests.walks.test_reload import plain
@@ -241,6 +242,15 @@ async def _resolve(world: World) -> httpx.Response:
     return await world.http.post(path, json={"value": True, "comment": SMILE * 4000})
 
 
+async def _cancel_pull(world: World) -> httpx.Response:
+    pull = {"id": "p" * 20, "task": "returns", "by": "abcdefghijkl", "created_at": 1.0, "address": "hf://a/b@main"}
+    pull |= {"pool": None, "digest": "", "manifest": None, "owner": None}
+    redis = world.gateway.services.redis
+    await redis.set("apprentice:duty:pulls", "another gateway", ex=60)
+    await ObjectStore(redis, "pulls").put(pull["id"], pull)
+    return await world.http.delete(f"/admin/v1/pulls/{pull['id']}")
+
+
 async def _apply(world: World) -> httpx.Response:
     state = (await world.http.get("/admin/v1/state")).json()
     state["overrides"] = {f"rule{number}": {"generation": 0, "value": rule()} for number in range(3)}
@@ -272,6 +282,7 @@ CASES: tuple[Case, ...] = (
     Case("post", "/admin/v1/callers/{public}/approve", _approve),
     Case("post", "/admin/v1/adapters", _add),
     call("POST", "/pulls", {"address": "hf://shop/returns@main", "task": "returns"}, "refused"),
+    Case("delete", "/admin/v1/pulls/{pull}", _cancel_pull),
     call("POST", "/adapters/{name}/stage", name=V2),
     call("POST", "/adapters/{name}/unload", name=V2),
     call("POST", "/adapters/{name}/stage", name=V2),

@@ -14,6 +14,7 @@ import pytest
 
 from serving.adapters.artifact import digest_of
 from tests.fakes.sources import PASSWORD, USER, Hub, hub, oci_registry, put_objects, s3_server, token_service
+from tests.gateway.cli.conftest import run
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -172,6 +173,31 @@ async def test_a_pull_that_broke_off_goes_on_where_it_was(
         wanted = ["pull.begin", "pull.failed", "pull.begin", "adapter.add", "pull.done"]
         # its entry is drafted with a pull's end, and entered after it
         await until(lambda: ends_with(gateway, wanted), f"the audit ends with {wanted}")
+
+
+async def test_a_pull_that_is_cancelled_makes_way_for_those_behind_it(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub
+) -> None:
+    hugging_face.commit(make_adapter(1))
+    hugging_face.stalls = stalls = asyncio.Event()
+    async with run_gateway(with_hub(configure, hugging_face)) as gateway, gateway.http() as http:
+        body = {"address": "hf://shop/returns@main", "task": "returns"}
+        slow, waiting = [(await http.post("/admin/v1/pulls", json=body)).json() for _ in range(2)]
+        await until(lambda: bool(hugging_face.ranges))
+        place = {"APPRENTICE_URL": gateway.url, "APPRENTICE_KEY": gateway.admin_key}
+        shown = await asyncio.to_thread(run, "adapters", "pulls", "--cancel", waiting["id"], **place)
+        assert "It was cancelled" in shown.out
+        last = asyncio.create_task(pulled(gateway, "hf://shop/returns@main"))
+        cancelled = await http.delete(f"/admin/v1/pulls/{slow['id']}")
+        assert (cancelled.status_code, cancelled.json()["state"]) == (200, "failed"), cancelled.text
+        hugging_face.stalls = None
+        assert (await last)["state"] == "done"
+        again = await http.delete(f"/admin/v1/pulls/{slow['id']}")
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "state_conflict")
+        assert (await http.delete("/admin/v1/pulls/none")).status_code == 404
+        listed = (await http.get("/admin/v1/pulls")).json()["pulls"]
+        assert [pull["state"] for pull in listed] == ["done", "failed", "failed"]
+    stalls.set()
 
 
 async def test_what_is_left_of_other_bytes_is_not_gone_on_with(

@@ -83,10 +83,31 @@ async def list_pulls(
 async def read_pull(request: Request, pull: str, _: Operator) -> dict[str, Any]:
     """One pull: how far it is, its version, or why it failed."""
     pulls = feature_of(request, Pulls)
+    return await _shown(pulls, await _find(pulls, pull))
+
+
+@router.delete("/pulls/{pull}", responses=with_errors("not_found", "state_conflict", "stale_generation"))
+async def cancel_pull(request: Request, pull: str, admin: Admin) -> dict[str, Any]:
+    """End a pull that waits or is under way: it has failed then. What has come is kept for a day."""
+    pulls = feature_of(request, Pulls)
+    found = await _find(pulls, pull)
+    if found.state != "running":
+        raise Problem("state_conflict", f"The pull {found.id} has ended ({found.state}): there is nothing to cancel.")
+    error = f"It was cancelled by {admin.public}. What came is kept: pull it again to go on."
+    ended = msgspec.structs.replace(found, state="failed", error=error, ended_at=time.time())
+    step = audited(pulls.services, admin)
+    step.note("pull.cancel", found.task, _told(found), _told(ended))
+    await pulls.store.cancel(ended, step)
+    await pulls.services.snapshot.refresh()
+    return await _shown(pulls, ended)
+
+
+async def _find(pulls: Pulls, pull: str) -> Pull:
+    """Raises Problem (404)."""
     found = await pulls.store.get(pull)
     if found is None:
         raise Problem("not_found", f"There is no pull {pull[:80]!r}, or no more.")
-    return await _shown(pulls, found)
+    return found
 
 
 def _told(pull: Pull) -> dict[str, Any]:

@@ -7,8 +7,10 @@ takes the way of an upload: verified, stored, registered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import os
 import shutil
 import time
 from functools import partial
@@ -23,10 +25,11 @@ from gateway.features.pulls.pulls import Pulls
 from gateway.features.pulls.store import Pull
 from gateway.features.releases.adding import Pusher, add_version
 from gateway.server.uploads import Upload
+from monitoring.helper_process import ProgressStep
 from serving.adapters.adapter_folder import MANIFEST_FILE, SIGNATURE_FILE
 from serving.adapters.incoming import FREE_BYTES_MIN
 from serving.adapters.sources.fetch_job import FetchJob, FetchResult
-from serving.adapters.store import INCOMING
+from serving.adapters.store import PULLED
 from serving.object_store import Stale
 
 log = logging.getLogger(__name__)
@@ -56,17 +59,34 @@ class PullingWork:
         if generation == self._looked_at:
             return
         await self._pulls.drafts.enter_left()
-        for pull in reversed(await self._pulls.store.all()):
-            if pull.state == "running":
-                await self._end(await self._pull(pull))
+        while (pull := await self._pulls.store.next()) is not None:
+            ended = await self._pull_unless_cancelled(pull)
+            if ended is not None:
+                await self._end(ended)
         self._looked_at = generation
+
+    async def _pull_unless_cancelled(self, pull: Pull) -> Pull | None:
+        """The pull at its end; None where an admin has ended it before."""
+        snapshot, working = self._pulls.services.snapshot, asyncio.ensure_future(self._pull(pull))
+        try:
+            looked_at = snapshot.current.generation
+            while not (await asyncio.wait((working,), timeout=LOOK_INTERVAL_SECONDS))[0]:
+                if snapshot.current.generation != looked_at:
+                    looked_at = snapshot.current.generation
+                    kept = await self._pulls.store.get(pull.id)
+                    if kept is None or kept.state != "running":
+                        return None
+            return working.result()
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
     async def _pull(self, pull: Pull) -> Pull:
         """The pull at its end."""
         store = self._pulls.services.adapters.store
-        await asyncio.to_thread(store.sweep, KEPT_SECONDS, time.time())
+        await asyncio.to_thread(store.sweep, KEPT_SECONDS, time.time(), pulled=True)
         wanted = f"{pull.address} {pull.digest}"
-        folder = store.folder / f"{INCOMING}pull-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
+        folder = store.folder / f"{PULLED}{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
         try:
             fetched = await self._fetch(pull, folder)
             if fetched.error:
@@ -98,8 +118,14 @@ class PullingWork:
             settings=settings.pulls.fetch_settings(),
         )
         longest, advice = settings.pulls.pull_seconds_max, "pull it again to go on, or set pulls.pull_seconds_max"
-        note = partial(self._pulls.store.tell, pull.id)
+        note = partial(self._note, pull, folder)
         return await run_process(COMMAND, job, FetchResult, longest, advice=advice, note=note)
+
+    async def _note(self, pull: Pull, folder: Path, progress: ProgressStep) -> None:
+        """Tell how far it is, and that its folder is in use."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(folder)
+        await self._pulls.store.tell(pull.id, progress)
 
     async def _end(self, pull: Pull) -> None:
         """Note the end of a pull, with its entry in the audit."""

@@ -179,6 +179,15 @@ def test_crashed_copies_are_swept_and_young_ones_stay(store: Store, source: Path
     assert store.holds(artifact.digest)
 
 
+def test_what_a_pull_has_left_is_swept_by_its_own_time_alone(store: Store) -> None:
+    pulled = store.folder / ".incoming-pull-0123456789abcdef"
+    pulled.mkdir()
+    now = pulled.stat().st_mtime + 10
+    assert store.sweep(older_than_seconds=5, now=now) == 0, "a gateway's start leaves a pull that is under way"
+    assert store.sweep(older_than_seconds=60, now=now, pulled=True) == 0
+    assert store.sweep(older_than_seconds=5, now=now, pulled=True) == 1
+
+
 def test_limit_of_the_store_holds_for_copies_too(tmp_path: Path, source: Path, artifact: Artifact) -> None:
     small = Store(tmp_path / "store", ArtifactLimits(size_bytes_max=100))
     with pytest.raises(ArtifactError) as caught:
