@@ -237,9 +237,10 @@ class ObjectStore:
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
 
     async def forget(self, names: Sequence[str]) -> None:
-        """Remove objects, whatever their generations."""
+        """Remove objects whose names are never used again, whatever their generations, and these too."""
         if names:
             await change_together(self._redis, [Change(self, name, None) for name in names])
+            await self._redis.hdel(self.generation_names, *names)
 
 
 def _name(raw: bytes) -> str:

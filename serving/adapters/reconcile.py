@@ -37,6 +37,7 @@ DOWN_SECONDS_MAX = 30.0
 """A replica that is down for longer is passed over, and its versions are placed elsewhere."""
 STEPS_MAX = 8
 PASS_SECONDS_MAX = 5.0
+FORGOTTEN_AT_ONCE = 200
 PRIORITY: Mapping[VersionState, int] = {
     "staging": 0,
     "ready": 1,
@@ -126,11 +127,13 @@ class Reconciler:
 
     async def _forget_gone(self, now: Pass) -> None:
         """Forget the placements on replicas that have long left: a discovered one never has its name again."""
-        moment, gone = time.monotonic(), {on for on, _ in now.placements if on not in self._fleet.replicas}
+        names = now.generations.keys() | {placement_key(*place) for place in now.placements}
+        places = {name: name.partition("/")[0] for name in names - self._placer.written.unreadable}
+        moment, gone = time.monotonic(), {*places.values()} - self._fleet.replicas.keys()
         self._gone_since = {on: self._gone_since.get(on, moment) for on in gone}
         old = {on for on, since in self._gone_since.items() if moment - since > LEAVING_SECONDS_MAX}
-        if keys := [placement_key(on, version) for on, version in now.placements if on in old]:
-            await self._placer.placements.forget(keys)
+        keys = [name for name, on in places.items() if on in old]
+        await self._placer.placements.forget(keys[:FORGOTTEN_AT_ONCE])
 
     def _unsure(self) -> frozenset[str]:
         """The replicas of which a placement can't be read."""

@@ -80,6 +80,13 @@ async def test_a_deleted_object_is_gone_and_its_generation_goes_on(object_store:
     assert await object_store.put("a", {"n": 3}) == 3
 
 
+async def test_what_is_forgotten_leaves_no_generation(object_store: ObjectStore) -> None:
+    await object_store.put("a", {"n": 1})
+    await object_store.put("b", {"n": 1})
+    await object_store.forget(["a", "never there"])
+    assert (await object_store.all(), await object_store.generations()) == ({"b": {"n": 1}}, {"b": 1})
+
+
 async def test_one_of_many_who_change_the_same_object_at_once_wins(object_store: ObjectStore) -> None:
     done = await asyncio.gather(
         *(object_store.put("a", {"n": n}, expected_generation=0) for n in range(20)), return_exceptions=True

@@ -11,6 +11,7 @@ import pytest
 
 from serving import discovery
 from serving.adapters import reconcile
+from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.sources import free_port
 from tests.waiting import until
@@ -134,3 +135,11 @@ async def test_what_stood_on_a_replica_that_has_long_left_is_forgotten(
 
         assert sorted(placed()) == ["small-127-0-0-2", "small-127-0-0-3"]
         await until(lambda: placed() == ["small-127-0-0-3"])
+        placements = ObjectStore(gateway.services.redis, "placements")
+        await placements.put("small-127-0-0-9/returns@v1", {"replica": "small-127-0-0-9"})
+        await placements.delete("small-127-0-0-9/returns@v1")
+
+        async def is_forgotten() -> bool:
+            return [*await placements.generations()] == ["small-127-0-0-3/returns@v1"]
+
+        await until(is_forgotten)
