@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fakes.wire import Exchange, HttpListener
@@ -52,7 +53,7 @@ async def test_a_budget_is_told_at_80_percent_and_at_its_end_once_each(
 ) -> None:
     url, messages = told
     monitor = {"webhook_url": url, "interval_seconds": 0.1}
-    async with run_gateway(configure(monitor=monitor)) as gateway:
+    async with run_gateway(configure(monitor=monitor, listen={"metrics": {"port": 0}})) as gateway:
         free = await gateway.key(name="free")
         price = await spend(gateway, free, 0.0000001)
         limits = {"usd_per_day": 40 * price, "usd_per_month": 4000 * price}
@@ -66,7 +67,8 @@ async def test_a_budget_is_told_at_80_percent_and_at_its_end_once_each(
             public = key.split("-")[2]
             answer = await http.patch(f"/admin/v1/callers/{public}", json={"limits": {"usd_per_day": 37 * price}})
             assert answer.status_code == 200, answer.text
-            metrics = (await http.get("/metrics")).text
+            port = gateway.addresses[1][1]
+            metrics = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
         await until(lambda: len(messages) > 1, "a message at the end")
     first, last = messages
     assert {name: first[name] for name in ("kind", "key", "name", "owner", "limit", "level")} == {
@@ -80,3 +82,13 @@ async def test_a_budget_is_told_at_80_percent_and_at_its_end_once_each(
     ]
     assert 'owner="ada"' in line
     assert float(line.split()[-1]) == pytest.approx(spent, rel=1e-6)
+
+
+async def test_metrics_that_all_callers_may_read_name_no_owner(gateway: RunningGateway) -> None:
+    key = await gateway.key(name="shop", owner="ada")
+    await spend(gateway, key, 0.0000001)
+    async with httpx.AsyncClient() as http:
+        metrics = (await http.get(f"{gateway.url}/metrics")).text
+    public = key.split("-")[2]
+    assert f'apprentice_caller_cost_usd_total{{caller="{public}",owner=""}}' in metrics
+    assert 'owner="ada"' not in metrics
