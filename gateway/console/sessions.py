@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.callers import Caller, Role
-from gateway.state.snapshot import Snapshot
+from gateway.configuration.sections import OidcSettings
 
 ROOT = "apprentice:console:session:"
 ROLES: tuple[Role, ...] = ("operator", "admin")
@@ -20,12 +21,18 @@ ROLES: tuple[Role, ...] = ("operator", "admin")
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """A person whom a provider has identified: the name in the audit, whose keys count as theirs, and the role."""
+    """A person whom a provider has identified: the name in the audit, whose keys count as theirs, and the values of
+    the provider's that had a role at the sign-in."""
 
     public: str
     name: str
     owner: str
-    role: Role
+    values: tuple[str, ...] = ()
+
+    def caller(self, settings: OidcSettings | None) -> Caller | None:
+        """The caller as whom the person acts, with the role that the settings give now; None: they give none."""
+        role = None if settings is None else find_role(settings, self.values)
+        return None if role is None else Caller(self.public, self.name, role, "", frozenset({"*"}), owner=self.owner)
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,14 +46,14 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     person: Person | None = None
     notes: tuple[str, ...] = ()
 
-    def caller(self, snapshot: Snapshot, now_unix: float) -> Caller | None:
-        """The caller as whom the person acts; None once the session or its key has ended."""
+    def caller(self, callers: Mapping[str, Caller], now_unix: float, settings: OidcSettings | None) -> Caller | None:
+        """The caller as whom the person acts; None once the session or its key has ended, or the settings of the
+        provider give the person no role any more."""
         if now_unix >= self.ends_at:
             return None
         if self.person is not None:
-            who = self.person
-            return Caller(who.public, who.name, who.role, "", frozenset({"*"}), owner=who.owner)
-        caller = snapshot.callers.get(self.public)
+            return self.person.caller(settings)
+        caller = callers.get(self.public)
         if caller is None or caller.role not in ROLES or caller.pending is not None:
             return None
         has_expired = caller.expires_at is not None and caller.expires_at <= now_unix
@@ -86,6 +93,12 @@ class Sessions:
     async def end(self, token: str) -> None:
         """End a session."""
         await self._redis.delete(_name(token))
+
+
+def find_role(settings: OidcSettings, values: Collection[str]) -> Role | None:
+    """The role of who has these values at the provider; None: no role."""
+    given = frozenset(values)
+    return "admin" if given & {*settings.admins} else "operator" if given & {*settings.operators} else None
 
 
 def match_tokens(given: object, expected: str) -> bool:

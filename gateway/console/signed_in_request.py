@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,11 @@ class Console:
     def public_url(self) -> str | None:
         """Its address as browsers have it, where the settings say it."""
         return self.services.settings.console.public_url
+
+    def caller_of(self, session: Session) -> Caller | None:
+        """The caller as whom the person of a session acts now; None once that has ended."""
+        services = self.services
+        return session.caller(services.snapshot.current.callers, time.time(), services.settings.console.oidc)
 
     @property
     def is_secure(self) -> bool:

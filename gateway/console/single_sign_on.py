@@ -19,7 +19,7 @@ from joserfc.jwk import KeySet
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from gateway.callers import PUBLIC_LENGTH, Caller, Role
+from gateway.callers import PUBLIC_LENGTH
 from gateway.configuration.sections import OidcSettings
 from gateway.console.sessions import Person, match_tokens
 from gateway.console.sign_in import open_session, render_sign_in
@@ -76,11 +76,12 @@ async def take_back(console: Console, request: Request) -> Response:
         async with _client(console, settings) as client:
             claims = await _identify(client, settings, flow, str(request.url.query))
         person = make_person(settings, claims, console.services.digest_secret)
+        caller = person.caller(settings)
+        assert caller is not None, "who has no role is not identified"
     except NotIdentified as refused:
         return render_sign_in(console, flow.to, 403, str(refused))
     except (httpx.HTTPError, OAuthError, JoseError, ValueError, KeyError):
         return render_sign_in(console, flow.to, 403, "The provider's answer is not one that counts. Try again.")
-    caller = Caller(person.public, person.name, person.role, "", frozenset({"*"}), owner=person.owner)
     response = await open_session(console, caller, flow.to, person)
     console.keep(response, FLOW_COOKIE, "", None)
     return response
@@ -99,16 +100,15 @@ def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes
     for part in settings.role_claim.split("."):
         given = given.get(part) if isinstance(given, Mapping) else None
     values = {str(each) for each in (given if isinstance(given, list) else [given]) if each is not None}
-    role: Role | None = (
-        "admin" if values & set(settings.admins) else "operator" if values & set(settings.operators) else None
-    )
-    if role is None:
+    with_role = tuple(sorted(values & {*settings.admins, *settings.operators}))
+    if not with_role:
         raise NotIdentified("Your account has no role here. Ask who keeps the provider's groups.")
     subject = f"{settings.issuer}\n{claims['sub']}".encode()
     digest = hashlib.blake2b(subject, key=secret, digest_size=16, person=b"console").digest()
     public = base64.b32encode(digest).decode().lower()[:PUBLIC_LENGTH]
     name = claims.get("name")
-    return Person(public=public, name=name if isinstance(name, str) and name else owner, owner=owner, role=role)
+    shown = name if isinstance(name, str) and name else owner
+    return Person(public=public, name=shown, owner=owner, values=with_role)
 
 
 async def _identify(client: AsyncOAuth2Client, settings: OidcSettings, flow: Flow, query: str) -> Mapping[str, Any]:

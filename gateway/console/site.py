@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
@@ -151,7 +150,7 @@ async def _answer(console: Console, page: Page, request: Request) -> Response:
     """A page, to whom is signed in; else the way to sign in."""
     token = request.cookies.get(COOKIE, "")
     session = await console.sessions.find(token)
-    caller = None if session is None else session.caller(console.services.snapshot.current, time.time())
+    caller = None if session is None else console.caller_of(session)
     if session is None or caller is None:
         return _send_to_sign_in(request)
     visit = Visit(request, console, token, session, caller, _api(console, caller, request))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
+from gateway.callers import Caller
 from gateway.configuration.sections import ConsoleSettings, OidcSettings
+from gateway.console.sessions import Person, Session
 from gateway.console.single_sign_on import FLOW, Flow, NotIdentified, make_person
 from tests.fakes.ports import free_port
 from tests.walks.conftest import Configure
@@ -126,15 +129,35 @@ async def test_an_answer_counts_once_in_the_browser_that_asked(provided: Running
 )
 def test_the_role_follows_from_the_claims(claims: Mapping[str, Any], role: str | None) -> None:
     settings = OidcSettings(**settings_with("https://provider.example"))
-    told = {"sub": "1", "email": "ada@example.org"} | claims
+    told = {"sub": "1", "email": "ada@example.org", "email_verified": True} | claims
     if role is None:
         with pytest.raises(NotIdentified):
             make_person(settings, told, b"secret")
         return
     person = make_person(settings, told, b"secret")
-    assert (person.role, person.owner, len(person.public)) == (role, "ada@example.org", 12)
+    caller = person.caller(settings)
+    assert caller is not None
+    assert (caller.role, caller.owner, len(person.public)) == (role, "ada@example.org", 12)
     nested = settings.model_copy(update={"role_claim": "realm.roles"})
     assert make_person(nested, told | {"realm": {"roles": claims["groups"]}}, b"secret") == person
+
+
+@pytest.mark.invariant("The settings give a signed-in person's role at each look.")
+def test_a_session_has_the_role_that_the_settings_give_now() -> None:
+    settings = OidcSettings(**settings_with("https://provider.example"))
+    person = Person(public="abcdefghijkl", name="Ada", owner="ada@example.org", values=("gateway-admins",))
+    session, nobody = Session(csrf="c", ends_at=2.0, person=person), MappingProxyType[str, Caller]({})
+    roles = []
+    for now in (
+        settings,
+        settings.model_copy(update={"admins": (), "operators": ("gateway-admins",)}),
+        settings.model_copy(update={"admins": ("others",)}),
+        None,
+    ):
+        caller = session.caller(nobody, 1.0, now)
+        roles.append(caller and caller.role)
+    assert roles == ["admin", "operator", None, None]
+    assert session.caller(nobody, 2.0, settings) is None
 
 
 def test_a_provider_needs_an_address_to_send_people_back_to() -> None:
