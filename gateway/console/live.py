@@ -58,8 +58,9 @@ class LiveParts:
             yield "retry: 3000\n\n"
             while time.monotonic() < until and not console.services.admission.draining:
                 if tick % LOOK_TICKS == 0:
-                    if await console.sessions.find(visit.token) is None:
-                        return
+                    session = await console.sessions.find(visit.token)
+                    if session is None or console.caller_of(session) != visit.person:
+                        return  # the browser asks again, as who it is now
                     part = console.templates.get_template(template).render(
                         visit.shared() | await self._look(load, visit)
                     )

@@ -213,6 +213,21 @@ async def test_a_live_page_is_sent_again_when_it_changes_and_ends_with_the_sessi
             assert parts == 2
 
 
+async def test_a_live_page_ends_with_the_key_of_its_session(gateway: RunningGateway) -> None:
+    key = await gateway.key(role="operator")
+    async with (
+        browsing(gateway, key) as http,
+        gateway.http() as admin,
+        asyncio.timeout(60),
+        http.stream("GET", "/console/live/fleet") as stream,
+    ):
+        revoked = 0
+        async for line in stream.aiter_lines():  # it ends
+            if line.startswith("data:") and not revoked:
+                revoked = (await admin.delete(f"/admin/v1/callers/{key.split('-')[2]}")).status_code
+        assert revoked == 200
+
+
 async def test_there_is_no_console_where_it_is_off_or_another_listener_has_it(configure: Configure) -> None:
     async with httpx.AsyncClient(verify=NO_AUTHORITIES) as http:
         async with run_gateway(configure(listen={"admin": {"port": 0}})) as gateway:
