@@ -93,7 +93,7 @@ def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes
     Raises NotIdentified for who has no role.
     """
     owner = claims.get(settings.owner_claim)
-    is_doubtful = settings.owner_claim == "email" and claims.get("email_verified") is False
+    is_doubtful = settings.owner_claim == "email" and claims.get("email_verified") not in (True, "true")
     if not isinstance(owner, str) or not owner or is_doubtful:
         raise NotIdentified(f"The provider gives no {settings.owner_claim} of you that counts.")
     given: Any = claims

@@ -123,7 +123,10 @@ async def test_an_answer_counts_once_in_the_browser_that_asked(provided: Running
         ({"groups": "gateway-reviewers"}, "operator"),
         ({"groups": ["others"]}, None),
         ({}, None),
+        ({"groups": ["gateway-admins"], "email_verified": "true"}, "admin"),
         ({"groups": ["gateway-admins"], "email_verified": False}, None),
+        ({"groups": ["gateway-admins"], "email_verified": "false"}, None),
+        ({"groups": ["gateway-admins"], "email_verified": None}, None),
         ({"groups": ["gateway-admins"], "email": ""}, None),
     ],
 )
