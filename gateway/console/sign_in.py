@@ -30,7 +30,7 @@ async def begin_session(console: Console, request: Request) -> Response:
     fields = await read_form(request)
     to = fields.get("to", "")
     try:
-        see_that_it_is_ours(request)
+        see_that_it_is_ours(console, request)
         if not match_tokens(fields.get("csrf"), request.cookies.get(FORM_COOKIE, "")):
             raise Declined(403, "csrf", "This page was open for too long. Try again.")
         services = console.services

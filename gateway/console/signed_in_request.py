@@ -128,7 +128,7 @@ class Visit:
     async def form(self) -> dict[str, str]:
         """The fields of a form that this session's page has sent. Raises Declined (403)."""
         fields = await read_form(self.request)
-        see_that_it_is_ours(self.request)
+        see_that_it_is_ours(self.console, self.request)
         if not match_tokens(fields.pop("csrf", None), self.session.csrf):
             raise Declined(403, "csrf", "This form is not of your session. Go back, load the page again, and send it.")
         return fields
@@ -146,11 +146,12 @@ async def read_form(request: Request) -> dict[str, str]:
         return {name: value.strip() for name, value in form.items() if isinstance(value, str)}
 
 
-def see_that_it_is_ours(request: Request) -> None:
-    """Raises Declined (403) where the browser says that a form comes from another site."""
+def see_that_it_is_ours(console: Console, request: Request) -> None:
+    """Raises Declined (403) where the browser says that a form comes from another site. A proxy may have put its own
+    name into Host: then `console.public_url` has the one that browsers know."""
     site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin")
-    host = urlsplit(origin).netloc if origin else None
-    if site not in ("same-origin", "none") or (host is not None and host != request.headers.get("host")):
+    ours = {request.headers.get("host", ""), urlsplit(console.public_url or "").netloc} - {""}
+    if site not in ("same-origin", "none") or (origin and urlsplit(origin).netloc not in ours):
         raise Declined(403, "csrf", "This form comes from another site.")
 
 

@@ -121,7 +121,7 @@ async def test_a_form_of_another_site_or_session_changes_nothing(gateway: Runnin
         ours, theirs = token_in(await http.get(question)), token_in(await other.get(question))
         for csrf in ({}, {"csrf": ""}, {"csrf": theirs}):
             assert (await http.post(path, data=fields | csrf)).status_code == 403
-        for headers in ({"origin": "https://elsewhere.example"}, {"sec-fetch-site": "cross-site"}):
+        for headers in ({"origin": "https://elsewhere.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
             answer = await http.post(path, data=fields | {"csrf": ours}, headers=headers)
             assert (answer.status_code, "another site" in answer.text) == (403, True)
         answer = await http.post("/console/sign-in/key", data={"csrf": "x", "key": gateway.admin_key})
@@ -129,6 +129,17 @@ async def test_a_form_of_another_site_or_session_changes_nothing(gateway: Runnin
         async with gateway.http() as admin:
             replicas = (await admin.get("/admin/v1/replicas")).json()["replicas"]
             assert [each["cordoned"] for each in replicas] == [None, None]
+
+
+async def test_a_form_is_ours_by_its_public_address_behind_a_proxy(configure: Configure) -> None:
+    settings = configure(console={"public_url": "http://gateway.example"})
+    async with run_gateway(settings) as gateway, browsing(gateway) as http:
+        for origin, status in (
+            ("http://gateway.example", 200), (gateway.url, 200), ("http://other.example", 403), ("null", 403)
+        ):  # fmt: skip
+            form = {"csrf": token_in(await http.get("/console/sign-in")), "key": gateway.admin_key}
+            answer = await http.post("/console/sign-in/key", data=form, headers={"origin": origin})
+            assert answer.status_code == status, origin
 
 
 async def test_pages_allow_a_browser_nothing_but_their_own_files(gateway: RunningGateway) -> None:
