@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from gateway.callers import Caller
+from gateway.configuration.sections import OidcSettings
 from gateway.console import figures, plots
 from gateway.console.admin_api import Declined, PersonalApi
 from gateway.console.sessions import Session, Sessions, match_tokens
@@ -38,6 +39,8 @@ class Console:
 
     def __init__(self, gateway: Any) -> None:
         self.gateway = gateway
+        self.provider: tuple[OidcSettings, float, dict[str, Any]] | None = None
+        """The description that the provider of these settings gave of itself, and until when that is used."""
         self.templates = Environment(
             loader=FileSystemLoader(Path(__file__).with_name("templates")),
             autoescape=True,

@@ -23,12 +23,17 @@ from gateway.callers import PUBLIC_LENGTH
 from gateway.configuration.sections import OidcSettings
 from gateway.console.sessions import Person, match_tokens
 from gateway.console.sign_in import open_session, render_sign_in
-from gateway.console.signed_in_request import Console
+from gateway.console.signed_in_request import Console, validate_path
 from gateway.server.listener import CONSOLE
 
 FLOW_COOKIE = "apprentice_console_flow"
 FLOW = "apprentice:console:flow:"
 FLOW_SECONDS = 600
+FLOWS_COUNT = "apprentice:console:flows"
+FLOWS_MAX = 10_000
+"""Sign-ins that are begun within FLOW_SECONDS, at all gateways: anyone may begin one, and Redis keeps it."""
+TO_CHARACTERS_MAX = 2000
+DOCUMENT_SECONDS = 300.0
 PROVIDER_SECONDS_MAX = 10.0
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """Signatures with a key pair alone: a secret that both sides know proves nothing about the provider."""
@@ -50,10 +55,13 @@ async def send_to_provider(console: Console, request: Request) -> Response:
     """Send the browser to the provider."""
     settings, state = _settings_of(console), secrets.token_urlsafe(32)
     nonce, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
-    flow = Flow(nonce=nonce, verifier=verifier, to=request.query_params.get("to", ""))
+    to = validate_path(request.query_params.get("to", "")[:TO_CHARACTERS_MAX])
+    flow = Flow(nonce=nonce, verifier=verifier, to=to)
+    if await _count_flows(console) > FLOWS_MAX:
+        return render_sign_in(console, to, 503, "Too many sign-ins are under way. Sign in with a key.")
     try:
         async with _client(console, settings) as client:
-            document = await _read_document(client, settings)
+            document = await _read_document(console, client, settings)
             url, _ = client.create_authorization_url(
                 document["authorization_endpoint"], state=state, nonce=flow.nonce, code_verifier=flow.verifier
             )
@@ -74,7 +82,7 @@ async def take_back(console: Console, request: Request) -> Response:
     flow = msgspec.json.decode(kept, type=Flow)
     try:
         async with _client(console, settings) as client:
-            claims = await _identify(client, settings, flow, str(request.url.query))
+            claims = await _identify(console, client, settings, flow, str(request.url.query))
         person = make_person(settings, claims, console.services.digest_secret)
         caller = person.caller(settings)
         assert caller is not None, "who has no role is not identified"
@@ -111,9 +119,19 @@ def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes
     return Person(public=public, name=shown, owner=owner, values=with_role)
 
 
-async def _identify(client: AsyncOAuth2Client, settings: OidcSettings, flow: Flow, query: str) -> Mapping[str, Any]:
+async def _count_flows(console: Console) -> int:
+    """Count one more sign-in that is begun."""
+    async with console.services.redis.pipeline(transaction=True) as pipe:
+        pipe.set(FLOWS_COUNT, 0, ex=FLOW_SECONDS, nx=True)
+        pipe.incr(FLOWS_COUNT)
+        return int((await pipe.execute())[1])
+
+
+async def _identify(
+    console: Console, client: AsyncOAuth2Client, settings: OidcSettings, flow: Flow, query: str
+) -> Mapping[str, Any]:
     """The claims of the token for this code, once signature, issuer, audience, time and nonce are seen to."""
-    document = await _read_document(client, settings)
+    document = await _read_document(console, client, settings)
     tokens = await client.fetch_token(
         document["token_endpoint"], authorization_response=f"https://console/?{query}", code_verifier=flow.verifier
     )
@@ -152,14 +170,18 @@ def _client(console: Console, settings: OidcSettings) -> AsyncOAuth2Client:
     )
 
 
-async def _read_document(client: AsyncOAuth2Client, settings: OidcSettings) -> dict[str, Any]:
-    """The provider's own description. Raises ValueError where it is another one's."""
+async def _read_document(console: Console, client: AsyncOAuth2Client, settings: OidcSettings) -> dict[str, Any]:
+    """The provider's own description, kept for DOCUMENT_SECONDS. Raises ValueError where it is another one's."""
+    kept, now = console.provider, time.monotonic()
+    if kept is not None and kept[0] == settings and now < kept[1]:
+        return kept[2]
     answer = await client.request(
         "GET", f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration", withhold_token=True
     )
     document: dict[str, Any] = answer.raise_for_status().json()
     if document["issuer"] != settings.issuer:
         raise ValueError("the issuer is another one")
+    console.provider = settings, now + DOCUMENT_SECONDS, document
     return document
 
 

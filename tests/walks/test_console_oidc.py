@@ -11,11 +11,17 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from gateway.callers import Caller
 from gateway.configuration.sections import ConsoleSettings, OidcSettings
+from gateway.console import single_sign_on
 from gateway.console.sessions import Person, Session
 from gateway.console.single_sign_on import FLOW, Flow, NotIdentified, make_person
+from tests.fakes.applications import run_application
 from tests.fakes.ports import free_port
 from tests.walks.conftest import Configure
 from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
@@ -114,6 +120,26 @@ async def test_an_answer_counts_once_in_the_browser_that_asked(provided: Running
         await redis.set(name, msgspec.json.encode(msgspec.structs.replace(flow, nonce="another")))
         assert (await other.get(address)).status_code == 403  # a token of another sign-in
         assert (await other.get("/console/")).status_code == 303
+
+
+async def test_sign_ins_that_anyone_begins_are_bounded(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single_sign_on, "FLOWS_MAX", 3)
+    asked: list[str] = []
+
+    async def describe(request: Request) -> JSONResponse:
+        asked.append(request.url.path)
+        own = f"http://{request.headers['host']}"
+        return JSONResponse({"issuer": own, "authorization_endpoint": f"{own}/auth"})
+
+    provider = Starlette(routes=[Route("/.well-known/openid-configuration", describe)])
+    async with run_application(provider) as issuer:
+        console = {"public_url": "http://gateway.example", "oidc": settings_with(issuer)}
+        async with run_gateway(configure(console=console)) as gateway, browse(gateway) as http:
+            statuses = [(await http.get(f"{BEGIN}/{'x' * 30_000}")).status_code for _ in range(4)]
+            redis: Any = gateway.services.redis
+            kept = [msgspec.json.decode(await redis.get(name), type=Flow) for name in await redis.keys(f"{FLOW}*")]
+    assert (statuses, len(asked)) == ([303, 303, 303, 503], 1)
+    assert [len(flow.to) for flow in kept] == [2000] * 3
 
 
 @pytest.mark.parametrize(
