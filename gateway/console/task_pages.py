@@ -80,7 +80,14 @@ async def show_version(visit: Visit) -> Response:
         gate = await visit.api.get(fill_address("/admin/v1/adapters/{version}/gate", version=version))
     except Declined as refused:
         gate = {"verdict": "cannot_tell", "because": refused.text, "lines": [], "mode": "", "forced": None}
-    return await visit.render("version.html", version=adapter, why=why, gate=gate, manifest=adapter["manifest"])
+    alias = await visit.api.find(fill_address("/admin/v1/aliases/{task}", task=adapter["task"]))
+    shown = {
+        "why": why,
+        "gate": gate,
+        "manifest": adapter["manifest"],
+        "generation": (alias or {}).get("generation", ""),
+    }
+    return await visit.render("version.html", version=adapter, **shown)
 
 
 def _names(roles: Mapping[str, Any]) -> Iterator[str]:
