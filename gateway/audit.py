@@ -66,7 +66,13 @@ async def read_audit(
     actor: Annotated[str | None, Query(max_length=100, description="Only by this key (its public part).")] = None,
     since: Annotated[float, Query(ge=0, le=2**53, description="Only from then on, in Unix seconds.")] = 0.0,
     newest: Annotated[bool, Query(description="The newest first, not the oldest.")] = False,
+    before: Annotated[
+        int | None, Query(ge=1, le=2**53, description="Of the newest only entries with a smaller number.")
+    ] = None,
 ) -> dict[str, Any]:
-    """The audit, oldest first. Hash-chained. `next_after` is the `after` that goes on from there, null at its end."""
-    page = await services_of(request).audit.find(Wanted(action, of, actor, since), after, limit, newest)
-    return {"entries": [msgspec.to_builtins(entry) for entry in page.entries], "next_after": page.next_after}
+    """The audit, oldest first. Hash-chained. `next_after` is the `after` that goes on from there, null at its end; of
+    the newest `next_before` the `before`.
+    """
+    page = await services_of(request).audit.find(Wanted(action, of, actor, since), after, limit, newest, before)
+    entries = [msgspec.to_builtins(entry) for entry in page.entries]
+    return {"entries": entries, "next_after": page.next_after, "next_before": page.next_before}

@@ -85,10 +85,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
-    """The result of a search; `next_after` is the number to go on from, None at the end."""
+    """The result of a search; `next_after` is the number to go on from, None at the end; of the newest first it is
+    `next_before`."""
 
     entries: list[AuditEntry]
     next_after: int | None
+    next_before: int | None = None
 
 
 class Audit:
@@ -164,15 +166,20 @@ class Audit:
         rows: Any = await self._redis.xrange(STREAM, min=f"{max(after, 0) + 1}-0", count=limit)
         return [_entry(number, fields) for number, fields in rows]
 
-    async def find(self, wanted: Wanted, after: int, limit: int, newest: bool = False) -> AuditPage:
-        """At most `limit` entries above the number `after` that are wanted, the oldest or the newest first.
+    async def find(
+        self, wanted: Wanted, after: int, limit: int, newest: bool = False, before: int | None = None
+    ) -> AuditPage:
+        """At most `limit` entries above the number `after` that are wanted, the oldest or the newest first. Of the
+        newest only those below `before`.
 
         At most SEARCHED_MAX entries are looked at.
         """
         entries: list[AuditEntry] = []
         looked_at, last = 0, after
         at_once = limit if wanted == Wanted() else READ_LIMIT_MAX
-        async for entry in self.newest(SEARCHED_MAX, after) if newest else self._oldest(SEARCHED_MAX, after, at_once):
+        async for entry in (
+            self.newest(SEARCHED_MAX, after, before) if newest else self._oldest(SEARCHED_MAX, after, at_once)
+        ):
             looked_at, last = looked_at + 1, entry.number
             if newest and entry.at < wanted.since:
                 return AuditPage(entries, None)
@@ -183,7 +190,7 @@ class Audit:
         else:
             if looked_at < SEARCHED_MAX:
                 return AuditPage(entries, None)
-        return AuditPage(entries, None if newest else last)
+        return AuditPage(entries, None, last) if newest else AuditPage(entries, last)
 
     async def _oldest(self, count: int, after: int, at_once: int) -> AsyncIterator[AuditEntry]:
         """The entries above the number `after`, at most `count`, the first one first."""
@@ -195,9 +202,9 @@ class Audit:
                 return
             after = entries[-1].number
 
-    async def newest(self, count: int, after: int = 0) -> AsyncIterator[AuditEntry]:
-        """The newest entries above the number `after`, at most `count`, the last one first."""
-        async for number, fields in self._backwards(count, READ_LIMIT_MAX, after):
+    async def newest(self, count: int, after: int = 0, before: int | None = None) -> AsyncIterator[AuditEntry]:
+        """The newest entries above the number `after` and below `before`, at most `count`, the last one first."""
+        async for number, fields in self._backwards(count, READ_LIMIT_MAX, after, before):
             yield _entry(number, fields)
 
     async def naming(self, name: str, searched_max: int) -> AsyncIterator[AuditEntry]:
@@ -207,9 +214,11 @@ class Audit:
             if _names(fields, name):
                 yield _entry(number, fields)
 
-    async def _backwards(self, count: int, at_once: int, after: int = 0) -> AsyncIterator[tuple[Any, Any]]:
+    async def _backwards(
+        self, count: int, at_once: int, after: int = 0, below: int | None = None
+    ) -> AsyncIterator[tuple[Any, Any]]:
         """The stored entries above the number `after`, newest first, at most `count`, `at_once` with one command."""
-        left, before, least = count, "+", f"{after + 1}-0"
+        left, before, least = count, "+" if below is None else f"({below}-0", f"{after + 1}-0"
         while left > 0:
             wanted = min(left, at_once)
             rows: Any = await self._redis.xrevrange(STREAM, max=before, min=least, count=wanted)

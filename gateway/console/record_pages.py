@@ -31,7 +31,7 @@ async def show_key(visit: Visit) -> Response:
     """One key."""
     public = visit.request.path_params["public"]
     caller = await visit.api.get(fill_address("/admin/v1/callers/{public}", public=public))
-    limits = {name: f"{value:g}" for name, value in caller["limits"].items()}
+    limits = {name: f"{value:.15g}" for name, value in caller["limits"].items()}
     return await visit.render("key.html", caller=caller, limits=limits)
 
 
@@ -50,7 +50,7 @@ async def show_dataset(visit: Visit) -> Response:
 async def show_audit(visit: Visit) -> Response:
     """The audit, the newest entries first."""
     given = {name: visit.query(name) for name in ("action", "object", "actor")}
-    query: dict[str, Any] = {**given, "newest": "true", "limit": ENTRIES, "after": visit.query("after")}
+    query: dict[str, Any] = {**given, "newest": "true", "limit": ENTRIES, "before": visit.query("before")}
     found = await visit.api.get("/admin/v1/audit", **query)
-    older = found["next_after"] and urlencode({**given, "after": found["next_after"]})
+    older = found["next_before"] and urlencode({**given, "before": found["next_before"]})
     return await visit.render("audit.html", entries=found["entries"], older=older, given=given)
