@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from gateway.console.admin_api import Declined, fill_address
 from gateway.console.signed_in_request import Visit
 from gateway.server.listener import CONSOLE
 
-Kind = Literal["text", "long", "number", "percent", "choice", "list", "moment"]
+Kind = Literal["text", "number", "percent", "choice", "list", "moment"]
 Place = Literal["body", "query", "none"]
 
 
@@ -289,7 +290,9 @@ def _read(field: Field, text: str) -> Any:
         try:
             number = float(text)
         except ValueError:
-            raise ValueError(f"{field.label}: write a number.") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{field.label}: write a number.")
         number = number / 100 if field.kind == "percent" else number
         return int(number) if number == int(number) and field.kind == "number" else number
     if field.kind == "list":

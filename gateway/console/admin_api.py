@@ -3,6 +3,7 @@ errors hold for the console as for all others."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from gateway.callers import Caller
 from gateway.server.wire import Receive, Scope, Send
 
 ASKED_SECONDS_MAX = 120.0
+DOTS = frozenset({".", ".."})
 
 
 class Declined(Exception):
@@ -53,10 +55,14 @@ class PersonalApi:
         return answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
 
     async def _ask(self, method: str, path: str, body: Any, query: dict[str, Any] | None) -> httpx.Response:
-        async with httpx.AsyncClient(
-            transport=self._transport, base_url="http://console", trust_env=False, timeout=ASKED_SECONDS_MAX
-        ) as http:
-            answer = await http.request(method, path, json=body, params=query)
+        try:  # the transport knows no time limit of its own
+            async with (
+                asyncio.timeout(ASKED_SECONDS_MAX),
+                httpx.AsyncClient(transport=self._transport, base_url="http://console", trust_env=False) as http,
+            ):
+                answer = await http.request(method, path, json=body, params=query)
+        except TimeoutError:
+            raise Declined(504, "timeout", f"It took longer than {ASKED_SECONDS_MAX:g} s. Try again later.") from None
         if answer.status_code >= 400:
             try:
                 error = answer.json()["error"]
@@ -67,5 +73,7 @@ class PersonalApi:
 
 
 def fill_address(template: str, **names: str) -> str:
-    """An address with these names in it, each escaped."""
+    """An address with these names in it, each escaped. Raises Declined (404) for a name that leads elsewhere."""
+    if not DOTS.isdisjoint(names.values()):
+        raise Declined(404, "not_found", "There is nothing of this name.")
     return template.format(**{name: quote(value, safe="@") for name, value in names.items()})
