@@ -23,6 +23,12 @@ TONES: Mapping[str, str] = MappingProxyType(
 """The tones of words of state; of all others there is none."""
 
 
+def read_moment(text: str) -> float:
+    """The Unix seconds of a time, of UTC where it names no other zone. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+
+
 def format_share(value: float | None, digits: int = 3) -> str:
     """A share as percent."""
     return NOTHING if value is None else f"{100 * value:.{digits}g}%".replace("1e+02%", "100%")

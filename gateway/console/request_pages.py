@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from gateway.console.admin_api import Declined, fill_address
+from gateway.console.figures import read_moment
 from gateway.console.signed_in_request import Visit
 from monitoring.records import OUTCOMES
 from router.decision import REASONS
@@ -25,7 +25,7 @@ async def show_requests(visit: Visit) -> Response:
     found: dict[str, Any] = {"requests": [], "next_before": None}
     try:
         query = {name: given[name] for name in (*FILTERS, "before")}
-        times = {name: _unix_seconds(given[name]) for name in ("since", "until")}
+        times = {name: read_moment(given[name]) for name in ("since", "until") if given[name]}
         found = await visit.api.get("/v1/requests", **query, **times, limit=PAGE)
     except Declined as refused:
         fault = refused.text
@@ -52,8 +52,3 @@ async def show_request(visit: Visit) -> Response:
 
 def _given(fields: dict[str, str]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value}
-
-
-def _unix_seconds(text: str) -> float | None:
-    """The Unix seconds of a time of UTC. Raises ValueError."""
-    return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=UTC).timestamp() if text else None

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from starlette.responses import Response
 
 from gateway.console.admin_api import Declined, fill_address
+from gateway.console.figures import read_moment
 from gateway.console.signed_in_request import Visit
 from gateway.server.listener import CONSOLE
 from router.overrides import OverrideAction, OverrideMode
@@ -31,6 +32,7 @@ async def show_rule_form(visit: Visit) -> Response:
     for rule in rules:
         if rule["id"] == name:
             values |= {key: str(value) for key, value in rule.items() if key in TEXTS and value is not None}
+            values |= {"edited": name, "generation": str(rule["generation"])}
             values |= {key: _as_moment(rule[key]) for key in MOMENTS if rule.get(key)}
             values[METADATA] = "\n".join(f"{key}={value}" for key, value in rule.get(METADATA, {}).items())
     return await _render_form(visit, {"name": name, **values})
@@ -46,6 +48,8 @@ async def try_or_set_rule(visit: Visit) -> Response:
             body.pop("past_gate", None)
             tried = await visit.api.send("POST", fill_address("/admin/v1/overrides/{name}/dry-run", name=name), body)
             return await _render_form(visit, fields, tried=tried)
+        if fields.get("edited") == name and fields.get("generation", "").isdecimal():
+            body["expected_generation"] = int(fields["generation"])
         answer = await visit.api.send("PUT", fill_address("/admin/v1/overrides/{name}", name=name), body)
     except (Declined, ValueError) as error:
         return await _render_form(visit, fields, fault=str(error))
@@ -68,7 +72,7 @@ def _read_rule(fields: Mapping[str, str]) -> dict[str, Any]:
     for name in MOMENTS:
         if fields.get(name):
             try:
-                body[name] = datetime.fromisoformat(fields[name]).replace(tzinfo=UTC).timestamp()
+                body[name] = read_moment(fields[name])
             except ValueError:
                 raise ValueError(f"{name}: a time is written as 2026-12-01T09:30, in UTC.") from None
     pairs = [line.partition("=") for line in fields.get(METADATA, "").splitlines() if line.strip()]
@@ -78,4 +82,4 @@ def _read_rule(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _as_moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -207,6 +207,44 @@ async def test_pages_find_explain_and_change_what_there_is(world: ConsoleWorld) 
     await change_by_click(world.gateway)
 
 
+async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: ConsoleWorld) -> None:
+    async with browsing(world.gateway, world.gateway.admin_key) as http, world.gateway.http() as admin:
+        generation = (await admin.get("/admin/v1/aliases/returns")).json()["generation"]
+        assert f"generation={generation}" in (await http.get("/console/versions/returns@v3")).text
+        limits = {"tokens_per_minute": 1_234_567, "usd_per_month": 12345.67}
+        public = (await admin.post("/admin/v1/callers", json={"name": "x", "limits": limits})).json()["public"]
+        page = (await http.get(f"/console/keys/{public}")).text
+        assert "tokens_per_minute=1234567&" in page.replace("&amp;", "&")
+        assert "usd_per_month=12345.67" in page
+
+        form = await http.get("/console/rules/edit?rule=gifts")
+        fields = dict(re.findall(r'name="(\w+)" (?:type="[\w-]+" (?:step="1" )?)?value="([^"]*)"', form.text))
+        rule = {"action": "general", "task": "returns", "contains": "present", "expires_at": 2.5e11}
+        assert (await admin.put("/admin/v1/overrides/gifts", json=rule)).status_code == 200
+        fields |= {"csrf": token_in(form), "action": "general", "mode": "enforce", "task": "returns", "step": "set"}
+        late = await http.post("/console/rules/edit", data=fields)
+        assert (late.status_code, "generation" in late.text) == (400, True), late.text
+        rules = (await admin.get("/admin/v1/overrides")).json()["overrides"]
+        assert [each["contains"] for each in rules] == ["present"]
+        again = await http.get("/console/rules/edit?rule=gifts")
+        edited = dict(re.findall(r'name="(edited|generation)" value="([^"]*)"', again.text))
+        changed = await http.post("/console/rules/edit", data=fields | edited | {"contains": "gift"})
+        assert "The rule gifts is set" in changed.text
+
+
+async def test_the_audit_is_paged_back_to_its_first_entry(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin:
+        for number in range(105):
+            rule = {"action": "refuse", "contains": f"a{number}"}
+            assert (await admin.put("/admin/v1/overrides/gifts", json=rule)).status_code == 200
+        page = await http.get("/console/audit?action=override.set")
+        assert page.text.count("<td>override.set</td>") == 100
+        older = re.search(r'href="([^"]+)">Older entries', page.text)
+        assert older is not None
+        last = await http.get(older[1].replace("&amp;", "&"))
+        assert (last.text.count("<td>override.set</td>"), "Older entries" in last.text) == (5, False)
+
+
 async def test_a_live_page_is_sent_again_when_it_changes_and_ends_with_the_session(gateway: RunningGateway) -> None:
     async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin, asyncio.timeout(300):
         page = await http.get("/console/")

@@ -65,6 +65,9 @@ class RuleIn(OverrideIn):
     """A rule that is set."""
 
     past_gate: PastGate = None
+    expected_generation: int | None = Field(
+        None, ge=0, le=2**53, description="409 if the rule has been set or deleted since."
+    )
 
 
 def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
@@ -120,6 +123,7 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
     """
     services = services_of(request)
     rules, now = sorted((await services.objects.overrides.all()).items()), time.time()
+    generations = await services.objects.overrides.generations()
     states = {name: version.state for name, version in services.snapshot.current.versions.items()}
     return {
         "overrides": [
@@ -129,6 +133,7 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
                 "to_come": _is_to_come(raw, now),
                 "expired": _is_over(raw, now),
                 "version_state": states.get(raw.get("version", "")),
+                "generation": generations.get(name, 0),
             }
             for name, raw in rules
         ]
@@ -149,11 +154,13 @@ async def set_override(request: Request, name: str, body: RuleIn, admin: Admin) 
         await see_that_another_pushed(services, admin, version, "send to it")
         if body.mode == "enforce":
             passed = await pass_gate(services, admin, [version], body.past_gate, name)
-    generation = await services.objects.overrides.generation(name)
+    generation = body.expected_generation
+    if generation is None:
+        generation = await services.objects.overrides.generation(name)
     before = await services.objects.overrides.get(name)
     if before is None and len(await services.objects.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
-    value = body.model_dump(exclude_none=True, exclude={"past_gate"})
+    value = body.model_dump(exclude_none=True, exclude={"past_gate", "expected_generation"})
     changes = [Change(services.objects.overrides, name, value, generation), *passed.changes]
     entry = {"before": before, "after": value, "generation": generation + 1}
     entry |= {"evidence": {"gate": passed.evidence}} if passed.evidence else {}
