@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, known_task
+from gateway.access import Admin, Body, Operator, conflicts, known_task
 from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -97,7 +97,8 @@ async def cancel_pull(request: Request, pull: str, admin: Admin) -> dict[str, An
     ended = msgspec.structs.replace(found, state="failed", error=error, ended_at=time.time())
     step = audited(pulls.services, admin)
     step.note("pull.cancel", found.task, _told(found), _told(ended))
-    await pulls.store.cancel(ended, step)
+    with conflicts():
+        await pulls.store.cancel(ended, step)
     await pulls.services.snapshot.refresh()
     return await _shown(pulls, ended)
 
