@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anthropic import AsyncAnthropic
 
 from tests.engine.conftest import RealEngines, until_loaded
 from tests.engine.words import DEADLINE_SECONDS, SLOW_SECONDS_MAX
@@ -104,6 +105,31 @@ async def test_logprobs_schemas_and_tools_pass_through(gateway: RunningGateway) 
         )
         # whether so small a model closes the braces in time is its own affair; the name it has from the tool
         assert "count_days" in called.choices[0].message.model_dump_json(), called.model_dump_json()
+
+
+async def test_tokens_are_counted_as_the_message_has_them(gateway: RunningGateway) -> None:
+    tool: Any = {"name": "count_days", "input_schema": {"type": "object", "properties": {"unit": {"type": "string"}}}}
+    async with AsyncAnthropic(base_url=gateway.url, api_key=gateway.admin_key, timeout=SLOW_SECONDS_MAX) as client:
+        for model, more in (("returns", {}), ("general", {"system": "Be short.", "tools": [tool]})):
+            asked: Any = {"model": model, "messages": user(OPEN_QUESTION), **more}
+            counted = await client.messages.count_tokens(**asked)
+            if more:
+                asked["tool_choice"] = {"type": "none"}
+            answer = await client.messages.create(**asked, max_tokens=4)
+            assert counted.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
+
+
+async def test_logprobs_of_a_response_are_those_of_its_text(gateway: RunningGateway) -> None:
+    asked: Any = {"model": "general", "input": OPEN_QUESTION, "max_output_tokens": 8, "temperature": 0}
+    asked |= {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    async with gateway.openai() as client:
+        whole: Any = await client.responses.create(**asked)
+        stream: Any = await client.responses.create(**asked, stream=True)
+        final = [event async for event in stream][-1].response
+    for answer in (whole, final):
+        tokens = answer.output[0].content[0].logprobs
+        assert "".join(each.token for each in tokens).startswith(answer.output_text)
+        assert {len(each.top_logprobs) for each in tokens} == {2}
 
 
 async def test_a_swap_while_requests_flow_drops_nothing(
