@@ -18,6 +18,7 @@ from gateway.formats.translated_format import (
     is_given,
     join_parts,
     make_call,
+    make_form,
     make_tool,
     refuse_missing,
     refuse_value,
@@ -104,6 +105,27 @@ class Thinking(msgspec.Struct):
     display: str | None = None
 
 
+class OutputForm(msgspec.Struct):
+    """The form of an answer's text."""
+
+    type: Literal["json_schema"]
+    schema: Raw = msgspec.field(default_factory=Raw)
+
+
+class OutputConfig(msgspec.Struct):
+    """The form of an answer's text, and the amount of reasoning before it."""
+
+    format: OutputForm | None = None
+    effort: Annotated[str, Meta(max_length=32)] | None = None
+
+
+class CacheControl(msgspec.Struct):
+    """Whether the prompt is cached. It is a hint: engines cache by themselves."""
+
+    type: Annotated[str, Meta(max_length=64)]
+    ttl: Annotated[str, Meta(max_length=64)] | None = None
+
+
 class CountedMessages(msgspec.Struct, kw_only=True):
     """A request whose tokens are counted. Other fields go on as they are, where a task allows them."""
 
@@ -119,6 +141,8 @@ class CountedMessages(msgspec.Struct, kw_only=True):
     tool_choice: ToolUseChoice | None = None
     metadata: RequestMetadata | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    cache_control: CacheControl | None = None
     service_tier: str | None = None
 
 
@@ -139,8 +163,9 @@ class MessagesFormat(TranslatedFormat):
     has_template = True
     conversation_fields = frozenset({"messages", "system"})
     field_names = MappingProxyType(
-        {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "user": "metadata.user_id"}
-    )
+        {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "user": "metadata.user_id",
+         "response_format": "output_config.format", "reasoning_effort": "output_config.effort"}
+    )  # fmt: skip
 
     def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         request: MessagesRequest = read
@@ -156,6 +181,8 @@ class MessagesFormat(TranslatedFormat):
             fields["tools"] = [_read_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools)]
             if request.tool_choice is not None:
                 fields |= _read_choice(request.tool_choice)
+        if request.output_config is not None:
+            fields |= _read_output(request.output_config)
         if request.metadata is not None and request.metadata.user_id:
             fields["user"] = request.metadata.user_id
         if messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]:
@@ -255,6 +282,15 @@ def _read_tool(tool: ClientTool, place: str) -> dict[str, Any]:
     if tool.type not in (None, "custom"):
         raise refuse_value(f"{place}.type", tool.type, "custom")
     return make_tool(tool.name, tool.description, tool.input_schema)
+
+
+def _read_output(config: OutputConfig) -> dict[str, Any]:
+    fields: dict[str, Any] = {} if config.effort is None else {"reasoning_effort": config.effort}
+    if config.format is None:
+        return fields
+    if not is_given(config.format.schema):
+        raise refuse_missing("output_config.format.schema")
+    return fields | {"response_format": make_form(config.format.schema)}
 
 
 def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:

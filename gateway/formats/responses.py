@@ -19,6 +19,7 @@ from gateway.formats.translated_format import (
     is_given,
     join_parts,
     make_call,
+    make_form,
     make_tool,
     refuse_missing,
     refuse_value,
@@ -228,9 +229,7 @@ def _text_fields(text: TextOptions) -> dict[str, Any]:
         return fields | {"response_format": {"type": "json_object"}}
     if not is_given(form.schema):
         raise refuse_missing("text.format.schema")
-    schema = {"name": form.name, "schema": form.schema, "strict": form.strict, "description": form.description}
-    given = {name: value for name, value in schema.items() if is_given(value)}
-    return fields | {"response_format": {"type": "json_schema", "json_schema": given}}
+    return fields | {"response_format": make_form(form.schema, form.name, form.strict, form.description)}
 
 
 def _tool(tool: FunctionTool, place: str) -> dict[str, Any]:

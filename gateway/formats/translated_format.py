@@ -95,6 +95,14 @@ def make_tool(name: str | None, description: str | None, parameters: Raw, strict
     return {"type": "function", "function": {name: value for name, value in function.items() if is_given(value)}}
 
 
+def make_form(
+    schema: Raw, name: str = "answer", strict: bool | None = None, description: str | None = None
+) -> dict[str, Any]:
+    """The `response_format` of chat that asks for an answer by this JSON schema."""
+    given = {"name": name, "schema": schema, "strict": strict, "description": description}
+    return {"type": "json_schema", "json_schema": {key: value for key, value in given.items() if is_given(value)}}
+
+
 def choose_tool(name: str | None) -> dict[str, Any]:
     """The `tool_choice` of chat that asks for this tool."""
     return {"type": "function", "function": {"name": name}}

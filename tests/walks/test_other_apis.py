@@ -220,6 +220,16 @@ async def test_message_calls_a_tool_and_takes_what_it_gave_back(
     assert tool["content"] == "rain"
 
 
+async def test_message_keeps_a_schema_and_passes_its_effort_on(messages: AsyncAnthropic, small: FakeEngine) -> None:
+    config: Any = {"format": {"type": "json_schema", "schema": WEATHER}, "effort": "low"}
+    asked: Any = {"model": "returns", "max_tokens": 64, "messages": [{"role": "user", "content": TEXT}]}
+    answer: Any = await messages.messages.create(**asked, output_config=config, cache_control={"type": "ephemeral"})
+    assert "city" in json.loads(answer.content[0].text)
+    seen = small.requests[-1].body
+    assert seen["response_format"]["json_schema"] == {"name": "answer", "schema": WEATHER}
+    assert seen["reasoning_effort"] == "low"
+
+
 async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
     whole: Any = await messages.messages.create(
         model="returns", max_tokens=20, messages=[{"role": "user", "content": TEXT}]
@@ -239,6 +249,8 @@ async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].type"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"stop_sequences": 3}, "stop_sequences"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+        ({"output_config": {"effort": 7}}, "output_config.effort"),
         ({"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": "{"}]}, "messages"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
     ],

@@ -103,7 +103,8 @@ for (const [name, provider] of Object.entries(providers)) {
     let text = '';
     for await (const delta of answer.textStream) text += delta;
     const usage = await answer.usage;
-    return { same: text === whole.text, end: await answer.finishReason, tokens: usage.outputTokens === whole.usage.outputTokens };
+    const tokens = usage.inputTokens === whole.usage.inputTokens && usage.outputTokens === whole.usage.outputTokens;
+    return { same: text === whole.text, end: await answer.finishReason, tokens };
   };
   cases[`vercel ${name} tools`] = async () => {
     const { steps, text } = await generateText({ ...asked, tools, stopWhen: stepCountIs(3) });
