@@ -10,6 +10,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 import msgspec
@@ -225,14 +226,7 @@ class AnswerWriter(ABC):
         except (msgspec.DecodeError, RecursionError):
             return []
         tokens = (read.content if read is not None else None) or []
-        if message.reasoning or message.reasoning_content:
-            texts = [str(each.get("token")) for each in tokens]
-            start, seen = "".join(texts).rfind(message.content), 0
-            for number, text in enumerate(texts):
-                if seen >= start:
-                    return tokens[number:]
-                seen += len(text)
-        return tokens
+        return _select_tokens(tokens, message.content)
 
     def _take_text(
         self, kind: BlockKind, text: Any, logprobs: Sequence[dict[str, Any]] = ()
@@ -282,6 +276,19 @@ def _write_text(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return msgspec.json.encode(value).decode()
+
+
+def _select_tokens(tokens: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The tokens of this text, without those of reasoning before it and the end token after it.
+
+    All of them where their texts do not show it: a character may be cut between two.
+    """
+    texts = [str(each.get("token")) for each in tokens]
+    start = "".join(texts).rfind(text)
+    if start < 0:
+        return tokens
+    places = accumulate(map(len, texts), initial=0)
+    return [each for each, place in zip(tokens, places, strict=False) if start <= place < start + len(text)]
 
 
 def write_event(event: dict[str, Any]) -> bytes:

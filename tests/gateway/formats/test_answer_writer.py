@@ -63,14 +63,15 @@ def test_answer_that_chat_lets_pass_is_told_too(field: dict[str, Any]) -> None:
     assert json.loads(MessageWriter().write_whole(body))["content"] == [{"type": "text", "text": "yes"}]
 
 
-def test_logprobs_of_reasoning_are_none_of_the_texts() -> None:
-    tokens = [{"token": token, "logprob": -0.5, "bytes": [1], "top_logprobs": []} for token in ("yes", " no", "yes")]
+def test_logprobs_of_reasoning_and_of_the_end_are_none_of_the_texts() -> None:
+    texts = ("yes", " no", "y", "es", "<|im_end|>")
+    tokens = [{"token": text, "logprob": -0.5, "bytes": [1], "top_logprobs": []} for text in texts]
     message = {"reasoning": "yes no", "content": "yes"}
     choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": tokens}}
     body = json.dumps({"id": "chatcmpl-1", "model": "m", "choices": [choice]}).encode()
     asked = b'{"model": "m", "input": "hi", "include": ["message.output_text.logprobs"]}'
     reasoning, text = json.loads(ResponseWriter(asked).write_whole(body))["output"]
-    assert (reasoning["type"], text["content"][0]["logprobs"]) == ("reasoning", tokens[2:])
+    assert (reasoning["type"], text["content"][0]["logprobs"]) == ("reasoning", tokens[2:4])
     assert json.loads(ResponseWriter(ASK).write_whole(body))["output"][1]["content"][0]["logprobs"] == []
 
 
