@@ -5,35 +5,64 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class ChildProcess:
+    """A process, and the thread that waits for it: its own, since it may run for hours, and asyncio's threads are few
+    and the request path's."""
+
+    def __init__(self, process: subprocess.Popen[bytes], thread: ThreadPoolExecutor) -> None:
+        self._process = process
+        self._thread = thread
+
+    async def give(self, job: bytes) -> None:
+        """Give it its job. Its input stays open: a child ends at once when that is closed, so with its gateway."""
+        await _run_in(self._thread, lambda: _give(self._process, job))
+
+    async def read_line(self) -> bytes:
+        """The next line that it tells; empty at its end."""
+        assert self._process.stdout is not None, "it is a pipe"
+        return await _run_in(self._thread, self._process.stdout.readline)
+
+    async def wait(self) -> int:
+        """Wait for its end. Its exit code."""
+        return await _run_in(self._thread, self._process.wait)
 
 
 @asynccontextmanager
-async def child(command: Sequence[str]) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
     """A process for as long as the block is entered. What is left of it then is killed, and waited for.
 
     It is begun in a thread, since uvloop forks for it and so holds the loop for 4 ms and more; this does not.
     """
-    beginning = asyncio.ensure_future(asyncio.to_thread(_begun, command))
+    thread = ThreadPoolExecutor(1, "child")
     try:
-        process = await asyncio.shield(beginning)
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError):  # the thread goes on: what it has begun by then is nobody's
-            unwanted = await beginning
-            unwanted.kill()
-            await asyncio.to_thread(_let_go, unwanted)
-        raise
-    try:
-        yield process
+        beginning = asyncio.ensure_future(_run_in(thread, lambda: _begun(command)))
+        try:
+            process = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):  # the thread goes on: what it has begun by then is nobody's
+                unwanted = await beginning
+                unwanted.kill()
+                await _run_in(thread, lambda: _let_go(unwanted))
+            raise
+        try:
+            yield ChildProcess(process, thread)
+        finally:
+            process.kill()  # where it still runs: the thread that reads from it ends then, too
+            await asyncio.shield(_run_in(thread, lambda: _let_go(process)))
     finally:
-        process.kill()  # where it still runs: the thread that reads from it ends then, too
-        await asyncio.shield(asyncio.to_thread(_let_go, process))
+        thread.shutdown(wait=False)
 
 
-async def give(process: subprocess.Popen[bytes], job: bytes) -> None:
-    """Give it its job. Its input stays open: a child ends at once when that is closed, so with its gateway."""
-    await asyncio.to_thread(_give, process, job)
+async def _run_in(thread: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(thread, call)
 
 
 def _begun(command: Sequence[str]) -> subprocess.Popen[bytes]:

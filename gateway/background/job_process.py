@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.background.child_process import child, give
+from gateway.background.child_process import child
 from gateway.errors import Problem
 from monitoring.helper_process import ProgressStep
 
@@ -44,10 +44,9 @@ async def run_process(
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else ProgressStep | kind)
     try:
         async with asyncio.timeout(seconds_max), turn or nullcontext(), child(command) as process:
-            assert process.stdout is not None, "it is a pipe"
-            await give(process, msgspec.json.encode(job) + b"\n" + data)
+            await process.give(msgspec.json.encode(job) + b"\n" + data)
             noted_at = 0.0
-            while line := await asyncio.to_thread(process.stdout.readline):
+            while line := await process.read_line():
                 message = await asyncio.to_thread(decoder.decode, line)
                 if note is None or not isinstance(message, ProgressStep):
                     result: Result = message
@@ -55,7 +54,7 @@ async def run_process(
                 if time.monotonic() - noted_at >= NOTE_INTERVAL_SECONDS:
                     noted_at = time.monotonic()
                     await note(message)
-            code = await asyncio.to_thread(process.wait)
+            code = await process.wait()
     except TimeoutError:
         raise Problem("timeout", f"It took longer than {seconds_max:g} s: {advice}.") from None
     text = f"The process ended with exit code {code}: see the gateway's log"

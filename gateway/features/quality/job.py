@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
 import sys
 from collections.abc import Mapping, Set
 
@@ -17,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from gateway.background.child_process import child, give
+from gateway.background.child_process import ChildProcess, child
 from gateway.background.lease import JobLease
 from gateway.features.quality.budgets import tell_budgets
 from gateway.features.quality.quality import Quality
@@ -83,7 +82,7 @@ class Monitoring:
             async with child(COMMAND) as process, asyncio.TaskGroup() as group:
                 group.create_task(self._keep_delivering())
                 group.create_task(self._keep_telling_budgets())
-                await give(process, msgspec.json.encode(begin) + b"\n")
+                await process.give(msgspec.json.encode(begin) + b"\n")
                 while True:
                     if not await self.step(process):
                         await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
@@ -102,7 +101,7 @@ class Monitoring:
             await tell_budgets(self._quality)
             await asyncio.sleep(STEPS_A_BUDGET * self._quality.services.settings.monitor.interval_seconds)
 
-    async def step(self, process: subprocess.Popen[bytes]) -> bool:
+    async def step(self, process: ChildProcess) -> bool:
         """One step: judge what has come, and do what follows. Whether more has come already."""
         quality = self._quality
         await self._responding.carry_out()
@@ -266,15 +265,14 @@ def _canary_of(alias: AliasEntry) -> Canary | None:
     return Canary(version=begun.version, active=alias.leading, started_at=begun.started_at, plan=plan)
 
 
-async def _answered(process: subprocess.Popen[bytes], step: MonitorStep) -> JudgedStep:
+async def _answered(process: ChildProcess, step: MonitorStep) -> JudgedStep:
     """The child's answer. Raises MonitorFailed where it does not answer, or ends."""
-    assert process.stdout is not None, "it is a pipe"
-    await give(process, msgspec.json.encode(step) + b"\n")
+    await process.give(msgspec.json.encode(step) + b"\n")
     try:
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
-            line = await asyncio.to_thread(process.stdout.readline)
+            line = await process.read_line()
     except TimeoutError:
         raise MonitorFailed(f"the monitor's process did not answer within {ANSWER_SECONDS_MAX:g} s") from None
     if not line:
-        raise MonitorFailed(f"the monitor's process ended with exit code {process.poll()}: see the log")
+        raise MonitorFailed(f"the monitor's process ended with exit code {await process.wait()}: see the log")
     return msgspec.json.decode(line, type=JudgedStep)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
 import time
 from typing import Any
 
 import msgspec
 
-from gateway.background.child_process import child
+from gateway.background.child_process import ChildProcess, child
 from gateway.background.lease import JobLease
 from gateway.features.training.ending import TrainingFault, enter_result
 from gateway.features.training.store import Training
@@ -86,17 +85,16 @@ class LocalRun(TrainingRun):
         async with child(build_command(settings.python.absolute(), self._folder)) as process:
             return await self._heard(process, settings.silence_seconds_max)
 
-    async def _heard(self, process: subprocess.Popen[bytes], silence_seconds_max: float) -> dict[str, Any]:
-        assert process.stdout is not None, "it is a pipe"
+    async def _heard(self, process: ChildProcess, silence_seconds_max: float) -> dict[str, Any]:
         while True:
             try:
                 async with asyncio.timeout(silence_seconds_max):
-                    line = await asyncio.to_thread(process.stdout.readline)
+                    line = await process.read_line()
             except TimeoutError:
                 text = f"The trainer told nothing for {silence_seconds_max:g} s (training.silence_seconds_max)."
                 raise TrainingFault(text) from None
             if not line:
-                raise ChildProcessError(explain_exit(await asyncio.to_thread(process.wait)))
+                raise ChildProcessError(explain_exit(await process.wait()))
             if not line.startswith(b"{"):
                 continue  # a library's own words
             message = msgspec.json.decode(line, type=dict[str, Any])

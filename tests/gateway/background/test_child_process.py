@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,19 @@ def running(word: str) -> bool:
         if word.encode() in words:
             return True
     return False
+
+
+async def test_processes_that_run_for_long_hold_none_of_asyncios_threads() -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    async with AsyncExitStack() as stack:
+        waiting = []
+        for _ in range(3):
+            process = await stack.enter_async_context(child(("sleep", "60")))
+            waiting.append(asyncio.create_task(process.read_line()))
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(lambda: "at once") == "at once"
+        assert not any(task.done() for task in waiting)
+    assert await asyncio.gather(*waiting) == [b""] * 3
 
 
 async def test_a_process_whose_beginning_is_cancelled_is_ended_all_the_same() -> None:
