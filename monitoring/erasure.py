@@ -16,6 +16,7 @@ import msgspec
 
 from monitoring.archive import ArchiveQuery, Dataset, connected, find_table
 from monitoring.feedback_erasure import WORDS
+from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file
 from monitoring.text_retention import list_parts_of, rewrite_part
 from monitoring.text_stream import forgotten_name_of
@@ -28,6 +29,7 @@ KEPT_ENDINGS = (".json", ".jsonl", ".txt")
 ERASED = "[erased]"
 COVERAGE_ERASED = "Texts that it was measured by are erased: build a set anew to know it."
 NAMES = re.compile(r"[\w-]+")
+ID = re.compile(SHAPE.pattern.encode())
 COMPARED_CHARACTERS = 40
 """A part of a card that holds so much of the beginning of an erased text is erased too."""
 
@@ -102,8 +104,9 @@ def _rewrite_rows(
 
 def erase_unreadable(folder: Path, requests: Set[str]) -> None:
     """Erase entries that no gateway could read, where they name one of the requests. The folder is locked."""
+    names_one = make_search(requests)
     for path in (folder / "unreadable").glob("*.jsonl"):
-        _erase_lines(path, requests)
+        _erase_lines(path, names_one)
 
 
 def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float], at: float) -> list[ErasedSet]:
@@ -120,9 +123,10 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
         of_set = listed_ids | {request for row in erased.values() for request in _requests_of(row) & requests}
         if of_set:
             found.append(ErasedSet(listed.parent.name, len(of_set), rows))
+    names_one = make_search(requests)
     for path in (folder / WAITING_FOLDER).glob("*"):
         if path.is_file():
-            _erase_lines(path, requests)
+            _erase_lines(path, names_one)
     return found
 
 
@@ -134,10 +138,18 @@ def erase_from_trainings(folder: Path, requests: Set[str], at: float) -> tuple[i
     return rows, [path.name for path in folders if (path / ERASED_FILE).exists()]
 
 
-def _erase_lines(path: Path, requests: Set[str]) -> None:
-    """Erase the lines of a file that name one of the requests."""
+def make_search(requests: Set[str]) -> Callable[[bytes], bool]:
+    """A function that returns whether bytes name one of the requests, also behind a prefix such as `chatcmpl-`. Its
+    time does not grow with the number of ids that are of a gateway's shape."""
+    ids = frozenset(request.encode() for request in requests)
+    others = [each for each in ids if not ID.fullmatch(each)]
+    return lambda text: not ids.isdisjoint(ID.findall(text)) or any(each in text for each in others)
+
+
+def _erase_lines(path: Path, names_one: Callable[[bytes], bool]) -> None:
+    """Erase the lines of a file that name one of some requests."""
     lines = path.read_bytes().splitlines(keepends=True)
-    rest = [line for line in lines if not any(request.encode() in line for request in requests)]
+    rest = [line for line in lines if not names_one(line)]
     if len(rest) < len(lines):
         replace_file(path, b"".join(rest))
 

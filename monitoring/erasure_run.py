@@ -28,6 +28,7 @@ from monitoring.erasure import (
     erase_words_of_feedback,
     find_requests,
     find_tasks,
+    make_search,
     remove_leftovers,
 )
 from monitoring.evaluation.erasure import ErasedSuite, erase_from_evaluations, erase_from_suites
@@ -106,8 +107,9 @@ def _is_meant(row: TextRow, job: ErasureJob, requests: Set[str]) -> bool:
 
 def _erase_damaged(folder: Path, requests: Set[str]) -> None:
     """A spool's segments that could not be read, and may hold one of the texts, go whole."""
+    names_one = make_search(requests)
     for path in folder.glob("*.damaged"):
-        if any(request.encode() in path.read_bytes() for request in requests):
+        if names_one(path.read_bytes()):
             path.unlink()
 
 

@@ -20,7 +20,9 @@ from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set
 from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.rows import DataRow
+from monitoring.erasure import erase_from_sets
 from monitoring.erasure_run import ErasureJob, erase
+from monitoring.ids import RequestIds
 from monitoring.synced_files import lock_folder
 from monitoring.training.preparation import PreparationJob, prepare
 from tests.monitoring.test_texts import NOW, ended, job, kept, reader, text
@@ -157,6 +159,23 @@ async def test_a_derived_row_is_erased_where_its_parent_is_in_another_file(
     assert (report.trained, report.trainings) == (1, ["t1"])
     assert (folder / "rows.jsonl").read_text() == ""
     assert erase(erasure_of("r3", job, tmp_path)).trainings == ["t1"], "it is told again until somebody has ended it"
+
+
+@pytest.mark.timeout(60)
+def test_lines_are_searched_for_many_requests_at_once(tmp_path: Path) -> None:
+    ids = RequestIds(b"secret")
+    erased, kept = [ids.make("c") for _ in range(30_000)], [ids.make("c") for _ in range(30_000)]
+    (tmp_path / ".files").mkdir()
+    waiting = tmp_path / ".files" / "a"
+    filling = "word " * 40
+    lines = [
+        f'{{"id": "chatcmpl-{name}", "text": "{filling}"}}\n'
+        for pair in zip(erased, kept, strict=True)
+        for name in pair
+    ]
+    waiting.write_text("".join(lines) + '{"id": "of another gateway"}\n')
+    erase_from_sets(tmp_path, {*erased, "of another"}, {}, 0.0)
+    assert waiting.read_text() == "".join(lines[1::2])
 
 
 async def test_leftovers_of_crashes_are_removed(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
