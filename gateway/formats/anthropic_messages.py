@@ -81,6 +81,7 @@ class ClientTool(msgspec.Struct):
     type: str | None = None
     description: str | None = None
     input_schema: Raw = msgspec.field(default_factory=Raw)
+    strict: bool | None = None
 
 
 class ToolUseChoice(msgspec.Struct):
@@ -281,7 +282,7 @@ def _read_result(block: ContentBlock, place: str) -> tuple[str, list[dict[str, A
 def _read_tool(tool: ClientTool, place: str) -> dict[str, Any]:
     if tool.type not in (None, "custom"):
         raise refuse_value(f"{place}.type", tool.type, "custom")
-    return make_tool(tool.name, tool.description, tool.input_schema)
+    return make_tool(tool.name, tool.description, tool.input_schema, tool.strict)
 
 
 def _read_output(config: OutputConfig) -> dict[str, Any]:

@@ -44,6 +44,21 @@ async def test_count_is_that_of_the_message_and_leaves_no_record_and_no_cost(
     assert counted.input_tokens == answer.usage.input_tokens > 0
 
 
+async def test_clients_in_beta_are_answered_too(messages: AsyncAnthropic) -> None:
+    system: Any = [{"type": "text", "text": "Be short.", "cache_control": {"type": "ephemeral"}}]
+    asked: Any = {
+        "model": "returns",
+        "messages": ASK["messages"],
+        "system": system,
+        "betas": ["anything-2025-01-01"],
+    }
+    asked |= {"thinking": {"type": "adaptive"}, "tools": [TOOL | {"cache_control": {"type": "ephemeral"}}]}
+    asked["tool_choice"] = {"type": "none"}
+    counted = await messages.beta.messages.count_tokens(**asked)
+    answer = await messages.beta.messages.create(**asked, max_tokens=20, metadata={"user_id": "x" * 200})
+    assert counted.input_tokens == answer.usage.input_tokens
+
+
 async def test_count_is_a_request_of_its_keys_limits_without_tokens(running: RunningGateway) -> None:
     key = await running.key(limits={"requests_per_minute": 1, "tokens_per_minute": 5}, models=["*"])
     async with client_of(running, key) as client:

@@ -124,6 +124,15 @@ def test_nested_rubbish_in_an_unknown_field_is_not_built() -> None:
                   + b",".join([b"[]"] * 100_000) + b"]}]}")  # fmt: skip
 
 
+def test_strict_tool_of_a_message_stays_strict() -> None:
+    tool = {"name": "f", "input_schema": {"type": "object"}, "strict": True, "cache_control": {"type": "ephemeral"}}
+    asked = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "c"}], "tools": [tool]}
+    chat = json.loads(read_body(MESSAGES, json.dumps(asked).encode()).raw)
+    assert chat["tools"] == [
+        {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
+    ]
+
+
 def test_tool_without_parameters_is_a_function_without_them() -> None:
     asked = {"model": "m", "input": "c", "tools": [{"type": "function", "name": "f"}]}
     chat = json.loads(read_body(RESPONSES, json.dumps(asked).encode()).raw)
