@@ -13,6 +13,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.services import Services
+from serving.fleet import PoolConfig
 from serving.health import Observation, look, take_in
 from serving.replica import Replica
 
@@ -36,8 +37,14 @@ async def find_replicas(services: Services) -> None:
     """Ask DNS for the pools that are due, and take in and look at what is new."""
     now = time.monotonic()
     if await services.discovery.look(services.fleet.pools.values(), now):
-        services.fleet.take_in(services.discovery.fill(services.fleet.pools.values()), time.monotonic())
+        take_in_pools(services, services.fleet.pools.values())
         await check_health(services)
+
+
+def take_in_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
+    """Go by these pools, with the replicas that are discovered, and let go of what there was of others."""
+    services.fleet.take_in(services.discovery.fill(pools), time.monotonic())
+    services.engines.keep({replica.config.url for replica in services.fleet.replicas.values()})
 
 
 async def keep_checking_health(services: Services) -> None:

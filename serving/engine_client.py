@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Self, cast
 from urllib.parse import urlsplit
@@ -371,6 +371,11 @@ class EngineClient:
     ) -> None:
         for origin in self._origins.values():
             origin.close()
+
+    def keep(self, engine_urls: Collection[str]) -> None:
+        """Let go of the connections to all engines but these; answers under way come to their ends."""
+        for engine_url in self._origins.keys() - engine_urls:
+            self._origins.pop(engine_url).close()
 
     async def post(
         self,

@@ -131,7 +131,7 @@ class Fleet:
         for name in [
             name for name, (replica, at) in kept.items() if not replica.in_flight and now - at > LEAVING_SECONDS_MAX
         ]:
-            del kept[name]
+            kept.pop(name)[0].release()
         self._replicas.clear()
         for config in (config for pool in self.pools.values() for config in pool.replicas):
             replica = before.pop(config.name, None) or kept.pop(config.name, (None, 0.0))[0]

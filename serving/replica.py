@@ -230,6 +230,11 @@ class Replica:
         row = None if self._memory is None else self._memory.row(BREAKER, self.name, self.config.url, model)
         return self._breakers.setdefault(model, Breaker(row, self._memory))
 
+    def release(self) -> None:
+        """Give back its part of the shared memory: no request holds it any more."""
+        if self._memory is not None:
+            self._memory.release(self.name, self.config.url)
+
     def may_look(self, now: float, interval_seconds: float) -> bool:
         """Take the turn to look at it, or leave it to another process that has begun to: it will tell."""
         self.looked_at = now

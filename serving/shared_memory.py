@@ -24,48 +24,72 @@ NUMBER_BYTES = 8
 NAME_BYTES_MAX = 512
 CHANGES = ("changes",)
 BREAKER = "breaker"
+REUSED = frozenset({"load", "looks", BREAKER})
+"""First names of rows of a replica, which may leave for good."""
+HEADER_NUMBERS = 2
 PROBER = 0
 """The place in a breaker's row of the process whose request is under way to see, plus 1."""
 
 
 class SharedMemory:
-    """Rows by their names, in the order in which they were begun. `process` is the column of who uses it."""
+    """Rows by their names. `process` is the column of who uses it.
+
+    A row of REUSED that no process uses any more becomes the next one that is begun.
+    """
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
         self.process = 0
         self._width = max(NUMBERS_MIN, processes)
-        names_at = (1 + ROWS_MAX * self._width) * NUMBER_BYTES
+        names_at = (HEADER_NUMBERS + ROWS_MAX * self._width) * NUMBER_BYTES
+        users_at = names_at + ROWS_MAX * NAME_BYTES_MAX
         self._file = os.memfd_create("apprentice")
-        os.ftruncate(self._file, names_at + ROWS_MAX * NAME_BYTES_MAX)
+        os.ftruncate(self._file, users_at + ROWS_MAX * processes)
         memory = memoryview(mmap.mmap(self._file, 0))
         self._numbers = memory[:names_at].cast("d")
-        self._names = memory[names_at:]
-        self._rows: dict[tuple[str, ...], Row] = {}
+        """First the number of rows and that of changes of names, then the rows."""
+        self._names = memory[names_at:users_at]
+        self._users = memory[users_at:]
+        """For each row a byte of each process: 1 where it uses the row."""
+        self._own: dict[tuple[str, ...], Row] = {}
+        """The rows that this process uses. It is forked before it has one of REUSED: its parent has none."""
+        self._places: dict[tuple[str, ...], int] = {}
+        """The numbers of all rows, as they were last read."""
+        self._read_at = -1.0
         self._changes = self.row(*CHANGES)
 
     def row(self, *names: str) -> Row:
         """The row of this name, begun if there is none. Where there is no room it is not shared."""
-        row = self._rows.get(names)
+        row = self._own.get(names)
         if row is not None:
             return row
-        name = json.dumps(names).encode()
         with self.locked():
             self._read_names()
-            if names not in self._rows and len(name) <= NAME_BYTES_MAX and len(self._rows) < ROWS_MAX:
-                at = len(self._rows) * NAME_BYTES_MAX
-                self._names[at : at + len(name)] = name
-                self._numbers[0] += 1
-                self._read_names()
-        if names not in self._rows:
+            at = self._places.get(names)
+            if at is None:
+                at = self._begin(json.dumps(names).encode())
+            if at is not None:
+                self._users[at * self.processes + self.process] = 1
+        if at is None:
             log.error("no shared memory is left for %s: each process counts alone", names)
             return [0.0] * self._width
-        return self._rows[names]
+        row = self._own[names] = self._row_at(at)
+        return row
+
+    def release(self, *owner: str) -> None:
+        """Use no more the rows of REUSED whose names, after the first, begin so."""
+        with self.locked():
+            self._read_names()
+            for names in [names for names in self._own if names[0] in REUSED and names[1 : len(owner) + 1] == owner]:
+                del self._own[names]
+                self._users[self._places[names] * self.processes + self.process] = 0
 
     def rows(self, kind: str) -> Iterator[tuple[tuple[str, ...], Row]]:
         """All rows whose first name this is, with their other names."""
-        self._read_names()
-        yield from ((names[1:], row) for names, row in list(self._rows.items()) if names[0] == kind)
+        if self._numbers[1] != self._read_at:
+            with self.locked():
+                self._read_names()
+        yield from ((names[1:], self._row_at(at)) for names, at in list(self._places.items()) if names[0] == kind)
 
     @property
     def changes(self) -> float:
@@ -78,8 +102,11 @@ class SharedMemory:
 
     def forget(self, process: int) -> None:
         """A process has ended: nothing of it is under way any more."""
-        self._read_names()
-        for names, row in self._rows.items():
+        with self.locked():
+            self._read_names()
+        for names, at in self._places.items():
+            row = self._row_at(at)
+            self._users[at * self.processes + process] = 0
             if names[0] != BREAKER and names != CHANGES:
                 row[process] = 0
             elif names[0] == BREAKER and row[PROBER] == process + 1:
@@ -95,9 +122,34 @@ class SharedMemory:
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
+    def _begin(self, name: bytes) -> int | None:
+        """The place of a new row, one that nobody uses any more, or the next; None where there is no room."""
+        free = (at for names, at in self._places.items() if names[0] in REUSED and not self._is_used(at))
+        at = next(free, int(self._numbers[0]))
+        if at == ROWS_MAX or len(name) > NAME_BYTES_MAX:
+            return None
+        self._names[at * NAME_BYTES_MAX : (at + 1) * NAME_BYTES_MAX] = name.ljust(NAME_BYTES_MAX, b"\0")
+        row = self._row_at(at)
+        for place in range(self._width):
+            row[place] = 0.0
+        self._numbers[0] = max(self._numbers[0], at + 1)
+        self._numbers[1] += 1
+        self._read_names()
+        return at
+
+    def _is_used(self, at: int) -> bool:
+        return any(self._users[at * self.processes : (at + 1) * self.processes])
+
+    def _row_at(self, at: int) -> Row:
+        begins = HEADER_NUMBERS + at * self._width
+        return cast(Row, self._numbers[begins : begins + self._width])
+
     def _read_names(self) -> None:
-        for number in range(len(self._rows), int(self._numbers[0])):
-            name = bytes(self._names[number * NAME_BYTES_MAX : (number + 1) * NAME_BYTES_MAX])
-            begins = 1 + number * self._width
-            row = cast(Row, self._numbers[begins : begins + self._width])
-            self._rows[tuple(json.loads(name.rstrip(b"\0")))] = row
+        """Read the names where one has changed. Under the lock: a name is written over."""
+        if self._numbers[1] == self._read_at:
+            return
+        names = (
+            bytes(self._names[at * NAME_BYTES_MAX : (at + 1) * NAME_BYTES_MAX]) for at in range(int(self._numbers[0]))
+        )
+        self._places = {tuple(json.loads(name.rstrip(b"\0"))): at for at, name in enumerate(names)}
+        self._read_at = self._numbers[1]

@@ -11,7 +11,6 @@ import logging
 import pickle
 import re
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from redis.exceptions import RedisError
 from gateway.configuration.settings import Settings, load_settings
 from gateway.current_configuration import bounds_of, caps_of, deployed_of
 from gateway.errors import Problem, SettingsError
-from gateway.fleet_health import check_health
+from gateway.fleet_health import check_health, take_in_pools
 from gateway.limits.fallback_caps import Cap
 from gateway.limits.limits import Bound
 from gateway.services import Services
@@ -207,7 +206,7 @@ def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
     services.recent.take_in(settings.records.recent_bytes_max)
     services.fallback_caps.take_in(parts.caps, settings.limits.general_share_window_seconds)
     services.fallback_caps.look()
-    services.fleet.take_in(services.discovery.fill(parts.pools), time.monotonic())
+    take_in_pools(services, parts.pools)
     services.snapshot.deploy(parts.deployed)
     if before.log_level != settings.log_level:
         logging.getLogger().setLevel(settings.log_level)

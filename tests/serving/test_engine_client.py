@@ -231,6 +231,20 @@ async def test_idle_connections_end_after_their_time(monkeypatch: pytest.MonkeyP
         assert (origin.idle, origin._sweeper) == ([], None)
 
 
+async def test_connections_to_an_engine_that_has_left_are_let_go() -> None:
+    go = asyncio.Event()
+    async with talking(WHOLE, [go, WHOLE]) as (engine, client):
+        await read(engine, client)
+        client.keep({engine.url})
+        assert len(client._origins) == 1
+        late = asyncio.create_task(read(engine, client))
+        await until(lambda: len(engine.asked) == 2)
+        client.keep(())
+        assert not client._origins
+        go.set()
+        await late
+
+
 async def test_connection_that_the_engine_closed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engine_client.KEEP_ALIVE_SECONDS", 0.1)
     go = asyncio.Event()

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.fleet import Fleet, PoolConfig
+from serving.fleet import LEAVING_SECONDS_MAX, Fleet, PoolConfig
 from serving.replica import ReplicaConfig
-from serving.shared_memory import SharedMemory
+from serving.shared_memory import ROWS_MAX, SharedMemory
 
 POOLS = [PoolConfig("small", "base", (ReplicaConfig("small-0", "http://127.0.0.1:8101", "small", in_flight_max=3),))]
 
@@ -40,6 +40,44 @@ def test_a_row_without_room_is_not_shared_and_still_counts() -> None:
     row[0] = 1.0
     assert list(memory.rows("load")) == []
     assert row[0] == 1.0
+
+
+def test_rows_of_replicas_that_have_left_are_used_again() -> None:
+    memory = SharedMemory(2)
+    for number in range(3 * ROWS_MAX):
+        memory.row("load", f"small-{number}", "http://x")[0] = 7.0
+        memory.release(f"small-{number}", "http://x")
+    last = memory.row("load", "last", "http://x")
+    assert list(last[:2]) == [0.0, 0.0]
+    assert dict(memory.rows("load")) == {("last", "http://x"): last}
+    memory.row("generations")
+    memory.release()
+    assert [names for names, _ in memory.rows("generations")] == [()]
+
+
+def test_a_row_is_used_again_only_when_no_process_uses_it() -> None:
+    memory = SharedMemory(2)
+    in_process(memory, 1, lambda: memory.row("load", "one", "http://x").__setitem__(1, 5.0))
+    mine = memory.row("load", "one", "http://x")
+    memory.release("one", "http://x")
+    memory.row("load", "two", "http://x")[0] = 3.0
+    assert list(mine[:2]) == [0.0, 5.0], "the other process uses it still"
+    memory.forget(1)
+    in_process(memory, 1, lambda: memory.row("load", "three", "http://x").__setitem__(1, 9.0))
+    assert {names[0]: list(row[:2]) for names, row in memory.rows("load")} == {"three": [0, 9], "two": [3, 0]}
+
+
+def test_a_replica_that_has_long_left_gives_its_rows_back() -> None:
+    memory = SharedMemory(2)
+    fleet = Fleet(POOLS, memory)
+    fleet.replicas["small-0"].failed(1.0, "base", "unreachable", 0.0)
+    fleet.take_in([PoolConfig("small", "base", ())], 1.0)
+    assert all(any(memory.rows(kind)) for kind in ("load", "looks", "breaker"))
+    fleet.take_in([PoolConfig("small", "base", ())], 2.0 + LEAVING_SECONDS_MAX)
+    for number in range(4):
+        memory.row("load", str(number))
+    assert not any(memory.rows("looks"))
+    assert not any(memory.rows("breaker"))
 
 
 @pytest.mark.invariant("The bounds of a gateway are of all its processes together.")
