@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ from serving.object_store import Change, LenientReader, ObjectStore, change_toge
 
 KEPT_MAX = 100
 PROGRESS_SECONDS = 60
+WORK_ID = re.compile(r"[A-Za-z0-9.-]{1,100}")
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +48,7 @@ class WorkStore(Generic[W]):
 
     async def get(self, work_id: str) -> W | None:
         """The one of this id, whatever was given as one; None where there is none."""
-        if not work_id.isalnum() or len(work_id) > 64:
+        if not WORK_ID.fullmatch(work_id):
             return None
         raw = await self._object_store.get(work_id)
         return None if raw is None else msgspec.convert(raw, self._kind)

@@ -10,11 +10,17 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.features.datasets.builds import Build
+from gateway.features.datasets.datasets import Datasets
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.job import list_versions_of
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
 from gateway.features.training import following
+from gateway.features.training.trainings import Trainings
+from gateway.state.audited_step import AuditedStep
+from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.reading import SourceFile
 from tests.fakes.engine import FakeEngine
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
@@ -100,6 +106,39 @@ async def test_file_becomes_a_version_with_provenance_and_the_same_again_is_it(g
         assert "held-out loss" in picture.text
         await until(lambda: audit_of(http, "training.end"))
         assert [len(await audit_of(http, f"training.{step}")) for step in ("begin", "end")] == [1, 1]
+
+
+async def test_a_building_leaves_the_file_that_a_training_waits_for(gateway: RunningGateway) -> None:
+    redis, datasets = gateway.services.redis, gateway.features[Datasets]
+    turn = f"apprentice:duty:training-{gateway.features[Trainings].place}"
+    async with gateway.http() as http:
+        digest = await send(http, data())
+        await redis.set(turn, "another gateway")
+        begun = await begin(http, digest)
+        build = Build(
+            id="r1-2.rows",
+            task="returns",
+            by="system",
+            created_at=1.0,
+            files=[SourceFile("cases.jsonl", str(datasets.files / digest), {})],
+            options=DatasetOptions(),
+            since=None,
+            until=1.0,
+        )
+        step = AuditedStep(redis, gateway.services.audit, "system")
+        step.note("dataset.build", "returns")
+        await datasets.builds.begin(build, step)
+        await gateway.services.snapshot.refresh()
+
+        async def is_built() -> bool:
+            answer = await http.get(f"/admin/v1/datasets/builds/{build.id}")
+            assert answer.status_code == 200, answer.text
+            return bool(answer.json()["state"] == "done")
+
+        await until(is_built)
+        await until(lambda: audit_of(http, "building.done"))
+        await redis.delete(turn)
+        assert (await ended(http, begun["id"]))["status"] == "done"
 
 
 async def test_trainer_that_is_killed_goes_on_from_its_checkpoint(

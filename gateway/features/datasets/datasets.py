@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ class Datasets:
     services: Services
     builds: WorkStore[Build]
     drafts: Drafts
+    users: list[Callable[[], Awaitable[set[str]]]] = field(default_factory=list)
+    """Functions of others that wait for files that were sent: each returns their paths."""
+
+    async def find_used(self) -> set[str]:
+        """The paths of files that were sent, and that a building or another waits for. Raises RedisError."""
+        builds = [build for build in await self.builds.all() if build.state == "running"]
+        return {file.path for build in builds for file in build.files}.union(*[await paths() for paths in self.users])
 
     @property
     def folder(self) -> Path:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import shutil
 import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +59,8 @@ class BuildingWork:
         await asyncio.to_thread(sweep, self._datasets.folder)
         while (build := await self._datasets.builds.next()) is not None:
             await self._end(build, await self._result(build))
-        await asyncio.to_thread(forget_files, self._datasets.files, time.time() - FILE_SECONDS_MAX)
+        before, used = time.time() - FILE_SECONDS_MAX, await self._datasets.find_used()
+        await asyncio.to_thread(forget_files, self._datasets.files, before, used)
         self._looked_at = generation
 
     async def _result(self, build: Build) -> DatasetResult:
@@ -108,18 +110,16 @@ class BuildingWork:
         except Stale:
             log.warning("another gateway has ended the building %s", build.id)
         await self._datasets.drafts.enter_left()
-        used = {
-            file.path for other in await self._datasets.builds.all() if other.state == "running" for file in other.files
-        }
+        used = await self._datasets.find_used()
         for file in build.files:
             if file.path not in used:
                 await asyncio.to_thread(Path(file.path).unlink, missing_ok=True)
 
 
-def forget_files(folder: Path, before: float) -> None:
-    """Delete what was sent before a time, in Unix seconds, and no building has used up."""
+def forget_files(folder: Path, before: float, used: Collection[str] = ()) -> None:
+    """Delete what was sent before a time, in Unix seconds, and is neither used up nor still `used`."""
     for path in folder.glob("*"):
-        if path.stat().st_mtime >= before:
+        if path.stat().st_mtime >= before or str(path) in used:
             continue
         if path.is_dir():  # of an upload whose gateway was killed
             shutil.rmtree(path, ignore_errors=True)

@@ -17,14 +17,10 @@ from gateway.services import Services
 
 def _open(services: Services, features: Features) -> Trainings:
     place = ensure_place(services.settings.training_folder)
-    return Trainings(
-        services,
-        TrainingStore(services.redis),
-        features[Datasets],
-        features[Releases],
-        features[RetrainingRequests],
-        place,
-    )
+    datasets, releases, retraining = features[Datasets], features[Releases], features[RetrainingRequests]
+    trainings = Trainings(services, TrainingStore(services.redis), datasets, releases, retraining, place)
+    datasets.users.append(trainings.find_used)
+    return trainings
 
 
 TRAINING = Feature(

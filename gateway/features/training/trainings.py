@@ -59,6 +59,11 @@ class Trainings:
         sent = self.datasets.files / digest
         return TrainingFiles(sent, None) if DIGEST.fullmatch(digest) and sent.is_file() else None
 
+    async def find_used(self) -> set[str]:
+        """The paths of rows that were sent, and that a training waits for or reads. Raises RedisError."""
+        running = [training for training in await self.store.all() if training.status == "running"]
+        return {str(self.datasets.files / training.data) for training in running}
+
     def folder_of(self, training: Training) -> Path:
         """The folder of a training: one that is begun anew gets another, one that goes on keeps its own."""
         return self.folder / f"{training.id}-{int(training.created_at * 1000):x}"
