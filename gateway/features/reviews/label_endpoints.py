@@ -77,8 +77,6 @@ async def report_ratings(request: Request, _: Admin, body: RatingsIn) -> dict[st
         report = await report_on(RatingsJob(text=body.text, agreement_min=body.agreement_min))
     except UnreadableRatings as error:
         raise Problem("invalid_value", str(error), "text") from None
-    except TimeoutError:
-        raise Problem("invalid_value", "The file takes too long: give fewer rows.", "text") from None
     return dict(msgspec.to_builtins(report))
 
 
