@@ -69,9 +69,13 @@ async def test_people_compare_what_differs_and_the_report_counts_it(compared: tu
         shown = await asyncio.to_thread(run, "evaluations", "show", evaluation, **place)
         assert "adapter is better on 4, general on 0" in shown.out
         pair = await asyncio.to_thread(run, "evaluations", "compare", evaluation, "--json", **place)
-        assert json.loads(pair.out)["number"] in {4, 8, 12, 16}
-        again = await http.post(path, json={"number": 4, "better": "same"}, params={"second": "general"})
+        given = json.loads(pair.out)["number"]
+        assert given in {4, 8, 12, 16}
+        again = await http.post(path, json={"number": given, "better": "same"}, params={"second": "general"})
         assert again.status_code == 200
+        for unseen in {0, 4, 8, 12, 16} - {given}:
+            stuffed = await http.post(path, json={"number": unseen, "better": "a"})
+            assert (stuffed.status_code, stuffed.json()["error"]["code"]) == (409, "state_conflict")
 
 
 async def test_bad_words_are_refused(compared: tuple[RunningGateway, str]) -> None:

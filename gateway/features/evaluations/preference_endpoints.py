@@ -58,6 +58,7 @@ async def next_pair(
                     await enter_event(
                         evaluations.services, reviewer, "evaluation.give", compared.version, {"id": compared.id}
                     )
+                    await evaluations.store.note_given(compared, number, arms, reviewer.public)
                     a, b = _order(evaluations, compared, arms, number, reviewer.public)
                     texts.pop("expected")
                     return {"evaluation": compared.id, "number": number, **texts, "a": answers[a], "b": answers[b]}
@@ -73,14 +74,18 @@ async def prefer(
     first: ArmName = None,
     second: ArmName = None,
 ) -> dict[str, Any]:
-    """Say which answer is better, or that both are as good. A later word on the same row takes the place of the first.
-    `GET /admin/v1/evaluations/{evaluation}` counts them.
+    """Say which answer is better, or that both are as good, of what this key was given. A later word on the same row
+    takes the place of the first. `GET /admin/v1/evaluations/{evaluation}` counts them.
     """
     evaluations = feature_of(request, Evaluations)
     compared = await find_evaluation(evaluations, evaluation)
     arms = _find_arms(compared, first, second)
     if not 0 <= body.number < compared.rows:
         raise Problem("invalid_value", f"The evaluation has {compared.rows} rows, counted from 0.", "number")
+    if not await evaluations.store.was_given(compared, body.number, arms, reviewer.public):
+        raise Problem(
+            "state_conflict", "This key was not given that pair of answers: GET this address for one.", "number"
+        )
     a, b = _order(evaluations, compared, arms, body.number, reviewer.public)
     better = {"a": a, "b": b, "same": ""}[body.better]
     await evaluations.store.keep_preference(compared, Preference(body.number, reviewer.public, *arms, better))

@@ -45,7 +45,7 @@ LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
 LOGPROBS_EVALUATIONS = 5
 """The newest evaluations of which logprobs are kept."""
-PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences")
+PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences", "given")
 """What there is of an evaluation beside itself and its rows."""
 
 KEEP = """
@@ -374,10 +374,22 @@ class EvaluationStore:
         """True if texts of any row are kept."""
         return bool(await self._redis.exists(_key(evaluation.id, "texts")))
 
+    async def note_given(self, evaluation: Evaluation, number: int, arms: tuple[str, str], reviewer: str) -> None:
+        """Note that a reviewer has been given the answers of two arms to a row."""
+        key = _key(evaluation.id, "given")
+        async with self._redis.pipeline(transaction=True) as both:
+            both.sadd(key, _pair_field(number, *arms, reviewer))
+            both.expire(key, self._retention_seconds)
+            await both.execute()
+
+    async def was_given(self, evaluation: Evaluation, number: int, arms: tuple[str, str], reviewer: str) -> bool:
+        """True if the reviewer has been given them."""
+        return bool(await self._redis.sismember(_key(evaluation.id, "given"), _pair_field(number, *arms, reviewer)))
+
     async def keep_preference(self, evaluation: Evaluation, preference: Preference) -> None:
         """Store a person's word on a row, in the place of an earlier one."""
         key = _key(evaluation.id, "preferences")
-        field = f"{preference.number}:{preference.first}:{preference.second}:{preference.reviewer}"
+        field = _pair_field(preference.number, preference.first, preference.second, preference.reviewer)
         async with self._redis.pipeline(transaction=True) as both:
             both.hset(key, field, msgspec.json.encode(preference))
             both.expire(key, self._retention_seconds)
@@ -468,6 +480,10 @@ def _read(raw: bytes) -> Evaluation:
         }
         fields["arms"] = {name: msgspec.to_builtins(asked[name]) for name in fields["arms"]}
     return msgspec.convert(fields, Evaluation)
+
+
+def _pair_field(number: int, first: str, second: str, reviewer: str) -> str:
+    return f"{number}:{first}:{second}:{reviewer}"
 
 
 def _field(arm: str, number: int) -> str:
