@@ -54,6 +54,7 @@ EVENTS = (
 def operation_of(wire_format: WireFormat, errors: Json) -> Json:
     """The operation of a wire format, with its `errors` by status."""
     title, name = wire_format.title, wire_format.schema_name
+    named = "pool" if wire_format.for_pools_alone else "task or pool"
     content = {
         "application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}},
         "text/event-stream": {"schema": {"type": "string", "description": EVENTS}},
@@ -63,7 +64,7 @@ def operation_of(wire_format: WireFormat, errors: Json) -> Json:
     return {
         "tags": ["callers"],
         "summary": title,
-        "description": f"{title} by the task or pool that `model` names.",
+        "description": f"{title} by the {named} that `model` names.",
         "operationId": title.lower().replace(" ", "_"),
         "security": [{"key": []}],
         "parameters": [
