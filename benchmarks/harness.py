@@ -393,11 +393,14 @@ def conclude(
     measure: Callable[[], tuple[dict[str, Any], list[str]] | tuple[dict[str, Any], list[str], list[Goal]]],
     goals: Sequence[Goal],
     show: Callable[[Mapping[str, Any]], str] | None,
+    *,
+    strict: bool = False,
 ) -> int:
     """Measure, judge and print: JSON, or with `show` a table. `measure` gives the report and what makes it void, and,
     where not every goal can be judged by what there was to measure, those that can.
 
-    The goals are looked up in the report's `ratios` and `figures`. Returns the exit code: 1 if nothing was measured.
+    The goals are looked up in the report's `ratios` and `figures`. Returns the exit code: 1 if nothing was measured, or
+    with `strict` if the goals do not hold.
     """
     try:
         report, obstacles, *judged = measure()
@@ -408,9 +411,10 @@ def conclude(
     goals = judged[0] if judged else goals
     figures = {**report.get("figures", {}), **report.get("ratios", {})}
     verdict = judge(goals, figures, obstacles)
+    code = int(strict and not verdict.holds)
     if show is None:
         print(last_line(benchmark, rounded(report), goals, verdict))
-        return 0
+        return code
     print(show(report))
     print("\n".join(["The goals hold." if verdict.holds else "The goals do not hold:", *verdict.reasons]))
-    return 0
+    return code

@@ -103,23 +103,25 @@ class Held:
 
 
 class World:
-    """The gateway and its engines, as they are asked from outside."""
+    """The gateway and its engines, as they are asked from outside. `task` are more settings of the task."""
 
-    def __init__(self, stack: ExitStack, folder: Path) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, task: Mapping[str, Any] | None = None) -> None:
         self.began = time.monotonic()
         self.engines = tuple(_start_engine(stack, folder) for _ in range(2))
         self.port = free_port()
         self.admin_key = f"sk-app-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
         self.log = folder / "gateway.log"
         config = folder / "apprentice.yaml"
-        config.write_text(json.dumps(_configuration(folder, self.engines, self.port), indent=1))  # JSON is YAML
+        configured = _configuration(folder, self.engines, self.port)
+        configured["tasks"][TASK] |= task or {}
+        config.write_text(json.dumps(configured, indent=1))  # JSON is YAML
         command = [apprentice(), "serve", "--config", str(config)]
         gateway = Running("the gateway", command, None, self.log, {"APPRENTICE_ADMIN_KEY": self.admin_key})
         self.gateway = stack.enter_context(gateway)
         gateway.wait_until(lambda: answers(self.port, "/health/ready"), START_SECONDS_MAX)
         self.versions = tuple(self._place(folder, number) for number in (1, 2, 3))
-        self._admin("PUT", f"aliases/{TASK}", {"version": self.versions[0]})
-        self.key = str(self._admin("POST", "callers", {"name": "soak"})["key"])
+        self.ask_admin("PUT", f"aliases/{TASK}", {"version": self.versions[0]})
+        self.key = str(self.ask_admin("POST", "callers", {"name": "soak"})["key"])
 
     def _place(self, folder: Path, number: int) -> str:
         adapter = copy_of_adapter(folder / f"adapter-{number}", "fake", ADAPTERS / f"v{1 + number % 2}")
@@ -127,11 +129,12 @@ class World:
             manifest = json.loads((adapter / "manifest.yaml").read_text(encoding="utf-8"))
             manifest["provenance"] = {"notes": "the third"}
             (adapter / "manifest.yaml").write_text(json.dumps(manifest), encoding="utf-8")
-        version = str(self._admin("POST", "adapters", {"task": TASK, "path": str(adapter)})["version"])
-        self._admin("POST", f"adapters/{version}/stage?wait_seconds=60")
+        version = str(self.ask_admin("POST", "adapters", {"task": TASK, "path": str(adapter)})["version"])
+        self.ask_admin("POST", f"adapters/{version}/stage?wait_seconds=60")
         return version
 
-    def _admin(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def ask_admin(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer of the admin API. Raises Unmeasurable where it refuses."""
         status, _, answer = ask(self.port, method, f"/admin/v1/{path}", body, self.admin_key)
         if status >= 300:
             raise Unmeasurable(f"The gateway answered {status} to {method} {path}: {answer[:400].decode()}")

@@ -403,6 +403,7 @@ class FakeEngine:
             async with contextlib.AsyncExitStack() as stack:
                 if adapter is not None:
                     await stack.enter_async_context(self.adapters.slot(adapter))
+                    self.count.adapters_ran[",".join(self.adapters.running)] = time.time()
                 await (run.streamed() if moment.stream else run.whole())
         except AdapterLost as error:
             if self.dies_with_lost_adapter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,6 +52,8 @@ class Count:
     finished: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("stop", "length", "abort", "error"), 0))
     prefix_hits: int = 0
     preemptions: int = 0
+    adapters_ran: dict[str, float] = field(default_factory=dict)
+    """Unix time at which these adapters, joined by commas, were last in the batch together."""
     histograms: Mapping[str, Buckets] = field(default_factory=_histograms)
 
     def end(
@@ -73,10 +75,8 @@ class Count:
 
 
 class Placed(Protocol):
-    """Adapters of an engine: names of those with a request in the batch, and how many requests wait for a place."""
+    """An engine's adapters: how many requests wait for a place among them."""
 
-    @property
-    def running(self) -> Sequence[str]: ...
     @property
     def waiting(self) -> int: ...
 
@@ -98,7 +98,7 @@ class Measured(Protocol):
     def adapters(self) -> Placed: ...
 
 
-def exposition(engine: Measured, now: float | None = None) -> str:
+def exposition(engine: Measured) -> str:
     """The Prometheus text. As in vLLM, the model's label is the base model's name alone."""
     label = f'engine="0",model_name="{engine.model}"'
     count, adapters = engine.count, engine.adapters
@@ -130,11 +130,9 @@ def exposition(engine: Measured, now: float | None = None) -> str:
     add("request_success", "counter", *finished)
     for name, histogram in count.histograms.items():
         add(name, "histogram", *histogram.samples(name, label))
-    names = ",".join(adapters.running)
-    labels = f'max_lora="{engine.max_loras}",running_lora_adapters="{names}",waiting_lora_adapters="{names}"'
-    add(
-        "lora_requests_info",
-        "gauge",
-        *([f"lora_requests_info{{{labels}}} {time.time() if now is None else now}"] if names else []),
+    places = f'max_lora="{engine.max_loras}",waiting_lora_adapters=""'
+    ran = (
+        f'lora_requests_info{{{places},running_lora_adapters="{who}"}} {at}' for who, at in count.adapters_ran.items()
     )
+    add("lora_requests_info", "gauge", *ran)
     return "\n".join(lines) + "\n"

@@ -20,7 +20,7 @@ SEEN_UNDER_LOAD = frozenset({
     "How much is asked?", "What share fails?", "Error budget used up?",
     "How long do 95% take?", "How many gateways?", "Do all reach Redis?",
     "What is asked of which task?", "How do requests end?", "How many tokens are read and made?",
-    "Which errors do callers get?", "Which replicas are up?", "Whose circuit is open?", "Is anything lost?",
+    "Which errors came last?", "Which errors do callers get?", "Which replicas are up?", "Whose circuit is open?", "Is anything lost?",
     "How long do requests take?", "How soon does the first token come?", "How fast do tokens follow?",
     "How much of it is our own time?", "How much do engines hold?", "Do the event loops keep up?",
     "Do records reach Redis?", "Do gateways know what admins set?", "What do adapters answer?",

@@ -91,7 +91,8 @@ def _load(board: Board) -> None:
         "Adapters with a request in the batch, when vLLM last said so. No row: none so far, or no adapters at all.",
         ("instance", "running_lora_adapters", "max_lora"),
         Column("said", "dateTimeFromNow", "1000 * max by (instance, running_lora_adapters, max_lora) "
-               '(topk by (instance) (1, vllm:lora_requests_info{instance=~"$instance"}))'),
+               '(topk by (instance) (1, '
+               'vllm:lora_requests_info{instance=~"$instance", running_lora_adapters!=""}))'),
         greatest_first="said",
     ), 12)  # fmt: skip
 

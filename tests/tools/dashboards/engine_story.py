@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.fakes.metrics import Count, exposition
 
+ADAPTERS = ("returns@v1", "returns@v2", "contracts@v3")
+
 
 @dataclass
 class Batch:
-    """Adapters with a request in the batch, and requests that wait for a place among them."""
+    """The requests that wait for a place among the adapters."""
 
-    running: Sequence[str] = ()
     waiting: int = 0
 
 
@@ -51,12 +52,12 @@ class Engine:
         self.count.preemptions += draw.random() < 0.02
         self.in_flight = draw.randrange(1, 3 + round(30 * busy * slow))
         self.adapters.waiting = draw.choice((0, 0, 0, 0, 1, 2))
-        self.adapters.running = draw.sample(("returns@v1", "returns@v2", "contracts@v3"), 2)
 
     def sampled(self, at: float, up: bool) -> Iterator[str]:
         """Its metrics at this moment, as Prometheus would scrape them."""
         own = f'instance="{self.replica}:8000",job="engines"'
         yield f"up{{{own}}} {int(up)} {at:.3f}\n"
-        text = exposition(self, at) if up else ""
+        self.count.adapters_ran = {",".join(self.draw.sample(ADAPTERS, 2)): at}
+        text = exposition(self) if up else ""
         for name, _, value in (line.rpartition(" ") for line in text.splitlines() if line.startswith("vllm:")):
             yield f"{name[:-1]},{own}}} {value} {at:.3f}\n"
