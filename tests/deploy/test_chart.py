@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,22 @@ def test_the_rules_and_dashboards_are_the_very_files_that_are_tested() -> None:
     assert boards == {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
 
 
+def test_alerts_and_dashboards_lead_to_the_addresses_that_are_given() -> None:
+    given = {"runbooks": "https://docs.internal/alerts.html", "console": "https://admin.internal"}
+    cluster = made(LARGE | {"prometheus": LARGE["prometheus"] | given})
+    rules = [rule for each in cluster.of_kind("PrometheusRule") for g in each["spec"]["groups"] for rule in g["rules"]]
+    for rule in (rule for rule in rules if "alert" in rule):
+        assert rule["annotations"]["runbook_url"] == f"{given['runbooks']}#{rule['alert'].lower()}"
+    board = json.loads(cluster.named("ConfigMap", "apprentice-dashboards")["data"]["service.json"])
+    (typed,) = [one for one in board["templating"]["list"] if one["name"] == "console"]
+    assert typed["query"] == typed["current"]["value"] == given["console"]
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {"gatway": {}},
+        {"prometheus": {"console": "admin.internal"}},
         {"pools": {"small": {"replica": 3}}},
         {"pools": {"Small": {}}},
         {"pools": {"small": {"startSeconds": 60}}},

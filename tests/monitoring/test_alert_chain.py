@@ -21,6 +21,7 @@ from tests.monitoring.test_provisioning import PROVISIONING
 
 Heard = queue.Queue[dict[str, Any]]
 WITHIN_SECONDS = 40.0
+RUNBOOKS_URL = "https://docs.example.com/reference/alerts.html"
 
 
 @contextmanager
@@ -63,7 +64,8 @@ def chain(meters: Meters, folder: Path) -> Iterator[Heard]:
         (folder / "alertmanager.yaml").write_text(routes.replace("group_interval: 5m", "group_interval: 1s"))
         with alertmanager(folder / "alertmanager.yaml", folder) as sender:
             scraped = yaml.safe_load((PROVISIONING / "prometheus.yaml").read_text(encoding="utf-8"))
-            scraped["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+            scraped["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
+            scraped["global"]["external_labels"] = {"runbooks": RUNBOOKS_URL}
             scraped["rule_files"] = [str(path) for path in ALERTS]
             scraped["alerting"]["alertmanagers"] = [
                 {"static_configs": [{"targets": [sender.base_url.netloc.decode()]}]}
@@ -100,5 +102,5 @@ def test_a_degraded_version_reaches_the_webhook_and_so_does_its_recovery(tmp_pat
         "task": "returns",
         "version": "returns@v1",
     }
-    assert alert["annotations"]["runbook"] == "docs/reference/alerts.md#adapterdegraded"
+    assert alert["annotations"]["runbook_url"] == f"{RUNBOOKS_URL}#adapterdegraded"
     assert alert["annotations"]["summary"].startswith("returns@v1 is degraded")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,16 @@ import pytest
 import yaml
 
 from monitoring.metric_table import METRICS
-from tests.programs import program
+from tests.fakes.prometheus import run
 
 ROOT = Path(__file__).parents[2]
 ALERTS = sorted((ROOT / "monitoring" / "alerts").glob("*.yaml"))
+RUNBOOKS = '{{ or $externalLabels.runbooks "docs/reference/alerts.md" }}'
 OURS = re.compile(r"[a-z]*:?apprentice_[a-z0-9_:]+")
 
 
 def promtool(*arguments: str, folder: Path) -> str:
-    done = subprocess.run(
-        [program("promtool"), *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run("promtool", *arguments, folder=folder)
 
 
 def cases_of(rules: Path) -> list[Path]:
@@ -54,6 +50,14 @@ def without_actions(rules: Path) -> str:
     return text
 
 
+def runbook_of(rule: dict[str, Any]) -> tuple[str, str]:
+    """The page and the heading that an alert leads to where Prometheus is told no other address."""
+    address = rule["annotations"]["runbook_url"]
+    assert address.startswith(RUNBOOKS), address
+    page, _, heading = address.replace(RUNBOOKS, "docs/reference/alerts.md").partition("#")
+    return page, heading
+
+
 def test_there_are_rules() -> None:
     assert ALERTS
 
@@ -81,7 +85,7 @@ def test_each_reads_declared_metrics_and_has_a_page(rules: Path) -> None:
         assert set(OURS.findall(rule["expr"])) <= readable(), rule
         if "alert" not in rule:
             continue
-        page, _, heading = rule["annotations"]["runbook"].partition("#")
+        page, heading = runbook_of(rule)
         headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
         assert heading in {each.lower().replace(" ", "-") for each in headings}, rule["alert"]
         assert re.search(rf"alertname: {rule['alert']}\b", tested), rule["alert"]

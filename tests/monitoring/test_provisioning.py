@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import yaml
 
 from gateway.callers import new_key
 from gateway.configuration.settings import load_settings
-from tests.fakes.prometheus import run
+from tests.fakes.prometheus import asked, prometheus, run
 from tests.monitoring.test_alerts import ALERTS, rules_in
 from tests.style.source import ROOT
 from tools.dashboards.write import encode_dashboards
@@ -46,6 +48,30 @@ def test_prometheus_takes_its_configuration_and_finds_our_rules(tmp_path: Path) 
     )
     told = run("promtool", "check", "config", "--lint=all", "--lint-fatal", "prometheus.yaml", folder=tmp_path)
     assert f"{len(ALERTS)} rule files found" in told
+
+
+def test_prometheus_finds_the_engines_that_the_gateway_is_given(tmp_path: Path) -> None:
+    service = SERVICES["prometheus"]
+    *shell, script, _ = service["entrypoint"]
+    script = filled(script.replace("$$", "\0")).replace("\0", "$").replace("/prometheus/", f"{tmp_path}/")
+    assert script.endswith('&& exec prometheus "$@"')
+    given = {name: filled(value) for name, value in service["environment"].items()}
+    subprocess.run([*shell, script.replace("exec prometheus", "exec true")], env=given, check=True, timeout=10)
+    (found,) = json.loads((tmp_path / "engines.json").read_text(encoding="utf-8"))
+    assert found == {"targets": [GIVEN["SMALL_URL"], GIVEN["GENERAL_URL"]]}
+    jobs = yaml.safe_load((PROVISIONING / "prometheus.yaml").read_text(encoding="utf-8"))["scrape_configs"]
+    (job,) = [job for job in jobs if job["job_name"] == "engines"]
+    job["file_sd_configs"] = [{"files": [str(tmp_path / "engines.json")]}]
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
+    with prometheus(tmp_path / "prometheus.yaml", tmp_path / "data") as client:
+        deadline = time.monotonic() + 20
+        while len(targets := asked(client, "targets")["activeTargets"]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert {each["scrapeUrl"] for each in targets} == {
+        f"{GIVEN[name]}/metrics" for name in ("SMALL_URL", "GENERAL_URL")
+    }
+    assert {each["labels"]["instance"] for each in targets} == {"10.0.0.7:8000", "10.0.0.8:8000"}
 
 
 @pytest.mark.parametrize(("severity", "receiver"), [("critical", "page"), ("warning", "ticket"), ("info", "list")])

@@ -13,7 +13,7 @@ import yaml
 from typer.main import get_command
 
 from gateway.cli.main import app
-from tests.monitoring.test_alerts import ALERTS, OURS, ROOT, promtool, readable, rules_in
+from tests.monitoring.test_alerts import ALERTS, OURS, ROOT, promtool, readable, rules_in, runbook_of
 
 RULES = [pytest.param(rule, id=rule["alert"]) for rule in rules_in(*ALERTS) if "alert" in rule]
 QUERY = re.compile(r"^(?:\w+ by \(|(?:sum|min|max|topk|histogram_quantile)\(|apprentice_\w+[ {])")
@@ -21,7 +21,7 @@ QUERY = re.compile(r"^(?:\w+ by \(|(?:sum|min|max|topk|histogram_quantile)\(|app
 
 def runbook(rule: dict[str, Any]) -> str:
     """The section that an alert leads to, up to the next heading."""
-    page, _, heading = rule["annotations"]["runbook"].partition("#")
+    page, heading = runbook_of(rule)
     sections = re.split(r"^#+ ", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
     (found,) = [one for one in sections if one.partition("\n")[0].lower().replace(" ", "-") == heading]
     return found.partition("\n")[2]
