@@ -14,8 +14,7 @@ from gateway.cli.main import app
 from tools.reference.markdown import Row, code, codes, page, sentence, table
 
 INTRODUCTION = """
-`apprentice COMMAND --help` has its options, `apprentice --version` the installed version. Answers go to stdout,
-progress to stderr. Times are in UTC.
+`apprentice COMMAND --help` has its options. Answers go to stdout, progress to stderr. Times are in UTC.
 """
 EXIT_CODES: tuple[Row, ...] = (
     ("0", "Done."),
@@ -38,7 +37,7 @@ def cli_page() -> str:
         INTRODUCTION,
         table(("Command", "What it does"), rows),
         "## Options of every command that asks a gateway",
-        f"These are all but {codes(alone)}.",
+        f"All but {codes(alone)}.",
         table(("Option", "Environment", "Meaning"), shared),
         "## Exit codes",
         table(("Code", "Meaning"), EXIT_CODES),

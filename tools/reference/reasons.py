@@ -17,9 +17,8 @@ Every request that was sent to an engine has one reason: in the header `x-appren
 label of metrics. A reason that names a failure is on the answer that was given instead.
 """
 CHECKS_TEXT = """
-Checks on the request come first, in this order, up to the first enforced one that fires. Those on the answer follow,
-before it is committed. [Set checks](../guides/contracts-and-checks.md) says what each needs. Pins and rules come before
-all checks.
+After rules and pins, checks on the request come in this order, up to the first enforced one that fires. Those on the
+answer follow, before it is committed. [What each needs](../guides/contracts-and-checks.md).
 """
 FALLBACKS: Mapping[FallbackName, str] = {
     "general": "The task's `fallback_pool`, with the general prompt of the version that it stands in for.",

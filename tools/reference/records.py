@@ -24,8 +24,8 @@ from tools.reference.markdown import Row, code, codes, page, table
 from tools.reference.schema import type_words
 
 INTRODUCTION = """
-[Records](../explanation/records.md) says how a record is kept. `?` marks a field that may be null: unknown or not
-applicable, never 0.
+[How a record is kept](../explanation/records.md). `?` marks a field that may be null: unknown or not applicable, never
+0. Times are in seconds, costs in US dollars.
 """
 TYPES: Mapping[type, str] = {str: "text", float: "float", int: "integer", bool: "boolean"}
 
