@@ -72,7 +72,7 @@ DESIGNS: Mapping[str, Design | None] = {
 GOAL_LABELS, GOAL_ALPHA = 10_000, 0.05
 OWN_RUNS_TIMES = 10
 CLUSTERS_TIMES = 2
-PAIRS_PART = 8
+PAIRS_TIMES = 4
 LASTING_PART = 50
 """One run of a slip that lasts for so many of false alarms: it goes label by label through the monitor's own code."""
 OURS = ("known", "gate_1000", "gate_300", "guarded")
@@ -199,7 +199,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     clusters = degradation_clusters.find_false_alarms(
         asked.worlds, CLUSTERS_TIMES * asked.runs, asked.labels, asked.alpha, asked.seed
     )
-    pairs = degradation_pairs.find_pair_alarms(max(1, asked.runs // PAIRS_PART), asked.alpha, asked.seed)
+    pairs = degradation_pairs.find_pair_alarms(PAIRS_TIMES * asked.runs, asked.alpha, asked.seed)
     designs = tried(asked) if asked.full else []
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     names = ("seed", "runs", "goal_runs", "labels", "alpha", "baselines", "peers_runs")
@@ -324,7 +324,7 @@ def show(report: Mapping[str, Any]) -> str:
             "",
             degradation_clusters.show_clusters(report["clusters"], report["labels"], CLUSTERS_TIMES * report["runs"]),
             "",
-            degradation_pairs.show_pairs(report["pairs"], max(1, report["runs"] // PAIRS_PART)),
+            degradation_pairs.show_pairs(report["pairs"], PAIRS_TIMES * report["runs"]),
             "",
             degradation_own.show_own(report["own_first"], report["labels"]),
             "",

@@ -4,8 +4,8 @@ single    each pair is judged once
 fives     each pair is judged five times in a row
 spells    the version's errors are four times as frequent in spells of 20 pairs, a tenth of the time
 
-Both arms are wrong equally often. The monitor's own signal of pairs is held against the known difference, and against
-its own first pairs. `delays` are pairs until a version is found that is worse by 20 points, of single pairs.
+Both arms are wrong equally often. The signal of pairs is held against the known difference, and against its own first
+pairs. `delays` are pairs until a version is found that is worse by 20 points.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ import numpy as np
 
 from benchmarks.canary import rate_of
 from benchmarks.degradation_figures import median_of
-from benchmarks.degradation_worlds import Floats, drawing
+from benchmarks.degradation_signals import SUM_MAX, Blocks
+from benchmarks.degradation_worlds import Bools, Floats, drawing
 from benchmarks.harness import say, table
-from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors import paired
+from monitoring.quality.detectors.dependence import PRIOR_BLOCKS_OF_PAIRS
+from monitoring.quality.detectors.estimates import Sums
 from monitoring.quality.signals import pair_signal
+from monitoring.quality.signals.pair_signal import First
 from monitoring.quality.verdicts.plan import Plan
 
 WORLDS = ("single", "fives", "spells")
@@ -28,32 +32,71 @@ KINDS = ("known", "own")
 ERROR, WORSE = 0.1, 0.2
 PAIRS, BEFORE, AFTER = 2_000, 400, 1_000
 SPELL, SPELL_SHARE, SPELL_TIMES = 20, 0.1, 4.0
-EVERY_SECONDS = 600.0
+STAKES, WEIGHTS = np.array(paired.STAKES)[:, None], np.array(paired.WEIGHTS)
 
 
-def draw_differences(world: str, draw: np.random.Generator, pairs: int, worse: float = 0.0) -> Floats:
-    """The differences of so many pairs; the last `AFTER` of them are of a version that is worse by so much."""
+def draw_differences(world: str, draw: np.random.Generator, runs: int, pairs: int, worse: float = 0.0) -> Floats:
+    """The differences of the pairs of each run; after `BEFORE` of them the version is worse by so much."""
     times = 5 if world == "fives" else 1
-    rates = np.full(pairs, ERROR)
+    rates = np.full((runs, pairs), ERROR)
     if world == "spells":
-        inside = np.repeat(draw.random(pairs // SPELL + 1) < SPELL_SHARE, SPELL)[:pairs]
+        inside = np.repeat(draw.random((runs, pairs // SPELL + 1)) < SPELL_SHARE, SPELL, axis=1)[:, :pairs]
         rates = np.where(inside, SPELL_TIMES, 1.0) * ERROR / (1.0 + SPELL_SHARE * (SPELL_TIMES - 1.0))
-    rates[BEFORE:] += worse
-    own, other = (np.repeat(draw.random(pairs // times + 1), times)[:pairs] for _ in range(2))
+    rates[:, BEFORE:] += worse
+    own, other = (np.repeat(draw.random((runs, pairs // times + 1)), times, axis=1)[:, :pairs] for _ in range(2))
     return np.asarray((own < rates).astype(float) - (other < ERROR), dtype=np.float64)
 
 
-def find_alarm(differences: Floats, kind: str, alpha: float) -> float:
-    """The pair at which the signal alarms; infinite where it never does."""
-    signal = pair_signal.start("returns@v3", "general")
-    if kind == "known":
-        signal = signal.hold_against(state_rate(1e-6, 1.0, "admin", "known"))
-    for number, difference in enumerate(differences.tolist(), 1):
-        wrong = max(0.0, difference)
-        signal = signal.take_pair(wrong, wrong - difference, (), EVERY_SECONDS * number, None)
-        if signal.alarms(Plan().labels_min, PAIRS, alpha):
-            return float(number)
-    return float("inf")
+class PairSignals:
+    """`PairSignal` of all runs, whose pairs a judge has judged, in numpy. A test holds it to that, pair by pair."""
+
+    def __init__(self, kind: str, runs: int) -> None:
+        self._blocks, self._pairs, self._begun = Blocks(runs, PRIOR_BLOCKS_OF_PAIRS), 0, 0
+        self._total, self._squares = np.zeros(runs), np.zeros(runs)
+        self._margins = np.zeros(runs) if kind == "known" else None
+        self.sums, self.most = np.zeros((len(STAKES), runs)), np.zeros(runs)
+
+    @property
+    def dispersion(self) -> Floats:
+        """The dispersion that pairs show so far."""
+        return self._blocks.dispersion
+
+    def take(self, differences: Floats) -> None:
+        """Take a pair of each run."""
+        if self._margins is not None:
+            won = (differences - self._margins) / (1.0 + self._margins)
+            self.sums = np.minimum(SUM_MAX, (self.sums + 1.0) * (1.0 + STAKES * won) ** self._blocks.exponent)
+            self.most = np.maximum(self.most, WEIGHTS @ self.sums)
+        self._blocks.take(differences)
+        self._pairs += 1
+        if self._margins is None:
+            self._total += differences
+            self._squares += differences * differences
+            if self._pairs == pair_signal.FIRST_PAIRS:
+                self._begun, self._margins = self._pairs, self._find_references()
+
+    def find_alarms(self, labels: float, alpha: float) -> Bools:
+        """Which runs alarm."""
+        return (self.most >= labels / alpha) & (self._pairs - self._begun >= Plan().labels_min)
+
+    def _find_references(self) -> Floats:
+        uppers = list[float]()
+        sums = zip(self._total.tolist(), self._squares.tolist(), self.dispersion.tolist(), strict=True)
+        for total, squares, dispersion in sums:
+            first = First(givers=(), sums=Sums(labelled=self._pairs, y=total, yy=squares))
+            reference = pair_signal.find_reference((first,), (), dispersion)
+            assert reference is not None, "there are enough pairs"
+            uppers.append(reference.upper)
+        return np.clip(uppers, -pair_signal.MARGIN_MAX, pair_signal.MARGIN_MAX)
+
+
+def find_alarms(differences: Floats, kind: str, alpha: float) -> Floats:
+    """The pair at which each run alarms; infinite where it never does."""
+    alarms, signals = np.full(len(differences), np.inf), PairSignals(kind, len(differences))
+    for number, pairs in enumerate(np.ascontiguousarray(differences.T), 1):
+        signals.take(pairs)
+        alarms[signals.find_alarms(PAIRS, alpha) & np.isinf(alarms)] = number
+    return alarms
 
 
 def find_pair_alarms(runs: int, alpha: float, seed: int) -> list[dict[str, Any]]:
@@ -61,17 +104,13 @@ def find_pair_alarms(runs: int, alpha: float, seed: int) -> list[dict[str, Any]]
     rows = []
     for world in WORLDS:
         say(f"Pairs: {world}")
-        draws = [drawing(seed, "pairs", world, run) for run in range(runs)]
-        streams = [draw_differences(world, draw, PAIRS) for draw in draws]
+        steady = draw_differences(world, drawing(seed, "pairs", world), runs, PAIRS)
+        slips = draw_differences(world, drawing(seed, "worse pairs", world), runs // 2, BEFORE + AFTER, WORSE)
         row: dict[str, Any] = {"world": world}
         for kind in KINDS:
-            alarms = [find_alarm(stream, kind, alpha) for stream in streams]
-            row[kind] = rate_of(int(np.isfinite(alarms).sum()), runs)
-        if world == "single":
-            slips = [draw_differences(world, draw, BEFORE + AFTER, WORSE) for draw in draws]
-            for kind in KINDS:
-                ends = np.array([find_alarm(stream, kind, alpha) for stream in slips]) - BEFORE
-                row[f"{kind}_delay"] = median_of(ends[ends > 0])
+            row[kind] = rate_of(int(np.isfinite(find_alarms(steady, kind, alpha)).sum()), runs)
+            ends = find_alarms(slips, kind, alpha) - BEFORE
+            row[f"{kind}_delay"] = median_of(ends[ends > 0])
         rows.append(row)
     return rows
 
@@ -93,7 +132,7 @@ def show_pairs(rows: Sequence[Mapping[str, Any]], runs: int) -> str:
         [
             row["world"],
             *(row[kind]["rate"] for kind in KINDS),
-            *(row.get(f"{kind}_delay", {}).get("median") for kind in KINDS),
+            *(row[f"{kind}_delay"]["median"] for kind in KINDS),
         ]
         for row in rows
     ]

@@ -61,6 +61,59 @@ class Alarms:
     has_rhythm: Bools
 
 
+class Blocks:
+    """`dependence.Clusters` of all runs: what their labels, or differences of pairs, show of clusters."""
+
+    def __init__(self, runs: int, prior: dependence.Prior = dependence.PRIOR_BLOCKS) -> None:
+        self._runs, self._prior = runs, prior
+        self._taken, self._total, self._squares = 0, np.zeros(runs), np.zeros(runs)
+        self._open = {size: np.zeros(runs) for size in dependence.SIZES}
+        self._before: dict[int, Floats] = {}
+        self._ratios = {size: np.zeros(runs) for size in dependence.SIZES}
+        self._counts = dict.fromkeys(dependence.SIZES, 0)
+        self.dispersion = np.full(runs, dependence.PRIOR)
+
+    @property
+    def exponent(self) -> Floats:
+        """The exponent of the bets' factors."""
+        return np.asarray(1.0 / (1.0 + dependence.CAUTION * (self.dispersion - 1.0)))
+
+    @property
+    def variance(self) -> Floats:
+        """The variance of a label."""
+        of = self._taken + dependence.SMOOTHED_LABELS
+        mean = (self._total + dependence.SMOOTHED_WRONG) / of
+        return np.maximum(1e-6, (self._squares + dependence.SMOOTHED_WRONG) / of - mean * mean)
+
+    def take(self, values: Floats | Bools) -> bool:
+        """Take a label of each run. Return whether the dispersion is another."""
+        self._taken += 1
+        self._total += values
+        self._squares += np.square(values, dtype=float)
+        for size in dependence.SIZES:
+            self._open[size] += values
+        if self._taken % dependence.SIZES[0]:
+            return False
+        variance = self.variance
+        self.dispersion = np.ones(self._runs)
+        for size, most, prior in zip(dependence.SIZES, dependence.RATIOS_MAX, self._prior, strict=True):
+            if self._taken % size == 0:
+                total = self._open[size]
+                if size in self._before:
+                    mean = (total + self._before[size]) / (2.0 * size)
+                    of = np.maximum(variance, mean * (1.0 - mean)) if size >= dependence.LARGE else variance
+                    ratio = (total - self._before[size]) ** 2 / (2.0 * size * of)
+                    self._ratios[size] += np.minimum(most, ratio)
+                    self._counts[size] += 1
+                    if self._counts[size] >= dependence.BLOCKS_MAX:
+                        self._ratios[size] /= 2.0
+                        self._counts[size] //= 2
+                self._before[size], self._open[size] = total, np.zeros(self._runs)
+            ratio = (prior * dependence.PRIOR + self._ratios[size]) / (prior + self._counts[size])
+            self.dispersion = np.maximum(self.dispersion, ratio)
+        return True
+
+
 class Signals:
     """The signals of all runs, moved label by label. Arrays have alternatives before runs."""
 
@@ -80,11 +133,8 @@ class Signals:
         self._recent, self._recent_squares, self._recent_wrong = 0.0, 0.0, np.zeros(runs)
         self._labels, self._wrong = 0, np.zeros(runs)
         self._near = np.zeros(runs)
-        self._open = {size: np.zeros(runs) for size in dependence.SIZES}
-        self._before: dict[int, Floats] = {}
-        self._ratios = {size: np.zeros(runs) for size in dependence.SIZES}
-        self._counts = dict.fromkeys(dependence.SIZES, 0)
-        self.exponent = np.full(runs, 1.0 / (1.0 + dependence.CAUTION * (dependence.PRIOR - 1.0)))
+        self._blocks = Blocks(runs)
+        self.exponent = self._blocks.exponent
         self._moments = np.zeros((8, runs))
         self.rhythm = np.tile(np.array(dependence.FLAT)[:, None], (1, runs))
         self._had_rhythm = np.zeros(runs, dtype=bool)
@@ -94,7 +144,7 @@ class Signals:
     @property
     def dispersion(self) -> Floats:
         """The dispersion that labels show so far."""
-        return (1.0 / self.exponent - 1.0) / dependence.CAUTION + 1.0
+        return self._blocks.dispersion
 
     @property
     def has_rhythm(self) -> Bools:
@@ -194,33 +244,8 @@ class Signals:
         self._wrong += bad
         ones = np.ones_like(cosine)
         self._moments += (ones, cosine, sine, cosine * cosine, cosine * sine, bad, bad * cosine, bad * sine)
-        for size in dependence.SIZES:
-            self._open[size] += bad
-        if self._labels % dependence.SIZES[0]:
-            return
-        variance = self._find_variance()
-        largest = np.ones(self._runs)
-        for size, most in zip(dependence.SIZES, dependence.RATIOS_MAX, strict=True):
-            if self._labels % size == 0:
-                total = self._open[size]
-                if size in self._before:
-                    mean = (total + self._before[size]) / (2.0 * size)
-                    of = np.maximum(variance, mean * (1.0 - mean)) if size >= dependence.LARGE else variance
-                    ratio = (total - self._before[size]) ** 2 / (2.0 * size * of)
-                    self._ratios[size] += np.minimum(most, ratio)
-                    self._counts[size] += 1
-                    if self._counts[size] >= dependence.BLOCKS_MAX:
-                        self._ratios[size] /= 2.0
-                        self._counts[size] //= 2
-                self._before[size], self._open[size] = total, np.zeros(self._runs)
-            prior = dependence.PRIOR_BLOCKS * dependence.PRIOR
-            ratio = (prior + self._ratios[size]) / (dependence.PRIOR_BLOCKS + self._counts[size])
-            largest = np.maximum(largest, ratio)
-        self.exponent = 1.0 / (1.0 + dependence.CAUTION * (largest - 1.0))
-
-    def _find_variance(self) -> Floats:
-        mean = (self._wrong + dependence.SMOOTHED_WRONG) / (self._labels + dependence.SMOOTHED_LABELS)
-        return np.maximum(1e-6, mean - mean * mean)
+        if self._blocks.take(bad):
+            self.exponent = self._blocks.exponent
 
     def _fit(self, ends: Bools, at: Floats) -> None:
         places = np.flatnonzero(ends)
@@ -228,7 +253,7 @@ class Signals:
         matrix = np.array([[count, c, s], [c, cc, cs], [s, cs, count - cc]]).transpose(2, 0, 1) + 1e-6 * np.eye(3)
         level, cosine, sine = np.linalg.solve(matrix, np.array([x, xc, xs]).T[:, :, None])[:, :, 0].T
         explained = level * x + cosine * xc + sine * xs - x * x / count
-        statistic = explained / self._find_variance()[places]
+        statistic = explained / self._blocks.variance[places]
         had = self.rhythm[1:, places].any(axis=0)
         mean = x / count
         there = (statistic > np.where(had, dependence.RHYTHM_ENDS, dependence.RHYTHM_BEGINS)) & (mean > 0.0)

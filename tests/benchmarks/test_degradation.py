@@ -18,6 +18,7 @@ from benchmarks import (
     degradation_fleet,
     degradation_lasting,
     degradation_own,
+    degradation_pairs,
     degradation_peers,
     degradation_signals,
 )
@@ -29,10 +30,11 @@ from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawi
 from benchmarks.harness import Unmeasurable
 from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.baselines import Baseline, state_rate
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.signals import entries, label_signal
+from monitoring.quality.signals import entries, label_signal, pair_signal
+from monitoring.quality.verdicts.plan import Plan
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -317,6 +319,34 @@ def test_signals_in_numpy_are_the_monitors(world: ClusteredWorld, kind: degradat
                 assert signal.alarms(0, labels * 0.05, 0.05) == enough[run]
                 assert (signal.find_doubt(0, labels * 0.05, 0.05) is not None) == doubtful[run]
     assert [signal.dispersion for signal in signals] == pytest.approx(many.dispersion.tolist())
+
+
+@pytest.mark.parametrize("kind", degradation_pairs.KINDS)
+@pytest.mark.parametrize("world", degradation_pairs.WORLDS)
+def test_pairs_in_numpy_are_the_monitors(world: str, kind: str) -> None:
+    differences = degradation_pairs.draw_differences(world, drawing(8, world), 2, 1_200, 0.2)
+    many = degradation_pairs.PairSignals(kind, 2)
+    signals = [pair_signal.start("returns@v3")] * 2
+    if kind == "known":
+        signals = [signal.hold_against(state_rate(1e-12, 0.0, "admin", "known")) for signal in signals]
+    for n in range(differences.shape[1]):
+        many.take(differences[:, n])
+        for run, difference in enumerate(differences[:, n].tolist()):
+            wrong = max(0.0, difference)
+            signal = signals[run] = signals[run].take_pair(wrong, wrong - difference, (), 600.0 * n, None)
+            if signal.guard is not None and n % 25 == 0:
+                assert signal.alarms(Plan().labels_min, 20.0, 0.05) == many.find_alarms(20.0, 0.05)[run]
+                e_value = float((degradation_pairs.WEIGHTS @ many.sums)[run])
+                assert signal.log_e() == pytest.approx(math.log(e_value) if e_value else LOG_FLOOR, abs=1e-9)
+    assert [signal.dispersion for signal in signals] == pytest.approx(many.dispersion.tolist())
+
+
+@pytest.mark.parametrize("kind", degradation_pairs.KINDS)
+@pytest.mark.parametrize("world", degradation_pairs.WORLDS)
+def test_pairs_in_clusters_raise_few_false_alarms_from_the_first_on(world: str, kind: str) -> None:
+    differences = degradation_pairs.draw_differences(world, drawing(4, world), 400, degradation_pairs.PAIRS)
+    alarms = degradation_pairs.find_alarms(differences, kind, 0.05)
+    assert np.isfinite(alarms).mean() < 0.07
 
 
 def test_repeated_answers_raise_no_false_alarm_and_a_slip_is_still_found() -> None:

@@ -36,7 +36,11 @@ LARGE = 128
 RATIOS_MAX = (25.0, 25.0, 10.0, 10.0)
 """A ratio counts for so much at most: one lasting change is no cluster. Sums of few errors have heavier tails."""
 PRIOR = 1.02
-PRIOR_BLOCKS = 100.0
+Prior = tuple[float, float, float, float]
+PRIOR_BLOCKS: Prior = (100.0, 100.0, 100.0, 100.0)
+PRIOR_BLOCKS_OF_PAIRS: Prior = (10.0, 40.0, 100.0, 100.0)
+"""The weight of `PRIOR`, in blocks of each size. Pairs are few: their small blocks, which one lasting change moves
+little, count sooner."""
 CAUTION = 2.0
 """The exponent is 1 / (1 + CAUTION * (dispersion - 1)): clusters have heavier tails than their variance tells."""
 BLOCKS_MAX = 1_000
@@ -70,12 +74,10 @@ class Clusters(msgspec.Struct, frozen=True, array_like=True):
     squares: float = 0.0
     blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (Blocks(), Blocks(), Blocks(), Blocks())
 
-    @property
-    def dispersion(self) -> float:
+    def find_dispersion(self, prior: Prior = PRIOR_BLOCKS) -> float:
         """The variance of blocks, as a multiple of that of independent labels: at least 1."""
-        return max(
-            1.0, *[(PRIOR_BLOCKS * PRIOR + blocks.ratios) / (PRIOR_BLOCKS + blocks.count) for blocks in self.blocks]
-        )
+        weighted = zip(prior, self.blocks, strict=True)
+        return max(1.0, *[(of * PRIOR + blocks.ratios) / (of + blocks.count) for of, blocks in weighted])
 
     @property
     def variance(self) -> float:
@@ -126,17 +128,17 @@ PLAIN = LabelTerms()
 """The terms of labels that are independent of each other."""
 
 
-def find_dispersion(state: Dependence) -> float:
+def find_dispersion(state: Dependence, prior: Prior = PRIOR_BLOCKS) -> float:
     """The dispersion of the labels: the least, whoever is left out beside whom others count."""
     enough = OTHERS_MIN * state.whole.labels
-    others = [clusters.dispersion for clusters in state.without if clusters is not None and clusters.labels >= enough]
-    return min([state.whole.dispersion, *others])
+    others = [clusters for clusters in state.without if clusters is not None and clusters.labels >= enough]
+    return min([clusters.find_dispersion(prior) for clusters in (state.whole, *others)])
 
 
 def find_relief(state: Dependence) -> float:
     """The exponent by the dispersion of all labels, as a part of the one that counts: under 1 where one caller's
     errors alone come in bursts."""
-    return find_exponent_of(state.whole.dispersion) / find_exponent(state)
+    return find_exponent_of(state.whole.find_dispersion()) / find_exponent(state)
 
 
 def find_exponent(state: Dependence) -> float:

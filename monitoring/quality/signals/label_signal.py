@@ -366,7 +366,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         error = (1.0 - CONFIDENCE) / 2
         confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
         bounds = [
-            baselines.measure(kind, bad, count, at, by, source, confidence, clusters.dispersion)
+            baselines.measure(kind, bad, count, at, by, source, confidence, clusters.find_dispersion())
             for (bad, count, clusters), confidence in zip(((wrong, of, seen.whole), *without), confidences, strict=True)
         ]
         return min(bounds, key=lambda baseline: baseline.upper)

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from monitoring.quality.detectors import delays, dependence, estimates, leave_one_out, paired, recent_values, recoveries
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.detectors.dependence import Dependence
+from monitoring.quality.detectors.dependence import PRIOR_BLOCKS_OF_PAIRS, Dependence
 from monitoring.quality.detectors.estimates import Sums
 from monitoring.quality.detectors.leave_one_out import OTHERS_MIN, GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.paired import PairedSlip
@@ -83,7 +83,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
     @property
     def dispersion(self) -> float:
         """The number of pairs that count as one, since they come in clusters."""
-        return dependence.find_dispersion(self.dependence)
+        return dependence.find_dispersion(self.dependence, PRIOR_BLOCKS_OF_PAIRS)
 
     @property
     def count(self) -> int:
@@ -148,7 +148,7 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         roll = _meet(signal.givers, givers)
         own = tuple(sorted({leave_one_out.get_group(roll, giver) for giver in givers}))
         believed = () if alone is None else (leave_one_out.get_group_of_digest(roll, alone),)
-        exponent = dependence.find_exponent(signal.dependence)
+        exponent = dependence.find_exponent_of(signal.dispersion)
         guard = signal.guard and _observe(signal.guard, difference, exponent, own, believed)
         reverse = signal.reverse
         if reverse is not None and not is_early:
@@ -257,13 +257,13 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         )
         if signal.first.labelled < FIRST_PAIRS:
             return signal
-        reference = _reference(signal.firsts, ())
+        reference = find_reference(signal.firsts, (), signal.dispersion)
         assert reference is not None, "there are enough pairs"
         wrong, of, upper = reference
         baseline = Baseline(kind="own", wrong=wrong, of=of, upper=upper, at=at, by="monitor", source="its first pairs")
         signal = signal.hold_against(baseline)
         assert signal.guard is not None, "it has just begun"
-        left = [_reference(signal.firsts, (place,)) for place in range(GROUPS)]
+        left = [find_reference(signal.firsts, (place,), signal.dispersion) for place in range(GROUPS)]
         without = tuple([reference and paired.start(_bound(reference.upper)) for reference in left])
         return replace(signal, guard=replace(signal.guard, without=without))
 
@@ -289,28 +289,33 @@ def start(salt: str, against: str | None = None) -> PairSignal:
     return PairSignal(givers=GiverRoll(salt=salt, groups=GROUPS), against=against)
 
 
-def _reference(firsts: tuple[First, ...], left_out: tuple[int, ...]) -> DifferenceReference | None:
+def find_reference(
+    firsts: tuple[First, ...], left_out: tuple[int, ...], dispersion: float
+) -> DifferenceReference | None:
     """The reference of the first pairs without these givers: the least one, whoever else is left out.
 
-    None where too few are left without these; whoever else would leave too few is not left out.
+    Pairs that come in clusters count as fewer. None where too few are left without these; whoever else would leave too
+    few is not left out.
     """
     two_sided = TWO_SIDED_WITHOUT if left_out else TWO_SIDED
     others = ((), *[(place,) for place in range(GROUPS)])
-    references = [_measure(firsts, {*left_out, *more}, two_sided) for more in others]
+    references = [_measure(firsts, {*left_out, *more}, two_sided, dispersion) for more in others]
     there = [reference for reference in references if reference is not None]
     return min(there, key=lambda reference: reference.upper) if references[0] is not None else None
 
 
-def _measure(firsts: tuple[First, ...], left_out: set[int], two_sided: float) -> DifferenceReference | None:
+def _measure(
+    firsts: tuple[First, ...], left_out: set[int], two_sided: float, dispersion: float
+) -> DifferenceReference | None:
     """The mean difference of the first pairs without these givers, with its bound; None where too few are left."""
     sums = [first.sums for first in firsts if left_out.isdisjoint(first.givers)]
     of = sum([part.labelled for part in sums])
     if of < OTHERS_MIN * sum([first.sums.labelled for first in firsts]):
         return None
     wrong = math.fsum([part.y for part in sums])
-    mean = estimates.estimate_difference(
-        Sums(labelled=of, y=wrong, yy=math.fsum([part.yy for part in sums])), two_sided
-    )
+    yy, counted = math.fsum([part.yy for part in sums]), round(of / dispersion)
+    as_fewer = Sums(labelled=counted, y=wrong * counted / of, yy=yy * counted / of)
+    mean = estimates.estimate_difference(as_fewer, two_sided)
     return None if mean is None else DifferenceReference(wrong, float(of), mean.high)
 
 

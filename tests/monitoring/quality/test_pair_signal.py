@@ -9,7 +9,7 @@ import pytest
 
 from monitoring.quality.detectors import estimates
 from monitoring.quality.signals import pair_signal
-from monitoring.quality.signals.pair_signal import FIRST_PAIRS, PairSignal
+from monitoring.quality.signals.pair_signal import FIRST_PAIRS, DifferenceReference, First, PairSignal
 
 CALLERS = tuple(f"shop{number}" for number in range(5))
 SPOILER = CALLERS[0]
@@ -83,22 +83,40 @@ def test_a_healthy_version_of_five_callers_alarms_as_rarely_as_one_without_them(
     assert sum(alarmed(after(fresh(), 1_000, seed)) for seed in range(20)) <= 2
 
 
-def test_pairs_that_rest_on_nobodys_word_have_the_reference_of_all_of_them() -> None:
-    track = after(fresh(), FIRST_PAIRS, 3, callers=())
+def measure(track: PairSignal, dispersion: float | None = None) -> DifferenceReference:
+    """The reference of all first pairs, at their dispersion."""
+    every = (First(givers=(), sums=track.first),)
+    reference = pair_signal.find_reference(every, (), track.dispersion if dispersion is None else dispersion)
+    assert reference is not None
+    return reference
+
+
+def test_first_pairs_that_come_in_clusters_count_as_fewer() -> None:
+    track = fresh()
+    for number in range(FIRST_PAIRS):
+        if number % 5 == 0:
+            pair = (float(number % 20 == 0), float(number % 15 == 0))
+        track = track.take_pair(*pair, (), float(number), None)
     found = estimates.estimate_difference(track.first, 0.9)
     assert track.baseline is not None
-    assert track.guard is not None
     assert found is not None
-    assert track.baseline.upper == track.guard.whole.margin == found.high
+    assert measure(track, 1.0).upper == found.high
+    assert track.dispersion > 1.5
+    assert track.baseline.upper - found.mean > 1.3 * (found.high - found.mean)
+
+
+def test_pairs_that_rest_on_nobodys_word_have_the_reference_of_all_of_them() -> None:
+    track = after(fresh(), FIRST_PAIRS, 3, callers=())
+    assert track.baseline is not None
+    assert track.guard is not None
+    assert track.baseline.upper == track.guard.whole.margin == measure(track).upper
     assert (track.baseline.wrong, track.baseline.of) == (track.first.y, FIRST_PAIRS)
 
 
 def test_where_one_caller_gives_all_pairs_they_are_the_reference() -> None:
     track = after(fresh(), FIRST_PAIRS, 3, callers=("only",))
-    found = estimates.estimate_difference(track.first, 0.9)
     assert track.baseline is not None
-    assert found is not None
-    assert track.baseline.upper == found.high
+    assert track.baseline.upper == measure(track).upper
     alone = track.take_pair(1.0, 0.0, ("only",), 0.0, None)
     assert alone.guard is not None
     assert alone.guard.without[0] is not None, "it began with what all have seen"
