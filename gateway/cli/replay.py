@@ -31,7 +31,9 @@ def replay(
     ] = None,
     warm_up: Annotated[
         int | None,
-        typer.Option(min=20, max=1_000_000, help="First labels that are the baseline. Unset: 200, as in the monitor."),
+        typer.Option(
+            min=20, max=1_000_000, help="First labels that are the baseline, and all of the first day. Unset: 200."
+        ),
     ] = None,
     labels: Annotated[
         float, typer.Option(min=1, max=1e12, help="Labels within which false alarms are bounded.")
@@ -59,6 +61,7 @@ def replay(
 
     CSV with a head, or JSON lines. Columns: `right` (1, 0, true, false) or `outcome` (1 is wrong); optionally `time`,
     `caller`, `class`, `rater`, `asked` (time of the request), `change_point` (1 while the stream is known to be worse).
+    Without `time` the labels are spread over the days.
     """
     from monitoring.quality.replay.report import ReplayTerms, replay_labels
     from monitoring.quality.replay.rows import LabelFileError, read_rows
@@ -196,8 +199,12 @@ def _describe_time(stream: Mapping[str, Any]) -> str:
 def _describe_baseline(baseline: Mapping[str, Any] | None) -> str:
     if baseline is None:
         return "too few for a baseline"
-    evidence = f" ({baseline['wrong']:g} wrong of {baseline['of']:g})" if baseline["of"] else ""
-    return f"held against {baseline['upper']:.4f}, {baseline['kind']}{evidence}"
+    if not baseline["of"]:
+        return f"held against {baseline['upper']:.2%} wrong, as stated"
+    source = "its first labels" if baseline["kind"] == "own" else "the evaluation"
+    return (
+        f"held against {baseline['upper']:.2%} wrong, bound of {source} ({baseline['wrong']:g} of {baseline['of']:g})"
+    )
 
 
 def _format_span(seconds: float) -> str:

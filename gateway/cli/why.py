@@ -99,9 +99,10 @@ def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None
     )
     out.say("")
     out.say("Time until a slip is found, on average:")
+    never = "never" if outlook.labels_per_day else "no labels come"
     for points, days in outlook.days.items():
         bar = "" if days is None else draw_bar(_place(days))
-        out.say(f"  {f'+{points} points':>10}  {bar} {'never' if days is None else _format_days(days)}")
+        out.say(f"  {f'+{points} points':>10}  {bar} {never if days is None else _format_days(days)}")
     scale = [" "] * (BAR_WIDTH + 10)
     for name, days in TICKS:
         place = round(_place(days))

@@ -15,14 +15,15 @@ from typing import Any
 from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.replay.rows import KnownChange, LabelRows, Progress, format_time
-from monitoring.quality.replay.version import Claim, SignalReplay, VerdictChange, VersionReplay
+from monitoring.quality.replay.version import ALL, Claim, SignalReplay, VerdictChange, VersionReplay
 from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.plan import Plan
 
-PROGRESS_EVERY = 50_000
+PROGRESS_EVERY = 10_000
 PARTS_MAX = 72
 """The parts of equal time into which the course of the error is cut."""
 USUAL = Claim(10_000, 0.05, Plan().labels_min)
+UNTIMED = "the file has no times: those told here spread its labels evenly over the days (--per-day)"
 CLASSES_IGNORED = "the column class is passed over: --classes gives each class a detector of its own too"
 
 
@@ -61,7 +62,8 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
         "verdict_changes": [change.describe() for change in changes],
         "streams": streams,
         "notes": [
-            *(note for name, stream in streams.items() for note in _list_notes(name, stream)),
+            *(note for name, stream in streams.items() for note in _list_notes(name, stream, rows.one_means)),
+            *([UNTIMED] if not rows.is_timed else []),
             *([CLASSES_IGNORED] if named and not classes else []),
         ],
         "changes": delays,
@@ -143,6 +145,7 @@ def _describe_stream(stream: SignalReplay) -> dict[str, Any]:
         "labels": track.labels,
         "wrong_share": track.wrong / track.labels if track.labels else None,
         "baseline": described,
+        "wanted": track.wanted,
         "can_alarm": None if held is None else held.upper < baselines.RATE_MAX,
         "rests_on_one": stream.rests_on_one(),
         "dispersion": track.dispersion,
@@ -150,8 +153,10 @@ def _describe_stream(stream: SignalReplay) -> dict[str, Any]:
     }
 
 
-def _list_notes(name: str, stream: Mapping[str, Any]) -> Iterator[str]:
+def _list_notes(name: str, stream: Mapping[str, Any], one_means: str) -> Iterator[str]:
     """Notes on a signal's verdict that are easily missed."""
+    if name == ALL and stream["baseline"] is None:
+        yield f"nothing was judged: the first {stream['wanted']} labels are the baseline (--warm-up, --baseline)"
     if stream["rests_on_one"]:
         yield (
             f"{name} would alarm, but rests on one rater's word, which moves no verdict alone: see whose labels they "
@@ -159,8 +164,10 @@ def _list_notes(name: str, stream: Mapping[str, Any]) -> Iterator[str]:
         )
     elif stream["can_alarm"] is False:
         held, share = stream["baseline"]["upper"], stream["wrong_share"]
+        doubt = (
+            "is 1 the outcome that is right (--good 1)?" if one_means == "wrong" else "is 1 the outcome that is right?"
+        )
         yield (
             f"{name} can never alarm: it is held against {held:.4f}, and no more than that can be wrong. {share:.0%} "
-            "of its labels are wrong: is 1 the outcome that is right (--good 1)? Else say what is healthy: --baseline, "
-            "--gate-rows."
+            f"of its labels are wrong: {doubt} Else say what is healthy: --baseline, --gate-rows."
         )

@@ -96,7 +96,8 @@ class LabelRows:
     """All rows of a file, in the order in which the labels came.
 
     `marks` are the values of `change_point` that are 0 or 1, `named` those that are times. `names` are the classes,
-    callers and raters; its first entry means none. `one_means` is the meaning of the outcome 1.
+    callers and raters; its first entry means none. `one_means` is the meaning of the outcome 1, `is_timed` whether
+    the file has times.
     """
 
     lines: array[int] = field(default_factory=lambda: array("L"))
@@ -110,6 +111,7 @@ class LabelRows:
     callers: array[int] = field(default_factory=lambda: array("L"))
     names: dict[str | None, int] = field(default_factory=lambda: {None: 0})
     one_means: Literal["right", "wrong"] = "wrong"
+    is_timed: bool = True
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -182,7 +184,7 @@ def read_rows(
     `is_sorted`: put them in the order of their times. `per_day` is the number of labels a day of a file without times.
     Raises LabelFileError with the line, and what to do, for anything that is no stream of labels.
     """
-    rows = LabelRows(one_means="right" if right == "1" else "wrong")
+    rows = LabelRows()
     form: FileFormat | None = None
     for line, fields in read_fields(path, _check_columns):
         form = form or _find_format(line, fields, right, per_day)
@@ -193,7 +195,7 @@ def read_rows(
             on_progress(f"Read {len(rows):,} rows")
     if form is None:
         raise LabelFileError(f"{path} has no row under its head: nothing to replay.")
-    rows.one_means = "right" if form.right == "1" else "wrong"
+    rows.one_means, rows.is_timed = "right" if form.right == "1" else "wrong", form.is_timed
     if rows.named and any(rows.marks):
         raise LabelFileError(f"{path} has both 0 or 1 and times under {CHANGE_NAMES[0]}: say it in one way.")
     if is_sorted:
@@ -224,6 +226,8 @@ def read_fields(path: Path, check: Check) -> Iterator[tuple[int, Fields]]:
             raise LabelFileError(f"The labels in {path} {fault}")
         lines = _decode(file)
         first = next(lines, "")
+        if first.lstrip().startswith("["):
+            raise LabelFileError("line 1: it is a list in JSON. Write an object in each line, without brackets.")
         read = _read_objects if first.lstrip().startswith("{") else _read_csv
         yield from read(chain([first], lines), check)
 
@@ -314,10 +318,10 @@ def _check_columns(line: int, names: Sequence[str]) -> None:
         )
     if len(outcomes) > 1:
         raise LabelFileError(f"line {line}: both outcome and right: leave one out.")
-    if set(names) - set(COLUMNS) or len(set(names)) != len(names):
-        raise LabelFileError(
-            f"line {line}: the columns are {', '.join(names)}. Each of {', '.join(COLUMNS)} may be there once."
-        )
+    unknown = [name for name in dict.fromkeys(names) if name not in COLUMNS]
+    if unknown or len(set(names)) != len(names):
+        fault = f"leave out {', '.join(map(repr, unknown))}" if unknown else "a column is there twice"
+        raise LabelFileError(f"line {line}: {fault}. Each of {', '.join(COLUMNS)} may be there once.")
     if set(CHANGE_NAMES) <= set(names):
         raise LabelFileError(f"line {line}: {' and '.join(CHANGE_NAMES)} are two names of one column: leave one out.")
 
@@ -375,7 +379,10 @@ def _read_time(line: int, column: str, text: str) -> float:
             "2026-01-31T12:00:00Z."
         )
     if not (math.isfinite(at) and 0.0 <= at <= TIME_MAX):
-        raise LabelFileError(f"line {line}: its {column} {text[:40]!r} is no time from 1970 to 9999, in Unix seconds.")
+        hint = " Are these milliseconds? Divide by 1000." if TIME_MAX < at <= 1000.0 * TIME_MAX else ""
+        raise LabelFileError(
+            f"line {line}: its {column} {text[:40]!r} is no time from 1970 to 9999, in Unix seconds.{hint}"
+        )
     return at
 
 

@@ -333,6 +333,28 @@ def test_too_few_labels_for_a_baseline_are_no_verdict(tmp_path: Path, capsys: py
     found = told(capsys, path)
     assert found["verdict"] == "too few labels for a baseline"
     assert found["verdict_changes"] == []
+    assert found["notes"] == ["nothing was judged: the first 200 labels are the baseline (--warm-up, --baseline)"]
+
+
+def test_times_that_a_file_does_not_have_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path / "untimed.csv", ["right", *("1" for _ in range(300))])
+    (note,) = told(capsys, path)["notes"]
+    assert note.startswith("the file has no times")
+
+
+@pytest.mark.parametrize(
+    ("against", "said"),
+    [
+        (["--baseline", "0.07"], "held against 7.00% wrong, as stated"),
+        (["--gate-rows", "50/1000"], "held against 6.29% wrong, bound of the evaluation (50 of 1000)"),
+        (["--warm-up", "100"], "wrong, bound of its first labels ("),
+    ],
+)
+def test_people_are_told_where_the_baseline_comes_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], against: list[str], said: str
+) -> None:
+    assert run(["replay", stream(tmp_path / "labels.csv"), *against]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_times_out_of_order_are_refused_with_their_line_or_sorted_if_that_is_said(
@@ -358,7 +380,7 @@ def test_times_out_of_order_are_refused_with_their_line_or_sorted_if_that_is_sai
         (["time,outcome", "1e300,0"], "line 2: its time '1e300' is no time"),
         (["time,outcome", "1e400,0"], "line 2: its time '1e400' is no time"),
         (["time,outcome", "1_000,0"], "line 2: its time is '1_000'"),
-        (["time,outcome", "1760000000000,0"], "line 2: its time '1760000000000' is no time from 1970 to 9999"),
+        (["time,outcome", "1760000000000,0"], "Are these milliseconds? Divide by 1000."),
         (["time,outcome,asked", "5,0,6"], "line 2: it was asked at"),
         (["time,outcome,change,change_point", "5,0,0,0"], "two names of one column"),
         (["time,outcome,change", "5,0,0", "6,0,2026-01-01"], "both 0 or 1 and times"),
@@ -369,8 +391,9 @@ def test_times_out_of_order_are_refused_with_their_line_or_sorted_if_that_is_sai
         (["time,outcome", "1"], "line 2: 1 fields, and the head has 2"),
         (["time,outcome,change_point", "1,0,maybe"], "line 2: its change_point is 'maybe'"),
         (["time,label", "1,0"], "line 1: no column outcome"),
-        (["time,outcome,outcome", "1,0,0"], "may be there once"),
-        (["time,outcome,notes", "1,0,x"], "line 1: the columns are"),
+        (["time,outcome,outcome", "1,0,0"], "line 1: a column is there twice"),
+        (["id,time,outcome,notes", "9,1,0,x"], "line 1: leave out 'id', 'notes'. Each of time, outcome"),
+        (['[{"outcome": 0}]'], "line 1: it is a list in JSON. Write an object in each line"),
         (["time,outcome"], "no row under its head"),
         ([""], "line 1: no column outcome, and no column right"),
     ],
@@ -463,6 +486,7 @@ def test_what_can_never_alarm_is_noted(tmp_path: Path, capsys: pytest.CaptureFix
     path = written(tmp_path / "labels.csv", lines)
     found = told(capsys, path)
     (note,) = found["notes"]
+    assert "(--good 1)" in note
     assert note.startswith("all can never alarm: it is held against 1.0000")
     assert (found["streams"]["all"]["can_alarm"], found["verdict"]) == (False, "healthy")
     assert run(["replay", path]) == 0
@@ -535,7 +559,7 @@ def test_more_errors_within_the_first_day_make_it_suspect(tmp_path: Path, capsys
         (['{"right": true}', '{"right": [1]}'], "line 2: its right is neither a text nor a number"),
         (['{"right": true}', '{"note": "x"}'], "line 2: no column outcome, and no column right"),
         (['{"right": true, "outcome": 0}'], "line 1: both outcome and right"),
-        (['{"right": true, "weight": 1}'], "line 1: the columns are right, weight"),
+        (['{"right": true, "weight": 1}'], "line 1: leave out 'weight'"),
         (['{"right": true, "time": 5}', '{"right": true}'], "line 2: its time is ''"),
         (['{"right": true, "asked": 5}'], "line 1: asked without time"),
         (['{"right": true}', '{"right": "maybe"}'], "line 2: its right is 'maybe'"),
