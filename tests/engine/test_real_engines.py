@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from anthropic import AsyncAnthropic
 
 from tests.engine.conftest import RealEngines, until_loaded
 from tests.engine.words import DEADLINE_SECONDS, SLOW_SECONDS_MAX
+from tests.tools.dashboards.boards import BOARDS, panels
 from tests.walks.gateway import RunningGateway
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -206,3 +209,24 @@ async def test_killing_the_small_engine_turns_task_requests_into_labelled_genera
     async with gateway.openai() as client:
         back = await client.chat.completions.create(model="returns", messages=user(sample[0]["text"]), max_tokens=32)
     assert back.model == "returns@v1"
+
+
+async def test_vllm_tells_all_that_the_dashboard_engines_reads(
+    engines: RealEngines, gateway: RunningGateway, sample: list[dict[str, Any]]
+) -> None:
+    async with gateway.openai() as client, httpx.AsyncClient() as http:
+        await client.chat.completions.create(model="returns", messages=user(sample[0]["text"]), max_tokens=8)
+        told = (await http.get(f"{engines.small.url}/metrics")).text
+    labels: dict[str, set[str]] = {}
+    for name, inside in re.findall(r"^(vllm:\w+){([^}]*)}", told, re.MULTILINE):
+        labels.setdefault(name, set()).update(re.findall(r'(\w+)="', inside))
+    asked = [target["expr"] for panel in panels(BOARDS["engines"]) for target in panel["targets"]]
+    read = {name for expr in asked for name in re.findall(r"vllm:\w+", expr)}
+    assert len(read) > 15
+    assert read <= labels.keys()
+    for expr in asked:
+        for name, inside in re.findall(r"(vllm:\w+){([^}]*)}", expr):
+            assert set(re.findall(r"(\w+)[=!]", inside)) <= labels[name] | {"instance"}, expr
+        by = {label.strip() for found in re.findall(r"by \(([^)]*)\)", expr) for label in found.split(",")}
+        of = set().union(*(labels[name] for name in re.findall(r"vllm:\w+", expr)))
+        assert by <= of | {"instance"}, expr
