@@ -39,7 +39,7 @@ class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One judgement in the archive, with what is known of its record. Older files lack the last five fields."""
 
     request: str  # Id of its record.
-    at: float  # Time when it was given, in Unix seconds.
+    at: float  # Unix time when it was given.
     caller: str  # Public part of the key it came with.
     task: str | None = None  # The record's task.
     version: str | None = None  # The record's version.
@@ -54,7 +54,7 @@ class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     demonstration: str | None = None  # The right answer, as JSON.
     tags: str | None = None  # As given, as JSON.
     demonstration_digests: str | None = None  # Keyed digests of the demonstration by judge, as JSON.
-    reviewed: bool | None = None  # Whether an operator or admin judged a drawn request.
+    reviewed: bool | None = None  # Whether a reviewer judged a drawn request.
     reviewers: int | None = None  # Reviewers who are asked of it.
     resolves: bool | None = None  # Whether its giver has seen all their answers.
     entry: str | None = None  # Its place in the stream.

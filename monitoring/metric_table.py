@@ -29,17 +29,17 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_time_to_first_token_seconds", "histogram", "seconds",
-        "Time from a request's first byte to its first token, streamed.",
+        "Time to the first token, streamed.",
         TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_A_REQUEST,
     ),
     Spec(
         "apprentice_time_per_output_token_seconds", "histogram", "seconds",
-        "Mean time for a token; in a stream, for each after the first.",
+        "Mean time of a token; in a stream, after the first.",
         TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_A_TOKEN,
     ),
     Spec(
         "apprentice_overhead_seconds", "histogram", "seconds",
-        "Time until commit that was not spent waiting for an engine.", TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_OVERHEAD,
+        "Time until commit without waits for an engine.", TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_OVERHEAD,
     ),
     Spec(
         "apprentice_tokens_total", "counter", "tokens", "Tokens of prompts and completions.",
@@ -51,18 +51,18 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_caller_cost_usd_total", "counter", "US dollars",
-        "Known cost of a key's requests, failed attempts included, in US dollars.", ("caller", "owner"), "K + 1",
+        "Known cost of a key's requests in US dollars.", ("caller", "owner"), "K + 1",
     ),
     Spec(
         "apprentice_cost_unknown_total", "counter", "requests", "Requests with unknown cost.", ("pool",), "P + 1",
     ),
     Spec(
         "apprentice_saving_usd_total", "counter", "US dollars",
-        "US dollars below general's price, over requests that were cheaper.", ("task",), "T + 2",
+        "US dollars below general's price, of cheaper requests.", ("task",), "T + 2",
     ),
     Spec(
         "apprentice_overspend_usd_total", "counter", "US dollars",
-        "US dollars above general's price, over requests that were dearer.", ("task",), "T + 2",
+        "US dollars above general's price, of dearer requests.", ("task",), "T + 2",
     ),
     Spec(
         "apprentice_fallbacks_total", "counter", "fallbacks", "Requests that another choice answered before commit.",
@@ -70,7 +70,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_check_fired_total", "counter", "requests",
-        "Requests for which a check fired, by their version.",
+        "Requests for which a check fired.",
         ("task", "version", "check", "mode"), "T*V*5 + 27",
     ),
     Spec(
@@ -120,7 +120,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_feedback_coverage_ratio", "gauge", "ratio, 0 to 1",
-        "Share of the task's recent requests with feedback.", ("task",), "T + 2", joined="least", merged="least",
+        "Share of recent requests with feedback.", ("task",), "T + 2", joined="least", merged="least",
     ),
     Spec(
         "apprentice_adapter_info", "gauge", "always 1", "1 for each known version.",
@@ -140,7 +140,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_adapter_working_set_ratio", "gauge", "ratio",
-        "Versions for a replica, as a share of its engine's room.",
+        "Versions for a replica, as a share of its room.",
         ("pool", "replica"), "R + 1", joined="greatest",
     ),
     Spec(
@@ -169,7 +169,7 @@ METRICS: tuple[Spec, ...] = (
         ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(
-        "apprentice_kept_ratio", "gauge", "ratio, 0 to 1", "Share of its requests that a version keeps.",
+        "apprentice_kept_ratio", "gauge", "ratio, 0 to 1", "Share of requests that a version keeps.",
         ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
@@ -194,7 +194,7 @@ METRICS: tuple[Spec, ...] = (
         ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
-        "apprentice_labels", "gauge", "labels", "Labels of a version on which its verdict can rest.",
+        "apprentice_labels", "gauge", "labels", "Labels on which a version's verdict can rest.",
         ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
@@ -224,11 +224,11 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_monitor_unmatched_total", "counter", "feedback",
-        "Feedback that the monitor read after its record was gone.",
+        "Feedback read after its record was gone.",
     ),
     Spec(
         "apprentice_monitor_judged_at_seconds", "gauge", "Unix seconds",
-        "Unix time of the monitor's last judgement of all versions.",
+        "Unix time of the last judgement of all versions.",
     ),
     Spec(
         "apprentice_monitor_behind_seconds", "gauge", "seconds",
@@ -296,7 +296,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_fitted_unused_total", "counter", "faults",
-        "Fitted models that were unreadable (damaged), out of date (unsuited) or failed.", ("outcome",), "14",
+        "Fitted models unreadable (damaged), out of date (unsuited) or failed.", ("outcome",), "14",
     ),
     Spec(
         "apprentice_replica_cordoned", "gauge", "0 or 1", "1 where a replica is cordoned.",
@@ -328,7 +328,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_texts_total", "counter", "texts",
-        "Texts kept, or dropped: queue or spool full, or not to be redacted.", ("task", "outcome"), "T*2 + 14",
+        "Texts kept, or dropped: no room, or not to be redacted.", ("task", "outcome"), "T*2 + 14",
     ),
     Spec("apprentice_records_pending", "gauge", "records", "Records that are not stored yet.", merged="sum"),
     Spec(
@@ -344,7 +344,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec("apprentice_records_spool_bytes", "gauge", "bytes", "Size of this gateway's spool.", merged="sum"),
     Spec(
-        "apprentice_records_spool_bytes_max", "gauge", "bytes", "Size at which the spool drops its oldest records.",
+        "apprentice_records_spool_bytes_max", "gauge", "bytes", "Size beyond which the oldest records go.",
         merged="sum",
     ),
     Spec(
@@ -352,7 +352,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_records_unarchived_dropped_total", "counter", "records",
-        "Records that the stream dropped before they were archived.",
+        "Records dropped by the stream before they were archived.",
     ),
     Spec("apprentice_redis_up", "gauge", "0 or 1", "1 where Redis has answered lately.", merged="least"),
     Spec(
@@ -375,11 +375,11 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_series_overflow_total", "counter", "updates",
-        "Updates counted under other, beyond the share of the series budget.", ("family",), "96",
+        "Updates counted under other, beyond the series budget.", ("family",), "96",
     ),
     Spec(
         "apprentice_measurements_lost_total", "counter", "updates",
-        "Unusable updates and unreadable gauges: a fault of the gateway, report it.", ("family",), "96",
+        "Unusable updates and unreadable gauges: report it.", ("family",), "96",
     ),
 )  # fmt: skip
 

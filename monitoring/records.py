@@ -23,8 +23,8 @@ REPORTED_MAX = 250_000
 OUTCOMES: Mapping[str, str] = MappingProxyType(
     {
         "ok": "The caller got a whole answer.",
-        "refused": "The caller got an error with a status below 500.",
-        "failed": "The caller got an error with a status of 500 and up.",
+        "refused": "An error with a status below 500.",
+        "failed": "An error with a status of 500 and up.",
         "truncated": "The engine failed inside a stream that had begun.",
         "cancelled": "The caller went before the end.",
     }
@@ -36,44 +36,44 @@ class AttemptRecord(msgspec.Struct):
     """One attempt at an engine."""
 
     pool: str  # Its pool.
-    replica: str  # The replica that it was sent to.
-    version: str | None  # The version asked for; null: a base model.
-    fault: str | None  # What went wrong, or the check that rejected the answer; null: it answered.
+    replica: str  # Its replica.
+    version: str | None  # Its version; null: a base model.
+    fault: str | None  # The fault, or the check that rejected it; null: it answered.
     seconds: float  # Until its answer began (streamed), was whole, or failed.
 
 
 class PairRecord(msgspec.Struct, rename={"served_fingerprint": "served_stack"}):
     """On a shadow's record: the answer that the caller got, and the judgement of both answers."""
 
-    version: str | None  # The version that answered the caller; empty: a general model.
+    version: str | None  # Version that answered the caller; empty: general.
     contract_kept: bool | None = None  # Whether its answer keeps its contract.
     text_digest: str | None = None  # Keyed digest of its text.
-    arm: str | None = None  # The arm of the shadow, `version` or `general`; null: a version on trial, as below.
-    judge: str | None = None  # How both answers are compared: `exact`, `normal`, `fields:NAME,…` or `model`.
-    digest: str | None = None  # Keyed digest of the shadow's answer, as the judge compares it; empty: no such form.
+    arm: str | None = None  # The shadow's arm, `version` or `general`; null: a version on trial.
+    judge: str | None = None  # `exact`, `normal`, `fields:NAME,…` or `model`.
+    digest: str | None = None  # Keyed digest of the shadow's answer, as judged; empty: no such form.
     served_digest: str | None = None  # The same of the caller's answer.
     right: bool | None = None  # Whether the shadow's answer is right; null: not judged.
     served_right: bool | None = None  # The same of the caller's answer.
     score: float | None = None  # The judge's guess that the shadow's answer is right, 0 to 1.
     served_score: float | None = None  # The same of the caller's answer.
-    judge_usd: float | None = None  # Cost of asking a model to judge, in US dollars; part of `cost_usd`.
+    judge_usd: float | None = None  # Cost of a judging model; part of `cost_usd`.
     judge_digest: str | None = None  # `sha256:` of the judging model and its prompt.
-    judge_answered: bool | None = None  # Whether the model gave a judgement; null: it was not asked.
+    judge_answered: bool | None = None  # Whether it gave a judgement; null: not asked.
     served_fingerprint: str | None = None  # The `stack` of the caller's answer.
-    caller: str | None = None  # Public part of the key whose request it is.
+    caller: str | None = None  # Public part of the request's key.
 
 
 class FindingRecord(msgspec.Struct, kw_only=True):
     """The result of one check of one request."""
 
-    check: str = ""  # The check, or `override` for a rule that is observed or adds a message.
+    check: str = ""  # The check; `override` of a rule that is observed or adds a message.
     mode: str  # `observe` or `enforce`, at that time.
-    fired: bool  # Whether the adapter should not answer, or its answer should not be sent.
-    score: float | None = None  # The score in the check's own unit; null: it has none, or no model.
-    threshold: float | None = None  # What the score is compared with; of `holdout` and `degraded` the share.
-    neighbours: list[str] = []  # Ids of the nearest training prompts, nearest first.
+    fired: bool  # Whether it spoke against the adapter or its answer.
+    score: float | None = None  # In the check's own unit; null: no score, or no model.
+    threshold: float | None = None  # The score's bound; of `holdout` and `degraded` the share.
+    neighbours: list[str] = []  # Ids of the nearest training prompts.
     note: str = ""  # Anything else, such as why it could not judge.
-    version: str | None = None  # The version whose models were asked, or whose answer it is.
+    version: str | None = None  # Version whose models were asked, or whose answer it is.
 
 
 class Record(
@@ -88,59 +88,59 @@ class Record(
     """
 
     id: str  # A UUIDv7 with a short MAC: `x-request-id`.
-    at: float  # Time when its body was read, in Unix seconds.
-    endpoint: str  # `chat` or `completions`.
+    at: float  # Unix time when its body was read.
+    endpoint: str  # `chat`, `completions`, `responses`, `messages` or `embeddings`.
     caller: str  # Public part of the key; empty for a shadow.
     requested_model: str  # `model` in its body, as sent.
     purpose: str = "serve"  # `serve`, `shadow`, `evaluation` or `reported`.
-    shadow_of: str | None = None  # Id of the request that this is a copy of.
+    shadow_of: str | None = None  # Id of the request that it copies.
     stream: bool = False  # Whether a stream was requested.
-    task: str | None = None  # Its task; null: a pool was named, or it was refused before a choice.
-    led_to: str | None = None  # The version that the alias, a pin or a rule led to, whatever answered.
-    version: str | None = None  # The version that was chosen last; null: a base model.
-    pool: str | None = None  # The pool that was chosen last.
-    replica: str | None = None  # The replica that was chosen last.
-    reason: str | None = None  # Its [reason](reasons.md); null: refused before a choice.
+    task: str | None = None  # Its task; null: a pool was named, or nothing chosen.
+    led_to: str | None = None  # Version that the alias, a pin or a rule led to, whatever answered.
+    version: str | None = None  # Version chosen last; null: a base model.
+    pool: str | None = None  # Pool chosen last.
+    replica: str | None = None  # Replica chosen last.
+    reason: str | None = None  # Its [reason](reasons.md); null: nothing was chosen.
     outcome: str = "failed"  # How it ended; see below.
     status: int = 500  # HTTP status; 499 where the caller went first.
-    error_code: str | None = None  # Code of the [error](errors.md) that the caller got.
+    error_code: str | None = None  # Code of the caller's [error](errors.md).
     finish_reason: str | None = None  # Why the engine stopped, in its words.
-    attempts: list[AttemptRecord] = []  # Every attempt at an engine, in order.
-    continued: int = 0  # Number of times that another engine continued a broken answer.
-    skipped_events: int = 0  # Events of a stream that were unreadable after commit.
+    attempts: list[AttemptRecord] = []  # Attempts at engines, in order.
+    continued: int = 0  # Times that another engine continued a broken answer.
+    skipped_events: int = 0  # Unreadable events of a stream after commit.
     general_prompt: bool = False  # Whether the general prompt was added.
     dropped: list[str] = []  # Fields that the engine did not get.
-    override_id: str | None = None  # The rule that decided or refused.
-    findings: list[FindingRecord] = []  # Results of the checks, in their order.
+    override_id: str | None = None  # Rule that decided or refused.
+    findings: list[FindingRecord] = []  # Results of the checks, in order.
     fallback_capped: bool = False  # Whether a fallback was capped.
-    probability: float = 1.0  # Probability of the draws that led there; 1: nothing was drawn.
-    shadow_probability: float | None = None  # Probability with which both arms were to answer; null: not watched.
+    probability: float = 1.0  # Probability of the draws that led there.
+    shadow_probability: float | None = None  # Probability of a shadow; null: not watched.
     shadowed: bool = False  # Whether both arms were to answer.
-    review_probability: float | None = None  # Probability of the draw for review; null: not watched.
+    review_probability: float | None = None  # Probability of a review; null: not watched.
     reviewed: bool = False  # Whether it was drawn for review.
-    language: str | None = None  # Language (ISO 639) that the caller names in `metadata.language`; null: none.
-    policy_generation: int = 0  # Generation of the policy that decided.
+    language: str | None = None  # The caller's `metadata.language` (ISO 639).
+    policy_generation: int = 0  # Generation of the policy.
     adapter_digest: str | None = None  # `sha256:` of the adapter's configuration and tensors.
     fingerprint: str | None = None  # `sha256:` of adapter, base, engine build, dtype, chat template and manifest.
-    request_digest: str | None = None  # Keyed digest of the body as the engine got it, without `cache_salt`.
+    request_digest: str | None = None  # Keyed digest of the engine's body, without `cache_salt`.
     answer_digest: str | None = None  # Keyed digest of the answer's bytes.
-    text_digest: str | None = None  # Keyed digest of the answer's text; null: not needed, or no text.
+    text_digest: str | None = None  # Keyed digest of the answer's text, where it is needed.
     contract_kept: bool | None = None  # Whether the text keeps the contract; null: not checked.
     agrees: bool | None = None  # Whether a shadow's text equals the caller's.
-    pair: PairRecord | None = None  # On a shadow's record: the caller's answer, and both judged.
+    pair: PairRecord | None = None  # Of a shadow: the caller's answer, and both judged.
     answer_id: str | None = None  # `id` in the answer's body.
     handles: list[str] = []  # Keyed digests of session, subject and foreign id, for feedback.
     prompt_tokens: int | None = None  # As the engine counted.
-    cached_prompt_tokens: int | None = None  # Those of them from the engine's cache.
-    completion_tokens: int | None = None  # As the engine counted; else chunks with a token.
-    cost_usd: float | None = None  # Cost in US dollars by the pool's price; null: unknown.
-    wasted_usd: float | None = None  # Cost of attempts whose answer nobody got, in US dollars.
+    cached_prompt_tokens: int | None = None  # Of these, from the engine's cache.
+    completion_tokens: int | None = None  # As the engine counted, else chunks.
+    cost_usd: float | None = None  # Cost by the pool's price; null: unknown.
+    wasted_usd: float | None = None  # Cost of attempts whose answer nobody got.
     wasted_tokens: int | None = None  # Tokens of answers that a check rejected.
-    saving_usd: float | None = None  # The same tokens at general's price, less the cost, in US dollars.
-    duration_seconds: float = 0.0  # From the request's head to the end of the answer.
-    overhead_seconds: float | None = None  # Time until commit that was not spent waiting for an engine.
-    first_token_seconds: float | None = None  # From the request's head to the first token, streamed.
-    token_seconds: float | None = None  # Mean time for each token; in a stream, after the first.
+    saving_usd: float | None = None  # The same tokens at general's price, less the cost.
+    duration_seconds: float = 0.0  # From the request's head to the answer's end.
+    overhead_seconds: float | None = None  # Time until commit without waits for an engine.
+    first_token_seconds: float | None = None  # To the first token, streamed.
+    token_seconds: float | None = None  # Mean time of a token; in a stream, after the first.
 
 
 FLUSH = """

@@ -28,7 +28,7 @@ def pull_adapter(
         str | None, typer.Option(metavar="sha256:…", help="Refuse an adapter with another digest.")
     ] = None,
 ) -> None:
-    """Have the gateway pull an adapter, which becomes the task's next version."""
+    """Have the gateway pull an adapter as the task's next version."""
     given = None if manifest is None else _read(manifest)
     task = task or (given or {}).get("task")
     if task is None:
@@ -48,7 +48,7 @@ def list_pulls(
     task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None,
     cancel: Annotated[str | None, typer.Option(metavar="PULL", help="End this pull first.")] = None,
 ) -> None:
-    """List the latest pulls: how far they are, their versions, or why they failed."""
+    """List the latest pulls."""
     if cancel is not None:
         api.delete(f"/pulls/{quote(cancel, safe='')}")
     columns = ("pull", "begun", "task", "address", "state", "version", "note")

@@ -73,7 +73,7 @@ def train(
     ] = False,
     plot: Plot = None,
 ) -> None:
-    """Train an adapter for a task and register it as a new version.
+    """Train an adapter and register it as a version.
 
     It runs beside the gateway, behind the engines. Ctrl-C ends the watching alone; the same command again goes on, or
     shows what came of it.
@@ -105,7 +105,7 @@ def list_them(
 
 @add_command(trainings)
 def show(api: Api, training: TrainingId, plot: Plot = None) -> None:
-    """Show a training: its progress, or what came of it."""
+    """Show a training: its progress or result."""
     answer = api.get(f"{PATH}/{quote(training, safe='')}")
     if answer["status"] == "done":
         _tell(api, answer, plot)

@@ -23,7 +23,7 @@ DAY_SECONDS = 86_400
 class MonitorSettings(Section):
     """What holds for all tasks: the fleet's false alarms, and where the monitor's actions are told."""
 
-    interval_seconds: Seconds = Field(1.0, description="Time between two steps of the monitor.")
+    interval_seconds: Seconds = Field(1.0, description="Time between steps of the monitor.")
     false_alarms_per_month: float = Field(
         1.0, gt=0, le=1000, description="Accepted false alarms over all tasks and versions."
     )
@@ -80,19 +80,17 @@ class ReviewSettings(Section):
         0, ge=0, le=1_000_000, description="The same while a version is suspect or degraded; 0: per_week."
     )
     retention_days: float = Field(14.0, gt=0, le=366, description="Retention of open reviews' texts.")
-    lease_seconds: Seconds = Field(600.0, description="Time until a leased review goes to another reviewer.")
+    lease_seconds: Seconds = Field(600.0, description="Time until a leased review goes to another.")
     usd_each: Usd = Field(0.0, description="Cost of a review, for the net saving.")
-    several_share: Share = Field(
-        0.0, description="Share of reviews that several reviewers judge, unseen by each other."
-    )
+    several_share: Share = Field(0.0, description="Share of reviews that several reviewers judge.")
     reviewers: int = Field(2, ge=2, le=9, description="Reviewers of each of those.")
     agreement_min: float = Field(
         0.667,
         ge=0,
         le=1,
-        description="Krippendorff's alpha of reviewers, below which only labels of two who agree count; 0: never.",
+        description="Krippendorff's alpha below which only labels of two who agree count; 0: never.",
     )
-    gold_share: Share = Field(0.05, description="Share of given reviews that are gold questions, where there are any.")
+    gold_share: Share = Field(0.05, description="Share of gold questions among given reviews.")
 
     def faults(self, task: str) -> Iterator[str]:
         """As the faults of the task's monitor are told, of which these are some."""
@@ -117,9 +115,7 @@ class TaskMonitorSettings(Section):
     )
     complaint_metric: Name | None = Field(None, description="Declared metric that is mostly given to complain.")
     labels_min: int = Field(30, ge=1, le=100_000, description="Labels before a signal can alarm; not for complaints.")
-    class_tag: str | None = Field(
-        None, max_length=64, description="Tag of feedback that names a class; each is judged apart."
-    )
+    class_tag: str | None = Field(None, max_length=64, description="Tag of feedback that names a class.")
     trusted_callers: frozenset[str] = Field(
         frozenset(),
         description="Public parts of keys whose labels count like a reviewer's.",
@@ -129,14 +125,13 @@ class TaskMonitorSettings(Section):
         description="Actions that the monitor may take by itself.",
     )
     retraining: RetrainingMode = Field(
-        "ask", description="What a version's slip leads to: nothing, a data set and a command, or a training too."
+        "ask", description="A slip leads to nothing, a data set and a command, or a training."
     )
     shadow_share: Share = Field(0.0, description="Share of requests that both arms answer.")
     shadow_share_suspect: Share = Field(0.1, description="The same while a version is suspect or degraded.")
     shadow_room_share: Share = Field(
         0.6,
-        description="Share of a replica that shadows may take before callers while a degraded version waits for an arm "
-        "that is shown to be better; 0: callers come first.",
+        description="Share of a replica that shadows take before callers while a degraded version has no better arm.",
     )
     shadow_usd_per_ticket: Usd = Field(1.0, description="Cost after which raised shadows fall back.")
     shadow_pairs_per_ticket: int = Field(
@@ -151,7 +146,7 @@ class TaskMonitorSettings(Section):
         max_length=10,
         description="Shares that a degraded version keeps, before explored_share.",
     )
-    step_seconds: float = Field(60.0, ge=0, le=86_400, description="Least time between two steps.")
+    step_seconds: float = Field(60.0, ge=0, le=86_400, description="Least time between steps.")
     suspect_clears_seconds: float = Field(
         86_400.0, ge=0, le=86_400 * 31, description="Time without evidence after which a suspect version is healthy."
     )

@@ -30,9 +30,7 @@ class PriceSettings(Section):
 
     prompt_usd_per_million_tokens: Usd | None = Field(None, description="For prompt tokens.")
     completion_usd_per_million_tokens: Usd | None = Field(None, description="For completion tokens.")
-    cached_prompt_usd_per_million_tokens: Usd | None = Field(
-        None, description="For prompt tokens from the engine's cache."
-    )
+    cached_prompt_usd_per_million_tokens: Usd | None = Field(None, description="For cached prompt tokens.")
     replica_usd_per_hour: Usd | None = Field(
         None, description="For a replica, shared by its requests; instead of token prices."
     )
@@ -68,21 +66,19 @@ class TlsSettings(Section):
 class ReplicaSettings(Section):
     """One engine process of a pool."""
 
-    name: Name = Field(description="Name, unique in the fleet.")
+    name: Name = Field(description="Unique in the fleet.")
     url: str = Field(
         pattern=ENGINE_ADDRESS,
-        description="Address of the engine; with `engine: openai` all before `/chat/completions`.",
+        description="Its address; of `openai` all before `/chat/completions`.",
     )
     api_key: SecretStr | None = Field(None, description="Key of the engine.")
     store_folder: str | None = Field(
         None, pattern=r"^/", description="Adapter store at this engine; unset: as at the gateway."
     )
-    in_flight_max: int = Field(256, ge=1, le=100_000, description="Most requests at the same time.")
-    sidecar_url: str | None = Field(
-        None, pattern=ADDRESS, description="Sidecar that fills this engine's store; unset: it is shared."
-    )
+    in_flight_max: int = Field(256, ge=1, le=100_000, description="Most requests at a time.")
+    sidecar_url: str | None = Field(None, pattern=ADDRESS, description="Sidecar that fills its store; unset: shared.")
     recycle_url: str | None = Field(
-        None, pattern=r"^https?://", max_length=2000, description="Address whose POST restarts this engine."
+        None, pattern=r"^https?://", max_length=2000, description="A POST to it restarts the engine."
     )
 
 
@@ -98,16 +94,14 @@ class DiscoverSettings(Section):
     sidecar_port: int | None = Field(None, ge=1, le=65535, description="Port of the sidecars; unset: a shared store.")
     store_folder: str | None = Field(None, pattern=r"^/", description="As `replicas.store_folder`.")
     in_flight_max: int = Field(256, ge=1, le=100_000, description="As `replicas.in_flight_max`.")
-    interval_seconds: Seconds = Field(5.0, description="Time between two looks.")
+    interval_seconds: Seconds = Field(5.0, description="Time between looks.")
 
 
 class PoolSettings(BodySection):
     """Replicas of one base model. What a body may hold counts where a caller names the pool as the model."""
 
     base_model: str = Field(min_length=1, max_length=200, description="The base model's name at its engines.")
-    engine: EngineKind = Field(
-        "vllm", description="Kind of its engines; openai: any with OpenAI's API, without adapters."
-    )
+    engine: EngineKind = Field("vllm", description="`openai` is any server with OpenAI's API, without adapters.")
     replicas: tuple[ReplicaSettings, ...] = Field((), description="Its engine processes, unless discovered.")
     discover: DiscoverSettings | None = Field(None, description="Where its replicas are found; unset: `replicas`.")
     api_key: SecretStr | None = Field(None, description="Key of engines whose replica has none.")
@@ -115,26 +109,24 @@ class PoolSettings(BodySection):
     health_interval_seconds: Seconds | None = Field(
         None, description="As the gateway's; unset: that, or 15 with `engine: openai`."
     )
-    base_folder: Path | None = Field(
-        None, description="Folder with the base model's config.json; unset: no adapters here."
-    )
+    base_folder: Path | None = Field(None, description="Folder with its config.json; unset: no adapters here.")
     base_fingerprint: str | None = Field(
         None,
         pattern=r"^sha256:[0-9a-f]{64}$",
         description="Fingerprint of the base; unset: computed in base_folder.",
     )
     price: PriceSettings | None = Field(None, description="Price of its answers; unset: unknown.")
-    callable: bool = Field(False, description="Whether callers may name the pool as `model`.")
+    callable: bool = Field(False, description="Whether callers may put it into `model`.")
     max_loras: int = Field(4, ge=1, le=10_000, description="The engines' --max-loras.")
     max_cpu_loras: int = Field(16, ge=2, le=10_000, description="The engines' --max-cpu-loras.")
     max_lora_rank: int = Field(16, ge=1, le=512, description="The engines' --max-lora-rank.")
-    replicas_min: int = Field(0, ge=0, le=1000, description="Replicas that a version is placed on; 0: all.")
+    replicas_min: int = Field(0, ge=0, le=1000, description="Replicas of a version; 0: all.")
     in_flight_target: int = Field(
         16, ge=1, le=100_000, description="Requests for each replica of a version before it gets another."
     )
     continues: bool = Field(False, description="Whether its engines know continue_final_message.")
     context_tokens_max: int | None = Field(
-        None, ge=1, le=100_000_000, description="Tokens of prompt and answer that its engines take; unset: unknown."
+        None, ge=1, le=100_000_000, description="Tokens of prompt and answer together; unset: unknown."
     )
 
     @property

@@ -17,16 +17,14 @@ Beginning = Annotated[str, Field(pattern=r"^(s3|gs|hf|oci)://[^\s@]+$")]
 class PullSettings(Section):
     """Where adapters may be pulled from. S3 and Google Storage also read their usual environment."""
 
-    allowed: tuple[Beginning, ...] = Field(
-        (), description="Beginnings of addresses (s3://, gs://, hf://, oci://) that may be pulled from; empty: none."
-    )
-    s3_endpoint_url: str | None = Field(None, pattern=ENDPOINT, description="Another S3 than that of AWS.")
+    allowed: tuple[Beginning, ...] = Field((), description="Beginnings of addresses that may be pulled from.")
+    s3_endpoint_url: str | None = Field(None, pattern=ENDPOINT, description="S3 other than AWS's.")
     hf_endpoint_url: str = Field("https://huggingface.co", pattern=ENDPOINT, description="Hugging Face's hub.")
     hf_token_file: Path | None = Field(None, description="File with a token for the hub.")
     registry_auth_file: Path | None = Field(
         None, description="Credentials of OCI registries, as `docker login` writes them."
     )
-    plain_registries: tuple[str, ...] = Field((), description="Registries (HOST:PORT) that are reached without TLS.")
+    plain_registries: tuple[str, ...] = Field((), description="Registries (HOST:PORT) without TLS.")
     pull_seconds_max: float = Field(3600.0, gt=0, le=86_400, description="Longest pull.")
 
     def fetch_settings(self) -> FetchSettings:

@@ -26,7 +26,7 @@ class ReleaseSettings(Section):
         description="Whether a version needs an evaluation that shows it no worse.",
     )
     margin: float = Field(
-        0.02, gt=0, le=0.5, description="Difference of right answers and kept contracts that is no worse."
+        0.02, gt=0, le=0.5, description="Difference of right answers or kept contracts that is no worse."
     )
     class_loss_max: float = Field(
         0.3, gt=0, le=1, description="Difference of one class's right answers to be excluded."

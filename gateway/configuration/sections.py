@@ -35,16 +35,16 @@ class BodySection(Section):
     """What callers may put into the body of a request."""
 
     parameters_allowed: Annotated[frozenset[str], AfterValidator(_allowable)] = Field(
-        frozenset(), description="Permitted fields, of those that need permission."
+        frozenset(), description="Permitted fields that need permission."
     )
-    n_max: int = Field(1, ge=1, le=128, description="Most alternatives of one request.")
+    n_max: int = Field(1, ge=1, le=128, description="Most alternatives of a request.")
     unknown_fields: UnknownFields = Field(
         "refuse",
-        description="Unknown or forbidden fields are an error, or left out and named in a header.",
+        description="Unknown or forbidden fields are an error, or left out.",
     )
     max_tokens_over: TokensOver = Field(
         "refuse",
-        description="Too many requested tokens are an error, or the bound replaces them.",
+        description="Too many requested tokens are an error, or bounded.",
     )
 
 
@@ -56,7 +56,7 @@ class AuditSettings(Section):
     )
     head_file: Path | None = Field(None, description="File to which heads are appended.")
     head_webhook_url: str | None = Field(None, pattern="^https?://", description="Receiver of each head as JSON.")
-    head_interval_seconds: Seconds = Field(60.0, description="Time between two heads.")
+    head_interval_seconds: Seconds = Field(60.0, description="Time between heads.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -145,7 +145,7 @@ class DoorLimits(Section):
         256 << 20,
         ge=1 << 20,
         le=1 << 40,
-        description="Bytes of all bodies in progress together.",
+        description="Bytes of all bodies in progress.",
     )
     unread_seconds_max: Seconds = Field(60.0, description="Longest time without a read.")
     keep_alive_seconds_max: Seconds = Field(75.0, description="Longest idle time of a connection.")

@@ -121,18 +121,18 @@ class RecordSettings(Section):
     spool_bytes_max: int = Field(
         1 << 30, ge=1 << 16, le=1 << 40, description="Largest spool; beyond it the oldest are dropped."
     )
-    spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between two syncs of the spool.")
+    spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between syncs of the spool.")
     archive: bool = Field(True, description="Whether records and feedback become Parquet files.")
     archive_folder: Path | None = Field(None, description="Their folder; unset: `records` in the data folder.")
-    archive_interval_seconds: Seconds = Field(300.0, description="Time between two writes of the archive.")
+    archive_interval_seconds: Seconds = Field(300.0, description="Time between writes of the archive.")
     archive_retention_days: int = Field(366, ge=1, le=36_600, description="Days in the archive.")
 
 
 class RedisSettings(Section):
     """What an acknowledgement waits for, where a Redis is configured, and how long its file keeps what was deleted."""
 
-    replicas_acked_min: int = Field(0, ge=0, le=16, description="Replicas of Redis that a write must reach on disk.")
-    acked_timeout_seconds: float = Field(5.0, gt=0, le=9, description="Longest wait for a write to be on disk.")
+    replicas_acked_min: int = Field(0, ge=0, le=16, description="Replicas that must have a write on disk.")
+    acked_timeout_seconds: float = Field(5.0, gt=0, le=9, description="Longest wait for a write on disk.")
     rewrite_interval_seconds: float = Field(
         300.0, ge=0, le=86_400, description="Time between rewrites of the append-only file; 0: none."
     )
@@ -185,10 +185,10 @@ class Settings(BaseSettings):
     store_folder: Path | None = Field(None, description="Adapter store; unset: `store` in the data folder.")
     import_folders: tuple[Path, ...] = Field(
         (),
-        description="Folders from which adapters and prompts may be imported by path.",
+        description="Folders whose adapters and prompts may be imported.",
     )
     pulls: PullSettings = PullSettings()
-    redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one in the data folder.")
+    redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one.")
     redis_password_file: Path | None = Field(None, description="File with Redis's password, if redis_url has none.")
     redis_tls: TlsSettings | None = Field(
         None, description="Certificates for a rediss:// redis_url; unset: the system's."
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     admin_key: SecretStr | None = Field(
         None,
-        description="An admin key that always works; unset: the first start writes one to the data folder.",
+        description="An admin key that always works; unset: the first start writes one.",
     )
     pools: dict[Name, PoolSettings] = Field(min_length=1, description="Pools by name.")
     general_pool: Name = Field("general", description="Pool whose price is the reference for savings.")
@@ -219,13 +219,13 @@ class Settings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     console: ConsoleSettings = ConsoleSettings()
     processes: Annotated[int, Field(ge=1, le=PROCESSES_MAX)] | Literal["auto"] = Field(
-        1, description="Processes of this gateway; auto: one for each core."
+        1, description="Its processes; auto: one for each core."
     )
     series_max: int = Field(32_000, ge=2000, description="Prometheus series of this gateway.")
     cache_isolation: CacheIsolation = Field(
-        "caller", description="Whether an engine's prefix cache is one caller's, or shared by all (none)."
+        "caller", description="Prefix caches of engines: one for each caller, or shared (none)."
     )
-    health_interval_seconds: Seconds = Field(1.0, description="Time between two health checks of a replica.")
+    health_interval_seconds: Seconds = Field(1.0, description="Time between health checks of a replica.")
     snapshot_interval_seconds: Seconds = Field(1.0, description="Longest time until an admin's change is active.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity in the log.")
     log_format: Literal["json", "text"] = Field("json", description="JSON lines, or text for people.")

@@ -80,15 +80,15 @@ class HoldoutSettings(CheckSection):
 class PredictedGainSettings(CheckSection):
     """The check for a request that general is expected to answer better, as a measurement has shown."""
 
-    general_share_max: Share = Field(0.2, description="Largest share of requests that it sends to the fallback.")
+    general_share_max: Share = Field(0.2, description="Largest share that it sends to the fallback.")
 
 
 class ContractSettings(CheckSection):
     """The check for an answer that breaks the version's contract."""
 
-    constrained: bool = Field(False, description="Whether engines are constrained to the contract's form.")
+    constrained: bool = Field(False, description="Whether engines must keep the contract's form.")
     fallback_breaks: FallbackBreaks = Field(
-        "error", description="A fallback's answer that breaks it too is an error, or flagged in a header."
+        "error", description="A fallback's answer that breaks it too is an error, or flagged."
     )
 
 
@@ -138,7 +138,7 @@ class TaskSettings(BodySection):
     )
     hold_seconds_max: Seconds | None = Field(
         None,
-        description="Longest hold of an adapter's stream; unset: limits.answer_timeout_seconds.",
+        description="Longest hold of a stream; unset: limits.answer_timeout_seconds.",
     )
     max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens of a request.")
     previous_versions_kept: int = Field(2, ge=1, le=1000, description="Previous versions that stay loaded.")

@@ -35,7 +35,7 @@ class TextSettings(Section):
     keys: dict[Name, Annotated[SecretStr, AfterValidator(_key)]] = Field(
         default_factory=dict, description="Keys by name: 32 bytes in base64."
     )
-    key: Name | None = Field(None, description="Key that seals new texts; unset: none.")
+    key: Name | None = Field(None, description="Key that seals new texts.")
     phone_region: str | None = Field(
         None, pattern=r"^[A-Z]{2}$", description="Country of phone numbers without +; unset: kept."
     )

@@ -16,5 +16,5 @@ class TracingSettings(Section):
         description="OTLP address of traces, such as http://HOST:4318/v1/traces; unset: off.",
     )
     sampled_share: float = Field(
-        1.0, ge=0, le=1, description="Share of requests with spans, of those whose caller sends no `traceparent`."
+        1.0, ge=0, le=1, description="Share of requests with spans, where no `traceparent` decides."
     )

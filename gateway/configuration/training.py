@@ -19,7 +19,7 @@ class KubernetesSettings(Section):
     api_url: str = Field("https://kubernetes.default.svc", pattern="^https?://", description="The API server.")
     account_folder: Path = Field(
         Path("/var/run/secrets/kubernetes.io/serviceaccount"),
-        description="Folder with `token`, `ca.crt` and `namespace` of the service account.",
+        description="The service account's folder.",
     )
 
 
@@ -27,14 +27,14 @@ class TrainingParameters(Section):
     """Parameters of a training."""
 
     seed: int = Field(7, ge=0, le=2**31 - 1, description="Seed of order and draws.")
-    steps: int = Field(400, ge=1, le=1_000_000, description="Steps of the optimiser, at most.")
+    steps: int = Field(400, ge=1, le=1_000_000, description="Most steps.")
     batch: int = Field(16, ge=1, le=4096, description="Rows of a step.")
     rank: int | None = Field(None, ge=1, le=512, description="Rank of the LoRA; unset: that of `begin`, or 8.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Highest learning rate.")
     warmup_steps: int = Field(20, ge=0, le=100_000, description="Steps until it is reached.")
-    evaluate_every: int = Field(50, ge=1, le=100_000, description="Steps between two looks at the held-out rows.")
-    patience: int = Field(4, ge=0, le=1000, description="Looks without an improvement before it stops; 0: never.")
-    first_layer: int = Field(0, ge=0, le=1000, description="Layers below stay as they are, which is faster.")
+    evaluate_every: int = Field(50, ge=1, le=100_000, description="Steps between looks at the held-out rows.")
+    patience: int = Field(4, ge=0, le=1000, description="Looks without improvement before it stops; 0: never.")
+    first_layer: int = Field(0, ge=0, le=1000, description="Layers below stay as they are.")
     tokens_max: int = Field(1024, ge=8, le=1_000_000, description="Longer rows are left out.")
     heldout_share: float = Field(0.1, ge=0, le=0.9, description="Share held out, where the data holds out none.")
     rehearsal_share: float = Field(0.0, ge=0, le=0.9, description="Share of rows from earlier data.")
@@ -48,13 +48,9 @@ class TrainingSettings(Section):
         None, description="Python of an environment with torch, transformers and peft; unset: no local training."
     )
     threads: int = Field(0, ge=0, le=1024, description="Threads of a local training; 0: all cores but one.")
-    niceness: int = Field(15, ge=0, le=19, description="How far a local training stands back behind engines.")
-    rows_min: int = Field(
-        200, ge=1, le=1_000_000, description="Rows to train on that `retraining: auto` waits for, before it trains."
-    )
-    silence_seconds_max: float = Field(
-        3600.0, gt=0, le=86_400, description="Longest time without progress; then the training has failed."
-    )
+    niceness: int = Field(15, ge=0, le=19, description="Low priority of a local training.")
+    rows_min: int = Field(200, ge=1, le=1_000_000, description="Rows that `retraining: auto` waits for.")
+    silence_seconds_max: float = Field(3600.0, gt=0, le=86_400, description="Longest time without progress.")
     reached_at: str | None = Field(
         None, pattern=r"^https?://[^/]+$", description="Address of this gateway for trainers elsewhere."
     )

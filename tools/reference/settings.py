@@ -17,8 +17,7 @@ environment variable, which wins: `{ENVIRONMENT_PREFIX}` and the key in capitals
 (`{ENVIRONMENT_PREFIX}LISTEN__PORT`). Lists and sections may be JSON. Unknown keys, and settings that contradict each
 other, stop the start by name. [Reload](../guides/reload.md) lists what can change while the gateway runs.
 
-POOL, TASK and METRIC are your names: at most 63 of `a-z`, `0-9`, `-` and `_`, a letter or digit first. *Unset* is not
-0. A bound after `(` is excluded.
+POOL, TASK and METRIC: at most 63 of `a-z`, `0-9`, `-` and `_`, a letter or digit first. A bound after `(` is excluded.
 """
 
 

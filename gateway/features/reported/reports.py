@@ -42,13 +42,13 @@ class Report(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     source_id: Annotated[str, Meta(min_length=1, max_length=200)]  # Its name there; stored once.
     task: Name  # Its task; the key must be allowed it.
-    at: Annotated[float, Meta(gt=0, lt=253_402_300_800)]  # Time when it was served, in Unix seconds.
+    at: Annotated[float, Meta(gt=0, lt=253_402_300_800)]  # Unix time when it was served.
     version: Name | None = None  # The version that answered; unset: a general model.
     pool: Name | None = None  # Its pool, if known here.
     messages: Messages | None = None  # The conversation; or `prompt`. Unset: its scope is not judged.
     prompt: Text | None = None  # The prompt, of a completion.
     answer: Text | None = None  # The answer. Unset: it is not judged.
-    logprobs: Logprobs | None = None  # Those of the answer's tokens (nats), for its confidence.
+    logprobs: Logprobs | None = None  # Of the answer's tokens (nats), for its confidence.
     finish_reason: Annotated[str, Meta(min_length=1, max_length=64)] | None = None  # Why the engine stopped.
     status: Annotated[int, Meta(ge=100, le=599)] = 200  # HTTP status there.
     prompt_tokens: Tokens | None = None  # As counted there.
@@ -56,9 +56,9 @@ class Report(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cost_usd: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None  # Cost there, in US dollars.
     duration_seconds: Seconds = 0.0  # Duration there.
     first_token_seconds: Seconds | None = None  # Time to the first token, of a stream.
-    session: Short | None = None  # A name under which feedback may find it.
+    session: Short | None = None  # Name under which feedback may find it.
     subject: Short | None = None  # Another such name.
-    probability: Annotated[float, Meta(gt=0, le=1)] = 1.0  # Probability that it was given to this arm there.
+    probability: Annotated[float, Meta(gt=0, le=1)] = 1.0  # Probability that this arm got it there.
 
 
 REPORT = msgspec.json.Decoder(Report)
