@@ -344,12 +344,12 @@ def settle(services: Services, ledger: Ledger, now: float) -> None:
     if services.snapshot.current.policy.watched:
         _note_language(services, ledger)
     _count(services, ledger)
-    if ledger.trace is not None and services.observers.tracing is not None:
-        services.observers.tracing.end(ledger, ledger.trace, now)
     if ledger.body is not None and record.task is not None:
         services.recent.keep(record.id, ledger.body)
     if not services.flow.buffer.put(record):
         services.meters.records_dropped.add(1)
+    if ledger.trace is not None and services.observers.tracing is not None:  # last: a fault of it costs no record
+        services.observers.tracing.end(ledger, ledger.trace, now)
 
 
 def settle_shadow(services: Services, ledger: Ledger, now: float, outcome: str) -> None:

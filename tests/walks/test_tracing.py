@@ -14,7 +14,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from gateway.features.tracing.feature import TRACING
+from gateway.path.ledger import Ledger
 from gateway.services import Services
+from monitoring.records import Record
+from monitoring.trace_context import TraceContext, make_context
 from tests.fakes.collector import Collector, ReceivedSpan, run_collector
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
@@ -60,6 +63,23 @@ async def ask(client: AsyncOpenAI, traceparent: str | None = None, **fields: Any
     _, trace, span, flags = answer.headers["traceparent"].split("-")
     assert flags == "01"
     return trace, span
+
+
+async def test_a_fault_of_the_tracer_costs_no_record(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faulty:
+        def begin(self, request_id: str, traceparent: str | None) -> TraceContext | None:
+            return make_context(request_id, traceparent, 0.0, 1.0)
+
+        def end(self, ledger: Ledger, trace: TraceContext, now: float) -> None:
+            raise ValueError("an attribute")
+
+    async with run_gateway(configure()) as gateway, gateway.http() as http:
+        gateway.services.observers.tracing = Faulty()
+        kept: list[Record] = []
+        monkeypatch.setattr(gateway.services.flow.buffer, "put", lambda record: kept.append(record) or True)
+        answer = await http.post("/v1/chat/completions", json={"model": "general", "messages": ASK["messages"]})
+        await until(lambda: kept)
+    assert (answer.status_code, [record.outcome for record in kept]) == (200, ["ok"])
 
 
 async def spans_of(collector: Collector, trace: str, number: int) -> list[ReceivedSpan]:
