@@ -10,10 +10,17 @@ import httpx
 import kubernetes_validate
 import pytest
 import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from gateway.features.training.ending import TrainingFault, enter_result
+from gateway.features.training.launching import find_end
+from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
 from tests.fakes.adapters import write_adapter
+from tests.fakes.applications import run_application
 from tests.fakes.certificates import Authority
 from tests.fakes.ports import free_port
 from tests.fakes.trainer import write_trainer
@@ -138,6 +145,23 @@ async def test_points_of_a_trainer_without_all_figures_can_be_read(
             progress = (await http.get(f"{PATH}/{name}")).json()["progress"]
             assert (progress["step"], progress["heldout"][-1]) == (50, [50, 0.0, 0.0])
             assert (await http.get(f"{PATH}/{name}/plot")).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"<html>Sign in.</html>", b"[]", b'"gone"', b'{"status": 1}'])
+async def test_answer_of_a_proxy_before_ray_ends_no_training(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, body: bytes
+) -> None:
+    async def answer(_: Request) -> Response:
+        return Response(body)
+
+    async with (
+        run_application(Starlette(routes=[Route("/api/jobs/{job}", answer)])) as url,
+        run_gateway(configure(training=settings_of(url, 1, tmp_path))) as running,
+    ):
+        training = Training(
+            id="t", task="returns", pool="small", data="d", runner="ray", place="", parameters={}, manifest={}
+        )
+        assert await find_end(running.features[Trainings], training) is None
 
 
 async def _refused(url: str, runner: TrainingRunner, name: str) -> bool:

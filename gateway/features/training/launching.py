@@ -6,6 +6,7 @@ Each is named after its training, so that a second launch finds the first one.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import key_of
 from gateway.features.training.trainings import Trainings
 
+log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 30.0
 URL_VARIABLE, TOKEN_VARIABLE = "TRAINING_URL", "TRAINING_TOKEN"
 BOOTSTRAP = (
@@ -66,8 +68,9 @@ async def find_end(trainings: Trainings, training: Training) -> str | None:
                 return await _ray_end(trainings, training)
             case _:
                 return None
-    except (httpx.HTTPError, OSError, ssl.SSLError):
-        return None  # it is looked at again
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError, ValueError, TypeError, AttributeError) as error:
+        log.warning("the end of the training %s can't be told: %s", training.id, error)
+        return None  # it is looked at again; a proxy may have answered with its own page
 
 
 async def _tell_webhook(trainings: Trainings, training: Training) -> None:
