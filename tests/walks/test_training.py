@@ -319,6 +319,10 @@ async def test_auto_waits_until_there_are_rows_enough_and_builds_the_data_set_ag
             return bool((await read_request())["training"])
 
         await until(is_training)
+        builds = await running.features[Trainings].datasets.builds.all()
+        assert len(builds) > 1
+        for build in builds:
+            assert (await http.get(f"/admin/v1/datasets/builds/{build.id}")).status_code == 200, build.id
 
 
 async def _note_has(read_request: Callable[[], Awaitable[dict[str, Any]]], text: str) -> bool:
