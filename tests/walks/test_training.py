@@ -225,6 +225,17 @@ async def _erased(http: httpx.AsyncClient, erasure: str) -> dict[str, Any] | Non
     return told if told["state"] == "done" else None
 
 
+async def test_folder_of_a_training_that_a_newer_release_wrote_stays(gateway: RunningGateway) -> None:
+    trainings = gateway.features[Trainings]
+    await gateway.services.redis.hset("apprentice:trainings", "newer", b'{"id": 1}')
+    for name in ("newer-1", "gone-1"):
+        (trainings.folder / name).mkdir()
+    async with gateway.http() as http:
+        await ended(http, (await begin(http, await send(http, data())))["id"])
+    await until(lambda: not (trainings.folder / "gone-1").exists())
+    assert (trainings.folder / "newer-1").exists()
+
+
 async def test_what_is_wrong_is_said_before_anything_runs_or_with_its_line(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         digest = await send(http, data())

@@ -17,7 +17,7 @@ from gateway.background.lease import JobLease
 from gateway.features.training.ending import TrainingFault, enter_result
 from gateway.features.training.store import Training
 from gateway.features.training.training_run import LOOK_INTERVAL_SECONDS, TrainingRun
-from gateway.features.training.trainings import Trainings
+from gateway.features.training.trainings import Trainings, remove_folders
 from serving.training.trainer import build_command, explain_exit
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,13 @@ async def keep_training(trainings: Trainings) -> None:
         generation = trainings.services.snapshot.current.generation
         if generation == looked_at:
             return
+        folders = await asyncio.to_thread(trainings.list_folders)  # before trainings: one that begins now keeps its own
         all_of_them = await trainings.store.all()
         since = time.time() - FAILED_KEPT_SECONDS
-        kept = [each for each in all_of_them if each.status == "running" or _is_kept(each, since)]
-        await asyncio.to_thread(trainings.sweep, kept)
+        kept = {trainings.folder_of(each) for each in all_of_them if each.status == "running" or _is_kept(each, since)}
+        unread = await trainings.store.names() - {each.id for each in all_of_them}
+        gone = [path for path in folders if path not in kept and path.name.rpartition("-")[0] not in unread]
+        await asyncio.to_thread(remove_folders, gone)
         ours = [each for each in all_of_them if trainings.runs_here(each)]
         for training in reversed(ours):
             await LocalRun(trainings, training).run_to_end()

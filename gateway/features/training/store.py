@@ -69,6 +69,10 @@ class TrainingStore:
         trainings = await self._reader.read_all(self.object_store, "the training", Training)
         return sorted(trainings, key=lambda each: -each.created_at)
 
+    async def names(self) -> set[str]:
+        """The ids of all that are kept, also of those that can't be read."""
+        return set(await self.object_store.written())
+
     async def get(self, name: str) -> tuple[Training | None, int]:
         """One training (None: there is none, or no more), and its generation, which is never newer.
 

@@ -68,12 +68,15 @@ class Trainings:
         """The folder of a training: one that is begun anew gets another, one that goes on keeps its own."""
         return self.folder / f"{training.id}-{int(training.created_at * 1000):x}"
 
-    def sweep(self, kept: Iterable[Training]) -> None:
-        """Remove the folders of all trainings but those that are `kept`: they hold texts."""
-        names = {self.folder_of(training).name for training in kept}
-        for folder in self.folder.iterdir():
-            if folder.is_dir() and folder.name not in names:
-                shutil.rmtree(folder, ignore_errors=True)
+    def list_folders(self) -> list[Path]:
+        """The folders of all trainings."""
+        return [path for path in self.folder.iterdir() if path.is_dir()]
+
+
+def remove_folders(folders: Iterable[Path]) -> None:
+    """Remove folders of trainings: they hold texts."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ensure_place(folder: Path) -> str:
