@@ -47,7 +47,6 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     result: dict[str, Any] = {}
     version: str | None = None
-    request: str | None = None
 
 
 def id_of(task: str, pool: str, data: str, begin: str | None, parameters: dict[str, Any]) -> str:
