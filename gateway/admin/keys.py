@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
 from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, services_of
 from gateway.audit import audited
-from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
+from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
+from gateway.console.sessions import ENDS
 from gateway.errors import Problem
 from gateway.four_eyes import (
     owner_remembered,
@@ -22,11 +23,13 @@ from gateway.four_eyes import (
 )
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
+from gateway.state.redis import redis_time
 from router.policy import AUTO, UnknownFields
 from serving.object_store import Change, ObjectStore, reading
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 OVERLAP_SECONDS_MAX = 30 * 86_400
+Public = Annotated[str, Path(pattern=f"^[a-z0-9]{{{PUBLIC_LENGTH}}}$")]
 
 
 class LimitsIn(Body):
@@ -191,6 +194,17 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
     await step.take([removal, *owner_remembered(services, public, before)])
     await services.snapshot.refresh()
     return {"public": public}
+
+
+@router.delete("/sessions/{public}")
+async def end_sessions(request: Request, public: Public, admin: Admin) -> dict[str, Any]:
+    """End all console sessions of a key or a person, as the audit names them. They may sign in again."""
+    services = services_of(request)
+    now = await redis_time(services.redis)
+    step = audited(services, admin)
+    step.note("console.end", public, None, {"ended_at": now})
+    await step.take([Change(ObjectStore(services.redis, ENDS), public, {"at": now})])
+    return {"public": public, "ended_at": now}
 
 
 def _unknown_models(services: Services, models: list[str]) -> list[str]:

@@ -14,8 +14,12 @@ from redis.asyncio import Redis
 
 from gateway.callers import Caller, Role
 from gateway.configuration.sections import OidcSettings
+from gateway.state.redis import redis_time
+from serving.object_store import ObjectStore
 
 ROOT = "apprentice:console:session:"
+ENDS = "console_ends"
+"""The objects that say until when the sessions of a key or a person were ended by an admin."""
 ROLES: tuple[Role, ...] = ("operator", "admin")
 """The roles whose people may sign in."""
 
@@ -41,6 +45,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     csrf: str
     ends_at: float
+    begun_at: float = 0.0
     public: str = ""
     secret_digest: str = ""
     person: Person | None = None
@@ -72,6 +77,7 @@ class Sessions:
         token = secrets.token_urlsafe(32)
         session = Session(
             csrf=secrets.token_urlsafe(32),
+            begun_at=await redis_time(self._redis),
             ends_at=time.time() + self._seconds,
             public="" if person else caller.public,
             secret_digest=caller.secret_digest,
@@ -83,7 +89,11 @@ class Sessions:
     async def find(self, token: str | None) -> Session | None:
         """The session of a token; None where there is none, or no more."""
         raw = await self._redis.get(_name(token)) if token else None
-        return None if raw is None else msgspec.json.decode(raw, type=Session)
+        if raw is None:
+            return None
+        session = msgspec.json.decode(raw, type=Session)
+        ended = await ObjectStore(self._redis, ENDS).get(session.person.public if session.person else session.public)
+        return session if ended is None or session.begun_at > ended["at"] else None
 
     async def note(self, token: str, session: Session, notes: tuple[str, ...]) -> None:
         """Have these sentences shown on the session's next page; none: forget those of the last one."""

@@ -321,6 +321,7 @@ CASES: tuple[Case, ...] = (
     ),
     call("POST", "/retraining", {"task": "returns", "version": V1, "reason": REASON, "since": 1}),
     call("POST", "/retraining/{retraining}/close", retraining="<retraining>"),
+    call("DELETE", "/sessions/{public}", public="a" * 12),
     call("POST", "/replicas/{name}/cordon", {"reason": SMILE * 500}, name="small-0"),
     call("POST", "/replicas/{name}/uncordon", name="small-0"),
     call("POST", "/replicas/{name}/recycle", None, "refused", name="small-0"),

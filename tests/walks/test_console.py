@@ -113,6 +113,17 @@ async def test_signing_out_ends_the_session_for_whoever_has_its_cookie(gateway: 
         assert (await other.get("/console/")).url.path == "/console/sign-in"
 
 
+async def test_an_admin_ends_the_sessions_of_someone_else(gateway: RunningGateway) -> None:
+    key = await gateway.key(role="operator")
+    async with browsing(gateway, key) as http, browsing(gateway, gateway.admin_key) as other, gateway.http() as admin:
+        ended = await admin.delete(f"/admin/v1/sessions/{key.split('-')[2]}")
+        assert ended.status_code == 200, ended.text
+        assert (await http.get("/console/")).url.path == "/console/sign-in"
+        assert (await other.get("/console/")).url.path == "/console/"
+        assert (await sign_in(http, key)).url.path == "/console/"
+        assert (await admin.delete("/admin/v1/sessions/nobody")).status_code == 400
+
+
 @pytest.mark.invariant("A form of another site, or of another session, changes nothing.")
 async def test_a_form_of_another_site_or_session_changes_nothing(gateway: RunningGateway) -> None:
     path, question = "/console/do/cordon", "/console/do/cordon?replica=small-0"
