@@ -43,7 +43,7 @@ async def child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
     """
     thread = ThreadPoolExecutor(1, "child")
     try:
-        beginning = asyncio.ensure_future(_run_in(thread, lambda: _begun(command)))
+        beginning = _run_in(thread, lambda: _begun(command))
         try:
             process = await asyncio.shield(beginning)
         except asyncio.CancelledError:
@@ -61,8 +61,9 @@ async def child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
         thread.shutdown(wait=False)
 
 
-async def _run_in(thread: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(thread, call)
+def _run_in(thread: ThreadPoolExecutor, call: Callable[[], T]) -> asyncio.Future[T]:
+    """The result to come. The thread has the call at once, whatever is cancelled then."""
+    return asyncio.get_running_loop().run_in_executor(thread, call)
 
 
 def _begun(command: Sequence[str]) -> subprocess.Popen[bytes]:
