@@ -226,8 +226,8 @@ async def take_action(visit: Visit) -> Response:
     body, query = dict(action.body), dict(action.query)
     try:
         body |= {name: names[name] for name in action.names_in_body} | _read_fields(action, fields)
-        if names.get("generation", "").isdecimal() and action.generation != "none":
-            (body if action.generation == "body" else query)["expected_generation"] = int(names["generation"])
+        if action.generation != "none" and (generation := names.get("generation")):
+            (body if action.generation == "body" else query)["expected_generation"] = _read_generation(generation)
         answer = await visit.api.send(action.method, fill_address(action.path, **names), body or None, query)
     except Declined as refused:
         return await _render_question(visit, action, names, fields, refused)
@@ -283,6 +283,13 @@ def _read_fields(action: Click, given: Mapping[str, str]) -> dict[str, Any]:
         elif text:
             body[each.name] = _read(each, text)
     return body
+
+
+def _read_generation(told: str) -> int:
+    """Raises ValueError."""
+    if not told.isdecimal():
+        raise ValueError(f"The generation is no number: {told[:20]!r}. Open the page again.")
+    return int(told)
 
 
 def _read(field: Field, text: str) -> Any:

@@ -92,12 +92,6 @@ class ToolUseChoice(msgspec.Struct):
     disable_parallel_tool_use: bool | None = None
 
 
-class RequestMetadata(msgspec.Struct):
-    """The caller's own id of its user."""
-
-    user_id: str | None = None
-
-
 class Thinking(msgspec.Struct):
     """Whether the model thinks before it answers. It is a hint: the engine's template decides."""
 
@@ -140,7 +134,8 @@ class CountedMessages(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     tools: Annotated[list[ClientTool], Meta(max_length=512)] | None = None
     tool_choice: ToolUseChoice | None = None
-    metadata: RequestMetadata | None = None
+    metadata: Annotated[dict[str, Any], Meta(max_length=64)] | None = None
+    """`user_id` is the caller's own id of its user. Rules read the others, as in chat."""
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
@@ -170,7 +165,7 @@ class MessagesFormat(TranslatedFormat):
 
     def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         request: MessagesRequest = read
-        fields = self.rest(given, "temperature", "top_p", "top_k", "service_tier")
+        fields = self.rest(given, "temperature", "top_p", "top_k", "metadata", "service_tier")
         system = _join_text(request.system, "system") if request.system else ""
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         for number, message in enumerate(request.messages):
@@ -184,8 +179,11 @@ class MessagesFormat(TranslatedFormat):
                 fields |= _read_choice(request.tool_choice)
         if request.output_config is not None:
             fields |= _read_output(request.output_config)
-        if request.metadata is not None and request.metadata.user_id:
-            fields["user"] = request.metadata.user_id
+        user = (request.metadata or {}).get("user_id")
+        if user is not None and not isinstance(user, str):
+            raise Problem("invalid_value", "metadata.user_id has to be a text.", "metadata.user_id")
+        if user:
+            fields["user"] = user
         if messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]:
             text = "The last message is the assistant's. The gateway does not continue an answer: end with the user's."
             raise Problem("invalid_value", text, "messages")

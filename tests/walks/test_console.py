@@ -182,6 +182,8 @@ async def change_by_click(gateway: RunningGateway) -> None:
         generation = (await admin.get("/admin/v1/aliases/returns")).json()["generation"]
         stale = await take(http, f"{PROMOTE}&generation={generation - 1}")
         assert stale.status_code == 409
+        unread = await take(http, f"{PROMOTE}&generation={generation}.0")
+        assert (unread.status_code, "The generation is no number" in unread.text) == (400, True)
         done = await take(http, f"{PROMOTE}&generation={generation}")
         assert (done.status_code, done.url.path) == (200, "/console/tasks/returns")
         assert "Done: Promote returns@v3." in done.text

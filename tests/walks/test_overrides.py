@@ -127,6 +127,20 @@ async def test_which_rule_refused_is_on_the_record(gateway: RunningGateway) -> N
     assert (record["error_code"], record["override_id"], record["pool"]) == ("refused_by_override", "a", None)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
+async def test_a_rule_by_metadata_holds_at_every_endpoint(gateway: RunningGateway, path: str) -> None:
+    said = {"messages": [{"role": "user", "content": PROMPT}], "prompt": PROMPT, "input": PROMPT}
+    own = {"/v1/completions": ["prompt"], "/v1/responses": ["input"]}.get(path, ["messages"])
+    told = {"model": "returns", **{name: said[name] for name in own}, "metadata": {"tier": "beta"}}
+    told |= {"max_tokens": 9} if path == "/v1/messages" else {}
+    async with gateway.http() as http:
+        await put(http, "a", action="refuse", metadata={"tier": "beta"})
+        refused = await http.post(path, json=told)
+        passed = await http.post(path, json=told | {"metadata": {"tier": "other"}})
+    assert (refused.status_code, "rule" in refused.text.lower()) == (400, True), refused.text
+    assert passed.status_code == 200, passed.text
+
+
 async def test_a_rule_that_is_only_observed_changes_nothing_and_stands_on_the_record(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         await put(http, "a", action="refuse", mode="observe")
