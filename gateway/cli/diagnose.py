@@ -18,7 +18,7 @@ def diagnose(
     api: Api,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
 ) -> None:
-    """Tell the likely fault of an answer: data, training, base or scope.
+    """Tell the likely fault of an answer.
 
     The version, earlier versions, the base and general are asked now, at temperature 0. The text must be kept.
     """

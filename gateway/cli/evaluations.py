@@ -134,7 +134,7 @@ def evaluate(
     report_to: Out = None,
     rows_out: RowsOut = None,
 ) -> None:
-    """Evaluate a version on a data set, beside the versions that it may replace.
+    """Evaluate a version on a data set, beside those that it may replace.
 
     It runs on the gateway, where callers leave room. Ctrl-C ends the watching alone; the same command again goes on, or
     shows the report that there is.
@@ -227,7 +227,7 @@ def compare(
     first: Annotated[str | None, typer.Option(metavar="ARM", help="An arm. Unset: the first.")] = None,
     second: Annotated[str | None, typer.Option(metavar="ARM", help="The other one. Unset: the second.")] = None,
 ) -> None:
-    """Judge pairs of answers side by side, without knowing whose they are. Texts of the task have to be kept."""
+    """Judge pairs of answers side by side, blind. Texts of the task have to be kept."""
     path = f"{api.url}/v1/evaluations/{quote(evaluation, safe='')}/pair"
     while True:
         pair = api.get(path, first=first, second=second)

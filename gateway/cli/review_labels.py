@@ -34,7 +34,7 @@ def show_agreement(
         float, typer.Option(metavar="ALPHA", help="With --data: alpha below which single labels should not count.")
     ] = 0.667,
 ) -> None:
-    """Show how much reviewers agree (Krippendorff's alpha)."""
+    """Show reviewers' agreement (Krippendorff's alpha)."""
     if (task is None) == (data is None):
         raise Unusable("Name a task, or a rater file with --data.")
     if data is not None:
@@ -63,7 +63,7 @@ def show_agreement(
 
 @add_command(reviews, "disputed")
 def show_disputed(api: Api, task: Task) -> None:
-    """Show the reviews on which reviewers disagree, with all answers."""
+    """Show the reviews on which reviewers disagree."""
     answer = api.get(f"/reviews/{quote(task, safe='')}/disputed")
     if api.out.answer(answer):
         return
@@ -115,7 +115,7 @@ def add_gold(
     value: JudgedValue,
     comment: Annotated[str | None, typer.Option(metavar="TEXT", help="Why this is right.")] = None,
 ) -> None:
-    """Make a request that is kept for review a gold question."""
+    """Make a kept request a gold question."""
     body = {"request_id": request_id, "value": _read_value(api, task, value), **as_body(comment=comment)}
     answer = api.post(f"/reviews/{quote(task, safe='')}/gold", body)
     api.out.tell(answer, f"{request_id} is a gold question.")

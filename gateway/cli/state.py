@@ -62,7 +62,7 @@ def export(
         typer.Option(help="Export this kind of objects alone; may be given several times."),
     ] = None,
 ) -> None:
-    """Write all that admins have set as one JSON file. The same state is the same file, so that it can lie in git.
+    """Write all that admins set as one JSON file. The same state is the same file, so that it can lie in git.
 
     Keys are in it by the digests of their secrets. Bytes of adapters are not; --adapters fetches them.
     """
@@ -162,7 +162,7 @@ def apply_file(
         typer.Option(metavar="SECONDS", min=0.0, max=86_400.0, help="How long versions may take to be placed."),
     ] = 600.0,
 ) -> None:
-    """Bring the state to that of a file.
+    """Apply a state file.
 
     Nothing is done where any of it can't be: an object that was changed since the export (--force overrules that),
     another base model, bytes that the store does not have.

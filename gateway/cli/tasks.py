@@ -31,7 +31,7 @@ Until = Annotated[
 
 @add_command(tasks, "list")
 def list_tasks(api: Api) -> None:
-    """List the tasks with the verdict on the version that leads."""
+    """List the tasks with the verdict on what leads."""
     answer = api.get("/quality")
     if api.out.answer(answer):
         return

@@ -36,7 +36,7 @@ def rules() -> Iterator[Mapping[str, Any]]:
 def _section(rule: Mapping[str, Any]) -> str:
     told = {name: _readable(text) for name, text in rule["annotations"].items()}
     severity = rule["labels"]["severity"]
-    return f"### {rule['alert']}\n\n**{severity}** · {told['summary']}\n\n{told['action'].strip()}"
+    return f"### {rule['alert']}\n\n**{severity}:** {told['summary']}\n\n{told['action'].strip()}"
 
 
 def _readable(template: str) -> str:
