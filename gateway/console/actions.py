@@ -181,7 +181,9 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
                 Field(
                     "role", "Role", "choice", choices=tuple((r, r) for r in ("caller", "operator", "admin", "sidecar"))
                 ),
-                Field("models", "Models", "list", value="*", hint="Tasks and pools, with commas between; * is all."),
+                Field(
+                    "models", "Models", "list", True, value="*", hint="Tasks and pools, with commas between; * is all."
+                ),
                 *LIMITS,
             ),
         ),
@@ -282,6 +284,8 @@ def _read_fields(action: Click, given: Mapping[str, str]) -> dict[str, Any]:
             body.setdefault(each.inside, {})[each.name] = _read(each, text) if text else None
         elif text:
             body[each.name] = _read(each, text)
+        elif each.required:
+            raise ValueError(f"{each.label}: it is empty.")
     return body
 
 

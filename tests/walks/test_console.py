@@ -176,6 +176,12 @@ async def test_an_operator_sees_no_buttons_and_the_api_refuses_their_steps(gatew
         assert (await http.get("/console/tasks/nothing")).status_code == 404
 
 
+async def test_a_field_that_has_to_be_filled_is_refused_empty(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        answer = await take(http, "/console/do/make-key", name="new", role="caller", models="")
+        assert (answer.status_code, "Models: it is empty." in answer.text) == (400, True)
+
+
 async def change_by_click(gateway: RunningGateway) -> None:
     """Each click is the admin's own step, once, with its entry in the audit."""
     async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin:
