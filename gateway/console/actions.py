@@ -212,11 +212,26 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
     }
 )
 """The table name → step."""
+HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "task": ("/admin/v1/tasks/{task}/quality",),
+        "version": ("/admin/v1/adapters/{version}",),
+        "public": ("/admin/v1/callers/{public}",),
+        "replica": ("/admin/v1/replicas", "name", "replicas"),
+        "rule": ("/admin/v1/overrides", "id", "overrides"),
+        "action": ("/admin/v1/tasks/{task}/quality", "id", "quality", "actions"),
+    }
+)
+"""Where it is read whether what a step is about exists: an address, and in a list the key, and the way to it."""
 
 
 async def ask_first(visit: Visit) -> Response:
-    """The page that says what a step does, and asks for what it needs."""
+    """The page that says what a step does, and asks for what it needs. Raises Declined (403, 404)."""
     action, names = _asked(visit, dict(visit.request.query_params))
+    if not visit.is_admin:
+        raise Declined(403, "role_required", "This needs a key with the role admin.")
+    for name in HOMES.keys() & names.keys():
+        await _find(visit, name, names)
     values = {each.name: names.get(each.name, each.value) for each in action.fields}
     return await _render_question(visit, action, names, values)
 
@@ -252,6 +267,18 @@ def _asked(visit: Visit, names: dict[str, str]) -> tuple[Click, dict[str, str]]:
     except KeyError:
         pass
     raise Declined(404, "not_found", "There is no such step, or its address is not whole.")
+
+
+async def _find(visit: Visit, name: str, names: Mapping[str, str]) -> None:
+    """Raises Declined (404) where there is nothing of this name."""
+    address, *keys = HOMES[name]
+    found = await visit.api.get(fill_address(address, **names))
+    if keys:
+        key, *way = keys
+        for step in way:
+            found = found[step]
+        if names[name] not in [each[key] for each in found]:
+            raise Declined(404, "not_found", f"There is no {name} {names[name][:80]!r}.")
 
 
 async def _render_question(

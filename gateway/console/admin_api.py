@@ -72,7 +72,7 @@ class PersonalApi:
         return answer
 
 
-def fill_address(template: str, **names: str) -> str:
+def fill_address(template: str, /, **names: str) -> str:
     """An address with these names in it, each escaped. Raises Declined (404) for a name that leads elsewhere."""
     if not DOTS.isdisjoint(names.values()):
         raise Declined(404, "not_found", "There is nothing of this name.")

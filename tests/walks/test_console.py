@@ -170,7 +170,14 @@ async def test_pages_allow_a_browser_nothing_but_their_own_files(gateway: Runnin
 async def test_an_operator_sees_no_buttons_and_the_api_refuses_their_steps(gateway: RunningGateway) -> None:
     async with browsing(gateway, await gateway.key(role="operator")) as http:
         assert "/console/do/" not in (await http.get("/console/tasks/returns")).text
-        answer = await take(http, "/console/do/promote?task=returns&version=returns@v1")
+        page = await http.get("/console/do/promote?task=returns&version=returns@v1")
+        assert (page.status_code, "role admin" in page.text, "<button" in page.text.partition("<main")[2]) == (
+            403,
+            True,
+            False,
+        )
+        fields = {"csrf": token_in(page), "@task": "returns", "@version": "returns@v1"}
+        answer = await http.post("/console/do/promote", data=fields)
         assert (answer.status_code, "role admin" in answer.text) == (403, True)
         assert (await http.get("/console/do/promote?task=returns")).status_code == 404
         assert (await http.get("/console/tasks/nothing")).status_code == 404
@@ -180,6 +187,24 @@ async def test_a_field_that_has_to_be_filled_is_refused_empty(gateway: RunningGa
     async with browsing(gateway, gateway.admin_key) as http:
         answer = await take(http, "/console/do/make-key", name="new", role="caller", models="")
         assert (answer.status_code, "Models: it is empty." in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        *(
+            "promote?task=nope&version=x&generation=1",
+            "promote?task=returns&version=returns@v9",
+            "end-canary?task=nope",
+        ),
+        *("undo?task=returns&action=zz", "cordon?replica=nope", "delete-rule?rule=nope", "revoke-key?public=nope"),
+    ],
+)
+async def test_nobody_is_asked_about_what_does_not_exist(gateway: RunningGateway, step: str) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        page = await http.get(f"/console/do/{step}")
+        assert (page.status_code, "<button" in page.text.partition("<main")[2]) == (404, False)
+        assert (await http.get("/console/do/cordon?replica=small-0&template=x")).status_code == 200
 
 
 async def change_by_click(gateway: RunningGateway) -> None:
