@@ -305,6 +305,7 @@ def canary(
     """Send a share of the task's sessions to a version.
 
     A session stays with the version it got. Given again, it changes the share, and without --auto the plan stays.
+    Refused while another version is the canary.
 
     Without a plan people judge: `promote` or `rollback` ends it. --no-auto takes it away.
     """

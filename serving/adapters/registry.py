@@ -256,7 +256,7 @@ class Registry:
         A session stays where it is when a share is raised: the canary has the beginning of the draw. With the same plan
         its judgement goes on too, with another it begins anew. `keeps_plan`: one on trial keeps the plan that it has,
         and `plan` is for another one. If it is the shadow, it stays that as well. The change `beside` is made in the
-        same step.
+        same step. Raises RegistryError where another version is the canary.
         """
 
         def split(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
@@ -264,7 +264,10 @@ class Registry:
             leading = entry.leading
             if name == leading:
                 raise RegistryError(f"{name} is the active version of {task}: a canary is another one.")
-            before_it = entry.rollout if entry.rollout is not None and entry.rollout.version == name else None
+            before_it = entry.rollout
+            if before_it is not None and before_it.version != name:
+                end = f"`apprentice adapters rollback {task} --canary`"
+                raise RegistryError(f"{before_it.version} is the canary of {task}: promote it, or end it with {end}.")
             of_it = before_it.plan if before_it is not None and keeps_plan else plan
             rollout = Rollout(version=name, share=share, started_at=time.time(), by=by, plan=of_it).since(before_it)
             return replace(

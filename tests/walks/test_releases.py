@@ -186,6 +186,22 @@ async def test_canary_gets_its_share_of_sessions_each_keeps_its_arm_and_records_
         assert 6 <= Counter(first.values())[V2] <= 30
 
 
+async def test_a_second_canary_is_refused_and_names_the_first_which_keeps_its_plan(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        third = await running.place(make_adapter(3), alias=False)
+        begun = await step(http, "canary", version=V2, share=0.2, plan=STRICT)
+        refused = await step(http, "canary", 409, version=third, share=0.1)
+        assert refused["error"]["code"] == "state_conflict"
+        assert f"{V2} is the canary of returns" in refused["error"]["message"]
+        assert "apprentice adapters rollback returns --canary" in refused["error"]["message"]
+        now = await alias(http)
+        assert (now["weights"], now["rollout"]["plan"]) == (begun["weights"], begun["rollout"]["plan"])
+        await step(http, "rollback", canary_only=True)
+        assert (await step(http, "canary", version=third, share=0.1))["rollout"]["version"] == third
+
+
 async def test_judgement_continues_after_a_raised_share_and_restarts_with_another_plan(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
