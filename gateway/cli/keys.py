@@ -14,7 +14,7 @@ import typer
 
 from gateway.callers import Role
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, add_command, as_body
+from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.tables import Row, moment, tell_warnings
 
 keys = typer.Typer(help="Make, list, change, rotate and revoke API keys.", no_args_is_help=True)
@@ -132,9 +132,11 @@ def rotate(
 
 
 @add_command(keys)
-def revoke(api: Api, public: Public) -> None:
-    """Revoke a key on every gateway."""
-    answer = api.delete(f"/callers/{_quoted(public)}")
+def revoke(api: Api, public: Public, yes: Yes = False) -> None:
+    """Revoke a key on every gateway. Asks before it does."""
+    path = f"/callers/{_quoted(public)}"
+    make_sure(f"Every gateway refuses {public} from then on, for good. Revoke it?", yes)
+    answer = api.delete(path)
     api.out.tell(answer, f"{answer['public']} is revoked.")
 
 

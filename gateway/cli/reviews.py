@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Refused, Unusable
-from gateway.cli.command import Api, add_command, as_body
+from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.tables import Row, moment, since
 
 reviews = typer.Typer(
@@ -97,10 +97,12 @@ def delete_reviews(
     api: Api,
     task: Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")],
     request: Annotated[str | None, typer.Option(metavar="ID", help="Only of this request. Unset: all.")] = None,
+    yes: Yes = False,
 ) -> None:
-    """Delete the texts of a task's reviews."""
+    """Delete the texts of a task's reviews. Asks before it does."""
     if request is not None and not request.strip():
         raise Unusable("--request is empty: give a request's id, or leave it out to delete all.")
+    make_sure(f"Delete the texts of {'all reviews' if request is None else 'this review'} of {task} for good?", yes)
     query = "" if request is None else f"?request_id={quote(request, safe='')}"
     answer = api.delete(f"/reviews/{quote(task, safe='')}{query}")
     waiting, answered = answer["waiting"], answer["answered"]

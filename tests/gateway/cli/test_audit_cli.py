@@ -77,7 +77,7 @@ async def test_times_are_told_as_times(gateway: RunningGateway, apprentice: Comm
 
 
 async def test_what_was_deleted_is_told(gateway: RunningGateway, apprentice: Command) -> None:
-    assert (await apprentice("reviews", "delete", "returns")).exit_code == 0
+    assert (await apprentice("reviews", "delete", "returns", "--yes")).exit_code == 0
     assert (await apprentice("overrides", "set", "a", "--action", "general")).exit_code == 0
     assert (await apprentice("overrides", "delete", "a")).exit_code == 0
     (line,) = (await apprentice("audit", "--action", "review.delete")).out.splitlines()[1:]

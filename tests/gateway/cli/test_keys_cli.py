@@ -51,7 +51,9 @@ async def test_a_key_is_made_listed_limited_rotated_and_revoked(gateway: Running
     newest = (await ok(apprentice, "keys", "rotate", public, "--overlap", "0s")).out.strip()
     assert not await works(gateway, new)
     assert await works(gateway, newest)
-    assert (await ok(apprentice, "keys", "revoke", public)).out == f"{public} is revoked.\n"
+    unasked = await apprentice("keys", "revoke", public)
+    assert (unasked.exit_code, "Give --yes: there is no terminal to ask on." in unasked.err) == (2, True)
+    assert (await ok(apprentice, "keys", "revoke", public, "--yes")).out == f"{public} is revoked.\n"
     assert not await works(gateway, newest)
 
 
@@ -110,7 +112,7 @@ async def test_a_state_carries_limits_and_a_rotation_under_way(
     assert re.fullmatch(r"[0-9a-f]{64}", value["former"]["secret_digest"])
     await ok(apprentice, "state", "diff", str(path), "--exit-code")
 
-    await ok(apprentice, "keys", "revoke", public)
+    await ok(apprentice, "keys", "revoke", public, "--yes")
     assert not await works(gateway, new)
     await ok(apprentice, "state", "apply", str(path), "--force")
     assert await works(gateway, new)

@@ -145,12 +145,14 @@ async def test_what_can_not_be_said_is_refused_in_one_line(gateway: RunningGatew
 
 async def test_texts_are_deleted_of_one_request_or_of_all(gateway: RunningGateway, apprentice: Command) -> None:
     ids = [await drawn(gateway) for _ in range(3)]
-    said = await ok(apprentice, "reviews", "delete", "returns", "--request", ids[0])
+    said = await ok(apprentice, "reviews", "delete", "returns", "--request", ids[0], "--yes")
     assert said.out == "1 that waited and 0 that were judged wrong are deleted.\n"
     empty = await apprentice("reviews", "delete", "returns", "--request", " ")
     assert (empty.exit_code, empty.err.startswith("apprentice: --request is empty")) == (2, True)
-    assert (await apprentice("reviews", "delete", "returns", "--request", "a&b")).err.endswith("(not_found)\n")
-    assert (await ok(apprentice, "reviews", "delete", "returns", "--json")).json["waiting"] == 2
+    assert (await apprentice("reviews", "delete", "returns", "--request", "a&b", "--yes")).err.endswith("(not_found)\n")
+    unasked = await apprentice("reviews", "delete", "returns")
+    assert (unasked.exit_code, "Give --yes: there is no terminal to ask on." in unasked.err) == (2, True)
+    assert (await ok(apprentice, "reviews", "delete", "returns", "--yes", "--json")).json["waiting"] == 2
     assert (await apprentice("reviews", "next")).err.endswith("(no_review)\n")
 
 
