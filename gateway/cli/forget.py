@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gateway.cli.admin_client import CommandError, Unusable
+from gateway.cli.admin_client import CommandError, Refused, Unusable
 from gateway.cli.command import Api, Yes, as_body, make_sure, with_api
 from gateway.cli.watch import wait
 
@@ -29,7 +30,7 @@ COUNTED: Mapping[str, str] = {
 
 
 class NotErased(CommandError):
-    """An erasure that has not come to its end."""
+    """An erasure that has not come to its end, or found nothing."""
 
     exit_code = 1
 
@@ -60,10 +61,28 @@ def forget(
         while erasure["state"] == "waiting" and erasure["error"] is None:
             wait(LOOK_SECONDS)
             erasure = api.get(f"/erasures/{erasure['id']}")
-    if not api.out.answer(erasure) and erasure["state"] == "done":
+    known = erasure["state"] != "done" or _is_known(api, erasure, request)
+    if not api.out.answer(erasure) and erasure["state"] == "done" and known:
         _tell(api, erasure)
+    if not known:
+        raise NotErased("Nothing was erased: no request of that name is known, or no more. Is the name right?")
     if erasure["state"] != "done":
         raise NotErased(f"{erasure['error']} The gateway tries again: see GET /admin/v1/erasures/{erasure['id']}.")
+
+
+def _is_known(api: Api, erasure: dict[str, Any], request: str | None) -> bool:
+    """Whether something was erased, or a record or texts were found that have nothing to erase."""
+    if any(erasure[name] for name in (*COUNTED, "datasets", "suites", "trainings")):
+        return True
+    if request is None:
+        return bool(erasure["found"])
+    try:
+        api.get(f"{api.url}/v1/requests/{quote(request, safe='')}")
+    except Refused as refused:
+        if refused.code != "request_not_found":
+            raise
+        return False
+    return True
 
 
 def _tell(api: Api, erasure: dict[str, Any]) -> None:

@@ -127,11 +127,12 @@ async def settled(gateway: RunningGateway) -> None:
     await until(lambda: not len(texts.queue) and not texts.spool.records and not gateway.services.flow.pending)
 
 
-async def forget(gateway: RunningGateway, *options: str) -> dict[str, Any]:
+async def forget(gateway: RunningGateway, *options: str, exit_code: int = 0) -> dict[str, Any]:
     """The result of `apprentice records forget`."""
     connection = ("--gateway", gateway.url, "--key", gateway.admin_key, "--json", "--yes")
     said = await asyncio.to_thread(run, "records", "forget", *options, *connection)
-    assert said.exit_code == 0, said.err
+    assert said.exit_code == exit_code, said.err
+    assert ("Nothing was erased" in said.err) == bool(exit_code)
     result: dict[str, Any] = said.json
     return result
 
@@ -175,6 +176,9 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
     assert [entry for entry, _ in left] == [entry for entry, _ in labels], "every label is where it was"
     actions = [entry["action"] for entry in audit if entry["action"].startswith("texts.")]
     assert actions == ["texts.erased", "texts.erase"]
+    assert (await forget(gateway, "--request", request))["texts"] == 0, "its record is known"
+    for options in (("--request", "nope"), ("--caller", "zzz"), ("--subject", "nobody")):
+        assert (await forget(gateway, *options, exit_code=1))["state"] == "done"
 
 
 async def test_a_subject_or_a_caller_is_forgotten_and_what_comes_later_is_kept(
