@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from jinja2 import Environment, FileSystemLoader
 from starlette.requests import Request
@@ -160,4 +160,6 @@ def see_that_it_is_ours(console: Console, request: Request) -> None:
 
 def validate_path(path: str) -> str:
     """The path, if it is one of the console's; else the console's first page."""
-    return path if path.startswith(f"{CONSOLE}/") and "\\" not in path and "//" not in path else f"{CONSOLE}/"
+    place = unquote(path.partition("?")[0])  # a browser takes %2e for a dot, and leaves out line breaks and tabs
+    leads_away = not place.isprintable() or any(each in place for each in ("\\", "//", "/."))
+    return path if path.startswith(f"{CONSOLE}/") and not leads_away else f"{CONSOLE}/"

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.console.signed_in_request import COOKIE
+from gateway.console.signed_in_request import COOKIE, validate_path
 from tests.walks.conftest import Configure
 from tests.walks.console_world import ConsoleWorld, open_console_world
 from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
@@ -100,6 +100,12 @@ async def test_only_operators_and_admins_sign_in_and_a_session_ends_with_its_key
         assert [entry["actor"] for entry in entries] == [public]
         assert (await admin.delete(f"/admin/v1/callers/{public}")).status_code == 200
         assert (await http.get("/console/fleet")).url.path == "/console/sign-in"
+
+
+@pytest.mark.parametrize("away", ["/../../x", "/%2e%2e/x", "/\t../x", "/./../x", "//x", "\\x"])
+def test_an_address_that_leads_out_of_the_console_is_not_followed(away: str) -> None:
+    assert validate_path(f"/console{away}") == "/console/"
+    assert validate_path("/console/requests?text=a/../b") == "/console/requests?text=a/../b"
 
 
 async def test_signing_out_ends_the_session_for_whoever_has_its_cookie(gateway: RunningGateway) -> None:
