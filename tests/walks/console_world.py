@@ -6,6 +6,7 @@ By hand: `python -m tests.walks.console_world FOLDER` serves it until it is stop
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -289,7 +290,10 @@ async def _build_dataset(http: httpx.AsyncClient, rows: bytes) -> None:
 async def _serve(folder: Path) -> None:
     async with run_embedded_valkey(folder) as socket, open_console_world(folder, f"unix://{socket}") as world:
         print(f"{world.gateway.url}/console/", world.gateway.admin_key, world.operator_key, flush=True)
-        await asyncio.Event().wait()
+        stopped = asyncio.Event()
+        for each in (signal.SIGTERM, signal.SIGINT):  # in place of the gateway's server, which would end alone
+            asyncio.get_running_loop().add_signal_handler(each, stopped.set)
+        await stopped.wait()
 
 
 if __name__ == "__main__":
