@@ -85,13 +85,19 @@ def caller_of(request: Request) -> Caller:
     return identify(services_of(request).snapshot.current.callers, authorization_of(request), time.time())
 
 
-Identified = Annotated[Caller, Depends(caller_of)]
+ClientIdentified = Annotated[Caller, Depends(caller_of)]
+"""The caller at an address of OpenAI's or Anthropic's API, into whose query their clients put what they like."""
 
 Reason = Annotated[
     str,
     Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks."),
     AfterValidator(not_blank),
 ]
+
+
+def identified_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The caller. Raises Problem (401; 400 for an address that says what is not known)."""
+    return _asked_rightly(request, caller)
 
 
 def admin_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
@@ -126,6 +132,7 @@ def _asked_rightly(request: Request, caller: Caller) -> Caller:
     return caller
 
 
+Identified = Annotated[Caller, Depends(identified_of)]
 Admin = Annotated[Caller, Depends(admin_of)]
 Operator = Annotated[Caller, Depends(operator_of)]
 Sidecar = Annotated[Caller, Depends(sidecar_of)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 
-from gateway.access import ROLES_OF, caller_of
+from gateway.access import ROLES_OF, caller_of, identified_of
 from gateway.errors import ERRORS, FINAL
 from gateway.features.reported.reports import Report
 from gateway.formats.anthropic_messages import ERROR_TYPES, CountedMessages
@@ -73,7 +73,8 @@ def _complete(operation: Json, route: APIRoute) -> None:
         codes += answers.pop(status).get(CODES, ())
     if keyed:
         operation["security"] = [{"key": roles}]
-        codes += KEY_ERRORS + ((*UNREADABLE_ERRORS, "unknown_parameter") if roles else ())
+        codes += KEY_ERRORS + (UNREADABLE_ERRORS if roles else ())
+        codes += ("unknown_parameter",) if roles or identified_of in called else ()
         codes += STATE_ERRORS if route.name not in KEYED_WITHOUT_STATE else ()
     parameters = [each for each in operation.pop("parameters", ()) if each["in"] != "header"]
     if parameters:

@@ -16,7 +16,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from msgspec import Raw
 
-from gateway.access import Identified, services_of
+from gateway.access import ClientIdentified, services_of
 from gateway.errors import Problem
 from gateway.features.requests.route import answer_beside
 from gateway.formats.anthropic_messages import MESSAGES, CountedMessages
@@ -59,7 +59,7 @@ _COUNT = msgspec.json.Decoder(TokenCount)
     | with_answer(200, "The count.", {"application/json": {"schema": dict(COUNT)}}),
     openapi_extra=with_body({"application/json": {"schema": dict(BODY)}}),
 )
-async def count_tokens(request: Request, caller: Identified) -> Response:
+async def count_tokens(request: Request, caller: ClientIdentified) -> Response:
     """The tokens of a message's prompt, without an answer. It leaves no record, and counts as a request against the
     key's limits, without tokens or money.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from gateway.access import Identified, services_of
+from gateway.access import ClientIdentified, services_of
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.openapi_parts import with_errors
@@ -18,13 +18,13 @@ router = APIRouter()
 
 
 @router.get("/v1/models", tags=["callers"])
-async def models(request: Request, caller: Identified) -> dict[str, Any]:
+async def models(request: Request, caller: ClientIdentified) -> dict[str, Any]:
     """The names that this key may put into `model`."""
     return {"object": "list", "data": list(_cards(services_of(request), caller))}
 
 
 @router.get("/v1/models/{model}", tags=["callers"], responses=with_errors("model_not_found"))
-async def read_model(request: Request, model: str, caller: Identified) -> dict[str, Any]:
+async def read_model(request: Request, model: str, caller: ClientIdentified) -> dict[str, Any]:
     """One of these models."""
     for card in _cards(services_of(request), caller):
         if card["id"] == model:

@@ -51,21 +51,30 @@ async def test_a_search_goes_on_where_it_ended(gateway: RunningGateway) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "audit?actions=alias.rollback&limit=5"),
-        ("GET", "replicas?actions=x"),
-        ("POST", "adapters/returns@v1/stage?actions=1"),
+        ("GET", "/admin/v1/audit?actions=alias.rollback&limit=5"),
+        ("GET", "/admin/v1/replicas?actions=x"),
+        ("POST", "/admin/v1/adapters/returns@v1/stage?actions=1"),
+        ("GET", "/v1/requests?actions=x&limit=200"),
+        ("GET", "/v1/requests/nope?actions=x"),
+        ("GET", "/v1/usage?actions=x"),
+        ("POST", "/v1/route?actions=x"),
     ],
 )
 async def test_an_address_that_says_what_is_not_known_is_refused_by_name(
     gateway: RunningGateway, method: str, path: str
 ) -> None:
     async with gateway.http() as http:
-        answer = await http.request(method, f"/admin/v1/{path}")
+        answer = await http.request(method, path)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "unknown_parameter", "actions")
     assert "has no parameter actions: it takes " in error["message"]
     async with gateway.http("") as http:
-        assert (await http.request(method, f"/admin/v1/{path}")).status_code == 401
+        assert (await http.request(method, path)).status_code == 401
+
+
+async def test_clients_of_the_wire_formats_add_to_the_address(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        assert (await http.get("/v1/models?limit=1000&beta=true")).status_code == 200
 
 
 async def test_times_are_told_as_times(gateway: RunningGateway, apprentice: Command) -> None:
