@@ -143,6 +143,8 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
     """
     if not path.is_file():
         raise Unusable(f"There is no file {path}.")
+    if not path.stat().st_size:
+        raise Unusable(f"{path} is empty: give a row on each line.")
     if path.suffix.lower() not in (".json", ".csv"):
         return path
     try:
@@ -150,6 +152,8 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
             rows = list(
                 _rows_of_csv(path, file, columns) if path.suffix.lower() == ".csv" else _rows_of_json(path, file)
             )
+    except UnicodeDecodeError as error:
+        raise Unusable(f"{path} is no text in UTF-8: save it as such.") from error
     except (OSError, ValueError, csv.Error) as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
     made = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.jsonl"

@@ -98,6 +98,19 @@ def archive(folder: Path, tmp_path: Path, count: int = 600) -> None:
     write_part("records", lines, folder / "records" / day_of(now) / "part-0-1.parquet")
 
 
+async def test_files_in_another_encoding_and_empty_ones_are_refused(apprentice: Command, tmp_path: Path) -> None:
+    for suffix in ("csv", "json"):
+        path = tmp_path / f"rows.{suffix}"
+        path.write_text("text,expected\na,b\n", encoding="utf-16")
+        said = await apprentice("readiness", str(path))
+        assert (said.exit_code, f"rows.{suffix} is no text in UTF-8: save it as such" in said.err) == (2, True), (
+            said.err
+        )
+        path.write_bytes(b"")
+        said = await apprentice("readiness", str(path))
+        assert (said.exit_code, f"rows.{suffix} is empty" in said.err) == (2, True), said.err
+
+
 async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(
     gateway: RunningGateway, apprentice: Command, tmp_path: Path
 ) -> None:
