@@ -6,7 +6,7 @@ import csv
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -139,7 +139,7 @@ def _scope_cell(shown: dict[str, Any]) -> str:
 def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
     """A file with a line of JSON each: `path` itself, or what is made of its CSV (of these columns) or JSON list.
 
-    What is made lasts as long as `stack`. Raises Unusable.
+    What is made lasts as long as `stack`. A row of a CSV is on the line where it began there. Raises Unusable.
     """
     if not path.is_file():
         raise Unusable(f"There is no file {path}.")
@@ -157,20 +157,25 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
     except (OSError, ValueError, csv.Error) as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
     made = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.jsonl"
-    made.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with made.open("w", encoding="utf-8") as lines:
+        for before, row in rows:
+            lines.write("\n" * before + json.dumps(row) + "\n")
     return made
 
 
-def _rows_of_csv(path: Path, file: IO[str], columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    found = csv.DictReader(file)
+def _rows_of_csv(path: Path, file: IO[str], columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows, each with the number of lines before it that are not its own."""
+    found, written = csv.DictReader(file), 0
     if not {"prompt", "text"} & set(found.fieldnames or ()):
         raise Unusable(f"{path} has no column named prompt or text: name the columns in its first line.")
+    begins = found.line_num
     for row in found:
-        yield {name: row[name] for name in columns if row.get(name) is not None}
+        yield begins - written, {name: row[name] for name in columns if row.get(name) is not None}
+        written, begins = begins + 1, found.line_num
 
 
-def _rows_of_json(path: Path, file: IO[str]) -> Iterable[Any]:
+def _rows_of_json(path: Path, file: IO[str]) -> Iterator[tuple[int, Any]]:
     rows = json.load(file)
     if not isinstance(rows, list):
         raise Unusable(f"{path} holds no list: give a list of objects, or a line of JSON each as {path.stem}.jsonl.")
-    return ({"text": row} if isinstance(row, str) else row for row in rows)
+    return ((0, {"text": row} if isinstance(row, str) else row) for row in rows)

@@ -149,7 +149,7 @@ async def _read(path: Path, source: What, selector: str, pile: _Pile) -> None:
                 number += 1
                 if number == 1:
                     line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901 - the line as it is read
-                if number > ROWS_MAX:
+                if pile.rows >= ROWS_MAX and line.strip():
                     raise PromptsError(f"The {source} have over {ROWS_MAX:,} lines: give fewer.")
                 if len(line) > LINE_BYTES_MAX:
                     raise PromptsError(f"Line {number} of the {source} has over {LINE_BYTES_MAX:,} bytes: shorten it.")

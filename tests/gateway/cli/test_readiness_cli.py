@@ -72,6 +72,10 @@ async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: C
     said = await apprentice("readiness", str(bad))
     assert (said.exit_code, said.out) == (1, "")
     assert "Line 2: it has no expected answer" in said.err
+    bad.with_suffix(".csv").write_text('prompt,expected\n"a\nb",c\nd,e\nf,\n')
+    for words in (("readiness",), ("suites", "add", "returns", "--data")):
+        said = await apprentice(*words, str(bad.with_suffix(".csv")))
+        assert "Line 5: it has no expected answer" in said.err
 
 
 def archive(folder: Path, tmp_path: Path, count: int = 600) -> None:
