@@ -23,7 +23,7 @@ from gateway.cli.admin_client import (
     find_gateway,
     find_key,
 )
-from gateway.cli.option_names import options_of
+from gateway.cli.option_names import find_empty_argument, options_of
 from gateway.cli.tables import Printer
 
 PANEL = "Gateway and output"
@@ -103,6 +103,8 @@ def with_api(command: Callable[..., None]) -> Callable[..., None]:
         values |= {name: _taken(group, values) for name, group in groups.items()}
         out = Printer(connection.json_only)
         try:
+            if empty := find_empty_argument(own, values):
+                raise Unusable(f"{empty} is empty: give one.")
             api = Api(connection, out)
             try:
                 command(api, **values)

@@ -81,7 +81,7 @@ def make(
     limits: LimitOptions = LimitOptions(),
 ) -> None:
     """Make a key. It is printed this once, and kept nowhere."""
-    expires_at = None if expires_in is None else time.time() + span_seconds(expires_in)
+    expires_at = None if expires_in is None else time.time() + span_seconds(expires_in, least=1)
     body = as_body(name=name, role=role, models=model or ["*"], expires_at=expires_at, limits=limits.body())
     answer = api.post("/callers", body | as_body(owner=owner or None, unknown_fields=unknown_fields))
     if not api.out.answer(answer):
@@ -166,11 +166,11 @@ def _words(name: str) -> str:
     return name.replace("_per_", " a ").replace("usd", "USD")
 
 
-def span_seconds(text: str) -> int:
+def span_seconds(text: str, least: int = 0) -> int:
     """A span such as 90d in seconds. Raises Unusable."""
     match = SPAN.fullmatch(text)
-    if match is None:
-        raise Unusable(f"{text[:40]!r} is no span of time: write 90d, 12h, 30min or 45s.")
+    if match is None or int(match[1]) < least:
+        raise Unusable(f"{text[:40]!r} is no span of time{' above 0' if least else ''}: write 90d, 12h, 30min or 45s.")
     return int(match[1]) * UNIT_SECONDS[match[2]]
 
 

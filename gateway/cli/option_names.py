@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import get_args
 
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
 NAMED_OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "effective_at": ("effective",),
@@ -17,6 +17,7 @@ NAMED_OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "overlap_seconds": ("overlap",),
     "demonstration": ("right",),
     "calibration": ("calibrate",),
+    "since": ("since", "since_time"),
 }
 """Fields whose option has another name; the first that the command has is meant. Others are named alike."""
 WORD = re.compile(r"`([a-z_]+)`|\b([a-z]+(?:_[a-z]+)+)\b")
@@ -35,6 +36,15 @@ def options_of(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
     return found
 
 
+def find_empty_argument(parameters: Iterable[inspect.Parameter], values: Mapping[str, object]) -> str | None:
+    """The name, as the help tells it, of an argument that is an empty text; None where there is none."""
+    for one in parameters:
+        info = next((info for info in get_args(one.annotation)[1:] if isinstance(info, ArgumentInfo)), None)
+        if info is not None and values.get(one.name) == "":
+            return str(info.metavar or one.name.upper()).strip("[]")
+    return None
+
+
 def option_of(field: str, options: Mapping[str, str]) -> str | None:
     """The option by which a command gives a field of the body; None where it has none."""
     return next((options[name] for name in NAMED_OTHERWISE.get(field, (field,)) if name in options), None)
@@ -51,9 +61,10 @@ def in_options(message: str, param: str | None, options: Mapping[str, str]) -> s
         return option_of(found[1] or found[2], options) or found[0]
 
     fields = param.split(".") if param else []
-    at_fault = next((option for field in reversed(fields) if (option := option_of(field, options)) is not None), None)
-    begins = FIRST_WORD.match(message)
-    if at_fault is not None and begins is not None and begins[0] in fields:
+    field = next((field for field in reversed(fields) if option_of(field, options) is not None), "")
+    at_fault = option_of(field, options)
+    begins = re.match(rf"([a-z_]+\.)*{field}\b", message) or FIRST_WORD.match(message)
+    if at_fault is not None and begins is not None and {*begins[0].split(".")} <= {*fields}:
         message = at_fault + message[begins.end() :]
     message = WORD.sub(named, message)
     if at_fault is not None and not re.search(rf"{re.escape(at_fault)}\b", message):

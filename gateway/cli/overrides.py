@@ -95,7 +95,7 @@ def set_rule(
         return
     if mode == "enforce" and not everything and body.keys() - NOT_CONDITIONS == set() and rule.action == "refuse":
         raise Unusable("This would refuse every request of every task: say whom it is about, or --all.")
-    answer = api.put(f"/overrides/{quote(name, safe='')}", body | past_gate)
+    answer = api.put(_path(name), body | past_gate)
     api.out.tell(answer, f"{name}: {_which(answer)}: {_does(answer)}; {_when(answer)}.")
     tell_warnings(api.out, answer)
 
@@ -112,12 +112,18 @@ def try_rule(api: Api, name: Name, rule: RuleOptions) -> None:
 @add_command(overrides, "delete")
 def delete_rule(api: Api, name: Name) -> None:
     """Delete a rule, on every gateway within a second."""
-    answer = api.delete(f"/overrides/{quote(name, safe='')}")
+    answer = api.delete(_path(name))
     api.out.tell(answer, f"{answer['id']} is deleted.")
 
 
+def _path(name: str) -> str:
+    if "/" in name:
+        raise Unusable("A rule's name has letters, digits, - and _, at most 63.")
+    return f"/overrides/{quote(name, safe='')}"
+
+
 def _try(api: Api, name: str, body: dict[str, Any]) -> None:
-    answer = api.post(f"/overrides/{quote(name, safe='')}/dry-run", body)
+    answer = api.post(f"{_path(name)}/dry-run", body)
     if api.out.answer(answer):
         return
     api.out.say(answer["words"])

@@ -25,6 +25,8 @@ def test_a_commands_options_are_as_they_are_typed() -> None:
         ("expires_at has to be after effective_at.", "expires_at", "--until has to be after --effective."),
         ("message goes with refuse, and only with it.", "message", "--message goes with refuse, and only with it."),
         ("A time that is past.", "expires_at", "--until: A time that is past."),
+        ("limits.effective_at: Too early.", "limits.effective_at", "--effective: Too early."),
+        ("limits.effective_at.day: Wrong.", "limits.effective_at.day", "--effective.day: Wrong."),
         ("It goes by feedback_metric.", "other", "It goes by feedback_metric."),
         ("The task is not known.", "task", "The task is not known."),
     ],
