@@ -14,8 +14,10 @@ from gateway.cli.listing import tell_version
 from gateway.cli.tables import Row, since
 from gateway.cli.watch import WatchFailed, follow_work, left_alone
 from serving.adapters.manifest import ManifestError, read_manifest, to_json
+from serving.adapters.sources.fetch_job import scheme_of
+from serving.adapters.sources.source import SourceError
 
-Task = Annotated[str | None, typer.Option(metavar="TASK", help="The task; unset: the manifest's.")]
+Task = Annotated[str | None, typer.Option(metavar="TASK", help="The task; unset: that of --manifest.")]
 
 
 def pull_adapter(
@@ -29,10 +31,14 @@ def pull_adapter(
     ] = None,
 ) -> None:
     """Have the gateway pull an adapter as the task's next version."""
+    try:
+        scheme_of(address)
+    except SourceError as error:
+        raise Unusable(str(error)) from error
     given = None if manifest is None else _read(manifest)
     task = task or (given or {}).get("task")
     if task is None:
-        raise Unusable("Name the task with --task: its manifest is not here.")
+        raise Unusable("Name the task with --task, or give its manifest with --manifest.")
     body = as_body(address=address, task=task, pool=pool, digest=digest, manifest=given)
     with left_alone(api.out, "The pull goes on", "pulls"):
         ended = follow_work(api, api.post("/pulls", body), "/pulls", "Pulling")

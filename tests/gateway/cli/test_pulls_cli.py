@@ -22,3 +22,4 @@ async def test_a_pull_ends_with_its_version_or_with_the_reason(configure: Config
             listed = (await ok(apprentice, "adapters", "pulls", "--json")).json["pulls"]
             assert [(each["state"], each["version"]) for each in listed] == [("failed", ""), ("done", "returns@v1")]
             assert "--task" in (await apprentice("adapters", "pull", "hf://shop/returns@main")).err
+            assert "is of no known kind" in (await apprentice("adapters", "pull", "nonsense")).err
