@@ -30,12 +30,15 @@ ClassField = Annotated[
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-@router.get("/suites")
+@router.get("/suites", responses=with_errors("not_found"))
 async def list_suites(
     request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63, description="Of this task.")] = None
 ) -> dict[str, Any]:
     """The suites, the newest first. A task's earlier suites of the kind `newest` are told as `older`."""
-    suites = await feature_of(request, Evaluations).suites.all(task)
+    evaluations = feature_of(request, Evaluations)
+    suites = await evaluations.suites.all(task)
+    if task is not None and not suites:
+        known_task(evaluations.services, task)
     return {"suites": [_shown(suite, [one for one in suites if one.task == suite.task]) for suite in suites]}
 
 
