@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.admin_client import Unusable
 from gateway.cli.audit_check import verified
 from gateway.cli.command import Api, with_api
 from gateway.cli.key_names import KeyNames
-from gateway.cli.records import moment_of
+from gateway.cli.records import moments_of
 from gateway.cli.tables import Printer, Row, brief, moment, share
 from gateway.cli.watch import evidence_rows
-from gateway.errors import SettingsError
 
 
 @with_api
@@ -47,11 +44,8 @@ def audit(
     if verify or heads is not None or public_key is not None:
         _verify(api.out, verified(api, heads, public_key))
         return
-    try:
-        begin = None if since is None else str(moment_of(since, time.time()))
-    except SettingsError as error:
-        raise Unusable(str(error)) from error
-    query = {"action": action, "object": of, "actor": actor, "since": begin}
+    (begin,) = moments_of(since)
+    query = {"action": action, "object": of, "actor": actor, "since": None if begin is None else str(begin)}
     answer = api.get("/audit", newest="true", limit=str(limit), **query)
     if api.out.answer(answer):
         return

@@ -11,6 +11,8 @@ import typer
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluations import send_data
+from gateway.cli.option_names import in_options
+from gateway.cli.records import moments_of
 from gateway.cli.tables import Printer, Row, moment, since
 from gateway.cli.watch import WatchFailed, follow_work
 
@@ -37,7 +39,9 @@ def build(
     ] = None,
     since_time: Annotated[
         str | None,
-        typer.Option("--since", metavar="TIME", help="Also requests from then on, as in 2026-11-01, of texts kept."),
+        typer.Option(
+            "--since", metavar="TIME", help="Also requests from then on, as in 2026-11-01 or 7d, of texts kept."
+        ),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Requests before then. Unset: now.")] = None,
     column: Annotated[
@@ -61,7 +65,7 @@ def build(
     ] = False,
 ) -> None:
     """Build a data set from requests and files. Its digest names it."""
-    columns = dict(_column_of(each) for each in column or ())
+    columns, (first, last) = dict(_column_of(each) for each in column or ()), moments_of(since_time, until)
     sent = [
         {"digest": send_data(api, f"{PATH}/files", path, {}, ANY_KIND)["digest"], "name": path.name, "columns": columns}
         for path in files or ()
@@ -69,8 +73,8 @@ def build(
     body = as_body(
         task=task,
         files=sent,
-        since=since_time,
-        until=until,
+        since=first,
+        until=last,
         heldout_share=heldout_share,
         class_ratio_max=class_ratio_max,
         class_field=class_field,
@@ -80,7 +84,7 @@ def build(
     if answer["state"] == "failed":
         for fault in answer["faults"]:
             api.out.note(fault)
-        raise WatchFailed(answer["error"])
+        raise WatchFailed(in_options(answer["error"], None, {"leave_out_faults": "--leave-out-faults"}))
     _tell(api.out, api.get(f"{PATH}/{answer['digest']}"))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from gateway.cli.admin_client import Unusable
 from gateway.cli.tables import Printer, size
 from gateway.errors import SettingsError
 
@@ -145,6 +146,14 @@ def moment_of(said: str, now: float) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
         raise SettingsError(f"{said!r} is no time: write 2026-03-01, 2026-03-01T12:00, 36h or 7d.") from error
+
+
+def moments_of(*said: str | None) -> list[float | None]:
+    """Times in Unix seconds, as `moment_of` reads them; None for None. Raises Unusable."""
+    try:
+        return [None if each is None else moment_of(each, time.time()) for each in said]
+    except SettingsError as error:
+        raise Unusable(str(error)) from error
 
 
 def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind) -> ArchiveQuery:

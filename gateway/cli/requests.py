@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, as_body, with_api
-from gateway.cli.records import Since, Task, Until, moment_of
+from gateway.cli.records import Since, Task, Until, moments_of
 from gateway.cli.tables import Row, moment
-from gateway.errors import SettingsError
 
 EXCERPT = 60
 TEXTS_ARE_OFF = "Texts are kept only of tasks that say so: set tasks.NAME.texts.keep (docs/guides/kept-texts.md)."
@@ -34,10 +31,7 @@ def requests(
     before: Annotated[str | None, typer.Option(metavar="ID", help="Only older than this request.")] = None,
 ) -> None:
     """List requests, the newest first."""
-    try:
-        first, last = (None if said is None else moment_of(said, time.time()) for said in (since, until))
-    except SettingsError as error:
-        raise Unusable(str(error)) from error
+    first, last = moments_of(since, until)
     query = as_body(task=task, version=version, outcome=outcome, reason=reason, label=label, caller=caller)
     query |= as_body(since=first, until=last, text=text, limit=limit, before=before)
     shows_texts = texts or text is not None

@@ -81,7 +81,7 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
     datasets = feature_of(request, Datasets)
     known_task(datasets.services, body.task)
     if not body.files and body.since is None:
-        raise Problem("missing_field", "Name files, or `since`, from when on requests go in.", "files")
+        raise Problem("missing_field", "files: give some, or `since`, from when on requests go in.", "files")
     files = [SourceFile(file.name, str(_sent(datasets, file.digest)), file.columns) for file in body.files]
     now = time.time()
     build = Build(
@@ -184,7 +184,7 @@ async def _folder_of(datasets: Datasets, digest: str) -> Path:
     """Raises Problem (404)."""
     folder = await asyncio.to_thread(datasets.find, digest)
     if folder is None:
-        raise Problem("not_found", f"There is no data set {digest[:80]!r}: GET /admin/v1/datasets lists them.")
+        raise Problem("not_found", f"There is no data set {digest[:80]!r}: see the list of data sets.")
     return folder
 
 
