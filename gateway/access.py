@@ -72,9 +72,12 @@ def services_of(request: Request) -> Services:
 
 
 def authorization_of(request: Request) -> str | None:
-    """The header with the key, whichever header that is; None for a call inside the process."""
+    """The header with the key, whichever header that is; None for a call inside the process.
+
+    Under another ASGI server than the gateway's own it is `authorization` alone.
+    """
     exchange: Exchange | None = request.scope.get("exchange")
-    return None if exchange is None else exchange.authorization()
+    return request.headers.get("authorization") if exchange is None else exchange.authorization()
 
 
 def caller_of(request: Request) -> Caller:

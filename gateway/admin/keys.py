@@ -196,7 +196,7 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
     return {"public": public}
 
 
-@router.delete("/sessions/{public}")
+@router.delete("/sessions/{public}", responses=with_errors("invalid_value"))
 async def end_sessions(request: Request, public: Public, admin: Admin) -> dict[str, Any]:
     """End all console sessions of a key or a person, as the audit names them. They may sign in again."""
     services = services_of(request)
