@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ import yaml
 from gateway.callers import new_key
 from tests.programs import needs
 from tests.style.source import ROOT
+from tests.waiting import until
 from tests.walks.served import ASK, client, config, served
 
 __all__ = ["config"]
@@ -52,6 +54,15 @@ async def judge(http: httpx.AsyncClient) -> str:
     return request_id
 
 
+async def is_recorded(http: httpx.AsyncClient, request_id: str) -> bool:
+    return (await http.get(f"/v1/requests/{request_id}")).status_code == 200
+
+
+async def is_stored(http: httpx.AsyncClient) -> bool:
+    """True once all records are in Redis: nothing that is acknowledged waits for them."""
+    return "\napprentice_records_pending 0\n" in (await http.get("/metrics")).text
+
+
 @pytest.mark.invariant("A backup made by the guide's recipe has all that was acknowledged before it.")
 @needs("sh", "cmp", "tar")
 async def test_a_gateway_goes_on_from_a_backup_that_was_made_under_load(config: Path, backup: Path) -> None:
@@ -59,6 +70,9 @@ async def test_a_gateway_goes_on_from_a_backup_that_was_made_under_load(config: 
     async with served(config, key) as process, client(process, key) as http:
         early = await make_key(http, "early")
         judged = [await judge(http) for _ in range(3)]
+        for request_id in judged:
+            await until(partial(is_recorded, http, request_id), f"the record of {request_id}")
+        await until(partial(is_stored, http), "no record is in memory or in the spool alone")
         loading = asyncio.create_task(keep_judging(http))
         environment = os.environ | {"DATA": str(config.parent), "BACKUP": str(backup)}
         copying = await asyncio.create_subprocess_exec("sh", "-euc", recipe(), env=environment)
