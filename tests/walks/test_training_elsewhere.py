@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tests.fakes.trainer import write_trainer
 from tests.fakes.training_runner import TrainingRunner, run_elsewhere
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.gateway import run_gateway
+from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_training import PATH, begin, data, ended, send
 
 JOB = Path(__file__).parents[2] / "k8s" / "training" / "job.yaml"
@@ -89,9 +90,11 @@ async def test_failed_or_stopped_trainer_leaves_no_version_and_its_key_opens_no_
             assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
 
 
-async def test_adapter_that_comes_after_its_training_was_stopped_is_no_version(
+@asynccontextmanager
+async def waiting_trainer(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
-) -> None:
+) -> AsyncIterator[tuple[RunningGateway, httpx.AsyncClient, TrainingRunner, str]]:
+    """A gateway, its admin, and a trainer elsewhere that has begun the training of this id and waits in it."""
     trainer, plan = write_trainer(tmp_path)
     plan.write_text('{"wait_at": 2}')
     port = free_port()
@@ -101,22 +104,29 @@ async def test_adapter_that_comes_after_its_training_was_stopped_is_no_version(
             await running.place(make_adapter(1))
             name = (await begin(http, await send(http, data()), runner="webhook"))["id"]
             await until(lambda: runner.asked)
-            before, _ = await running.features[Trainings].store.get(name)
-            assert before is not None
+            yield running, http, runner, name
 
-            async def upload() -> AsyncIterator[bytes]:
-                parts = [_part(path) for path in write_adapter(tmp_path / "late", seed=7).iterdir()]
-                yield b"".join(parts)
-                assert (await http.delete(f"{PATH}/{name}")).json()["status"] == "cancelled"
-                yield b"--x--\r\n"
 
-            headers = {"Content-Type": "multipart/form-data; boundary=x"}
-            async with running.http(key=runner.asked[-1][1]["token"]) as sending:
-                late = await sending.post(f"/v1/trainings/{name}/result", content=upload(), headers=headers)
-            assert (late.status_code, late.json()["error"]["code"]) == (409, "state_conflict")
-            with pytest.raises(TrainingFault, match="runs no more"):
-                await enter_result(running.features[Trainings], before, tmp_path / "late", {})
-            assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
+async def test_adapter_that_comes_after_its_training_was_stopped_is_no_version(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    async with waiting_trainer(configure, make_adapter, tmp_path) as (running, http, runner, name):
+        before, _ = await running.features[Trainings].store.get(name)
+        assert before is not None
+
+        async def upload() -> AsyncIterator[bytes]:
+            parts = [_part(path) for path in write_adapter(tmp_path / "late", seed=7).iterdir()]
+            yield b"".join(parts)
+            assert (await http.delete(f"{PATH}/{name}")).json()["status"] == "cancelled"
+            yield b"--x--\r\n"
+
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        async with running.http(key=runner.asked[-1][1]["token"]) as sending:
+            late = await sending.post(f"/v1/trainings/{name}/result", content=upload(), headers=headers)
+        assert (late.status_code, late.json()["error"]["code"]) == (409, "state_conflict")
+        with pytest.raises(TrainingFault, match="runs no more"):
+            await enter_result(running.features[Trainings], before, tmp_path / "late", {})
+        assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 1
 
 
 def _part(path: Path) -> bytes:
@@ -127,24 +137,16 @@ def _part(path: Path) -> bytes:
 async def test_points_of_a_trainer_without_all_figures_can_be_read(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    trainer, plan = write_trainer(tmp_path)
-    plan.write_text('{"wait_at": 2}')
-    port = free_port()
-    with run_elsewhere(tmp_path, trainer) as (url, runner):
-        configuration = configure(training=settings_of(url, port, tmp_path), listen={"port": port})
-        async with run_gateway(configuration) as running, running.http() as http:
-            await running.place(make_adapter(1))
-            name = (await begin(http, await send(http, data()), runner="webhook"))["id"]
-            await until(lambda: runner.asked)
-            address = f"/v1/trainings/{name}/messages"
-            async with running.http(key=runner.asked[-1][1]["token"]) as sending:
-                for told in ({"kind": "step"}, {"kind": "step", "step": 50}, {"kind": "heldout", "step": 50}):
-                    assert (await sending.post(address, json=told)).status_code == 200, told
-                for wrong in (b'{"kind": "step", "loss": NaN}', b'{"kind": "step", "seconds_each": "slow"}'):
-                    assert (await sending.post(address, content=wrong)).status_code == 400, wrong
-            progress = (await http.get(f"{PATH}/{name}")).json()["progress"]
-            assert (progress["step"], progress["heldout"][-1]) == (50, [50, 0.0, 0.0])
-            assert (await http.get(f"{PATH}/{name}/plot")).status_code == 200
+    async with waiting_trainer(configure, make_adapter, tmp_path) as (running, http, runner, name):
+        address = f"/v1/trainings/{name}/messages"
+        async with running.http(key=runner.asked[-1][1]["token"]) as sending:
+            for told in ({"kind": "step"}, {"kind": "step", "step": 50}, {"kind": "heldout", "step": 50}):
+                assert (await sending.post(address, json=told)).status_code == 200, told
+            for wrong in (b'{"kind": "step", "loss": NaN}', b'{"kind": "step", "seconds_each": "slow"}'):
+                assert (await sending.post(address, content=wrong)).status_code == 400, wrong
+        progress = (await http.get(f"{PATH}/{name}")).json()["progress"]
+        assert (progress["step"], progress["heldout"][-1]) == (50, [50, 0.0, 0.0])
+        assert (await http.get(f"{PATH}/{name}/plot")).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"<html>Sign in.</html>", b"[]", b'"gone"', b'{"status": 1}'])
