@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.command import Api
 from gateway.cli.tables import readable
-from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, wait
+from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, make_columns, wait
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 
 Sources = list[tuple[str, Path]]
@@ -51,17 +51,9 @@ def send_prompts(client: AdminClient, version: str, sources: Sources) -> dict[st
 def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
     """What was fitted for a version, or how far that is when `wait_seconds` are over. Raises CommandError."""
     deadline = time.monotonic() + wait_seconds
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[stage]}"),
-    )
     with (
         left_alone(api.out, f"The fitting for {version} goes on", f"show {version}"),
-        api.out.progress(*columns) as progress,
+        api.out.progress(*make_columns(), TextColumn("[dim]{task.fields[stage]}")) as progress,
     ):
         bar = progress.add_task("Fitting its scope", total=1, stage="")
         while True:

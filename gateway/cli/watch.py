@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from gateway.cli.admin_client import CommandError
@@ -46,17 +46,15 @@ def wait(seconds: float) -> None:
     time.sleep(seconds)  # noqa: TID251 - a command waits for a gateway: it has no event loop to block
 
 
+def make_columns() -> tuple[ProgressColumn, ...]:
+    """The columns of long work whose share is known."""
+    return SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+
+
 def follow_work(api: Api, answer: dict[str, Any], path: str, title: str) -> dict[str, Any]:
     """Work of a background job once it has ended; how far it is meanwhile. `path` leads to all of its kind. Raises
     CommandError."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with api.out.progress(*columns) as progress:
+    with api.out.progress(*make_columns()) as progress:
         bar = progress.add_task(title, total=1)
         while answer["state"] == "running":
             progress.update(bar, completed=answer["progress"]["share"], description=answer["progress"]["stage"])
