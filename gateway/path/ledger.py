@@ -457,7 +457,6 @@ def _count_spending(services: Services, record: Record) -> None:
     spent = (record.cost_usd or 0.0) + (record.wasted_usd or 0.0)
     caller = services.snapshot.current.callers.get(record.caller)
     if spent and caller is not None:
-        is_private = (
-            services.settings.listen.metrics is not None
-        )  # else all callers may read the metrics, without a key
-        services.meters.caller_cost_usd.add(spent, caller.public, caller.person if is_private else "")
+        # without a listener of their own all callers may read the metrics
+        owner = "" if services.settings.listen.metrics is None else caller.person
+        services.meters.caller_cost_usd.add(spent, caller.public, owner)
