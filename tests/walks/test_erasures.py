@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,7 @@ from gateway.features.texts.texts import Texts
 from monitoring.erasure import CARD_FILE, ERASED_FILE, REQUESTS_FILE
 from monitoring.feedback import STREAM_KEY
 from tests.gateway.cli.conftest import run
+from tests.live_folder import find_paths
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -47,11 +49,14 @@ async def judge(gateway: RunningGateway, request: str, text: str) -> None:
 
 def kept_in(folder: Path) -> Iterator[tuple[Path, str]]:
     """All that is written below a folder: files as they are, Parquet as the rows that it holds."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix == ".parquet":
-            yield path, str(duckdb.execute("SELECT * FROM read_parquet(?)", [str(path)]).fetchall())
-        elif path.is_file():
-            yield path, path.read_bytes().decode(errors="replace")
+    for path in sorted(find_paths(folder)):
+        with contextlib.suppress(
+            FileNotFoundError, duckdb.IOException
+        ):  # the spool and the archive are written meanwhile
+            if path.suffix == ".parquet":
+                yield path, str(duckdb.execute("SELECT * FROM read_parquet(?)", [str(path)]).fetchall())
+            elif path.is_file():
+                yield path, path.read_bytes().decode(errors="replace")
 
 
 def holding(folder: Path, text: str) -> list[str]:

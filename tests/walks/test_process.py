@@ -18,6 +18,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.callers import new_key
+from tests.live_folder import find_paths
+from tests.waiting import until
 from tests.walks.served import ASK, Process, client, config, served
 
 __all__ = ["config"]
@@ -53,11 +55,11 @@ async def test_all_of_the_data_folder_is_closed_to_other_users(config: Path) -> 
     async with served(config, key) as process, client(process, key) as http:
         answer = await http.post("/v1/chat/completions", json={**ASK, "max_tokens": 5})
         assert answer.status_code == 200, answer.text
-        async with asyncio.timeout(60):
-            while not list(data.rglob("*.parquet")):
-                await asyncio.sleep(0.05)
-        found = [data, *data.rglob("*")]
-        modes = {str(path.relative_to(data)): path.lstat().st_mode for path in found if path.lstat()}
+        await until(lambda: [path for path in find_paths(data) if path.suffix == ".parquet"], seconds=60)
+        modes = {}
+        for path in [data, *find_paths(data)]:
+            with contextlib.suppress(FileNotFoundError):  # a file is moved to its place when it is whole
+                modes[str(path.relative_to(data))] = path.lstat().st_mode
     assert {"valkey/valkey.sock", "valkey/valkey.log", "valkey/appendonlydir", "spool", "records"} <= modes.keys()
     assert modes.pop("store") & 0o777 == 0o755, "engines of other users read it where it is elsewhere"
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
