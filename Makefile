@@ -51,7 +51,7 @@ docs: $(VENV)/development ## Write docs/reference/ from the code, and k8s/base f
 docs-site: $(VENV)/development ## Build the documents as a site in var/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-image: $(VENV)/development ## Build the container image and run it once
+image: $(VENV)/development ## Install the package, build the container image, and run both once
 	$(BIN)/pytest -m image --timeout 900 tests/deploy
 
 $(VENV)/runtime: requirements/gateway.lock requirements/build.lock pyproject.toml

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from tests.fakes.engine import FakeEngine
 
+APPRENTICE = (sys.executable, "-m", "gateway.cli.main")
 ASK = {"model": "general", "messages": [{"role": "user", "content": "How many days are in a week?"}]}
 
 
@@ -40,13 +41,16 @@ class Process:
 
 
 @asynccontextmanager
-async def served(config: Path, key: str | None, *options: str) -> AsyncIterator[Process]:
-    """`apprentice serve` with these options, until the block ends."""
+async def served(
+    config: Path, key: str | None, *options: str, apprentice: Sequence[str] = APPRENTICE, folder: Path | None = None
+) -> AsyncIterator[Process]:
+    """`apprentice serve` with these options in this working folder, until the block ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("APPRENTICE_")}
     if key is not None:
         environment["APPRENTICE_ADMIN_KEY"] = key
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway.cli.main", "serve", "--config", str(config), *options),
+        *(*apprentice, "serve", "--config", str(config), *options),
+        cwd=folder,
         env=environment,
         umask=0o022,
         stdout=asyncio.subprocess.PIPE,
