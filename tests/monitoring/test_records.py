@@ -99,8 +99,8 @@ async def test_whoever_waits_for_a_record_is_woken_by_the_first() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     buffer.put(record())
-    await asyncio.wait_for(waiting, 5)
-    await asyncio.wait_for(buffer.some(), 5)
+    await asyncio.wait_for(waiting, 30)
+    await asyncio.wait_for(buffer.some(), 30)
 
 
 async def test_the_age_of_the_oldest_record_is_known() -> None:

@@ -92,7 +92,7 @@ async def judging(
 async def calibrate(gateway: RunningGateway, model: ConfidenceModel = MODEL, version: str = V1) -> None:
     """Give a version its confidence model."""
     await FittedStore(gateway.services.redis).put(version, "confidence", model.to_json(), "test", {})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while version not in gateway.services.snapshot.current.policy.fitted:
             await gateway.services.snapshot.refresh()
             await asyncio.sleep(0.01)

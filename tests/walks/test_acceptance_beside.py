@@ -106,7 +106,7 @@ async def test_a_version_that_the_request_was_not_led_to_is_judged_by_its_own_sc
         told = await ask(gateway, **inside)
         assert (told.model, told.reason) == ("large", "low_confidence")  # its scope is not known
         await keep(gateway, V1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while gateway.services.snapshot.current.policy.fitted[V1].scope is None:
                 await asyncio.sleep(0.01)
         told = await ask(gateway, **inside)
@@ -174,7 +174,7 @@ async def test_shadows_answer_what_was_rejected_too(
             assert answer.status_code == 200, answer.text
         told = await ask(gateway)
         assert told.model == "large"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 found = await gateway.services.redis.xrange("apprentice:records")
                 pairs = [

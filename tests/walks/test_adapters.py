@@ -138,7 +138,7 @@ async def test_a_second_gateway_sees_a_swap_within_its_interval(
     async with run_gateway(configure(), admin_key) as one, run_gateway(configure(), admin_key) as two:
         await one.place(make_adapter(1))
         await one.place(make_adapter(2))
-        async with two.openai() as client, asyncio.timeout(5):
+        async with two.openai() as client, asyncio.timeout(30):
             while (await client.chat.completions.create(model="returns", **ASK)).model != "returns@v2":
                 await asyncio.sleep(0.02)
 

@@ -34,7 +34,7 @@ async def connected(gateway: RunningGateway) -> AsyncIterator[tuple[asyncio.Stre
 
 
 async def head_and_body(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.strip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -43,7 +43,7 @@ async def head_and_body(reader: asyncio.StreamReader) -> tuple[int, dict[str, st
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
     """The bytes until the gateway closes the connection."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await reader.read()
 
 

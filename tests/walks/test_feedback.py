@@ -134,7 +134,7 @@ async def test_a_session_and_a_subject_name_their_latest_request(gateway: Runnin
     async with gateway.http() as http:
         assert (await http.get(f"/v1/requests/{request_id}")).status_code == 200
         for name, value in (("session", "chat-1"), ("subject", "order-17")):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while True:
                     answer = await http.post("/v1/feedback", json={name: value, "metric": "correct", "value": False})
                     if answer.json().get("request_id") == request_id:

@@ -47,7 +47,7 @@ async def all_given_back(gateway: RunningGateway, engine: FakeEngine) -> None:
 
 async def last_record(gateway: RunningGateway) -> dict[str, object]:
     """The newest record in the stream, once there is one."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             rows = await gateway.services.redis.xrevrange("apprentice:records", count=1)
             if rows:

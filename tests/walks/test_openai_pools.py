@@ -148,7 +148,7 @@ async def test_openai_fallback_gets_the_general_prompt_and_callers_see_what_is_l
         async def record() -> Any:
             return (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json().get("record")
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (found := await record()) is None:
                 await asyncio.sleep(0.01)
         assert found["dropped"] == ["min_p", "top_k"]

@@ -32,7 +32,7 @@ async def test_processes_that_run_for_long_hold_none_of_asyncios_threads() -> No
         for _ in range(3):
             process = await stack.enter_async_context(child(("sleep", "60")))
             waiting.append(asyncio.create_task(process.read_line()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await asyncio.to_thread(lambda: "at once") == "at once"
         assert not any(task.done() for task in waiting)
     assert await asyncio.gather(*waiting) == [b""] * 3

@@ -125,7 +125,7 @@ async def listening(app: Listening) -> AsyncIterator[int]:
         for task in list(state.tasks):
             task.cancel()
         with suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while state.connections or state.tasks:
                     await asyncio.sleep(0.01)
         assert not state.connections, "a connection is left"

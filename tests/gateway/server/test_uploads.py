@@ -276,7 +276,7 @@ async def test_whole_upload_has_a_time_limit(store_folder: Path) -> None:
 async def test_upload_that_is_cancelled_leaves_nothing(uploads: Uploads, store_folder: Path) -> None:
     never = asyncio.Event()
     upload = asyncio.create_task(refused(uploads, request(form()[:3000], hold=never)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not left_in(store_folder):
             await asyncio.sleep(0.001)
     upload.cancel()
@@ -397,11 +397,11 @@ async def test_socket_that_closes_in_the_middle_leaves_nothing(uploads: Uploads,
         )
         writer.write(head.encode() + form()[:3000])
         await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not left_in(store_folder):
                 await asyncio.sleep(0.001)
         writer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert "broke off" in (await told.get())["problem"]
             while left_in(store_folder):
                 await asyncio.sleep(0.001)
@@ -415,6 +415,6 @@ async def test_caller_that_expects_100_continue_hears_of_a_refusal_before_it_sen
             f"content-type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
         )
         writer.write(head.encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert b" 413 " in await reader.readline()
         writer.close()

@@ -25,19 +25,19 @@ def replaced(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_manifest_that_is_no_regular_file_is_refused_at_once(replaced: Path) -> None:
     with pytest.raises(ManifestError, match="can't be read"):
         read_manifest(replaced)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_signature_that_is_no_regular_file_is_refused_at_once(replaced: Path) -> None:
     with pytest.raises(SignatureError, match="can't be read"):
         read_signature(replaced)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 async def test_prompts_that_are_no_regular_file_are_refused_at_once(replaced: Path) -> None:
     with pytest.raises(OSError, match=r"symbolic links|regular file"):
         await read_sample(replaced, None, "last_user")

@@ -36,7 +36,7 @@ async def test_second_in_turn_waits_and_says_so(tmp_path: Path) -> None:
 
     async with hold_in_turn(tmp_path / "lock", hints.append):
         task = asyncio.create_task(second())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await waits.wait()
         order.append("first")
     await task
