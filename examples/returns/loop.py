@@ -9,8 +9,8 @@ two. The good one becomes a canary, is promoted by its evidence, and the error i
 
 The data set has the requests since the change, and rows of the adapter's own training data by rules that did not
 change: without those a version forgets rare rules, and the gate sees it.
-With `--auto` the system builds, trains and evaluates by itself (`retraining: auto`), up to the gate. It knows no older
-rows, so it waits for more labels.
+With `--auto` the system builds, trains and evaluates by itself (`retraining: auto`), up to the gate. v1 is pushed with
+the data set that it was trained on; half of the new training is rows of that whose answers no label refutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,9 @@ def read_arguments() -> argparse.Namespace:
         "--quiet-rate", type=float, default=0.8, help="the same while versions are trained and evaluated"
     )
     parser.add_argument("--calm", type=float, default=60.0, help="seconds before the rule changes")
-    parser.add_argument("--labels", type=int, help="labels under the new rules that a data set needs (260, auto 800)")
+    parser.add_argument("--labels", type=int, help="labels under the new rules that a data set needs (260, auto 400)")
     parser.add_argument("--old-rows", type=int, default=360, help="rows of unchanged rules in the data set")
-    parser.add_argument("--suite-rows", type=int, default=320, help="rows of the suite that the gate reads")
+    parser.add_argument("--suite-rows", type=int, default=360, help="rows of the suite that the gate reads")
     parser.add_argument("--steps", type=int, default=160, help="steps of the good training; the others have a quarter")
     parser.add_argument("--wait", type=float, default=1200.0, help="seconds in which each step has to come to its end")
     parser.add_argument("--auto", action="store_true", help="retraining: auto; only the good version is made")
@@ -79,7 +79,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=ROOT / "var" / "demo-loop" / "loop.json", help="for the series")
     parser.add_argument("--plot", type=Path, default=ROOT / "var" / "demo-loop" / "loop.svg", help="for the picture")
     args = parser.parse_args()
-    args.labels = args.labels or (800 if args.auto else 260)
+    args.labels = args.labels or (400 if args.auto else 260)
     return args
 
 
@@ -153,7 +153,7 @@ class Loop:
     async def _place_first_version(self) -> None:
         """v1 is pushed, loaded, evaluated on 120 cases of the old rules, and leads."""
         rows = self._draw_suite(OLD, 120, "first")
-        await self._operator.run("adapters", "push", HERE / "adapter")
+        await self._operator.run("adapters", "push", await self._name_data() if self._args.auto else HERE / "adapter")
         await self._operator.run("adapters", "stage", f"{TASK}@v1")
         answer = await self._operator.run("evaluate", f"{TASK}@v1", "--data", rows, "--arms", "adapter",
                                           "--class-field", "rule")  # fmt: skip
@@ -164,6 +164,17 @@ class Loop:
             "tasks", "baseline", TASK, f"{TASK}@v1", "feedback", *counts, "--reason", "Its evaluation."
         )  # fmt: skip
         self._note("v1 leads")
+
+    async def _name_data(self) -> Path:
+        """A copy of the adapter's folder whose manifest names a data set of rows that it was trained on."""
+        rows = self._write_trained(2 * self._args.labels)
+        dataset = await self._operator.run("datasets", "build", TASK, "--file", rows)
+        folder = self._work / "adapter"
+        shutil.copytree(HERE / "adapter", folder, dirs_exist_ok=True)
+        manifest = yaml.safe_load((HERE / "manifest.yaml").read_text(encoding="utf-8"))
+        manifest["provenance"]["dataset"] = dataset["digest"]
+        (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+        return folder
 
     def _change_rules(self) -> float:
         self._shop.season = NEW
@@ -184,20 +195,20 @@ class Loop:
             "--since",
             _moment(since),
             "--file",
-            self._write_unchanged(),
+            self._write_trained(self._args.old_rows, CHANGED_RULES),
             "--class-field",
             "rule",
         )
         self._note(f"data set of {dataset['rows']['train']} rows")
         return dataset
 
-    def _write_unchanged(self) -> Path:
-        """Rows of the adapter's own training data whose rules are as they were."""
+    def _write_trained(self, count: int, left_out: Collection[str] = ()) -> Path:
+        """Rows of the adapter's own training data, without those of some rules."""
         lines = (HERE / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [row for row in map(json.loads, lines) if json.loads(row["label"])["rule"] not in CHANGED_RULES]
-        chosen = random.Random(self._args.seed).sample(rows, self._args.old_rows)
+        rows = [row for row in map(json.loads, lines) if json.loads(row["label"])["rule"] not in left_out]
+        chosen = random.Random(self._args.seed).sample(rows, count)
         return self._write(
-            "unchanged.jsonl",
+            "trained.jsonl",
             [{"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["label"]}]}
              for row in chosen],
         )  # fmt: skip
@@ -412,10 +423,11 @@ async def play(args: argparse.Namespace, settings: Settings, local: LocalProduct
 
 def make_training(args: argparse.Namespace, python: Path) -> dict[str, Any]:
     """The section `training` of the configuration."""
-    parameters = {
+    parameters: dict[str, float] = {
         "steps": args.steps, "batch": 8, "first_layer": 8, "learning_rate": 6e-4, "warmup_steps": 10,
         "evaluate_every": 40,
     }  # fmt: skip
+    parameters["rehearsal_share"] = 0.5 if args.auto else 0.0
     return {"python": str(python), "rows_min": round(0.8 * args.labels), "parameters": parameters}
 
 

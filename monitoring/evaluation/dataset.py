@@ -23,7 +23,7 @@ LABEL_CHARACTERS_MAX = 200
 GROUP_CHARACTERS_MAX = 200
 SLICE_CHARACTERS_MAX = 100
 SLICE_FIELDS = ("source", "language")
-ORIGIN_FIELDS = ("request", "parent")
+ORIGIN_FIELDS = ("request", "parent", "rejected")
 LENGTHS = ((200, "up to 200 characters"), (1000, "201 to 1,000"), (4000, "1,001 to 4,000"))
 """Lengths of requests: the same for all data, so that figures of one suite can be held against another's."""
 LONGEST = "over 4,000"
@@ -41,7 +41,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     Rows of one `group` tell as much as one: those that the data say belong together, and equal requests. It is the
     number of its first row. `slices` are the parts of the data that the row is in: its source, language and length.
     `repeat` counts how often the same row stands before this one, so that its answers can be compared. `request` and
-    `parent` are where the row came from.
+    `parent` are where the row came from, `rejected` is an answer to it that people found wrong.
     """
 
     number: int
@@ -56,6 +56,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     repeat: int = 0
     request: str = ""
     parent: str = ""
+    rejected: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
     return rows + reader.end()
 
 
+def find_refuted(rows: Iterable[Row]) -> frozenset[str]:
+    """Answers that rows reject more often than they expect them: what was right before, and is not now."""
+    balance: Counter[str] = Counter()
+    for row in rows:
+        balance[row.rejected] += 1
+        balance[row.expected] -= 1
+    return frozenset(answer for answer, count in balance.items() if answer and count > 0)
+
+
 def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """The rows to train on, and about this share of them held out. No group is in both."""
     groups = sorted({row.group for row in rows})
@@ -39,13 +49,22 @@ def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
     return [rows[at] for at in sorted(drawn)]
 
 
-def rehearse(rows: Sequence[Row], heldout: Iterable[Row], older: Sequence[Row], share: float, seed: int) -> list[Row]:
+def rehearse(
+    rows: Sequence[Row],
+    heldout: Iterable[Row],
+    older: Sequence[Row],
+    share: float,
+    seed: int,
+) -> list[Row]:
     """Older rows to train on beside `rows`, so that they are this share of all.
 
-    A request that is in the new rows, or in the held-out ones, is left out: the newer answer counts.
+    A request that is in the new rows, or in the held-out ones, is left out: the newer answer counts. So is a row
+    with an answer that the new rows refute.
     """
+    refuted = find_refuted(rows)
     known = {_request_of(row) for row in (*rows, *heldout)}
-    unknown = {request: row for row in older if (request := _request_of(row)) not in known}
+    valid = (row for row in older if row.expected not in refuted)
+    unknown = {request: row for row in valid if (request := _request_of(row)) not in known}
     return draw_rows(list(unknown.values()), round(share / (1 - share) * len(rows)), seed)
 
 

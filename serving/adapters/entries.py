@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 
 from serving.view import GeneralPromptView, VersionView
 
+DATASET_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 VersionState = Literal[
     "verified",
     "staging",
@@ -68,6 +70,14 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     signature: str | None = None
     note: str = ""
     owner: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def datasets(self) -> list[str]:
+        """Digests of the data sets that it was trained on, by its provenance: its own, then what was rehearsed."""
+        provenance = self.manifest.get("provenance") or {}
+        rehearsed = provenance.get("rehearsed")
+        named = [provenance.get("dataset"), *(rehearsed if isinstance(rehearsed, list) else ())]
+        return [found[1] for name in named if (found := DATASET_DIGEST.fullmatch(str(name)))]
 
     def view(self) -> VersionView:
         """As the router sees it."""

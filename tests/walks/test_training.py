@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import Datasets
@@ -262,6 +263,21 @@ async def test_older_data_is_rehearsed_but_for_requests_that_have_a_new_answer(g
         assert version["manifest"]["provenance"]["rehearsed"] == [first["data"]]
         versions = sorted(str(one["version"]) for one in (await ended(http, first["id"]), told))
     assert list_versions_of(gateway.features[Erasures], {str(first["data"])}) == versions
+
+
+async def test_rows_of_the_version_that_a_training_begins_from_are_rehearsed(
+    gateway: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    async with gateway.http() as http:
+        older = await send(http, data(60, "old"))
+        adapter = make_adapter(2)
+        manifest = yaml.safe_load((adapter / "manifest.yaml").read_text()) | {"provenance": {"dataset": older}}
+        (adapter / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+        await gateway.place(adapter)
+        shares = {"steps": 6, "rehearsal_share": 0.5, "heldout_share": 0.0}
+        digest = await send(http, data(40, "new"))
+        told = await ended(http, (await begin(http, digest, begin="returns@v2", parameters=shares))["id"])
+        assert (told["progress"]["prepared"]["rehearsed"], told["progress"]["prepared"]["older"]) == (20, [older])
 
 
 @pytest.mark.parametrize("mode", ["ask", "auto"])

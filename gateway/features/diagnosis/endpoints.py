@@ -74,11 +74,8 @@ async def look_up(services: Services, request_id: str) -> LookedUp:
     """The kept text of a request, and its nearest training rows. Raises Problem (500, 504) and RedisError."""
     record = await services.flow.find(request_id)
     folder = services.settings.dataset_folder
-    folders = {}
-    for name, version in services.snapshot.current.versions.items():
-        digest = str((version.manifest.get("provenance") or {}).get("dataset") or "").removeprefix("sha256:")
-        if digest.isalnum():
-            folders[name] = str(folder / digest)
+    versions = services.snapshot.current.versions.items()
+    folders = {name: str(folder / version.datasets[0]) for name, version in versions if version.datasets}
     job = LookupJob(text_source_of(services.settings), request_id, folders, record.version if record else None)
     return await run_process(COMMAND, job, LookedUp, LOOKUP_SECONDS_MAX)
 

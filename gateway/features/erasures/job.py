@@ -22,7 +22,6 @@ from gateway.features.records.append_file_rewrites import rewrite_now
 from gateway.features.records.archiving import redis_address
 from gateway.features.training.ending import end_training
 from gateway.state.audited_step import AuditedStep
-from serving.adapters.entries import Version
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 5.0
@@ -114,11 +113,4 @@ async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequen
 def list_versions_of(erasures: Erasures, digests: Set[str]) -> list[str]:
     """The versions whose provenance names one of these data sets, as theirs or as rehearsed."""
     versions = erasures.services.snapshot.current.versions.values()
-    return sorted(version.name for version in versions if _list_datasets(version) & digests)
-
-
-def _list_datasets(version: Version) -> set[str]:
-    provenance = version.manifest.get("provenance") or {}
-    rehearsed = provenance.get("rehearsed")
-    named = [provenance.get("dataset", ""), *(rehearsed if isinstance(rehearsed, list) else ())]
-    return {str(digest).removeprefix("sha256:") for digest in named}
+    return sorted(version.name for version in versions if not digests.isdisjoint(version.datasets))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +66,6 @@ PRODUCTION_SECONDS = 30 * 86_400.0
 """Requests of so long before are what the rows are to be like."""
 OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})
 """Faults that the same row meets again."""
-DIGEST = re.compile(r"[0-9a-f]{64}")
 COMMAND = make_command("gateway.features.evaluations.run")
 
 
@@ -344,9 +342,8 @@ class _Run:
         """The file of the rows that the version was trained on, by its provenance; empty where that is not known."""
         services = self._evaluations.services
         version = services.snapshot.current.versions.get(self._one.version)
-        provenance = (version.manifest.get("provenance") or {}) if version is not None else {}
-        digest = str(provenance.get("dataset") or "")
-        return str(services.settings.dataset_folder / digest / TRAIN_FILE) if DIGEST.fullmatch(digest) else ""
+        digests = version.datasets if version is not None else []
+        return str(services.settings.dataset_folder / digests[0] / TRAIN_FILE) if digests else ""
 
 
 async def put_models(evaluations: Evaluations) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from monitoring.evaluation.dataset import Row
 from monitoring.training.loss_plot import draw_losses
 from monitoring.training.preparation import Preparation, PreparationJob, prepare
-from monitoring.training.rows import rehearse, split_heldout
+from monitoring.training.rows import find_refuted, rehearse, split_heldout
 
 
 def rows_of(groups: list[int], answer: str = "yes") -> list[Row]:
@@ -39,6 +41,18 @@ def test_rehearsed_rows_are_older_ones_without_a_newer_answer(new: int, held: in
     rehearsed = rehearse(rows, heldout, older, share, 1)
     assert len(rehearsed) == min(max(0, old - new - held), round(share / (1 - share) * new))
     assert all(row.expected == "old" and row.number >= new + held for row in rehearsed)
+
+
+def test_older_rows_are_not_rehearsed_whose_answers_labels_refute() -> None:
+    new = rows_of([0] * 6, "approve")
+    new[:4] = [structs.replace(row, rejected="deny") for row in new[:4]]
+    new[4] = structs.replace(new[4], rejected="escalate")
+    new[5] = structs.replace(new[5], expected="escalate")
+    older = [structs.replace(row, number=row.number + 6, prompt=f"Old {row.number}", messages=None)
+             for answer in ("deny", "escalate", "approve") for row in rows_of([0] * 2, answer)]  # fmt: skip
+    older = [structs.replace(row, prompt=f"{row.prompt} {row.expected}") for row in older]
+    assert find_refuted(new) == {"deny"}
+    assert Counter(row.expected for row in rehearse(new, [], older, 0.5, 1)) == {"escalate": 2, "approve": 2}
 
 
 def job_of(folder: Path, **files: str) -> PreparationJob:
