@@ -336,7 +336,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
             audit=audit,
             presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
             fleet=fleet,
-            discovery=Discovery(lambda pool: meters.discoveries_failed.add(1, pool)),
+            discovery=await stack.enter_async_context(Discovery()),
             engines=engines,
             http=http,
             adapters=adapters,
@@ -486,11 +486,8 @@ def _base_fingerprints(settings: Settings, bases: Mapping[str, Base]) -> Mapping
 
 def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, stirred: asyncio.Event) -> int:
     """Have all parts use a new snapshot. Returns its generation."""
-    fleet.know(snapshot.views)
+    fleet.know(snapshot.views, snapshot.cordons)
     for replica in fleet.replicas.values():
-        if replica.cordoned != (replica.name in snapshot.cordons):
-            replica.cordoned = not replica.cordoned
-            fleet.changed()
         reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
     stirred.set()
     meters.expect(snapshot.policy.tasks)

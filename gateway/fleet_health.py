@@ -19,30 +19,30 @@ from serving.replica import Replica
 
 NO_REPLICA_SECONDS = 1.0
 """Time between two looks where there is no replica at all."""
-NOTHING_DISCOVERED_SECONDS = 5.0
-"""Time until a reload may have made a pool one that is discovered."""
 
 
 async def keep_discovering(services: Services) -> None:
-    """Ask DNS for the replicas of pools that are discovered, once in each pool's interval. Ends with its task."""
-    while True:
-        due_at = services.discovery.due_at(services.fleet.pools.values())
-        wait_seconds = NOTHING_DISCOVERED_SECONDS if due_at is None else max(0.0, due_at - time.monotonic())
-        await asyncio.sleep(min(wait_seconds, NOTHING_DISCOVERED_SECONDS))
-        if due_at is not None:
-            await find_replicas(services)
+    """Take in the replicas that sources name, each time that they are others. Ends with its task."""
+    changed = services.discovery.changed
+    async with asyncio.TaskGroup() as looks:
+        while True:
+            await changed.wait()
+            changed.clear()
+            take_in_pools(services, services.fleet.pools.values())
+            looks.create_task(_look_at(services, _due(services)))  # no slow engine keeps a change waiting
 
 
 async def find_replicas(services: Services) -> None:
-    """Ask DNS for the pools that are due, and take in and look at what is new."""
-    now = time.monotonic()
-    if await services.discovery.look(services.fleet.pools.values(), now):
-        take_in_pools(services, services.fleet.pools.values())
-        await check_health(services)
+    """Follow the sources of all pools, and take in their first answers."""
+    services.discovery.follow(services.fleet.pools.values())
+    await services.discovery.first_answers()
+    take_in_pools(services, services.fleet.pools.values())
 
 
 def take_in_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
     """Go by these pools, with the replicas that are discovered, and let go of what there was of others."""
+    pools = list(pools)
+    services.discovery.follow(pools)
     services.fleet.take_in(services.discovery.fill(pools), time.monotonic())
     services.engines.keep({replica.config.url for replica in services.fleet.replicas.values()})
 
@@ -71,6 +71,11 @@ async def keep_checking_health(services: Services) -> None:
             await services.snapshot.next(left)
 
 
+def _due(services: Services) -> list[Replica]:
+    now = time.monotonic()
+    return [replica for replica in services.fleet.replicas.values() if _due_at(services, replica) <= now]
+
+
 def _due_at(services: Services, replica: Replica) -> float:
     """The time of a replica's next look, in monotonic seconds."""
     return replica.looked_at + _interval_of(services, replica)
@@ -89,14 +94,8 @@ def _with_more_than_seen(services: Services) -> set[str]:
 
 async def check_health(services: Services) -> None:
     """Look at every replica once, and adopt what is loaded there; one that takes no adapters only if it is due."""
-    now = time.monotonic()
-    replicas = services.fleet.replicas.values()
-    due = [
-        replica
-        for replica in replicas
-        if replica.config.traits.adapter_api is not None or _due_at(services, replica) <= now
-    ]
-    await _look_at(services, due)
+    due, replicas = {*_due(services)}, services.fleet.replicas.values()
+    await _look_at(services, [each for each in replicas if each.config.traits.adapter_api is not None or each in due])
 
 
 async def _look_at(services: Services, replicas: Iterable[Replica]) -> None:

@@ -54,6 +54,9 @@ def read_gauges(services: Services) -> None:
     meters.replica_cordoned.read_from(
         lambda: {(r.config.pool, r.name): float(r.cordoned) for r in fleet.replicas.values()}
     )
+    meters.discovery_failing.read_from(
+        lambda: {(pool,): float(bool(followed.fault)) for pool, followed in services.discovery.followed.items()}
+    )
     meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
 
 

@@ -307,8 +307,9 @@ METRICS: tuple[Spec, ...] = (
         ("pool", "replica"), "R + 1", joined="greatest",
     ),
     Spec(
-        "apprentice_discoveries_failed_total", "counter", "looks", "Looks at DNS that gave a pool no replica.",
-        ("pool",), "P + 1",
+        "apprentice_discovery_failing", "gauge", "0 or 1",
+        "1 where the discovery of a pool fails, or names no replica.",
+        ("pool",), "P + 1", joined="greatest", merged="greatest",
     ),
     Spec(
         "apprentice_replica_up", "gauge", "0 or 1", "1 where the last health check passed.",
@@ -461,7 +462,7 @@ class MetricFamilies:
     fitted_unused: Counter
     replica_cordoned: Gauge
     breaker_state: Gauge
-    discoveries_failed: Counter
+    discovery_failing: Gauge
     replica_up: Gauge
     in_flight: Gauge
     tasks: Gauge

@@ -1,104 +1,151 @@
-"""Replicas of pools that are discovered by name: every address that DNS has for it is one.
+"""Replicas of pools that are discovered: each pool's source is followed, and every endpoint that it names is a replica.
 
-An answer without an address, or no answer, changes nothing: those that were there last stay, and health checks tell
-which of them are up.
+A source that fails changes nothing: the replicas found last stay, and health checks tell which of them are up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-import re
-import socket
-from collections.abc import Awaitable, Callable, Iterable
+import random
+from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import replace
-from ipaddress import IPv6Address, ip_address
+from types import TracebackType
+from typing import Self
 
 from serving.fleet import DiscoveredPool, PoolConfig
 from serving.replica import ReplicaConfig
+from serving.replica_sources import DiscoveryError, Endpoint, ReplicaSource
 
 log = logging.getLogger(__name__)
-Resolve = Callable[[str], Awaitable[frozenset[str]]]
 NAME_LENGTH_MAX = 63
+RETRY_SECONDS = 0.25
+"""Time until a source is asked again after its first failure; doubled with each, up to its `interval_seconds`."""
 
 
-async def resolve(name: str) -> frozenset[str]:
-    """All addresses of a name. Raises OSError, also where there is none."""
-    found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return frozenset(str(address[0]) for *_, address in found)
+class FollowedPool:
+    """A pool's source and what it has said last. Owner of the task that follows it."""
+
+    def __init__(
+        self, pool: str, source: ReplicaSource, endpoints: frozenset[Endpoint], changed: asyncio.Event
+    ) -> None:
+        """`endpoints` are those known before; `changed` is set when there are others."""
+        self.pool = pool
+        self.source = source
+        self.endpoints = endpoints
+        self.fault = ""
+        """The reason why it fails or names no replica, in words; empty where all is well."""
+        self.asked = asyncio.Event()
+        """Set once it has answered or failed."""
+        self._changed = changed
+        self._failures = 0
+        self.task = asyncio.create_task(self._follow(), name=f"discover {pool}")
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async with aclosing(self.source.follow()) as answers:
+                    async for endpoints in answers:
+                        self._take_in(endpoints)
+            except DiscoveryError as error:
+                self._note(str(error))
+            except Exception as error:
+                log.exception("pool %s: %s could not be followed", self.pool, self.source)
+                self._note(f"{type(error).__name__}, which the log has")
+            wait_seconds = min(RETRY_SECONDS * 2 ** min(self._failures, 16), self.source.interval_seconds)
+            self._failures += 1
+            await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - not all gateways at once
+
+    def _take_in(self, endpoints: frozenset[Endpoint]) -> None:
+        self._failures = 0
+        new, gone = endpoints - self.endpoints, self.endpoints - endpoints
+        if new or gone:
+            self.endpoints = endpoints
+            self._changed.set()
+            names = [sorted(endpoint.name for endpoint in some) for some in (new, gone)]
+            log.info("pool %s: %d replicas; new %s; gone %s", self.pool, len(endpoints), *names)
+        self._note("" if endpoints else "none of its endpoints is ready")
+
+    def _note(self, fault: str) -> None:
+        """Log a fault once, and its end."""
+        if fault and fault != self.fault:
+            stay = len(self.endpoints)
+            log.warning("pool %s: %s gives no replica (%s); %d stay", self.pool, self.source, fault, stay)
+        elif self.fault and not fault:
+            log.warning("pool %s: %s answers again", self.pool, self.source)
+        self.fault = fault
+        self.asked.set()
 
 
 class Discovery:
-    """The replicas found last, by pool. Owner of what DNS has answered."""
+    """All pools that are discovered. Used as a context manager: it ends what it has begun."""
 
-    def __init__(self, failed: Callable[[str], None], resolver: Resolve | None = None) -> None:
-        """`failed` is told the pool whose name gave no address."""
-        self._failed = failed
-        self._resolve = resolver or resolve
-        self._found: dict[str, tuple[DiscoveredPool, frozenset[str]]] = {}
-        self._asked_at: dict[str, float] = {}
-        self._silent: set[str] = set()
+    def __init__(self) -> None:
+        self.followed: dict[str, FollowedPool] = {}
+        """By pool."""
+        self.changed = asyncio.Event()
+        """Set when there are other replicas than before; whoever takes them in clears it."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = [followed.task for followed in self.followed.values()]
+        self.follow(())
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def follow(self, pools: Iterable[PoolConfig]) -> None:
+        """Follow these pools' sources from now on, and no others. What was found stays until a new source answers."""
+        wanted = {pool.name: pool.discovered.source for pool in pools if pool.discovered}
+        before = self.followed
+        self.followed = {}
+        for pool, source in wanted.items():
+            old = before.get(pool)
+            if old is None or old.source != source:
+                old = FollowedPool(pool, source, old.endpoints if old else frozenset(), self.changed)
+            self.followed[pool] = old
+        for followed in before.values():
+            if followed not in self.followed.values():
+                followed.task.cancel()
+
+    async def first_answers(self) -> None:
+        """Wait until each source has answered or failed."""
+        await asyncio.gather(*(followed.asked.wait() for followed in self.followed.values()))
 
     def fill(self, pools: Iterable[PoolConfig]) -> list[PoolConfig]:
-        """The pools, those that are discovered with the replicas that were found last."""
+        """The pools, those that are followed with the replicas that were found last."""
         return [
-            pool if pool.discovered is None else replace(pool, replicas=self._replicas(pool.name, pool.discovered))
+            pool if followed is None else fill(pool, followed.endpoints)
             for pool in pools
+            for followed in (self.followed.get(pool.name),)
         ]
 
-    def due_at(self, pools: Iterable[PoolConfig]) -> float | None:
-        """The time of the next look, in monotonic seconds; None where no pool is discovered."""
-        times = [
-            self._asked_at.get(pool.name, 0.0) + pool.discovered.interval_seconds for pool in pools if pool.discovered
-        ]
-        return min(times, default=None)
 
-    async def look(self, pools: Iterable[PoolConfig], now: float) -> bool:
-        """Ask DNS for the pools that are due at `now`. Whether there are other replicas than before."""
-        due = [
-            (pool.name, pool.discovered)
-            for pool in pools
-            if pool.discovered and self._asked_at.get(pool.name, 0.0) + pool.discovered.interval_seconds <= now
-        ]
-        return any(await asyncio.gather(*(self._look(name, wanted, now) for name, wanted in due)))
-
-    async def _look(self, pool: str, wanted: DiscoveredPool, now: float) -> bool:
-        self._asked_at[pool] = now
-        try:
-            addresses, fault = await self._resolve(wanted.dns), "no address"
-        except (OSError, UnicodeError) as error:
-            addresses, fault = frozenset[str](), str(error)
-        before = self._found.get(pool)
-        if not addresses:
-            self._failed(pool)
-            if pool not in self._silent:
-                self._silent.add(pool)
-                kept = len(before[1]) if before else 0
-                log.warning("pool %s: %s gives no replica (%s); %d stay", pool, wanted.dns, fault, kept)
-            return False
-        if pool in self._silent:
-            self._silent.discard(pool)
-            log.warning("pool %s: %s answers again", pool, wanted.dns)
-        self._found[pool] = wanted, addresses
-        if before == (wanted, addresses):
-            return False
-        gone = before[1] - addresses if before else frozenset[str]()
-        new = addresses - before[1] if before else addresses
-        log.info("pool %s: %d replicas; new %s; gone %s", pool, len(addresses), sorted(new), sorted(gone))
-        return True
-
-    def _replicas(self, pool: str, wanted: DiscoveredPool) -> tuple[ReplicaConfig, ...]:
-        _, addresses = self._found.get(pool, (wanted, frozenset[str]()))
-        return tuple(_replica(pool, wanted, address) for address in sorted(addresses))
+def fill(pool: PoolConfig, endpoints: Iterable[Endpoint]) -> PoolConfig:
+    """A pool that is discovered, with a replica for each endpoint."""
+    assert pool.discovered is not None
+    return replace(pool, replicas=tuple(_replica(pool.name, pool.discovered, each) for each in sorted(endpoints)))
 
 
-def _replica(pool: str, wanted: DiscoveredPool, address: str) -> ReplicaConfig:
-    parsed = ip_address(address)
-    host = f"[{address}]" if isinstance(parsed, IPv6Address) else address
-    suffix = re.sub(r"[^0-9a-f]+", "-", parsed.exploded)
+def _replica(pool: str, discovered: DiscoveredPool, endpoint: Endpoint) -> ReplicaConfig:
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    sidecar_port = discovered.sidecar_port
     return replace(
-        wanted.template,
-        name=f"{pool[: NAME_LENGTH_MAX - len(suffix) - 1]}-{suffix}",
-        url=f"http://{host}:{wanted.port}",
-        sidecar_url=f"http://{host}:{wanted.sidecar_port}" if wanted.sidecar_port else None,
+        discovered.template,
+        name=_name(pool, endpoint.name),
+        url=f"http://{host}:{endpoint.port}",
+        sidecar_url=f"http://{host}:{sidecar_port}" if sidecar_port else None,
     )
+
+
+def _name(pool: str, endpoint: str) -> str:
+    """A replica's name; one that is too long is cut, and stays unique."""
+    name = f"{pool}-{endpoint}"
+    if len(name) <= NAME_LENGTH_MAX:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return f"{name[: NAME_LENGTH_MAX - len(digest) - 1]}-{digest}"

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from serving.engine_traits import EngineKind
 from serving.replica import Replica, ReplicaConfig
+from serving.replica_sources import ReplicaSource
 from serving.shared_memory import BREAKER, SharedMemory
 from serving.view import FleetView, PoolView, VersionView
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredPool:
-    """The name whose addresses are a pool's replicas, their port and their sidecars', and all else that a replica has.
+    """The source of a pool's replicas, the port of their sidecars, and all else that a replica has."""
 
-    DNS is asked once in `interval_seconds`.
-    """
-
-    dns: str
-    port: int
+    source: ReplicaSource
     template: ReplicaConfig
     sidecar_port: int | None = None
-    interval_seconds: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +66,7 @@ class Fleet:
         self.pools: Mapping[str, PoolConfig] = {pool.name: pool for pool in pools}
         self._memory = memory
         self._changes = 0.0
+        self._cordons: Container[str] = ()
         self.continues = any(pool.continues for pool in self.pools.values())
         """True if there is a pool whose engines go on with an answer that has begun."""
         self._replicas = _Replicas(
@@ -114,9 +111,12 @@ class Fleet:
         """Say that a replica's health, rest or adapters have changed."""
         self._view = None
 
-    def know(self, versions: Mapping[str, VersionView]) -> None:
-        """Take in the versions of a new snapshot."""
+    def know(self, versions: Mapping[str, VersionView], cordons: Container[str] = ()) -> None:
+        """Take in the versions of a new snapshot, and the names of replicas that are to get no requests."""
         self._versions = MappingProxyType(dict(versions))
+        self._cordons = cordons
+        for replica in self._replicas.values():
+            replica.cordoned = replica.name in cordons
         self._view = None
 
     def take_in(self, pools: Iterable[PoolConfig], now: float) -> None:
@@ -135,9 +135,12 @@ class Fleet:
         self._replicas.clear()
         for config in (config for pool in self.pools.values() for config in pool.replicas):
             replica = before.pop(config.name, None) or kept.pop(config.name, (None, 0.0))[0]
-            if replica is None or replica.config.place != config.place:
-                replica = self._replica(config)
-            replica.config = config
+            if replica is not None and replica.config.place != config.place:
+                if not replica.in_flight:
+                    replica.release()
+                replica = None
+            replica = replica or self._replica(config)
+            replica.config, replica.cordoned = config, config.name in self._cordons
             self._replicas[config.name] = replica
         kept.update({name: (replica, now) for name, replica in before.items()})
         self._view = None

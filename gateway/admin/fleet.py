@@ -32,11 +32,18 @@ class CordonIn(Body):
 @router.get("/replicas")
 async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
     """The fleet as this gateway sees it. `stale` where Redis can't be reached: then placements and cordons are as
-    they were last read.
+    they were last read. `discovery` has the pools whose replicas are found: a `fault` leaves those found last.
     """
     services = services_of(request)
     stale = (await seen(services))[1]
-    return {"replicas": [_shown(services, replica) for replica in services.fleet.replicas.values()], "stale": stale}
+    return {
+        "replicas": [_shown(services, replica) for replica in services.fleet.replicas.values()],
+        "discovery": [
+            {"pool": pool, "source": str(each.source), "found": len(each.endpoints), "fault": each.fault or None}
+            for pool, each in services.discovery.followed.items()
+        ],
+        "stale": stale,
+    }
 
 
 @router.post("/replicas/{name}/cordon", responses=with_errors("not_found"))

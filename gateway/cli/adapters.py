@@ -399,6 +399,9 @@ def replicas(api: Api) -> None:
     tell_if_stale(api.out, answer)
     columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
     api.out.tell_list(answer, "replicas", columns, replica_row)
+    for each in answer.get("discovery", ()):
+        if each["fault"]:
+            api.out.note(f"The discovery of the pool {each['pool']} by {each['source']} fails: {each['fault']}.")
 
 
 def _task_of(version: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,14 @@ import httpx
 
 from gateway.cli.admin_client import LOCAL_KEPT
 from gateway.cli.tables import size
-from gateway.configuration.pools import PoolSettings, ReplicaSettings
 from gateway.configuration.settings import Settings
-from serving.engine_traits import ENGINE_TRAITS, AdapterApi
+from serving.discovery import fill
+from serving.engine_traits import AdapterApi
+from serving.fleet import PoolConfig
 from serving.gpu import has_nvidia_gpu
 from serving.health import SAYS_NO
+from serving.replica import ReplicaConfig
+from serving.replica_sources import DiscoveryError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 CPU_ADVICE = (
@@ -107,23 +111,39 @@ async def check_gateway(settings: Settings) -> DoctorFinding:
     return ok("gateway", f"{url} is ready, its state {'durable' if durable else 'not durable'}")
 
 
-async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIterator[DoctorFinding]:
+async def find_replicas(pool: PoolConfig) -> tuple[PoolConfig, DoctorFinding | None]:
+    """The pool with the replicas that its source names now, and what is to be said of that; as it is without one."""
+    if pool.discovered is None:
+        return pool, None
+    check, source = f"discovery {pool.name}", pool.discovered.source
+    async with aclosing(source.follow()) as answers:
+        try:
+            pool = fill(pool, await anext(answers))
+        except DiscoveryError as error:
+            advice = f"Mend pools.{pool.name}.discover, or run this where the gateways run."
+            return pool, problem(check, f"{source}: {error}", advice)
+    if not pool.replicas:
+        return pool, warning(check, f"{source}: none of its endpoints is ready", "Start engines, or wait for them.")
+    return pool, ok(check, f"{source}: {len(pool.replicas)} replicas")
+
+
+async def check_engines(pools: Iterable[PoolConfig], http: httpx.AsyncClient) -> AsyncIterator[DoctorFinding]:
     """Each engine: whether it is there, serves its base, takes adapters where it has to, and as many as is said."""
-    for name, pool in settings.pools.items():
+    for pool in pools:
         for replica in pool.replicas:
-            finding = await _engine(name, pool, replica, http)
+            finding = await _engine(pool, replica, http)
             yield finding
-            adapter_api = ENGINE_TRAITS[pool.engine].adapter_api
+            adapter_api = replica.traits.adapter_api
             if finding.kind != "problem" and pool.base_folder is not None and adapter_api is not None:
                 yield await _adapters(pool, replica, adapter_api, http)
 
 
-def check_shared_engines(settings: Settings) -> Iterator[DoctorFinding]:
+def check_shared_engines(settings: Settings, pools: Iterable[PoolConfig]) -> Iterator[DoctorFinding]:
     """Whether an engine on this machine's CPU takes adapters for one pool and plays the base of another."""
     pools_at: dict[str, set[str]] = {}
-    for name, pool in settings.pools.items():
+    for pool in pools:
         for replica in pool.replicas:
-            pools_at.setdefault(replica.url.rstrip("/"), set()).add(name)
+            pools_at.setdefault(replica.url, set()).add(pool.name)
     for url, names in pools_at.items():
         takes = [name for name in names if settings.pools[name].takes_adapters]
         if takes and len(names) > 1 and urlsplit(url).hostname in LOOPBACK and not has_nvidia_gpu():
@@ -131,52 +151,47 @@ def check_shared_engines(settings: Settings) -> Iterator[DoctorFinding]:
             yield warning("shared engines", found, CPU_ADVICE)
 
 
-async def _get(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient, path: str) -> httpx.Response:
-    secret = replica.api_key or pool.api_key
-    headers = {"Authorization": f"Bearer {secret.get_secret_value()}"} if secret else {}
-    return await http.get(replica.url.rstrip("/") + path, headers=headers, timeout=ANSWER_SECONDS_MAX)
+async def _get(replica: ReplicaConfig, http: httpx.AsyncClient, path: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {replica.api_key}"} if replica.api_key else {}
+    return await http.get(replica.url + path, headers=headers, timeout=ANSWER_SECONDS_MAX)
 
 
-async def _engine(
-    pool_name: str, pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient
-) -> DoctorFinding:
-    check, traits = f"engine {replica.name}", ENGINE_TRAITS[pool.engine]
+async def _engine(pool: PoolConfig, replica: ReplicaConfig, http: httpx.AsyncClient) -> DoctorFinding:
+    check, traits = f"engine {replica.name}", replica.traits
     try:
-        answer = await _get(pool, replica, http, f"{traits.api_path}/models")
+        answer = await _get(replica, http, f"{traits.api_path}/models")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = f"{replica.url}: {type(error).__name__}: {error}"[:200]
         return problem(check, why, "Start it, or mend its url.")
     if answer.status_code in (401, 403):
-        return problem(check, f"{replica.url} refuses the key", f"Set pools.{pool_name}.api_key to the engine's.")
+        return problem(check, f"{replica.url} refuses the key", f"Set pools.{pool.name}.api_key to the engine's.")
     if traits.health_path is None and answer.status_code not in SAYS_NO and not answer.is_redirect:
         return ok(check, f"{replica.url} answers {answer.status_code}; what it serves is its own affair")
     if not answer.is_success:
         return problem(check, f"{replica.url} answers {answer.status_code}", "Start it, or mend its url.")
-    return _models(check, pool_name, pool, replica, answer)
+    return _models(check, pool, replica, answer)
 
 
-def _models(
-    check: str, pool_name: str, pool: PoolSettings, replica: ReplicaSettings, answer: httpx.Response
-) -> DoctorFinding:
+def _models(check: str, pool: PoolConfig, replica: ReplicaConfig, answer: httpx.Response) -> DoctorFinding:
     try:
         models = [str(model["id"]) for model in answer.json()["data"]]
     except (ValueError, KeyError, TypeError):
         return problem(check, f"{replica.url} does not list its models", "Mend its url: it is no engine.")
     if pool.base_model not in models:
         listed = ", ".join(models[:4]) or "nothing"
-        advice = f"Set pools.{pool_name}.base_model to its model, or start it with {pool.base_model}."
+        advice = f"Set pools.{pool.name}.base_model to its model, or start it with {pool.base_model}."
         return problem(check, f"it serves {listed}", advice)
     return ok(check, f"{replica.url} serves {pool.base_model}")
 
 
 async def _adapters(
-    pool: PoolSettings, replica: ReplicaSettings, adapter_api: AdapterApi, http: httpx.AsyncClient
+    pool: PoolConfig, replica: ReplicaConfig, adapter_api: AdapterApi, http: httpx.AsyncClient
 ) -> DoctorFinding:
     """A GET of an address that takes a POST alone is a 405 where there is one, and loads nothing."""
     check = f"adapters on {replica.name}"
     try:
-        endpoint = await _get(pool, replica, http, adapter_api.load_path)
-        metrics = await _get(pool, replica, http, ENGINE_TRAITS[pool.engine].metrics_path)
+        endpoint = await _get(replica, http, adapter_api.load_path)
+        metrics = await _get(replica, http, replica.traits.metrics_path)
     except httpx.HTTPError as error:
         return problem(check, type(error).__name__, "Start the engine.")
     if endpoint.status_code == 404:

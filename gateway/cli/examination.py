@@ -14,6 +14,7 @@ from gateway.cli.doctor_checks import (
     check_folder,
     check_gateway,
     check_shared_engines,
+    find_replicas,
     ok,
     problem,
 )
@@ -36,24 +37,24 @@ async def examine(config: Path) -> list[DoctorFinding]:
 
 
 async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFinding]:
-    replicas = sum(len(pool.replicas) for pool in settings.pools.values())
-    yield ok(
-        "configuration", f"{config}: {len(settings.pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks"
-    )
+    found = [await find_replicas(pool) for pool in settings.pool_configs()]
+    pools = [pool for pool, _ in found]
+    replicas = sum(len(pool.replicas) for pool in pools)
+    yield ok("configuration", f"{config}: {len(pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks")
     async for finding in check_state(settings):
         yield finding
     for name, folder in (("data folder", settings.data_folder), ("store folder", settings.store)):
         yield check_folder(name, folder)
+    for finding in filter(None, (each for _, each in found)):
+        yield finding
     try:
-        trust = Trust(
-            lambda: [(replica.url, replica.tls) for pool in settings.pool_configs() for replica in pool.replicas]
-        )
+        trust = Trust(lambda: [(replica.url, replica.tls) for pool in pools for replica in pool.replicas])
         async with httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http:
-            async for finding in check_engines(settings, http):
+            async for finding in check_engines(pools, http):
                 yield finding
     except TlsError as error:
         yield problem("engines' certificates", f"{error}", "Mend the tls of that pool or replica: no engine was asked.")
-    for finding in check_shared_engines(settings):
+    for finding in check_shared_engines(settings, pools):
         yield finding
     yield check_descriptors(settings)
     yield await check_gateway(settings)

@@ -13,12 +13,15 @@ from gateway.configuration.sections import BodySection, Name, Seconds, Section
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from monitoring.cost import Price
 from router.policy import AUTO, CacheIsolation, TaskPolicy
+from serving.endpoint_slices import KubernetesService
 from serving.engine_traits import ENGINE_TRAITS, EngineKind
 from serving.fleet import DiscoveredPool, PoolConfig
 from serving.replica import ReplicaConfig
+from serving.replica_sources import DnsName, ReplicaSource
 from serving.tls import TlsFiles, origin_of
 
 ADDRESS = r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$"
+LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
 ENGINE_ADDRESS = ADDRESS[:-1] + r"(/[A-Za-z0-9._~%-]+)*/?$"
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 FOR_ADAPTERS = ("base_folder", "base_fingerprint")
@@ -82,19 +85,47 @@ class ReplicaSettings(Section):
     )
 
 
-class DiscoverSettings(Section):
-    """The replicas of a pool are all addresses of a name, as of a headless Service of Kubernetes."""
+class ServiceSettings(Section):
+    """A Service of Kubernetes, whose EndpointSlices name the engines that are ready."""
 
-    dns: str = Field(
+    name: str = Field(pattern=LABEL, description="Name of the Service.")
+    namespace: str | None = Field(None, pattern=LABEL, description="Its namespace; unset: the gateway's own.")
+    port: str | None = Field(None, pattern=LABEL, description="Name of its port; unset: its only one.")
+    api_url: str = Field("https://kubernetes.default.svc", pattern=ADDRESS, description="Address of the cluster's API.")
+    account_folder: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"), description="Folder with token, ca.crt and namespace."
+    )
+
+
+class DiscoverSettings(Section):
+    """Where a pool's replicas are found: all addresses of a DNS name, or the endpoints of a Service."""
+
+    dns: str | None = Field(
+        None,
         pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?$",
         max_length=253,
-        description="Name whose addresses they are.",
+        description="Name whose addresses they are, with `port`.",
     )
-    port: int = Field(ge=1, le=65535, description="Port of every engine.")
+    service: ServiceSettings | None = Field(None, description="Service whose endpoints they are.")
+    port: int | None = Field(None, ge=1, le=65535, description="Port of every engine.")
     sidecar_port: int | None = Field(None, ge=1, le=65535, description="Port of the sidecars; unset: a shared store.")
     store_folder: str | None = Field(None, pattern=r"^/", description="As `replicas.store_folder`.")
     in_flight_max: int = Field(256, ge=1, le=100_000, description="As `replicas.in_flight_max`.")
-    interval_seconds: Seconds = Field(5.0, description="Time between looks.")
+    interval_seconds: Seconds = Field(5.0, description="Time between looks at DNS; longest before a retry.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.dns is None) == (self.service is None) or (self.dns is None) != (self.port is None):
+            raise ValueError("name dns with port, or service, whose port has a name")
+        return self
+
+    def source(self) -> ReplicaSource:
+        """As serving follows it."""
+        if self.service is not None:
+            return KubernetesService(**dict(self.service), interval_seconds=self.interval_seconds)
+        assert self.dns is not None
+        assert self.port is not None
+        return DnsName(self.dns, self.port, self.interval_seconds)
 
 
 class PoolSettings(BodySection):
@@ -213,7 +244,7 @@ def _discovered_pool(name: str, pool: PoolSettings, discover: DiscoverSettings) 
         name=name, url=f"http://{name}", store_folder=discover.store_folder, in_flight_max=discover.in_flight_max
     )
     template = _replica_config(name, pool, place)
-    return DiscoveredPool(discover.dns, discover.port, template, discover.sidecar_port, discover.interval_seconds)
+    return DiscoveredPool(discover.source(), template, discover.sidecar_port)
 
 
 def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:

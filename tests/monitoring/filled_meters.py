@@ -124,7 +124,7 @@ def fill_as_the_monitor_does(meters: Meters) -> None:
 def fill_what_no_task_has(meters: Meters) -> None:
     for pool in POOLS:
         meters.cost_unknown.add(1, pool)
-        meters.discoveries_failed.add(1, pool)
+        meters.discovery_failing.set(1, pool)
         meters.adapter_load_seconds.observe(0.4, pool)
         for outcome in range(7):
             meters.attempts.add(1, pool, f"outcome-{outcome}")

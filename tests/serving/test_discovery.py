@@ -1,94 +1,174 @@
-"""Replicas by DNS: what an answer changes, and what no answer leaves as it is."""
+"""Discovered replicas: what an answer of a source changes, and what a failure leaves as it is."""
 
 from __future__ import annotations
 
-import socket
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
 
 import pytest
 
-from serving.discovery import Discovery, resolve
+from serving.discovery import Discovery
 from serving.fleet import DiscoveredPool, Fleet, PoolConfig
 from serving.replica import ReplicaConfig
+from serving.replica_sources import DiscoveryError, Endpoint, ReplicaSource, name_of
+from tests.waiting import until
 
 
-class Dns:
-    """A resolver that answers as it is told."""
+@dataclass(eq=False)
+class Told:
+    """A source that answers as it is told, one thing after another."""
 
-    def __init__(self) -> None:
-        self.addresses: frozenset[str] | OSError = frozenset()
-        self.asked = 0
+    interval_seconds: float = 0.001
+    asked: int = 0
+    _things: asyncio.Queue[frozenset[Endpoint] | Exception] = field(default_factory=asyncio.Queue)
 
-    async def __call__(self, name: str) -> frozenset[str]:
-        assert name == "engines"
+    def __str__(self) -> str:
+        return "the test"
+
+    def tell(self, *addresses: str) -> None:
+        self._things.put_nowait(frozenset(Endpoint(name_of(each), each, 8000) for each in addresses))
+
+    def fail(self, fault: Exception) -> None:
+        self._things.put_nowait(fault)
+
+    async def follow(self) -> AsyncGenerator[frozenset[Endpoint], None]:
         self.asked += 1
-        if isinstance(self.addresses, OSError):
-            raise self.addresses
-        return self.addresses
+        while True:
+            thing = await self._things.get()
+            if isinstance(thing, Exception):
+                raise thing
+            yield thing
 
 
-def pool(sidecar_port: int | None = None) -> PoolConfig:
-    template = ReplicaConfig("small", "http://small", "small", api_key="key", in_flight_max=7)
-    return PoolConfig("small", "base", (), discovered=DiscoveredPool("engines", 8000, template, sidecar_port))
+def pool(source: ReplicaSource, sidecar_port: int | None = None, name: str = "small") -> PoolConfig:
+    template = ReplicaConfig(name, f"http://{name}", name, api_key="key", in_flight_max=7)
+    return PoolConfig(name, "base", (), discovered=DiscoveredPool(source, template, sidecar_port))
 
 
-async def found(discovery: Discovery, dns: Dns, at: float, *addresses: str) -> list[str]:
-    dns.addresses = frozenset(addresses)
-    await discovery.look([pool()], at)
-    return [replica.name for replica in discovery.fill([pool()])[0].replicas]
+@pytest.fixture
+async def discovery() -> AsyncIterator[Discovery]:
+    async with Discovery() as owner:
+        yield owner
 
 
-@pytest.mark.invariant("No answer of DNS empties a pool.")
-async def test_an_empty_or_failing_answer_leaves_the_replicas_and_is_counted() -> None:
-    dns, failed = Dns(), list[str]()
-    discovery = Discovery(failed.append, dns)
-    assert await found(discovery, dns, 10, "10.0.0.7", "10.0.0.8") == ["small-10-0-0-7", "small-10-0-0-8"]
-    assert await found(discovery, dns, 20) == ["small-10-0-0-7", "small-10-0-0-8"]
-    dns.addresses = socket.gaierror(-3, "Temporary failure in name resolution")
-    assert not await discovery.look([pool()], 30)
-    assert len(discovery.fill([pool()])[0].replicas) == 2
-    assert failed == ["small", "small"]
-    assert await found(discovery, dns, 40, "10.0.0.8", "10.0.0.9") == ["small-10-0-0-8", "small-10-0-0-9"]
+@pytest.fixture
+def told() -> Told:
+    return Told()
 
 
-async def test_a_replica_has_all_that_its_pool_says() -> None:
-    dns = Dns()
-    dns.addresses = frozenset({"10.0.0.7", "fd00::1"})
-    discovery = Discovery(lambda _: None, dns)
-    assert await discovery.look([pool(8090)], 10)
-    plain, six = discovery.fill([pool(8090)])[0].replicas
+def names(discovery: Discovery, source: ReplicaSource) -> list[str]:
+    return [replica.name for replica in discovery.fill([pool(source)])[0].replicas]
+
+
+@pytest.mark.invariant("No discovery that fails empties a pool.")
+async def test_a_source_that_fails_leaves_the_replicas_and_is_asked_again(discovery: Discovery, told: Told) -> None:
+    discovery.follow([pool(told)])
+    told.tell("10.0.0.7", "10.0.0.8")
+    await discovery.first_answers()
+    assert discovery.changed.is_set()
+    assert names(discovery, told) == ["small-10-0-0-7", "small-10-0-0-8"]
+    followed = discovery.followed["small"]
+    for fault, words in ((DiscoveryError("no address"), "no address"), (KeyError("x"), "KeyError, which the log has")):
+        told.fail(fault)
+        await until(lambda words=words: followed.fault == words)  # type: ignore[misc]
+        assert len(names(discovery, told)) == 2
+    told.tell("10.0.0.8", "10.0.0.9")
+    await until(lambda: not followed.fault)
+    assert names(discovery, told) == ["small-10-0-0-8", "small-10-0-0-9"]
+    assert told.asked == 3
+
+
+async def test_an_answer_without_endpoints_is_taken_and_named_as_a_fault(
+    discovery: Discovery, told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    discovery.follow([pool(told)])
+    told.tell("10.0.0.7")
+    await discovery.first_answers()
+    told.tell()
+    await until(lambda: discovery.followed["small"].fault == "none of its endpoints is ready")
+    assert names(discovery, told) == []
+    told.tell("10.0.0.7")
+    await until(lambda: names(discovery, told))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        "pool small: the test gives no replica (none of its endpoints is ready); 0 stay",
+        "pool small: the test answers again",
+    ]
+
+
+async def test_the_first_failure_is_an_answer_too_and_a_gateway_starts_without_replicas(
+    discovery: Discovery, told: Told
+) -> None:
+    told.fail(DiscoveryError("no such Service"))
+    discovery.follow([pool(told), PoolConfig("general", "base", ())])
+    await discovery.first_answers()
+    assert discovery.followed["small"].fault == "no such Service"
+    assert not discovery.changed.is_set()
+
+
+async def test_a_replica_has_all_that_its_pool_says(discovery: Discovery, told: Told) -> None:
+    discovery.follow([pool(told, 8090)])
+    told.tell("10.0.0.7", "fd00::1")
+    await discovery.first_answers()
+    plain, six = discovery.fill([pool(told, 8090)])[0].replicas
     assert (plain.url, plain.sidecar_url) == ("http://10.0.0.7:8000", "http://10.0.0.7:8090")
     assert (plain.api_key, plain.in_flight_max, plain.pool) == ("key", 7, "small")
     assert (six.url, six.name) == ("http://[fd00::1]:8000", "small-fd00-0000-0000-0000-0000-0000-0000-0001")
 
 
-async def test_dns_is_asked_once_in_the_interval_of_a_pool() -> None:
-    dns = Dns()
-    discovery = Discovery(lambda _: None, dns)
-    dns.addresses = frozenset({"10.0.0.7"})
-    assert await discovery.look([pool()], 10.0)
-    assert not await discovery.look([pool()], 14.9)
-    assert dns.asked == 1
-    assert discovery.due_at([pool()]) == 15.0
-    assert not await discovery.look([pool()], 15.0)
-    assert dns.asked == 2
-    assert discovery.due_at([PoolConfig("general", "base", ())]) is None
+async def test_a_name_that_is_too_long_is_cut_and_stays_unique(discovery: Discovery, told: Told) -> None:
+    long = pool(told, name="s" * 62)
+    discovery.follow([long])
+    told.tell("10.0.0.7", "10.0.0.8")
+    await discovery.first_answers()
+    found = [replica.name for replica in discovery.fill([long])[0].replicas]
+    assert len(set(found)) == 2
+    assert max(map(len, found)) == 63
 
 
-async def test_a_replica_that_comes_back_is_the_same_as_before() -> None:
-    dns = Dns()
-    discovery = Discovery(lambda _: None, dns)
-    await found(discovery, dns, 10, "10.0.0.7", "10.0.0.8")
-    fleet = Fleet(discovery.fill([pool()]))
+async def test_another_source_is_followed_and_what_was_known_stays_until_it_answers(
+    discovery: Discovery, told: Told
+) -> None:
+    discovery.follow([pool(told)])
+    told.tell("10.0.0.7")
+    await discovery.first_answers()
+    discovery.follow([pool(told, 8090)])
+    before, other = discovery.followed["small"], Told()
+    discovery.follow([pool(other)])
+    assert names(discovery, other) == ["small-10-0-0-7"]
+    other.tell("10.0.0.9")
+    await discovery.first_answers()
+    assert names(discovery, other) == ["small-10-0-0-9"]
+    await until(before.task.done)
+    discovery.follow([])
+    assert not discovery.followed
+    assert told.asked == other.asked == 1
+
+
+async def test_a_replica_that_comes_back_is_the_same_as_before(discovery: Discovery, told: Told) -> None:
+    discovery.follow([pool(told)])
+    told.tell("10.0.0.7", "10.0.0.8")
+    await discovery.first_answers()
+    fleet = Fleet(discovery.fill([pool(told)]))
     before = fleet.replicas["small-10-0-0-7"]
-    await found(discovery, dns, 20, "10.0.0.8")
+    told.tell("10.0.0.8")
+    await until(lambda: len(names(discovery, told)) == 1)
     fleet.take_in(discovery.fill(fleet.pools.values()), 20)
     assert list(fleet.replicas) == ["small-10-0-0-8"]
-    await found(discovery, dns, 30, "10.0.0.7", "10.0.0.8")
+    told.tell("10.0.0.7", "10.0.0.8")
+    await until(lambda: len(names(discovery, told)) == 2)
     fleet.take_in(discovery.fill(fleet.pools.values()), 30)
     assert fleet.replicas["small-10-0-0-7"] is before
 
 
-async def test_the_system_resolves_a_name_and_says_where_there_is_none() -> None:
-    assert "127.0.0.1" in await resolve("localhost")
-    with pytest.raises(OSError, match=r"."):
-        await resolve("nothing.invalid")
+async def test_a_replica_that_joins_later_is_cordoned_if_an_admin_said_so(discovery: Discovery, told: Told) -> None:
+    discovery.follow([pool(told)])
+    told.tell("10.0.0.7", "10.0.0.8")
+    fleet = Fleet([pool(told)])
+    fleet.know({}, {"small-10-0-0-8": {}})
+    await discovery.first_answers()
+    fleet.take_in(discovery.fill(fleet.pools.values()), 10)
+    assert [replica.cordoned for replica in fleet.replicas.values()] == [False, True]
+    fleet.know({}, {})
+    assert not fleet.replicas["small-10-0-0-8"].cordoned

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from serving.fleet import Fleet, PoolConfig
 from serving.replica import ReplicaConfig
+from serving.shared_memory import SharedMemory
 
 NOW = 100.0
 
@@ -51,3 +52,23 @@ def test_who_is_being_probed_has_no_room() -> None:
 
 def _wider(config: ReplicaConfig) -> ReplicaConfig:
     return ReplicaConfig(config.name, config.url, config.pool, in_flight_max=9)
+
+
+def test_another_engine_of_the_same_name_begins_anew_and_old_requests_end() -> None:
+    memory = SharedMemory(2)
+    fleet = Fleet([pool_at("http://10.0.0.7:8000")], memory)
+    old = fleet.replicas["small-0"]
+    old.up = True
+    lease = old.lease(1.0, "base")
+    fleet.take_in([pool_at("http://10.0.0.9:8000")], 2.0)
+    new = fleet.replicas["small-0"]
+    assert (new.up, new.load, old.load) == (False, 0, 1)
+    lease.give_back(3.0)
+    assert (old.load, new.load) == (0, 0)
+    for number in range(100):
+        fleet.take_in([pool_at(f"http://10.0.1.{number}:8000")], 4.0)
+    assert len([names for names, _ in memory.rows("load")]) <= 4, "rows of engines that are gone are used again"
+
+
+def pool_at(url: str) -> PoolConfig:
+    return PoolConfig("small", "base", (ReplicaConfig("small-0", url, "small"),))

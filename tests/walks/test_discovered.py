@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving import discovery
+from serving import replica_sources
 from serving.adapters import reconcile
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
@@ -35,7 +35,7 @@ class Dns:
 @pytest.fixture
 def dns(monkeypatch: pytest.MonkeyPatch) -> Dns:
     answering = Dns()
-    monkeypatch.setattr(discovery, "resolve", answering)
+    monkeypatch.setattr(replica_sources, "resolve", answering)
     return answering
 
 
@@ -100,7 +100,7 @@ async def test_a_failing_resolver_takes_no_replica_and_is_in_the_metrics(
         dns.fails = True
         metrics = ""
         async with asyncio.timeout(20):
-            while 'apprentice_discoveries_failed_total{pool="small"}' not in metrics:
+            while 'apprentice_discovery_failing{pool="small"} 1' not in metrics:
                 await asyncio.sleep(0.05)
                 metrics = (await http.get("/metrics")).text
         async with gateway.openai() as client:

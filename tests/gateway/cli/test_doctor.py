@@ -21,6 +21,7 @@ from serving.gpu import has_nvidia_gpu
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
+from tests.fakes.kubernetes import FakeKubernetes, endpoint, endpoint_slice
 from tests.fakes.ports import free_port
 from tests.fakes.valkey import APPENDS, valkey
 from tests.gateway.cli.conftest import Said, run
@@ -127,6 +128,37 @@ async def test_engines_that_are_down_or_serve_something_else_are_named(
     assert found["engine small-1"][0] == "problem"
     assert found["engine small-1"][1].startswith("http://127.0.0.1:1: ConnectError: ")
     assert found["engine small-2"][:2] == ("problem", "it serves large")
+
+
+async def test_discovered_engines_are_found_and_looked_at_or_it_is_said_why_not(
+    doctor: Doctor, configure: Configure, small: FakeEngine, tmp_path: Path
+) -> None:
+    pools = configure()["pools"]
+    del pools["small"]["replicas"]
+    port = int(small.url.rpartition(":")[2])
+    async with FakeKubernetes() as cluster:
+        account = str(cluster.account(tmp_path / "account"))
+        service = {"name": "engine-small", "api_url": cluster.url, "account_folder": account}
+        pools["small"]["discover"] = {"service": service}
+        unknown = by_check(await doctor("--json", pools=pools))
+        cluster.put(endpoint_slice("a", [endpoint("127.0.0.1", "engine-small-0")], ports={"http": port}))
+        found = by_check(await doctor("--json", pools=pools))
+        cluster.put(endpoint_slice("a", [endpoint("127.0.0.1", "engine-small-0", ready=False)], ports={"http": port}))
+        unready = by_check(await doctor("--json", pools=pools))
+        cluster.forbidden = True
+        forbidden = by_check(await doctor("--json", pools=pools))
+    pools["small"]["discover"] = {"dns": "engines.invalid", "port": port}
+    unresolved = by_check(await doctor("--json", pools=pools))
+    assert found["discovery small"][:2] == ("ok", "the Service engine-small: 1 replicas")
+    assert found["engine small-engine-small-0"][0] == "ok"
+    assert found["adapters on small-engine-small-0"][0] == "ok"
+    assert unready["discovery small"][:2] == ("warning", "the Service engine-small: none of its endpoints is ready")
+    for findings, told in ((unknown, "no such Service"), (forbidden, "needs a Role"), (unresolved, "engines.invalid")):
+        kind, said, advice = findings["discovery small"]
+        assert kind == "problem"
+        assert told in said
+        assert "pools.small.discover" in advice
+        assert findings["engine general-0"][0] == "ok"
 
 
 async def test_engine_on_a_cpu_that_plays_general_and_takes_adapters_is_warned_of(

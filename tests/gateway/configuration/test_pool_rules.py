@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import SettingsError
+from serving.endpoint_slices import KubernetesService
+from serving.replica_sources import DnsName
 from tests.gateway.configuration.test_settings import LEAST, loaded, said, with_pool
 
 
@@ -151,3 +153,41 @@ def test_a_tasks_cache_isolation_goes_before_the_gateways(
     content = {**LEAST, "tasks": {"returns": task}} | ({"cache_isolation": gateways} if gateways else {})
     settings = loaded(tmp_path, content)
     assert settings.tasks["returns"].policy("returns", settings.cache_isolation).cache_isolation == wanted
+
+
+def test_replicas_are_discovered_by_dns_or_by_a_service_of_kubernetes(tmp_path: Path) -> None:
+    service = {"name": "engine-small", "namespace": "apprentice", "port": "http"}
+    for discover, source in (
+        ({"dns": "engines", "port": 8000}, DnsName("engines", 8000)),
+        (
+            {"service": service, "interval_seconds": 2},
+            KubernetesService(
+                "engine-small",
+                "apprentice",
+                "http",
+                "https://kubernetes.default.svc",
+                Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+                2.0,
+            ),
+        ),
+    ):
+        (pool,) = loaded(tmp_path, with_pool(replicas=[], discover=discover)).pool_configs()
+        assert pool.discovered is not None
+        assert pool.discovered.source == source
+
+
+@pytest.mark.parametrize(
+    "discover",
+    [
+        {},
+        {"port": 8000},
+        {"dns": "engines"},
+        {"service": {"name": "engines"}, "port": 8000},
+        {"service": {"name": "engines"}, "dns": "engines", "port": 8000},
+        {"service": {"name": "Engines"}},
+        {"service": {"name": "engines", "namespace": "a/b"}},
+        {"service": {"name": "engines", "api_url": "https://host/path"}},
+    ],
+)
+def test_a_discovery_of_no_kind_or_of_two_is_refused(tmp_path: Path, discover: dict[str, Any]) -> None:
+    assert "pools.general.discover" in said(tmp_path, with_pool(replicas=[], discover=discover))
