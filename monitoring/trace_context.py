@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
+
+PARENT = re.compile(r"(?!ff)([0-9a-f]{2})-((?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+STATE_MEMBER = re.compile(r"[a-z0-9][a-z0-9_*/@-]{0,255}=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
+STATE_MEMBERS_MAX = 32
+FLAGS = 0b11
+"""Those of W3C's level 2 that are handed on: sampled, and a trace's id that is random."""
 
 
 class TraceContext(NamedTuple):
@@ -12,10 +20,11 @@ class TraceContext(NamedTuple):
     span_id: str
     parent_id: str | None
     """The span of its caller; None where the trace begins here."""
+    flags: int = 1
 
     def header(self, attempt: int = 0) -> str:
         """`traceparent` of the request, or of its attempt with this number, counted from 1."""
-        return f"00-{self.trace_id}-{self.span_of(attempt)}-01"
+        return f"00-{self.trace_id}-{self.span_of(attempt)}-{self.flags:02x}"
 
     def span_of(self, attempt: int) -> str:
         """The span of an attempt. It follows from the request's, since its engine is told before there is a span."""
@@ -42,4 +51,31 @@ def make_context(request_id: str, traceparent: str | None, draw: float, share: f
     if traceparent is None:
         return TraceContext(trace_id, span_id, None) if draw < share else None
     _, trace_id, parent_id, flags = traceparent.split("-")
-    return TraceContext(trace_id, span_id, parent_id) if int(flags, 16) & 1 else None
+    kept = int(flags, 16) & FLAGS
+    return TraceContext(trace_id, span_id, parent_id, kept) if kept & 1 else None
+
+
+def read_trace(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None]:
+    """`traceparent` and `tracestate` of a request's headers (names in lower case), as they are handed on.
+
+    A context that is malformed, or there twice, is none, and takes its state with it; a malformed state goes alone.
+    """
+    found = list(headers)
+    parents = [value.decode("latin-1") for name, value in found if name == b"traceparent"]
+    parent = PARENT.fullmatch(parents[0]) if len(parents) == 1 else None
+    if parent is None:
+        return None, None
+    version, ids, flags, rest = parent.groups()
+    if version == "00" and rest is not None:
+        return None, None
+    traceparent = (
+        parents[0] if version == "00" else f"00-{ids}-{int(flags, 16) & 1:02x}"
+    )  # of a later version, its core
+    return traceparent, _read_state(",".join(value.decode("latin-1") for name, value in found if name == b"tracestate"))
+
+
+def _read_state(text: str) -> str | None:
+    members = [member for member in (part.strip(" \t") for part in text.split(",")) if member]
+    if len(members) > STATE_MEMBERS_MAX or not all(map(STATE_MEMBER.fullmatch, members)):
+        return None
+    return ",".join(members) or None

@@ -26,6 +26,7 @@ HOT_HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
             {"type": "string", "enum": ["interactive", "batch"]},
         ),
         "traceparent": ("The W3C trace context, passed on to the engine.", {"type": "string", "maxLength": 512}),
+        "tracestate": ("Its state, passed on as it came.", {"type": "string"}),
     }
 )
 ANSWER_HEADERS: Mapping[str, str] = MappingProxyType(

@@ -73,12 +73,18 @@ class Ledger:
         "started_at",
         "trace",
         "traceparent",
+        "tracestate",
         "turned_down",
         "waited_seconds",
     )
 
     def __init__(
-        self, record: Record, now: float, traceparent: str | None, tracing: RequestTracing | None = None
+        self,
+        record: Record,
+        now: float,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        tracing: RequestTracing | None = None,
     ) -> None:
         self.record = record
         self.body: RequestBody | None = None
@@ -86,6 +92,8 @@ class Ledger:
         self.trace = None if tracing is None else tracing.begin(record.id, traceparent)
         """Its place in a trace; None where nobody traces it."""
         self.traceparent = self.trace.header() if self.trace is not None else traceparent or trace_of(record.id)
+        self.tracestate = tracestate
+        """What other tracers noted of its caller's trace; engines get it as it came."""
         self.score_began_at: float | None = None
         self.scored_at: float | None = None
         self.chosen_at: float | None = None

@@ -91,6 +91,8 @@ async def attempt(
         "X-Request-Id": ledger.record.id if number == 1 else f"{ledger.record.id}-{number}",
         "traceparent": ledger.traceparent_of(number),
     }
+    if ledger.tracestate is not None:
+        headers["tracestate"] = ledger.tracestate
     began_at = time.monotonic()
     replica = services.fleet.replicas[choice.replica.name]
     reading = begun.reading if begun is not None else None

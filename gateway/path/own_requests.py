@@ -85,7 +85,7 @@ async def ask_beside(
     was taken for it (None: it takes one).
     """
     now = time.monotonic()
-    ledger = Ledger(record, now, None)
+    ledger = Ledger(record, now)
     ledger.note_choice(choice, services.get_fingerprint(choice))
     headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
     if lease is None:

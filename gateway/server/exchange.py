@@ -17,9 +17,9 @@ from gateway.errors import Problem
 from gateway.formats.format_table import get_format
 from gateway.server.shared_room import SharedRoom
 from gateway.server.wire import Headers, HungUp
+from monitoring.trace_context import read_trace
 from serving.wakeable import Wakeable
 
-TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 HEADER_CHARACTERS_MAX = 512
 READ_AHEAD_BYTES = 65_536
@@ -189,10 +189,9 @@ class Exchange(Wakeable):
             raise Problem("invalid_value", f"The header {name} holds control characters.")
         return value
 
-    def traceparent(self) -> str | None:
-        """The caller's W3C trace context, if it is well-formed."""
-        value = text_of(self._fields.get(b"traceparent", b""))
-        return value if TRACEPARENT.fullmatch(value) else None
+    def trace(self) -> tuple[str | None, str | None]:
+        """The caller's W3C trace context and its state, each if it is well-formed."""
+        return read_trace(self.headers) if b"traceparent" in self._fields else (None, None)
 
     async def body(self, bytes_max: int) -> bytes:
         """The whole JSON body. Raises Problem (413, 415; 503 without room for it), HungUp if it breaks off."""

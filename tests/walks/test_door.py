@@ -310,6 +310,19 @@ async def test_a_trace_context_that_is_none_is_not_passed_on_nor_echoed(
             assert (answer.headers["traceparent"] == value) == (value == sent)
 
 
+async def test_the_state_of_a_trace_goes_to_the_engine_with_its_context_alone(
+    gateway: RunningGateway, general: FakeEngine
+) -> None:
+    sent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+    async with gateway.http() as http:
+        for traceparent, state in ((sent, "rojo=1,congo=2"), ("none", None)):
+            headers = [("traceparent", traceparent), ("tracestate", "rojo=1"), ("tracestate", "congo=2")]
+            answer = await http.post("/v1/chat/completions", json=ASK, headers=headers)
+            assert answer.status_code == 200, answer.text
+            seen = general.requests[-1].headers
+            assert (seen["traceparent"] == sent, seen.get("tracestate")) == (state is not None, state)
+
+
 @pytest.mark.parametrize(
     "model", ['a"} 1\nfake_metric 1', "a\r\nset-cookie: b", "../../admin", "a\u2028b", "returns@v1\n"]
 )

@@ -34,6 +34,7 @@ ASK: dict[str, Any] = {
     "max_tokens": 20,
     "extra_headers": {"x-apprentice-session": "order-4711"},
 }
+STATE = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
@@ -56,7 +57,7 @@ async def traced(
 
 async def ask(client: AsyncOpenAI, traceparent: str | None = None, **fields: Any) -> tuple[str, str]:
     """The trace and the span of the gateway, as the answer's header has them."""
-    headers = ASK["extra_headers"] | ({"traceparent": traceparent} if traceparent else {})
+    headers = ASK["extra_headers"] | ({"traceparent": traceparent, "tracestate": STATE} if traceparent else {})
     answer = await client.chat.completions.with_raw_response.create(**ASK | {"extra_headers": headers} | fields)
     if fields.get("stream"):
         assert [chunk async for chunk in answer.parse()]
@@ -104,6 +105,7 @@ async def test_a_request_is_a_span_in_its_callers_trace_with_its_steps_as_childr
     assert len({one.span_id for one in (request, score, choose, attempt)}) == 4
     assert request.begin <= score.begin <= score.end <= choose.end <= attempt.begin < attempt.end <= request.end
     assert small.requests[-1].headers["traceparent"] == f"00-{TRACE}-{attempt.span_id}-01"
+    assert small.requests[-1].headers["tracestate"] == STATE
     wanted = {
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": "returns",

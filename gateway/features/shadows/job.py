@@ -276,7 +276,7 @@ def _known(shadows: Shadows, job: ShadowJob, version: VersionView | None) -> tup
     record.led_to = job.choice.led_to.name if job.choice.led_to is not None else None
     record.outcome, record.status = "ok", 200
     record.probability, record.cost_usd = job.probability, 0.0
-    return Ledger(record, time.monotonic(), None), job.known_answer
+    return Ledger(record, time.monotonic()), job.known_answer
 
 
 def _record(shadows: Shadows, job: ShadowJob) -> Record:

@@ -28,7 +28,7 @@ V1, V2 = version("returns@v1"), version("returns@v2")
 def test_a_version_that_answers_after_all_is_no_fallback(
     reason: Reason, answers: VersionView | None, led_to: VersionView | None, fallback_from: str | None
 ) -> None:
-    ledger = Ledger(Record(id="a", at=0.0, endpoint="chat", caller="c", requested_model="returns"), 0.0, None)
+    ledger = Ledger(Record(id="a", at=0.0, endpoint="chat", caller="c", requested_model="returns"), 0.0)
     pool = usual_fleet().pools["small" if answers else "general"]
     task = TaskPolicy("returns", "general")
     ledger.note_choice(Choice(task, answers, pool, pool.replicas[0], reason, led_to=led_to), "stack")

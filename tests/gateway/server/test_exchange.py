@@ -140,13 +140,15 @@ async def test_a_header_that_is_too_long_is_refused() -> None:
         (TRACE.upper(), None),
         (TRACE[:-1], None),
         (TRACE + "0", None),
-        ("01" + TRACE[2:], None),
+        ("01" + TRACE[2:], TRACE),
+        ("01" + TRACE[2:] + "-more", TRACE),
+        ("ff" + TRACE[2:], None),
         ("", None),
         (TRACE + "\r\nx: y", None),
     ],
 )
 async def test_a_trace_context_is_taken_only_where_it_is_well_formed(said: str, taken: str | None) -> None:
-    assert Caller(headers={"traceparent": said}).call.traceparent() == taken
+    assert Caller(headers={"traceparent": said}).call.trace()[0] == taken
 
 
 async def test_an_answer_goes_out_in_order_and_knows_whether_it_has_begun() -> None:
@@ -283,4 +285,4 @@ def test_a_request_without_a_trace_gets_one_of_its_own() -> None:
     trace = trace_of(ID)
     assert len(trace) == len(TRACE)
     assert trace.startswith("00-" + ID.replace("-", "")[:32] + "-")
-    assert Caller(headers={"traceparent": trace}).call.traceparent() == trace
+    assert Caller(headers={"traceparent": trace}).call.trace() == (trace, None)
