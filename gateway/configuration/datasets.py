@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
-from gateway.configuration.sections import Section
+from gateway.configuration.sections import FolderPath, Section
 
 
 class DatasetSettings(Section):
     """What `apprentice datasets build` may take."""
 
-    folder: Path | None = Field(
+    folder: FolderPath | None = Field(
         None, description="Their folder, shared by gateways that share Redis; unset: `datasets` in the data folder."
     )
     rows_max: int = Field(100_000, ge=1, le=1_000_000, description="Rows of all sources.")

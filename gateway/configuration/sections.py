@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from gateway.formats.fields import ALLOWABLE
 from router.policy import TokensOver, UnknownFields
@@ -15,6 +15,16 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 RedisGone = Literal["open", "closed"]
 """Whether limits let requests through while Redis is gone."""
+
+
+def _refuse_address(path: Any) -> Any:
+    if "://" in str(path):
+        raise ValueError("this is an address, and a folder is needed: mount the object storage where files are renamed")
+    return path
+
+
+FolderPath = Annotated[Path, BeforeValidator(_refuse_address)]
+"""A folder of this machine. As a path, an address such as `s3://bucket` would be made in the working folder."""
 
 
 class Section(BaseModel):

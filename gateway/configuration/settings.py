@@ -31,6 +31,7 @@ from gateway.configuration.sections import (
     AuditSettings,
     ConsoleSettings,
     DoorLimits,
+    FolderPath,
     ListenSettings,
     Name,
     QueueLimits,
@@ -123,7 +124,7 @@ class RecordSettings(Section):
     )
     spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between syncs of the spool.")
     archive: bool = Field(True, description="Whether records and feedback become Parquet files.")
-    archive_folder: Path | None = Field(None, description="Their folder; unset: `records` in the data folder.")
+    archive_folder: FolderPath | None = Field(None, description="Their folder; unset: `records` in the data folder.")
     archive_interval_seconds: Seconds = Field(300.0, description="Time between writes of the archive.")
     archive_retention_days: int = Field(366, ge=1, le=36_600, description="Days in the archive.")
 
@@ -181,8 +182,8 @@ class Settings(BaseSettings):
     )
 
     listen: ListenSettings = ListenSettings()
-    data_folder: Path = Field(Path("var/data"), description="Folder for what must survive a restart.")
-    store_folder: Path | None = Field(None, description="Adapter store; unset: `store` in the data folder.")
+    data_folder: FolderPath = Field(Path("var/data"), description="Folder for what must survive a restart.")
+    store_folder: FolderPath | None = Field(None, description="Adapter store; unset: `store` in the data folder.")
     import_folders: tuple[Path, ...] = Field(
         (),
         description="Folders whose adapters and prompts may be imported.",

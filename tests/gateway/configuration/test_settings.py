@@ -114,6 +114,7 @@ def test_all_unknown_keys_are_named_at_once(tmp_path: Path) -> None:
         ({**LEAST, "limits": {"retries_max": 11}}, "limits.retries_max"),
         ({**LEAST, "limits": {"retries_max": "many"}}, "limits.retries_max"),
         ({**LEAST, "log_level": "loud"}, "log_level"),
+        ({**LEAST, "records": {"archive_folder": "s3://bucket/records"}}, "records.archive_folder: this is an address"),
         ({**LEAST, "tasks": {"Returns!": {}}}, "tasks.Returns!"),
         (with_pool(replicas=[]), "pools.general.replicas"),
         (with_pool(replicas=[{"name": "g", "url": "localhost:8101"}]), "pools.general.replicas.0.url"),
