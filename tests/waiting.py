@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-DEADLINE_SECONDS = 60.0
-"""Many times what the slowest takes, for a machine that is busy with other tests."""
+DEADLINE_SECONDS = 120.0
+"""Many times what the slowest takes: helper processes are niced, and wait where other tests keep the machine busy."""
 POLL_SECONDS = 0.005
 
 

@@ -47,7 +47,9 @@ async def read_until_silent(http: httpx.AsyncClient, body: dict[str, Any], secon
     """The status (0 without headers) and what came of an answer until nothing came for so long."""
     status, got = 0, b""
     try:
-        async with http.stream("POST", "/v1/chat/completions", json=body, timeout=seconds) as answer:
+        async with http.stream(
+            "POST", "/v1/chat/completions", json=body, timeout=httpx.Timeout(60, read=seconds)
+        ) as answer:
             status = answer.status_code
             async for part in answer.aiter_bytes():
                 got += part

@@ -21,13 +21,13 @@ async def engine() -> AsyncIterator[FakeEngine]:
 
 @pytest.fixture
 async def http(engine: FakeEngine) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=engine.url, timeout=5) as http:
+    async with httpx.AsyncClient(base_url=engine.url, timeout=60) as http:
         yield http
 
 
 @pytest.fixture
 async def sdk(engine: FakeEngine) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="any", max_retries=0, timeout=5) as sdk:
+    async with AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="any", max_retries=0, timeout=60) as sdk:
         yield sdk
 
 

@@ -14,7 +14,7 @@ import httpx
 from tests.fakes.ports import free_port
 from tests.programs import program
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 def run(name: str, *arguments: str | Path, folder: Path) -> str:
@@ -69,14 +69,14 @@ def asked(client: httpx.Client, path: str, **parameters: Any) -> Any:
 
 @contextmanager
 def _running(command: list[str], url: str, log: Path) -> Iterator[httpx.Client]:
-    with log.open("wb") as written, httpx.Client(base_url=url, timeout=20) as client:
+    with log.open("wb") as written, httpx.Client(base_url=url, timeout=60) as client:
         process = subprocess.Popen(command, stdout=written, stderr=written)
         try:
             _wait_until_ready(client, process, log)
             yield client
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -25,6 +25,7 @@ from tests.fakes.adapters import write_adapter
 from tests.fakes.asking import ASK, chat, events, post, read_until_broken, text_of
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import (
+    Silent,
     Status,
 )
 from tests.fakes.lora import Refused
@@ -356,6 +357,27 @@ async def test_a_draining_engine_finishes_and_refuses_with_500(engine: FakeEngin
     assert not engine.listening
 
 
+async def test_what_takes_too_long_is_cut_off_by_a_shut_down(engine: FakeEngine, http: httpx.AsyncClient) -> None:
+    engine.faults.add(Silent())
+    running = asyncio.create_task(post(http, chat()))
+    await engine.until(lambda: engine.in_flight == 1)
+    await engine.shut_down(timeout_seconds=0.01)
+    assert not engine.listening
+    with pytest.raises(httpx.TransportError):
+        await running
+
+
+async def test_a_dead_engine_stops_though_an_answer_hangs(engine: FakeEngine, http: httpx.AsyncClient) -> None:
+    engine.faults.add(Silent())
+    running = asyncio.create_task(post(http, chat()))
+    await engine.until(lambda: engine.in_flight == 1)
+    engine.die()
+    await engine.until(engine.ended.is_set)
+    assert not engine.listening
+    with pytest.raises(httpx.TransportError):
+        await running
+
+
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tests.fakes.engine", "--token-delay-seconds", "0.05", "--shutdown-timeout", "5"]
@@ -376,7 +398,7 @@ def process() -> Iterator[subprocess.Popen[str]]:
 async def test_the_command_prints_its_url_shows_faults_and_finishes_on_sigterm(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     url = (await asyncio.to_thread(process.stdout.readline)).strip()
-    async with httpx.AsyncClient(base_url=url, timeout=5) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         assert (await post(http, chat("small"))).status_code == 500
         with pytest.raises(httpx.ReadError):
             await post(http, chat("x"))
@@ -393,7 +415,7 @@ async def test_the_command_prints_its_url_shows_faults_and_finishes_on_sigterm(p
 async def test_a_killed_command_ends_the_answer_without_its_last_chunk(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     url = (await asyncio.to_thread(process.stdout.readline)).strip()
-    async with httpx.AsyncClient(base_url=url, timeout=5) as http, asyncio.timeout(30):
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http, asyncio.timeout(30):
         await http.request("DELETE", "/__faults")
         asking = asyncio.create_task(read_until_broken(url, chat("small", stream=True)))
         while not any(one["tokens"] for one in (await http.get("/__state")).json()["requests"]):

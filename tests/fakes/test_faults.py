@@ -89,7 +89,7 @@ async def test_a_silent_engine_sends_nothing_and_sees_the_caller_go(
     engine: FakeEngine, http: httpx.AsyncClient
 ) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        await post(http, chat("f06-silent"), timeout=0.1)
+        await post(http, chat("f06-silent"), timeout=httpx.Timeout(60, read=0.1))
     await engine.until(lambda: engine.in_flight == 0)
     assert engine.requests[0].outcome == "cancelled"
 
@@ -175,7 +175,7 @@ async def test_an_answer_ends_without_done_in_three_ways(engine: FakeEngine, htt
     engine.faults.remove(rule)
     engine.faults.add(NoDone("open"))
     with pytest.raises(httpx.ReadTimeout):
-        await post(http, body, timeout=0.1)
+        await post(http, body, timeout=httpx.Timeout(60, read=0.1))
 
 
 @pytest.mark.parametrize("name", ["f14-dies-and-refuses-prefill", "f14-refuses-prefill"])
@@ -297,6 +297,6 @@ async def test_a_hung_control_call_does_not_hold_up_the_end() -> None:
         engine.faults.add(Silent(), path="/health")
         engine.faults.add(Reset(), RawEvent(), path="/version")
         with pytest.raises(httpx.ReadTimeout):
-            await http.get("/health", timeout=0.05)
+            await http.get("/health", timeout=httpx.Timeout(60, read=0.05))
         with pytest.raises(httpx.ReadError):
             await http.get("/version")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +38,7 @@ class Valkey:
         self._process = await asyncio.create_subprocess_exec(
             *(str(get_binary_path()), *own, *self._options), stdout=asyncio.subprocess.DEVNULL
         )
-        async with asyncio.timeout(20), Redis(unix_socket_path=str(self.socket)) as redis:
+        async with asyncio.timeout(60), Redis(unix_socket_path=str(self.socket)) as redis:
             while True:
                 with contextlib.suppress(RedisError, OSError):
                     if await redis.ping():
@@ -63,11 +62,3 @@ async def valkey(*options: str) -> AsyncIterator[Valkey]:
     finally:
         await running.end()
         shutil.rmtree(running.folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now: a replica finds its primary by one."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

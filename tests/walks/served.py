@@ -108,4 +108,4 @@ async def config() -> AsyncIterator[Path]:
 
 
 def client(process: Process, key: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=process.url, headers={"Authorization": f"Bearer {key}"}, timeout=20)
+    return httpx.AsyncClient(base_url=process.url, headers={"Authorization": f"Bearer {key}"}, timeout=60)

@@ -14,7 +14,8 @@ from gateway.app import open_gateway
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError
 from gateway.state.durability import MARK_KEY
-from tests.fakes.valkey import APPENDS, Valkey, free_port, valkey
+from tests.fakes.ports import free_port
+from tests.fakes.valkey import APPENDS, Valkey, valkey
 from tests.walks.conftest import Configure
 from tests.walks.gateway import run_gateway
 

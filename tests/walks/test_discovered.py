@@ -13,7 +13,7 @@ from serving import replica_sources
 from serving.adapters import reconcile
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
-from tests.fakes.sources import free_port
+from tests.fakes.ports import free_port
 from tests.waiting import until
 from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.limits.quotas import window_at
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.one_minute import in_one_minute
 
 PATIENT = {"lease_timeout_seconds": 20}
 FEW = {"requests_per_minute": 5, "tokens_per_minute": 40}
@@ -21,19 +21,6 @@ FEW = {"requests_per_minute": 5, "tokens_per_minute": 40}
 
 def report(**more: Any) -> dict[str, Any]:
     return {"source_id": uuid.uuid4().hex, "task": "returns", "at": time.time() - 60, **more}
-
-
-async def in_one_minute(redis: Redis, walk: Callable[[], Awaitable[None]]) -> None:
-    """Run the walk, and again where its minute was over before its end: nothing that it saw of limits counts then."""
-    while True:
-        began = window_at("minute", (await redis.time())[0])
-        try:
-            await walk()
-        except AssertionError:
-            if window_at("minute", (await redis.time())[0]) == began:
-                raise
-        else:
-            return
 
 
 async def reported(http: httpx.AsyncClient, count: int) -> httpx.Response:

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from gateway.errors import StateError
 from gateway.state.durability import MARK_KEY, SYNC_BEGUN_SECONDS, Durability, NotSettled, look_at
 from gateway.state.redis import Lives, open_state
-from tests.fakes.valkey import APPENDS, Valkey, free_port, valkey
+from tests.fakes.ports import free_port
+from tests.fakes.valkey import APPENDS, Valkey, valkey
 
 
 @asynccontextmanager
