@@ -12,7 +12,7 @@ WORKERS = $(shell expr 2 '*' `nproc`)
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
-.PHONY: up demo demo-loop test check fast engine-test lock docs docs-site image clean help
+.PHONY: up demo demo-loop test check fast engine-test lock docs docs-site image sbom clean help
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -53,6 +53,9 @@ docs-site: $(VENV)/development ## Build the documents as a site in var/site
 
 image: $(VENV)/development ## Install the package, build the container image, and run both once
 	$(BIN)/pytest -m image --timeout 900 tests/deploy
+
+sbom: $(VENV)/development ## Write the CycloneDX SBOM of what the image installs to var/sbom.cdx.json
+	requirements/sbom.sh var/sbom.cdx.json
 
 $(VENV)/runtime: requirements/gateway.lock requirements/build.lock pyproject.toml
 	@echo "Installing the gateway into $(VENV) …"

