@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -43,14 +43,14 @@ async def child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
     """
     thread = ThreadPoolExecutor(1, "child")
     try:
-        beginning = _run_in(thread, lambda: _begun(command))
+        beginning = thread.submit(_begun, command)
         try:
-            process = await asyncio.shield(beginning)
+            process = await asyncio.shield(asyncio.wrap_future(beginning))
         except asyncio.CancelledError:
-            with contextlib.suppress(OSError):  # the thread goes on: what it has begun by then is nobody's
-                unwanted = await beginning
-                unwanted.kill()
-                await _run_in(thread, lambda: _let_go(unwanted))
+            ending = _run_in(thread, lambda: _end(beginning))  # what the thread has begun by then is nobody's
+            while not ending.done():
+                with contextlib.suppress(asyncio.CancelledError):  # a gateway's stop cancels its jobs again and again
+                    await asyncio.shield(ending)
             raise
         try:
             yield ChildProcess(process, thread)
@@ -73,6 +73,13 @@ def _begun(command: Sequence[str]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the gateway, with which it ends
     )
+
+
+def _end(beginning: Future[subprocess.Popen[bytes]]) -> None:
+    with contextlib.suppress(OSError):  # it did not begin at all
+        process = beginning.result()
+        process.kill()
+        _let_go(process)
 
 
 def _give(process: subprocess.Popen[bytes], job: bytes) -> None:
