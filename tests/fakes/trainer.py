@@ -58,12 +58,12 @@ def main(plan_file: str) -> None:
     tell("started", rows=len(rows), heldout=len(heldout), steps=job["steps"], from_step=step, too_long=0)
     while step < job["steps"]:
         step += 1
+        checkpoint.write_text(str(step))  # who hears of a step may rely on it
         tell("step", step=step, loss=round(1 / step, 5), seconds_each=0.01)
         if plan.get("fail"):
             plan_path.unlink()
             tell("failed", text=plan["fail"])
             sys.exit(1)
-        checkpoint.write_text(str(step))
         if step % job["evaluate_every"] == 0:
             tell("heldout", step=step, loss=round(2 / step, 5), right=0.5, best=True)
         if step == plan.get("wait_at"):

@@ -115,7 +115,7 @@ async def test_a_dead_engine_is_replaced_by_general_and_comes_back_with_its_adap
         replica = gateway.services.fleet.replicas["small-0"]
         await small.until(lambda: not replica.up)
         await small.restart()
-        await small.until(lambda: "returns@v1" in replica.loaded, 10)
+        await small.until(lambda: "returns@v1" in replica.loaded)
         answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
     assert answer.headers["x-apprentice-version"] == "returns@v1"
 
