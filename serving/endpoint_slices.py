@@ -6,19 +6,17 @@ A watch goes on from the resourceVersion seen last; where the server has forgott
 from __future__ import annotations
 
 import json
-import ssl
 from asyncio import sleep
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import httpx
 
 from serving.replica_sources import DiscoveryError, Endpoint, name_of
-from serving.tls import TlsError, TlsFiles
+from serving.service_account import ServiceAccount
 
 WATCH_SECONDS = 60
 """The server ends a watch after this time: a connection that died unnoticed is noticed soon."""
@@ -35,16 +33,12 @@ EndpointSlice = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class KubernetesService:
-    """A Service by its name; `namespace` unset: the pod's own; `port` by name, unset: its only one.
-
-    `account_folder` has the service account's files. The token is read for each request: it changes within the hour.
-    """
+    """A Service by its name; `namespace` unset: the pod's own; `port` by name, unset: its only one."""
 
     name: str
     namespace: str | None
     port: str | None
-    api_url: str
-    account_folder: Path
+    account: ServiceAccount
     interval_seconds: float = 5.0
 
     def __str__(self) -> str:
@@ -53,7 +47,7 @@ class KubernetesService:
     async def follow(self) -> AsyncGenerator[frozenset[Endpoint], None]:
         """Yield the endpoints that are ready, now and after each change. Raises DiscoveryError."""
         try:
-            async with httpx.AsyncClient(trust_env=False, verify=self._trust()) as http:
+            async with self.account.open_client() as http:
                 while True:
                     async with self._ask(http) as answer:
                         listed = json.loads(await answer.aread())
@@ -67,25 +61,25 @@ class KubernetesService:
                                 yield find_ready(slices.values(), self.port)
                         await sleep(TURN_SECONDS)
         except httpx.HTTPError as error:
-            raise DiscoveryError(f"{self.api_url}: {type(error).__name__}: {error}"[:MESSAGE_LENGTH_MAX]) from error
-        except (OSError, UnicodeError, TlsError) as error:
+            told = f"{self.account.api_url}: {type(error).__name__}: {error}"
+            raise DiscoveryError(told[:MESSAGE_LENGTH_MAX]) from error
+        except (OSError, UnicodeError) as error:
             raise DiscoveryError(f"the service account's files can't be read: {error}") from error
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise DiscoveryError(f"{self.api_url} is no API of Kubernetes ({type(error).__name__})") from error
+            raise DiscoveryError(f"{self.account.api_url} is no API of Kubernetes ({type(error).__name__})") from error
 
     @asynccontextmanager
     async def _ask(self, http: httpx.AsyncClient, version: str = "") -> AsyncGenerator[httpx.Response, None]:
         """List all slices, or with a resourceVersion watch what comes after it. Raises DiscoveryError for an error."""
-        namespace = self.namespace or self._read("namespace")
+        namespace = self.namespace or self.account.read("namespace")
         query = {"labelSelector": f"kubernetes.io/service-name={self.name}"}
         if version:
             query |= {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version}
             query["timeoutSeconds"] = str(WATCH_SECONDS)
         async with http.stream(
             "GET",
-            f"{self.api_url}/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
+            f"{self.account.api_url}/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
             params=query,
-            headers={"Authorization": f"Bearer {self._read('token')}"},
             timeout=httpx.Timeout(ANSWER_SECONDS_MAX, read=ANSWER_SECONDS_MAX + (WATCH_SECONDS if version else 0)),
         ) as answer:
             if (status := answer.status_code) != 200:
@@ -93,14 +87,6 @@ class KubernetesService:
                 told = json.loads(body)["message"] if is_json else ""
                 raise DiscoveryError(f"the API answers {status}: {ADVICE.get(status, '')} {told}"[:MESSAGE_LENGTH_MAX])
             yield answer
-
-    def _read(self, file: str) -> str:
-        return (self.account_folder / file).read_text(encoding="ascii").strip()
-
-    def _trust(self) -> ssl.SSLContext:
-        if self.api_url.startswith("https:"):
-            return TlsFiles(str(self.account_folder / "ca.crt")).context()
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _take_in(slices: dict[str, EndpointSlice], event: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from gateway.configuration.sections import BodySection, Name, Seconds, Section
+from gateway.configuration.sections import AccountSettings, BodySection, Name, Seconds, Section
 from gateway.formats.fields import NEVER_WITH_ADAPTERS
 from monitoring.cost import Price
 from router.policy import AUTO, CacheIsolation, TaskPolicy
@@ -85,16 +85,12 @@ class ReplicaSettings(Section):
     )
 
 
-class ServiceSettings(Section):
+class ServiceSettings(AccountSettings):
     """A Service of Kubernetes, whose EndpointSlices name the engines that are ready."""
 
     name: str = Field(pattern=LABEL, description="Name of the Service.")
     namespace: str | None = Field(None, pattern=LABEL, description="Its namespace; unset: the gateway's own.")
     port: str | None = Field(None, pattern=LABEL, description="Name of its port; unset: its only one.")
-    api_url: str = Field("https://kubernetes.default.svc", pattern=ADDRESS, description="Address of the cluster's API.")
-    account_folder: Path = Field(
-        Path("/var/run/secrets/kubernetes.io/serviceaccount"), description="Folder with token, ca.crt and namespace."
-    )
 
 
 class DiscoverSettings(Section):
@@ -121,8 +117,9 @@ class DiscoverSettings(Section):
 
     def source(self) -> ReplicaSource:
         """As serving follows it."""
-        if self.service is not None:
-            return KubernetesService(**dict(self.service), interval_seconds=self.interval_seconds)
+        if (service := self.service) is not None:
+            account = service.account()
+            return KubernetesService(service.name, service.namespace, service.port, account, self.interval_seconds)
         assert self.dns is not None
         assert self.port is not None
         return DnsName(self.dns, self.port, self.interval_seconds)

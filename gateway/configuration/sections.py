@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gateway.formats.fields import ALLOWABLE
 from router.policy import TokensOver, UnknownFields
+from serving.service_account import ServiceAccount
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -56,6 +57,19 @@ class BodySection(Section):
         "refuse",
         description="Too many requested tokens are an error, or bounded.",
     )
+
+
+class AccountSettings(Section):
+    """The service account by which the cluster's API is reached."""
+
+    api_url: str = Field("https://kubernetes.default.svc", pattern="^https?://", description="The API server.")
+    account_folder: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"), description="Folder with token, ca.crt and namespace."
+    )
+
+    def account(self) -> ServiceAccount:
+        """As serving uses it."""
+        return ServiceAccount(self.api_url.rstrip("/"), self.account_folder)
 
 
 class AuditSettings(Section):

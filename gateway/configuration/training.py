@@ -7,20 +7,15 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from gateway.configuration.sections import Section
+from gateway.configuration.sections import AccountSettings, Section
 
 RunnerName = Literal["local", "kubernetes", "ray", "webhook"]
 
 
-class KubernetesSettings(Section):
+class KubernetesSettings(AccountSettings):
     """Where Jobs are made."""
 
     template_file: Path | None = Field(None, description="Job that trains, as YAML (k8s/training/job.yaml).")
-    api_url: str = Field("https://kubernetes.default.svc", pattern="^https?://", description="The API server.")
-    account_folder: Path = Field(
-        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
-        description="The service account's folder.",
-    )
 
 
 class TrainingParameters(Section):

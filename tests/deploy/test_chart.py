@@ -24,9 +24,16 @@ LARGE: dict[str, Any] = {
     "gateway": {"replicas": 4, "autoscaling": {"kind": "keda"}},
     "pools": {
         "small": SMALL | {"store": "sidecar", "autoscaling": {"kind": "keda", "max": 40}},
-        "general": GENERAL | {"tensorParallel": 4, "nodeSelector": {"gpu": "h100"}, "tolerations": [{"key": "gpu"}]},
+        "general": GENERAL
+        | {
+            "discovery": "endpointslices",
+            "tensorParallel": 4,
+            "nodeSelector": {"gpu": "h100"},
+            "tolerations": [{"key": "gpu"}],
+        },
     },
     "redis": {"url": "rediss://redis.internal:6380"},
+    "kubernetesApi": {"cidr": "10.96.0.1/32"},
     "prometheus": {"serviceMonitor": True, "rules": True, "dashboards": True},
     "storage": {"class": "shared"},
 }
@@ -89,6 +96,32 @@ def test_a_large_fleet_has_what_its_values_say() -> None:
     assert [{"port": 6380, "protocol": "TCP"}] in [rule["ports"] for rule in egress]
 
 
+def test_gateways_may_read_endpoint_slices_only_where_engines_are_found_so() -> None:
+    cluster, plain = made(LARGE), made(MIDDLE)
+    config = yaml.safe_load(cluster.config("apprentice-config", "apprentice.yaml"))
+    assert config["pools"]["general"]["discover"]["service"] == {"name": "engine-general", "port": "http"}
+    service = cluster.named("Service", "engine-general")["spec"]
+    assert "http" in [port["name"] for port in service["ports"]]
+    role, binding = cluster.named("Role", "gateway"), cluster.named("RoleBinding", "gateway")
+    (rule,) = role["rules"]
+    assert rule == {
+        "apiGroups": ["discovery.k8s.io"],
+        "resources": ["endpointslices"],
+        "verbs": ["get", "list", "watch"],
+    }
+    (subject,) = binding["subjects"]
+    pod = cluster.named("Deployment", "gateway")["spec"]["template"]["spec"]
+    assert subject["name"] == cluster.named("ServiceAccount", "gateway")["metadata"]["name"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("gateway", True)
+    egress = cluster.named("NetworkPolicy", "gateway")["spec"]["egress"]
+    (api,) = [rule for rule in egress if {"port": 6443, "protocol": "TCP"} in rule["ports"]]
+    assert api["to"] == [{"ipBlock": {"cidr": "10.96.0.1/32"}}]
+    assert not [each for each in plain.resources if each["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
+    pod = plain.named("Deployment", "gateway")["spec"]["template"]["spec"]
+    assert ("serviceAccountName" in pod, pod["automountServiceAccountToken"]) == (False, False)
+    assert "6443" not in plain.text
+
+
 def test_the_rules_and_dashboards_are_the_very_files_that_are_tested() -> None:
     cluster = made(LARGE)
     rules = {each["metadata"]["name"]: each["spec"] for each in cluster.of_kind("PrometheusRule")}
@@ -121,6 +154,8 @@ def test_alerts_and_dashboards_lead_to_the_addresses_that_are_given() -> None:
         {"pools": {"small": {"args": ["--api-key=x"]}}},
         {"image": {"digest": "latest"}},
         {"config": {"pools": {}}},
+        {"pools": {"small": {"discovery": "endpoints"}}},
+        {"kubernetesApi": {"cidr": "kubernetes.default"}},
         {"redis": {"url": "redis://:password@redis:6379"}},
         {"gateway": {"autoscaling": {"kind": "vpa"}}},
     ],

@@ -13,6 +13,7 @@ import pytest
 
 from serving.endpoint_slices import KubernetesService, find_ready
 from serving.replica_sources import DiscoveryError, Endpoint
+from serving.service_account import ServiceAccount
 from tests.fakes.kubernetes import FakeKubernetes, endpoint, endpoint_slice
 from tests.waiting import until
 
@@ -39,7 +40,8 @@ async def cluster() -> AsyncIterator[FakeKubernetes]:
 
 @pytest.fixture
 def service(cluster: FakeKubernetes, tmp_path: Path) -> KubernetesService:
-    return KubernetesService("engine-small", None, "http", cluster.url, cluster.account(tmp_path / "account"))
+    account = ServiceAccount(cluster.url, cluster.account(tmp_path / "account"))
+    return KubernetesService("engine-small", None, "http", account)
 
 
 async def told(answers: Answers) -> frozenset[Endpoint]:
@@ -179,8 +181,8 @@ async def test_a_server_that_is_away_or_none_of_kubernetes_is_named(
 ) -> None:
     with pytest.raises(DiscoveryError, match="no such Service"):
         await anext(service.follow())
-    with pytest.raises(DiscoveryError, match="nowhere/token"):
-        await anext(replace(service, namespace="apprentice", account_folder=tmp_path / "nowhere").follow())
+    with pytest.raises(DiscoveryError, match="files can't be read"):
+        await anext(replace(service, account=ServiceAccount(cluster.url, tmp_path / "nowhere")).follow())
     cluster.put(slice_of("a", endpoint("10.0.0.7", "engine-small-0")))
     async with aclosing(service.follow()) as answers:
         assert await told(answers) == {ONE}

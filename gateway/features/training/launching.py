@@ -162,17 +162,10 @@ async def _job_end(trainings: Trainings, training: Training) -> str | None:
 
 
 async def _ask_kubernetes(trainings: Trainings, method: str, path: str, body: Any = None) -> httpx.Response:
-    settings = trainings.services.settings.training.kubernetes
-    token, namespace, trust = await asyncio.to_thread(_read_account, settings.account_folder)
-    url = f"{settings.api_url}/apis/batch/v1/namespaces/{namespace}/jobs{path}"
-    async with httpx.AsyncClient(verify=trust, trust_env=False, timeout=TIMEOUT_SECONDS) as http:
-        return await http.request(method, url, json=body, headers={"Authorization": f"Bearer {token}"})
-
-
-def _read_account(folder: Path) -> tuple[str, str, ssl.SSLContext]:
-    """The token, the namespace and the trust of the service account. Raises OSError."""
-    token, namespace = ((folder / name).read_text(encoding="ascii").strip() for name in ("token", "namespace"))
-    return token, namespace, ssl.create_default_context(cafile=folder / "ca.crt")
+    account = trainings.services.settings.training.kubernetes.account()
+    url = f"{account.api_url}/apis/batch/v1/namespaces/{account.read('namespace')}/jobs{path}"
+    async with account.open_client() as http:
+        return await http.request(method, url, json=body, timeout=TIMEOUT_SECONDS)
 
 
 def _read_template(path: Path | None) -> dict[str, Any]:

@@ -7,6 +7,11 @@ app.kubernetes.io/name: {{ . }}
 app.kubernetes.io/part-of: apprentice
 {{- end }}
 
+{{/* "true" where a pool is discovered by EndpointSlices. */}}
+{{- define "slices" -}}
+{{- range .Values.pools }}{{ if eq (.discovery | default $.Values.poolDefaults.discovery) "endpointslices" }}true{{ end }}{{ end }}
+{{- end }}
+
 {{- define "pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -58,7 +63,12 @@ spec:
 {{- $pools := dict }}
 {{- range $name, $given := .Values.pools }}
 {{- $pool := mergeOverwrite (deepCopy $.Values.poolDefaults) $given }}
-{{- $discover := dict "dns" (printf "engine-%s" $name) "port" 8000 "in_flight_max" $pool.inFlightMax }}
+{{- $discover := dict "in_flight_max" $pool.inFlightMax }}
+{{- if eq $pool.discovery "endpointslices" }}
+{{- $_ := set $discover "service" (dict "name" (printf "engine-%s" $name) "port" "http") }}
+{{- else }}
+{{- $_ := merge $discover (dict "dns" (printf "engine-%s" $name) "port" 8000) }}
+{{- end }}
 {{- $made := dict "base_model" $name }}
 {{- with $pool.lora }}
 {{- $_ := set $made "base_folder" (printf "/models/%s" $name) }}

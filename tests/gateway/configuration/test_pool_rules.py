@@ -10,6 +10,7 @@ import pytest
 from gateway.errors import SettingsError
 from serving.endpoint_slices import KubernetesService
 from serving.replica_sources import DnsName
+from serving.service_account import ServiceAccount
 from tests.gateway.configuration.test_settings import LEAST, loaded, said, with_pool
 
 
@@ -165,8 +166,7 @@ def test_replicas_are_discovered_by_dns_or_by_a_service_of_kubernetes(tmp_path: 
                 "engine-small",
                 "apprentice",
                 "http",
-                "https://kubernetes.default.svc",
-                Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+                ServiceAccount("https://kubernetes.default.svc", Path("/var/run/secrets/kubernetes.io/serviceaccount")),
                 2.0,
             ),
         ),
@@ -186,7 +186,7 @@ def test_replicas_are_discovered_by_dns_or_by_a_service_of_kubernetes(tmp_path: 
         {"service": {"name": "engines"}, "dns": "engines", "port": 8000},
         {"service": {"name": "Engines"}},
         {"service": {"name": "engines", "namespace": "a/b"}},
-        {"service": {"name": "engines", "api_url": "https://host/path"}},
+        {"service": {"name": "engines", "api_url": "host:6443"}},
     ],
 )
 def test_a_discovery_of_no_kind_or_of_two_is_refused(tmp_path: Path, discover: dict[str, Any]) -> None:
