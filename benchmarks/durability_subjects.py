@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import POLL_SECONDS, ROOT, Running, Unmeasurable, answers, free_port
+from benchmarks.harness import POLL_SECONDS, ROOT, Running, Unmeasurable, answers
 from benchmarks.subjects import apprentice
+from tests.fakes.ports import free_port
 
 START_SECONDS_MAX = 60.0
 EVERYSEC = ("--appendonly", "yes", "--appendfsync", "everysec")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_cases import CASES, FALLBACK, PRIMARY, Attempt
-from benchmarks.harness import PEERS, ROOT, Running, Unmeasurable, answers, ask, free_port
+from benchmarks.harness import PEERS, ROOT, Running, Unmeasurable, answers, ask
 from benchmarks.subjects import BASE_CONFIG, BASE_NAME, apprentice, install_peer
+from tests.fakes.ports import free_port
 
 ADAPTER = ROOT / "tests" / "engine" / "adapters" / "v1"
 LITELLM = "1.108.7"

@@ -28,7 +28,6 @@ from benchmarks.harness import (
     Running,
     answers,
     conclude,
-    free_port,
     options,
     require,
     say,
@@ -49,6 +48,7 @@ from benchmarks.panel_queries import (
 from benchmarks.soak import CALLERS, World
 from benchmarks.soak_load import Load
 from benchmarks.subjects import TASK
+from tests.fakes.ports import free_port
 from tests.tools.dashboards.boards import BOARDS
 
 SECONDS, SECONDS_FULL = 25, 300

@@ -29,7 +29,6 @@ from benchmarks.harness import (
     Running,
     answers,
     conclude,
-    free_port,
     options,
     ratio,
     say,
@@ -49,6 +48,7 @@ from benchmarks.subjects import (
     unused_key,
     vllm_router,
 )
+from tests.fakes.ports import free_port
 
 ENVOY = "1.40.0"
 LITELLM = "1.108.7"

@@ -38,7 +38,6 @@ from benchmarks.harness import (
     answers,
     ask,
     conclude,
-    free_port,
     options,
     say,
     table,
@@ -46,6 +45,7 @@ from benchmarks.harness import (
 from benchmarks.scores import DATA, bitext, clinc150
 from benchmarks.subjects import BASE_MODEL, TASK, apprentice
 from benchmarks.swap_subjects import MODEL, start_engines
+from tests.fakes.ports import free_port
 
 RETURNS = ROOT / "examples" / "returns"
 ARMS = ("adapter", "general", "routed")

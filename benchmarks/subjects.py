@@ -24,12 +24,12 @@ from benchmarks.harness import (
     answers,
     ask,
     child_named,
-    free_port,
     move_to_core,
     prefer,
     require,
     say,
 )
+from tests.fakes.ports import free_port
 
 ENGINE_SOURCE = Path(__file__).with_name("engine") / "engine.c"
 ADAPTER = ROOT / "examples" / "returns" / "adapter"

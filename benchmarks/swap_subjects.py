@@ -12,10 +12,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import POLL_SECONDS, ROOT, Running, Unmeasurable, answers, ask, free_port
+from benchmarks.harness import POLL_SECONDS, ROOT, Running, Unmeasurable, answers, ask
 from benchmarks.subjects import BASE_CONFIG, BASE_MODEL, BASE_NAME, TASK, apprentice, base_fingerprint
 from benchmarks.swap_callers import ANSWER_SECONDS_MAX, PATH
 from benchmarks.swap_counts import Nearest, Reference, Tokens, tokens_of
+from tests.fakes.ports import free_port
 from tools.engines.engine_command import EngineOptions, build_command, build_environment
 
 ENGINE_PYTHON = ROOT / "var" / "engine-venv" / "bin" / "python"

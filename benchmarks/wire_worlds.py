@@ -14,11 +14,12 @@ from typing import Any
 
 from benchmarks.fault_cases import FALLBACK, PRIMARY
 from benchmarks.fault_subjects import START_SECONDS_MAX, Admin, fingerprint, place_adapters, write_base
-from benchmarks.harness import Running, answers, free_port
+from benchmarks.harness import Running, answers
 from benchmarks.subjects import apprentice
 from benchmarks.wire_format import CallerCase, EngineCase
 from benchmarks.wire_script import TOKENS, Script
 from tests.fakes.engine import FakeEngine
+from tests.fakes.ports import free_port
 
 ECHO = "echo"
 PRICE = {"prompt_usd_per_million_tokens": 0.02, "completion_usd_per_million_tokens": 0.04}

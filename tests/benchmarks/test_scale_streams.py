@@ -23,8 +23,8 @@ def engine() -> Iterator[Subject]:
 
 
 def read_until(callers: Callers, done: Callable[[], bool]) -> None:
-    """Read for at most 20 seconds, and hang up."""
-    until = time.monotonic() + 20
+    """Read for at most a minute, and hang up."""
+    until = time.monotonic() + 60
     while not done() and time.monotonic() < until:
         callers.read(0.05)
     callers.close()

@@ -54,7 +54,7 @@ def render() -> Cluster:
         [tool("kubectl"), "kustomize", str(ROOT / "k8s/base")],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=150,
         check=False,
     )
     assert rendered.returncode == 0, rendered.stderr

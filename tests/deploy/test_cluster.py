@@ -47,7 +47,7 @@ def test_every_resource_fits_its_kubernetes_schema(cluster: Cluster, tmp_path: P
         [tool("kubernetes-validate"), "--strict", str(rendered)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -13,7 +13,7 @@ def test_the_dockerfile_is_clean_to_hadolint() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=150,
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr

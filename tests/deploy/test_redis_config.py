@@ -37,7 +37,7 @@ def store(cluster: Cluster, tmp_path: Path) -> Iterator[redis.Redis]:
     finally:
         client.close()
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def test_the_redis_of_the_base_keeps_every_write_and_evicts_nothing(store: redis.Redis, tmp_path: Path) -> None:

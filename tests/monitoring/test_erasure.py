@@ -161,7 +161,7 @@ async def test_a_derived_row_is_erased_where_its_parent_is_in_another_file(
     assert erase(erasure_of("r3", job, tmp_path)).trainings == ["t1"], "it is told again until somebody has ended it"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_lines_are_searched_for_many_requests_at_once(tmp_path: Path) -> None:
     ids = RequestIds(b"secret")
     erased, kept = [ids.make("c") for _ in range(30_000)], [ids.make("c") for _ in range(30_000)]

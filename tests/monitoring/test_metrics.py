@@ -164,7 +164,7 @@ def test_promtool_finds_nothing_to_object_to(filled: bool) -> None:
         [promtool, "check", "metrics"],
         input=meters.exposition()[0],
         capture_output=True,
-        timeout=30,
+        timeout=150,
         check=False,
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

@@ -74,7 +74,7 @@ async def test_a_child_answers_every_step_from_what_has_come_since_and_ends_with
         assert (found.requests, second.unreadable, second.unmatched) == (60, 0, 0)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 async def test_a_step_that_can_not_be_read_is_told_and_the_next_one_is_answered(redis: Redis, begin: Begin) -> None:

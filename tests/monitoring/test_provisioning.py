@@ -56,7 +56,7 @@ def test_prometheus_finds_the_engines_that_the_gateway_is_given(tmp_path: Path) 
     script = filled(script.replace("$$", "\0")).replace("\0", "$").replace("/prometheus/", f"{tmp_path}/")
     assert script.endswith('&& exec prometheus "$@"')
     given = {name: filled(value) for name, value in service["environment"].items()}
-    subprocess.run([*shell, script.replace("exec prometheus", "exec true")], env=given, check=True, timeout=10)
+    subprocess.run([*shell, script.replace("exec prometheus", "exec true")], env=given, check=True, timeout=60)
     (found,) = json.loads((tmp_path / "engines.json").read_text(encoding="utf-8"))
     assert found == {"targets": [GIVEN["SMALL_URL"], GIVEN["GENERAL_URL"]]}
     jobs = yaml.safe_load((PROVISIONING / "prometheus.yaml").read_text(encoding="utf-8"))["scrape_configs"]
@@ -64,7 +64,7 @@ def test_prometheus_finds_the_engines_that_the_gateway_is_given(tmp_path: Path) 
     job["file_sd_configs"] = [{"files": [str(tmp_path / "engines.json")]}]
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
     with prometheus(tmp_path / "prometheus.yaml", tmp_path / "data") as client:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(targets := asked(client, "targets")["activeTargets"]) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)

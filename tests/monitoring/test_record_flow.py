@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ class Door:
 class Flowing:
     """A flow over a door, with all that it told."""
 
-    def __init__(self, redis: Redis, folder: Path, name: str = "one", bytes_max: int = 1 << 20) -> None:
+    def __init__(
+        self, redis: Redis, folder: Path, name: str = "one", bytes_max: int = 1 << 20, pace: Pace = PACE
+    ) -> None:
         self.redis = redis
         self.door: Any = Door(redis)
         self.buffer = RecordBuffer(10_000)
@@ -62,12 +65,16 @@ class Flowing:
         self.joined: list[Joined] = []
         self.dropped: list[int] = []
         told = FlowReport(self.joined.append, self.dropped.append, lambda _: None)
-        self.flow = RecordFlow(self.buffer, self.door, self.spool, PACE, told)
+        self.flow = RecordFlow(self.buffer, self.door, self.spool, pace, told)
 
     def put(self, count: int) -> list[Record]:
         made = [record() for _ in range(count)]
         assert all(self.buffer.put(one) for one in made)
         return made
+
+    def has_spooled(self, count: int) -> bool:
+        """True once so many records lie on disk, and no more in memory."""
+        return self.spool.records == count and not len(self.buffer)
 
     async def stored(self) -> list[str]:
         return [fields[b"id"].decode() for _, fields in await self.redis.xrange(STREAM_KEY)]
@@ -92,7 +99,8 @@ def ids(records: list[Record]) -> list[str]:
     return [one.id for one in records]
 
 
-async def test_records_go_into_the_stream_in_their_order_and_nothing_to_the_disk(flowing: Flowing) -> None:
+async def test_records_go_into_the_stream_in_their_order_and_nothing_to_the_disk(redis: Redis, tmp_path: Path) -> None:
+    flowing = Flowing(redis, tmp_path / "spool", pace=replace(PACE, spool_after_seconds=60.0))
     async with flowing.running():
         made = flowing.put(2 * BATCH_MAX + 3)
         await until(lambda: not flowing.flow.pending)
@@ -116,8 +124,7 @@ async def test_while_redis_is_away_records_lie_on_disk_and_then_come_in_their_or
     flowing.door.open.clear()
     async with flowing.running():
         made = flowing.put(700)
-        await until(lambda: flowing.spool.records == 700)
-        assert len(flowing.buffer) == 0
+        await until(lambda: flowing.has_spooled(700))
         assert flowing.flow.pending == 700
         assert 0 < flowing.flow.oldest_seconds() < 20
         assert flowing.flow.unanswered_seconds() > 0
@@ -165,7 +172,7 @@ async def test_a_redis_that_hangs_keeps_no_record_in_memory_for_long(flowing: Fl
     flowing.door.open.clear()
     async with flowing.running():
         made = flowing.put(10)
-        await until(lambda: flowing.spool.records == 10)
+        await until(lambda: flowing.has_spooled(10))
         assert flowing.door.asked == 1
         flowing.door.open.set()
         await until(lambda: not flowing.flow.pending)
@@ -178,7 +185,7 @@ async def test_a_name_leads_to_its_latest_request_though_that_lies_on_disk(flowi
         first, second = record(handles=["a", "b"]), record(handles=["a"])
         for one in (first, second):
             flowing.buffer.put(one)
-        await until(lambda: flowing.spool.records == 2)
+        await until(lambda: flowing.has_spooled(2))
         assert flowing.flow.latest_of("a") == second.id
         assert flowing.flow.latest_of("b") == first.id
         flowing.door.open.set()
@@ -192,7 +199,7 @@ async def test_feedback_is_told_once_however_often_its_record_is_sent(flowing: F
     flowing.door.open.clear()
     async with flowing.running():
         flowing.buffer.put(late)
-        await until(lambda: flowing.spool.records == 1)
+        await until(lambda: flowing.has_spooled(1))
         assert flowing.joined == []
         flowing.door.open.set()
         await until(lambda: not flowing.flow.pending)
@@ -234,7 +241,7 @@ async def test_the_spool_of_a_gateway_that_lives_is_left_alone(redis: Redis, tmp
     one.door.open.clear()
     async with one.running(), two.running():
         one.put(5)
-        await until(lambda: one.spool.records == 5)
+        await until(lambda: one.has_spooled(5))
         assert two.spool.take_over() == 0
         assert two.flow.pending == 0
         one.door.open.set()
@@ -259,7 +266,7 @@ async def test_a_spool_that_can_not_be_read_is_lost_and_all_later_records_flow(f
     flowing.door.open.clear()
     async with flowing.running():
         flowing.put(20)
-        await until(lambda: flowing.spool.records == 20)
+        await until(lambda: flowing.has_spooled(20))
         (segment,) = flowing.spool._folder.glob("*.spool")
         segment.unlink()
         segment.mkdir()
@@ -277,7 +284,7 @@ async def test_what_the_disk_refuses_is_not_said_of_redis(
     flowing.door.open.clear()
     async with flowing.running():
         made = flowing.put(5)
-        await until(lambda: flowing.spool.records == 5)
+        await until(lambda: flowing.has_spooled(5))
         assert "Redis takes no records" in caplog.text
         with monkeypatch.context() as full:
             full.setattr(Path, "open", no_file_left)

@@ -29,8 +29,8 @@ from tools.local_product import check_port, ensure_key, make_local_configuration
 from tools.up import describe_usage
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_SECONDS = 50.0
-pytestmark = pytest.mark.timeout(180)
+DEADLINE_SECONDS = 150.0
+pytestmark = pytest.mark.timeout(600)
 
 # Takes vLLM's command line and becomes the fake engine.
 INTERPRETER = f"""#!{sys.executable}
@@ -80,7 +80,7 @@ class Installed:
         lines = [line for line in self.said.splitlines() if line.startswith(("ID=", "curl "))]
         assert len(lines) == 3
         script = "\n".join([lines[0], "echo", lines[1], "echo", lines[2]])
-        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=150, check=True)
         return [json.loads(answer) for answer in [done.stderr, *filter(None, done.stdout.splitlines())]]
 
     def processes(self) -> list[str]:
@@ -158,7 +158,7 @@ def test_up_serves_stops_clean_and_starts_again_with_the_same_key(installed: Ins
     assert feedback["metric"] == "correct"
     keys = re.findall(r"^Key +(\S+)", installed.said, flags=re.MULTILINE)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0, installed.said
+    assert process.wait(120) == 0, installed.said
     assert "Draining the gateway" in installed.said
     assert not installed.processes()
     process = installed.up()
@@ -166,18 +166,18 @@ def test_up_serves_stops_clean_and_starts_again_with_the_same_key(installed: Ins
     assert re.findall(r"^Key +(\S+)", installed.said, flags=re.MULTILINE) == keys
     assert installed.paste()[0]["model"] == "returns@v1"
     process.terminate()
-    assert process.wait(30) == 0, installed.said
+    assert process.wait(120) == 0, installed.said
 
 
 def test_second_up_is_refused_and_a_gateways_end_is_said_before_engines_stop(installed: Installed) -> None:
     first = installed.up()
     installed.until_it_is_up(first)
     second = installed.up(output="second")
-    assert second.wait(30) == 2
+    assert second.wait(120) == 2
     assert "runs already" in (installed.home / "second").read_text()
     assert first.poll() is None
     os.kill(installed.pid_of(" serve --config "), signal.SIGKILL)
-    assert first.wait(30) == 2, installed.said
+    assert first.wait(120) == 2, installed.said
     ended, stopping = (
         installed.said.index(text) for text in ("The gateway ended (exit code -9)", "Stopping the engine")
     )
@@ -204,7 +204,7 @@ def test_ctrl_c_while_it_starts_stops_what_was_begun(installed: Installed) -> No
     process = installed.up()
     until(lambda: bool([one for one in installed.processes() if "vllm" in one]), lambda: installed.said)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0, installed.said
+    assert process.wait(120) == 0, installed.said
     assert not installed.processes()
 
 
@@ -214,7 +214,7 @@ def test_second_ctrl_c_ends_it_at_once_and_leaves_nothing(installed: Installed) 
     process.send_signal(signal.SIGINT)
     until(lambda: "Draining the gateway" in installed.said, lambda: installed.said)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130, installed.said
+    assert process.wait(120) == 130, installed.said
     until(lambda: not installed.processes(), lambda: "\n".join(installed.processes()))
 
 
@@ -222,7 +222,7 @@ def test_engine_that_does_not_start_is_said_in_one_line(installed: Installed) ->
     interpreter = installed.home / "var" / "engine-venv" / "bin" / "python"
     interpreter.write_text("#!/bin/sh\necho 'not enough memory'; exit 1\n")
     process = installed.up()
-    assert process.wait(30) == 2
+    assert process.wait(120) == 2
     assert "ended while starting (exit code 1: not enough memory); its log is" in installed.said
     assert "Traceback" not in installed.said
 
@@ -233,7 +233,7 @@ def test_port_in_use_and_adapter_that_is_missing_are_said_before_anything_starts
         with pytest.raises(LaunchError, match=rf"Port {port} is in use: choose another one, as in `make up PORT="):
             check_port("127.0.0.1", port)
     process = installed.up("--adapter", "nowhere")
-    assert process.wait(30) == 2
+    assert process.wait(120) == 2
     assert "There is no adapter in" in installed.said
     assert "Starting" not in installed.said
 

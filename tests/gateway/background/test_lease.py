@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 
 from gateway.background.lease import JobLease
 
-LEASE_SECONDS = 0.3
+LEASE_SECONDS = 3.0
 INTERVAL_SECONDS = 0.01
-SECONDS_MAX = 20.0
+SECONDS_MAX = 60.0
 
 
 def working(events: asyncio.Queue[str], name: str) -> Callable[[], Awaitable[None]]:

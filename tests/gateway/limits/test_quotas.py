@@ -277,7 +277,7 @@ async def test_a_lowered_limit_counts_at_once_and_a_raised_one_lets_more_through
 
 async def test_before_a_window_ends_who_spends_has_a_quota_of_the_next(redis: Redis) -> None:
     quotas = Quotas(redis, "one", 0.1, 5.0)
-    allowance = quotas.allowance("key:x", "requests", "minute", LIMIT)
+    allowance = quotas.allowance("key:x", "requests", "day", LIMIT)
     allowance.asked = 1
     await quotas.round()
     first = allowance.now

@@ -20,7 +20,7 @@ class Work:
 
     def __call__(self, name: str) -> str:
         self.begun.append(name)
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         return name
 
     async def begins(self, count: int) -> None:
@@ -41,7 +41,7 @@ async def test_one_callers_flood_leaves_a_thread_to_others_and_they_take_turns(w
     with Threads(2) as threads:
         flood = [asyncio.create_task(threads.run("a", 1, work, f"a{number}")) for number in range(20)]
         await work.begins(1)
-        assert await asyncio.wait_for(threads.run("b", 1, str.upper, "b"), 20) == "B"
+        assert await asyncio.wait_for(threads.run("b", 1, str.upper, "b"), 60) == "B"
         others = [asyncio.create_task(threads.run(name, 1, work, name)) for name in ("b", "c")]
         await work.begins(2)
         work.gate.set()

@@ -15,7 +15,7 @@ OURS = b"X-Apprentice-Session: a\r\n"
 NEXT = b"GET /next HTTP/1.1\r\n" + HEAD + b"\r\n"
 
 
-async def ask(port: int, *segments: bytes, half_closes: bool = True, seconds: float = 10) -> Answers:
+async def ask(port: int, *segments: bytes, half_closes: bool = True, seconds: float = 60) -> Answers:
     """Send bytes, in these segments, then no more; all that comes back."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

@@ -202,7 +202,7 @@ async def test_a_caller_that_sends_no_more_gets_its_answer() -> None:
         asyncio.get_running_loop().call_later(1.2, go_on.set)  # longer than it takes to see whether it has gone
         answers = await asked
     assert answers.bodies == [b"GET /next "]
-    assert answers.raw.count(b"100 Continue") == 1
+    assert b"100 Continue" in answers.raw
 
 
 @pytest.mark.parametrize("resets", [True, False])

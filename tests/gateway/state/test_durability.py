@@ -19,7 +19,7 @@ from tests.fakes.valkey import APPENDS, Valkey, valkey
 
 
 @asynccontextmanager
-async def durable(at: Valkey, replicas: int = 0, seconds: float = 5.0) -> AsyncIterator[tuple[Redis, Durability]]:
+async def durable(at: Valkey, replicas: int = 0, seconds: float = 30.0) -> AsyncIterator[tuple[Redis, Durability]]:
     lives = Lives()
     async with open_state(at.url, Path("unused"), lives) as redis:
         found = Durability(redis, lives, replicas, seconds)

@@ -20,7 +20,7 @@ from tools.engines.errors import LaunchError
 from tools.engines.process import Child, EngineProcess, EngineState, run_to_end, wait_until_healthy
 
 HERE = Path(__file__).parent
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 
 def small_engine(port: int, *flags: str) -> list[str]:
@@ -128,7 +128,7 @@ async def test_engine_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: P
     assert pid is not None
     began = time.monotonic()
     await engine.stop(0.3)
-    assert 0.3 <= time.monotonic() - began < 5
+    assert 0.3 <= time.monotonic() - began < 30
     await until(lambda: not runs(pid) and not runs(core))
 
 
