@@ -20,6 +20,7 @@ from tests.fakes.answers import Said
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import find_record
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 SCHEMA = {
@@ -134,10 +135,9 @@ async def ask(
 
 
 async def record_of(gateway: RunningGateway, told: Told) -> dict[str, Any]:
-    """The record of what was asked."""
+    """The record of what was asked, once it is there."""
     async with gateway.http() as http:
-        found: dict[str, Any] = (await http.get(f"/v1/requests/{told.headers['x-request-id']}")).json()["record"]
-        return found
+        return await find_record(http, told.headers["x-request-id"])
 
 
 async def metrics_of(gateway: RunningGateway) -> str:

@@ -19,7 +19,7 @@ from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
-SECONDS_MAX = 90.0
+SECONDS_MAX = 120.0
 MESSAGES = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
 V1, V2 = "returns@v1", "returns@v2"
 QUICK = {"limits": {"retries_max": 0, "backoff_seconds": 0.01}}
@@ -97,8 +97,18 @@ async def audit_of(http: httpx.AsyncClient, action: str) -> list[dict[str, Any]]
 
 
 async def record_of(http: httpx.AsyncClient, answer: httpx.Response) -> dict[str, Any]:
-    """The record of a request."""
-    return dict((await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"])
+    """The record of a request, once it is there."""
+    return await find_record(http, answer.headers["x-request-id"])
+
+
+async def find_record(http: httpx.AsyncClient, request_id: str) -> dict[str, Any]:
+    """The record of this request, once it is there."""
+
+    async def look() -> dict[str, Any] | None:
+        found = await http.get(f"/v1/requests/{request_id}")
+        return dict(found.json()["record"]) if found.status_code == 200 else None
+
+    return dict(await until(look))
 
 
 async def shadows(gateway: RunningGateway) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ OTHER_DOMAINS = ("banking", "meta", "home", "work")
 PROMPTS = 100
 OTHERS = 55
 """Of each domain of other traffic: enough in all that nothing has to stand in for it."""
-FIT_SECONDS_MAX = 90.0
+FIT_SECONDS_MAX = 120.0
 """A fitting is niced: where others are at work, it waits."""
 OUT_OF_SCOPE = "please tell me the balance of my bank account"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.path.answer import READ_AT_ONCE_BYTES_MAX
 from tests.fakes.engine import FakeEngine
@@ -35,6 +36,7 @@ from tests.walks.acceptance_world import (
     with_logprobs,
 )
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.one_minute import in_one_minute
 from tests.walks.scope_world import OUT_OF_SCOPE, asked, keep
 from tests.walks.test_hang_up import last_record
 
@@ -197,20 +199,25 @@ async def test_a_closed_fallback_is_said_where_the_answer_can_not_be_sent(
 
 
 async def test_cap_counts_what_the_fallback_cost_and_a_keys_limit_counts_everything(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, redis: Redis
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED, general_usd_per_day=1) as gateway:
         small.answers[V1], general.answers["large"] = BROKEN, KEPT
-        key = await gateway.key(models=["returns"], limits={"tokens_per_minute": 100_000})
-        async with gateway.http(key) as http:
-            answer = await http.post("/v1/chat/completions", json={"model": "returns", **ASK})
-            assert answer.headers["x-apprentice-reason"] == "contract"
-            record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
-            spent = (await http.get("/v1/usage")).json()["usage"]["tokens_per_minute"]["spent"]
-        held = gateway.services.fallback_caps._money["returns"].now
-    assert held is not None
-    assert held.used == round(record["cost_usd"] * 1e9)
-    assert spent == record["prompt_tokens"] + record["completion_tokens"] + record["wasted_tokens"]
+
+        async def walk() -> None:
+            before = held.used if (held := gateway.services.fallback_caps._money["returns"].now) else 0
+            key = await gateway.key(models=["returns"], limits={"tokens_per_minute": 100_000})
+            async with gateway.http(key) as http:
+                answer = await http.post("/v1/chat/completions", json={"model": "returns", **ASK})
+                assert answer.headers["x-apprentice-reason"] == "contract"
+                record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
+                spent = (await http.get("/v1/usage")).json()["usage"]["tokens_per_minute"]["spent"]
+            held = gateway.services.fallback_caps._money["returns"].now
+            assert held is not None
+            assert held.used - before == round(record["cost_usd"] * 1e9)
+            assert spent == record["prompt_tokens"] + record["completion_tokens"] + record["wasted_tokens"]
+
+        await in_one_minute(redis, walk)
 
 
 @both

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -19,11 +18,14 @@ from gateway.features.quality.quality import Quality
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.retraining.store import RetrainingStore
 from monitoring.quality.verdicts.retraining import Example, Retraining
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.review_world import monitor_elsewhere
 from tests.walks.test_health import HEALTH, entries, sent, told
 from tests.walks.test_retraining import stored
 
+__all__ = ["monitor_elsewhere"]  # what a test sets stays as it is
 CHANGED = "/admin/v1/tasks/returns/changed"
 DAY = 86_400.0
 YEAR = datetime.now(UTC).year
@@ -85,16 +87,18 @@ async def test_arrived_change_marks_versions_sends_to_general_and_requests_train
 
 async def test_a_change_to_come_begins_at_its_time_on_its_own(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
-        effective = time.time() + 1.0
-        found = await sent(
-            http, "POST", CHANGED, effective_at=effective, override="refuse", message="New rules from today on."
-        )
+        refusing = {"override": "refuse", "message": "New rules from today on."}
+        found = await sent(http, "POST", CHANGED, effective_at=time.time() + DAY, **refusing)
         assert await reason(http) == "adapter"
         assert any(one.startswith("returns@v1 gets stale on") for one in found["told"]["caveats"])
         assert 'apprentice_version_stale{task="returns",version="returns@v1"} 0' in (await http.get("/metrics")).text
-        async with asyncio.timeout(60):
-            while await reason(http) != "New rules from today on.":
-                await asyncio.sleep(0.02)
+        effective = time.time() + 1.0
+        await sent(http, "POST", CHANGED, effective_at=effective, **refusing)
+
+        async def has_begun() -> bool:
+            return await reason(http) == "New rules from today on."
+
+        await until(has_begun)
         assert time.time() >= effective
         assert 'apprentice_version_stale{task="returns",version="returns@v1"} 1' in (await http.get("/metrics")).text
 

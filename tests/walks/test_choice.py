@@ -64,8 +64,8 @@ async def test_a_session_stays_with_its_version_through_a_canary(
         assert (await http.put("/admin/v1/aliases/returns", json=weights)).status_code == 200
     seen: dict[str, set[str]] = {}
     async with gateway.openai() as client:
-        for number in range(40):
-            session = f"session-{number % 10}"
+        for number in range(80):
+            session = f"session-{number % 40}"
             answer = await client.chat.completions.create(
                 model="returns", extra_headers={"x-apprentice-session": session}, **ASK
             )

@@ -7,11 +7,13 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic import AsyncAnthropic
+from redis.asyncio import Redis
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Reset, Status
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.one_minute import in_one_minute
 from tests.walks.sdk_world import TEXT, messages, running
 
 __all__ = ["messages", "running"]
@@ -59,12 +61,15 @@ async def test_clients_in_beta_are_answered_too(messages: AsyncAnthropic) -> Non
     assert counted.input_tokens == answer.usage.input_tokens
 
 
-async def test_count_is_a_request_of_its_keys_limits_without_tokens(running: RunningGateway) -> None:
-    key = await running.key(limits={"requests_per_minute": 1, "tokens_per_minute": 5}, models=["*"])
-    async with client_of(running, key) as client:
-        await client.messages.count_tokens(**ASK)
-        with pytest.raises(anthropic.RateLimitError):
+async def test_count_is_a_request_of_its_keys_limits_without_tokens(running: RunningGateway, redis: Redis) -> None:
+    async def walk() -> None:
+        key = await running.key(limits={"requests_per_minute": 1, "tokens_per_minute": 5}, models=["*"])
+        async with client_of(running, key) as client:
             await client.messages.count_tokens(**ASK)
+            with pytest.raises(anthropic.RateLimitError):
+                await client.messages.count_tokens(**ASK)
+
+    await in_one_minute(redis, walk)
 
 
 async def test_count_goes_where_the_message_would_with_the_general_prompt(

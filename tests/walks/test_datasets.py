@@ -22,6 +22,7 @@ from tests.fakes.engine import FakeEngine
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import audit_of
 
 PATH = "/admin/v1/datasets"
 GOODS = ("a vase", "one toaster", "three novels", "my kettle", "this kite", "an umbrella", "two jackets", "the lamp")
@@ -43,17 +44,22 @@ async def judge(http: httpx.AsyncClient, request: str, value: bool, **more: Any)
 async def ended(http: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
     answer = await http.post(PATH, json={"task": "returns", **body})
     assert answer.status_code == 202, answer.text
-    build = answer.json()
-    async with asyncio.timeout(60):
-        while build["state"] == "running":
-            await asyncio.sleep(0.05)
-            build = (await http.get(f"{PATH}/builds/{build['id']}")).json()
-    return dict(build)
+    return await end_of(http, str(answer.json()["id"]))
 
 
-async def texts_are_stored(gateway: RunningGateway) -> None:
+async def end_of(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    """The building, once it has ended."""
+
+    async def look() -> dict[str, Any] | None:
+        build: dict[str, Any] = (await http.get(f"{PATH}/builds/{name}")).json()
+        return None if build["state"] == "running" else build
+
+    return dict(await until(look))
+
+
+async def all_is_stored(gateway: RunningGateway) -> None:
     texts = gateway.features[Texts]
-    await until(lambda: not len(texts.queue) and not texts.spool.records)
+    await until(lambda: not len(texts.queue) and not texts.spool.records and not gateway.services.flow.pending)
 
 
 async def test_requests_go_in_with_the_answer_that_people_confirmed_or_gave(
@@ -70,7 +76,7 @@ async def test_requests_go_in_with_the_answer_that_people_confirmed_or_gave(
             await judge(http, ids[4], False)
             await judge(http, ids[5], True, rater="a")
             await judge(http, ids[5], False, rater="b", demonstration="approve")
-            await texts_are_stored(gateway)
+            await all_is_stored(gateway)
             build = await ended(http, {"since": 1, "heldout_share": 0})
             assert build["state"] == "done", build
             card = (await http.get(f"{PATH}/{build['digest']}")).json()
@@ -112,14 +118,11 @@ async def test_a_building_whose_gateway_ends_is_begun_again_and_leaves_one_set(
     left = folder / ".partial-killed"
     left.mkdir(parents=True)
     async with run_gateway(configure()) as gateway, gateway.http() as http:
-        async with asyncio.timeout(60):
-            while (found := (await http.get(f"{PATH}/builds/{build['id']}")).json())["state"] == "running":
-                await asyncio.sleep(0.05)
+        found = await end_of(http, build["id"])
         assert found["state"] == "done", found
-        assert not left.exists()
+        await until(lambda: not left.exists())
         assert [card["digest"] for card in (await http.get(PATH)).json()["datasets"]] == [found["digest"]]
-        entries = (await http.get("/admin/v1/audit", params={"action": "building.done"})).json()["entries"]
-        assert len(entries) == 1
+        assert len(await until(lambda: audit_of(http, "building.done"))) == 1
         missing = await http.post(PATH, json=body)
         assert missing.json()["error"]["message"].startswith(f"There is no file {sent}, or no more")
 
@@ -155,11 +158,10 @@ async def test_a_building_that_is_killed_or_has_no_room_fails_with_a_sentence(
     async with run_gateway(configure()) as gateway, gateway.http() as http:
         sent = (await http.post(f"{PATH}/files", content=rows.encode())).json()["digest"]
         building = asyncio.create_task(ended(http, {"files": [{"digest": sent, "name": "rows.jsonl"}]}))
-        await until(children_building)
-        harm(children_building()[0])
+        harm((await until(children_building))[0])
         build = await building
         assert build["state"] == "failed"
         assert build["error"].startswith(text)
         folder = gateway.services.settings.dataset_folder
-        assert {path.name for path in folder.iterdir()} <= {".files", ".lock"}
+        await until(lambda: {path.name for path in folder.iterdir()} <= {".files", ".lock"}, "no part of it is left")
         assert (await http.get(PATH)).json()["datasets"] == []

@@ -16,6 +16,7 @@ import yaml
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
+from gateway.features.evaluations.evaluations import Evaluations
 from gateway.state.fitted import FittedStore
 from router.confidence import ConfidenceModel
 from tests.fakes.answers import WORDS, Speaker, say
@@ -121,7 +122,7 @@ async def test_both_arms_are_run_judged_paid_for_and_audited(ready: RunningGatew
         assert await metric(http, "apprentice_evaluation_rows_total", 'outcome="wrong"') == 21
         (entry,) = await audit_of(http, "evaluation.begin")
         assert (entry["object"], entry["after"]["rows"]) == (V1, 60)
-        (entry,) = await audit_of(http, "evaluation.end")
+        (entry,) = await until(lambda: audit_of(http, "evaluation.end"))
         assert entry["evidence"]["accuracy"]["adapter"]["right"] == 54
         shown = (await http.get(f"/admin/v1/adapters/{V1}")).json()
         assert shown["evaluation"]["accuracy"]["adapter"]["share"] == 0.9
@@ -232,7 +233,7 @@ async def test_a_kill_in_the_middle_loses_nothing_and_the_next_gateway_goes_on(
 
 @asynccontextmanager
 async def client_of(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
         yield http
 
 
@@ -281,6 +282,7 @@ async def test_a_calibration_gives_the_version_a_confidence_model(ready: Running
         assert not found["targets"][0]["certified"]
         assert found["routed"][0] == {"general_share": 0.0, "adapter_wrong_share": 0.1, "wrong_share": 0.1}
         assert found["routed"][-1]["wrong_share"] == pytest.approx(38 / 150, abs=1e-5)
+        await until_in_force(ready)
         kept = await FittedStore(ready.services.redis).get(V1, "confidence")
         assert kept is not None
         assert ConfidenceModel.from_json(kept).threshold(0.2) is not None
@@ -292,6 +294,15 @@ async def test_a_calibration_gives_the_version_a_confidence_model(ready: Running
             return fitted is not None and fitted.confidence is not None
 
         await until(in_force)
+
+
+async def until_in_force(running: RunningGateway) -> None:
+    """Wait until the models of evaluations that have ended are in force: they come after the end."""
+
+    async def are_put() -> bool:
+        return not await running.features[Evaluations].store.models.waiting()
+
+    await until(are_put)
 
 
 def told_by(engine: FakeEngine, word: str) -> float:
@@ -333,6 +344,7 @@ async def test_learned_routing_is_fitted_from_both_arms_and_kept_with_what_it_is
         found = (await ended(http, begun["id"]))["report"]["gain"]
         assert (found["rows"], found["error"]) == (240, None)
         assert found["shown_to_help"] is False, "general is right less often"
+        await until_in_force(ready)
         fitted = (await http.get(f"/admin/v1/adapters/{V1}")).json()["fitted"]["gain"]
         assert (fitted["model"]["summary"]["shown_to_help"], fitted["model"]["summary"]["rows"]) == (False, 240)
         assert (fitted["model"]["summary"]["selector"], fitted["unused"]) == ("user_turns", None)
@@ -387,6 +399,7 @@ async def test_copies_count_once_in_a_calibration(ready: RunningGateway) -> None
         assert (report["rows"], report["groups"]) == (600, 150)
         found = report["calibration"]
         assert (found["rows"], found["groups"], found["error"]) == (600, 150, None)
+        await until_in_force(ready)
         kept = await FittedStore(ready.services.redis).get(V1, "confidence")
         assert kept is not None
         assert ConfidenceModel.from_json(kept).calibration.rows == 150

@@ -17,7 +17,7 @@ from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, audit_of
-from tests.walks.test_evaluate import PATH, asked_number, begin, data, ended, right_but_for, with_schema
+from tests.walks.test_evaluate import PATH, asked_number, begin, data, ended, right_but_for, until_in_force, with_schema
 
 
 @pytest.fixture
@@ -124,4 +124,4 @@ async def test_models_of_a_gateway_killed_at_the_end_are_put_into_force_by_the_n
             return await FittedStore(ready.services.redis).get(V1, "confidence") == b"bytes"
 
         await until(is_put)
-        assert not await ready.features[Evaluations].store.models.waiting()
+        await until_in_force(ready)

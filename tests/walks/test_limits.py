@@ -26,6 +26,7 @@ from tests.fakes.valkey import valkey
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.one_minute import in_one_minute
 from tests.walks.test_hang_up import asking, last_record
 from tests.walks.test_process import served
 
@@ -158,42 +159,48 @@ async def test_the_truth_is_settled_whatever_became_of_the_request(
     configuration = configure(limits={**PATIENT, "backoff_seconds": 0.01})
     async with run_gateway(configuration) as gateway:
         await gateway.place(make_adapter(1))
-        key = await gateway.key(limits={"tokens_per_minute": 10_000_000, "usd_per_month": 1000})
-        async with clients(key, gateway) as (client,):
 
-            async def spent() -> tuple[int, float]:
-                told = await usage(gateway, key)
-                return told["tokens_per_minute"]["spent"], told["usd_per_month"]["spent"]
+        async def walk() -> None:
+            small.faults.clear()
+            general.faults.clear()
+            key = await gateway.key(limits={"tokens_per_minute": 10_000_000, "usd_per_month": 1000})
+            async with clients(key, gateway) as (client,):
 
-            answer = await ask(client, "returns")
-            (tokens, usd) = await spent()
-            assert tokens == answer.usage.total_tokens
-            assert usd == pytest.approx((answer.usage.prompt_tokens + 2 * answer.usage.completion_tokens) / 1e6)
+                async def spent() -> tuple[int, float]:
+                    told = await usage(gateway, key)
+                    return told["tokens_per_minute"]["spent"], told["usd_per_month"]["spent"]
 
-            rule = small.faults.add(Status(500), model="returns@*")
-            fallen_back = await ask(client, "returns")
-            assert fallen_back.model == "large"
-            now, now_usd = await spent()
-            assert now - tokens == fallen_back.usage.total_tokens
-            cost = 10 * fallen_back.usage.prompt_tokens + 20 * fallen_back.usage.completion_tokens
-            assert now_usd - usd == pytest.approx(cost / 1e6)
+                answer = await ask(client, "returns")
+                (tokens, usd) = await spent()
+                assert tokens == answer.usage.total_tokens
+                assert usd == pytest.approx((answer.usage.prompt_tokens + 2 * answer.usage.completion_tokens) / 1e6)
 
-            other_rule = general.faults.add(Status(500))
-            assert isinstance(await ask(client, "returns"), openai.InternalServerError)
-            assert isinstance(await ask(client, "unknown"), openai.NotFoundError)
-            assert await spent() == (now, now_usd)
-            small.faults.remove(rule)
-            general.faults.remove(other_rule)
+                rule = small.faults.add(Status(500), model="returns@*")
+                fallen_back = await ask(client, "returns")
+                assert fallen_back.model == "large"
+                now, now_usd = await spent()
+                assert now - tokens == fallen_back.usage.total_tokens
+                cost = 10 * fallen_back.usage.prompt_tokens + 20 * fallen_back.usage.completion_tokens
+                assert now_usd - usd == pytest.approx(cost / 1e6)
 
-            general.faults.add(Dies(3, "reset"), times=1)
-            stream = await client.chat.completions.create(model="general", stream=True, **ASK)
-            with pytest.raises(openai.APIError):
-                async for _ in stream:
-                    pass
-            await until(lambda: gateway.services.admission.in_flight == 0)
-            assert 3 <= (await spent())[0] - now < 100
-        (purse,) = gateway.services.limits._purses.values()
-        assert [one.now.reserved for one, _ in purse.allowances if one.now] == [0, 0]
+                other_rule = general.faults.add(Status(500))
+                assert isinstance(await ask(client, "returns"), openai.InternalServerError)
+                assert isinstance(await ask(client, "unknown"), openai.NotFoundError)
+                assert await spent() == (now, now_usd)
+                small.faults.remove(rule)
+                general.faults.remove(other_rule)
+
+                general.faults.add(Dies(3, "reset"), times=1)
+                stream = await client.chat.completions.create(model="general", stream=True, **ASK)
+                with pytest.raises(openai.APIError):
+                    async for _ in stream:
+                        pass
+                await until(lambda: gateway.services.admission.in_flight == 0)
+                assert 3 <= (await spent())[0] - now < 100
+            *_, purse = gateway.services.limits._purses.values()
+            assert [one.now.reserved for one, _ in purse.allowances if one.now] == [0, 0]
+
+        await in_one_minute(gateway.services.redis, walk)
 
 
 @pytest.mark.invariant("Each request settles its limits once.")
@@ -202,29 +209,35 @@ async def test_who_hangs_up_has_everything_settled_once(
 ) -> None:
     async with run_gateway(configure(limits=PATIENT)) as gateway:
         await gateway.place(make_adapter(1))
-        key = await gateway.key(limits={**MANY, "usd_per_month": 1000})
-        caller = RunningGateway(gateway.url, key, gateway.services, gateway.features)
-        rule = small.faults.add(Silent(), model="returns@*")
-        async with asking(caller, False):
-            await small.until(lambda: small.in_flight == 1)
-            (purse,) = gateway.services.limits._purses.values()
-            quotas = [one.now for one, _ in purse.allowances]
-            reserved = [one.reserved for one in quotas if one]
-        await until(lambda: gateway.services.admission.in_flight == 0)
-        assert [one.reserved for one in quotas if one] == [0, 0, 0]
-        used = [one.used for one in quotas if one]
-        assert used[:2] == reserved[:2], "all of it may have been made"
-        assert 0 < used[2] <= reserved[2]
-        small.faults.remove(rule)
-        small.n_tokens, small.token_delay_seconds = 400, 0.01
-        async with asking(caller, True) as reader:
-            for _ in range(12):
-                assert await reader.readline()
-        await until(lambda: gateway.services.admission.in_flight == 0)
-        assert [one.reserved for one in quotas if one] == [0, 0, 0]
-        _, tokens, nanos = (now.used - before for now, before in zip(filter(None, quotas), used, strict=True))
-        assert 1 < tokens < 400
-        assert 1000 * tokens < nanos < 2000 * tokens, "what an engine made costs what it costs"
+
+        async def walk() -> None:
+            small.faults.clear()
+            small.n_tokens, small.token_delay_seconds = 8, 0.0
+            key = await gateway.key(limits={**MANY, "usd_per_month": 1000})
+            caller = RunningGateway(gateway.url, key, gateway.services, gateway.features)
+            rule = small.faults.add(Silent(), model="returns@*")
+            async with asking(caller, False):
+                await small.until(lambda: small.in_flight == 1)
+                *_, purse = gateway.services.limits._purses.values()
+                quotas = [one.now for one, _ in purse.allowances]
+                reserved = [one.reserved for one in quotas if one]
+            await until(lambda: gateway.services.admission.in_flight == 0)
+            assert [one.reserved for one in quotas if one] == [0, 0, 0]
+            used = [one.used for one in quotas if one]
+            assert used[:2] == reserved[:2], "all of it may have been made"
+            assert 0 < used[2] <= reserved[2]
+            small.faults.remove(rule)
+            small.n_tokens, small.token_delay_seconds = 400, 0.01
+            async with asking(caller, True) as reader:
+                for _ in range(12):
+                    assert await reader.readline()
+            await until(lambda: gateway.services.admission.in_flight == 0)
+            assert [one.reserved for one in quotas if one] == [0, 0, 0]
+            _, tokens, nanos = (now.used - before for now, before in zip(filter(None, quotas), used, strict=True))
+            assert 1 < tokens < 400
+            assert 1000 * tokens < nanos < 2000 * tokens, "what an engine made costs what it costs"
+
+        await in_one_minute(gateway.services.redis, walk)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,25 +258,30 @@ async def test_who_hangs_up_while_a_stream_is_held_back_has_spent_the_tokens_tha
 ) -> None:
     async with run_gateway(configure(limits=PATIENT, tasks={"returns": {"commit": "complete"}})) as gateway:
         await gateway.place(make_adapter(1))
-        caller = RunningGateway(gateway.url, await gateway.key(limits=MANY), gateway.services, gateway.features)
-        small.n_tokens, small.token_delay_seconds = 30, 0.05
-        made = Made()
-        small.faults.add(made, model="returns@*")
-        async with asking(caller, True):
-            await made.met.wait()
-        await until(lambda: gateway.services.admission.in_flight == 0)
 
-        async def is_told() -> bool:
-            return (await last_record(gateway))["outcome"] == "cancelled"
+        async def walk() -> None:
+            small.faults.clear()
+            caller = RunningGateway(gateway.url, await gateway.key(limits=MANY), gateway.services, gateway.features)
+            small.n_tokens, small.token_delay_seconds = 30, 0.05
+            made = Made()
+            small.faults.add(made, model="returns@*")
+            async with asking(caller, True):
+                await made.met.wait()
+            await until(lambda: gateway.services.admission.in_flight == 0)
 
-        await until(is_told, "the record")
-        record = await last_record(gateway)
-        assert record["cost_usd"] is None
-        completion = int(str(record["completion_tokens"]))
-        assert 0 < completion < 30
-        (purse,) = gateway.services.limits._purses.values()
-        used = [one.now.used for one, _ in purse.allowances if one.now]
-        assert completion < used[1] < completion + 100
+            async def is_told() -> bool:
+                return (await last_record(gateway))["outcome"] == "cancelled"
+
+            await until(is_told, "the record")
+            record = await last_record(gateway)
+            assert record["cost_usd"] is None
+            completion = int(str(record["completion_tokens"]))
+            assert 0 < completion < 30
+            *_, purse = gateway.services.limits._purses.values()
+            used = [one.now.used for one, _ in purse.allowances if one.now]
+            assert completion < used[1] < completion + 100
+
+        await in_one_minute(gateway.services.redis, walk)
 
 
 async def test_a_whole_answer_with_a_usage_that_cannot_be_is_delivered_and_refills_nothing(
@@ -273,13 +291,17 @@ async def test_a_whole_answer_with_a_usage_that_cannot_be_is_delivered_and_refil
     answer = b'{"id":"x","choices":[{"index":0,"message":{"content":"Yes."},"finish_reason":"stop"}],%s}' % usage
     async with run_gateway(configure(limits=PATIENT)) as gateway:
         await gateway.place(make_adapter(1))
-        key = await gateway.key(limits=MANY)
-        small.faults.add(RawEvent(0, answer), model="returns@*")
-        async with gateway.http(key) as http:
-            got = await http.post("/v1/chat/completions", json={"model": "returns", **ASK})
-        assert (got.status_code, got.content) == (200, answer)
-        (purse,) = gateway.services.limits._purses.values()
-        assert [one.now.used for one, _ in purse.allowances if one.now] == [1, 0]
+
+        async def walk() -> None:
+            key = await gateway.key(limits=MANY)
+            small.faults.add(RawEvent(0, answer), model="returns@*")
+            async with gateway.http(key) as http:
+                got = await http.post("/v1/chat/completions", json={"model": "returns", **ASK})
+            assert (got.status_code, got.content) == (200, answer)
+            *_, purse = gateway.services.limits._purses.values()
+            assert [one.now.used for one, _ in purse.allowances if one.now] == [1, 0]
+
+        await in_one_minute(gateway.services.redis, walk)
 
 
 @pytest.mark.parametrize("redis_gone", ["open", "closed"])
@@ -287,7 +309,7 @@ async def test_without_redis_quotas_are_spent_and_then_the_setting_decides(
     configure: Configure, redis_gone: str
 ) -> None:
     async with valkey() as state:
-        limits = {"redis_gone": redis_gone, "quota_share": 0.3}
+        limits = {**PATIENT, "redis_gone": redis_gone, "quota_share": 0.3}
         async with run_gateway(configure(redis_url=state.url, limits=limits)) as gateway:
             services = gateway.services
             key = await gateway.key(limits={"usd_per_day": 0.01})
@@ -314,7 +336,7 @@ async def test_without_redis_quotas_are_spent_and_then_the_setting_decides(
 
 
 async def test_what_was_let_through_without_redis_counts_once_it_is_back(configure: Configure) -> None:
-    limits = {"quota_share": 0.5}
+    limits = {**PATIENT, "quota_share": 0.5}
     async with (
         valkey("--appendonly", "yes", "--appendfsync", "always") as state,
         run_gateway(configure(redis_url=state.url, limits=limits)) as gateway,
@@ -361,11 +383,12 @@ async def test_what_a_killed_gateway_held_is_spent_until_its_window_is_over(
     assert budget / 4 < spent <= budget / 2
 
 
-async def test_a_key_that_is_revoked_is_refused_by_every_gateway_within_a_second(
-    two: tuple[RunningGateway, RunningGateway],
-) -> None:
-    key = await two[0].key()
-    async with clients(key, *two) as both:
+async def test_a_key_that_is_revoked_is_refused_as_soon_as_a_gateway_is_told_of_it(configure: Configure) -> None:
+    own, seldom = new_key()[0], configure(limits=PATIENT, snapshot_interval_seconds=3600)
+    async with AsyncExitStack() as stack:
+        two = [await stack.enter_async_context(run_gateway(seldom, own)) for _ in range(2)]
+        key = await two[0].key()
+        both = await stack.enter_async_context(clients(key, *two))
 
         async def known_to(client: AsyncOpenAI, expected: bool) -> bool:
             return isinstance(await ask(client), openai.AuthenticationError) != expected
@@ -374,10 +397,8 @@ async def test_a_key_that_is_revoked_is_refused_by_every_gateway_within_a_second
             await until(lambda client=client: known_to(client, True), "the key is known")
         async with two[0].http() as http:
             assert (await http.delete(f"/admin/v1/callers/{key.split('-')[2]}")).status_code == 200
-            revoked_at = time.monotonic()
         for client in both:
             await until(lambda client=client: known_to(client, False), "the key is revoked")
-        assert time.monotonic() - revoked_at < 1
 
 
 async def test_a_rotated_key_works_with_both_secrets_until_the_overlap_is_over(
@@ -417,7 +438,7 @@ async def test_limits_models_name_and_expiry_are_changed_at_once(two: tuple[Runn
         told = (await http.patch(path, json={"limits": {"requests_per_minute": 1, "usd_per_day": None}})).json()
         assert told["limits"] == {"requests_per_minute": 1}
         got = [await ask(client) for _ in range(3)]
-        assert isinstance(got[-1], openai.RateLimitError)
+        assert any(isinstance(each, openai.RateLimitError) for each in got), "the minute may end once"
         shown = (await http.get(path)).json()
         assert shown["usage"]["requests_per_minute"]["limit"] == 1
         assert shown["usage"]["requests_per_minute"]["spent"] >= 1
