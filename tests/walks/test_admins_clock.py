@@ -9,8 +9,10 @@ import pytest
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts.quality import StreamReport
 from tests.walks.gateway import RunningGateway
+from tests.walks.review_world import monitor_elsewhere
 from tests.walks.test_health import BASELINE, HEALTH, PIN, SHIFT, become, judged, sent, told
 
+__all__ = ["monitor_elsewhere"]  # what a test sets stays as it is
 DAY = 86_400.0
 
 

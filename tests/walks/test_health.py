@@ -13,8 +13,12 @@ import pytest
 from gateway.features.quality.quality import Quality
 from gateway.state.audited_step import Drafts
 from monitoring.quality.verdicts.quality import Action, Judgement, StreamReport, Summary, TaskQuality, VersionQuality
-from serving.object_store import Change, Stale, change_together
+from serving.object_store import Change, change_together
+from tests.waiting import until
 from tests.walks.gateway import RunningGateway
+from tests.walks.review_world import monitor_elsewhere
+
+__all__ = ["monitor_elsewhere"]  # what a test sets stays as it is
 
 HEALTH = "/admin/v1/tasks/returns/quality"
 PIN = f"{HEALTH}/returns@v1/pin"
@@ -49,15 +53,10 @@ async def become(gateway: RunningGateway, *actions: Action, **known: Any) -> Non
     """Have the version be degraded, as the monitor would have found it."""
     services = gateway.services
     version = msgspec.structs.replace(DEGRADED, **known)
-    while True:
-        _, generation = await gateway.features[Quality].store.of("returns")
-        try:
-            await gateway.features[Quality].store.put(
-                "returns", TaskQuality(versions={"returns@v1": version}, actions=list(actions)), generation
-            )
-            break
-        except Stale:  # the monitor's job runs beside
-            continue
+    _, generation = await gateway.features[Quality].store.of("returns")
+    await gateway.features[Quality].store.put(
+        "returns", TaskQuality(versions={"returns@v1": version}, actions=list(actions)), generation
+    )
     await services.snapshot.refresh()
 
 
@@ -128,11 +127,11 @@ async def test_a_verdict_is_overruled_and_its_share_comes_back_at_once(gateway: 
     await become(gateway, SHIFT)
     assert gateway.services.snapshot.current.policy.shifts["returns@v1"].kept == 0.2
     async with gateway.http() as http:
-        until = time.time() + 3600
-        found = await sent(http, "POST", PIN, verdict="healthy", reason="The labels are wrong.", until=until)
+        ends_at = time.time() + 3600
+        found = await sent(http, "POST", PIN, verdict="healthy", reason="The labels are wrong.", until=ends_at)
         known = found["quality"]["versions"]["returns@v1"]
         assert (known["verdict"], known["kept"], known["to"]) == ("healthy", 1.0, None)
-        assert (known["pin"]["reason"], known["pin"]["until"]) == ("The labels are wrong.", until)
+        assert (known["pin"]["reason"], known["pin"]["until"]) == ("The labels are wrong.", ends_at)
         assert any("is pinned as healthy until" in one for one in found["told"]["caveats"])
         assert not gateway.services.snapshot.current.policy.shifts
         (entry,) = await entries(http, "monitor.pin")
@@ -161,13 +160,8 @@ async def test_a_version_is_held_and_released(gateway: RunningGateway) -> None:
 async def test_what_was_done_is_undone_once(gateway: RunningGateway) -> None:
     path = f"{HEALTH}/actions/19d5f0a1-0/undo"
     async with gateway.http() as http:
-        undone = 409
-        while undone == 409:  # the monitor's job runs beside, and may move it on just now
-            await become(gateway, SHIFT)
-            answer = await http.post(path)
-            undone = answer.status_code
-        assert undone == 200, answer.text
-        found = answer.json()
+        await become(gateway, SHIFT)
+        found = await sent(http, "POST", path)
         version = found["quality"]["versions"]["returns@v1"]
         assert (version["verdict"], version["kept"], version["to"]) == ("degraded", 1.0, None)
         assert version["undone"] == ["shift"]
@@ -181,12 +175,8 @@ async def test_what_was_done_is_undone_once(gateway: RunningGateway) -> None:
 async def test_a_change_to_a_health_that_has_moved_on_is_stale_and_changes_nothing(gateway: RunningGateway) -> None:
     await become(gateway, SHIFT)
     async with gateway.http() as http:
-        pinned = 409
-        while pinned == 409:  # the monitor's job runs beside, and may move it on just now
-            old = (await told(http))["generation"]
-            body = {"reason": "First.", "expected_generation": old}
-            pinned = (await http.post(PIN, json=body)).status_code
-        assert pinned == 200
+        old = (await told(http))["generation"]
+        await sent(http, "POST", PIN, reason="First.", expected_generation=old)
         for method, path, body in (
             ("POST", PIN, {"reason": "Second.", "expected_generation": old}),
             ("DELETE", PIN, {"expected_generation": old}),
@@ -278,9 +268,9 @@ async def test_what_a_killed_gateway_has_done_and_not_audited_is_entered(gateway
     draft = services.audit.draft("ada", "monitor.baseline", "returns@v1", after={"stream": "feedback"}, generation=1)
     step = [Change(services.objects.baselines, "returns@v1", {}), Drafts(services.redis, services.audit).change(draft)]
     await change_together(services.redis, step)
-    async with gateway.http() as http, asyncio.timeout(60):
-        while not (found := await entries(http, "monitor.baseline")):
-            await asyncio.sleep(0.02)
+    await services.redis.delete("apprentice:duty:monitor")  # it is this gateway's job from now on
+    async with gateway.http() as http:
+        found = await until(lambda: entries(http, "monitor.baseline"))
     assert [(one["actor"], one["object"], one["at"]) for one in found] == [("ada", "returns@v1", draft.at)]
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 
@@ -198,6 +199,26 @@ async def pair(
                 yield two
 
 
+async def until_ghosts_are_counted(http: httpx.AsyncClient, *engines: FakeEngine) -> None:
+    """Wait until the gateway shows as many ghosts on the replicas as their engines have."""
+
+    async def are_counted() -> bool:
+        replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
+        counted = [row["capacity"]["ghosts"] for row in replicas if row["pool"] == "small"]
+        return counted == [len(engine.adapters.ghosts) for engine in engines]
+
+    await until(are_counted, "ghosts as many as written down")
+
+
+async def until_state(gateway: RunningGateway, version: str, state: str) -> None:
+    """Wait until the gateway shows the version in this state: it follows those of its placements."""
+
+    async def is_there() -> bool:
+        return bool((await shown(gateway, version))["state"] == state)
+
+    await until(is_there, f"{version} {state}")
+
+
 ON_THE_WAY_IN = [
     ("loading", "before"),
     ("loading", "after"),
@@ -232,7 +253,7 @@ async def test_a_gateway_killed_on_the_way_in_is_followed_by_one_that_loads_noth
     asked.only("returns@v1")
     assert [called(engine, LOAD, version) for engine in pair.engines] == [[200], [200]]
     assert [called(engine, LOAD, "returns@v1") for engine in pair.engines] == [[200], [200]]
-    assert (await shown(pair.gateway, version))["state"] == "ready"
+    await until_state(pair.gateway, version, "ready")
     assert await pair.owner() == pair.gateway.services.name
 
 
@@ -248,11 +269,10 @@ async def test_gateway_killed_while_unloading_is_followed_by_one_that_counts_the
         await pair.gate.stopped.wait()
         await pair.kill()
         await pair.come_to_rest(version, "ghost")
-        replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
+        await until_ghosts_are_counted(http, *pair.engines)
     asked.only("returns@v1")
     assert not any(lists(engine, version) for engine in pair.engines)
     assert [len(engine.adapters.ghosts) for engine in pair.engines] == [1, 1]
-    assert [row["capacity"]["ghosts"] for row in replicas if row["pool"] == "small"] == [1, 1]
     assert loads(pair.engines, version) == 2
 
 
@@ -275,12 +295,7 @@ async def test_a_gateway_killed_at_its_verdict_on_a_wrong_adapter_leaves_it_to_t
 
         await until(is_done, "quarantined and off")
 
-        async def ghosts_are_counted() -> bool:
-            replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
-            counted = [row["capacity"]["ghosts"] for row in replicas if row["pool"] == "small"]
-            return counted == [len(engine.adapters.ghosts) for engine in pair.engines]
-
-        await until(ghosts_are_counted, "ghosts as many as written down")
+        await until_ghosts_are_counted(http, *pair.engines)
     asked.only("returns@v1")
 
 
@@ -394,10 +409,10 @@ async def test_a_replica_killed_while_it_unloads_comes_back_without_the_version(
         await other.restart()
         await until_ready(gateway, "returns@v1")
         await until(lambda: not lists(small, version), "unloaded")
-        replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
+        await until_ghosts_are_counted(http, small, other)
     asked.only("returns@v1")
     assert not lists(other, version)
-    assert [row["capacity"]["ghosts"] for row in replicas if row["pool"] == "small"] == [1, 0]
+    assert [len(engine.adapters.ghosts) for engine in (small, other)] == [1, 0]
 
 
 async def test_a_version_is_released_without_a_replica_that_stays_down(
