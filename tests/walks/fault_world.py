@@ -20,11 +20,12 @@ from tests.walks.gateway import RunningGateway, run_gateway
 
 ASK = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
 SHORT = {
-    "answer_timeout_seconds": 1.0,
-    "first_token_timeout_seconds": 0.5,
-    "inter_token_timeout_seconds": 0.5,
+    "answer_timeout_seconds": 2.0,
+    "first_token_timeout_seconds": 1.0,
+    "inter_token_timeout_seconds": 1.0,
     "backoff_seconds": 0.05,
 }
+"""Short, where an engine is silent; long enough for one that answers on a busy machine."""
 World = Callable[..., Any]
 
 

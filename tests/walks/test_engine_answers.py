@@ -288,16 +288,15 @@ async def test_engines_own_code_of_an_error_inside_a_stream_is_told(
 
 
 @pytest.mark.invariant("Silence between tokens ends at its limit.")
-@pytest.mark.parametrize("every", [0.02, 0.13, 0.5, 0.6, 0.95])
-@pytest.mark.parametrize("after", [1, 10])
+@pytest.mark.parametrize(("every", "after"), [(0.02, 1), (0.26, 10), (1.0, 1), (1.2, 10), (1.9, 1), (1.9, 10)])
 async def test_tokens_that_stop_are_waited_for_as_long_as_the_limit_says_pings_or_not(
     world: World, small: FakeEngine, every: float, after: int
 ) -> None:
-    async with world(limits={"inter_token_timeout_seconds": 1.0}) as gateway:
+    async with world(limits={"inter_token_timeout_seconds": 2.0}) as gateway:
         small.faults.add(Tokens(60), Pings(after, 30, every), model="returns@*")
         told = await ask(gateway)
     assert (told.error or {})["code"] == "stream_broken"
-    assert 1.0 <= told.seconds < 1.9
+    assert 2.0 <= told.seconds < 3.8
 
 
 async def test_long_event_is_read_up_to_the_answers_bound(world: World, small: FakeEngine, general: FakeEngine) -> None:
