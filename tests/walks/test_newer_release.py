@@ -115,7 +115,7 @@ async def test_a_replica_is_left_alone_while_one_of_its_placements_can_not_be_re
         assert await ObjectStore(redis, "placements").get("small-0/returns@v1") == raw
         assert await status_of(gateway, await gateway.key()) == 200
         await change(redis, "placements", "small-0/returns@v1", state="ready")
-        staged = await http.post("/admin/v1/adapters/returns@v2/stage", params={"wait_seconds": 10})
+        staged = await http.post("/admin/v1/adapters/returns@v2/stage", params={"wait_seconds": 60})
         assert staged.status_code == 200, staged.text
 
 

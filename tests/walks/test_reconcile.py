@@ -467,9 +467,11 @@ async def test_a_replica_that_is_gone_from_the_configuration_does_not_stop_a_swa
 async def test_what_every_engine_refuses_is_told_once_in_the_engines_own_words(
     two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
 ) -> None:
+    lives = [replica.life for replica in pool(two)]
     for engine in (small, other):
         engine.max_lora_rank = 2
         await engine.restart()
+    await until(lambda: all(replica.up and replica.life not in lives for replica in pool(two)), "both are up again")
     version = await push(two, make_adapter(2))
     async with two.http() as http:
         answer = await http.post(f"/admin/v1/adapters/{version}/stage")

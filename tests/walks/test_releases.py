@@ -151,7 +151,7 @@ async def test_promotion_and_the_way_back_move_pointers_and_load_nothing(
         for taken, body, leader, other, its_state in (
             ("promote", {"version": V2}, V2, V1, "previous_version"),
             ("rollback", {}, V1, V2, "previous_version"),
-            ("canary", {"version": V2, "share": 0.999}, V1, V2, "canary"),
+            ("canary", {"version": V2, "share": 0.999999}, V1, V2, "canary"),
             ("rollback", {}, V1, V2, "ready"),
         ):
             await step(http, taken, **body)
@@ -183,7 +183,7 @@ async def test_canary_gets_its_share_of_sessions_each_keeps_its_arm_and_records_
         await step(http, "canary", version=V2, share=0.6)
         later = {number: (await ask(http, f"user {number}")).json()["model"] for number in range(60)}
         assert {number for number in first if first[number] == V2} < {n for n in later if later[n] == V2}
-        assert 6 <= Counter(first.values())[V2] <= 30
+        assert 3 <= Counter(first.values())[V2] <= 40
 
 
 async def test_a_second_canary_is_refused_and_names_the_first_which_keeps_its_plan(

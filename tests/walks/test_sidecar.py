@@ -37,6 +37,7 @@ from serving.adapters.signature import sign, written
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter
 from tests.fakes.applications import run_application
+from tests.fakes.ports import free_port
 from tests.waiting import until, until_answering
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
@@ -76,7 +77,9 @@ async def gateway(configure: Configure) -> AsyncIterator[Giving]:
     async with run_application(counted) as url:
         giving = Giving(url, app.state.services, keys)
         giving.go.set()
-        async with httpx.AsyncClient(headers={"authorization": f"Bearer {keys['admin']}"}) as http:
+        async with httpx.AsyncClient(
+            headers={"authorization": f"Bearer {keys['admin']}"}, timeout=DEADLINE_SECONDS
+        ) as http:
             for role in ("caller", "operator", "sidecar"):
                 answer = await http.post(f"{url}/admin/v1/callers", json={"name": role, "role": role})
                 keys[role] = answer.json()["key"]
@@ -240,17 +243,17 @@ async def test_refused_key_is_reported_and_can_be_exchanged_without_a_restart(
 
 
 async def test_a_gateway_that_is_away_is_said_and_asked_again_the_next_time(
-    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path, unused_tcp_port: int
+    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path
 ) -> None:
-    async with run_application(build_sidecar(own, f"http://127.0.0.1:{unused_tcp_port}", key_path)) as url:
+    async with run_application(build_sidecar(own, f"http://127.0.0.1:{free_port()}", key_path)) as url:
         with pytest.raises(PullError, match="broke off or can't be reached"):
             await ensure_on(url, digest, http)
         assert lying_in(own) == []
 
 
-async def test_a_sidecar_that_is_away_is_said(http: httpx.AsyncClient, unused_tcp_port: int) -> None:
+async def test_a_sidecar_that_is_away_is_said(http: httpx.AsyncClient) -> None:
     with pytest.raises(PullError, match="can't be reached"):
-        await ensure_on(f"http://127.0.0.1:{unused_tcp_port}", UNKNOWN, http)
+        await ensure_on(f"http://127.0.0.1:{free_port()}", UNKNOWN, http)
 
 
 async def test_something_else_at_the_sidecars_address_is_said(http: httpx.AsyncClient, gateway: Giving) -> None:
@@ -271,8 +274,13 @@ async def test_a_sidecar_that_takes_too_long_is_not_waited_for_and_goes_on(
 ) -> None:
     monkeypatch.setattr(adapter_sidecar, "ENSURE_SECONDS_MAX", 0.1)
     gateway.go.clear()
-    with pytest.raises(PullError, match="the next try joins it"):
-        await ensure_on(url, digest, http)
+
+    async def is_asked() -> list[str]:
+        with pytest.raises(PullError, match="the next try joins it"):
+            await ensure_on(url, digest, http)
+        return gateway.asked
+
+    await until(is_asked)
     gateway.go.set()
     await until(lambda: own.holds(digest))
 
@@ -375,12 +383,13 @@ async def process(own: Store, address: str, key_path: Path, port: int) -> AsyncI
 
 @pytest.mark.timeout(180)
 async def test_sidecar_killed_while_pulling_holds_nothing_half_and_pulls_again(
-    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path, unused_tcp_port: int
+    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path
 ) -> None:
-    url = f"http://127.0.0.1:{unused_tcp_port}"
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
     async with (
         breaking(gateway, digest, FILES[1]) as (address, _),
-        process(own, address, key_path, unused_tcp_port) as running,
+        process(own, address, key_path, port) as running,
     ):
         asking = asyncio.create_task(ensure_on(url, digest, http))
         await until(lambda: list(own.folder.glob(f".incoming-*/{FILES[0]}")))
@@ -392,7 +401,7 @@ async def test_sidecar_killed_while_pulling_holds_nothing_half_and_pulls_again(
     long_ago = time.time() - adapter_sidecar.PULL_SECONDS_MAX - 60
     os.utime(left, (long_ago, long_ago))
 
-    async with process(own, gateway.url, key_path, unused_tcp_port) as running:
+    async with process(own, gateway.url, key_path, port) as running:
         assert (await http.get(f"{url}/adapters/{digest}")).status_code == 404
         await ensure_on(url, digest, http)
         own.verify_copy(digest)

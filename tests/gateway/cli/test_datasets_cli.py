@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from tests.gateway.cli.conftest import Command, in_a_process, ok
+from tests.waiting import until
 from tests.walks.gateway import RunningGateway
 
 
@@ -35,7 +36,8 @@ async def test_a_data_set_is_built_of_files_and_the_same_files_are_the_same_set(
     assert f"{card['digest'][:12]}  returns  {len(train)}" in listed.out
     shown = await ok(apprentice, "datasets", "show", card["digest"][:8])
     assert f"training rows  {len(train)}" in shown.out
-    assert not list((gateway.services.settings.dataset_folder / ".files").iterdir())
+    # a building is told as done before its files go, which its entry comes before
+    await until(lambda: not list((gateway.services.settings.dataset_folder / ".files").iterdir()))
     async with gateway.http() as http:
         audit = (await http.get("/admin/v1/audit", params={"action": "building.done"})).json()["entries"]
     assert [entry["after"]["digest"] for entry in audit] == [card["digest"]] * 2

@@ -99,7 +99,7 @@ async def test_what_can_not_be_used_is_one_line(answering: RunningGateway, appre
 async def test_ctrl_c_leaves_it_running_and_says_how_to_come_back(
     answering: RunningGateway, small: FakeEngine, apprentice: Command, rows: Path
 ) -> None:
-    small.first_token_delay_seconds = 0.2
+    small.first_token_delay_seconds = 2.0
     variables = {**os.environ, "APPRENTICE_URL": answering.url, "APPRENTICE_KEY": answering.admin_key}
     process = await asyncio.create_subprocess_exec(
         *(Path(sys.executable).with_name("apprentice"), "evaluate", "returns@v1", "--data", str(rows)),

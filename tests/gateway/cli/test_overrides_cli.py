@@ -57,7 +57,7 @@ async def test_a_rule_is_tried_set_listed_and_deleted(gateway: RunningGateway, a
 async def test_a_version_names_its_task_and_a_rule_that_is_over_is_shown_as_expired(
     gateway: RunningGateway, apprentice: Command
 ) -> None:
-    words = ("--action", "version", "--version", "returns@v1", "--pattern", r"\bvase\b", "--expires-in", "1s")
+    words = ("--action", "version", "--version", "returns@v1", "--pattern", r"\bvase\b", "--expires-in", "3s")
     said = await ok(apprentice, "overrides", "set", "a", *words)
     assert said.out.startswith(r"a: task returns, matches '\bvase\b': to returns@v1; until 2")
     await ok(apprentice, "overrides", "set", "b", "--action", "system", "--system", "x" * 80)
@@ -77,7 +77,7 @@ async def test_a_rule_that_goes_by_what_is_not_there_is_set_with_a_warning(
     assert "Warning: There is no key 'nosuchcaller': until there is one, the rule matches nothing." in said.err
     await gateway.place(make_adapter(2))
     for name in ("b", "c"):
-        words = ("--action", "version", "--version", "returns@v1", *(("--expires-in", "1s") if name == "c" else ()))
+        words = ("--action", "version", "--version", "returns@v1", *(("--expires-in", "3s") if name == "c" else ()))
         assert (await ok(apprentice, "overrides", "set", name, *words)).err == ""
     async with asyncio.timeout(60):
         while not (await ok(apprentice, "overrides", "list")).out.rstrip().endswith("(expired)"):
