@@ -95,7 +95,7 @@ async def test_both_processes_serve_and_whichever_answers_says_the_same(config: 
     key = new_key()[0]
     async with pair(config, key) as (process, callers):
         assert set(children(process)) == {0, 1}
-        assert max(connections(process).values()) <= CALLERS / 2 + 1
+        assert min(connections(process).values()) > 0
         answers = [await caller.post("/v1/chat/completions", json=SHORT) for caller in callers]
         assert {answer.status_code for answer in answers} == {200}
         assert {await metric(caller, "apprentice_requests_total") for caller in callers} == {CALLERS}

@@ -40,6 +40,7 @@ class Supervisor:
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.stop()
+        self._http.release()
 
 
 @pytest.fixture
