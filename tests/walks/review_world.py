@@ -66,9 +66,11 @@ async def until_settled(gateway: RunningGateway, drawn: int) -> None:
     """Wait until so many draws have come to Redis, or were dropped, and all records, so that feedback finds its own."""
     services = gateway.services
     async with asyncio.timeout(WAIT_SECONDS):
+        while services.admission.in_flight:  # a stream's draw is counted after its end
+            await asyncio.sleep(0.005)
         while outcomes(gateway).get("drawn", 0) < drawn or gateway.features[Reviews].queue.busy:
             await asyncio.sleep(0.005)
-        while services.admission.in_flight or services.flow.pending:
+        while services.flow.pending:
             await asyncio.sleep(0.005)
 
 

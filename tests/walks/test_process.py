@@ -79,13 +79,22 @@ async def until_not_ready(http: httpx.AsyncClient) -> None:
 
 async def until_closed(http: httpx.AsyncClient) -> None:
     async with asyncio.timeout(30):
-        with contextlib.suppress(httpx.ConnectError):
+        with contextlib.suppress(httpx.TransportError):
             while (await http.get("/health/ready")).status_code == 503:
                 await asyncio.sleep(0.01)
 
 
+async def stall(config: Path, seconds: float, **rule: object) -> None:
+    """From now on the engine's answers stand still for so long after 3 tokens."""
+    engine = yaml.safe_load(config.read_text())["pools"]["general"]["replicas"][0]["url"]
+    stalls = {"kind": "stalls", "after_tokens": 3, "seconds": seconds}
+    async with httpx.AsyncClient(timeout=60) as http:
+        assert (await http.post(f"{engine}/__faults", json={"faults": [stalls], **rule})).is_success
+
+
 async def test_sigterm_turns_ready_off_then_closes_finishes_streams_and_loses_no_record(config: Path) -> None:
-    configured(config, drain_seconds_min=0.5)
+    configured(config, drain_seconds_min=3)
+    await stall(config, seconds=5, times=1)
     key = new_key()[0]
     async with served(config, key) as process, client(process, key) as http, client(process, key) as other:
         async with http.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
@@ -107,7 +116,7 @@ async def test_sigterm_turns_ready_off_then_closes_finishes_streams_and_loses_no
 
 @pytest.mark.invariant("A stop leaves no stream without an end.")
 async def test_what_is_left_when_the_time_to_drain_is_over_ends_with_an_error(config: Path) -> None:
-    configured(config, drain_seconds_max=0.2)
+    configured(config, drain_seconds_max=1)
     key = new_key()[0]
     async with served(config, key) as process, client(process, key) as http:
         rest, request_id = await stopped_inside_a_stream(config, process, http)
@@ -147,16 +156,13 @@ async def stopped_inside_a_stream(
     config: Path, process: Process, http: httpx.AsyncClient, second: signal.Signals | None = None
 ) -> tuple[list[str], str]:
     """The rest of a stream that stood still at SIGTERM, and its id; after `second`, if it is given."""
-    engine = yaml.safe_load(config.read_text())["pools"]["general"]["replicas"][0]["url"]
-    async with httpx.AsyncClient() as faults:
-        stalls = {"kind": "stalls", "after_tokens": 3, "seconds": 60}
-        assert (await faults.post(f"{engine}/__faults", json={"faults": [stalls]})).is_success
+    await stall(config, seconds=60)
     async with http.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
         process.process.send_signal(signal.SIGTERM)
         if second is not None:
-            async with httpx.AsyncClient(base_url=process.url) as other:
+            async with httpx.AsyncClient(base_url=process.url, timeout=60) as other:
                 await until_not_ready(other)
             process.process.send_signal(second)
         return [line async for line in lines], answer.headers["x-request-id"]
@@ -176,7 +182,7 @@ async def test_sighup_has_the_configuration_read_again_and_a_bad_one_keeps_the_o
             while 'reloads_total{outcome="refused"} 1' not in (await http.get("/metrics")).text:
                 await asyncio.sleep(0.01)
         assert (await http.post("/v1/chat/completions", json=ASK | {"max_tokens": 10})).status_code == 200
-        assert "limits.pool_max_tokens_max" in "".join(process.said)
+        await until(lambda: "limits.pool_max_tokens_max" in "".join(process.said))
         entry = (await http.get("/admin/v1/audit")).json()["entries"][-1]
     assert (entry["actor"], entry["action"]) == ("system", "configuration.reload")
 
@@ -212,7 +218,7 @@ async def test_valkey_killed_alone_is_restarted_and_has_all_that_was_acknowledge
                     await asyncio.sleep(0.02)
         names = [caller["name"] for caller in (await http.get("/admin/v1/callers")).json()["callers"]]
         assert {"before", "after"} <= set(names)
-        assert "was started again" in "".join(process.said)
+        await until(lambda: "was started again" in "".join(process.said))
 
 
 async def test_one_of_two_gateways_restarts_the_killed_valkey_even_if_only_adopted(config: Path) -> None:

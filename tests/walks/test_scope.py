@@ -97,6 +97,7 @@ async def test_prompts_given_to_a_version_are_deleted_once_its_scope_is_fitted(
 ) -> None:
     await fit(gateway, "returns@v1")
     async with gateway.http() as http:
+        await until_over(http, "ready")
         shown = (await http.get("/admin/v1/adapters/returns@v1")).json()["fitted"]["scope"]
         why = (await http.get("/admin/v1/adapters/returns@v1/why")).json()
         metrics = (await http.get("/metrics")).text
@@ -118,6 +119,15 @@ async def test_prompts_given_to_a_version_are_deleted_once_its_scope_is_fitted(
     for text in [*prompts("returns"), *others()]:
         assert text.encode() not in held
     assert not [key async for key in redis.scan_iter("apprentice:prompts:*")]
+
+
+async def until_over(http: httpx.AsyncClient, outcome: str, count: int = 1) -> None:
+    """Wait for what follows a fitting's state: its audit entry, the end of its prompts and, last, its count."""
+
+    async def is_counted() -> bool:
+        return f'apprentice_fitting_total{{outcome="{outcome}"}} {count}\n' in (await http.get("/metrics")).text
+
+    await until(is_counted)
 
 
 async def all_of(redis: Any) -> AsyncIterator[bytes]:
@@ -259,7 +269,7 @@ async def test_a_gateway_that_is_killed_while_it_fits_leaves_the_work_to_the_nex
     make_adapter(1)
     async with served(config, key) as process:
         headers = {"Authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(base_url=process.url, headers=headers, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=process.url, headers=headers, timeout=60) as http:
             await http.post("/admin/v1/adapters", json={"task": "returns", "path": str(tmp_path / "adapter-1")})
             assert (await give(http, "returns@v1", form("returns"))).status_code == 202
 
@@ -271,8 +281,10 @@ async def test_a_gateway_that_is_killed_while_it_fits_leaves_the_work_to_the_nex
         await process.stop(signal.SIGKILL)
 
         async def has_ended() -> bool:
-            status = Path("/proc") / str(fitting) / "status"
-            return not status.exists() or "State:\tZ" in status.read_text()
+            try:
+                return "State:\tZ" in (Path("/proc") / str(fitting) / "status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                return True
 
         await until(has_ended, "what fitted has ended with its gateway")
     assert await redis.zcard("apprentice:prompts:waiting") == 1
@@ -281,14 +293,17 @@ async def test_a_gateway_that_is_killed_while_it_fits_leaves_the_work_to_the_nex
         assert (await fitted(http, "returns@v1"))["state"] == "ready"
 
 
+def words_of(process: str) -> bytes:
+    return (Path("/proc") / process / "cmdline").read_bytes()
+
+
 def fittings(gateway: int) -> list[int]:
     """The processes that fit something for a gateway's process."""
     found = []
     for task in (Path("/proc") / str(gateway) / "task").iterdir():
-        for child in (task / "children").read_text().split():
-            with contextlib.suppress(FileNotFoundError):
-                if b"router.fitting.run" in (Path("/proc") / child / "cmdline").read_bytes():
-                    found.append(int(child))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread or a process that has ended
+            children = (task / "children").read_text().split()
+            found += [int(child) for child in children if b"router.fitting.run" in words_of(child)]
     return found
 
 
@@ -299,6 +314,7 @@ async def test_a_fitting_that_takes_too_long_has_failed_and_says_so(
         await gateway.place(make_adapter(1))
         await give(http, "returns@v1", form("returns"))
         late = await fitted(http, "returns@v1")
+        await until_over(http, "failed")
         why = (await http.get("/admin/v1/adapters/returns@v1/why")).json()
     assert (late["state"], late["model"]) == ("failed", None)
     assert "It took longer than 0.1 s: give fewer prompts, or more time (fitting.fitting_seconds_max)" in late["error"]
@@ -333,6 +349,7 @@ async def test_fault_in_a_fitting_is_retried_a_few_times_and_delays_no_other_fit
         for version in ("returns@v1", "returns@v2"):
             await give(http, version, form("returns"))
         found = [await fitted(http, version) for version in ("returns@v1", "returns@v2")]
+        await until_over(http, "failed", 2)
     assert [one["state"] for one in found] == ["failed", "failed"]
     assert f"A fault of the gateway's, {FAILED_MAX} times (DecodeError)" in found[0]["error"]
     assert not [key async for key in redis.scan_iter("apprentice:prompts:*")]
@@ -364,7 +381,7 @@ async def test_a_retired_versions_models_are_let_go(enforcing: RunningGateway, m
         return await enforcing.services.fitted.versions() == {"returns@v1"}
 
     await until(is_gone, "nothing is kept of it")
-    assert set(enforcing.services.snapshot.current.policy.fitted) == {"returns@v1"}
+    await until(lambda: set(enforcing.services.snapshot.current.policy.fitted) == {"returns@v1"})
 
 
 async def test_up_gives_its_sample_to_versions_without_a_model_and_keeps_an_admins(

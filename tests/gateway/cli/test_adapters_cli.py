@@ -23,6 +23,7 @@ from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, in_a_process, ok, run, served_by
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.two_replicas import LOAD, Hold
 
 ESCAPE = "\x1b["
 
@@ -201,7 +202,8 @@ async def test_a_version_that_fails_its_probe_ends_the_command_with_the_reason(
 async def test_staging_may_be_left_to_go_on_by_itself(
     apprentice: Command, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    small.load_delay_seconds = 1.0
+    hold = Hold()
+    small.faults.add(hold, path=LOAD)
     await ok(apprentice, "adapters", "push", str(make_adapter(2)))
     begun = await ok(apprentice, "adapters", "stage", "returns@v2", "--wait", "0")
     assert begun.out == (
@@ -209,6 +211,7 @@ async def test_staging_may_be_left_to_go_on_by_itself(
     )
     late = await apprentice("adapters", "stage", "returns@v2", "--wait", "0.1")
     assert (late.exit_code, "still being loaded" in late.err) == (1, True)
+    hold.let_go.set()
     placed = await ok(apprentice, "adapters", "stage", "returns@v2", "--json")
     assert (placed.json["state"], placed.json["ready"]) == ("ready", ["small-0"])
 

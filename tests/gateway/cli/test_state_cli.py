@@ -17,6 +17,7 @@ from tests.gateway.cli.conftest import Command, command_for, ok, served_by
 from tests.gateway.cli.exported_state import State, aliases, edit, exported, refused, value_of
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.two_replicas import LOAD, Hold
 
 
 async def test_the_same_state_is_the_same_file_and_holds_no_secret(
@@ -160,13 +161,15 @@ async def test_an_alias_that_moves_while_versions_are_placed_stops_the_apply(
         state["overrides"]["all"] = {"generation": 0, "value": {"action": "general"}}
 
     file = edit(path, wanted)
-    small.load_delay_seconds = 1.0
+    hold = Hold()
+    small.faults.add(hold, path=LOAD)
     applying = asyncio.create_task(apprentice("state", "apply", file))
     async with gateway.http() as http, asyncio.timeout(60):
         while (await http.get("/admin/v1/adapters/returns@v2")).json()["state"] != "staging":
             await asyncio.sleep(0.02)
         moved = await http.put("/admin/v1/aliases/returns", json={"version": "returns@v3"})
         assert moved.status_code == 200
+    hold.let_go.set()
     said = await applying
     assert (said.exit_code, "(stale_generation)" in said.err) == (1, True), said
     assert await served_by(gateway) == "returns@v3"
@@ -225,11 +228,13 @@ async def test_an_apply_that_was_not_waited_for_goes_on_when_it_is_repeated(
     path = tmp_path / "state.json"
     await exported(apprentice, path)
     file = edit(path, lambda state: state["aliases"]["returns"]["value"].update(weights={"returns@v2": 1.0}))
-    small.load_delay_seconds = 0.5
+    hold = Hold()
+    small.faults.add(hold, path=LOAD)
     early = await apprentice("state", "apply", file, "--wait", "0")
     assert (early.exit_code, early.out) == (1, "")
     assert "returns@v2 not placed after 0 s: aliases, rules and keys are as they were" in early.err
     assert await served_by(gateway) == "returns@v1"
+    hold.let_go.set()
     await ok(apprentice, "state", "apply", file)
     assert await served_by(gateway) == "returns@v2"
 
