@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Raw
@@ -121,6 +121,9 @@ class AnswerBlock:
 
 class AnswerWriter(ABC):
     """The answer to one request, in an API's own form. A subclass gives the form; parts come in their order."""
+
+    begins_with_usage: ClassVar[bool] = False
+    """True if a stream's first event tells the prompt's tokens, so that the engine has to count from the start."""
 
     def __init__(self) -> None:
         self.blocks: list[AnswerBlock] = []

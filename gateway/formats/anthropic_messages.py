@@ -304,6 +304,8 @@ def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:
 class MessageWriter(AnswerWriter):
     """An answer as a message with content blocks."""
 
+    begins_with_usage = True
+
     def final(self) -> dict[str, Any]:
         stop_reason, stop_sequence = self._stop()
         message = {

@@ -226,7 +226,8 @@ class RequestBody:
         if asked is None:
             return found
         known = ENGINE_TRAITS[engine].stream_options
-        if self.counts_always and "continuous_usage_stats" in known:
+        counts = self.counts_always or (self.writer is not None and self.writer.begins_with_usage)
+        if counts and "continuous_usage_stats" in known:
             found["continuous_usage_stats"] = True
         if asked.include_obfuscation is not None and "include_obfuscation" in known:
             found["include_obfuscation"] = asked.include_obfuscation

@@ -283,12 +283,16 @@ class Progress:
             bodies = BODY.decode_lines(events[6:-2].replace(b"\n\ndata: ", b"\n"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return None if any(body.error is not None or body.usage is not None for body in bodies) else bodies
+        if any(body.error is not None or (body.usage is not None and not body.choices) for body in bodies):
+            return None
+        return bodies
 
     def _note_plain(self, bodies: Sequence[EventBody]) -> None:
         if self.answer_id is None:
             self.answer_id = bodies[0].id
         for body in bodies:
+            if body.usage is not None:
+                self.usage = body.usage
             self._note(body.choices or ())
 
     def take(self, event: bytes) -> bytes | None:

@@ -120,6 +120,10 @@ async def test_tokens_are_counted_as_the_message_has_them(gateway: RunningGatewa
                 asked["tool_choice"] = {"type": "none"}
             answer = await client.messages.create(**asked, max_tokens=4)
             assert counted.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
+            stream = await client.messages.create(**asked, max_tokens=4, stream=True)
+            first, *_ = [event async for event in stream]
+            begun = first.message.usage
+            assert counted.input_tokens == begun.input_tokens + (begun.cache_read_input_tokens or 0)
 
 
 async def test_logprobs_of_a_response_are_those_of_its_text(gateway: RunningGateway) -> None:

@@ -190,6 +190,22 @@ async def test_streamed_message_is_the_whole_one(messages: AsyncAnthropic) -> No
     assert kinds.count("content_block_start") == kinds.count("content_block_stop") == 1
 
 
+async def test_streamed_message_begins_with_the_tokens_of_its_prompt(
+    messages: AsyncAnthropic, responses: AsyncOpenAI, small: FakeEngine
+) -> None:
+    asked: Any = {"model": "returns", "max_tokens": 20, "messages": [{"role": "user", "content": TEXT}]}
+    whole = await messages.messages.create(**asked)
+    async with messages.messages.stream(**asked) as stream:
+        events = [event async for event in stream]
+        final = await stream.get_final_message()
+    assert events[0].type == "message_start"
+    assert events[0].message.usage.input_tokens == whole.usage.input_tokens > 0
+    assert final.usage == whole.usage
+    async with responses.responses.stream(model="returns", input=TEXT) as told:
+        assert [event async for event in told]
+    assert small.requests[-1].body["stream_options"] == {"include_usage": True}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_message_calls_a_tool_and_takes_what_it_gave_back(
     messages: AsyncAnthropic, small: FakeEngine, stream: bool

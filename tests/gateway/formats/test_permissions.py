@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from gateway.errors import Problem
+from gateway.formats.anthropic_messages import MESSAGES as ANTHROPIC_MESSAGES
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
 from gateway.formats.fields import GATEWAY_ALONE, NEVER_INSIDE, ON_REQUEST
+from gateway.formats.request_body import read_body
 from gateway.formats.wire_format import WireFormat
 from router.decision import Choice
 from tests.gateway.formats.test_request_body import (
@@ -158,6 +160,16 @@ def test_stream_options_are_passed_on_to_who_knows_them(
     body.check(choice.task, DEFAULTS, choice.pool.engine)
     assert sent(body, choice)["stream_options"] == {"include_usage": True, **passed_on}
     assert body.dropped_by(choice.pool.engine) == dropped
+
+
+@pytest.mark.parametrize(("choice", "more"), [(by_adapter(), {"continuous_usage_stats": True}), (by_openai(), {})])
+def test_streamed_message_is_counted_from_the_start_where_the_engine_can(choice: Choice, more: Any) -> None:
+    asked = {"model": "returns", "max_tokens": 5, "messages": MESSAGES, "stream": True}
+    body = read_body(ANTHROPIC_MESSAGES, json.dumps(asked).encode())
+    body.check(choice.task, DEFAULTS, choice.pool.engine)
+    assert sent(body, choice)["stream_options"] == {"include_usage": True, **more}
+    assert body.dropped_by(choice.pool.engine) == []
+    assert body.may_go_on()
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -155,7 +155,15 @@ def seen(progress: Progress) -> tuple[object, ...]:
     return tuple(getattr(progress, name) for name in Progress.__slots__)
 
 
-PIECES = (*STREAM, chunk("more"), chunk(finish_reason="length"), b"id: 7\ndata: {}\n\n", b"data: {\ndata: }\n\n")
+COUNTED = chunk("more", usage={"prompt_tokens": 7, "completion_tokens": 3})
+PIECES = (
+    *STREAM,
+    COUNTED,
+    chunk("more"),
+    chunk(finish_reason="length"),
+    b"id: 7\ndata: {}\n\n",
+    b"data: {\ndata: }\n\n",
+)
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.lists(st.integers(0, 1 << 12), max_size=4))
@@ -173,6 +181,7 @@ def test_a_read_of_tokens_is_plain_up_to_the_usage_and_the_end() -> None:
     tokens = b"".join(chunk("a") for _ in range(3))
     assert Progress().take_plain(tokens) == len(tokens)
     assert Progress().take_plain(tokens + STREAM[-2] + STREAM[-1]) == len(tokens)
+    assert Progress().take_plain(tokens + COUNTED) == len(tokens + COUNTED)
     assert Progress().take_plain(tokens[:-1]) == 2 * len(tokens) // 3
     assert Progress().take_plain(b"") == Progress().take_plain(STREAM[-1]) == Progress().take_plain(b"data: {") == 0
 
@@ -237,14 +246,15 @@ def test_any_text_between_the_same_bytes_is_read_as_it_is(
         chunk("ok") + chunk("ok")[:-20],
         chunk("ok")[20:],
         chunk("ok", finish_reason="stop"),
-        chunk("ok", usage={"prompt_tokens": 1}),
+        event(id="chatcmpl-1", choices=[], usage={"prompt_tokens": 1}),
+        chunk("ok", usage={"prompt_tokens": -1}),
         chunk("ok", error={"message": "no"}),
         DONE,
         b": ping\n\n",
         b"\r\n" + chunk("ok"),
         b"",
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_whatever_is_no_token_is_left_to_be_read(bad: bytes) -> None:
     progress, all_taken = passed([chunk("a"), chunk("b"), bad, chunk("c")])
