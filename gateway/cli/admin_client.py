@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import ssl
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +139,7 @@ class AdminClient:
 
     def download(self, path: str, target: Path) -> None:
         """Write the bytes at `path` to `target`, which appears whole or not at all."""
+        _see_that_names_fit(path)
         partial = target.with_name(f".{target.name}.partial")
         with self._in_words(), self._http.stream("GET", path) as answer:
             if answer.is_error:
@@ -148,6 +150,7 @@ class AdminClient:
         partial.replace(target)
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        _see_that_names_fit(path)
         with self._in_words():
             answer = self._http.request(method, path, **options)
             if not answer.is_success:
@@ -169,6 +172,15 @@ class AdminClient:
             raise Unusable(f"{self.url} gave no answer ({_text_of(error)}): see its log, then try again.") from error
         except ValueError as error:
             raise Unusable(f"{self.url} does not answer as a gateway does: is the address right?") from error
+
+
+def _see_that_names_fit(path: str) -> None:
+    """Raises Unusable where a quoted name within `path` would lead to another address."""
+    for part in path.partition("?")[0].split("/"):
+        if "%2F" in part or part in (".", ".."):
+            raise Unusable(
+                f"{unquote(part)[:80]!r} is no name that anything here has: none has a slash, or dots alone."
+            )
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,11 +239,7 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
 
 
 def _read_key(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        fault = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise Unusable(f"The key file {path} can't be read: {fault}.") from error
+    return read_text(path, "The key file ").strip()
 
 
 def _local_url(local: Path) -> str | None:
@@ -252,6 +260,20 @@ def _is_here(url: str) -> bool:
     except ValueError:
         return host == "localhost"
     return address.is_loopback or address.is_unspecified
+
+
+def read_text(path: Path, kind: str = "") -> str:
+    """A file's text: UTF-8, or what its byte order mark says, as of Excel and PowerShell. Raises Unusable.
+
+    `kind` goes before its name in the error.
+    """
+    try:
+        data = path.read_bytes()
+        return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+    except OSError as error:
+        raise Unusable(f"{kind}{path} can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise Unusable(f"{kind}{path} is no text in UTF-8: save it as such.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

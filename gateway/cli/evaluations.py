@@ -23,7 +23,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.admin_client import AdminClient, Unusable, read_text
 from gateway.cli.command import Api, add_command, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
@@ -39,6 +39,7 @@ PIECE_BYTES = 1 << 16
 WRONG_ROWS_MAX = 200
 """More rows that were answered wrong are not shown in a page."""
 PATH = "/evaluations"
+EMPTY = "No evaluation is listed. Begin one: apprentice evaluate VERSION --data FILE"
 COLUMNS = (
     *("prompt", "text", "expected", "id", "label", "class", "group", "parent", "paraphrase", "source", "language"),
 )
@@ -161,10 +162,7 @@ def _query(options: EvaluationOptions) -> dict[str, str | None]:
     """The options as the gateway takes them: those that are not given are None. Raises Unusable."""
     fields = {name: "true" if value is True else value for name, value in vars(options).items()}
     if options.prompt is not None:
-        try:
-            fields["prompt"] = options.prompt.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Unusable(f"The prompt {options.prompt} can't be read: {error}.") from error
+        fields["prompt"] = read_text(options.prompt, "The prompt ")
     return {name: None if value in (None, False) else str(value) for name, value in fields.items()}
 
 
@@ -199,7 +197,7 @@ def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | Non
 def list_them(api: Api) -> None:
     """List the evaluations, the newest first."""
     columns = ("id", "version", "status", "answers", "arms", "metric", "begun")
-    api.out.tell_list(api.get(PATH), "evaluations", columns, _row)
+    api.out.tell_list(api.get(PATH), "evaluations", columns, _row, EMPTY)
 
 
 def _row(evaluation: dict[str, Any]) -> Row:

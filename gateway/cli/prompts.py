@@ -8,13 +8,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
 from rich.progress import TextColumn
 
-from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.admin_client import AdminClient, Unusable, read_text
 from gateway.cli.command import Api
 from gateway.cli.tables import readable
 from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, make_columns, wait
@@ -139,14 +140,10 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
         raise Unusable(f"{path} is empty: give a row on each line.")
     if path.suffix.lower() not in (".json", ".csv"):
         return path
+    file = StringIO(read_text(path), newline="")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(
-                _rows_of_csv(path, file, columns) if path.suffix.lower() == ".csv" else _rows_of_json(path, file)
-            )
-    except UnicodeDecodeError as error:
-        raise Unusable(f"{path} is no text in UTF-8: save it as such.") from error
-    except (OSError, ValueError, csv.Error) as error:
+        rows = list(_rows_of_csv(path, file, columns) if path.suffix.lower() == ".csv" else _rows_of_json(path, file))
+    except (ValueError, csv.Error) as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
     made = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.jsonl"
     with made.open("w", encoding="utf-8") as lines:

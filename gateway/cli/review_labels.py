@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import Unusable
+from gateway.cli.admin_client import Unusable, read_text
 from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.reviews import RequestId, lines_of, reviews, value_of
 from gateway.cli.tables import tell_warnings
@@ -38,11 +38,7 @@ def show_agreement(
     if (task is None) == (data is None):
         raise Unusable("Name a task, or a rater file with --data.")
     if data is not None:
-        try:
-            text = data.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Unusable(f"{data} can't be read: {error}.") from error
-        report = api.post("/ratings", {"text": text, "agreement_min": agreement_min})
+        report = api.post("/ratings", {"text": read_text(data), "agreement_min": agreement_min})
         if not api.out.answer(report):
             _tell_report(api, report)
         return

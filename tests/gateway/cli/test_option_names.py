@@ -8,6 +8,7 @@ import pytest
 
 from gateway.cli.option_names import in_options, options_of
 from gateway.cli.tasks import baseline, changed
+from tests.gateway.cli.conftest import run
 
 BASELINE = options_of(inspect.signature(baseline).parameters.values())
 CHANGED = options_of(inspect.signature(changed).parameters.values())
@@ -50,3 +51,26 @@ def test_fields_are_named_by_their_options(message: str, param: str, said: str) 
 )
 def test_words_that_are_no_fields_stay(message: str, param: str | None, said: str) -> None:
     assert in_options(message, param, BASELINE) == said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("adapters", "show", "a/b"),
+        ("adapters", "stage", "a/b@v1"),
+        ("adapters", "rollback", "a/b"),
+        ("adapters", "pulls", "--cancel", "a/b"),
+        ("datasets", "show", "a/b"),
+        ("datasets", "export", "a/b", "--out", "x.jsonl"),
+        ("suites", "show", "returns", "a/b"),
+        ("trainings", "show", "a/b"),
+        ("keys", "revoke", "a/b", "--yes"),
+        ("explain", "a/b"),
+        ("datasets", "show", ".."),
+    ],
+)
+def test_names_with_a_slash_lead_to_no_other_address(words: tuple[str, ...]) -> None:
+    key = f"sk-app-{'a' * 12}-{'b' * 43}"
+    refused = run(*words, "--gateway", "http://127.0.0.1:9", "--key", key)
+    assert (refused.exit_code, refused.out) == (2, "")
+    assert "is no name that anything here has: none has a slash" in refused.err

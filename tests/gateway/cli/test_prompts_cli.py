@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from gateway.cli.prompts import PROMPT_COLUMNS, as_lines
 from router.fitting import background
 from tests.gateway.cli.conftest import Command
 from tests.walks.conftest import MakeAdapter
@@ -35,6 +37,19 @@ async def test_a_push_with_prompts_waits_for_the_fitting_and_says_how_it_went(
     assert "fitted on 100 prompts" in shown.out
     why = await apprentice("adapters", "why", "returns@v2")
     assert "Its scope model was fitted on 100 training prompts" in why.out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_text_is_read_as_its_byte_order_mark_says(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    for name, text in (
+        ("rows.csv", "text,id\r\nZurück — ✓,a\r\n"),
+        ("rows.json", '[{"text": "Zurück — ✓", "id": "a"}]'),
+    ):
+        (tmp_path / name).write_bytes((mark + text).encode(encoding))
+        with ExitStack() as stack:
+            lines = as_lines(stack, tmp_path / name, PROMPT_COLUMNS).read_text(encoding="utf-8")
+        assert json.loads(lines) == {"text": "Zurück — ✓", "id": "a"}
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])

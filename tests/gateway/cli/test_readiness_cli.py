@@ -105,7 +105,7 @@ def archive(folder: Path, tmp_path: Path, count: int = 600) -> None:
 async def test_files_in_another_encoding_and_empty_ones_are_refused(apprentice: Command, tmp_path: Path) -> None:
     for suffix in ("csv", "json"):
         path = tmp_path / f"rows.{suffix}"
-        path.write_text("text,expected\na,b\n", encoding="utf-16")
+        path.write_text("text,expected\nä,b\n", encoding="latin-1")
         said = await apprentice("readiness", str(path))
         assert (said.exit_code, f"rows.{suffix} is no text in UTF-8: save it as such" in said.err) == (2, True), (
             said.err

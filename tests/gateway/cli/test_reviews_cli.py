@@ -168,10 +168,13 @@ async def test_agreement_disputes_and_gold_questions_on_the_command_line(
     none = await apprentice("reviews", "resolve", "returns", request_id, "no", "--comment", "It is cracked.")
     assert none.exit_code == 1
     file = tmp_path / "raters.csv"
-    file.write_text("item,class,A,B\n1,vase,x,x\n2,vase,x,\n3,cup,x,y\n4,cup,y,y\n", encoding="utf-8")
-    said = (await ok(apprentice, "reviews", "agreement", "--data", str(file))).out
-    assert "class vase" in said
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_text("item,class,A,B\n1,vase,x,x\n2,vase,x,\n3,cup,x,y\n4,cup,y,y\n", encoding=encoding)
+        said = (await ok(apprentice, "reviews", "agreement", "--data", str(file))).out
+        assert "class vase" in said
     assert "Take majority" in said
     file.write_text("item,A,B\n1,x\n", encoding="utf-8")
     assert "Line 2: it has 2 cells" in (await apprentice("reviews", "agreement", "--data", str(file))).err
+    file.write_bytes(b"\xff")
+    assert "is no text in UTF-8: save it as such" in (await apprentice("reviews", "agreement", "--data", str(file))).err
     assert (await apprentice("reviews", "agreement")).exit_code == 2
