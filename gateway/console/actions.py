@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -55,6 +56,18 @@ class Click:
     generation: Place = "none"
     is_dangerous: bool = False
     shows_gate: bool = False
+    shows_key: bool = False
+    """True if a new key is shown once: its form is taken once, since loading that page again sends it again."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The address where it is read whether what a step is about exists: at once, or in a list `at` these names."""
+
+    address: str
+    at: tuple[str, ...] = ()
+    key: str = ""
+    """The field of the list's items that has the name."""
 
 
 PAST_GATE = Field("past_gate", "Past the gate", hint="Only where the gate says no: the reason, for the audit.")
@@ -175,7 +188,8 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             "Make a key",
             "The key is shown once, on the next page.",
             *("POST", "/admin/v1/callers", "/keys"),
-            (
+            shows_key=True,
+            fields=(
                 Field("name", "Name", required=True),
                 Field("owner", "Owner", hint="The person who answers for it. Empty: you."),
                 Field(
@@ -197,6 +211,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             "The new key is shown once, on the next page. The old one works beside it for a while.",
             *("POST", "/admin/v1/callers/{public}/rotate", KEY),
             (Field("overlap_seconds", "Seconds in which the old secret works too", "number", True, value="3600"),),
+            shows_key=True,
         ),
         "revoke-key": Click(
             "Revoke the key {public}",
@@ -212,17 +227,17 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
     }
 )
 """The table name → step."""
-HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+HOMES: Mapping[str, Home] = MappingProxyType(
     {
-        "task": ("/admin/v1/tasks/{task}/quality",),
-        "version": ("/admin/v1/adapters/{version}",),
-        "public": ("/admin/v1/callers/{public}",),
-        "replica": ("/admin/v1/replicas", "name", "replicas"),
-        "rule": ("/admin/v1/overrides", "id", "overrides"),
-        "action": ("/admin/v1/tasks/{task}/quality", "id", "quality", "actions"),
+        "task": Home("/admin/v1/tasks/{task}/quality"),
+        "version": Home("/admin/v1/adapters/{version}"),
+        "public": Home("/admin/v1/callers/{public}"),
+        "replica": Home("/admin/v1/replicas", at=("replicas",), key="name"),
+        "rule": Home("/admin/v1/overrides", at=("overrides",), key="id"),
+        "action": Home("/admin/v1/tasks/{task}/quality", at=("quality", "actions"), key="id"),
     }
 )
-"""Where it is read whether what a step is about exists: an address, and in a list the key, and the way to it."""
+"""Where each thing that a step may be about is looked up."""
 
 
 async def ask_first(visit: Visit) -> Response:
@@ -245,6 +260,9 @@ async def take_action(visit: Visit) -> Response:
         body |= {name: names[name] for name in action.names_in_body} | _read_fields(action, fields)
         if action.generation != "none" and (generation := names.get("generation")):
             (body if action.generation == "body" else query)["expected_generation"] = _read_generation(generation)
+        if action.shows_key and not await visit.is_first(fields.get("once", "")):
+            text = "This form was taken already, and its key was shown. See it in the list; rotate it if it was lost."
+            return await visit.done(CONSOLE + fill_address(action.back, **names), text)
         answer = await visit.api.send(action.method, fill_address(action.path, **names), body or None, query)
     except Declined as refused:
         return await _render_question(visit, action, names, fields, refused)
@@ -263,22 +281,28 @@ def _asked(visit: Visit, names: dict[str, str]) -> tuple[Click, dict[str, str]]:
     try:
         if action is not None:
             (action.title + action.text + action.path + action.back).format_map(names)
+            _see_that_version_is_of_task(names)
             return action, names
     except KeyError:
         pass
     raise Declined(404, "not_found", "There is no such step, or its address is not whole.")
 
 
+def _see_that_version_is_of_task(names: Mapping[str, str]) -> None:
+    """Raises Declined (404)."""
+    task, version = names.get("task"), names.get("version")
+    if task and version and version.partition("@")[0] != task:
+        raise Declined(404, "not_found", f"{version[:80]} is no version of {task[:80]}: open it from its own task.")
+
+
 async def _find(visit: Visit, name: str, names: Mapping[str, str]) -> None:
     """Raises Declined (404) where there is nothing of this name."""
-    address, *keys = HOMES[name]
-    found = await visit.api.get(fill_address(address, **names))
-    if keys:
-        key, *way = keys
-        for step in way:
-            found = found[step]
-        if names[name] not in [each[key] for each in found]:
-            raise Declined(404, "not_found", f"There is no {name} {names[name][:80]!r}.")
+    home = HOMES[name]
+    found = await visit.api.get(fill_address(home.address, **names))
+    for step in home.at:
+        found = found[step]
+    if home.key and names[name] not in [each[home.key] for each in found]:
+        raise Declined(404, "not_found", f"There is no {name} {names[name][:80]!r}.")
 
 
 async def _render_question(
@@ -296,6 +320,7 @@ async def _render_question(
         names={name: value for name, value in names.items() if name not in values},
         values=values,
         fault=None if fault is None else fault.text,
+        once=secrets.token_urlsafe(16) if action.shows_key else "",
         back=CONSOLE + fill_address(action.back, **names),
         here=f"{visit.request.url.path}?{urlencode(names)}",
         gate=gate,

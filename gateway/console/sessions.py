@@ -100,6 +100,10 @@ class Sessions:
         changed = msgspec.structs.replace(session, notes=notes)
         await self._redis.set(_name(token), msgspec.json.encode(changed), keepttl=True, xx=True)
 
+    async def use(self, token: str, form: str) -> bool:
+        """Use up a form's one-time token, within a session; False where it was used before."""
+        return bool(await self._redis.set(f"{_name(token)}:{sha256(form.encode()).hexdigest()}", 1, ex=int(self._seconds), nx=True))
+
     async def end(self, token: str) -> None:
         """End a session."""
         await self._redis.delete(_name(token))

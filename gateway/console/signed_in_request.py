@@ -136,6 +136,12 @@ class Visit:
             raise Declined(403, "csrf", "This form is not of your session. Go back, load the page again, and send it.")
         return fields
 
+    async def is_first(self, form: str) -> bool:
+        """True the first time that the form of this one-time token is sent. Raises Declined (400) without one."""
+        if not form:
+            raise Declined(400, "missing_field", "This form is not whole. Load the page again, and send it.")
+        return await self.console.sessions.use(self.token, form)
+
     async def done(self, to: str, *notes: str) -> Response:
         """Go on to a page of the console, and say these sentences there."""
         if notes:

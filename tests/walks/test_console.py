@@ -282,6 +282,32 @@ async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: Con
         assert "The rule gifts is set" in changed.text
 
 
+async def test_loading_the_page_of_a_new_key_again_makes_no_other(gateway: RunningGateway) -> None:
+    async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin:
+        form = await http.get("/console/do/make-key")
+        fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form.text.partition("<main")[2]))
+        fields |= {"name": "shop", "role": "caller", "models": "returns"}
+        empty = await http.post("/console/do/make-key", data=fields | {"models": ""})
+        assert (empty.status_code, "Models: it is empty" in empty.text) == (400, True)
+        made = await http.post("/console/do/make-key", data=fields)
+        again = await http.post("/console/do/make-key", data=fields)
+        callers = (await admin.get("/admin/v1/callers")).json()["callers"]
+    assert "sk-app-" in made.text
+    assert (again.url.path, "sk-app-" in again.text, "This form was taken already" in again.text) == (
+        "/console/keys",
+        False,
+        True,
+    )
+    assert [each["name"] for each in callers].count("shop") == 1
+
+
+@pytest.mark.parametrize("step", ["promote", "canary", "roll-back", "pin"])
+async def test_no_step_is_asked_about_a_version_of_another_task(gateway: RunningGateway, step: str) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        answer = await http.get(f"/console/do/{step}?task=returns&version=clauses@v1")
+    assert (answer.status_code, "clauses@v1 is no version of returns" in answer.text) == (404, True)
+
+
 async def test_the_audit_is_paged_back_to_its_first_entry(gateway: RunningGateway) -> None:
     async with browsing(gateway, gateway.admin_key) as http, gateway.http() as admin:
         for number in range(105):
