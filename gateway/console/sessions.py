@@ -102,7 +102,11 @@ class Sessions:
 
     async def use(self, token: str, form: str) -> bool:
         """Use up a form's one-time token, within a session; False where it was used before."""
-        return bool(await self._redis.set(f"{_name(token)}:{sha256(form.encode()).hexdigest()}", 1, ex=int(self._seconds), nx=True))
+        return bool(
+            await self._redis.set(
+                f"{_name(token)}:{sha256(form.encode()).hexdigest()}", 1, ex=int(self._seconds), nx=True
+            )
+        )
 
     async def end(self, token: str) -> None:
         """End a session."""

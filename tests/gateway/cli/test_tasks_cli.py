@@ -17,9 +17,12 @@ from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
 from tests.gateway.cli.conftest import Command, ok
 from tests.walks.gateway import RunningGateway
+from tests.walks.review_world import monitor_elsewhere
 from tests.walks.test_health import SHIFT, become, judged, sent
 from tests.walks.test_retraining import asked, keep_texts, stored
 from tests.walks.test_retraining import judged as judge
+
+__all__ = ["monitor_elsewhere"]  # so that what a test has judged stays
 
 FEEDBACK = StreamReport(stream="feedback", labelled=True, observed=400, wrong=90, estimate=0.22, low=0.18, high=0.27)
 
