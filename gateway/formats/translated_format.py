@@ -5,8 +5,8 @@ So checks, general prompts, fallbacks, contracts, records and feedback work as f
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -15,7 +15,7 @@ from msgspec import Raw
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.chat import CHAT
-from gateway.formats.fields import NULL, RAW_FIELDS
+from gateway.formats.fields import NULL, RAW_FIELDS, Fields, Message
 from gateway.formats.wire_format import WireFormat
 
 CHAT_ALONE = frozenset(
@@ -29,7 +29,7 @@ SHOWN_CHARACTERS_MAX = 64
 NOT_GIVEN = (None, Raw(), NULL)
 
 
-class TranslatedFormat(WireFormat, ABC):
+class TranslatedFormat(WireFormat):
     """An API that is served by way of chat completions."""
 
     openai = frozenset()
@@ -57,6 +57,12 @@ class TranslatedFormat(WireFormat, ABC):
 
     @abstractmethod
     def writer(self, raw: bytes) -> AnswerWriter: ...
+
+    def messages(self, read: Fields) -> Sequence[Message]:
+        return CHAT.messages(read)
+
+    def add_system(self, fields: dict[str, Any], read: Fields, system: str, after: bool) -> None:
+        CHAT.add_system(fields, read, system, after)
 
     def rest(self, given: Mapping[str, Raw], *same: str) -> dict[str, Any]:
         """The fields that go on as they came: those that chat has under the `same` name, and unknown ones.

@@ -6,6 +6,7 @@ answers as OpenAI's chat completions and completions have them: with `choices`, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from gateway.formats.server_sent_events import DONE, WHOLE, Progress, see_that_i
 from serving.errors import Failed
 
 
-class WireFormat:
+class WireFormat(ABC):
     """One format of requests and answers. Stateless: what is known of one request is an argument."""
 
     # The request.
@@ -89,9 +90,9 @@ class WireFormat:
         """The writer of the answer to the body `raw`; None where callers get it as the engine sent it."""
         return None
 
+    @abstractmethod
     def messages(self, read: Fields) -> Sequence[Message]:
         """The request as a conversation; empty for one that is no conversation."""
-        raise NotImplementedError
 
     def text(self, read: Fields) -> str:
         """All text of the request, for rules."""
@@ -129,13 +130,13 @@ class WireFormat:
         """The fields that ask for an answer by this JSON schema; empty where the format has none."""
         return {}
 
+    @abstractmethod
     def add_system(self, fields: dict[str, Any], read: Fields, system: str, after: bool) -> None:
         """Add instructions to `fields`: before those of the caller, or after them."""
-        raise NotImplementedError
 
     def go_on(self, fields: dict[str, Any], text: str) -> None:
-        """Change `fields` so that the engine goes on with `text`. Only where `may_go_on`."""
-        raise NotImplementedError
+        """Change `fields` so that the engine goes on with `text`. A format has it beside its `may_go_on`."""
+        raise TypeError(f"no engine goes on with an answer of {self.name}")
 
     def note_whole(self, body: bytes, choices: int, progress: Progress) -> None:
         """Note a whole answer in `progress`. Raises Failed if it is none, or has fewer alternatives than `choices`."""

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from msgspec import Raw
 
 from gateway.access import Identified, services_of
 from gateway.callers import Caller
@@ -24,6 +23,7 @@ from gateway.formats.bounds import LONG_BODY_BYTES
 from gateway.formats.chat import CHAT
 from gateway.formats.completions import COMPLETIONS
 from gateway.formats.embeddings import EMBEDDINGS
+from gateway.formats.fields import RAW_FIELDS
 from gateway.formats.format_table import FORMATS
 from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.formats.responses import RESPONSES
@@ -42,7 +42,7 @@ Tell = Callable[[RequestBody, Choice], Awaitable[dict[str, Any]]]
 router = APIRouter()
 FormatName = Literal["chat", "completions", "responses", "messages", "embeddings"]
 NAMED: Mapping[str, WireFormat] = {each.name: each for each in FORMATS.values()}
-ANTHROPIC = ("system", "stop_sequences", "thinking")
+ANTHROPIC = frozenset({"system", "stop_sequences", "thinking"})
 """Fields that of all formats with messages Anthropic's alone has."""
 ITEMS = re.compile(rb'"|\[\s*\{')
 """The begin of an input that can be a response's: a text, or items."""
@@ -91,33 +91,19 @@ def _read(raw: bytes, name: FormatName | None) -> RequestBody:
     return read_body(_guess_format(raw) if name is None else NAMED[name], raw)
 
 
-class Marks(msgspec.Struct):
-    """The fields of a body that tell its format."""
-
-    messages: Raw = Raw()
-    prompt: Raw = Raw()
-    input: Raw = Raw()
-    system: Raw = Raw()
-    stop_sequences: Raw = Raw()
-    thinking: Raw = Raw()
-
-
 def _guess_format(raw: bytes) -> WireFormat:
     """The format by the fields that the body has; chat where none is told, whose reader names the fault."""
     try:
-        marks = MARKS.decode(raw)
-        if memoryview(marks.messages).nbytes:
-            return MESSAGES if any(memoryview(getattr(marks, name)).nbytes for name in ANTHROPIC) else CHAT
-        if memoryview(marks.prompt).nbytes:
-            return COMPLETIONS
-        if memoryview(marks.input).nbytes:
-            return RESPONSES if ITEMS.match(bytes(marks.input)) else EMBEDDINGS
+        fields = RAW_FIELDS.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
+        return CHAT
+    if "messages" in fields:
+        return MESSAGES if ANTHROPIC & fields.keys() else CHAT
+    if "prompt" in fields:
+        return COMPLETIONS
+    if "input" in fields:
+        return RESPONSES if ITEMS.match(bytes(fields["input"])) else EMBEDDINGS
     return CHAT
-
-
-MARKS = msgspec.json.Decoder(Marks)
 
 
 async def _decided(services: Services, caller: Caller, body: RequestBody, session: str | None) -> Choice:

@@ -7,6 +7,7 @@ evidence against a baseline, and a reverse test that looks for a recovery while 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import msgspec
@@ -93,7 +94,7 @@ class LabelledSignal(Protocol):
 
 
 class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
-    """The shared part of signals that have a baseline and a reverse test.
+    """The shared part of signals that have a baseline and a reverse test. Abstract for mypy: a Struct is no ABC.
 
     `begun` is the number of labels before the detector last began, `busiest` the most labels a day since then, and
     `streams` the most signals of all versions (`alarm_shares.py`): evidence and threshold are of the same time.
@@ -116,32 +117,32 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     # ---- what each kind says of itself
 
     @property
+    @abstractmethod
     def count(self) -> int:
         """The number of its labels."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def detectors(self) -> LeaveOneOut[Any] | None:
         """Its detectors; None as long as it has no baseline."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def reverse_detectors(self) -> LeaveOneOut[Any] | None:
         """Those of its reverse test; None without one."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def changed_after(self) -> int:
         """The number of labels after which the change likeliest began. Only with detectors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_e(self) -> float:
         """The logarithm of the evidence now. Only with detectors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restart(self, at: float = 0.0) -> Self:
         """Begin the detectors again at their baseline, since the version is no longer degraded."""
-        raise NotImplementedError
 
     # ---- what they share
 
@@ -203,9 +204,9 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             since = recent_values.sum_since(self.marks, self.changed_after)
         return self.recent if since is None else self.sums_since(*since)
 
+    @abstractmethod
     def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` values, which have this total."""
-        raise NotImplementedError
 
     def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
         """Report it with its evidence."""
@@ -236,17 +237,17 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             since=self.evidence_since,
         )
 
+    @abstractmethod
     def find_interval(self, recent: FadedSums) -> tuple[float, float] | None:
         """The 95% interval of its values lately; None without any."""
-        raise NotImplementedError
 
+    @abstractmethod
     def high_without_one(self, roll: GiverRoll, high: float | None) -> float | None:
         """The greatest upper end of that interval, whichever caller is left out; None where it is not known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe_baseline(self, terms: ReportTerms) -> dict[str, Any]:
         """The baseline, as JSON."""
-        raise NotImplementedError
 
     @property
     def dispersion(self) -> float:
