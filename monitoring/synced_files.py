@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 @contextmanager
-def lock_folder(folder: Path, shared: bool = False) -> Iterator[None]:
+def lock_folder(folder: Path, shared: bool = False, wait: bool = True) -> Iterator[None]:
     """Nobody else writes, rewrites or removes files meanwhile; with `shared` others may read. Waits for as long as that
-    takes. Raises OSError."""
+    takes; without `wait` raises BlockingIOError instead. Raises OSError."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

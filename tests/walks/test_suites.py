@@ -16,6 +16,7 @@ import yaml
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.suites import Suite
 from gateway.features.texts.texts import Texts
+from monitoring.synced_files import lock_folder
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import run
 from tests.waiting import until
@@ -210,6 +211,12 @@ async def test_hard_cases_are_what_people_corrected_and_the_report_tells_what_la
         refused = await add(http, b"", status=400, since="2026-01-01")
         assert "the kind is hard" in refused["error"]["message"]
         cli = ("suites", "add", "returns", "--from-production", "--kind", "hard", "--json")
+        folder = running.services.settings.dataset_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock_folder(folder):  # an erasure goes on: it would not find the texts that the suite comes to hold
+            adding = asyncio.create_task(add(http, b"", kind="hard", since="2026-01-01"))
+            assert not (await asyncio.wait({adding}, timeout=0.5))[0]
+        await adding
         connection = ("--gateway", running.url, "--key", running.admin_key)
         told = await asyncio.to_thread(run, *cli, "--since", "2026-01-01", *connection)
         assert told.exit_code == 0, told.err

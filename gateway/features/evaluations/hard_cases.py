@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from gateway.background.job_process import make_command, run_process
@@ -15,9 +16,32 @@ from gateway.features.records.archiving import text_source_of
 from gateway.request_labels import read_rules
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.hard_cases_job import HardCasesJob, HardCasesResult
+from monitoring.synced_files import lock_folder
 
 RUN_SECONDS_MAX = 600.0
+LOOK_INTERVAL_SECONDS = 0.2
 COMMAND = make_command("monitoring.datasets.hard_run")
+
+
+@asynccontextmanager
+async def hold_off_erasures(evaluations: Evaluations) -> AsyncIterator[None]:
+    """Hold the lock of the data sets, as their building does: an erasure finds the suite, or its texts are gone.
+
+    Raises Problem (504) where an erasure goes on for too long.
+    """
+    folder = evaluations.services.settings.dataset_folder
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ExitStack() as stack:
+        try:
+            async with asyncio.timeout(RUN_SECONDS_MAX):
+                while True:
+                    with suppress(BlockingIOError):
+                        stack.enter_context(lock_folder(folder, shared=True, wait=False))
+                        break
+                    await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+        except TimeoutError:
+            raise Problem("timeout", "An erasure of texts goes on: add the suite once it is done.") from None
+        yield
 
 
 @asynccontextmanager

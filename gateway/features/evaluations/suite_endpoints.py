@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.evaluations.hard_cases import find_hard_cases
+from gateway.features.evaluations.hard_cases import find_hard_cases, hold_off_erasures
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.suites import SUITES_MAX, Kind, NoSuite, Suite, kinds_of
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
@@ -72,7 +73,7 @@ async def add_suite(
     evaluations = feature_of(request, Evaluations)
     policy = evaluations.services.snapshot.current.policy.tasks[known_task(evaluations.services, task)]
     intake = Intake(evaluations, policy, task, ClassFinder(class_field), find_metric(metric))
-    async with open_rows(intake):
+    async with nullcontext() if since is None else hold_off_erasures(evaluations), open_rows(intake):
         data = await (intake.from_request(request) if since is None else _from_production(intake, since))
         others = await evaluations.suites.all(task)
         same = next((suite for suite in others if suite.digest == data.digest), None)
