@@ -173,7 +173,7 @@ METRICS: tuple[Spec, ...] = (
         ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
-        "apprentice_e_value", "gauge", "ratio", "E-value that a signal of a version got worse, at most 1e12.",
+        "apprentice_e_value", "gauge", "ratio", "E-value that a signal (`stream`) got worse, at most 1e12.",
         ("task", "version", "stream"), "T*V*14 + 15", joined="greatest",
     ),
     Spec(

@@ -119,7 +119,7 @@ def tell(
     else:
         print("No verdict changed.")
     rows = [row for name, one in judged.items() for row in streams_of(name, verdicts[name], one)]
-    out.table(("version", "verdict", "stream", "labels", "wrong", "held against", "e-value", "threshold", ""), rows)
+    out.table(("version", "verdict", "signal", "labels", "wrong", "held against", "e-value", "threshold", ""), rows)
 
 
 def streams_of(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[Any, ...]]:

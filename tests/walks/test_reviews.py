@@ -107,6 +107,8 @@ async def test_a_reviewer_who_thinks_better_of_it_has_still_reviewed_it(
         key = await gateway.key()
         request_id = await ask(gateway, key)
         await until_settled(gateway, 1)
+        waits = await gateway.services.redis.ttl(f"apprentice:review:{request_id}")
+        assert 0 < waits <= gateway.services.settings.records.retention_seconds  # it can't be judged later
         async with gateway.http() as http, gateway.http(key) as of_caller:
             right, wrong = (await http.get(NEXT)).json()["examples"]
             for giver, said in ((http, wrong), (http, right), (of_caller, wrong)):

@@ -98,7 +98,7 @@ async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
     review = _review(drawn) if drawn.sent.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
     review = msgspec.structs.replace(review, reviewers=_draw_reviewers(reviews, drawn.sent.record.id, task))
     budget, handles = budget_of(reviews, task), drawn.sent.record.handles
-    kept = await reviews.store.keep(review, budget, retention_seconds(reviews, task), handles=handles)
+    kept = await reviews.store.keep(review, budget, find_waiting_seconds(reviews, task), handles=handles)
     if kept.outcome == "spent":
         reviews.queue.spent(task, min(kept.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
     for count, outcome in ((kept.dropped, "dropped"), (kept.expired, "expired")):
@@ -140,7 +140,7 @@ def has_reviews(reviews: Reviews, task: str) -> bool:
 
 async def counted(reviews: Reviews, task: str) -> Counts:
     """Count the task's reviews, and set the gauge of those that wait. Raises RedisError."""
-    counts = await reviews.store.counts(task, retention_seconds(reviews, task))
+    counts = await reviews.store.counts(task, find_waiting_seconds(reviews, task))
     reviews.queue.waiting[task] = counts.waiting
     if counts.expired_now:
         reviews.services.meters.reviews.add(counts.expired_now, task, "expired")
@@ -157,8 +157,13 @@ def settings_of(reviews: Reviews, task: str) -> ReviewSettings:
 
 
 def retention_seconds(reviews: Reviews, task: str) -> float:
-    """The time for which the task's reviews are kept."""
+    """The time for which the task's reviews are kept once they were judged."""
     return 86_400.0 * settings_of(reviews, task).retention_days
+
+
+def find_waiting_seconds(reviews: Reviews, task: str) -> float:
+    """The time for which the task's reviews wait: no longer than their requests can be judged."""
+    return min(retention_seconds(reviews, task), reviews.services.settings.records.retention_seconds)
 
 
 def budget_of(reviews: Reviews, task: str) -> int:

@@ -15,7 +15,7 @@ from gateway.callers import Caller
 from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.reviews.job import budget_of, counted, retention_seconds, settings_of
+from gateway.features.reviews.job import budget_of, counted, find_waiting_seconds, retention_seconds, settings_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
 from gateway.openapi_parts import OK, with_errors
@@ -44,7 +44,7 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
         return Response(msgspec.json.encode(gold), media_type="application/json")
     none: dict[str, NoneLeft] = {}
     for name in sorted(counts, key=lambda name: counts[name].oldest_at or float("inf")):
-        lease_seconds, kept_seconds = settings_of(reviews, name).lease_seconds, retention_seconds(reviews, name)
+        lease_seconds, kept_seconds = settings_of(reviews, name).lease_seconds, find_waiting_seconds(reviews, name)
         leased = await reviews.store.next(name, reviewer.public, lease_seconds, kept_seconds)
         if isinstance(leased, Leased):
             if leased.new:

@@ -340,7 +340,8 @@ def _next(of: Situation, name: str | None, quality: VersionQuality | None, judge
         yield _label_more(of)
     if of.retraining:
         more = f" ({len(of.retraining) - 1} older: `apprentice retraining list`)" if len(of.retraining) > 1 else ""
-        yield f"Train on what failed: `apprentice retraining export {of.retraining[0]}`{more}."
+        export = f"`apprentice retraining export {of.retraining[0]} --complete`{more}"
+        yield f"Take what failed into a data set, and train on that: {export}."
     beside = [*_next_of_canary(of), *_next_of_previous_version(of)]
     yield from beside
     yield from _nothing(of, quality, judged, due, bool(beside or kept_away))
@@ -471,7 +472,7 @@ def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iter
         yield f"Look at who says so: one caller or rater alone speaks against {name} (`{export}`)."
         yield f"Have people review answers of {name}: labels of operators and admins count without anybody else's."
     yield (
-        f"Have answers of {name} judged: about {format_count(wanted, 'label', 'labels')} of one stream from now on, of "
+        f"Have answers of {name} judged: about {format_count(wanted, 'label', 'labels')} of one signal from now on, of "
         "more than one caller, show whether it is as good as before."
     )
     if judged is None or not judged.labels_per_day:
