@@ -47,6 +47,8 @@ def unix_seconds(value: Any) -> Any:
         moment = datetime.fromisoformat(value)
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
+        if value.replace(".", "", 1).isdecimal():  # of a query, where each value is a text; bodies are strict
+            return value
         raise ValueError("it must be a date or a time as in 2026-12-01 or 2026-12-01T09:30:00Z") from None
 
 

@@ -216,7 +216,7 @@ class Loop:
     async def _train_three(self, dataset: Mapping[str, Any]) -> str:
         """Train on flipped labels, without a rule, and well; the gate is asked about each. The good one's name."""
         train = self._work / "train.jsonl"
-        await self._operator.run("datasets", "export", dataset["digest"], "--part", "train", "--out", train)
+        await self._operator.run("datasets", "export", dataset["digest"], "--part", "train", "--out", train, "--force")
         rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()]
         few = self._args.steps // 4
         flipped = self._write("flipped.jsonl", [_answered(row, _flip) for row in rows])

@@ -398,7 +398,8 @@ def replicas(api: Api) -> None:
     answer = api.get("/replicas")
     tell_if_stale(api.out, answer)
     columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
-    api.out.tell_list(answer, "replicas", columns, replica_row)
+    empty = "No replica is listed. Name some in apprentice.yaml: pools.NAME.replicas"
+    api.out.tell_list(answer, "replicas", columns, replica_row, empty)
     for each in answer.get("discovery", ()):
         if each["fault"]:
             api.out.note(f"The discovery of the pool {each['pool']} by {each['source']} fails: {each['fault']}.")

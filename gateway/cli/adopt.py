@@ -102,7 +102,8 @@ def build_dataset(adoption: Adoption) -> dict[str, Any]:
     page = adoption.path("card.html")
     adoption.run("datasets", "show", card["digest"], "--html", page)
     for part in ("train", "heldout"):
-        adoption.run("datasets", "export", card["digest"], "--part", part, "--out", adoption.path(f"{part}.jsonl"))
+        target = adoption.path(f"{part}.jsonl")
+        adoption.run("datasets", "export", card["digest"], "--part", part, "--out", target, "--force")
     rows, conflicts = card["rows"], card["left_out"].get("conflict", 0)
     faults = []
     if rows["heldout"] < HELDOUT_ROWS_MIN:

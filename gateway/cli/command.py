@@ -84,6 +84,15 @@ class Api(AdminClient):
         super().__init__(url, find_key(url, connection.key, connection.key_file), connection.ca_file)
         self.out = out
 
+    def save(self, path: str, target: Path, over: bool = True) -> None:
+        """Write the bytes at `path` to `target`; without `over` not where a file is already. Raises CommandError."""
+        try:
+            if not over and target.exists():
+                raise Unusable(f"{target} is there already: give another --out, or --force to write over it.")
+            self.download(path, target)
+        except OSError as error:
+            raise Unusable(f"{target} can't be written: {error.strerror}.") from error
+
 
 def with_api(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function whose first argument is the Api.
@@ -153,6 +162,7 @@ def _taken(group: Any, values: dict[str, Any]) -> Any:
 
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before what can't be undone.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there already.")]
 
 
 def make_sure(question: str, yes: bool) -> None:

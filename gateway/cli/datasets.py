@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
+from gateway.cli.command import Api, Force, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluations import send_data
 from gateway.cli.option_names import in_options
 from gateway.cli.records import moments_of
@@ -17,6 +17,7 @@ from gateway.cli.tables import Printer, Row, moment, since
 from gateway.cli.watch import WatchFailed, follow_work
 
 PATH = "/datasets"
+EMPTY = "No data set is listed. Build one: apprentice datasets build TASK --file FILE"
 ANY_KIND = "application/octet-stream"
 datasets = typer.Typer(help="Build, list, show and export data sets.", no_args_is_help=True)
 Digest = Annotated[
@@ -94,7 +95,7 @@ def list_datasets(
 ) -> None:
     """List the data sets, the newest first."""
     columns = ("digest", "task", "train", "held out", "left out", "classes", "built")
-    api.out.tell_list(api.get(PATH, task=task), "datasets", columns, _row)
+    api.out.tell_list(api.get(PATH, task=task), "datasets", columns, _row, EMPTY)
 
 
 @add_command(datasets)
@@ -108,7 +109,7 @@ def show(
     """Show a data set's card."""
     card = api.get(f"{PATH}/{quote(digest, safe='')}")
     if page is not None:
-        _download(api, f"{PATH}/{card['digest']}/card.html", page)
+        api.save(f"{PATH}/{card['digest']}/card.html", page)
         api.out.note(f"Wrote {page}.")
     _tell(api.out, card)
 
@@ -125,10 +126,11 @@ def export(
         Literal["sft", "dpo", "parquet"],
         typer.Option("--format", help="OpenAI's fine-tuning or preference JSONL, or Parquet for Hugging Face."),
     ] = "sft",
+    force: Force = False,
 ) -> None:
     """Write a part of a data set in a form for others."""
     path = target or Path(f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}")
-    _download(api, f"{PATH}/{quote(digest, safe='')}/export?part={part}&format={form}", path)
+    api.save(f"{PATH}/{quote(digest, safe='')}/export?part={part}&format={form}", path, force)
     text = f"Wrote {path}."
     if form == "dpo":
         lines = path.read_bytes().count(b"\n")
@@ -142,13 +144,6 @@ def delete(api: Api, digest: Digest, yes: Yes = False) -> None:
     card = api.get(f"{PATH}/{quote(digest, safe='')}")
     make_sure(f"Delete the data set {card['digest'][:12]} of {card['task']}?", yes)
     api.out.tell(api.delete(f"{PATH}/{card['digest']}"), f"{card['digest'][:12]} is deleted.")
-
-
-def _download(api: Api, path: str, target: Path) -> None:
-    try:
-        api.download(path, target)
-    except OSError as error:
-        raise Unusable(f"{target} can't be written: {error.strerror}.") from error
 
 
 def _column_of(text: str) -> tuple[str, str]:

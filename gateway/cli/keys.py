@@ -97,7 +97,8 @@ def make(
 def list_keys(api: Api) -> None:
     """List the keys by their public part. Secrets are not kept."""
     columns = ("key", "name", "owner", "role", "models", "expires", "limits")
-    api.out.tell_list(api.get("/callers"), "callers", columns, _key_row)
+    empty = "No key is listed. Make one: apprentice keys make NAME"
+    api.out.tell_list(api.get("/callers"), "callers", columns, _key_row, empty)
 
 
 def _key_row(key: dict[str, Any]) -> Row:

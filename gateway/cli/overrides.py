@@ -22,6 +22,7 @@ from serving.adapters.entries import PLACED
 overrides = typer.Typer(help="List, set, try and delete rules that overrule the routing.", no_args_is_help=True)
 WHOM = "Which requests: those of which all that is given holds"
 TEXT_LENGTH_SHOWN = 40
+EMPTY = "No rule is set. Set one: apprentice overrides set NAME --action ACTION"
 NOT_CONDITIONS = frozenset({"action", "version", "message", "system", "mode", "starts_at", "expires_at"})
 NOT_OF_A_RULE = frozenset({"id", "to_come", "expired", "generation", "version_state"})
 """What the gateway tells of a rule beside what it was set with."""
@@ -62,7 +63,8 @@ class RuleOptions:
 @add_command(overrides, "list")
 def list_rules(api: Api) -> None:
     """List the rules in their order, expired ones too."""
-    api.out.tell_list(api.get("/overrides"), "overrides", ("rule", "mode", "which requests", "action", "until"), _row)
+    columns = ("rule", "mode", "which requests", "action", "until")
+    api.out.tell_list(api.get("/overrides"), "overrides", columns, _row, EMPTY)
 
 
 @add_command(overrides, "set")
@@ -87,9 +89,9 @@ def set_rule(
 ) -> None:
     """Set or replace a rule, on every gateway within a second. The gate is asked of a version that it sends to."""
     body, past_gate = rule.body() | {"mode": mode}, read_past_gate(past)
-    for field, span in (("expires_at", expires_in), ("starts_at", starts_in)):
+    for field, span, least in (("expires_at", expires_in, 1), ("starts_at", starts_in, 0)):
         if span is not None:
-            body[field] = time.time() + span_seconds(span)
+            body[field] = time.time() + span_seconds(span, least)
     if dry_run:
         _try(api, name, body)
         return

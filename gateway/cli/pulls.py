@@ -17,6 +17,7 @@ from serving.adapters.manifest import ManifestError, read_manifest, to_json
 from serving.adapters.sources.fetch_job import scheme_of
 from serving.adapters.sources.source import SourceError
 
+EMPTY = "No pull is listed. Begin one: apprentice adapters pull ADDRESS --task TASK"
 Task = Annotated[str | None, typer.Option(metavar="TASK", help="The task; unset: that of --manifest.")]
 
 
@@ -58,7 +59,7 @@ def list_pulls(
     if cancel is not None:
         api.delete(f"/pulls/{quote(cancel, safe='')}")
     columns = ("pull", "begun", "task", "address", "state", "version", "note")
-    api.out.tell_list(api.get("/pulls", task=task), "pulls", columns, _row)
+    api.out.tell_list(api.get("/pulls", task=task), "pulls", columns, _row, EMPTY)
 
 
 def _read(manifest: Path) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, add_command
+from gateway.cli.command import Api, Force, add_command
 from gateway.cli.tables import Printer, Row, moment, since
 
 retraining = typer.Typer(help="List, show, export and close requests to train an adapter anew.", no_args_is_help=True)
+EMPTY = "No request to train is listed. The monitor opens one for a version that is degraded."
 Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, as `list` and `apprentice why` tell it.")]
 
 
@@ -24,7 +25,7 @@ def list_requests(
 ) -> None:
     """List the requests to train, the newest first."""
     columns = ("id", "task", "version", "state", "opened", "examples", "because")
-    api.out.tell_list(api.get("/retraining", task=task, state=state), "retraining", columns, _row)
+    api.out.tell_list(api.get("/retraining", task=task, state=state), "retraining", columns, _row, EMPTY)
 
 
 @add_command(retraining)
@@ -49,15 +50,13 @@ def export(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to. Unset: ID.jsonl, here.")
     ] = None,
     complete: Annotated[bool, typer.Option("--complete", help="Only what `apprentice evaluate --data` reads.")] = False,
+    force: Force = False,
 ) -> None:
     """Write the examples of a request to train as JSON lines."""
     path = target or Path(f"{name}.jsonl")
     if path.name in ("", "..") or (target is None and not name.isalnum()):
         raise Unusable(f"{name[:80]!r} is no request's id: `apprentice retraining list` has them.")
-    try:
-        api.download(f"/retraining/{quote(name, safe='')}/examples?complete={str(complete).lower()}", path)
-    except OSError as error:
-        raise Unusable(f"{path} can't be written: {error.strerror}.") from error
+    api.save(f"/retraining/{quote(name, safe='')}/examples?complete={str(complete).lower()}", path, force)
     lines = path.read_bytes().count(b"\n")
     text = f"Wrote {path}: {lines} {'example' if lines == 1 else 'examples'}."
     api.out.tell({"file": str(path), "examples": lines}, text)

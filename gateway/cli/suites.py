@@ -14,9 +14,11 @@ from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Yes, add_command, make_sure
 from gateway.cli.evaluations import COLUMNS, send_data
 from gateway.cli.prompts import as_lines
+from gateway.cli.records import moments_of
 from gateway.cli.tables import Row, moment
 
 PATH = "/suites"
+EMPTY = "No suite is listed. Add one: apprentice suites add TASK --data FILE"
 SHOWN = ("task", "digest", "kind", "rows", "erased", "groups", "metric", "class_field")
 suites = typer.Typer(help="Add, list, show and remove the suites that versions are evaluated on.", no_args_is_help=True)
 Task = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
@@ -41,7 +43,8 @@ def add(
         ),
     ] = False,
     since_time: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="With --from-production: from when on.")
+        str | None,
+        typer.Option("--since", metavar="TIME", help="With --from-production: from then on, as in 2026-11-01 or 7d."),
     ] = None,
     kind: Annotated[
         Literal["newest", "general", "hard"],
@@ -60,11 +63,12 @@ def add(
     """Add a suite to a task. It is kept with its texts until it is removed."""
     if from_production is not (since_time is not None) or from_production is (data is not None):
         raise Unusable("Give --data FILE, or --from-production with --since TIME.")
+    (since,) = moments_of(since_time)
     query = {"task": task, "kind": kind, "metric": metric, "class_field": class_field}
     with ExitStack() as stack, api.out.progress(SpinnerColumn(), TextColumn("{task.description}")) as progress:
         if data is None:
             progress.add_task("Reading kept texts")
-            answer = api.send(PATH, iter(()), "application/json", 0, **query, since=since_time)
+            answer = api.send(PATH, iter(()), "application/json", 0, **query, since=str(since))
         else:
             answer = send_data(api, PATH, as_lines(stack, data, COLUMNS), query)
     added = f"{answer['task']} has the suite {answer['digest'][:12]} ({_words(answer)})."
@@ -77,7 +81,7 @@ def list_them(
 ) -> None:
     """List the suites, the newest first."""
     columns = ("task", "digest", "kind", "rows", "metric", "added")
-    api.out.tell_list(api.get(PATH, task=task), "suites", columns, _row)
+    api.out.tell_list(api.get(PATH, task=task), "suites", columns, _row, EMPTY)
 
 
 @add_command(suites)

@@ -56,11 +56,19 @@ class Printer:
                 self.say(sentence)
 
     def tell_list(
-        self, answer: Mapping[str, Any], name: str, columns: Sequence[str], row: Callable[[dict[str, Any]], Row]
+        self,
+        answer: Mapping[str, Any],
+        name: str,
+        columns: Sequence[str],
+        row: Callable[[dict[str, Any]], Row],
+        empty: str,
     ) -> None:
-        """Print what the API told with --json, else a table of its list `name`."""
-        if not self.answer(answer):
-            self.table(columns, map(row, answer[name]))
+        """Print what the API told with --json, else a table of its list `name`; `empty` says how it gets rows."""
+        if self.answer(answer):
+            return
+        self.table(columns, map(row, answer[name]))
+        if not answer[name]:
+            self.note(empty)
 
     def say(self, text: str) -> None:
         """A line of the answer."""

@@ -21,6 +21,7 @@ from serving.adapters.manifest import ManifestError, read_manifest, to_json
 
 POLL_SECONDS = 0.5
 PATH = "/trainings"
+EMPTY = "No training is listed. Begin one: apprentice train TASK --data DIGEST"
 DIGEST = re.compile(r"[0-9a-f]{8,64}")
 trainings = typer.Typer(help="List, show and stop trainings.", no_args_is_help=True)
 TrainingId = Annotated[str, typer.Argument(metavar="ID", help="A training's id, as `train` and `list` tell it.")]
@@ -100,7 +101,7 @@ def list_them(
 ) -> None:
     """List the trainings, the newest first."""
     columns = ("id", "task", "status", "version", "data", "runner", "begun")
-    api.out.tell_list(api.get(PATH, task=task), "trainings", columns, _row)
+    api.out.tell_list(api.get(PATH, task=task), "trainings", columns, _row, EMPTY)
 
 
 @add_command(trainings)
@@ -202,9 +203,5 @@ def _tell(api: Api, answer: dict[str, Any], plot: Path | None) -> None:
 
 def _write_plot(api: Api, answer: dict[str, Any], plot: Path | None) -> None:
     """Raises CommandError."""
-    if plot is None:
-        return
-    try:
-        api.download(f"{PATH}/{answer['id']}/plot", plot)
-    except OSError as error:
-        raise Unusable(f"{plot} can't be written: {error.strerror}.") from error
+    if plot is not None:
+        api.save(f"{PATH}/{answer['id']}/plot", plot)

@@ -24,6 +24,11 @@ TASKS: dict[str, Any] = {"returns": {}, "clauses": {}}
         ("GET", "/admin/v1/reviews?task=piano", None, "task"),
         ("GET", "/v1/reviews/next?task=piano", None, "task"),
         ("GET", "/admin/v1/suites?task=piano", None, "task"),
+        ("GET", "/admin/v1/adapters?task=piano", None, "task"),
+        ("GET", "/admin/v1/pulls?task=piano", None, "task"),
+        ("GET", "/admin/v1/trainings?task=piano", None, "task"),
+        ("GET", "/admin/v1/datasets?task=piano", None, "task"),
+        ("GET", "/admin/v1/retraining?task=piano", None, "task"),
     ],
 )
 async def test_who_asks_for_a_task_that_is_not_there_is_told_those_that_are(

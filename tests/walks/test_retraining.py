@@ -154,7 +154,8 @@ async def test_requests_are_listed_newest_first_shown_and_closed_once(gateway: R
         first, second = await opened(http), await opened(http, reason="Another one.")
         listed = (await http.get(PATH)).json()["retraining"]
         assert [one["id"] for one in listed] == [second["id"], first["id"]]
-        assert (await http.get(PATH, params={"task": "clauses"})).json()["retraining"] == []
+        assert (await http.get(PATH, params={"task": "returns", "state": "closed"})).json()["retraining"] == []
+        assert (await http.get(PATH, params={"task": "clauses"})).status_code == 404  # it is not configured
         stale = await http.post(f"{PATH}/{first['id']}/close", params={"expected_generation": 7})
         assert stale.json()["error"]["code"] == "stale_generation"
         closed = (await http.post(f"{PATH}/{first['id']}/close")).json()

@@ -218,7 +218,7 @@ async def test_hard_cases_are_what_people_corrected_and_the_report_tells_what_la
             assert not (await asyncio.wait({adding}, timeout=0.5))[0]
         await adding
         connection = ("--gateway", running.url, "--key", running.admin_key)
-        told = await asyncio.to_thread(run, *cli, "--since", "2026-01-01", *connection)
+        told = await asyncio.to_thread(run, *cli, "--since", "7d", *connection)
         assert told.exit_code == 0, told.err
         suite = told.json
         assert (suite["rows"], suite["counts"]["source"]) == (1, {"requests": 1})

@@ -106,16 +106,18 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
     return await _shown(datasets, build)
 
 
-@router.get("/datasets")
+@router.get("/datasets", responses=with_errors("not_found"))
 async def list_datasets(
     request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
 ) -> dict[str, Any]:
     """All data sets and the latest buildings, the newest first."""
     datasets = feature_of(request, Datasets)
-    cards = await asyncio.to_thread(datasets.cards)
+    cards = [card for card in await asyncio.to_thread(datasets.cards) if task in (None, card["task"])]
     builds = [build for build in await datasets.builds.all() if task in (None, build.task)]
+    if task is not None and not cards and not builds:
+        known_task(datasets.services, task)
     return {
-        "datasets": [card for card in cards if task in (None, card["task"])],
+        "datasets": cards,
         "builds": [await _shown(datasets, build) for build in builds],
     }
 

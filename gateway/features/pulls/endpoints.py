@@ -70,13 +70,16 @@ async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str
     return await _shown(pulls, pull)
 
 
-@router.get("/pulls")
+@router.get("/pulls", responses=with_errors("not_found"))
 async def list_pulls(
     request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
 ) -> dict[str, Any]:
     """The latest pulls, the newest first."""
     pulls = feature_of(request, Pulls)
-    return {"pulls": [await _shown(pulls, pull) for pull in await pulls.store.all() if task in (None, pull.task)]}
+    found = [pull for pull in await pulls.store.all() if task in (None, pull.task)]
+    if task is not None and not found:
+        known_task(pulls.services, task)
+    return {"pulls": [await _shown(pulls, pull) for pull in found]}
 
 
 @router.get("/pulls/{pull}", responses=with_errors("not_found"))

@@ -72,7 +72,7 @@ CONTENT: Mapping[str, Any] = {
 """An adapter in /openapi.json: a form with its files, or a folder."""
 
 
-@router.get("/adapters")
+@router.get("/adapters", responses=with_errors("not_found"))
 async def list_adapters(
     request: Request,
     _: Operator,
@@ -87,6 +87,8 @@ async def list_adapters(
     generations = {} if stale else await releases.services.registry.generations()
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
     versions = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
+    if task is not None and not versions:
+        known_task(releases.services, task)
     rows = [_shown(releases, version, None if stale else generations.get(version.name, 0)) for version in versions]
     return {"adapters": rows, "stale": stale, "upload_bytes_max": releases.services.settings.limits.adapter_bytes_max}
 

@@ -35,7 +35,7 @@ class RetrainingIn(Body):
     )
 
 
-@router.get("/retraining")
+@router.get("/retraining", responses=with_errors("not_found"))
 async def list_retraining(
     request: Request,
     _: Operator,
@@ -43,12 +43,14 @@ async def list_retraining(
     state: Annotated[State | None, Query()] = None,
 ) -> dict[str, Any]:
     """All requests to train, the newest first."""
-    retrainings = await feature_of(request, RetrainingRequests).store.all()
+    requests = feature_of(request, RetrainingRequests)
     rows = [
         retraining
-        for retraining in retrainings
+        for retraining in await requests.store.all()
         if task in (None, retraining.task) and state in (None, retraining.state)
     ]
+    if task is not None and not rows:
+        known_task(requests.services, task)
     return {"retraining": [msgspec.to_builtins(retraining) for retraining in rows]}
 
 

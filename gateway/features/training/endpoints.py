@@ -69,13 +69,15 @@ async def begin_training(
     return await _shown(trainings, begun)
 
 
-@router.get("/trainings")
+@router.get("/trainings", responses=with_errors("not_found"))
 async def list_trainings(
     request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
 ) -> dict[str, Any]:
     """All trainings, the newest first."""
-    store = feature_of(request, Trainings).store
-    rows = [msgspec.to_builtins(each) for each in await store.all() if task in (None, each.task)]
+    trainings = feature_of(request, Trainings)
+    rows = [msgspec.to_builtins(each) for each in await trainings.store.all() if task in (None, each.task)]
+    if task is not None and not rows:
+        known_task(trainings.services, task)
     return {"trainings": [{name: value for name, value in row.items() if name != "manifest"} for row in rows]}
 
 

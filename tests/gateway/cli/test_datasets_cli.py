@@ -67,6 +67,35 @@ async def test_broken_rows_end_a_building_with_their_lines_or_are_left_out(
         assert (refused.exit_code, text in refused.err) == (code, True), refused.err
 
 
+async def test_export_writes_over_a_file_with_force_alone(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    rows, there = write_rows(tmp_path / "rows.jsonl", 20), tmp_path / "mine.jsonl"
+    there.write_text("mine")
+    built = await ok(apprentice, "datasets", "build", "returns", "--file", str(rows), "--json")
+    words = ("datasets", "export", built.json["digest"], "--out", str(there))
+    refused = await apprentice(*words)
+    assert (refused.exit_code, refused.out, there.read_text()) == (2, "", "mine")
+    assert "mine.jsonl is there already: give another --out, or --force to write over it." in refused.err
+    await ok(apprentice, *words, "--force")
+    assert len(there.read_text().splitlines()) == built.json["rows"]["train"]
+
+
+async def test_empty_lists_say_how_they_get_rows_and_unknown_tasks_are_refused(apprentice: Command) -> None:
+    for words, more in (
+        (("adapters", "pulls"), "pull ADDRESS --task TASK"),
+        (("datasets", "list"), "datasets build TASK"),
+        (("trainings", "list"), "train TASK --data"),
+        (("retraining", "list"), "a version that is degraded"),
+    ):
+        assert more in (await ok(apprentice, *words, "--task", "returns")).err
+        refused = await apprentice(*words, "--task", "nope")
+        assert (refused.exit_code, "has no task 'nope'" in refused.err) == (1, True), (words, refused.err)
+    for kind in ("evaluations", "suites", "overrides"):
+        assert "apprentice " in (await ok(apprentice, kind, "list")).err
+    assert (await apprentice("adapters", "list", "--task", "nope")).exit_code == 1
+
+
 async def test_two_data_sets_that_are_built_at_once_are_both_built(gateway: RunningGateway, tmp_path: Path) -> None:
     paths = [write_rows(tmp_path / f"{n}.jsonl", 30 + n) for n in (1, 2)]
     command = in_a_process(gateway)

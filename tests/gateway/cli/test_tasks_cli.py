@@ -217,7 +217,7 @@ async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(
     reader = DatasetReader(DatasetLimits(10, 10_000, 10_000))
     assert [one.id for one in [*reader.feed(path.read_bytes()), *reader.end()]] == [request_id]
     assert said.err == ""
-    told = (await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--json")).json
+    told = (await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--json", "--force")).json
     assert told == {"file": str(path), "examples": 2}
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [other, request_id]
     assert (await ok(apprentice, "retraining", "close", opened["id"])).out == f"{opened['id']} is closed.\n"
