@@ -339,11 +339,11 @@ async def test_what_is_there_when_the_hold_is_over_is_judged_where_that_is_enoug
     logprob: float,
     model: str,
 ) -> None:
-    task = {"commit": "tokens:10", "hold_seconds_max": 0.4}
+    task = {"commit": "tokens:10", "hold_seconds_max": 1.0}
     async with judging(configure, make_adapter, CONFIDENCE_ENFORCED, **task) as gateway:
         await calibrate(gateway, replace(MODEL, tokens=3))
         small.twists[V1] = with_logprobs(logprob)
-        small.faults.add(Tokens(20), Stalls(6, 1), model=V1)
+        small.faults.add(Tokens(20), Stalls(6, 2.5), model=V1)
         async with asyncio.timeout(60):
             told = await ask(gateway, True)
         record = await record_of(gateway, told)

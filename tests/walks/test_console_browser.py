@@ -36,7 +36,7 @@ async def world(tmp_path: Path, redis_url: str) -> AsyncIterator[ConsoleWorld]:
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *QUIET])
+        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *QUIET], timeout=120_000)
         yield opened
         await opened.close()
 
@@ -57,6 +57,7 @@ async def sign_in(page: Page, world: ConsoleWorld, key: str) -> None:
 async def opened(browser: Browser, faults: list[str], **options: Any) -> Page:
     """A page of a browser, whose faults are noted: what it says in its console, and requests to elsewhere."""
     page = await (await browser.new_context(**options)).new_page()
+    page.set_default_timeout(120_000)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on(
         "console", lambda said: faults.append(said.text) if said.type == "error" and "404" not in said.text else None

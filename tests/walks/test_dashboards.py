@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from tests.fakes.prometheus import asked, prometheus
 from tests.monitoring.test_alerts import ALERTS
 from tests.tools.dashboards.boards import all_panels, filled
+from tests.waiting import until
 from tests.walks.gateway import RunningGateway
 
 RANGE_SECONDS = 120
@@ -57,7 +57,16 @@ def scrapes(client: httpx.Client) -> int:
     return int(found[0]["value"][1]) if found else 0
 
 
-@pytest.mark.timeout(120)
+def shown(client: httpx.Client) -> set[str]:
+    """The titles of the panels that have something to draw."""
+    titles = set()
+    for _, panel in all_panels():
+        for one in panel["targets"]:
+            found = asked(client, "query", query=filled(one["expr"], RANGE_SECONDS))["result"]
+            titles |= {panel["title"]} if found else set()
+    return titles
+
+
 async def test_what_a_gateway_shows_under_load_is_drawn_and_no_query_fails(
     gateway: RunningGateway, tmp_path: Path
 ) -> None:
@@ -68,16 +77,12 @@ async def test_what_a_gateway_shows_under_load_is_drawn_and_no_query_fails(
     rules = [str(path) for path in ALERTS]
     configuration.write_text(yaml.safe_dump({"global": every, "rule_files": rules, "scrape_configs": [scrape]}))
     with prometheus(configuration, tmp_path / "data") as client:
-        async with asyncio.timeout(60):
-            while scrapes(client) < 4:
-                await load(gateway)
-                await asyncio.sleep(0.2)
-        shown = set()
-        for _, panel in all_panels():
-            for one in panel["targets"]:
-                found = asked(client, "query", query=filled(one["expr"], RANGE_SECONDS))["result"]
-                shown |= {panel["title"]} if found else set()
-        assert not SEEN_UNDER_LOAD - shown
+
+        async def all_are_drawn() -> bool:
+            await load(gateway)
+            return await asyncio.to_thread(lambda: scrapes(client) >= 4 and shown(client) >= SEEN_UNDER_LOAD)
+
+        await until(all_are_drawn, "all panels are drawn")
         faulty = [
             group for group in asked(client, "rules")["groups"] for rule in group["rules"] if rule.get("lastError")
         ]

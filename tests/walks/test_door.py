@@ -74,7 +74,7 @@ async def test_a_head_that_does_not_come_to_its_end_closes_the_connection(config
 
 async def test_a_slow_head_behind_an_answer_closes_the_connection_too(configure: Configure) -> None:
     async with (
-        run_gateway(configure(limits={"head_seconds_max": 0.3})) as gateway,
+        run_gateway(configure(limits={"head_seconds_max": 1.0})) as gateway,
         connected(gateway) as (reader, writer),
     ):
         writer.write(GET + b"\r\n")
@@ -145,12 +145,17 @@ async def test_a_body_without_room_is_refused_and_never_taken_for_an_empty_one(c
                 answer = await http.post(path, json=body)
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overload"), path
                 assert answer.headers["retry-after"] == "1"
+        await until(lambda: _has_room(http), "there is room again")
         assert (await http.post(rotate, json={"overlap_seconds": 0})).status_code == 200
         assert (await http.get("/v1/models", headers={"authorization": f"Bearer {key}"})).status_code == 401
 
 
 async def _is_full(http: httpx.AsyncClient) -> bool:
     return (await http.post("/v1/chat/completions", json={"model": "nothing"})).status_code == 503
+
+
+async def _has_room(http: httpx.AsyncClient) -> bool:
+    return not await _is_full(http)
 
 
 async def test_a_body_with_too_many_trailers_changes_nothing(configure: Configure) -> None:
@@ -168,7 +173,7 @@ async def test_a_body_with_too_many_trailers_changes_nothing(configure: Configur
 
 async def test_a_connection_that_is_idle_between_requests_is_closed_after_its_time(configure: Configure) -> None:
     async with (
-        run_gateway(configure(limits={"keep_alive_seconds_max": 0.2})) as gateway,
+        run_gateway(configure(limits={"keep_alive_seconds_max": 1.0})) as gateway,
         connected(gateway) as (reader, writer),
     ):
         for _ in range(2):
@@ -180,8 +185,8 @@ async def test_a_connection_that_is_idle_between_requests_is_closed_after_its_ti
 async def test_a_stream_that_is_slow_itself_is_not_taken_for_a_slow_caller(
     configure: Configure, general: FakeEngine
 ) -> None:
-    general.token_delay_seconds = 0.05
-    limits = {"head_seconds_max": 0.1, "body_seconds_max": 0.1, "keep_alive_seconds_max": 0.1}
+    general.token_delay_seconds = 0.25
+    limits = {"head_seconds_max": 1.0, "body_seconds_max": 1.0, "keep_alive_seconds_max": 1.0}
     async with run_gateway(configure(limits=limits)) as gateway, gateway.http() as http:
         answer = await http.post("/v1/chat/completions", json=ASK | {"stream": True})
     assert answer.text.endswith("data: [DONE]\n\n")

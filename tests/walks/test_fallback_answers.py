@@ -150,7 +150,7 @@ async def test_fallback_with_an_enforced_contract_is_held_longer_than_the_adapte
 async def test_what_is_late_names_the_hold_and_its_setting(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, pinned: bool
 ) -> None:
-    limits = {"answer_timeout_seconds": 0.5, "retries_max": 0}
+    limits = {"answer_timeout_seconds": 1.5, "retries_max": 0}
     async with judging(configure, make_adapter, CONTRACT_ENFORCED, hold_seconds_max=0.4, limits=limits) as gateway:
         for engine in (small, general):
             engine.faults.add(Tokens(20), Stalls(3, 30))
@@ -161,6 +161,6 @@ async def test_what_is_late_names_the_hold_and_its_setting(
                 "messages": [{"role": "user", "content": "A."}],
             }
             answer = await http.post("/v1/chat/completions", json=body)
-    said = "tasks.returns.hold_seconds_max of 0.4 s" if pinned else "limits.answer_timeout_seconds of 0.5 s"
+    said = "tasks.returns.hold_seconds_max of 0.4 s" if pinned else "limits.answer_timeout_seconds of 1.5 s"
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert answer.json()["error"]["message"].startswith(f"The answer was not complete within {said}.")

@@ -140,7 +140,7 @@ async def test_where_it_warns_nothing_is_held_up(configure: Configure, make_adap
 async def test_a_new_adapter_of_the_example_is_loaded_and_left_to_an_evaluation(
     two: RunningGateway, make_adapter: MakeAdapter
 ) -> None:
-    async with httpx.AsyncClient(base_url=two.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=two.url, timeout=60) as client:
         placed = await place_adapter(AdminApi(client, two.admin_key), "returns", make_adapter(3), lambda _: None)
     assert placed == f"returns is {V1}; returns@v3 is loaded: evaluate it, then promote it"
 

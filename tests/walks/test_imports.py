@@ -19,7 +19,7 @@ SECRET = "a line of another file"
 
 async def imported(http: httpx.AsyncClient, **body: object) -> tuple[int, str, str, str]:
     """Status, code, param and message of an import."""
-    answer = await http.post("/admin/v1/adapters", json={"task": "returns", **body}, timeout=10)
+    answer = await http.post("/admin/v1/adapters", json={"task": "returns", **body})
     error = answer.json().get("error", {})
     return answer.status_code, error.get("code", ""), error.get("param", ""), error.get("message", "")
 
