@@ -300,7 +300,8 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs(), siblings.memory)
         http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
         store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)
-        reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, fingerprints, bases, http, meters))
+        placer = _placer(fleet, redis, store, fingerprints, bases, http, engines, meters)
+        reconciler = Reconciler(fleet, registry, placer)
         audit, stirred = Audit(redis), asyncio.Event()
         note = siblings.note_generation
         take_in = lambda current: note(_take_in(current, fleet, reconciler, meters, stirred))  # noqa: E731
@@ -423,11 +424,12 @@ def _placer(
     fingerprints: Mapping[str, BaseFingerprint],
     bases: Mapping[str, Base],
     http: httpx.AsyncClient,
+    engines: EngineClient,
     meters: Meters,
 ) -> Placer:
     fingerprints_of_pools = {pool: fingerprints[pool] for pool in bases}
     note_load = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
-    return Placer(fleet, redis, store, fingerprints_of_pools, http, note_load)
+    return Placer(fleet, redis, store, fingerprints_of_pools, http, engines, note_load)
 
 
 async def _snapshot_keeper(

@@ -107,7 +107,7 @@ async def _look_and_adopt(services: Services, replica: Replica) -> None:
     replica.looked_at = time.monotonic()
     snapshot = services.snapshot.current
     written = (p.life for p in snapshot.placements.values() if p.replica == replica.name)
-    found = await look(services.fleet, replica, services.http, anew=any(life != replica.life for life in written))
+    found = await look(services.fleet, replica, services.engines, anew=any(life != replica.life for life in written))
     services.siblings.tell("looked", msgspec.msgpack.encode(found))
     await _adopt(services, replica)
 

@@ -1,10 +1,11 @@
-"""The data path to an engine: one POST, and its answer as it comes. HTTP/1.1 on httptools, kept-alive connections."""
+"""The way to an engine: a POST and its answer as it comes, or a look. HTTP/1.1 on httptools, kept-alive connections."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import Self, cast
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ READ_BUFFER_BYTES = 1 << 18
 HEAD_BYTES_MAX = 1 << 16
 JOINED_BYTES_MAX = 1 << 16
 IDLE_CONNECTIONS_MAX = 1024
+LOOK_BYTES_MAX = 32 << 20
+"""Longest answer to a look, however short those to requests are to be."""
 KEEP_ALIVE_SECONDS = 4.0
 """Less than vLLM's own 5 s: a connection that the engine closes just as it is used again costs a try."""
 SIZE_LINES: Mapping[int, bytes] = {
@@ -34,12 +37,12 @@ Taker = Callable[[list[bytes]], int]
 class Origin:
     """One engine's address, and the connections to it that wait for a request. `path` is what all its paths begin with.
 
-    `tls` replaces what the system trusts, where the address is an https:// one.
+    `tls` gives the context of an https:// address.
     """
 
-    def __init__(self, engine_url: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, engine_url: str, tls: Callable[[str], ssl.SSLContext]) -> None:
         parts = urlsplit(engine_url)
-        self.tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self.tls = tls(engine_url) if parts.scheme == "https" else None
         self.path = parts.path.rstrip("/")
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if self.tls else 80)
@@ -348,7 +351,10 @@ class EngineConnection(Wakeable, asyncio.Protocol):
 
 
 class EngineClient:
-    """Posts requests to engines over kept-alive connections. One per gateway; whoever opened it closes it."""
+    """Asks engines over kept-alive connections. One per gateway; whoever opened it closes it.
+
+    Each engine has connections of its own: those that hang at one engine keep nobody from another.
+    """
 
     def __init__(
         self,
@@ -360,10 +366,8 @@ class EngineClient:
         self._answer_bytes_max = answer_bytes_max
         self._context_for = context_for
         self._origins: dict[str, Origin] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
@@ -393,33 +397,9 @@ class EngineClient:
 
         Raises an EngineError for whatever is not an answer: no connection, silence, or a status other than 2xx.
         """
-        origin = self._origins.get(engine_url)
-        if origin is None:
-            origin = self._origins[engine_url] = Origin(engine_url, self._context_for(engine_url))
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        if lines.count("\n") != len(headers):
-            raise ValueError("a header's value has a line end")
-        head = (
-            f"POST {origin.path}{path} HTTP/1.1\r\nHost: {origin.authority}\r\nUser-Agent: apprentice\r\n"
-            "Accept-Encoding: identity\r\n"
-            f"{lines}Content-Length: {len(body)}\r\n\r\n"
-        ).encode("latin-1")
-        assert self._loop is not None, "the client is used inside `async with`"
-        connection = None if fresh else origin.take(self._loop.time())
-        fresh = connection is None
-        while True:
-            if connection is None:
-                connection = await self._connect(origin)
-            try:
-                connection.begin(head, body, silence_seconds, self._answer_bytes_max)
-                await connection.head()
-                break
-            except BaseException as error:
-                connection.abort()
-                # An engine may close an idle connection at the moment in which we use it.
-                if fresh or connection.answered or not isinstance(error, Dropped):
-                    raise
-                connection, fresh = None, True
+        origin = self._origin(engine_url)
+        head = _head("POST", origin, path, headers, f"Content-Length: {len(body)}\r\n")
+        connection = await self._begun(origin, head, body, silence_seconds, self._answer_bytes_max, fresh)
         if connection.status >= 300:
             raise await _refused(connection)
         encoding = connection.headers.get(b"content-encoding", b"identity").decode("latin-1")
@@ -428,9 +408,57 @@ class EngineClient:
             raise Failed(f"the engine's answer is encoded as {encoding[:32]!r}, though no encoding was asked for")
         return EngineAnswer(origin, connection)
 
+    async def get(
+        self, engine_url: str, path: str, headers: Mapping[str, str], silence_seconds: float, with_body: bool = True
+    ) -> tuple[int, bytes]:
+        """The status and the whole body that this path of the engine has. Without a body, it is not waited for.
+
+        Raises an EngineError where there is no answer, or no whole one.
+        """
+        origin = self._origin(engine_url)
+        head = _head("GET", origin, path, headers)
+        connection = await self._begun(origin, head, b"", silence_seconds, LOOK_BYTES_MAX, fresh=False)
+        answer = EngineAnswer(origin, connection)
+        try:
+            return connection.status, await answer.read() if with_body else b""
+        finally:
+            answer.close()
+
+    def _origin(self, engine_url: str) -> Origin:
+        origin = self._origins.get(engine_url)
+        if origin is None:
+            origin = self._origins[engine_url] = Origin(engine_url, self._tls_for)
+        return origin
+
+    def _tls_for(self, engine_url: str) -> ssl.SSLContext:
+        return self._context_for(engine_url) or self._system_tls
+
+    @cached_property
+    def _system_tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()  # once: it reads all certificates of the system
+
+    async def _begun(
+        self, origin: Origin, head: bytes, body: bytes, silence_seconds: float, bytes_max: int, fresh: bool
+    ) -> EngineConnection:
+        """A connection on which the answer's headers have come. Raises as `post` does."""
+        connection = None if fresh else origin.take(asyncio.get_running_loop().time())
+        fresh = connection is None
+        while True:
+            if connection is None:
+                connection = await self._connect(origin)
+            try:
+                connection.begin(head, body, silence_seconds, bytes_max)
+                await connection.head()
+                return connection
+            except BaseException as error:
+                connection.abort()
+                # An engine may close an idle connection at the moment in which we use it.
+                if fresh or connection.answered or not isinstance(error, Dropped):
+                    raise
+                connection, fresh = None, True
+
     async def _connect(self, origin: Origin) -> EngineConnection:
-        assert self._loop is not None, "the client is used inside `async with`"
-        loop = self._loop
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 _, connection = await loop.create_connection(
@@ -475,6 +503,17 @@ class EngineAnswer:
             self._origin.give_back(self._connection, asyncio.get_running_loop())
         else:
             self._connection.abort()
+
+
+def _head(method: str, origin: Origin, path: str, headers: Mapping[str, str], last: str = "") -> bytes:
+    """The head of a request. Raises ValueError where a header's value has a line end."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers):
+        raise ValueError("a header's value has a line end")
+    return (
+        f"{method} {origin.path}{path} HTTP/1.1\r\nHost: {origin.authority}\r\nUser-Agent: apprentice\r\n"
+        f"Accept-Encoding: identity\r\n{lines}{last}\r\n"
+    ).encode("latin-1")
 
 
 async def _refused(connection: EngineConnection) -> EngineError:

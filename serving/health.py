@@ -1,14 +1,16 @@
-"""The health check: one look, over the control plane, at a replica and what it has loaded."""
+"""The health check: one look at a replica and what it has loaded."""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import Any
 
-import httpx
 import msgspec
 
+from serving.engine_client import EngineClient
+from serving.errors import EngineError, from_status
 from serving.fleet import Fleet
 from serving.replica import Replica
 
@@ -35,43 +37,40 @@ class Observation(msgspec.Struct, array_like=True):
     trouble: str
 
 
-async def look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, *, anew: bool = False) -> Observation:
+async def look(fleet: Fleet, replica: Replica, engines: EngineClient, *, anew: bool = False) -> Observation:
     """Look at a replica once and write down what is there. One that is down has nothing loaded.
 
     Which engine process it is, is read again if it was down, if a name has vanished, or if `anew` asks for it.
     One look at a time: what an older one saw is never written over what a newer one did.
     """
     async with replica.looking:
-        observation = await _look(fleet, replica, http, anew)
+        observation = await _look(fleet, replica, engines, anew)
         take_in(fleet, replica, observation)
         return observation
 
 
-async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: bool) -> Observation:
+async def _look(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool) -> Observation:
     found = Observation(
         replica.name, replica.up, replica.seen, replica.engine_version, replica.life, replica.context_tokens, ""
     )
     try:
         health_path = replica.config.traits.health_path
         if health_path is None:
-            await _ask_for_its_models(replica, http)
+            await _ask_for_its_models(replica, engines)
             found.up, found.engine_version = True, "unknown"
         else:
-            (await _get(replica, http, health_path)).raise_for_status()
-            models = (
-                (await _get(replica, http, f"{replica.config.traits.api_path}/models"))
-                .raise_for_status()
-                .json()["data"]
-            )
+            _see_that_it_is_well(await _get(replica, engines, health_path))
+            listed = await _get(replica, engines, f"{replica.config.traits.api_path}/models")
+            models = json.loads(_see_that_it_is_well(listed))["data"]
             found.seen = {str(model["id"]): str(model.get("root") or "") for model in models}
             if anew or not replica.up or not replica.seen.keys() <= found.seen.keys():  # it may be started anew
-                found.engine_version = await _engine_version(replica, http)
-                found.life = await _life(replica, http)
+                found.engine_version = await _engine_version(replica, engines)
+                found.life = await _life(replica, engines)
             base_model = fleet.pools[replica.config.pool].base_model
             found.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
             found.up = base_model in found.seen
             found.trouble = "" if found.up else f"it does not serve {base_model!r}, the pool's base_model"
-    except (httpx.HTTPError, httpx.InvalidURL, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (EngineError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         found.up, found.seen, found.trouble = False, {}, _trouble(error)
     return found
 
@@ -97,16 +96,14 @@ def take_in(fleet: Fleet, replica: Replica, found: Observation) -> None:
     replica.trouble = found.trouble
 
 
-async def _ask_for_its_models(replica: Replica, http: httpx.AsyncClient) -> None:
+async def _ask_for_its_models(replica: Replica, engines: EngineClient) -> None:
     """Any answer says that somebody is there, and a list of models may be missing, or leave ours out.
 
-    Raises HTTPStatusError for what no request would get past: our key, another address, or nobody behind a proxy.
+    Raises EngineError for what no request would get past: our key, another address, or nobody behind a proxy.
     """
-    url = f"{replica.config.base_url}/models"
-    headers = engine_headers(replica)
-    async with http.stream("GET", url, headers=headers, timeout=CHECK_TIMEOUT_SECONDS) as answer:
-        if answer.is_redirect or answer.status_code in SAYS_NO:
-            raise httpx.HTTPStatusError("", request=answer.request, response=answer)
+    status, _ = await _get(replica, engines, f"{replica.config.traits.api_path}/models", with_body=False)
+    if 300 <= status < 400 or status in SAYS_NO:
+        raise from_status(status, b"", None)
 
 
 def _length(model: dict[str, Any]) -> int | None:
@@ -117,29 +114,38 @@ def _length(model: dict[str, Any]) -> int | None:
 
 def _trouble(error: Exception) -> str:
     """The reason why a replica is down, in words."""
-    if not isinstance(error, httpx.HTTPStatusError):
-        return f"{type(error).__name__}: {error}"[:300]
-    status = error.response.status_code
+    status = error.status if isinstance(error, EngineError) else None
+    if status is None:
+        because = f" ({error.__cause__})" if str(error.__cause__ or "") else ""
+        return f"{type(error).__name__}: {error}{because}"[:300]
     if status in (401, 403):
         return f"it answers {status}: the pool's or the replica's api_key is missing, wrong, or not allowed there"
-    if error.response.is_redirect:
+    if 300 <= status < 400:
         return f"it answers {status}: its url leads elsewhere, and redirects are not followed"
     return f"it answers {status}"
 
 
-async def _engine_version(replica: Replica, http: httpx.AsyncClient) -> str:
+async def _engine_version(replica: Replica, engines: EngineClient) -> str:
     """The engine's build; `unknown` for one that does not say."""
-    answer = await _get(replica, http, replica.config.traits.version_path)
-    return str(answer.json().get("version", "unknown")) if answer.status_code == 200 else "unknown"
+    status, body = await _get(replica, engines, replica.config.traits.version_path)
+    return str(json.loads(body).get("version", "unknown")) if status == 200 else "unknown"
 
 
-async def _life(replica: Replica, http: httpx.AsyncClient) -> str:
+async def _life(replica: Replica, engines: EngineClient) -> str:
     """The start time of the engine's process, by its own metrics; empty where it does not say."""
     traits = replica.config.traits
-    answer = await _get(replica, http, traits.metrics_path)
-    started = traits.started_metric.search(answer.text) if answer.status_code == 200 else None
+    status, body = await _get(replica, engines, traits.metrics_path)
+    started = traits.started_metric.search(body.decode(errors="replace")) if status == 200 else None
     return started[1] if started else ""
 
 
-async def _get(replica: Replica, http: httpx.AsyncClient, path: str) -> httpx.Response:
-    return await http.get(replica.config.url + path, headers=engine_headers(replica), timeout=CHECK_TIMEOUT_SECONDS)
+def _see_that_it_is_well(answer: tuple[int, bytes]) -> bytes:
+    """The body of an answer. Raises EngineError where its status is not 2xx."""
+    status, body = answer
+    if not 200 <= status < 300:
+        raise from_status(status, body, None)
+    return body
+
+
+async def _get(replica: Replica, engines: EngineClient, path: str, with_body: bool = True) -> tuple[int, bytes]:
+    return await engines.get(replica.config.url, path, engine_headers(replica), CHECK_TIMEOUT_SECONDS, with_body)

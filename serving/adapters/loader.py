@@ -22,6 +22,7 @@ from serving.adapters.placement import Capacity, Placement, PlacementState, Step
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
 from serving.adapters.sidecar import PullError, ensure_on
 from serving.adapters.store import Store
+from serving.engine_client import EngineClient
 from serving.engine_traits import AdapterApi
 from serving.fingerprint import BaseFingerprint, compute_fingerprint
 from serving.fleet import Fleet
@@ -71,9 +72,11 @@ class Placer:
         store: Store,
         fingerprints: Mapping[str, BaseFingerprint],
         http: httpx.AsyncClient,
+        engines: EngineClient,
         loaded: Callable[[str, float], None],
     ) -> None:
-        """`fingerprints` are the pools' base models; `loaded` is told of each load: its pool and its seconds."""
+        """`fingerprints` are the pools' base models; `engines` is for looks, `http` for all else; `loaded` is told of
+        each load: its pool and its seconds."""
         self._fleet = fleet
         self.placements = ObjectStore(redis, "placements", placement_from)
         self.written = Mirror(self.placements, placement_from)
@@ -81,6 +84,7 @@ class Placer:
         self._store = store
         self._fingerprints = fingerprints
         self._http = http
+        self._engines = engines
         self._loaded = loaded
 
     def path_on(self, replica: Replica, version: Version) -> str:
@@ -209,7 +213,7 @@ class Placer:
 
     async def _load(self, replica: Replica, version: Version, now: Pass) -> bool:
         """Have the engine load it. A refusal or a silence is answered by reading what the engine lists."""
-        await look(self._fleet, replica, self._http, anew=True)
+        await look(self._fleet, replica, self._engines, anew=True)
         if not replica.up or version.name in replica.seen:
             return False  # the last look was too old
         before = now.placements.get((replica.name, version.name))
@@ -230,7 +234,7 @@ class Placer:
             return False
         adapter_api = _adapter_api_of(replica)
         answer = await self._post(replica, adapter_api.load_path, adapter_api.load_body(version.name, path))
-        await look(self._fleet, replica, self._http)
+        await look(self._fleet, replica, self._engines)
         there = replica.seen.get(version.name)
         if there == path:
             if full:
@@ -352,7 +356,7 @@ class Placer:
     async def _forget_name(self, replica: Replica, version: Version) -> bool:
         adapter_api = _adapter_api_of(replica)
         answer = await self._post(replica, adapter_api.unload_path, adapter_api.unload_body(version.name))
-        await look(self._fleet, replica, self._http)
+        await look(self._fleet, replica, self._engines)
         return answer is not None and answer.status_code in (200, 404) and version.name not in replica.seen
 
     async def forget_references(self, version: str) -> None:

@@ -128,6 +128,8 @@ class FakeEngine:
         self.requests: deque[Seen] = deque(maxlen=requests_kept)
         self.calls: deque[Call] = deque(maxlen=requests_kept)
         self.requests_total = 0
+        self.calls_total = 0
+        """Calls since the first start that were no completions."""
         # what one start of the engine has; a restart loses it
         self.started_at = time.time()
         self.dead = False
@@ -281,6 +283,7 @@ class FakeEngine:
 
     async def _control(self, exchange: Exchange) -> None:
         request = exchange.request
+        self.calls_total += 1
         status: int | None = None
         body: dict[str, Any] = {}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from serving.errors import (
     Truncated,
     Unreachable,
 )
+from tests.fakes.engine import FakeEngine
 from tests.waiting import until
 
 WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
@@ -404,6 +406,29 @@ async def test_a_cancelled_request_closes_its_connection() -> None:
         never.set()
         await read(engine, client)
         assert engine.connections == 2
+
+
+async def test_a_look_has_the_status_and_the_body_and_keeps_its_connection() -> None:
+    async with FakeEngine() as engine, EngineClient(5.0, answer_bytes_max=1) as client:
+        assert await client.get(engine.url, "/health", {}, 5) == (200, b"")
+        status, body = await client.get(engine.url, "/v1/models", {}, 5)
+        assert (status, [card["id"] for card in json.loads(body)["data"]]) == (200, ["base-model"])
+        assert (await client.get(engine.url, "/elsewhere", {}, 5))[0] == 404
+        assert engine.connections_opened == 1
+
+
+async def test_a_look_without_a_body_waits_for_none_and_gives_up_its_connection() -> None:
+    async with FakeEngine() as engine, EngineClient(5.0, 1 << 20) as client:
+        for _ in range(2):
+            assert await client.get(engine.url, "/v1/models", {}, 5, with_body=False) == (200, b"")
+        assert engine.connections_opened == 2
+
+
+async def test_engines_that_the_system_trusts_share_one_context() -> None:
+    async with EngineClient(5.0, 1 << 20) as client:
+        contexts = {client._origin(f"https://engine-{number}.invalid").tls for number in range(2)}
+        assert len(contexts) == 1
+        assert None not in contexts
 
 
 async def test_a_line_end_in_a_header_is_refused() -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
+from serving import health
+from serving.engine_client import EngineClient
 from serving.engine_traits import EngineKind
 from serving.fleet import Fleet, PoolConfig
 from serving.health import look
 from serving.replica import Replica, ReplicaConfig
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Status
+from tests.fakes.faults import Silent, Status
+
+HANGING = 120
+"""More than a client of many origins has connections, by default."""
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False) as client:
+async def engines() -> AsyncIterator[EngineClient]:
+    async with EngineClient(5.0, 1 << 20) as client:
         yield client
 
 
@@ -27,15 +33,15 @@ def fleet_of(url: str, engine: EngineKind = "vllm", base_model: str = "base-mode
     return Fleet([PoolConfig("small", base_model, (replica,), engine=engine)])
 
 
-async def looked(fleet: Fleet, http: httpx.AsyncClient) -> Replica:
+async def looked(fleet: Fleet, engines: EngineClient) -> Replica:
     replica = fleet.replicas["small-0"]
-    await look(fleet, replica, http)
+    await look(fleet, replica, engines)
     return replica
 
 
-async def test_vllm_is_up_with_its_base_its_version_and_its_life(http: httpx.AsyncClient) -> None:
+async def test_vllm_is_up_with_its_base_its_version_and_its_life(engines: EngineClient) -> None:
     async with FakeEngine() as engine:
-        replica = await looked(fleet_of(engine.url), http)
+        replica = await looked(fleet_of(engine.url), engines)
         assert (replica.up, replica.trouble, replica.engine_version) == (True, "", "0.32.0")
         assert replica.life
         assert set(replica.seen) == {"base-model"}
@@ -43,26 +49,26 @@ async def test_vllm_is_up_with_its_base_its_version_and_its_life(http: httpx.Asy
 
 @pytest.mark.parametrize("key", [None, "sk-wrong"])
 async def test_an_engine_that_wants_another_key_is_down_and_the_key_is_named_not_told(
-    http: httpx.AsyncClient, key: str | None, caplog: pytest.LogCaptureFixture
+    engines: EngineClient, key: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with FakeEngine(api_key="sk-right") as engine:
-        replica = await looked(fleet_of(engine.url, key=key), http)
+        replica = await looked(fleet_of(engine.url, key=key), engines)
     assert not replica.up
     assert "401" in replica.trouble
     assert "api_key" in replica.trouble
     assert "sk-" not in caplog.text
 
 
-async def test_vllm_without_the_base_is_down_and_an_openai_engine_without_it_is_up(http: httpx.AsyncClient) -> None:
+async def test_vllm_without_the_base_is_down_and_an_openai_engine_without_it_is_up(engines: EngineClient) -> None:
     async with FakeEngine("another") as engine:
-        replica = await looked(fleet_of(engine.url), http)
+        replica = await looked(fleet_of(engine.url), engines)
         assert (replica.up, replica.trouble) == (False, "it does not serve 'base-model', the pool's base_model")
-        replica = await looked(fleet_of(f"{engine.url}/v1", "openai"), http)
+        replica = await looked(fleet_of(f"{engine.url}/v1", "openai"), engines)
         assert (replica.up, replica.seen, replica.engine_version) == (True, {}, "unknown")
 
 
 async def test_a_trouble_is_logged_when_it_comes_when_it_changes_and_when_it_ends(
-    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+    engines: EngineClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "serving.health"):
         async with FakeEngine(bare=True) as engine:
@@ -71,20 +77,40 @@ async def test_a_trouble_is_logged_when_it_comes_when_it_changes_and_when_it_end
                 engine.faults.clear()
                 if status is not None:
                     engine.faults.add(Status(status), path="/v1/models")
-                await looked(fleet, http)
-        await looked(fleet, http)
+                await looked(fleet, engines)
+        await looked(fleet, engines)
     said = [record.getMessage().partition(" is ")[2] for record in caplog.records]
     assert [one.partition(":")[0] for one in said] == ["down", "down", "up", "down"]
     assert "401" in said[0]
     assert "503" in said[1]
-    assert "ConnectError" in said[3]
+    assert "Unreachable" in said[3]
     levels = [record.levelname for record in caplog.records]
     assert levels == ["WARNING", "WARNING", "INFO", "WARNING"]
 
 
-async def test_a_bare_engine_knows_no_more_than_completions_and_refuses_vllms_fields(http: httpx.AsyncClient) -> None:
+async def test_engines_that_hang_keep_no_other_from_being_up(
+    engines: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "CHECK_TIMEOUT_SECONDS", 30.0)
+    async with FakeEngine() as silent, FakeEngine() as well:
+        silent.faults.add(Silent(), path="/health")
+        replicas = [ReplicaConfig(f"small-{number}", silent.url, "small") for number in range(HANGING)]
+        fleet = Fleet([PoolConfig("small", "base-model", (*replicas, ReplicaConfig("well", well.url, "small")))])
+        looks = [
+            asyncio.create_task(look(fleet, fleet.replicas[replica.name], engines, anew=True)) for replica in replicas
+        ]
+        await silent.until(lambda: silent.calls_total == HANGING, 30)
+        await look(fleet, fleet.replicas["well"], engines)
+        assert fleet.replicas["well"].up
+        assert not any(task.done() for task in looks)
+        for task in looks:
+            task.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+
+
+async def test_a_bare_engine_knows_no_more_than_completions_and_refuses_vllms_fields() -> None:
     body = {"model": "any/thing", "messages": [{"role": "user", "content": "x"}]}
-    async with FakeEngine(bare=True, base_path="/openai/v1") as engine:
+    async with FakeEngine(bare=True, base_path="/openai/v1") as engine, httpx.AsyncClient(trust_env=False) as http:
         for path in ("/health", "/version", "/metrics", "/v1/models", "/v1/chat/completions"):
             assert (await http.get(engine.url + path)).status_code == 404
         url = f"{engine.url}/openai/v1/chat/completions"

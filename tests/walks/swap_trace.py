@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from serving.engine_client import EngineClient
+
 MODELS = "/v1/models"
 NOT_DONE = "The engine answers "
 """How a fake engine words a status that it was told to give: the call had no effect, and is no part of a trace."""
@@ -90,14 +92,32 @@ class Recording(httpx.AsyncBaseTransport):
             raise
         if request.method == "POST" and NOT_DONE not in response.text:
             self._trace.call(replica, request.method, path, body, response.status_code)
-        elif path == MODELS and response.status_code == 200:
-            cards = response.json()["data"]
-            self._trace.lists(replica, {card["id"]: card["root"] for card in cards if card["parent"] is not None})
         return response
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._under.aclose()
+
+
+class RecordingLooks(EngineClient):
+    """A client for looks that writes into a trace what the engines list."""
+
+    def __init__(self, trace: Trace, replicas: Mapping[str, str]) -> None:
+        """`replicas` are the names by URL."""
+        super().__init__(5.0, 1 << 20)
+        self._trace = trace
+        self._replicas = replicas
+
+    async def get(
+        self, engine_url: str, path: str, headers: Mapping[str, str], silence_seconds: float, with_body: bool = True
+    ) -> tuple[int, bytes]:
+        """Look, and write down what is listed."""
+        status, body = await super().get(engine_url, path, headers, silence_seconds, with_body)
+        if path == MODELS and status == 200:
+            cards = json.loads(body)["data"]
+            listed = {card["id"]: card["root"] for card in cards if card["parent"] is not None}
+            self._trace.lists(self._replicas[engine_url], listed)
+        return status, body
 
 
 async def replay(

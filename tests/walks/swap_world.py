@@ -28,12 +28,13 @@ from serving.adapters.manifest import Manifest, read_manifest
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
+from serving.engine_client import EngineClient
 from serving.fingerprint import BaseFingerprint
 from serving.fleet import Fleet, PoolConfig
 from serving.object_store import ObjectStore
 from serving.replica import Lease, ReplicaConfig
 from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
-from tests.walks.swap_trace import Recording, Trace
+from tests.walks.swap_trace import Recording, RecordingLooks, Trace
 
 TASK, POOL, BASE_MODEL = "returns", "small", "tiny-base"
 ADAPTERS = 7
@@ -133,6 +134,7 @@ class Gateway:
     name: str
     fleet: Fleet
     http: httpx.AsyncClient
+    engines: EngineClient
     notes: NotesUntil
     reconciler: Reconciler
     snapshot: SnapshotKeeper
@@ -190,6 +192,7 @@ class Gateway:
         await self.reconciler.stop()
         await redis.hdel(PRESENCE_KEY, self.name)
         await self.http.aclose()
+        await self.engines.__aexit__(None, None, None)
 
 
 async def _no_time() -> float:
@@ -222,9 +225,11 @@ def open_gateway(
             )
         ]
     )
-    http = httpx.AsyncClient(transport=Recording(trace, {url: name for name, url in urls.items()}, before))
+    names = {url: replica for replica, url in urls.items()}
+    http = httpx.AsyncClient(transport=Recording(trace, names, before))
+    engines = RecordingLooks(trace, names)
     fingerprints = {POOL: BaseFingerprint(goods.base.fingerprint)}
-    placer = Placer(fleet, redis, goods.store, fingerprints, http, lambda *_: None)
+    placer = Placer(fleet, redis, goods.store, fingerprints, http, engines, lambda *_: None)
     placer.placements = notes = NotesUntil(redis)
     reconciler = Reconciler(fleet, Registry(redis), placer)
 
@@ -236,4 +241,4 @@ def open_gateway(
     deployed = Deployed({TASK: TaskPolicy(TASK, None)}, frozenset(), AttemptLimits())
     snapshot = SnapshotKeeper(redis, deployed, {}, take_in)
     presence = Presence(redis, name, fleet, lambda: snapshot.current.generation, clock=_no_time)
-    return Gateway(name, fleet, http, notes, reconciler, snapshot, presence)
+    return Gateway(name, fleet, http, engines, notes, reconciler, snapshot, presence)
