@@ -490,7 +490,7 @@ def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: M
     """Have all parts use a new snapshot. Returns its generation."""
     fleet.know(snapshot.views, snapshot.cordons)
     for replica in fleet.replicas.values():
-        reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
+        reconciler.adopt(replica, snapshot.versions, snapshot.placements)
     stirred.set()
     meters.expect(snapshot.policy.tasks)
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]

@@ -105,9 +105,8 @@ async def _look_at(services: Services, replicas: Iterable[Replica]) -> None:
 
 async def _look_and_adopt(services: Services, replica: Replica) -> None:
     replica.looked_at = time.monotonic()
-    snapshot = services.snapshot.current
-    written = (p.life for p in snapshot.placements.values() if p.replica == replica.name)
-    found = await look(services.fleet, replica, services.engines, anew=any(life != replica.life for life in written))
+    written = services.snapshot.current.lives.get(replica.name, frozenset())
+    found = await look(services.fleet, replica, services.engines, anew=not written <= {replica.life})
     services.siblings.tell("looked", msgspec.msgpack.encode(found))
     await _adopt(services, replica)
 
@@ -130,4 +129,4 @@ async def _adopt(services: Services, replica: Replica) -> None:
             snapshot = (
                 await services.snapshot.refresh()
             )  # what is listed newly may be being probed: read where it stands
-    services.adapters.reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
+    services.adapters.reconciler.adopt(replica, snapshot.versions, snapshot.placements)

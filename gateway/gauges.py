@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.services import Services
 from monitoring.metrics import Meters
-from serving.adapters.placement import HELD
+from serving.adapters.placement import HELD, by_replica
 from serving.breaker import BreakerState
 
 WRITE_SECONDS_MAX = 5.0
@@ -84,22 +84,22 @@ def _adapter_info(services: Services) -> dict[tuple[str, ...], float]:
 
 def _placements(services: Services) -> dict[tuple[str, ...], float]:
     """The number of replicas on which each version is in each state."""
-    snapshot = services.snapshot.current
-    placed = (
-        (version.name, snapshot.placements.get((replica.name, version.name)))
-        for version in snapshot.versions.values()
-        if version.state != "retired"
-        for replica in services.fleet.in_pool(version.pool)
-    )
-    counts = Counter((name, placement.state if placement else "absent") for name, placement in placed)
-    return {labels: float(count) for labels, count in counts.items()}
+    snapshot, fleet = services.snapshot.current, services.fleet
+    pools = Counter(replica.config.pool for replica in fleet.replicas.values())
+    wanted = {version.name: version for version in snapshot.versions.values() if version.state != "retired"}
+    counts = Counter({(name, "absent"): pools[version.pool] for name, version in wanted.items()})
+    for (on, name), placement in snapshot.placements.items():
+        if name in wanted and on in fleet.replicas and fleet.replicas[on].config.pool == wanted[name].pool:
+            counts[name, placement.state] += 1
+            counts[name, "absent"] -= 1
+    return {labels: float(count) for labels, count in counts.items() if count}
 
 
 def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
-    placements = services.snapshot.current.placements
+    placed = by_replica(services.snapshot.current.placements)
     return {
         (replica.config.pool, replica.name): float(
-            services.adapters.reconciler.capacity(replica, placements).loads_left
+            services.adapters.reconciler.capacity(replica, placed.get(replica.name, {})).loads_left
         )
         for pool in services.adapters.bases
         for replica in services.fleet.in_pool(pool)

@@ -27,7 +27,7 @@ from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
 from serving.adapters.entries import PLACED, AliasEntry, Version, alias_from, version_from
-from serving.adapters.placement import Placement, by_place, placement_from
+from serving.adapters.placement import Placement, by_place, by_replica, placement_from
 from serving.adapters.registry import Registry
 from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
 from serving.view import VersionView
@@ -55,6 +55,8 @@ class Snapshot:
     """The versions as the router sees them."""
     retraining: Mapping[str, Retraining] = field(default_factory=dict)
     """The requests to train adapters anew."""
+    lives: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The engine processes that placements were written for, by replica."""
     unreadable: frozenset[str] = frozenset()
     """Versions that this release can't read: as they were last read, or not among the versions at all."""
 
@@ -170,6 +172,7 @@ class SnapshotKeeper:
         retraining = await self._retraining.all()
         return Snapshot(
             *(generation, known_callers, policy, versions, aliases, placements, cordons, health, views, retraining),
+            lives={on: frozenset(p.life for p in placed.values()) for on, placed in by_replica(placements).items()},
             unreadable=self._registry.unreadable,
         )
 

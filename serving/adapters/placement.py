@@ -65,6 +65,14 @@ def by_place(placements: Iterable[Placement]) -> dict[tuple[str, str], Placement
     return {(placement.replica, placement.version): placement for placement in placements}
 
 
+def by_replica(placements: Mapping[tuple[str, str], Placement]) -> dict[str, dict[tuple[str, str], Placement]]:
+    """The same, those of each replica by themselves."""
+    parts: dict[str, dict[tuple[str, str], Placement]] = {}
+    for place, placement in placements.items():
+        parts.setdefault(place[0], {})[place] = placement
+    return parts
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """The present view of a version on a replica.

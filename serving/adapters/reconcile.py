@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from serving.adapters.entries import PLACED, WANTED, Version, VersionState
 from serving.adapters.loader import Pass, Placer, World, together
@@ -69,13 +69,14 @@ class Reconciler:
         return self._placer.capacity(replica, placements)
 
     def adopt(
-        self, replica: Replica, versions: Iterable[Version], placements: Mapping[tuple[str, str], Placement]
+        self, replica: Replica, versions: Mapping[str, Version], placements: Mapping[tuple[str, str], Placement]
     ) -> None:
         """Take as loaded what the engine lists and what is ready for its process and fingerprint."""
+        listed = [version for name in replica.seen if (version := versions.get(name)) and version.state in PLACED]
         there = frozenset(
             version.name
-            for version in versions
-            if version.state in PLACED and self._proven(replica, version, placements.get((replica.name, version.name)))
+            for version in listed
+            if self._proven(replica, version, placements.get((replica.name, version.name)))
         )
         if there != replica.loaded:
             replica.loaded = there
@@ -109,9 +110,11 @@ class Reconciler:
         await self._forget_gone(now)
         for pool in self._fleet.pools:
             now.plan |= self._spread(pool, now)
+        names = self._names_on_replicas(now)
         for replica in self._fleet.replicas.values():
             if replica.up and replica.name not in self._under_way and replica.name not in unsure:
-                self._under_way[replica.name] = asyncio.create_task(self._step_on(replica, now))
+                steps = self._step_on(replica, names[replica.name], now)
+                self._under_way[replica.name] = asyncio.create_task(steps)
         try:
             if self._under_way:
                 await asyncio.wait(self._under_way.values(), timeout=PASS_SECONDS_MAX)
@@ -163,10 +166,10 @@ class Reconciler:
                 ours = sum(1 for name in replica.seen if name in now.versions)
                 held = self.capacity(replica, {})
                 rooms.append(Room(replica.name, pool.max_loras, max(0, held.places - (held.registered - ours))))
-        before: dict[str, frozenset[str]] = {
-            name: frozenset(on for (on, version), p in now.placements.items() if version == name and p.state in HELD)
-            for name in wanted
-        }
+        before: dict[str, set[str]] = {}
+        for (on, name), placement in now.placements.items():
+            if placement.state in HELD:
+                before.setdefault(name, set()).add(on)
         plan = dict(spread(wanted, rooms, pool.replicas_min, pool.in_flight_target, before))
         enough = min(pool.replicas_min or len(rooms), len(rooms))
         for name in wanted:  # one that is not yet served is placed as a whole, or not at all
@@ -181,13 +184,33 @@ class Reconciler:
             return True
         return bool(replica.life) and now - self._down_since.setdefault(replica.name, now) < DOWN_SECONDS_MAX
 
-    async def _step_on(self, replica: Replica, now: Pass) -> None:
-        """Steps on one replica, for the most important versions first; none by what was read too long ago."""
+    def _names_on_replicas(self, now: Pass) -> dict[str, list[str]]:
+        """The versions that each replica is to have, has, or was written down to have: the most important first.
+
+        With any other there is nothing to do there. To ask of all, on every replica, took seconds in a large fleet.
+        """
+        names = {replica.name: set(replica.seen) & now.versions.keys() for replica in self._fleet.replicas.values()}
+        places = [*now.placements, *((on, name) for name, planned in now.plan.items() for on in planned)]
+        for on, name in places:
+            if on in names:
+                names[on].add(name)
+
+        def rank(name: str) -> tuple[int, str]:
+            version = now.versions.get(name)
+            return (1 if version is None else -PRIORITY.get(version.state, -1)), name
+
+        return {
+            on: sorted((name for name in there if self._is_of_pool(on, name, now)), key=rank)
+            for on, there in names.items()
+        }
+
+    def _is_of_pool(self, replica: str, name: str, now: Pass) -> bool:
+        version = now.versions.get(name)
+        return version is None or version.pool == self._fleet.replicas[replica].config.pool
+
+    async def _step_on(self, replica: Replica, names: Sequence[str], now: Pass) -> None:
+        """Steps on one replica, for its versions in their order; none by what was read too long ago."""
         until = time.monotonic() + PASS_SECONDS_MAX
-        ours = [version for version in now.versions.values() if version.pool == replica.config.pool]
-        ours.sort(key=lambda version: (-PRIORITY.get(version.state, -1), version.name))
-        names = [version.name for version in ours]
-        names += [name for on, name in now.placements if on == replica.name and name not in now.versions]
         for name in names:
             for _ in range(STEPS_MAX):
                 if not replica.up or time.monotonic() > until:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -42,7 +42,7 @@ def spread(
     replicas: Sequence[Room],
     replicas_min: int,
     in_flight_target: int,
-    before: Mapping[str, frozenset[str]],
+    before: Mapping[str, Collection[str]],
 ) -> Mapping[str, tuple[str, ...]]:
     """The replicas that are to hold each version, the version's first choice first; none where there is no place.
 
@@ -52,7 +52,7 @@ def spread(
     """
     rooms = {room.name: room for room in replicas}
     copies_min = min(replicas_min, len(rooms)) if replicas_min > 0 else len(rooms)
-    held = {version: before.get(version, frozenset()) & rooms.keys() for version in demands}
+    held = {version: rooms.keys() & before.get(version, ()) for version in demands}
     wanted = {
         version: _copies(demand.in_flight, len(held[version]), copies_min, len(rooms), in_flight_target)
         for version, demand in demands.items()
@@ -85,6 +85,11 @@ def _weight(version: str, replica: str) -> int:
     return int.from_bytes(digest, "big")
 
 
+def _in_order(version: str, replicas: Iterable[str]) -> list[str]:
+    """The version's own order of replicas. All of a large fleet take long: ask for those that matter."""
+    return sorted(replicas, key=lambda replica: (-_weight(version, replica), replica))
+
+
 class _Plan:
     """The plan while it is being made: by version, and the same by replica."""
 
@@ -94,14 +99,12 @@ class _Plan:
         self._even = math.ceil(BALANCE_MAX * copies / len(rooms)) if rooms else 0
         self._replicas_of: dict[str, set[str]] = {version: set() for version in demands}
         self._versions_on: dict[str, set[str]] = {replica: set() for replica in rooms}
-        self._order = {
-            version: sorted(rooms, key=lambda replica: (-_weight(version, replica), replica)) for version in demands
-        }
+        self._orders: dict[str, list[str]] = {}
 
     def keep(self, wanted: Mapping[str, int], held: Mapping[str, Iterable[str]]) -> None:
         """Leave what is there where it is, up to the copies wanted and the places of each replica."""
         for version, replicas in held.items():
-            for replica in [name for name in self._order[version] if name in replicas][: wanted[version]]:
+            for replica in _in_order(version, replicas)[: wanted[version]]:
                 self._put(version, replica)
         for replica, versions in sorted(self._versions_on.items()):
             over = len(versions) - max(0, self._rooms[replica].places)
@@ -117,13 +120,11 @@ class _Plan:
 
     def placed(self) -> dict[str, tuple[str, ...]]:
         """The replicas of each version, in the version's own order."""
-        return {
-            version: tuple(replica for replica in self._order[version] if replica in replicas)
-            for version, replicas in self._replicas_of.items()
-        }
+        return {version: tuple(_in_order(version, replicas)) for version, replicas in self._replicas_of.items()}
 
     def _place(self, version: str, displace: bool) -> None:
-        there = [replica for replica in self._order[version] if replica not in self._replicas_of[version]]
+        order = self._orders.get(version) or self._orders.setdefault(version, _in_order(version, self._rooms))
+        there = [replica for replica in order if replica not in self._replicas_of[version]]
         for limit in (self._evenly, self._batched, self._at_all):
             for replica in there:
                 if len(self._versions_on[replica]) < limit(self._rooms[replica]):

@@ -236,7 +236,7 @@ def open_gateway(
     def take_in(snapshot: Snapshot) -> None:
         fleet.know({version: kept.view() for version, kept in snapshot.versions.items()})
         for replica in fleet.replicas.values():
-            reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
+            reconciler.adopt(replica, snapshot.versions, snapshot.placements)
 
     deployed = Deployed({TASK: TaskPolicy(TASK, None)}, frozenset(), AttemptLimits())
     snapshot = SnapshotKeeper(redis, deployed, {}, take_in)

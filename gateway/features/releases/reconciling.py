@@ -10,6 +10,7 @@ from gateway.features.releases.releases import Releases
 from gateway.fleet_health import check_health
 from gateway.state.audited_step import AuditedStep
 from gateway.state.snapshot import Snapshot
+from serving.adapters.entries import Version
 from serving.adapters.loader import World
 from serving.adapters.registry import RegistryError
 from serving.object_store import Unreadable
@@ -54,12 +55,13 @@ async def reconcile_once(releases: Releases) -> None:
 
 async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) -> None:
     """Unload the previous versions that are loaded the longest, so that releases do not fill the engines."""
-    for task, settings in releases.services.settings.tasks.items():
-        previous_versions = sorted(
-            (v for v in snapshot.versions.values() if v.task == task and v.state == "previous_version"),
-            key=lambda version: version.changed_at,
-            reverse=True,
-        )
+    by_task: dict[str, list[Version]] = {}
+    for version in snapshot.versions.values():
+        if version.state == "previous_version" and version.task in releases.services.settings.tasks:
+            by_task.setdefault(version.task, []).append(version)
+    for task, previous_versions in by_task.items():
+        settings = releases.services.settings.tasks[task]
+        previous_versions.sort(key=lambda version: version.changed_at, reverse=True)
         for version in previous_versions[settings.previous_versions_kept :]:
             note = f"{settings.previous_versions_kept} newer previous versions stay loaded"
             # an alias has taken it up meanwhile, or a newer release has moved it

@@ -5,9 +5,11 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.adapters import spread as spreading
 from serving.adapters.spread import BALANCE_MAX, Demand, Room, spread
 
 TARGET = 8
@@ -211,3 +213,15 @@ def test_a_replica_that_has_fewer_places_than_before_gives_up_what_matters_least
     here = {version: frozenset({"small-0"}) for version in demands}
     placed = spread(demands, [Room("small-0", 4, 2)], 1, TARGET, here)
     assert placed == {"returns@v1": ("small-0",), "clauses@v1": (), "claims@v1": ("small-0",)}
+
+
+def test_a_plan_of_what_is_placed_already_ranks_no_other_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    demands, replicas = asked(200), rooms(100)
+    before = sets(spread(demands, replicas, 2, TARGET, {}))
+    ranked: list[str] = []
+    weight = spreading._weight
+    monkeypatch.setattr(
+        spreading, "_weight", lambda version, replica: ranked.append(replica) or weight(version, replica)
+    )
+    assert sets(spread(demands, replicas, 2, TARGET, before)) == before
+    assert len(ranked) == 2 * sum(map(len, before.values()))

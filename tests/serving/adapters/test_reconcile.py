@@ -1,0 +1,97 @@
+"""The reconciler's view of a large fleet: each replica is asked only for the versions that have to do with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.adapters.entries import Version, VersionState
+from serving.adapters.loader import Pass, World
+from serving.adapters.placement import Placement, by_replica
+from serving.adapters.reconcile import Reconciler
+from serving.fleet import Fleet, PoolConfig
+from serving.replica import ReplicaConfig
+
+REPLICAS = 40
+TASKS = 100
+
+
+def version_of(task: str, state: VersionState = "active", pool: str = "small") -> Version:
+    return Version(
+        name=f"{task}@v1",
+        task=task,
+        number=1,
+        pool=pool,
+        state=state,
+        digest="sha256:" + "d" * 64,
+        base_fingerprint="sha256:b",
+        rank=8,
+        size_bytes=1,
+        manifest={},
+        manifest_digest="sha256:m",
+        created_at=0.0,
+        created_by="admin",
+    )
+
+
+def fleet_of(*pools: str) -> Fleet:
+    return Fleet(
+        PoolConfig(
+            pool,
+            "base",
+            tuple(ReplicaConfig(f"{pool}-{at}", f"http://10.0.0.{at}:8000", pool) for at in range(REPLICAS)),
+        )
+        for pool in pools
+    )
+
+
+def placed(replica: str, version: str) -> Placement:
+    return Placement(replica=replica, version=version, state="ready", path="/store/d")
+
+
+def pass_of(versions: list[Version], *placements: Placement) -> Pass:
+    places = {(placement.replica, placement.version): placement for placement in placements}
+    world = World(idle=lambda *_: True, in_flight=lambda _: 0.0)
+    return Pass({version.name: version for version in versions}, places, {}, world)
+
+
+def reconciler_of(fleet: Fleet) -> Reconciler:
+    nobody: Any = None  # it asks neither Redis nor an engine here
+    return Reconciler(fleet, nobody, nobody)
+
+
+def test_a_pass_looks_at_what_is_placed_and_not_at_each_version_on_each_replica() -> None:
+    fleet = fleet_of("small")
+    versions = [version_of(f"task-{task}") for task in range(TASKS)]
+    now = pass_of(versions, *(placed(f"small-{at % REPLICAS}", version.name) for at, version in enumerate(versions)))
+    names = reconciler_of(fleet)._names_on_replicas(now)
+    assert names.keys() == fleet.replicas.keys()
+    assert sum(map(len, names.values())) == TASKS
+
+
+def test_a_replica_is_asked_for_what_is_planned_listed_or_written_down_there() -> None:
+    fleet = fleet_of("small", "other")
+    versions = [version_of(task) for task in ("planned", "listed", "written", "elsewhere")]
+    now = pass_of(versions, placed("small-1", "written@v1"), placed("small-1", "forgotten@v1"))
+    now.versions = {**now.versions, "of-other@v1": version_of("of-other", pool="other")}
+    now.plan = {"planned@v1": ("small-1",), "elsewhere@v1": ("small-2",)}
+    fleet.replicas["small-1"].seen = {"base": "/base", "listed@v1": "/store/d", "of-other@v1": "/store/d"}
+    names = reconciler_of(fleet)._names_on_replicas(now)
+    assert names["small-1"] == ["listed@v1", "planned@v1", "written@v1", "forgotten@v1"]
+    assert names["small-2"] == ["elsewhere@v1"]
+    assert names["other-1"] == []
+
+
+def test_the_most_important_version_is_seen_to_first() -> None:
+    states: tuple[VersionState, ...] = ("staging", "ready", "previous_version", "canary", "active", "draining")
+    versions = [version_of(state, state) for state in states]
+    now = pass_of(versions, *(placed("small-0", version.name) for version in versions))
+    names = reconciler_of(fleet_of("small"))._names_on_replicas(now)["small-0"]
+    expected = ("active", "canary", "previous_version", "ready", "staging", "draining")
+    assert names == [f"{state}@v1" for state in expected]
+
+
+def test_placements_are_parted_by_replica() -> None:
+    places = {(on, "v"): placed(on, "v") for on in ("small-0", "small-1")} | {("small-0", "w"): placed("small-0", "w")}
+    parts = by_replica(places)
+    assert {on: len(part) for on, part in parts.items()} == {"small-0": 2, "small-1": 1}
+    assert {place for part in parts.values() for place in part} == places.keys()
