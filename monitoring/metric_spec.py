@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-SCALE: Mapping[str, int] = {"T": 40, "V": 3, "P": 2, "R": 8, "M": 3, "K": 500}
+SCALE: Mapping[str, int] = {"T": 40, "V": 3, "P": 2, "R": 200, "M": 3, "K": 500}
 """The deployment that the default budget is made for: tasks, versions of each, pools, replicas in all,
 metrics that a task takes feedback on, and keys. A larger one raises the budget, and every share grows with it."""
 

@@ -132,7 +132,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_adapter_placements", "gauge", "replicas", "Replicas on which a version is in a state.",
-        ("version", "state"), "T*V*R + 11",
+        ("version", "state"), "T*V*8 + 11",
     ),
     Spec(
         "apprentice_adapter_loads_left", "gauge", "loads", "Adapters that an engine still takes.",

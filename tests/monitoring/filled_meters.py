@@ -86,7 +86,7 @@ def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = 
                     meters.shadow_requests.add(1, task, version, outcome)
                 for state in range(2):
                     meters.adapter_info.set(1, task, version, "small", "0" * 64, f"state-{state}")
-                for state in range(SCALE["R"]):
+                for state in range(8):
                     meters.adapter_placements.set(1, version, f"state-{state}")
     fill_as_the_monitor_does(meters)
     fill_what_no_task_has(meters)
