@@ -40,7 +40,7 @@ BASE_FULL = Size(1, 10, 10)
 STEPS_FULL: Mapping[str, Sequence[int]] = {"gateways": (5, 10, 25), "replicas": (100, 500), "tasks": (100, 1000)}
 REAL_FULL = Size(50, 500, 1000)
 SECONDS, SECONDS_FULL = 6.0, 20.0
-LOOKS_PER_SECOND_MAX = 50.0
+LOOKS_PER_SECOND_MAX = 500.0
 """Of all gateways together: two cores have to bear them, beside all else. The interval is made as long as it takes."""
 HEALTH_INTERVAL_SECONDS = 10.0
 SETTLED_SECONDS = 3.0
@@ -50,7 +50,7 @@ POLL_SECONDS = 0.02
 SCRAPES = 3
 CHANGES = 4
 CHANGE_SECONDS = 2.0
-GATEWAYS_A_CHANGE = 10
+GATEWAYS_A_CHANGE = 5
 """More gateways than this get longer for a change, on two cores."""
 REQUESTS_PER_SECOND = 20.0
 DYING = 1

@@ -300,7 +300,8 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs(), siblings.memory)
         http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
         store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)
-        placer = _placer(fleet, redis, store, fingerprints, bases, http, engines, meters)
+        taking = {pool: fingerprints[pool] for pool in bases}
+        placer = Placer(fleet, redis, store, taking, http, engines, meters.note_adapter_load)
         reconciler = Reconciler(fleet, registry, placer)
         audit, stirred = Audit(redis), asyncio.Event()
         note = siblings.note_generation
@@ -415,21 +416,6 @@ async def _fixed_callers(settings: Settings, redis: Redis, audit: Audit) -> dict
         await step.take([Change(callers, public, made, 0)])
         log.warning("the first admin key is in the file %s: move it to where you keep secrets", path)
     return {}
-
-
-def _placer(
-    fleet: Fleet,
-    redis: Redis,
-    store: Store,
-    fingerprints: Mapping[str, BaseFingerprint],
-    bases: Mapping[str, Base],
-    http: httpx.AsyncClient,
-    engines: EngineClient,
-    meters: Meters,
-) -> Placer:
-    fingerprints_of_pools = {pool: fingerprints[pool] for pool in bases}
-    note_load = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
-    return Placer(fleet, redis, store, fingerprints_of_pools, http, engines, note_load)
 
 
 async def _snapshot_keeper(

@@ -70,6 +70,10 @@ class Meters(MetricFamilies):
         else:
             self.saving_usd.add(usd, task)
 
+    def note_adapter_load(self, pool: str, seconds: float) -> None:
+        """Count the time that an engine of a pool took to load an adapter."""
+        self.adapter_load_seconds.observe(seconds, pool)
+
     def forget(self, *versions: str) -> None:
         """Drop the series of retired versions and give their room back. Cells kept of them count no more."""
         gone = frozenset(versions)

@@ -27,7 +27,7 @@ from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
 from serving.adapters.entries import PLACED, AliasEntry, Version, alias_from, version_from
-from serving.adapters.placement import Placement, by_place, by_replica, placement_from
+from serving.adapters.placement import Placement, by_place, group_by_replica, placement_from
 from serving.adapters.registry import Registry
 from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
 from serving.view import VersionView
@@ -172,7 +172,7 @@ class SnapshotKeeper:
         retraining = await self._retraining.all()
         return Snapshot(
             *(generation, known_callers, policy, versions, aliases, placements, cordons, health, views, retraining),
-            lives={on: frozenset(p.life for p in placed.values()) for on, placed in by_replica(placements).items()},
+            lives=_lives(placements),
             unreadable=self._registry.unreadable,
         )
 
@@ -254,6 +254,11 @@ def _reason(cordon: bytes) -> str:
         return str(msgspec.json.decode(cordon, type=dict[str, Any]).get("reason") or "")
     except UNREADABLE:
         return "its cordon can't be read"
+
+
+def _lives(placements: Mapping[tuple[str, str], Placement]) -> Mapping[str, frozenset[str]]:
+    parts = group_by_replica(placements)
+    return {on: frozenset(placement.life for placement in placed.values()) for on, placed in parts.items()}
 
 
 def _shifts(health: Mapping[str, TaskQuality]) -> Mapping[str, Shift]:

@@ -65,7 +65,7 @@ def by_place(placements: Iterable[Placement]) -> dict[tuple[str, str], Placement
     return {(placement.replica, placement.version): placement for placement in placements}
 
 
-def by_replica(placements: Mapping[tuple[str, str], Placement]) -> dict[str, dict[tuple[str, str], Placement]]:
+def group_by_replica(placements: Mapping[tuple[str, str], Placement]) -> dict[str, dict[tuple[str, str], Placement]]:
     """The same, those of each replica by themselves."""
     parts: dict[str, dict[tuple[str, str], Placement]] = {}
     for place, placement in placements.items():

@@ -56,8 +56,8 @@ def test_versions_are_spread_evenly_and_find_a_place() -> None:
 
 
 def test_engines_are_asked_less_often_by_more_gateways() -> None:
-    assert interval_of(Size(1, 10, 10), 50.0) == 10.0
-    assert interval_of(Size(50, 500, 10), 50.0) == 500.0
+    assert interval_of(Size(1, 10, 10), 500.0) == 10.0
+    assert interval_of(Size(50, 500, 10), 500.0) == 50.0
 
 
 async def test_engines_are_counted_killed_and_brought_back_by_their_number() -> None:

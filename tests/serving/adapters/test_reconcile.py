@@ -6,7 +6,7 @@ from typing import Any
 
 from serving.adapters.entries import Version, VersionState
 from serving.adapters.loader import Pass, World
-from serving.adapters.placement import Placement, by_replica
+from serving.adapters.placement import Placement, group_by_replica
 from serving.adapters.reconcile import Reconciler
 from serving.fleet import Fleet, PoolConfig
 from serving.replica import ReplicaConfig
@@ -92,6 +92,6 @@ def test_the_most_important_version_is_seen_to_first() -> None:
 
 def test_placements_are_parted_by_replica() -> None:
     places = {(on, "v"): placed(on, "v") for on in ("small-0", "small-1")} | {("small-0", "w"): placed("small-0", "w")}
-    parts = by_replica(places)
+    parts = group_by_replica(places)
     assert {on: len(part) for on, part in parts.items()} == {"small-0": 2, "small-1": 1}
     assert {place for part in parts.values() for place in part} == places.keys()

@@ -1,0 +1,74 @@
+"""One engine's address, and the connections to it that wait for a request."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from serving.engine_client import EngineConnection
+
+IDLE_CONNECTIONS_MAX = 1024
+KEEP_ALIVE_SECONDS = 4.0
+"""Less than vLLM's own 5 s: a connection that the engine closes just as it is used again costs a try."""
+
+
+class Origin:
+    """One engine's address, and the connections to it that wait for a request. `path` is what all its paths begin with.
+
+    `tls` gives the context of an https:// address.
+    """
+
+    def __init__(self, engine_url: str, tls: Callable[[str], ssl.SSLContext]) -> None:
+        parts = urlsplit(engine_url)
+        self.tls = tls(engine_url) if parts.scheme == "https" else None
+        self.path = parts.path.rstrip("/")
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if self.tls else 80)
+        self.authority = parts.netloc.rpartition("@")[2]
+        self.idle: list[EngineConnection] = []
+        """Those used last are at the end."""
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def take(self, now: float) -> EngineConnection | None:
+        """A connection that is still open, the one used last; None if there is none. Those kept too long are closed."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.open and now - connection.idle_since < KEEP_ALIVE_SECONDS:
+                return connection
+            connection.abort()
+        return None
+
+    def give_back(self, connection: EngineConnection, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep a connection for the next request, until its time is over, or close one too many."""
+        if connection.open and len(self.idle) < IDLE_CONNECTIONS_MAX:
+            connection.idle_since = loop.time()
+            self.idle.append(connection)
+            if self._sweeper is None:
+                self._sweeper = loop.call_later(KEEP_ALIVE_SECONDS, self._sweep, loop)
+        else:
+            connection.abort()
+
+    def close(self) -> None:
+        """Close the connections that wait."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        while self.idle:
+            self.idle.pop().abort()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the connections that have waited too long, and those that the engine has closed."""
+        oldest = loop.time() - KEEP_ALIVE_SECONDS
+        kept: list[EngineConnection] = []
+        for connection in self.idle:
+            if connection.open and connection.idle_since > oldest:
+                kept.append(connection)
+            else:
+                connection.abort()
+        self.idle = kept
+        left = kept[0].idle_since - oldest if kept else 0.0
+        self._sweeper = loop.call_later(left, self._sweep, loop) if kept else None
