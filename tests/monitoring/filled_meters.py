@@ -43,7 +43,9 @@ def series_by_metric(meters: Meters) -> dict[str, int]:
     return dict(counted)
 
 
-def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = SCALE["T"]) -> None:
+def fill_as_forty_tasks_of_three_versions_do(
+    meters: Meters, tasks_count: int = SCALE["T"], replicas_count: int = SCALE["R"]
+) -> None:
     tasks = [*(f"task-{number}" for number in range(tasks_count)), ""]
     pairs = list(itertools.product(range(8), range(5)))
     for task in tasks:
@@ -89,7 +91,7 @@ def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = 
                 for state in range(8):
                     meters.adapter_placements.set(1, version, f"state-{state}")
     fill_as_the_monitor_does(meters)
-    fill_what_no_task_has(meters)
+    fill_what_no_task_has(meters, replicas_count)
 
 
 def fill_as_the_monitor_does(meters: Meters) -> None:
@@ -121,7 +123,7 @@ def fill_as_the_monitor_does(meters: Meters) -> None:
                 meters.pairs.add(1, task, version, f"outcome-{outcome}")
 
 
-def fill_what_no_task_has(meters: Meters) -> None:
+def fill_what_no_task_has(meters: Meters, replicas_count: int) -> None:
     for pool in POOLS:
         meters.cost_unknown.add(1, pool)
         meters.discovery_failing.set(1, pool)
@@ -130,7 +132,7 @@ def fill_what_no_task_has(meters: Meters) -> None:
             meters.attempts.add(1, pool, f"outcome-{outcome}")
     for caller in range(SCALE["K"]):
         meters.caller_cost_usd.add(0.01, f"caller-{caller}", f"owner-{caller % 20}")
-    for replica in range(SCALE["R"]):
+    for replica in range(replicas_count):
         meters.replica_up.set(1, POOLS[replica % 2], f"replica-{replica}")
         meters.breaker_state.set(0, POOLS[replica % 2], f"replica-{replica}")
         meters.in_flight.set(3, POOLS[replica % 2], f"replica-{replica}")

@@ -159,7 +159,7 @@ def test_promtool_finds_nothing_to_object_to(filled: bool) -> None:
     meters = Meters()
     if filled:
         # Not all forty: promtool takes ten seconds for them, and looks at names more than at numbers.
-        fill_as_forty_tasks_of_three_versions_do(meters, tasks_count=4)
+        fill_as_forty_tasks_of_three_versions_do(meters, tasks_count=4, replicas_count=8)
     checked = subprocess.run(
         [promtool, "check", "metrics"],
         input=meters.exposition()[0],
