@@ -22,7 +22,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from benchmarks.durability_subjects import ALWAYS, Valkey, python, tells
-from benchmarks.harness import ROOT, Running, Unmeasurable, answers, ask, free_port, say
+from benchmarks.harness import ROOT, Running, Unmeasurable, answers, ask, say
 from benchmarks.subjects import BASE_CONFIG, BASE_MODEL, BASE_NAME, TASK, apprentice, base_fingerprint
 from benchmarks.swap_subjects import copy_of_adapter
 from monitoring.metric_spec import SCALE
@@ -30,6 +30,7 @@ from monitoring.metrics import SERIES_MAX_DEFAULT
 from serving.adapters.entries import AliasEntry, Version, alias_from, version_from
 from serving.adapters.placement import Placement, placement_from
 from serving.object_store import Change, ObjectStore, change_together
+from tests.fakes.ports import free_port
 
 ADAPTERS = ROOT / "tests" / "engine" / "adapters"
 STARTED_AT_ONCE = 4
