@@ -7,9 +7,12 @@ has left in Redis and on its engines: a fleet in which everything was placed lon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
+import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -120,11 +123,18 @@ class Fleet:
 
     def start_gateways(self, count: int) -> None:
         """Have so many gateways, and wait until they are ready."""
+        self.stack.callback(self._end_gateways)
         while len(self.ports) < count:
             for _ in range(min(STARTED_AT_ONCE, count - len(self.ports))):
                 self._start_gateway(wait=False)
             self._wait_until_ready()
             say(f"{len(self.ports)} of {count} gateways are ready")
+
+    def _end_gateways(self) -> None:
+        """All at once: each takes its time, and is waited for afterwards."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def _start_gateway(self, wait: bool = True) -> None:
         port, number = free_port(), len(self.ports)
