@@ -13,6 +13,10 @@ from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, can
 HELDOUT_ROWS_MAX = 400
 """Held-out rows that stop a training early: more would take longer than they tell."""
 PIECE_BYTES = 1 << 20
+REFUTED_ROWS_MIN = 5
+"""Rows that have to reject an answer before it counts as refuted."""
+REFUTED_RATIO_MIN = 4
+"""Rows that reject a refuted answer, for each that expects it."""
 
 
 def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
@@ -24,13 +28,20 @@ def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
     return rows + reader.end()
 
 
-def find_refuted(rows: Iterable[Row]) -> frozenset[str]:
-    """Answers that rows reject more often than they expect them: what was right before, and is not now."""
-    balance: Counter[str] = Counter()
-    for row in rows:
-        balance[row.rejected] += 1
-        balance[row.expected] -= 1
-    return frozenset(answer for answer, count in balance.items() if answer and count > 0)
+def find_refuted(rows: Sequence[Row]) -> frozenset[str]:
+    """Answers that rows reject far more often than they expect them: what was right before, and is not now.
+
+    None where most rows reject an answer, as where callers report errors alone: then nobody says what is right still.
+    """
+    rejected = Counter(row.rejected for row in rows if row.rejected)
+    if 2 * rejected.total() > len(rows):
+        return frozenset()
+    expected = Counter(row.expected for row in rows)
+    return frozenset(
+        answer
+        for answer, count in rejected.items()
+        if count >= REFUTED_ROWS_MIN and count >= REFUTED_RATIO_MIN * expected[answer]
+    )
 
 
 def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -58,12 +69,13 @@ def rehearse(
 ) -> list[Row]:
     """Older rows to train on beside `rows`, so that they are this share of all.
 
-    A request that is in the new rows, or in the held-out ones, is left out: the newer answer counts. So is a row
-    with an answer that the new rows refute.
+    `older` has the newest first, and of one request the newest row counts. A request that is in the new rows, or in
+    the held-out ones, is left out; so is a row with an answer that these refute.
     """
-    refuted = find_refuted(rows)
+    heldout = list(heldout)
+    refuted = find_refuted([*rows, *heldout])
     known = {_request_of(row) for row in (*rows, *heldout)}
-    valid = (row for row in older if row.expected not in refuted)
+    valid = (row for row in reversed(older) if row.expected not in refuted)
     unknown = {request: row for row in valid if (request := _request_of(row)) not in known}
     return draw_rows(list(unknown.values()), round(share / (1 - share) * len(rows)), seed)
 

@@ -72,12 +72,17 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     owner: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
+    def dataset(self) -> str:
+        """The digest of the data set that it was trained on, as its provenance says; empty where it names none."""
+        named = DATASET_DIGEST.fullmatch(str((self.manifest.get("provenance") or {}).get("dataset")))
+        return named[1] if named else ""
+
+    @property
     def datasets(self) -> list[str]:
-        """Digests of the data sets that it was trained on, by its provenance: its own, then what was rehearsed."""
-        provenance = self.manifest.get("provenance") or {}
-        rehearsed = provenance.get("rehearsed")
-        named = [provenance.get("dataset"), *(rehearsed if isinstance(rehearsed, list) else ())]
-        return [found[1] for name in named if (found := DATASET_DIGEST.fullmatch(str(name)))]
+        """Digests of all data sets that it was trained on: its own, then what was rehearsed."""
+        rehearsed = (self.manifest.get("provenance") or {}).get("rehearsed")
+        found = map(DATASET_DIGEST.fullmatch, map(str, rehearsed if isinstance(rehearsed, list) else ()))
+        return [*filter(None, [self.dataset]), *(each[1] for each in found if each)]
 
     def view(self) -> VersionView:
         """As the router sees it."""

@@ -75,7 +75,7 @@ async def look_up(services: Services, request_id: str) -> LookedUp:
     record = await services.flow.find(request_id)
     folder = services.settings.dataset_folder
     versions = services.snapshot.current.versions.items()
-    folders = {name: str(folder / version.datasets[0]) for name, version in versions if version.datasets}
+    folders = {name: str(folder / version.dataset) for name, version in versions if version.dataset}
     job = LookupJob(text_source_of(services.settings), request_id, folders, record.version if record else None)
     return await run_process(COMMAND, job, LookedUp, LOOKUP_SECONDS_MAX)
 

@@ -342,8 +342,8 @@ class _Run:
         """The file of the rows that the version was trained on, by its provenance; empty where that is not known."""
         services = self._evaluations.services
         version = services.snapshot.current.versions.get(self._one.version)
-        digests = version.datasets if version is not None else []
-        return str(services.settings.dataset_folder / digests[0] / TRAIN_FILE) if digests else ""
+        digest = version.dataset if version is not None else ""
+        return str(services.settings.dataset_folder / digest / TRAIN_FILE) if digest else ""
 
 
 async def put_models(evaluations: Evaluations) -> None:

@@ -117,15 +117,15 @@ class TrainingRun(ABC):
         await trainings.store.note_progress(training.id, told)
 
     async def _older(self) -> dict[str, str]:
-        """Files of the data of earlier trainings of the task, and of what the version was trained on that this one
-        begins from, by their digests, the newest first."""
+        """Files of what the version was trained on that this one begins from, then of the data of earlier trainings of
+        the task, by their digests."""
         trainings, training = self._trainings, self._training
         begun = trainings.services.snapshot.current.versions.get(training.begin or "")
         earlier = [
             each.data for each in await trainings.store.all() if each.task == training.task and each.status == "done"
         ]
         named = begun.datasets if begun is not None else []
-        digests = [each for each in dict.fromkeys((*earlier, *named)) if each != training.data][:OLDER_MAX]
+        digests = [each for each in dict.fromkeys((*named, *earlier)) if each != training.data][:OLDER_MAX]
         found = {digest: await asyncio.to_thread(trainings.find_files, digest) for digest in digests}
         return {digest: str(files.train) for digest, files in found.items() if files is not None}
 

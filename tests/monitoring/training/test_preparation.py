@@ -43,16 +43,35 @@ def test_rehearsed_rows_are_older_ones_without_a_newer_answer(new: int, held: in
     assert all(row.expected == "old" and row.number >= new + held for row in rehearsed)
 
 
+def judged(expected: str, rejected: str, count: int) -> list[Row]:
+    return [structs.replace(row, rejected=rejected) for row in rows_of([0] * count, expected)]
+
+
+def older_rows(*answers: str) -> list[Row]:
+    return [
+        structs.replace(row, messages=None, prompt=f"Old {answer} {row.number}")
+        for answer in answers
+        for row in rows_of([0, 0], answer)
+    ]
+
+
 def test_older_rows_are_not_rehearsed_whose_answers_labels_refute() -> None:
-    new = rows_of([0] * 6, "approve")
-    new[:4] = [structs.replace(row, rejected="deny") for row in new[:4]]
-    new[4] = structs.replace(new[4], rejected="escalate")
-    new[5] = structs.replace(new[5], expected="escalate")
-    older = [structs.replace(row, number=row.number + 6, prompt=f"Old {row.number}", messages=None)
-             for answer in ("deny", "escalate", "approve") for row in rows_of([0] * 2, answer)]  # fmt: skip
-    older = [structs.replace(row, prompt=f"{row.prompt} {row.expected}") for row in older]
+    new = [*judged("approve", "deny", 8), *judged("approve", "escalate", 4), *judged("deny", "", 2)]
+    new += judged("approve", "", 20)
     assert find_refuted(new) == {"deny"}
-    assert Counter(row.expected for row in rehearse(new, [], older, 0.5, 1)) == {"escalate": 2, "approve": 2}
+    rehearsed = rehearse(new, [], older_rows("deny", "escalate", "approve"), 0.5, 1)
+    assert Counter(row.expected for row in rehearsed) == {"escalate": 2, "approve": 2}
+
+
+def test_nothing_is_refuted_by_complaints_alone() -> None:
+    assert find_refuted([*judged("approve", "deny", 50), *judged("deny", "", 3)]) == frozenset()
+    assert find_refuted([]) == frozenset()
+
+
+def test_the_newest_of_older_rows_of_one_request_counts() -> None:
+    newer, older = rows_of([0] * 40, "newer")[30:], rows_of([0] * 40, "older")[30:]
+    rehearsed = rehearse(rows_of([0] * 30), [], [*newer, *older], 0.5, 1)
+    assert {row.expected for row in rehearsed} == {"newer"}
 
 
 def job_of(folder: Path, **files: str) -> PreparationJob:
