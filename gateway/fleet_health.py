@@ -44,7 +44,8 @@ def take_in_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
     pools = list(pools)
     services.discovery.follow(pools)
     services.fleet.take_in(services.discovery.fill(pools), time.monotonic())
-    services.engines.keep({replica.config.url for replica in services.fleet.replicas.values()})
+    configs = [replica.config for replica in services.fleet.replicas.values()]
+    services.engines.keep({address for config in configs for address in (config.url, config.base_url)})
 
 
 async def keep_checking_health(services: Services) -> None:

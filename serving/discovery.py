@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import time
 from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import replace
@@ -45,6 +46,7 @@ class FollowedPool:
 
     async def _follow(self) -> None:
         while True:
+            began = time.monotonic()
             try:
                 async with aclosing(self.source.follow()) as answers:
                     async for endpoints in answers:
@@ -54,12 +56,14 @@ class FollowedPool:
             except Exception as error:
                 log.exception("pool %s: %s could not be followed", self.pool, self.source)
                 self._note(f"{type(error).__name__}, which the log has")
+            # A source that answers and fails at once, as a list without a watch, is not asked again and again.
+            if time.monotonic() - began >= self.source.interval_seconds:
+                self._failures = 0
             wait_seconds = min(RETRY_SECONDS * 2 ** min(self._failures, 16), self.source.interval_seconds)
             self._failures += 1
             await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - not all gateways at once
 
     def _take_in(self, endpoints: frozenset[Endpoint]) -> None:
-        self._failures = 0
         new, gone = endpoints - self.endpoints, self.endpoints - endpoints
         if new or gone:
             self.endpoints = endpoints

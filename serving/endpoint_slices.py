@@ -122,7 +122,7 @@ def find_ready(slices: Collection[EndpointSlice], port_name: str | None) -> froz
         port_names |= ports.keys()
         for endpoint in (each["endpoints"] or ()) if each["addressType"] in ("IPv4", "IPv6") else ():
             host, conditions = endpoint["addresses"][0], endpoint.get("conditions", {})  # not told: the good case
-            pod = endpoint.get("targetRef") or {"uid": f"{host} {port}", "name": f"{name_of(host)}-{port}"}
+            pod = {"uid": f"{host} {port}", "name": f"{name_of(host)}-{port}"} | (endpoint.get("targetRef") or {})
             if conditions.get("terminating"):
                 leaving.add(pod["uid"])
             elif conditions.get("ready") is not False and conditions.get("serving") is not False:

@@ -411,7 +411,7 @@ class EngineClient:
 
 
 class EngineAnswer:
-    """An answer that has begun: status 2xx, headers read, body still to come. Its holder closes it once."""
+    """An answer that has begun: headers read, body still to come. Its holder closes it once."""
 
     def __init__(self, origin: Origin, connection: EngineConnection) -> None:
         self._origin = origin

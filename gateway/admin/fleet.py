@@ -32,7 +32,8 @@ class CordonIn(Body):
 @router.get("/replicas")
 async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
     """The fleet as this gateway sees it. `stale` where Redis can't be reached: then placements and cordons are as
-    they were last read. `discovery` has the pools whose replicas are found: a `fault` leaves those found last.
+    they were last read. `discovery` has the pools whose replicas are found: a `fault` leaves those found last,
+    unless it says that none is ready.
     """
     services = services_of(request)
     stale = (await seen(services))[1]

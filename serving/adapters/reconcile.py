@@ -129,7 +129,7 @@ class Reconciler:
         return await self._settle(now)
 
     async def _forget_gone(self, now: Pass) -> None:
-        """Forget the placements on replicas that have long left: a discovered one never has its name again."""
+        """Forget the placements on replicas that have long left: most of those that are discovered never come back."""
         names = now.generations.keys() | {placement_key(*place) for place in now.placements}
         places = {name: name.partition("/")[0] for name in names - self._placer.written.unreadable}
         moment, gone = time.monotonic(), {*places.values()} - self._fleet.replicas.keys()

@@ -79,6 +79,29 @@ async def test_a_source_that_fails_leaves_the_replicas_and_is_asked_again(discov
     assert told.asked == 3
 
 
+async def test_a_source_that_answers_and_fails_at_once_is_asked_less_and_less(
+    discovery: Discovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, sleep = [], asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    class Broken(Told):
+        async def follow(self) -> AsyncGenerator[frozenset[Endpoint], None]:
+            yield frozenset({Endpoint("a", "10.0.0.7", 8000)})
+            raise DiscoveryError("the watch is forbidden")
+
+    monkeypatch.setattr("serving.discovery.asyncio.sleep", note)
+    discovery.follow([pool(Broken(interval_seconds=60.0))])
+    for _ in range(100):
+        await sleep(0)
+    assert waits[0] <= 0.25
+    assert min(waits[5:8]) >= 4.0
+    assert max(waits) <= 60.0
+
+
 async def test_an_answer_without_endpoints_is_taken_and_named_as_a_fault(
     discovery: Discovery, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
