@@ -80,7 +80,10 @@ class ReviewSettings(Section):
         0, ge=0, le=1_000_000, description="The same while a version is suspect or degraded; 0: per_week."
     )
     retention_days: float = Field(
-        14.0, gt=0, le=366, description="Retention of reviews' texts; open ones go with records.retention_seconds."
+        14.0,
+        gt=0,
+        le=366,
+        description="Retention of reviews' texts; open ones go no later than records.retention_seconds.",
     )
     lease_seconds: Seconds = Field(600.0, description="Time until a leased review goes to another.")
     usd_each: Usd = Field(0.0, description="Cost of a review, for the net saving.")

@@ -163,8 +163,9 @@ async def _job_end(trainings: Trainings, training: Training) -> str | None:
 
 async def _ask_kubernetes(trainings: Trainings, method: str, path: str, body: Any = None) -> httpx.Response:
     account = trainings.services.settings.training.kubernetes.account()
-    url = f"{account.api_url}/apis/batch/v1/namespaces/{account.read('namespace')}/jobs{path}"
-    async with account.open_client() as http:
+    namespace = await asyncio.to_thread(account.read, "namespace")
+    url = f"{account.api_url}/apis/batch/v1/namespaces/{namespace}/jobs{path}"
+    async with await asyncio.to_thread(account.open_client) as http:
         return await http.request(method, url, json=body, timeout=TIMEOUT_SECONDS)
 
 
