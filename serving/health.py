@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -16,6 +17,9 @@ from serving.replica import Replica
 
 log = logging.getLogger(__name__)
 CHECK_TIMEOUT_SECONDS = 3.0
+"""The longest silence in an answer."""
+LOOK_SECONDS_MAX = 12.0
+"""The longest look: others wait for an engine whose answers come byte by byte."""
 SAYS_NO = frozenset({401, 403, 502, 503, 504})
 
 
@@ -54,25 +58,34 @@ async def _look(fleet: Fleet, replica: Replica, engines: EngineClient, anew: boo
         replica.name, replica.up, replica.seen, replica.engine_version, replica.life, replica.context_tokens, ""
     )
     try:
-        health_path = replica.config.traits.health_path
-        if health_path is None:
-            await _ask_for_its_models(replica, engines)
-            found.up, found.engine_version = True, "unknown"
-        else:
-            _see_that_it_is_well(await _get(replica, engines, health_path))
-            listed = await _get(replica, engines, f"{replica.config.traits.api_path}/models")
-            models = json.loads(_see_that_it_is_well(listed))["data"]
-            found.seen = {str(model["id"]): str(model.get("root") or "") for model in models}
-            if anew or not replica.up or not replica.seen.keys() <= found.seen.keys():  # it may be started anew
-                found.engine_version = await _engine_version(replica, engines)
-                found.life = await _life(replica, engines)
-            base_model = fleet.pools[replica.config.pool].base_model
-            found.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
-            found.up = base_model in found.seen
-            found.trouble = "" if found.up else f"it does not serve {base_model!r}, the pool's base_model"
+        async with asyncio.timeout(LOOK_SECONDS_MAX):
+            await _ask(fleet, replica, engines, anew, found)
+    except TimeoutError:
+        found.up, found.seen = False, {}
+        found.trouble = f"its answers have not ended within {LOOK_SECONDS_MAX:g} s"
     except (EngineError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         found.up, found.seen, found.trouble = False, {}, _trouble(error)
     return found
+
+
+async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, anew: bool, found: Observation) -> None:
+    """Ask the engine, and note in `found` what it says. Raises EngineError, or what reading its answers raises."""
+    traits = replica.config.traits
+    if traits.health_path is None:
+        await _ask_for_its_models(replica, engines)
+        found.up, found.engine_version = True, "unknown"
+        return
+    _see_that_it_is_well(await _get(replica, engines, traits.health_path))
+    listed = await _get(replica, engines, f"{traits.api_path}/models")
+    models = json.loads(_see_that_it_is_well(listed))["data"]
+    found.seen = {str(model["id"]): str(model.get("root") or "") for model in models}
+    if anew or not replica.up or not replica.seen.keys() <= found.seen.keys():  # it may be started anew
+        found.engine_version = await _engine_version(replica, engines)
+        found.life = await _life(replica, engines)
+    base_model = fleet.pools[replica.config.pool].base_model
+    found.context_tokens = next((_length(entry) for entry in models if entry["id"] == base_model), None)
+    found.up = base_model in found.seen
+    found.trouble = "" if found.up else f"it does not serve {base_model!r}, the pool's base_model"
 
 
 def take_in(fleet: Fleet, replica: Replica, found: Observation) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -117,3 +118,26 @@ async def test_a_bare_engine_knows_no_more_than_completions_and_refuses_vllms_fi
         assert (await http.post(url, json=body)).status_code == 200
         refused = await http.post(url, json=body | {"top_k": 1})
         assert (refused.status_code, "top_k" in refused.text) == (400, True)
+
+
+async def test_an_engine_whose_answer_comes_byte_by_byte_does_not_hold_a_look(
+    engines: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = asyncio.Event()
+
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        gone.set()
+
+    monkeypatch.setattr(health, "LOOK_SECONDS_MAX", 0.3)
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        replica = await looked(fleet_of(f"http://127.0.0.1:{port}"), engines)
+        await gone.wait()
+    assert (replica.up, replica.trouble) == (False, "its answers have not ended within 0.3 s")
