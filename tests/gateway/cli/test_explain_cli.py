@@ -48,5 +48,5 @@ async def test_a_request_that_is_not_known_is_one_line_and_a_fallback_code(
     assert (said.exit_code, said.out) == (1, "")
     assert "There is no request 'nobody' that this key may see" in said.err
     elsewhere = await apprentice("explain", "../../admin/v1/state")
-    assert (elsewhere.exit_code, elsewhere.out) == (1, "")
+    assert (elsewhere.exit_code, elsewhere.out) == (2, "")
     assert (await apprentice("explain", " ")).exit_code == 2
