@@ -75,6 +75,7 @@ def _patience() -> Iterator[None]:
     """A slow engine is neither down nor a failure here, nor does a client of these tests hang up on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(health, "CHECK_TIMEOUT_SECONDS", 60.0)
+        patch.setattr(health, "LOOK_SECONDS_MAX", 240.0)
         patch.setattr(placer, "LOAD_TIMEOUT_SECONDS", STAGE_SECONDS_MAX)
         patch.setattr(probe, "PROBE_TIMEOUT_SECONDS", STAGE_SECONDS_MAX)
         patch.setattr(walks, "CLIENT_SECONDS_MAX", SLOW_SECONDS_MAX)
