@@ -106,8 +106,9 @@ async def _look_at(services: Services, replicas: Iterable[Replica]) -> None:
 
 async def _look_and_adopt(services: Services, replica: Replica) -> None:
     replica.looked_at = time.monotonic()
-    written = services.snapshot.current.lives.get(replica.name, frozenset())
-    found = await look(services.fleet, replica, services.engines, anew=not written <= {replica.life})
+    placed = services.snapshot.current.placed.get(replica.name, {})
+    anew = any(placement.life != replica.life for placement in placed.values())
+    found = await look(services.fleet, replica, services.engines, anew=anew)
     services.siblings.tell("looked", msgspec.msgpack.encode(found))
     await _adopt(services, replica)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.services import Services
 from monitoring.metrics import Meters
-from serving.adapters.placement import HELD, group_by_replica
+from serving.adapters.placement import HELD
 from serving.breaker import BreakerState
 
 WRITE_SECONDS_MAX = 5.0
@@ -96,7 +96,7 @@ def _placements(services: Services) -> dict[tuple[str, ...], float]:
 
 
 def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
-    placed = group_by_replica(services.snapshot.current.placements)
+    placed = services.snapshot.current.placed
     return {
         (replica.config.pool, replica.name): float(
             services.adapters.reconciler.capacity(replica, placed.get(replica.name, {})).loads_left

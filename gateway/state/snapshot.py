@@ -55,8 +55,8 @@ class Snapshot:
     """The versions as the router sees them."""
     retraining: Mapping[str, Retraining] = field(default_factory=dict)
     """The requests to train adapters anew."""
-    lives: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The engine processes that placements were written for, by replica."""
+    placed: Mapping[str, Mapping[tuple[str, str], Placement]] = field(default_factory=dict)
+    """The placements, those of each replica by themselves."""
     unreadable: frozenset[str] = frozenset()
     """Versions that this release can't read: as they were last read, or not among the versions at all."""
 
@@ -172,7 +172,7 @@ class SnapshotKeeper:
         retraining = await self._retraining.all()
         return Snapshot(
             *(generation, known_callers, policy, versions, aliases, placements, cordons, health, views, retraining),
-            lives=_lives(placements),
+            placed=group_by_replica(placements),
             unreadable=self._registry.unreadable,
         )
 
@@ -254,11 +254,6 @@ def _reason(cordon: bytes) -> str:
         return str(msgspec.json.decode(cordon, type=dict[str, Any]).get("reason") or "")
     except UNREADABLE:
         return "its cordon can't be read"
-
-
-def _lives(placements: Mapping[tuple[str, str], Placement]) -> Mapping[str, frozenset[str]]:
-    parts = group_by_replica(placements)
-    return {on: frozenset(placement.life for placement in placed.values()) for on, placed in parts.items()}
 
 
 def _shifts(health: Mapping[str, TaskQuality]) -> Mapping[str, Shift]:

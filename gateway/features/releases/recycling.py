@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.features.releases.releases import Releases
 from gateway.state.audited_step import AuditedStep
-from serving.adapters.placement import HELD, Placement, group_by_replica
+from serving.adapters.placement import HELD, Placement
 from serving.object_store import Change, Stale, Unchanged
 from serving.replica import Replica
 
@@ -106,7 +106,7 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
 
 def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
     """A replica that takes no more loads because of ghosts, if the others of its pool serve all that it does."""
-    placed = group_by_replica(releases.services.snapshot.current.placements)
+    placed = releases.services.snapshot.current.placed
     for replica in replicas:
         full = releases.services.adapters.reconciler.capacity(replica, placed.get(replica.name, {}))
         if not replica.up or replica.config.recycle_url is None or full.loads_left or not full.ghosts:
