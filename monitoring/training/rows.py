@@ -60,21 +60,14 @@ def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
     return [rows[at] for at in sorted(drawn)]
 
 
-def rehearse(
-    rows: Sequence[Row],
-    heldout: Iterable[Row],
-    older: Sequence[Row],
-    share: float,
-    seed: int,
-) -> list[Row]:
+def rehearse(rows: Sequence[Row], heldout: Iterable[Row], older: Sequence[Row], share: float, seed: int) -> list[Row]:
     """Older rows to train on beside `rows`, so that they are this share of all.
 
     `older` has the newest first, and of one request the newest row counts. A request that is in the new rows, or in
     the held-out ones, is left out; so is a row with an answer that these refute.
     """
-    heldout = list(heldout)
-    refuted = find_refuted([*rows, *heldout])
-    known = {_request_of(row) for row in (*rows, *heldout)}
+    newer = [*rows, *heldout]
+    refuted, known = find_refuted(newer), {_request_of(row) for row in newer}
     valid = (row for row in reversed(older) if row.expected not in refuted)
     unknown = {request: row for row in valid if (request := _request_of(row)) not in known}
     return draw_rows(list(unknown.values()), round(share / (1 - share) * len(rows)), seed)
