@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -163,6 +163,13 @@ def known_task(services: Services, task: str, *, param: str | None = "task", of:
     there = ", ".join(names[:TASKS_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
     text = f"The configuration has no task {task[:80]!r}. It has {there or 'none'}."
     raise Problem("not_found", text if of is None else f"{of}: {text}", param)
+
+
+def see_that_list_has_task(services: Services, task: str | None, rows: Collection[Any]) -> None:
+    """Raises Problem (404) where a list of a task's things is empty, and there is no such task. One that was removed
+    from the configuration still lists what it had."""
+    if task is not None and not rows:
+        known_task(services, task)
 
 
 async def known_version(services: Services, task: str, version: str) -> str:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, When, known_task
+from gateway.access import Admin, Body, Operator, When, known_task, see_that_list_has_task
 from gateway.audit import audited, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -114,8 +114,7 @@ async def list_datasets(
     datasets = feature_of(request, Datasets)
     cards = [card for card in await asyncio.to_thread(datasets.cards) if task in (None, card["task"])]
     builds = [build for build in await datasets.builds.all() if task in (None, build.task)]
-    if task is not None and not cards and not builds:
-        known_task(datasets.services, task)
+    see_that_list_has_task(datasets.services, task, [*cards, *builds])
     return {
         "datasets": cards,
         "builds": [await _shown(datasets, build) for build in builds],

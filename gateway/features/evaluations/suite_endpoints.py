@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin, Operator, When, known_task
+from gateway.access import Admin, Operator, When, known_task, see_that_list_has_task
 from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -38,8 +38,7 @@ async def list_suites(
     """The suites, the newest first. A task's earlier suites of the kind `newest` are told as `older`."""
     evaluations = feature_of(request, Evaluations)
     suites = await evaluations.suites.all(task)
-    if task is not None and not suites:
-        known_task(evaluations.services, task)
+    see_that_list_has_task(evaluations.services, task, suites)
     return {"suites": [_shown(suite, [one for one in suites if one.task == suite.task]) for suite in suites]}
 
 

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, conflicts, known_task
+from gateway.access import Admin, Body, Operator, conflicts, known_task, see_that_list_has_task
 from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -77,8 +77,7 @@ async def list_pulls(
     """The latest pulls, the newest first."""
     pulls = feature_of(request, Pulls)
     found = [pull for pull in await pulls.store.all() if task in (None, pull.task)]
-    if task is not None and not found:
-        known_task(pulls.services, task)
+    see_that_list_has_task(pulls.services, task, found)
     return {"pulls": [await _shown(pulls, pull) for pull in found]}
 
 

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
-from gateway.access import Admin, Body, Operator, known_task, seen
+from gateway.access import Admin, Body, Operator, known_task, see_that_list_has_task, seen
 from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.errors import Problem
@@ -87,8 +87,7 @@ async def list_adapters(
     generations = {} if stale else await releases.services.registry.generations()
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
     versions = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
-    if task is not None and not versions:
-        known_task(releases.services, task)
+    see_that_list_has_task(releases.services, task, versions)
     rows = [_shown(releases, version, None if stale else generations.get(version.name, 0)) for version in versions]
     return {"adapters": rows, "stale": stale, "upload_bytes_max": releases.services.settings.limits.adapter_bytes_max}
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, Reason, When, known_task, known_version
+from gateway.access import Admin, Body, Operator, Reason, When, known_task, known_version, see_that_list_has_task
 from gateway.audit import audited, change_objects, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -49,8 +49,7 @@ async def list_retraining(
         for retraining in await requests.store.all()
         if task in (None, retraining.task) and state in (None, retraining.state)
     ]
-    if task is not None and not rows:
-        known_task(requests.services, task)
+    see_that_list_has_task(requests.services, task, rows)
     return {"retraining": [msgspec.to_builtins(retraining) for retraining in rows]}
 
 

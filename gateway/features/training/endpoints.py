@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, conflicts, known_task
+from gateway.access import Admin, Body, Operator, conflicts, known_task, see_that_list_has_task
 from gateway.audit import audited
 from gateway.configuration.training import RunnerName, TrainingParameters
 from gateway.errors import Problem
@@ -76,8 +76,7 @@ async def list_trainings(
     """All trainings, the newest first."""
     trainings = feature_of(request, Trainings)
     rows = [msgspec.to_builtins(each) for each in await trainings.store.all() if task in (None, each.task)]
-    if task is not None and not rows:
-        known_task(trainings.services, task)
+    see_that_list_has_task(trainings.services, task, rows)
     return {"trainings": [{name: value for name, value in row.items() if name != "manifest"} for row in rows]}
 
 
