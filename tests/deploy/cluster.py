@@ -17,6 +17,15 @@ def tool(name: str) -> str:
     return str(path)
 
 
+def run(*command: str | Path, folder: Path = ROOT, seconds_max: float = 300) -> subprocess.CompletedProcess[str]:
+    """A command that has ended, which must succeed."""
+    done = subprocess.run(
+        [str(word) for word in command], cwd=folder, capture_output=True, text=True, timeout=seconds_max, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
 @dataclass(frozen=True)
 class Cluster:
     text: str
@@ -50,13 +59,6 @@ class Cluster:
 
 def render() -> Cluster:
     """Output of `kubectl kustomize k8s/base`, as an operator would apply it."""
-    rendered = subprocess.run(
-        [tool("kubectl"), "kustomize", str(ROOT / "k8s/base")],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert rendered.returncode == 0, rendered.stderr
+    rendered = run(tool("kubectl"), "kustomize", ROOT / "k8s/base", seconds_max=150)
     assert "Warning" not in rendered.stderr, rendered.stderr
     return Cluster(rendered.stdout, tuple(yaml.safe_load_all(rendered.stdout)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import yaml
 
 from gateway.configuration.settings import load_settings
-from tests.deploy.cluster import ROOT, Cluster, tool
+from tests.deploy.cluster import ROOT, Cluster, run, tool
 from tools.cluster import BASE, CHART, HEAD, base_values, render
 
 pytestmark = pytest.mark.skipif(
@@ -68,10 +67,7 @@ def test_what_is_made_of_other_values_fits_kubernetes_and_the_gateway(values: di
     builtin = [resource for resource in cluster.resources if resource["kind"] not in CUSTOM]
     path = tmp_path / "rendered.yaml"
     path.write_text(yaml.safe_dump_all(builtin))
-    checked = subprocess.run(
-        [tool("kubernetes-validate"), "--strict", str(path)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    run(tool("kubernetes-validate"), "--strict", path, seconds_max=120)
     config = tmp_path / "apprentice.yaml"
     config.write_text(cluster.config("apprentice-config", "apprentice.yaml"))
     settings = load_settings(config, {})

@@ -1,12 +1,11 @@
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deploy.cluster import ROOT, Cluster, Resource, tool
+from tests.deploy.cluster import ROOT, Cluster, Resource, run, tool
 
 ENGINES = ("engine-small", "engine-general")
 
@@ -43,14 +42,7 @@ def shutdown_timeout_seconds(container: Resource) -> int:
 def test_every_resource_fits_its_kubernetes_schema(cluster: Cluster, tmp_path: Path) -> None:
     rendered = tmp_path / "rendered.yaml"
     rendered.write_text(cluster.text)
-    checked = subprocess.run(
-        [tool("kubernetes-validate"), "--strict", str(rendered)],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    checked = run(tool("kubernetes-validate"), "--strict", rendered, seconds_max=150)
     assert (checked.stdout + checked.stderr).count("passed for resource") == len(cluster.resources)
 
 

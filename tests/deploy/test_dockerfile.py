@@ -1,22 +1,13 @@
 import re
-import subprocess
 
-from tests.deploy.cluster import ROOT, tool
+from tests.deploy.cluster import ROOT, run, tool
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 FINAL_STAGE = DOCKERFILE.rsplit("\nFROM ", 1)[1]
 
 
 def test_the_dockerfile_is_clean_to_hadolint() -> None:
-    checked = subprocess.run(
-        [tool("hadolint"), "--config", ".hadolint.yaml", "Dockerfile"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    run(tool("hadolint"), "--config", ".hadolint.yaml", "Dockerfile", seconds_max=150)
 
 
 def test_the_image_is_built_on_any_python() -> None:

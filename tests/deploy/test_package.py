@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -17,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from gateway.callers import new_key
-from tests.deploy.cluster import ROOT, tool
+from tests.deploy.cluster import ROOT, run, tool
 from tests.style.source import tracked
 from tests.walks.served import ASK, client, config, served
 
@@ -48,13 +47,6 @@ print(json.dumps([missing, sorted(folders)]))
 class Package:
     sdist: Path
     wheel: Path
-
-
-def run(*command: str | Path, folder: Path) -> str:
-    """Output of a command, which must succeed."""
-    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def product() -> set[str]:
@@ -101,7 +93,7 @@ def environment(package: Package, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.mark.image
 def test_every_module_is_imported_with_the_locked_packages_alone(environment: Path, tmp_path: Path) -> None:
-    printed = run(environment / "bin/python", "-c", IMPORT_ALL, *PRODUCT, folder=tmp_path)
+    printed = run(environment / "bin/python", "-c", IMPORT_ALL, *PRODUCT, folder=tmp_path).stdout
     missing, folders = json.loads(printed)
     assert missing == IN_THE_ENGINES_ENVIRONMENT
     assert all(Path(folder).is_relative_to(environment) for folder in folders), folders
@@ -112,9 +104,9 @@ async def test_the_installed_command_serves_callers_and_the_console(
     environment: Path, config: Path, tmp_path: Path
 ) -> None:
     apprentice = environment / "bin/apprentice"
-    assert "Route between fine-tuned adapters" in run(apprentice, "--help", folder=tmp_path)
+    assert "Route between fine-tuned adapters" in run(apprentice, "--help", folder=tmp_path).stdout
     diagnosis = await asyncio.to_thread(run, apprentice, "doctor", "--json", "--config", config, folder=tmp_path)
-    assert json.loads(diagnosis)
+    assert json.loads(diagnosis.stdout)
     key, _, _ = new_key()
     async with (
         served(config, key, apprentice=(str(apprentice),), folder=tmp_path) as process,

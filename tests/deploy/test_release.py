@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.deploy.cluster import ROOT, tool
+from tests.deploy.cluster import ROOT, run, tool
 from tests.deploy.test_locks import entries
 
 WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
@@ -25,10 +24,7 @@ def test_the_sbom_names_every_locked_package_with_its_hashes(tmp_path: Path) -> 
     from cyclonedx.validation.json import JsonStrictValidator
 
     path = tmp_path / "sbom.json"
-    made = subprocess.run(
-        [ROOT / "requirements/sbom.sh", path], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert made.returncode == 0, made.stderr
+    run(ROOT / "requirements/sbom.sh", path, seconds_max=120)
     text = path.read_text(encoding="utf-8")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     sbom = json.loads(text)
@@ -42,14 +38,7 @@ def test_the_sbom_names_every_locked_package_with_its_hashes(tmp_path: Path) -> 
 
 
 def test_the_workflow_has_no_weakness_that_zizmor_knows() -> None:
-    checked = subprocess.run(
-        [tool("zizmor"), "--offline", "--persona", "pedantic", WORKFLOW],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    run(tool("zizmor"), "--offline", "--persona", "pedantic", WORKFLOW, seconds_max=60)
 
 
 def test_the_workflow_runs_targets_and_files_that_there_are() -> None:
