@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.svg import draw_picture
+
 FACTORS = ("gateways", "replicas", "tasks")
 LINES: Mapping[str, tuple[str, str]] = {
     "cpu_ms_per_second": ("CPU of a gateway", "#1b6ca8"),
@@ -35,10 +37,7 @@ def draw(points: Sequence[Mapping[str, Any]]) -> str:
         across, down = LEFT + 245 * (at % 3), TOP + HIGH + 52 + 20 * (at // 3)
         marks.append(f'<rect x="{across}" y="{down - 6}" width="16" height="3" fill="{colour}"/>')
         marks.append(f'<text x="{across + 22}" y="{down}">{name}</text>')
-    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    style = 'font-family="system-ui, sans-serif" font-size="12" fill="#222"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style} role="img">'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="#fff"/>', *marks, "</svg>", ""])
+    return draw_picture(width, height, 12, marks)
 
 
 def _draw_panel(line: Sequence[Mapping[str, Any]], factor: str, left: int) -> list[str]:

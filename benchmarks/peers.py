@@ -48,6 +48,7 @@ from benchmarks.subjects import (
     unused_key,
     vllm_router,
 )
+from benchmarks.svg import draw_picture
 from tests.fakes.ports import free_port
 
 ENVOY = "1.40.0"
@@ -288,10 +289,7 @@ def draw(found: Mapping[str, Mapping[str, float | None]]) -> str:
             wide = _scale(value) - LEFT
             marks.append(f'<rect x="{LEFT}" y="{top + offset}" width="{wide:.1f}" height="13" fill="{colour}"/>')
             marks.append(f'<text x="{LEFT + wide + 5:.1f}" y="{top + offset + 11}" font-size="11">{value:,.0f}</text>')
-    size = f'width="{WIDTH}" height="{bottom + 30}" viewBox="0 0 {WIDTH} {bottom + 30}"'
-    style = 'font-family="system-ui, sans-serif" font-size="13" fill="#222"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style} role="img">'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="#fff"/>', *marks, "</svg>", ""])
+    return draw_picture(WIDTH, bottom + 30, 13, marks)
 
 
 def _draw_tick(value: float, bottom: int) -> str:
