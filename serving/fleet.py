@@ -73,6 +73,8 @@ class Fleet:
             {config.name: self._replica(config) for pool in self.pools.values() for config in pool.replicas}
         )
         self.replicas: Mapping[str, Replica] = self._replicas
+        self._replaced: list[Replica] = []
+        """Those in whose place another engine has come, until their requests have ended."""
         self._versions: Mapping[str, VersionView] = {}
         self._view: FleetView | None = None
         self._load = _Load(self.replicas)
@@ -134,16 +136,27 @@ class Fleet:
             kept.pop(name)[0].release()
         self._replicas.clear()
         for config in (config for pool in self.pools.values() for config in pool.replicas):
-            replica = before.pop(config.name, None) or kept.pop(config.name, (None, 0.0))[0]
+            replica = before.pop(config.name, None)
+            if replica is None and config.name in kept:
+                replica, _ = kept.pop(config.name)
+                replica.forget_sight()
             if replica is not None and replica.config.place != config.place:
-                if not replica.in_flight:
-                    replica.release()
+                self._replaced.append(replica)
                 replica = None
             replica = replica or self._replica(config)
             replica.config, replica.cordoned = config, config.name in self._cordons
             self._replicas[config.name] = replica
         kept.update({name: (replica, now) for name, replica in before.items()})
+        self._release_replaced()
         self._view = None
+
+    def _release_replaced(self) -> None:
+        idle = [replica for replica in self._replaced if not replica.in_flight]
+        self._replaced = [replica for replica in self._replaced if replica.in_flight]
+        for replica in idle:
+            present = self._replicas.get(replica.name)
+            if present is None or present.config.url != replica.config.url:  # else the rows are in use
+                replica.release()
 
     def has_room(self, name: str, now: float) -> bool:
         """True if a replica could get one more request at `now` (monotonic seconds).

@@ -235,6 +235,11 @@ class Replica:
         if self._memory is not None:
             self._memory.release(self.name, self.config.url)
 
+    def forget_sight(self) -> None:
+        """Take it as down until the next look, which is due: its engine may be another process than was seen."""
+        self.up, self.seen, self.loaded, self.life = False, {}, frozenset(), ""
+        self.looked_at = float("-inf")
+
     def may_look(self, now: float, interval_seconds: float) -> bool:
         """Take the turn to look at it, or leave it to another process that has begun to: it will tell."""
         self.looked_at = now

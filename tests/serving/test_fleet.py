@@ -70,5 +70,29 @@ def test_another_engine_of_the_same_name_begins_anew_and_old_requests_end() -> N
     assert len([names for names, _ in memory.rows("load")]) <= 4, "rows of engines that are gone are used again"
 
 
+def test_a_busy_replica_whose_address_changes_gives_its_rows_back_once_it_is_idle() -> None:
+    memory = SharedMemory(2)
+    fleet = Fleet([pool_at("http://10.0.0.7:8000")], memory)
+    for number in range(100):
+        lease = fleet.replicas["small-0"].lease(1.0, "base")
+        fleet.take_in([pool_at(f"http://10.0.1.{number}:8000")], 2.0)
+        lease.give_back(3.0)
+    assert len([names for names, _ in memory.rows("load")]) <= 6
+
+
+def test_a_replica_that_comes_back_gets_requests_after_the_next_look() -> None:
+    """Its engine may be another process: what the old one had loaded says nothing of it."""
+    fleet = Fleet([pool_at("http://10.0.0.7:8000")])
+    replica = fleet.replicas["small-0"]
+    replica.up, replica.seen, replica.loaded, replica.life = True, {"base": "", "v1": "/v1"}, frozenset({"v1"}), "1"
+    replica.looked_at = 0.5
+    fleet.take_in([PoolConfig("small", "base", ())], 1.0)
+    assert replica.up, "requests that hold it see what they saw"
+    fleet.take_in([pool_at("http://10.0.0.7:8000")], 2.0)
+    assert fleet.replicas["small-0"] is replica
+    assert (replica.up, replica.seen, replica.loaded, replica.life) == (False, {}, frozenset(), "")
+    assert replica.looked_at < 0.0, "the look is due at once"
+
+
 def pool_at(url: str) -> PoolConfig:
     return PoolConfig("small", "base", (ReplicaConfig("small-0", url, "small"),))
