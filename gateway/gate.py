@@ -105,7 +105,7 @@ async def judge_release(services: Services, version: Version) -> GateReport:
         latency_ratio_max=release.latency_ratio_max,
         cost_ratio_max=release.cost_ratio_max,
     )
-    comparisons = await GateStore(services.redis).comparisons(version.name)
+    comparisons = await GateStore(services.redis).comparisons_now(version.name)
     references = await find_references(services, version)
     return decide_gate(arm_of(version), references.held, comparisons, bounds, references.unranked)
 

@@ -10,6 +10,8 @@ from redis.asyncio import Redis
 
 from monitoring.evaluation.best import DataAccuracy, LeaderEvidence
 from monitoring.evaluation.gate import Comparison
+from monitoring.evaluation.keys import SUITES_KEY
+from monitoring.evaluation.suites import Suite, name_kinds
 from serving.object_store import Change, LenientReader, ObjectStore
 
 LATEST_KEY = "apprentice:evaluations:latest"
@@ -43,6 +45,10 @@ class GateStore:
         raw = await self._redis.hget(COMPARISONS_KEY, version)
         return self._reader.read(f"the comparisons of {version}", raw, dict[str, Comparison]) or {}
 
+    async def comparisons_now(self, version: str) -> dict[str, Comparison]:
+        """The comparisons of a version, each with the kind that its suite is of now."""
+        return name_kinds(await self.comparisons(version), await read_suites(self._redis, version.partition("@")[0]))
+
     async def evidence(self, versions: Sequence[str]) -> LeaderEvidence:
         """What ranks versions: their comparisons, and the last accuracy of those that have one."""
         return LeaderEvidence(
@@ -75,3 +81,9 @@ class GateStore:
     def change_leaders(self, task: str, leaders: Sequence[str]) -> Change:
         """The change that remembers the leaders of an alias that is removed."""
         return Change(self._leaders, task, {"versions": list(leaders)})
+
+
+async def read_suites(redis: Any, task: str | None) -> list[Suite]:
+    """The suites of a task (None: of all). Raises RedisError."""
+    suites = [msgspec.json.decode(raw, type=Suite) for raw in await redis.hvals(SUITES_KEY)]
+    return [suite for suite in suites if task in (None, suite.task)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -32,7 +32,8 @@ PAIR = (
     *("by_class", "contract", "unanswered"),
 )
 """The figures of a pair that the gate looks at."""
-NEWEST = "newest"
+NEWEST: Final = "newest"
+OLDER: Final = "older"
 WHOLE = ("", NEWEST)
 """Data that stand for the task as it is now: those of no suite, and the newest one. Others may not be worse."""
 
@@ -103,8 +104,8 @@ def compare_arms(
     suite: str = "",
 ) -> dict[str, Comparison]:
     """The comparisons of the arm `adapter` with other versions in a report, by the other one's name and the suite: the
-    newest one takes the place of what stood there. Data of no suite never take the place of a suite's."""
-    of_suite = f" {suite}" if suite in WHOLE else f" {suite} {data_digest[:12]}"
+    last one takes the place of what stood there. Data of no suite never take the place of a suite's."""
+    of_suite = f" suite {data_digest[:12]}" if suite else " "
     return {
         f"{arms[pair['second']].version}{of_suite}": Comparison(
             evaluation=evaluation,
@@ -165,11 +166,13 @@ def decide_gate(
 
 def _missing(version: EvaluationArm, reference: GateReference, other: Comparison | None) -> GateLine:
     name = str(reference.asked.version)
-    fault = "no evaluation compares it"
+    fault, data = "no evaluation compares it", "--data FILE"
     if other is not None and other.suite in WHOLE:
         fault = f"the evaluation {other.evaluation} was of other bytes"
+    elif other is not None and other.suite == OLDER:
+        fault, data = f"only {other.evaluation}, on an older suite, compares it", "--suite newest"
     first = "" if reference.placed else f"Stage {name}, then run "
-    command = f"`apprentice evaluate {version.version} --data FILE --arms adapter,leading,best`"
+    command = f"`apprentice evaluate {version.version} {data} --arms adapter,leading,best`"
     text = f"{fault.capitalize()} with {name}, {ROLE_WORDS[reference.role]}: {first or 'run '}{command}."
     return GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
 

@@ -17,7 +17,8 @@ from tests.gateway.cli.exported_state import exported, refused
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, V2, alias, audit_of, step
-from tests.walks.test_evaluate import begin, data, ended, right_but_for, with_schema
+from tests.walks.test_evaluate import asked_number, begin, data, decided, ended, right_but_for, said, with_schema
+from tests.walks.test_suites import add as add_suite
 from tools.example_adapter import AdminApi, place_adapter
 
 ROWS = 120
@@ -101,6 +102,33 @@ async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(
         assert any("by force" in words and "The old version is unsafe." in words for words in why["words"])
         assert (await gate(http, V2))["forced"]["reason"] == PAST["past_gate"]
         assert (await step(http, "promote", 409, version=V2))["error"]["code"] == "gate_not_passed", "each step anew"
+
+
+@pytest.mark.invariant("An older suite never passes for a task's newest one.")
+async def test_a_report_on_an_older_suite_passes_no_version(two: RunningGateway, small: FakeEngine) -> None:
+    older, newest = data(ROWS), data(2 * ROWS)
+    small.answers[V2] = lambda body: said(decided(asked_number(body) + (asked_number(body) >= ROWS)))
+    async with two.http() as http:
+
+        async def evaluate_on(suite: str, **query: Any) -> dict[str, Any]:
+            wanted = {"version": V2, "arms": "adapter,leading,best", "suite": suite, **query}
+            begun = await http.post("/admin/v1/evaluations", params=wanted)
+            assert begun.status_code == 201, begun.text
+            return await ended(http, begun.json()["id"])
+
+        first = await add_suite(http, older, class_field="decision")
+        await evaluate_on("newest")
+        assert (await gate(http, V2))["verdict"] == "passed"
+        await add_suite(http, newest, class_field="decision")
+        told = await gate(http, V2)
+        assert (told["verdict"], "on an older suite" in told["because"]) == ("cannot_tell", True)
+        assert (await step(http, "promote", 409, version=V2))["error"]["code"] == "gate_not_passed"
+        await evaluate_on("newest")
+        assert (await gate(http, V2))["verdict"] == "failed"
+        again = await evaluate_on(first["digest"][:12], again=True)
+        assert again["suite"] == "older"
+        told = await gate(http, V2)
+        assert (told["verdict"], len(told["evaluations"])) == ("failed", 2), "both are looked at"
 
 
 async def test_few_rows_can_not_tell_and_say_how_many_would(two: RunningGateway) -> None:

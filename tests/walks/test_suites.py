@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.evaluations.suites import Suite
 from gateway.features.texts.texts import Texts
+from monitoring.evaluation.suites import Suite
 from monitoring.synced_files import lock_folder
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import run

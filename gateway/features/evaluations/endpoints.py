@@ -25,13 +25,13 @@ from gateway.features.evaluations.judging import check_judge
 from gateway.features.evaluations.preference_endpoints import find_evaluation
 from gateway.features.evaluations.store import Evaluation, ended, id_of
 from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
-from gateway.features.evaluations.suites import Suite
 from gateway.features.evaluations.texts import read_texts
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from gateway.state.fitted import unused
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import ClassFinder, default_metric
 from monitoring.evaluation.preferences import count_preferences
+from monitoring.evaluation.suites import Suite
 from router.confidence import ROWS_MIN
 from router.policy import TaskPolicy
 from serving.adapters.entries import PLACED, Version

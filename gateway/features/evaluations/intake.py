@@ -17,10 +17,10 @@ from redis.exceptions import RedisError
 from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.messages import body_of
-from gateway.features.evaluations.suites import Suite
 from gateway.server.data_body import receive_data
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
+from monitoring.evaluation.suites import Suite
 from router.languages import find_languages
 from router.policy import TaskPolicy
 

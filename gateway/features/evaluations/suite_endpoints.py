@@ -16,11 +16,12 @@ from gateway.feature import feature_of
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.hard_cases import find_hard_cases, hold_off_erasures
 from gateway.features.evaluations.intake import Data, Intake, open_rows
-from gateway.features.evaluations.suites import SUITES_MAX, Kind, NoSuite, Suite, kinds_of
+from gateway.features.evaluations.suites import SUITES_MAX, NoSuite
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric, MetricError, metric_of
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.slices import SliceCounts
+from monitoring.evaluation.suites import Kind, Suite, kinds_of
 
 MetricName = Annotated[
     str, Query(max_length=1000, description="exact, normal, fields:a,b, overlap:0.5 or judge; unset: by the contract.")

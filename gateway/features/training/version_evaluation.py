@@ -14,8 +14,8 @@ from gateway.features.evaluations.endpoints import TOLD, make_intake, resolve_wa
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.intake import open_rows
 from gateway.features.evaluations.store import id_of
-from gateway.features.evaluations.suites import kinds_of
 from gateway.state.audited_step import AuditedStep
+from monitoring.evaluation.suites import kinds_of
 from serving.adapters.entries import PLACED, Version
 
 GATE_ARMS = frozenset({"adapter", "leading", "best"})

@@ -1,0 +1,73 @@
+"""Suites: data sets of a task that its versions are evaluated on again and again. Pure.
+
+A task's suites are its own (`newest` and `older`, which show what was forgotten), general skills, and hard cases that
+production found. Comparisons on them stay when a newer suite comes: which kind theirs is now is found by their data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from monitoring.evaluation.gate import NEWEST, OLDER, Comparison
+
+Kind = Literal["newest", "general", "hard"]
+KindNow = Literal["newest", "older", "general", "hard"]
+
+
+class Suite(msgspec.Struct, frozen=True, kw_only=True):
+    """A suite. `kind` is what it was added as: of several `newest` the last one is it, and the others are older.
+
+    `metric` and `class_field` are used where an evaluation names none. `counts` are the numbers of rows by slice and
+    its value: class, source, language and length. `erased` rows were forgotten since: the digest is then no more than
+    a name.
+    """
+
+    task: str
+    digest: str
+    kind: KindNow
+    rows: int
+    groups: int
+    metric: str = ""
+    class_field: str = ""
+    counts: dict[str, dict[str, int]] = {}
+    notes: tuple[str, ...] = ()
+    by: str = ""
+    created_at: float = 0.0
+    erased: int = 0
+
+    @property
+    def data_digest(self) -> str:
+        """The digest of the rows that it has now."""
+        return self._digest_without(self.erased)
+
+    def list_digests(self) -> list[str]:
+        """The digests of its rows, now and before each erasure that there may have been."""
+        return [self._digest_without(erased) for erased in range(self.erased + 1)]
+
+    def _digest_without(self, erased: int) -> str:
+        named = f"{self.digest} without {erased} rows"
+        return hashlib.sha256(named.encode()).hexdigest() if erased else self.digest
+
+
+def kinds_of(suites: Sequence[Suite]) -> Mapping[str, KindNow]:
+    """The kind of each of a task's suites, by digest: `newest`, `older`, `general` or `hard`."""
+    newest = max((suite for suite in suites if suite.kind == NEWEST), key=lambda one: one.created_at, default=None)
+    return {suite.digest: OLDER if suite.kind == NEWEST and suite != newest else suite.kind for suite in suites}
+
+
+def name_kinds(comparisons: Mapping[str, Comparison], suites: Sequence[Suite]) -> dict[str, Comparison]:
+    """The comparisons, each with the kind that its suite is of now. One on a task's own suite that was removed stays as
+    long as there is no other."""
+    kinds = kinds_of(suites)
+    of_data = {digest: kinds[suite.digest] for suite in suites for digest in suite.list_digests()}
+    found = {}
+    for name, one in comparisons.items():
+        kind = of_data.get(one.data_digest, one.suite) if one.suite else ""
+        is_gone = kind in (NEWEST, OLDER) and one.data_digest not in of_data
+        if not (is_gone and NEWEST in kinds.values()):
+            found[name] = msgspec.structs.replace(one, suite=kind)
+    return found
