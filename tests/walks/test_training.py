@@ -169,6 +169,28 @@ async def test_training_goes_on_with_the_next_gateway_and_is_registered_once(
         assert len((await http.get("/admin/v1/adapters")).json()["adapters"]) == 2
 
 
+async def test_training_of_a_task_that_is_gone_says_so_and_goes_on_once_it_is_back(
+    configuration: dict[str, Any], make_adapter: MakeAdapter, trainer: tuple[Path, Path]
+) -> None:
+    trainer[1].write_text('{"wait_at": 4}')
+    async with run_gateway(configuration) as first:
+        await first.place(make_adapter(1))
+        async with first.http() as http:
+            digest = await send(http, data())
+            name = (await begin(http, digest))["id"]
+            await until(lambda: _step_of(http, name, 4))
+    trainer[1].unlink()
+    without = configuration | {"tasks": {"claims": {}}}
+    async with run_gateway(without, first.admin_key) as second, second.http() as http:
+        told = await ended(http, name)
+        note = "The configuration has no task 'returns' any more: add it, and train again."
+        assert (told["status"], told["note"]) == ("failed", note)
+    async with run_gateway(configuration, first.admin_key) as third, third.http() as http:
+        await begin(http, digest, status=200)
+        told = await ended(http, name)
+        assert (told["version"], told["progress"]["started"]["from_step"]) == ("returns@v2", 4)
+
+
 async def _step_of(http: httpx.AsyncClient, name: str, step: int) -> bool:
     return bool((await http.get(f"{PATH}/{name}")).json()["progress"]["step"] == step)
 
@@ -219,6 +241,31 @@ async def test_erased_rows_stop_their_training_and_what_it_learned_goes(
         assert (done["trained"], done["trainings"]) == (1, [name])
         assert (await ended(http, name))["status"] == status
         await until(lambda: not [path for path in folders.iterdir() if path.name.startswith(name)])
+
+
+async def test_what_an_erasure_has_stopped_begins_anew_without_what_it_had_learned(
+    gateway: RunningGateway, trainer: tuple[Path, Path]
+) -> None:
+    trainer[1].write_text('{"wait_at": 4}')
+    turn = f"apprentice:duty:training-{gateway.features[Trainings].place}"
+    rows = b"".join(
+        json.dumps({**json.loads(line), "request": f"r{number:02}"}).encode() + b"\n"
+        for number, line in enumerate(data().splitlines())
+    )
+    async with gateway.http() as http:
+        digest = await send(http, rows)
+        name = (await begin(http, digest))["id"]
+        await until(lambda: _step_of(http, name, 4))
+        await gateway.services.redis.set(turn, "another gateway")  # which removes no folder meanwhile
+        erasure = (await http.post("/admin/v1/erasures", json={"request": "r03"})).json()["id"]
+        assert (await until(lambda: _erased(http, erasure)))["trainings"] == [name]
+        assert (await ended(http, name))["status"] == "cancelled"
+        trainer[1].unlink()
+        await begin(http, digest, status=200)
+        await gateway.services.redis.delete(turn)
+        told = await ended(http, name)
+        assert (told["status"], told["progress"]["started"]["from_step"]) == ("done", 0)
+        assert told["progress"]["prepared"]["rows"] + told["progress"]["prepared"]["heldout"] == 39
 
 
 async def _erased(http: httpx.AsyncClient, erasure: str) -> dict[str, Any] | None:
@@ -280,6 +327,16 @@ async def test_rows_of_the_version_that_a_training_begins_from_are_rehearsed(
         assert (told["progress"]["prepared"]["rehearsed"], told["progress"]["prepared"]["older"]) == (20, [older])
 
 
+async def open_with_examples(running: RunningGateway, http: httpx.AsyncClient) -> str:
+    """The id of a request to train, whose twelve examples have texts and demonstrations."""
+    for number in range(12):
+        name = await asked(http, f"Vase {number}.")
+        await judged(http, name, False, demonstration="accept")
+        await keep_texts(running, name, f"Vase {number}.")
+    await stored(running, 12)
+    return str((await opened(http))["id"])
+
+
 @pytest.mark.parametrize("mode", ["ask", "auto"])
 async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate(
     mode: str, configuration: dict[str, Any], make_adapter: MakeAdapter, small: FakeEngine
@@ -288,12 +345,7 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
     configuration["training"]["rows_min"] = 5
     async with run_gateway(configuration) as running, running.http() as http:
         await running.place(make_adapter(1))
-        for number in range(12):
-            name = await asked(http, f"Vase {number}.")
-            await judged(http, name, False, demonstration="accept")
-            await keep_texts(running, name, f"Vase {number}.")
-        await stored(running, 12)
-        request = (await opened(http))["id"]
+        request = await open_with_examples(running, http)
 
         async def look() -> dict[str, Any] | None:
             told = (await http.get(f"/admin/v1/retraining/{request}")).json()
@@ -312,6 +364,35 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
         assert (evaluation["version"], set(evaluation["arms"])) == ("returns@v2", {"adapter", "leading"})
         alias = (await http.get("/admin/v1/aliases/returns")).json()
         assert (alias["weights"], alias["rollout"]) == ({"returns@v1": 1.0}, None)
+
+
+async def test_a_version_that_can_not_be_loaded_is_staged_again_but_not_at_once(
+    configuration: dict[str, Any], make_adapter: MakeAdapter, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration["tasks"] = {"returns": {"monitor": {"retraining": "auto"}, "fallback_pool": "general"}}
+    configuration["training"]["rows_min"] = 5
+    configuration["pools"]["small"] |= {"max_loras": 1, "max_cpu_loras": 2}  # one place, and one that stays free
+    small.max_cpu_loras = 2
+    await small.restart()
+    async with run_gateway(configuration) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        request = await open_with_examples(running, http)
+
+        async def read_request() -> dict[str, Any]:
+            return dict((await http.get(f"/admin/v1/retraining/{request}")).json())
+
+        async def count_stagings() -> int:
+            return sum(entry["object"] == "returns@v2" for entry in await audit_of(http, "adapter.stage"))
+
+        await until(lambda: _note_has(read_request, "no room in the pool small"))
+        assert await count_stagings() == 1
+        monkeypatch.setattr(following, "RESTAGE_SECONDS", 0.0)
+        monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.2)
+
+        async def is_staged_again() -> bool:
+            return await count_stagings() > 1
+
+        await until(is_staged_again)
 
 
 async def test_auto_waits_until_there_are_rows_enough_and_builds_the_data_set_again(

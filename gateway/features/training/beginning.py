@@ -69,13 +69,14 @@ async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher:
 
 async def begin_run(trainings: Trainings, training: Training, again: bool = False) -> tuple[Training, bool]:
     """Have a training run, and whether it was known. One that failed goes on from its checkpoint, unless it begins
-    `again`; one that runs or is done stays as it is. Raises Stale and RedisError."""
+    `again`; one that was stopped may have learned what was erased, and begins anew; one that runs or is done stays as
+    it is. Raises Stale and RedisError."""
     before, generation = await trainings.store.get(training.id)
-    if before is not None and not again:
-        if before.status in ("running", "done"):
-            return before, True
+    if before is not None and not again and before.status in ("running", "done"):
+        return before, True
+    if before is not None and not again and before.status == "failed":
         training = msgspec.structs.replace(training, created_at=before.created_at)
-    if before is None or again:
+    else:
         await trainings.store.forget_progress(training.id)
     step = AuditedStep(trainings.services.redis, trainings.services.audit, training.by)
     told: dict[str, Any] = {name: getattr(training, name) for name in TOLD}

@@ -43,6 +43,8 @@ LOOK_AGAIN_SECONDS = 30.0
 REBUILD_SECONDS = 60.0
 """Time from the building of a data set that is too small to the next one; it doubles each time."""
 DOUBLINGS_MAX = 6
+RESTAGE_SECONDS = 300.0
+"""Time from a staging that came to nothing to the next one."""
 GIVEN_UP = frozenset({"quarantined", "draining", "retired"})
 
 
@@ -161,6 +163,8 @@ class Following:
         if version is None or version.state in GIVEN_UP:
             state = "gone" if version is None else f"{version.state}: {version.note}"
             raise Halt(f"{training.version} can't be evaluated: it is {state}")
+        if version.state == "verified" and version.note and time.time() - version.changed_at < RESTAGE_SECONDS:
+            raise Halt(f"{version.name} was not loaded, and is tried again: {version.note}")
         try:
             if await stage_version(self._trainings.releases.evaluations, version):
                 await self._evaluate(version.name)

@@ -63,6 +63,10 @@ class TrainingRun(ABC):
         await end_training(self._trainings, self._training, "failed", note)
 
     async def _work(self) -> None:
+        settings, training = self._trainings.services.settings, self._training
+        for kind, name, known in (("task", training.task, settings.tasks), ("pool", training.pool, settings.pools)):
+            if name not in known:
+                raise TrainingFault(f"The configuration has no {kind} {name!r} any more: add it, and train again.")
         self._folder.mkdir(mode=0o700, exist_ok=True)
         told = await self._trainings.store.progress(self._training.id)
         if told["prepared"] is None or not (self._folder / ROWS_FILE).is_file():
