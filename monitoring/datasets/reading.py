@@ -68,7 +68,7 @@ def data_row_of(read: dict[str, Any], at: int, source: str) -> DataRow:
     """The row in an object of any form that is known, on line `at`. Raises DatasetError."""
     read = as_own_form(read, at)
     row = row_of(read, at, 0)
-    named = group_named({"group": read.get("group")}, at)
+    named = group_named({name: read.get(name) for name in ("group", "paraphrase")}, at)
     parent = group_named({"parent": read.get("parent")}, at)
     asked = row.messages if row.messages is not None else [{"role": "user", "content": row.prompt}]
     for message in asked:

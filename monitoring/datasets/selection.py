@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
@@ -39,7 +39,8 @@ def select_rows(rows: Sequence[DataRow]) -> Selection:
     """Choose among rows. The result is the same in whatever order they come."""
     ranked = sorted(((_rank(row), row) for row in rows), key=itemgetter(0))
     ranks, ordered = [rank for rank, _ in ranked], _with_unique_ids([row for _, row in ranked])
-    groups = _Groups([*map(_names_of_groups, ordered)])
+    parents = {row.parent for row in rows}
+    groups = Groups([_names_of_groups(row, parents) for _, row in ranked])  # by the ids that were given
     selection = Selection()
     kept = _without_near(ordered, ranks, _without_equal(ordered, ranks, groups, selection), groups, selection)
     selection.kept = [ordered[number] for number in kept]
@@ -76,13 +77,14 @@ def _with_unique_ids(rows: Sequence[DataRow]) -> list[DataRow]:
     return unique
 
 
-def _names_of_groups(row: DataRow) -> list[tuple[str, str, str]]:
-    """The names under which a row belongs together with others of its source."""
-    names = [("parent", row.source, row.parent or row.id), ("parent", row.source, row.id)]
-    return names + ([("group", row.source, row.group)] if row.group else [])
+def _names_of_groups(row: DataRow, parents: Set[str | None]) -> list[tuple[str, str]]:
+    """The names under which a row belongs together with others, whatever their sources: what was made from a row, or of
+    its group, may come from elsewhere."""
+    names = [("parent", name) for name in (row.parent, row.id) if name and name in parents]
+    return names + ([("group", row.group)] if row.group else [])
 
 
-def _without_equal(rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: _Groups, selection: Selection) -> list[int]:
+def _without_equal(rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: Groups, selection: Selection) -> list[int]:
     """The numbers of rows that stand for all with the same input; of those with several answers none does."""
     by_input: dict[str, dict[str, list[int]]] = {}
     for number, rank in enumerate(ranks):
@@ -101,7 +103,7 @@ def _without_equal(rows: Sequence[DataRow], ranks: Sequence[_Rank], groups: _Gro
 
 
 def _without_near(
-    rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: _Groups, selection: Selection
+    rows: Sequence[DataRow], ranks: Sequence[_Rank], numbers: Sequence[int], groups: Groups, selection: Selection
 ) -> list[int]:
     """The numbers of rows that are near no other with the same answer. All that are near each other are one group."""
     index, kept = NearIndex(), []
@@ -119,12 +121,13 @@ def _without_near(
     return kept
 
 
-class _Groups:
+class Groups:
     """Rows that belong together, over any chain of reasons (union-find). A group is named by its first row."""
 
-    def __init__(self, names: Sequence[Sequence[tuple[str, str, str]]]) -> None:
+    def __init__(self, names: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """`names` are those of each row: rows that share one belong together."""
         self._first = list(range(len(names)))
-        by_name: dict[tuple[str, str, str], int] = {}
+        by_name: dict[tuple[str, str], int] = {}
         for number, of_row in enumerate(names):
             for name in of_row:
                 self.join(number, by_name.setdefault(name, number))

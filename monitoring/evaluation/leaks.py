@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from monitoring.datasets.near_duplicates import NearIndex
 from monitoring.datasets.rows import INSTRUCTING, text_of
@@ -23,20 +24,30 @@ class Leaks:
     near: tuple[int, ...]
 
 
+class LeakFinder:
+    """Tells whether a request is among some texts: the same as one of them, or near it."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._index, self.exact = NearIndex(), set[str]()
+        for number, text in enumerate(map(_normal, texts)):
+            if text not in self.exact:
+                self.exact.add(text)
+                self._index.add(number, self._index.sketch(text))
+
+    def find(self, text: str) -> Literal["same", "near"] | None:
+        """The kind of the leak; None where there is none."""
+        normal = _normal(text)
+        if normal in self.exact:
+            return "same"
+        return "near" if next(self._index.near(self._index.sketch(normal)), None) is not None else None
+
+
 def find_leaks(trained_on: Iterable[str], rows: Iterable[tuple[int, str]]) -> Leaks:
     """Find the rows, each with its number and the text of its request, among the training inputs."""
-    index, exact = NearIndex(), set[str]()
-    for number, text in enumerate(map(_normal, trained_on)):
-        if text not in exact:
-            exact.add(text)
-            index.add(number, index.sketch(text))
-    same, near = [], []
-    for number, text in ((number, _normal(text)) for number, text in rows):
-        if text in exact:
-            same.append(number)
-        elif next(index.near(index.sketch(text)), None) is not None:
-            near.append(number)
-    return Leaks(len(exact), tuple(same), tuple(near))
+    finder = LeakFinder(trained_on)
+    found = [(number, finder.find(text)) for number, text in rows]
+    same, near = (tuple(number for number, kind in found if kind == wanted) for wanted in ("same", "near"))
+    return Leaks(len(finder.exact), same, near)
 
 
 def get_request(row: Row) -> str:

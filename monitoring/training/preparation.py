@@ -58,7 +58,7 @@ def _write_rows(job: PreparationJob) -> Preparation:
     try:
         rows = read_rows(Path(job.train), limits)
         heldout = read_rows(Path(job.heldout), limits) if _has_rows(job.heldout) else []
-        older = [row for path in job.older for row in read_rows(Path(path), limits)]
+        older = [row for path in job.older if _has_rows(path) for row in read_rows(Path(path), limits)]
     except DatasetError as error:
         return Preparation(error=str(error))
     rows, heldout = name_requests(rows, (*rows, *heldout)), name_requests(heldout, (*rows, *heldout))

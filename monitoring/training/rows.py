@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from monitoring.datasets.selection import Groups
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, canonical
+from monitoring.evaluation.leaks import LeakFinder, get_request
 
 HELDOUT_ROWS_MAX = 400
 """Held-out rows that stop a training early: more would take longer than they tell."""
@@ -45,11 +48,14 @@ def find_refuted(rows: Sequence[Row]) -> frozenset[str]:
 
 
 def split_heldout(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and about this share of them held out. No group is in both."""
-    groups = sorted({row.group for row in rows})
+    """The rows to train on, and about this share of their groups held out. No group and no request is in both."""
+    joined = Groups([[("group", str(row.group)), ("request", _request_of(row))] for row in rows])
+    of_rows = [joined.first_of(at) for at in range(len(rows))]
+    groups = sorted(set(of_rows))
     count = min(round(share * len(groups)), len(groups) - 1)
     chosen = frozenset(random.Random(seed).sample(groups, count))  # noqa: S311 - a repeatable draw, no secret
-    return [row for row in rows if row.group not in chosen], [row for row in rows if row.group in chosen]
+    divided = [(row, group in chosen) for row, group in zip(rows, of_rows, strict=True)]
+    return [row for row, is_held in divided if not is_held], [row for row, is_held in divided if is_held]
 
 
 def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
@@ -60,17 +66,20 @@ def draw_rows(rows: Sequence[Row], rows_max: int, seed: int) -> list[Row]:
     return [rows[at] for at in sorted(drawn)]
 
 
-def rehearse(rows: Sequence[Row], heldout: Iterable[Row], older: Sequence[Row], share: float, seed: int) -> list[Row]:
+def rehearse(rows: Sequence[Row], heldout: Sequence[Row], older: Sequence[Row], share: float, seed: int) -> list[Row]:
     """Older rows to train on beside `rows`, so that they are this share of all.
 
-    `older` has the newest first, and of one request the newest row counts. A request that is in the new rows, or in
-    the held-out ones, is left out; so is a row with an answer that these refute.
+    `older` has the newest first, and of one request the newest row counts. A request that is in the new rows, or is in
+    the held-out ones or near one of these, is left out; so is a row with an answer that these refute.
     """
     newer = [*rows, *heldout]
     refuted, known = find_refuted(newer), {_request_of(row) for row in newer}
     valid = (row for row in reversed(older) if row.expected not in refuted)
     unknown = {request: row for row in valid if (request := _request_of(row)) not in known}
-    return draw_rows(list(unknown.values()), round(share / (1 - share) * len(rows)), seed)
+    pool, finder = list(unknown.values()), LeakFinder(map(get_request, heldout))
+    order = random.Random(seed).sample(range(len(pool)), len(pool))  # noqa: S311 - a repeatable draw, no secret
+    unlike = (at for at in order if finder.find(get_request(pool[at])) is None)
+    return [pool[at] for at in sorted(islice(unlike, round(share / (1 - share) * len(rows))))]
 
 
 def as_line(row: Row, source: str) -> dict[str, Any]:

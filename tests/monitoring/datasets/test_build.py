@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from monitoring.datasets.build import BuiltSet, DatasetOptions, build_set
 from monitoring.datasets.card import card_of
@@ -141,6 +142,36 @@ def test_nothing_that_was_made_from_a_held_out_row_is_in_the_set() -> None:
     assert heldout
     assert not heldout & {each.parent for each in found.train}
     assert reasons(found)["made_from_heldout"] > 0
+
+
+@pytest.mark.parametrize("name", ["group", "paraphrase", "parent"])
+def test_rows_of_one_case_stay_together_whatever_their_sources_are(name: str) -> None:
+    rows = many(60)
+    cases = [{name: each.id} for each in rows]
+    rows = [structs.replace(each, group=case.get("group")) for each, case in zip(rows, cases, strict=True)]
+    if name == "paraphrase":
+        rows = [row(input_of(each), each.answer, id=each.id, **case) for each, case in zip(rows, cases, strict=True)]
+    others = [
+        row(f"Said by someone else: {input_of(each)[::-1]}", each.answer, source="chat", **case)
+        for each, case in zip(rows, cases, strict=True)
+    ]
+    found = built([*rows, *others], heldout_share=0.3)
+    assert min(len(found.train), len(found.heldout)) > 10
+    sides = {each.id: each in found.heldout for each in found.rows}
+    assert all(sides[one.id] == sides[other.id] for one, other in zip(rows, others, strict=True))
+
+
+def test_what_was_made_from_a_row_of_an_id_that_two_have_is_on_its_side() -> None:
+    rows = [
+        [structs.replace(each, id=f"r{n}", source=name) for n, each in enumerate(many(40, seed))]
+        for seed, name in ((1, "a.jsonl"), (2, "b.jsonl"))
+    ]
+    made = [row(f"Made of it: {input_of(each)[::-1]}", each.answer, parent=each.id) for each in rows[1]]
+    found = built([*rows[0], *rows[1], *made], heldout_share=0.3)
+    heldout = {input_of(each) for each in found.heldout}
+    assert heldout
+    for one, other in zip(rows[1], made, strict=True):
+        assert (input_of(one) in heldout) == (input_of(other) in heldout)
 
 
 def test_near_texts_are_found_among_many_and_no_others() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row
 from monitoring.training.loss_plot import draw_losses
 from monitoring.training.preparation import Preparation, PreparationJob, prepare
 from monitoring.training.rows import find_refuted, rehearse, split_heldout
@@ -41,6 +41,29 @@ def test_rehearsed_rows_are_older_ones_without_a_newer_answer(new: int, held: in
     rehearsed = rehearse(rows, heldout, older, share, 1)
     assert len(rehearsed) == min(max(0, old - new - held), round(share / (1 - share) * new))
     assert all(row.expected == "old" and row.number >= new + held for row in rehearsed)
+
+
+@given(st.integers(0, 20))
+def test_an_equal_request_of_another_group_is_held_out_with_its_like(seed: int) -> None:
+    given = [(f"{text} {case}", f"{group}{case}") for case in range(6) for text, group in ("Xa", "Yb", "Ya")]
+    lines = [json.dumps({"text": text, "group": group, "expected": "yes"}) + "\n" for text, group in given]
+    rows = DatasetReader(DatasetLimits(100, 10_000, 1000)).feed("".join(lines).encode())
+    train, heldout = split_heldout(rows, 0.5, seed)
+    assert heldout
+    assert not {str(row.messages) for row in train} & {str(row.messages) for row in heldout}
+
+
+def test_older_rows_that_are_near_a_held_out_one_are_not_rehearsed() -> None:
+    asked = "I bought a toaster 12 days ago in Lyon, it is sealed, and the receipt is in my drawer. May it go back?"
+    heldout = [structs.replace(rows_of([0])[0], messages=[{"role": "user", "content": asked}])]
+    changes = [("12", "13"), ("I bought", "i  BOUGHT"), (asked, "May I return a kite that I was given in Oslo?")]
+    older = [
+        structs.replace(row, messages=[{"role": "user", "content": asked.replace(*change)}])
+        for row, change in zip(rows_of([0] * 3, "old"), changes, strict=True)
+    ]
+    for share in (0.5, 0.01):
+        rehearsed = rehearse(rows_of([0] * 100), heldout, older, share, 1)
+        assert [row.number for row in rehearsed] == [2]
 
 
 def judged(expected: str, rejected: str, count: int) -> list[Row]:
@@ -76,7 +99,8 @@ def test_the_newest_of_older_rows_of_one_request_counts() -> None:
 
 def job_of(folder: Path, **files: str) -> PreparationJob:
     limits: dict[str, Any] = {"rows_max": 100, "bytes_max": 10_000, "row_bytes_max": 1000, "datasets": str(folder)}
-    return PreparationJob(str(folder), files["train"], files.get("heldout", ""), [], 0.2, 0.0, 7, **limits)
+    older = [files["older"]] if "older" in files else []
+    return PreparationJob(str(folder), files["train"], files.get("heldout", ""), older, 0.2, 0.5, 7, **limits)
 
 
 def test_empty_held_out_file_is_as_none_and_a_broken_row_is_told_by_its_line(tmp_path: Path) -> None:
@@ -85,6 +109,8 @@ def test_empty_held_out_file_is_as_none_and_a_broken_row_is_told_by_its_line(tmp
     train.write_text("\n".join(lines))
     empty.touch()
     assert prepare(job_of(tmp_path, train=str(train), heldout=str(empty))) == Preparation(rows=8, heldout=2)
+    older = prepare(job_of(tmp_path, train=str(train), older=str(empty)))
+    assert older == Preparation(rows=8, heldout=2), "all of it was erased"
     broken.write_text(lines[0] + '\n{"text": "Item"}\n')
     assert prepare(job_of(tmp_path, train=str(broken))).error.startswith("Line 2: ")
 
