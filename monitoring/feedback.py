@@ -145,7 +145,7 @@ class FeedbackStore:
                 FEEDBACK_PER_REQUEST_MAX,
                 self._stream_max,
                 request_id,
-                f"{feedback.metric}\t{feedback.rater or feedback.caller}",
+                f"{feedback.metric}\t{feedback.caller}\t{feedback.rater or ''}",  # raters of two keys may share a name
                 int(feedback.named),
                 self._request_bytes_max,
             ],

@@ -80,6 +80,18 @@ async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: Run
     assert (await counts(several))["answered"] == 2
 
 
+async def test_reviewers_of_two_keys_who_name_themselves_alike_are_two(several: RunningGateway) -> None:
+    keys = [await several.key(role="operator") for _ in range(2)]
+    request_id = await ask(several)
+    await until_settled(several, 1)
+    async with several.http(keys[0]) as one, several.http(keys[1]) as two:
+        await say(one, request_id, False, rater="desk")
+        sent = {"request_id": request_id, "metric": "correct", "value": False, "rater": "desk"}
+        assert (await one.post("/v1/feedback", json=sent)).status_code == 200, "the same again"
+        await say(two, request_id, False, rater="desk")
+        assert (await one.get(f"/v1/requests/{request_id}")).json()["label"]["words"] == "2 of 2 say wrong"
+
+
 async def test_low_agreement_is_measured_and_then_only_agreed_labels_count(several: RunningGateway) -> None:
     keys = [await several.key(role="operator") for _ in range(2)]
     ids = [await ask(several) for _ in range(22)]
