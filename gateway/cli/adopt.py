@@ -116,17 +116,20 @@ def build_dataset(adoption: Adoption) -> dict[str, Any]:
 
 
 def write_manifest(adoption: Adoption) -> dict[str, Any]:
-    """Take the manifest that was given, or that of the version that leads, or draft one from the examples."""
+    """Take the manifest that was given, or that of the version that leads, or draft one from the examples. One that is
+    in the folder stays: a person may have seen to it."""
     if adoption.manifest is not None:
         return {"manifest": str(adoption.manifest)}
     if _leading(adoption) is not None:
         return {"manifest": None}
     path = adoption.folder / "manifest.yaml"
-    lines = (adoption.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in (read_row(json.loads(line)) for line in lines) if row is not None]
-    path.write_text(
-        yaml.safe_dump(draft_manifest(adoption.task, rows), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    if path.exists():
+        adoption.api.out.note(f"{path} is there already, and stays: delete it to have one drafted from the examples.")
+    else:
+        lines = (adoption.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row for row in (read_row(json.loads(line)) for line in lines) if row is not None]
+        draft = yaml.safe_dump(draft_manifest(adoption.task, rows), sort_keys=False, allow_unicode=True)
+        path.write_text(draft, encoding="utf-8")
     if "manifest" not in adoption.past:
         raise Stopped(
             f"Manifest: {path} was drafted from the examples. See to its contract and its general prompt. "
@@ -237,7 +240,7 @@ def adopt(
     """Adopt a file of examples, from readiness to canary.
 
     Each step shows the command that does it, and leaves a report. It stops where a person should look. The same command
-    again goes on where it stood.
+    again goes on where it stood; with another file or other options it begins anew.
     """
     _see_that_there_is(api, task)
     unknown = next((name for name in past or () if name not in STOPS), None)
@@ -255,7 +258,7 @@ def adopt(
         adoption = Adoption(
             api, task, file, folder, key_file, class_field, manifest, words, frozenset(past or ()), release
         )
-        _take_steps(adoption, _read_state(folder, file, task))
+        _take_steps(adoption, _read_state(adoption))
     text = f"{adoption.version} is released: {adoption.outcomes['release']['released']}."
     api.out.tell({"version": adoption.version, "steps": adoption.outcomes}, text, f"Watch it: apprentice why {task}")
 
@@ -273,23 +276,22 @@ def _take_steps(adoption: Adoption, state: dict[str, Any]) -> None:
         (adoption.folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_state(folder: Path, file: Path, task: str) -> dict[str, Any]:
-    """Where this adoption stood; a new beginning for another file. Raises Unusable."""
+def _read_state(adoption: Adoption) -> dict[str, Any]:
+    """Where this adoption stood; a new beginning for another file, or by other options. Raises Unusable."""
     try:
-        with file.open("rb") as opened:
-            fresh: dict[str, Any] = {
-                "task": task,
-                "file": hashlib.file_digest(opened, "sha256").hexdigest(),
-                "done": {},
-            }
+        with adoption.file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise Unusable(f"{file} can't be read: {error.strerror}.") from error
+        raise Unusable(f"{adoption.file} can't be read: {error.strerror}.") from error
+    manifest = None if adoption.manifest is None else str(adoption.manifest)
+    options = [adoption.class_field, manifest, *adoption.parameters]
+    fresh: dict[str, Any] = {"task": adoption.task, "file": digest, "options": options, "done": {}}
     try:
-        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_bytes())
+        state: dict[str, Any] = json.loads((adoption.folder / STATE_FILE).read_bytes())
     except (OSError, ValueError):
         return fresh
-    same = all(state.get(name) == fresh[name] for name in ("task", "file")) and isinstance(state.get("done"), dict)
-    return state if same else fresh
+    same = all(state.get(name) == fresh[name] for name in ("task", "file", "options"))
+    return state if same and isinstance(state.get("done"), dict) else fresh
 
 
 def _see_that_there_is(api: Api, task: str) -> None:

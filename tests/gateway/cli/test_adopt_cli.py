@@ -54,6 +54,8 @@ async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adop
     assert (stopped.exit_code, "--past manifest" in stopped.err) == (1, True), stopped.err
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     assert manifest["contract"]["json_schema"]["properties"] == {"decision": {"enum": ["approve", "deny"]}}
+    manifest["general_prompt"] = {"system": "Deny what the buyer has broken."}
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
     held_back = await adopting(*words, "--past", "manifest")
     assert (held_back.exit_code, "--release" in held_back.err) == (1, True), held_back.err
     assert "readiness: done before" in held_back.err
@@ -65,6 +67,10 @@ async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adop
     assert (released.json["version"], steps["release"]) == ("returns@v1", {"released": "it leads"})
     shown = await adopting("adapters", "show", "returns", "--json")
     assert shown.json["weights"] == {"returns@v1": 1.0}
+    shown = await adopting("adapters", "show", "returns@v1", "--json")
+    assert shown.json["manifest"]["general_prompt"]["system"] == "Deny what the buyer has broken.", "a person wrote it"
+    other = await adopting(*words, "--manifest", str(tmp_path / "missing.yaml"))
+    assert (other.exit_code, "done before" in other.err) == (2, False), "with other options it begins anew"
 
 
 async def test_unknown_task_and_unknown_stop_say_what_to_do(adopting: Command, tmp_path: Path) -> None:
