@@ -187,17 +187,20 @@ def _parquet_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | L
 
 
 def _without_none(value: Any) -> Any:
-    """A value of a table without keys that only other rows have; a list that is written as JSON is one."""
+    """A value of a table as JSON has it, without keys that only other rows have; a list that is written as JSON is
+    one."""
     if isinstance(value, dict):
         return {name: _without_none(each) for name, each in value.items() if each is not None}
     if isinstance(value, list):
         return [_without_none(each) for each in value]
+    if isinstance(value, bytes | bytearray):
+        value = bytes(value).decode(errors="replace")
     if isinstance(value, str) and value.startswith('[{"role"'):
         try:
             return json.loads(value)
         except ValueError:
             return value
-    return value
+    return value if isinstance(value, str | int | float) else str(value)  # such as a date, or a decimal number
 
 
 def _see_that_columns_fit(file: SourceFile, names: list[str]) -> None:

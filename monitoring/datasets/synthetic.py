@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.rows import DataRow, fold_text, input_of
-from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, make_terms, measure_nearest
+from monitoring.datasets.similarity import COMPARED_MAX, TEXTS_MAX, WORDS, make_terms, measure_nearest
 
 FOLDS = 5
 ROWS_MIN = 20
@@ -25,6 +26,8 @@ def measure_synthetic(built: BuiltSet) -> dict[str, Any]:
     words = [f"{100 * share:.1f}% of the training rows are synthetic."]
     if made and min(len(made), len(others)) < ROWS_MIN:
         words.append(f"Fewer than {ROWS_MIN} are not: their distance and their use are unknown.")
+    elif made and not any(re.search(WORDS, text) for text in _texts(others)):
+        words.append("The others have no words: their distance and their use are unknown.")
     elif made:
         figures["distance"] = distance = _measure_distance(_texts(made), _texts(others))
         words.append(

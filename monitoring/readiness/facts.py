@@ -108,7 +108,10 @@ def _drop(
     first_late = int((1 - LATE_SHARE) * len(order))
     early, late = order[:first_late], order[first_late:]
     labelled = np.array(labels, dtype=object)
-    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform([str(text) for text in texts])
+    try:
+        features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform([str(text) for text in texts])
+    except ValueError:
+        return None, "the texts have no words"
     before = predict(features, labelled, early, late) == labelled[late]
     mixed = np.zeros(len(late), dtype=bool)
     generator = np.random.default_rng(seed)

@@ -270,7 +270,7 @@ def _volume(costs: Costs, found: BreakEven) -> Rule:
     if costs.requests_per_month < found.requests_per_month:
         more = f"It costs {-(found.net_usd_per_month or 0):,.2f} US dollars a month more than it saves: use general."
         return Rule(name=name, question=question, state="against", evidence=text, next=more)
-    text += f" It has paid after {found.months:.1f} months."
+    text += f" It has paid after {found.months or 0.0:.1f} months."
     return Rule(name=name, question=question, state="for", evidence=text)
 
 

@@ -6,27 +6,21 @@ its input is closed: it never outlives the gateway that began it.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 from threadpoolctl import threadpool_limits
 
 from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.formats.fields import Message
 from gateway.formats.selectors import of_messages, of_text
-from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row
+from monitoring.datasets.foreign_rows import time_of
+from monitoring.evaluation.comparing import ClassFinder
+from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row, object_of
 from monitoring.helper_process import run_data_job
 from monitoring.readiness.break_even import Costs
 from monitoring.readiness.evidence import Facts, LabelledText, Traffic
 from monitoring.readiness.facts import collect_facts
 from monitoring.readiness.rules import Live, ReadinessReport, answer_readiness
 from monitoring.readiness.traffic import read_traffic
-
-
-class Dated(msgspec.Struct):
-    """A line of the data, as far as a row does not have it: its time in Unix seconds, or in ISO 8601."""
-
-    at: float | str | None = None
 
 
 def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
@@ -45,11 +39,16 @@ def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
     """The rows of the data. Raises DatasetError."""
     lines = data.split(b"\n")
     reader = DatasetReader(DatasetLimits(job.rows_max, len(data), job.row_bytes_max))
+    rows = [*reader.feed(data), *reader.end()]
+    if job.class_field:
+        finder = ClassFinder(job.class_field)
+        for row in rows:
+            finder.add(row)
     return [
         LabelledText(
             read_text(row, job.selector), row.expected, row.label, row.group, read_time(lines[row.line - 1], row)
         )
-        for row in (*reader.feed(data), *reader.end())
+        for row in rows
     ]
 
 
@@ -74,17 +73,12 @@ def read_text(row: Row, selector: str) -> str:
 
 def read_time(line: bytes, row: Row) -> float | None:
     """The time of a row in Unix seconds; None where it has none. Raises DatasetError."""
-    at = msgspec.json.decode(line.removeprefix(BYTE_ORDER_MARK), type=Dated).at
-    if not at or isinstance(at, float):
-        return at or None
-    try:
-        if at.replace(".", "", 1).isdecimal():  # a cell of a table
-            return float(at)
-        moment = datetime.fromisoformat(at)
-    except ValueError:
-        text = f"Line {row.line}: {at[:40]!r} is no time: give Unix seconds, or a time as 2026-03-01T12:00Z."
-        raise DatasetError(text) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    at = object_of(line.removeprefix(BYTE_ORDER_MARK), row.line).get("at")
+    found = time_of(at)
+    if found is None and at not in (None, ""):
+        text = f"Line {row.line}: {str(at)[:40]!r} is no time: give Unix seconds, or a time as 2026-03-01T12:00Z."
+        raise DatasetError(text)
+    return found or None
 
 
 def report(job: ReadinessJob, data: bytes) -> ReadinessResult:

@@ -72,6 +72,14 @@ async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: C
     said = await apprentice("readiness", str(bad))
     assert (said.exit_code, said.out) == (1, "")
     assert "Line 2: it has no expected answer" in said.err
+    for at in (True, {"day": 1}, "soon"):
+        said = await apprentice("readiness", str(write(bad, [*rows, {"text": "c", "expected": "d", "at": at}])))
+        assert said.exit_code == 1
+        assert "Line 221: " in said.err
+        assert "is no time: give Unix seconds" in said.err
+    said = await apprentice("readiness", str(files[2]), "--class-field", "decison")
+    assert (said.exit_code, "Line 1: its expected answer has no field 'decison'" in said.err) == (1, True)
+    bad.write_text('{"text": "a", "expected": "b"}\n{"text": "c"}\n')
     bad.with_suffix(".csv").write_text('prompt,expected\n"a\nb",c\nd,e\nf,\n')
     for words in (("readiness",), ("suites", "add", "returns", "--data")):
         said = await apprentice(*words, str(bad.with_suffix(".csv")))

@@ -56,6 +56,14 @@ def test_words_of_production_that_no_row_has_are_told_with_their_share() -> None
     assert (many["requests"], many["far"]) == (4500, 4500)
 
 
+def test_rows_without_words_fail_no_card() -> None:
+    made = [row("👍" * count, "yes", "synthetic") for count in range(1, 25)]
+    others = [row("👎" * count, "no") for count in range(1, 25)]
+    found = measure_synthetic(built([*made, *others], []))
+    assert found["distance"] is None
+    assert "their use are unknown" in found["words"][-1]
+
+
 def test_words_that_go_together_have_one_order_whatever_the_process() -> None:
     production = {f"r{n}": "winter parcels need seven customs forms" for n in range(40)}
     (gap,) = measure_coverage(["A toaster."], production)["gaps"]

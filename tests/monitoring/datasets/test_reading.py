@@ -67,6 +67,17 @@ def test_inferences_of_tensorzero_are_taken_from_its_table_and_from_its_api(tmp_
     assert fault.fault == "Line 1: it has a block of the type 'tool_call': only texts can be taken."
 
 
+def test_values_of_parquet_that_json_does_not_have_are_taken_as_texts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    columns = (
+        "'What does it cost?' AS text, 12.50::DECIMAL(9, 2) AS expected, 'r1'::BLOB AS id, "
+        "'2026-11-01 10:00:00'::TIMESTAMP AS at, uuid() AS session, ['2026-11-01'::DATE] AS days"
+    )
+    duckdb.sql(f"COPY (SELECT {columns}) TO '{path}' (FORMAT parquet)")
+    row = only(path)
+    assert (row.answer, row.id, row.at) == ("12.50", "r1", 1793527200.0)
+
+
 def test_tables_are_taken_with_their_own_names_of_columns(tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     table.write_text('question,answer,origin\n"A kettle,\nsealed.",yes,hand\n', encoding="utf-8-sig")

@@ -99,6 +99,12 @@ def test_gaps_are_no_ratings_in_both_forms_of_a_file() -> None:
     assert measure_agreement(wide) == measure_agreement(long)
 
 
+def test_ratings_of_some_items_are_selected_by_names_in_any_form() -> None:
+    ratings = read_rater_file("item,A,B\n1,r,r\n2,r,w\n3,w,w\n")
+    for names in (["1", "3"], iter(["1", "3"])):  # a name that is looked for is not read again for each item
+        assert ratings.select_items(names).items == ("1", "3")
+
+
 def test_weighing_raters_is_recommended_from_enough_labels_and_better_then() -> None:
     mixed = {f"good{n}": 0.95 for n in range(3)} | {f"bad{n}": 0.55 for n in range(5)}
     ratings = crowd(600, mixed)

@@ -144,6 +144,15 @@ def test_unknown_costs_stay_unknown_and_a_dearer_adapter_never_pays() -> None:
     assert (dearer.answer, states(dearer)["volume"]) == ("never", "never")
 
 
+def test_texts_without_words_and_costs_of_nothing_fail_no_report() -> None:
+    rows = [msgspec.structs.replace(row, text="👍" if row.expected == "food" else "👎") for row in Rows().make(250)]
+    nothing = Costs(**dict.fromkeys(Costs.__struct_fields__, 0.0))
+    report = told(rows, msgspec.structs.replace(nothing, general_usd=0.001, lifetime_months=1.0))
+    stability, volume = (next(rule for rule in report.rules if rule.name == name) for name in ("stability", "volume"))
+    assert (stability.state, stability.evidence) == ("unknown", "Unknown: the texts have no words.")
+    assert volume.evidence.endswith("It has paid after 0.0 months.")
+
+
 def test_intervals_hold_what_a_known_curve_comes_to() -> None:
     draw = np.random.default_rng(3)
     sizes = (50, 100, 200, 400, 570, 800)
