@@ -122,6 +122,8 @@ class AnswerBlock:
 class AnswerWriter(ABC):
     """The answer to one request, in an API's own form. A subclass gives the form; parts come in their order."""
 
+    id_prefix: ClassVar[str]
+    """The beginning of an answer's id, in the place of `chatcmpl-`."""
     begins_with_usage: ClassVar[bool] = False
     """True if a stream's first event tells the prompt's tokens, so that the engine has to count from the start."""
 
@@ -139,6 +141,7 @@ class AnswerWriter(ABC):
         self.has_logprobs = False
         """True if the caller asked for logprobs, and the form has a place for them."""
         self._open: AnswerBlock | None = None
+        """The block that is being told. Those behind it wait: clients take blocks one after the other."""
         self._begun = False
 
     # What a form defines.
@@ -169,6 +172,10 @@ class AnswerWriter(ABC):
 
     # What the relay calls.
 
+    def name_answer(self, answer_id: str | None) -> str:
+        """The id that callers get for the engine's id of an answer."""
+        return self.id_prefix + (answer_id or "").removeprefix("chatcmpl-")
+
     def write_whole(self, body: bytes) -> bytes:
         """A whole answer, from the chat completion in `body`."""
         read = self._read(body)
@@ -183,10 +190,9 @@ class AnswerWriter(ABC):
 
     def write_end(self, events: bytes) -> bytes:
         """The events of a stream's last part."""
-        out = list(map(write_event, self._translate(events)))
-        for block in self.blocks:
-            if block.kind == "tool" or block is self._open:  # parts of calls may come in turn
-                out += map(write_event, self.close_block(block))
+        out = [*map(write_event, self._translate(events)), *map(write_event, self._tell_waiting(ended=True))]
+        if self._open is not None:
+            out += map(write_event, self.close_block(self._open))
         return b"".join((*out, *map(write_event, self.finish())))
 
     def _translate(self, events: bytes) -> Iterator[dict[str, Any]]:
@@ -195,7 +201,7 @@ class AnswerWriter(ABC):
             if not payload or payload == b"[DONE]":
                 continue
             read = self._read(payload)
-            if not self._begun:
+            if not self._begun and (self.answer.id or read.choices):  # some engines' first event has neither
                 self._begun = True
                 yield from self.begin()
             for choice in (read.choices or ())[:1]:
@@ -236,32 +242,61 @@ class AnswerWriter(ABC):
     ) -> Iterator[dict[str, Any]]:
         if not text or not isinstance(text, str):
             return
-        block = self._open
+        block = self.blocks[-1] if self.blocks else None
         if block is None or block.kind != kind:
             block = AnswerBlock(kind, len(self.blocks))
             yield from self._begin_block(block)
-        block.parts.append(text)
-        block.added = list(logprobs)
         block.logprobs += logprobs
-        yield from self.add_text(block, text)
+        yield from self._add(block, text, list(logprobs))
 
     def _take_call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
-        """A call, or the next part of one. Calls end with the answer: their parts may come in turn."""
+        """A call, or the next part of one. Parts of calls may come in turn."""
         block = next((each for each in reversed(self.blocks) if each.kind == "tool" and each.tool == call.index), None)
         if block is None or (call.id and call.id != block.call_id):  # some engines number no calls
             call_id = call.id or f"call_{self.answer.id}_{call.index}"
             block = AnswerBlock("tool", len(self.blocks), call.index, call_id, call.name)
             yield from self._begin_block(block)
         if call.arguments:
-            block.parts.append(call.arguments)
-            yield from self.add_text(block, call.arguments)
+            yield from self._add(block, call.arguments)
 
     def _begin_block(self, block: AnswerBlock) -> Iterator[dict[str, Any]]:
-        if self._open is not None and self._open.kind != "tool":
-            yield from self.close_block(self._open)
-        self._open = block
         self.blocks.append(block)
-        yield from self.open_block(block)
+        if self._open is None:
+            self._open = block
+            yield from self.open_block(block)
+        else:
+            yield from self._tell_waiting()
+
+    def _add(
+        self, block: AnswerBlock, text: str, logprobs: list[dict[str, Any]] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Add to a block, and tell of it where it is that block's turn."""
+        block.parts.append(text)
+        if block is self._open:
+            block.added = logprobs or []
+            yield from self.add_text(block, text)
+            yield from self._tell_waiting()
+
+    def _tell_waiting(self, ended: bool = False) -> Iterator[dict[str, Any]]:
+        """Go on to the next block where the one that is told is whole; with `ended` all of them are."""
+        while (told := self._open) is not None and told is not self.blocks[-1] and (ended or _is_whole(told)):
+            yield from self.close_block(told)
+            self._open = block = self.blocks[told.index + 1]
+            text, block.parts, block.added = block.text, [], list(block.logprobs)
+            yield from self.open_block(block)
+            if text:
+                block.parts.append(text)
+                yield from self.add_text(block, text)
+
+
+def _is_whole(block: AnswerBlock) -> bool:
+    """True if no more of a block comes once another one has begun: of a call, if its arguments are an object."""
+    if block.kind != "tool":
+        return True
+    try:
+        return isinstance(msgspec.json.decode(block.text), dict)
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def read_call(told: Any, number: int) -> ToolCall:

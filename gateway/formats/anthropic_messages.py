@@ -304,12 +304,13 @@ def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:
 class MessageWriter(AnswerWriter):
     """An answer as a message with content blocks."""
 
+    id_prefix = "msg_"
     begins_with_usage = True
 
     def final(self) -> dict[str, Any]:
         stop_reason, stop_sequence = self._stop()
         message = {
-            "id": f"msg_{(self.answer.id or '').removeprefix('chatcmpl-')}",
+            "id": self.name_answer(self.answer.id),
             "type": "message",
             "role": "assistant",
             "model": self.answer.model,

@@ -40,16 +40,14 @@ _ECHO = msgspec.json.Decoder(EchoedFields)
 class ResponseWriter(AnswerWriter):
     """An answer as a response with items."""
 
+    id_prefix = "resp_"
+
     def __init__(self, raw: bytes) -> None:
         """`raw` is the request's body."""
         super().__init__()
         self._given: dict[str, Any] = msgspec.structs.asdict(_ECHO.decode(raw))
         self.has_logprobs = _asks_for_logprobs(self._given["include"], self._given["top_logprobs"])
         self._began_at = int(time.time())
-
-    @property
-    def _id(self) -> str:
-        return f"resp_{(self.answer.id or '').removeprefix('chatcmpl-')}"
 
     def final(self) -> dict[str, Any]:
         is_cut = self.finish_reason in ("length", "content_filter")
@@ -118,7 +116,9 @@ class ResponseWriter(AnswerWriter):
         return self._of_item(block, kind, content_index=0, **fields)
 
     def _item_id(self, block: AnswerBlock) -> str:
-        return f"{ITEM_PREFIXES[block.kind]}_{self._id.removeprefix('resp_')}_{block.index}"
+        return (
+            f"{ITEM_PREFIXES[block.kind]}_{self.name_answer(self.answer.id).removeprefix(self.id_prefix)}_{block.index}"
+        )
 
     def _item(self, block: AnswerBlock, status: str) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self._item_id(block), "status": status}
@@ -133,7 +133,7 @@ class ResponseWriter(AnswerWriter):
     def _response(self, status: str) -> dict[str, Any]:
         given = self._given
         return {
-            "id": self._id,
+            "id": self.name_answer(self.answer.id),
             "object": "response",
             "created_at": self.answer.created or self._began_at,
             "status": status,

@@ -288,8 +288,8 @@ class Progress:
         return bodies
 
     def _note_plain(self, bodies: Sequence[EventBody]) -> None:
-        if self.answer_id is None:
-            self.answer_id = bodies[0].id
+        if not self.answer_id:  # some engines' first event has an empty one
+            self.answer_id = next((body.id for body in bodies if body.id), None)
         for body in bodies:
             if body.usage is not None:
                 self.usage = body.usage
@@ -312,7 +312,7 @@ class Progress:
         if body is None or body.error is not None:
             self.broken = joined if body is not None else None
             return None
-        if self.answer_id is None:
+        if not self.answer_id:
             self.answer_id = body.id
         if body.usage is not None:
             self.usage = body.usage

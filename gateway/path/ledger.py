@@ -268,7 +268,9 @@ class Ledger:
         record = self.record
         record.answer_id = progress.answer_id
         if progress.answer_id and record.id not in progress.answer_id:
-            record.handles.append(handle_of(secret, record.caller, "answer", progress.answer_id))
+            writer = self.body.writer if self.body is not None else None
+            told_id = progress.answer_id if writer is None else writer.name_answer(progress.answer_id)
+            record.handles.append(handle_of(secret, record.caller, "answer", told_id))
         record.finish_reason = progress.finish_reason
         record.skipped_events = progress.skipped
         usage = progress.usage

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import openai
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import NAMED, Status
+from tests.fakes.faults import NAMED, Edited, Moment, Status
 from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -172,6 +174,47 @@ async def test_as_a_fallback_it_never_answers_in_another_form_than_the_caller_as
         assert all(replica.in_flight == 0 for replica in gateway.services.fleet.replicas.values())
     (seen,) = bare.requests
     assert seen.body["response_format"]["json_schema"]["schema"] == schema
+
+
+@dataclass(frozen=True)
+class OwnIds(Edited):
+    """An engine's own ids; its streams begin with an event that has none, as Azure's do."""
+
+    edit: Callable[[dict[str, Any]], None] = lambda told: told.update(id="gen-7")
+
+    def pieces(self, event: bytes, moment: Moment) -> list[bytes]:
+        first = b"" if moment.marked else b'data: {"id":"","model":"","choices":[],"prompt_filter_results":[]}\n\n'
+        moment.marked = True
+        return [first + b"".join(super().pieces(event, moment))]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "asked", "answer_id"),
+    [
+        ("chat/completions", ASK, "gen-7"),
+        ("responses", {"input": "A toaster."}, "resp_gen-7"),
+        ("messages", {**ASK, "max_tokens": 20}, "msg_gen-7"),
+    ],
+)
+async def test_request_is_found_by_the_id_in_its_answers_body(
+    configure: Configure, bare: FakeEngine, path: str, asked: Any, answer_id: str, stream: bool
+) -> None:
+    bare.faults.add(OwnIds())
+    async with run_gateway(configure(pools={"general": pool_of(bare)})) as gateway, gateway.http() as http:
+        answer = await http.post(f"/v1/{path}", json={"model": "general", "stream": stream, **asked})
+        assert answer.status_code == 200, answer.text
+        ids = set(re.findall(r'"id": ?"((?:resp_|msg_|gen-)[^"]*)"', answer.text))
+        assert answer_id in ids
+        assert not ids & {"resp_", "msg_"}
+
+        async def found() -> bool:
+            told = await http.get(f"/v1/requests/{answer_id}")
+            return told.status_code == 200 and told.json()["record"]["id"] == answer.headers["x-request-id"]
+
+        async with asyncio.timeout(30):
+            while not await found():
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("stream", [False, True])

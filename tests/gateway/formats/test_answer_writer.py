@@ -40,19 +40,36 @@ def test_calls_without_a_number_stay_apart() -> None:
     assert [json.loads(part) for part in parts] == [{"x": 1}, {"y": 2}]
 
 
-def test_parts_of_calls_that_come_in_turn_are_whole_at_their_end() -> None:
-    parts = (
-        call("a", '{"x"', index=0),
-        call("b", '{"y"', index=1),
-        call(None, ":1}", index=0),
-        call(None, ":2}", index=1),
-    )
-    told = read(ResponseWriter(ASK).write_end(events(*parts)))
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([("a", '{"x"', 0), (None, ":1}", 0), ("b", '{"y"', 1), (None, ":2}", 1)], id="one by one"),
+        pytest.param([("a", '{"x"', 0), ("b", '{"y"', 1), (None, ":1}", 0), (None, ":2}", 1)], id="in turn"),
+        pytest.param([("a", "", 0), ("b", '{"y":2}', 1), (None, '{"x":1}', 0)], id="the first one last"),
+        pytest.param([("a", '{"x":1', 0), ("b", '{"y":2}', 1), (None, "}", 0)], id="the first one is cut"),
+    ],
+)
+def test_calls_are_told_one_after_the_other(parts: list[tuple[str | None, str, int]]) -> None:
+    deltas = [{"content": "I look."}, *(call(call_id, text, index=index) for call_id, text, index in parts)]
+    told = read(MessageWriter().write_end(events(*deltas)))
+    blocks: list[tuple[str | None, str]] = []
+    for event in told:
+        match event["type"]:
+            case "content_block_start":
+                assert event["index"] == len(blocks)
+                blocks.append((event["content_block"].get("id"), ""))
+            case "content_block_delta" | "content_block_stop" as kind:
+                assert event["index"] == len(blocks) - 1
+                delta = event["delta"] if kind == "content_block_delta" else {}
+                blocks[-1] = blocks[-1][0], blocks[-1][1] + delta.get("text", delta.get("partial_json", ""))
+    assert blocks == [(None, "I look."), ("a", '{"x":1}'), ("b", '{"y":2}')]
+    told = read(ResponseWriter(ASK).write_end(events(*deltas)))
+    places = [event["output_index"] for event in told if "output_index" in event]
+    assert places == sorted(places)
+    added = [event["item"] for event in told if event["type"] == "response.output_item.added"]
+    assert [item.get("arguments", "") for item in added] == ["", "", ""]
     done = [event["arguments"] for event in told if event["type"] == "response.function_call_arguments.done"]
     assert done == ['{"x":1}', '{"y":2}']
-    kinds = [event["type"] for event in told]
-    last_part = len(kinds) - kinds[::-1].index("response.function_call_arguments.delta")
-    assert "response.output_item.done" not in kinds[:last_part]
 
 
 @pytest.mark.parametrize("field", [{"model": None}, {"created": 1.5}, {"usage": {"prompt_tokens": "12"}}])
