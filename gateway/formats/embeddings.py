@@ -73,6 +73,9 @@ class EmbeddingsFormat(WireFormat):
     def conversation(self, read: Fields) -> str:
         return self.text(read)
 
+    def alternatives(self, read: Fields) -> int:
+        return len(_texts(read))
+
     def answer_tokens(self, read: Fields) -> int | None:
         return 0
 
@@ -85,8 +88,8 @@ class EmbeddingsFormat(WireFormat):
             read = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Failed("the engine's answer holds no embeddings") from error
-        if not read.data:
-            raise Failed("the engine's answer holds no embeddings", body=body)
+        if len(read.data or ()) < choices:
+            raise Failed("the engine's answer has fewer embeddings than there are texts", body=body)
         progress.answer_id = read.id
         progress.finish_reason = "stop"
         if read.usage is not None:

@@ -39,6 +39,7 @@ STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
 DROPPED_SHOWN_MAX = 32
 """Names of fields that were left out, as a header and a record tell them."""
 AT_FIELD = re.compile(r"`\$\.?([^`]*)`$")
+IN_TEXTS = re.compile(r"(prompt|input)\[\d+\]")
 NAMED_FIELD = re.compile(r"(?P<what>missing required|unknown) field `(?P<field>[^`]*)`")
 
 
@@ -177,7 +178,7 @@ class RequestBody:
         if max(read.n or 1, read.best_of or 1) > limits.n_max:
             name = "n" if (read.n or 1) > limits.n_max else "best_of"
             raise Problem("invalid_value", f"{name} is at most {limits.n_max}.", name)
-        if self.choices > limits.n_max:
+        if self.choices > limits.n_max and not self.wire_format.for_pools_alone:  # vectors have a bound of their own
             text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
             raise Problem("invalid_value", text, self.wire_format.required)
 
@@ -430,8 +431,10 @@ def invalid(message: str) -> Problem:
     place = AT_FIELD.search(message)
     named = NAMED_FIELD.search(message)
     inside = place[1] if place else ""
-    if named is None and inside.startswith("prompt["):
-        return Problem("invalid_value", "The prompt is text or a list of texts; token ids are not taken.", "prompt")
+    texts = IN_TEXTS.fullmatch(inside) if "Expected `str`" in message else None
+    if texts is not None:
+        text = f"The {texts[1]} is text or a list of texts; token ids are not taken."
+        return Problem("invalid_value", text, texts[1])
     if named is None:
         return Problem("invalid_value", f"{message[:300]}.", inside or None)
     name = ".".join(filter(None, (inside, named["field"][:64])))

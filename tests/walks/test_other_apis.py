@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import anthropic
@@ -12,7 +13,10 @@ import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
+from tests.fakes.answers import embeddings_of
 from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Fault, Moment
+from tests.fakes.wire import AnswerOver
 from tests.walks.gateway import RunningGateway
 from tests.walks.sdk_world import TEXT, messages, responses, running
 
@@ -322,11 +326,30 @@ async def test_embeddings_come_from_a_pool_and_are_priced(
     assert (record["completion_tokens"], record["cost_usd"] is not None) == (0, True)
 
 
+@dataclass(frozen=True)
+class FewerVectors(Fault):
+    """Answers with one vector, however many texts there are."""
+
+    async def on_request(self, moment: Moment) -> None:
+        await moment.exchange.whole(200, embeddings_of({**moment.body, "input": "one"}))
+        raise AnswerOver("done")
+
+
+async def test_fewer_vectors_than_texts_are_no_answer(responses: AsyncOpenAI, general: FakeEngine) -> None:
+    rule = general.faults.add(FewerVectors(), path="/v1/embeddings")
+    with pytest.raises(openai.InternalServerError) as failed:
+        await responses.embeddings.create(model="general", input=["a", "b"])
+    assert (failed.value.status_code, failed.value.code) == (502, "engine_error")
+    assert rule.shown == 3
+    assert len((await responses.embeddings.create(model="general", input=["a"])).data) == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"model": "returns"}, "model"),
         ({"input": []}, "input"),
+        ({"input": [[1, 2], [3]]}, "input"),
         ({"dimensions": 0}, "dimensions"),
         ({"extra_body": {"stream": True}}, "stream"),
     ],
