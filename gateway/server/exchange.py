@@ -30,7 +30,8 @@ DISCARDED_BYTES_MAX = 65_536
 """Rest of a body that is read and dropped to keep a connection open; with a longer one it is closed."""
 STATUS_LINES: Mapping[int, bytes] = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
-}
+} | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
+"""The last one is for a caller who has gone, and gets nothing of it."""
 BODILESS = frozenset({204, 304})
 
 

@@ -131,6 +131,12 @@ async def test_count_that_is_not_taken_has_anthropics_error(
     assert (body["type"], body["error"]["param"]) == ("error", param)
 
 
+async def test_body_that_is_no_utf_8_is_told_as_that(running: RunningGateway) -> None:
+    async with running.http() as http:
+        refused = await http.post("/v1/messages/count_tokens", content=b'{"\xff": 1}')
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_json")
+
+
 async def test_count_needs_a_key(running: RunningGateway) -> None:
     async with client_of(running, "sk-app-unknown") as client:
         with pytest.raises(anthropic.AuthenticationError):

@@ -16,13 +16,15 @@ from tests.walks.gateway import RunningGateway
 
 
 @asynccontextmanager
-async def asking(gateway: RunningGateway, stream: bool) -> AsyncIterator[asyncio.StreamReader]:
+async def asking(
+    gateway: RunningGateway, stream: bool, path: str = "chat/completions"
+) -> AsyncIterator[asyncio.StreamReader]:
     """A request on a bare socket, which is closed at the end of the block, whatever has come by then."""
     body = json.dumps({"model": "returns", "stream": stream, "messages": [{"role": "user", "content": "A toaster"}]})
     host, port = gateway.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {gateway.admin_key}\r\n"
+        f"POST /v1/{path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {gateway.admin_key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode() + body.encode())
@@ -117,6 +119,19 @@ async def test_a_caller_who_goes_at_once_is_no_fault_of_the_gateway(
         writer.write(request)
         await asyncio.sleep(0.001 * (number % 5))
         writer.transport.abort()
+    await all_given_back(gateway, small)
+    async with gateway.http() as http:
+        metrics = (await http.get("/metrics")).text
+    assert 'code="internal_error"' not in metrics
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_caller_who_goes_while_tokens_are_counted_is_no_fault_of_the_gateway(
+    gateway: RunningGateway, small: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = small.faults.add(Silent(), path="/tokenize")
+    async with asking(gateway, stream=False, path="messages/count_tokens"):
+        await until(lambda: rule.shown)
     await all_given_back(gateway, small)
     async with gateway.http() as http:
         metrics = (await http.get("/metrics")).text

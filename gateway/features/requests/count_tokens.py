@@ -75,7 +75,7 @@ def _read(raw: bytes) -> RequestBody:
     """The message whose tokens are counted. Its answer has no length: no more than one token of it is ever meant."""
     try:
         fields = RAW_FIELDS.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return read_body(MESSAGES, raw)  # which tells the fault
     return read_body(MESSAGES, msgspec.json.encode({**fields, "max_tokens": Raw(b"1")}))
 
