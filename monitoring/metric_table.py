@@ -39,7 +39,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_overhead_seconds", "histogram", "seconds",
-        "Time until commit without waits for an engine.", TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_OVERHEAD,
+        "Time until commit without waits for body, place and engine.", TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_OVERHEAD,
     ),
     Spec(
         "apprentice_tokens_total", "counter", "tokens", "Tokens of prompts and completions.",

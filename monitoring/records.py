@@ -138,7 +138,7 @@ class Record(
     wasted_tokens: int | None = None  # Tokens of answers that a check rejected.
     saving_usd: float | None = None  # The same tokens at general's price, less the cost.
     duration_seconds: float = 0.0  # From the request's head to the answer's end.
-    overhead_seconds: float | None = None  # Time until commit without waits for an engine.
+    overhead_seconds: float | None = None  # Time until commit without waits for body, place and engine.
     first_token_seconds: float | None = None  # To the first token, streamed.
     token_seconds: float | None = None  # Mean time of a token; in a stream, after the first.
 

@@ -41,7 +41,7 @@ ANSWER_HEADERS: Mapping[str, str] = MappingProxyType(
         "x-apprentice-clamped": "Bounds that replaced greater numbers of tokens.",
         "x-apprentice-contract": "`broken` where the answer breaks the task's contract and was sent all the same.",
         "x-apprentice-rejected": "The check that rejected the answer, where it was sent all the same.",
-        "x-apprentice-overhead-ms": "Milliseconds until commit that were not spent on waiting for an engine.",
+        "x-apprentice-overhead-ms": "Milliseconds until commit without waits for body, place and engine.",
         "x-apprentice-cost-usd": "The cost, of answers that are not streamed.",
         "traceparent": "The trace context that the engine got.",
     }

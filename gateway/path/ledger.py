@@ -66,6 +66,7 @@ class Ledger:
         "leave",
         "made",
         "parts",
+        "paused_seconds",
         "record",
         "rejections",
         "score_began_at",
@@ -103,6 +104,8 @@ class Ledger:
         self.engine_seconds = 0.0
         self.waited_seconds = 0.0
         """Seconds of waiting for a place."""
+        self.paused_seconds = 0.0
+        """Seconds of waiting for the caller's body, and of pauses before further attempts."""
         self.committed_at: float | None = None
         self.last_chunk_at: float | None = None
         self.fallback_from: str | None = None
@@ -243,7 +246,8 @@ class Ledger:
         """The answer belongs to the caller from now on."""
         self.committed_at = self.last_chunk_at = now
         record = self.record
-        record.overhead_seconds = now - self.started_at - self.waited_seconds - self.engine_seconds
+        waits = self.waited_seconds + self.paused_seconds + self.engine_seconds
+        record.overhead_seconds = now - self.started_at - waits
         record.first_token_seconds = now - self.started_at
 
     def note_problem(self, problem: Problem) -> None:

@@ -62,6 +62,7 @@ async def open_answer(
             raise given_up(step, failed, failures, seconds)
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
+            ledger.paused_seconds += step.wait_seconds
         choice = step.choice
 
 

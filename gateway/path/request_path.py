@@ -131,4 +131,6 @@ def _accepted(
 def _begin(services: Services, exchange: Exchange, wire_format: WireFormat, caller: str, now: float) -> Ledger:
     request_id, at = services.ids.make(caller), time.time()
     record = Record(id=request_id, at=at, endpoint=wire_format.name, caller=caller, requested_model="")
-    return Ledger(record, now, *exchange.trace(), services.observers.tracing)
+    ledger = Ledger(record, now, *exchange.trace(), services.observers.tracing)
+    ledger.paused_seconds = exchange.waited_seconds
+    return ledger

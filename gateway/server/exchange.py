@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import TracebackType
@@ -97,6 +98,7 @@ class Exchange(Wakeable):
         "method",
         "path",
         "query",
+        "waited_seconds",
         "waiting_bytes",
     )
 
@@ -130,6 +132,8 @@ class Exchange(Wakeable):
         self.fault: Problem | None = None
         """The reason why its body can't be read to its end."""
         self.waiting_bytes = 0
+        self.waited_seconds = 0.0
+        """Time for which it was waited for."""
         self._parts: list[bytes | bytearray] = []
         self._held = 0
         self._awaited = False
@@ -412,7 +416,9 @@ class Exchange(Wakeable):
             self._continue = False
             self._wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._wire.read_on()
+        began_at = time.monotonic()
         await self._wait()
+        self.waited_seconds += time.monotonic() - began_at
 
 
 class HangUpWatch:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -82,6 +83,21 @@ async def test_a_slow_head_behind_an_answer_closes_the_connection_too(configure:
         trickle = asyncio.create_task(_trickle(writer))
         assert await closed(reader) == b""
         trickle.cancel()
+
+
+async def test_body_that_comes_late_is_no_overhead_of_the_gateway(gateway: RunningGateway) -> None:
+    body, pause_seconds = json.dumps(ASK).encode(), 0.3
+    key = f"authorization: Bearer {gateway.admin_key}\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"
+    async with connected(gateway) as (reader, writer):
+        began_at = time.monotonic()
+        writer.write(CHAT + key.encode())
+        assert (await head_and_body(reader))[0] == 100
+        await asyncio.sleep(pause_seconds)  # so slow is the caller
+        writer.write(body)
+        status, headers, _ = await head_and_body(reader)
+        seconds = time.monotonic() - began_at
+    assert status == 200
+    assert float(headers["x-apprentice-overhead-ms"]) / 1000 < seconds - pause_seconds
 
 
 async def _trickle(writer: asyncio.StreamWriter) -> None:

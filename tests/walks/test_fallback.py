@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import openai
@@ -25,6 +26,18 @@ async def test_one_failure_is_tried_again_and_the_caller_sees_nothing_of_it(
         answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
     assert answer.parse().model == "returns@v1"
     assert (answer.headers["x-apprentice-reason"], answer.headers["x-apprentice-attempts"]) == ("adapter", "2")
+
+
+async def test_pause_before_another_attempt_is_no_overhead_of_the_gateway(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    small.faults.add(Status(429, retry_after=1), model="returns@*", times=1)
+    began_at = time.monotonic()
+    async with gateway.openai() as client:
+        answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
+    seconds = time.monotonic() - began_at
+    assert answer.headers["x-apprentice-attempts"] == "2"
+    assert float(answer.headers["x-apprentice-overhead-ms"]) / 1000 < seconds - 0.5
 
 
 @pytest.mark.invariant("Every fallback is labelled.")
