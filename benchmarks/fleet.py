@@ -74,12 +74,18 @@ def interval_of(size: Size, looks_per_second: float) -> float:
 
 
 def settle(fleet: Fleet) -> int:
-    """Wait until every gateway sees every placement. Returns those that are still missing after a while."""
+    """Wait until every gateway sees every placement, and nothing changes any more.
+
+    Returns the placements that are still missing after a while.
+    """
     placements = sum(len(replicas_of(task, fleet.size.replicas)) for task in range(1, fleet.size.tasks)) + 4
     until = time.monotonic() + PLACED_SECONDS_MAX
     while (missing := placements - fleet.ready_placements(len(fleet.ports) - 1)) > 0 and time.monotonic() < until:
         time.sleep(0.5)
-    time.sleep(SETTLED_SECONDS)
+    before = -1  # the monitor writes a first verdict for each task, one after the other
+    while (now := fleet.generation()) != before and time.monotonic() < until:
+        before = now
+        time.sleep(SETTLED_SECONDS)
     return max(0, missing)
 
 

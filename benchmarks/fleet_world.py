@@ -32,7 +32,7 @@ from monitoring.metric_spec import SCALE
 from monitoring.metrics import SERIES_MAX_DEFAULT
 from serving.adapters.entries import AliasEntry, Version, alias_from, version_from
 from serving.adapters.placement import Placement, placement_from
-from serving.object_store import Change, ObjectStore, change_together
+from serving.object_store import GENERATION_KEY, Change, ObjectStore, change_together
 from tests.fakes.ports import free_port
 
 ADAPTERS = ROOT / "tests" / "engine" / "adapters"
@@ -309,6 +309,10 @@ class Fleet:
             "memory_mb": float(told["used_memory"]) / 1e6,
             "cpu_seconds": cpu_of(self.valkey_pid),
         }
+
+    def generation(self) -> int:
+        """The generation of the whole state: it grows with each change."""
+        return int(tells(self.valkey.socket, "GET", GENERATION_KEY) or 0)
 
     def engine_counts(self) -> dict[str, float]:
         """The engines' counts so far, and what they have open now."""

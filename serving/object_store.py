@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -22,15 +24,25 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """The errors of reading JSON that is damaged, or was written by another release."""
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
+CHANGES_KEY = "apprentice:changes"
+"""A hash: under each store's key a token of its last change, and under STEPS the number of steps that have left one.
+
+A release that knows nothing of it raises the generation alone, so that the difference of the two tells.
+"""
+STEPS = "steps"
+TOKEN_BYTES = 8
 KEEP = b"keep"
 CONVERTING_SECONDS_MAX = 0.0005
 """The time a mirror converts objects before it lets others have the event loop; the last one may take longer."""
 READ_AT_ONCE = 100
 """Objects that are read from Redis in one go, about."""
 T = TypeVar("T")
+Mark = tuple[int, bytes | None]
+"""The steps of releases that leave no tokens, and the token of a store's last change."""
 
 CHANGE = """
-local count = #KEYS - 1
+local count = #KEYS - 2
+local changes = KEYS[count + 1]
 for i = 1, count, 2 do
   local n = (i - 1) / 2 * 3
   local have = tonumber(redis.call('HGET', KEYS[i + 1], ARGV[n + 1]) or '0')
@@ -46,9 +58,11 @@ for i = 1, count, 2 do
       redis.call('HSET', KEYS[i], ARGV[n + 1], ARGV[n + 3])
     end
     local now = redis.call('HINCRBY', KEYS[i + 1], ARGV[n + 1], 1)
+    redis.call('HSET', changes, KEYS[i], ARGV[#ARGV - 1])
     first = first or now
   end
 end
+redis.call('HINCRBY', changes, 'steps', 1)
 redis.call('PUBLISH', ARGV[#ARGV], redis.call('INCR', KEYS[#KEYS]))
 return {1, 0, first}
 """
@@ -151,7 +165,9 @@ async def _changed(redis: Redis, changes: Sequence[Change | Unchanged], generati
         keys += [change.object_store.values, change.object_store.generation_names]
         args += [change.name, "" if expected is None else expected, _written(change)]
     script = redis.register_script(CHANGE)
-    done, at_fault, generation = await script(keys=[*keys, GENERATION_KEY], args=[*args, CHANGED_CHANNEL])
+    keys += [CHANGES_KEY, GENERATION_KEY]
+    args += [secrets.token_bytes(TOKEN_BYTES), CHANGED_CHANNEL]
+    done, at_fault, generation = await script(keys=keys, args=args)
     if not done:
         wrong = changes[at_fault - 1]
         raise Stale(wrong.name, generation, wrong.expected_generation is not None)
@@ -204,6 +220,12 @@ class ObjectStore:
         async for some in self.in_parts(self.generation_names):
             generations.update((_name(name), int(value)) for name, value in some.items() if value.isdigit())
         return generations
+
+    async def mark(self) -> Mark:
+        """A value that is another one after each change that `change_together` has made to any object here."""
+        pipe = self._redis.pipeline(transaction=False)
+        generation, (steps, token) = await pipe.get(GENERATION_KEY).hmget(CHANGES_KEY, STEPS, self.values).execute()
+        return int(generation or 0) - int(steps or 0), token
 
     async def generation(self, name: str) -> int:
         """The generation of one object; 0 of one that never was. Raises Unreadable where it is damaged."""
@@ -278,39 +300,67 @@ class Mirror(Generic[T]):
 
     So they must be such as nobody changes. `made` makes one of its name and JSON value. An object that can't be read is
     logged once, and stays as it was last read; where nothing `keeps` it, or it never was, it is left out.
+
+    A store that no step has changed is not read again: in a large fleet that is most of what a change would cost.
+    `marked` is False for one that is written otherwise than by `change_together`.
     """
 
-    def __init__(self, object_store: ObjectStore, made: Callable[[str, dict[str, Any]], T], keeps: bool = True) -> None:
+    def __init__(
+        self,
+        object_store: ObjectStore,
+        made: Callable[[str, dict[str, Any]], T],
+        keeps: bool = True,
+        marked: bool = True,
+    ) -> None:
         self._object_store = object_store
         self._made = made
         self._keeps = keeps
-        self._known: dict[str, tuple[bytes, T]] = {}
+        self._marked = marked
+        self._mark: Mark | None = None
+        """The mark before the last reading; what changed in between is read once more."""
+        self._written: dict[str, bytes] = {}
+        self._objects: Mapping[str, T] = MappingProxyType({})
+        self._generations: tuple[Mark | None, Mapping[str, int]] = (None, MappingProxyType({}))
         self.unreadable: frozenset[str] = frozenset()
         """The names of those that could not be read the last time."""
 
-    async def all(self) -> dict[str, T]:
-        """Every object by name. Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then
-        still known."""
-        objects: dict[str, tuple[bytes, T]] = {}
+    async def generations(self) -> Mapping[str, int]:
+        """The generation of every object; see ObjectStore.generations."""
+        mark = await self._object_store.mark() if self._marked else None
+        if mark is None or mark != self._generations[0]:
+            self._generations = mark, MappingProxyType(await self._object_store.generations())
+        return self._generations[1]
+
+    async def all(self) -> Mapping[str, T]:
+        """Every object by name; the same mapping as the last time where nothing was written.
+
+        Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then still known.
+        """
+        mark = await self._object_store.mark() if self._marked else None
+        if mark is not None and mark == self._mark:
+            return self._objects
+        objects: dict[str, T] = {}
+        all_written: dict[str, bytes] = {}
         unreadable: set[str] = set()
         since = time.monotonic()
         for name, written in (await self._object_store.written()).items():
-            before = self._known.get(name)
-            if before is not None and before[0] == written:
-                objects[name] = before
+            if self._written.get(name) == written:
+                objects[name], all_written[name] = self._objects[name], written
                 continue
             try:
-                objects[name] = written, self._made(name, msgspec.json.decode(written, type=dict[str, Any]))
+                objects[name] = self._made(name, msgspec.json.decode(written, type=dict[str, Any]))
+                all_written[name] = written
             except UNREADABLE as error:
                 unreadable.add(name)
                 self._passed_over(name, error)
-                if before is not None and self._keeps:
-                    objects[name] = before
+                if self._keeps and name in self._objects:
+                    objects[name], all_written[name] = self._objects[name], self._written[name]
             if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
                 await asyncio.sleep(0)
                 since = time.monotonic()
-        self._known, self.unreadable = objects, frozenset(unreadable)
-        return {name: value for name, (_, value) in objects.items()}
+        self._objects, self._written, self._mark = MappingProxyType(objects), all_written, mark
+        self.unreadable = frozenset(unreadable)
+        return self._objects
 
     def _passed_over(self, name: str, error: Exception) -> None:
         if name not in self.unreadable:

@@ -300,7 +300,7 @@ async def pass_gate_together(
 ) -> GatePass:
     """See that the gate lets all versions through that aliases move to, or name as led before, and that rules send to.
     Raises Problem (409)."""
-    here = await services.registry.versions()
+    here = dict(await services.registry.versions())
     here |= {
         step.name: msgspec.convert(step.after, Version)
         for step in steps

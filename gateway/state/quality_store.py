@@ -40,7 +40,7 @@ class QualityStore:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self.object_store = ObjectStore(redis, "health")
         judged = ObjectStore(redis, JUDGEMENTS_KEY.removeprefix("apprentice:"))
-        self._judgements = Mirror(judged, lambda _, raw: msgspec.convert(raw, Judgement), keeps=False)
+        self._judgements = Mirror(judged, lambda _, raw: msgspec.convert(raw, Judgement), keeps=False, marked=False)
         self._reader = LenientReader()
 
     async def of(self, task: str) -> tuple[TaskQuality, int]:
@@ -59,7 +59,7 @@ class QualityStore:
         """The summary of the monitor's last step, without the judgements; None where there was none."""
         return self._reader.read("the summary", await self._redis.get(SUMMARY_KEY), Summary)
 
-    async def judgements(self) -> dict[str, Judgement]:
+    async def judgements(self) -> Mapping[str, Judgement]:
         """The last judgement of each version, without those that can't be read.
 
         One that has not changed is the same object as the last time.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -33,6 +33,8 @@ from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mi
 from serving.view import VersionView
 
 OVERRIDE_FIELDS = frozenset(item.name for item in fields(Override) if item.init)
+S = TypeVar("S")
+T = TypeVar("T")
 MADE_AT_ONCE = 200
 """Aliases, or views, that are made before others have the event loop."""
 
@@ -55,6 +57,8 @@ class Snapshot:
     """The versions as the router sees them."""
     retraining: Mapping[str, Retraining] = field(default_factory=dict)
     """The requests to train adapters anew."""
+    by_task: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
+    """The versions, those of each task by themselves."""
     placed: Mapping[str, Mapping[tuple[str, str], Placement]] = field(default_factory=dict)
     """The placements, those of each replica by themselves."""
     unreadable: frozenset[str] = frozenset()
@@ -72,6 +76,19 @@ class Deployed:
     callable_pools: frozenset[str]
     limits: AttemptLimits
     auto_pool: str | None = None
+
+
+class _Derived(Generic[S, T]):
+    """What is made of something that is replaced as a whole, and never changed: made again only where it is another."""
+
+    def __init__(self, make: Callable[[S], T]) -> None:
+        self._make = make
+        self._last: tuple[S, T] | None = None
+
+    def of(self, source: S) -> T:
+        if self._last is None or self._last[0] is not source:
+            self._last = source, self._make(source)
+        return self._last[1]
 
 
 class SnapshotKeeper:
@@ -102,6 +119,12 @@ class SnapshotKeeper:
         self._cordons = ObjectStore(redis, "cordons")
         self._health = Mirror(ObjectStore(redis, "health"), lambda _, raw: read_quality(raw))
         self._retraining = Mirror(ObjectStore(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
+        self._leading = _Derived(_leading)
+        self._by_place = _Derived(_by_place)
+        self._by_replica = _Derived(group_by_replica)
+        self._by_task = _Derived(_group_by_task)
+        self._shifts = _Derived(_shifts)
+        self._watched = _Derived(_watched)
         self._made: dict[str, tuple[AliasEntry, Alias]] = {}
         self._seen: dict[str, tuple[Version, VersionView]] = {}
         self._models = FittedModels(redis, damaged, deep, unsuited)
@@ -161,18 +184,18 @@ class SnapshotKeeper:
         policy = self._policy(generation, made, await self._overrides.all())
         versions = await self._registry.versions()
         fitted = await self._models.read({name for name, item in versions.items() if item.state in PLACED})
-        leading = {task: entry.leading for task, entry in aliases.items()}
-        policy = replace(policy, fitted=fitted, index=await self._models.index(leading, fitted))
+        policy = replace(policy, fitted=fitted, index=await self._models.index(self._leading.of(aliases), fitted))
         health = await self._health.all()
-        policy = replace(policy, shifts=_shifts(health), watched=_watched(health))
-        placements = by_place((await self._placements.all()).values())
+        policy = replace(policy, shifts=self._shifts.of(health), watched=self._watched.of(health))
+        placements = self._by_place.of(await self._placements.all())
         cordons = {name: _reason(raw) for name, raw in (await self._cordons.written()).items()}
-        known_callers = MappingProxyType(callers | dict(self._fixed_callers))
+        known_callers = MappingProxyType({**callers, **self._fixed_callers})
         views = await self._made_views(versions)
         retraining = await self._retraining.all()
         return Snapshot(
             *(generation, known_callers, policy, versions, aliases, placements, cordons, health, views, retraining),
-            placed=group_by_replica(placements),
+            by_task=self._by_task.of(versions),
+            placed=self._by_replica.of(placements),
             unreadable=self._registry.unreadable,
         )
 
@@ -254,6 +277,22 @@ def _reason(cordon: bytes) -> str:
         return str(msgspec.json.decode(cordon, type=dict[str, Any]).get("reason") or "")
     except UNREADABLE:
         return "its cordon can't be read"
+
+
+def _leading(aliases: Mapping[str, AliasEntry]) -> dict[str, str]:
+    return {task: entry.leading for task, entry in aliases.items()}
+
+
+def _by_place(placements: Mapping[str, Placement]) -> Mapping[tuple[str, str], Placement]:
+    return by_place(placements.values())
+
+
+def _group_by_task(versions: Mapping[str, Version]) -> Mapping[str, tuple[Version, ...]]:
+    """To look through all versions for each task took longer than all else, where there are a thousand."""
+    groups: dict[str, list[Version]] = {}
+    for version in versions.values():
+        groups.setdefault(version.task, []).append(version)
+    return {task: tuple(ours) for task, ours in groups.items()}
 
 
 def _shifts(health: Mapping[str, TaskQuality]) -> Mapping[str, Shift]:

@@ -105,7 +105,8 @@ class Reconciler:
         passes, which leave that replica alone meanwhile. Raises RedisError.
         """
         placements = by_place((await self._placer.written.all()).values())
-        now = Pass(versions, placements, await self._placer.placements.generations(), world, frozenset(unreadable))
+        generations = dict(await self._placer.written.generations())
+        now = Pass(versions, placements, generations, world, frozenset(unreadable))
         unsure = self._unsure()
         await self._forget_gone(now)
         for pool in self._fleet.pools:

@@ -52,7 +52,7 @@ class Registry:
         self._version_mirror = Mirror(self._versions, version_from)
         self._alias_mirror = Mirror(self._aliases, alias_from)
 
-    async def versions(self) -> dict[str, Version]:
+    async def versions(self) -> Mapping[str, Version]:
         """All versions by name; one that can't be read is as it was last read, or left out."""
         return await self._version_mirror.all()
 
@@ -69,7 +69,7 @@ class Registry:
         with reading(self._versions.kind, name):
             return version_from(name, raw)
 
-    async def aliases(self) -> dict[str, AliasEntry]:
+    async def aliases(self) -> Mapping[str, AliasEntry]:
         """All aliases by task; one that can't be read is as it was last read, or left out."""
         return await self._alias_mirror.all()
 
@@ -87,9 +87,9 @@ class Registry:
         """The generation of each version."""
         return await self._versions.generations()
 
-    async def alias_generations(self) -> dict[str, int]:
+    async def alias_generations(self) -> Mapping[str, int]:
         """The generation of each alias."""
-        return await self._aliases.generations()
+        return await self._alias_mirror.generations()
 
     async def register(
         self,

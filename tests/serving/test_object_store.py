@@ -167,11 +167,42 @@ async def test_what_is_deleted_is_gone_from_a_mirror_and_converted_anew_when_it_
     assert converted.made == ["a", "a"]
 
 
-async def test_a_reading_belongs_to_who_asked_for_it(object_store: ObjectStore) -> None:
+async def test_a_mirror_reads_again_only_what_a_step_has_changed(object_store: ObjectStore, redis: Redis) -> None:
+    mirror, other = Mirror(object_store, Converted()), ObjectStore(redis, "versions")
+    await object_store.put("a", {"n": 1})
+    first, generations = await mirror.all(), await mirror.generations()
+    await other.put("a", {"n": 2})
+    await redis.hset(object_store.values, "a", b'{"n":7}')  # to see when it is read
+    assert await mirror.all() is first
+    assert await mirror.generations() is generations
+    await change_together(redis, [Change(other, "a", {"n": 3}), Change(object_store, "b", {"n": 4})])
+    assert await mirror.all() == {"a": ("a", 7), "b": ("b", 4)}
+    assert await mirror.generations() == {"a": 1, "b": 1}
+    assert first == {"a": ("a", 1)}, "who has an older reading keeps it"
+
+
+async def test_a_mirror_reads_what_a_release_has_changed_that_leaves_no_token(
+    object_store: ObjectStore, redis: Redis
+) -> None:
+    mirror = Mirror(object_store, Converted())
+    for n in range(3):
+        await redis.hset(object_store.values, "a", msgspec.json.encode({"n": n}))
+        await redis.incr(GENERATION_KEY)
+        assert (await mirror.all())["a"] == ("a", n)
+        await object_store.put("b", {"n": n})
+        assert await mirror.all() == {"a": ("a", n), "b": ("b", n)}
+
+
+async def test_a_mirror_reads_again_where_redis_has_lost_what_it_had(object_store: ObjectStore, redis: Redis) -> None:
+    """As many steps as before are not the same steps."""
     mirror = Mirror(object_store, Converted())
     await object_store.put("a", {"n": 1})
-    (await mirror.all()).clear()
-    assert await mirror.all() == {"a": ("a", 1)}
+    await mirror.all()
+    await redis.flushdb()
+    await object_store.put("a", {"n": 2})
+    assert await mirror.all() == {"a": ("a", 2)}
+    await redis.flushdb()
+    assert await mirror.all() == {}
 
 
 async def test_a_mirror_has_one_that_can_not_be_read_as_it_was_and_says_so_once(

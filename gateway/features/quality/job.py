@@ -198,9 +198,7 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     """The present roles of the task's versions."""
     alias = snapshot.aliases.get(task)
     general = quality.services.settings.tasks[task].fallback_pool is not None
-    there = tuple(
-        name for name, version in snapshot.versions.items() if version.task == task and version.state != "retired"
-    )
+    there = tuple(version.name for version in snapshot.by_task.get(task, ()) if version.state != "retired")
     there += tuple(name for name in snapshot.unreadable - snapshot.versions.keys() if name.partition("@")[0] == task)
     if alias is None:
         return Roles(general=general, there=there)
