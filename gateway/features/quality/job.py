@@ -199,7 +199,8 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     alias = snapshot.aliases.get(task)
     general = quality.services.settings.tasks[task].fallback_pool is not None
     there = tuple(version.name for version in snapshot.by_task.get(task, ()) if version.state != "retired")
-    there += tuple(name for name in snapshot.unreadable - snapshot.versions.keys() if name.partition("@")[0] == task)
+    unknown = (name for name in snapshot.unreadable if name not in snapshot.versions)
+    there += tuple(name for name in unknown if name.partition("@")[0] == task)
     if alias is None:
         return Roles(general=general, there=there)
     begun = alias.rollout
