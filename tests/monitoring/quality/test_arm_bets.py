@@ -69,6 +69,19 @@ def test_labels_of_less_than_half_of_the_pairs_show_nothing() -> None:
     assert arm_bets.describe(bets, roll).e_value == 1.0
 
 
+@pytest.mark.parametrize("judged_every", [1, 2, 10])
+def test_a_judge_or_reviewers_show_a_better_arm_where_some_pairs_have_no_opinion(judged_every: int) -> None:
+    """A judge that had no room, or reviews of a tenth of the pairs: neither is a sample of complaints."""
+    roll, bets = roll_of(*CALLERS), arm_bets.start(0.0, None, raters.GROUPS)
+    for number in range(200):
+        bets = arm_bets.add_pair(bets)
+        if number % judged_every == 0 and number != 7:
+            bets = arm_bets.add_difference(bets, 1.0, (), roll)
+    evidence = arm_bets.describe(bets, roll)
+    assert evidence.unjudged > 0
+    assert evidence.is_enough
+
+
 def test_bets_go_through_json_unchanged() -> None:
     bets = arm_bets.add_difference(arm_bets.start(5.0, "digest", 8), 0.5, ("one",), roll_of("one"))
     assert msgspec.json.decode(msgspec.json.encode(bets), type=ArmBets) == bets
