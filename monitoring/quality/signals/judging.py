@@ -268,8 +268,8 @@ def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) ->
     if track.guard is not None and track.baseline is not None:
         held, rate, missing = track.guard.detectors.whole.baseline, baselines.get_rate(track.baseline), 0.0
     elif track.first >= GUESSED_FROM:
-        held = baselines.find_upper_bound(track.first_wrong * track.wanted / track.first, track.wanted)
         rate, missing = track.first_wrong / track.first, track.wanted - track.first
+        held = baselines.find_upper_bound(rate * track.wanted, track.wanted)
     else:
         return None
     held = min(BASELINE_MAX, max(BASELINE_MIN, held))

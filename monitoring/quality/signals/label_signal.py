@@ -358,9 +358,10 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         clusters count as fewer.
         """
         seen = self.dependence
+        clusters_without = seen.without or (None,) * len(parts)  # none are known of labels of an earlier release
         without = [
-            (max(0.0, wrong - wrong_part), of - part, seen.without[place] or seen.whole)
-            for place, (part, wrong_part) in enumerate(parts)
+            (min(of - part, max(0.0, wrong - wrong_part)), of - part, clusters_without[place] or seen.whole)
+            for place, (part, wrong_part) in enumerate(parts)  # weights are no whole numbers: differences are rounded
             if part and of - part >= OTHERS_MIN * of
         ]
         error = (1.0 - CONFIDENCE) / 2

@@ -10,13 +10,16 @@ import pytest
 
 from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors.recent_values import Rate
 from monitoring.quality.signals import entries, label_signal, watch
+from monitoring.quality.signals.judging import Budget, judge
 from monitoring.quality.signals.noted_pairs import NotedPair
 from monitoring.quality.signals.notes import Note
 from tests.monitoring.quality.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import (
     MORNING,
+    PLAN,
     V2,
     V3,
     at,
@@ -151,6 +154,40 @@ def test_bound_of_first_labels_is_too_low_once_in_100_at_most_whoever_is_left_ou
         assert track.baseline is not None
         under += track.baseline.upper < 0.15
     assert under <= 0.01 * runs + 3.1 * math.sqrt(0.01 * runs)
+
+
+def test_a_caller_who_reports_only_what_went_wrong_loses_no_label_and_no_baseline() -> None:
+    """Repeats weigh a third or a fifth: what is left without the other callers is rounded, and all of it is wrong."""
+    roll, draw = raters.start_roll(V3), random.Random(1)
+    for number in range(160):
+        roll = leave_one_out.add_request(roll, ("complainer", "shop")[number % 2], float(number))
+    track = label_signal.start(100, V3)
+    for number in range(600):
+        caller, weight = ("complainer", "shop")[number % 2], 1.0 / draw.randint(1, 5)
+        bad = caller == "complainer" or draw.random() < 0.1
+        label = entries.Label(badness=float(bad), caller=caller, weight=weight)
+        track = track.take(label, 60.0 * number, roll, False)
+        if number % 20 == 0:
+            assert track.make_baseline(1.0, "monitor", V2) is not None
+    assert track.labels == 600
+    assert track.baseline is not None
+
+
+def test_a_version_whose_every_answer_is_wrong_is_judged_whatever_its_labels_weigh() -> None:
+    fresh, first = watch.start(V3, "returns", "e"), 0.0
+    for count in range(300):
+        first += 1.0 / (1 + count % 5)
+        wrong = msgspec.structs.replace(
+            fresh.feedback,
+            labels=count + 1,
+            wrong=count + 1.0,
+            first=first,
+            first_wrong=first,
+            rate=Rate(0.0, 60.0, 40.0),
+        )
+        budget = Budget(false_alarms_per_month=1.0, labelled=1, unlabelled=0)
+        judgement = judge(msgspec.structs.replace(fresh, feedback=wrong), PLAN, budget, 3600.0)
+        assert judgement.seconds_to_detect == {"5": None, "10": None}
 
 
 def test_the_mix_of_who_answers_makes_no_difference_between_arms() -> None:

@@ -96,6 +96,15 @@ def test_saved_task_is_read_with_its_phases_and_written_as_before(name: str) -> 
     assert msgspec.json.decode(msgspec.json.encode(found)) == raw
 
 
+def test_labels_of_a_saved_version_are_the_baseline_of_the_next_one() -> None:
+    watch, _ = read_watch(msgspec.json.encode(recorded("recovered")["watch"]))
+    assert watch.feedback.steadies
+    assert not watch.feedback.dependence.without
+    baseline = watch.feedback.make_baseline(1.0, "monitor", V2)
+    assert baseline is not None
+    assert baseline.of == watch.feedback.steady
+
+
 # ---- what can't be read ------------------------------------------------------------------------------
 
 
