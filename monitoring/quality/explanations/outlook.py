@@ -12,6 +12,7 @@ from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.explanations.certainty import DISPERSION_TOLD, KINDS
 from monitoring.quality.explanations.phrases import format_count, format_digits, format_percent
 from monitoring.quality.signal_table import get_measure
+from monitoring.quality.signals.judging import find_labels_between
 from monitoring.quality.signals.labelled import ALPHA
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
@@ -58,7 +59,11 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
         upper = report.baseline.get("upper")
         if isinstance(upper, int | float) and upper < RATE_MAX:
             per_day = judged.labels_per_day * report.observed / total if total else 0.0
-            signals.append(_look_ahead(report, upper, per_day, labels_per_day))
+            threshold = report.threshold
+            if labels_per_day is not None:
+                per_day = labels_per_day
+                threshold = find_labels_between(plan.false_alarms_per_month, judged.signals, per_day)
+            signals.append(_look_ahead(report, upper, per_day, threshold))
     days = {
         str(points): min((day for signal in signals if (day := signal.days[str(points)]) is not None), default=None)
         for points in POINTS
@@ -76,11 +81,7 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
     )
 
 
-def _look_ahead(report: StreamReport, upper: float, now_per_day: float, labels_per_day: float | None) -> SignalOutlook:
-    """The threshold grows with the labels a month, as far as it is not the least one."""
-    per_day = now_per_day if labels_per_day is None else labels_per_day
-    times = per_day / now_per_day if now_per_day and labels_per_day is not None else 1.0
-    threshold = max(planning.BETWEEN_MIN, report.threshold * times)
+def _look_ahead(report: StreamReport, upper: float, per_day: float, threshold: float) -> SignalOutlook:
     held, rate = max(BASELINE_MIN, upper), report.baseline.get("rate")
     labels = {
         str(points): planning.find_labels_to_detect(

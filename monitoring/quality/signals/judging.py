@@ -82,6 +82,7 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
         judge_agreement=recent_values.find_mean(watch.agreed),
         judge_agreement_low=(recent_values.find_share_interval(watch.agreed) or (None,))[0],
         judge=_of_judge(watch),
+        signals=max(1, budget.labelled),
         saving=_of_saving(watch, at),
     )
 

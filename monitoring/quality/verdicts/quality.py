@@ -328,6 +328,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """The lower end of its 95% interval."""
     judge: JudgeReport | None = None
     """None where no model was asked."""
+    signals: int = 1
+    """The labelled signals of all versions, which share the accepted false alarms."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

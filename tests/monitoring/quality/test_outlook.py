@@ -1,0 +1,43 @@
+"""The outlook of a version's monitor: what it promises at other rates is what the monitor asks for then."""
+
+from __future__ import annotations
+
+import pytest
+
+from monitoring.quality.explanations.outlook import Outlook, make_outlook
+from monitoring.quality.verdicts.plan import Plan
+from tests.monitoring.quality.reckoned import HELD, Told
+from tests.monitoring.quality.traffic import PLAN, errors, labelled_traffic
+
+PER_DAY = 1440.0
+THRIFTY = Plan(feedback_metric="correct", false_alarms_per_month=0.1)
+
+
+def look_ahead(told: Told, plan: Plan = PLAN, labels_per_day: float | None = PER_DAY) -> Outlook:
+    return make_outlook(told.judged(), plan, labels_per_day)
+
+
+def test_outlook_of_a_version_without_labels_is_the_one_that_it_has_with_them() -> None:
+    fresh, busy = Told(HELD), Told(HELD)
+    for day in range(4):
+        busy.take(labelled_traffic(errors(0.04, 1440, day)))
+    before, after = look_ahead(fresh), look_ahead(busy, labels_per_day=None)
+    (ahead,), (now,) = before.signals, after.signals
+    assert ahead.dispersion == pytest.approx(now.dispersion, abs=0.05)
+    assert now.labels_per_day == pytest.approx(PER_DAY, rel=0.05)
+    for points in ("5", "10", "20"):
+        assert ahead.labels[points] == pytest.approx(now.labels[points], rel=0.12), "clusters may be seen by chance"
+
+
+def test_more_signals_and_fewer_false_alarms_take_longer() -> None:
+    told = Told(HELD)
+    usual, thrifty = look_ahead(told), look_ahead(told, THRIFTY)
+    assert usual.days["10"] is not None
+    assert thrifty.days["10"] is not None
+    assert thrifty.days["10"] > 1.1 * usual.days["10"]
+
+
+def test_outlook_at_few_labels_a_day_keeps_the_least_threshold() -> None:
+    told = Told(HELD)
+    rare, daily = look_ahead(told, labels_per_day=0.1), look_ahead(told, labels_per_day=1.0)
+    assert rare.signals[0].labels == daily.signals[0].labels
