@@ -194,7 +194,8 @@ def _traffic(name: str, judged: Judgement) -> Iterator[str]:
         yield f"Half of its labels come within {format_span(judged.feedback_delay_seconds)} of their request."
     if judged.complaints_seen is not None and judged.complaints_expected is not None:
         seen = format_count(judged.complaints_seen, "complaint has", "complaints have")
-        yield f"{seen} come about {name} where about {format_digits(judged.complaints_expected)} were to be expected."
+        most = f"where at most about {format_digits(judged.complaints_expected)} were to be expected"
+        yield f"{seen} come about {name} since it is known how many are usual, {most}."
 
 
 def _why_held(quality: VersionQuality, judged: Judgement | None) -> str:

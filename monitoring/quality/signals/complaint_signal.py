@@ -37,7 +37,8 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began, `streams`
     and `recoveries` are as in `BaselinedSignal`. `apart` of the expected complaints were expected while there was an
-    earlier reverse test; the present one began when `tested_at` were expected.
+    earlier reverse test; the present one began when `tested_at` were expected. `complained` counts all complaints,
+    those that it learns from too.
     """
 
     detectors: LeaveOneOut[Complaints]
@@ -49,6 +50,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     recoveries: int = 0
     apart: float = 0.0
     tested_at: float = 0.0
+    complained: int = 0
 
     @property
     def learns(self) -> bool:
@@ -123,6 +125,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             detectors=leave_one_out.judge(moved, complaints.log_e, believed) if own else moved,
             complainers=roll,
             last=at,
+            complained=self.complained + 1,
             rate=rate,
             busiest=recent_values.find_busiest(self.busiest, rate, at),
         )
@@ -206,7 +209,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
             of_class=of_class,
             labelled=True,
             observed=float(whole.served),
-            wrong=float(whole.seen),
+            wrong=float(max(self.complained, whole.seen)),
             estimate=share,
             low=None,
             high=share,

@@ -60,7 +60,8 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
     label_rate = recent_values.count_per_day(watch.label_rate, at)
     request_rate = recent_values.count_per_day(watch.request_rate, at)
     streams = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
-    complained = watch.complaints.detectors.whole if watch.complaints is not None else None
+    track = watch.complaints
+    complained = track.detectors.whole if track is not None and not track.learns else None
     return Judgement(
         task=watch.task,
         version=watch.version,

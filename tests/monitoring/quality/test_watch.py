@@ -362,6 +362,17 @@ def test_complaints_are_held_against_what_is_expected() -> None:
         assert found.complaints_expected is not None
 
 
+@pytest.mark.parametrize(("days", "learns"), [(4, True), (16, False)])
+def test_all_complaints_are_told_beside_all_requests_and_those_expected_once_known(days: int, learns: bool) -> None:
+    traffic = complaint_traffic(days, 0.1, 0.1)
+    found = judged(traffic, days=days)
+    complaints = stream(found, "complaints")
+    assert complaints.baseline["learning"] is learns
+    assert (found.complaints_seen is None) is (found.complaints_expected is None) is learns
+    assert complaints.observed == days * 720
+    assert complaints.wrong == len(traffic[1])
+
+
 def test_one_caller_alone_moves_no_complaints() -> None:
     plan = msgspec.structs.replace(PLAN, false_alarms_per_month=20.0)
     found = judged(complaint_traffic(16, 0.1, 0.3, "angry"), step(plan), days=16)
