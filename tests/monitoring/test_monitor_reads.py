@@ -7,11 +7,13 @@ import time
 from typing import Any
 
 import msgspec
+import pytest
 from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.quality.phases import Phase
+from monitoring.quality.signals import run
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.steps import CURSORS_KEY, NOTE_KEY, WATCH_KEY, Begin, WatchedTask, WatchedVersion
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
@@ -283,6 +285,23 @@ async def test_only_what_is_new_is_judged(redis: Redis, begin: Begin) -> None:
         "returns@v7": msgspec.structs.replace(versions["returns@v7"], phase=Phase(own="degraded"), since=5.0),
     }
     assert to_the_end(monitor, msgspec.structs.replace(step, versions=told)).keys() == {"returns@v7"}
+
+
+async def test_versions_of_a_removed_task_keep_no_others_from_being_judged_again(
+    redis: Redis, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "REJUDGED_AT_ONCE", 1)
+    monkeypatch.setattr(run, "REJUDGED_SECONDS", 0.0)
+    await some_traffic(redis, 10)
+    to_the_end(Monitor(begin))
+    left = WatchedVersion(task="claims", state="active")
+    step = msgspec.structs.replace(
+        STEP, tasks={"claims": WatchedTask(plan=PLAN)}, versions={**STEP.versions, "claims@v1": left}
+    )
+    monitor = Monitor(begin)
+    assert monitor.step(step).judgements.keys() == {"claims@v1"}
+    again = [name for _ in range(4) for name in monitor.step(step).judgements]
+    assert again.count("claims@v1") >= 2
 
 
 def test_ten_thousand_records_take_little_time(begin: Begin, client: Client) -> None:

@@ -147,7 +147,7 @@ class Monitor:
         at = batch.now_ms / 1000
         names = self._to_judge(reckoning, step, moved, at)
         judgements = reckoning.judged(names, at)
-        self._judged_at.update(dict.fromkeys(judgements, at))
+        self._judged_at.update(dict.fromkeys(names, at))  # those that can't be judged, too: they are not always next
         self._step = step
         return JudgedStep(
             judgements=judgements,
