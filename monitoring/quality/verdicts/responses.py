@@ -421,8 +421,9 @@ def _unpinned(quality: VersionQuality, now: float) -> VersionQuality:
 
 def _with_holding(quality: VersionQuality, verdict: Verdict, now: float, because: str) -> VersionQuality:
     """The version with another verdict that holds, and without what belonged to the verdict before."""
+    since = max(now, quality.since)  # the clock may have been set back
     return replace(
-        quality, verdict=verdict, since=now, because=because, evidence={}, done=(), alarmed=(), observed=None
+        quality, verdict=verdict, since=since, because=because, evidence={}, done=(), alarmed=(), observed=None
     )
 
 

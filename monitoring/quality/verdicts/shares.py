@@ -149,7 +149,7 @@ def _shifted(
     plan, roles = lines.plan, lines.roles
     another = quality.to is not None and not (better.arm == quality.to and _is_same(quality, quality.to, roles))
     kept = quality.kept if another else _next_down(quality.kept, plan)
-    waits = quality.to is not None and noting.now - quality.stepped_at < plan.step_seconds
+    waits = quality.to is not None and _has_just_stepped(quality, noting.now, plan)
     if waits or (kept >= quality.kept and not another):
         return quality
     to_version = roles.previous_version if better.arm == "previous_version" else None
@@ -161,7 +161,7 @@ def _shifted(
 
 def _step_back(noting: Noting, name: str, quality: VersionQuality, plan: Plan) -> VersionQuality:
     """One step of a version's share back to it, once it is no longer degraded."""
-    if quality.to is None or noting.now - quality.stepped_at < plan.step_seconds:
+    if quality.to is None or _has_just_stepped(quality, noting.now, plan):
         return quality
     kept = min([step for step in (*plan.kept_steps, 1.0) if step > quality.kept], default=1.0)
     if kept >= 1.0:
@@ -251,6 +251,11 @@ def is_evidence_first(task: TaskQuality, version: str) -> bool:
 def _is_same(quality: VersionQuality, arm: str, roles: Roles) -> bool:
     """Return whether the arm that has the rest of the version's requests is still the same version."""
     return arm != "previous_version" or quality.to_version in (None, roles.previous_version)
+
+
+def _has_just_stepped(quality: VersionQuality, now: float, plan: Plan) -> bool:
+    """Return whether the next step has to wait; a clock that was set back has it wait no longer."""
+    return 0.0 <= now - quality.stepped_at < plan.step_seconds
 
 
 def _next_down(kept: float, plan: Plan) -> float:

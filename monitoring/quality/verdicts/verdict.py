@@ -68,7 +68,10 @@ def against(judged: Judgement) -> list[StreamReport]:
 
 
 def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Judgement, now: float) -> VersionQuality:
-    """The version's quality after a conclusion: the verdict with its time and reason, and what the next one needs."""
+    """The version's quality after a conclusion: the verdict with its time and reason, and what the next one needs.
+
+    A clock that was set back makes no verdict older than the one before: the monitor's process would not follow it.
+    """
     after = next_phase(quality.phase, Judged(conclusion.verdict)).verdict
     turned = after != quality.verdict
     observed = None
@@ -79,7 +82,7 @@ def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Ju
     return replace(
         quality,
         verdict=after,
-        since=now if turned else quality.since,
+        since=max(now, quality.since) if turned else quality.since,
         because=conclusion.because if turned else quality.because,
         cleared=conclusion.cleared,
         alarmed=list_alarmed(quality, judged) if after == "degraded" else (),
@@ -199,7 +202,7 @@ def _quiet_since(quality: VersionQuality, fresh: list[StreamReport], now: float)
     """Since when nothing alarms of a suspect version; None while something does."""
     if fresh:
         return None
-    return now if quality.quiet_since is None else quality.quiet_since
+    return now if quality.quiet_since is None else min(now, quality.quiet_since)
 
 
 def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from monitoring.quality import phases
 from monitoring.quality.phases import VERDICTS, Course, Judged, Phase, Pinned, Released, next_phase
 from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import pin, release
-from tests.monitoring.quality.answered import NOW, V2, after, judged, stream
+from tests.monitoring.quality.answered import NOW, RECOVERED, V2, after, better, judged, stream
 from tests.monitoring.quality.phase_table import EVENTS, PHASES, make_table
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "explanation" / "phases.md"
@@ -43,6 +43,36 @@ def test_pin_that_ends_at_once_leaves_the_better_verdict(verdict: phases.Verdict
     for own in VERDICTS:
         left = next_phase(next_phase(Phase(own=own), Pinned(verdict)), Released())
         assert left == Phase(own=min(own, verdict, key=VERDICTS.index))
+
+
+def test_clock_that_is_set_back_hides_no_verdict_from_the_monitors_process() -> None:
+    degraded, _ = after(judged(stream("feedback")))
+    course, _ = phases.follow(Course(), degraded.versions[V2].phase, degraded.versions[V2].since, False)
+    for health in (
+        after(RECOVERED, health=degraded, at=-600.0)[0],
+        pin(degraded, V2, Pin(verdict="healthy", by="ann", reason="a fault", at=NOW - 600.0), NOW - 600.0)[0],
+    ):
+        quality = health.versions[V2]
+        assert quality.verdict == "healthy"
+        moved, _ = phases.follow(course, quality.phase, quality.since, True)
+        assert moved.phase == quality.phase
+
+
+def test_clock_that_is_set_back_delays_no_step_of_a_share_and_no_end_of_a_suspicion() -> None:
+    slipped = judged(stream("feedback"), arms=(better("general"),))
+    health, _ = after(slipped)
+    assert health.versions[V2].kept == 0.5
+    health, _ = after(slipped, health=health, at=-7200.0)
+    assert health.versions[V2].kept == 0.2
+    recovered = msgspec.structs.replace(RECOVERED, arms=[better("general")])
+    for hours, kept in ((-3, 0.5), (-4, 1.0)):
+        health, _ = after(recovered, health=health, at=3600.0 * hours)
+        assert health.versions[V2].kept == kept
+    suspect, _ = after(judged(stream("coverage")))
+    suspect, _ = after(judged(), health=suspect)
+    for hours, verdict in ((-3, "suspect"), (-2, "healthy")):
+        suspect, _ = after(judged(), health=suspect, at=3600.0 * hours)
+        assert suspect.versions[V2].verdict == verdict
 
 
 class Versions(RuleBasedStateMachine):
