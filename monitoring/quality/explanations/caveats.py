@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from monitoring.quality.explanations import savings
 from monitoring.quality.explanations.phrases import format_count, format_moment, format_percent, format_span, join_words
@@ -23,6 +24,8 @@ SILENT_SHARE_MIN = 0.2
 """Of at least so many pairs lately, this share has got no word from the judge before that is told."""
 ANSWERED_MIN = 20
 """A judge that has given its word on so many pairs in a row is back."""
+BESIDE_LABELS: Mapping[str, str] = MappingProxyType({"shadow": "judged pairs", "complaints": "complaints"})
+"""The labelled signals that need no label of the feedback metric."""
 
 
 def list_caveats(
@@ -114,17 +117,19 @@ def _of_change(health: TaskQuality, review_by: Mapping[str, float], now: float) 
 
 
 def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
+    streams = [] if active is None else active.streams
+    others = join_words([BESIDE_LABELS[report.stream] for report in streams if report.stream in BESIDE_LABELS])
     if active is None or active.labels < plan.labels_min:
         has = (
             "no labels"
             if active is None or not active.labels
             else format_count(active.labels, "label", "labels") + " only"
         )
-        complain = active is not None and any(report.stream == "complaints" for report in active.streams)
-        but = "; its complaints may" if complain else ""
+        but = f"; its {others} may" if others else ""
         yield f"{name} has {has}: fewer than {plan.labels_min} never make it degraded, however bad they are{but}."
     if active is not None and not active.labels_per_day:
-        yield "No label comes at present: without labels the monitor can at most become suspicious."
+        at_most = f"only {others} can make it degraded" if others else "the monitor can at most become suspicious"
+        yield f"No label comes at present: without labels {at_most}."
 
 
 def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:

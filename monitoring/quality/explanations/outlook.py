@@ -113,7 +113,7 @@ def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Ite
     yield f"Suspect at most, for a person to look at: {doubts}."
     for report in reports:
         if report.doubt is not None:
-            yield f"Now {name} is kept suspect by {report.stream}. {DOUBTS[report.doubt]}."
+            yield f"Now evidence of {report.stream} makes {name} suspect at most. {DOUBTS[report.doubt]}."
         if report.baseline.get("upper") is None:
             yield f"{report.stream} has no baseline yet, so it finds nothing."
         elif report.dispersion > DISPERSION_TOLD:

@@ -28,11 +28,13 @@ from tests.monitoring.quality.situations import (
     HEALTHY,
     JUDGED,
     NOW,
+    PAIRS,
     PLAN,
     QUIET,
     SHIFTED,
     SITUATIONS,
     SLIPPED,
+    UNLABELLED,
     of,
     single,
     text_of,
@@ -312,6 +314,14 @@ def test_where_complaints_are_looked_at_few_labels_do_not_say_that_it_is_safe() 
     heard = msgspec.structs.replace(few, streams=[*few.streams, complaints])
     [caveat] = [one for one in make_report(of(single(HEALTHY), heard)).caveats if "12 labels only" in one]
     assert caveat.endswith("fewer than 30 never make it degraded, however bad they are; its complaints may.")
+
+
+def test_pairs_that_make_a_version_degraded_without_labels_are_told_as_able_to() -> None:
+    by_pairs = msgspec.structs.replace(PAIRS, estimate=0.3, low=0.2, high=0.4, e_value=31_400, alarming=True)
+    caveats = make_report(of(single(DEGRADED), msgspec.structs.replace(UNLABELLED, streams=[by_pairs, *QUIET]))).caveats
+    assert "No label comes at present: without labels only judged pairs can make it degraded." in caveats
+    assert any(one.endswith("however bad they are; its judged pairs may.") for one in caveats)
+    assert not any("at most become suspicious" in one for one in caveats)
 
 
 @pytest.mark.parametrize(
