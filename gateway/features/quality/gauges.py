@@ -58,12 +58,16 @@ def read_monitor_gauges(quality: Quality) -> None:
 
 
 def with_a_role(policy: Policy) -> frozenset[str]:
-    """Versions that requests or their copies may be led to: active, canary, previous version, shadow, or by a rule."""
+    """Versions that requests or their copies may be led to: active, canary, previous version, shadow, or by a rule.
+
+    A task that is not configured any more leads none, though its alias is kept.
+    """
     of_aliases = (
         (*entry.weights, *entry.shadow, entry.canary, entry.previous_version) for entry in policy.aliases.values()
     )
     by_rules = (entry.version for entry in policy.overrides)
-    return frozenset(name for name in itertools.chain(by_rules, *of_aliases) if name)
+    names = {name for name in itertools.chain(by_rules, *of_aliases) if name}
+    return frozenset(name for name in names if name.partition("@")[0] in policy.tasks)
 
 
 def _of_versions(quality: Quality, value: Callable[[VersionQuality], float]) -> Read:
