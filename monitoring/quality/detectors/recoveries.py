@@ -9,8 +9,6 @@ That an admin has overruled the verdict is no recovery.
 
 from __future__ import annotations
 
-import math
-
 BETWEEN = 200.0
 HOLDS_SECONDS = 30 * 86_400.0
 TIMES = 4.0
@@ -28,7 +26,7 @@ def add_recovery(in_a_row: int) -> int:
     return min(IN_A_ROW_MAX, in_a_row + 1)
 
 
-def count_left(in_a_row: int, labels: float, seconds: float = math.inf, first: float = BETWEEN) -> int:
+def count_left(in_a_row: int, labels: float, seconds: float, first: float = BETWEEN) -> int:
     """The count when the version is degraded again, after so many labels and seconds from the last recovery until then.
 
     Labels of while it was degraded are none of them, though an admin has ended that.

@@ -35,8 +35,8 @@ HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS
 class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the complaints. `last` is when a request or complaint last came (Unix seconds).
 
-    `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began, `streams`
-    and `recoveries` are as in `BaselinedSignal`. `apart` of the expected complaints were expected while there was an
+    `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began, `streams`,
+    `recoveries` and `recovered_at` are as in `BaselinedSignal`. `apart` of the expected complaints were expected while there was an
     earlier reverse test; the present one began when `tested_at` were expected. `complained` counts all complaints,
     those that it learns from too.
     """
@@ -48,6 +48,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     busiest: float = 0.0
     streams: int = 0
     recoveries: int = 0
+    recovered_at: float = 0.0
     apart: float = 0.0
     tested_at: float = 0.0
     complained: int = 0
@@ -87,8 +88,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         back, learned = self.detectors.whole.back, self.detectors.whole.learned
         if back is None or learned is None:
             return False
-        between = recoveries.BETWEEN * learned.complaints_alike
-        return fewer.log_e(back) >= math.log(recoveries.count_asked(self.recoveries, between))
+        return fewer.log_e(back) >= math.log(recoveries.count_asked(self.recoveries, _find_between(learned)))
 
     @property
     def evidence_since(self) -> float | None:
@@ -154,7 +154,8 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         """Begin the reverse test of a version that is degraded `since` then."""
         whole, signal = self.detectors.whole, self
         if not self.is_tested:
-            left = recoveries.count_left(self.recoveries, whole.expected - self.apart)
+            stood, seconds = whole.expected - self.apart, since - self.recovered_at
+            left = recoveries.count_left(self.recoveries, stood, seconds, _find_between(whole.learned))
             signal = replace(self, recoveries=left, tested_at=whole.expected)
         return signal._with_whole(complaints.begin_reverse_test(whole, since))
 
@@ -166,8 +167,10 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         """
         learned = self.detectors.whole.learned
         fresh = start(self.complainers.salt, self.last if learned is not None else max(self.last, at), learned)
-        count = recoveries.add_recovery(self.recoveries) if self.has_recovered else self.recoveries
-        return replace(fresh, rate=self.rate, recoveries=count)
+        count, recovered_at = self.recoveries, self.recovered_at
+        if self.has_recovered:
+            count, recovered_at = recoveries.add_recovery(count), at
+        return replace(fresh, rate=self.rate, recoveries=count, recovered_at=recovered_at)
 
     def restart_if_recovered(self, at: float) -> ComplaintSignal:
         """Begin again if the reverse test has found a recovery. What was being learned begins again in any case."""
@@ -245,6 +248,11 @@ def _catch_up(state: Complaints, last: float, at: float) -> Complaints:
         return state
     until = _tick_before(last + HORIZON_SECONDS)
     return complaints.advance(state, until) if until > state.at else state
+
+
+def _find_between(learned: Delays | None) -> float:
+    """The mean number of expected complaints between two false recoveries, as they depend on each other."""
+    return recoveries.BETWEEN * (1.0 if learned is None else learned.complaints_alike)
 
 
 def _tick_before(at: float) -> float:

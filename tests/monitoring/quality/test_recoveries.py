@@ -347,10 +347,29 @@ def test_complaints_of_while_it_was_degraded_are_none_for_which_a_recovery_stood
     assert (track.recoveries, track.detectors.whole.expected > 800) == (1, True)
     told.tell("healthy", pinned=True)
     _release(told)
-    for _ in range(4):
+    for _ in range(14):
         _complained_in_turn(told, 0.3)
     told.tell("degraded")
     assert (told.reckoning.watches[V3].complaints or track).recoveries == 0
+
+
+def test_recovery_of_complaints_is_forgiven_by_time_and_not_by_one_busy_day() -> None:
+    told = Told({V3: {}}, step(PLAN))
+    for _ in range(8):
+        _complained_in_turn(told, 0.3)
+    known = told.reckoning.watches[V3].complaints
+    assert known is not None
+    learned = known.detectors.whole.learned
+    track = complaint_signal.start(V3, told.now, learned)
+    enough = msgspec.structs.replace(track.detectors.whole, expected=1e6)
+    detectors = msgspec.structs.replace(track.detectors, whole=enough)
+    track = msgspec.structs.replace(track, recoveries=1, recovered_at=told.now, detectors=detectors)
+    for days, count in ((1.0, 1), (29.0, 1), (30.0, 0)):
+        assert track.begin_reverse_test(told.now + days * DAY).recoveries == count
+    few = msgspec.structs.replace(track.detectors.whole, expected=recoveries.count_asked(1))
+    detectors = msgspec.structs.replace(track.detectors, whole=few)
+    track = msgspec.structs.replace(track, detectors=detectors)
+    assert track.begin_reverse_test(told.now + 30.0 * DAY).recoveries == 1, "days differ: more are asked for"
 
 
 def test_a_stream_that_has_shown_no_recovery_counts_none() -> None:
