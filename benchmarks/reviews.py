@@ -60,8 +60,8 @@ def between(per_week: int, streams: int) -> float:
 
 def labels_until_found(baseline: float, error: float, labels: float, chance: random.Random) -> int:
     """Labels from the change on until one version's detector alarms; LABELS_MAX where it does not."""
-    state = slip.start(baseline)
-    while not slip.alarms(state, labels, ALPHA) and state.observed < LABELS_MAX:
+    state, threshold = slip.start(baseline), slip.find_threshold(labels, ALPHA)
+    while slip.log_e(state) < threshold and state.observed < LABELS_MAX:
         state = slip.observe(state, float(chance.random() < error))
     return state.observed
 

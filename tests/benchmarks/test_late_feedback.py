@@ -59,7 +59,7 @@ def test_labels_in_order_of_arrival_are_those_of_slip() -> None:
         one, wanted = slip.start(baseline), math.inf
         for number, label in enumerate(labels):
             one = slip.observe(one, float(label))
-            if slip.alarms(one, 100, 0.1):
+            if slip.log_e(one) >= slip.find_threshold(100, 0.1):
                 wanted = number + 1
                 break
         assert at == wanted

@@ -154,11 +154,6 @@ def log_e(guarded: Guarded) -> float:
     return leave_one_out.find_evidence(guarded.detectors, slip.log_e, _believed(guarded))
 
 
-def alarms(guarded: Guarded, labels: float, alpha: float) -> bool:
-    """Return whether the evidence has ever reached the threshold for so many labels."""
-    return leave_one_out.alarms(guarded.detectors, labels, alpha)
-
-
 def rests_on_one(guarded: Guarded, labels: float, alpha: float, relief: float = 1.0) -> bool:
     """Return whether all labels would alarm as they stand, and not without one caller or rater alone: somebody should
     look.

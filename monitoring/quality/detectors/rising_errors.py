@@ -23,20 +23,9 @@ import msgspec
 
 from monitoring.quality.detectors import restarts
 from monitoring.quality.detectors.dependence import PLAIN, LabelTerms, add_near, find_crowding
-from monitoring.quality.detectors.restarts import LOG_FLOOR, find_threshold
+from monitoring.quality.detectors.restarts import find_threshold
 
-__all__ = [
-    "Side",
-    "Slip",
-    "alarms",
-    "find_change",
-    "find_mean",
-    "find_threshold",
-    "list_alternatives",
-    "log_e",
-    "observe",
-    "start",
-]
+__all__ = ["Side", "Slip", "find_change", "find_mean", "find_threshold", "list_alternatives", "log_e", "observe", "start"]
 
 Side = Literal["above", "below"]
 
@@ -53,8 +42,7 @@ class Slip(msgspec.Struct, frozen=True, kw_only=True):
     """A detector and how it stands. JSON gives back the same, to the last bit.
 
     `side` is what an alarm shows: the rate lies above the baseline, or below it. `observed` counts labels, `weight` is
-    the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative, `log_max`
-    is the largest `log_e` so far. `rises` and `begun` tell since when each alternative has been winning, `weights` and
+    the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative. `rises` and `begun` tell since when each alternative has been winning, `weights` and
     `totals` what `weight` and `total` were then. `near` is the badness of about the last ten labels.
     """
 
@@ -64,7 +52,6 @@ class Slip(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 0.0
     total: float = 0.0
     logs: tuple[float, ...] = NOTHING
-    log_max: float = LOG_FLOOR
     rises: tuple[float, ...] = NOTHING
     begun: tuple[int, ...] = (0, 0, 0, 0, 0)
     weights: tuple[float, ...] = NOTHING
@@ -127,7 +114,6 @@ def advance(slip: Slip, badness: float, weight: float, gains: tuple[float, ...],
         weight=weighed,
         total=total,
         logs=logs,
-        log_max=max(slip.log_max, restarts.log_of_mean(logs, WEIGHTS)),
         rises=rises,
         begun=begun,
         weights=_kept(slip.weights, rises, weighed),
@@ -143,11 +129,6 @@ def _kept(sums: tuple[float, ...], rises: tuple[float, ...], now: float) -> tupl
 def log_e(slip: Slip) -> float:
     """The natural logarithm of the e-value as it stands now: -700 before the first label, never infinite."""
     return restarts.log_of_mean(slip.logs, WEIGHTS)
-
-
-def alarms(slip: Slip, labels: float, alpha: float) -> bool:
-    """Return whether it has ever reached the threshold for so many labels: the same however seldom one looks."""
-    return slip.log_max >= find_threshold(labels, alpha)
 
 
 def find_change(slip: Slip) -> int:

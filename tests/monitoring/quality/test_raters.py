@@ -34,6 +34,15 @@ def guarded(*callers: str) -> Guarded:
     return found
 
 
+def alarms(found: Guarded) -> bool:
+    return leave_one_out.alarms(found.detectors, LABELS, ALPHA)
+
+
+def slips(found: Guarded) -> bool:
+    """Return whether all labels are evidence enough now, whoever gave them."""
+    return slip.log_e(found.detectors.whole) >= slip.find_threshold(LABELS, ALPHA)
+
+
 def poisoned(share: float, seed: str, field: str = "caller", trusted: bool = False, count: int = 600) -> Guarded:
     """Healthy labels of five others, and one who sends `share` of all labels, all of them bad."""
     draw, found = random.Random(seed), guarded("attacker", *(f"caller-{n}" for n in range(5)))
@@ -52,8 +61,8 @@ def poisoned(share: float, seed: str, field: str = "caller", trusted: bool = Fal
 def test_one_caller_or_one_rater_who_sends_only_bad_labels_moves_no_verdict(share: float, field: str) -> None:
     for n in range(4):
         found = poisoned(share, f"{share} {n}", field)
-        assert not raters.alarms(found, LABELS, ALPHA)
-        assert raters.rests_on_one(found, LABELS, ALPHA) == slip.alarms(found.detectors.whole, LABELS, ALPHA)
+        assert not alarms(found)
+        assert raters.rests_on_one(found, LABELS, ALPHA) == slips(found)
     assert raters.rests_on_one(poisoned(0.5, "told", field), LABELS, ALPHA)
 
 
@@ -65,7 +74,7 @@ def test_a_burst_of_bad_labels_that_drowns_all_others_moves_no_verdict(field: st
         who, bad = (f"caller-{n % 5}", float(draw.random() < 0.04)) if n < 232 else ("burst", 1.0)
         caller, rater = (who, None) if field == "caller" else ("caller-0", who)
         found = raters.observe(served(found, caller), bad, caller, rater=rater)
-    assert not raters.alarms(found, LABELS, ALPHA)
+    assert not alarms(found)
     assert raters.rests_on_most(found, LABELS, ALPHA)
 
 
@@ -80,7 +89,7 @@ def test_a_caller_of_95_percent_of_the_traffic_moves_no_verdict_alone(history: i
             is_most = draw.random() < 0.95
             who, rate = ("most", wrong if n >= history else 0.04) if is_most else (f"caller-{n % 3}", 0.04)
             found = raters.observe(served(found, who), float(draw.random() < rate), who)
-            assert n < 30 or not raters.alarms(found, LABELS, ALPHA)
+            assert n < 30 or not alarms(found)
 
 
 def test_evidence_that_is_gone_rests_on_nobody() -> None:
@@ -102,9 +111,9 @@ def test_evidence_of_several_that_is_not_enough_yet_rests_on_nobody() -> None:
     draw, found = random.Random(2), guarded("a", "b", "c")
     for n in range(600):
         found = raters.observe(found, float(draw.random() < 0.2), "abc"[n % 3])
-        if slip.alarms(found.detectors.whole, LABELS, ALPHA):
+        if slips(found):
             break
-    assert not raters.alarms(found, LABELS, ALPHA)
+    assert not alarms(found)
     assert not raters.rests_on_one(found, LABELS, ALPHA)
 
 
@@ -112,7 +121,7 @@ def test_of_a_caller_who_alone_uses_the_version_the_word_counts() -> None:
     found = guarded("only")
     for _ in range(80):
         found = raters.observe(found, 1.0, "only")
-    assert raters.alarms(found, LABELS, ALPHA)
+    assert alarms(found)
     assert raters.log_e(found) == slip.log_e(found.detectors.whole)
 
 
@@ -120,7 +129,7 @@ def test_it_counts_no_longer_alone_once_another_caller_is_served() -> None:
     found = served(guarded("only"), "another")
     for _ in range(40):
         found = raters.observe(found, 1.0, "only")
-    assert not raters.alarms(found, LABELS, ALPHA)
+    assert not alarms(found)
     assert raters.rests_on_one(found, LABELS, ALPHA)
 
 
@@ -132,7 +141,7 @@ def test_a_request_or_two_of_somebody_else_silence_nobody() -> None:
     found = served(found, "another")
     for _ in range(80):
         found = raters.observe(found, 1.0, "only")
-    assert raters.alarms(found, LABELS, ALPHA)
+    assert alarms(found)
     assert leave_one_out.find_alone(found.callers) == leave_one_out.make_digest(found.callers, "only")
 
 
@@ -140,7 +149,7 @@ def test_of_raters_of_one_caller_a_single_label_silences_nobody_either() -> None
     found = raters.observe(guarded("app"), 0.0, "app", rater="passer-by")
     for _ in range(200):
         found = raters.observe(found, 1.0, "app", rater="only")
-    assert raters.alarms(found, LABELS, ALPHA)
+    assert alarms(found)
 
 
 def test_who_uses_a_version_little_moves_no_verdict_by_much_feedback() -> None:
@@ -150,7 +159,7 @@ def test_who_uses_a_version_little_moves_no_verdict_by_much_feedback() -> None:
         found = served(found, "attacker" if n % 50 == 0 else "shop")
     for _ in range(300):
         found = raters.observe(found, 1.0, "attacker")
-    assert not raters.alarms(found, LABELS, ALPHA)
+    assert not alarms(found)
     assert leave_one_out.find_alone(found.callers) is None
 
 
@@ -160,15 +169,15 @@ def test_many_small_callers_together_ask_for_their_labels() -> None:
         found = served(found, "large" if n % 10 else f"small-{n % 130}")
     for _ in range(300):
         found = raters.observe(found, 1.0, "large")
-    assert not raters.alarms(found, LABELS, ALPHA)
+    assert not alarms(found)
 
 
 def test_labels_of_trusted_givers_count_in_all() -> None:
     found = guarded("one", "other")
     for _ in range(40):
         found = raters.observe(found, 1.0, "reviewer", trusted=True)
-    assert raters.alarms(found, LABELS, ALPHA)
-    assert raters.alarms(poisoned(0.5, "trusted", trusted=True), LABELS, ALPHA)
+    assert alarms(found)
+    assert alarms(poisoned(0.5, "trusted", trusted=True))
 
 
 def test_slip_seen_by_all_callers_is_found_nearly_as_soon_as_without_the_guard() -> None:
@@ -178,8 +187,8 @@ def test_slip_seen_by_all_callers_is_found_nearly_as_soon_as_without_the_guard()
         at_with = at_without = 0
         for at in range(1, 2_000):
             found = raters.observe(found, float(draw.random() < 0.25), f"caller-{draw.randrange(5)}")
-            at_without = at_without or at * slip.alarms(found.detectors.whole, LABELS, ALPHA)
-            at_with = at_with or at * raters.alarms(found, LABELS, ALPHA)
+            at_without = at_without or at * slips(found)
+            at_with = at_with or at * alarms(found)
             if at_with:
                 break
         took_with.append(at_with)
@@ -244,7 +253,7 @@ def test_at_the_baseline_the_guarded_detector_alarms_no_more_often_than_alpha() 
         draw, found = random.Random(f"healthy {n}"), guarded("a", "b", "c")
         for _ in range(200):
             found = raters.observe(found, float(draw.random() < 0.05), draw.choice("abc"))
-        alarms += raters.alarms(found, 200, 0.2)
+        alarms += leave_one_out.alarms(found.detectors, 200, 0.2)
     assert alarms <= 150 * 0.2 + 3.1 * math.sqrt(150 * 0.2 * 0.8)
 
 
