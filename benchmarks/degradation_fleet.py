@@ -56,7 +56,8 @@ def fleet(versions: int, months: int, budget: float, seed: int) -> dict[str, Any
     rates = np.clip(draw.beta(2, 23, versions), 0.005, 0.4)
     wrong = draw.binomial(GATE_ROWS, rates)
     bounds = beta.ppf(GATE_CONFIDENCE, wrong + 1, GATE_ROWS - wrong)
-    between = np.array(planning.find_labels_between_false_alarms(budget, labels.tolist()))
+    days = planning.MONTH_DAYS
+    between = np.array([planning.find_labels_between(budget, versions, count / days) for count in labels.tolist()])
     found: dict[str, Any] = {
         "versions": versions,
         "months": months,

@@ -55,7 +55,7 @@ def time_cut(expected: float, budget: int) -> float:
 
 def between(per_week: int, streams: int) -> float:
     """Labels between two false alarms of one stream."""
-    return planning.find_labels_between_false_alarms(1.0, [per_week * MONTH_WEEKS] * streams)[0]
+    return planning.find_labels_between(1.0, streams, per_week * MONTH_WEEKS / planning.MONTH_DAYS)
 
 
 def labels_until_found(baseline: float, error: float, labels: float, chance: random.Random) -> int:

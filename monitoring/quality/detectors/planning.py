@@ -13,30 +13,29 @@ long as no stream has more labels a month than it was planned with.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from monitoring.quality.detectors import dependence
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Side
 
+MONTH_DAYS = 30.0
 BETWEEN_MIN = 200.0
 """A stream with few labels a month raises an alarm no more often than once in so many labels."""
 
 
-def find_labels_between_false_alarms(
-    false_alarms_per_month: float, streams: Sequence[float], between_min: float = BETWEEN_MIN
-) -> tuple[float, ...]:
-    """For each stream, of so many labels a month, how many labels shall lie between two false alarms on average.
+def find_labels_between(
+    false_alarms_per_month: float, streams: int, labels_per_day: float, between_min: float = BETWEEN_MIN
+) -> float:
+    """The mean number of labels between two false alarms of one of so many streams: the e-value at which it alarms.
 
-    Raises ValueError if no false alarms are allowed for, or if a stream's labels are not a number of at least 0.
+    Raises ValueError if no false alarms are allowed for, or if the labels are not a number of at least 0.
     """
     if not (false_alarms_per_month > 0.0 and math.isfinite(false_alarms_per_month)):
         raise ValueError(f"{false_alarms_per_month} false alarms a month: more than 0, or nothing could ever alarm.")
-    if not all(labels >= 0.0 and math.isfinite(labels) for labels in streams):
-        raise ValueError("The labels of a stream a month must be a number of at least 0.")
-    part = false_alarms_per_month / max(1, len(streams))
-    return tuple(max(between_min, labels / part) for labels in streams)
+    if not (labels_per_day >= 0.0 and math.isfinite(labels_per_day)):
+        raise ValueError("The labels of a stream a day must be a number of at least 0.")
+    return max(between_min, labels_per_day * MONTH_DAYS * max(1, streams) / false_alarms_per_month)
 
 
 def find_labels_to_detect(

@@ -12,7 +12,6 @@ from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.explanations.certainty import DISPERSION_TOLD, KINDS
 from monitoring.quality.explanations.phrases import format_count, format_digits, format_percent
 from monitoring.quality.signal_table import get_measure
-from monitoring.quality.signals.judging import find_labels_between
 from monitoring.quality.signals.labelled import ALPHA
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
@@ -62,7 +61,7 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
             threshold = report.threshold
             if labels_per_day is not None:
                 per_day = labels_per_day
-                threshold = find_labels_between(plan.false_alarms_per_month, judged.signals, per_day)
+                threshold = planning.find_labels_between(plan.false_alarms_per_month, judged.signals, per_day)
             signals.append(_look_ahead(report, upper, per_day, threshold))
     days = {
         str(points): min((day for signal in signals if (day := signal.days[str(points)]) is not None), default=None)

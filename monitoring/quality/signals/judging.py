@@ -38,7 +38,6 @@ from monitoring.quality.verdicts.quality import (
 )
 from monitoring.quality.verdicts.verdict import name_of
 
-MONTH_DAYS = 30.0
 POINTS = (5, 10)
 GUESSED_FROM = 20
 """With so many of its first labels, a baseline that is yet to come is guessed, to say how soon a slip will be found."""
@@ -110,16 +109,10 @@ def _of_saving(watch: Watch, at: float) -> SavingReport | None:
     )
 
 
-def find_labels_between(false_alarms_per_month: float, streams: int, labels_per_day: float) -> float:
-    """The mean number of labels between two false alarms of a signal: the e-value at which it alarms."""
-    part = false_alarms_per_month / max(1, streams)
-    return planning.find_labels_between_false_alarms(part, (labels_per_day * MONTH_DAYS,))[0]
-
-
 def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
-    """The same for a labelled signal, by the most signals and labels a day since its detector began."""
+    """The e-value at which a labelled signal alarms, by the most signals and labels a day since its detector began."""
     streams, per_day = max(signal.streams, budget.labelled), recent_values.find_busiest(signal.busiest, signal.rate, at)
-    return find_labels_between(budget.false_alarms_per_month, streams, per_day)
+    return planning.find_labels_between(budget.false_alarms_per_month, streams, per_day)
 
 
 # ---- labelled signals ------------------------------------------------------------------------------
@@ -163,7 +156,7 @@ def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamRepor
             streams = max(signal.streams, budget.unlabelled)
             per_day = recent_values.find_busiest(signal.busiest, watch.request_rate, at)
             yield _of_signal(
-                stream, signal, watch, find_labels_between(budget.false_alarms_per_month, streams, per_day)
+                stream, signal, watch, planning.find_labels_between(budget.false_alarms_per_month, streams, per_day)
             )
 
 

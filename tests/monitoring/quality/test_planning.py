@@ -16,15 +16,15 @@ from monitoring.quality.detectors import rising_errors as slip
 
 @given(st.floats(0.01, 100), st.lists(st.floats(0, 1e7), max_size=50))
 def test_the_streams_together_raise_at_most_what_was_set(budget: float, streams: list[float]) -> None:
-    between = planning.find_labels_between_false_alarms(budget, streams, between_min=1.0)
-    alarms = math.fsum(labels / one for one, labels in zip(between, streams, strict=True))
+    between = [planning.find_labels_between(budget, len(streams), labels, between_min=1.0) for labels in streams]
+    alarms = math.fsum(planning.MONTH_DAYS * labels / one for one, labels in zip(between, streams, strict=True))
     assert alarms <= budget * (1 + 1e-9)
 
 
 def test_each_stream_has_an_equal_part_of_the_false_alarms() -> None:
-    between = planning.find_labels_between_false_alarms(2.0, [1_000, 30_000, 10])
-    assert between == pytest.approx((1_500, 45_000, planning.BETWEEN_MIN))
-    assert planning.find_labels_between_false_alarms(2.0, []) == ()
+    between = [planning.find_labels_between(2.0, 3, labels / planning.MONTH_DAYS) for labels in (1_000, 30_000, 10)]
+    assert between == pytest.approx([1_500, 45_000, planning.BETWEEN_MIN])
+    assert planning.find_labels_between(2.0, 0, 0.0) == planning.BETWEEN_MIN
 
 
 def test_clustered_errors_take_longer_to_find() -> None:
@@ -39,9 +39,9 @@ def test_clustered_errors_take_longer_to_find() -> None:
 def test_what_can_not_be_is_refused() -> None:
     for budget in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="nothing could ever alarm"):
-            planning.find_labels_between_false_alarms(budget, [1.0])
+            planning.find_labels_between(budget, 1, 1.0)
     with pytest.raises(ValueError, match="labels of a stream"):
-        planning.find_labels_between_false_alarms(1.0, [-1.0])
+        planning.find_labels_between(1.0, 1, -1.0)
 
 
 def alarm_after(p: float, baseline: float, bar: float, draw: random.Random, most: int) -> int:
