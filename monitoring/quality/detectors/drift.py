@@ -43,7 +43,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     quantiles afterwards. `above` and `below` are the detectors, None where that side is not looked at or can't be: a
     rate that never happened can't fall. `log_max` is the largest log e-value so far. The others are for its owner to
     say: when the last value of the reference came (`taken_at`), and of the time since the detectors began the most
-    requests a day (`busiest`) and the most streams of all versions (`streams`, `parting.py`).
+    requests a day (`busiest`) and the most streams of all versions (`streams`, `alarm_shares.py`).
     """
 
     kind: Kind

@@ -11,9 +11,9 @@ With few labels the normal interval is too narrow. As in "add two successes and 
 1998) the interval, not the estimate, is reckoned as if every way in which label and judge can differ had been seen a
 little more often, and has Student's quantiles.
 
-Those intervals are for one look. Who looks at every row and acts on the first that tells goes by `always`: bounds that
-hold at all times together (I. Waudby-Smith, D. Arbour, R. Sinha, E. Kennedy, A. Ramdas, "Time-uniform central limit
-theory and asymptotic confidence sequences", 2021, arXiv 2103.06476).
+Those intervals are for one look. Who looks at every row and acts on the first that tells goes by `bound_always`:
+bounds that hold at all times together (I. Waudby-Smith, D. Arbour, R. Sinha, E. Kennedy, A. Ramdas, "Time-uniform
+central limit theory and asymptotic confidence sequences", 2021, arXiv 2103.06476).
 
 Pure functions over frozen sums of fixed size.
 """

@@ -25,7 +25,17 @@ from monitoring.quality.detectors import restarts
 from monitoring.quality.detectors.dependence import PLAIN, LabelTerms, add_near, find_crowding
 from monitoring.quality.detectors.restarts import find_threshold
 
-__all__ = ["Side", "Slip", "find_change", "find_mean", "find_threshold", "list_alternatives", "log_e", "observe", "start"]
+__all__ = [
+    "Side",
+    "Slip",
+    "find_change",
+    "find_mean",
+    "find_threshold",
+    "list_alternatives",
+    "log_e",
+    "observe",
+    "start",
+]
 
 Side = Literal["above", "below"]
 
@@ -42,8 +52,9 @@ class Slip(msgspec.Struct, frozen=True, kw_only=True):
     """A detector and how it stands. JSON gives back the same, to the last bit.
 
     `side` is what an alarm shows: the rate lies above the baseline, or below it. `observed` counts labels, `weight` is
-    the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative. `rises` and `begun` tell since when each alternative has been winning, `weights` and
-    `totals` what `weight` and `total` were then. `near` is the badness of about the last ten labels.
+    the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative. `rises`
+    and `begun` tell since when each alternative has been winning, `weights` and `totals` what `weight` and `total` were
+    then. `near` is the badness of about the last ten labels.
     """
 
     baseline: float

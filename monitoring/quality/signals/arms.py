@@ -119,7 +119,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_with(arm: Arm, digest: str | None) -> Arm:
-    """The arm once it is known to go by this; begun anew if it went by another (`stacks.py`)."""
+    """The arm once it is known to go by this; begun anew if it went by another (`fingerprints.py`)."""
     if digest is None or digest == arm.against:
         return arm
     if arm.against is None:

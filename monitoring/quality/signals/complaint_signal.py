@@ -35,10 +35,10 @@ HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS
 class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the complaints. `last` is when a request or complaint last came (Unix seconds).
 
-    `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began, `streams`,
-    `recoveries` and `recovered_at` are as in `BaselinedSignal`. `apart` of the expected complaints were expected while there was an
-    earlier reverse test; the present one began when `tested_at` were expected. `complained` counts all complaints,
-    those that it learns from too.
+    `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began.
+    `streams`, `recoveries` and `recovered_at` are as in `BaselinedSignal`. `apart` of the expected complaints were
+    expected while there was an earlier reverse test; the present one began when `tested_at` were expected.
+    `complained` counts all complaints, those that it learns from too.
     """
 
     detectors: LeaveOneOut[Complaints]

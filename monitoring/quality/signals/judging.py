@@ -2,8 +2,8 @@
 
 The fleet's accepted false alarms go in equal parts to all labelled streams of all versions, and as many again to the
 unlabelled ones, which only make suspect: a stream's part and its labels a month give the e-value at which it alarms
-(`planning.py`). Both are those of when there were most streams and labels since its detector began (`parting.py`). A
-class is a stream of its own.
+(`planning.py`). Both are those of when there were most streams and labels since its detector began
+(`alarm_shares.py`). A class is a stream of its own.
 
 Pure functions.
 """

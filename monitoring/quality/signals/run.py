@@ -1,7 +1,7 @@
 """The monitor's child: it reads all streams, moves the watches of all versions, and judges them.
 
-`python -m monitoring.quality.signals.run` reads lines of JSON, `Begin` and then a `Step` each, and answers every
-step with a `Judged`. It ends at once when its input is closed: it never outlives the gateway that began it.
+`python -m monitoring.quality.signals.run` reads lines of JSON, `Begin` and then a `MonitorStep` each, and answers each
+step with a `JudgedStep`. It ends at once when its input is closed: it never outlives the gateway that began it.
 
 How far the streams are reckoned with stands in Redis with the watches. Both are written in one step, and only if nobody
 else has written meanwhile: so an entry counts once, whoever reads it, and wherever a child is killed. What is kept in

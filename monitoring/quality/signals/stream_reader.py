@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 def read_streams(script: Any, read: tuple[str, str, str], known_at: float | None = None) -> Batch:
     """The next entries behind those that were `read` of each stream, up to `known_at` (Unix seconds; None: up to now).
 
-    `script` is LOOK, registered. Raises RedisError.
+    `script` is READ_STREAMS, registered. Raises RedisError.
     """
     seconds, microseconds, step, *packed = script(keys=[CURSORS_KEY, *STREAMS], args=[*read, READ_MAX])
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
