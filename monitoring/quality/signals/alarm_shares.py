@@ -36,7 +36,7 @@ def keep_most(earlier: Watch | None, moved: Watch, streams: SignalCounts, at: fl
     """A watch that an entry at `at` has moved, with the number of signals of all versions now."""
     before = get_labelled(earlier) if earlier is not None else {}
     more: dict[str, Any] = {
-        name: replace(signal, streams=streams.labelled)  # type: ignore[type-var]
+        name: replace(signal, streams=streams.labelled)
         for name, signal in get_labelled(moved).items()
         if signal is not before.get(name) and signal.streams < streams.labelled
     }

@@ -1,14 +1,11 @@
-"""Labelled signals: what the monitor asks of each, and the part that those with a baseline share.
-
-`LabelledSignal` is all that the monitor asks of the state of such a signal. `BaselinedSignal` is the shared part:
-evidence against a baseline, and a reverse test that looks for a recovery while the version is degraded.
-"""
+"""The part that labelled signals with a baseline share: evidence against that baseline, and a reverse test that looks
+for a recovery while the version is degraded."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -41,56 +38,6 @@ class ReportTerms(NamedTuple):
     roll: GiverRoll
     requests_per_day: float
     is_outdated: bool = False
-
-
-class LabelledSignal(Protocol):
-    """The state of one labelled signal of a version. Times are Unix seconds."""
-
-    @property
-    def streams(self) -> int:
-        """The most signals of all versions since its detector began."""
-
-    @property
-    def busiest(self) -> float:
-        """The most labels a day since its detector began."""
-
-    @property
-    def rate(self) -> Rate | None:
-        """The rate of its labels."""
-
-    @property
-    def is_counted(self) -> bool:
-        """Return whether it shares the accepted false alarms: something of it was seen."""
-
-    @property
-    def is_reported(self) -> bool:
-        """Return whether there is anything to report."""
-
-    @property
-    def is_doubted(self) -> bool:
-        """Return whether its evidence now would be an alarm of the signal that may alarm most often."""
-
-    @property
-    def has_recovered(self) -> bool:
-        """Return whether the reverse test finds a recovery. New errors take that back."""
-
-    def hold_against(self, baseline: Baseline) -> Self | None:
-        """Hold it against this baseline from now on. None: it begins again, and learns what is usual."""
-
-    def begin_reverse_test(self, since: float) -> Self:
-        """Begin the reverse test of a version that is degraded since then."""
-
-    def restart(self, at: float) -> Self:
-        """Begin the detectors again, since the version is no longer degraded."""
-
-    def restart_if_recovered(self, at: float) -> Self:
-        """Begin them again if the reverse test has found a recovery; else the evidence remains."""
-
-    def end_reverse_test(self, at: float) -> Self:
-        """End the reverse test; the evidence remains."""
-
-    def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
-        """Report it with its evidence. The same state and terms give the same report."""
 
 
 class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,13 @@ from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase
 from monitoring.quality.signal_table import get_measure
 from monitoring.quality.signals import label_signal
-from monitoring.quality.signals.labelled import LabelledSignal
-from monitoring.quality.signals.watch import FIRST_OF_CLASS, Watch, get_labelled, replace_labelled
+from monitoring.quality.signals.watch import (
+    FIRST_OF_CLASS,
+    LabelledSignal,
+    Watch,
+    get_labelled,
+    replace_labelled,
+)
 
 
 def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:

@@ -54,7 +54,6 @@ from monitoring.quality.signals.entries import (
 )
 from monitoring.quality.signals.fingerprints import GeneralStack
 from monitoring.quality.signals.label_signal import LabelSignal
-from monitoring.quality.signals.labelled import LabelledSignal
 from monitoring.quality.signals.noted_pairs import NotedPair, Right
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.pair_judge import PairJudge
@@ -72,6 +71,7 @@ PREVIOUS_MIN = 200
 """Labels that another version has at least, so that this one may be held against it."""
 CLASSES_MAX = 20
 MARKED_EVERY = 16
+LabelledSignal = LabelSignal | PairSignal | ComplaintSignal
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
