@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from monitoring.quality.verdicts.quality import Judgement, Summary
-
 if TYPE_CHECKING:
     from gateway.features.quality.quality import Quality
 
@@ -24,10 +22,5 @@ async def follow_judgements(quality: Quality) -> None:
                 whole = await quality.store.summary()
                 quality.monitored.summary = whole if whole is not None else summary
             elif summary is not None:
-                judgements = quality.monitored.summary.judgements
-                quality.monitored.summary = _with(summary, judgements)
+                quality.monitored.summary = replace(summary, judgements=quality.monitored.summary.judgements)
         await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
-
-
-def _with(summary: Summary, judgements: dict[str, Judgement]) -> Summary:
-    return replace(summary, judgements=judgements)

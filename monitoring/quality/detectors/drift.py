@@ -32,7 +32,6 @@ Sides = Literal["both", "above", "below"]
 
 REFERENCE = 500
 OUTSIDE = 0.05
-HALVES = (0.5, 0.5)
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):

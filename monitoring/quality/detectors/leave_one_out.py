@@ -261,13 +261,7 @@ def rests_on(
     return missed if of_callers <= 1 and len(missed) - of_callers <= 1 else []
 
 
-def stands(detectors: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
-    """Return whether the evidence reaches the threshold for so many labels as it stands: the first time that it does is
-    the first time that `alarms` says so, and with the same probability; it is not so any more once the evidence is
-    gone."""
-    return detectors.log_now >= find_threshold(labels, alpha)
-
-
 def stands_between(detectors: LeaveOneOut[Detector], labels: float) -> bool:
-    """The same at the threshold that is reached by chance once in so many labels on average, at most."""
-    return stands(detectors, labels / 2, 0.5)
+    """Return whether the evidence now reaches the threshold that is reached by chance once in so many labels on
+    average, at most. The first time that it does is the first time that `alarms` says so."""
+    return detectors.log_now >= math.log(labels)

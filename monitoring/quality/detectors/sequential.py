@@ -95,11 +95,6 @@ def round_e_value(log_of_e: float) -> float:
     return float(f"{min(math.exp(min(log_of_e, 700.0)), E_VALUE_MAX):.4g}")
 
 
-def stands(bets: Bets, alpha: float) -> bool:
-    """Return whether the null hypothesis is rejected at error probability alpha by the e-value as it stands now."""
-    return log_e(bets) >= -math.log(alpha)
-
-
 def find_mean(bets: Bets) -> float | None:
     """The mean of the differences so far; None before the first."""
     return bets.total / bets.observed if bets.observed else None
