@@ -212,7 +212,7 @@ class Many:
         for version, one in zip(versions, learned, strict=True):
             self.learned[version] = one
             self.hazards[:, version], self.weights[:, version] = one.hazards, one.weights
-            self.week[:, version], self.clock[:, version] = delays.list_week(one), delays.list_clock(one)
+            self.week[:, version], self.clock[:, version] = delays.list_week(one.hours), delays.list_clock(one.hours)
             self.variance[version], self.dispersion[version] = one.variance, one.dispersion
             self.shape[version] = one.day_shape
         self.learns[versions] = False

@@ -142,28 +142,18 @@ def get_age_bucket(ticks: float) -> int:
 
 def get_hour_factor(delays: Delays, tick: int) -> float:
     """The factor of the hour in which a tick lies."""
-    return list_week(delays)[(tick // HOUR_TICKS + MONDAY_HOURS) % WEEK_HOURS]
+    return list_week(delays.hours)[(tick // HOUR_TICKS + MONDAY_HOURS) % WEEK_HOURS]
 
 
 def find_ages(delays: Delays, ticks: Sequence[int], tick: int) -> list[int]:
     """The age buckets at a tick of requests from these ticks."""
-    clock = list_clock(delays)
+    clock = list_clock(delays.hours)
     now = _read(clock, tick)
     return [get_age_bucket(now - _read(clock, request_tick)) for request_tick in ticks]
 
 
-def list_week(delays: Delays) -> tuple[float, ...]:
-    """The factors of all hours of a week, from Monday on."""
-    return _week(delays.hours)
-
-
-def list_clock(delays: Delays) -> tuple[float, ...]:
-    """The ticks that pass on the clock from Monday to each hour of a week, and to the end of it."""
-    return _clock(delays.hours)
-
-
 @lru_cache(maxsize=256)
-def _week(hours: tuple[float, ...]) -> tuple[float, ...]:
+def list_week(hours: tuple[float, ...]) -> tuple[float, ...]:
     """The factors of all hours of a week, from Monday on."""
     if len(hours) == CELLS:
         return hours[:DAY_HOURS] * 5 + hours[DAY_HOURS:] * 2
@@ -171,9 +161,9 @@ def _week(hours: tuple[float, ...]) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=256)
-def _clock(hours: tuple[float, ...]) -> tuple[float, ...]:
+def list_clock(hours: tuple[float, ...]) -> tuple[float, ...]:
     """The ticks that pass on the clock from Monday to each hour of a week, and to the end of it."""
-    week = _week(hours) if len(hours) == CELLS else (1.0,) * WEEK_HOURS
+    week = list_week(hours) if len(hours) == CELLS else (1.0,) * WEEK_HOURS
     return (0.0, *np.cumsum(np.array(week) * HOUR_TICKS).tolist())
 
 
@@ -285,7 +275,7 @@ def learn(reference: Reference) -> Delays:
     for _ in range(ROUNDS):
         if expected.any():
             rhythm, kept = _find_rhythm(hours, seen, expected, rhythm, spread)
-        clock = _clock(tuple(rhythm.tolist()))
+        clock = list_clock(tuple(rhythm.tolist()))
         watched = np.concatenate([_watch(stretch, clock) for stretch in stretches], axis=1)
         weights, of = _weigh(reference, clock, float(seen.sum())), watched.sum(axis=1)
         expected = np.divide(weights, of, out=np.zeros(AGES), where=of > 0.0) @ watched

@@ -111,7 +111,7 @@ def test_ages_of_which_too_little_is_known_are_not_tested() -> None:
 @pytest.mark.parametrize("is_quiet", [False, True])
 def test_office_hours_are_learned_and_requests_age_only_while_open(is_quiet: bool) -> None:
     found = delays.learn(simulated(14, open_hours=range(9, 17), delay_ticks=12.0, is_quiet=is_quiet))
-    week = delays.list_week(found)
+    week = delays.list_week(found.hours)
     assert max(*week[:9], *week[17:24]) < 0.3
     assert min(week[9:17]) > 1.2
     assert (week[5 * 24 + 12] < 0.5) == is_quiet
