@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.verdicts.quality import ACTIONS_MAX, Action, Changed, TaskQuality, VersionQuality
+from monitoring.quality.verdicts.actions import add_actions
+from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError
 
 
@@ -39,7 +40,7 @@ def announce(task: TaskQuality, versions: Sequence[str], word: Changed) -> tuple
         after={"stale_from": _marks(moved, versions), "changed": msgspec.to_builtins(word)},
         by=word.by,
     )
-    return _noted(replace(task, versions=moved, changed=word), action), action
+    return add_actions(replace(task, versions=moved, changed=word), [action]), action
 
 
 def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Changed, Action]:
@@ -64,7 +65,7 @@ def take_back(task: TaskQuality, by: str, now: float) -> tuple[TaskQuality, Chan
         by=by,
     )
     after = replace(task, versions=_unmarked(task), changed=None, actions=marked)
-    return _noted(after, action), word, action
+    return add_actions(after, [action]), word, action
 
 
 def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:
@@ -83,10 +84,6 @@ def _unmarked(task: TaskQuality) -> dict[str, VersionQuality]:
 def _marks(versions: Mapping[str, VersionQuality], names: Sequence[str]) -> dict[str, float | None]:
     """From when on each of these is stale."""
     return {name: versions[name].stale_from if name in versions else None for name in names}
-
-
-def _noted(task: TaskQuality, action: Action) -> TaskQuality:
-    return replace(task, actions=[*task.actions, action][-ACTIONS_MAX:])
 
 
 def _id(now: float) -> str:
