@@ -124,7 +124,7 @@ class Run:
         self.health = TaskQuality(versions={LEADING: degraded})
         self.monitor = Watches("benchmark")
         step = MonitorStep(
-            tasks={TASK: WatchedTask(plan=self.plan, active=LEADING, previous_version=PREVIOUS)},
+            tasks={TASK: WatchedTask(plan=self.plan, previous_version=PREVIOUS)},
             versions={
                 LEADING: WatchedVersion(task=TASK, state="active", phase=Phase(own="degraded"), since=self.now),
                 PREVIOUS: WatchedVersion(task=TASK, state="active"),

@@ -29,7 +29,7 @@ V3 = "returns@v3"
 PLAN = Plan(feedback_metric="correct", complaint_metric="complaint")
 METRICS = {"correct": Metric(kind="boolean"), "complaint": Metric(kind="boolean", better="lower")}
 STEP = MonitorStep(
-    tasks={"returns": WatchedTask(plan=PLAN, active=V3)},
+    tasks={"returns": WatchedTask(plan=PLAN)},
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,
 )

@@ -33,7 +33,7 @@ from tests.monitoring.quality.traffic import MORNING, PLAN, V3, said, served, st
 from tests.monitoring.test_records import IDS, stream_of
 
 STEP = MonitorStep(
-    tasks={"returns": WatchedTask(plan=PLAN, active=V3)},
+    tasks={"returns": WatchedTask(plan=PLAN)},
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,
 )

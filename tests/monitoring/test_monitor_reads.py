@@ -145,7 +145,7 @@ async def test_the_long_state_of_a_version_with_many_classes_is_packed_and_read_
     redis: Redis, begin: Begin, client: Client
 ) -> None:
     plan = msgspec.structs.replace(PLAN, class_tag="kind")
-    step = msgspec.structs.replace(STEP, tasks={"returns": WatchedTask(plan=plan, active=V3)})
+    step = msgspec.structs.replace(STEP, tasks={"returns": WatchedTask(plan=plan)})
     held = {"kind": "admin", "wrong": 5, "of": 100, "upper": 0.1, "at": 1.0, "by": "ada", "source": "counted"}
     named = msgspec.json.encode({f"feedback:k{n}": held for n in range(20)})
     await redis.hset("apprentice:baselines", V3, named)

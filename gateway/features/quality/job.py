@@ -227,7 +227,6 @@ def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: 
         alias = snapshot.aliases.get(task)
         tasks[task] = WatchedTask(
             plan=replace(quality.services.settings.plan(task), agreed_only=task in agreed_only),
-            active=roles.active,
             previous_version=roles.previous_version,
             canary=_canary_of(alias) if alias is not None else None,
         )

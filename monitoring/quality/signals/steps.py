@@ -37,13 +37,10 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as it stands: its plan, and which of its versions have a role now (None: none).
-
-    `canary` is the one that is judged by a plan of its own.
-    """
+    """A task as it stands: its plan, its previous version, and the canary that is judged by a plan of its own (None:
+    none)."""
 
     plan: Plan
-    active: str | None = None
     previous_version: str | None = None
     canary: Canary | None = None
 

@@ -35,8 +35,7 @@ class Fleet:
     def begin(self) -> None:
         versions = {name: WatchedVersion(task="other", state=self.state) for name in OTHERS}
         versions[V3] = WatchedVersion(task="returns", state="active")
-        roles = {"returns": V3, "other": None}
-        tasks = {name: WatchedTask(plan=self.plan, active=roles[name]) for name in self.tasks}
+        tasks = {name: WatchedTask(plan=self.plan) for name in self.tasks}
         self.reckoning.begin(MonitorStep(tasks=tasks, versions=versions, metrics=METRICS), self.baselines)
 
     def take(self, traffic: tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]) -> None:

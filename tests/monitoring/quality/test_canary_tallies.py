@@ -23,9 +23,7 @@ def step_of(plan: RolloutPlan | None = BY_FEEDBACK, started_at: float = BEGAN, o
     """A task of which V2 leads, with V3 on trial by this plan; None: by people, or not at all."""
     canary = Canary(version=V3, active=V2, started_at=started_at, plan=plan) if plan is not None else None
     versions = {name: WatchedVersion(task="returns", state="active") for name in (V2, V3)}
-    return MonitorStep(
-        tasks={"returns": WatchedTask(plan=of_task, active=V2, canary=canary)}, versions=versions, metrics=METRICS
-    )
+    return MonitorStep(tasks={"returns": WatchedTask(plan=of_task, canary=canary)}, versions=versions, metrics=METRICS)
 
 
 class Trial:

@@ -60,7 +60,7 @@ def test_an_alarm_that_a_setting_takes_away_leaves_a_way_back() -> None:
     told.take(labelled_traffic(errors(0.4, 100)))
     told.tell("degraded")
     told.step = msgspec.structs.replace(
-        told.step, tasks={"returns": WatchedTask(plan=msgspec.structs.replace(PLAN, labels_min=1000), active=V3)}
+        told.step, tasks={"returns": WatchedTask(plan=msgspec.structs.replace(PLAN, labels_min=1000))}
     )
     told.reckoning.begin(told.step, told.baselines)
     told.take(labelled_traffic(errors(0.03, 300, 2)))

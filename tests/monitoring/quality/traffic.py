@@ -25,7 +25,7 @@ Traffic = tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]
 def step(plan: Plan = PLAN, v3: WatchedVersion | None = None, v2: WatchedVersion | None = None) -> MonitorStep:
     """A step of a task with one version, or with the one before besides."""
     named = {V3: v3 or WatchedVersion(task="returns", state="active")} | ({V2: v2} if v2 is not None else {})
-    return MonitorStep(tasks={"returns": WatchedTask(plan=plan, active=V3)}, versions=named, metrics=METRICS)
+    return MonitorStep(tasks={"returns": WatchedTask(plan=plan)}, versions=named, metrics=METRICS)
 
 
 def at(seconds: float, number: int = 0) -> str:
