@@ -22,7 +22,7 @@ from monitoring.quality.replay.rows import LabelRow, format_time
 from monitoring.quality.signals import label_signal
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
-from monitoring.quality.signals.labelled import ReportTerms
+from monitoring.quality.signals.labelled import ALPHA, ReportTerms
 from monitoring.quality.signals.watch import CLASSES_MAX
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, StreamReport, TaskQuality, VersionQuality
@@ -165,7 +165,8 @@ class VersionReplay:
         """`warm_up` and `class_warm_up` are how many first labels of all, and of a class, make a baseline. `baseline`
         is the one of all labels instead."""
         named = [*classes[:CLASSES_MAX], *([OTHER_CLASS] if len(classes) > CLASSES_MAX else [])]
-        claim = claim._replace(labels=claim.labels * (1 + len(named)))
+        labels = max(claim.alpha / ALPHA, claim.labels * (1 + len(named)))  # a report takes no lower threshold
+        claim = claim._replace(labels=labels)
         whole = label_signal.start(warm_up, VERSION)
         whole = whole if baseline is None else whole.hold_against(baseline)
         self._streams: dict[str | None, SignalReplay] = {None: SignalReplay(None, whole, claim)}

@@ -469,6 +469,15 @@ def test_options_that_can_not_be_are_refused(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == ""
 
 
+def test_a_claim_of_few_labels_and_many_false_alarms_is_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = told(
+        capsys, stream(tmp_path / "labels.csv"), "--baseline", "0.05", "--labels", "5", "--false-alarms", "0.9"
+    )
+    assert found["verdict_changes"]
+
+
 def test_the_table_for_people_says_when_and_after_how_many_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
