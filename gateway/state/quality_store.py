@@ -52,8 +52,11 @@ class QualityStore:
 
     async def put(self, task: str, health: TaskQuality, expected_generation: int, beside: Sequence[Change] = ()) -> int:
         """Set it, and in the same step what goes with it; its new generation. Raises Stale where it has moved on."""
-        change = Change(self.object_store, task, msgspec.to_builtins(health), expected_generation)
-        return await change_together(self._redis, [change, *beside])
+        return await change_together(self._redis, [self.change(task, health, expected_generation), *beside])
+
+    def change(self, task: str, health: TaskQuality, expected_generation: int) -> Change:
+        """The change that sets it, for a step of several."""
+        return Change(self.object_store, task, msgspec.to_builtins(health), expected_generation)
 
     async def told(self) -> Summary | None:
         """The summary of the monitor's last step, without the judgements; None where there was none."""

@@ -17,7 +17,7 @@ from gateway.features.evaluations.baselines import STREAM
 from gateway.features.quality.quality import Quality
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, ArmReport, Summary
-from serving.object_store import ObjectStore
+from serving.object_store import CHANGES_KEY, STEPS, ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.gateway.features.quality.test_webhooks import receiver
 from tests.waiting import until
@@ -287,3 +287,16 @@ async def told_by(running: RunningGateway, unreadable: int) -> bool:
         running.features[Quality].monitored.summary.unreadable == unreadable
         and V1 in running.features[Quality].monitored.summary.judgements
     )
+
+
+async def test_many_tasks_of_a_new_fleet_get_their_health_in_one_step(configure: Configure, redis: Redis) -> None:
+    """Each step has all gateways read: a thousand first ones kept a fleet busy for minutes."""
+    tasks = {f"task-{number}": {"fallback_pool": "general", **WATCHED} for number in range(12)}
+    async with run_gateway(configure(**QUICK | {"tasks": tasks, "monitor": FLEET})) as running:
+
+        async def of_all() -> bool:
+            return tasks.keys() <= running.services.snapshot.current.health.keys()
+
+        await until(of_all)
+        assert all(health.shadow_share == 1.0 for health in running.services.snapshot.current.health.values())
+    assert int(await redis.hget(CHANGES_KEY, STEPS) or 0) < len(tasks)

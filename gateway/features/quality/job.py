@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ from monitoring.quality.verdicts.reviewing import review_share
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from monitoring.quality.verdicts.shares import Roles
 from serving.adapters.entries import PLACED, AliasEntry
-from serving.object_store import UNREADABLE, Stale
+from serving.object_store import UNREADABLE, Change, Stale, change_together
 
 log = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-P", "-m", "monitoring.quality.signals.run")
@@ -43,6 +43,8 @@ STEPS_A_BUDGET = 10
 TOLD_SECONDS = 5.0
 """How often all gateways are told that the monitor judges, though nothing is new."""
 DAYS_A_WEEK = 7
+MOVED_AT_ONCE = 100
+"""Tasks whose health is set in one step."""
 
 
 class MonitorFailed(ConnectionError):
@@ -116,15 +118,30 @@ class Monitoring:
         by_task: dict[str, dict[str, Judgement]] = {}
         for name, judgement in self._judgements.items():
             by_task.setdefault(judgement.task, {})[name] = judgement
+        moves: list[Change] = []
         for task in quality.services.settings.tasks:
             try:
-                await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
+                moves += await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
                 await self._carry_out_canary(task, snapshot, judged)
             except (RedisError, OSError):
                 raise
             except Exception as fault:
                 self._pass_over(task, f"what follows for {task} can't be done: {fault!r}", exc_info=True)
+        await self._move(moves)
         return judged.more
+
+    async def _move(self, moves: Sequence[Change]) -> None:
+        """Set the health of tasks for which nothing else follows: many in one step, since each has all gateways read.
+
+        Where one has moved on meanwhile, the next step sees to all of them.
+        """
+        for at in range(0, len(moves), MOVED_AT_ONCE):
+            try:
+                await change_together(self._quality.services.redis, moves[at : at + MOVED_AT_ONCE])
+            except Stale as stale:
+                log.info("the health of %s is looked at again: %s", stale.name, stale)
+        if moves:
+            await self._quality.services.snapshot.refresh()
 
     async def _carry_out_canary(self, task: str, snapshot: Snapshot, judged: JudgedStep) -> None:
         """Do as the verdict on a task's canary says, if it is judged by a plan."""
@@ -168,8 +185,13 @@ class Monitoring:
         )
         await self._quality.store.tell(self._summary, new, gone)
 
-    async def _respond(self, task: str, judgements: Mapping[str, Judgement], snapshot: Snapshot, now: float) -> None:
-        """Do what follows for a task. Where its health has moved on meanwhile, the next step sees to it."""
+    async def _respond(
+        self, task: str, judgements: Mapping[str, Judgement], snapshot: Snapshot, now: float
+    ) -> Sequence[Change]:
+        """Do what follows for a task. Where its health has moved on meanwhile, the next step sees to it.
+
+        Returns the change of its health where no action goes with it.
+        """
         quality = self._quality
         plan = quality.services.settings.plan(task)
         roles = roles_of(quality, task, snapshot)
@@ -177,21 +199,25 @@ class Monitoring:
         shares = review_share(plan, requests, False), review_share(plan, requests, True)
         seen = snapshot.health.get(task, TaskQuality())
         if respond(seen, judgements, roles, plan, now, shares)[0] == seen:
-            return
+            return ()
         try:
             health, generation = await quality.store.of(task)
         except UNREADABLE as error:
             self._pass_over(task, f"the health of {task} can't be read, and nothing follows for it: {error}")
-            return
+            return ()
         moved, actions = respond(health, judgements, roles, plan, now, shares)
-        if moved != health:
+        changes: Sequence[Change] = ()
+        if not actions and moved != health:
+            changes = (quality.store.change(task, moved, generation),)
+        elif moved != health:
             try:
                 await self._responding.move(task, moved, generation, actions)
             except Stale as stale:
                 log.info("the health of %s is looked at again: %s", task, stale)
-                return
+                return ()
             await quality.services.snapshot.refresh()
         self._passed_over.discard(task)
+        return changes
 
 
 def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
