@@ -35,7 +35,7 @@ MOVED_BY_JOBS = (
     *("apprentice:evaluation", "apprentice:prompts", "apprentice:fitted", "apprentice:responses", "apprentice:admins"),
     *("apprentice:health", "apprentice:reviews", "apprentice:rollout", "apprentice:state", "apprentice:installation"),
     *("apprentice:dataset", "apprentice:training", "apprentice:archive", "apprentice:erasures"),
-    *("apprentice:duty", "apprentice:canary", "apprentice:agreement"),
+    *("apprentice:duty", "apprentice:canary", "apprentice:agreement", "apprentice:changes"),
 )
 """Keys that change without an admin. Refused operations are held to all others."""
 Expected = Literal["audited", "refused", "unchanged"]
