@@ -155,14 +155,8 @@ async def test_trainer_that_is_killed_goes_on_from_its_checkpoint(
 async def test_training_goes_on_with_the_next_gateway_and_is_registered_once(
     configuration: dict[str, Any], make_adapter: MakeAdapter, trainer: tuple[Path, Path]
 ) -> None:
-    trainer[1].write_text('{"wait_at": 4}')
-    async with run_gateway(configuration) as first:
-        await first.place(make_adapter(1))
-        async with first.http() as http:
-            name = (await begin(http, await send(http, data())))["id"]
-            await until(lambda: _step_of(http, name, 4))
-    trainer[1].unlink()
-    async with run_gateway(configuration, first.admin_key) as second, second.http() as http:
+    admin_key, _, name = await _stop_gateway_at_step_4(configuration, make_adapter, trainer)
+    async with run_gateway(configuration, admin_key) as second, second.http() as http:
         told = await ended(http, name)
         assert (told["status"], told["version"]) == ("done", "returns@v2")
         assert told["progress"]["started"]["from_step"] == 4
@@ -172,6 +166,22 @@ async def test_training_goes_on_with_the_next_gateway_and_is_registered_once(
 async def test_training_of_a_task_that_is_gone_says_so_and_goes_on_once_it_is_back(
     configuration: dict[str, Any], make_adapter: MakeAdapter, trainer: tuple[Path, Path]
 ) -> None:
+    admin_key, digest, name = await _stop_gateway_at_step_4(configuration, make_adapter, trainer)
+    without = configuration | {"tasks": {"claims": {}}}
+    async with run_gateway(without, admin_key) as second, second.http() as http:
+        told = await ended(http, name)
+        note = "The configuration has no task 'returns' any more: add it, and train again."
+        assert (told["status"], told["note"]) == ("failed", note)
+    async with run_gateway(configuration, admin_key) as third, third.http() as http:
+        await begin(http, digest, status=200)
+        told = await ended(http, name)
+        assert (told["version"], told["progress"]["started"]["from_step"]) == ("returns@v2", 4)
+
+
+async def _stop_gateway_at_step_4(
+    configuration: dict[str, Any], make_adapter: MakeAdapter, trainer: tuple[Path, Path]
+) -> tuple[str, str, str]:
+    """Stop a gateway in the middle of a training, which would go on now: the admin's key, the data's digest, its id."""
     trainer[1].write_text('{"wait_at": 4}')
     async with run_gateway(configuration) as first:
         await first.place(make_adapter(1))
@@ -180,15 +190,7 @@ async def test_training_of_a_task_that_is_gone_says_so_and_goes_on_once_it_is_ba
             name = (await begin(http, digest))["id"]
             await until(lambda: _step_of(http, name, 4))
     trainer[1].unlink()
-    without = configuration | {"tasks": {"claims": {}}}
-    async with run_gateway(without, first.admin_key) as second, second.http() as http:
-        told = await ended(http, name)
-        note = "The configuration has no task 'returns' any more: add it, and train again."
-        assert (told["status"], told["note"]) == ("failed", note)
-    async with run_gateway(configuration, first.admin_key) as third, third.http() as http:
-        await begin(http, digest, status=200)
-        told = await ended(http, name)
-        assert (told["version"], told["progress"]["started"]["from_step"]) == ("returns@v2", 4)
+    return first.admin_key, digest, name
 
 
 async def _step_of(http: httpx.AsyncClient, name: str, step: int) -> bool:
