@@ -1,7 +1,7 @@
 """The messages between the monitor's job and its child: a line of JSON each.
 
 The child is told once where Redis is (`Begin`), and then what to judge, a `MonitorStep` a line; each is answered by a
-`JudgedStep`. Whatever is not in a Step the child reads from Redis.
+`JudgedStep`. Whatever is not in a `MonitorStep` the child reads from Redis.
 """
 
 from __future__ import annotations
