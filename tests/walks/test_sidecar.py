@@ -242,6 +242,24 @@ async def test_refused_key_is_reported_and_can_be_exchanged_without_a_restart(
     await ensure_on(url, digest, http)
 
 
+async def test_a_sidecars_key_opens_the_store_of_a_served_gateway_and_nothing_else(
+    configure: Configure, tmp_path: Path
+) -> None:
+    source = write_adapter(tmp_path / "adapter", seed=1)
+    async with run_gateway(configure()) as gateway:
+        adapters = gateway.services.adapters
+        artifact = verify(source, adapters.bases["small"])
+        adapters.store.put(source, artifact)
+        async with gateway.http(await gateway.key(role="sidecar")) as http:
+            for _ in range(2):  # a key that was let in there is let in nowhere else
+                file = await http.get(f"/admin/v1/store/{artifact.digest}/{FILES[0]}")
+                assert (file.status_code, file.content) == (200, (source / FILES[0]).read_bytes())
+                refused = [await http.get("/v1/models"), await http.get("/admin/v1/callers")]
+                refused += [await http.get("/admin/v1/store"), await http.post("/v1/chat/completions", json={})]
+                codes = [(each.status_code, each.json()["error"]["code"]) for each in refused]
+                assert codes == 4 * [(403, "role_required")]
+
+
 async def test_a_gateway_that_is_away_is_said_and_asked_again_the_next_time(
     http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path
 ) -> None:
