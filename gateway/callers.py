@@ -89,6 +89,13 @@ class Caller:
         """The person who answers for the key. One from before there were owners is its name's."""
         return self.owner or self.name
 
+    def accepts(self, secret_digest: str, now_unix: float) -> bool:
+        """True for the digest of its secret, and of its former one while that works. It is compared with both."""
+        former = self.former
+        fits = hmac.compare_digest(secret_digest, self.secret_digest)
+        fitted = hmac.compare_digest(secret_digest, former.secret_digest if former is not None else "")
+        return fits or (fitted and former is not None and now_unix < former.until)
+
     @property
     def judges(self) -> str:
         """The caller whose requests it may read and judge: its own, or all (`*`)."""
@@ -137,6 +144,10 @@ class Caller:
             kept.owner,
             kept.pending,
         )
+
+
+UNKNOWN_CALLER = Caller("", "", "caller", "", frozenset())
+"""Stands for who has no key, so that a key which is not known takes as long to refuse as a wrong secret."""
 
 
 class _KeptFormer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,11 +219,8 @@ def identify(
         raise Problem("invalid_api_key", "The Authorization header holds no key of the form `Bearer sk-app-…`.")
     public, secret = parts
     caller = callers.get(public)
-    former = caller.former if caller else None
-    given = digest_of(secret)
-    fits = hmac.compare_digest(given, caller.secret_digest if caller else "")
-    fitted = hmac.compare_digest(given, former.secret_digest if former else "")  # compared whether it counts or not
-    if caller is None or not (fits or (fitted and former is not None and now_unix < former.until)):
+    fits = (caller or UNKNOWN_CALLER).accepts(digest_of(secret), now_unix)
+    if caller is None or not fits:
         raise Problem("invalid_api_key", "The API key is not known. Ask an admin for a new one.")
     if caller.expires_at is not None and caller.expires_at <= now_unix:
         raise Problem("invalid_api_key", "The API key has expired. Ask an admin for a new one.")

@@ -41,7 +41,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A signed-in browser. `public` and `secret_digest` are those of the key that it was begun with, or there is a
-    `person`. `csrf` stands in each form; `notes` are shown once, on the next page."""
+    `person`. `csrf` stands in each form; `notes` are shown once, on the next page. It ends with that secret."""
 
     csrf: str
     ends_at: float
@@ -62,7 +62,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         if caller is None or caller.role not in ROLES or caller.pending is not None:
             return None
         has_expired = caller.expires_at is not None and caller.expires_at <= now_unix
-        return None if has_expired or caller.secret_digest != self.secret_digest else caller
+        return None if has_expired or not caller.accepts(self.secret_digest, now_unix) else caller
 
 
 class Sessions:
@@ -72,16 +72,19 @@ class Sessions:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._seconds = seconds
 
-    async def begin(self, caller: Caller, person: Person | None = None) -> str:
-        """Begin a session of a key's holder, or of an identified person. Returns its token."""
+    async def begin(self, caller: Caller, by: Person | str) -> str:
+        """Begin a session of an identified person, or of a key's holder by the digest of the secret that was given.
+
+        Returns its token.
+        """
         token = secrets.token_urlsafe(32)
         session = Session(
             csrf=secrets.token_urlsafe(32),
             begun_at=await redis_time(self._redis),
             ends_at=time.time() + self._seconds,
-            public="" if person else caller.public,
-            secret_digest=caller.secret_digest,
-            person=person,
+            public="" if isinstance(by, Person) else caller.public,
+            secret_digest="" if isinstance(by, Person) else by,
+            person=by if isinstance(by, Person) else None,
         )
         await self._redis.set(_name(token), msgspec.json.encode(session), ex=int(self._seconds))
         return token

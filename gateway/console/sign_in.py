@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from gateway.audit import enter_event
-from gateway.callers import Caller, identify, require
+from gateway.callers import Caller, digest_of, identify, require, split_key
 from gateway.console.admin_api import Declined
 from gateway.console.sessions import ROLES, Person, match_tokens
 from gateway.console.signed_in_request import COOKIE, Console, Visit, read_form, see_that_it_is_ours, validate_path
@@ -34,8 +34,10 @@ async def begin_session(console: Console, request: Request) -> Response:
         if not match_tokens(fields.get("csrf"), request.cookies.get(FORM_COOKIE, "")):
             raise Declined(403, "csrf", "This page was open for too long. Try again.")
         services = console.services
-        caller = identify(services.snapshot.current.callers, f"Bearer {fields.get('key', '')}", time.time())
-        return await open_session(console, require(caller, *ROLES), to)
+        key = fields.get("key", "")
+        caller = require(identify(services.snapshot.current.callers, f"Bearer {key}", time.time()), *ROLES)
+        _, secret = split_key(key) or ("", "")
+        return await open_session(console, caller, to, digest_of(secret))
     except Declined as refused:
         return render_sign_in(console, to, refused.status, refused.text)
     except Problem as problem:
@@ -45,16 +47,18 @@ async def begin_session(console: Console, request: Request) -> Response:
         return render_sign_in(console, to, problem.status, _why(problem))
 
 
-async def open_session(console: Console, caller: Caller, to: str, person: Person | None = None) -> Response:
-    """Begin a session of this caller, enter it into the audit, and go to a page of the console."""
-    evidence = {"name": caller.name, "role": caller.role, "by": "key" if person is None else "provider"}
+async def open_session(console: Console, caller: Caller, to: str, by: Person | str) -> Response:
+    """Begin a session of this caller, by a person or the digest of a key's secret; enter it into the audit, and go to a
+    page of the console."""
+    is_person = isinstance(by, Person)
+    evidence = {"name": caller.name, "role": caller.role, "by": "provider" if is_person else "key"}
     await enter_event(console.services, caller, "console.sign_in", caller.public, evidence)
-    token = await console.sessions.begin(caller, person)
+    token = await console.sessions.begin(caller, by)
     # A page of ours leads on: who comes from another site has no strict cookie at the address that it is sent to.
     response: Response = (
-        RedirectResponse(validate_path(to), 303)
-        if person is None
-        else console.render("signed_in.html", to=validate_path(to))
+        console.render("signed_in.html", to=validate_path(to))
+        if is_person
+        else RedirectResponse(validate_path(to), 303)
     )
     console.keep(response, COOKIE, token, console.services.settings.console.session_seconds)
     console.keep(response, FORM_COOKIE, "", None)

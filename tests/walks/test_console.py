@@ -130,6 +130,21 @@ async def test_an_admin_ends_the_sessions_of_someone_else(gateway: RunningGatewa
         assert (await admin.delete("/admin/v1/sessions/nobody")).status_code == 400
 
 
+async def test_a_session_of_a_rotated_keys_former_secret_ends_with_that_secret(gateway: RunningGateway) -> None:
+    former_key, callers = await gateway.key(role="operator"), gateway.services.objects.callers
+    public = former_key.split("-")[2]
+    async with browsing(gateway) as http, browsing(gateway) as other, gateway.http() as admin:
+        rotated = await admin.post(f"/admin/v1/callers/{public}/rotate", json={"overlap_seconds": 3600})
+        assert (await sign_in(http, former_key)).url.path == "/console/"
+        assert (await sign_in(other, rotated.json()["key"])).url.path == "/console/"
+        kept = await callers.get(public)
+        assert kept is not None
+        await callers.put(public, kept | {"former": kept["former"] | {"until": 1.0}})
+        await gateway.services.snapshot.refresh()
+        assert (await http.get("/console/")).url.path == "/console/sign-in"
+        assert (await other.get("/console/")).url.path == "/console/"
+
+
 @pytest.mark.invariant("A form of another site, or of another session, changes nothing.")
 async def test_a_form_of_another_site_or_session_changes_nothing(gateway: RunningGateway) -> None:
     path, question = "/console/do/cordon", "/console/do/cordon?replica=small-0"
