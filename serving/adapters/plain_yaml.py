@@ -29,7 +29,10 @@ def read_plain_yaml(raw: bytes) -> Any:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that takes no key twice: the last one would win in silence. The configuration is read with it."""
+    """A safe loader of texts that are Unicode, which takes no key twice: the last one would win in silence.
+
+    The configuration is read with it.
+    """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """The mapping. Raises YAMLError that names the key and its line."""
@@ -42,6 +45,15 @@ class UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: Any) -> Any:
+        """The text, in which the two escapes of JSON for one character are that character. Raises YAMLError for half of
+        one, which can't be kept."""
+        try:
+            return super().construct_scalar(node).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            text = "an escape stands for half a character: write the character itself"
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from None
 
 
 class PlainLoader(UniqueKeyLoader):

@@ -306,6 +306,16 @@ def test_text_that_is_no_plain_yaml_is_refused(tmp_path: Path, text: str, words:
     assert words in str(caught.value)
 
 
+def test_a_manifest_of_json_has_its_emoji_and_half_a_character_is_refused(tmp_path: Path) -> None:
+    system = "Be kind \U0001f642."
+    manifest = read_manifest(written(tmp_path, json.dumps(LEAST | {"general_prompt": {"system": system}})))
+    assert manifest.general_prompt.system == system
+    assert manifest.digest()
+    half = 'task: returns\ngeneral_prompt: {system: "Be kind \\ud83d."}\n'
+    with pytest.raises(ManifestError, match=r"half a character.*line 2"):
+        read_manifest(written(tmp_path, half))
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.yaml").write_bytes(b"task: \xff")
     with pytest.raises(ManifestError, match="can't be read"):
