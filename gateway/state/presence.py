@@ -78,7 +78,7 @@ class Presence:
         """An exponential mean of the requests in flight by version; what has faded away is dropped."""
         passed = 0.0 if self._told_at is None else now - self._told_at
         self._told_at = now
-        share = min(1.0, passed / SMOOTHING_SECONDS)
+        share = min(1.0, max(0.0, passed / SMOOTHING_SECONDS))  # Redis's clock may be set back
         in_flight: Counter[str] = Counter()
         for models in holds.values():
             in_flight.update(models)

@@ -79,3 +79,19 @@ async def test_what_is_asked_of_a_version_is_a_smoothed_mean_over_all_gateways(r
     in_flight = (await gateways[0].present()).in_flight("returns@v1")
     assert 7.9 < in_flight <= 8.0
     assert (await gateways[0].present()).in_flight("returns@v2") == 0.0
+
+
+async def test_a_clock_that_is_set_back_makes_no_demand_of_nothing(redis: Redis) -> None:
+    clock, rooms = Clock(), fleet()
+    gateway = Presence(redis, "one", rooms, lambda: 1, clock)
+    lease = rooms.replicas["small-0"].lease(0.0, "returns@v1")
+    for _ in range(10):
+        await gateway.tell()
+        clock.now += SMOOTHING_SECONDS / 2
+    lease.give_back(1.0)
+    clock.now -= 3600.0
+    await gateway.tell()
+    assert 0.9 < (await gateway.present()).in_flight("returns@v1") <= 1.0
+    clock.now += SMOOTHING_SECONDS
+    await gateway.tell()
+    assert (await gateway.present()).in_flight("returns@v1") == 0.0
