@@ -49,27 +49,35 @@ def take_in_pools(services: Services, pools: Iterable[PoolConfig]) -> None:
 
 
 async def keep_checking_health(services: Services) -> None:
-    """Look once an interval of each pool, and at once where there is more than was seen. Ends with its task."""
+    """Look once an interval of each pool, and at once where there is more than was seen. Ends with its task.
+
+    A look that is slow goes on beside the next ones, which leave that replica alone meanwhile.
+    """
     replicas = services.fleet.replicas.values()
     services.siblings.answers["looked"] = lambda observation: _take_in(services, observation)
-    while True:
-        began_at = services.snapshot.current.generation
-        now = time.monotonic()
-        more = _with_more_than_seen(services)
-        await _look_at(
-            services,
-            [
-                checked
-                for checked in replicas
-                if checked.name in more
-                or (_due_at(services, checked) <= now and checked.may_look(now, _interval_of(services, checked)))
-            ],
-        )
-        until = min((_due_at(services, replica) for replica in replicas), default=now + NO_REPLICA_SECONDS)
-        while (left := until - time.monotonic()) > 0:
-            if services.snapshot.current.generation != began_at and _with_more_than_seen(services):
-                break  # another gateway has loaded it, and an alias may move to it at once
-            await services.snapshot.next(left)
+    looks: dict[Replica, asyncio.Task[None]] = {}
+    async with asyncio.TaskGroup() as group:
+        while True:
+            began_at = services.snapshot.current.generation
+            now = time.monotonic()
+            more = _with_more_than_seen(services)
+            for checked in replicas:
+                due = _due_at(services, checked) <= now
+                if checked not in looks and (
+                    checked.name in more or (due and checked.may_look(now, _interval_of(services, checked)))
+                ):
+                    looks[checked] = group.create_task(_look_and_adopt(services, checked))
+            if looks:
+                shortest = min((_interval_of(services, each) for each in replicas), default=NO_REPLICA_SECONDS)
+                await asyncio.wait(looks.values(), timeout=shortest)
+            looks = {checked: task for checked, task in looks.items() if not task.done()}
+            if looks:
+                continue
+            until = min((_due_at(services, replica) for replica in replicas), default=now + NO_REPLICA_SECONDS)
+            while (left := until - time.monotonic()) > 0:
+                if services.snapshot.current.generation != began_at and _with_more_than_seen(services):
+                    break  # another gateway has loaded it, and an alias may move to it at once
+                await services.snapshot.next(left)
 
 
 def _due(services: Services) -> list[Replica]:
