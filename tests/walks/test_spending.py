@@ -84,6 +84,26 @@ async def test_a_budget_is_told_at_80_percent_and_at_its_end_once_each(
     assert float(line.split()[-1]) == pytest.approx(spent, rel=1e-6)
 
 
+async def test_a_budget_that_was_raised_is_told_again_where_it_nears_its_end(
+    configure: Configure, told: tuple[str, Told]
+) -> None:
+    url, messages = told
+    async with run_gateway(configure(monitor={"webhook_url": url, "interval_seconds": 0.1})) as gateway:
+        price = await spend(gateway, await gateway.key(), 0.0000001)
+        key = await gateway.key(limits={"usd_per_day": 10 * price})
+        spent = await spend(gateway, key, 8.5 * price)
+        await until(lambda: messages, "a message at 80%")
+        async with gateway.http() as http:
+            body = {"limits": {"usd_per_day": 20 * price}}
+            assert (await http.patch(f"/admin/v1/callers/{key.split('-')[2]}", json=body)).status_code == 200
+        await spend(gateway, key, 17.5 * price - spent)
+        await until(lambda: len(messages) > 1, "a message at 80% of the larger budget")
+    first, second = messages
+    assert [message["level"] for message in messages] == [0.8, 0.8]
+    assert (first["limit_usd"], second["limit_usd"]) == (pytest.approx(10 * price), pytest.approx(20 * price))
+    assert first["id"] != second["id"]
+
+
 async def test_metrics_that_all_callers_may_read_name_no_owner(gateway: RunningGateway) -> None:
     key = await gateway.key(name="shop", owner="ada")
     await spend(gateway, key, 0.0000001)

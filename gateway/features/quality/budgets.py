@@ -16,7 +16,8 @@ TOLD_PREFIX = "apprentice:budgets:told:"
 
 
 async def tell_budgets(quality: Quality) -> None:
-    """Have a message wait for each budget that has reached a level in its present window; once for each level.
+    """Have a message wait for each budget that has reached a level in its present window; once for each level, and
+    again where the budget was raised since.
 
     One gateway does so, under the monitor's lease. Raises RedisError.
     """
@@ -37,8 +38,8 @@ async def _tell_of(quality: Quality, caller: Caller) -> None:
         level = next((level for level in LEVELS if usd >= level * limit), None)
         if level is None:
             continue
-        message_id = f"budget-{caller.public}-{name}-{int(ends_at)}-{level:g}"
-        if await redis.exists(TOLD_PREFIX + message_id):
+        told_key = f"{TOLD_PREFIX}budget-{caller.public}-{name}-{int(ends_at)}-{level:g}"
+        if limit <= float(await redis.get(told_key) or 0):
             continue
         body = {
             "kind": "budget",
@@ -51,9 +52,9 @@ async def _tell_of(quality: Quality, caller: Caller) -> None:
             "level": level,
             "resets_at": ends_at,
         }
-        message = await quality.webhooks.message(message_id, body)
+        message = await quality.webhooks.message(f"{told_key.removeprefix(TOLD_PREFIX)}-{limit:g}", body)
         async with redis.pipeline(transaction=True) as step:
-            step.set(TOLD_PREFIX + message_id, 1, ex=SPAN_SECONDS[LIMITS[name].span])
+            step.set(told_key, limit, ex=SPAN_SECONDS[LIMITS[name].span])
             for write in message:
                 step.hsetnx(write.key, write.field, write.value)
             await step.execute()
