@@ -220,7 +220,7 @@ def _unknown_models(services: Services, models: list[str]) -> list[str]:
 
 async def _kept(services: Services, public: str) -> tuple[Caller, int]:
     """A key as it is kept in Redis, and its generation. Raises Problem (404), and Unreadable."""
-    generation = (await services.objects.callers.generations()).get(public, 0)
+    generation = await services.objects.callers.generation(public)
     raw = await services.objects.callers.get(public)
     if raw is None:
         raise _no_key(public)

@@ -71,7 +71,7 @@ class References:
     async def of(self, version: str, fingerprint: str, reading: ProbeReading) -> ProbeReading:
         """The reference for this version and fingerprint: `reading` itself, if it is the first. Raises RedisError."""
         while True:
-            generation = (await self._object_store.generations()).get(version, 0)
+            generation = await self._object_store.generation(version)
             readings = await self._object_store.get(version) or {}
             if fingerprint in readings:
                 return msgspec.convert(readings[fingerprint], ProbeReading)

@@ -78,7 +78,7 @@ class Registry:
 
         Raises Unreadable where it can't be read.
         """
-        generation = (await self._aliases.generations()).get(task, 0)
+        generation = await self._aliases.generation(task)
         raw = await self._aliases.get(task)
         with reading(self._aliases.kind, task):
             return (None if raw is None else alias_from(task, raw)), generation
@@ -86,6 +86,10 @@ class Registry:
     async def generations(self) -> dict[str, int]:
         """The generation of each version."""
         return await self._versions.generations()
+
+    async def generation(self, name: str) -> int:
+        """The generation of one version. Raises Unreadable where it is damaged."""
+        return await self._versions.generation(name)
 
     async def alias_generations(self) -> Mapping[str, int]:
         """The generation of each alias."""
@@ -151,7 +155,7 @@ class Registry:
 
     async def _sign(self, version: Version, signed_by: str | None, signature: str | None, noted: Noted) -> Version:
         while True:
-            generation = (await self._versions.generations())[version.name]
+            generation = await self._versions.generation(version.name)
             present = await self.version(version.name)
             signed = replace(present, signed_by=signed_by, signature=signature)
             change = Change(self._versions, version.name, msgspec.to_builtins(signed), generation)
@@ -184,7 +188,7 @@ class Registry:
             version = await self.version(name)
             beside: list[Unchanged] = []
             if of_no_alias:
-                alias_generation = (await self._aliases.generations()).get(version.task, 0)
+                alias_generation = await self._aliases.generation(version.task)
                 alias = (await self.aliases()).get(version.task)
                 if alias is not None and alias.role(name) is not None:
                     raise RegistryError(f"The alias {version.task!r} sends requests to {name}: move it first.")
@@ -192,7 +196,7 @@ class Registry:
             if version.state == state:
                 return version
             _see_that_it_may(version, state)
-            generation = (await self._versions.generations())[name]
+            generation = await self._versions.generation(name)
             change = self._moved(version, state, generation, note)
             after = msgspec.convert(change.value, Version)
             with contextlib.suppress(Stale):

@@ -315,7 +315,7 @@ def _placements(releases: Releases, version: Version) -> list[dict[str, Any]]:
 
 async def _told(releases: Releases, version: Version) -> dict[str, Any]:
     await releases.services.snapshot.refresh()
-    return _shown(releases, version, (await releases.services.registry.generations()).get(version.name, 0))
+    return _shown(releases, version, await releases.services.registry.generation(version.name))
 
 
 def _shown(releases: Releases, version: Version, generation: int | None) -> dict[str, Any]:

@@ -38,6 +38,22 @@ async def test_a_new_version_takes_no_name_that_a_newer_release_has_taken(redis:
     assert made.name == "returns@v3"
 
 
+async def test_to_read_one_alias_of_many_asks_redis_no_more_than_of_few(redis: Redis) -> None:
+    registry = Registry(redis)
+
+    async def count_commands() -> int:
+        before = (await redis.info("stats"))["total_commands_processed"]
+        await registry.alias("returns")
+        await registry.generation("returns@v1")
+        after = (await redis.info("stats"))["total_commands_processed"]
+        return int(after - before)
+
+    of_few = await count_commands()
+    await redis.hset("apprentice:aliases:generations", mapping={f"task-{at}": 1 for at in range(2000)})
+    await redis.hset("apprentice:versions:generations", mapping={f"task-{at}@v1": 1 for at in range(2000)})
+    assert await count_commands() == of_few
+
+
 async def test_an_alias_does_not_move_where_what_goes_with_it_has_moved_on(redis: Redis) -> None:
     registry, noted = Registry(redis), ObjectStore(redis, "noted")
     for artifact in (ARTIFACT, replace(ARTIFACT, digest="sha256:" + "c" * 64)):
