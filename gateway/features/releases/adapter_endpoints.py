@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,6 +41,8 @@ WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
 AUDIT_SEARCHED_MAX = 5000
 AUDIT_SHOWN_MAX = 100
+SHOWN_AT_ONCE = 100
+"""Versions that are shown before others have the event loop."""
 NO_ROOM = "no room"
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Wait = Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX, allow_inf_nan=False, description="Longest wait, in seconds.")]
@@ -88,7 +90,15 @@ async def list_adapters(
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
     versions = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
     see_that_list_has_task(releases.services, task, versions)
-    rows = [_shown(releases, version, None if stale else generations.get(version.name, 0)) for version in versions]
+    placed: dict[str, list[Placement]] = {}
+    for placement in snapshot.placements.values():
+        placed.setdefault(placement.version, []).append(placement)
+    rows = []
+    for at, version in enumerate(versions):
+        generation = None if stale else generations.get(version.name, 0)
+        rows.append(_shown(releases, version, generation, placed.get(version.name, ())))
+        if at % SHOWN_AT_ONCE == SHOWN_AT_ONCE - 1:
+            await asyncio.sleep(0)
     return {"adapters": rows, "stale": stale, "upload_bytes_max": releases.services.settings.limits.adapter_bytes_max}
 
 
@@ -248,7 +258,7 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
         "forced": None if forced is None else msgspec.to_builtins(forced),
         "fitted": fitted,
         "audit": await _audit_of(releases, version),
-        "placements": _placements(releases, version),
+        "placements": _placed(releases, version),
         "rollout": rollout,
     }
 
@@ -293,13 +303,20 @@ async def _until(releases: Releases, name: str, seconds: float, done: Callable[[
 
 def _held(releases: Releases, version: Version) -> bool:
     """Return whether a replica that is up still has the version, or is on its way to it or off it."""
-    return any(p["state"] not in ("ghost", "failed") for p in _placements(releases, version) if p["up"])
+    return any(p["state"] not in ("ghost", "failed") for p in _placed(releases, version) if p["up"])
 
 
-def _placements(releases: Releases, version: Version) -> list[dict[str, Any]]:
-    placements: list[Placement] = [
-        p for p in releases.services.snapshot.current.placements.values() if p.version == version.name
-    ]
+def _placed(releases: Releases, version: Version) -> list[dict[str, Any]]:
+    """The placements of one version, as they are shown."""
+    return _placements(releases, _find_placements(releases, version))
+
+
+def _find_placements(releases: Releases, version: Version) -> list[Placement]:
+    placements = releases.services.snapshot.current.placements.values()
+    return [placement for placement in placements if placement.version == version.name]
+
+
+def _placements(releases: Releases, placements: Iterable[Placement]) -> list[dict[str, Any]]:
     return [
         {
             "replica": placement.replica,
@@ -315,12 +332,14 @@ def _placements(releases: Releases, version: Version) -> list[dict[str, Any]]:
 
 async def _told(releases: Releases, version: Version) -> dict[str, Any]:
     await releases.services.snapshot.refresh()
-    return _shown(releases, version, await releases.services.registry.generation(version.name))
+    generation = await releases.services.registry.generation(version.name)
+    return _shown(releases, version, generation, _find_placements(releases, version))
 
 
-def _shown(releases: Releases, version: Version, generation: int | None) -> dict[str, Any]:
+def _shown(releases: Releases, version: Version, generation: int | None, placed: Iterable[Placement]) -> dict[str, Any]:
+    replicas = releases.services.fleet.replicas
     alias = releases.services.snapshot.current.policy.aliases.get(version.task)
-    placements = _placements(releases, version)
+    placements = _placements(releases, placed)
     health = releases.services.snapshot.current.health.get(version.task)
     verdict = health.versions.get(version.name) if health is not None else None
     return {
@@ -344,7 +363,7 @@ def _shown(releases: Releases, version: Version, generation: int | None) -> dict
         "generation": generation,
         "placements": placements,
         "wanted": [p["replica"] for p in placements if p["state"] in HELD or p["state"] == "failed"],
-        "ready": [r.name for r in releases.services.fleet.in_pool(version.pool) if r.up and version.name in r.loaded],
+        "ready": [p["replica"] for p in placements if p["up"] and version.name in replicas[p["replica"]].loaded],
     }
 
 
@@ -359,7 +378,7 @@ def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None)
     share = alias.weights.get(version.name, 0.0) if alias else 0.0
     words = [f"{version.name} is {version.state}" + (f": {version.note.rstrip('.')}." if version.note else ".")]
     words.append(f"It gets {100 * share:.4g} % of the requests of {version.task}.")
-    for placement in _placements(releases, version):
+    for placement in _placed(releases, version):
         note = f" ({placement['note'].rstrip('.')})" if placement["note"] else ""
         up = "" if placement["up"] else ", which is down"
         words.append(f"On {placement['replica']}{up} it is {placement['state']}{note}.")
