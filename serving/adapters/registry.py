@@ -159,8 +159,12 @@ class Registry:
             present = await self.version(version.name)
             signed = replace(present, signed_by=signed_by, signature=signature)
             change = Change(self._versions, version.name, msgspec.to_builtins(signed), generation)
-            with contextlib.suppress(Stale):
+            try:
                 await change_together(self._redis, [change, *noted(present, signed, generation + 1)])
+            except Stale as stale:
+                if stale.name != version.name:
+                    raise
+            else:
                 return signed
 
     async def move(self, name: str, state: VersionState, note: str = "", noted: Noted = nothing_noted) -> Version:

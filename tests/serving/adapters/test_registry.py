@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from typing import Literal
 
@@ -7,7 +8,7 @@ from redis.asyncio import Redis
 from serving.adapters.artifact import Artifact
 from serving.adapters.manifest import from_json
 from serving.adapters.registry import Registry
-from serving.object_store import Change, ObjectStore, Stale
+from serving.object_store import Change, ObjectStore, Stale, Unchanged
 
 ARTIFACT = Artifact("sha256:" + "a" * 64, 4, 8.0, ("q_proj",), "F32", 100, "sha256:" + "b" * 64)
 MANIFEST = from_json({"task": "returns", "general_prompt": {"system": "Decide."}})
@@ -68,3 +69,17 @@ async def test_an_alias_does_not_move_where_what_goes_with_it_has_moved_on(redis
         await registry.roll_back("returns", "returns@v1", 2, beside=Change(noted, "a", {}, 0))
     assert await registry.roll_back("returns", "returns@v1", 2, beside=Change(noted, "a", {"done": True}, 1)) == 3
     assert await noted.get("a") == {"done": True}
+
+
+async def test_a_signature_that_comes_while_its_upload_is_called_off_is_not_taken(redis: Redis) -> None:
+    registry, work = Registry(redis), ObjectStore(redis, "work")
+    await registry.register("returns", "one", ARTIFACT, MANIFEST, "admin")
+    await work.put("upload", {"state": "running"})
+    await work.put("upload", {"state": "failed"})
+    async with asyncio.timeout(60):
+        with pytest.raises(Stale):
+            await registry.register(
+                *("returns", "one", ARTIFACT, MANIFEST, "admin", "ada", "signature"),
+                noted=lambda *_: [Unchanged(work, "upload", 1)],
+            )
+    assert (await registry.version("returns@v1")).signed_by is None
