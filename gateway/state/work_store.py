@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.state.audited_step import AuditedStep
 from monitoring.helper_process import ProgressStep
-from serving.object_store import Change, LenientReader, ObjectStore, change_together
+from serving.object_store import Change, LenientReader, ObjectStore, Unchanged, change_together
 
 KEPT_MAX = 100
 PROGRESS_SECONDS = 60
@@ -65,6 +65,10 @@ class WorkStore(Generic[W]):
     async def end(self, work: W, entry: Change) -> None:
         """Note the end of one that runs together with its entry. Raises Stale where it has ended before."""
         await change_together(self._redis, [Change(self._object_store, work.id, msgspec.to_builtins(work), 1), entry])
+
+    def running(self, work: W) -> Unchanged:
+        """The condition, for another step, that it runs."""
+        return Unchanged(self._object_store, work.id, 1)
 
     async def cancel(self, work: W, step: AuditedStep) -> None:
         """End one that runs with the entries noted by `step`. Raises Stale where it has ended before."""

@@ -10,8 +10,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from gateway.features.pulls.job import PullingWork
+from gateway.features.pulls.pulls import Pulls
 from serving.adapters.artifact import digest_of
 from tests.fakes.sources import PASSWORD, USER, Hub, hub, oci_registry, put_objects, s3_server, token_service
 from tests.gateway.cli.conftest import run
@@ -198,6 +201,20 @@ async def test_a_pull_that_is_cancelled_makes_way_for_those_behind_it(
         listed = (await http.get("/admin/v1/pulls")).json()["pulls"]
         assert [pull["state"] for pull in listed] == ["done", "failed", "failed"]
     stalls.set()
+
+
+async def test_a_pull_that_is_cancelled_at_its_end_leaves_no_version(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub
+) -> None:
+    hugging_face.commit(make_adapter(1))
+    async with run_gateway(with_hub(configure, hugging_face)) as gateway:
+        ended = await pulled(gateway, "hf://shop/returns@nowhere")
+        pull = await gateway.features[Pulls].store.get(ended["id"])
+        assert pull is not None
+        running = msgspec.structs.replace(pull, address="hf://shop/returns@main", state="running", error="")
+        result = await PullingWork(gateway.features[Pulls])._pull(running)  # as it was read before it was cancelled
+        assert (result.state, result.version) == ("failed", "")
+        assert await gateway.services.registry.versions() == {}
 
 
 async def test_what_is_left_of_other_bytes_is_not_gone_on_with(

@@ -93,7 +93,9 @@ class PullingWork:
                 raise Problem("adapter_rejected", fetched.error)
             upload = await asyncio.to_thread(_upload_of, pull, folder)
             pusher = Pusher(pull.by, pull.owner)
-            version, created = await add_version(self._pulls.releases, pusher, upload, pull.task, pull.pool)
+            version, created = await add_version(
+                self._pulls.releases, pusher, upload, pull.task, pull.pool, [self._pulls.store.running(pull)]
+            )
         except Problem as problem:
             return msgspec.structs.replace(pull, state="failed", error=problem.message)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
