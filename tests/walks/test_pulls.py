@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from gateway.features.pulls.job import PullingWork
 from gateway.features.pulls.pulls import Pulls
@@ -215,6 +216,23 @@ async def test_a_pull_that_is_cancelled_at_its_end_leaves_no_version(
         result = await PullingWork(gateway.features[Pulls])._pull(running)  # as it was read before it was cancelled
         assert (result.state, result.version) == ("failed", "")
         assert await gateway.services.registry.versions() == {}
+
+
+async def test_a_pull_that_meets_a_fault_of_ours_fails_and_keeps_no_other_waiting(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub
+) -> None:
+    hugging_face.commit(make_adapter(1))
+    given = yaml.safe_load((make_adapter(2) / "manifest.yaml").read_text())
+    async with run_gateway(with_hub(configure, hugging_face)) as gateway:
+        hugging_face.cuts = [100, 0, 0, 0, 0]
+        await pulled(gateway, "hf://shop/returns@main")
+        [folder] = left(gateway)
+        (gateway.services.adapters.store.folder / folder / "given.yaml").mkdir()  # a disk that refuses a write
+        told = await pulled(gateway, "hf://shop/returns@main", manifest=given)
+        assert told["state"] == "failed"
+        assert "IsADirectoryError" in told["error"]
+        behind = await pulled(gateway, "hf://shop/returns@main")
+        assert behind["state"] == "done", behind["error"]
 
 
 async def test_what_is_left_of_other_bytes_is_not_gone_on_with(

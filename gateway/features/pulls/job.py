@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
@@ -98,6 +99,12 @@ class PullingWork:
             )
         except Problem as problem:
             return msgspec.structs.replace(pull, state="failed", error=problem.message)
+        except (RedisError, ConnectionError, TimeoutError):
+            raise
+        except Exception as fault:  # begun again, it would keep all others waiting for ever
+            log.exception("a fault at the pull %s", pull.id)
+            error = f"A fault of the gateway's ({type(fault).__name__}): see its log."
+            return msgspec.structs.replace(pull, state="failed", error=error)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         return msgspec.structs.replace(
             pull,
