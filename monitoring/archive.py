@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any, Literal
 import duckdb
 import msgspec
 
+from monitoring.archive_storage import ArchiveStorage
 from monitoring.records import Record
-from monitoring.synced_files import sync
 from monitoring.texts import TextRow
 
 Dataset = Literal["records", "feedback", "texts"]
@@ -110,15 +110,15 @@ def day_of(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("day=%Y-%m-%d")
 
 
-def write_part(dataset: Dataset, lines: Path, target: Path) -> int:
+def write_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: str) -> int:
     """Write a file of JSON lines as Parquet; it appears whole and synced, or not at all. Returns its size in bytes.
 
     What is there under the name already is the same, and is left.
     """
-    return 0 if target.exists() else replace_part(dataset, lines, target)
+    return replace_part(storage, dataset, lines, place) if storage.size(place) is None else 0
 
 
-def replace_part(dataset: Dataset, lines: Path, target: Path) -> int:
+def replace_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: str) -> int:
     """Write a file of JSON lines as Parquet in the place of what is there, which is whole until then. Returns its size
     in bytes."""
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in columns_of(ROWS[dataset]).items())
@@ -129,31 +129,33 @@ def replace_part(dataset: Dataset, lines: Path, target: Path) -> int:
             f"TO {write_path(partial)} (FORMAT parquet, COMPRESSION zstd)",
             [str(lines)],
         )
-    sync(partial)
     size = partial.stat().st_size
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial.replace(target)
-    for folder in (target.parent, target.parent.parent):
-        sync(folder)
+    storage.write(place, partial)
     return size
 
 
-def count(folder: Path, wanted: ArchiveQuery) -> list[Day]:
+def count(storage: ArchiveStorage, wanted: ArchiveQuery) -> list[Day]:
     """Rows by day. Raises Nothing where there is no file."""
-    by_day: dict[str, list[Path]] = {}
-    for path in files(folder, wanted):
-        by_day.setdefault(path.parent.name.removeprefix("day="), []).append(path)
     where, values = _where(wanted)
     days = []
-    with connected() as connection:
-        for day, paths in by_day.items():
-            query = f"SELECT count(*) FROM {read(wanted.dataset, paths)} {where}"  # noqa: S608
+    with connected(storage) as connection:
+        for day, places in group_by_day(files(storage, wanted)).items():
+            query = f"SELECT count(*) FROM {read(storage, wanted.dataset, places)} {where}"  # noqa: S608
             row = connection.execute(query, values).fetchone()
-            days.append(Day(day, row[0] if row else 0, len(paths), sum(path.stat().st_size for path in paths)))
+            size = sum(storage.size(place) or 0 for place in places)
+            days.append(Day(day.removeprefix("day="), row[0] if row else 0, len(places), size))
     return days
 
 
-def export(folder: Path, wanted: ArchiveQuery, target: Path) -> int:
+def group_by_day(places: Iterable[str]) -> dict[str, list[str]]:
+    """The files of each day's folder, in their order."""
+    days: dict[str, list[str]] = {}
+    for place in places:
+        days.setdefault(place.split("/")[1], []).append(place)
+    return days
+
+
+def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
     """Write what is asked for to one file, whose ending names its form: .parquet, .csv or .jsonl. Returns the rows.
 
     In CSV, what is nested is JSON. The file appears whole or not at all. Raises Nothing, OSError, and ValueError for
@@ -167,7 +169,7 @@ def export(folder: Path, wanted: ArchiveQuery, target: Path) -> int:
     form = forms.get(target.suffix)
     if form is None:
         raise ValueError(f"{target} ends in none of {', '.join(forms)}.")
-    paths = list(files(folder, wanted))
+    places = list(files(storage, wanted))
     columns = columns_of(ROWS[wanted.dataset])
     nested = [name for name, kind in columns.items() if target.suffix == ".csv" and not kind.isalpha()]
     chosen = ", ".join(f'to_json("{name}") AS "{name}"' if name in nested else f'"{name}"' for name in columns)
@@ -176,8 +178,8 @@ def export(folder: Path, wanted: ArchiveQuery, target: Path) -> int:
         raise FileNotFoundError(2, "there is no such folder", str(target.parent))
     partial = target.with_name(f".{target.name}.partial")
     try:
-        with connected() as connection:
-            query = f"SELECT {chosen} FROM {read(wanted.dataset, paths)} {where}"  # noqa: S608 - our own names; values are bound
+        with connected(storage) as connection:
+            query = f"SELECT {chosen} FROM {read(storage, wanted.dataset, places)} {where}"  # noqa: S608 - our own names; values are bound
             written = connection.execute(f"COPY ({query}) TO {write_path(partial)} ({form})", values).fetchone()
         partial.replace(target)
     finally:
@@ -185,9 +187,10 @@ def export(folder: Path, wanted: ArchiveQuery, target: Path) -> int:
     return written[0] if written else 0
 
 
-def connected(scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory, which loads nothing from elsewhere. What finds no room there lies in `scratch`, if given."""
-    return duckdb.connect(
+def connected(storage: ArchiveStorage | None = None, scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory, which loads nothing from elsewhere but the files of a storage. What finds no room there lies
+    in `scratch`, if given."""
+    connection = duckdb.connect(
         config={
             **({} if scratch is None else {"temp_directory": str(scratch)}),
             "threads": str(THREADS_MAX),
@@ -196,29 +199,34 @@ def connected(scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": "false",
         }
     )
+    if storage is not None:
+        storage.attach(connection)
+    return connection
 
 
-def files(folder: Path, wanted: ArchiveQuery) -> Iterator[Path]:
+def files(storage: ArchiveStorage, wanted: ArchiveQuery) -> Iterator[str]:
     """The files that may hold what is asked for, in the order of their days. Raises Nothing where there is none."""
     first = day_of(wanted.since) if wanted.since is not None else ""
     last = day_of(wanted.until) if wanted.until is not None else "day=9999"
     there = False
-    for day in sorted((folder / wanted.dataset).glob("day=*")):
-        for path in sorted(day.glob("part-*.parquet")):
-            if first <= day.name <= last:
+    for day in storage.list_names(wanted.dataset):
+        if not day.startswith("day=") or not first <= day <= last:
+            continue
+        for name in storage.list_names(f"{wanted.dataset}/{day}"):
+            if name.startswith("part-") and name.endswith(".parquet"):
                 there = True
-                yield path
+                yield f"{wanted.dataset}/{day}/{name}"
     if not there:
-        raise Nothing(f"There are no {wanted.dataset} of that time in {folder}.")
+        raise Nothing(f"There are no {wanted.dataset} of that time in {storage.root}.")
 
 
-def read(dataset: Dataset, paths: Sequence[Path], named: bool = False) -> str:
+def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named: bool = False) -> str:
     """These files as one table with all columns of the dataset: what a file of an older gateway lacks is null. `named`:
-    with the file's name as the column `filename`."""
-    listed = ", ".join(write_path(path) for path in paths)
+    with the file's place behind the storage's root as the column `filename`."""
+    listed = ", ".join(write_path(f"{storage.root}/{place}") for place in places)
     columns = columns_of(ROWS[dataset]) | ({"filename": "VARCHAR"} if named else {})
     nulls = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
-    if not paths:
+    if not places:
         return f"(SELECT {nulls} WHERE false)"
     return (
         f"(SELECT * FROM read_parquet([{listed}], union_by_name=true, hive_partitioning=false, "  # noqa: S608
@@ -227,12 +235,12 @@ def read(dataset: Dataset, paths: Sequence[Path], named: bool = False) -> str:
     )
 
 
-def find_table(folder: Path, wanted: ArchiveQuery, named: bool = False) -> str:
+def find_table(storage: ArchiveStorage, wanted: ArchiveQuery, named: bool = False) -> str:
     """What may be asked for as one table; without rows where there is no file."""
     try:
-        return read(wanted.dataset, list(files(folder, wanted)), named)
+        return read(storage, wanted.dataset, list(files(storage, wanted)), named)
     except Nothing:
-        return read(wanted.dataset, [], named)
+        return read(storage, wanted.dataset, [], named)
 
 
 def _where(archive_query: ArchiveQuery) -> tuple[str, list[Any]]:
@@ -242,6 +250,6 @@ def _where(archive_query: ArchiveQuery) -> tuple[str, list[Any]]:
     return f"WHERE {text}" if text else "", [value for _, value in given]
 
 
-def write_path(path: Path) -> str:
+def write_path(path: Path | str) -> str:
     """A path as a text of SQL."""
     return "'" + str(path).replace("'", "''") + "'"

@@ -17,6 +17,7 @@ import duckdb
 import msgspec
 
 from monitoring.archive import ArchiveQuery, Nothing, connected, files, read
+from monitoring.archive_storage import ArchiveStorage
 from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.entries import Given, Seen, is_reported
 from monitoring.quality.signals.watches import FEEDBACK, RECORDS, REPORTED
@@ -33,54 +34,54 @@ coalesce(CAST(nullif(split_part("entry", '-', 2), '') AS BIGINT), 0) AS number
 
 
 def entries(
-    folder: Path, tasks: Sequence[str], since: float | None, until: float | None
+    storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None
 ) -> Generator[Placed, None, None]:
     """All entries of these tasks from `since` on and before `until` (Unix seconds), in their order.
 
     Feedback on a record from before `since` has none. Raises Nothing where there is no record.
     """
     queries = ArchiveQuery("records", since, until), ArchiveQuery("feedback", since, until)
-    records = _table(folder, queries[0], '"at" + "duration_seconds"')
+    records = _table(storage, queries[0], '"at" + "duration_seconds"')
     try:
-        feedback = _table(folder, queries[1], '"at"')
+        feedback = _table(storage, queries[1], '"at"')
     except Nothing:
         feedback = None
-    with tempfile.TemporaryDirectory() as scratch, connected(Path(scratch)) as connection:
+    with tempfile.TemporaryDirectory() as scratch, connected(storage, Path(scratch)) as connection:
         streams = [_records(connection, records, tasks)]
         if feedback is not None:
             streams.append(_feedback(connection, records, feedback, tasks))
         yield from heapq.merge(*streams, key=lambda entry: entry[:3])
 
 
-def without_a_place(folder: Path, tasks: Sequence[str], since: float | None, until: float | None) -> int:
+def without_a_place(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> int:
     """The number of these entries in files without their places. Raises Nothing as `entries` does."""
     total = 0
     for dataset in ("records", "feedback"):
         try:
-            table = _table(folder, ArchiveQuery(dataset, since, until), '"at"')
+            table = _table(storage, ArchiveQuery(dataset, since, until), '"at"')
         except Nothing:
             if dataset == "records":
                 raise
             continue
-        with connected() as connection:
+        with connected(storage) as connection:
             query = f'SELECT count(*) FROM {table} WHERE "entry" IS NULL AND "task" IN {_marks(tasks)}'  # noqa: S608
             row = connection.execute(query, list(tasks)).fetchone()
         total += row[0] if row else 0
     return total
 
 
-def versions(folder: Path, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
+def versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
     """The versions that records of these tasks were led to or answered by. Raises Nothing as `entries` does."""
-    table = _table(folder, ArchiveQuery("records", since, until), '"at"')
+    table = _table(storage, ArchiveQuery("records", since, until), '"at"')
     names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
     query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608
-    with connected() as connection:
+    with connected(storage) as connection:
         return [row[0] for row in connection.execute(query, list(tasks)).fetchall()]
 
 
-def _table(folder: Path, wanted: ArchiveQuery, at: str) -> str:
+def _table(storage: ArchiveStorage, wanted: ArchiveQuery, at: str) -> str:
     """The rows of a query, with each entry's place. Raises Nothing where there is no file."""
-    place, source = PLACE.format(at=at), read(wanted.dataset, list(files(folder, wanted)))
+    place, source = PLACE.format(at=at), read(storage, wanted.dataset, list(files(storage, wanted)))
     bounds = [f'"at" >= {wanted.since!r}'] if wanted.since is not None else []
     bounds += [f'"at" < {wanted.until!r}'] if wanted.until is not None else []
     where = f" WHERE {' AND '.join(bounds)}" if bounds else ""

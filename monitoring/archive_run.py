@@ -26,12 +26,12 @@ import msgspec
 from redis import Redis
 
 from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
+from monitoring.archive_storage import ArchiveStorage, open_storage
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.helper_process import run_job
 from monitoring.records import REPORTED_STREAM_KEY, RecordIndex
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
-from monitoring.synced_files import lock_folder
 from monitoring.text_retention import delete_due_texts
 from monitoring.text_stream import ARCHIVED_MS, delete_texts
 from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
@@ -130,29 +130,32 @@ class Staged:
 def run(job: ArchiveJob) -> ArchiveReport:
     """Write what has come. Raises RedisError and OSError; what is done by then stays done."""
     began = time.monotonic()
-    report, folder = ArchiveReport(), Path(job.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(folder), Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
-        _sweep(folder, job.retention_days)
-        write_all(redis, folder, report, job.part_entries_max)
-        report.texts_pruned = delete_due_texts(redis, folder, job.texts, time.time())
+    report, storage = ArchiveReport(), open_storage(job.folder)
+    storage.scratch.mkdir(parents=True, exist_ok=True)
+    with (
+        Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
+        storage.lock(redis),
+    ):
+        _sweep(storage, job.retention_days)
+        write_all(redis, storage, report, job.part_entries_max)
+        report.texts_pruned = delete_due_texts(redis, storage, job.texts, time.time())
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
 
-def write_all(redis: Any, folder: Path, report: ArchiveReport, entries_max: int = PART_ENTRIES_MAX) -> None:
-    """Write what has come into all streams. The folder is locked by the caller."""
+def write_all(redis: Any, storage: ArchiveStorage, report: ArchiveReport, entries_max: int = PART_ENTRIES_MAX) -> None:
+    """Write what has come into all streams. The storage is locked by the caller."""
     for source in STREAMS:
-        while _write_range(redis, source, folder, entries_max, report):
+        while _write_range(redis, source, storage, entries_max, report):
             pass
 
 
-def _write_range(redis: Any, source: Source, folder: Path, entries_max: int, report: ArchiveReport) -> bool:
+def _write_range(redis: Any, source: Source, storage: ArchiveStorage, entries_max: int, report: ArchiveReport) -> bool:
     """Write one range of entries; whether there may be more."""
     key = f"apprentice:archive:{source}"
     dataset = DATASETS[source]
     done, planned = (raw.decode() if raw else "" for raw in redis.hmget(key, "done", "planned"))
-    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=storage.scratch) as scratch:
         staged = Staged(Path(scratch))
         first, _, last = planned.partition(" ")
         low, high = (first, last) if planned else (f"({done}" if done else "-", "+")
@@ -169,10 +172,9 @@ def _write_range(redis: Any, source: Source, folder: Path, entries_max: int, rep
         for day, lines in days:
             name = f"part-{'reported-' * (source == 'reported')}{first}-{last}"
             if day == "unreadable":
-                (folder / day).mkdir(exist_ok=True)
-                lines.replace(folder / day / f"{source}-{first}-{last}.jsonl")
+                storage.write(f"{day}/{source}-{first}-{last}.jsonl", lines)
                 continue
-            size = write_part(dataset, lines, folder / dataset / day / f"{name}.parquet")
+            size = write_part(storage, dataset, lines, f"{dataset}/{day}/{name}.parquet")
             report.files += bool(size)
             report.size_bytes += size
     delete_texts(redis, staged.requests, ARCHIVED_MS)
@@ -261,14 +263,14 @@ def _as_text(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
-def _sweep(folder: Path, retention_days: int) -> None:
+def _sweep(storage: ArchiveStorage, retention_days: int) -> None:
     """Remove the days that are too old, and what a run that was killed left half done."""
     oldest = day_of(time.time() - retention_days * DAY_SECONDS)
     for dataset in ROWS:
-        for day in (folder / dataset).glob("day=*"):
-            if day.name < oldest:
-                shutil.rmtree(day, ignore_errors=True)
-    for left in folder.glob(f"{PARTIAL}*"):
+        for day in storage.list_names(dataset):
+            if day.startswith("day=") and day < oldest:
+                storage.remove(f"{dataset}/{day}")
+    for left in storage.scratch.glob(f"{PARTIAL}*"):
         if time.time() - left.stat().st_mtime > PARTIAL_SECONDS_MAX:
             shutil.rmtree(left, ignore_errors=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from monitoring.archive import ArchiveQuery, Dataset, connected, find_table
+from monitoring.archive_storage import ArchiveStorage
 from monitoring.feedback_erasure import WORDS
 from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file
@@ -42,26 +44,26 @@ class ErasedSet(msgspec.Struct):
     rows: int
 
 
-def find_requests(folder: Path, names: Sequence[str], until: float) -> set[str]:
+def find_requests(storage: ArchiveStorage, names: Sequence[str], until: float) -> set[str]:
     """The archived requests of these callers and handles that were made until then (Unix seconds)."""
-    return _find_in(folder, "records", "id", names, until) | _find_in(folder, "texts", "request", names, until)
+    return _find_in(storage, "records", "id", names, until) | _find_in(storage, "texts", "request", names, until)
 
 
-def _find_in(folder: Path, dataset: Dataset, column: str, names: Sequence[str], until: float) -> set[str]:
+def _find_in(storage: ArchiveStorage, dataset: Dataset, column: str, names: Sequence[str], until: float) -> set[str]:
     query = (
-        f'SELECT "{column}" FROM {find_table(folder, ArchiveQuery(dataset))} WHERE "at" <= ? '  # noqa: S608 - our own names; values are bound
+        f'SELECT "{column}" FROM {find_table(storage, ArchiveQuery(dataset))} WHERE "at" <= ? '  # noqa: S608 - our own names; values are bound
         'AND (list_has_any("handles", ?::VARCHAR[]) OR ? || "caller" IN (SELECT unnest(?::VARCHAR[])))'
     )
-    with connected() as connection:
+    with connected(storage) as connection:
         rows = connection.execute(query, [until, list(names), forgotten_name_of(""), list(names)]).fetchall()
     return {request for (request,) in rows}
 
 
-def find_tasks(folder: Path, requests: Set[str]) -> dict[str, float]:
+def find_tasks(storage: ArchiveStorage, requests: Set[str]) -> dict[str, float]:
     """The tasks of archived requests, and when the first of each was made (Unix seconds)."""
-    table = find_table(folder, ArchiveQuery("records"))
+    table = find_table(storage, ArchiveQuery("records"))
     query = f'SELECT "task", min("at") FROM {table} WHERE "id" IN (SELECT unnest(?::VARCHAR[])) GROUP BY "task"'  # noqa: S608
-    with connected() as connection:
+    with connected(storage) as connection:
         return dict(connection.execute(query, [list(requests)]).fetchall())
 
 
@@ -74,19 +76,22 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def erase_texts(folder: Path, requests: Set[str]) -> int:
-    """Erase the kept texts of these requests from the archive. Returns their number. The folder is locked."""
-    return _rewrite_rows(folder, "texts", requests, lambda _: None)
+def erase_texts(storage: ArchiveStorage, requests: Set[str]) -> int:
+    """Erase the kept texts of these requests from the archive. Returns their number. The storage is locked."""
+    return _rewrite_rows(storage, "texts", requests, lambda _: None)
 
 
-def erase_words_of_feedback(folder: Path, requests: Set[str]) -> int:
+def erase_words_of_feedback(storage: ArchiveStorage, requests: Set[str]) -> int:
     """Erase comments and demonstrations of these requests from the archive; values stay. Returns the judgements that
-    had any. The folder is locked."""
-    return _rewrite_rows(folder, "feedback", requests, lambda row: row | dict.fromkeys(WORDS))
+    had any. The storage is locked."""
+    return _rewrite_rows(storage, "feedback", requests, lambda row: row | dict.fromkeys(WORDS))
 
 
 def _rewrite_rows(
-    folder: Path, dataset: Dataset, requests: Set[str], change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    storage: ArchiveStorage,
+    dataset: Dataset,
+    requests: Set[str],
+    change: Callable[[dict[str, Any]], dict[str, Any] | None],
 ) -> int:
     """Write each file with rows of these requests again, and return the number of rows that changed."""
     changed = 0
@@ -97,16 +102,22 @@ def _rewrite_rows(
         changed += after != row
         return after
 
-    for path in list_parts_of(folder, dataset, "request", [*requests]):
-        rewrite_part(dataset, path, rewrite)
+    for place in list_parts_of(storage, dataset, "request", [*requests]):
+        rewrite_part(storage, dataset, place, rewrite)
     return changed
 
 
-def erase_unreadable(folder: Path, requests: Set[str]) -> None:
-    """Erase entries that no gateway could read, where they name one of the requests. The folder is locked."""
+def erase_unreadable(storage: ArchiveStorage, requests: Set[str]) -> None:
+    """Erase entries that no gateway could read, where they name one of the requests. The storage is locked."""
     names_one = make_search(requests)
-    for path in (folder / "unreadable").glob("*.jsonl"):
-        _erase_lines(path, names_one)
+    for name in storage.list_names("unreadable"):
+        content = storage.read(f"unreadable/{name}")
+        rest = _without_lines(content, names_one)
+        if len(rest) < len(content):
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch:
+                file = Path(scratch) / name
+                file.write_bytes(rest)
+                storage.write(f"unreadable/{name}", file)
 
 
 def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float], at: float) -> list[ErasedSet]:
@@ -126,7 +137,10 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
     names_one = make_search(requests)
     for path in (folder / WAITING_FOLDER).glob("*"):
         if path.is_file():
-            _erase_lines(path, names_one)
+            content = path.read_bytes()
+            rest = _without_lines(content, names_one)
+            if len(rest) < len(content):
+                replace_file(path, rest)
     return found
 
 
@@ -146,12 +160,9 @@ def make_search(requests: Set[str]) -> Callable[[bytes], bool]:
     return lambda text: not ids.isdisjoint(ID.findall(text)) or any(each in text for each in others)
 
 
-def _erase_lines(path: Path, names_one: Callable[[bytes], bool]) -> None:
-    """Erase the lines of a file that name one of some requests."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    rest = [line for line in lines if not names_one(line)]
-    if len(rest) < len(lines):
-        replace_file(path, b"".join(rest))
+def _without_lines(content: bytes, names_one: Callable[[bytes], bool]) -> bytes:
+    """The lines of a file that name none of some requests."""
+    return b"".join(line for line in content.splitlines(keepends=True) if not names_one(line))
 
 
 def _erase_rows(

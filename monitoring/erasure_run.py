@@ -19,6 +19,7 @@ import msgspec
 from redis import Redis
 
 from monitoring.archive_run import ArchiveReport, write_all
+from monitoring.archive_storage import open_storage
 from monitoring.erasure import (
     ErasedSet,
     erase_from_sets,
@@ -71,31 +72,31 @@ class ErasureReport(msgspec.Struct):
 def erase(job: ErasureJob) -> ErasureReport:
     """Erase what the job names. Raises RedisError, OSError and duckdb.Error; what is erased by then stays so."""
     began = time.monotonic()
-    report, folder, requests = ErasureReport(), Path(job.folder), set(job.requests)
+    report, storage, requests = ErasureReport(), open_storage(job.folder), set(job.requests)
     datasets, trainings = Path(job.datasets), Path(job.trainings)
-    for each in (folder, datasets):
+    for each in (storage.scratch, datasets):
         each.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (
         lock_folder(datasets),
-        lock_folder(folder),
         Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
+        storage.lock(redis),
     ):
-        for each in (folder, datasets, trainings):
+        for each in (storage.scratch, datasets, trainings):
             remove_leftovers(each)
         waiting = {row.request for row in read_waiting(redis) if _is_meant(row, job, requests)}
         delete_texts(redis, waiting, 0)
-        write_all(redis, folder, ArchiveReport())
-        requests |= waiting | find_requests(folder, job.names, job.until)
+        write_all(redis, storage, ArchiveReport())
+        requests |= waiting | find_requests(storage, job.names, job.until)
         report.requests = sorted(requests)
-        report.texts = len(waiting) + erase_texts(folder, requests)
-        report.feedback = erase_words_of_feedback(folder, requests)
-        erase_unreadable(folder, requests)
+        report.texts = len(waiting) + erase_texts(storage, requests)
+        report.feedback = erase_words_of_feedback(storage, requests)
+        erase_unreadable(storage, requests)
         erase_feedback_words(redis, requests)
         report.suites = erase_from_suites(redis, requests)
         report.evaluated = erase_from_evaluations(redis, requests)
         _erase_damaged(Path(job.spool), requests)
         report.trained, report.trainings = erase_from_trainings(trainings, requests, job.until)
-        report.datasets = erase_from_sets(datasets, requests, find_tasks(folder, requests), job.until)
+        report.datasets = erase_from_sets(datasets, requests, find_tasks(storage, requests), job.until)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 

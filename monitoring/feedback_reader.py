@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import msgspec
 
 from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, files, read
+from monitoring.archive_storage import ArchiveStorage
 from monitoring.feedback import Feedback
 from monitoring.ids import SHAPE, made_at
 
@@ -18,7 +18,7 @@ AS_JSON = ("demonstration", "tags", "demonstration_digests")
 
 
 def read_feedback(
-    redis: Any, connection: duckdb.DuckDBPyConnection, folder: Path, requests: Sequence[str]
+    redis: Any, connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str]
 ) -> dict[str, list[Feedback]]:
     """The feedback on these requests, each one's oldest first; those without any are left out. Raises RedisError and
     duckdb.Error."""
@@ -30,22 +30,23 @@ def read_feedback(
         for request, raws in zip(requests, pipe.execute(), strict=True)
         if raws
     }
-    found |= _read_archived(connection, folder, [request for request in requests if request not in found])
+    found |= _read_archived(connection, storage, [request for request in requests if request not in found])
     return {request: sorted(given, key=lambda feedback: feedback.at) for request, given in found.items()}
 
 
 def _read_archived(
-    connection: duckdb.DuckDBPyConnection, folder: Path, requests: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str]
 ) -> dict[str, list[Feedback]]:
     times = [made_at(request) for request in requests if SHAPE.fullmatch(request)]
     try:
-        paths = list(files(folder, ArchiveQuery("feedback", min(times, default=None)))) if requests else []
+        places = list(files(storage, ArchiveQuery("feedback", min(times, default=None)))) if requests else []
     except Nothing:
-        paths = []
-    if not paths:
+        places = []
+    if not places:
         return {}
-    table = read("feedback", paths)
+    table = read(storage, "feedback", places)
     with connection.cursor() as cursor:
+        storage.attach(cursor)
         cursor.execute(f'SELECT * FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))', [list(requests)])  # noqa: S608 - our own names
         names = [column[0] for column in cursor.description or ()]
         rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

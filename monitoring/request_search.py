@@ -11,12 +11,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from monitoring.archive import ArchiveQuery, Nothing, files, read
+from monitoring.archive import ArchiveQuery, Nothing, files, group_by_day, read
 from monitoring.feedback_reader import read_feedback
 from monitoring.helper_process import run_job
 from monitoring.ids import made_at
@@ -127,7 +126,7 @@ def search(job: SearchJob) -> SearchResult:
 def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterator[dict[str, Any]]:
     """Those of a batch that are wanted also by label and text, with both."""
     ids = [one.id for one in batch]
-    feedback = read_feedback(reader.redis, reader.connection, reader.folder, ids)
+    feedback = read_feedback(reader.redis, reader.connection, reader.archive, ids)
     wanted = [one for one in batch if job.query.label in (None, _label_value(_label_of(one, feedback, job)))]
     texts = reader.of_requests([one.id for one in wanted]) if job.query.with_texts or job.query.text else {}
     for one in wanted:
@@ -201,19 +200,17 @@ def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
 
 def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> Iterator[Found]:
     try:
-        paths = list(files(reader.folder, ArchiveQuery("records", query.since, until)))
+        days = group_by_day(files(reader.archive, ArchiveQuery("records", query.since, until)))
     except Nothing:
         return
-    days: dict[str, list[Path]] = {}
-    for path in paths:
-        days.setdefault(path.parent.name, []).append(path)
     bounds = [("purpose", "=", "serve"), ("at", ">=", query.since), ("at", "<", until), ("id", "<", query.before)]
     wanted = [each for each in (*((name, "=", getattr(query, name)) for name in EQUAL), *bounds) if each[2] is not None]
     where = " AND ".join(f'"{name}" {sign} ?' for name, sign, _ in wanted)
     names = ", ".join(f'"{name}"' for name in SHOWN)
     for day in sorted(days, reverse=True):
-        table = read("records", days[day])
+        table = read(reader.archive, "records", days[day])
         with reader.connection.cursor() as cursor:
+            reader.archive.attach(cursor)
             cursor.execute(
                 f'SELECT {names} FROM {table} WHERE {where} ORDER BY "id" DESC',  # noqa: S608 - our own names
                 [value for _, _, value in wanted],

@@ -17,9 +17,9 @@ import msgspec
 from redis import Redis
 
 from monitoring.archive import ArchiveQuery, connected, find_table
+from monitoring.archive_storage import open_storage
 from monitoring.helper_process import run_job
 from monitoring.ids import SHAPE, made_at
-from monitoring.synced_files import lock_folder
 from monitoring.text_stream import READ_MAX, read_row, read_waiting
 from monitoring.texts import TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
 
@@ -37,7 +37,7 @@ class TextReader:
         self.unreadable = 0
         """Texts that were left out: their key is not in the settings, or their bytes are damaged."""
         self._source = source
-        self.folder = Path(source.folder)
+        self.archive = open_storage(source.folder)
         self._seals = source.keys.seals()
         self._open = ExitStack()
 
@@ -45,7 +45,7 @@ class TextReader:
         with ExitStack() as stack:
             self.redis: Any = stack.enter_context(Redis.from_url(self._source.redis_url, socket_timeout=30))
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self.connection = stack.enter_context(connected(scratch))
+            self.connection = stack.enter_context(connected(scratch=scratch))
             self._open = stack.pop_all()
         return self
 
@@ -93,10 +93,9 @@ class TextReader:
                     self.unreadable += 1
 
     def _archived(self, wanted: ArchiveQuery, where: str, values: list[Any]) -> Iterator[TextRow]:
-        if not self.folder.is_dir():
-            return
-        with lock_folder(self.folder, shared=True), self.connection.cursor() as cursor:
-            table = find_table(self.folder, wanted)
+        with self.archive.lock(self.redis, shared=True), self.connection.cursor() as cursor:
+            self.archive.attach(cursor)
+            table = find_table(self.archive, wanted)
             names = ", ".join(f'"{name}"' for name in TextRow.__struct_fields__)
             cursor.execute(f'SELECT {names} FROM {table} WHERE {where} ORDER BY "at"', values)  # noqa: S608 - our names
             while batch := cursor.fetchmany(READ_MAX):

@@ -16,7 +16,7 @@ import duckdb
 import msgspec
 
 from monitoring.archive import ArchiveQuery, Dataset, connected, find_table, read, replace_part
-from monitoring.synced_files import sync
+from monitoring.archive_storage import ArchiveStorage
 from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
 
 PRUNED_EVERY_SECONDS = 3600
@@ -24,16 +24,16 @@ DAY_SECONDS = 86_400.0
 READ_MAX = 500
 
 
-def delete_due_texts(redis: Any, folder: Path, retention: TextRetention, now: float) -> int:
-    """Delete the texts that are due, once an hour. Returns their number. The folder is locked by the caller."""
+def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetention, now: float) -> int:
+    """Delete the texts that are due, once an hour. Returns their number. The storage is locked by the caller."""
     if not redis.set(PRUNED_KEY, b"", nx=True, ex=PRUNED_EVERY_SECONDS):
         return 0
     seals = retention.keys.seals()
     deleted = 0
 
-    with connected() as connection:
-        for path, due in _due(connection, folder, retention, now).items():
-            rewrite_part("texts", path, partial(_without_or_resealed, gone=frozenset(due), seals=seals))
+    with connected(storage) as connection:
+        for place, due in _due(connection, storage, retention, now).items():
+            rewrite_part(storage, "texts", place, partial(_without_or_resealed, gone=frozenset(due), seals=seals))
             deleted += len(due)
     return deleted
 
@@ -48,11 +48,11 @@ def _without_or_resealed(row: dict[str, Any], gone: frozenset[str], seals: Seals
 
 
 def _due(
-    connection: duckdb.DuckDBPyConnection, folder: Path, retention: TextRetention, now: float
-) -> Mapping[Path, list[str]]:
+    connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, retention: TextRetention, now: float
+) -> Mapping[str, list[str]]:
     """The requests whose texts are due, by file; a file with none of them has texts to seal anew."""
-    texts = find_table(folder, ArchiveQuery("texts"), named=True)
-    labelled = f'SELECT "request" FROM {find_table(folder, ArchiveQuery("feedback"))}'  # noqa: S608
+    texts = find_table(storage, ArchiveQuery("texts"), named=True)
+    labelled = f'SELECT "request" FROM {find_table(storage, ArchiveQuery("feedback"))}'  # noqa: S608
     due, values = ['("task" NOT IN (SELECT unnest(?::VARCHAR[])) AND "at" < ?)'], list[Any]()
     values += [list(retention.tasks), now - retention.other * DAY_SECONDS]
     for task, days in retention.tasks.items():
@@ -68,15 +68,24 @@ def _due(
         f'SELECT "filename", list("request") FILTER (WHERE "due") FROM (SELECT "filename", "request", '  # noqa: S608
         f'({" OR ".join(due)}) AS "due", ({old}) AS "old" FROM {texts}) WHERE "due" OR "old" GROUP BY "filename"'
     )
-    return {Path(path): due or [] for path, due in connection.execute(query, values + keys).fetchall()}
+    found = connection.execute(query, values + keys).fetchall()
+    return {name.removeprefix(f"{storage.root}/"): due or [] for name, due in found}
 
 
-def rewrite_part(dataset: Dataset, path: Path, rewrite: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+def rewrite_part(
+    storage: ArchiveStorage,
+    dataset: Dataset,
+    place: str,
+    rewrite: Callable[[dict[str, Any]], dict[str, Any] | None],
+) -> None:
     """Write a file again with each of its rows as `rewrite` makes it, without those of which it makes None. It is the
     old one or the new one whole, whenever this ends; without a row it is removed."""
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parents[2]) as scratch, connected() as connection:
+    with (
+        tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch,
+        connected(storage) as connection,
+    ):
         lines, rows = Path(scratch) / "rows.jsonl", 0
-        cursor = connection.execute(f"SELECT * FROM {read(dataset, [path])}")  # noqa: S608 - our own names
+        cursor = connection.execute(f"SELECT * FROM {read(storage, dataset, [place])}")  # noqa: S608 - our own names
         names = [column[0] for column in cursor.description or ()]
         with lines.open("wb") as file:
             while batch := cursor.fetchmany(READ_MAX):
@@ -86,20 +95,15 @@ def rewrite_part(dataset: Dataset, path: Path, rewrite: Callable[[dict[str, Any]
                         file.write(msgspec.json.encode(row) + b"\n")
                         rows += 1
         if rows:
-            replace_part(dataset, lines, path)
+            replace_part(storage, dataset, lines, place)
         else:
-            remove_part(path)
+            storage.remove(place)
 
 
-def remove_part(path: Path) -> None:
-    """Remove a file so that it stays removed, whatever happens to the machine."""
-    path.unlink()
-    sync(path.parent)
-
-
-def list_parts_of(folder: Path, dataset: Dataset, column: str, values: Sequence[str]) -> list[Path]:
+def list_parts_of(storage: ArchiveStorage, dataset: Dataset, column: str, values: Sequence[str]) -> list[str]:
     """The files with a row whose column has one of these values."""
-    table = find_table(folder, ArchiveQuery(dataset), named=True)
+    table = find_table(storage, ArchiveQuery(dataset), named=True)
     query = f'SELECT DISTINCT "filename" FROM {table} WHERE "{column}" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608
-    with connected() as connection:
-        return [Path(path) for (path,) in connection.execute(query, [list(values)]).fetchall()]
+    with connected(storage) as connection:
+        found = connection.execute(query, [list(values)]).fetchall()
+    return [name.removeprefix(f"{storage.root}/") for (name,) in found]

@@ -19,6 +19,7 @@ from gateway.errors import SettingsError
 
 if TYPE_CHECKING:
     from monitoring.archive import ArchiveQuery
+    from monitoring.archive_storage import ArchiveStorage
 
 records = typer.Typer(
     help="Export, count and replay the archived records and feedback; forget texts.", no_args_is_help=True
@@ -65,7 +66,7 @@ def export(
     from monitoring import archive
 
     with _told():
-        found = archive.export(_folder(config, folder), _asked(since, until, task, dataset), out)
+        found = archive.export(_storage(config, folder), _asked(since, until, task, dataset), out)
     print(f"Wrote {out}: {found} {'rows' if found != 1 else 'row'}, {size(out.stat().st_size)}.")
 
 
@@ -83,7 +84,7 @@ def count(
     from monitoring import archive
 
     with _told():
-        days = archive.count(_folder(config, folder), _asked(since, until, task, dataset))
+        days = archive.count(_storage(config, folder), _asked(since, until, task, dataset))
     out = Printer(json_only)
     rows: list[dict[str, Any]] = [
         {"day": day.day, "rows": day.rows, "files": day.files, "size_bytes": day.size_bytes} for day in days
@@ -125,7 +126,7 @@ def replay(
         records_replay.run(
             Printer(json_only),
             settings,
-            settings.archive if folder is None else _there(folder),
+            _storage(config, folder),
             task or list(settings.tasks),
             records_replay.ReplayedVersion(version, baseline, gate_rows, previous),
             (asked.since, asked.until),
@@ -164,10 +165,11 @@ def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind
     return ArchiveQuery("feedback" if dataset is Kind.FEEDBACK else "records", first, last, task)
 
 
-def _folder(config: Path, folder: Path | None) -> Path:
+def _storage(config: Path, folder: Path | None) -> ArchiveStorage:
     from gateway.configuration.settings import load_settings
+    from monitoring.archive_storage import open_storage
 
-    return load_settings(config).archive if folder is None else _there(folder)
+    return open_storage(str(load_settings(config).archive if folder is None else _there(folder)))
 
 
 def _there(folder: Path) -> Path:

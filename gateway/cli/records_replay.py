@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
@@ -21,6 +20,9 @@ from monitoring.quality.replay.recorded import Placed, Replaying, Turn
 from monitoring.quality.signal_table import LABELLED
 from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.quality import Judgement
+
+if TYPE_CHECKING:
+    from monitoring.archive_storage import ArchiveStorage
 
 TOLD_EVERY = 50_000
 TOLD_VERSIONS_MAX = 20
@@ -164,7 +166,7 @@ def time_of(at: float) -> str:
 def run(
     out: Printer,
     settings: Settings,
-    folder: Path,
+    storage: ArchiveStorage,
     tasks: list[str],
     held: ReplayedVersion,
     bounds: tuple[float | None, float | None],
@@ -175,9 +177,9 @@ def run(
 
     replaying = begun(settings, tasks, held, look_seconds)
     if held.version is not None:
-        _see_that_it_is_there(held.version, archive_entries.versions(folder, tasks, *bounds))
-    places = archive_entries.without_a_place(folder, tasks, *bounds)
-    with closing(archive_entries.entries(folder, tasks, *bounds)) as entries:
+        _see_that_it_is_there(held.version, archive_entries.versions(storage, tasks, *bounds))
+    places = archive_entries.without_a_place(storage, tasks, *bounds)
+    with closing(archive_entries.entries(storage, tasks, *bounds)) as entries:
         turns, judged = replayed(replaying, entries)
     tell(out, replaying, turns, judged, held.version, places)
 

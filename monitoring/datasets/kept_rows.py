@@ -15,6 +15,7 @@ import msgspec
 from redis import Redis
 
 from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, connected, files, read
+from monitoring.archive_storage import ArchiveStorage
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
@@ -23,7 +24,6 @@ from monitoring.evaluation.dataset import DatasetError
 from monitoring.evaluation.forms import said_by
 from monitoring.feedback import Feedback
 from monitoring.labels.request_label import RequestLabel, find_label
-from monitoring.synced_files import lock_folder
 from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText
 
@@ -61,7 +61,7 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
     with ExitStack() as stack:
         texts = stack.enter_context(TextReader(source.texts))
         redis = stack.enter_context(Redis.from_url(source.texts.redis_url, socket_timeout=30))
-        archived = read_judgements(Path(source.texts.folder), task, first) if source.since is not None else {}
+        archived = read_judgements(redis, texts.archive, task, first) if source.since is not None else {}
         for some in _in_parts(texts.of_task(task, first, source.until)):
             judged = _judgements_of([text.request for text in some], redis, archived)
             for text in some:
@@ -95,14 +95,16 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
     return data_row_of(text.as_asked() | own, 0, SOURCE)
 
 
-def read_judgements(folder: Path, task: str, since: float) -> Judged:
+def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: float) -> Judged:
     """The archived judgements of a task's requests from a time on, by request. Raises duckdb.Error and OSError."""
     found: Judged = {}
-    if not folder.is_dir():
-        return found
-    with lock_folder(folder, shared=True), TemporaryDirectory() as scratch, connected(Path(scratch)) as connection:
+    with (
+        storage.lock(redis, shared=True),
+        TemporaryDirectory() as scratch,
+        connected(storage, Path(scratch)) as connection,
+    ):
         try:
-            table = read("feedback", list(files(folder, ArchiveQuery("feedback", since))))
+            table = read(storage, "feedback", list(files(storage, ArchiveQuery("feedback", since))))
         except Nothing:
             return found
         names = FeedbackRow.__struct_fields__

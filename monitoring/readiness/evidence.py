@@ -70,6 +70,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 class ArchivedTask(msgspec.Struct, frozen=True):
     """The archive to read, and of which task."""
 
+    redis_url: str
     folder: str
     task: str
     now: float

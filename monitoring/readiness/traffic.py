@@ -5,11 +5,11 @@ DuckDB reads the archive: this is for a process beside a gateway.
 
 from __future__ import annotations
 
-from pathlib import Path
+from redis import Redis
 
 from monitoring.archive import ArchiveQuery, Nothing, connected, files, read
+from monitoring.archive_storage import open_storage
 from monitoring.readiness.evidence import ArchivedTask, Traffic
-from monitoring.synced_files import lock_folder
 
 WINDOW_DAYS = 30.0
 DAY_SECONDS = 86_400.0
@@ -24,12 +24,14 @@ FROM {table} WHERE "task" = ? AND "at" >= ? AND "purpose" IN ('serve', 'reported
 
 def read_traffic(archived: ArchivedTask) -> Traffic | None:
     """The traffic of the last 30 days; None where the archive has nothing of it. Raises duckdb.Error and OSError."""
-    folder, since = Path(archived.folder), archived.now - WINDOW_DAYS * DAY_SECONDS
-    if not folder.is_dir():
-        return None
-    with lock_folder(folder, shared=True), connected() as connection:
+    storage, since = open_storage(archived.folder), archived.now - WINDOW_DAYS * DAY_SECONDS
+    with (
+        Redis.from_url(archived.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
+        storage.lock(redis, shared=True),
+        connected(storage) as connection,
+    ):
         try:
-            table = read("records", list(files(folder, ArchiveQuery("records", since))))
+            table = read(storage, "records", list(files(storage, ArchiveQuery("records", since))))
         except Nothing:
             return None
         row = connection.execute(QUERY.format(table=table), [archived.task, since]).fetchone()

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from monitoring import archive, archive_run
 from monitoring.archive import ArchiveQuery, Day, Nothing
 from monitoring.archive_run import ArchiveJob, ArchiveReport
+from monitoring.archive_storage import FolderStorage
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
@@ -306,12 +307,12 @@ async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: 
     made = [on(0, task="a"), on(1, task="b"), on(1, task="a", handles=["h"]), on(2, task="a")]
     await put(redis, *made)
     archive_run.run(job)
-    folder = Path(job.folder)
+    storage = FolderStorage(Path(job.folder))
     asked = ArchiveQuery(since=NOON + 1, until=NOON + 2 * DAY_SECONDS, task="a")
     for ending in (".parquet", ".csv", ".jsonl"):
         target = tmp_path / f"it's{ending}"
-        assert archive.export(folder, asked, target) == 1
-        assert archive.export(folder, asked, target) == 1
+        assert archive.export(storage, asked, target) == 1
+        assert archive.export(storage, asked, target) == 1
     assert [row["id"] for row in rows([tmp_path / "it's.parquet"])] == [made[2].id]
     (line,) = (tmp_path / "it's.jsonl").read_text().splitlines()
     assert msgspec.json.decode(line, type=Record) == made[2]
@@ -319,14 +320,14 @@ async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: 
     csv = (tmp_path / "it's.csv").read_text().splitlines()
     assert csv[0].split(",")[:3] == ["id", "at", "endpoint"]
     assert (len(csv), '[""h""]' in csv[1]) == (2, True)
-    assert archive.export(folder, ArchiveQuery(task="nobody"), tmp_path / "none.jsonl") == 0
-    assert archive.export(folder, ArchiveQuery(), tmp_path / "all.jsonl") == 4
+    assert archive.export(storage, ArchiveQuery(task="nobody"), tmp_path / "none.jsonl") == 0
+    assert archive.export(storage, ArchiveQuery(), tmp_path / "all.jsonl") == 4
     with pytest.raises(ValueError, match="ends in none of"):
-        archive.export(folder, ArchiveQuery(), tmp_path / "x.txt")
+        archive.export(storage, ArchiveQuery(), tmp_path / "x.txt")
     with pytest.raises(Nothing):
-        archive.export(folder, ArchiveQuery(since=time.time()), tmp_path / "x.csv")
+        archive.export(storage, ArchiveQuery(since=time.time()), tmp_path / "x.csv")
     with pytest.raises(Nothing):
-        archive.count(tmp_path / "nowhere", ArchiveQuery())
+        archive.count(FolderStorage(tmp_path / "nowhere"), ArchiveQuery())
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".csv", ".jsonl", ".jsonl", ".jsonl", ".parquet"]
 
 
@@ -334,13 +335,13 @@ async def test_days_are_counted(redis: Redis, job: ArchiveJob) -> None:
     await put(redis, on(0, task="a"), on(1, task="b"), on(1, task="a"))
     archive_run.run(job)
     sizes = [path.stat().st_size for path in parts(job)]
-    folder = Path(job.folder)
-    assert archive.count(folder, ArchiveQuery()) == [
+    storage = FolderStorage(Path(job.folder))
+    assert archive.count(storage, ArchiveQuery()) == [
         Day("2026-03-01", 1, 1, sizes[0]),
         Day("2026-03-02", 2, 1, sizes[1]),
     ]
-    assert [day.rows for day in archive.count(folder, ArchiveQuery(task="b"))] == [0, 1]
-    assert [day.day for day in archive.count(folder, ArchiveQuery(until=NOON + 1))] == ["2026-03-01"]
+    assert [day.rows for day in archive.count(storage, ArchiveQuery(task="b"))] == [0, 1]
+    assert [day.day for day in archive.count(storage, ArchiveQuery(until=NOON + 1))] == ["2026-03-01"]
 
 
 def test_no_gateway_imports_what_writes_the_archive() -> None:

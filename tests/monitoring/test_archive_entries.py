@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from monitoring import archive, archive_entries, archive_run
 from monitoring.archive import ArchiveQuery, Nothing, columns_of
+from monitoring.archive_storage import FolderStorage
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.phases import Phase
 from monitoring.quality.replay.recorded import Placed, Replaying, Turn
@@ -46,7 +47,7 @@ def archived(begin: Begin, folder: Path) -> None:
 
 
 def read(folder: Path) -> list[Placed]:
-    return list(archive_entries.entries(folder, ["returns"], None, None))
+    return list(archive_entries.entries(FolderStorage(folder), ["returns"], None, None))
 
 
 async def all_that_counts(redis: Redis, count: int, wrong: float, seed: int) -> None:
@@ -174,15 +175,17 @@ async def test_files_of_an_older_gateway_are_read_alone_and_beside_newer_ones(
     alone = read(tmp_path)
     assert len(alone) == len(whole)
     assert [one.given for one in alone if one.given and one.given.reviewed] == []
-    assert archive.count(tmp_path, ArchiveQuery("feedback"))[0].rows == sum(one.given is not None for one in whole)
-    assert archive_entries.without_a_place(tmp_path, ["returns"], None, None) == len(whole)
-    assert archive.export(tmp_path, ArchiveQuery("feedback"), tmp_path / "old.jsonl") > 60
+    assert archive.count(FolderStorage(tmp_path), ArchiveQuery("feedback"))[0].rows == sum(
+        one.given is not None for one in whole
+    )
+    assert archive_entries.without_a_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
+    assert archive.export(FolderStorage(tmp_path), ArchiveQuery("feedback"), tmp_path / "old.jsonl") > 60
     assert '"reviewed":null' in (tmp_path / "old.jsonl").read_text().splitlines()[0]
     await all_that_counts(redis, 40, 0.2, 2)
     archived(begin, tmp_path)
     both = read(tmp_path)
     assert sum(one.given is None for one in both) == 125
-    assert archive_entries.without_a_place(tmp_path, ["returns"], None, None) == len(whole)
+    assert archive_entries.without_a_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
     assert any(one.given.reviewed for one in both if one.given is not None)
     assert both == sorted(both, key=lambda one: one[:3])
     pairs = [one.seen.pair for one in both if one.given is None and one.seen is not None and one.seen.shadow_of]

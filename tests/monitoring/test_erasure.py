@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from monitoring.archive import RecordRow, day_of, write_part
 from monitoring.archive_run import ArchiveJob, run
+from monitoring.archive_storage import open_storage
 from monitoring.datasets.build import DatasetOptions, build_set
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set
@@ -134,7 +135,7 @@ async def test_a_card_forgets_words_ids_and_classes_of_erased_texts(
     record = RecordRow(id="r90", at=NOW - 60, endpoint="chat", caller="c", requested_model="returns", task="returns")
     lines = tmp_path / "records.jsonl"
     lines.write_bytes(msgspec.json.encode(record))
-    write_part("records", lines, Path(job.folder) / "records" / day_of(NOW) / "part-1-1.parquet")
+    write_part(open_storage(job.folder), "records", lines, f"records/{day_of(NOW)}/part-1-1.parquet")
     erase(erasure_of("r90", job, tmp_path))
     assert "oxenstierna" not in (card := (target / "card.json").read_text())
     assert "Vanderbilt" in card

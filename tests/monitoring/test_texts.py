@@ -19,6 +19,7 @@ from gateway.features.texts.redaction import redact_all
 from gateway.formats.conversation_texts import TEXT_BYTES_MAX
 from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, day_of, files, write_part
 from monitoring.archive_run import ArchiveJob, run
+from monitoring.archive_storage import FolderStorage
 from monitoring.redaction import mask_text
 from monitoring.text_reader import TextReader
 from monitoring.text_stream import ARCHIVED_MS, TextStream
@@ -86,7 +87,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 def parts(job: ArchiveJob) -> list[Path]:
     try:
-        return list(files(Path(job.folder), ArchiveQuery("texts")))
+        return [Path(job.folder, place) for place in files(FolderStorage(Path(job.folder)), ArchiveQuery("texts"))]
     except Nothing:
         return []
 
@@ -195,7 +196,7 @@ async def test_texts_go_when_they_are_due_and_unlabelled_ones_before(
     label = FeedbackRow(request="r3", at=NOW, caller="c", feedback_id="f", metric="correct", value_boolean=True)
     lines = Path(job.folder).parent / "label.jsonl"
     lines.write_bytes(msgspec.json.encode(label))
-    write_part("feedback", lines, Path(job.folder) / "feedback" / day_of(NOW) / "part-1-1.parquet")
+    write_part(FolderStorage(Path(job.folder)), "feedback", lines, f"feedback/{day_of(NOW)}/part-1-1.parquet")
     assert run(job).texts_pruned == 3
     with reader(job) as texts:
         assert sorted(each.request for each in texts.of_task("returns")) == ["r3", "r4", "r5"]

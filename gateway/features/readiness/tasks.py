@@ -10,6 +10,7 @@ import msgspec
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.readiness.messages import ReadinessJob
+from gateway.features.records.archiving import redis_address
 from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 from monitoring.readiness.break_even import Costs
@@ -35,7 +36,7 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
     return msgspec.structs.replace(
         job,
         selector=services.settings.tasks[task].selector,
-        archived=ArchivedTask(str(services.settings.archive), task, time.time()),
+        archived=ArchivedTask(redis_address(services.settings), str(services.settings.archive), task, time.time()),
         leading=leading,
         prompted=await find_prompted(evaluations, task),
         costs=_with_settings(services, job.costs, task, None if version is None else version.pool),

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from monitoring.archive import RecordRow, day_of, write_part
+from monitoring.archive_storage import FolderStorage
 from tests.gateway.cli.conftest import Command, ok
 from tests.walks.gateway import RunningGateway
 
@@ -107,7 +108,7 @@ def archive(folder: Path, tmp_path: Path, count: int = 600) -> None:
         )
     lines = tmp_path / "records.jsonl"
     lines.write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
-    write_part("records", lines, folder / "records" / day_of(now) / "part-0-1.parquet")
+    write_part(FolderStorage(folder), "records", lines, f"records/{day_of(now)}/part-0-1.parquet")
 
 
 async def test_files_in_another_encoding_and_empty_ones_are_refused(apprentice: Command, tmp_path: Path) -> None:

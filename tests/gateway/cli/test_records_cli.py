@@ -14,6 +14,7 @@ import pytest
 from gateway.cli.records import moment_of
 from gateway.errors import SettingsError
 from monitoring.archive import Dataset, FeedbackRow, RecordRow, write_part
+from monitoring.archive_storage import FolderStorage
 from monitoring.records import AttemptRecord
 from tests.gateway.cli.conftest import Said, run
 from tests.walks.conftest import Configure
@@ -163,7 +164,7 @@ def with_labels(folder: Path, tmp_path: Path, wrong: Callable[[int], bool], coun
     for dataset, made in rows.items():
         lines = tmp_path / f"{dataset}.jsonl"
         lines.write_bytes(b"\n".join(msgspec.json.encode(one) for one in made))
-        write_part(dataset, lines, folder / dataset / "day=2026-03-01" / "part-0-1.parquet")
+        write_part(FolderStorage(folder), dataset, lines, f"{dataset}/day=2026-03-01/part-0-1.parquet")
 
 
 @pytest.fixture

@@ -1,0 +1,114 @@
+"""Where the archive lies: whole files by their place, such as `records/day=2026-03-01/part-1-2.parquet`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from monitoring.synced_files import lock_folder, sync
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import duckdb
+
+
+class ArchiveStorage(Protocol):
+    """Files that are the old one whole or the new one whole, whatever ends meanwhile. Each method raises OSError."""
+
+    root: str
+    """The beginning of each file's name, as DuckDB reads it: ROOT/PLACE."""
+    scratch: Path
+    """A folder for files on their way, and for what killed processes leave of them."""
+
+    def list_names(self, place: str) -> list[str]:
+        """The names directly below a place, in order; none where there is nothing."""
+        ...
+
+    def size(self, place: str) -> int | None:
+        """The bytes of a file; None where there is none."""
+        ...
+
+    def read(self, place: str) -> bytes:
+        """The bytes of a file."""
+        ...
+
+    def write(self, place: str, file: Path) -> None:
+        """Store a file of `scratch`, in the place of what is there. It is durable once this returns."""
+        ...
+
+    def remove(self, place: str) -> None:
+        """Remove a file, or all that is below a place, so that it stays removed."""
+        ...
+
+    def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make the files readable for a DuckDB. Once more is harmless."""
+        ...
+
+    def lock(self, redis: Any, shared: bool = False) -> AbstractContextManager[None]:
+        """Nobody else writes or removes files meanwhile; with `shared` others may read. Waits for as long as that
+        takes."""
+        ...
+
+
+class FolderStorage:
+    """A folder in a file system with locks and renames. To lock it, it must be there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = str(folder)
+        self.scratch = folder
+
+    def list_names(self, place: str) -> list[str]:
+        """See ArchiveStorage."""
+        try:
+            return sorted(os.listdir(self.scratch / place))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def size(self, place: str) -> int | None:
+        """See ArchiveStorage."""
+        path = self.scratch / place
+        return path.stat().st_size if path.exists() else None
+
+    def read(self, place: str) -> bytes:
+        """See ArchiveStorage."""
+        return (self.scratch / place).read_bytes()
+
+    def write(self, place: str, file: Path) -> None:
+        """See ArchiveStorage."""
+        target = self.scratch / place
+        sync(file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+        for folder in (target.parent, target.parent.parent):
+            sync(folder)
+
+    def remove(self, place: str) -> None:
+        """See ArchiveStorage."""
+        path = self.scratch / place
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+            sync(path.parent)
+
+    def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """See ArchiveStorage."""
+
+    @contextmanager
+    def lock(self, redis: Any, shared: bool = False) -> Iterator[None]:
+        """See ArchiveStorage. It is the file system's lock: `redis` is not asked."""
+        if shared and not self.scratch.is_dir():
+            yield  # there is nothing to read yet
+        else:
+            with lock_folder(self.scratch, shared):
+                yield
+
+
+def open_storage(folder: str) -> ArchiveStorage:
+    """The storage of the archive that a job names."""
+    return FolderStorage(Path(folder))
