@@ -62,7 +62,8 @@ class GateStore:
             last: Mapping[str, Any] = {} if value is None else msgspec.json.decode(value)
             share = ((last.get("accuracy") or {}).get("adapter") or {}).get("share")
             digest = last.get("data_digest")  # an earlier release kept none
-            shares |= {} if share is None or digest is None else {name: DataAccuracy(str(digest), float(share))}
+            if share is not None and digest is not None and not last.get("leaked"):
+                shares[name] = DataAccuracy(str(digest), float(share))
         return shares
 
     async def forced(self, version: str) -> Forced | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import msgspec
@@ -25,6 +26,9 @@ AGREEMENT_MIN = 0.8
 FEW_ROWS = 100
 """Of fewer rows the number of rows that are needed is told with its interval."""
 ROLE_WORDS: Mapping[Role, str] = {"leading": "which leads", "best": "the best that has led"}
+NEVER_DIFFER: Mapping[str, Any] = MappingProxyType(
+    {"rows": 1, "spread": 1.0, "difference": 0.0, "first_only": 0, "second_only": 0}
+)
 FIGURES = ("rows", "failed", "contract_kept", "latency_seconds", "cost_usd")
 """The figures of an arm that the gate looks at."""
 PAIR = (
@@ -50,7 +54,8 @@ class GateBounds(msgspec.Struct, frozen=True, kw_only=True):
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A version and a reference on the same rows, of one evaluation. `suite` is the kind of the suite that they are
-    of, empty for others; `pair` and the figures are the report's."""
+    of, empty for others; `pair` and the figures are the report's. Of `left_out` rows it says nothing: the version or
+    the reference was trained on them."""
 
     evaluation: str
     ended_at: float
@@ -61,6 +66,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     pair: dict[str, Any]
     figures: dict[str, Any]
     reference_figures: dict[str, Any]
+    left_out: int = 0
     judge: dict[str, Any] | None = None
     """Where a model judged the answers: its agreement with people, as the report has it."""
 
@@ -77,7 +83,7 @@ class GateReference(msgspec.Struct, frozen=True):
 class GateLine(msgspec.Struct, frozen=True, kw_only=True):
     """One finding. `rows_more` is how many more rows would tell, about, and `needs` the same in words."""
 
-    subject: Literal["report", "accuracy", "classes", "contract", "latency", "cost"]
+    subject: Literal["report", "rows", "accuracy", "classes", "contract", "latency", "cost"]
     reference: str
     verdict: LineVerdict
     text: str
@@ -104,24 +110,31 @@ def compare_arms(
     suite: str = "",
 ) -> dict[str, Comparison]:
     """The comparisons of the arm `adapter` with other versions in a report, by the other one's name and the suite: the
-    last one takes the place of what stood there. Data of no suite never take the place of a suite's."""
+    last one takes the place of what stood there. Data of no suite never take the place of a suite's. Rows that one of
+    both was trained on are left out."""
     of_suite = f" suite {data_digest[:12]}" if suite else " "
-    return {
-        f"{arms[pair['second']].version}{of_suite}": Comparison(
+    held_out = report.get("held_out") or {}
+    found = {}
+    for pair in report["paired"]:
+        second = pair["second"]
+        if pair["first"] != "adapter" or arms[second].version is None:
+            continue
+        figures = {"figures": report["arms"]["adapter"], "reference_figures": report["arms"][second], "left_out": 0}
+        of_pair = {"pair": pair, **figures, **held_out.get(second, {})}
+        found[f"{arms[second].version}{of_suite}"] = Comparison(
             evaluation=evaluation,
             ended_at=ended_at,
             data_digest=data_digest,
             suite=suite,
             version=arms["adapter"],
-            reference=arms[pair["second"]],
-            pair={name: pair[name] for name in PAIR},
-            figures={name: report["arms"]["adapter"][name] for name in FIGURES},
-            reference_figures={name: report["arms"][pair["second"]][name] for name in FIGURES},
+            reference=arms[second],
+            pair={name: of_pair["pair"][name] for name in PAIR},
+            figures={name: of_pair["figures"][name] for name in FIGURES},
+            reference_figures={name: of_pair["reference_figures"][name] for name in FIGURES},
+            left_out=of_pair["left_out"],
             judge=report.get("judge"),
         )
-        for pair in report["paired"]
-        if pair["first"] == "adapter" and arms[pair["second"]].version is not None
-    }
+    return found
 
 
 def decide_gate(
@@ -159,8 +172,13 @@ def decide_gate(
         because = f"{most.needs[0].upper()}{most.needs[1:]} {be} needed. {most.text}"
     elif verdict == "passed":
         because = f"It is shown to be no worse than {_listed([str(one.asked.version) for one in references])}."
+    because = " ".join([because, *dict.fromkeys(line.text for line in lines if line.subject == "rows")])
     return GateReport(
-        version=name, verdict=verdict, because=because, lines=tuple(lines), evaluations=tuple(dict.fromkeys(used))
+        version=name,
+        verdict=verdict,
+        because=because,
+        lines=tuple(lines),
+        evaluations=tuple(dict.fromkeys(used)),
     )
 
 
@@ -185,6 +203,10 @@ def _unranked(name: str, leading: GateReference) -> GateLine:
 
 def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
     pair, name = comparison.pair, str(comparison.reference.version)
+    if comparison.left_out:
+        of = f"{comparison.left_out:,} of {comparison.left_out + pair['rows']:,} rows are left out"
+        text = f"{of}: {comparison.version.version} or {name} was trained on them, or on rows nearly the same."
+        yield GateLine(subject="rows", reference=name, verdict="not_judged", text=text)
     if pair["unanswered"]:
         text = f"{pair['unanswered']} rows were not answered by {name} alone: run the same evaluation again."
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
@@ -220,7 +242,9 @@ def _no_worse(
     lower, or enough rows did not show the opposite."""
     rows, difference, bound = pair["rows"], pair["difference"], pair["lower_bound"]
     if not rows:
-        return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=f"There are no rows with {name}.")
+        text, more = f"There are no rows with {name}.", _rows_needed(NEVER_DIFFER, margin, -1)
+        needs = f"at least {more:,} more rows"
+        return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=text, rows_more=more, needs=needs)
     text = (
         f"{what}: {_points(difference)} points to {name} on {rows:,} rows, with 95% confidence at least "
         f"{_points(bound)}; {_points(-margin)} is the bound."

@@ -23,6 +23,11 @@ class Leaks:
     same: tuple[int, ...]
     near: tuple[int, ...]
 
+    @property
+    def rows(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset(self.same + self.near)
+
 
 class LeakFinder:
     """Tells whether a request is among some texts: the same as one of them, or near it."""
@@ -60,7 +65,7 @@ def get_request(row: Row) -> str:
 
 def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict[str, object]:
     """The leaks as a part of the report, with each arm's share of right rows without them."""
-    leaked = {*leaks.same, *leaks.near}
+    leaked = leaks.rows
     named = sorted({result.id for of in results.values() for result in of if result.number in leaked})
     return {
         "trained_on": leaks.trained_on,

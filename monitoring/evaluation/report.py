@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.consistency import measure_flips
+from monitoring.evaluation.gate import FIGURES
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.statistics import (
     Paired,
@@ -31,6 +33,16 @@ NAMED_MAX = 10
 SLICE_VALUES_MAX = 20
 SIGNIFICANT = 0.05
 DIGITS = 6
+NO_ROWS: Mapping[str, Any] = MappingProxyType(
+    {
+        **dict.fromkeys(("rows", "first_only", "second_only"), 0),
+        **dict.fromkeys(("spread", "p_value", "p_holm"), 1.0),
+        "difference": 0.0,
+        "lower_bound": -1.0,
+        "differs": False,
+    }
+)
+"""The figures of a class that has no row left: nothing is known of it."""
 T = TypeVar("T")
 Pair = tuple[RowResult, RowResult]
 Results = Mapping[str, Sequence[RowResult]]
@@ -170,6 +182,33 @@ def pair_figures(first: str, second: str, results: Results, classes: Classes, se
         "contract": _difference(_tallies(checked, "contract_kept"), seed),
         "unanswered": sum(other.outcome == "failed" != result.outcome for result, other in pairs),
     }
+
+
+def compare_held_out(
+    trained_on: Mapping[str, Collection[int]], results: Results, classes: Classes, seed: int
+) -> dict[str, Any]:
+    """By arm the first arm's comparison with it on rows that neither was `trained_on`, and how many rows are left out;
+    nothing for an arm where none is."""
+    (first, of_first), *others = ((arm, [row for row in of if not row.repeat]) for arm, of in results.items())
+    compared = {}
+    for second, of_second in others:
+        leaked = {number for arm in (first, second) for number in trained_on.get(arm, ())}
+        whole = {first: of_first, second: of_second}
+        kept = {arm: [row for row in of if row.number not in leaked] for arm, of in whole.items()}
+        if kept == whole:
+            continue
+        pair = pair_figures(first, second, kept, classes, seed)
+        left = {entry["class"] for entry in pair["by_class"]}
+        lost = {row.expected for row in of_first} - left
+        pair["by_class"] += [{"class": name, **NO_ROWS} for name in classes.names if name in lost]
+        figures, others_figures = (arm_figures(of, classes) for of in kept.values())
+        compared[second] = {
+            "left_out": len(of_first) - len(kept[first]),
+            "pair": pair,
+            "figures": {name: figures[name] for name in FIGURES},
+            "reference_figures": {name: others_figures[name] for name in FIGURES},
+        }
+    return compared
 
 
 def _tallies(pairs: Sequence[tuple[RowResult, RowResult]], name: str) -> Paired:

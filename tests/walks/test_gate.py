@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from redis.asyncio import Redis
 
 from tests.fakes.engine import FakeEngine
@@ -129,6 +130,34 @@ async def test_a_report_on_an_older_suite_passes_no_version(two: RunningGateway,
         assert again["suite"] == "older"
         told = await gate(http, V2)
         assert (told["verdict"], len(told["evaluations"])) == ("failed", 2), "both are looked at"
+
+
+async def test_rows_that_a_version_was_trained_on_do_not_pass_it(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    small.answers[V1], small.answers[V2] = right_but_for(1000), right_but_for(110)
+    digest = "d" * 64
+    folder = with_schema(make_adapter(2))
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text()) | {"provenance": {"dataset": digest}}
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    async with run_gateway(configure(release=RELEASE)) as running, running.http() as http:
+        await running.place(with_schema(make_adapter(1)))
+        await running.place(folder, alias=False)
+        train = running.services.settings.dataset_folder / digest / "train.jsonl"
+        train.parent.mkdir(parents=True)
+        chats = [[{"role": "user", "content": f"Item {n}"}, {"role": "assistant", "content": "x"}] for n in range(100)]
+        train.write_text("".join(json.dumps({"id": str(n), "messages": chat}) + "\n" for n, chat in enumerate(chats)))
+        name = (await evaluate(http, V2))["id"]
+        told = await gate(http, V2)
+        assert (told["verdict"], told["evaluations"]) == ("cannot_tell", [name])
+        assert f"100 of {ROWS} rows are left out: {V2} or {V1} was trained on them" in told["because"]
+        refused_step = (await step(http, "canary", 409, version=V2, share=0.2))["error"]
+        assert "rows are left out" in refused_step["message"]
+        baseline = (await running.services.objects.baselines.get(V2) or {})["reviewed"]
+        assert (baseline["wrong"], baseline["of"]) == (1, 20), "nor are they a baseline of reviewed labels"
+        train.unlink()
+        await evaluate(http, V2, again=True)
+        assert (await gate(http, V2))["verdict"] == "passed"
 
 
 async def test_few_rows_can_not_tell_and_say_how_many_would(two: RunningGateway) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -27,11 +28,24 @@ LIVE: frozenset[VersionState] = frozenset({"canary", "active", "previous_version
 """States of a version that answers its task's requests, or has led it."""
 
 
+def count_leaked(report: Mapping[str, Any]) -> int:
+    """The number of rows in a report that the version was trained on, as far as that is known."""
+    leaks = report.get("leaks")
+    return 0 if leaks is None else int(leaks["same"] + leaks["near"])
+
+
 def counts_of(evaluation: Evaluation) -> tuple[int, int] | None:
-    """The rows that the version got wrong, and all of them; None before its end, or where it was not asked."""
-    accuracy: dict[str, Any] = (evaluation.report or {}).get("arms", {}).get("adapter", {}).get("accuracy") or {}
+    """The rows that the version got wrong, and all of them, without those that it was trained on; None before its end,
+    or where it was not asked."""
+    report = evaluation.report or {}
+    accuracy: dict[str, Any] = report.get("arms", {}).get("adapter", {}).get("accuracy") or {}
     right, of = accuracy.get("right"), accuracy.get("of")
-    return (of - right, of) if isinstance(right, int) and isinstance(of, int) and evaluation.status == "done" else None
+    if not isinstance(right, int) or not isinstance(of, int) or evaluation.status != "done":
+        return None
+    if leaked := count_leaked(report):
+        of -= leaked
+        right = round((report["leaks"]["right_without"]["adapter"] or 0.0) * of)
+    return of - right, of
 
 
 async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | None:

@@ -22,7 +22,7 @@ from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
-from gateway.features.evaluations.baselines import gate_of, take_gate
+from gateway.features.evaluations.baselines import count_leaked, gate_of, take_gate
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.judging import describe_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
@@ -338,12 +338,16 @@ class _Run:
         except Problem as problem:
             raise Impossible(f"Its report can't be made. {problem.message}") from None
 
-    def _trained_on(self) -> str:
-        """The file of the rows that the version was trained on, by its provenance; empty where that is not known."""
+    def _trained_on(self) -> dict[str, str]:
+        """The files of the rows that arms' versions were trained on, where their provenance names a data set."""
         services = self._evaluations.services
-        version = services.snapshot.current.versions.get(self._one.version)
-        digest = version.dataset if version is not None else ""
-        return str(services.settings.dataset_folder / digest / TRAIN_FILE) if digest else ""
+        versions, folder = services.snapshot.current.versions, services.settings.dataset_folder
+        asked = {arm: versions.get(one.version or "") for arm, one in self._one.arms.items()}
+        return {
+            arm: str(folder / version.dataset / TRAIN_FILE)
+            for arm, version in asked.items()
+            if version is not None and version.dataset
+        }
 
 
 async def put_models(evaluations: Evaluations) -> None:
@@ -373,6 +377,7 @@ def in_short(evaluation: Evaluation) -> dict[str, Any]:
         "ended_at": evaluation.ended_at,
         "data_digest": evaluation.data_digest,
         "rows": evaluation.rows,
+        "leaked": count_leaked(report),
         "metric": evaluation.metric,
         "accuracy": {arm: figures["accuracy"] for arm, figures in arms.items()},
         "paired": [

@@ -26,7 +26,7 @@ from monitoring.datasets.kept_rows import read_kept
 from monitoring.datasets.rows import DataRow, fold_text, input_of
 from monitoring.evaluation.leaks import describe_leaks, find_leaks, get_request, tell_leaks
 from monitoring.evaluation.production import measure_production
-from monitoring.evaluation.report import report
+from monitoring.evaluation.report import compare_held_out, report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import run_job
 from router.embedding import EmbeddingError, StaticEmbedding
@@ -49,7 +49,7 @@ async def close(job: EvaluationJob) -> Closed:
             return Closed(error="There is no such evaluation any more.")
         results = await _results(store, evaluation)
         closed = Closed(report(results, evaluation.classes, evaluation.notes, job.seed))
-        await _look_for_leaks(store, evaluation, results, closed.report, job.trained_on)
+        await _look_for_leaks(store, evaluation, results, closed.report, job)
         if job.production is not None:
             inputs = [fold_text(get_request(row)) async for row in store.rows(evaluation) if not row.repeat]
             closed.report["production"] = _compare_with_production(inputs, evaluation.task, job.production)
@@ -92,20 +92,24 @@ async def _look_for_leaks(
     evaluation: Evaluation,
     results: Mapping[str, Sequence[RowResult]],
     told: dict[str, Any],
-    trained_on: str,
+    job: EvaluationJob,
 ) -> None:
-    """Tell in a report which rows the version was trained on, where that is known. Raises RedisError."""
-    told["leaks"] = None
+    """Tell in a report which rows the version was trained on, where that is known, and what it says without the rows
+    that it or another arm was trained on. Raises RedisError."""
+    told["leaks"], told["held_out"] = None, {}
     if "adapter" not in evaluation.arms:
         return
-    inputs = _read_inputs(trained_on)
-    if inputs is None:
-        told["cannot_see"].append("Its training set is not known here: rows that it was trained on may be among these.")
-        return
     rows = [(row.number, get_request(row)) async for row in store.rows(evaluation) if not row.repeat]
-    leaks = find_leaks(inputs, rows)
-    told["leaks"] = tell_leaks(leaks, results)
-    told["cannot_see"] += describe_leaks(leaks, len(rows))
+    inputs_by_arm = {arm: _read_inputs(file) for arm, file in job.trained_on.items()}
+    leaks = {arm: find_leaks(inputs, rows) for arm, inputs in inputs_by_arm.items() if inputs is not None}
+    if "adapter" in leaks:
+        told["leaks"] = tell_leaks(leaks["adapter"], results)
+        told["cannot_see"] += describe_leaks(leaks["adapter"], len(rows))
+    else:
+        told["cannot_see"].append("Its training set is not known here: rows that it was trained on may be among these.")
+    told["held_out"] = compare_held_out(
+        {arm: found.rows for arm, found in leaks.items()}, results, evaluation.classes, job.seed
+    )
 
 
 def _compare_with_production(inputs: Sequence[str], task: str, production: KeptSource) -> dict[str, Any]:

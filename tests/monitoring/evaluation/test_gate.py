@@ -19,7 +19,7 @@ from monitoring.evaluation.gate import (
     compare_arms,
     decide_gate,
 )
-from monitoring.evaluation.report import report
+from monitoring.evaluation.report import compare_held_out, report
 from monitoring.evaluation.results import RowResult
 
 CANDIDATE, LEADING, BEST = (EvaluationArm(f"returns@v{n}", f"sha256:{n}", f"manifest:{n}") for n in (3, 2, 1))
@@ -50,6 +50,14 @@ def compared(
     arms = {"adapter": CANDIDATE, "leading": reference}
     found = report({"adapter": first, "leading": second}, Classes("label", "", NAMES), [], seed=0)
     return compare_arms(found, arms, "e1", 5.0, "d", suite)
+
+
+def compared_without(trained_on: dict[str, range], first: list[RowResult], second: list[RowResult]) -> GateReport:
+    """The verdict where versions were trained on some of the rows."""
+    classes, results = Classes("label", "", NAMES), {"adapter": first, "leading": second}
+    found = report(results, classes, [], seed=0) | {"held_out": compare_held_out(trained_on, results, classes, 0)}
+    comparisons = compare_arms(found, {"adapter": CANDIDATE, "leading": LEADING}, "e1", 5.0, "d")
+    return decide_gate(CANDIDATE, [GateReference("leading", LEADING)], comparisons, BOUNDS)
 
 
 def decided(first: list[RowResult], second: list[RowResult], bounds: GateBounds = BOUNDS) -> GateReport:
@@ -234,3 +242,34 @@ def test_leaders_that_no_rows_rank_are_named_and_not_held_against() -> None:
         "Whether returns@v1, which led before, was better is not known: no evaluation has both on the same rows. "
         "See it by `apprentice evaluate returns@v2 --data FILE --arms adapter --against returns@v1`."
     )
+
+
+@pytest.mark.invariant("The gate does not judge a version by rows that it was trained on.")
+def test_rows_that_one_of_both_was_trained_on_are_left_out_of_each_line() -> None:
+    same = answers(2000, 0.02, 1)
+    learned = [msgspec.structs.replace(row, right=row.number < 1000 and row.right) for row in same]
+    of_rows = "1,000 of 2,000 rows are left out: returns@v3 or returns@v2 was trained on them, or on rows nearly the"
+    failed = compared_without({"adapter": range(1000)}, learned, same)
+    assert (failed.verdict, of_rows in failed.because) == ("failed", True)
+    assert "on 1,000 rows" in failed.because
+    for trained_on in ({"leading": range(1000, 2000)}, {"adapter": range(1000, 1500), "leading": range(1500, 2000)}):
+        passed = compared_without(trained_on, learned, same)
+        assert (passed.verdict, of_rows in passed.because) == ("passed", True), "both arms, paired"
+
+
+def test_too_few_rows_that_are_held_out_can_not_tell_and_say_how_many_lack() -> None:
+    same = answers(1000, 0.02, 1)
+    few = compared_without({"adapter": range(40, 1000)}, same, same)
+    assert few.verdict == "cannot_tell"
+    assert few.because.startswith("About ")
+    assert "on 40 rows" in few.because
+    none = compared_without({"adapter": range(1000)}, same, same)
+    assert (none.verdict, none.lines[1].needs) == ("cannot_tell", "at least 140 more rows")
+    assert max(line.rows_more for line in none.lines if line.subject == "classes") == 400, "40 rows of each class"
+
+
+def test_a_class_whose_rows_are_all_left_out_is_not_forgotten() -> None:
+    rows = [msgspec.structs.replace(row, expected=NAMES[row.number // 900]) for row in answers(1000, 0.0, 1)]
+    told = compared_without({"adapter": range(900, 1000)}, rows, rows)
+    assert told.verdict == "cannot_tell"
+    assert told.because.startswith("About 40 more rows of class-01 are needed.")
