@@ -7,7 +7,7 @@ has led: the leaders of a removed alias are remembered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
@@ -22,7 +22,7 @@ from gateway.state.gate_store import Forced, GateStore
 from gateway.state.redis import redis_time
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import rank_leaders
-from monitoring.evaluation.gate import GateBounds, GateReference, GateReport, Role, decide_gate
+from monitoring.evaluation.gate import ROLE_WORDS, GateBounds, GateReference, GateReport, Role, decide_gate
 from serving.adapters.entries import PLACED, AliasEntry, Version, VersionState
 from serving.object_store import Change
 
@@ -51,19 +51,26 @@ def arm_of(version: Version) -> EvaluationArm:
 
 
 async def leaders_of(services: Services, task: str) -> list[str]:
-    """The version that leads a task, then those that led it before, the newest first; of a task whose alias was removed
-    those that led it last, as far as they are not retired. Raises RedisError."""
+    """The version that leads a task, then those that led it before, the newest first, and those that its removed
+    aliases had, as far as they are not retired. Raises RedisError."""
     snapshot = services.snapshot.current
-    if (alias := snapshot.aliases.get(task)) is not None:
-        return [alias.leading, *alias.previous]
-    versions = snapshot.versions
-    led = await GateStore(services.redis).former_leaders(task)
-    return [name for name in led if name in versions and versions[name].state != "retired"]
+    alias, versions = snapshot.aliases.get(task), snapshot.versions
+    led = [] if alias is None else [alias.leading, *alias.previous]
+    former = await GateStore(services.redis).former_leaders(task)
+    there = [name for name in former if name in versions and versions[name].state != "retired"]
+    return list(dict.fromkeys(led + there))
 
 
-def keep_leaders(services: Services, task: str, removed: AliasEntry) -> Change:
-    """The change by which the leaders of a removed alias stay known: the task's next version is not its first."""
-    return GateStore(services.redis).change_leaders(task, [removed.leading, *removed.previous])
+async def keep_leaders(services: Services, task: str) -> Callable[[AliasEntry], Change]:
+    """Read the leaders of removed aliases, to make the change by which those of one more stay known: the task's next
+    version is not its first, and the best is not forgotten. Raises RedisError."""
+    versions, store = services.snapshot.current.versions, GateStore(services.redis)
+    former = [name for name in await store.former_leaders(task) if name in versions]
+
+    def keep(removed: AliasEntry) -> Change:
+        return store.change_leaders(task, list(dict.fromkeys([removed.leading, *removed.previous, *former])))
+
+    return keep
 
 
 class GateReferences(NamedTuple):
@@ -164,6 +171,12 @@ def to_json(report: GateReport, mode: str, forced: Forced | None) -> dict[str, A
     """A report as it is shown."""
     told: dict[str, Any] = msgspec.to_builtins(report)
     return {**told, "mode": mode, "forced": None if forced is None else msgspec.to_builtins(forced)}
+
+
+def describe_references(report: GateReport) -> list[str]:
+    """The versions that a version is held against, as a sentence; none where there are none."""
+    named = [f"{name}, {ROLE_WORDS[role]}" for role, name in report.held_against.items()]
+    return [f"The gate holds it against {', and '.join(named)}."] if named else []
 
 
 def describe_forced(forced: Forced | None) -> list[str]:

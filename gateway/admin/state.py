@@ -347,7 +347,8 @@ async def _switch(
         if step.kind == "callers" and step.action == "remove":
             objects += owner_remembered(services, step.name, step.before or {})
         if step.kind == "aliases" and step.action == "remove":
-            objects.append(keep_leaders(services, step.name, msgspec.convert(step.before, AliasEntry)))
+            keep = await keep_leaders(services, step.name)
+            objects.append(keep(msgspec.convert(step.before, AliasEntry)))
     passed = await pass_gate_together(services, admin, moved, past_gate)
     objects += passed.changes
     noted = _noted(services, admin, moved, {**evidence, "gate": passed.evidence} if passed.evidence else evidence)

@@ -76,11 +76,11 @@ class GateStore:
         return Change(self._forced, version, msgspec.to_builtins(forced))
 
     async def former_leaders(self, task: str) -> list[str]:
-        """The versions that led a task before its alias was removed, the last one first."""
+        """The versions that led a task by aliases that were removed, the last one first."""
         return list((await self._leaders.get(task) or {}).get("versions", ()))
 
     def change_leaders(self, task: str, leaders: Sequence[str]) -> Change:
-        """The change that remembers the leaders of an alias that is removed."""
+        """The change that remembers the leaders of removed aliases."""
         return Change(self._leaders, task, {"versions": list(leaders)})
 
 

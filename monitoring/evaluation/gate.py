@@ -92,13 +92,14 @@ class GateLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The gate's verdict on a version, in one sentence and line by line."""
+    """The gate's verdict on a version, in one sentence and line by line, and the versions that it is held against."""
 
     version: str
     verdict: GateVerdict
     because: str
     lines: tuple[GateLine, ...] = ()
     evaluations: tuple[str, ...] = ()
+    held_against: dict[Role, str] = {}
 
 
 def compare_arms(
@@ -179,6 +180,7 @@ def decide_gate(
         because=because,
         lines=tuple(lines),
         evaluations=tuple(dict.fromkeys(used)),
+        held_against={reference.role: str(reference.asked.version) for reference in references},
     )
 
 

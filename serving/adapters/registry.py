@@ -27,7 +27,7 @@ from serving.adapters.manifest import Manifest, to_json
 from serving.object_store import Change, Mirror, ObjectStore, Stale, Unchanged, Unreadable, change_together, reading
 
 VERSIONS_PER_TASK_MAX = 1000
-PREVIOUS_MAX = 10
+PREVIOUS_MAX = 100
 Noted = Callable[[Any, Any, int], Sequence[Change | Unchanged]]
 """Makes what is written in the same step as a change, such as its audit entry: of the object before (None: it is new)
 and after the change, and its new generation. It is called again for each new try."""

@@ -184,6 +184,24 @@ async def test_it_is_held_against_the_best_that_led_as_well(
     assert {line["reference"] for line in told["lines"] if line["verdict"] == "failed"} == {V1}
 
 
+async def test_the_best_that_led_is_remembered_when_aliases_are_removed(
+    two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers[V2], small.answers["returns@v3"] = right_but_for(3), right_but_for(3)
+    v3 = await two.place(with_schema(make_adapter(3)), alias=False)
+    async with two.http() as http:
+        await evaluate(http, V2)
+        for _ in range(2):
+            await http.delete("/admin/v1/aliases/returns")
+            await step(http, "promote", version=V2, **PAST)
+        told = await gate(http, v3)
+        assert told["held_against"] == {"leading": V2, "best": V1}
+        why = (await http.get(f"/admin/v1/adapters/{v3}/why")).json()
+        assert f"The gate holds it against {V2}, which leads, and {V1}, the best that has led." in why["words"]
+        await evaluate(http, v3)
+        assert {line["reference"] for line in (await gate(http, v3))["lines"] if line["verdict"] == "failed"} == {V1}
+
+
 async def test_where_it_warns_nothing_is_held_up(configure: Configure, make_adapter: MakeAdapter, redis: Redis) -> None:
     async with run_gateway(configure(release={"gate": "warn"})) as running:
         for number in (1, 2):

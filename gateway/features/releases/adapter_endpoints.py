@@ -29,7 +29,7 @@ from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.releases import Releases
 from gateway.features.rules.endpoints import rules_to
 from gateway.four_eyes import owner_to_keep
-from gateway.gate import describe_forced, judge_release, to_json
+from gateway.gate import describe_forced, describe_references, judge_release, to_json
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, is_upload
 from gateway.state.gate_store import GateStore
@@ -249,7 +249,8 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     forced = await GateStore(releases.services.redis).forced(name)
-    words = [*_words(releases, version, rollout), *evaluation_words(evaluation), *describe_forced(forced)]
+    gate = describe_references(await judge_release(releases.services, version))
+    words = [*_words(releases, version, rollout), *evaluation_words(evaluation), *gate, *describe_forced(forced)]
     return {
         "version": name,
         "state": version.state,

@@ -135,15 +135,14 @@ async def remove_alias(
 ) -> dict[str, Any]:
     """Leave the task without a version: its fallback answers."""
     releases = feature_of(request, Releases)
+    known_task(releases.services, task, param=None)
+    keep = await keep_leaders(releases.services, task)
 
     async def remove(noted: Noted) -> int:
         return await releases.services.registry.remove_alias(
-            task,
-            expected_generation,
-            lambda before, *then: [*noted(before, *then), keep_leaders(releases.services, task, before)],
+            task, expected_generation, lambda before, *then: [*noted(before, *then), keep(before)]
         )
 
-    known_task(releases.services, task, param=None)
     return await _change_alias(releases, admin, task, "alias.remove", remove)
 
 
