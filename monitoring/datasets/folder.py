@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from monitoring.synced_files import sync
 
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
-PARTIAL = ".partial-"
+PARTIAL, REMOVED = ".partial-", ".removed-"
 
 
 def write_set(folder: Path, built: BuiltSet, card: dict[str, Any]) -> str:
@@ -59,10 +60,25 @@ def digest_of_set(task: str, digests: dict[str, str]) -> str:
     return hashlib.sha256(named).hexdigest()
 
 
+def remove_set(folder: Path) -> None:
+    """Remove a data set: in one step from its place, so that nobody sees a part of it, then its files. Of one that was
+    killed meanwhile `sweep` removes the rest. Raises OSError."""
+    aside = folder.with_name(f"{REMOVED}{folder.name}")
+    _remove_aside(aside)
+    folder.rename(aside)
+    sync(folder.parent)
+    _remove_aside(aside)
+
+
 def sweep(folder: Path) -> None:
-    """Remove what builds that were killed have left. None is under way."""
-    for left in folder.glob(f"{PARTIAL}*"):
+    """Remove what builds and removals that were killed have left. No build is under way."""
+    for left in [*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{REMOVED}*")]:
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove_aside(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # there is none, or a sweep removes it too
+        shutil.rmtree(folder)
 
 
 def _write_lines(path: Path, lines: Iterable[bytes]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +26,7 @@ from gateway.openapi_parts import TEXT, with_answer, with_body, with_errors
 from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.build_job import ExportFormat
 from monitoring.datasets.card_page import make_card_page
+from monitoring.datasets.folder import remove_set
 from monitoring.datasets.reading import SourceFile
 from monitoring.ids import make_timed_id
 
@@ -177,7 +178,8 @@ async def delete_dataset(request: Request, digest: str, admin: Admin) -> dict[st
     folder = await _folder_of(datasets, digest)
     task = (await asyncio.to_thread(read_card, folder))["task"]
     await enter_event(datasets.services, admin, "dataset.delete", task, {"digest": folder.name})
-    await asyncio.to_thread(shutil.rmtree, folder)
+    with contextlib.suppress(FileNotFoundError):  # somebody else has removed it meanwhile
+        await asyncio.to_thread(remove_set, folder)
     return {"digest": folder.name, "state": "deleted"}
 
 

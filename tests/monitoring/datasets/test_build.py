@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import resource
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from msgspec import structs
 
 from monitoring.datasets.build import BuiltSet, DatasetOptions, build_set
 from monitoring.datasets.card import card_of
-from monitoring.datasets.folder import write_set
+from monitoring.datasets.folder import remove_set, sweep, write_set
 from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
 from monitoring.datasets.reading import data_row_of
@@ -211,4 +213,40 @@ def test_a_full_disk_leaves_nothing_of_a_set(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from monitoring.datasets.folder import remove_set
+removed = []
+def kill(event, arguments):
+    if event == "os.remove":
+        removed.append(arguments)
+        if len(removed) == 2:
+            os._exit(9)
+sys.addaudithook(kill)
+remove_set(Path(sys.argv[1]))
+"""
+"""Removes a data set, and is killed at its second file."""
+
+
+def test_a_removal_that_is_killed_leaves_no_part_that_is_seen(tmp_path: Path) -> None:
+    found = built(many(40))
+    name = write_set(tmp_path, found, {"task": "returns"} | card_of(found, DatasetOptions(), KeptRows()))
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=False)
+    assert (killed.returncode, (tmp_path / name).exists()) == (9, False)
+    (left,) = tmp_path.iterdir()
+    assert any(left.iterdir()), "some of its files are still there"
+    again = write_set(tmp_path, found, {"task": "returns"} | card_of(found, DatasetOptions(), KeptRows()))
+    remove_set(tmp_path / again)
+    assert not list(tmp_path.iterdir()), "the same set, built again and removed, takes the rest with it"
+
+
+def test_a_sweep_removes_what_a_killed_removal_left(tmp_path: Path) -> None:
+    found = built(many(40))
+    name = write_set(tmp_path, found, {"task": "returns"} | card_of(found, DatasetOptions(), KeptRows()))
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=False)
+    sweep(tmp_path)
     assert not list(tmp_path.iterdir())
