@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,10 +27,13 @@ CHANGED_CHANNEL = "apprentice:changed"
 CHANGES_KEY = "apprentice:changes"
 """A hash: under each store's key a token of its last change, and under STEPS the number of steps that have left one.
 
-A release that knows nothing of it raises the generation alone, so that the difference of the two tells.
+A release that knows nothing of it raises the generation alone, so that the difference of the two tells. Under the key
+with NAMES stands what changed last: token, name and a NUL for each object, the latest first, cut off at some length.
 """
 STEPS = "steps"
+NAMES = ":names"
 TOKEN_BYTES = 8
+TOKEN_LENGTH = 2 * TOKEN_BYTES
 KEEP = b"keep"
 CONVERTING_SECONDS_MAX = 0.0005
 """The time a mirror converts objects before it lets others have the event loop; the last one may take longer."""
@@ -58,7 +61,10 @@ for i = 1, count, 2 do
       redis.call('HSET', KEYS[i], ARGV[n + 1], ARGV[n + 3])
     end
     local now = redis.call('HINCRBY', KEYS[i + 1], ARGV[n + 1], 1)
-    redis.call('HSET', changes, KEYS[i], ARGV[#ARGV - 1])
+    local token, names = ARGV[#ARGV - 1], redis.call('HGET', changes, KEYS[i] .. ':names') or ''
+    if string.sub(names, 1, #token) ~= redis.call('HGET', changes, KEYS[i]) then names = '' end
+    names = string.sub(token .. ARGV[n + 1] .. '\0' .. names, 1, 4096)
+    redis.call('HSET', changes, KEYS[i], token, KEYS[i] .. ':names', names)
     first = first or now
   end
 end
@@ -166,7 +172,7 @@ async def _changed(redis: Redis, changes: Sequence[Change | Unchanged], generati
         args += [change.name, "" if expected is None else expected, _written(change)]
     script = redis.register_script(CHANGE)
     keys += [CHANGES_KEY, GENERATION_KEY]
-    args += [secrets.token_bytes(TOKEN_BYTES), CHANGED_CHANNEL]
+    args += [secrets.token_hex(TOKEN_BYTES), CHANGED_CHANNEL]
     done, at_fault, generation = await script(keys=keys, args=args)
     if not done:
         wrong = changes[at_fault - 1]
@@ -206,26 +212,45 @@ class ObjectStore:
         """Every object by name."""
         return {name: msgspec.json.decode(value) for name, value in (await self.written()).items()}
 
-    async def written(self) -> dict[str, bytes]:
-        """Every object's JSON by name, as it stands in Redis; what changes meanwhile may be in it or not."""
-        values: dict[str, bytes] = {}
-        async for some in self.in_parts(self.values):
-            values.update((_name(name), value) for name, value in some.items())
-        return values
+    async def written(self, names: Collection[str] | None = None) -> dict[str, bytes]:
+        """The JSON of those objects, or of every one, by name, as it stands in Redis; what changes meanwhile may be in
+        it or not."""
+        return await self._fields(self.values, names)
 
-    async def generations(self) -> dict[str, int]:
-        """The generation of every object that ever stood here, but for one that is damaged; what changes meanwhile may
-        be in it or not."""
-        generations: dict[str, int] = {}
-        async for some in self.in_parts(self.generation_names):
-            generations.update((_name(name), int(value)) for name, value in some.items() if value.isdigit())
-        return generations
+    async def generations(self, names: Collection[str] | None = None) -> dict[str, int]:
+        """The generation of those, or of every object that ever stood here, but for one that is damaged; what changes
+        meanwhile may be in it or not."""
+        fields = await self._fields(self.generation_names, names)
+        return {name: int(value) for name, value in fields.items() if value.isdigit()}
 
-    async def mark(self) -> Mark:
-        """A value that is another one after each change that `change_together` has made to any object here."""
+    async def _fields(self, key: str, names: Collection[str] | None) -> dict[str, bytes]:
+        if names is not None:
+            values = await self._redis.hmget(key, list(names)) if names else []
+            return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        fields: dict[str, bytes] = {}
+        async for some in self.in_parts(key):
+            fields.update((_name(name), value) for name, value in some.items())
+        return fields
+
+    async def changes_since(self, mark: Mark | None) -> tuple[Mark, Collection[str] | None]:
+        """A mark of now, and the names of what `change_together` has changed since an earlier one.
+
+        None instead of the names: it can't be told, since a release that leaves no tokens has changed something, Redis
+        has lost something, or it is too long ago.
+        """
         pipe = self._redis.pipeline(transaction=False)
         generation, (steps, token) = await pipe.get(GENERATION_KEY).hmget(CHANGES_KEY, STEPS, self.values).execute()
-        return int(generation or 0) - int(steps or 0), token
+        now = int(generation or 0) - int(steps or 0), token
+        if mark is None or token is None or now[0] != mark[0]:
+            return now, () if now == mark else None
+        if now == mark:
+            return now, ()
+        names = await self._redis.hget(CHANGES_KEY, self.values + NAMES) or b""
+        latest = [(one[:TOKEN_LENGTH], one[TOKEN_LENGTH:]) for one in names.split(b"\0")[:-1]]
+        tokens = [each for each, _ in latest]
+        if token not in tokens or mark[1] not in tokens:
+            return now, None
+        return (now[0], tokens[0]), {_name(name) for _, name in latest[: tokens.index(mark[1])]}
 
     async def generation(self, name: str) -> int:
         """The generation of one object; 0 of one that never was. Raises Unreadable where it is damaged."""
@@ -301,7 +326,7 @@ class Mirror(Generic[T]):
     So they must be such as nobody changes. `made` makes one of its name and JSON value. An object that can't be read is
     logged once, and stays as it was last read; where nothing `keeps` it, or it never was, it is left out.
 
-    A store that no step has changed is not read again: in a large fleet that is most of what a change would cost.
+    Only what steps have changed is read again: in a large fleet all else would be most of what a change costs.
     `marked` is False for one that is written otherwise than by `change_together`.
     """
 
@@ -326,24 +351,36 @@ class Mirror(Generic[T]):
 
     async def generations(self) -> Mapping[str, int]:
         """The generation of every object; see ObjectStore.generations."""
-        mark = await self._object_store.mark() if self._marked else None
-        if mark is None or mark != self._generations[0]:
-            self._generations = mark, MappingProxyType(await self._object_store.generations())
-        return self._generations[1]
+        known_mark, known = self._generations
+        mark, moved = await self._changes_since(known_mark)
+        if moved is None or moved:
+            others = {} if moved is None else {name: value for name, value in known.items() if name not in moved}
+            known = MappingProxyType(others | await self._object_store.generations(moved))
+        self._generations = mark, known
+        return known
 
     async def all(self) -> Mapping[str, T]:
         """Every object by name; the same mapping as the last time where nothing was written.
 
         Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then still known.
         """
-        mark = await self._object_store.mark() if self._marked else None
-        if mark is not None and mark == self._mark:
-            return self._objects
-        objects: dict[str, T] = {}
-        all_written: dict[str, bytes] = {}
-        unreadable: set[str] = set()
+        mark, moved = await self._changes_since(self._mark)
+        if moved is None or moved:
+            await self._read(moved)
+        self._mark = mark
+        return self._objects
+
+    async def _changes_since(self, mark: Mark | None) -> tuple[Mark | None, Collection[str] | None]:
+        return await self._object_store.changes_since(mark) if self._marked else (None, None)
+
+    async def _read(self, moved: Collection[str] | None) -> None:
+        """Read those objects again; None: all of them."""
+        left = set() if moved is None else self._objects.keys() - moved
+        objects = {name: self._objects[name] for name in left}
+        all_written = {name: self._written[name] for name in left}
+        unreadable = set() if moved is None else set(self.unreadable - set(moved))
         since = time.monotonic()
-        for name, written in (await self._object_store.written()).items():
+        for name, written in (await self._object_store.written(moved)).items():
             if self._written.get(name) == written:
                 objects[name], all_written[name] = self._objects[name], written
                 continue
@@ -358,9 +395,8 @@ class Mirror(Generic[T]):
             if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
                 await asyncio.sleep(0)
                 since = time.monotonic()
-        self._objects, self._written, self._mark = MappingProxyType(objects), all_written, mark
+        self._objects, self._written = MappingProxyType(objects), all_written
         self.unreadable = frozenset(unreadable)
-        return self._objects
 
     def _passed_over(self, name: str, error: Exception) -> None:
         if name not in self.unreadable:

@@ -10,8 +10,10 @@ from redis.asyncio import Redis
 
 from serving.object_store import (
     CHANGED_CHANNEL,
+    CHANGES_KEY,
     CONVERTING_SECONDS_MAX,
     GENERATION_KEY,
+    NAMES,
     Change,
     Mirror,
     ObjectStore,
@@ -173,12 +175,43 @@ async def test_a_mirror_reads_again_only_what_a_step_has_changed(object_store: O
     first, generations = await mirror.all(), await mirror.generations()
     await other.put("a", {"n": 2})
     await redis.hset(object_store.values, "a", b'{"n":7}')  # to see when it is read
+    await redis.hset(object_store.generation_names, "a", 7)
     assert await mirror.all() is first
     assert await mirror.generations() is generations
     await change_together(redis, [Change(other, "a", {"n": 3}), Change(object_store, "b", {"n": 4})])
-    assert await mirror.all() == {"a": ("a", 7), "b": ("b", 4)}
+    assert await mirror.all() == {"a": ("a", 1), "b": ("b", 4)}
     assert await mirror.generations() == {"a": 1, "b": 1}
     assert first == {"a": ("a", 1)}, "who has an older reading keeps it"
+    await change_together(redis, [Change(object_store, "c", {"n": 5})])
+    await change_together(redis, [Change(object_store, "b", None), Change(object_store, "c", {"n": 6})])
+    assert await mirror.all() == {"a": ("a", 1), "c": ("c", 6)}
+    assert await mirror.generations() == {"a": 1, "b": 2, "c": 2}
+
+
+async def test_a_mirror_reads_all_after_more_changes_than_names_are_kept(
+    object_store: ObjectStore, redis: Redis
+) -> None:
+    mirror = Mirror(object_store, Converted())
+    await object_store.put("a", {"n": 1})
+    await mirror.all()
+    await redis.hset(object_store.values, "a", b'{"n":7}')  # to see when it is read
+    for some in range(2):
+        await change_together(redis, [Change(object_store, f"{some}-{n}", {"n": n}) for n in range(200)])
+    assert (await mirror.all())["a"] == ("a", 7)
+    assert len(await mirror.all()) == 401
+    assert await redis.hstrlen(CHANGES_KEY, object_store.values + NAMES) <= 4096
+
+
+async def test_a_mirror_reads_all_where_a_release_left_no_names(object_store: ObjectStore, redis: Redis) -> None:
+    mirror = Mirror(object_store, Converted())
+    await object_store.put("a", {"n": 1})
+    for n, follows in enumerate((False, True)):
+        await mirror.all()
+        await redis.hset(object_store.values, "a", msgspec.json.encode({"n": n}))
+        await redis.hset(CHANGES_KEY, object_store.values, f"token{n}")
+        if follows:
+            await object_store.put("b", {"n": n})
+        assert (await mirror.all())["a"] == ("a", n)
 
 
 async def test_a_mirror_reads_what_a_release_has_changed_that_leaves_no_token(
@@ -213,8 +246,9 @@ async def test_a_mirror_has_one_that_can_not_be_read_as_it_was_and_says_so_once(
         await object_store.put(name, {"n": 1})
     first = await mirror.all()
     await object_store.put("a", {"n": "of another time"})
-    await redis.hset(object_store.values, "b", b"{")
-    await redis.hset(object_store.values, "d", b"\xff")
+    for name, damaged in (("b", b"{"), ("d", b"\xff")):
+        await object_store.put(name, {})
+        await redis.hset(object_store.values, name, damaged)
     await object_store.put("c", {"n": 2})
     for _ in range(3):
         assert await mirror.all() == first | {"c": {"n": 2}}
@@ -235,13 +269,14 @@ async def test_a_mirror_that_keeps_nothing_leaves_out_what_can_not_be_read(
         await object_store.put(name, {"n": 1})
     await mirror.all()
     await object_store.put("a", {"n": "of another time"})
+    await object_store.put("c", {})
     await redis.hset(object_store.values, "c", b"[]")
     for _ in range(3):
         assert await mirror.all() == {"b": {"n": 1}}
     assert mirror.unreadable == {"a", "c"}
     assert len(caplog.records) == 2
     await object_store.put("a", {"n": 2})
-    await redis.hdel(object_store.values, "c")
+    await object_store.delete("c")
     assert await mirror.all() == {"a": {"n": 2}, "b": {"n": 1}}
     assert not mirror.unreadable
 
