@@ -6,12 +6,14 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.deploy.cluster import ROOT, run, tool
 from tests.deploy.test_locks import entries
+from tests.walks.node_packages import install_node_packages
 
 WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
 pytestmark = pytest.mark.skipif(
@@ -39,6 +41,21 @@ def test_the_sbom_names_every_locked_package_with_its_hashes(tmp_path: Path) -> 
 
 def test_the_workflow_has_no_weakness_that_zizmor_knows() -> None:
     run(tool("zizmor"), "--offline", "--persona", "pedantic", WORKFLOW, seconds_max=60)
+
+
+def test_actionlint_finds_nothing_wrong_with_the_workflow(tmp_path: Path) -> None:
+    """It would say so of an expression that does not exist. Its list of runners is older than ours."""
+    wrong = tmp_path / "wrong.yml"
+    text = WORKFLOW.read_text(encoding="utf-8")
+    wrong.write_text(text.replace("github.workflow }}", "github.wrong }}"), encoding="utf-8")
+    assert {each["kind"] for each in find_faults(wrong)} == {"expression"}
+    assert not find_faults(WORKFLOW)
+
+
+def find_faults(workflow: Path) -> list[dict[str, Any]]:
+    """Faults that actionlint finds, but for runners that it does not know."""
+    answer = run("node", install_node_packages() / "actionlint.mjs", workflow, seconds_max=60)
+    return [each for each in json.loads(answer.stdout) if each["kind"] != "runner-label"]
 
 
 def test_the_workflow_runs_targets_and_files_that_there_are() -> None:
