@@ -25,7 +25,7 @@ from gateway.app import build_app
 from gateway.background.interpreter import freeze_garbage
 from gateway.configuration.settings import Settings
 from gateway.orderly_server import OrderlyServer, Places, close
-from gateway.siblings import Channel, ProcessMessage, Questions, Siblings, Topic
+from gateway.siblings import ANSWER_SECONDS_MAX, Channel, ProcessMessage, Questions, Siblings, Topic
 from monitoring.metrics import Meters
 from serving.shared_memory import SharedMemory
 
@@ -37,6 +37,8 @@ WAIT_SECONDS = 0.5
 WAIT_SECONDS_MAX = 30.0
 LAST_WORDS_SECONDS_MAX = 1.0
 KILLING_SIGNALS = 3
+CHILD_SECONDS_MAX = ANSWER_SECONDS_MAX / 3
+"""Longest wait for one process: who asked for all of them still waits then, and gets what the others say."""
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 ARGUMENTS_AT = 45
 """The place behind the name in /proc/self/stat of where the arguments begin; where they end is the next one."""
@@ -233,7 +235,7 @@ class Parent:
 
     async def _ask(self, child: ServingProcess, topic: Topic, payload: bytes = b"") -> bytes | None:
         try:
-            return await child.questions.ask(child.send, topic, payload)
+            return await child.questions.ask(child.send, topic, payload, CHILD_SECONDS_MAX)
         except (TimeoutError, ConnectionError):
             return None
 

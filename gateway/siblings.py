@@ -84,13 +84,19 @@ class Questions:
         self._open: dict[int, asyncio.Future[bytes]] = {}
         self._number = 0
 
-    async def ask(self, send: Callable[[ProcessMessage], None], topic: Topic, payload: bytes) -> bytes:
+    async def ask(
+        self,
+        send: Callable[[ProcessMessage], None],
+        topic: Topic,
+        payload: bytes,
+        seconds_max: float = ANSWER_SECONDS_MAX,
+    ) -> bytes:
         """Send a question and wait for its answer. Raises TimeoutError."""
         self._number += 1
         number = self._number
         self._open[number] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            async with asyncio.timeout(seconds_max):
                 send(ProcessMessage(topic, number, payload))
                 return await self._open[number]
         finally:

@@ -135,6 +135,20 @@ async def test_one_killed_under_load_loses_its_own_requests_alone_and_comes_back
         assert any("has ended by SIGKILL" in line for line in process.said)
 
 
+async def test_a_process_that_does_not_answer_makes_no_counter_go_down(config: Path) -> None:
+    async with pair(config, new_key()[0]) as (process, callers):
+        for caller in callers:
+            await caller.post("/v1/chat/completions", json=SHORT)
+        before = await metric(callers[0], "apprentice_requests_total")
+        hung = children(process)[1]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            async with httpx.AsyncClient(base_url=process.url, timeout=60) as http:
+                assert await metric(http, "apprentice_requests_total") == before == CALLERS
+        finally:
+            os.kill(hung, signal.SIGCONT)
+
+
 async def whole_stream(http: httpx.AsyncClient, begun: asyncio.Semaphore) -> bool:
     """True if a stream came to its end."""
     lines = []
