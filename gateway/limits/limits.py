@@ -108,10 +108,12 @@ def nanos_of(record: Record) -> int:
 
 
 def cut_off(record: Record) -> bool:
-    """True if the caller hung up on an engine that was at work for it, before that had told what it took."""
-    if record.outcome != "cancelled" or record.prompt_tokens is not None or not record.attempts:
+    """True if no engine told what it took, since the caller hung up while one was at work for it, or got a part of a
+    stream that broke."""
+    if record.prompt_tokens is not None or not record.attempts:
         return False
-    return record.attempts[-1].fault in (None, "cancelled")
+    hung_up = record.outcome == "cancelled" and record.attempts[-1].fault in (None, "cancelled")
+    return hung_up or record.outcome == "truncated"
 
 
 def thought(record: Record, estimate: tuple[int, int]) -> tuple[int, int]:

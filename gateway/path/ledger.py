@@ -344,9 +344,8 @@ def settle(services: Services, ledger: Ledger, now: float) -> None:
     if not record.stream:
         record.first_token_seconds = None
     record.token_seconds = _token_seconds(ledger)
-    price = None
+    price = services.prices.by_pool.get(record.pool or "")
     if record.outcome == "cancelled":
-        price = services.prices.by_pool.get(record.pool or "")
         if record.cost_usd is not None:
             record.wasted_usd = (record.wasted_usd or 0.0) + record.cost_usd
         record.cost_usd = record.saving_usd = None

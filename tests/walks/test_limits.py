@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from gateway.callers import new_key
 from gateway.limits.quotas import window_at
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Dies, Fault, Moment, RawEvent, Silent, Status
+from tests.fakes.faults import Dies, Fault, Moment, RawEvent, Silent, Status, Tokens
 from tests.fakes.valkey import valkey
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
@@ -282,6 +282,22 @@ async def test_who_hangs_up_while_a_stream_is_held_back_has_spent_the_tokens_tha
             assert completion < used[1] < completion + 100
 
         await in_one_minute(gateway.services.redis, walk)
+
+
+async def test_a_stream_that_breaks_has_cost_its_budget_what_had_come(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with run_gateway(configure(limits=PATIENT)) as gateway:
+        await gateway.place(make_adapter(1))
+        small.faults.add(Tokens(30), Dies(10), model="returns@*")
+        async with gateway.http(await gateway.key(limits={"usd_per_month": 1000})) as http:
+            got = await http.post(
+                "/v1/chat/completions", json={**ASK, "model": "returns", "stream": True, "max_tokens": 30}
+            )
+        assert "stream_broken" in got.text
+        *_, purse = gateway.services.limits._purses.values()
+        (nanos,) = [one.now.used for one, _ in purse.allowances if one.now]
+        assert 10 * 2000 < nanos < 10 * 2000 + 100 * 1000, "ten tokens, and a prompt of less than a hundred"
 
 
 async def test_a_whole_answer_with_a_usage_that_cannot_be_is_delivered_and_refills_nothing(

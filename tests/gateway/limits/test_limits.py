@@ -147,9 +147,9 @@ def test_the_dearest_price_counts_and_an_unknown_one_does_not() -> None:
     assert bound_of(10, [hourly]).nanos(1000, 1000) == 5 * NANOS // 1000 + 1
 
 
-def cut_off(fault: str | None, **fields: Any) -> Record:
+def cut_off(fault: str | None, outcome: str = "cancelled", **fields: Any) -> Record:
     attempts = [AttemptRecord("small", "small-0", None, fault, 1.0)]
-    return record(outcome="cancelled", attempts=attempts, pool="small", **fields)
+    return record(outcome=outcome, attempts=attempts, pool="small", **fields)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,11 @@ def cut_off(fault: str | None, **fields: Any) -> Record:
         (cut_off("cancelled", stream=True), 0),
         (cut_off("cancelled", stream=True, completion_tokens=7), 7),
         (cut_off(None, stream=True, completion_tokens=7), 7),
+        (cut_off(None, "truncated", stream=True, completion_tokens=7), 7),
+        (cut_off("dropped", "truncated", stream=True, completion_tokens=7), 7),
     ],
 )
-async def test_who_hangs_up_on_an_engine_has_spent_the_prompt_and_what_may_have_been_made(
+async def test_a_hang_up_or_a_broken_stream_spends_the_prompt_and_what_may_have_been_made(
     told: Record, completion: int
 ) -> None:
     services, caller, held = await with_quotas(ALL)
@@ -177,6 +179,8 @@ async def test_who_hangs_up_on_an_engine_has_spent_the_prompt_and_what_may_have_
     [
         (record(outcome="cancelled"), Price(1.0, 2.0), 0, 0),
         (cut_off("failed"), Price(1.0, 2.0), 0, 0),
+        (cut_off("dropped", "failed"), Price(1.0, 2.0), 0, 0),
+        (record(outcome="truncated", prompt_tokens=40, completion_tokens=9, cost_usd=1e-6), Price(1.0, 2.0), 49, 1000),
         (cut_off("cancelled"), None, 151, 0),
         (cut_off("cancelled", wasted_usd=1e-6), Price(replica_usd_per_hour=3.6), 151, 1000),
         (cut_off(None, prompt_tokens=40, completion_tokens=9, wasted_usd=1e-6), Price(1.0, 2.0), 49, 1000),
