@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+import msgspec
 import pytest
 
+from gateway.features.releases.releases import Releases
 from gateway.features.shadows.draws import QUEUE_MAX
 from gateway.features.shadows.job import AT_ONCE_MAX
+from monitoring.quality.verdicts.rollout import RolloutPlan, Verdict
 from router.version_choice import place_session
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
@@ -330,3 +333,25 @@ async def test_the_active_version_is_nobodys_shadow(configure: Configure, make_a
     async with two_versions(configure, make_adapter) as (_, http):
         error = await step(http, "shadow", 409, version=V1, share=0.5)
         assert "can't be its own shadow" in error["error"]["message"]
+
+
+async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_it_is_back(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    canary = await gateway.place(make_adapter(2), alias=False)
+    services, promote = gateway.services, Verdict(action="promote", because="It is no worse.", evidence={})
+    await services.registry.canary("returns", canary, 0.5, "ada", msgspec.to_builtins(RolloutPlan()))
+    replica = services.fleet.replicas["small-0"]
+    await small.kill()
+    await until(lambda: not replica.up)
+    alias, _ = await services.registry.alias("returns")
+    assert alias is not None
+    assert alias.rollout is not None
+    await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, promote)
+    assert (await services.registry.alias("returns"))[0] == alias
+    await small.restart()
+    await until(lambda: canary in replica.loaded)
+    await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, promote)
+    promoted, _ = await services.registry.alias("returns")
+    assert promoted is not None
+    assert promoted.weights == {canary: 1.0}

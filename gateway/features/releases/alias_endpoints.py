@@ -18,7 +18,7 @@ from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.adapter_endpoints import rollout_shown, version_of
-from gateway.features.releases.availability import around, ready_and_up
+from gateway.features.releases.availability import around, explain_unready
 from gateway.features.releases.releases import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, versions_asked
 from gateway.fleet_health import check_health
@@ -29,7 +29,6 @@ from gateway.state.redis import redis_time
 from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from serving.adapters.entries import PLACED, AliasEntry
-from serving.adapters.reconcile import quorum
 from serving.adapters.registry import Noted
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -285,13 +284,12 @@ async def _see_that_they_may_serve(
         if version.task != task or version.state not in PLACED:
             continue  # the registry says it better
         released.append(version)
-        ready, up = ready_and_up(releases, snapshot, version)
-        if ready < quorum(up):
+        why = explain_unready(releases.services, snapshot, version)
+        if why:
             await check_health(releases.services)  # another gateway has loaded it, and this one has not looked since
-            ready, up = ready_and_up(releases, snapshot, version)
-        if ready < quorum(up):
-            text = f"{name} is ready on {ready} of its {up} replicas only: wait, or see `why`."
-            raise Problem("state_conflict", text)
+            why = explain_unready(releases.services, snapshot, version)
+        if why:
+            raise Problem("state_conflict", f"{why}: wait, or see `why`.")
     return GatePass() if admin is None else await pass_gate(releases.services, admin, released, reason)
 
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.features.releases.releases import Releases
+from gateway.services import Services
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
 from serving.adapters.entries import Version
 from serving.adapters.placement import HELD
+from serving.adapters.reconcile import quorum
 
 
-def ready_and_up(releases: Releases, snapshot: Snapshot, version: Version) -> tuple[int, int]:
+def ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tuple[int, int]:
     """On how many replicas the version is ready, and how many of those that are to have it are up."""
     held = [p for p in snapshot.placements.values() if p.version == version.name and p.state in HELD | {"failed"}]
-    there = (releases.services.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
-    ready = sum(
-        version.name in replica.loaded and replica.up for replica in releases.services.fleet.in_pool(version.pool)
-    )
+    there = (services.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
+    ready = sum(version.name in replica.loaded and replica.up for replica in services.fleet.in_pool(version.pool))
     return ready, sum(replica is not None and replica.up for replica in there)
+
+
+def explain_unready(services: Services, snapshot: Snapshot, version: Version) -> str:
+    """The reason why an alias may not move to a version now; empty where it is ready on a quorum of its replicas."""
+    ready, up = ready_and_up(services, snapshot, version)
+    return "" if ready >= quorum(up) else f"{version.name} is ready on {ready} of its {up} replicas only"
 
 
 def rules_away(snapshot: Snapshot, task: str, now: float) -> list[ActiveRule]:
@@ -48,6 +54,6 @@ def around(
     there = [snapshot.versions[name] for name in names if name is not None and name in snapshot.versions]
     return Obstacles(
         rules=rules_away(snapshot, task, now),
-        ready={version.name: ready_and_up(releases, snapshot, version) for version in there},
+        ready={version.name: ready_and_up(releases.services, snapshot, version) for version in there},
         reviews=reviews,
     )
