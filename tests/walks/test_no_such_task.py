@@ -79,3 +79,18 @@ async def test_of_many_tasks_the_first_are_named_and_the_others_counted(configur
         refused = (await http.get("/admin/v1/tasks/task-00@v1/quality")).json()["error"]
     there = ", ".join(sorted(tasks)[:10])
     assert refused["message"] == f"The configuration has no task 'task-00@v1'. It has {there} and 2 more."
+
+
+async def test_a_task_that_was_removed_lets_go_of_its_versions(configure: Configure, make_adapter: MakeAdapter) -> None:
+    async with run_gateway(configure()) as running:
+        name = await running.place(make_adapter(1))
+    async with run_gateway(configure(tasks={"clauses": {}})) as running, running.http() as http:
+        held = await http.post(f"/admin/v1/adapters/{name}/unload")
+        assert held.json()["error"]["code"] == "state_conflict", held.text
+        assert (await http.get("/admin/v1/aliases/returns")).json()["weights"] == {name: 1.0}
+        assert (await http.put("/admin/v1/aliases/returns", json={"version": name})).status_code == 404
+        removed = await http.delete("/admin/v1/aliases/returns")
+        assert (removed.status_code, removed.json().get("weights")) == (200, {}), removed.text
+        unloaded = await http.post(f"/admin/v1/adapters/{name}/unload")
+        assert (unloaded.status_code, unloaded.json()["state"], unloaded.json()["ready"]) == (200, "verified", [])
+        assert (await http.delete("/admin/v1/aliases/returns")).status_code == 404

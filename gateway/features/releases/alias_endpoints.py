@@ -106,8 +106,7 @@ async def list_aliases(request: Request, _: Operator) -> dict[str, Any]:
 async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]:
     """One alias, with the evidence on its canary."""
     releases = feature_of(request, Releases)
-    await releases.services.snapshot.refresh()
-    return await _alias_shown(releases, known_task(releases.services, task, param=None))
+    return await _alias_shown(releases, await _known_alias(releases, task))
 
 
 @router.put("/aliases/{task}", responses=with_errors(*CHANGE_ERRORS, *RELEASE_ERRORS))
@@ -134,7 +133,7 @@ async def remove_alias(
 ) -> dict[str, Any]:
     """Leave the task without a version: its fallback answers."""
     releases = feature_of(request, Releases)
-    known_task(releases.services, task, param=None)
+    await _known_alias(releases, task)
     keep = await keep_leaders(releases.services, task)
 
     async def remove(noted: Noted) -> int:
@@ -221,6 +220,12 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
         ),
         passed,
     )
+
+
+async def _known_alias(releases: Releases, task: str) -> str:
+    """The task; one that was removed from the configuration is known while it has an alias. Raises Problem (404)."""
+    snapshot = await releases.services.snapshot.refresh()
+    return task if task in snapshot.aliases else known_task(releases.services, task, param=None)
 
 
 async def _change_alias(
