@@ -130,14 +130,20 @@ class Reconciler:
         return await self._settle(now)
 
     async def _forget_gone(self, now: Pass) -> None:
-        """Forget the placements on replicas that have long left: most of those that are discovered never come back."""
-        names = now.generations.keys() | {placement_key(*place) for place in now.placements}
+        """Forget the placements on replicas that have long left: most of those that are discovered never come back.
+        Of those that are no more the generations are forgotten where their version is to be nowhere."""
+        placed = {placement_key(*place) for place in now.placements}
+        names = now.generations.keys() | placed
         places = {name: name.partition("/")[0] for name in names - self._placer.written.unreadable}
         moment, gone = time.monotonic(), {*places.values()} - self._fleet.replicas.keys()
         self._gone_since = {on: self._gone_since.get(on, moment) for on in gone}
         old = {on for on, since in self._gone_since.items() if moment - since > LEAVING_SECONDS_MAX}
-        keys = [name for name, on in places.items() if on in old]
-        await self._placer.placements.forget(keys[:FORGOTTEN_AT_ONCE])
+        wanted = {version.name for version in now.versions.values() if version.state in WANTED}
+        over = {name for name in places.keys() - placed if name.partition("/")[2] not in wanted}
+        keys = [name for name, on in places.items() if on in old or name in over][:FORGOTTEN_AT_ONCE]
+        await self._placer.placements.forget(keys)
+        for name in keys:
+            now.generations.pop(name, None)
 
     def _unsure(self) -> frozenset[str]:
         """The replicas of which a placement can't be read."""

@@ -479,3 +479,24 @@ async def test_what_every_engine_refuses_is_told_once_in_the_engines_own_words(
     assert message.count("LoRA rank 4 is greater than max_lora_rank 2") == 1, message
     assert re.search(r"small-[01] did not load returns@v2 \(500\): .*; the same on small-[01]\.$", message), message
     assert "{" not in message
+
+
+async def test_an_unloaded_version_leaves_nothing_in_redis_once_its_engine_starts_anew(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    name = await gateway.place(make_adapter(2), alias=False)
+
+    async def keys() -> set[bytes]:
+        return set(await gateway.services.redis.hkeys("apprentice:placements:generations"))
+
+    assert await keys() == {b"small-0/returns@v1", b"small-0/returns@v2"}
+    async with gateway.http() as http:
+        assert (await http.post(f"/admin/v1/adapters/{name}/unload")).status_code == 200
+    await small.restart()  # which takes the ghost
+
+    async def is_forgotten() -> bool:
+        return await keys() == {b"small-0/returns@v1"}
+
+    await until(is_forgotten)
+    async with gateway.http() as http:
+        assert (await http.post(f"/admin/v1/adapters/{name}/stage")).status_code == 200
