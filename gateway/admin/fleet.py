@@ -16,7 +16,6 @@ from gateway.features.releases.recycling import Busy, begin
 from gateway.features.releases.releases import Releases
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
-from serving.adapters.placement import Placement
 from serving.object_store import Change
 from serving.replica import Replica
 
@@ -110,7 +109,8 @@ def in_order(version: str) -> tuple[str, int]:
 def _shown(services: Services, replica: Replica) -> dict[str, Any]:
     snapshot = services.snapshot.current
     takes_adapters = replica.config.pool in services.adapters.bases
-    full = services.adapters.reconciler.capacity(replica, snapshot.placements)
+    placed = snapshot.placed.get(replica.name, {})
+    full = services.adapters.reconciler.capacity(replica, placed)
     capacity = {
         "max_loras": full.max_loras,
         "max_cpu_loras": full.max_cpu_loras,
@@ -118,7 +118,6 @@ def _shown(services: Services, replica: Replica) -> dict[str, Any]:
         "ghosts": full.ghosts,
         "loads_left": full.loads_left,
     }
-    placements: list[Placement] = [p for p in snapshot.placements.values() if p.replica == replica.name]
     return {
         "name": replica.name,
         "pool": replica.config.pool,
@@ -132,6 +131,6 @@ def _shown(services: Services, replica: Replica) -> dict[str, Any]:
         "capacity": capacity if takes_adapters else None,
         "placements": [
             {"version": p.version, "state": p.state, "since": p.since, "note": p.note}
-            for p in sorted(placements, key=lambda placement: in_order(placement.version))
+            for p in sorted(placed.values(), key=lambda placement: in_order(placement.version))
         ],
     }

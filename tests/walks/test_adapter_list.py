@@ -1,4 +1,4 @@
-"""The list of all adapters of a large fleet: its time grows with versions and placements, not with their product."""
+"""The lists of a large fleet: their time grows with what there is and with placements, not with their product."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import msgspec
 
-from serving.adapters.placement import Placement
+from serving.adapters.placement import Placement, group_by_replica
 from serving.object_store import Change, ObjectStore, change_together
-from tests.walks.gateway import RunningGateway
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure
+from tests.walks.gateway import RunningGateway, run_gateway
 
 VERSIONS = 300
+REPLICAS = 60
 
 
 class Counted(dict[tuple[str, str], Placement]):
@@ -42,3 +45,19 @@ async def test_all_adapters_are_listed_without_a_walk_over_all_placements_for_ea
     assert len(rows) == VERSIONS - 1
     assert (rows[0]["version"], rows[0]["ready"], len(rows[0]["placements"])) == ("returns@v1", ["small-0"], 1)
     assert placements.times < VERSIONS / 3, "the health check goes through them as well, a few times a second"
+
+
+async def test_all_replicas_are_listed_without_a_walk_over_all_placements_for_each(
+    configure: Configure, general: FakeEngine
+) -> None:
+    sections = configure(health_interval_seconds=30.0)
+    sections["pools"]["general"]["replicas"] = [{"name": f"general-{at}", "url": general.url} for at in range(REPLICAS)]
+    placement = Placement(replica="general-1", version="returns@v1", state="ready", path="/store/a")
+    async with run_gateway(sections) as gateway, gateway.http() as http:
+        snapshot = await gateway.services.snapshot.refresh()
+        placements = Counted({("general-1", "returns@v1"): placement})
+        placed = group_by_replica(placements)
+        gateway.services.snapshot.current = replace(snapshot, placements=placements, placed=placed)
+        rows = (await http.get("/admin/v1/replicas")).json()["replicas"]
+    assert len(rows) == REPLICAS + 1
+    assert placements.times < REPLICAS / 3
