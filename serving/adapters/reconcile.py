@@ -25,7 +25,7 @@ from serving.adapters.placement import (
     next_step,
     placement_key,
 )
-from serving.adapters.registry import Registry, RegistryError
+from serving.adapters.registry import Noted, Registry, RegistryError, nothing_noted
 from serving.adapters.spread import Demand, Room, spread
 from serving.fleet import LEAVING_SECONDS_MAX, Fleet
 from serving.object_store import Stale, Unreadable
@@ -93,10 +93,14 @@ class Reconciler:
         )
 
     async def step(
-        self, versions: Mapping[str, Version], world: World, unreadable: Collection[str] = ()
-    ) -> list[Version]:
+        self,
+        versions: Mapping[str, Version],
+        world: World,
+        unreadable: Collection[str] = (),
+        noted: Noted = nothing_noted,
+    ) -> None:
         """One pass: what is wanted is spread over the replicas, and each replica brought a few steps nearer to it.
-        Returns the versions whose staging has come to nothing; their notes say why.
+        What is `noted` is written in the same step as the end of a staging that has come to nothing.
 
         Versions that are `unreadable` stay as they are on every replica, unless they are among the versions as they
         were last read. A replica of which a placement can't be read is left alone: nobody knows how full it is.
@@ -127,7 +131,7 @@ class Reconciler:
                 self._under_way.pop(name).result()
             except (Stale, Unreadable) as moved:
                 log.warning("reconcile: another gateway has taken over: %s", moved)
-        return await self._settle(now)
+        await self._settle(now, noted)
 
     async def _forget_gone(self, now: Pass) -> None:
         """Forget the placements on replicas that have long left: most of those that are discovered never come back.
@@ -258,9 +262,8 @@ class Reconciler:
         )
         return next_step(placement, sight)
 
-    async def _settle(self, now: Pass) -> list[Version]:
+    async def _settle(self, now: Pass, noted: Noted) -> None:
         """Bring on the versions whose placements allow it: staged ones to ready, drained ones to retired."""
-        given_up: list[Version] = []
         unsure = self._unsure()
         for version in now.versions.values():
             if not unsure.isdisjoint(now.plan.get(version.name, ())):
@@ -268,39 +271,39 @@ class Reconciler:
             # an admin has moved it meanwhile, by this release or by a newer one: the next pass sees to it
             with contextlib.suppress(RegistryError, Unreadable):
                 if version.state == "staging":
-                    settled = await self._settle_staged(version, now)
-                    given_up += [settled] if settled is not None and settled.state != "ready" else []
+                    await self._settle_staged(version, now, noted)
                 elif version.state == "draining" and not self._is_listed(version):
                     await self._registry.move(version.name, "retired", version.note)
                     await self._placer.forget_references(version.name)
-        return given_up
 
     def _is_listed(self, version: Version) -> bool:
         up = [replica for replica in self._fleet.in_pool(version.pool) if replica.up]
         return any(replica.seen.get(version.name) == self._placer.path_on(replica, version) for replica in up)
 
-    async def _settle_staged(self, version: Version, now: Pass) -> Version | None:
-        """The version as it is once its staging has ended; None while it goes on."""
+    async def _settle_staged(self, version: Version, now: Pass, noted: Noted) -> None:
+        """End its staging where that has come to its end."""
         targets = now.plan.get(version.name, ())
         if not self.fits(version):
             note = f"{version.name} was trained on another base model than the pool {version.pool} serves."
-            return await self._registry.move(version.name, "verified", note)
+            await self._registry.move(version.name, "verified", note, noted)
+            return
         if not targets:
-            return await self._registry.move(version.name, "verified", self._no_target(version, now))
+            await self._registry.move(version.name, "verified", self._no_target(version, now), noted)
+            return
         there = [now.placements.get((replica, version.name)) for replica in targets]
         failed = [p for p in there if p is not None and p.state == "failed" and p.since >= version.changed_at]
         ready = [p for p in there if p is not None and p.state == "ready"]
         notes = together(failed)
         overdue = time.time() - version.changed_at > STAGE_SECONDS_MAX
         if any(placement.wrong for placement in failed):
-            moved = await self._registry.move(version.name, "quarantined", notes)
+            await self._registry.move(version.name, "quarantined", notes, noted)
             await self._placer.forget_references(version.name)  # the first replica may have been the wrong one
-            return moved
-        if len(ready) + len(failed) < len(targets) and not overdue:
-            return None
-        if len(ready) >= quorum(len(targets)):
-            return await self._registry.move(version.name, "ready", notes)
-        return await self._registry.move(version.name, "verified", notes or "it took too long to load")
+        elif len(ready) + len(failed) < len(targets) and not overdue:
+            return
+        elif len(ready) >= quorum(len(targets)):
+            await self._registry.move(version.name, "ready", notes)
+        else:
+            await self._registry.move(version.name, "verified", notes or "it took too long to load", noted)
 
     def _no_target(self, version: Version, now: Pass) -> str:
         replicas = [replica for replica in self._fleet.in_pool(version.pool) if self._is_there(replica)]

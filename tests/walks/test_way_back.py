@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Status
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway
 from tests.walks.releases import V1, V2, alias, audit_of, step, two_versions
 
 
@@ -56,3 +59,29 @@ async def test_a_staging_that_comes_to_nothing_is_in_the_audit(
         assert entry["after"]["note"]
         why = (await http.get(f"/admin/v1/adapters/{name}/why")).json()
         assert [one["action"] for one in why["audit"]][-1] == "adapter.stage_failed"
+
+
+async def test_a_failed_staging_is_in_the_audit_though_redis_goes_away_right_behind_it(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_gone(*_: object, **__: object) -> None:
+        raise RedisConnectionError("gone")
+
+    services = gateway.services
+    small.faults.add(Status(500), path="/v1/load_lora_adapter")
+    async with gateway.http() as http:
+        added = (await http.post("/admin/v1/adapters", json={"task": "returns", "path": str(make_adapter(2))})).json()
+
+        async def is_over() -> bool:
+            return (await services.registry.version(added["version"])).state == "verified"
+
+        async def is_entered() -> list[dict[str, object]]:
+            return await audit_of(http, "adapter.stage_failed")
+
+        with monkeypatch.context() as patch:
+            for name in ("append", "enter"):
+                patch.setattr(services.audit, name, is_gone)
+            await services.registry.move(added["version"], "staging")
+            await until(is_over)
+        [entry] = await until(is_entered)
+    assert (entry["object"], entry["actor"]) == (added["version"], "system")

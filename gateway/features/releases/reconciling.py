@@ -13,7 +13,7 @@ from gateway.state.snapshot import Snapshot
 from serving.adapters.entries import Version
 from serving.adapters.loader import World
 from serving.adapters.registry import RegistryError
-from serving.object_store import Unreadable
+from serving.object_store import Change, Unreadable
 
 RECONCILE_INTERVAL_SECONDS = 1.0
 NOTE_CHARACTERS_MAX = 2000
@@ -44,11 +44,15 @@ async def reconcile_once(releases: Releases) -> None:
         idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
         in_flight=roll.in_flight,
     )
-    for version in await releases.services.adapters.reconciler.step(snapshot.versions, world, snapshot.unreadable):
-        after = {"state": version.state, "note": version.note[:NOTE_CHARACTERS_MAX]}
-        await releases.services.audit.append(
-            "system", "adapter.stage_failed", version.name, before={"state": "staging"}, after=after
-        )
+    step = AuditedStep(releases.services.redis, releases.services.audit, "system")
+
+    def note_failure(before: Version, after: Version, generation: int) -> list[Change]:
+        was, now = {"state": before.state}, {"state": after.state, "note": after.note[:NOTE_CHARACTERS_MAX]}
+        return step.note("adapter.stage_failed", after.name, was, now, generation=generation)
+
+    reconciler = releases.services.adapters.reconciler
+    await reconciler.step(snapshot.versions, world, snapshot.unreadable, note_failure)
+    await step.enter()
     await recycle_some(releases)
     await _keep_few_previous_versions(releases, snapshot)
 
