@@ -79,7 +79,7 @@ class Breaker:
     def forgotten(self, now: float) -> bool:
         """True if there is nothing left to remember."""
         recent = self._row[FAILED] > 0 and now - self._row[WINDOW_AT] <= WINDOW_SECONDS
-        return not self.open and self._row[IN_A_ROW] == 0 and not recent
+        return not self.open and self._row[IN_A_ROW] == 0 and not recent and self.prober is None
 
     def may_be_well(self, now: float) -> None:
         """The engine was seen to come up: it need not rest any longer."""

@@ -99,10 +99,10 @@ class Fleet:
     def _take_in_breakers(self, memory: SharedMemory) -> None:
         """Go by what other processes have met."""
         self._changes, now = memory.changes, time.monotonic()
-        for (name, url, model), _ in memory.rows(BREAKER):
+        for (name, url, model), row in memory.rows(BREAKER):
             replica = self.replicas.get(name)
             if replica is not None and replica.config.url == url:
-                replica.take_in(model, now)
+                replica.take_in(model, row, now)
         self._view = None
 
     def _pool_view(self, pool: PoolConfig) -> PoolView:

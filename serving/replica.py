@@ -10,7 +10,7 @@ from statistics import median
 
 from serving.breaker import Breaker, BreakerState
 from serving.engine_traits import ENGINE_TRAITS, EngineKind, EngineTraits
-from serving.shared_memory import BREAKER, SharedMemory
+from serving.shared_memory import BREAKER, Row, SharedMemory
 from serving.tls import TlsFiles
 from serving.view import FaultKind, ReplicaView
 
@@ -215,16 +215,17 @@ class Replica:
         if not self._breakers:
             return
         changed = [breaker.answered(now) for breaker in self._of(model)]
-        self._breakers = {name: breaker for name, breaker in self._breakers.items() if not breaker.forgotten(now)}
+        for name in [name for name, breaker in self._breakers.items() if breaker.forgotten(now)]:
+            del self._breakers[name]
+            if self._memory is not None:
+                self._memory.release(self.name, self.config.url, name)
         if any(changed):
             self._changed()
 
-    def take_in(self, model: str, now: float) -> None:
-        """Another process has told of this model's breaker."""
-        if model not in self._breakers:
+    def take_in(self, model: str, row: Row, now: float) -> None:
+        """Another process has told of this model's breaker, whose numbers are in the row."""
+        if model not in self._breakers and not Breaker(row).forgotten(now):
             self._begin(model)
-            if self._breakers[model].forgotten(now):
-                del self._breakers[model]
 
     def _begin(self, model: str) -> Breaker:
         row = None if self._memory is None else self._memory.row(BREAKER, self.name, self.config.url, model)

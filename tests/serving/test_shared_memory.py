@@ -149,3 +149,18 @@ def test_one_process_at_a_time_looks_at_a_replica() -> None:
     assert not second.replicas["small-0"].may_look(10.0, 1.0)
     assert second.replicas["small-0"].looked_at == 10.0
     assert second.replicas["small-0"].may_look(11.0, 1.0)
+
+
+def test_models_that_have_failed_once_and_are_well_keep_no_rows_in_any_process() -> None:
+    memory, first, second = pair()
+    for number in range(40):
+        now, model = 100.0 * number, f"task-{number}@v1"
+        for process, fleet in enumerate((first, second)):
+            memory.process = process
+            fleet.view()
+            fleet.replicas["small-0"].failed(now, model, "failed", 0.0)
+        for process, fleet in enumerate((first, second)):
+            memory.process = process
+            fleet.view()
+            fleet.replicas["small-0"].answered(now + 50.0, model)
+    assert len(dict(memory.rows("breaker"))) <= 2
