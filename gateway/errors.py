@@ -82,7 +82,9 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "version_not_loaded": ErrorSpec(503, "overloaded_error", "The pinned version is not loaded on any replica."),
     "fallback_capped": ErrorSpec(503, "overloaded_error", "The task's fallback is capped."),
     "storage_unavailable": ErrorSpec(
-        503, "overloaded_error", "Redis is away, or did not store it durably in time: it may be lost."
+        503,
+        "overloaded_error",
+        "Redis is away, or did not store it durably in time: it may be lost. Or the archive's bucket can't be used.",
     ),
     "draining": ErrorSpec(503, "overloaded_error", "The gateway is shutting down."),
     "timeout": ErrorSpec(504, "api_error", "No engine answered within the request's time limit."),

@@ -12,6 +12,8 @@ from typing import NoReturn, Protocol, TypeVar
 import msgspec
 
 NICENESS = 10
+ERROR_MARK = b"!"
+"""The beginning of a line that is an error, and no JSON."""
 Job = TypeVar("Job")
 
 
@@ -20,6 +22,10 @@ class _WithData(Protocol):
 
 
 DataJob = TypeVar("DataJob", bound=_WithData)
+
+
+class JobError(Exception):
+    """A job can't be done now; the text is a sentence for who asked for it."""
 
 
 class ProgressStep(msgspec.Struct, tag="step"):
@@ -32,7 +38,8 @@ class ProgressStep(msgspec.Struct, tag="step"):
 def run_job(kind: type[Job], work: Callable[[Job], object]) -> NoReturn:
     """Read a job of this kind as a line of JSON, do it, print the result as a line of JSON, and end the process.
 
-    The exit code is 0, or 1 after an exception, whose trace goes to stderr.
+    The exit code is 0, or 1 after an exception, whose trace goes to stderr; in the place of the result, the text of a
+    JobError is printed behind ERROR_MARK.
     """
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
     _work_to_the_end(lambda: work(job))
@@ -54,6 +61,10 @@ def _work_to_the_end(work: Callable[[], object]) -> NoReturn:
     _live_with_input()
     try:
         _print(work())
+    except JobError as error:
+        sys.stdout.buffer.write(ERROR_MARK + " ".join(str(error).split()).encode() + b"\n")
+        sys.stdout.buffer.flush()
+        os._exit(1)
     except Exception:
         traceback.print_exc()
         os._exit(1)

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.background.child_process import child
 from gateway.errors import Problem
-from monitoring.helper_process import ProgressStep
+from monitoring.helper_process import ERROR_MARK, ProgressStep
 
 NOTE_INTERVAL_SECONDS = 0.25
 Result = TypeVar("Result")
@@ -38,8 +38,8 @@ async def run_process(
     """Give a process its job, with the data behind it, and return its result, which is of this kind.
 
     `turn` is waited for first, within the same time. `note` is called with its progress now and then; the kind is
-    tagged then. Raises Problem: 504 after `seconds_max`, whose message ends in `advice`, and 500 where the process ends
-    without a result.
+    tagged then. Raises Problem: 504 after `seconds_max`, whose message ends in `advice`, 503 for a JobError, and 500
+    where the process ends without a result.
     """
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else ProgressStep | kind)
     try:
@@ -47,6 +47,8 @@ async def run_process(
             await process.give(msgspec.json.encode(job) + b"\n" + data)
             noted_at = 0.0
             while line := await process.read_line():
+                if line.startswith(ERROR_MARK):
+                    raise Problem("storage_unavailable", line.removeprefix(ERROR_MARK).decode().strip())
                 message = await asyncio.to_thread(decoder.decode, line)
                 if note is None or not isinstance(message, ProgressStep):
                     result: Result = message

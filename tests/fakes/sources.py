@@ -68,6 +68,12 @@ async def s3_server(**environment: str) -> AsyncIterator[str]:
         yield url
 
 
+def give_credentials(patch: pytest.MonkeyPatch) -> None:
+    """Set the environment of who may use the S3 server."""
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+        patch.setenv(f"AWS_{name}", value)
+
+
 async def put_objects(url: str, folder: Path, prefix: str) -> None:
     """Put a folder's files into the bucket `models`."""
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:

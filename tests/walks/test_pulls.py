@@ -17,7 +17,17 @@ import yaml
 from gateway.features.pulls.job import PullingWork
 from gateway.features.pulls.pulls import Pulls
 from serving.adapters.artifact import digest_of
-from tests.fakes.sources import PASSWORD, USER, Hub, hub, oci_registry, put_objects, s3_server, token_service
+from tests.fakes.sources import (
+    PASSWORD,
+    USER,
+    Hub,
+    give_credentials,
+    hub,
+    oci_registry,
+    put_objects,
+    s3_server,
+    token_service,
+)
 from tests.gateway.cli.conftest import run
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
@@ -48,11 +58,6 @@ async def ends_with(gateway: RunningGateway, actions: list[str]) -> bool:
     return [entry.action for entry in await gateway.services.audit.read(limit=100)][-len(actions) :] == actions
 
 
-def aws(patch: pytest.MonkeyPatch) -> None:
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
-        patch.setenv(f"AWS_{name}", value)
-
-
 @pytest.fixture
 async def hugging_face() -> AsyncIterator[Hub]:
     async with hub() as running:
@@ -68,7 +73,7 @@ def with_hub(configure: Configure, hugging_face: Hub, **more: Any) -> dict[str, 
 async def test_an_adapter_in_a_bucket_becomes_a_version_and_answers(
     configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aws(monkeypatch)
+    give_credentials(monkeypatch)
     folder = make_adapter(1)
     (folder / "tokenizer.json").write_text("{}")
     async with s3_server() as url:
@@ -103,7 +108,7 @@ async def test_a_bucket_that_refuses_names_the_credentials_and_where_they_go(
         pulls = {"allowed": ["s3://models"], "s3_endpoint_url": url}
         gateway = await stack.enter_async_context(run_gateway(configure(pulls=pulls)))
         without = await pulled(gateway, "s3://models/returns")
-        aws(monkeypatch)
+        give_credentials(monkeypatch)
         refused = await pulled(gateway, "s3://models/returns")
     assert "There are no credentials for s3://models/returns" in without["error"]
     assert "refuses access (403)" in refused["error"]

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from monitoring.buckets import BUCKET_ADDRESS, PART
 from serving.adapters.errors import shown
 from serving.adapters.sources.source import SourceError
 
-PART = r"[A-Za-z0-9_][A-Za-z0-9._=+-]*"
 ADDRESSES: Mapping[str, tuple[re.Pattern[str], str]] = {
-    "s3": (re.compile(rf"s3://{PART}(/{PART})*"), "s3://BUCKET/FOLDER"),
-    "gs": (re.compile(rf"gs://{PART}(/{PART})*"), "gs://BUCKET/FOLDER"),
+    "s3": (BUCKET_ADDRESS, "s3://BUCKET/FOLDER"),
+    "gs": (BUCKET_ADDRESS, "gs://BUCKET/FOLDER"),
     "hf": (re.compile(rf"hf://{PART}/{PART}@{PART}(/{PART})*"), "hf://OWNER/REPOSITORY@REVISION"),
     "oci": (
         re.compile(rf"oci://[A-Za-z0-9.-]+(:[0-9]{{1,5}})?(/{PART})+@sha256:[0-9a-f]{{64}}"),

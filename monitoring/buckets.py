@@ -1,0 +1,74 @@
+"""Buckets, by fsspec: S3 (s3fs) and Google Storage (gcsfs), each an extra of the installation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from monitoring.helper_process import JobError
+
+PART = r"[A-Za-z0-9_][A-Za-z0-9._=+-]*"
+BUCKET_ADDRESS = re.compile(rf"(s3|gs)://{PART}(/{PART})*")
+CREDENTIALS: Mapping[str, str] = {
+    "s3": "the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role) or ~/.aws/credentials",
+    "gs": "the environment (GOOGLE_APPLICATION_CREDENTIALS)",
+}
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """A folder of a bucket, such as `s3://BUCKET/FOLDER`. Its credentials are in the environment."""
+
+    address: str
+    s3_endpoint_url: str | None = None
+
+    @property
+    def scheme(self) -> str:
+        """`s3` or `gs`."""
+        return self.address.partition("://")[0]
+
+
+class BucketError(JobError):
+    """A bucket can't be used. `is_lasting`: another try meets the same, until somebody mends what the text says."""
+
+    def __init__(self, text: str, is_lasting: bool) -> None:
+        super().__init__(text)
+        self.is_lasting = is_lasting
+
+
+def open_bucket(bucket: Bucket, **options: Any) -> Any:
+    """The file system of fsspec that a bucket is in. Raises BucketError."""
+    if bucket.scheme == "s3":
+        options |= {"endpoint_url": bucket.s3_endpoint_url}
+    try:
+        import fsspec  # noqa: PLC0415 - with it comes what the extra installs
+
+        with translate_errors(bucket, "list"):
+            return fsspec.filesystem(bucket.scheme, **options)
+    except ImportError:
+        text = f"install the gateway with its extra: pip install 'apprentice-gateway[{bucket.scheme}]'"
+        raise BucketError(f"{bucket.scheme}:// can't be read here: {text}.", True) from None
+
+
+@contextmanager
+def translate_errors(bucket: Bucket, needed: str) -> Iterator[None]:
+    """Turn the errors of fsspec and of what lies under it into BucketError; `needed` is what is to be allowed."""
+    address, advice = bucket.address, f"give credentials that may {needed} it, in {CREDENTIALS[bucket.scheme]}."
+    try:
+        yield
+    except (BucketError, ImportError):
+        raise
+    except FileNotFoundError:
+        raise BucketError(f"There is nothing at {address}: check bucket and folder.", True) from None
+    except PermissionError:
+        raise BucketError(f"{address} refuses access (403): {advice}", True) from None
+    except (OSError, TimeoutError) as error:
+        raise BucketError(f"{address} broke off ({type(error).__name__})", False) from None
+    except Exception as error:  # of the client's own tree
+        name = type(error).__name__
+        if "Credential" in name or "Auth" in name:
+            raise BucketError(f"There are no credentials for {address} ({name}): {advice}", True) from None
+        raise BucketError(f"{address} can't be read ({name})", False) from None
