@@ -27,6 +27,7 @@ from redis import Redis
 
 from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
 from monitoring.archive_storage import ArchiveStorage, open_storage
+from monitoring.buckets import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.helper_process import run_job
@@ -73,13 +74,14 @@ return 1
 
 
 class ArchiveJob(msgspec.Struct):
-    """A job: read from that Redis, write into that folder, keep that number of days."""
+    """A job: read from that Redis, write into that folder or bucket, keep that number of days."""
 
     redis_url: str
     folder: str
     retention_days: int
     part_entries_max: int = PART_ENTRIES_MAX
     texts: TextRetention = TextRetention()
+    bucket: Bucket | None = None
 
 
 class ArchiveReport(msgspec.Struct):
@@ -128,9 +130,9 @@ class Staged:
 
 
 def run(job: ArchiveJob) -> ArchiveReport:
-    """Write what has come. Raises RedisError and OSError; what is done by then stays done."""
+    """Write what has come. Raises RedisError, OSError and JobError; what is done by then stays done."""
     began = time.monotonic()
-    report, storage = ArchiveReport(), open_storage(job.folder)
+    report, storage = ArchiveReport(), open_storage(job.folder, job.bucket)
     storage.scratch.mkdir(parents=True, exist_ok=True)
     with (
         Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
@@ -269,7 +271,7 @@ def _sweep(storage: ArchiveStorage, retention_days: int) -> None:
     for dataset in ROWS:
         for day in storage.list_names(dataset):
             if day.startswith("day=") and day < oldest:
-                storage.remove(f"{dataset}/{day}")
+                storage.remove_folder(f"{dataset}/{day}")
     for left in storage.scratch.glob(f"{PARTIAL}*"):
         if time.time() - left.stat().st_mtime > PARTIAL_SECONDS_MAX:
             shutil.rmtree(left, ignore_errors=True)

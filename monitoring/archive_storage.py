@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from monitoring.bucket_storage import BucketStorage
+from monitoring.buckets import Bucket
 from monitoring.synced_files import lock_folder, sync
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class ArchiveStorage(Protocol):
-    """Files that are the old one whole or the new one whole, whatever ends meanwhile. Each method raises OSError."""
+    """Files that are the old one whole or the new one whole, whatever ends meanwhile. Each method raises OSError, or
+    JobError with what to do."""
 
     root: str
     """The beginning of each file's name, as DuckDB reads it: ROOT/PLACE."""
@@ -42,7 +45,11 @@ class ArchiveStorage(Protocol):
         ...
 
     def remove(self, place: str) -> None:
-        """Remove a file, or all that is below a place, so that it stays removed."""
+        """Remove a file so that it stays removed."""
+        ...
+
+    def remove_folder(self, place: str) -> None:
+        """Remove all files directly below a place."""
         ...
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -52,6 +59,10 @@ class ArchiveStorage(Protocol):
     def lock(self, redis: Any, shared: bool = False) -> AbstractContextManager[None]:
         """Nobody else writes or removes files meanwhile; with `shared` others may read. Waits for as long as that
         takes."""
+        ...
+
+    def explain_errors(self) -> AbstractContextManager[None]:
+        """Turn what DuckDB tells of the storage's own errors into a JobError. `lock` does so too."""
         ...
 
 
@@ -90,11 +101,12 @@ class FolderStorage:
     def remove(self, place: str) -> None:
         """See ArchiveStorage."""
         path = self.scratch / place
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
-            sync(path.parent)
+        path.unlink()
+        sync(path.parent)
+
+    def remove_folder(self, place: str) -> None:
+        """See ArchiveStorage."""
+        shutil.rmtree(self.scratch / place, ignore_errors=True)
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """See ArchiveStorage."""
@@ -108,7 +120,11 @@ class FolderStorage:
             with lock_folder(self.scratch, shared):
                 yield
 
+    def explain_errors(self) -> AbstractContextManager[None]:
+        """See ArchiveStorage."""
+        return nullcontext()
 
-def open_storage(folder: str) -> ArchiveStorage:
-    """The storage of the archive that a job names."""
-    return FolderStorage(Path(folder))
+
+def open_storage(folder: str, bucket: Bucket | None = None) -> ArchiveStorage:
+    """The storage of the archive that a job names: a folder, or a bucket whose files are made in the folder."""
+    return FolderStorage(Path(folder)) if bucket is None else BucketStorage(bucket, Path(folder))

@@ -20,6 +20,7 @@ from redis import Redis
 
 from monitoring.archive_run import ArchiveReport, write_all
 from monitoring.archive_storage import open_storage
+from monitoring.buckets import Bucket
 from monitoring.erasure import (
     ErasedSet,
     erase_from_sets,
@@ -52,6 +53,7 @@ class ErasureJob(msgspec.Struct):
     until: float
     requests: list[str] = []
     names: list[str] = []
+    bucket: Bucket | None = None
 
 
 class ErasureReport(msgspec.Struct):
@@ -70,9 +72,9 @@ class ErasureReport(msgspec.Struct):
 
 
 def erase(job: ErasureJob) -> ErasureReport:
-    """Erase what the job names. Raises RedisError, OSError and duckdb.Error; what is erased by then stays so."""
+    """Erase what the job names. Raises RedisError, OSError, JobError and duckdb.Error; what is erased then stays so."""
     began = time.monotonic()
-    report, storage, requests = ErasureReport(), open_storage(job.folder), set(job.requests)
+    report, storage, requests = ErasureReport(), open_storage(job.folder, job.bucket), set(job.requests)
     datasets, trainings = Path(job.datasets), Path(job.trainings)
     for each in (storage.scratch, datasets):
         each.mkdir(parents=True, exist_ok=True, mode=0o700)

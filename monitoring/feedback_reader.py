@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from monitoring.archive_storage import ArchiveStorage
 from monitoring.feedback import Feedback
 from monitoring.ids import SHAPE, made_at
 
+LAST_ENTRY = re.compile(r"-(\d+)-\d+\.parquet$")
+CLOCK_SECONDS = 60.0
+"""The clocks of a gateway and of Redis may differ by so much."""
 VALUES = ("value_boolean", "value_float", "value_category")
 AS_JSON = ("demonstration", "tags", "demonstration_digests")
 
@@ -37,11 +41,12 @@ def read_feedback(
 def _read_archived(
     connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str]
 ) -> dict[str, list[Feedback]]:
-    times = [made_at(request) for request in requests if SHAPE.fullmatch(request)]
+    since = min((made_at(request) for request in requests if SHAPE.fullmatch(request)), default=None)
     try:
-        places = list(files(storage, ArchiveQuery("feedback", min(times, default=None)))) if requests else []
+        listed = list(files(storage, ArchiveQuery("feedback", since))) if requests else []
     except Nothing:
-        places = []
+        listed = []
+    places = [place for place in listed if since is None or _last_at(place) > since - CLOCK_SECONDS]
     if not places:
         return {}
     table = read(storage, "feedback", places)
@@ -54,6 +59,12 @@ def _read_archived(
     for row in rows:
         found.setdefault(row["request"], []).append(feedback_of(row))
     return found
+
+
+def _last_at(place: str) -> float:
+    """The time (Unix seconds) at which the last entry of a file came into its stream, as its name tells."""
+    last = LAST_ENTRY.search(place)
+    return float("inf") if last is None else int(last[1]) / 1000
 
 
 def feedback_of(row: Mapping[str, Any]) -> Feedback:

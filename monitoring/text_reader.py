@@ -30,19 +30,20 @@ CLOCK_SECONDS = 60.0
 class TextReader:
     """All kept texts of one gateway's state. A context manager: it holds a connection to Redis and a DuckDB.
 
-    Each method gives every text once, and raises RedisError and duckdb.Error.
+    Each method gives every text once, and raises RedisError, OSError, duckdb.Error, and JobError at the block's end.
     """
 
     def __init__(self, source: TextSource) -> None:
         self.unreadable = 0
         """Texts that were left out: their key is not in the settings, or their bytes are damaged."""
         self._source = source
-        self.archive = open_storage(source.folder)
+        self.archive = open_storage(source.folder, source.bucket)
         self._seals = source.keys.seals()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            stack.enter_context(self.archive.explain_errors())
             self.redis: Any = stack.enter_context(Redis.from_url(self._source.redis_url, socket_timeout=30))
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             self.connection = stack.enter_context(connected(scratch=scratch))
@@ -52,7 +53,7 @@ class TextReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        self._open.__exit__(kind, error, trace)
 
     def of_requests(self, requests: Sequence[str]) -> dict[str, KeptText]:
         """The texts of these requests, as far as they are kept."""

@@ -17,6 +17,8 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from monitoring.buckets import Bucket
+
 STREAM_KEY = "apprentice:texts"
 """The ids of texts that wait for the archive."""
 BYTES_KEY = "apprentice:texts:bytes"
@@ -149,11 +151,13 @@ class TextKeys(msgspec.Struct, frozen=True):
 
 
 class TextSource(msgspec.Struct, frozen=True):
-    """Where kept texts are, as a job for another process says it: Redis's URL, the archive's folder, the keys."""
+    """Where kept texts are, as a job for another process says it: Redis's URL, the archive's folder or bucket, the
+    keys."""
 
     redis_url: str
     folder: str
     keys: TextKeys = TextKeys()
+    bucket: Bucket | None = None
 
 
 class TextDays(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import shutil
@@ -75,6 +76,21 @@ def check_folder(check: str, folder: Path) -> DoctorFinding:
     if free < FREE_BYTES_WARNED:
         return warning(check, found, "Make room before it is full.")
     return ok(check, found)
+
+
+async def check_archive(settings: Settings) -> DoctorFinding:
+    """Whether the archive's folder can be written, or its bucket be listed. Nothing is written into the bucket."""
+    from monitoring.bucket_storage import list_days
+    from monitoring.buckets import BucketError
+
+    bucket = settings.archive_bucket
+    if bucket is None:
+        return check_folder("archive", settings.archive)
+    try:
+        days = await asyncio.to_thread(list_days, bucket)
+    except BucketError as error:
+        return problem("archive", f"{error}", "Until it is mended, records and texts wait in Redis and its spool.")
+    return ok("archive", f"{bucket.address} can be listed, with {len(days)} days of records")
 
 
 def check_descriptors(settings: Settings) -> DoctorFinding:

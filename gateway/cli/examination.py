@@ -9,6 +9,7 @@ import httpx
 
 from gateway.cli.doctor_checks import (
     DoctorFinding,
+    check_archive,
     check_descriptors,
     check_engines,
     check_folder,
@@ -45,6 +46,8 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
         yield finding
     for name, folder in (("data folder", settings.data_folder), ("store folder", settings.store)):
         yield check_folder(name, folder)
+    if settings.records.archive and settings.records.archive_folder is not None:
+        yield await check_archive(settings)
     for finding in filter(None, (each for _, each in found)):
         yield finding
     try:

@@ -169,7 +169,10 @@ def _storage(config: Path, folder: Path | None) -> ArchiveStorage:
     from gateway.configuration.settings import load_settings
     from monitoring.archive_storage import open_storage
 
-    return open_storage(str(load_settings(config).archive if folder is None else _there(folder)))
+    if folder is not None:
+        return open_storage(str(_there(folder)))
+    settings = load_settings(config)
+    return open_storage(str(settings.archive), settings.archive_bucket)
 
 
 def _there(folder: Path) -> Path:

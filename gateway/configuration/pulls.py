@@ -18,7 +18,7 @@ class PullSettings(Section):
     """Where adapters may be pulled from. S3 and Google Storage also read their usual environment."""
 
     allowed: tuple[Beginning, ...] = Field((), description="Beginnings of addresses that may be pulled from.")
-    s3_endpoint_url: str | None = Field(None, pattern=ENDPOINT, description="S3 other than AWS's.")
+    s3_endpoint_url: str | None = Field(None, pattern=ENDPOINT, description="S3 other than AWS's, for the archive too.")
     hf_endpoint_url: str = Field("https://huggingface.co", pattern=ENDPOINT, description="Hugging Face's hub.")
     hf_token_file: Path | None = Field(None, description="File with a token for the hub.")
     registry_auth_file: Path | None = Field(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from gateway.formats.fields import ALLOWABLE
+from monitoring.buckets import BUCKET_ADDRESS
 from router.policy import TokensOver, UnknownFields
 from serving.service_account import ServiceAccount
 
@@ -26,6 +27,18 @@ def _refuse_address(path: Any) -> Any:
 
 FolderPath = Annotated[Path, BeforeValidator(_refuse_address)]
 """A folder of this machine. As a path, an address such as `s3://bucket` would be made in the working folder."""
+
+
+def _read_place(place: Any) -> Any:
+    if "://" not in str(place):
+        return str(place) if isinstance(place, Path) else place
+    if BUCKET_ADDRESS.fullmatch(str(place).rstrip("/")) is None:
+        raise ValueError("this is an address, but not of the form s3://BUCKET/FOLDER or gs://BUCKET/FOLDER")
+    return str(place).rstrip("/")
+
+
+FolderOrBucket = Annotated[str, BeforeValidator(_read_place)]
+"""A folder of this machine, or the address of one in a bucket."""
 
 
 class Section(BaseModel):

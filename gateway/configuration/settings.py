@@ -31,6 +31,7 @@ from gateway.configuration.sections import (
     AuditSettings,
     ConsoleSettings,
     DoorLimits,
+    FolderOrBucket,
     FolderPath,
     ListenSettings,
     Name,
@@ -44,6 +45,7 @@ from gateway.configuration.texts import TextSettings
 from gateway.configuration.tracing import TracingSettings
 from gateway.configuration.training import TrainingSettings
 from gateway.errors import SettingsError
+from monitoring.buckets import Bucket
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation
@@ -124,7 +126,9 @@ class RecordSettings(Section):
     )
     spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between syncs of the spool.")
     archive: bool = Field(True, description="Whether records and feedback become Parquet files.")
-    archive_folder: FolderPath | None = Field(None, description="Their folder; unset: `records` in the data folder.")
+    archive_folder: FolderOrBucket | None = Field(
+        None, description="Their folder, or s3://BUCKET/FOLDER or gs://…; unset: `records` in the data folder."
+    )
     archive_interval_seconds: Seconds = Field(300.0, description="Time between writes of the archive.")
     archive_retention_days: int = Field(366, ge=1, le=36_600, description="Days in the archive.")
 
@@ -336,8 +340,15 @@ class Settings(BaseSettings):
 
     @property
     def archive(self) -> Path:
-        """Where records are archived."""
-        return (self.records.archive_folder or self.data_folder / "records").absolute()
+        """Where records are archived; with a bucket, where its files are made."""
+        place = self.records.archive_folder
+        return Path(self.data_folder / "records" if place is None or "://" in place else place).absolute()
+
+    @property
+    def archive_bucket(self) -> Bucket | None:
+        """The bucket where records are archived, if not in a folder."""
+        place = self.records.archive_folder
+        return None if place is None or "://" not in place else Bucket(place, self.pulls.s3_endpoint_url)
 
     @property
     def dataset_folder(self) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from monitoring.buckets import Bucket
+
 
 class LabelledText(msgspec.Struct, frozen=True):
     """A request's text with the answer that is expected. `label` is the class that the data give it; examples of one
@@ -72,6 +74,7 @@ class ArchivedTask(msgspec.Struct, frozen=True):
 
     redis_url: str
     folder: str
+    bucket: Bucket | None
     task: str
     now: float
 

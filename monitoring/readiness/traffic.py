@@ -23,8 +23,8 @@ FROM {table} WHERE "task" = ? AND "at" >= ? AND "purpose" IN ('serve', 'reported
 
 
 def read_traffic(archived: ArchivedTask) -> Traffic | None:
-    """The traffic of the last 30 days; None where the archive has nothing of it. Raises duckdb.Error and OSError."""
-    storage, since = open_storage(archived.folder), archived.now - WINDOW_DAYS * DAY_SECONDS
+    """The traffic of the last 30 days; None where the archive has none. Raises duckdb.Error, OSError and JobError."""
+    storage, since = open_storage(archived.folder, archived.bucket), archived.now - WINDOW_DAYS * DAY_SECONDS
     with (
         Redis.from_url(archived.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
         storage.lock(redis, shared=True),

@@ -73,6 +73,7 @@ async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
     job = {
         "redis_url": redis_address(settings),
         "folder": str(settings.archive),
+        "bucket": settings.archive_bucket,
         "datasets": str(settings.dataset_folder),
         "trainings": str(settings.training_folder),
         "spool": str(settings.text_spool),

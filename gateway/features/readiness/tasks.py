@@ -24,7 +24,7 @@ LIFETIME_MONTHS = 3.0
 
 async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluations, task: str) -> ReadinessJob:
     """The job with what is known of the task. Raises RedisError."""
-    snapshot = await services.snapshot.refresh()
+    settings, snapshot = services.settings, await services.snapshot.refresh()
     alias, leading = snapshot.aliases.get(task), None
     version = snapshot.versions.get(alias.leading) if alias is not None else None
     if version is not None:
@@ -35,8 +35,10 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
             leading = LiveVersion(name=version.name, verdict=quality.verdict, because=quality.because)
     return msgspec.structs.replace(
         job,
-        selector=services.settings.tasks[task].selector,
-        archived=ArchivedTask(redis_address(services.settings), str(services.settings.archive), task, time.time()),
+        selector=settings.tasks[task].selector,
+        archived=ArchivedTask(
+            redis_address(settings), str(settings.archive), settings.archive_bucket, task, time.time()
+        ),
         leading=leading,
         prompted=await find_prompted(evaluations, task),
         costs=_with_settings(services, job.costs, task, None if version is None else version.pool),

@@ -36,6 +36,8 @@ STREAMS = (
 )
 """Each with its name in the archive (archive_run.py)."""
 COMMAND = make_command("monitoring.archive_run")
+CHECK_COMMAND = make_command("monitoring.bucket_storage")
+CHECK_SECONDS_MAX = 60.0
 
 
 class Archived(msgspec.Struct):
@@ -51,6 +53,7 @@ async def keep_archiving(services: Services) -> None:
     keep = services.settings.records
     if not keep.archive:
         await asyncio.Event().wait()
+    await _check_bucket(services.settings)
     lease = JobLease(services.redis, "archive", services.name)
     pause_ms = max(1, int(900 * keep.archive_interval_seconds))
     redis: Any = services.redis
@@ -63,22 +66,33 @@ async def keep_archiving(services: Services) -> None:
     await lease.repeat(archive, keep.archive_interval_seconds)
 
 
+async def _check_bucket(settings: Settings) -> None:
+    """Log at the start what is wrong with the archive's bucket. Meanwhile all waits, so the gateway starts."""
+    if settings.archive_bucket is not None:
+        try:
+            await run_process(CHECK_COMMAND, settings.archive_bucket, list[str], CHECK_SECONDS_MAX)
+        except Problem as problem:
+            log.error("the archive %s can't be used: %s", name_archive(settings), problem.message)
+
+
 async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
     """Write all that has come; None where it failed, which is logged. What is not written waits for the next time."""
     job = {
         "redis_url": redis_address(settings),
         "folder": str(settings.archive),
+        "bucket": settings.archive_bucket,
         "retention_days": settings.records.archive_retention_days,
         "texts": text_retention_of(settings),
     }
     try:
         archived = await run_process(COMMAND, job, Archived, RUN_SECONDS_MAX)
     except Problem as problem:
-        log.error("the archive %s can't be written: %s", settings.archive, problem.message)
+        log.error("the archive %s can't be written: %s", name_archive(settings), problem.message)
         return None
     meters.records_archived.add(archived.records)
     if archived.unreadable:
-        log.error("%d entries could not be read, and lie in %s", archived.unreadable, settings.archive / "unreadable")
+        text = "%d entries could not be read, and lie in %s/unreadable"
+        log.error(text, archived.unreadable, name_archive(settings))
     return archived
 
 
@@ -101,7 +115,12 @@ def text_keys_of(settings: Settings) -> TextKeys:
 
 def text_source_of(settings: Settings) -> TextSource:
     """Where kept texts are, for another process."""
-    return TextSource(redis_address(settings), str(settings.archive), text_keys_of(settings))
+    return TextSource(redis_address(settings), str(settings.archive), text_keys_of(settings), settings.archive_bucket)
+
+
+def name_archive(settings: Settings) -> str:
+    """The archive's folder or bucket, for people."""
+    return str(settings.archive) if settings.archive_bucket is None else settings.archive_bucket.address
 
 
 async def _is_behind(redis: Any) -> bool:

@@ -1,0 +1,81 @@
+"""The lock of an archive in a bucket, which has none: it lies in Redis, for one that writes or many that read."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from redis.exceptions import RedisError
+
+from monitoring.helper_process import JobError
+
+KEY = "apprentice:archive:lock"
+LOCK_SECONDS = 60.0
+"""Who is killed has it for so long."""
+RENEW_SECONDS = 5.0
+WAIT_SECONDS = 0.05
+
+TAKE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if ARGV[3] == 'renew' then
+  if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+else
+  for _, holder in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+    if ARGV[3] == 'write' or string.sub(holder, 1, 5) == 'write' then return 0 end
+  end
+end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+class LockLost(JobError):
+    """Redis was away, or this process stood still, for so long that others may write: it must change no file."""
+
+
+class ArchiveLock:
+    """The lock while its block runs; a thread renews it. Waits until it is free. Raises RedisError."""
+
+    def __init__(self, redis: Any, shared: bool) -> None:
+        self._redis = redis
+        self._kind: Literal["read", "write"] = "read" if shared else "write"
+        self._name = f"{self._kind}:{os.urandom(8).hex()}"
+        self._held_until = 0.0
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Self:
+        while not self._take(self._kind):
+            self._is_over.wait(WAIT_SECONDS)
+        threading.Thread(target=self._keep, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_over.set()
+        with suppress(RedisError):  # it expires by itself
+            self._redis.zrem(KEY, self._name)
+
+    def see_that_it_is_held(self) -> None:
+        """Raises LockLost where others may have it by now."""
+        if time.monotonic() > self._held_until:
+            raise LockLost("The lock of the archive was lost: Redis was away for too long. It is done again.")
+
+    def _take(self, how: Literal["read", "write", "renew"]) -> bool:
+        asked_at = time.monotonic()
+        taken = bool(self._redis.eval(TAKE, 1, KEY, self._name, int(1000 * LOCK_SECONDS), how))
+        self._held_until = asked_at + LOCK_SECONDS if taken else 0.0
+        return taken
+
+    def _keep(self) -> None:
+        is_held = True
+        while is_held and not self._is_over.wait(RENEW_SECONDS):
+            with suppress(RedisError):
+                is_held = self._take("renew")

@@ -1,0 +1,133 @@
+"""The archive in a bucket: each file is one object, which appears whole.
+
+`python -m monitoring.bucket_storage` reads a Bucket as a line of JSON, and prints the days of records that it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from monitoring.archive_lock import ArchiveLock
+from monitoring.buckets import Bucket, BucketError, open_bucket, translate_errors
+from monitoring.helper_process import run_job
+
+BLOCK_BYTES = 1 << 20
+"""Read at once, beside what DuckDB asks for."""
+TRIES_MAX = 3
+CAUSE = re.compile(r"^\w+: .+$", re.MULTILINE)
+
+
+class BucketStorage:
+    """See ArchiveStorage. Each method raises BucketError.
+
+    A reader gets the very object that it has listed, or an error: the client names the object's tag with each read.
+    """
+
+    def __init__(self, bucket: Bucket, scratch: Path) -> None:
+        self.root = bucket.address
+        self.scratch = scratch
+        self._bucket = bucket
+        self._lock: ArchiveLock | None = None
+
+    @cached_property
+    def _files(self) -> Any:
+        """Opened once it is needed: that takes a second."""
+        files = open_bucket(
+            self._bucket, use_listings_cache=True, skip_instance_cache=True, default_block_size=BLOCK_BYTES
+        )
+        files.retries = TRIES_MAX
+        return files
+
+    def list_names(self, place: str) -> list[str]:
+        """See ArchiveStorage."""
+        with self._translate_errors():
+            try:
+                listed = self._files.ls(f"{self.root}/{place}", detail=False, refresh=True)
+            except FileNotFoundError as error:
+                if error.__cause__ is not None:  # the bucket itself is missing
+                    raise
+                return []
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
+
+    def size(self, place: str) -> int | None:
+        """See ArchiveStorage."""
+        with self._translate_errors():
+            try:
+                return int(self._files.info(f"{self.root}/{place}")["size"])
+            except FileNotFoundError:
+                return None
+
+    def read(self, place: str) -> bytes:
+        """See ArchiveStorage."""
+        with self._translate_errors():
+            return bytes(self._files.cat_file(f"{self.root}/{place}"))
+
+    def write(self, place: str, file: Path) -> None:
+        """See ArchiveStorage."""
+        with self._changing():
+            self._files.put_file(str(file), f"{self.root}/{place}")
+
+    def remove(self, place: str) -> None:
+        """See ArchiveStorage."""
+        with self._changing():
+            self._files.rm_file(f"{self.root}/{place}")
+
+    def remove_folder(self, place: str) -> None:
+        """See ArchiveStorage."""
+        for name in self.list_names(place):
+            self.remove(f"{place}/{name}")
+
+    def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """See ArchiveStorage."""
+        if self._bucket.scheme not in connection.list_filesystems():
+            connection.register_filesystem(self._files)
+
+    @contextmanager
+    def lock(self, redis: Any, shared: bool = False) -> Iterator[None]:
+        """See ArchiveStorage. It lies in Redis."""
+        with self.explain_errors(), ArchiveLock(redis, shared) as lock:
+            if shared:
+                yield
+                return
+            self._lock = lock
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    @contextmanager
+    def explain_errors(self) -> Iterator[None]:
+        """See ArchiveStorage."""
+        try:
+            yield
+        except duckdb.Error as error:
+            if type(error) is not duckdb.Error:  # of DuckDB's own
+                raise
+            causes = CAUSE.findall(str(error))
+            raise BucketError(f"{self.root} can't be read ({causes[-1] if causes else error})", False) from None
+
+    def _translate_errors(self) -> Any:
+        return translate_errors(self._bucket, "list, read, write and delete in")
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        if self._lock is not None:
+            self._lock.see_that_it_is_held()
+        with self._translate_errors():
+            yield
+
+
+def list_days(bucket: Bucket) -> list[str]:
+    """The days of which the archive in a bucket has records. Raises BucketError."""
+    return BucketStorage(bucket, Path()).list_names("records")
+
+
+if __name__ == "__main__":
+    run_job(Bucket, list_days)
