@@ -34,7 +34,8 @@ from serving.adapters.adapter_folder import (
     SIGNATURE_FILE,
     WEIGHTS_FILE,
 )
-from serving.adapters.incoming import FREE_BYTES_MIN, append, incoming_folder, to_its_end
+from serving.adapters.incoming import append, incoming_folder, to_its_end
+from serving.adapters.store import FREE_BYTES_MIN
 
 README_FILE = "README.md"
 FILES: Mapping[str, int | None] = {

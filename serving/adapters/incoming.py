@@ -6,7 +6,6 @@ After a crash it stays, under a name that no digest has, until `Store.sweep` rem
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import secrets
 import shutil
@@ -15,11 +14,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from serving.adapters.store import INCOMING
+from serving.adapters.store import INCOMING, check_room
 
 log = logging.getLogger(__name__)
-FREE_BYTES_MIN = 256 << 20
-"""Bytes that stay free on the store's disk: Redis may keep its file there."""
 
 
 @asynccontextmanager
@@ -35,10 +32,7 @@ async def incoming_folder(store_folder: Path) -> AsyncIterator[Path]:
 
 def append(path: Path, pieces: Iterable[bytes], size_bytes: int, free_bytes_min: int) -> None:
     """Add pieces of `size_bytes` in sum to a file; blocks. Raises OSError, also where too little room would be left."""
-    free = shutil.disk_usage(path.parent).free
-    if free - size_bytes < free_bytes_min:
-        room = f"{free >> 20} MiB are free, and {free_bytes_min >> 20} MiB must stay so"
-        raise OSError(errno.ENOSPC, f"too little room is left on its disk: {room}")
+    check_room(path.parent, size_bytes, free_bytes_min)
     with path.open("ab") as file:
         file.writelines(pieces)
 

@@ -6,6 +6,7 @@ no way to delete here: an engine that finds a directory gone that it was told of
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -27,12 +28,16 @@ CHUNK_BYTES = 1 << 20
 FILE_MODE = 0o444
 FOLDER_MODE = 0o555
 STORE_MODE = 0o755
+FREE_BYTES_MIN = 256 << 20
+"""Bytes that stay free on the store's disk: Redis may keep its file there."""
 
 
 class Store:
     """A content-addressed folder of adapters, which several gateways may share; engines only read it."""
 
-    def __init__(self, folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS, free_bytes_min: int = FREE_BYTES_MIN
+    ) -> None:
         """Makes the folder if it is not there. Raises OSError if it can't be made.
 
         Folder and adapters are readable by all users on purpose: engines run as others. A folder above may be private.
@@ -42,6 +47,7 @@ class Store:
             folder.chmod(STORE_MODE)  # whatever the umask
         self.folder = folder.resolve()
         self._limits = limits
+        self._free_bytes_min = free_bytes_min
 
     def put(self, source: Path, artifact: Artifact) -> Path:
         """Copy the verified adapter in `source` into the store and return its folder there.
@@ -51,12 +57,13 @@ class Store:
         has been damaged meanwhile is reported, not replaced.
 
         Raises ArtifactError `changed` if the source is no longer what was verified, `damaged` as
-        `verify_copy` does; OSError if the disk is full.
+        `verify_copy` does; OSError if the disk would be left with too little room.
         """
         target = self.path(artifact.digest)
         if target.exists():
             self.verify_copy(artifact.digest)
             return target
+        check_room(self.folder, artifact.size_bytes, self._free_bytes_min)
         incoming = Path(tempfile.mkdtemp(prefix=INCOMING, dir=self.folder))
         try:
             self._copy(source, incoming, artifact)
@@ -133,6 +140,14 @@ class Store:
             raise changed
         incoming.chmod(FOLDER_MODE)
         sync(incoming)
+
+
+def check_room(folder: Path, size_bytes: int, free_bytes_min: int) -> None:
+    """Raises OSError where so many bytes more would leave too little room on the folder's disk."""
+    free = shutil.disk_usage(folder).free
+    if free - size_bytes < free_bytes_min:
+        room = f"{free >> 20} MiB are free, and {free_bytes_min >> 20} MiB must stay so"
+        raise OSError(errno.ENOSPC, f"too little room is left on its disk: {room}")
 
 
 def _copy_file(source: BinaryIO, target: Path, size_bytes: int) -> None:

@@ -10,7 +10,8 @@ from fastapi import Request
 from gateway.errors import Problem
 from gateway.server.data_body import receive_bytes
 from gateway.state.private_files import make_private_folder
-from serving.adapters.incoming import FREE_BYTES_MIN, append, incoming_folder, to_its_end
+from serving.adapters.incoming import append, incoming_folder, to_its_end
+from serving.adapters.store import FREE_BYTES_MIN
 
 WRITE_BYTES = 1 << 20
 

@@ -28,9 +28,8 @@ from gateway.features.releases.adding import Pusher, add_version
 from gateway.server.uploads import Upload
 from monitoring.helper_process import ProgressStep
 from serving.adapters.adapter_folder import MANIFEST_FILE, SIGNATURE_FILE
-from serving.adapters.incoming import FREE_BYTES_MIN
 from serving.adapters.sources.fetch_job import FetchJob, FetchResult
-from serving.adapters.store import PULLED
+from serving.adapters.store import FREE_BYTES_MIN, PULLED
 from serving.object_store import Stale
 
 log = logging.getLogger(__name__)

@@ -194,3 +194,12 @@ def test_limit_of_the_store_holds_for_copies_too(tmp_path: Path, source: Path, a
         small.put(source, artifact)
     assert caught.value.code == "too_large"
     assert left_over(small) == []
+
+
+def test_a_copy_that_would_leave_the_disk_with_too_little_room_is_not_begun(
+    tmp_path: Path, source: Path, artifact: Artifact
+) -> None:
+    store = Store(tmp_path / "store", free_bytes_min=1 << 60)
+    with pytest.raises(OSError, match="too little room"):
+        store.put(source, artifact)
+    assert list(store.folder.iterdir()) == []
