@@ -18,7 +18,15 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from serving.adapters.entries import Version
-from serving.adapters.placement import Capacity, Placement, PlacementState, Step, placement_from, placement_key
+from serving.adapters.placement import (
+    RETRY_SECONDS_MAX,
+    Capacity,
+    Placement,
+    PlacementState,
+    Step,
+    placement_from,
+    placement_key,
+)
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
 from serving.adapters.sidecar import PullError, ensure_on
 from serving.adapters.store import Store
@@ -35,7 +43,6 @@ LOAD_TIMEOUT_SECONDS = 120.0
 FAILED_RETRY_SECONDS = 15.0
 UNKNOWN_RETRY_SECONDS = 1.0
 WAIT_SECONDS = 1.0
-RETRY_SECONDS_MAX = 120.0
 ENGINE_TEXT_MAX = 160
 WAS_LOADED: frozenset[PlacementState] = frozenset({"probing", "ready", "closing", "drained", "unloading"})
 """States in which the engine has its weights: where it lists the name no more, they are there as a ghost."""

@@ -14,6 +14,9 @@ PLACEMENT_STATES: tuple[PlacementState, ...] = get_args(PlacementState)
 HELD: frozenset[PlacementState] = frozenset({"loading", "probing", "ready", "unknown"})
 """States in which a replica is on its way to a version, or has it."""
 
+RETRY_SECONDS_MAX = 120.0
+"""Longest wait for the next try; a placement that is to wait longer was written before the clock was set back."""
+
 Step = Literal["none", "load", "probe", "reopen", "close", "drain", "unload", "ghost", "lost", "forget", "block"]
 Listed = Literal["here", "elsewhere", "not"]
 
@@ -109,11 +112,7 @@ def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     if placement is None:
         return "probe" if sight.listed == "here" else "load"
     proven = placement.fingerprint == sight.fingerprint
-    if (
-        placement.state in ("failed", "unknown")
-        and placement.since >= sight.asked_at
-        and placement.retry_at > sight.now
-    ):
+    if placement.state in ("failed", "unknown") and placement.since >= sight.asked_at and _waits(placement, sight):
         return "none"
     if sight.listed == "not":
         # vLLM 0.32 ends where a name is loaded again while answers of its unloaded copy run (docs/explanation/swaps.md)
@@ -125,6 +124,10 @@ def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     return "reopen" if placement.state in ("closing", "drained") and proven else "probe"
 
 
+def _waits(placement: Placement, sight: Sight) -> bool:
+    return sight.now < placement.retry_at <= sight.now + RETRY_SECONDS_MAX
+
+
 def _step_to_absent(placement: Placement | None, sight: Sight) -> Step:
     state = None if placement is None else placement.state
     if sight.listed == "here":
@@ -133,7 +136,7 @@ def _step_to_absent(placement: Placement | None, sight: Sight) -> Step:
             return "drain" if sight.idle or overdue else "none"
         if state not in ("drained", "unloading") or placement is None:
             return "close"
-        return "none" if placement.retry_at > sight.now else "unload"
+        return "none" if _waits(placement, sight) else "unload"
     if state is None or state == "ghost":
         return "none"
     return "forget" if state == "failed" else "ghost"

@@ -317,3 +317,15 @@ def test_a_placement_that_an_earlier_release_wrote_is_read() -> None:
     placement = placement_from("small-0/a@v1", raw)
     assert placement.fingerprint == "print-1"
     assert placement.to_json()["stack"] == "print-1"
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted", "listed", "step"),
+    [("failed", True, "not", "load"), ("unknown", True, "here", "probe"), ("unloading", False, "here", "unload")],
+)
+def test_a_clock_that_is_set_back_keeps_no_next_try_waiting_for_hours(
+    state: PlacementState, wanted: bool, listed: Listed, step: Step
+) -> None:
+    sight = Sight(wanted=wanted, listed=listed, life="life-1", fingerprint="print-1", idle=True, now=NOW)
+    assert next_step(placed(state, retry_at=NOW + 60.0), sight) == "none"
+    assert next_step(placed(state, retry_at=NOW + 7200.0, since=NOW + 7140.0), sight) == step
