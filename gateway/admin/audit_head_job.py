@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from pathlib import Path
@@ -79,10 +80,13 @@ class AuditHeads:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append a line to a file that its owner alone can read, and sync it. Blocks; raises OSError."""
-    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as file:
-        file.write(line)
-        file.flush()
+    """Append a line to a file that its owner alone can read, and sync it: all of it or nothing. Blocks; raises
+    OSError."""
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", buffering=0) as file:
+        size = file.tell()
+        if file.write(line) < len(line):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(file.fileno())
 
 

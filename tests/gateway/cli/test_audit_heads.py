@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import stat
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,3 +160,26 @@ async def test_a_key_that_can_not_sign_is_told_at_the_start(configure: Configure
         with pytest.raises(SettingsError, match="head_key_file"):
             async with open_gateway(Settings(**configure(audit=audit))):
                 pass
+
+
+FILL_THE_DISK = """
+import resource, sys
+from pathlib import Path
+from gateway.admin.audit_head_job import append_line
+resource.setrlimit(resource.RLIMIT_FSIZE, (150, 150))
+for _ in range(2):
+    try:
+        append_line(Path(sys.argv[1]), b"x" * 99 + b"\\n")
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+async def test_a_head_for_which_the_disk_has_no_room_leaves_no_half_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "heads"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FILL_THE_DISK, str(path), stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert int(said) == errno.ENOSPC
+    assert path.read_bytes() == b"x" * 99 + b"\n"
