@@ -10,6 +10,7 @@ that is gone has spent what it held until the window is over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -268,7 +269,10 @@ class Quotas:
                 if self.gone:
                     await asyncio.sleep(INTERVAL_SECONDS)
         except asyncio.CancelledError:
-            await self.round(leaving=True)
+            leaving = asyncio.ensure_future(self.round(leaving=True))
+            while not leaving.done():
+                with contextlib.suppress(asyncio.CancelledError):  # a gateway's stop cancels its jobs again and again
+                    await asyncio.shield(leaving)
             raise
 
     async def round(self, whole: bool = True, leaving: bool = False) -> None:

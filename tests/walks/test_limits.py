@@ -240,6 +240,20 @@ async def test_who_hangs_up_has_everything_settled_once(
         await in_one_minute(gateway.services.redis, walk)
 
 
+async def test_a_gateway_that_stops_gives_its_quotas_back_to_a_slow_redis_too(
+    configure: Configure, redis: Redis
+) -> None:
+    async with run_gateway(configure(limits=PATIENT)) as gateway:
+        async with gateway.openai(await gateway.key(limits={"usd_per_month": 1000})) as client:
+            await ask(client)
+        await redis.client_pause(700)
+    (name,) = await redis.keys("apprentice:limits:key:*:usd_per_month:*")
+    of_gateway = {field: value for field, value in (await redis.hgetall(name)).items() if field != b"total"}
+    ((_, line),) = of_gateway.items()
+    held, used = line.split()[1:]
+    assert held == used
+
+
 @dataclass(frozen=True, eq=False)
 class Made(Fault):
     """No fault: `met` is set before a stream's token of this number."""
