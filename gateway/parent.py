@@ -37,7 +37,7 @@ WAIT_SECONDS = 0.5
 WAIT_SECONDS_MAX = 30.0
 LAST_WORDS_SECONDS_MAX = 1.0
 KILLING_SIGNALS = 3
-CHILD_SECONDS_MAX = ANSWER_SECONDS_MAX / 3
+CHILD_SECONDS_MAX = ANSWER_SECONDS_MAX / 2
 """Longest wait for one process: who asked for all of them still waits then, and gets what the others say."""
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 ARGUMENTS_AT = 45
