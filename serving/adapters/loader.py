@@ -24,6 +24,7 @@ from serving.adapters.placement import (
     Placement,
     PlacementState,
     Step,
+    group_by_replica,
     placement_from,
     placement_key,
 )
@@ -67,6 +68,23 @@ class Pass:
     world: World
     unreadable: frozenset[str] = frozenset()
     plan: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _by_replica: dict[str, dict[tuple[str, str], Placement]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._by_replica = group_by_replica(self.placements)
+
+    def on(self, replica: str) -> Mapping[tuple[str, str], Placement]:
+        """The placements on one replica."""
+        return self._by_replica.get(replica, {})
+
+    def set(self, place: tuple[str, str], placement: Placement | None) -> None:
+        """Take in what is written of a place now; None: nothing."""
+        here = self._by_replica.setdefault(place[0], {})
+        for placements in (self.placements, here):
+            if placement is None:
+                placements.pop(place, None)
+            else:
+                placements[place] = placement
 
 
 class Placer:
@@ -114,7 +132,7 @@ class Placer:
         """The capacity of the replica's engine, and its use."""
         pool = self._fleet.pools[replica.config.pool]
         ghosts = sum(p.ghosts for (on, _), p in placements.items() if on == replica.name and p.life == replica.life)
-        registered = sum(1 for name in replica.seen if name not in self.base_names(replica))
+        registered = len(replica.seen.keys() - self.base_names(replica))
         return Capacity(pool.max_loras, pool.max_cpu_loras, registered, ghosts)
 
     def base_names(self, replica: Replica) -> frozenset[str]:
@@ -161,13 +179,13 @@ class Placer:
             await self._put(kept, now)
         else:
             now.generations[key] = await self.placements.delete(key, now.generations.get(key, 0))
-            del now.placements[replica.name, name]
+            now.set((replica.name, name), None)
 
     async def _put(self, placement: Placement, now: Pass) -> None:
         """Write a placement down, if nobody else has meanwhile. Raises Stale."""
         key = placement.key
         now.generations[key] = await self.placements.put(key, placement.to_json(), now.generations.get(key, 0))
-        now.placements[placement.replica, placement.version] = placement
+        now.set((placement.replica, placement.version), placement)
 
     async def _write(
         self, replica: Replica, version: Version, now: Pass, state: PlacementState, **changed: Any
@@ -236,7 +254,7 @@ class Placer:
             except PullError as error:
                 await self._fail(replica, version, now, str(error))
                 return False
-        full = not self.capacity(replica, now.placements).loads_left
+        full = not self.capacity(replica, now.on(replica.name)).loads_left
         if not await self._has_room(replica, version, now):
             return False
         adapter_api = _adapter_api_of(replica)
@@ -272,7 +290,7 @@ class Placer:
         """
         targets = now.plan.get(version.name, ()) if version.state == "staging" else (replica.name,)
         for target in map(self._fleet.replicas.__getitem__, targets):
-            full = self.capacity(target, now.placements)
+            full = self.capacity(target, now.on(target.name))
             if full.registered < full.places or version.name in target.seen:
                 continue
             if leaving := [name for name in sorted(target.seen) if self._is_leaving(target, name, now)]:
@@ -281,7 +299,7 @@ class Placer:
             else:
                 await self._fail(replica, version, now, self.no_room(version.pool, now))
             return False
-        full = self.capacity(replica, now.placements)
+        full = self.capacity(replica, now.on(replica.name))
         if full.loads_left or (full.ghosts and await self._keep_warm(replica)):
             return True
         await self._fail(replica, version, now, self.no_room(version.pool, now))
@@ -290,7 +308,7 @@ class Placer:
     def no_room(self, pool: str, now: Pass) -> str:
         """The sentence that a pool's engines have no place for one more version, and what to do."""
         up = [replica for replica in self._fleet.in_pool(pool) if replica.up]
-        full = [replica.name for replica in up if not self.capacity(replica, now.placements).loads_left]
+        full = [replica.name for replica in up if not self.capacity(replica, now.on(replica.name)).loads_left]
         names = ", ".join(full or (replica.name for replica in up))
         return (
             f"no room in the pool {pool}: {names} can take no more adapters. "
@@ -303,7 +321,7 @@ class Placer:
 
     async def _write_off_oldest_ghost(self, replica: Replica, now: Pass) -> None:
         """The engine has thrown out what was used the longest ago, for the load."""
-        ghosts = [p for (on, _), p in now.placements.items() if on == replica.name and p.life == replica.life]
+        ghosts = [p for p in now.on(replica.name).values() if p.life == replica.life]
         oldest = min((p for p in ghosts if p.ghosts), key=lambda placement: placement.since, default=None)
         if oldest is None:
             return

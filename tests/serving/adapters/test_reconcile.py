@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import ItemsView
+from typing import Any, cast
+
+import msgspec
 
 from serving.adapters.entries import Version, VersionState
-from serving.adapters.loader import Pass, World
+from serving.adapters.loader import Pass, Placer, World
 from serving.adapters.placement import Placement, group_by_replica
 from serving.adapters.reconcile import Reconciler
 from serving.fleet import Fleet, PoolConfig
@@ -95,3 +98,27 @@ def test_placements_are_parted_by_replica() -> None:
     parts = group_by_replica(places)
     assert {on: len(part) for on, part in parts.items()} == {"small-0": 2, "small-1": 1}
     assert {place for part in parts.values() for place in part} == places.keys()
+
+
+class Counted(dict[tuple[str, str], Placement]):
+    """Placements that count how often all of them are gone through."""
+
+    times = 0
+
+    def items(self) -> ItemsView[tuple[str, str], Placement]:
+        self.times += 1
+        return super().items()
+
+
+async def test_room_on_many_replicas_is_found_without_a_walk_over_all_placements_for_each() -> None:
+    fleet, nobody = fleet_of("small"), cast(Any, None)
+    placer = Placer(fleet, nobody, nobody, {}, nobody, nobody, nobody)
+    for replica in fleet.replicas.values():
+        replica.up = True
+    full = msgspec.structs.replace(placed("small-1", "old@v1"), state="ghost", ghosts=15)
+    now = pass_of([version_of("new", "staging")], full)
+    now.plan = {"new@v1": tuple(fleet.replicas)}
+    placements = now.placements = Counted(now.placements)
+    assert await placer._has_room(fleet.replicas["small-0"], now.versions["new@v1"], now)
+    assert "no room in the pool small: small-1 can take" in placer.no_room("small", now)
+    assert placements.times == 0
