@@ -248,7 +248,7 @@ def set_up(
     if report["status"] != "done":
         raise Unmeasurable(f"The evaluation ended as {report['status']}: {json.dumps(report)[:400]}")
     if rows_out is not None:
-        command = [apprentice(), "evaluations", "show", one["id"], "--rows-out", str(rows_out.absolute())]
+        command = [apprentice(), "evaluations", "show", one["id"], "--rows-out", str(rows_out.absolute()), "--force"]
         environment = {"APPRENTICE_URL": f"http://127.0.0.1:{gateway.port}", "APPRENTICE_KEY": gateway.key}
         subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL)
     return version, fitted, report["report"]

@@ -87,7 +87,7 @@ def check_readiness(adoption: Adoption) -> dict[str, Any]:
     options = ("--class-field", adoption.class_field) if adoption.class_field else ()
     report = adoption.path("readiness.html")
     answer = adoption.run(
-        "readiness", str(adoption.file), "--task", adoption.task, "--html", report, *options
+        "readiness", str(adoption.file), "--task", adoption.task, "--html", report, "--force", *options
     )  # fmt: skip
     against = [rule["evidence"] for rule in answer["rules"] if rule["state"] in ("against", "never")]
     if against and "readiness" not in adoption.past:
@@ -100,7 +100,7 @@ def build_dataset(adoption: Adoption) -> dict[str, Any]:
     options = ("--class-field", adoption.class_field) if adoption.class_field else ()
     card = adoption.run("datasets", "build", adoption.task, "--file", str(adoption.file), *options)
     page = adoption.path("card.html")
-    adoption.run("datasets", "show", card["digest"], "--html", page)
+    adoption.run("datasets", "show", card["digest"], "--html", page, "--force")
     for part in ("train", "heldout"):
         target = adoption.path(f"{part}.jsonl")
         adoption.run("datasets", "export", card["digest"], "--part", part, "--out", target, "--force")
@@ -142,7 +142,7 @@ def train_version(adoption: Adoption) -> dict[str, Any]:
     """Train the adapter, and register it."""
     manifest = adoption.outcomes["manifest"]["manifest"]
     options = ("--manifest", manifest) if manifest else ()
-    words = ("train", adoption.task, "--data", adoption.outcomes["dataset"]["digest"], *options)
+    words = ("train", adoption.task, "--data", adoption.outcomes["dataset"]["digest"], "--force", *options)
     answer = adoption.run(*words, "--plot", adoption.path("losses.svg"), *adoption.parameters)
     return {"version": answer["version"], "training": answer["id"]}
 
@@ -160,7 +160,7 @@ def evaluate_version(adoption: Adoption) -> dict[str, Any]:
     suite = adoption.run("suites", "add", adoption.task, "--data", adoption.path("heldout.jsonl"), *options)["digest"]
     calibrate = ("--calibrate",) if adoption.outcomes["dataset"]["heldout"] >= CALIBRATION_ROWS_MIN else ()
     page = adoption.path("evaluation.html")
-    answer = adoption.run("evaluate", adoption.version, "--suite", suite[:12], *calibrate, "--out", page)
+    answer = adoption.run("evaluate", adoption.version, "--suite", suite[:12], *calibrate, "--out", page, "--force")
     arms = (answer.get("report") or {}).get("arms", {})
     return {"suite": suite, "right": {name: arm["accuracy"]["share"] for name, arm in arms.items()}}
 

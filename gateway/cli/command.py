@@ -84,11 +84,9 @@ class Api(AdminClient):
         super().__init__(url, find_key(url, connection.key, connection.key_file), connection.ca_file)
         self.out = out
 
-    def save(self, path: str, target: Path, over: bool = True) -> None:
-        """Write the bytes at `path` to `target`; without `over` not where a file is already. Raises CommandError."""
+    def save(self, path: str, target: Path) -> None:
+        """Write the bytes at `path` to `target`. Raises CommandError."""
         try:
-            if not over and target.exists():
-                raise Unusable(f"{target} is there already: give another --out, or --force to write over it.")
             self.download(path, target)
         except OSError as error:
             raise Unusable(f"{target} can't be written: {error.strerror}.") from error
@@ -163,6 +161,18 @@ def _taken(group: Any, values: dict[str, Any]) -> Any:
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before what can't be undone.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there already.")]
+
+
+def see_that_it_can_be_written(force: bool, *paths: Path | None) -> None:
+    """See it before hours of work, not after them. Raises Unusable where a path is no file in a folder that there is,
+    or, without `force`, where a file is there already."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise Unusable(f"{path} can't be written: name a file in a folder that there is.")
+        if path.is_file() and not force:
+            raise Unusable(f"{path} is there already: name another file, or give --force to write over it.")
 
 
 def make_sure(question: str, yes: bool) -> None:

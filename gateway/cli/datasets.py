@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Force, Yes, add_command, as_body, make_sure
+from gateway.cli.command import Api, Force, Yes, add_command, as_body, make_sure, see_that_it_can_be_written
 from gateway.cli.evaluations import send_data
 from gateway.cli.option_names import in_options
 from gateway.cli.records import moments_of
@@ -105,8 +105,10 @@ def show(
     page: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the card to this file as a page with plots.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Show a data set's card."""
+    see_that_it_can_be_written(force, page)
     card = api.get(f"{PATH}/{quote(digest, safe='')}")
     if page is not None:
         api.save(f"{PATH}/{card['digest']}/card.html", page)
@@ -130,7 +132,8 @@ def export(
 ) -> None:
     """Write a part of a data set in a form for others."""
     path = target or Path(f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}")
-    api.save(f"{PATH}/{quote(digest, safe='')}/export?part={part}&format={form}", path, force)
+    see_that_it_can_be_written(force, path)
+    api.save(f"{PATH}/{quote(digest, safe='')}/export?part={part}&format={form}", path)
     text = f"Wrote {path}."
     if form == "dpo":
         lines = path.read_bytes().count(b"\n")

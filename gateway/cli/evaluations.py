@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 from gateway.cli.admin_client import AdminClient, Unusable, read_text
-from gateway.cli.command import Api, add_command, with_api
+from gateway.cli.command import Api, Force, add_command, see_that_it_can_be_written, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.prompts import as_lines
@@ -134,13 +134,14 @@ def evaluate(
     ] = False,
     report_to: Out = None,
     rows_out: RowsOut = None,
+    force: Force = False,
 ) -> None:
     """Evaluate a version on a data set, beside those that it may replace.
 
     It runs on the gateway, where callers leave room. Ctrl-C ends the watching alone; the same command again goes on, or
     shows the report that there is.
     """
-    _see_that_it_can_be_written(report_to, rows_out)
+    see_that_it_can_be_written(force, report_to, rows_out)
     query = _query(options) | {"version": version, "again": "true" if again else None}
     if (data is None) == (not suites):
         raise Unusable("Give either --data or --suite: what is the version to be evaluated on?")
@@ -208,9 +209,11 @@ def _row(evaluation: dict[str, Any]) -> Row:
 
 
 @add_command(evaluations)
-def show(api: Api, evaluation: EvaluationId, report_to: Out = None, rows_out: RowsOut = None) -> None:
+def show(
+    api: Api, evaluation: EvaluationId, report_to: Out = None, rows_out: RowsOut = None, force: Force = False
+) -> None:
     """Show an evaluation: its report, or its progress."""
-    _see_that_it_can_be_written(report_to, rows_out)
+    see_that_it_can_be_written(force, report_to, rows_out)
     answer = api.get(f"{PATH}/{quote(evaluation, safe='')}")
     if answer["status"] == "running":
         api.out.tell(answer, f"{answer['id']} of {answer['version']} runs: {_so_far(answer)}.")
@@ -374,13 +377,6 @@ def _rows(client: AdminClient, answer: dict[str, Any]) -> Iterator[dict[str, Any
             }
             yield exported | ({"general_right": general["right"]} if general is not None else {})
         first = page["next_first"]
-
-
-def _see_that_it_can_be_written(*paths: Path | None) -> None:
-    """Before hours of work, not after them. Raises Unusable."""
-    for path in paths:
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise Unusable(f"{path} can't be written: name a file in a folder that there is.")
 
 
 def _done(answer: dict[str, Any]) -> int:

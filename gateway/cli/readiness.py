@@ -13,7 +13,7 @@ import typer
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, as_body, with_api
+from gateway.cli.command import Api, Force, as_body, see_that_it_can_be_written, with_api
 from gateway.cli.prompts import as_lines
 from gateway.cli.readiness_page import make_page
 
@@ -70,13 +70,13 @@ def answer_readiness(
     ] = None,
     task: Annotated[str | None, typer.Option(help="The task that the examples in the file are for.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this file, as HTML.")] = None,
+    force: Force = False,
 ) -> None:
     """Tell whether fine-tuning is worth it, and why.
 
     The answer is fine-tune, not yet or never, with the evidence of each rule.
     """
-    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
-        raise Unusable(f"{html} can't be written: name a file in a folder that there is.")
+    see_that_it_can_be_written(force, html)
     query = as_body(costs, goal=goal, class_field=class_field)
     is_file = Path(task_or_file).is_file() or Path(task_or_file).suffix in (".jsonl", ".json", ".csv")
     if not is_file and task is not None:

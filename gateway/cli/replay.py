@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Force, see_that_it_can_be_written
 from gateway.cli.pictures import draw_course, make_svg
 from gateway.cli.tables import Printer
 from gateway.errors import SettingsError
@@ -55,6 +57,7 @@ def replay(
         float, typer.Option(min=0.01, max=1e9, help="Labels a day, where the file has no times.")
     ] = 500.0,
     svg: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the picture to this file too.")] = None,
+    force: Force = False,
     json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Replay a file of labels through the monitor: its verdicts, with time and reason.
@@ -69,6 +72,7 @@ def replay(
 
     out = Printer(json_only)
     try:
+        see_that_it_can_be_written(force, svg)
         if warm_up is not None and (baseline, gate_rows) != (None, None):
             raise SettingsError("--warm-up: the first labels are no baseline beside --baseline or --gate-rows.")
         if not 0.0 < false_alarms < 1.0:
@@ -80,11 +84,10 @@ def replay(
             has_classes=classes,
             claim=Claim(labels, false_alarms, labels_min),
         )
-        rows = read_rows(file, good, sort, per_day, out.note)
-        report = {"file": file.name, **replay_labels(rows, terms, out.note)}
+        report = {"file": file.name, **replay_labels(read_rows(file, good, sort, per_day, out.note), terms, out.note)}
         if svg is not None:
             svg.write_text(make_svg(report["course"], _find_level(report), report["from"], report["to"]), "utf-8")
-    except (SettingsError, LabelFileError) as error:
+    except (SettingsError, LabelFileError, Unusable) as error:
         _end(out, str(error))
     except OSError as error:
         _end(out, f"{error.filename}: {error.strerror}.")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Force, add_command
+from gateway.cli.command import Api, Force, add_command, see_that_it_can_be_written
 from gateway.cli.tables import Printer, Row, moment, since
 
 retraining = typer.Typer(help="List, show, export and close requests to train an adapter anew.", no_args_is_help=True)
@@ -56,7 +56,8 @@ def export(
     path = target or Path(f"{name}.jsonl")
     if path.name in ("", "..") or (target is None and not name.isalnum()):
         raise Unusable(f"{name[:80]!r} is no request's id: `apprentice retraining list` has them.")
-    api.save(f"/retraining/{quote(name, safe='')}/examples?complete={str(complete).lower()}", path, force)
+    see_that_it_can_be_written(force, path)
+    api.save(f"/retraining/{quote(name, safe='')}/examples?complete={str(complete).lower()}", path)
     lines = path.read_bytes().count(b"\n")
     text = f"Wrote {path}: {lines} {'example' if lines == 1 else 'examples'}."
     api.out.tell({"file": str(path), "examples": lines}, text)

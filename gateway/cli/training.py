@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, add_command, as_body, with_api
+from gateway.cli.command import Api, Force, add_command, as_body, see_that_it_can_be_written, with_api
 from gateway.cli.evaluations import send_data
 from gateway.cli.tables import Row, moment, readable
 from gateway.cli.watch import PIPE_SECONDS, WatchFailed, wait
@@ -73,12 +73,14 @@ def train(
         bool, typer.Option("--again", help="Begin anew where this training is there already, or half done.")
     ] = False,
     plot: Plot = None,
+    force: Force = False,
 ) -> None:
     """Train an adapter and register it as a version.
 
     It runs beside the gateway, behind the engines. Ctrl-C ends the watching alone; the same command again goes on, or
     shows what came of it.
     """
+    see_that_it_can_be_written(force, plot)
     body = {"task": task, "data": _digest_of(api, data), "parameters": as_body(parameters)}
     body |= as_body(begin=begin, pool=pool, runner=runner)
     if manifest is not None:
@@ -105,8 +107,9 @@ def list_them(
 
 
 @add_command(trainings)
-def show(api: Api, training: TrainingId, plot: Plot = None) -> None:
+def show(api: Api, training: TrainingId, plot: Plot = None, force: Force = False) -> None:
     """Show a training: its progress or result."""
+    see_that_it_can_be_written(force, plot)
     answer = api.get(f"{PATH}/{quote(training, safe='')}")
     if answer["status"] == "done":
         _tell(api, answer, plot)

@@ -76,7 +76,12 @@ async def test_export_writes_over_a_file_with_force_alone(
     words = ("datasets", "export", built.json["digest"], "--out", str(there))
     refused = await apprentice(*words)
     assert (refused.exit_code, refused.out, there.read_text()) == (2, "", "mine")
-    assert "mine.jsonl is there already: give another --out, or --force to write over it." in refused.err
+    assert "mine.jsonl is there already: name another file, or give --force to write over it." in refused.err
+    await ok(apprentice, *words, "--force")
+    card = ("datasets", "show", built.json["digest"], "--html", str(there))
+    assert "is there already" in (await apprentice(*card)).err
+    await ok(apprentice, *card, "--force")
+    assert there.read_text().startswith("<!doctype html>")
     await ok(apprentice, *words, "--force")
     assert len(there.read_text().splitlines()) == built.json["rows"]["train"]
 

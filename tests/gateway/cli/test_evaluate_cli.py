@@ -57,6 +57,11 @@ async def test_a_version_is_evaluated_and_its_report_told_and_written(
     assert (again.json["id"], again.json["status"]) == (name, "done")
     shown = await ok(apprentice, "evaluations", "show", name)
     assert shown.out == told.out
+    for option, path in (("--out", report), ("--rows-out", out)):
+        for again_words in (["evaluate", *words[:3]], ["evaluations", "show", name]):
+            refused = await apprentice(*again_words, option, str(path))
+            assert (refused.exit_code, "is there already" in refused.err) == (2, True)
+            await ok(apprentice, *again_words, option, str(path), "--force")
     command = f"apprentice tasks baseline returns returns@v1 reviewed --evaluation {name}"
     said = " ".join(told.out.split())
     assert "It is no baseline: returns@v1 was live by then" in said

@@ -46,6 +46,8 @@ async def test_a_file_is_answered_with_evidence_and_a_page(apprentice: Command, 
     assert said.out.startswith("Not yet. Not enough is known. Evaluate the base and general with a good prompt first")
     assert "400 rows teach a cheap model" in said.out
     assert "It pays from 96,774 requests a month on" in said.out
+    refused = await apprentice("readiness", str(data), *COSTS, "--html", str(page))
+    assert (refused.exit_code, "is there already" in refused.err) == (2, True)
     html = page.read_text()
     assert "&lt;rows&gt;.jsonl" in html
     assert html.count("<circle") == 6

@@ -587,6 +587,7 @@ def test_picture_marks_the_verdict_and_is_written_as_svg(tmp_path: Path, capsys:
     assert verdicts.removeprefix("verdict ").strip("─") == "!" * verdicts.count("!")
     assert ElementTree.parse(svg).getroot().tag.endswith("svg")
     assert "degraded</title>" in svg.read_text("utf-8")
+    assert "is there already" in refused(capsys, str(tmp_path / "labels.csv"), "--svg", str(svg))
 
 
 def test_picture_that_can_not_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,8 @@ async def test_training_from_a_file_is_watched_shown_and_resumed(configure: Conf
         assert "Held out: 50.0 % right as a whole, loss 0.2." in told.out
         assert "It saw 36 rows; 4 were held out." in told.out
         assert plot.read_text().startswith("<svg")
+        again = await apprentice(*words, "--manifest", str(manifest), "--plot", str(plot))
+        assert (again.exit_code, "is there already" in again.err) == (2, True)
         listed = await ok(apprentice, "trainings", "list", "--json")
         (training,) = json.loads(listed.out)["trainings"]
         assert (await ok(apprentice, "trainings", "show", training["id"])).out == told.out
