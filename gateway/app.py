@@ -120,6 +120,7 @@ FIRST_ADMIN_KEY_FILE = "admin-key"
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 OF_STORE = b"/admin/v1/store/"
 """Addresses at which the key of a sidecar counts."""
+MODELS = "/v1/models"
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 FEATURES: tuple[Feature[Any], ...] = (
     stateless(probes.router),
@@ -204,7 +205,7 @@ class Gateway(FastAPI):
             send = unstored(send)
             if not is_upload(scope):  # an upload has limits of its own
                 receive = bounded(scope, receive, services.body_bytes_max_at(scope["path"]))
-            if scope["method"] == "HEAD" and scope["path"] in PROBES:
+            if scope["method"] == "HEAD" and (scope["path"] in PROBES or scope["path"].startswith(MODELS)):
                 scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
             elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
                 send = SettledSend(services.durability, send, services.meters.refusals, services.siblings.catch_up)

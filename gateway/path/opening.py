@@ -59,7 +59,7 @@ async def open_answer(
             ledger.record.reason = step.reason or ledger.record.reason
             ledger.record.fallback_capped = ledger.record.fallback_capped or step.fallback_capped
             seconds = None if body.stream else policy.limits.answer_timeout_seconds
-            raise given_up(step, failed, failures, seconds)
+            raise given_up(step, failed, failures, body.wire_format.required, seconds)
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
             ledger.paused_seconds += step.wait_seconds

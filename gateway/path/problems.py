@@ -19,21 +19,20 @@ ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 def given_up(
-    step: GiveUp, error: EngineError, failures: Sequence[Failure], whole_seconds: float | None = None
+    step: GiveUp, error: EngineError, failures: Sequence[Failure], asked: str, whole_seconds: float | None = None
 ) -> Problem:
     """The problem after the last of `failures`, which was `error`, with the engine's own code beside ours.
 
-    `whole_seconds` bounded an answer that was not streamed. All attempts have been made: clients need make no more.
+    `asked` is the field that holds the prompt; `whole_seconds` bounded an answer that was not streamed. All attempts
+    have been made: clients need make no more.
     """
-    problem = _given_up(step, error, failures, whole_seconds)
+    problem = refusal_of(error, asked) if step.because == "refused" else _given_up(step, error, failures, whole_seconds)
     problem.final = problem.final or problem.status >= 500
     problem.engine_code = engine_code_of(error)
     return problem
 
 
 def _given_up(step: GiveUp, error: EngineError, failures: Sequence[Failure], whole_seconds: float | None) -> Problem:
-    if step.because == "refused":
-        return refusal_of(error)
     if step.because == "needs_human":
         return Problem("needs_human", f"A person has to answer this request: its adapter could not ({step.reason}).")
     if step.because == "fallback_capped":
@@ -83,14 +82,14 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
     return Problem("engine_error", f"Every attempt at an engine failed. The last one: {error}. Try again later.")
 
 
-def refusal_of(error: EngineError) -> Problem:
-    """The engine's refusal of a request, in its own words and our shape."""
+def refusal_of(error: EngineError, asked: str) -> Problem:
+    """The engine's refusal of a request, in its own words and our shape; `asked` is the field that holds the prompt."""
     content = _content(error)
     message = str(content.get("message") or "The engine refused the request.")[:2000]
     text = f"{content.get('code') or content.get('type')} {message}".lower()
     param = str(content["param"])[:PARAM_CHARACTERS_MAX] if content.get("param") else None
     if isinstance(error, TooLong):
-        return Problem("context_length_exceeded", message, param or "messages")
+        return Problem("context_length_exceeded", message, param or asked)
     if "content_policy" in text or "content_filter" in text or "content policy" in text:
         return Problem("content_policy", message, param)
     return Problem("engine_refused", message, param)

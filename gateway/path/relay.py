@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from gateway.errors import Problem
+from gateway.formats.anthropic_messages import MessagesFormat
 from gateway.formats.format_table import get_format
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import usage_event, with_fingerprint, with_last_field
@@ -221,6 +222,8 @@ def choice_headers(ledger: Ledger) -> Headers:
     if ledger.body is not None and ledger.body.clamped:
         found.append((b"x-apprentice-clamped", ledger.body.clamped.encode()))
     found.append((b"traceparent", ledger.traceparent.encode()))
+    if record.endpoint == MessagesFormat.name:  # where Anthropic's clients look for the id
+        found.append((b"request-id", record.id.encode()))
     found += ledger.labels
     if ledger.hold is not None:
         found += ledger.hold.purse.headers()

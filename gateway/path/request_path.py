@@ -39,7 +39,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
             caller = exchange.identify()
             raw = await exchange.body(services.body_bytes_max)
             policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under
-            ledger = _begin(services, exchange, wire_format, caller.public, now)
+            ledger = _begin(services, exchange, wire_format, now)
             body = (
                 read_body(wire_format, raw)
                 if len(raw) <= LONG_BODY_BYTES
@@ -66,7 +66,8 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
                     for observer in services.observers:
                         observer.answered(policy, body, answer, ledger)
     except Problem as problem:
-        await _tell(services, exchange, problem, ledger)
+        # Of a body that is not taken (413, 415) no ledger has begun: its refusal is recorded as others are.
+        await _tell(services, exchange, problem, ledger := ledger or _begin(services, exchange, wire_format, now))
     except TimeoutError:
         await _tell(services, exchange, too_late(ledger.record if ledger is not None else None), ledger)
     except (HungUp, asyncio.CancelledError) as gone:
@@ -128,7 +129,8 @@ def _accepted(
     return decision
 
 
-def _begin(services: Services, exchange: Exchange, wire_format: WireFormat, caller: str, now: float) -> Ledger:
+def _begin(services: Services, exchange: Exchange, wire_format: WireFormat, now: float) -> Ledger:
+    caller = exchange.identify().public
     request_id, at = services.ids.make(caller), time.time()
     record = Record(id=request_id, at=at, endpoint=wire_format.name, caller=caller, requested_model="")
     ledger = Ledger(record, now, *exchange.trace(), services.observers.tracing)

@@ -14,6 +14,7 @@ from tests.fakes.engine import FakeEngine
 from tests.programs import program
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import record_of
 
 CHAT = "/v1/chat/completions"
 OK = {"model": "returns", "messages": [{"role": "user", "content": "A toaster"}]}
@@ -95,8 +96,15 @@ async def test_an_oversize_body_is_refused_before_it_is_held(configure: Configur
                 yield b" " * 1000
 
         chunked = await http.post(CHAT, content=parts(), headers={"content-type": "application/json"})
+        undeclared = await http.post(CHAT, content=b"a=1", headers={"content-type": "text/plain"})
+        records = [await record_of(http, answer) for answer in (declared, chunked, undeclared)]
     assert (declared.status_code, declared.json()["error"]["code"]) == (413, "body_too_large")
     assert (chunked.status_code, chunked.json()["error"]["code"]) == (413, "body_too_large")
+    assert [(record["status"], record["error_code"], record["outcome"]) for record in records] == [
+        (413, "body_too_large", "refused"),
+        (413, "body_too_large", "refused"),
+        (415, "unsupported_media_type", "refused"),
+    ]
 
 
 async def test_the_wrong_media_type_method_and_address_are_told(gateway: RunningGateway) -> None:

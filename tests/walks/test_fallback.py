@@ -236,6 +236,22 @@ async def test_what_the_engine_refuses_is_told_and_never_sent_again(
     assert general.requests_total == before
 
 
+async def test_a_prompt_that_is_too_long_is_named_as_its_format_names_it(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    body = {"error": {"message": "too long", "code": "context_length_exceeded"}}
+    small.faults.add(Status(400, body), model="returns@*")
+    asked = {
+        "completions": ("prompt", "Hi"),
+        "chat/completions": ("messages", ASK["messages"]),
+        "responses": ("input", "Hi"),
+    }
+    async with gateway.http() as http:
+        for path, (name, value) in asked.items():
+            told = (await http.post(f"/v1/{path}", json={"model": "returns", name: value})).json()["error"]
+            assert (told["code"], told["param"]) == ("context_length_exceeded", name)
+
+
 @pytest.mark.parametrize("status", [405, 411, 413, 421, 426, 431, 499])
 async def test_status_that_is_not_the_callers_fault_is_followed_by_the_next_attempt(
     gateway: RunningGateway, small: FakeEngine, status: int

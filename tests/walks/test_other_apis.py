@@ -180,6 +180,7 @@ async def test_message_is_answered_by_the_adapter_and_recorded(
     assert seen["messages"] == [{"role": "system", "content": "Be short."}, {"role": "user", "content": TEXT}]
     record = await record_of(running, answer.id)
     assert (record["endpoint"], record["reason"], record["status"]) == ("messages", "adapter", 200)
+    assert answer._request_id == record["id"], "Anthropic's client reads the header request-id"
 
 
 async def test_streamed_message_is_the_whole_one(messages: AsyncAnthropic) -> None:

@@ -96,7 +96,7 @@ async def _count(services: Services, body: RequestBody, choice: Choice) -> int:
             left = began_at + policy.limits.request_timeout_seconds - now
             step = choose_next_attempt(choice, failures, policy, services.fleet.view(), services.moment(now), left)
             if isinstance(step, GiveUp):
-                raise given_up(step, error, failures) from error
+                raise given_up(step, error, failures, body.wire_format.required) from error
             await asyncio.sleep(step.wait_seconds)
             choice = step.choice
 
