@@ -33,7 +33,13 @@ from monitoring.erasure import (
     make_search,
     remove_leftovers,
 )
-from monitoring.evaluation.erasure import ErasedSuite, erase_from_evaluations, erase_from_suites
+from monitoring.evaluation.erasure import (
+    ErasedSuite,
+    erase_from_evaluations,
+    erase_from_suites,
+    erase_from_uploads,
+    mark_forgotten,
+)
 from monitoring.feedback_erasure import erase_feedback_words
 from monitoring.helper_process import run_job
 from monitoring.synced_files import lock_folder
@@ -94,6 +100,8 @@ def erase(job: ErasureJob) -> ErasureReport:
         report.feedback = erase_words_of_feedback(storage, requests)
         erase_unreadable(storage, requests)
         erase_feedback_words(redis, requests)
+        mark_forgotten(redis, requests, job.until)
+        erase_from_uploads(redis, requests)
         report.suites = erase_from_suites(redis, requests)
         report.evaluated = erase_from_evaluations(redis, requests)
         _erase_damaged(Path(job.spool), requests)

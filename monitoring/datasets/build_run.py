@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import duckdb
+from redis import Redis
 from redis.exceptions import RedisError
 from threadpoolctl import threadpool_limits
 
@@ -22,10 +23,13 @@ from monitoring.datasets.kept_rows import KeptRows, read_kept
 from monitoring.datasets.reading import read_rows
 from monitoring.datasets.rows import DataRow, LeftOut
 from monitoring.evaluation.dataset import DatasetError
+from monitoring.evaluation.erasure import find_erased, find_forgotten
 from monitoring.helper_process import run_job, tell_step
 from monitoring.synced_files import lock_folder
+from monitoring.texts import FORGOTTEN_KEY
 
 FAULTS_SHOWN = 20
+AT_ONCE = 500
 
 
 def run(job: DatasetJob) -> DatasetResult:
@@ -41,6 +45,7 @@ def _build(job: DatasetJob) -> DatasetResult:
     try:
         rows, faults = _read(job)
         kept = KeptRows() if job.kept is None else read_kept(job.task, job.kept, job.rows_max - len(rows))
+        rows = _drop_forgotten(rows, job)
     except DatasetError as error:
         return DatasetResult(error=str(error))
     except (RedisError, duckdb.Error) as error:
@@ -74,6 +79,21 @@ def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
             if len(rows) + len(faults) > job.rows_max:
                 raise DatasetError(f"There are more than {job.rows_max} rows (datasets.rows_max): give fewer.")
     return rows, faults
+
+
+def _drop_forgotten(rows: list[DataRow], job: DatasetJob) -> list[DataRow]:
+    """The rows of files but for those of requests that were erased while the files were on their way. Raises
+    RedisError."""
+    if job.kept is None:
+        return rows
+    names = [[name for name in (row.id, row.request, row.parent) if name] for row in rows]
+    every, erased = list(dict.fromkeys(name for of_row in names for name in of_row)), set[str]()
+    with Redis.from_url(job.kept.texts.redis_url, socket_timeout=30) as redis:
+        for at in range(0, len(every), AT_ONCE):
+            some = every[at : at + AT_ONCE]
+            erased |= find_forgotten(some, redis.mget([FORGOTTEN_KEY + name for name in some]))
+    gone = {*find_erased(names, erased)} if erased else set()
+    return [row for place, row in enumerate(rows) if place not in gone]
 
 
 def _why_empty(kept: KeptRows) -> str:

@@ -15,9 +15,11 @@ from monitoring.evaluation.comparing import ClassFinder
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
 from monitoring.evaluation.slices import SliceCounts
-from monitoring.texts import TextRow
+from monitoring.texts import FORGOTTEN_KEY, TextRow
 
 PUSHED_AT_ONCE = 500
+FORGOTTEN_SECONDS = 86_400
+"""Time for which data that are on their way in have no row of an erased request."""
 
 
 class ErasedSuite(msgspec.Struct):
@@ -38,6 +40,35 @@ def erase_from_suites(redis: Any, requests: Set[str]) -> list[ErasedSuite]:
         if rows:
             found.append(ErasedSuite(task, digest, rows))
     return found
+
+
+def mark_forgotten(redis: Any, requests: Set[str], until: float) -> None:
+    """Have what is on its way in meanwhile leave out these requests, made until then (Unix seconds). Raises
+    RedisError."""
+    pipe = redis.pipeline(transaction=False)
+    for request in requests:
+        pipe.set(FORGOTTEN_KEY + request, round(until * 1000), ex=FORGOTTEN_SECONDS, nx=True)
+    pipe.execute()
+
+
+def find_forgotten(names: Sequence[str], marks: Sequence[Any]) -> set[str]:
+    """The names that an erasure has marked, of the values of their keys."""
+    return {name for name, mark in zip(names, marks, strict=True) if mark is not None}
+
+
+def find_erased(rows: Sequence[Sequence[str]], erased: Set[str]) -> list[int]:
+    """The places of the rows of which one name is erased, or that came from such a row. A row's first name is its own
+    id."""
+    closed = _close(rows, erased)
+    return [place for place, names in enumerate(rows) if not closed.isdisjoint(names)]
+
+
+def erase_from_uploads(redis: Any, requests: Set[str]) -> None:
+    """Erase rows of data that are on their way in, before they are looked for where they go. Raises RedisError."""
+    for key in redis.scan_iter(match=get_evaluation_key("coming*", "coming"), count=PUSHED_AT_ONCE):
+        rows = redis.lrange(key, 0, -1)
+        for place in find_erased([list_names(msgspec.json.decode(raw, type=Row)) for raw in rows], requests):
+            redis.lrem(key, 1, rows[place])
 
 
 def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
@@ -113,6 +144,11 @@ def _close(names: Iterable[Sequence[str]], erased: Set[str]) -> set[str]:
 def list_names(row: Row) -> list[str]:
     """The names by which a row is found: its id, its request's, its parent's."""
     return [name for name in (row.id, row.request, row.parent) if name]
+
+
+def list_all_names(rows: Iterable[Row]) -> list[str]:
+    """The names of all rows, each once."""
+    return list(dict.fromkeys(name for row in rows for name in list_names(row)))
 
 
 def _number_again(rows: Sequence[Row]) -> list[Row]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.features.evaluations.row_batches import read_batches
 from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted import Kind
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
@@ -26,11 +27,13 @@ from monitoring.audit import AuditEntry
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.erasure import find_erased, find_forgotten, list_all_names, list_names
 from monitoring.evaluation.gate import Comparison
 from monitoring.evaluation.keys import EVALUATIONS_KEY
 from monitoring.evaluation.keys import get_evaluation_key as _key
 from monitoring.evaluation.preferences import Preference
 from monitoring.evaluation.results import RowResult
+from monitoring.texts import FORGOTTEN_KEY
 
 Status = Literal["running", "done", "failed", "cancelled"]
 OPEN_KEY = "apprentice:evaluations:open"
@@ -39,7 +42,6 @@ DRAFTS_KEY = f"apprentice:{DRAFTS_KIND}"
 COMING_SECONDS = 3600
 """How long rows wait whose upload broke off."""
 WAITING_SECONDS = 10
-BATCH = 50
 LISTED_MAX = 100
 LOGPROBS_MAX = 256
 """So many first logprobs of an answer are kept; more where its task judges by more."""
@@ -209,11 +211,18 @@ class EvaluationStore:
         }
 
     async def take_in(self, coming: str, rows: Sequence[Row]) -> None:
-        """Keep rows of an upload under way, whose name is `coming`."""
-        if rows:
-            key = get_coming_key(coming)
-            await self._redis.rpush(key, *(msgspec.json.encode(row) for row in rows))
-            await self._redis.expire(key, COMING_SECONDS)
+        """Keep rows of an upload under way, whose name is `coming`, but for those of erased requests: an erasure that
+        comes later finds them."""
+        if not rows:
+            return
+        key, written, names = get_coming_key(coming), [msgspec.json.encode(row) for row in rows], list_all_names(rows)
+        async with self._redis.pipeline(transaction=True) as all_of_it:
+            all_of_it.rpush(key, *written)
+            all_of_it.expire(key, COMING_SECONDS)
+            all_of_it.mget([FORGOTTEN_KEY + name for name in names])
+            *_, marks = await all_of_it.execute()
+        for place in find_erased([list_names(row) for row in rows], find_forgotten(names, marks)):
+            await self._redis.lrem(key, 1, written[place])
 
     async def coming(self, coming: str) -> AsyncIterator[Row]:
         """The rows of an upload so far."""
@@ -453,14 +462,6 @@ def ended(evaluation: Evaluation, status: Status, note: str = "", report: dict[s
     classes = msgspec.structs.replace(evaluation.classes, by_digest=None)
     now = time.time()
     return msgspec.structs.replace(evaluation, status=status, note=note, report=report, ended_at=now, classes=classes)
-
-
-async def read_batches(redis: Any, key: str) -> AsyncIterator[list[Row]]:
-    """The rows of a list in Redis, some at a time. Raises RedisError."""
-    at = 0
-    while raw := await redis.lrange(key, at, at + BATCH - 1):
-        yield [msgspec.json.decode(value, type=Row) for value in raw]
-        at += len(raw)
 
 
 def get_coming_key(coming: str) -> str:

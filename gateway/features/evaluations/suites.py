@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.store import get_coming_key, read_batches
+from gateway.features.evaluations.row_batches import read_batches
+from gateway.features.evaluations.store import get_coming_key
 from gateway.state.audited_step import AuditedStep
 from gateway.state.gate_store import read_suites
 from monitoring.evaluation.dataset import Row

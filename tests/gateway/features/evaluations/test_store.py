@@ -7,6 +7,7 @@ import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
+from gateway.features.evaluations.row_batches import BATCH
 from gateway.features.evaluations.store import (
     LOGPROBS_EVALUATIONS,
     Evaluation,
@@ -19,7 +20,7 @@ from monitoring.audit import Audit
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.erasure import erase_from_evaluations
+from monitoring.evaluation.erasure import erase_from_evaluations, erase_from_uploads, mark_forgotten
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.evaluation.results import RowResult
 
@@ -115,6 +116,34 @@ async def test_a_forgotten_row_is_asked_no_more_and_no_text_of_it_is_kept(
         await store.keep_texts(one, number, {f"{number}:": b"text", f"{number}:adapter": b"text"}, 1000)
     assert await store.texts(one, 0, ["", "adapter"]) == [b"text", b"text"]
     assert await store.texts(one, 1, ["", "adapter"]) == [None, None]
+
+
+async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
+    store: EvaluationStore, valkey_socket: str
+) -> None:
+    rows = [Row(n, f"r{n}", n + 1, "yes", None, "Once", group=n, request=f"req{n}") for n in range(4)]
+    rows.append(Row(4, "r4", 5, "yes", None, "Once", group=4, parent="r3"))
+    await store.take_in("coming", rows[:2])
+    with SyncRedis(unix_socket_path=valkey_socket) as redis:
+        mark_forgotten(redis, {"req1", "req3"}, 1.0)
+        erase_from_uploads(redis, {"req1", "req3"})
+    await store.take_in("coming", rows[2:])
+    one = evaluation()
+    await store.begin(one, "coming", False, step(store, "evaluation.begin"))
+    assert await left(store, one) == [0, 2], "of what came before the erasure, and of what came after it"
+
+
+async def test_rows_that_follow_an_erased_one_are_asked_all_the_same(
+    store: EvaluationStore, valkey_socket: str
+) -> None:
+    one = await begun(store, msgspec.structs.replace(evaluation(), rows=2 * BATCH))
+    asked = []
+    async for _, row in store.left(one):
+        if row.number == BATCH - 1:
+            with SyncRedis(unix_socket_path=valkey_socket) as redis:
+                assert erase_from_evaluations(redis, {"r3", "r4", f"r{BATCH + 2}"}) == 3
+        asked.append(row.number)
+    assert asked == [number for number in range(2 * BATCH) if number != BATCH + 2]
 
 
 async def test_an_evaluation_that_an_earlier_release_began_goes_on(store: EvaluationStore, redis: Redis) -> None:
