@@ -16,6 +16,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.datasets.datasets import Datasets
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
 from tests.fakes.engine import FakeEngine
@@ -127,6 +128,23 @@ async def test_a_building_whose_gateway_ends_is_begun_again_and_leaves_one_set(
         assert missing.json()["error"]["message"].startswith(f"There is no file {sent}, or no more")
 
 
+async def test_a_gateway_without_the_files_of_a_building_leaves_it_to_one_that_has_them(
+    configure: Configure, tmp_path: Path
+) -> None:
+    rows = "".join(json.dumps({"text": f"Item {n} of {n * n}", "expected": "yes"}) + "\n" for n in range(200))
+    elsewhere = configure(data_folder=tmp_path / "elsewhere")
+    async with run_gateway(elsewhere) as other, run_gateway(configure()) as gateway:
+        for owner in (other, gateway):
+            async with owner.http() as http:
+                sent = (await http.post(f"{PATH}/files", content=rows.encode())).json()["digest"]
+                found = await ended(http, {"files": [{"digest": sent, "name": "rows.jsonl"}]})
+                assert (found["state"], found["error"]) == ("done", "")
+                assert (owner.services.settings.dataset_folder / found["digest"]).is_dir()
+    async with run_gateway(elsewhere) as other, run_gateway(configure()) as sharing:
+        assert other.features[Datasets].name_folder() != sharing.features[Datasets].name_folder()
+        assert sharing.features[Datasets].name_folder() == gateway.features[Datasets].name_folder()
+
+
 def children_building() -> list[int]:
     """The processes of this one that build a data set."""
     found = []
@@ -163,5 +181,7 @@ async def test_a_building_that_is_killed_or_has_no_room_fails_with_a_sentence(
         assert build["state"] == "failed"
         assert build["error"].startswith(text)
         folder = gateway.services.settings.dataset_folder
-        await until(lambda: {path.name for path in folder.iterdir()} <= {".files", ".lock"}, "no part of it is left")
+        await until(
+            lambda: {path.name for path in folder.iterdir()} <= {".files", ".lock", ".name"}, "no part of it is left"
+        )
         assert (await http.get(PATH)).json()["datasets"] == []

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import secrets
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +17,13 @@ import msgspec
 from gateway.features.datasets.builds import Build
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
+from gateway.state.private_files import make_private_folder
 from gateway.state.work_store import WorkStore
-from monitoring.datasets.folder import CARD_FILE
+from monitoring.datasets.folder import CARD_FILE, PARTIAL
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 BEGINNING = re.compile(r"[0-9a-f]{8,64}")
-FILES_FOLDER = ".files"
+FILES_FOLDER, NAME_FILE = ".files", ".name"
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,22 @@ class Datasets:
     def files(self) -> Path:
         """The folder of files that were sent, each named by its digest."""
         return self.folder / FILES_FOLDER
+
+    def name_folder(self) -> str:
+        """The name of the folder, which its first gateway gives it; others that share it read the same. Empty where
+        it can't be kept."""
+        path = self.folder / NAME_FILE
+        try:
+            if not path.exists():
+                make_private_folder(self.folder)
+                with tempfile.NamedTemporaryFile("w", prefix=PARTIAL, dir=self.folder, encoding="ascii") as named:
+                    named.write(secrets.token_hex(16))
+                    named.flush()
+                    with contextlib.suppress(FileExistsError):  # of another gateway, which was faster
+                        os.link(named.name, path)
+            return path.read_text("ascii")
+        except OSError:
+            return ""
 
     def find(self, digest: str) -> Path | None:
         """The folder of the data set with this digest, or the only one whose digest begins so; None: there is none."""

@@ -99,6 +99,7 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
         until=body.until or now,
         by=admin.public,
         created_at=now,
+        folder=await asyncio.to_thread(datasets.name_folder),
     )
     step = audited(datasets.services, admin)
     step.note("building.begin", body.task, None, _told(build))
@@ -204,6 +205,7 @@ def _sent(datasets: Datasets, digest: str) -> Path:
 def _told(build: Build) -> dict[str, Any]:
     """A building as people are told of it: without paths."""
     fields: dict[str, Any] = msgspec.to_builtins(build)
+    del fields["folder"]
     fields["files"] = [{"name": file.name, "digest": Path(file.path).name} for file in build.files]
     return fields
 

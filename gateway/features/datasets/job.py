@@ -1,4 +1,4 @@
-"""Data sets are built one after the other: one gateway's job, each in a process of its own.
+"""Data sets are built one after the other: one gateway's job in each folder, each in a process of its own.
 
 A building stays in Redis until it has ended: whatever becomes of the gateway, the next one that has the job begins it
 again. Only a whole set appears in the folder, under the digest of its rows, so that nothing is there twice.
@@ -37,16 +37,19 @@ COMMAND = make_command("monitoring.datasets.build_run")
 
 
 async def keep_building(datasets: Datasets) -> None:
-    """Build whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(datasets.services.redis, "datasets", datasets.services.name)
-    await lease.repeat(BuildingWork(datasets).step, LOOK_INTERVAL_SECONDS)
+    """Build whatever waits, unless another gateway with the same folder does. Runs until cancelled. Raises
+    RedisError."""
+    folder = await asyncio.to_thread(datasets.name_folder)
+    lease = JobLease(datasets.services.redis, f"datasets:{folder}", datasets.services.name)
+    await lease.repeat(BuildingWork(datasets, folder).step, LOOK_INTERVAL_SECONDS)
 
 
 class BuildingWork:
-    """Builds the data sets that wait, one after the other."""
+    """Builds the data sets that wait, one after the other: those whose files are in the folder of this name."""
 
-    def __init__(self, datasets: Datasets) -> None:
+    def __init__(self, datasets: Datasets, folder: str) -> None:
         self._datasets = datasets
+        self._folder = folder
         self._looked_at = -1
         """The generation of the state at which buildings were last looked for."""
 
@@ -57,11 +60,16 @@ class BuildingWork:
             return
         await self._datasets.drafts.enter_left()
         await asyncio.to_thread(sweep, self._datasets.folder)
-        while (build := await self._datasets.builds.next()) is not None:
+        while (build := await self._next()) is not None:
             await self._end(build, await self._result(build))
         before, used = time.time() - FILE_SECONDS_MAX, await self._datasets.find_used()
         await asyncio.to_thread(forget_files, self._datasets.files, before, used)
         self._looked_at = generation
+
+    async def _next(self) -> Build | None:
+        """The oldest that can be built here."""
+        builds = reversed(await self._datasets.builds.all())
+        return next((one for one in builds if one.state == "running" and one.folder in ("", self._folder)), None)
 
     async def _result(self, build: Build) -> DatasetResult:
         """The result of a process that builds it."""
