@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-EngineKind = Literal["vllm", "openai"]
-"""Kinds of engines; `openai` is any that speaks OpenAI's API, with nothing more known of it."""
+EngineKind = Literal["vllm", "openai", "openai_cloud"]
+"""Kinds of engines; `openai` is any that speaks OpenAI's API, with nothing more known of it, and `openai_cloud` is
+OpenAI's own, whose newer models refuse `max_tokens`: many others know that name alone."""
 FormName = Literal["json_schema", "choices", "regex"]
 """Forms of an answer, as contracts name them."""
 FORM_NAMES: tuple[FormName, ...] = get_args(FormName)
@@ -59,6 +60,8 @@ class EngineTraits:
     """The fields that ask for a form, from its name, its value, and the wire format; empty where none can."""
     keeps_forms: bool
     """True if its answers keep each of the forms; where not, no contract's form is asked of a fallback."""
+    bound_field: str | None = None
+    """The field of a chat that bounds its answer, which `max_tokens` is sent as; None: as it came."""
     health_interval_seconds: float | None = None
     """Seconds between two looks, if longer than the gateway's: it may be someone else's, who may count or bill them."""
     tokenize_path: str | None = None
@@ -80,6 +83,17 @@ def _openai_form(name: FormName, value: Any, schema_fields: SchemaFields) -> Map
     return schema_fields(value) if name == "json_schema" else {}
 
 
+OPENAI = EngineTraits(
+    api_path="",
+    health_path=None,
+    adapter_api=None,
+    own_fields=frozenset(),
+    fields_unknown=frozenset(),
+    stream_options=frozenset({"include_obfuscation"}),
+    answer_form=_openai_form,
+    keeps_forms=False,
+    health_interval_seconds=15.0,
+)
 ENGINE_TRAITS: Mapping[EngineKind, EngineTraits] = MappingProxyType(
     {
         "vllm": EngineTraits(
@@ -100,17 +114,8 @@ ENGINE_TRAITS: Mapping[EngineKind, EngineTraits] = MappingProxyType(
             keeps_forms=True,
             tokenize_path="/tokenize",
         ),
-        "openai": EngineTraits(
-            api_path="",
-            health_path=None,
-            adapter_api=None,
-            own_fields=frozenset(),
-            fields_unknown=frozenset(),
-            stream_options=frozenset({"include_obfuscation"}),
-            answer_form=_openai_form,
-            keeps_forms=False,
-            health_interval_seconds=15.0,
-        ),
+        "openai": OPENAI,
+        "openai_cloud": replace(OPENAI, bound_field="max_completion_tokens"),
     }
 )
 """The traits of each kind."""

@@ -129,7 +129,9 @@ class PoolSettings(BodySection):
     """Replicas of one base model. What a body may hold counts where a caller names the pool as the model."""
 
     base_model: str = Field(min_length=1, max_length=200, description="The base model's name at its engines.")
-    engine: EngineKind = Field("vllm", description="`openai` is any server with OpenAI's API, without adapters.")
+    engine: EngineKind = Field(
+        "vllm", description="`openai` is any server with OpenAI's API, `openai_cloud` OpenAI's own; without adapters."
+    )
     replicas: tuple[ReplicaSettings, ...] = Field((), description="Its engine processes, unless discovered.")
     discover: DiscoverSettings | None = Field(None, description="Where its replicas are found; unset: `replicas`.")
     api_key: SecretStr | None = Field(None, description="Key of engines whose replica has none.")

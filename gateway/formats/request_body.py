@@ -311,9 +311,11 @@ class RequestBody:
             self.wire_format.add_system(fields, self.read, general_prompt.system, after=False)
         if added:
             fields.update(added)
-        own_fields = ENGINE_TRAITS[choice.pool.engine].own_fields
-        if own_fields is not None:
-            return self._in_openais_words(fields, choice, own_fields)
+        traits = ENGINE_TRAITS[choice.pool.engine]
+        if traits.own_fields is not None:
+            if traits.bound_field in self.wire_format.openai and "max_tokens" in fields:
+                fields.setdefault(traits.bound_field, fields.pop("max_tokens"))
+            return self._in_openais_words(fields, choice, traits.own_fields)
         if self.cache_salt is not None:
             fields["cache_salt"] = self.cache_salt
         return fields

@@ -257,6 +257,19 @@ def test_media_need_permission(kind: str) -> None:
     read(messages=messages).check(replace(TASK, parameters_allowed=frozenset({"media"})), DEFAULTS)
 
 
+def test_openais_own_engines_get_the_token_limit_that_their_newer_models_take() -> None:
+    choice = by_openai()
+    cloud = replace(choice, pool=replace(choice.pool, engine="openai_cloud"))
+    for body in (read(max_tokens=7), read(max_completion_tokens=7), read(max_tokens=9, max_completion_tokens=7)):
+        found = sent(body, cloud)
+        assert (found["max_completion_tokens"], "max_tokens" in found) == (7, False)
+    added = json.loads(read().for_engine(cloud, {"max_tokens": 7}))
+    assert (added["max_completion_tokens"], "max_tokens" in added) == (7, False)
+    assert sent(read(max_tokens=7), choice)["max_tokens"] == 7, "others may know no other name"
+    prompt = read_body(COMPLETIONS, b'{"model": "general", "prompt": "Hi", "max_tokens": 7}')
+    assert sent(prompt, replace(cloud, version=None, general_prompt_of=None))["max_tokens"] == 7
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_tokens_are_bounded_by_the_task_and_without_one_by_the_gateway(name: str) -> None:
     read(**{name: 512}).check(TASK, DEFAULTS)
