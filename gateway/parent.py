@@ -219,6 +219,7 @@ class Parent:
         if message.topic == "settings":
             self._settings = pickle.loads(message.payload)  # noqa: S301 - our own process wrote it
             self._settings_message = ProcessMessage("settings", 0, message.payload)
+            logging.getLogger().setLevel(self._settings.log_level)  # a process that is started later inherits it
         others = [child for child in self._children if child.ready and child is not asker]
         if not message.number:
             for child in others:
