@@ -249,8 +249,10 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     forced = await GateStore(releases.services.redis).forced(name)
-    gate = describe_references(await judge_release(releases.services, version))
-    words = [*_words(releases, version, rollout), *evaluation_words(evaluation), *gate, *describe_forced(forced)]
+    is_off = releases.services.settings.release.gate == "off"
+    gate = [] if is_off else describe_references(await judge_release(releases.services, version))
+    first, *others = _words(releases, version, rollout)
+    words = [first, *gate, *others, *evaluation_words(evaluation), *describe_forced(forced)]
     return {
         "version": name,
         "state": version.state,
