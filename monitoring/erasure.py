@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from monitoring.archive import ArchiveQuery, Dataset, connected, find_table
-from monitoring.archive_storage import ArchiveStorage
+from monitoring.archive.storage import ArchiveStorage
+from monitoring.archive.tables import ArchiveQuery, Dataset, connected, find_table
 from monitoring.feedback_erasure import WORDS
 from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 from redis import Redis
 
-from monitoring.archive_run import ArchiveReport, write_all
-from monitoring.archive_storage import open_storage
+from monitoring.archive.run import ArchiveReport, write_all
+from monitoring.archive.storage import open_storage
 from monitoring.buckets import Bucket
 from monitoring.erasure import (
     ErasedSet,

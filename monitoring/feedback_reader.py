@@ -9,8 +9,8 @@ from typing import Any
 import duckdb
 import msgspec
 
-from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, files, read
-from monitoring.archive_storage import ArchiveStorage
+from monitoring.archive.storage import ArchiveStorage
+from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, files, read
 from monitoring.feedback import Feedback
 from monitoring.ids import SHAPE, made_at
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.archive import ArchiveQuery, Nothing, files, group_by_day, read
+from monitoring.archive.tables import ArchiveQuery, Nothing, files, group_by_day, read
 from monitoring.feedback_reader import read_feedback
 from monitoring.helper_process import run_job
 from monitoring.ids import made_at

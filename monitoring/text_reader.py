@@ -16,8 +16,8 @@ from typing import Any, Self
 import msgspec
 from redis import Redis
 
-from monitoring.archive import ArchiveQuery, connected, find_table
-from monitoring.archive_storage import open_storage
+from monitoring.archive.storage import open_storage
+from monitoring.archive.tables import ArchiveQuery, connected, find_table
 from monitoring.helper_process import run_job
 from monitoring.ids import SHAPE, made_at
 from monitoring.text_stream import READ_MAX, read_row, read_waiting

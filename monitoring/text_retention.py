@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 import msgspec
 
-from monitoring.archive import ArchiveQuery, Dataset, connected, find_table, read, replace_part
-from monitoring.archive_storage import ArchiveStorage
+from monitoring.archive.storage import ArchiveStorage
+from monitoring.archive.tables import ArchiveQuery, Dataset, connected, find_table, read, replace_part
 from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
 
 PRUNED_EVERY_SECONDS = 3600

@@ -80,7 +80,7 @@ def check_folder(check: str, folder: Path) -> DoctorFinding:
 
 async def check_archive(settings: Settings) -> DoctorFinding:
     """Whether the archive's folder can be written, or its bucket be listed. Nothing is written into the bucket."""
-    from monitoring.bucket_storage import list_days
+    from monitoring.archive.bucket import list_days
     from monitoring.buckets import BucketError
 
     bucket = settings.archive_bucket

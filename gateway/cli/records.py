@@ -18,8 +18,8 @@ from gateway.cli.tables import Printer, size
 from gateway.errors import SettingsError
 
 if TYPE_CHECKING:
-    from monitoring.archive import ArchiveQuery
-    from monitoring.archive_storage import ArchiveStorage
+    from monitoring.archive.storage import ArchiveStorage
+    from monitoring.archive.tables import ArchiveQuery
 
 records = typer.Typer(
     help="Export, count and replay the archived records and feedback; forget texts.", no_args_is_help=True
@@ -63,7 +63,7 @@ def export(
     Records that were made in the last minutes are not yet in the archive (records.archive_interval_seconds).
     """
     # duckdb is half as large as all the rest: only who reads the archive loads it.
-    from monitoring import archive
+    from monitoring.archive import tables as archive
 
     with _told():
         found = archive.export(_storage(config, folder), _asked(since, until, task, dataset), out)
@@ -81,7 +81,7 @@ def count(
     json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Count archived records, or feedback, by day."""
-    from monitoring import archive
+    from monitoring.archive import tables as archive
 
     with _told():
         days = archive.count(_storage(config, folder), _asked(since, until, task, dataset))
@@ -158,7 +158,7 @@ def moments_of(*said: str | None) -> list[float | None]:
 
 
 def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind) -> ArchiveQuery:
-    from monitoring.archive import ArchiveQuery
+    from monitoring.archive.tables import ArchiveQuery
 
     now = time.time()
     first, last = (moment_of(said, now) if said is not None else None for said in (since, until))
@@ -167,7 +167,7 @@ def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind
 
 def _storage(config: Path, folder: Path | None) -> ArchiveStorage:
     from gateway.configuration.settings import load_settings
-    from monitoring.archive_storage import open_storage
+    from monitoring.archive.storage import open_storage
 
     if folder is not None:
         return open_storage(str(_there(folder)))
@@ -187,7 +187,7 @@ def _told() -> Iterator[None]:
     """Whatever the reading raises, as one line on stderr and exit code 2."""
     import duckdb
 
-    from monitoring.archive import Nothing
+    from monitoring.archive.tables import Nothing
 
     try:
         yield

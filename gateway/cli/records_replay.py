@@ -22,7 +22,7 @@ from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVe
 from monitoring.quality.verdicts.quality import Judgement
 
 if TYPE_CHECKING:
-    from monitoring.archive_storage import ArchiveStorage
+    from monitoring.archive.storage import ArchiveStorage
 
 TOLD_EVERY = 50_000
 TOLD_VERSIONS_MAX = 20
@@ -173,7 +173,7 @@ def run(
     look_seconds: float,
 ) -> None:
     """Replay the archive, and tell. Raises SettingsError, Nothing, and what DuckDB raises."""
-    from monitoring import archive_entries
+    from monitoring.archive import entries as archive_entries
 
     replaying = begun(settings, tasks, held, look_seconds)
     if held.version is not None:

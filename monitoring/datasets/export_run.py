@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from monitoring.archive import connected, write_path
+from monitoring.archive.tables import connected, write_path
 from monitoring.datasets.build_job import ExportJob, ExportResult
 from monitoring.datasets.rows import DataRow
 from monitoring.helper_process import run_job

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, connected, files, read
-from monitoring.archive_storage import ArchiveStorage
+from monitoring.archive.storage import ArchiveStorage
+from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, connected, files, read
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from redis import Redis
 
-from monitoring.archive import ArchiveQuery, Nothing, connected, files, read
-from monitoring.archive_storage import open_storage
+from monitoring.archive.storage import open_storage
+from monitoring.archive.tables import ArchiveQuery, Nothing, connected, files, read
 from monitoring.readiness.evidence import ArchivedTask, Traffic
 
 WINDOW_DAYS = 30.0

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from monitoring import archive, archive_run
-from monitoring.archive import ArchiveQuery, Day, Nothing
-from monitoring.archive_run import ArchiveJob, ArchiveReport
-from monitoring.archive_storage import FolderStorage
+from monitoring.archive import run as archive_run
+from monitoring.archive import tables as archive
+from monitoring.archive.run import ArchiveJob, ArchiveReport
+from monitoring.archive.storage import FolderStorage
+from monitoring.archive.tables import ArchiveQuery, Day, Nothing
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
@@ -29,7 +30,7 @@ DAY_SECONDS = 86_400
 
 KILLED = """
 import os, sys
-from monitoring import archive_run
+from monitoring.archive import run as archive_run
 {hook}
 archive_run.main()
 """

@@ -13,9 +13,11 @@ import pytest
 from redis import Redis as Client
 from redis.asyncio import Redis
 
-from monitoring import archive, archive_entries, archive_run
-from monitoring.archive import ArchiveQuery, Nothing, columns_of
-from monitoring.archive_storage import FolderStorage
+from monitoring.archive import entries as archive_entries
+from monitoring.archive import run as archive_run
+from monitoring.archive import tables as archive
+from monitoring.archive.storage import FolderStorage
+from monitoring.archive.tables import ArchiveQuery, Nothing, columns_of
 from monitoring.quality.detectors.baselines import state_rate
 from monitoring.quality.phases import Phase
 from monitoring.quality.replay.recorded import Placed, Replaying, Turn

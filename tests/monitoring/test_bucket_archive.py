@@ -15,12 +15,14 @@ import pytest
 from redis import Redis as Client
 from redis.asyncio import Redis
 
-from monitoring import archive, archive_lock, archive_run
-from monitoring.archive import ArchiveQuery
-from monitoring.archive_lock import ArchiveLock, LockLost
-from monitoring.archive_run import ArchiveJob, ArchiveReport
-from monitoring.archive_storage import ArchiveStorage, open_storage
-from monitoring.bucket_storage import BucketStorage, list_days
+from monitoring.archive import lock as archive_lock
+from monitoring.archive import run as archive_run
+from monitoring.archive import tables as archive
+from monitoring.archive.bucket import BucketStorage, list_days
+from monitoring.archive.lock import ArchiveLock, LockLost
+from monitoring.archive.run import ArchiveJob, ArchiveReport
+from monitoring.archive.storage import ArchiveStorage, open_storage
+from monitoring.archive.tables import ArchiveQuery
 from monitoring.buckets import Bucket, BucketError, open_bucket
 from monitoring.erasure_run import ErasureJob, erase
 from monitoring.helper_process import ERROR_MARK

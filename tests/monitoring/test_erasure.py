@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from monitoring.archive import RecordRow, day_of, write_part
-from monitoring.archive_run import ArchiveJob, run
-from monitoring.archive_storage import open_storage
+from monitoring.archive.run import ArchiveJob, run
+from monitoring.archive.storage import open_storage
+from monitoring.archive.tables import RecordRow, day_of, write_part
 from monitoring.datasets.build import DatasetOptions, build_set
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import write_set

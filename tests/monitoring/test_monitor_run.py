@@ -16,7 +16,7 @@ import pytest
 from redis import Redis as Client
 from redis.asyncio import Redis
 
-from monitoring import archive_run
+from monitoring.archive import run as archive_run
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.signals.steps import Begin, JudgedStep

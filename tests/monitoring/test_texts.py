@@ -17,9 +17,9 @@ from redis.asyncio import Redis
 
 from gateway.features.texts.redaction import redact_all
 from gateway.formats.conversation_texts import TEXT_BYTES_MAX
-from monitoring.archive import ArchiveQuery, FeedbackRow, Nothing, day_of, files, write_part
-from monitoring.archive_run import ArchiveJob, run
-from monitoring.archive_storage import FolderStorage
+from monitoring.archive.run import ArchiveJob, run
+from monitoring.archive.storage import FolderStorage
+from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, day_of, files, write_part
 from monitoring.redaction import mask_text
 from monitoring.text_reader import TextReader
 from monitoring.text_stream import ARCHIVED_MS, TextStream

@@ -17,7 +17,7 @@ from gateway.errors import ERRORS
 from gateway.features.requests.explanation import REASON_WORDS
 from gateway.formats.format_table import FORMATS
 from gateway.formats.hot_schemas import ANSWER_HEADERS
-from monitoring.archive import FeedbackRow
+from monitoring.archive.tables import FeedbackRow
 from monitoring.metric_table import METRICS
 from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record
 from router.checks import CHECKS

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from gateway.features.feedback.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
 from gateway.features.reported.reports import REPORTS_MAX, Report
-from monitoring.archive import SCALARS, FeedbackRow
+from monitoring.archive.tables import SCALARS, FeedbackRow
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
 from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record
 from serving.view import FaultKind

@@ -34,9 +34,9 @@ STREAMS = (
     ("reported", REPORTED_STREAM_KEY),
     ("texts", TEXTS_STREAM_KEY),
 )
-"""Each with its name in the archive (archive_run.py)."""
-COMMAND = make_command("monitoring.archive_run")
-CHECK_COMMAND = make_command("monitoring.bucket_storage")
+"""Each with its name in the archive (archive/run.py)."""
+COMMAND = make_command("monitoring.archive.run")
+CHECK_COMMAND = make_command("monitoring.archive.bucket")
 CHECK_SECONDS_MAX = 60.0
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from monitoring.archive import RecordRow, day_of, write_part
-from monitoring.archive_storage import FolderStorage
+from monitoring.archive.storage import FolderStorage
+from monitoring.archive.tables import RecordRow, day_of, write_part
 from tests.gateway.cli.conftest import Command, ok
 from tests.walks.gateway import RunningGateway
 

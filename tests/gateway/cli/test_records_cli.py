@@ -13,8 +13,8 @@ import pytest
 
 from gateway.cli.records import moment_of
 from gateway.errors import SettingsError
-from monitoring.archive import Dataset, FeedbackRow, RecordRow, write_part
-from monitoring.archive_storage import FolderStorage
+from monitoring.archive.storage import FolderStorage
+from monitoring.archive.tables import Dataset, FeedbackRow, RecordRow, write_part
 from monitoring.records import AttemptRecord
 from tests.gateway.cli.conftest import Said, run
 from tests.walks.conftest import Configure

@@ -1,6 +1,6 @@
 """The archive in a bucket: each file is one object, which appears whole.
 
-`python -m monitoring.bucket_storage` reads a Bucket as a line of JSON, and prints the days of records that it has.
+`python -m monitoring.archive.bucket` reads a Bucket as a line of JSON, and prints the days of records that it has.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from monitoring.archive_lock import ArchiveLock
+from monitoring.archive.lock import ArchiveLock
 from monitoring.buckets import Bucket, BucketError, open_bucket, translate_errors
 from monitoring.helper_process import run_job
 

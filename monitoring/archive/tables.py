@@ -3,7 +3,7 @@
 Files of reported records are named `part-reported-FIRST-LAST.parquet`: their entries are of a stream of their own.
 
 DuckDB reads and writes them. It takes some 60 ms to import, and no gateway imports this file: writing is done by a
-process of its own (archive_run.py), reading by the command line.
+process of its own (archive/run.py), reading by the command line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import duckdb
 import msgspec
 
-from monitoring.archive_storage import ArchiveStorage
+from monitoring.archive.storage import ArchiveStorage
 from monitoring.records import Record
 from monitoring.texts import TextRow
 

@@ -1,6 +1,6 @@
 """One writing of the archive, in a process of its own: all that has come into the streams since the last one.
 
-`python -m monitoring.archive_run` reads a Job as a line of JSON, and prints a Report. It ends at once when its input
+`python -m monitoring.archive.run` reads a Job as a line of JSON, and prints a Report. It ends at once when its input
 is closed: it never outlives the gateway that began it.
 
 Records of reported traffic come from a stream of their own, into the dataset of records. The stream of kept texts has
@@ -25,8 +25,8 @@ from typing import Any, Literal
 import msgspec
 from redis import Redis
 
-from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
-from monitoring.archive_storage import ArchiveStorage, open_storage
+from monitoring.archive.storage import ArchiveStorage, open_storage
+from monitoring.archive.tables import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
 from monitoring.buckets import Bucket
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback

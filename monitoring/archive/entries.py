@@ -16,8 +16,8 @@ from typing import Any
 import duckdb
 import msgspec
 
-from monitoring.archive import ArchiveQuery, Nothing, connected, files, read
-from monitoring.archive_storage import ArchiveStorage
+from monitoring.archive.storage import ArchiveStorage
+from monitoring.archive.tables import ArchiveQuery, Nothing, connected, files, read
 from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.entries import Given, Seen, is_reported
 from monitoring.quality.signals.watches import FEEDBACK, RECORDS, REPORTED

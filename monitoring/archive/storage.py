@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from monitoring.bucket_storage import BucketStorage
+from monitoring.archive.bucket import BucketStorage
 from monitoring.buckets import Bucket
 from monitoring.synced_files import lock_folder, sync
 
