@@ -35,6 +35,7 @@ NAMES = ":names"
 TOKEN_BYTES = 8
 TOKEN_LENGTH = 2 * TOKEN_BYTES
 KEEP = b"keep"
+FORGET = b"forget"
 CONVERTING_SECONDS_MAX = 0.0005
 """The time a mirror converts objects before it lets others have the event loop; the last one may take longer."""
 READ_AT_ONCE = 100
@@ -52,20 +53,33 @@ for i = 1, count, 2 do
   if ARGV[n + 2] ~= '' and tonumber(ARGV[n + 2]) ~= have then return {0, (i + 1) / 2, have} end
 end
 local first
+local token = ARGV[#ARGV - 1]
+local changed = {}
 for i = 1, count, 2 do
   local n = (i - 1) / 2 * 3
   if ARGV[n + 3] ~= 'keep' then
-    if ARGV[n + 3] == '' then
+    local now = 0
+    if ARGV[n + 3] == 'forget' then
+      redis.call('HDEL', KEYS[i + 1], ARGV[n + 1])
+    else
+      now = redis.call('HINCRBY', KEYS[i + 1], ARGV[n + 1], 1)
+    end
+    if ARGV[n + 3] == '' or ARGV[n + 3] == 'forget' then
       redis.call('HDEL', KEYS[i], ARGV[n + 1])
     else
       redis.call('HSET', KEYS[i], ARGV[n + 1], ARGV[n + 3])
     end
-    local now = redis.call('HINCRBY', KEYS[i + 1], ARGV[n + 1], 1)
-    local token, names = ARGV[#ARGV - 1], redis.call('HGET', changes, KEYS[i] .. ':names') or ''
-    if string.sub(names, 1, #token) ~= redis.call('HGET', changes, KEYS[i]) then names = '' end
-    names = string.sub(token .. ARGV[n + 1] .. '\0' .. names, 1, 4096)
-    redis.call('HSET', changes, KEYS[i], token, KEYS[i] .. ':names', names)
+    changed[KEYS[i]] = token .. ARGV[n + 1] .. '\0' .. (changed[KEYS[i]] or '')
     first = first or now
+  end
+end
+for i = 1, count, 2 do
+  local key = KEYS[i]
+  if changed[key] then
+    local names = redis.call('HGET', changes, key .. ':names') or ''
+    if string.sub(names, 1, #token) ~= redis.call('HGET', changes, key) then names = '' end
+    redis.call('HSET', changes, key, token, key .. ':names', string.sub(changed[key] .. names, 1, 4096))
+    changed[key] = nil
   end
 end
 redis.call('HINCRBY', changes, 'steps', 1)
@@ -106,12 +120,16 @@ class Stale(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object's new value (None: removed), and the generation that it must have now (None: any)."""
+    """One object's new value (None: removed), and the generation that it must have now (None: any).
+
+    `forgets`: the generation of the one that is removed goes, too.
+    """
 
     object_store: ObjectStore
     name: str
     value: dict[str, Any] | None
     expected_generation: int | None = None
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +199,11 @@ async def _changed(redis: Redis, changes: Sequence[Change | Unchanged], generati
 
 
 def _written(change: Change | Unchanged) -> bytes:
-    """The script's argument: a value, nothing (it removes), or KEEP."""
+    """The script's argument: a value, nothing (it removes), FORGET or KEEP."""
     if isinstance(change, Unchanged):
         return KEEP
+    if change.forgets:
+        return FORGET
     return b"" if change.value is None else msgspec.json.encode(change.value)
 
 
@@ -284,10 +304,9 @@ class ObjectStore:
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
 
     async def forget(self, names: Sequence[str]) -> None:
-        """Remove objects whose names are never used again, whatever their generations, and these too."""
+        """Remove objects, whatever their generations, and these too: who comes back under the name begins anew."""
         if names:
-            await change_together(self._redis, [Change(self, name, None) for name in names])
-            await self._redis.hdel(self.generation_names, *names)
+            await change_together(self._redis, [Change(self, name, None, forgets=True) for name in names])
 
 
 def _name(raw: bytes) -> str:
@@ -341,6 +360,8 @@ class Mirror(Generic[T]):
         self._made = made
         self._keeps = keeps
         self._marked = marked
+        self._reading = asyncio.Lock()
+        """One reading at a time: the mark and the objects of two would not go together."""
         self._mark: Mark | None = None
         """The mark before the last reading; what changed in between is read once more."""
         self._written: dict[str, bytes] = {}
@@ -351,24 +372,26 @@ class Mirror(Generic[T]):
 
     async def generations(self) -> Mapping[str, int]:
         """The generation of every object; see ObjectStore.generations."""
-        known_mark, known = self._generations
-        mark, moved = await self._changes_since(known_mark)
-        if moved is None or moved:
-            others = {} if moved is None else {name: value for name, value in known.items() if name not in moved}
-            known = MappingProxyType(others | await self._object_store.generations(moved))
-        self._generations = mark, known
-        return known
+        async with self._reading:
+            known_mark, known = self._generations
+            mark, moved = await self._changes_since(known_mark)
+            if moved is None or moved:
+                others = {} if moved is None else {name: value for name, value in known.items() if name not in moved}
+                known = MappingProxyType(others | await self._object_store.generations(moved))
+            self._generations = mark, known
+            return known
 
     async def all(self) -> Mapping[str, T]:
         """Every object by name; the same mapping as the last time where nothing was written.
 
         Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then still known.
         """
-        mark, moved = await self._changes_since(self._mark)
-        if moved is None or moved:
-            await self._read(moved)
-        self._mark = mark
-        return self._objects
+        async with self._reading:
+            mark, moved = await self._changes_since(self._mark)
+            if moved is None or moved:
+                await self._read(moved)
+            self._mark = mark
+            return self._objects
 
     async def _changes_since(self, mark: Mark | None) -> tuple[Mark | None, Collection[str] | None]:
         return await self._object_store.changes_since(mark) if self._marked else (None, None)

@@ -38,6 +38,8 @@ DOWN_SECONDS_MAX = 30.0
 STEPS_MAX = 8
 PASS_SECONDS_MAX = 5.0
 FORGOTTEN_AT_ONCE = 200
+OVER_SECONDS_MAX = 60.0
+"""The time for which the generation of a placement that is no more is kept; some leases long."""
 PRIORITY: Mapping[VersionState, int] = {
     "staging": 0,
     "ready": 1,
@@ -58,6 +60,7 @@ class Reconciler:
         self._placer = placer
         self._down_since: dict[str, float] = {}
         self._gone_since: dict[str, float] = {}
+        self._over_since: dict[str, float] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
     def fits(self, version: Version) -> bool:
@@ -135,7 +138,8 @@ class Reconciler:
 
     async def _forget_gone(self, now: Pass) -> None:
         """Forget the placements on replicas that have long left: most of those that are discovered never come back.
-        Of those that are no more the generations are forgotten where their version is to be nowhere."""
+        Of those that are no more the generations are forgotten where their version is to be nowhere: not at once, or
+        a gateway that had the job before might take a new placement for the one that it knows."""
         placed = {placement_key(*place) for place in now.placements}
         names = now.generations.keys() | placed
         places = {name: name.partition("/")[0] for name in names - self._placer.written.unreadable}
@@ -144,7 +148,9 @@ class Reconciler:
         old = {on for on, since in self._gone_since.items() if moment - since > LEAVING_SECONDS_MAX}
         wanted = {version.name for version in now.versions.values() if version.state in WANTED}
         over = {name for name in places.keys() - placed if name.partition("/")[2] not in wanted}
-        keys = [name for name, on in places.items() if on in old or name in over][:FORGOTTEN_AT_ONCE]
+        self._over_since = {name: self._over_since.get(name, moment) for name in over}
+        old_names = {name for name, since in self._over_since.items() if moment - since > OVER_SECONDS_MAX}
+        keys = [name for name, on in places.items() if on in old or name in old_names][:FORGOTTEN_AT_ONCE]
         await self._placer.placements.forget(keys)
         for name in keys:
             now.generations.pop(name, None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -186,6 +187,46 @@ async def test_a_mirror_reads_again_only_what_a_step_has_changed(object_store: O
     await change_together(redis, [Change(object_store, "b", None), Change(object_store, "c", {"n": 6})])
     assert await mirror.all() == {"a": ("a", 1), "c": ("c", 6)}
     assert await mirror.generations() == {"a": 1, "b": 2, "c": 2}
+
+
+async def test_a_mirror_is_read_by_one_at_a_time(redis: Redis) -> None:
+    """Or else one that had nothing to read would set its mark over the objects of an older reading."""
+    entered, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(ObjectStore):
+        async def written(self, names: Collection[str] | None = None) -> dict[str, bytes]:
+            values = await super().written(names)
+            if not entered.is_set():
+                entered.set()
+                await goes_on.wait()
+            return values
+
+    object_store = Slow(redis, "aliases")
+    mirror = Mirror(object_store, Converted())
+    await object_store.put("a", {"n": 1})
+    first = asyncio.create_task(mirror.all())
+    await entered.wait()
+    await object_store.put("b", {"n": 2})
+    second = asyncio.create_task(mirror.all())
+    for _ in range(20):  # more answers of Redis than a reading takes
+        await redis.ping()
+    assert not second.done()
+    goes_on.set()
+    assert await first == {"a": ("a", 1)}
+    assert await second == {"a": ("a", 1), "b": ("b", 2)}
+
+
+async def test_what_is_forgotten_is_gone_from_a_mirror_with_its_generation(object_store: ObjectStore) -> None:
+    mirror = Mirror(object_store, Converted())
+    for name in "ab":
+        await object_store.put(name, {"n": 1})
+    await object_store.put("a", {"n": 2})
+    assert await mirror.generations() == {"a": 2, "b": 1}
+    assert len(await mirror.all()) == 2
+    await object_store.forget(["a"])
+    assert await mirror.generations() == {"b": 1}
+    assert await mirror.all() == {"b": ("b", 1)}
+    assert await object_store.put("a", {"n": 3}, expected_generation=0) == 1
 
 
 async def test_a_mirror_reads_all_after_more_changes_than_names_are_kept(

@@ -17,6 +17,7 @@ from gateway.callers import new_key
 from gateway.features.releases.reconciling import reconcile_once
 from gateway.features.releases.releases import Releases
 from serving.adapters import loader as placer
+from serving.adapters import reconcile
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
 from tests.waiting import until
@@ -482,8 +483,9 @@ async def test_what_every_engine_refuses_is_told_once_in_the_engines_own_words(
 
 
 async def test_an_unloaded_version_leaves_nothing_in_redis_once_its_engine_starts_anew(
-    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reconcile, "OVER_SECONDS_MAX", 0.1)
     name = await gateway.place(make_adapter(2), alias=False)
 
     async def keys() -> set[bytes]:
