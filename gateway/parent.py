@@ -237,7 +237,10 @@ class Parent:
     async def _ask(self, child: ServingProcess, topic: Topic, payload: bytes = b"") -> bytes | None:
         try:
             return await child.questions.ask(child.send, topic, payload, CHILD_SECONDS_MAX)
-        except (TimeoutError, ConnectionError):
+        except TimeoutError:
+            log.warning("process %d did not answer in %g s (%s)", child.number, CHILD_SECONDS_MAX, topic)
+            return None
+        except ConnectionError:
             return None
 
     async def _merged(self, accept: str) -> tuple[bytes, bytes]:
