@@ -357,6 +357,8 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
         assert told["command"] == f"apprentice train returns --data {told['dataset']} --begin returns@v1"
         card = (await http.get(f"/admin/v1/datasets/{told['dataset']}")).json()
         assert card["task"] == "returns"
+        datasets = running.features[Datasets]
+        assert {build.folder for build in await datasets.builds.all()} == {datasets.name_folder()} != {""}
         if mode == "ask":
             assert (await http.get(PATH)).json()["trainings"] == []
             return

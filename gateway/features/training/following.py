@@ -146,6 +146,7 @@ class Following:
             until=now,
             by="system",
             created_at=now,
+            folder=await asyncio.to_thread(datasets.name_folder),
         )
         step = AuditedStep(services.redis, services.audit, "system")
         step.note("dataset.build", self._one.task, None, {"build": build.id, "rows": len(rows), "since": build.since})
