@@ -28,7 +28,7 @@ from monitoring.evaluation.leaks import describe_leaks, find_leaks, get_request,
 from monitoring.evaluation.production import measure_production
 from monitoring.evaluation.report import compare_held_out, report
 from monitoring.evaluation.results import RowResult
-from monitoring.helper_process import run_job
+from monitoring.helper_process import JobError, run_job
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.embedding_plugin import load_deep
 from router.model_file import MODEL_BYTES_MAX
@@ -116,7 +116,7 @@ def _compare_with_production(inputs: Sequence[str], task: str, production: KeptS
     """The part of a report on requests that no row is like. Whatever keeps texts from being read fails no report."""
     try:
         asked = [*read_kept(task, production, 0).asked.values()]
-    except (RedisError, duckdb.Error, OSError):
+    except (RedisError, duckdb.Error, OSError, JobError):
         traceback.print_exc()
         asked = []
     return measure_production(inputs, asked)
