@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -147,22 +148,38 @@ async def test_rows_of_the_training_set_are_told_with_the_figures_without_them(
     small.answers[V1] = right_but_for(10)
     digest = "d" * 64
     folder = with_schema(make_adapter(1))
-    manifest = yaml.safe_load((folder / "manifest.yaml").read_text()) | {"provenance": {"dataset": digest}}
+    provenance = {"dataset": digest, "rehearsed": ["e" * 64, "f" * 64]}
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text()) | {"provenance": provenance}
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
     async with run_gateway(configure()) as running, running.http() as http:
         await running.place(folder)
-        train = running.services.settings.dataset_folder / digest / "train.jsonl"
-        train.parent.mkdir(parents=True)
-        chats = [[{"role": "user", "content": f"Item {n}"}, {"role": "assistant", "content": "x"}] for n in range(10)]
-        train.write_text("".join(json.dumps({"id": str(n), "messages": chat}) + "\n" for n, chat in enumerate(chats)))
+        own = write_train(running, digest, range(5))
+        rehearsed = write_train(running, "e" * 64, range(5, 10))
         begun = await begin(http, data(30), arms="adapter")
-        leaks = (await ended(http, begun["id"]))["report"]["leaks"]
+        report = (await ended(http, begun["id"]))["report"]
+        leaks = report["leaks"]
         assert (leaks["trained_on"], leaks["same"], leaks["right_without"]) == (10, 10, {"adapter": 0.9})
-        train.unlink()
+        assert any("Of its 3 training sets 1 can't be read here" in sentence for sentence in report["cannot_see"])
+        write_train(running, "f" * 64, range(10, 12))
+        begun = await begin(http, data(30), arms="adapter", again=True)
+        report = (await ended(http, begun["id"]))["report"]
+        assert report["leaks"]["same"] == 12
+        assert not any("it was trained on" in sentence for sentence in report["cannot_see"])
+        for train in (own, rehearsed, own.parent.parent / ("f" * 64) / "train.jsonl"):
+            train.unlink()
         begun = await begin(http, data(30), arms="adapter", again=True)
         report = (await ended(http, begun["id"]))["report"]
         assert report["leaks"] is None
         assert any("training set is not known here" in sentence for sentence in report["cannot_see"])
+
+
+def write_train(running: RunningGateway, digest: str, numbers: range) -> Path:
+    """The training rows of a data set: items of these numbers."""
+    train = running.services.settings.dataset_folder / digest / "train.jsonl"
+    train.parent.mkdir(parents=True)
+    chats = {n: [{"role": "user", "content": f"Item {n}"}, {"role": "assistant", "content": "x"}] for n in numbers}
+    train.write_text("".join(json.dumps({"id": str(n), "messages": chat}) + "\n" for n, chat in chats.items()))
+    return train
 
 
 async def test_prompts_are_evaluated_on_a_task_that_has_no_version(

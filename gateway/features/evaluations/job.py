@@ -338,15 +338,17 @@ class _Run:
         except Problem as problem:
             raise Impossible(f"Its report can't be made. {problem.message}") from None
 
-    def _trained_on(self) -> dict[str, str]:
-        """The files of the rows that arms' versions were trained on, where their provenance names a data set."""
+    def _trained_on(self) -> dict[str, list[str]]:
+        """The files of the rows that arms' versions were trained on: a data set of their own, and what was rehearsed.
+
+        Where its provenance names no data set of its own, the first is a file that is nowhere."""
         services = self._evaluations.services
         versions, folder = services.snapshot.current.versions, services.settings.dataset_folder
         asked = {arm: versions.get(one.version or "") for arm, one in self._one.arms.items()}
         return {
-            arm: str(folder / version.dataset / TRAIN_FILE)
+            arm: [str(folder / digest / TRAIN_FILE) for digest in dict.fromkeys((version.dataset, *version.datasets))]
             for arm, version in asked.items()
-            if version is not None and version.dataset
+            if version is not None and version.datasets
         }
 
 

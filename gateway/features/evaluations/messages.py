@@ -18,7 +18,7 @@ class EvaluationJob(msgspec.Struct):
     """The job: `evaluation` by its id, in that Redis. `selector` is what fitted models read of a conversation, and
     `tokens` how many of an answer's first tokens are judged (None: all); `wrong_share_max` is the task's own target,
     where it has the check `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of
-    MiniLM's file, and `trained_on` those of the rows that arms' versions were trained on, by arm.
+    MiniLM's file, and `trained_on` those of the rows that arms' versions were trained on, by arm and data set.
     `production` is where texts of the task's requests are, if the data are to be like them."""
 
     redis_url: str
@@ -30,7 +30,7 @@ class EvaluationJob(msgspec.Struct):
     deferred_share: float | None = None
     seed: int = 0
     minilm: str = ""
-    trained_on: dict[str, str] = {}
+    trained_on: dict[str, list[str]] = {}
     production: KeptSource | None = None
 
 

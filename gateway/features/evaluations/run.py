@@ -10,6 +10,7 @@ import asyncio
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,18 @@ async def _look_for_leaks(
     if "adapter" not in evaluation.arms:
         return
     rows = [(row.number, get_request(row)) async for row in store.rows(evaluation) if not row.repeat]
-    inputs_by_arm = {arm: _read_inputs(file) for arm, file in job.trained_on.items()}
-    leaks = {arm: find_leaks(inputs, rows) for arm, inputs in inputs_by_arm.items() if inputs is not None}
+    sets_by_arm = {arm: list(map(_read_inputs, files)) for arm, files in job.trained_on.items()}
+    known_by_arm = {arm: [inputs for inputs in sets if inputs is not None] for arm, sets in sets_by_arm.items()}
+    leaks = {arm: find_leaks(chain.from_iterable(known), rows) for arm, known in known_by_arm.items() if known}
     if "adapter" in leaks:
         told["leaks"] = tell_leaks(leaks["adapter"], results)
         told["cannot_see"] += describe_leaks(leaks["adapter"], len(rows))
+        unread = (count := len(sets_by_arm["adapter"])) - len(known_by_arm["adapter"])
+        unknown = f"Of its {count} training sets {unread} can't be read here" if unread else ""
     else:
-        told["cannot_see"].append("Its training set is not known here: rows that it was trained on may be among these.")
+        unknown = "Its training set is not known here"
+    if unknown:
+        told["cannot_see"].append(f"{unknown}: rows that it was trained on may be among these.")
     told["held_out"] = compare_held_out(
         {arm: found.rows for arm, found in leaks.items()}, results, evaluation.classes, job.seed
     )
