@@ -102,7 +102,7 @@ def _erase_rows(pipe: Any, name: bytes, key: str, requests: Set[str]) -> int:
     pipe.multi()
     if suite is None or not gone:
         return 0
-    rest = _number_again([row for row in rows if row.id not in gone])
+    rest = number_again([row for row in rows if row.id not in gone], 0, {})
     pipe.delete(key)
     for at in range(0, len(rest), PUSHED_AT_ONCE):
         pipe.rpush(key, *(msgspec.json.encode(row) for row in rest[at : at + PUSHED_AT_ONCE]))
@@ -151,10 +151,9 @@ def list_all_names(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in list_names(row)))
 
 
-def _number_again(rows: Sequence[Row]) -> list[Row]:
-    """The rows with numbers from 0, each group under that of its first row."""
-    firsts: dict[int, int] = {}
+def number_again(rows: Sequence[Row], first: int, groups: dict[int, int]) -> list[Row]:
+    """The rows with numbers from `first` on, each group under that of its first row, which `groups` come to hold."""
     return [
-        msgspec.structs.replace(row, number=number, group=firsts.setdefault(row.group, number))
-        for number, row in enumerate(rows)
+        msgspec.structs.replace(row, number=number, group=groups.setdefault(row.group, number))
+        for number, row in enumerate(rows, first)
     ]

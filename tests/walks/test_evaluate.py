@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from gateway.callers import new_key
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.state.fitted import FittedStore
+from monitoring.texts import FORGOTTEN_KEY
 from router.confidence import ConfidenceModel
 from tests.fakes.answers import WORDS, Speaker, say
 from tests.fakes.engine import FakeEngine
@@ -368,6 +369,24 @@ async def test_too_few_rows_for_a_calibration_are_refused_before_anything_is_ask
 
 
 @pytest.mark.invariant("No text of an evaluation is kept after its end.")
+async def test_rows_of_erased_requests_are_left_out_and_models_are_fitted_from_the_others(
+    ready: RunningGateway,
+) -> None:
+    await ready.services.redis.mset({f"{FORGOTTEN_KEY}{name}": 1 for name in ("r0", "r5")})
+    async with ready.http() as http:
+        refused = await begin(http, data(1), status=400)
+        assert "All its rows are of requests whose texts were erased" in refused["error"]["message"]
+        begun = await begin(http, data(150), calibrate=True, fit_gain=True)
+        assert begun["notes"][-1] == "2 of 150 rows are left out: their requests' texts were erased."
+        told = await ended(http, begun["id"])
+        assert (told["status"], told["note"]) == ("done", "")
+        report = told["report"]
+        assert (report["calibration"]["rows"], report["calibration"]["error"]) == (148, None)
+        assert (report["gain"]["rows"], report["arms"]["adapter"]["accuracy"]["of"]) == (148, 148)
+        page = (await http.get(f"{PATH}/{begun['id']}/rows", params={"first": 149})).json()["rows"]
+        assert [(row["number"], row["id"]) for row in page] == [(149, "r149")], "the others keep their numbers"
+
+
 async def test_labels_leave_no_expected_answer_behind(ready: RunningGateway) -> None:
     rows = [{"text": f"Item {n}", "expected": f"confidential {n % 60}", "label": f"kind-{n % 60}"} for n in range(120)]
     async with ready.http() as http:

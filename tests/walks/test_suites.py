@@ -18,6 +18,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.texts.texts import Texts
 from monitoring.evaluation.suites import Suite
 from monitoring.synced_files import lock_folder
+from monitoring.texts import FORGOTTEN_KEY
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import run
 from tests.waiting import until
@@ -69,6 +70,25 @@ async def test_suites_are_kept_by_digest_and_the_newest_makes_the_last_one_older
         assert [entry["before"]["digest"] for entry in await audit_of(http, "suite.remove")] == [second["digest"]]
     held = [key async for key in ready.services.redis.scan_iter(match=f"*{second['digest']}*")]
     assert held == [], "no row of a suite outlives it"
+
+
+async def test_a_suite_has_no_row_of_an_erased_request_and_says_how_many_it_has(ready: RunningGateway) -> None:
+    await ready.services.redis.set(f"{FORGOTTEN_KEY}r1", 1)
+    async with ready.http() as http:
+        whole = await begin(http, data(20), arms="adapter", class_field="decision")
+        assert (await ended(http, whole["id"]))["report"]["arms"]["adapter"]["accuracy"]["of"] == 19
+        suite = await add(http, data(20), class_field="decision")
+        assert (suite["rows"], suite["groups"], suite["erased"]) == (19, 19, 1)
+        assert suite["counts"]["class"] == {"approve": 10, "deny": 9}
+        query = {"version": V1, "suite": "newest", "arms": "adapter"}
+        begun = await http.post("/admin/v1/evaluations", params=query)
+        told = await ended(http, begun.json()["id"])
+        assert (told["status"], told["rows"], told["id"] != whole["id"]) == ("done", 19, True)
+        assert told["report"]["arms"]["adapter"]["accuracy"]["of"] == 19
+        await ready.services.redis.mset({f"{FORGOTTEN_KEY}r{number}": 1 for number in range(20)})
+        on_suite = (await http.post("/admin/v1/evaluations", params=query)).json()
+        for refused in (await add(http, data(20), 400), on_suite):
+            assert "All its rows are of requests whose texts were erased" in refused["error"]["message"]
 
 
 async def test_a_version_is_evaluated_on_a_suite_as_on_the_same_data(ready: RunningGateway) -> None:

@@ -92,8 +92,11 @@ def _finite(value: float) -> float | None:
     return round(value, DIGITS) if math.isfinite(value) else None
 
 
-def gained(results: Results, texts: Sequence[str], job: EvaluationJob) -> tuple[dict[str, Any], bytes]:
-    """The learned routing's part of the report, and the model; no bytes where it could not be fitted."""
+def gained(results: Results, texts: Mapping[int, str], job: EvaluationJob) -> tuple[dict[str, Any], bytes]:
+    """The learned routing's part of the report, and the model; no bytes where it could not be fitted.
+
+    `texts` are by the number of the row.
+    """
     general = {result.number: result for result in results["general"] if result.outcome != "failed"}
     rows = [
         GainRow(texts[result.number], result.right, general[result.number].right, result.group)

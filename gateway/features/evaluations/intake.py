@@ -20,6 +20,7 @@ from gateway.features.evaluations.messages import body_of
 from gateway.server.data_body import receive_data
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
+from monitoring.evaluation.erasure import number_again
 from monitoring.evaluation.suites import Suite
 from router.languages import find_languages
 from router.policy import TaskPolicy
@@ -28,12 +29,14 @@ FILE_PIECE_BYTES = 1 << 14
 
 
 class Data(msgspec.Struct, frozen=True):
-    """What is known of data that were taken in; `notes` are the faults of data that can be used all the same."""
+    """What is known of data that were taken in; `notes` are the faults of data that can be used all the same, and
+    `erased` counts the rows among them that were not kept."""
 
     digest: str
     rows: int
     groups: int
     notes: tuple[str, ...] = ()
+    erased: int = 0
 
 
 @dataclass
@@ -63,10 +66,9 @@ class Intake:
 
         await receive_data(request, limits.bytes_max, take)
         try:
-            await self._take_in(reader.end())
+            return await self._end(reader)
         except DatasetError as error:
             raise Problem("invalid_value", str(error), "data") from None
-        return Data(reader.digest, reader.rows, reader.groups, tuple(_notes(reader)))
 
     async def from_file(self, path: Path) -> Data:
         """Take in the JSON lines of a file. Raises DatasetError; Problem for what no caller could ask; OSError."""
@@ -75,17 +77,35 @@ class Intake:
         with await asyncio.to_thread(path.open, "rb") as file:
             while piece := await asyncio.to_thread(file.read, FILE_PIECE_BYTES):
                 await self._take_in(reader.feed(piece))
-        await self._take_in(reader.end())
-        return Data(reader.digest, reader.rows, reader.groups, tuple(_notes(reader)))
+        return await self._end(reader)
 
     async def from_suite(self, suite: Suite) -> Data:
         """Take in the rows of a suite. Raises Problem (400) with the line at fault, and RedisError."""
         try:
+            taken, groups = 0, dict[int, int]()
             async for rows in self.evaluations.suites.rows(suite):
-                await self._take_in(rows)
+                await self._take_in(number_again(rows, taken, groups))
+                taken += len(rows)
+            return await self._count(Data(suite.data_digest, suite.rows, suite.groups, suite.notes))
         except DatasetError as error:
             raise Problem("invalid_value", str(error), "suite") from None
-        return Data(suite.data_digest, suite.rows, suite.groups, suite.notes)
+
+    async def _end(self, reader: DatasetReader) -> Data:
+        """Take in the last row. Raises what `_take_in` and `_count` do."""
+        await self._take_in(reader.end())
+        return await self._count(Data(reader.digest, reader.rows, reader.groups, tuple(_notes(reader))))
+
+    async def _count(self, data: Data) -> Data:
+        """The data with a note of rows that are not there, since their requests were erased. Raises DatasetError where
+        none is left, and RedisError."""
+        left = await self.evaluations.store.count_coming(self.coming) // self.repeats
+        if not left:
+            raise DatasetError("All its rows are of requests whose texts were erased: give others.")
+        erased = data.rows - left
+        notes = (
+            (f"{erased} of {data.rows} rows are left out: their requests' texts were erased.",) if erased > 0 else ()
+        )
+        return msgspec.structs.replace(data, notes=(*data.notes, *notes), erased=max(0, erased))
 
     async def _take_in(self, rows: Sequence[Row]) -> None:
         """Look at rows, and keep them. Raises DatasetError; Problem for what no caller could ask; RedisError."""

@@ -58,12 +58,14 @@ async def close(job: EvaluationJob) -> Closed:
             return closed
         from gateway.features.evaluations import fits as evaluation_fits  # noqa: PLC0415 - it loads scikit-learn
 
-        texts = [body_of(row, evaluation.version).selected(job.selector) async for row in store.rows(evaluation)]
-        if len(texts) < evaluation.rows:
-            return Closed(error="Its rows are gone: it was ended meanwhile.")
+        rows = store.rows(evaluation)
+        texts = {row.number: body_of(row, evaluation.version).selected(job.selector) async for row in rows}
+        if not texts:
+            return Closed(error="Its rows are gone: it was ended meanwhile, or all of them were erased.")
+        results = {arm: [result for result in of if result.number in texts] for arm, of in results.items()}
         if evaluation.calibrate and "adapter" in results:
             try:
-                scope = await _scope(redis, evaluation.version, texts, job)
+                scope = await _scope(redis, evaluation.version, list(map(texts.get, range(evaluation.rows))), job)
             except (ScopeError, EmbeddingError, FittedError) as error:
                 closed.report["calibration"] = evaluation_fits.not_calibrated(results, job, str(error))
             else:
@@ -178,8 +180,8 @@ class _Scope:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def _scope(redis: Redis, version: str, texts: Sequence[str], job: EvaluationJob) -> _Scope:
-    """Score the texts.
+async def _scope(redis: Redis, version: str, texts: Sequence[str | None], job: EvaluationJob) -> _Scope:
+    """Score the texts; None where a row was erased.
 
     Raises ScopeError, EmbeddingError or FittedError where there is one, and it can't be used.
     """
@@ -190,8 +192,8 @@ async def _scope(redis: Redis, version: str, texts: Sequence[str], job: Evaluati
         return _Scope([None] * len(texts))
     deep = load_deep(Path(job.minilm)) if job.minilm else None
     model = ScopeModel.from_bytes(data, StaticEmbedding.load(), deep)
-    scores = [round(model.score(text).score, DIGITS) for text in texts]
-    return _Scope([*scores], model, scores_as(entry), entry.summary)
+    scores = [None if text is None else round(model.score(text).score, DIGITS) for text in texts]
+    return _Scope(scores, model, scores_as(entry), entry.summary)
 
 
 def main() -> None:

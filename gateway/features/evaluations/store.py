@@ -97,6 +97,7 @@ class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     compared, and `classes` how rows are told apart. Times are Unix seconds; `report` is there once it is done, and
     `gate` where its version was asked; `note` says what it waits for, or why it has failed.
     `suite` is the kind of the suite that the data are, empty for others; of `rows` each stands there `repeats` times.
+    Of rows of erased requests, which `notes` count, there is no result; all others keep their number.
     """
 
     id: str
@@ -229,6 +230,10 @@ class EvaluationStore:
         async for rows in read_batches(self._redis, get_coming_key(coming)):
             for row in rows:
                 yield row
+
+    async def count_coming(self, coming: str) -> int:
+        """The number of an upload's rows so far, without those that were erased."""
+        return int(await self._redis.llen(get_coming_key(coming)))
 
     async def drop(self, coming: str) -> None:
         """Forget an upload that came to nothing."""

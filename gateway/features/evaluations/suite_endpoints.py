@@ -86,14 +86,13 @@ async def add_suite(
             task=task,
             digest=data.digest,
             kind=kind,
-            rows=data.rows,
-            groups=data.groups,
             metric=metric,
             class_field=class_field,
-            counts=await _count_slices(evaluations, intake),
             notes=data.notes,
             by=admin.public,
             created_at=time.time(),
+            erased=data.erased,
+            **await _describe_rows(evaluations, intake),
         )
         step = audited(evaluations.services, admin)
         step.note("suite.add", task, None if same is None else _audited(same), _audited(suite))
@@ -145,12 +144,14 @@ async def _from_production(intake: Intake, since: float) -> Data:
             raise Problem("invalid_value", str(error), "since") from None
 
 
-async def _count_slices(evaluations: Evaluations, intake: Intake) -> dict[str, dict[str, int]]:
-    """The numbers of rows by slice and its value, the most frequent ones first."""
-    counts = SliceCounts(intake.classes.found())
+async def _describe_rows(evaluations: Evaluations, intake: Intake) -> dict[str, Any]:
+    """The numbers of rows and groups, and of rows by slice and its value, the most frequent ones first."""
+    counts, groups, rows = SliceCounts(intake.classes.found()), set[int](), 0
     async for row in evaluations.store.coming(intake.coming):
         counts.add(row)
-    return counts.list_all()
+        groups.add(row.group)
+        rows += 1
+    return {"rows": rows, "groups": len(groups), "counts": counts.list_all()}
 
 
 def _shown(suite: Suite, of_task: list[Suite]) -> dict[str, Any]:
