@@ -18,6 +18,7 @@ from monitoring.evaluation.slices import SliceCounts
 from monitoring.texts import FORGOTTEN_KEY, TextRow
 
 PUSHED_AT_ONCE = 500
+MARKED_AT_ONCE = 1000
 FORGOTTEN_SECONDS = 86_400
 """Time for which data that are on their way in have no row of an erased request."""
 
@@ -45,10 +46,12 @@ def erase_from_suites(redis: Any, requests: Set[str]) -> list[ErasedSuite]:
 def mark_forgotten(redis: Any, requests: Set[str], until: float) -> None:
     """Have what is on its way in meanwhile leave out these requests, made until then (Unix seconds). Raises
     RedisError."""
-    pipe = redis.pipeline(transaction=False)
-    for request in requests:
-        pipe.set(FORGOTTEN_KEY + request, round(until * 1000), ex=FORGOTTEN_SECONDS, nx=True)
-    pipe.execute()
+    every = sorted(requests)
+    for at in range(0, len(every), MARKED_AT_ONCE):
+        pipe = redis.pipeline(transaction=False)
+        for request in every[at : at + MARKED_AT_ONCE]:
+            pipe.set(FORGOTTEN_KEY + request, round(until * 1000), ex=FORGOTTEN_SECONDS, nx=True)
+        pipe.execute()
 
 
 def find_forgotten(names: Sequence[str], marks: Sequence[Any]) -> set[str]:

@@ -20,9 +20,15 @@ from monitoring.audit import Audit
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.erasure import erase_from_evaluations, erase_from_uploads, mark_forgotten
+from monitoring.evaluation.erasure import (
+    MARKED_AT_ONCE,
+    erase_from_evaluations,
+    erase_from_uploads,
+    mark_forgotten,
+)
 from monitoring.evaluation.keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.evaluation.results import RowResult
+from monitoring.texts import FORGOTTEN_KEY
 
 LOGPROBS = [-0.1234567, -2.5]
 
@@ -131,6 +137,13 @@ async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
     one = evaluation()
     await store.begin(one, "coming", False, step(store, "evaluation.begin"))
     assert await left(store, one) == [0, 2], "of what came before the erasure, and of what came after it"
+
+
+async def test_more_requests_than_are_marked_at_once_are_all_marked(redis: Redis, valkey_socket: str) -> None:
+    requests = {f"req{number}" for number in range(2 * MARKED_AT_ONCE + 1)}
+    with SyncRedis(unix_socket_path=valkey_socket) as client:
+        mark_forgotten(client, requests, 1.5)
+    assert set(await redis.mget([FORGOTTEN_KEY + request for request in requests])) == {b"1500"}
 
 
 async def test_rows_that_follow_an_erased_one_are_asked_all_the_same(
