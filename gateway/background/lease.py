@@ -27,7 +27,7 @@ class JobLease:
         """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`."""
         self._renew = redis.register_script(RENEW)
         self._release = redis.register_script(RELEASE)
-        self._key = f"apprentice:duty:{job}"  # as earlier releases name it: both see each other's lease
+        self._key = f"apprentice:duty:{job}"  # an earlier release sees it, where `job` has the same name there
         self._owner = owner
         self._lease_seconds = lease_seconds
         self.is_new = False
