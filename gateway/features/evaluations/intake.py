@@ -54,6 +54,8 @@ class Intake:
     default_metric: Callable[[Row], ComparisonMetric] | None = None
     repeats: int = 1
     coming: str = field(default_factory=lambda: f"coming-{secrets.token_hex(8)}")
+    _erased: set[str] = field(default_factory=set)
+    """Ids of rows that were left out."""
 
     async def from_request(self, request: Request) -> Data:
         """Take in the JSON lines of an upload. Raises Problem: 400 with the line at fault, 413 too long, 415 not
@@ -122,7 +124,7 @@ class Intake:
             except Problem as problem:
                 raise Problem(problem.code, f"Line {row.line}: {problem.message}", problem.param) from None
             kept += _repeated(_with_language(row, body.selected(self.task.selector)), self.repeats)
-        await self.evaluations.store.take_in(self.coming, kept)
+        await self.evaluations.store.take_in(self.coming, kept, self._erased)
 
 
 @asynccontextmanager

@@ -211,9 +211,9 @@ class EvaluationStore:
             for arm in evaluation.arms
         }
 
-    async def take_in(self, coming: str, rows: Sequence[Row]) -> None:
+    async def take_in(self, coming: str, rows: Sequence[Row], erased: set[str]) -> None:
         """Keep rows of an upload under way, whose name is `coming`, but for those of erased requests: an erasure that
-        comes later finds them."""
+        comes later finds them. `erased` are the ids of rows that were left out, and comes to hold those of these."""
         if not rows:
             return
         key, written, names = get_coming_key(coming), [msgspec.json.encode(row) for row in rows], list_all_names(rows)
@@ -222,8 +222,9 @@ class EvaluationStore:
             all_of_it.expire(key, COMING_SECONDS)
             all_of_it.mget([FORGOTTEN_KEY + name for name in names])
             *_, marks = await all_of_it.execute()
-        for place in find_erased([list_names(row) for row in rows], find_forgotten(names, marks)):
+        for place in find_erased([list_names(row) for row in rows], erased | find_forgotten(names, marks)):
             await self._redis.lrem(key, 1, written[place])
+            erased.add(rows[place].id)
 
     async def coming(self, coming: str) -> AsyncIterator[Row]:
         """The rows of an upload so far."""

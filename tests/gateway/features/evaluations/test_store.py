@@ -65,7 +65,7 @@ def step(store: EvaluationStore, action: str) -> AuditedStep:
 
 async def begun(store: EvaluationStore, one: Evaluation, anew: bool = False) -> Evaluation:
     rows = [Row(number, f"r{number}", number + 1, "yes", None, "Once", group=number) for number in range(one.rows)]
-    await store.take_in("coming", rows)
+    await store.take_in("coming", rows, set())
     await store.begin(one, "coming", anew, step(store, "evaluation.begin"))
     return one
 
@@ -129,11 +129,14 @@ async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
 ) -> None:
     rows = [Row(n, f"r{n}", n + 1, "yes", None, "Once", group=n, request=f"req{n}") for n in range(4)]
     rows.append(Row(4, "r4", 5, "yes", None, "Once", group=4, parent="r3"))
-    await store.take_in("coming", rows[:2])
+    rows.append(Row(5, "r5", 6, "yes", None, "Once", group=5, parent="r4"))
+    erased = set[str]()
+    await store.take_in("coming", rows[:2], erased)
     with SyncRedis(unix_socket_path=valkey_socket) as redis:
         mark_forgotten(redis, {"req1", "req3"}, 1.0)
         erase_from_uploads(redis, {"req1", "req3"})
-    await store.take_in("coming", rows[2:])
+    await store.take_in("coming", rows[2:5], erased)
+    await store.take_in("coming", rows[5:], erased)
     one = evaluation()
     await store.begin(one, "coming", False, step(store, "evaluation.begin"))
     assert await left(store, one) == [0, 2], "of what came before the erasure, and of what came after it"
