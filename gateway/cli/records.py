@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gateway.cli.admin_client import Unusable
+from gateway.cli.command import Force, see_that_it_can_be_written
 from gateway.cli.tables import Printer, size
 from gateway.errors import SettingsError
 
@@ -57,6 +58,7 @@ def export(
     dataset: Which = Kind.RECORDS,
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,
+    force: Force = False,
 ) -> None:
     """Write archived records, or feedback, to one file.
 
@@ -65,8 +67,9 @@ def export(
     # duckdb is half as large as all the rest: only who reads the archive loads it.
     from monitoring.archive import tables as archive
 
-    with _told():
-        found = archive.export(_storage(config, folder), _asked(since, until, task, dataset), out)
+    with _archive(config, folder) as storage:
+        see_that_it_can_be_written(force, out)
+        found = archive.export(storage, _asked(since, until, task, dataset), out)
     print(f"Wrote {out}: {found} {'rows' if found != 1 else 'row'}, {size(out.stat().st_size)}.")
 
 
@@ -83,8 +86,8 @@ def count(
     """Count archived records, or feedback, by day."""
     from monitoring.archive import tables as archive
 
-    with _told():
-        days = archive.count(_storage(config, folder), _asked(since, until, task, dataset))
+    with _archive(config, folder) as storage:
+        days = archive.count(storage, _asked(since, until, task, dataset))
     out = Printer(json_only)
     rows: list[dict[str, Any]] = [
         {"day": day.day, "rows": day.rows, "files": day.files, "size_bytes": day.size_bytes} for day in days
@@ -121,12 +124,12 @@ def replay(
     from gateway.cli import records_replay
     from gateway.configuration.settings import load_settings
 
-    with _told():
+    with _archive(config, folder) as storage:
         settings, asked = load_settings(config), _asked(since, until, None, Kind.RECORDS)
         records_replay.run(
             Printer(json_only),
             settings,
-            _storage(config, folder),
+            storage,
             task or list(settings.tasks),
             records_replay.ReplayedVersion(version, baseline, gate_rows, previous),
             (asked.since, asked.until),
@@ -183,15 +186,18 @@ def _there(folder: Path) -> Path:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Whatever the reading raises, as one line on stderr and exit code 2."""
+def _archive(config: Path, folder: Path | None) -> Iterator[ArchiveStorage]:
+    """The archive. Whatever the block raises is one line on stderr and exit code 2."""
     import duckdb
 
     from monitoring.archive.tables import Nothing
+    from monitoring.helper_process import JobError
 
     try:
-        yield
-    except (Nothing, SettingsError, ValueError) as error:
+        storage = _storage(config, folder)
+        with storage.explain_errors():
+            yield storage
+    except (Nothing, SettingsError, Unusable, JobError, ValueError) as error:
         _end(str(error))
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}.")

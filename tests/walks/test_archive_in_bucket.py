@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,14 @@ async def test_a_bucket_that_refuses_or_is_away_is_told_at_the_start_by_search_a
         (each,) = [each for each in said.json["findings"] if each["check"] == "archive"]
         return each["kind"], each["found"]
 
+    async def records(told: str) -> None:
+        out = tmp_path / "out.csv"
+        for command in (("count",), ("export", "--out", str(out)), ("replay",)):
+            ended = await asyncio.to_thread(run, "records", *command, "--config", str(config))
+            assert (ended.exit_code, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+            assert ended.err.startswith(f"apprentice: {told}")
+            assert not out.exists()
+
     async with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="0") as url:
         configuration = configure(**in_bucket(url))
         config.write_text(json.dumps(configuration, default=str))
@@ -98,6 +107,10 @@ async def test_a_bucket_that_refuses_or_is_away_is_told_at_the_start_by_search_a
             assert await archive_once(gateway.services.settings, gateway.services.meters) is None
             kind, words = await doctor()
             assert (kind, "AWS_ACCESS_KEY_ID" in words) == ("problem", True)
+            await records(f"{ADDRESS} refuses access (403): give credentials")
+            with monkeypatch.context() as patch:
+                patch.setitem(sys.modules, "fsspec", None)
+                await records("s3:// can't be read here: install the gateway with its extra")
             async with gateway.http() as http:
                 answer = await http.get("/v1/requests")
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")

@@ -86,7 +86,11 @@ async def test_what_two_gateways_served_is_counted_and_exported_once(
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert sorted(row["id"] for row in rows) == sorted(served)
     assert {(row["pool"], row["outcome"]) for row in rows} == {("general", "ok")}
-    await ok("records", "export", "--dataset", "feedback", "--folder", str(folder), "--out", str(out))
+    feedback = ("records", "export", "--dataset", "feedback", "--folder", str(folder), "--out", str(out))
+    refused = await said(*feedback)
+    assert (refused.exit_code, refused.out, "give --force to write over it" in refused.err) == (2, "", True)
+    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
+    await ok(*feedback, "--force")
     (judged,) = [json.loads(line) for line in out.read_text().splitlines()]
     assert (judged["request"], judged["value_boolean"], judged["pool"]) == (served[0], True, "general")
     assert (await ok("records", "count", "--folder", str(folder), "--task", "returns", "--json")).json["rows"] == 0
@@ -99,7 +103,7 @@ async def test_what_can_not_be_is_one_line_and_writes_nothing(archived: tuple[Pa
         (("count", "--config", str(tmp_path / "none.yaml")), "can't be read"),
         (("count", *folder, "--since", "yesterday"), "'yesterday' is no time"),
         (("export", *folder, "--out", str(tmp_path / "x.xlsx")), "ends in none of"),
-        (("export", *folder, "--out", str(tmp_path / "no" / "x.csv")), "there is no such folder"),
+        (("export", *folder, "--out", str(tmp_path / "no" / "x.csv")), "name a file in a folder that there is"),
         (("export", *folder, "--until", "2001-01-01", "--out", str(tmp_path / "x.csv")), "There are no records"),
     ):
         ended = await said("records", *words)
