@@ -35,6 +35,8 @@ FREE_BYTES_WARNED = 5 << 30
 FREE_BYTES_MIN = 500 << 20
 DESCRIPTORS_KEPT = 200
 ANSWER_SECONDS_MAX = 5.0
+ARCHIVED = ("records", "feedback", "texts", "unreadable")
+"""The folders of an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ def check_folder(check: str, folder: Path) -> DoctorFinding:
 
 
 async def check_archive(settings: Settings) -> DoctorFinding:
-    """Whether the archive's folder can be written, or its bucket be listed. Nothing is written into the bucket."""
+    """Whether the archive's folder can be written, or its bucket be listed and nothing is left in its former folder.
+    Nothing is written into the bucket."""
     from monitoring.archive.bucket import list_days
     from monitoring.buckets import BucketError
 
@@ -90,6 +93,9 @@ async def check_archive(settings: Settings) -> DoctorFinding:
         days = await asyncio.to_thread(list_days, bucket)
     except BucketError as error:
         return problem("archive", f"{error}", "Until it is mended, records and texts wait in Redis and its spool.")
+    if left := [name for name in ARCHIVED if any((settings.archive / name).glob("*"))]:
+        advice = f"Copy them into {bucket.address}, then delete them here: no erasure reaches them, and none expires."
+        return problem("archive", f"{settings.archive} still has {', '.join(left)}", advice)
     return ok("archive", f"{bucket.address} can be listed, with {len(days)} days of records")
 
 

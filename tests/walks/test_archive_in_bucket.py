@@ -119,3 +119,7 @@ async def test_a_bucket_that_refuses_or_is_away_is_told_at_the_start_by_search_a
     async with s3_server() as url:
         config.write_text(json.dumps(configure(**in_bucket(url)), default=str))
         assert await doctor() == ("ok", f"{ADDRESS} can be listed, with 0 days of records")
+        former = Path(configuration["data_folder"]) / "records"
+        (former / "texts" / "day=2026-03-01").mkdir(parents=True)
+        (former / ".partial-x" / "records").mkdir(parents=True)
+        assert await doctor() == ("problem", f"{former} still has texts")
