@@ -59,7 +59,7 @@ def translate_errors(bucket: Bucket, needed: str) -> Iterator[None]:
     address, advice = bucket.address, f"give credentials that may {needed} it, in {CREDENTIALS[bucket.scheme]}."
     try:
         yield
-    except (BucketError, ImportError):
+    except (JobError, ImportError):
         raise
     except FileNotFoundError:
         raise BucketError(f"There is nothing at {address}: check bucket and folder.", True) from None

@@ -70,9 +70,14 @@ class BucketStorage:
             return bytes(self._files.cat_file(f"{self.root}/{place}"))
 
     def write(self, place: str, file: Path) -> None:
-        """See ArchiveStorage."""
+        """See ArchiveStorage. The lock is looked at after each piece, too: the upload of a large file is not completed
+        without it."""
         with self._changing():
-            self._files.put_file(str(file), f"{self.root}/{place}")
+            files, lock = self._files, self._lock
+            import fsspec  # noqa: PLC0415 - with it comes what the extra installs
+
+            hooks = {} if lock is None else {"lock": lambda *_: lock.see_that_it_is_held()}
+            files.put_file(str(file), f"{self.root}/{place}", callback=fsspec.Callback(hooks=hooks))
 
     def remove(self, place: str) -> None:
         """See ArchiveStorage."""

@@ -37,7 +37,8 @@ return 1
 
 
 class LockLost(JobError):
-    """Redis was away, or this process stood still, for so long that others may write: it must change no file."""
+    """Redis was away, or this process stood still, for so long that others may write: it must begin no change of a
+    file. One request that is on its way may still be carried out."""
 
 
 class ArchiveLock:

@@ -38,6 +38,7 @@ from tests.monitoring.test_records import record
 from tests.monitoring.test_texts import ended, kept, text
 
 ADDRESS = "s3://models/of/the-archive"
+PART_BYTES = 5 << 20
 
 
 @pytest.fixture
@@ -281,6 +282,34 @@ async def test_what_is_wrong_with_a_bucket_is_told_in_one_sentence(
             await asyncio.to_thread(list_days, Bucket("s3://nowhere/x", url))
         assert await asyncio.to_thread(list_days, Bucket(ADDRESS, url)) == []
     assert await redis.xlen(STREAM_KEY) == 1
+
+
+@pytest.mark.timeout(600)
+async def test_an_upload_in_parts_is_not_completed_by_who_has_lost_the_lock_meanwhile(
+    redis: Redis, job: ArchiveJob, valkey_socket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda *_, **__: PART_BYTES)
+    storage, file, place = storage_of(job), tmp_path / "file", "records/day=2026-03-01/part-1-2.parquet"
+    assert isinstance(storage, BucketStorage)
+    file.write_bytes(b"old")
+    with Client(unix_socket_path=valkey_socket) as client, storage.lock(client):
+        await asyncio.to_thread(storage.write, place, file)
+        lock, looks = storage._lock, []
+        assert lock is not None
+        see = lock.see_that_it_is_held
+
+        def lose() -> None:
+            looks.append(1)
+            if len(looks) == 3:  # after the one before the upload, and the one at its size
+                client.delete(archive_lock.KEY)
+                assert not lock._take("renew"), "others may have had it meanwhile"
+            see()
+
+        monkeypatch.setattr(lock, "see_that_it_is_held", lose)
+        file.write_bytes(bytes(3 * PART_BYTES))
+        with pytest.raises(LockLost):
+            await asyncio.to_thread(storage.write, place, file)
+        assert await asyncio.to_thread(storage.read, place) == b"old"
 
 
 async def test_a_bucket_has_one_writer_or_many_readers_and_none_writes_without_the_lock(
