@@ -27,7 +27,8 @@ CAUSE = re.compile(r"^\w+: .+$", re.MULTILINE)
 class BucketStorage:
     """See ArchiveStorage. Each method raises BucketError.
 
-    A reader gets the very object that it has listed, or an error: the client names the object's tag with each read.
+    On S3 a reader gets the very object that it has opened, or an error: s3fs names the object's tag with each read.
+    gcsfs names no generation: on Google Storage the lock alone keeps a reader from a mix of old and new bytes.
     """
 
     def __init__(self, bucket: Bucket, scratch: Path) -> None:
