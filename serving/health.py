@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 CHECK_TIMEOUT_SECONDS = 3.0
 """The longest silence in an answer."""
 LOOK_SECONDS_MAX = 12.0
-"""The longest look: others wait for an engine whose answers come byte by byte."""
+"""The longest look: a replica whose answers come byte by byte is down after it."""
 SAYS_NO = frozenset({401, 403, 502, 503, 504})
 
 
