@@ -72,7 +72,7 @@ class ReplicaSettings(Section):
     name: Name = Field(description="Unique in the fleet.")
     url: str = Field(
         pattern=ENGINE_ADDRESS,
-        description="Its address; of `openai` all before `/chat/completions`.",
+        description="Its address; of `openai` and `openai_cloud` all before `/chat/completions`.",
     )
     api_key: SecretStr | None = Field(None, description="Key of the engine.")
     store_folder: str | None = Field(
@@ -137,7 +137,7 @@ class PoolSettings(BodySection):
     api_key: SecretStr | None = Field(None, description="Key of engines whose replica has none.")
     tls: TlsSettings | None = Field(None, description="Certificates for https:// engines; unset: the system's.")
     health_interval_seconds: Seconds | None = Field(
-        None, description="As the gateway's; unset: that, or 15 with `engine: openai`."
+        None, description="As the gateway's; unset: that, or 15 with `openai` and `openai_cloud`."
     )
     base_folder: Path | None = Field(None, description="Folder with its config.json; unset: no adapters here.")
     base_fingerprint: str | None = Field(
@@ -219,7 +219,7 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
         for number, replica in enumerate(pool.replicas):
             place = f"pools.{name}.replicas.{number}.url"
             if traits.api_path and urlsplit(replica.url).path.strip("/"):
-                yield f"{place}: {pool.engine} engines have no path; OpenAI-compatible ones are `engine: openai`"
+                yield f"{place}: {pool.engine} engines have no path; other OpenAI APIs are `openai` or `openai_cloud`"
             if pool.tls is not None and not replica.url.startswith("https:"):
                 yield f"{place}: the pool has TLS files, but this is no https:// address"
             other, files = tls.setdefault(origin_of(replica.url), (name, pool.tls))
