@@ -302,7 +302,7 @@ def _classes(name: str, pair: Mapping[str, Any], loss_max: float) -> GateLine:
 def _contract(comparison: Comparison, margin: float) -> GateLine:
     name = str(comparison.reference.version)
     own, other = (figures["contract_kept"]["of"] > 0 for figures in (comparison.figures, comparison.reference_figures))
-    if own and other:
+    if (own and other) or not (own or other or comparison.pair["rows"]):
         return _no_worse("contract", "Kept contracts", name, comparison.pair["contract"], margin)
     verdict: LineVerdict = "failed" if other else "not_judged"
     text = f"It has no contract, and {name} has one." if other else f"{name} has no contract to compare."

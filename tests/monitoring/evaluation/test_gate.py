@@ -265,6 +265,8 @@ def test_too_few_rows_that_are_held_out_can_not_tell_and_say_how_many_lack() -> 
     assert "on 40 rows" in few.because
     none = compared_without({"adapter": range(1000)}, same, same)
     assert (none.verdict, none.lines[1].needs) == ("cannot_tell", "at least 140 more rows")
+    (contract,) = (line for line in none.lines if line.subject == "contract")
+    assert (contract.verdict, contract.text) == ("cannot_tell", "There are no rows with returns@v2.")
     assert max(line.rows_more for line in none.lines if line.subject == "classes") == 400, "40 rows of each class"
 
 
