@@ -219,7 +219,7 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
         for number, replica in enumerate(pool.replicas):
             place = f"pools.{name}.replicas.{number}.url"
             if traits.api_path and urlsplit(replica.url).path.strip("/"):
-                yield f"{place}: {pool.engine} engines have no path; other OpenAI APIs are `openai` or `openai_cloud`"
+                yield f"{place}: {pool.engine} engines have no path; others are `engine: openai` or `openai_cloud`"
             if pool.tls is not None and not replica.url.startswith("https:"):
                 yield f"{place}: the pool has TLS files, but this is no https:// address"
             other, files = tls.setdefault(origin_of(replica.url), (name, pool.tls))
