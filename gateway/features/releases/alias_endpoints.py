@@ -21,7 +21,6 @@ from gateway.features.releases.adapter_endpoints import rollout_shown, version_o
 from gateway.features.releases.availability import around, explain_unready
 from gateway.features.releases.releases import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, versions_asked
-from gateway.fleet_health import check_health
 from gateway.four_eyes import see_that_another_pushed
 from gateway.gate import GatePass, PastGate, keep_leaders, pass_gate
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
@@ -289,11 +288,7 @@ async def _see_that_they_may_serve(
         if version.task != task or version.state not in PLACED:
             continue  # the registry says it better
         released.append(version)
-        why = explain_unready(releases.services, snapshot, version)
-        if why:
-            await check_health(releases.services)  # another gateway has loaded it, and this one has not looked since
-            why = explain_unready(releases.services, snapshot, version)
-        if why:
+        if why := await explain_unready(releases.services, snapshot, version):
             raise Problem("state_conflict", f"{why}: wait, or see `why`.")
     return GatePass() if admin is None else await pass_gate(releases.services, admin, released, reason)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.features.releases.releases import Releases
+from gateway.fleet_health import check_health
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
@@ -21,9 +22,12 @@ def ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tu
     return ready, sum(replica is not None and replica.up for replica in there)
 
 
-def explain_unready(services: Services, snapshot: Snapshot, version: Version) -> str:
+async def explain_unready(services: Services, snapshot: Snapshot, version: Version) -> str:
     """The reason why an alias may not move to a version now; empty where it is ready on a quorum of its replicas."""
     ready, up = ready_and_up(services, snapshot, version)
+    if ready < quorum(up):
+        await check_health(services)  # another gateway has loaded it, and this one has not looked since
+        ready, up = ready_and_up(services, snapshot, version)
     return "" if ready >= quorum(up) else f"{version.name} is ready on {ready} of its {up} replicas only"
 
 

@@ -12,7 +12,6 @@ from gateway.features.releases.availability import explain_unready
 from gateway.features.releases.canary_verdicts import Rollouts
 from gateway.features.releases.reconciling import keep_reconciling
 from gateway.features.releases.releases import Releases
-from gateway.fleet_health import check_health
 from gateway.gate import find_obstacle
 from gateway.services import Services
 
@@ -28,10 +27,7 @@ async def _find_obstacle(services: Services, name: str) -> str | None:
     """The reason why a canary is not promoted by itself now; None where it may be. Raises RedisError."""
     snapshot = await services.snapshot.refresh()
     version = snapshot.versions.get(name)
-    why = "" if version is None else explain_unready(services, snapshot, version)
-    if version is not None and why:
-        await check_health(services)  # it may have come back since this gateway has looked
-        why = explain_unready(services, snapshot, version)
+    why = "" if version is None else await explain_unready(services, snapshot, version)
     return f"{why}." if why else await find_obstacle(services, name)
 
 
