@@ -154,6 +154,7 @@ class MessagesFormat(TranslatedFormat):
     name = "messages"
     title = "Anthropic message"
     path = "/v1/messages"
+    id_header = b"request-id"
     request_type = MessagesRequest
     required = "messages"
     has_template = True

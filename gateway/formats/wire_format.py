@@ -32,6 +32,8 @@ class WireFormat(ABC):
     """Its name in the document at /openapi.json."""
     path: ClassVar[str]
     """The address that callers use."""
+    id_header: ClassVar[bytes | None] = None
+    """A header in which the API's own clients look for the request's id, beside ours."""
     engine_path: ClassVar[str]
     """The address below an engine's base URL."""
     fields: ClassVar[type[Fields]] = Fields

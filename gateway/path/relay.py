@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 from gateway.errors import Problem
-from gateway.formats.anthropic_messages import MessagesFormat
 from gateway.formats.format_table import get_format
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import usage_event, with_fingerprint, with_last_field
+from gateway.formats.wire_format import WireFormat
 from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_sent
 from gateway.path.continuation import go_on
@@ -61,7 +61,7 @@ async def _relay_whole(
     if answer.kept is not None:
         answer.kept.append(answer.body)
     ledger.record.outcome = "ok"
-    headers = [*JSON_HEADERS, *choice_headers(ledger)]
+    headers = [*JSON_HEADERS, *choice_headers(ledger, get_format(exchange.path))]
     if ledger.record.cost_usd is not None:
         headers.append((b"x-apprentice-cost-usd", b"%.9f" % ledger.record.cost_usd))
     await exchange.whole(200, headers, answer.body if body.writer is None else body.writer.write_whole(answer.body))
@@ -73,7 +73,7 @@ async def _relay_stream(
     end = HeldEnd(answer, holds=not body.wants_usage)
     flow, writer = TokenFlow(exchange, answer, ledger, _keyed(services, b"")), body.writer
     try:
-        await exchange.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
+        await exchange.begin(200, [*STREAM_HEADERS, *choice_headers(ledger, get_format(exchange.path))])
         if writer is None:
             answer.pass_to(flow.take)
         events: list[bytes] | None = answer.unsent()
@@ -205,11 +205,11 @@ async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) ->
             async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
                 await exchange.end(wire_format.error_event(problem, writer.event_count if writer else 0))
         return
-    headers = problem.headers() + (choice_headers(ledger) if ledger else [])
+    headers = problem.headers() + (choice_headers(ledger, wire_format) if ledger else [])
     await exchange.whole(problem.status, headers, wire_format.error_body(problem))
 
 
-def choice_headers(ledger: Ledger) -> Headers:
+def choice_headers(ledger: Ledger, wire_format: WireFormat) -> Headers:
     """The headers of every answer: where it came from, and why."""
     record = ledger.record
     found = [
@@ -222,8 +222,8 @@ def choice_headers(ledger: Ledger) -> Headers:
     if ledger.body is not None and ledger.body.clamped:
         found.append((b"x-apprentice-clamped", ledger.body.clamped.encode()))
     found.append((b"traceparent", ledger.traceparent.encode()))
-    if record.endpoint == MessagesFormat.name:  # where Anthropic's clients look for the id
-        found.append((b"request-id", record.id.encode()))
+    if wire_format.id_header is not None:
+        found.append((wire_format.id_header, record.id.encode()))
     found += ledger.labels
     if ledger.hold is not None:
         found += ledger.hold.purse.headers()
