@@ -169,11 +169,16 @@ async def test_few_rows_can_not_tell_and_say_how_many_would(two: RunningGateway)
     assert max(line["rows_more"] for line in told["lines"]) > 0
 
 
+async def place_two_that_err(two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine) -> str:
+    """Have V2 err on three rows, and place a third version that does; its name."""
+    small.answers[V2], small.answers["returns@v3"] = right_but_for(3), right_but_for(3)
+    return await two.place(with_schema(make_adapter(3)), alias=False)
+
+
 async def test_it_is_held_against_the_best_that_led_as_well(
     two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    small.answers[V2], small.answers["returns@v3"] = right_but_for(3), right_but_for(3)
-    v3 = await two.place(with_schema(make_adapter(3)), alias=False)
+    v3 = await place_two_that_err(two, make_adapter, small)
     async with two.http() as http:
         await evaluate(http, V1)
         await evaluate(http, V2)
@@ -187,8 +192,7 @@ async def test_it_is_held_against_the_best_that_led_as_well(
 async def test_the_best_that_led_is_remembered_when_aliases_are_removed(
     two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    small.answers[V2], small.answers["returns@v3"] = right_but_for(3), right_but_for(3)
-    v3 = await two.place(with_schema(make_adapter(3)), alias=False)
+    v3 = await place_two_that_err(two, make_adapter, small)
     async with two.http() as http:
         await evaluate(http, V2)
         for _ in range(2):
