@@ -304,7 +304,7 @@ class ObjectStore:
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
 
     async def forget(self, names: Sequence[str]) -> None:
-        """Remove objects, whatever their generations, and these too: who comes back under the name begins anew."""
+        """Remove objects and their generations, whatever these are: an object that comes back begins at 1."""
         if names:
             await change_together(self._redis, [Change(self, name, None, forgets=True) for name in names])
 

@@ -39,7 +39,7 @@ STEPS_MAX = 8
 PASS_SECONDS_MAX = 5.0
 FORGOTTEN_AT_ONCE = 200
 OVER_SECONDS_MAX = 60.0
-"""The time for which the generation of a placement that is no more is kept; some leases long."""
+"""Seconds for which the generation of a removed placement is kept: several times a lease."""
 PRIORITY: Mapping[VersionState, int] = {
     "staging": 0,
     "ready": 1,
