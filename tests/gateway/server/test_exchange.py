@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import Problem
+from gateway.formats.format_table import CHAT, MESSAGES
 from gateway.path.ledger import Ledger, trace_of
 from gateway.path.relay import choice_headers
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
@@ -262,7 +263,8 @@ def test_an_answer_says_where_it_came_from_and_why() -> None:
             reason="adapter",
             attempts=attempts,
             overhead_seconds=0.0012345,
-        )
+        ),
+        CHAT,
     )
     assert dict(found) == {
         b"x-request-id": ID.encode(),
@@ -278,7 +280,9 @@ def test_an_answer_says_where_it_came_from_and_why() -> None:
 
 
 def test_an_answer_says_nothing_that_it_does_not_know() -> None:
-    assert dict(choice_headers(ledger())).keys() == {b"x-request-id", b"x-apprentice-attempts", b"traceparent"}
+    named = {b"x-request-id", b"x-apprentice-attempts", b"traceparent"}
+    assert dict(choice_headers(ledger(), CHAT)).keys() == named
+    assert dict(choice_headers(ledger(), MESSAGES)).keys() == {*named, b"request-id"}
 
 
 def test_a_request_without_a_trace_gets_one_of_its_own() -> None:
