@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -345,8 +345,8 @@ class Mirror(Generic[T]):
     So they must be such as nobody changes. `made` makes one of its name and JSON value. An object that can't be read is
     logged once, and stays as it was last read; where nothing `keeps` it, or it never was, it is left out.
 
-    Only what steps have changed is read again: in a large fleet all else would be most of what a change costs.
-    `marked` is False for one that is written otherwise than by `change_together`.
+    Only what has changed is read again: in a large fleet all else would be most of what a change costs. `changes_since`
+    tells it where the store is written otherwise than by `change_together`; see ObjectStore.changes_since.
     """
 
     def __init__(
@@ -354,19 +354,19 @@ class Mirror(Generic[T]):
         object_store: ObjectStore,
         made: Callable[[str, dict[str, Any]], T],
         keeps: bool = True,
-        marked: bool = True,
+        changes_since: Callable[[Any], Awaitable[tuple[Any, Collection[str] | None]]] | None = None,
     ) -> None:
         self._object_store = object_store
         self._made = made
         self._keeps = keeps
-        self._marked = marked
+        self._changes_since = changes_since or object_store.changes_since
         self._reading = asyncio.Lock()
         """One reading at a time: the mark and the objects of two would not go together."""
-        self._mark: Mark | None = None
+        self._mark: Any = None
         """The mark before the last reading; what changed in between is read once more."""
         self._written: dict[str, bytes] = {}
         self._objects: Mapping[str, T] = MappingProxyType({})
-        self._generations: tuple[Mark | None, Mapping[str, int]] = (None, MappingProxyType({}))
+        self._generations: tuple[Any, Mapping[str, int]] = (None, MappingProxyType({}))
         self.unreadable: frozenset[str] = frozenset()
         """The names of those that could not be read the last time."""
 
@@ -392,9 +392,6 @@ class Mirror(Generic[T]):
                 await self._read(moved)
             self._mark = mark
             return self._objects
-
-    async def _changes_since(self, mark: Mark | None) -> tuple[Mark | None, Collection[str] | None]:
-        return await self._object_store.changes_since(mark) if self._marked else (None, None)
 
     async def _read(self, moved: Collection[str] | None) -> None:
         """Read those objects again; None: all of them."""
