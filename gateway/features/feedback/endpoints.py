@@ -174,9 +174,9 @@ def _one_of_batch(raw: Any) -> FeedbackIn:
 async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
     services = reviews.services
     value = check_value(given.metric, given.value, services.settings.feedback_metrics)
-    if await _answers_gold(reviews, caller, given, value):
+    if (status := await _answer_gold(reviews, caller, given, value)) is not None:
         feedback_id = given.feedback_id or uuid.uuid4().hex
-        return 201, {"request_id": given.request_id, "feedback_id": feedback_id, "metric": given.metric}
+        return status, {"request_id": given.request_id, "feedback_id": feedback_id, "metric": given.metric}
     request_id = await _named(services, caller, given)
     now = time.time()
     genuine = services.ids.genuine(request_id, caller.judges)
@@ -211,14 +211,19 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
     return _told(receipt, request_id, feedback)
 
 
-async def _answers_gold(reviews: Reviews, caller: Caller, given: FeedbackIn, value: bool | float | str) -> bool:
-    """Score an answer to the gold question that this reviewer has. It is no feedback, and is answered like one."""
-    held = await reviews.gold.find_held(caller.public) if caller.judges == "*" and given.request_id else None
-    if held is None or held.request_id != given.request_id or given.metric != metric_of(reviews, held.task)[0]:
-        return False
+async def _answer_gold(reviews: Reviews, caller: Caller, given: FeedbackIn, value: bool | float | str) -> int | None:
+    """Score an answer to the gold question that this reviewer has. It is no feedback, and is answered like one, also
+    where it is sent again. None for all else."""
+    if caller.judges != "*" or not given.request_id:
+        return None
+    held = await reviews.gold.find_held(caller.public)
+    if held is None or held.request_id != given.request_id:
+        return 200 if await reviews.gold.is_last(given.request_id, caller.public) else None
+    if given.metric != metric_of(reviews, held.task)[0]:
+        return None
     metric = reviews.services.settings.feedback_metrics[given.metric].metric()
     await reviews.gold.answer(held, caller.public, name_rater(caller.public, given.rater), metric, value)
-    return True
+    return 201
 
 
 def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:

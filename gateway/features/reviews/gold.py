@@ -18,6 +18,9 @@ from serving.object_store import Change, LenientReader, ObjectStore
 
 GOLD_MAX = 200
 HELD = "apprentice:gold_held:"
+LAST = "apprentice:gold_last:"
+LAST_SECONDS = 3600
+"""For so long an answer that is sent again is known as one to a gold question."""
 ANSWERED_SECONDS = 366 * 86_400
 """For so long it is known who has answered which gold question."""
 
@@ -93,26 +96,39 @@ class GoldStore:
         return None if held is None else HeldQuestion(*held.decode().split("\n", 1))
 
     async def answer(self, held: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> None:
-        """Score a reviewer's answer. The question is not given to this reviewer again."""
+        """Score a reviewer's answer, once. The question is not given to this reviewer again."""
         question = next(
             (one for one in await self.list_questions(held.task) if one.review.request_id == held.request_id), None
         )
-        await self.give_back(held, reviewer)
-        if question is None:
+        if not await self.give_back(held, reviewer) or question is None:
             return
-        is_right = is_bad(badness(metric, value)) == is_bad(badness(metric, question.value))
+        given, known = badness(metric, value), badness(metric, question.value)
+        is_right = value == question.value if None in (given, known) else is_bad(given) == is_bad(known)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hincrby(f"{ROOT}{held.task}:gold_answered", rater, 1)
             pipe.hincrby(f"{ROOT}{held.task}:gold_right", rater, int(is_right))
             await pipe.execute()
 
-    async def give_back(self, held: HeldQuestion, reviewer: str) -> None:
-        """A question is no longer this reviewer's, and is not given to them again."""
+    async def give_back(self, held: HeldQuestion, reviewer: str) -> bool:
+        """A question is no longer this reviewer's, and is not given to them again. False where it was not theirs."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(f"{HELD}{reviewer}")
+            pipe.set(f"{LAST}{reviewer}", f"{held.task}\n{held.request_id}", ex=LAST_SECONDS)
             pipe.sadd(self._done(held.task, reviewer), held.request_id)
             pipe.expire(self._done(held.task, reviewer), ANSWERED_SECONDS)
-            await pipe.execute()
+            return bool((await pipe.execute())[0])
+
+    async def is_last(self, request_id: str, reviewer: str) -> bool:
+        """Return whether this was the reviewer's last gold question, and they have not been given it as a review
+        since."""
+        raw = await self._redis.get(f"{LAST}{reviewer}")
+        last = None if raw is None else HeldQuestion(*raw.decode().split("\n", 1))
+        if last is None or last.request_id != request_id:
+            return False
+        if await self._redis.hget(f"{ROOT}{last.task}:held", reviewer) == request_id.encode():
+            await self._redis.delete(f"{LAST}{reviewer}")
+            return False
+        return True
 
     async def list_scores(self, task: str) -> list[GoldScore]:
         """The scores of all reviewers, the worst first."""
