@@ -114,6 +114,45 @@ async def test_low_agreement_is_measured_and_then_only_agreed_labels_count(sever
     assert step.tasks["returns"].plan.agreed_only
 
 
+async def test_a_changed_answer_is_measured_again_and_leads_to_a_dispute(several: RunningGateway) -> None:
+    keys = [await several.key(role="operator") for _ in range(2)]
+    request_id = await ask(several)
+    await until_settled(several, 1)
+    async with several.http(keys[0]) as one, several.http(keys[1]) as two, several.http() as admin:
+        await say(one, request_id, False)
+        await say(two, request_id, False)
+        await keep_agreement(several.features[Reviews])
+        await say(two, request_id, True)
+        await keep_agreement(several.features[Reviews])
+        why = (await admin.get("/admin/v1/tasks/returns/quality")).json()["told"]["caveats"]
+        disputed = (await admin.get(DISPUTED)).json()
+    told = "1 review waits to be resolved: see them with `apprentice reviews disputed returns`."
+    assert told in why
+    assert [dispute["request_id"] for dispute in disputed["disputed"]] == [request_id]
+
+
+async def test_what_low_agreement_leaves_unresolved_can_be_resolved(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, several_share=1.0, reviewers=3) as gateway:
+        keys = [await gateway.key(role="operator") for _ in range(3)]
+        ids = [await ask(gateway) for _ in range(20)]
+        await until_settled(gateway, 20)
+        for at, key in enumerate(keys):
+            async with gateway.http(key) as http:
+                for number, request_id in enumerate(ids):
+                    await say(http, request_id, number % 3 == at)
+        async with gateway.http() as admin:
+            assert (await admin.get(DISPUTED)).json()["count"] == 0, "two of three say wrong"
+            for _ in range(2):  # the first finds that single labels should not count, the second what that leaves
+                await keep_agreement(gateway.features[Reviews])
+            why = (await admin.get("/admin/v1/tasks/returns/quality")).json()["told"]["caveats"]
+            assert (await admin.get(DISPUTED)).json()["count"] == 20
+            assert any(sentence.startswith("20 reviews wait to be resolved") for sentence in why)
+            path = f"{DISPUTED}/{ids[0]}/resolve"
+            assert (await admin.post(path, json={"value": False, "comment": "Opened goods."})).status_code == 200
+
+
 async def test_gold_answers_score_their_reviewer_and_are_no_feedback(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
@@ -139,6 +178,26 @@ async def test_gold_answers_score_their_reviewer_and_are_no_feedback(
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 200
             assert (await admin.get(GOLD)).json()["questions"] == []
             assert (await admin.delete(f"{GOLD}/{known}")).status_code == 404
+
+
+async def test_a_gold_answer_that_comes_twice_is_scored_once_and_never_feedback(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, gold_share=1.0) as gateway:
+        key, other = await gateway.key(role="operator"), await gateway.key(role="operator")
+        known = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http() as admin, gateway.http(key) as reviewer, gateway.http(other) as another:
+            await say(another, known, False)
+            assert (await admin.post(GOLD, json={"request_id": known, "value": False})).status_code == 201
+            assert await given(reviewer) == known
+            await say(reviewer, known, True)
+            sent = {"request_id": known, "metric": "correct", "value": True}
+            assert (await reviewer.post("/v1/feedback", json=sent)).status_code == 200, "its answer was lost"
+            (score,) = (await admin.get(GOLD)).json()["scores"]
+            assert score["answered"] == 1
+            told = (await admin.get(f"/v1/requests/{known}")).json()
+            assert (len(told["feedback"]), told["label"]["words"]) == (1, "1 of 1 says wrong")
 
 
 @pytest.mark.parametrize("shares", [{}, {"gold_share": 0.0}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ from gateway.request_labels import AGREEMENT_KEY, read_rules
 from monitoring.feedback import Feedback
 from monitoring.labels.messages import RatingsFault, RatingsJob, RatingsReport
 from monitoring.labels.ratings import Rating
-from monitoring.labels.request_label import RequestLabel, find_label, name_rater, read_judgement
-from monitoring.metric_values import is_bad
+from monitoring.labels.request_label import RequestLabel, find_label, name_rater
+from monitoring.metric_values import badness, is_bad
 
 MEASURED_SECONDS = 60.0
 REPORT_SECONDS_MAX = 120.0
@@ -31,8 +32,8 @@ class SharedReview(NamedTuple):
 
 
 class TaskAgreement(msgspec.Struct, frozen=True, kw_only=True):
-    """The agreement on a task's reviews, as it is kept. `measured` tells of which answers; `disputed` requests wait to
-    be resolved; `split` has the newest labels with a dissenter, by request, in words."""
+    """The agreement on a task's reviews, as it is kept. `measured` is a digest of the answers and rules that it is of;
+    `disputed` requests wait to be resolved; `split` has the newest labels with a dissenter, by request, in words."""
 
     agreed_only: bool
     measured: str
@@ -45,7 +46,8 @@ def describe_reviewers(task: str, known: TaskAgreement) -> Iterator[str]:
     """The sentences that `why` has on the reviewers of a task."""
     yield from known.report.words
     if known.disputed:
-        yield f"{known.disputed} reviews wait to be resolved: see them with `apprentice reviews disputed {task}`."
+        wait = "1 review waits" if known.disputed == 1 else f"{known.disputed} reviews wait"
+        yield f"{wait} to be resolved: see them with `apprentice reviews disputed {task}`."
     for request_id, words in known.split.items():
         yield f"Reviewers differ on {request_id}: {words}."
 
@@ -67,13 +69,11 @@ async def keep_agreement(reviews: Reviews) -> None:
             if known is not None:
                 await redis.hdel(AGREEMENT_KEY, task)
             continue
-        answers = sum(len(one.feedback) for one in shared)
-        measured = f"{len(shared)} {answers} {shared[-1].request_id} {agreement_min}"
+        ratings = await _list_ratings(reviews, task, shared)
+        measured = _digest(ratings, [one.label.words for one in shared], agreement_min)
         if known is not None and known.measured == measured:
             continue
-        report = await report_on(
-            RatingsJob(ratings=await _list_ratings(reviews, task, shared), agreement_min=agreement_min)
-        )
+        report = await report_on(RatingsJob(ratings=ratings, agreement_min=agreement_min))
         split = [one for one in reversed(shared) if one.label.right and one.label.wrong]
         kept = TaskAgreement(
             agreed_only=report.agreed_only,
@@ -95,14 +95,13 @@ async def read_agreement(reviews: Reviews, task: str) -> TaskAgreement | None:
         return None
 
 
-async def read_shared(reviews: Reviews, task: str, disputed: bool = False) -> list[SharedReview]:
-    """The requests that several have answered and that have a label, the oldest first; or only those in dispute."""
-    store = reviews.store
+async def read_shared(reviews: Reviews, task: str) -> list[SharedReview]:
+    """The requests that several have answered and that have a label, the oldest first."""
     rules, shared = await read_rules(reviews.services, task), list[SharedReview]()
-    for request_id in await (store.list_disputed(task) if disputed else store.list_shared(task)):
+    for request_id in await reviews.store.list_shared(task):
         feedback = await reviews.services.feedback.of(request_id)
         label = find_label(feedback, rules)
-        if label is not None and (label.is_disputed or not disputed):
+        if label is not None:
             shared.append(SharedReview(request_id, feedback, label))
     return shared
 
@@ -122,10 +121,14 @@ async def _list_ratings(reviews: Reviews, task: str, shared: list[SharedReview])
     ratings = []
     for one in shared:
         for feedback in one.feedback:
-            values = [read_judgement(feedback, metric, rules).badness for metric in rules.metrics]
-            value = next((value for value in values if value is not None), None)
+            metric = rules.metrics.get(feedback.metric)
+            value = None if metric is None else badness(metric, feedback.value)
             if feedback.reviewed and not feedback.resolves and value is not None:
                 rater = name_rater(feedback.caller, feedback.rater).replace("\n", " ")
                 class_name = (feedback.tags or {}).get(class_tag)
                 ratings.append(Rating(one.request_id, rater, "wrong" if is_bad(value) else "right", class_name))
     return ratings
+
+
+def _digest(ratings: list[Rating], labels: list[str], agreement_min: float) -> str:
+    return hashlib.blake2b(msgspec.json.encode((ratings, labels, agreement_min)), digest_size=16).hexdigest()

@@ -204,16 +204,13 @@ async def note_answered(
     noted then."""
     if receipt.given not in ("created", "same", "pending"):
         return
-    task, is_disputed = drawn.task, False
+    task = drawn.task
     wrong = is_bad(badness(reviews.services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
     if drawn.reviewers > 1:
         label = await read_label(reviews.services, task, request_id)
-        is_disputed = label is not None and label.is_disputed
-        wrong = label is not None and (label.value == "wrong" or is_disputed)
+        wrong = label is not None and (label.value == "wrong" or label.is_disputed)
     known_seconds = reviews.services.settings.records.retention_seconds
     rater = Rater(name_rater(feedback.caller, feedback.rater), feedback.caller)
-    if await reviews.store.answer(
-        task, request_id, wrong, retention_seconds(reviews, task), known_seconds, rater, is_disputed
-    ):
+    if await reviews.store.answer(task, request_id, wrong, retention_seconds(reviews, task), known_seconds, rater):
         reviews.services.meters.reviews.add(1, task, "answered")
         reviews.services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)

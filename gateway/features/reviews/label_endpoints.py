@@ -87,7 +87,7 @@ async def list_disputed(request: Request, task: str, operator: Operator) -> dict
     """
     reviews = feature_of(request, Reviews)
     known_task(reviews.services, task)
-    disputed = await read_shared(reviews, task, disputed=True)
+    disputed = [one for one in await read_shared(reviews, task) if one.label.is_disputed]
     rows = []
     for one in disputed[:DISPUTED_TOLD_MAX]:
         await enter_event(reviews.services, operator, "review.give", one.request_id, {"task": task, "disputed": True})
@@ -111,7 +111,8 @@ async def resolve_dispute(
     reviews = feature_of(request, Reviews)
     services = reviews.services
     known_task(services, task)
-    if request_id not in await reviews.store.list_disputed(task):
+    label = await read_label(services, task, request_id)
+    if label is None or not label.is_disputed or request_id not in await reviews.store.list_shared(task):
         raise Problem("no_review", f"No request {request_id[:80]!r} of {task} waits to be resolved.", "request_id")
     name, _ = metric_of(reviews, task)
     value = check_value(name, body.value, services.settings.feedback_metrics)
@@ -135,7 +136,6 @@ async def resolve_dispute(
     receipt = await services.feedback.give(request_id, feedback, "*", young=True)
     if receipt.given not in ("created", "same", "pending"):
         raise Problem("no_review", f"The request {request_id[:80]!r} was judged too often.", "request_id")
-    await reviews.store.end_dispute(task, request_id)
     label = await read_label(services, task, request_id)
     return {"request_id": request_id, "task": task, "label": msgspec.to_builtins(label)}
 

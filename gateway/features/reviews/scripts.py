@@ -6,7 +6,7 @@ KEYS[1] is what the keys of the task begin with; ARGV[1] the time in millisecond
 `expired`. A review's own texts stand under `apprentice:review:ID`, those of one that was judged wrong under
 `apprentice:reviewed:ID` (`kept_on`: ids by when that was). The first line of both is the task, and where several are
 to review it, a tab and their number; who has, stands under `apprentice:review:ID:by`. `shared` has the ids that several
-have answered, `disputed` those that are to be resolved.
+have answered.
 """
 
 from __future__ import annotations
@@ -167,18 +167,13 @@ if reviewers > 1 then
   redis.call('SADD', root .. 'skipped_by:' .. ARGV[7], id)
   redis.call('ZREMRANGEBYSCORE', root .. 'shared', '-inf', now - ARGV[5])
   redis.call('ZADD', root .. 'shared', now, id)
-  redis.call('ZREMRANGEBYRANK', root .. 'shared', 0, -ARGV[9] - 1)
+  redis.call('ZREMRANGEBYRANK', root .. 'shared', 0, -ARGV[8] - 1)
   redis.call('PEXPIRE', root .. 'shared', ARGV[5])
   for _, key in ipairs({by, root .. 'skipped_by:' .. ARGV[7]}) do redis.call('PEXPIRE', key, ARGV[4]) end
   if redis.call('SCARD', by) < reviewers then
     if lease_of(id) == ARGV[7] then release(id) end
     tally('answered', 1)
     return 1
-  end
-  if ARGV[8] == '1' then
-    redis.call('ZADD', root .. 'disputed', now, id)
-    redis.call('ZREMRANGEBYSCORE', root .. 'disputed', '-inf', now - ARGV[4])
-    redis.call('PEXPIRE', root .. 'disputed', ARGV[4])
   end
 end
 if ARGV[3] == '1' then
@@ -194,8 +189,8 @@ return 1
 """
 )
 """ARGV: id, whether its texts are kept on, the retention, for how long it is known that it was answered, both in
-milliseconds; the rater and the rater's caller, whether it is disputed, and how many that several answer are known.
-Whether it waited for this rater until now."""
+milliseconds; the rater and the rater's caller, and how many that several answer are known. Whether it waited for this
+rater until now."""
 
 DELETE = (
     _BEGIN

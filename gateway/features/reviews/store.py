@@ -207,7 +207,6 @@ class ReviewStore:
         retention_seconds: float,
         known_seconds: float | None = None,
         rater: Rater | None = None,
-        is_disputed: bool = False,
     ) -> bool:
         """A review was answered. Once all of its reviewers have, it no longer waits, and its texts are gone, unless
         they are kept on for the retention once more. That it was answered is known for `known_seconds` (None: the
@@ -215,20 +214,12 @@ class ReviewStore:
         """
         known_for = retention_seconds if known_seconds is None else known_seconds
         args = [request_id, int(keep_on), _ms(retention_seconds), _ms(known_for)]
-        args += [*(rater or Rater("", "")), int(is_disputed), SHARED_MAX]
+        args += [*(rater or Rater("", "")), SHARED_MAX]
         return bool(await self._do(self._answer, task, args))
 
     async def list_shared(self, task: str) -> list[str]:
         """The ids of requests that several have answered, the oldest first."""
         return [name.decode() for name in await self._redis.zrange(f"{ROOT}{task}:shared", 0, -1)]
-
-    async def list_disputed(self, task: str) -> list[str]:
-        """The ids of requests whose reviewers disagree, the oldest first."""
-        return [name.decode() for name in await self._redis.zrange(f"{ROOT}{task}:disputed", 0, -1)]
-
-    async def end_dispute(self, task: str, request_id: str) -> None:
-        """A dispute was resolved: it is to be resolved no longer."""
-        await self._redis.zrem(f"{ROOT}{task}:disputed", request_id)
 
     async def kept_on(self, request_id: str) -> Review | None:
         """A review that was judged wrong, with its texts; None where it is gone or can't be read."""
