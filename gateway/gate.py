@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from pydantic import Field
 
+from gateway.access import Reason
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.services import Services
@@ -26,20 +27,21 @@ from monitoring.evaluation.gate import ROLE_WORDS, GateBounds, GateReference, Ga
 from serving.adapters.entries import PLACED, AliasEntry, Version, VersionState
 from serving.object_store import Change
 
-PastGate = Annotated[
-    str | None, Field(min_length=1, max_length=1000, description="The reason to pass the gate by force, which is kept.")
-]
+PastGate = Annotated[Reason | None, Field(description="The reason to pass the gate by force, which is kept.")]
 GONE: frozenset[VersionState] = frozenset({"quarantined", "draining", "retired"})
 """States of a version that can't answer again as it is."""
 
 
 @dataclass
 class GatePass:
-    """The gate's part in a step: warnings for people, evidence for the audit, and what is written beside the step."""
+    """The gate's part in a step: warnings for people, evidence for the audit, and what is written beside the step.
+
+    `judged_at` is the generation of the alias that the verdict holds for; None: of any."""
 
     warnings: list[str] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    judged_at: int | None = None
 
     def __add__(self, other: GatePass) -> GatePass:
         return GatePass(self.warnings + other.warnings, self.evidence + other.evidence, self.changes + other.changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -85,6 +86,23 @@ async def test_what_is_shown_to_be_no_worse_passes_and_the_audit_has_the_evidenc
         assert (await gate(http, V2))["verdict"] == "cannot_tell", "a report that was forgotten is none"
 
 
+@pytest.mark.invariant("Nothing answers requests that the gate was not shown, but by force.")
+async def test_of_two_promotions_at_one_moment_the_gate_lets_one_through(
+    two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    v3 = "returns@v3"
+    small.answers[v3] = right_but_for(12)
+    await two.place(with_schema(make_adapter(3)), alias=False)
+    async with two.http() as http, two.http() as other:
+        for name in (V2, v3):
+            await evaluate(http, name)
+        bodies = ((http, V2), (other, v3))
+        moves = (client.post("/admin/v1/aliases/returns/promote", json={"version": name}) for client, name in bodies)
+        answers = await asyncio.gather(*moves)
+        assert sorted(answer.status_code for answer in answers) == [200, 409], "neither was held against the other"
+        assert (await alias(http))["previous"] == [V1]
+
+
 async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(
     two: RunningGateway, small: FakeEngine
 ) -> None:
@@ -93,7 +111,8 @@ async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(
         await evaluate(http, V2)
         assert (await gate(http, V2))["verdict"] == "failed"
         assert "points to returns@v1 on 120 rows" in (await step(http, "promote", 409, version=V2))["error"]["message"]
-        await step(http, "promote", 400, version=V2, past_gate="")
+        for blank in ("", " "):
+            await step(http, "promote", 400, version=V2, past_gate=blank)
         moved = await step(http, "promote", version=V2, **PAST)
         assert moved["warnings"][0].startswith(f"{V2} was let past the gate by force. Right answers: ")
         (entry,) = await audit_of(http, "alias.promote")

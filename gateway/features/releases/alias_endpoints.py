@@ -6,6 +6,7 @@ A release moves an alias in one atomic step. Nothing is loaded for it: what may 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -29,6 +30,7 @@ from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from serving.adapters.entries import PLACED, AliasEntry
 from serving.adapters.registry import Noted
+from serving.object_store import Change, Stale, Unchanged
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 RELEASE_ERRORS = ("approver_must_differ", "gate_not_passed")
@@ -242,7 +244,13 @@ async def _change_alias(
     before, was_at = await releases.services.registry.alias(task)
     async with take_step(releases.services, admin) as step:
         noted = step.noted(action, task, evidence={"gate": passed.evidence} if passed.evidence else None)
-        generation = await change(lambda *moved: [*noted(*moved), *passed.changes])
+
+        def note(was: Any, now: Any, generation: int) -> list[Change | Unchanged]:
+            if passed.judged_at not in (None, generation - 1):  # another version leads than the gate knew
+                raise Stale(task, generation - 1)
+            return [*noted(was, now, generation), *passed.changes]
+
+        generation = await change(note)
     after, _ = await releases.services.registry.alias(task)
     await releases.services.snapshot.refresh()
     warnings = [] if after is None else await _warnings(releases, task, before, after)
@@ -279,6 +287,7 @@ async def _see_that_they_may_serve(
 ) -> GatePass:
     """Raises Problem for a version that is not ready on a quorum of its replicas now, that its pusher may not release,
     or that the gate does not let through without a `reason` (`admin`; None: nobody will see its answers)."""
+    _, judged_at = await releases.services.registry.alias(task)
     snapshot = await releases.services.snapshot.refresh()
     released = []
     for name in weights:
@@ -290,7 +299,8 @@ async def _see_that_they_may_serve(
         released.append(version)
         if why := await explain_unready(releases.services, snapshot, version):
             raise Problem("state_conflict", f"{why}: wait, or see `why`.")
-    return GatePass() if admin is None else await pass_gate(releases.services, admin, released, reason)
+    passed = GatePass() if admin is None else await pass_gate(releases.services, admin, released, reason)
+    return replace(passed, judged_at=judged_at if passed.evidence else None)
 
 
 def _plan(releases: Releases, given: dict[str, Any]) -> dict[str, Any]:
