@@ -25,8 +25,11 @@ def split_groups(rows: Sequence[DataRow], groups: Sequence[str], heldout_share: 
     candidates = real if len(real) >= GROUPS_MIN else by_group
     drawn = sorted((_draw(name), name) for name in candidates)
     held_out = {name for value, name in drawn if value < heldout_share}
-    for label in sorted({row.label or "" for row in rows}):
-        of_label = [name for _, name in drawn if any((row.label or "") == label for row in candidates[name])]
+    by_label: dict[str, list[str]] = {}
+    for _, name in drawn:
+        for label in {row.label or "" for row in candidates[name]}:
+            by_label.setdefault(label, []).append(name)
+    for _, of_label in sorted(by_label.items()):
         if len(of_label) >= GROUPS_MIN and heldout_share > 0 and not held_out.intersection(of_label):
             held_out.add(of_label[0])
     if len(held_out) == len(by_group) and drawn:

@@ -24,7 +24,7 @@ from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.near_duplicates import NEAR, NearIndex, shingles_of
 from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, fold_text, input_of
-from monitoring.datasets.splitting import GROUPS_MIN
+from monitoring.datasets.splitting import GROUPS_MIN, split_groups
 
 WORDS = ["toaster", "kettle", "novel", "kite", "lamp", "sealed", "opened", "receipt", "Spain", "Oslo", "days", "gift"]
 
@@ -250,3 +250,10 @@ def test_a_sweep_removes_what_a_killed_removal_left(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=False)
     sweep(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(30)
+def test_as_many_classes_as_rows_are_divided_in_linear_time() -> None:
+    rows = [structs.replace(row("text", "yes"), id=f"{n}", label=f"class {n}") for n in range(30_000)]
+    sides = split_groups(rows, [each.id for each in rows], 0.2)
+    assert 0.19 < sum(sides) / len(sides) < 0.21
