@@ -15,6 +15,8 @@ from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.job import list_versions_of
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.store import ended as ended_evaluation
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
 from gateway.features.training import following
@@ -341,7 +343,11 @@ async def open_with_examples(running: RunningGateway, http: httpx.AsyncClient) -
 
 @pytest.mark.parametrize("mode", ["ask", "auto"])
 async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate(
-    mode: str, configuration: dict[str, Any], make_adapter: MakeAdapter, small: FakeEngine
+    mode: str,
+    configuration: dict[str, Any],
+    make_adapter: MakeAdapter,
+    small: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     configuration["tasks"] = {"returns": {"monitor": {"retraining": mode}, "fallback_pool": "general"}}
     configuration["training"]["rows_min"] = 5
@@ -368,6 +374,41 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
         assert (evaluation["version"], set(evaluation["arms"])) == ("returns@v2", {"adapter", "leading"})
         alias = (await http.get("/admin/v1/aliases/returns")).json()
         assert (alias["weights"], alias["rollout"]) == ({"returns@v1": 1.0}, None)
+
+        async def read_request() -> dict[str, Any]:
+            return dict((await http.get(f"/admin/v1/retraining/{request}")).json())
+
+        monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.2)
+        await until(lambda: _note_has(read_request, "returns@v2 was evaluated"))
+        store = running.features[Evaluations].store
+        done = await store.get(evaluation["id"])
+        assert done is not None
+        assert await store.move(done, ended_evaluation(done, "failed", "Its report can't be made."), None, None)
+        await until(lambda: _note_has(read_request, "is failed: Its report can't be made. Evaluate it by hand."))
+
+
+async def test_a_full_disk_halts_a_request_to_train_and_no_other(
+    configuration: dict[str, Any], make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.2)
+    configuration["tasks"] = {"returns": {"monitor": {"retraining": "ask"}, "fallback_pool": "general"}}
+    async with run_gateway(configuration) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        files = running.features[Datasets].files
+        files.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text("what no folder can be made of")
+        request = await open_with_examples(running, http)
+
+        async def read_request() -> dict[str, Any]:
+            return dict((await http.get(f"/admin/v1/retraining/{request}")).json())
+
+        await until(lambda: _note_has(read_request, "make room for data sets"))
+        files.unlink()
+
+        async def has_dataset() -> bool:
+            return bool((await read_request())["dataset"])
+
+        await until(has_dataset)
 
 
 async def test_a_version_that_can_not_be_loaded_is_staged_again_but_not_at_once(

@@ -21,6 +21,7 @@ from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import read_card
+from gateway.features.evaluations.store import Status
 from gateway.features.releases.adding import Pusher
 from gateway.features.retraining.requests_to_train import read_rows
 from gateway.features.training.beginning import begin_run, draft_training
@@ -85,7 +86,9 @@ class Following:
         try:
             if not self._one.dataset:
                 await self._take_dataset()
-            if self._one.dataset and self._is_auto and self._one.evaluation is None:
+            if self._one.evaluation is not None:
+                await self._tell_evaluation(self._one.evaluation)
+            elif self._one.dataset and self._is_auto:
                 await self._go_on()
         except Halt as halt:
             if str(halt) != self._one.note:
@@ -136,7 +139,10 @@ class Following:
         examples = await self._trainings.retraining.store.examples(self._one.id)
         rows = [row async for row in read_rows(self._trainings.retraining, examples) if is_complete(row)]
         written = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-        files = [await asyncio.to_thread(_keep, datasets.files, written)] if rows else []
+        try:
+            files = [await asyncio.to_thread(_keep, datasets.files, written)] if rows else []
+        except OSError as error:
+            raise Halt(f"Its examples can't be kept ({error.strerror}): make room for data sets.") from error
         build = Build(
             id=name,
             task=self._one.task,
@@ -197,8 +203,18 @@ class Following:
             raise Halt(f"The data set {self._one.dataset} is gone: evaluate {version} by hand.")
         class_field = self._trainings.services.settings.plan(self._one.task).class_tag or ""
         name = await evaluate_version(self._trainings.releases.evaluations, version, files.heldout, class_field)
-        note = f"{version} is being evaluated ({name}). A person goes on: apprentice adapters canary {version}"
-        await self._note("retraining.evaluate", evaluation=name, note=note)
+        await self._note("retraining.evaluate", evaluation=name, note=_describe_evaluation(version, name, "running"))
+
+    async def _tell_evaluation(self, name: str) -> None:
+        """Note how the evaluation has ended. Raises Halt where it came to no report."""
+        found = await self._trainings.releases.evaluations.store.get(name)
+        if found is None:  # it was forgotten
+            return
+        if found.status in ("failed", "cancelled"):
+            raise Halt(f"The evaluation {name} of {found.version} is {found.status}: {found.note} Evaluate it by hand.")
+        note = _describe_evaluation(found.version, name, found.status)
+        if note != self._one.note:
+            await self._note("retraining.evaluate", note=note)
 
     async def _note(self, action: str, **fields: Any) -> None:
         """Note a step in the request, with its entry in the audit. Raises Stale where it has moved on."""
@@ -212,6 +228,11 @@ class Following:
         await step.take([store.change(after, generation)])
         self._one = after
         await services.snapshot.refresh()
+
+
+def _describe_evaluation(version: str, name: str, status: Status) -> str:
+    was = "is being" if status == "running" else "was"
+    return f"{version} {was} evaluated ({name}). A person goes on: apprentice adapters canary {version}"
 
 
 def _keep(folder: Path, written: bytes) -> SourceFile:
