@@ -6,6 +6,7 @@ A review is shown blind: without its version, its pool, its reason and its calle
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from gateway.console.signed_in_request import Visit
 from gateway.server.listener import CONSOLE
 
 PAIR = "/v1/evaluations/{evaluation}/pair"
+NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
 COMPARED_MAX = 10
 """The newest evaluations whose answers people may compare."""
 
@@ -24,7 +26,6 @@ async def show_queue(visit: Visit) -> Response:
     rows = (await visit.api.get("/admin/v1/reviews"))["reviews"]
     for row in rows:
         row["agreement"] = await visit.api.get(fill_address("/admin/v1/reviews/{task}/agreement", task=row["task"]))
-        row["disputed"] = (row["agreement"]["agreement"] or {}).get("disputed", 0)
     evaluations = (await visit.api.get("/admin/v1/evaluations"))["evaluations"]
     compared = [each for each in evaluations if len(each["arms"]) > 1][:COMPARED_MAX]
     return await visit.render("reviews.html", rows=rows, evaluations=compared)
@@ -77,7 +78,7 @@ async def answer_review(visit: Visit) -> Response:
         body |= {name: fields[name] for name in ("comment", "demonstration") if fields.get(name)}
         await visit.api.send("POST", "/v1/feedback", body)
     except (Declined, ValueError) as error:
-        return await _render_next(visit, task, str(error))
+        return await _render_next(visit, task, str(error), fields)
     return await visit.done(f"{CONSOLE}/reviews/next?task={task}")
 
 
@@ -95,18 +96,22 @@ async def resolve_disputed(visit: Visit) -> Response:
         body |= {"demonstration": fields["demonstration"]} if fields.get("demonstration") else {}
         await visit.api.send("POST", fill_address("/admin/v1/reviews/{task}/disputed/{request}/resolve", **names), body)
     except (Declined, ValueError) as error:
-        return await _render_disputed(visit, str(error))
+        return await _render_disputed(visit, str(error), fields)
     return await visit.done(f"{CONSOLE}/reviews/{task}/disputed", "It is decided.")
 
 
-async def _render_disputed(visit: Visit, fault: str = "") -> Response:
+async def _render_disputed(visit: Visit, fault: str = "", said: Mapping[str, str] = NOTHING_SAID) -> Response:
     task = visit.request.path_params["task"]
     found = await visit.api.get(fill_address("/admin/v1/reviews/{task}/disputed", task=task))
     choices = list_choices(found["say"])
-    return await visit.render("disputed.html", 400 if fault else 200, **found, choices=choices, fault=fault)
+    for dispute in found["disputed"]:
+        for answer in dispute["answers"]:
+            answer["words"] = dict(choices).get(_write_value(answer["value"]), answer["value"])
+    return await visit.render("disputed.html", 400 if fault else 200, **found, choices=choices, fault=fault, said=said)
 
 
-async def _render_next(visit: Visit, task: str, fault: str = "") -> Response:
+async def _render_next(visit: Visit, task: str, fault: str = "", said: Mapping[str, str] = NOTHING_SAID) -> Response:
+    """The next review. `said` are the fields of a form that was refused: of the same review they are there again."""
     rows = (await visit.api.get("/admin/v1/reviews", task=task))["reviews"]
     progress = {name: sum(row[name] for row in rows) for name in ("waiting", "answered", "drawn")}
     shared: dict[str, Any] = {"task": task, "progress": progress, "fault": fault}
@@ -117,7 +122,7 @@ async def _render_next(visit: Visit, task: str, fault: str = "") -> Response:
             raise
         return await visit.render("review_none.html", why=refused.text, **shared)
     choices = list_choices(found["say"])
-    return await visit.render("review.html", 400 if fault else 200, **found, choices=choices, **shared)
+    return await visit.render("review.html", 400 if fault else 200, **found, choices=choices, said=said, **shared)
 
 
 def list_choices(metric: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -128,6 +133,11 @@ def list_choices(metric: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         return [(f"text:{name}", name) for name in metric["categories"]]
     good, bad = ("true", "false") if metric["better"] == "higher" else ("false", "true")
     return [(good, "Right"), (bad, "Wrong")]
+
+
+def _write_value(value: bool | float | str) -> str:
+    """A judgement as the forms have it."""
+    return str(value).lower() if isinstance(value, bool) else f"text:{value}" if isinstance(value, str) else str(value)
 
 
 def _read_value(fields: Mapping[str, str]) -> bool | float | str:

@@ -150,9 +150,10 @@ class Visit:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The texts of a form, without white space around them."""
+    """The texts of a form, without white space around them. Browsers end lines by two characters, texts by one."""
     async with request.form(max_files=0, max_fields=FIELDS_MAX) as form:
-        return {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+        texts = {name: value.replace("\r\n", "\n") for name, value in form.items() if isinstance(value, str)}
+    return {name: text.strip() for name, text in texts.items()}
 
 
 def see_that_it_is_ours(console: Console, request: Request) -> None:

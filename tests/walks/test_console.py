@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from gateway.console.signed_in_request import COOKIE, validate_path
+from gateway.features.reviews.agreement import keep_agreement
+from gateway.features.reviews.reviews import Reviews
 from tests.walks.conftest import Configure
 from tests.walks.console_world import ConsoleWorld, open_console_world
 from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
@@ -270,6 +272,26 @@ async def test_pages_find_explain_and_change_what_there_is(world: ConsoleWorld) 
         assert "No request is like that" in part.text
         assert "<html" not in part.text
     await change_by_click(world.gateway)
+
+
+async def test_reviewers_see_how_far_they_agree_and_lose_nothing_that_they_wrote(world: ConsoleWorld) -> None:
+    gateway, said = world.gateway, {"comment": "It was used:\r\nrefuse it.", "demonstration": "refuse\r\nbecause used"}
+    await keep_agreement(gateway.features[Reviews])
+    async with browsing(gateway, world.operator_key) as http, gateway.http(world.operator_key) as reviewer:
+        assert "Reviewers agree to alpha 0." in (await http.get("/console/reviews")).text
+        disputed = (await http.get("/console/reviews/returns/disputed")).text
+        assert ("Reviewer 1: Right" in disputed, "Reviewer 2: Wrong" in disputed) == (True, True)
+        page = await http.get("/console/reviews/next?task=returns")
+        fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.text.partition("<main")[2]))
+        refused = await http.post("/console/reviews/next", data=fields | said)
+        assert (refused.status_code, "Choose a judgement first." in refused.text) == (400, True)
+        assert re.findall(r"<textarea.*?>(.*?)</textarea>", refused.text, re.DOTALL) == [
+            "It was used:\nrefuse it.",
+            "refuse\nbecause used",
+        ]
+        assert (await http.post("/console/reviews/next", data=fields | said | {"value": "false"})).status_code == 200
+        (given,) = (await reviewer.get(f"/v1/requests/{fields['request']}")).json()["feedback"]
+        assert (given["value"], given["demonstration"]) == (False, "refuse\nbecause used"), "browsers write two"
 
 
 async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: ConsoleWorld) -> None:
