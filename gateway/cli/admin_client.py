@@ -141,18 +141,25 @@ class AdminClient:
         """Write the bytes at `path` to `target`, which appears whole or not at all."""
         _see_that_names_fit(path)
         partial = target.with_name(f".{target.name}.partial")
-        with self._in_words(), self._http.stream("GET", path) as answer:
-            if answer.is_error:
-                answer.read()
-                raise _refusal(answer)
-            with partial.open("wb") as file:
-                file.writelines(answer.iter_bytes())
-        partial.replace(target)
+        try:
+            with self._in_words(), self._http.stream("GET", path) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _refusal(answer)
+                with partial.open("wb") as file:
+                    file.writelines(answer.iter_bytes())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         _see_that_names_fit(path)
+        try:
+            request = self._http.build_request(method, path, **options)
+        except ValueError as error:  # no JSON has such a number
+            raise Unusable(f"It can't be sent: {error}.") from error
         with self._in_words():
-            answer = self._http.request(method, path, **options)
+            answer = self._http.send(request)
             if not answer.is_success:
                 raise _refusal(answer)
             content = answer.json()

@@ -115,6 +115,11 @@ def with_api(command: Callable[..., None]) -> Callable[..., None]:
             api = Api(connection, out)
             try:
                 command(api, **values)
+            except BrokenPipeError:
+                raise  # who read the output has left
+            except OSError as error:
+                text = f"{error.filename or 'A file'} can't be read or written: {error.strerror or error}."
+                raise Unusable(text) from error
             finally:
                 api.close()
         except CommandError as error:

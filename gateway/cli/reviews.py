@@ -62,7 +62,8 @@ def answer(
     body = as_body(request_id=request_id, metric=metric["metric"], value=value_of(metric, value))
     body |= as_body(comment=comment, demonstration=right, rater=rater)
     answer = api.post(f"{api.url}/v1/feedback", body)
-    api.out.tell(answer, f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}{_beside(first)}.")
+    said = f"{answer['request_id']}: {answer['metric']} is {json.dumps(body['value'])}"
+    api.out.tell(answer, f"{said}{'' if first is None else _beside(api, request_id, first)}.")
 
 
 @add_command(reviews, "skip")
@@ -174,12 +175,12 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
     return metric, next((each for each in answers if each.get("reviewers", 1) == 1), None)
 
 
-def _beside(first: dict[str, Any] | None) -> str:
-    """That an answer which was given before is the one that counts."""
-    if first is None:
-        return ""
+def _beside(client: AdminClient, request_id: str, first: dict[str, Any]) -> str:
+    """What counts of an answer that is not the first one."""
+    label = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")["label"]
     who = f"by {first.get('rater') or first['caller']} at {moment(first['at'])}"
-    return f"; it was judged before: the first answer, {json.dumps(first['value'])} {who}, is the one that counts"
+    counted = f"; the monitor has counted the first answer, {json.dumps(first['value'])} {who}"
+    return counted if label is None else f"{counted}; its label: {label['words']}"
 
 
 def _values(metric: dict[str, Any]) -> str:

@@ -91,12 +91,13 @@ async def test_a_review_is_answered_with_what_would_have_been_right(
     assert again.err.endswith("(no_review)\n")
 
 
-async def test_a_second_answer_says_that_the_first_one_stands(gateway: RunningGateway, apprentice: Command) -> None:
+async def test_a_second_answer_says_what_counts_where(gateway: RunningGateway, apprentice: Command) -> None:
     request_id = await drawn(gateway)
     await ok(apprentice, "reviews", "answer", request_id, "no", "--rater", "anna")
     said = await ok(apprentice, "reviews", "answer", request_id, "yes", "--rater", "ben")
-    assert said.out.startswith(f"{request_id}: correct is true; it was judged before: the first answer, false by anna")
-    assert said.out.endswith(", is the one that counts.\n")
+    counted = f"{request_id}: correct is true; the monitor has counted the first answer, false by anna at "
+    assert said.out.startswith(counted)
+    assert said.out.endswith("; its label: 1 of 2 says wrong: unresolved.\n")
     assert [one["value"] for one in await feedback(gateway, request_id)] == [False, True]
 
 

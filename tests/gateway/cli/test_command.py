@@ -1,0 +1,58 @@
+"""What all commands have in common: whatever goes wrong with files, numbers and connections is one line."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.callers import new_key
+from gateway.cli.admin_client import AdminClient, Unusable
+from tests.gateway.cli.conftest import Command, run
+
+BROKEN_OFF = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nthe beginning"
+
+
+@pytest.fixture
+def breaking() -> Iterator[str]:
+    """The address of a server that breaks its answer off."""
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(BROKEN_OFF)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+def test_of_a_download_that_breaks_off_nothing_is_left(breaking: str, tmp_path: Path) -> None:
+    client = AdminClient(breaking, new_key()[0])
+    with pytest.raises(Unusable, match="gave no answer"):
+        client.download("/datasets/1234abcd/export", tmp_path / "train.jsonl")
+    client.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_json_does_not_have_is_not_the_address_at_fault() -> None:
+    key, url = new_key()[0], "http://127.0.0.1:9"
+    words = ("tasks", "baseline", "returns", "returns@v1", "feedback", "--reason", "x", "--wrong", "nan", "--of", "100")
+    said = run(*words, APPRENTICE_URL=url, APPRENTICE_KEY=key)
+    assert (said.exit_code, said.out) == (2, "")
+    assert said.err.startswith("apprentice: It can't be sent: ")
+    assert "nan" in said.err
+
+
+async def test_a_folder_that_is_a_file_is_one_line(apprentice: Command, tmp_path: Path) -> None:
+    file = tmp_path / "examples.jsonl"
+    file.write_text("{}")
+    said = await apprentice("adopt", str(file), "--task", "returns", "--out", str(file))
+    assert (said.exit_code, said.out) == (2, "")
+    assert said.err == f"apprentice: {file} can't be read or written: File exists.\n"
