@@ -441,17 +441,20 @@ async def test_it_waits_where_no_replica_can_answer_and_says_so(
         assert (await ended(http, begun["id"]))["status"] == "done"
 
 
-async def test_a_version_that_is_unloaded_meanwhile_ends_it_with_what_to_do(
-    ready: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+@pytest.mark.parametrize(
+    ("step", "todo"), [("unload", "stage it, and run the evaluation again"), ("retire", "evaluate without it")]
+)
+async def test_a_version_that_goes_meanwhile_ends_it_with_what_to_do(
+    ready: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, step: str, todo: str
 ) -> None:
     v2 = await ready.place(with_schema(make_adapter(2)), alias=False)
     small.first_token_delay_seconds = 0.05
     async with ready.http() as http:
         begun = await begin(http, data(300), arms="adapter", version=v2)
-        assert (await http.post(f"/admin/v1/adapters/{v2}/unload")).status_code in (200, 202)
+        assert (await http.post(f"/admin/v1/adapters/{v2}/{step}")).status_code in (200, 202)
         told = await ended(http, begun["id"])
     assert told["status"] == "failed"
-    assert "stage it, and run the evaluation again" in told["note"]
+    assert todo in told["note"]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,9 @@ async def test_suites_are_kept_by_digest_and_the_newest_makes_the_last_one_older
         assert first["counts"]["length"] == {"up to 200 characters": 20}
         assert await add(http, data(20), status=200, class_field="decision") == first
         second = await add(http, data(30))
+        assert (await add(http, data(20), class_field="decision"))["kind"] == "newest", "the rules are as before again"
+        assert (await http.get(f"{PATH}/returns/older")).json()["digest"] == second["digest"]
+        assert (await add(http, data(30)))["kind"] == "newest"
         hard = await add(http, data(10), kind="hard")
         listed = (await http.get(PATH, params={"task": "returns"})).json()["suites"]
         kinds = {suite["digest"]: suite["kind"] for suite in listed}
@@ -66,7 +69,7 @@ async def test_suites_are_kept_by_digest_and_the_newest_makes_the_last_one_older
         assert (await http.get(f"{PATH}/returns/newest")).json()["digest"] == first["digest"]
         missing = await http.get(f"{PATH}/returns/general")
         assert (missing.status_code, "it has" in missing.json()["error"]["message"]) == (404, True)
-        assert [entry["after"]["rows"] for entry in await audit_of(http, "suite.add")] == [20, 30, 10]
+        assert [entry["after"]["rows"] for entry in await audit_of(http, "suite.add")] == [20, 30, 20, 30, 10]
         assert [entry["before"]["digest"] for entry in await audit_of(http, "suite.remove")] == [second["digest"]]
     held = [key async for key in ready.services.redis.scan_iter(match=f"*{second['digest']}*")]
     assert held == [], "no row of a suite outlives it"

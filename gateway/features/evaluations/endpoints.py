@@ -84,7 +84,8 @@ class WantedEvaluation:
 async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
     """All evaluations, the newest first."""
     store = feature_of(request, Evaluations).store
-    return {"evaluations": [await _shown(request, evaluation, whole=False) for evaluation in await store.all()]}
+    listed = await store.all(with_reports=False)
+    return {"evaluations": [await _shown(request, evaluation, whole=False) for evaluation in listed]}
 
 
 @router.post(

@@ -44,7 +44,7 @@ from monitoring.records import Record
 from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
 from router.replica_choice import pick
-from serving.adapters.entries import PLACED
+from serving.adapters.entries import PLACED, VersionState
 from serving.engine_traits import EngineKind
 from serving.view import FleetView, VersionView
 
@@ -64,6 +64,8 @@ FAILING_SECONDS_MAX = 3600.0
 CLOSE_SECONDS_MAX = 1800.0
 PRODUCTION_SECONDS = 30 * 86_400.0
 """Requests of so long before are what the rows are to be like."""
+GIVEN_UP: frozenset[VersionState] = frozenset({"draining", "retired"})
+"""States of a version that can't be staged any more."""
 OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})
 """Faults that the same row meets again."""
 COMMAND = make_command("gateway.features.evaluations.run")
@@ -237,9 +239,10 @@ class _Run:
         if asked.version is None:
             return self._placed(task, None, asked.pool or task.fallback_pool or "", version, view)
         if version.state in OUT_OF_SERVICE or version.state not in PLACED | {"staging"}:
-            raise Impossible(
-                f"{name} is {version.state}: stage it, and run the evaluation again: it goes on from here."
-            )
+            todo = "stage it, and run the evaluation again: it goes on from here"
+            if version.state in GIVEN_UP:
+                todo = "evaluate without it"
+            raise Impossible(f"{name} is {version.state}: {todo}.")
         return self._placed(task, version, version.pool, None, view)
 
     def _placed(

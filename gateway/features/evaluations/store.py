@@ -159,8 +159,8 @@ class EvaluationStore:
         raw = await self._redis.get(_key(evaluation))
         return None if raw is None else _read(raw)
 
-    async def all(self, limit: int = LISTED_MAX) -> list[Evaluation]:
-        """Those that are kept, the newest first."""
+    async def all(self, limit: int = LISTED_MAX, with_reports: bool = True) -> list[Evaluation]:
+        """Those that are kept, the newest first; each is read by itself, since reports are large."""
         names = [name.decode() for name in await self._redis.zrevrange(EVALUATIONS_KEY, 0, -1)]
         async with self._redis.pipeline(transaction=False) as all_of_them:
             for name in names:
@@ -170,8 +170,7 @@ class EvaluationStore:
         if gone:
             await self._redis.zrem(EVALUATIONS_KEY, *gone)
         kept = [name for name, is_there in zip(names, there, strict=True) if is_there][:limit]
-        raw = await self._redis.mget([_key(name) for name in kept]) if kept else []
-        return [_read(value) for value in raw if value is not None]
+        return [_read(raw, with_reports) for name in kept if (raw := await self._redis.get(_key(name))) is not None]
 
     async def is_wanted(self) -> bool:
         """Return whether there is anything to do."""
@@ -475,9 +474,11 @@ def get_coming_key(coming: str) -> str:
     return _key(coming, "coming")
 
 
-def _read(raw: bytes) -> Evaluation:
+def _read(raw: bytes, with_report: bool = True) -> Evaluation:
     """An evaluation as it is kept; up to 0.1.0 its arms were names, and `against` a version."""
-    fields = msgspec.json.decode(raw, type=dict[str, Any])
+    written = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    wanted = (name for name in written if with_report or name != "report")
+    fields: dict[str, Any] = {name: msgspec.json.decode(written[name]) for name in wanted}
     if isinstance(fields["arms"], list):
         against = fields.pop("against", None)
         asked = {

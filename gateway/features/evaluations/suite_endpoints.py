@@ -64,7 +64,7 @@ async def add_suite(
         When | None, Query(description="In place of a body: hard cases of production from then on, of texts kept.")
     ] = None,
 ) -> dict[str, Any]:
-    """Add a suite to a task (JSON lines). The same rows again (200) are the same suite.
+    """Add a suite to a task (JSON lines). The same rows again (200) are the same suite; an older one is newest again.
 
     With `since` its rows are requests whose label is wrong, and whose right answer is agreed.
     """
@@ -76,11 +76,12 @@ async def add_suite(
     async with nullcontext() if since is None else hold_off_erasures(evaluations), open_rows(intake):
         data = await (intake.from_request(request) if since is None else _from_production(intake, since))
         others = await evaluations.suites.all(task)
-        same = next((suite for suite in others if suite.digest == data.digest), None)
-        if same is not None and (same.kind, same.metric, same.class_field) == (kind, metric, class_field):
+        same, kinds = next((suite for suite in others if suite.digest == data.digest), None), kinds_of(others)
+        wanted = (kind, metric, class_field)  # an older one that is given again is the newest from now on
+        if same is not None and (kinds[same.digest], same.metric, same.class_field) == wanted:
             response.status_code = 200
             return _shown(same, others)
-        if len(others) >= SUITES_MAX:
+        if same is None and len(others) >= SUITES_MAX:
             raise Problem("state_conflict", f"{task} has {SUITES_MAX} suites already: remove one first.")
         suite = Suite(
             task=task,
