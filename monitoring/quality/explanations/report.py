@@ -393,7 +393,8 @@ def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged:
         previous_version = of.roles.previous_version
         can_help = previous_version is not None and _known_of(of, previous_version).verdict != "degraded"
         if can_help and not obstacles.is_nowhere(of.around, previous_version):
-            yield f"Go back to {of.roles.previous_version} if you trust it: `apprentice adapters rollback {of.task}`."
+            command = f"apprentice adapters rollback {of.task} --to {previous_version}"  # without it, a canary ends
+            yield f"Go back to {previous_version} if you trust it: `{command}`."
         if of.roles.general and obstacles.find_rule_for_all(of.around) is None:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
