@@ -290,8 +290,9 @@ async def test_reviewers_see_how_far_they_agree_and_lose_nothing_that_they_wrote
             "refuse\nbecause used",
         ]
         assert (await http.post("/console/reviews/next", data=fields | said | {"value": "false"})).status_code == 200
-        (given,) = (await reviewer.get(f"/v1/requests/{fields['request']}")).json()["feedback"]
-        assert (given["value"], given["demonstration"]) == (False, "refuse\nbecause used"), "browsers write two"
+        given = (await reviewer.get(f"/v1/requests/{fields['request']}")).json()["feedback"]
+        said_so = [(one["value"], one["demonstration"]) for one in given if "demonstration" in one]
+        assert said_so == [(False, "refuse\nbecause used")], "browsers end lines with two characters"
 
 
 async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: ConsoleWorld) -> None:
