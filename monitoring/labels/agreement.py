@@ -4,7 +4,8 @@ Alpha is 1 for raters who always agree, and 0 where they agree as often as chanc
 (K. Krippendorff, "Content Analysis", 2004, chapter 11). The interval is a percentile bootstrap over items.
 
 A rater's alpha compares the rater's disagreement with others with what chance gives in all ratings. Its interval is
-Student's, of the mean disagreement.
+Student's, of the mean disagreement. Both are too hopeful where raters rarely differ, and would be 1 where they never
+do: no lower end is above that of E. B. Wilson's interval (1927) of the share of disagreement.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def measure_agreement(ratings: Ratings, seed: int = 0) -> Agreement:
     if np.isnan(alpha) or not len(drawn):
         return observed
     low, high = (float(bound) for bound in np.quantile(drawn, (0.025, 0.975)))
+    expected = float(_expect(counts.sum(axis=0))[0])
+    low = min(low, _find_low(float(disagreements.sum() / sizes.sum()), len(counts), expected))
     return msgspec.structs.replace(observed, alpha=float(alpha), low=low, high=high)
 
 
@@ -70,7 +73,16 @@ def _report_rater(apart: Numbers, expected: float) -> Agreement:
     if len(apart) < 2:
         return msgspec.structs.replace(agreement, alpha=alpha)
     wide = float(t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / np.sqrt(len(apart))) / expected
-    return msgspec.structs.replace(agreement, alpha=alpha, low=alpha - wide, high=min(1.0, alpha + wide))
+    low = min(alpha - wide, _find_low(float(apart.mean()), len(apart), expected))
+    return msgspec.structs.replace(agreement, alpha=alpha, low=low, high=min(1.0, alpha + wide))
+
+
+def _find_low(disagreement: float, items: int, expected: float) -> float:
+    """The lower end of the alpha of this mean disagreement, which no item has more than 1 of."""
+    z = 1.96
+    half = z * np.sqrt(disagreement * (1 - disagreement) / items + z**2 / (4 * items**2))
+    most = (disagreement + z**2 / (2 * items) + half) / (1 + z**2 / items)
+    return 1.0 - float(most) / expected
 
 
 def _expect(totals: Numbers) -> Numbers:

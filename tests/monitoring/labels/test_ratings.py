@@ -69,6 +69,16 @@ def test_the_interval_holds_the_alpha_of_many_items() -> None:
     assert inside >= 50
 
 
+def test_raters_who_rarely_differ_are_not_known_to_be_alike() -> None:
+    raters = dict.fromkeys("ab", 0.98)
+    truth = measure_agreement(crowd(20_000, raters, each=2)).alpha
+    few = [crowd(20, raters, seed, each=2) for seed in range(60)]
+    samples = [one for ratings in few for one in (measure_agreement(ratings), measure_raters(ratings)["a"])]
+    assert truth is not None
+    inside = sum(one.low <= truth <= one.high for one in samples if one.low is not None and one.high is not None)
+    assert inside >= 0.9 * len(samples)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
