@@ -2,7 +2,7 @@
 
 The second weighs raters by how often they are right and what they mistake for what
 (A. P. Dawid, A. M. Skene, 1979). Of little data it makes worse labels than the majority, so it is recommended only from
-3 labels an item and 20 items a rater on. Each rater begins with two labels of the average rater; so it errs less where
+3 labels an item and 50 items a rater on. Each rater begins with two labels of the average rater; so it errs less where
 a rater gave few.
 """
 
@@ -15,7 +15,7 @@ from monitoring.labels.messages import VoteName
 from monitoring.labels.ratings import Numbers, Ratings
 
 LABELS_AN_ITEM_MIN = 3.0
-ITEMS_A_RATER_MIN = 20.0
+ITEMS_A_RATER_MIN = 50.0
 AVERAGE_LABELS = 2.0
 SMOOTHING = 0.01
 ROUNDS_MAX = 100

@@ -123,6 +123,12 @@ def test_weighing_raters_is_recommended_from_enough_labels_and_better_then() -> 
     assert find_credits(votes.dawid_skene, ratings).mean() > find_credits(votes.majority, ratings).mean() + 0.05
     few = crowd(600, {f"r{n}": 0.8 for n in range(400)})
     assert take_votes(few).recommended == "majority"
+    alike = [crowd(30, dict.fromkeys("abc", 0.85), seed, each=3) for seed in range(20)]  # 30 items a rater
+    lost = [
+        find_credits(take_votes(of).get_recommended(), of).mean() - find_credits(take_votes(of).majority, of).mean()
+        for of in alike
+    ]
+    assert min(lost) == 0.0, "raters who are alike were weighed"
     assert take_votes(crowd(600, mixed, each=2)).recommended == "majority"
     tie = read_rater_file("item,A,B\n1,x,y\n2,x,x\n")
     assert find_values(take_votes(tie).majority, tie) == [None, "x"]
