@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, make_column
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 
 Sources = list[tuple[str, Path]]
+BETWEEN_ROWS = re.compile(r"[\s,]*")
 PROMPT_COLUMNS = ("prompt", "text", "id", "label")
 """Columns of a CSV file of training prompts that are read."""
 
@@ -132,7 +134,8 @@ def _scope_cell(shown: dict[str, Any]) -> str:
 def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
     """A file with a line of JSON each: `path` itself, or what is made of its CSV (of these columns) or JSON list.
 
-    What is made lasts as long as `stack`. A row of a CSV is on the line where it began there. Raises Unusable.
+    What is made lasts as long as `stack`. A row is on the line where it began before, or on the next free one.
+    Raises Unusable.
     """
     if not path.is_file():
         raise Unusable(f"There is no file {path}.")
@@ -164,7 +167,16 @@ def _rows_of_csv(path: Path, file: IO[str], columns: Sequence[str]) -> Iterator[
 
 
 def _rows_of_json(path: Path, file: IO[str]) -> Iterator[tuple[int, Any]]:
-    rows = json.load(file)
-    if not isinstance(rows, list):
+    """The rows, each with the number of lines before it that are not its own."""
+    text = file.read()
+    if not isinstance(json.loads(text), list):
         raise Unusable(f"{path} holds no list: give a list of objects, or a line of JSON each as {path.stem}.jsonl.")
-    return ((0, {"text": row} if isinstance(row, str) else row) for row in rows)
+    decoder, before, written = json.JSONDecoder(), 0, 0
+    at, begin = 0, next(BETWEEN_ROWS.finditer(text, text.index("[") + 1)).end()
+    while text[begin] != "]":
+        before += text.count("\n", at, begin)
+        row, at = decoder.raw_decode(text, begin)
+        lines = max(0, before - written)
+        yield lines, {"text": row} if isinstance(row, str) else row
+        before, written = before + text.count("\n", begin, at), written + lines + 1
+        begin = next(BETWEEN_ROWS.finditer(text, at)).end()

@@ -52,6 +52,21 @@ def test_text_is_read_as_its_byte_order_mark_says(tmp_path: Path, encoding: str)
         assert json.loads(lines) == {"text": "Zurück — ✓", "id": "a"}
 
 
+@pytest.mark.parametrize(
+    ("text", "on_lines"),
+    [
+        ('[\n  {"text": "a"},\n  {\n    "text": "b\\n,]"\n  },\n\n  "c"\n]\n', {2: "a", 3: "b\n,]", 7: "c"}),
+        ('[{"text": "a"}, "b",\n\n\n"c"]', {1: "a", 2: "b", 4: "c"}),
+        ("[]", {}),
+    ],
+)
+def test_a_row_of_a_list_is_told_by_its_line(tmp_path: Path, text: str, on_lines: dict[int, str]) -> None:
+    (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+    with ExitStack() as stack:
+        lines = as_lines(stack, tmp_path / "rows.json", PROMPT_COLUMNS).read_text(encoding="utf-8").split("\n")
+    assert {number: json.loads(line)["text"] for number, line in enumerate(lines, 1) if line} == on_lines
+
+
 @pytest.mark.parametrize("form", ["csv", "json"])
 async def test_prompts_are_taken_as_csv_and_as_a_list_too(
     gateway: object, apprentice: Command, tmp_path: Path, form: str
