@@ -82,7 +82,7 @@ class WantedEvaluation:
 
 @router.get("/evaluations")
 async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
-    """All evaluations, the newest first."""
+    """The newest 100 evaluations, the newest first."""
     store = feature_of(request, Evaluations).store
     listed = await store.all(with_reports=False)
     return {"evaluations": [await _shown(request, evaluation, whole=False) for evaluation in listed]}
