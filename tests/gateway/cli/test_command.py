@@ -1,4 +1,4 @@
-"""What all commands have in common: whatever goes wrong with files, numbers and connections is one line."""
+"""All commands together: what goes wrong with files, numbers and connections is one line."""
 
 from __future__ import annotations
 
