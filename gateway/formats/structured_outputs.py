@@ -107,7 +107,10 @@ def _constructs(fields: Mapping[str, Raw], read: Fields) -> Iterator[Construct]:
 
 
 def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:
-    """Things to compile inside of JSON, which may be a text in JSON once more."""
+    """Things to compile inside of JSON, which may be a text in JSON once more.
+
+    Raises Problem (400) where it can't be read: an engine may read what we don't, such as NaN.
+    """
     data = bytes(raw)
     if not any(word in data for word in WORDS):
         return
@@ -116,8 +119,8 @@ def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:
         if isinstance(value, str):
             data = value.encode()
             value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-        return  # the engine refuses what is no JSON
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Problem("invalid_value", f"The form of the answer is not valid JSON: {error}.", param) from error
     yield from _walk(param, value, _refers_anywhere(data))
 
 

@@ -64,6 +64,22 @@ def test_what_an_engine_compiles_needs_its_permission(fields: dict[str, Any], pe
     assert body.fragile
 
 
+@pytest.mark.parametrize("number", ["1e400", "NaN", "Infinity"])
+def test_a_form_that_we_can_not_read_reaches_no_engine_which_might(number: str) -> None:
+    """Python's reader of JSON, and so vLLM, takes these numbers."""
+    schema = DATE | {"maximum": 7}
+    forms = {"structured_outputs.json": read(structured_outputs={"json": json.dumps(schema)})}
+    if number == "1e400":  # the others are no JSON, as all of a body has to be
+        forms["structured_outputs.json"] = read(structured_outputs={"json": schema})
+        forms["response_format"] = read(**response(schema))
+        forms["tools"] = read(**tools(schema), tool_choice="required")
+    for param, body in forms.items():
+        raw = body.raw.replace(b'": 7', b'": %b' % number.encode())
+        assert raw != body.raw
+        found = problem(raw)
+        assert (found.code, found.param) == ("invalid_value", param)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -75,7 +91,6 @@ def test_what_an_engine_compiles_needs_its_permission(fields: dict[str, Any], pe
         {"structured_outputs": {"json": {"enum": [{"pattern": "a"}]}}},
         {"structured_outputs": {"json": {"const": {"grammar": "a"}}}},
         response({"default": {"pattern": "a"}, "examples": [{"patternProperties": {"a": {}}}]}),
-        {"structured_outputs": {"json": "no JSON but a pattern"}},
         {"structured_outputs": {"regex": None, "json": {"type": "object"}}},
         {"response_format": {"type": "text"}},
         tools(DATE),
