@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from gateway.access import authorization_of, caller_of, services_of
 from gateway.errors import Problem, problem_of_fault
 from gateway.formats.format_table import get_format
+from gateway.formats.surrogates import HALF
 from gateway.server.foreign_paths import words_for
 from serving.object_store import Unreadable
 
@@ -84,8 +85,7 @@ def _refusal_of(request: Request, error: Exception) -> Problem:
 
 
 async def _half_a_character(request: Request, _: Exception) -> Response:
-    text = "A text holds half of a surrogate pair, which is no character."
-    return _answer(request, Problem("invalid_value", text))
+    return _answer(request, Problem("invalid_value", HALF))
 
 
 async def _no_redis(request: Request, _: Exception) -> Response:

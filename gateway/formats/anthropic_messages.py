@@ -243,7 +243,9 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
         at = f"{place}[{number}]"
         if block.type == "text":
             parts.append({"type": "text", "text": block.text or ""})
-        elif block.type == "image" and is_given(block.source):
+        elif block.type == "image":
+            if not is_given(block.source):
+                raise refuse_missing(f"{at}.source")
             parts.append(_read_image(block.source))
         elif block.type == "tool_use":
             arguments = bytes(block.input).decode() if is_given(block.input) else "{}"
@@ -297,8 +299,6 @@ def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:
     fields: dict[str, Any] = {"parallel_tool_calls": False} if choice.disable_parallel_tool_use else {}
     if choice.type != "tool":
         return fields | {"tool_choice": TOOL_CHOICES[choice.type]}
-    if not choice.name:
-        raise refuse_missing("tool_choice.name")
     return fields | {"tool_choice": choose_tool(choice.name)}
 
 

@@ -258,7 +258,7 @@ class Fields(msgspec.Struct):
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
-    prompt: str | list[str] | None = None
+    prompt: str | Annotated[list[str], Meta(min_length=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None

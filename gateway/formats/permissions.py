@@ -16,6 +16,7 @@ from gateway.formats.fields import (
     NEVER_WITH_ADAPTERS,
     NULL,
     ON_REQUEST,
+    RAW_FIELDS,
     ROLES,
     Fields,
     Message,
@@ -35,7 +36,10 @@ def is_neutral(wire_format: WireFormat, name: str, raw: Raw) -> bool:
     """True if a field's value asks for what happens anyway. All values that do are short."""
     if memoryview(raw).nbytes > NEUTRAL_BYTES_MAX:
         return False
-    value: Any = msgspec.json.decode(raw)
+    try:
+        value: Any = msgspec.json.decode(raw)
+    except msgspec.DecodeError:  # a number such as 1e400, which is read only here
+        return False
     is_flag = isinstance(value, bool)
     neutral = wire_format.neutral.get(name, ())
     return value is None or any(is_flag is isinstance(each, bool) and value == each for each in neutral)
@@ -97,5 +101,7 @@ def shown_name(name: str) -> str:
 
 def _keys(raw: Raw) -> set[str]:
     """The keys of an object of JSON; none of anything else."""
-    value = msgspec.json.decode(raw)
-    return set(value) if isinstance(value, dict) else set()
+    try:
+        return set(RAW_FIELDS.decode(raw))
+    except msgspec.ValidationError:
+        return set()

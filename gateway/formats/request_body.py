@@ -23,6 +23,7 @@ from gateway.formats.fields import (
 )
 from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shown_name
 from gateway.formats.structured_outputs import check_forms
+from gateway.formats.surrogates import HALF, HALVES
 from gateway.formats.wire_format import WireFormat
 from router.checks import get_selector
 from router.decision import Choice, RoutingRequest
@@ -35,10 +36,14 @@ KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {
 """Fields that an engine of this kind does not get."""
 WHOLE_MAX = 1 << 53
 """The greatest whole number that every reader of JSON takes exactly from 4.0's form."""
+OF_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
 DROPPED_SHOWN_MAX = 32
 """Names of fields that were left out, as a header and a record tell them."""
 AT_FIELD = re.compile(r"`\$\.?([^`]*)`$")
+AT_BYTE = re.compile(r"\(byte (\d+)\)$")
+AROUND_BYTES = 24
+"""Bytes before and behind a place in which half a character is looked for."""
 IN_TEXTS = re.compile(r"(prompt|input)\[\d+\]")
 NAMED_FIELD = re.compile(r"(?P<what>missing required|unknown) field `(?P<field>[^`]*)`")
 
@@ -376,19 +381,32 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Problem("invalid_json", f"The body is not valid JSON: {error}.") from error
+        raise Problem("invalid_json", _why_no_json(body, str(error))) from error
     except RecursionError as error:
         raise Problem("invalid_json", "The body is nested too deeply.") from error
     if getattr(read, wire_format.required) is None:
         raise Problem("missing_field", f"The field {wire_format.required!r} is required.", wire_format.required)
     if NULL in fields.values():
         fields = {name: raw for name, raw in fields.items() if raw != NULL}
+    if read.tools == [] and wire_format.has_tools and read.tool_choice in (None, "auto", "none"):
+        for name in OF_TOOLS:  # they ask for nothing, and OpenAI refuses them
+            fields.pop(name, None)
+            setattr(read, name, None)
     if read.logprobs is False:
         fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
     found = RequestBody(wire_format, fields, read)
     found.raw = body
     found.writer = writer
     return found
+
+
+def _why_no_json(body: bytes, message: str) -> str:
+    """The reason why a body is no JSON, by what msgspec says of it. It looks at the place at fault alone."""
+    place = AT_BYTE.search(message)
+    at = int(place[1]) if place else len(body)
+    if HALVES.search(body[max(0, at - AROUND_BYTES) : at + AROUND_BYTES]):
+        return HALF
+    return f"The body is not valid JSON: {message}."
 
 
 def _read(wire_format: WireFormat, body: bytes, fields: dict[str, Raw]) -> Fields:
@@ -398,10 +416,15 @@ def _read(wire_format: WireFormat, body: bytes, fields: dict[str, Raw]) -> Field
     """
     try:
         return wire_format.decoder.decode(body)
-    except msgspec.ValidationError:
-        changed = {
-            name: _whole(msgspec.json.decode(raw)) for name, raw in fields.items() if name in wire_format.whole_numbers
-        }
+    except msgspec.ValidationError as error:
+        try:
+            changed = {
+                name: _whole(msgspec.json.decode(raw))
+                for name, raw in fields.items()
+                if name in wire_format.whole_numbers
+            }
+        except msgspec.DecodeError:  # a number such as 1e400: the first error names its field
+            raise error from None
         if not changed:
             raise
         fields |= {name: Raw(msgspec.json.encode(value)) for name, value in changed.items()}

@@ -235,6 +235,8 @@ def _text_fields(text: TextOptions) -> dict[str, Any]:
 def _tool(tool: FunctionTool, place: str) -> dict[str, Any]:
     if tool.type != "function":
         raise refuse_value(f"{place}.type", tool.type, "function")
+    if not tool.name:
+        raise refuse_missing(f"{place}.name")
     return make_tool(tool.name, tool.description, tool.parameters, tool.strict)
 
 
@@ -296,7 +298,9 @@ def _content(content: str | list[InputPart] | None, place: str) -> Any:
             parts.append({"type": "text", "text": part.text or ""})
         elif part.type == "refusal":
             parts.append({"type": "text", "text": part.refusal or ""})
-        elif part.type == "input_image" and part.image_url:
+        elif part.type == "input_image":
+            if not part.image_url:
+                raise refuse_missing(f"{place}[{number}].image_url")
             url = {"url": part.image_url} | ({"detail": part.detail} if part.detail else {})
             parts.append({"type": "image_url", "image_url": url})
         else:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+
+HALF = "A text holds half of a surrogate pair, which is no character: cut texts between characters."
+HALVES = re.compile(rb"(?<!\\)(?:\\\\)*\\u(?:[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u)[dD][c-fC-F])")
+"""A half without its other half, in JSON."""
 
 
 class Halves:

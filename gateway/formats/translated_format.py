@@ -110,7 +110,9 @@ def make_form(
 
 
 def choose_tool(name: str | None) -> dict[str, Any]:
-    """The `tool_choice` of chat that asks for this tool."""
+    """The `tool_choice` of chat that asks for this tool. Raises Problem (400) for one without a name."""
+    if not name:
+        raise refuse_missing("tool_choice.name")
     return {"type": "function", "function": {"name": name}}
 
 

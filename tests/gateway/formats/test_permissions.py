@@ -76,6 +76,30 @@ def test_no_null_reaches_an_engine(wire_format: WireFormat) -> None:
     }
 
 
+@pytest.mark.parametrize("task", [TASK, DROPS, None], ids=["refuses", "drops", "pool"])
+def test_a_number_that_nobody_can_read_is_refused_or_dropped_as_others(task: Any) -> None:
+    """It is no number of JSON's readers, and nobody reads it where the field is unknown."""
+    body = read_body(CHAT, json.dumps({"model": "returns", "messages": MESSAGES}).encode()[:-1] + b',"zz":1e400}')
+    if task is DROPS:
+        body.check(task, DEFAULTS)
+        assert body.dropped == ["zz"]
+    else:
+        assert (found := problem(body, task=task)).code == "unknown_parameter", found
+    allowed = json.dumps({"model": "returns", "messages": MESSAGES}).encode()[:-1]
+    body = read_body(CHAT, allowed + b',"kv_transfer_params":{"prompt_token_ids":[1],"a":1e400}}')
+    assert problem(body, task=allows("kv_transfer_params")).param == "kv_transfer_params.prompt_token_ids"
+
+
+@pytest.mark.parametrize("choice", [None, "none", "auto"])
+def test_no_tools_at_all_ask_for_nothing(choice: str | None) -> None:
+    """OpenAI refuses an empty list, and the answer keeps the form that it has without tools."""
+    body = read(tools=[], tool_choice=choice, parallel_tool_calls=True)
+    assert not body.shapes_its_answer()
+    for engine in (by_adapter(), by_openai(general_prompt=False)):
+        assert sent(body, engine) == sent(read(), engine)
+    assert sent(read(tools=[], tool_choice="required"), by_adapter())["tools"] == []
+
+
 def test_special_tokens_are_neutral_as_each_endpoint_has_them() -> None:
     read(add_special_tokens=False).check(TASK, DEFAULTS)
     read(COMPLETIONS, add_special_tokens=True).check(TASK, DEFAULTS)

@@ -386,6 +386,27 @@ def test_a_completion_gets_the_general_prompt_before_its_prompt() -> None:
     assert two == ["You decide returns.\n\na", "You decide returns.\n\nb"]
 
 
+def test_no_prompt_at_all_is_refused_and_tried_at_no_engine() -> None:
+    assert problem(b'{"model":"returns","prompt":[]}', COMPLETIONS).param == "prompt"
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "n", "temperature"])
+def test_a_number_out_of_range_names_its_field(name: str) -> None:
+    raw = json.dumps({"model": "returns", "messages": MESSAGES}).encode()[:-1] + b',"%b":1e400}' % name.encode()
+    assert (problem(raw).code, problem(raw).param) == ("invalid_value", name)
+
+
+@pytest.mark.parametrize(
+    "text", [r"\ud83d", r"a\ude00", r"\ud83d and more after it", r"\ud83d\ud83d\ude00", r"\\\ud83d"]
+)
+def test_half_a_character_is_told_as_that(text: str) -> None:
+    raw = b'{"model":"returns","messages":[{"role":"user","content":"%b"}]}' % text.encode()
+    long = raw.replace(b"[{", b"[" + b'{"role":"user","content":"x"},' * 20_000 + b"{") + b" " * 100
+    assert "half of a surrogate pair" in problem(raw).message == problem(long).message
+    cut = raw.replace(text.encode(), rb"\\ud83d \ud83d\ude00")[:-1]
+    assert "half of a surrogate pair" not in problem(cut).message
+
+
 @pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2], [3]], ["a", 1], [None]])
 def test_token_ids_are_not_taken_as_a_prompt(prompt: list[Any]) -> None:
     raw = json.dumps({"model": "returns", "prompt": prompt}).encode()
