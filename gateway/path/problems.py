@@ -85,7 +85,7 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
 def refusal_of(error: EngineError, asked: str) -> Problem:
     """The engine's refusal of a request, in its own words and our shape; `asked` is the field that holds the prompt."""
     content = _content(error)
-    message = str(content.get("message") or "The engine refused the request.")[:2000]
+    message = str(content.get("message") or content.get("detail") or "The engine refused the request.")[:2000]
     text = f"{content.get('code') or content.get('type')} {message}".lower()
     param = str(content["param"])[:PARAM_CHARACTERS_MAX] if content.get("param") else None
     if isinstance(error, TooLong):
@@ -106,5 +106,8 @@ def _content(error: EngineError) -> dict[str, Any]:
         body = msgspec.json.decode(error.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
+    body = body[0] if isinstance(body, list) and body else body  # as Gemini tells it
     content = body.get("error", body) if isinstance(body, dict) else None
+    if isinstance(content, str):  # as Ollama and TGI do
+        return {"message": content}
     return content if isinstance(content, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -234,6 +235,24 @@ async def test_what_the_engine_refuses_is_told_and_never_sent_again(
     assert told.value.body.get("engine_code") == (engine_code if isinstance(engine_code, str) else None)
     assert rule.shown == 1
     assert general.requests_total == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "the stop is too long", "error_type": "validation"},
+        {"detail": "the stop is too long"},
+        [{"error": {"code": 400, "message": "the stop is too long", "status": "INVALID_ARGUMENT"}}],
+    ],
+    ids=["TGI and Ollama", "FastAPI", "Gemini"],
+)
+async def test_refusal_in_another_engines_shape_keeps_its_words(
+    gateway: RunningGateway, small: FakeEngine, body: Any
+) -> None:
+    small.faults.add(Status(400, text=json.dumps(body)), model="returns@*")
+    async with gateway.openai() as client:
+        with pytest.raises(openai.BadRequestError, match="the stop is too long"):
+            await client.chat.completions.create(model="returns", **ASK)
 
 
 async def test_a_prompt_that_is_too_long_is_named_as_its_format_names_it(
