@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.formats.format_table import get_format
+from gateway.formats.server_sent_events import BOM
 from gateway.server.shared_room import SharedRoom
 from gateway.server.wire import Headers, HungUp
 from monitoring.trace_context import read_trace
@@ -199,7 +200,7 @@ class Exchange(Wakeable):
         return read_trace(self.headers) if b"traceparent" in self._fields else (None, None)
 
     async def body(self, bytes_max: int) -> bytes:
-        """The whole JSON body. Raises Problem (413, 415; 503 without room for it), HungUp if it breaks off."""
+        """The whole JSON body, without a BOM. Raises Problem (413, 415; 503 without room), HungUp if it breaks off."""
         see_that_it_is_json(self._fields)
         if self.bytes_left is not None and self.bytes_left + self.waiting_bytes > bytes_max:
             raise too_large(bytes_max)
@@ -212,7 +213,8 @@ class Exchange(Wakeable):
             raise self.fault
         parts, self._parts = self._parts, []
         self.waiting_bytes = 0
-        return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+        body = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+        return body.removeprefix(BOM)
 
     async def next_part(self) -> tuple[bytes, bool]:
         """The part of the body that has come since, and whether there is more.

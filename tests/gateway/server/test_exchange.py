@@ -7,6 +7,7 @@ import pytest
 
 from gateway.errors import Problem
 from gateway.formats.format_table import CHAT, MESSAGES
+from gateway.formats.server_sent_events import BOM
 from gateway.path.ledger import Ledger, trace_of
 from gateway.path.relay import choice_headers
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
@@ -114,6 +115,11 @@ async def test_a_body_that_says_that_it_is_too_long_is_not_read_at_all() -> None
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/json;x=y"])
 async def test_json_is_taken(kind: str) -> None:
     assert await Caller(b"{}", headers={"content-type": kind}).call.body(BYTES_MAX) == b"{}"
+
+
+@pytest.mark.parametrize("parts", [(BOM + b"{}",), (BOM[:1], BOM[1:] + b"{", b"}")], ids=["whole", "cut"])
+async def test_a_mark_before_the_body_is_left_out(parts: tuple[bytes, ...]) -> None:
+    assert await Caller(*parts).call.body(BYTES_MAX) == b"{}"
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "", "application/jsonlines"])
