@@ -285,8 +285,9 @@ class Answer:
                 self._engine.heard()
             return [chunk] if self.begun is None and self.reading is None else self._passed_on([chunk])
         found = [chunk[:plain]] if plain else []
+        rest = b"" if chunk else self._splitter.rest()
         try:
-            events = self._splitter.feed(chunk[plain:]) if chunk else [self._splitter.rest()]
+            events = self._splitter.feed(chunk[plain:]) if chunk else [rest]
             found += self._until_broken(events)
         except ValueError as error:
             progress.done = self.finished  # all of the answer had come: too long an event after it is no fault
@@ -298,7 +299,7 @@ class Answer:
             raise self._fault
         if chunk or found:  # what came before a fault is the caller's: it is counted, and gone on from
             return self._passed_on(found)
-        self._see_that_it_is_whole()
+        self._see_that_it_is_whole(rest)
         return None
 
     def _fault_told(self) -> EngineError | None:
@@ -333,9 +334,13 @@ class Answer:
         """True if all of a stream's answer has come."""
         return len(self.progress.ended) >= self._choices
 
-    def _see_that_it_is_whole(self) -> None:
-        if not self.finished:
-            raise Truncated("the stream ended before the answer was whole")
+    def _see_that_it_is_whole(self, rest: bytes = b"") -> None:
+        if self.finished:
+            return
+        if rest.startswith(b"{") and not self.progress.answered:
+            self.wire_format.note_whole(rest, self._choices, Progress())  # an error inside a 200 has a code of its own
+            raise Failed("the engine sent its answer as a whole, though a stream was asked for")
+        raise Truncated("the stream ended before the answer was whole")
 
     async def drain(self) -> None:
         """Read what the engine still sends after its last event, so that the connection can be used again."""

@@ -287,6 +287,25 @@ async def test_engines_own_code_of_an_error_inside_a_stream_is_told(
     assert (told.error or {})["engine_code"] == "content_filter"
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ({"error": {"message": "no", "code": "content_filter"}}, "content_filter", "an error inside a 200"),
+        ({"choices": [{"message": {"content": "Hi"}}]}, None, "sent its answer as a whole"),
+    ],
+    ids=["error", "answer"],
+)
+async def test_json_in_the_place_of_a_stream_is_told_as_what_it_is(
+    world: World, small: FakeEngine, general: FakeEngine, body: Json, code: str | None, words: str
+) -> None:
+    async with world() as gateway:
+        for engine in (small, general):
+            engine.faults.add(Status(200, body))
+        told = await ask(gateway)
+    assert (told.error or {}).get("engine_code") == code
+    assert words in (told.error or {})["message"]
+
+
 @pytest.mark.invariant("Silence between tokens ends at its limit.")
 @pytest.mark.parametrize(("every", "after"), [(0.02, 1), (0.26, 10), (1.0, 1), (1.2, 10), (1.9, 1), (1.9, 10)])
 async def test_tokens_that_stop_are_waited_for_as_long_as_the_limit_says_pings_or_not(
