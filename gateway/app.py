@@ -174,14 +174,13 @@ class Gateway(FastAPI):
         return partial(walk, self.state.services, wire_format=wire_format)
 
     def identify(self, exchange: Exchange) -> Caller:
-        """The caller whose key the request's head holds. Raises Problem (401; 400 for a header that can't be read)."""
+        """The caller whose key the request's head holds. Raises Problem (401)."""
         services: Services = self.state.services
         callers, header, now = services.snapshot.current.callers, exchange.key(), time.time()
         caller = self._known_keys.find(callers, header, now)
         if caller is None:
             to_store = exchange.path.startswith(OF_STORE)
-            key = exchange.header("authorization") or exchange.authorization()
-            caller = identify(callers, key, now, admits_sidecars=to_store)
+            caller = identify(callers, exchange.authorization(), now, admits_sidecars=to_store)
             if not to_store:  # a sidecar's key that is let in there is let in nowhere else
                 self._known_keys.keep(header, caller, now)
         return caller

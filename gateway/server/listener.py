@@ -39,7 +39,7 @@ class Application(Protocol):
     """The application that a listener lets requests in to."""
 
     def identify(self, exchange: Exchange) -> Caller:
-        """The caller whose key the request's head holds. Raises Problem (400, 401) where there is none."""
+        """The caller whose key the request's head holds. Raises Problem (401) where there is none."""
 
     def answer(self, exchange: Exchange) -> Answers:
         """The function that answers a request."""

@@ -130,6 +130,7 @@ UNKNOWN_KEYS = [
     "sk-app-abcdefghijkl-wrong",
     "sk-app-abcdefghijkl",
     "sk-app-" + "x" * 300,
+    "eyJ" + "x" * 1000,
 ]
 
 
