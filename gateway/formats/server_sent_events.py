@@ -18,6 +18,10 @@ FRAMES_MAX = 8
 """Times that a frame is looked for in one stream: where it changes, looking costs more than reading."""
 
 
+ABORTED = frozenset({"abort", "error"})
+"""Reasons for which an engine ends an answer that is not whole: vLLM aborts what is under way where it is paused."""
+
+
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 """Tokens that an engine may tell of: as many as every JSON reader takes exactly."""
 
@@ -283,8 +287,10 @@ class Progress:
             bodies = BODY.decode_lines(events[6:-2].replace(b"\n\ndata: ", b"\n"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        if any(body.error is not None or (body.usage is not None and not body.choices) for body in bodies):
-            return None
+        for body in bodies:
+            choices = body.choices
+            if body.error is not None or (body.usage is not None if not choices else is_aborted(choices)):
+                return None
         return bodies
 
     def _note_plain(self, bodies: Sequence[EventBody]) -> None:
@@ -309,7 +315,7 @@ class Progress:
             else:
                 self.skipped += 1
             return None
-        if body is None or body.error is not None:
+        if body is None or body.error is not None or is_aborted(body.choices or ()):
             self.broken = joined if body is not None else None
             return None
         if not self.answer_id:
@@ -357,6 +363,14 @@ class Progress:
     def answered(self) -> bool:
         """True if a token, or the end, has come: before that, nothing of the answer is known."""
         return self.chunks > 0 or self.finish_reason is not None
+
+
+def is_aborted(choices: Iterable[EventChoice | WholeChoice]) -> bool:
+    """True if the engine has ended one of these alternatives before it was whole."""
+    for choice in choices:  # noqa: SIM110 - each event passes here, and `any` takes three times as long
+        if choice.finish_reason in ABORTED:
+            return True
+    return False
 
 
 def _text_alone(body: EventBody) -> str | None:

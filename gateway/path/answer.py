@@ -305,7 +305,7 @@ class Answer:
     def _fault_told(self) -> EngineError | None:
         """The fault that the events name, or None."""
         if self.progress.broken is not None:
-            return Failed("the engine reported an error inside its stream", body=self.progress.broken)
+            return Failed("the engine reported an error inside its stream, or aborted it", body=self.progress.broken)
         if self.progress.skipped and not self._committed:
             return Failed("an event of the engine's stream can't be read, and may have held a token")
         return None

@@ -74,6 +74,11 @@ def ends_twice(told: Json) -> None:
             choice["index"] = 0
 
 
+def aborted(reason: str) -> Callable[[Json], None]:
+    """Ends each answer as vLLM does that is stopped or paused meanwhile."""
+    return choices(lambda choice: choice.update(finish_reason=choice["finish_reason"] and reason))
+
+
 @dataclass(frozen=True)
 class Gzipped(Fault):
     """A proxy before the engine compresses its answers, whatever is asked for."""
@@ -109,10 +114,44 @@ async def test_empty_finish_reason_and_a_cut_are_no_whole_answer(
         assert ((told.error or {})["code"], told.done, told.words) == ("stream_broken", False, 40)
 
 
+@pytest.mark.invariant("An answer that its engine aborted never looks whole.")
+@both_commits
+@pytest.mark.parametrize("reason", ["abort", "error"])
+async def test_stream_that_its_engine_aborted_is_no_whole_answer(
+    world: World, small: FakeEngine, commit: str, reason: str
+) -> None:
+    async with world(commit=commit) as gateway:
+        small.faults.add(Tokens(20), Edited(aborted(reason)), model="returns@*")
+        told = await ask(gateway)
+    if commit == "complete":
+        assert (told.whole, told.done, told.text.startswith(GENERAL), told.words) == (True, True, True, 60)
+    else:
+        assert ((told.error or {})["code"], told.done, told.finish_reason) == ("stream_broken", False, None)
+
+
+async def test_stream_that_its_engine_aborted_is_gone_on_with(world: World, small: FakeEngine) -> None:
+    async with world(small_pool={"continues": True}) as gateway:
+        small.faults.add(Tokens(20), Edited(aborted("abort")), model="returns@*", times=1)
+        told = await ask(gateway, max_tokens=60)
+    assert (told.whole, told.finish_reason, told.models) == (True, "stop", {"returns@v1"})
+    assert (told.apprentice or {})["continued"] == 1
+
+
+async def test_request_that_its_engine_aborted_at_once_is_answered_elsewhere(world: World, small: FakeEngine) -> None:
+    """So vLLM ends a request that waits for its first token as it is paused."""
+    async with world() as gateway:
+        for stream in (True, False):
+            small.faults.add(Tokens(0), Edited(aborted("abort")), model="returns@*")
+            told = await ask(gateway, stream=stream)
+            assert (told.whole, told.text.startswith(GENERAL)) == (True, True)
+            assert told.headers["x-apprentice-reason"] == "engine_error"
+
+
 @pytest.mark.parametrize(
     "edit",
     [
         first_alone,
+        aborted("abort"),
         choices(lambda choice: choice.clear()),
         choices(lambda choice: choice.update(message=None)),
         choices(lambda choice: choice.update(message="Approve.")),
@@ -121,7 +160,7 @@ async def test_empty_finish_reason_and_a_cut_are_no_whole_answer(
         lambda told: told.update(choices=[]),
         lambda told: told.update(choices=None),
     ],
-    ids=["one_back", "empty_choice", "null", "text", "list", "content_list", "no_choice", "null_choices"],
+    ids=["one_back", "aborted", "empty_choice", "null", "text", "list", "content_list", "no_choice", "null_choices"],
 )
 async def test_whole_answer_without_what_was_asked_for_is_a_failed_attempt(
     world: World, small: FakeEngine, edit: Callable[[Json], None]
