@@ -19,6 +19,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import msgspec
+
 from serving.view import FaultKind
 
 
@@ -104,6 +106,31 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
     if status in OF_CALLER:
         return RefusedByEngine(message, status, body)
     return Failed(message, status, body)
+
+
+class _ErrorCode(msgspec.Struct):
+    code: int | None = None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _ErrorCode | None = None
+
+
+_ERROR_BODY = msgspec.json.Decoder(_ErrorBody)
+
+
+def from_inside(message: str, body: bytes) -> EngineError:
+    """The error that an engine tells of inside a 200, before a token: vLLM checks most of a streamed request only then.
+
+    It is that of its code, where that is a status which says more than that the engine failed.
+    """
+    try:
+        error = _ERROR_BODY.decode(body).error
+    except msgspec.DecodeError:  # a code in words
+        error = None
+    if error is None or error.code not in OF_CALLER | {404, 429, 503}:
+        return Failed(message, body=body)
+    return from_status(error.code, body, None)
 
 
 def _seconds(retry_after: str | None) -> float | None:

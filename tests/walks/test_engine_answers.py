@@ -326,6 +326,29 @@ async def test_engines_own_code_of_an_error_inside_a_stream_is_told(
     assert (told.error or {})["engine_code"] == "content_filter"
 
 
+REFUSAL = b'data: {"error":{"message":"no such token","type":"BadRequestError","param":"logit_bias","code":400}}\n\n'
+
+
+@pytest.mark.invariant("A request that its caller got wrong counts against no engine, streamed or not.")
+@pytest.mark.parametrize("stream", [True, False])
+async def test_refusal_inside_a_200_is_told_as_one_and_blames_no_engine(
+    world: World, small: FakeEngine, general: FakeEngine, stream: bool
+) -> None:
+    """vLLM checks sampling and forms of a streamed request once its 200 is out."""
+    async with world() as gateway:
+        sent = REFUSAL if stream else REFUSAL.removeprefix(b"data: ")
+        rule = small.faults.add(RawEvent(0, sent), model="returns@*")
+        refused = [await ask(gateway, stream=stream) for _ in range(4)]
+        small.faults.clear()
+        told = await ask(gateway)
+    for each in refused:
+        error = each.error or {}
+        assert (each.status, error["code"], error["param"]) == (400, "engine_refused", "logit_bias")
+        assert error["message"] == "no such token"
+    assert (rule.shown, calls(general)) == (4, [])
+    assert (told.whole, told.models) == (True, {"returns@v1"})
+
+
 @pytest.mark.parametrize(
     ("body", "code", "words"),
     [
