@@ -65,7 +65,7 @@ class PairSignals:
         """Take a pair of each run."""
         if self._margins is not None:
             won = (differences - self._margins) / (1.0 + self._margins)
-            self.sums = np.minimum(SUM_MAX, (self.sums + 1.0) * (1.0 + STAKES * won) ** self._blocks.exponent)
+            self.sums = np.minimum(SUM_MAX, (self.sums + 1.0) * (1.0 + STAKES * won) ** self._blocks.find_exponent())
             self.most = np.maximum(self.most, WEIGHTS @ self.sums)
         self._blocks.take(differences)
         self._pairs += 1

@@ -73,10 +73,9 @@ class Blocks:
         self._counts = dict.fromkeys(dependence.SIZES, 0)
         self.dispersion = np.full(runs, dependence.PRIOR)
 
-    @property
-    def exponent(self) -> Floats:
-        """The exponent of the bets' factors."""
-        return np.asarray(1.0 / (1.0 + dependence.CAUTION * (self.dispersion - 1.0)))
+    def find_exponent(self, labels: int = 0) -> Floats:
+        """The exponent of the bets' factors, after so many labels."""
+        return np.asarray(1.0 / (1.0 + dependence.find_caution(labels) * (self.dispersion - 1.0)))
 
     @property
     def variance(self) -> Floats:
@@ -85,15 +84,15 @@ class Blocks:
         mean = (self._total + dependence.SMOOTHED_WRONG) / of
         return np.maximum(1e-6, (self._squares + dependence.SMOOTHED_WRONG) / of - mean * mean)
 
-    def take(self, values: Floats | Bools) -> bool:
-        """Take a label of each run. Return whether the dispersion is another."""
+    def take(self, values: Floats | Bools) -> None:
+        """Take a label of each run."""
         self._taken += 1
         self._total += values
         self._squares += np.square(values, dtype=float)
         for size in dependence.SIZES:
             self._open[size] += values
         if self._taken % dependence.SIZES[0]:
-            return False
+            return
         variance = self.variance
         self.dispersion = np.ones(self._runs)
         for size, most, prior in zip(dependence.SIZES, dependence.RATIOS_MAX, self._prior, strict=True):
@@ -111,7 +110,6 @@ class Blocks:
                 self._before[size], self._open[size] = total, np.zeros(self._runs)
             ratio = (prior * dependence.PRIOR + self._ratios[size]) / (prior + self._counts[size])
             self.dispersion = np.maximum(self.dispersion, ratio)
-        return True
 
 
 class Signals:
@@ -134,7 +132,7 @@ class Signals:
         self._labels, self._wrong = 0, np.zeros(runs)
         self._near = np.zeros(runs)
         self._blocks = Blocks(runs)
-        self.exponent = self._blocks.exponent
+        self.exponent = self._blocks.find_exponent(self._labels)
         self._moments = np.zeros((8, runs))
         self.rhythm = np.tile(np.array(dependence.FLAT)[:, None], (1, runs))
         self._had_rhythm = np.zeros(runs, dtype=bool)
@@ -244,8 +242,8 @@ class Signals:
         self._wrong += bad
         ones = np.ones_like(cosine)
         self._moments += (ones, cosine, sine, cosine * cosine, cosine * sine, bad, bad * cosine, bad * sine)
-        if self._blocks.take(bad):
-            self.exponent = self._blocks.exponent
+        self._blocks.take(bad)
+        self.exponent = self._blocks.find_exponent(self._labels)
 
     def _fit(self, ends: Bools, at: Floats) -> None:
         places = np.flatnonzero(ends)

@@ -41,8 +41,11 @@ PRIOR_BLOCKS: Prior = (100.0, 100.0, 100.0, 100.0)
 PRIOR_BLOCKS_OF_PAIRS: Prior = (10.0, 40.0, 100.0, 100.0)
 """The weight of `PRIOR`, in blocks of each size. Pairs are few: their small blocks, which one lasting change moves
 little, count sooner."""
-CAUTION = 2.0
-"""The exponent is 1 / (1 + CAUTION * (dispersion - 1)): clusters have heavier tails than their variance tells."""
+CAUTION, CAUTION_OF_MANY = 2.0, 3.0
+"""The exponent is 1 / (1 + caution * (dispersion - 1)): clusters have heavier tails than their variance tells, and the
+more labels there are, the more often one is met."""
+FEW, MANY = 1_000, 2_500
+"""Labels up to which the caution is that of few, and from which it is that of many."""
 BLOCKS_MAX = 1_000
 NEAR = 10.0
 CROWDED_POINTS = 0.14
@@ -138,17 +141,23 @@ def find_dispersion(state: Dependence, prior: Prior = PRIOR_BLOCKS) -> float:
 def find_relief(state: Dependence) -> float:
     """The exponent by the dispersion of all labels, as a part of the one that counts: under 1 where one caller's
     errors alone come in bursts."""
-    return find_exponent_of(state.whole.find_dispersion()) / find_exponent(state)
+    return find_exponent_of(state.whole.find_dispersion(), state.whole.labels) / find_exponent(state)
 
 
 def find_exponent(state: Dependence) -> float:
     """The exponent of the bets' factors by the dispersion alone."""
-    return find_exponent_of(find_dispersion(state))
+    return find_exponent_of(find_dispersion(state), state.whole.labels)
 
 
-def find_exponent_of(dispersion: float) -> float:
-    """The exponent of the bets' factors at this dispersion."""
-    return 1.0 / (1.0 + CAUTION * (dispersion - 1.0))
+def find_exponent_of(dispersion: float, labels: int = 0) -> float:
+    """The exponent of the bets' factors at this dispersion, after so many labels."""
+    return 1.0 / (1.0 + find_caution(labels) * (dispersion - 1.0))
+
+
+def find_caution(labels: int) -> float:
+    """The caution after so many labels."""
+    grown = min(1.0, max(0.0, (labels - FEW) / (MANY - FEW)))
+    return CAUTION + grown * (CAUTION_OF_MANY - CAUTION)
 
 
 def find_times(state: Dependence, at: float) -> float:
