@@ -79,8 +79,12 @@ class Datasets:
 
     def cards(self) -> list[dict[str, Any]]:
         """The cards of all data sets, the newest first."""
-        paths = [path for path in self.folder.glob(f"*/{CARD_FILE}") if DIGEST.fullmatch(path.parent.name)]
-        return [read_card(path.parent) for path in sorted(paths, key=lambda path: -path.stat().st_mtime)]
+        found: list[tuple[float, dict[str, Any]]] = []
+        for path in self.folder.glob(f"*/{CARD_FILE}"):
+            if DIGEST.fullmatch(path.parent.name):
+                with contextlib.suppress(FileNotFoundError):  # it is deleted at this moment
+                    found.append((path.stat().st_mtime, read_card(path.parent)))
+        return [card for _, card in sorted(found, key=lambda each: -each[0])]
 
 
 def read_card(folder: Path) -> dict[str, Any]:
