@@ -20,6 +20,7 @@ from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Review
 from gateway.features.training.trainings import Trainings
+from monitoring.feedback import Feedback
 from serving.object_store import ObjectStore
 from tests.walks.gateway import RunningGateway
 from tests.walks.scope_world import form
@@ -238,8 +239,14 @@ async def _add_gold(world: World) -> httpx.Response:
 
 
 async def _resolve(world: World) -> httpx.Response:
-    await world.gateway.services.redis.zadd("apprentice:reviews:returns:disputed", {"d" * 200: time.time()})
-    path = f"/admin/v1/reviews/returns/disputed/{'d' * 200}/resolve"
+    services, request_id = world.gateway.services, "d" * 200
+    await services.redis.zadd("apprentice:reviews:returns:shared", {request_id: time.time()})
+    for rater, value in (("one", True), ("other", False)):
+        answer = Feedback(
+            feedback_id=rater, metric="correct", value=value, at=time.time(), caller=rater, reviewed=True, reviewers=2
+        )
+        await services.feedback.give(request_id, answer, "*", young=True)
+    path = f"/admin/v1/reviews/returns/disputed/{request_id}/resolve"
     return await world.http.post(path, json={"value": True, "comment": SMILE * 4000})
 
 
