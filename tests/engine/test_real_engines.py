@@ -110,6 +110,17 @@ async def test_logprobs_schemas_and_tools_pass_through(gateway: RunningGateway) 
         assert "count_days" in called.choices[0].message.model_dump_json(), called.model_dump_json()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_refusal_of_sampling_is_a_400_streamed_or_not(gateway: RunningGateway, stream: bool) -> None:
+    """vLLM tells it inside the 200 of a stream."""
+    body = {"model": "general", "messages": user(OPEN_QUESTION), "logit_bias": {"2000000": 1}, "stream": stream}
+    async with gateway.http() as http:
+        answer = await http.post("/v1/chat/completions", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "engine_refused", "logit_bias")
+    assert "out-of-vocab" in error["message"]
+
+
 async def test_tokens_are_counted_as_the_message_has_them(gateway: RunningGateway) -> None:
     tool: Any = {"name": "count_days", "input_schema": {"type": "object", "properties": {"unit": {"type": "string"}}}}
     async with AsyncAnthropic(base_url=gateway.url, api_key=gateway.admin_key, timeout=SLOW_SECONDS_MAX) as client:
