@@ -16,7 +16,7 @@ from gateway.features.releases.recycling import Busy, begin
 from gateway.features.releases.releases import Releases
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
-from serving.object_store import Change
+from serving.object_store import Change, LenientReader
 from serving.replica import Replica
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -65,8 +65,9 @@ async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Send the replica requests again."""
     services = services_of(request)
     replica = _replica(services, name)
-    before = await services.objects.cordons.get(name)
-    if before is not None:
+    written = (await services.objects.cordons.written([name])).get(name)
+    if written is not None:
+        before = LenientReader().read(f"the cordon of {name}", written, dict)
         step = audited(services, admin)
         step.note("replica.uncordon", name, before, None)
         await step.take([Change(services.objects.cordons, name, None)])

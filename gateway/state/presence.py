@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,9 @@ from redis.asyncio import Redis
 
 from gateway.state.redis import redis_time
 from serving.fleet import Fleet
+from serving.object_store import UNREADABLE
 
+log = logging.getLogger(__name__)
 KEY = "apprentice:gateways"
 GONE_SECONDS = 5.0
 """A gateway that has not told of itself for so long is gone, and engines cancel the answers of a process that is gone.
@@ -49,6 +52,8 @@ class Presence:
         self._clock = clock or (lambda: redis_time(redis))
         self._demand: dict[str, float] = {}
         self._told_at: float | None = None
+        self._unreadable: dict[bytes, tuple[bytes, float]] = {}
+        """The lines that can't be read, and Redis's time at which each was first seen."""
 
     async def tell(self) -> None:
         """Write down this gateway's line. Raises RedisError."""
@@ -66,13 +71,26 @@ class Presence:
 
     async def present(self) -> GatewayRoll:
         """All gateways that have told of themselves lately; those that are gone are forgotten. Raises RedisError."""
-        raw = await self._redis.hgetall(KEY)
-        reports = {name: msgspec.json.decode(line, type=PresenceReport) for name, line in raw.items()}
-        since = await self._clock() - GONE_SECONDS
+        raw: dict[bytes, bytes] = await self._redis.hgetall(KEY)
+        now = await self._clock()
+        reports = {name: self._read(name, line, now) for name, line in raw.items()}
+        self._unreadable = {name: seen for name, seen in self._unreadable.items() if raw.get(name) == seen[0]}
+        since = now - GONE_SECONDS
         gone = [name for name, line in reports.items() if line.at < since]
         if gone:
             await self._redis.hdel(KEY, *gone)
         return GatewayRoll([line for line in reports.values() if line.at >= since])
+
+    def _read(self, name: bytes, line: bytes, now: float) -> PresenceReport:
+        """A gateway's report. One that can't be read may use anything, until its line is too old: nothing is idle."""
+        try:
+            return msgspec.json.decode(line, type=PresenceReport)
+        except UNREADABLE as error:
+            written, since = self._unreadable.get(name, (b"", now))
+            if not written:
+                log.error("the line of gateway %r in %s can't be read: %s", name, KEY, error)
+            self._unreadable[name] = line, since if line == written else now
+            return PresenceReport(self._unreadable[name][1], -1, {}, {})
 
     def _smooth(self, holds: Mapping[str, Mapping[str, int]], now: float) -> None:
         """An exponential mean of the requests in flight by version; what has faded away is dropped."""

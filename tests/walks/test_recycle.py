@@ -8,7 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from gateway.features.releases.reconciling import reconcile_once
+from gateway.features.releases.releases import Releases
+from serving.object_store import GENERATION_KEY, ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.wire import Exchange, HttpListener
 from tests.waiting import until
@@ -160,4 +164,21 @@ async def test_one_replica_of_a_pool_at_a_time_and_only_where_it_can_be_started_
         refused = await http.post("/admin/v1/replicas/small-0/recycle")
         assert "one replica of a pool at a time" in refused.json()["error"]["message"]
         assert (await http.post("/admin/v1/replicas/nobody/recycle")).status_code == 404
+    assert supervisor.asked == 0
+
+
+async def test_a_cordon_that_cannot_be_read_stays_until_an_admin_takes_it_away(
+    configure: Configure, small: FakeEngine, other: FakeEngine, supervisor: Supervisor, redis: Redis
+) -> None:
+    async with two_replicas(configure, small, other, supervisor) as gateway, gateway.http() as http:
+        await ObjectStore(redis, "cordons").put("small-0", {"reason": 7})
+        for damaged in (b'{"reason": 7}', b"{"):
+            await redis.hset("apprentice:cordons", "small-0", damaged)
+            await redis.incr(GENERATION_KEY)
+            await reconcile_once(gateway.features[Releases])
+            rows = {row["name"]: row for row in (await http.get("/admin/v1/replicas")).json()["replicas"]}
+            assert rows["small-0"]["cordoned"]
+        uncordoned = await http.post("/admin/v1/replicas/small-0/uncordon")
+        assert (uncordoned.status_code, uncordoned.json()["cordoned"]) == (200, None)
+        await reconcile_once(gateway.features[Releases])
     assert supervisor.asked == 0

@@ -19,7 +19,7 @@ import msgspec
 from gateway.features.releases.releases import Releases
 from gateway.state.audited_step import AuditedStep
 from serving.adapters.placement import HELD, Placement
-from serving.object_store import Change, Stale, Unchanged
+from serving.object_store import UNREADABLE, Change, Stale, Unchanged
 from serving.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -60,12 +60,8 @@ async def recycle_some(releases: Releases) -> None:
     """One step for each replica that is being recycled; begins with one where ghosts take the last room. Raises
     RedisError."""
     kept = await releases.services.objects.cordons.generations()
-    raw = await releases.services.objects.cordons.all()
-    cordons = {
-        name: msgspec.convert(fields, Cordon)
-        for name, fields in raw.items()
-        if name in releases.services.fleet.replicas
-    }
+    raw = await releases.services.objects.cordons.written()
+    cordons = {name: _read(cordon) for name, cordon in raw.items() if name in releases.services.fleet.replicas}
     generation = (await releases.services.snapshot.refresh()).generation  # at least that of the cordons
     for name, cordon in cordons.items():
         if cordon.recycle and not cordon.stuck:
@@ -84,11 +80,11 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
     """Have a replica recycled. Raises Busy if another of its pool gets no requests, also if that begins at this very
     moment, Stale if the replica's own cordon changes, RedisError."""
     kept = await releases.services.objects.cordons.generations()
-    cordons = await releases.services.objects.cordons.all()
+    cordons = await releases.services.objects.cordons.written()
     others = [other.name for other in releases.services.fleet.in_pool(replica.config.pool) if other is not replica]
     if busy := [name for name in others if name in cordons]:
         raise Busy(busy)
-    was = msgspec.convert(cordons.get(replica.name, {}), Cordon)
+    was = _read(cordons.get(replica.name, b"{}"))
     cordon = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
     changes: list[Change | Unchanged] = [
         Change(releases.services.objects.cordons, replica.name, msgspec.to_builtins(cordon), kept.get(replica.name, 0)),
@@ -102,6 +98,14 @@ async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> N
         if stale.name == replica.name:
             raise
         raise Busy([stale.name]) from None
+
+
+def _read(cordon: bytes) -> Cordon:
+    """A cordon. One that can't be read stays, and its replica is left alone, until an admin takes it away."""
+    try:
+        return msgspec.json.decode(cordon, type=Cordon)
+    except UNREADABLE:
+        return Cordon(reason="its cordon can't be read", stuck=True)
 
 
 def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from redis.asyncio import Redis
 
 from gateway.state.presence import GONE_SECONDS, KEY, SMOOTHING_SECONDS, GatewayRoll, Presence, PresenceReport
@@ -63,6 +64,32 @@ async def test_a_gateway_that_says_nothing_any_more_is_forgotten(redis: Redis) -
     roll = await two.present()
     assert roll.idle("small-0", "returns@v1", 3)
     assert await redis.hkeys(KEY) == [b"two"]
+
+
+async def test_a_damaged_line_stops_nothing_and_nothing_is_idle_until_it_is_old(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    gateway = Presence(redis, "one", fleet(), lambda: 3, clock)
+    await redis.hset(KEY, "two", b'{"at": "noon"}')
+    for _ in range(2):
+        await gateway.tell()
+        assert not (await gateway.present()).idle("small-0", "returns@v1", 3)
+        clock.now += GONE_SECONDS - 0.1
+    assert [record.getMessage().count("two") for record in caplog.records] == [1]
+    await gateway.tell()
+    assert (await gateway.present()).idle("small-0", "returns@v1", 3)
+    assert await redis.hkeys(KEY) == [b"one"]
+
+
+async def test_a_gateway_of_another_release_that_tells_on_is_never_forgotten(redis: Redis) -> None:
+    clock = Clock()
+    gateway = Presence(redis, "one", fleet(), lambda: 3, clock)
+    for at in range(3):
+        await redis.hset(KEY, "two", b"[%d]" % at)
+        await gateway.tell()
+        assert not (await gateway.present()).idle("small-0", "returns@v1", 3)
+        clock.now += GONE_SECONDS - 0.1
 
 
 async def test_what_is_asked_of_a_version_is_a_smoothed_mean_over_all_gateways(redis: Redis) -> None:
