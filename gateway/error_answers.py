@@ -14,6 +14,7 @@ from gateway.errors import Problem, problem_of_fault
 from gateway.formats.format_table import get_format
 from gateway.formats.surrogates import HALF
 from gateway.server.foreign_paths import words_for
+from monitoring.audit import AuditConflict
 from serving.object_store import Unreadable
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def add_error_answers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(UnicodeEncodeError, _half_a_character)
     app.add_exception_handler(RedisError, _no_redis)
+    app.add_exception_handler(AuditConflict, _no_entry)
     app.add_exception_handler(Unreadable, _unreadable)
     app.add_exception_handler(Exception, _fault)
 
@@ -92,6 +94,12 @@ async def _no_redis(request: Request, _: Exception) -> Response:
     text = "Redis can't be reached: what was sent may not be stored. Try again later."
     if request.method in ("GET", "HEAD") or request.url.path.endswith("/dry-run"):
         text = "Redis can't be reached, so this can't be read now. Requests go on by what was read last."
+    return _answer(request, Problem("storage_unavailable", text))
+
+
+async def _no_entry(request: Request, error: Exception) -> Response:
+    log.error("%s", error, extra={"path": request.url.path})
+    text = f"{error} The change itself may have been made: look before you send it again."
     return _answer(request, Problem("storage_unavailable", text))
 
 

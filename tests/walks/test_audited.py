@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
-from tests.walks.audit_world import CASES, V1, V2, Case, World
+from tests.walks.audit_world import CASES, DRAFTS, V1, V2, Case, World
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.test_reload import reloadable
@@ -119,6 +120,16 @@ async def test_unwritable_chain_keeps_a_draft_of_each_change_and_enters_it_later
         every = await world.gateway.services.audit.read(limit=1000)  # jobs draft entries too
         assert len(every) >= drafted
         assert len({entry.digest for entry in every}) == len(every)
+
+
+async def test_a_chain_whose_end_is_cut_off_is_told_and_its_entry_waits(gateway: RunningGateway, redis: Redis) -> None:
+    async with gateway.http() as http:
+        assert (await http.post("/admin/v1/replicas/small-0/cordon")).status_code == 200
+        await redis.xdel(STREAM, await redis.xadd(STREAM, {"cut": "off"}, id="1000000-0"))
+        answer = await http.post("/admin/v1/replicas/small-0/uncordon")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert "look before you send it again" in answer.json()["error"]["message"]
+    assert "replica.uncordon" in [json.loads(draft)["action"] for draft in await redis.hvals(DRAFTS[0])]
 
 
 async def test_a_release_has_an_entry_for_each_request_to_train_that_it_closes(gateway: RunningGateway) -> None:
