@@ -351,6 +351,10 @@ async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_
     assert (await services.registry.alias("returns"))[0] == alias
     await small.restart()
     await until(lambda: canary in replica.loaded)
+    held = Verdict(action="hold", because="Its time is over.", evidence={})
+    await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, held)
+    holds = [entry for entry in await services.audit.read(limit=1000) if entry.action == "alias.hold"]
+    assert [entry.after["because"] for entry in holds] == ["Its time is over."], "the wait was no hold"
     await gateway.features[Releases].rollouts.carry_out("returns", alias.rollout, promote)
     promoted, _ = await services.registry.alias("returns")
     assert promoted is not None

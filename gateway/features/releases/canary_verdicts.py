@@ -17,7 +17,7 @@ from gateway.state.audited_step import Drafts
 from gateway.state.quality_store import QualityStore
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
-from monitoring.quality.verdicts.rollout import Verdict
+from monitoring.quality.verdicts.rollout import Action, Verdict
 from serving.adapters.entries import Rollout
 from serving.adapters.registry import Registry, RegistryError
 from serving.object_store import UNREADABLE, Change, Stale
@@ -51,9 +51,10 @@ class Rollouts:
         registry: Registry,
         audit: Audit,
         meters: Meters,
-        find_obstacle: Callable[[str], Awaitable[str | None]],
+        find_obstacle: Callable[[str], Awaitable[tuple[Action, str] | None]],
     ) -> None:
-        """`find_obstacle` gives the reason why a version may not be promoted now; None where it may."""
+        """`find_obstacle` gives what is done instead of a promotion, and why; None where the version may be promoted.
+        What passes by itself is no `hold`: of these one is entered, and the next one may last."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._registry = registry
         self._audit = audit
@@ -82,7 +83,7 @@ class Rollouts:
             kept.records_read = None
             log.warning("the evidence on the canary %s starts again: an earlier release kept it", begun.version)
         if verdict.action == "promote" and (obstacle := await self._find_obstacle(begun.version)) is not None:
-            verdict = Verdict(action="hold", because=obstacle, evidence=verdict.evidence)
+            verdict = Verdict(action=obstacle[0], because=obstacle[1], evidence=verdict.evidence)
         kept.action, kept.because, kept.evidence = verdict.action, verdict.because, verdict.evidence
         await self._redis.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
         if verdict.action == "continue" or (verdict.action == "hold" and kept.held):

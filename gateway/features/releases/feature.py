@@ -14,6 +14,7 @@ from gateway.features.releases.reconciling import keep_reconciling
 from gateway.features.releases.releases import Releases
 from gateway.gate import find_obstacle
 from gateway.services import Services
+from monitoring.quality.verdicts.rollout import Action
 
 
 def _open(services: Services, features: Features) -> Releases:
@@ -23,12 +24,15 @@ def _open(services: Services, features: Features) -> Releases:
     return Releases(services, rollouts, features[Fitting], features[Evaluations])
 
 
-async def _find_obstacle(services: Services, name: str) -> str | None:
-    """The reason why a canary is not promoted by itself now; None where it may be. Raises RedisError."""
+async def _find_obstacle(services: Services, name: str) -> tuple[Action, str] | None:
+    """What a canary does instead of being promoted by itself, and why; None where it may be. Raises RedisError."""
     snapshot = await services.snapshot.refresh()
     version = snapshot.versions.get(name)
     why = "" if version is None else await explain_unready(services, snapshot, version)
-    return f"{why}." if why else await find_obstacle(services, name)
+    if why:
+        return "continue", f"{why}."
+    obstacle = await find_obstacle(services, name)
+    return None if obstacle is None else ("hold", obstacle)
 
 
 RELEASES = Feature(

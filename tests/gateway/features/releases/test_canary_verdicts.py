@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.features.releases.canary_verdicts import Rollouts
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
-from monitoring.quality.verdicts.rollout import Verdict
+from monitoring.quality.verdicts.rollout import Action, Verdict
 from serving.adapters.entries import Rollout
 from serving.adapters.registry import Registry
 from serving.object_store import ObjectStore
@@ -78,8 +78,8 @@ async def test_what_is_kept_of_a_canary_is_nothing_of_another_one_and_may_be_dam
 
 
 async def test_a_promotion_that_the_gate_does_not_allow_is_a_hold_that_says_why(redis: Redis) -> None:
-    async def obstacle(name: str) -> str:
-        return f"The gate holds {name} up."
+    async def obstacle(name: str) -> tuple[Action, str]:
+        return "hold", f"The gate holds {name} up."
 
     rollouts = Rollouts(redis, Registry(redis), Audit(redis), Meters(), obstacle)
     await rollouts.carry_out("returns", BEGUN, Verdict(action="promote", because="No worse.", evidence={}))
