@@ -25,6 +25,7 @@ class JobLease:
 
     def __init__(self, redis: Redis, job: str, owner: str, lease_seconds: float = LEASE_SECONDS) -> None:
         """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`."""
+        self._redis = redis
         self._renew = redis.register_script(RENEW)
         self._release = redis.register_script(RELEASE)
         self._key = f"apprentice:duty:{job}"  # an earlier release sees it, where `job` has the same name there
@@ -75,6 +76,10 @@ class JobLease:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def is_held(self) -> bool:
+        """Whether any gateway has the lease now. Raises RedisError."""
+        return bool(await self._redis.exists(self._key))
 
     async def _take(self) -> bool:
         """Take or keep the lease. False while another gateway has it. Raises RedisError."""

@@ -16,9 +16,14 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.datasets import job
+from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
+from gateway.state.audited_step import AuditedStep
+from monitoring.datasets.build import DatasetOptions
+from monitoring.datasets.reading import SourceFile
 from tests.fakes.engine import FakeEngine
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
@@ -143,6 +148,39 @@ async def test_a_gateway_without_the_files_of_a_building_leaves_it_to_one_that_h
     async with run_gateway(elsewhere) as other, run_gateway(configure()) as sharing:
         assert other.features[Datasets].name_folder() != sharing.features[Datasets].name_folder()
         assert sharing.features[Datasets].name_folder() == gateway.features[Datasets].name_folder()
+
+
+async def test_a_building_whose_folder_has_no_gateway_any_more_fails_and_others_wait(
+    gateway: RunningGateway, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "ABANDONED_SECONDS", 0.0)
+    monkeypatch.setattr(job, "ABANDONED_INTERVAL_SECONDS", 0.0)
+    builds = gateway.features[Datasets].builds
+    await redis.set("apprentice:duty:datasets:away", "a gateway that is slow")
+    for at, folder in enumerate(("away", "gone")):
+        step = AuditedStep(redis, gateway.services.audit, "ada")
+        step.note("building.begin", "returns", None, {"build": folder})
+        build = Build(
+            id=folder,
+            task="returns",
+            by="ada",
+            created_at=float(at),
+            files=[SourceFile("rows.jsonl", "/elsewhere/rows.jsonl", {})],
+            options=DatasetOptions(),
+            since=None,
+            until=0.0,
+            folder=folder,
+        )
+        await builds.begin(build, step)
+
+    async def ended() -> bool:
+        build = await builds.get("gone")
+        return build is not None and build.state == "failed" and "build it again" in build.error
+
+    await until(ended)
+    waiting = await builds.get("away")
+    assert waiting is not None
+    assert waiting.state == "running"
 
 
 def children_building() -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import time
 from collections.abc import Collection
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.25
 FILE_SECONDS_MAX = 86_400.0
 """A file that was sent is kept for so long, unless a building has used it up before."""
+ABANDONED_SECONDS = 3600.0
+"""A building whose folder no gateway has had for so long has failed: nobody else has its files."""
+ABANDONED_INTERVAL_SECONDS = 60.0
 LOOKED_AT_SECONDS = 30 * 86_400.0
 """Requests of so long before are looked at for what production asks."""
 COMMAND = make_command("monitoring.datasets.build_run")
@@ -40,8 +44,12 @@ async def keep_building(datasets: Datasets) -> None:
     """Build whatever waits, unless another gateway with the same folder does. Runs until cancelled. Raises
     RedisError."""
     folder = await asyncio.to_thread(datasets.name_folder)
-    lease = JobLease(datasets.services.redis, f"datasets:{folder}", datasets.services.name)
+    lease = _lease_of(datasets, folder)
     await lease.repeat(BuildingWork(datasets, folder).step, LOOK_INTERVAL_SECONDS)
+
+
+def _lease_of(datasets: Datasets, folder: str) -> JobLease:
+    return JobLease(datasets.services.redis, f"datasets:{folder}", datasets.services.name)
 
 
 class BuildingWork:
@@ -52,9 +60,15 @@ class BuildingWork:
         self._folder = folder
         self._looked_at = -1
         """The generation of the state at which buildings were last looked for."""
+        self._looked_around_at = -math.inf
+        self._gone_since: dict[str, float] = {}
+        """The folders of buildings that no gateway has now, and since when, by time.monotonic."""
 
     async def step(self) -> None:
         """Build all that wait now. Raises RedisError."""
+        if time.monotonic() - self._looked_around_at >= ABANDONED_INTERVAL_SECONDS:
+            await self._end_abandoned()
+            self._looked_around_at = time.monotonic()
         generation = self._datasets.services.snapshot.current.generation
         if generation == self._looked_at:
             return
@@ -65,6 +79,16 @@ class BuildingWork:
         before, used = time.time() - FILE_SECONDS_MAX, await self._datasets.find_used()
         await asyncio.to_thread(forget_files, self._datasets.files, before, used)
         self._looked_at = generation
+
+    async def _end_abandoned(self) -> None:
+        builds = [build for build in await self._datasets.builds.all() if build.state == "running"]
+        folders, now = {build.folder for build in builds} - {"", self._folder}, time.monotonic()
+        gone = [folder for folder in folders if not await _lease_of(self._datasets, folder).is_held()]
+        self._gone_since = {folder: self._gone_since.get(folder, now) for folder in gone}
+        for build in builds:
+            if now - self._gone_since.get(build.folder, math.inf) >= ABANDONED_SECONDS:
+                error = "No gateway has run in an hour that has its files: build it again, at a gateway that runs."
+                await self._end(build, DatasetResult(error=error))
 
     async def _next(self) -> Build | None:
         """The oldest that can be built here."""
@@ -119,7 +143,7 @@ class BuildingWork:
             log.warning("another gateway has ended the building %s", build.id)
         await self._datasets.drafts.enter_left()
         used = await self._datasets.find_used()
-        for file in build.files:
+        for file in build.files if build.folder in ("", self._folder) else ():
             if file.path not in used:
                 await asyncio.to_thread(Path(file.path).unlink, missing_ok=True)
 
