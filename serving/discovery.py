@@ -122,34 +122,40 @@ class Discovery:
 
     def fill(self, pools: Iterable[PoolConfig]) -> list[PoolConfig]:
         """The pools, those that are followed with the replicas that were found last."""
+        pools = list(pools)
+        names = [pool.name for pool in pools]
         return [
-            pool if followed is None else fill(pool, followed.endpoints)
+            pool if followed is None else fill(pool, followed.endpoints, names)
             for pool in pools
             for followed in (self.followed.get(pool.name),)
         ]
 
 
-def fill(pool: PoolConfig, endpoints: Iterable[Endpoint]) -> PoolConfig:
-    """A pool that is discovered, with a replica for each endpoint."""
+def fill(pool: PoolConfig, endpoints: Iterable[Endpoint], pools: Iterable[str] = ()) -> PoolConfig:
+    """A pool that is discovered, with a replica for each endpoint; `pools` are the names of all."""
     assert pool.discovered is not None
-    return replace(pool, replicas=tuple(_replica(pool.name, pool.discovered, each) for each in sorted(endpoints)))
+    # `eu-x` of the pool `small` and `x` of `small-eu` are two: all gateways know the pools, not each other's endpoints
+    is_ambiguous = any(pool.name.startswith(f"{other}-") for other in pools)
+    replicas = (_replica(pool.name, pool.discovered, each, is_ambiguous) for each in sorted(endpoints))
+    return replace(pool, replicas=tuple(replicas))
 
 
-def _replica(pool: str, discovered: DiscoveredPool, endpoint: Endpoint) -> ReplicaConfig:
+def _replica(pool: str, discovered: DiscoveredPool, endpoint: Endpoint, is_ambiguous: bool) -> ReplicaConfig:
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     sidecar_port = discovered.sidecar_port
     return replace(
         discovered.template,
-        name=_name(pool, endpoint.name),
+        name=_name(pool, endpoint.name, is_ambiguous),
         url=f"http://{host}:{endpoint.port}",
         sidecar_url=f"http://{host}:{sidecar_port}" if sidecar_port else None,
     )
 
 
-def _name(pool: str, endpoint: str) -> str:
-    """A replica's name; one that is too long is cut, and stays unique."""
+def _name(pool: str, endpoint: str, is_ambiguous: bool) -> str:
+    """A replica's name. One that is too long is cut, and stays unique; so does one that may be another pool's, too."""
     name = f"{pool}-{endpoint}"
-    if len(name) <= NAME_LENGTH_MAX:
+    if len(name) <= NAME_LENGTH_MAX and not is_ambiguous:
         return name
-    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    whole = f"{pool}/{endpoint}" if is_ambiguous else name
+    digest = hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()
     return f"{name[: NAME_LENGTH_MAX - len(digest) - 1]}-{digest}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serving.discovery import Discovery
+from serving.discovery import Discovery, fill
 from serving.fleet import DiscoveredPool, Fleet, PoolConfig
 from serving.replica import ReplicaConfig
 from serving.replica_sources import DiscoveryError, Endpoint, ReplicaSource, name_of
@@ -148,6 +148,19 @@ async def test_a_name_that_is_too_long_is_cut_and_stays_unique(discovery: Discov
     found = [replica.name for replica in discovery.fill([long])[0].replicas]
     assert len(set(found)) == 2
     assert max(map(len, found)) == 63
+
+
+def test_pools_whose_names_begin_alike_have_replicas_of_different_names(told: Told) -> None:
+    pools = ("small", "small-eu")
+    for pods in (("eu-x", "x"), ("eu-" + "x" * 63, "x" * 63)):
+        found = [
+            fill(pool(told, name=name), [Endpoint(pod, "10.0.0.7", 8000)], pools).replicas[0].name
+            for name, pod in zip(pools, pods, strict=True)
+        ]
+        assert found[0] != found[1]
+        assert found[1].startswith("small-eu-x")
+        assert max(map(len, found)) <= 63
+    assert fill(pool(told), [Endpoint("eu-x", "10.0.0.7", 8000)], pools).replicas[0].name == "small-eu-x"
 
 
 async def test_another_source_is_followed_and_what_was_known_stays_until_it_answers(
