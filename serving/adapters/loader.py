@@ -205,7 +205,8 @@ class Placer:
             state=state,
             path=self.path_on(replica, version),
             life=replica.life,
-            since=time.time(),
+            # no failure is from before the staging that met it, though an admin's gateway has a clock that is ahead
+            since=max(time.time(), version.changed_at) if "retry_at" in changed else time.time(),
             **fields,
         )
         await self._put(placement, now)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from redis.asyncio import Redis
@@ -17,7 +19,7 @@ from gateway.callers import new_key
 from gateway.features.releases.reconciling import reconcile_once
 from gateway.features.releases.releases import Releases
 from serving.adapters import loader as placer
-from serving.adapters import reconcile
+from serving.adapters import reconcile, registry
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
 from tests.waiting import until
@@ -480,6 +482,21 @@ async def test_what_every_engine_refuses_is_told_once_in_the_engines_own_words(
     assert message.count("LoRA rank 4 is greater than max_lora_rank 2") == 1, message
     assert re.search(r"small-[01] did not load returns@v2 \(500\): .*; the same on small-[01]\.$", message), message
     assert "{" not in message
+
+
+async def test_a_staging_by_a_gateway_whose_clock_is_ahead_ends_at_its_first_failure(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = gateway.services.fleet.replicas["small-0"]
+    life, small.max_lora_rank = replica.life, 2
+    await small.restart()
+    await until(lambda: replica.up and replica.life != life)
+    version = await push(gateway, make_adapter(2))
+    monkeypatch.setattr(registry, "time", SimpleNamespace(time=lambda: time.time() + 3600.0))
+    async with gateway.http() as http:
+        answer = await http.post(f"/admin/v1/adapters/{version}/stage")
+    assert answer.status_code == 409, answer.text
+    assert "LoRA rank 4 is greater than max_lora_rank 2" in answer.json()["error"]["message"]
 
 
 async def test_an_unloaded_version_leaves_nothing_in_redis_once_its_engine_starts_anew(
