@@ -23,7 +23,6 @@ from gateway.server.accepting import Accepting
 from gateway.server.connection import Connection
 from gateway.server.cors import headers_for
 from gateway.server.listener import ADMIN, CONSOLE, METRICS, OPENAPI, PROBES, Address, Listener
-from gateway.server.shared_room import SharedRoom
 
 log = logging.getLogger(__name__)
 OF_ADMINS = (ADMIN, CONSOLE, OPENAPI, PROBES)
@@ -120,7 +119,6 @@ class OrderlyServer(uvicorn.Server):
         self._places = places
         self._settings = settings
         self._listeners: list[Listener] = []
-        self._bodies = SharedRoom(settings.limits.bodies_bytes_max, settings.limits.caller_share_max)
         self._signals = 0
         self._alone = False
         """True if it stops while the other processes of its gateway go on."""
@@ -178,7 +176,8 @@ class OrderlyServer(uvicorn.Server):
     async def _listen(self, address: Address, place: socket.socket) -> None:
         limits, tls, gateway = self._settings.limits, self.config.ssl, self._gateway
         preflights = self._settings.listen.cors_origin is not None
-        listener = Listener(address, limits, self._bodies, self.server_state, gateway, tls is not None, preflights)
+        bodies = gateway.state.services.admission.bodies
+        listener = Listener(address, limits, bodies, self.server_state, gateway, tls is not None, preflights)
         self._listeners.append(listener)
         handshake_seconds_max = limits.head_seconds_max if tls else None
         server: Accepting | asyncio.Server

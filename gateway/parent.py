@@ -220,7 +220,8 @@ class Parent:
             self._settings = pickle.loads(message.payload)  # noqa: S301 - our own process wrote it
             self._settings_message = ProcessMessage("settings", 0, message.payload)
             logging.getLogger().setLevel(self._settings.log_level)  # a process that is started later inherits it
-        others = [child for child in self._children if child.ready and child is not asker]
+        # settings go to their reader, too: of two that are read at once the last one here is the last one everywhere
+        others = [c for c in self._children if c.ready and (c is not asker or message.topic == "settings")]
         if not message.number:
             for child in others:
                 child.send(message)

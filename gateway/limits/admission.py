@@ -12,6 +12,7 @@ from typing import Literal, Self
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
 from gateway.limits.fair_queue import FairQueue, Wanted
+from gateway.server.shared_room import SharedRoom
 from monitoring.metrics import Meters
 
 Priority = Literal["interactive", "batch"]
@@ -119,6 +120,8 @@ class Admission:
         self.draining = False
         self.over = False
         """True if what was still under way is ended now."""
+        self.bodies = SharedRoom(limits.bodies_bytes_max)
+        """The room for the bodies under way; who reads them takes it."""
         self._meters = meters
         self._has_room = has_room
         self._running: dict[str, int] = {}
@@ -137,6 +140,7 @@ class Admission:
         self._queue_max = limits.queue_max
         self.queue_seconds_max = limits.queue_seconds_max
         self._caller_share_max = limits.caller_share_max
+        self.bodies.set_share(limits.caller_share_max)
         self._batch_share_min = limits.batch_share_min
         while self.waiting and self.call_next():
             pass

@@ -11,8 +11,12 @@ class SharedRoom:
     def __init__(self, size_max: int, share_max: float = 1.0) -> None:
         self.size_max = size_max
         self.taken = 0
-        self._of_one_max = max(1.0, size_max * share_max)
         self._held: dict[str, int] = {}
+        self.set_share(share_max)
+
+    def set_share(self, share_max: float) -> None:
+        """Bound one holder to this share from now on; nobody loses what it has."""
+        self._of_one_max = max(1.0, self.size_max * share_max)
 
     def take(self, holder: str, size: int = 1) -> bool:
         """Take so much for a holder; False, and nothing, where there is no room."""

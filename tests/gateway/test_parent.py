@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gateway.configuration.settings import Settings
 from gateway.parent import Parent
-from gateway.siblings import ProcessMessage
+from gateway.siblings import Channel, ProcessMessage
 from tests.gateway.test_siblings import POOLS
 
 
@@ -22,3 +22,30 @@ def test_the_parent_logs_by_the_level_that_was_read_again() -> None:
     finally:
         root.setLevel(before)
         parent._loop.close()
+
+
+class Heard(Channel):
+    """A channel whose process says nothing; the messages that it was sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[ProcessMessage] = []
+
+    def send(self, message: ProcessMessage) -> None:
+        self.messages.append(message)
+
+
+def test_of_two_reloads_at_once_the_same_is_the_last_one_at_each_process() -> None:
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    channels = [Heard(), Heard()]
+    for child, channel in zip(parent._children, channels, strict=True):
+        child.ready, child.channel = True, channel
+
+    async def read_at_both() -> None:
+        for child, seconds in zip(parent._children, (5.0, 6.0), strict=True):
+            read = Settings(pools=POOLS, general_pool="general", snapshot_interval_seconds=seconds)
+            await parent._relay(child, ProcessMessage("settings", 0, pickle.dumps(read)))
+
+    parent._loop.run_until_complete(read_at_both())
+    parent._loop.close()
+    last = [pickle.loads(channel.messages[-1].payload) for channel in channels]
+    assert [settings.snapshot_interval_seconds for settings in last] == [6.0, 6.0]

@@ -70,6 +70,20 @@ async def reloadable(configuration: dict[str, Any], folder: Path) -> AsyncIterat
         yield Reloadable(gateway, http, config, content)
 
 
+async def test_a_keys_share_of_the_room_for_bodies_is_that_of_the_new_file(
+    configure: Configure, tmp_path: Path
+) -> None:
+    async with reloadable(configure(), tmp_path) as at:
+        long = {"messages": [{"role": "user", "content": "x" * 100_000}]}
+        assert (await at.ask(**long)).status_code == 200
+        reloaded = await at.reload(lambda content: content.update(limits={"caller_share_max": 0.0001}))
+        assert reloaded.status_code == 200, reloaded.text
+        assert (await at.ask()).status_code == 200
+        refused = await at.ask(**long)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overload"), refused.text
+        assert "bytes of bodies" in refused.json()["error"]["message"]
+
+
 async def test_tasks_limits_and_prices_are_those_of_the_new_file_at_once(configure: Configure, tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["tasks"]["clauses"] = {"max_tokens_max": 100}
