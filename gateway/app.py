@@ -310,6 +310,8 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
         reconciler = Reconciler(fleet, registry, placer)
         audit, stirred = Audit(redis), asyncio.Event()
         note = siblings.note_generation
+        recent = RecentBodies(settings.records.recent_bytes_max)
+        siblings.answers["bodies"] = recent.tell
         take_in = lambda current: note(_take_in(current, fleet, reconciler, meters, stirred))  # noqa: E731
         snapshot = await _snapshot_keeper(settings, redis, audit, take_in, meters, registry)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -355,7 +357,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
             threads=stack.enter_context(Threads()),
             judging=Judging(),
             observers=Observers(),
-            recent=RecentBodies(settings.records.recent_bytes_max),
+            recent=recent,
             flow=flow,
             feedback=feedback_of(settings, redis),
             coverage=Coverage(),

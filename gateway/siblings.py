@@ -25,7 +25,7 @@ ANSWER_SECONDS_MAX = 10.0
 """Longest time until all others have answered."""
 CAUGHT_UP_SECONDS_MAX = 1.0
 LOOK_SECONDS = 0.002
-Topic = Literal["answer", "ready", "closed", "stop", "reload", "settings", "metrics", "totals", "looked"]
+Topic = Literal["answer", "ready", "closed", "stop", "reload", "settings", "metrics", "totals", "looked", "bodies"]
 Answering = Callable[[bytes], Awaitable[bytes]]
 PARTED_LIMITS = (
     *("connections_max", "connections_reserved", "bodies_bytes_max"),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
+import msgspec
+
+from gateway.formats.format_table import FORMATS
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.wire_format import WireFormat
 
@@ -34,6 +38,21 @@ class RecentBodies:
         """The body of a request; None where it is not here (any more)."""
         kept = self._bodies.get(request_id)
         return None if kept is None else read_body(*kept)
+
+    async def tell(self, asked: bytes) -> bytes:
+        """The bodies of these requests that are here, for another process of this gateway; `read` reads them there."""
+        ids = msgspec.msgpack.decode(asked, type=list[str])
+        kept = [(each, *self._bodies[each]) for each in ids if each in self._bodies]
+        return msgspec.msgpack.encode([(each, wire_format.path, raw) for each, wire_format, raw in kept])
+
+    @staticmethod
+    def read(answers: Iterable[bytes]) -> dict[str, RequestBody]:
+        """The bodies that other processes tell, by their requests' ids."""
+        bodies: dict[str, RequestBody] = {}
+        for answer in filter(None, answers):
+            told = msgspec.msgpack.decode(answer, type=list[tuple[str, str, bytes]])
+            bodies |= {request_id: read_body(FORMATS[path], raw) for request_id, path, raw in told}
+        return bodies
 
     def take_in(self, bytes_max: int) -> None:
         """Go by another bound from now on."""

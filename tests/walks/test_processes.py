@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -112,6 +113,25 @@ async def test_both_processes_serve_and_whichever_answers_says_the_same(config: 
         assert set(known) == {200}
         found = [(await caller.get(f"/v1/requests/{answers[0].headers['x-request-id']}")) for caller in callers]
         assert {one.status_code for one in found} == {200}
+
+
+async def test_a_dry_run_of_a_rule_reads_what_was_asked_at_the_other_process_too(config: Path) -> None:
+    configured(config, tasks={"returns": {}})
+    async with pair(config, new_key()[0]) as (_, callers):
+        for caller in callers:
+            answer = await caller.post("/v1/chat/completions", json=SHORT | {"model": "returns"})
+            assert answer.status_code == 200, answer.text
+        rule = {"action": "refuse", "contains": SHORT["messages"][0]["content"]}
+
+        async def tried() -> dict[str, Any]:
+            told: dict[str, Any] = (await callers[0].post("/admin/v1/overrides/a/dry-run", json=rule)).json()
+            return told
+
+        async def all_read() -> bool:
+            return (await tried())["looked_at"] == CALLERS
+
+        await until(all_read, "the records of all are stored")
+        assert {name: (await tried())[name] for name in ("matched", "unknown")} == {"matched": CALLERS, "unknown": 0}
 
 
 @pytest.mark.invariant("A process that dies takes only its own requests with it, and no counter goes down.")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from gateway.formats.request_body import RequestBody
 from gateway.services import Services
 from monitoring.records import Record
@@ -72,12 +74,18 @@ async def try_rule(services: Services, rule: Override) -> Tried:
     bare = replace(rule, mode="enforce", starts_at=None, expires_at=None)
     policy = services.snapshot.current.policy
     place: str | None = None
+    others = services.siblings.count - 1
     for _ in range(READ_MAX // AT_ONCE):
         records, place = await services.flow.stream.newest(AT_ONCE, place)
         part = [record for record in records if record.purpose == "serve" and record.task is not None]
         part = part[: REQUESTS_MAX - tried.looked_at]
-        bodies = [services.recent.get(record.id) for record in part]
-        await asyncio.to_thread(_try_on, tried, bare, part, bodies, policy)
+        bodies = {record.id: services.recent.get(record.id) for record in part}
+        away = [name for name, body in bodies.items() if body is None] if others and _reads_body(bare) else []
+        if away:
+            answers = await services.siblings.ask("bodies", msgspec.msgpack.encode(away))
+            bodies |= services.recent.read(answers)
+            others = others if len(answers) == others else 0  # one hangs: each time would take as long
+        await asyncio.to_thread(_try_on, tried, bare, part, [bodies[record.id] for record in part], policy)
         if place is None or tried.looked_at >= REQUESTS_MAX:
             break
     return tried
@@ -96,7 +104,7 @@ def _try_on(
             continue  # an earlier rule decided
         if record.pool is None and record.error_code in BEFORE_RULES:
             continue
-        if body is None and (rule.reads_text or rule.metadata):
+        if body is None and _reads_body(rule):
             bare = replace(rule, contains=None, pattern=None, metadata={})
             tried.unknown += _matches(bare, record, {}, "")
             continue
@@ -106,6 +114,10 @@ def _try_on(
             tried.change(record, _after(rule, record, policy))
         elif record.override_id == rule.id:
             tried.change(record, "as without the rule")
+
+
+def _reads_body(rule: Override) -> bool:
+    return rule.reads_text or bool(rule.metadata)
 
 
 def _matches(rule: Override, record: Record, metadata: dict[str, str], text: str) -> bool:
