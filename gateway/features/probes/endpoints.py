@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from gateway.access import services_of
+from gateway.errors import Problem
 from gateway.openapi_parts import OK, TEXT, with_answer
 
 router = APIRouter()
@@ -54,5 +55,9 @@ async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Re
     """All metrics, for Prometheus."""
     services = services_of(request)
     merged = await services.siblings.ask("metrics", accept.encode("latin-1", "replace"))
-    body, content_type = services.meters.exposition(accept) if len(merged) != 2 else (merged[0], merged[1].decode())
+    if services.siblings.count > 1 and not merged:  # those of one process are less than what was told before
+        raise Problem(
+            "overload", "The gateway's processes did not answer in time, so that not all can be told. Try again later."
+        )
+    body, content_type = (merged[0], merged[1].decode()) if merged else services.meters.exposition(accept)
     return Response(body, headers={"content-type": content_type})
