@@ -111,9 +111,8 @@ def erase_unreadable(storage: ArchiveStorage, requests: Set[str]) -> None:
     """Erase entries that no gateway could read, where they name one of the requests. The storage is locked."""
     names_one = make_search(requests)
     for name in storage.list_names("unreadable"):
-        content = storage.read(f"unreadable/{name}")
-        rest = _without_lines(content, names_one)
-        if len(rest) < len(content):
+        rest = _without_lines(storage.read(f"unreadable/{name}"), names_one)
+        if rest is not None:
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch:
                 file = Path(scratch) / name
                 file.write_bytes(rest)
@@ -137,9 +136,8 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
     names_one = make_search(requests)
     for path in (folder / WAITING_FOLDER).glob("*"):
         if path.is_file():
-            content = path.read_bytes()
-            rest = _without_lines(content, names_one)
-            if len(rest) < len(content):
+            rest = _without_lines(path.read_bytes(), names_one)
+            if rest is not None:
                 replace_file(path, rest)
     return found
 
@@ -160,9 +158,26 @@ def make_search(requests: Set[str]) -> Callable[[bytes], bool]:
     return lambda text: not ids.isdisjoint(ID.findall(text)) or any(each in text for each in others)
 
 
-def _without_lines(content: bytes, names_one: Callable[[bytes], bool]) -> bytes:
-    """The lines of a file that name none of some requests."""
-    return b"".join(line for line in content.splitlines(keepends=True) if not names_one(line))
+def _without_lines(content: bytes, names_one: Callable[[bytes], bool]) -> bytes | None:
+    """The lines of a file that name none of some requests, and were not derived from one that does; None: all."""
+    lines = content.splitlines(keepends=True)
+    gone = {at for at, line in enumerate(lines) if names_one(line)}
+    if not gone:
+        return None
+    rows = {at: _read_row(line) for at, line in enumerate(lines) if at in gone or b'"parent"' in line}
+    count = 0
+    while count != len(gone):  # until no row is left that was derived from an erased one
+        count, ids = len(gone), {str(rows[at]["id"]) for at in gone if rows[at].get("id") is not None}
+        gone |= {at for at, row in rows.items() if str(row.get("parent", "")) in ids}
+    return b"".join(line for at, line in enumerate(lines) if at not in gone)
+
+
+def _read_row(line: bytes) -> dict[str, Any]:
+    """The object on a line; an empty one where there is none."""
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
 
 
 def _erase_rows(

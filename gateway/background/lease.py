@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 LEASE_SECONDS = 10.0
+KEY = "apprentice:duty:"
+SCANNED_AT_ONCE = 1000
 
 RENEW = """
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 2 end
@@ -20,15 +23,25 @@ RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL'
 Work = Callable[[], Awaitable[None]]
 
 
+async def list_holders(redis: Any, beginning: str) -> dict[str, str]:
+    """The jobs whose names begin so, of which a gateway has the lease now, each with its owner. Raises RedisError."""
+    keys = [key async for key in redis.scan_iter(match=f"{KEY}{beginning}*", count=SCANNED_AT_ONCE)]
+    owners = await redis.mget(keys) if keys else []
+    return {
+        key.decode().removeprefix(KEY): owner.decode()
+        for key, owner in zip(keys, owners, strict=True)
+        if owner is not None  # else it has run out since
+    }
+
+
 class JobLease:
     """The lease of one job, as one gateway takes it, renews it and gives it back."""
 
     def __init__(self, redis: Redis, job: str, owner: str, lease_seconds: float = LEASE_SECONDS) -> None:
         """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`."""
-        self._redis = redis
         self._renew = redis.register_script(RENEW)
         self._release = redis.register_script(RELEASE)
-        self._key = f"apprentice:duty:{job}"  # an earlier release sees it, where `job` has the same name there
+        self._key = KEY + job  # an earlier release sees it, where `job` has the same name there
         self._owner = owner
         self._lease_seconds = lease_seconds
         self.is_new = False
@@ -76,10 +89,6 @@ class JobLease:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def is_held(self) -> bool:
-        """Whether any gateway has the lease now. Raises RedisError."""
-        return bool(await self._redis.exists(self._key))
 
     async def _take(self) -> bool:
         """Take or keep the lease. False while another gateway has it. Raises RedisError."""

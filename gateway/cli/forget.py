@@ -96,5 +96,7 @@ def _tell(api: Api, erasure: dict[str, Any]) -> None:
         api.out.say(f"Training {training} had read such rows: it was stopped, or begins anew. Run its command again.")
     for version in erasure["versions"]:
         api.out.say(f"Version {version} was trained on such a data set: its weights may hold what it learned.")
+    for gateway in erasure.get("elsewhere", ()):
+        api.out.note(f"Warning: {gateway} keeps its data sets in a folder of its own: look there for these texts.")
     if erasure["append_only_file"] in STILL_IN_FILE:
         api.out.note(f"Warning: {STILL_IN_FILE[erasure['append_only_file']]}")

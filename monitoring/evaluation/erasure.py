@@ -13,7 +13,7 @@ import msgspec
 
 from monitoring.evaluation.comparing import ClassFinder
 from monitoring.evaluation.dataset import Row
-from monitoring.evaluation.keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
+from monitoring.evaluation.keys import ERASED_ENDING, EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
 from monitoring.evaluation.slices import SliceCounts
 from monitoring.texts import FORGOTTEN_KEY, TextRow
 
@@ -69,9 +69,18 @@ def find_erased(rows: Sequence[Sequence[str]], erased: Set[str]) -> list[int]:
 def erase_from_uploads(redis: Any, requests: Set[str]) -> None:
     """Erase rows of data that are on their way in, before they are looked for where they go. Raises RedisError."""
     for key in redis.scan_iter(match=get_evaluation_key("coming*", "coming"), count=PUSHED_AT_ONCE):
-        rows = redis.lrange(key, 0, -1)
-        for place in find_erased([list_names(msgspec.json.decode(raw, type=Row)) for raw in rows], requests):
-            redis.lrem(key, 1, rows[place])
+        erased, marks = set(requests), key.decode() + ERASED_ENDING
+        while True:  # what comes in after the ids were marked is held against them there
+            rows = redis.lrange(key, 0, -1)
+            names = [list_names(msgspec.json.decode(raw, type=Row)) for raw in rows]
+            places = find_erased(names, erased)
+            if not places:
+                break
+            erased |= {names[place][0] for place in places}
+            redis.sadd(marks, *(names[place][0] for place in places))
+            redis.expire(marks, FORGOTTEN_SECONDS)
+            for place in places:
+                redis.lrem(key, 1, rows[place])
 
 
 def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:

@@ -7,6 +7,9 @@ SUITES_KEY = "apprentice:suites"
 EVALUATIONS_KEY = "apprentice:evaluations"
 """The ids of evaluations, by the time when they were begun."""
 
+ERASED_ENDING = ":erased"
+"""Behind the key of an upload's rows: the ids of those that an erasure has taken away."""
+
 
 def get_suite_key(task: str, digest: str) -> str:
     """The key of a suite's rows."""

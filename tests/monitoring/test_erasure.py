@@ -179,6 +179,17 @@ def test_lines_are_searched_for_many_requests_at_once(tmp_path: Path) -> None:
     assert waiting.read_text() == "".join(lines[1::2])
 
 
+def test_a_row_that_waits_goes_with_the_erased_one_that_it_was_derived_from(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"id": 1, "request": "r1"}, {"id": "b", "parent": 1}, {"id": "c", "parent": "b"}]
+    rows += [{"id": "d", "parent": "e"}, {"request": "r2"}]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (tmp_path / ".files").mkdir()
+    waiting = tmp_path / ".files" / "a"
+    waiting.write_text("".join(lines) + "no JSON\n")
+    erase_from_sets(tmp_path, {"r1"}, {}, 0.0)
+    assert waiting.read_text() == "".join(lines[3:]) + "no JSON\n"
+
+
 async def test_leftovers_of_crashes_are_removed(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
     names = ["datasets/.partial-1/set/train.jsonl", "archive/.partial-2/rows.jsonl", "trainings/t1/rows.new"]
     names += [f"datasets/{'a' * 64}/.train.jsonl.partial"]

@@ -155,6 +155,7 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
         assert (opened.status_code, opened.json()["examples"]) == (201, 2)
         await add_suite(http, request, other)
     dataset = write_set(folder, request, other)
+    await gateway.services.redis.set("apprentice:duty:datasets:of-another", "gateway-b")
     before, labels = holding(folder, OTHER), await gateway.services.redis.xrange(STREAM_KEY)
     assert {"train.jsonl", "card.html", CARD_FILE} < set(holding(folder, SECRET))
 
@@ -167,6 +168,7 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
     assert counted == {"found": 1, "texts": 1, "feedback": 1, "examples": 1, "append_only_file": "rewritten"}
     assert {"digest": DIGEST, "requests": 1, "rows": 4} in erasure["datasets"]
     assert erasure["versions"] == ["returns@v1"]
+    assert erasure["elsewhere"] == ["gateway-b"], "whose own folder was not looked at"
     assert [(suite["task"], suite["rows"]) for suite in erasure["suites"]] == [("returns", 2)]
     assert erasure["evaluated"] == 2
     assert json.loads((dataset / ERASED_FILE).read_bytes())["rows"] == 4

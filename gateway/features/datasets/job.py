@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import JobLease
+from gateway.background.lease import JobLease, list_holders
 from gateway.errors import Problem
 from gateway.features.datasets.builds import Build
 from gateway.features.datasets.datasets import Datasets
@@ -29,6 +29,8 @@ from monitoring.datasets.folder import sweep
 from serving.object_store import Stale
 
 log = logging.getLogger(__name__)
+FOLDER_JOB = "datasets:"
+"""With the name of a folder, the job of building its sets."""
 LOOK_INTERVAL_SECONDS = 0.25
 FILE_SECONDS_MAX = 86_400.0
 """A file that was sent is kept for so long, unless a building has used it up before."""
@@ -44,12 +46,8 @@ async def keep_building(datasets: Datasets) -> None:
     """Build whatever waits, unless another gateway with the same folder does. Runs until cancelled. Raises
     RedisError."""
     folder = await asyncio.to_thread(datasets.name_folder)
-    lease = _lease_of(datasets, folder)
+    lease = JobLease(datasets.services.redis, FOLDER_JOB + folder, datasets.services.name)
     await lease.repeat(BuildingWork(datasets, folder).step, LOOK_INTERVAL_SECONDS)
-
-
-def _lease_of(datasets: Datasets, folder: str) -> JobLease:
-    return JobLease(datasets.services.redis, f"datasets:{folder}", datasets.services.name)
 
 
 class BuildingWork:
@@ -83,7 +81,8 @@ class BuildingWork:
     async def _end_abandoned(self) -> None:
         builds = [build for build in await self._datasets.builds.all() if build.state == "running"]
         folders, now = {build.folder for build in builds} - {"", self._folder}, time.monotonic()
-        gone = [folder for folder in folders if not await _lease_of(self._datasets, folder).is_held()]
+        held = await list_holders(self._datasets.services.redis, FOLDER_JOB) if folders else {}
+        gone = [folder for folder in folders if FOLDER_JOB + folder not in held]
         self._gone_since = {folder: self._gone_since.get(folder, now) for folder in gone}
         for build in builds:
             if now - self._gone_since.get(build.folder, math.inf) >= ABANDONED_SECONDS:

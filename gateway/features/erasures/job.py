@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import JobLease
+from gateway.background.lease import JobLease, list_holders
 from gateway.errors import Problem
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
@@ -61,6 +61,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         examples=await erasures.retraining.store.forget_requests(frozenset(requests)),
         versions=list_versions_of(erasures, {each["digest"] for each in erased["datasets"]}),
         append_only_file=await rewrite_now(erasures.services.redis),
+        elsewhere=await _find_elsewhere(erasures),
     )
     shown = {name: value for name, value in msgspec.to_builtins(done).items() if name not in ("requests", "names")}
     await erasures.services.audit.append(erasure.by, "texts.erased", erasure.id, evidence=shown)
@@ -109,6 +110,13 @@ async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequen
             step = AuditedStep(services.redis, services.audit, erasure.by)
             deleted += sum(await store.delete(task, request, step))
     return deleted + await erasures.reviews.gold.forget(requests)
+
+
+async def _find_elsewhere(erasures: Erasures) -> list[str]:
+    """The gateways that run now with a folder of data sets of their own. Raises RedisError."""
+    folder = await asyncio.to_thread(erasures.trainings.datasets.name_folder)
+    holders = await list_holders(erasures.services.redis, "datasets:")
+    return sorted(owner for job, owner in holders.items() if job != f"datasets:{folder}")
 
 
 def list_versions_of(erasures: Erasures, digests: Set[str]) -> list[str]:

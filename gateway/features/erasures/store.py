@@ -20,6 +20,7 @@ FORGOTTEN_SECONDS = 90 * 86_400
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """One erasure. `of` says of what in words; `requests` are ids, `names` callers and handles whose requests until
     `at` (Unix seconds) are meant. The figures are there once it is done; until then `error` says what kept it from it.
+    `elsewhere` are gateways whose data sets lie in a folder of their own, which was not looked at.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     trainings: list[str] = []
     versions: list[str] = []
     append_only_file: str | None = None
+    elsewhere: list[str] = []
     seconds: float = 0.0
 
 

@@ -29,7 +29,7 @@ from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.erasure import find_erased, find_forgotten, list_all_names, list_names
 from monitoring.evaluation.gate import Comparison
-from monitoring.evaluation.keys import EVALUATIONS_KEY
+from monitoring.evaluation.keys import ERASED_ENDING, EVALUATIONS_KEY
 from monitoring.evaluation.keys import get_evaluation_key as _key
 from monitoring.evaluation.preferences import Preference
 from monitoring.evaluation.results import RowResult
@@ -220,7 +220,9 @@ class EvaluationStore:
             all_of_it.rpush(key, *written)
             all_of_it.expire(key, COMING_SECONDS)
             all_of_it.mget([FORGOTTEN_KEY + name for name in names])
-            *_, marks = await all_of_it.execute()
+            all_of_it.smembers(key + ERASED_ENDING)
+            *_, marks, gone = await all_of_it.execute()
+        erased |= {name.decode() for name in gone}
         for place in find_erased([list_names(row) for row in rows], erased | find_forgotten(names, marks)):
             await self._redis.lrem(key, 1, written[place])
             erased.add(rows[place].id)
@@ -237,7 +239,7 @@ class EvaluationStore:
 
     async def drop(self, coming: str) -> None:
         """Forget an upload that came to nothing."""
-        await self._redis.delete(get_coming_key(coming))
+        await self._redis.delete(get_coming_key(coming), get_coming_key(coming) + ERASED_ENDING)
 
     async def begin(self, evaluation: Evaluation, coming: str, anew: bool, step: AuditedStep) -> None:
         """Have it run, on the rows of this upload; results that there are stay, unless it is begun `anew`. The entries

@@ -130,6 +130,7 @@ async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
     rows = [Row(n, f"r{n}", n + 1, "yes", None, "Once", group=n, request=f"req{n}") for n in range(4)]
     rows.append(Row(4, "r4", 5, "yes", None, "Once", group=4, parent="r3"))
     rows.append(Row(5, "r5", 6, "yes", None, "Once", group=5, parent="r4"))
+    rows.append(Row(6, "r6", 7, "yes", None, "Once", group=6, parent="r1"))
     erased = set[str]()
     await store.take_in("coming", rows[:2], erased)
     with SyncRedis(unix_socket_path=valkey_socket) as redis:
