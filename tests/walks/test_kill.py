@@ -246,7 +246,7 @@ async def test_a_gateway_killed_on_the_way_in_is_followed_by_one_that_loads_noth
     pair.gate.stop_at(version, state, when)
     async with callers(pair.gateway) as asked, pair.gateway.http() as http:
         assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")).status_code == 202
-        await pair.gate.stopped.wait()
+        await until(pair.gate.stopped.is_set, "the note")
         await pair.kill()
         await pair.come_to_rest(version, "ready")
         await until_ready(pair.gateway, version)
@@ -266,7 +266,7 @@ async def test_gateway_killed_while_unloading_is_followed_by_one_that_counts_the
     pair.gate.stop_at(version, state, when)
     async with callers(pair.gateway) as asked, pair.gateway.http() as http:
         assert (await http.post(f"/admin/v1/adapters/{version}/unload?wait_seconds=0")).status_code == 202
-        await pair.gate.stopped.wait()
+        await until(pair.gate.stopped.is_set, "the note")
         await pair.kill()
         await pair.come_to_rest(version, "ghost")
         await until_ghosts_are_counted(http, *pair.engines)
@@ -286,7 +286,7 @@ async def test_a_gateway_killed_at_its_verdict_on_a_wrong_adapter_leaves_it_to_t
     pair.gate.stop_at(version, "failed", when, ghosts=1)
     async with callers(pair.gateway) as asked, pair.gateway.http() as http:
         assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")).status_code == 202
-        await pair.gate.stopped.wait()
+        await until(pair.gate.stopped.is_set, "the note")
         await pair.kill()
 
         async def is_done() -> bool:
@@ -349,7 +349,7 @@ async def test_a_gateway_killed_while_an_engine_loads_is_followed_by_one_that_lo
     pair.engines[0].faults.add(held, path=LOAD, times=1)
     async with callers(pair.gateway) as asked, pair.gateway.http() as http:
         assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")).status_code == 202
-        await held.met.wait()
+        await until(held.met.is_set, "the call")
         await pair.kill()
         await pair.come_to_rest(version, "ready")
     asked.only("returns@v1")
@@ -378,7 +378,7 @@ async def test_a_replica_killed_while_it_takes_a_version_in_comes_back_with_all_
         other.faults.add(held, path=LOAD, times=1)
     async with callers(gateway) as asked, gateway.http() as http:
         staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
-        await held.met.wait()
+        await until(held.met.is_set, "the call")
         await other.kill()
         replica = gateway.services.fleet.replicas["small-1"]
         await until(lambda: not replica.up, "seen to be down")
@@ -402,7 +402,7 @@ async def test_a_replica_killed_while_it_unloads_comes_back_without_the_version(
     other.faults.add(held, path=UNLOAD, times=1)
     async with callers(gateway) as asked, gateway.http() as http:
         assert (await http.post(f"/admin/v1/adapters/{version}/unload?wait_seconds=0")).status_code == 202
-        await held.met.wait()
+        await until(held.met.is_set, "the call")
         await other.kill()
         replica = gateway.services.fleet.replicas["small-1"]
         await until(lambda: not replica.up, "seen to be down")
@@ -424,7 +424,7 @@ async def test_a_version_is_released_without_a_replica_that_stays_down(
     other.faults.add(held, path=LOAD, times=1)
     async with callers(gateway) as asked, gateway.http() as http:
         staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
-        await held.met.wait()
+        await until(held.met.is_set, "the call")
         await other.kill()
         assert (await staging).status_code == 200
         await until_ready(gateway, version, ["small-0"])

@@ -21,11 +21,10 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.app import build_app
+from gateway.app import Gateway
 from gateway.callers import new_key
 from gateway.cli.sidecar import sidecar
 from gateway.cli.sidecar_app import build_sidecar
-from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from gateway.services import Services
 from serving.adapters import sidecar as adapter_sidecar
@@ -63,26 +62,21 @@ class Giving:
 
 
 @pytest.fixture
-async def gateway(configure: Configure) -> AsyncIterator[Giving]:
-    keys = {"admin": new_key()[0]}
-    app = build_app(Settings(**configure(), admin_key=keys["admin"], listen={"port": 0}))
+async def gateway(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Giving]:
     giving: Giving | None = None
+    whole = Gateway.__call__
 
-    async def counted(scope: Any, receive: Any, send: Any) -> None:
+    async def counted(app: Gateway, scope: Any, receive: Any, send: Any) -> None:
         if giving is not None and scope.get("path", "").startswith("/admin/v1/store/"):
             giving.asked.append(scope["path"].rpartition("/")[2])
             await giving.go.wait()
-        await app(scope, receive, send)
+        await whole(app, scope, receive, send)
 
-    async with run_application(counted) as url:
-        giving = Giving(url, app.state.services, keys)
+    monkeypatch.setattr(Gateway, "__call__", counted)
+    async with run_gateway(configure()) as running:
+        keys = {role: await running.key(role=role) for role in ("caller", "operator", "sidecar")}
+        giving = Giving(running.url, running.services, keys | {"admin": running.admin_key})
         giving.go.set()
-        async with httpx.AsyncClient(
-            headers={"authorization": f"Bearer {keys['admin']}"}, timeout=DEADLINE_SECONDS
-        ) as http:
-            for role in ("caller", "operator", "sidecar"):
-                answer = await http.post(f"{url}/admin/v1/callers", json={"name": role, "role": role})
-                keys[role] = answer.json()["key"]
         yield giving
 
 
@@ -275,7 +269,7 @@ async def test_a_sidecar_that_is_away_is_said(http: httpx.AsyncClient) -> None:
 
 
 async def test_something_else_at_the_sidecars_address_is_said(http: httpx.AsyncClient, gateway: Giving) -> None:
-    with pytest.raises(PullError, match="There is nothing at this address"):
+    with pytest.raises(PullError, match="does not hold the adapter: There is no API key"):
         await ensure_on(gateway.url, UNKNOWN, http)
 
     async def welcome(_: Any, __: Any, send: Any) -> None:
