@@ -55,7 +55,8 @@ def files(authority: Authority, pair: Pair | None = None) -> dict[str, Path]:
 
 @asynccontextmanager
 async def before(socket: str, tls: SSLContext) -> AsyncIterator[int]:
-    """TLS before a Unix socket, on a port."""
+    """TLS before a Unix socket, on a port. Its connections end with it."""
+    talks: set[asyncio.Task[None] | None] = set()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -65,12 +66,17 @@ async def before(socket: str, tls: SSLContext) -> AsyncIterator[int]:
         writer.close()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(socket)
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+        talks.add(asyncio.current_task())
+        with contextlib.closing(writer), contextlib.suppress(asyncio.CancelledError):
+            inner_reader, inner_writer = await asyncio.open_unix_connection(socket)
+            with contextlib.closing(inner_writer):
+                await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls) as listener:
         yield listener.sockets[0].getsockname()[1]
+        for task in filter(None, talks):
+            task.cancel()
+        await asyncio.gather(*filter(None, talks), return_exceptions=True)
 
 
 async def test_requests_checks_loads_and_probes_reach_engines_by_mutual_tls(
