@@ -124,10 +124,5 @@ def _erase_damaged(folder: Path, requests: Set[str]) -> None:
             path.unlink()
 
 
-def main() -> None:
-    """Do the job that the input names, and say what was erased."""
-    run_job(ErasureJob, erase)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(ErasureJob, erase)

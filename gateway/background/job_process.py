@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def make_command(module: str) -> tuple[str, ...]:
-    """The command that runs a module whose `main` calls `monitoring.helper_process.run_job`."""
+    """The command that runs a module as a process that calls `monitoring.helper_process.run_job`."""
     return (sys.executable, "-P", "-m", module)
 
 

@@ -277,10 +277,5 @@ def _sweep(storage: ArchiveStorage, retention_days: int) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def main() -> None:
-    """Do the job that the input names, and say what was done."""
-    run_job(ArchiveJob, run)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(ArchiveJob, run)

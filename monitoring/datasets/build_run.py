@@ -130,10 +130,5 @@ def build(job: DatasetJob) -> DatasetResult:
         return DatasetResult(error=f"The data set can't be written: {error.strerror or error}.{room}")
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    run_job(DatasetJob, build)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(DatasetJob, build)

@@ -73,10 +73,5 @@ def export(job: ExportJob) -> ExportResult:
         return ExportResult(error=f"The data set can't be exported: {fault}.")
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    run_job(ExportJob, export)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(ExportJob, export)

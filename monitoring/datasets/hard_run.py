@@ -31,10 +31,5 @@ def write_hard_cases(job: HardCasesJob) -> HardCasesResult:
     return HardCasesResult(len(rows), {name: count for name, count in kept.counts.items() if count})
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    run_job(HardCasesJob, write_hard_cases)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(HardCasesJob, write_hard_cases)

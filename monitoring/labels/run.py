@@ -20,10 +20,5 @@ def report(job: RatingsJob) -> object:
         return RatingsFault(fault=str(error))
 
 
-def main() -> None:
-    """Make one report."""
-    run_job(RatingsJob, report)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(RatingsJob, report)

@@ -95,10 +95,5 @@ def run(job: PreparationJob) -> Preparation:
         return Preparation(error=f"{name} can't be read or written: {error.strerror or error}.")
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    run_job(PreparationJob, run)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(PreparationJob, run)

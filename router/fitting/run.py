@@ -63,10 +63,5 @@ def try_fitting(job: FittingJob, packed: bytes) -> FittingResult:
         return FittingResult(error=str(error))
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    run_data_job(FittingJob, try_fitting)
-
-
 if __name__ == "__main__":
-    main()
+    run_data_job(FittingJob, try_fitting)

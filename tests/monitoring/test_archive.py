@@ -32,7 +32,7 @@ KILLED = """
 import os, sys
 from monitoring.archive import run as archive_run
 {hook}
-archive_run.main()
+archive_run.run_job(archive_run.ArchiveJob, archive_run.run)
 """
 AFTER_RENAME = """
 whole = archive_run.write_part

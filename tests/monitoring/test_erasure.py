@@ -34,7 +34,7 @@ KILLED = """
 import os
 from monitoring import erasure, erasure_run, text_retention
 {hook}
-erasure_run.main()
+erasure_run.run_job(erasure_run.ErasureJob, erasure_run.erase)
 """
 BEFORE = "text_retention.replace_part = lambda *told: os.kill(os.getpid(), 9)"
 AFTER = """

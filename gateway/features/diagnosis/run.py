@@ -45,10 +45,5 @@ def words_of(text: KeptText) -> str:
     return "\n".join(text_of(message) for message in text.messages if message.get("role") not in INSTRUCTING)
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    run_job(LookupJob, look_up)
-
-
 if __name__ == "__main__":
-    main()
+    run_job(LookupJob, look_up)

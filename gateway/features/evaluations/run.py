@@ -196,10 +196,5 @@ async def _scope(redis: Redis, version: str, texts: Sequence[str | None], job: E
     return _Scope(scores, model, scores_as(entry), entry.summary)
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    run_job(EvaluationJob, lambda job: asyncio.run(close(job)))
-
-
 if __name__ == "__main__":
-    main()
+    run_job(EvaluationJob, lambda job: asyncio.run(close(job)))

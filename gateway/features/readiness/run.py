@@ -90,10 +90,5 @@ def report(job: ReadinessJob, data: bytes) -> ReadinessResult:
         return ReadinessResult(error=str(error))
 
 
-def main() -> None:
-    """Do the job that the input names, and say how it went."""
-    run_data_job(ReadinessJob, report)
-
-
 if __name__ == "__main__":
-    main()
+    run_data_job(ReadinessJob, report)
