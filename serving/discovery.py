@@ -123,7 +123,7 @@ class Discovery:
     def fill(self, pools: Iterable[PoolConfig]) -> list[PoolConfig]:
         """The pools, those that are followed with the replicas that were found last."""
         pools = list(pools)
-        names = [pool.name for pool in pools]
+        names = list_discovered(pools)
         return [
             pool if followed is None else fill(pool, followed.endpoints, names)
             for pool in pools
@@ -131,8 +131,13 @@ class Discovery:
         ]
 
 
-def fill(pool: PoolConfig, endpoints: Iterable[Endpoint], pools: Iterable[str] = ()) -> PoolConfig:
-    """A pool that is discovered, with a replica for each endpoint; `pools` are the names of all."""
+def list_discovered(pools: Iterable[PoolConfig]) -> list[str]:
+    """The names of the pools that are discovered."""
+    return [pool.name for pool in pools if pool.discovered]
+
+
+def fill(pool: PoolConfig, endpoints: Iterable[Endpoint], pools: Iterable[str]) -> PoolConfig:
+    """A pool that is discovered, with a replica for each endpoint; `pools` are the names of all that are discovered."""
     assert pool.discovered is not None
     # `eu-x` of the pool `small` and `x` of `small-eu` are two: all gateways know the pools, not each other's endpoints
     is_ambiguous = any(pool.name.startswith(f"{other}-") for other in pools)

@@ -62,9 +62,8 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
 
 @router.post("/replicas/{name}/uncordon", responses=with_errors("not_found"))
 async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
-    """Send the replica requests again."""
+    """Send the replica requests again. A cordon of one that has left, or has another name now, ends, too."""
     services = services_of(request)
-    replica = _replica(services, name)
     written = (await services.objects.cordons.written([name])).get(name)
     if written is not None:
         before = LenientReader().read(f"the cordon of {name}", written, dict)
@@ -72,7 +71,9 @@ async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
         step.note("replica.uncordon", name, before, None)
         await step.take([Change(services.objects.cordons, name, None)])
         await services.snapshot.refresh()
-    return _shown(services, replica)
+        if name not in services.fleet.replicas:
+            return {"name": name, "cordoned": None}
+    return _shown(services, _replica(services, name))
 
 
 @router.post("/replicas/{name}/recycle", status_code=202, responses=with_errors(*CHANGE_ERRORS))

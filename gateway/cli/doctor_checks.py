@@ -133,14 +133,17 @@ async def check_gateway(settings: Settings) -> DoctorFinding:
     return ok("gateway", f"{url} is ready, its state {'durable' if durable else 'not durable'}")
 
 
-async def find_replicas(pool: PoolConfig) -> tuple[PoolConfig, DoctorFinding | None]:
-    """The pool with the replicas that its source names now, and what is to be said of that; as it is without one."""
+async def find_replicas(pool: PoolConfig, pools: Iterable[str]) -> tuple[PoolConfig, DoctorFinding | None]:
+    """The pool with the replicas that its source names now, and what is to be said of that; as it is without one.
+
+    `pools` are the names of all that are discovered.
+    """
     if pool.discovered is None:
         return pool, None
     check, source = f"discovery {pool.name}", pool.discovered.source
     async with aclosing(source.follow()) as answers:
         try:
-            pool = fill(pool, await anext(answers))
+            pool = fill(pool, await anext(answers), pools)
         except DiscoveryError as error:
             advice = f"Mend pools.{pool.name}.discover, or run this where the gateways run."
             return pool, problem(check, f"{source}: {error}", advice)

@@ -22,6 +22,7 @@ from gateway.cli.doctor_checks import (
 from gateway.cli.doctor_state import check_state
 from gateway.configuration.settings import Settings, load_settings
 from gateway.errors import SettingsError
+from serving.discovery import list_discovered
 from serving.tls import TlsError, Trust, TrustingTransport
 
 
@@ -38,7 +39,9 @@ async def examine(config: Path) -> list[DoctorFinding]:
 
 
 async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFinding]:
-    found = [await find_replicas(pool) for pool in settings.pool_configs()]
+    configs = settings.pool_configs()
+    names = list_discovered(configs)
+    found = [await find_replicas(pool, names) for pool in configs]
     pools = [pool for pool, _ in found]
     replicas = sum(len(pool.replicas) for pool in pools)
     yield ok("configuration", f"{config}: {len(pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks")

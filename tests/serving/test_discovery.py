@@ -163,6 +163,14 @@ def test_pools_whose_names_begin_alike_have_replicas_of_different_names(told: To
     assert fill(pool(told), [Endpoint("eu-x", "10.0.0.7", 8000)], pools).replicas[0].name == "small-eu-x"
 
 
+async def test_a_pool_that_is_not_discovered_renames_no_replica(discovery: Discovery, told: Told) -> None:
+    pools = [PoolConfig("small", "base", ()), pool(told, name="small-eu")]
+    discovery.follow(pools)
+    told.tell("10.0.0.7")
+    await discovery.first_answers()
+    assert [replica.name for replica in discovery.fill(pools)[1].replicas] == ["small-eu-10-0-0-7"]
+
+
 async def test_another_source_is_followed_and_what_was_known_stays_until_it_answers(
     discovery: Discovery, told: Told
 ) -> None:

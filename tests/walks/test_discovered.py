@@ -107,6 +107,21 @@ async def test_a_failing_resolver_takes_no_replica_and_is_in_the_metrics(
             assert (await client.chat.completions.create(model="returns", **ASK)).model == "returns@v1"
 
 
+async def test_the_cordon_of_a_replica_that_has_left_can_be_ended(
+    configure: Configure, engines: list[FakeEngine], dns: Dns
+) -> None:
+    dns.addresses = frozenset({"127.0.0.2"})
+    path = "/admin/v1/replicas/small-127-0-0-2"
+    async with run_gateway(discovered(configure, engines)) as gateway, gateway.http() as http:
+        assert (await http.post(f"{path}/cordon")).json()["cordoned"] is not None
+        dns.addresses = frozenset({"127.0.0.3"})
+        await until(lambda: "small-127-0-0-2" not in gateway.services.fleet.replicas)
+        ended = await http.post(f"{path}/uncordon")
+        assert (ended.status_code, ended.json()) == (200, {"name": "small-127-0-0-2", "cordoned": None})
+        assert await gateway.services.objects.cordons.written() == {}
+        assert (await http.post(f"{path}/uncordon")).status_code == 404
+
+
 async def test_a_gateway_starts_without_replicas_and_takes_those_that_come(
     configure: Configure, engines: list[FakeEngine], dns: Dns
 ) -> None:
