@@ -54,8 +54,7 @@ def limits_of(raw: Mapping[str, float | None] | Mapping[LimitName, float | None]
     return CallerLimits(**values) if values else None  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Former:
+class Former(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The secret that a key had before it was rotated; it works until `until` (Unix seconds)."""
 
     secret_digest: str
@@ -113,7 +112,7 @@ class Caller:
         if self.limits is not None:
             fields["limits"] = dict(self.limits.items())
         if self.former is not None:
-            fields["former"] = {"secret_digest": self.former.secret_digest, "until": self.former.until}
+            fields["former"] = msgspec.to_builtins(self.former)
         if self.unknown_fields is not None:
             fields["unknown_fields"] = self.unknown_fields
         if self.person != self.name:
@@ -130,7 +129,6 @@ class Caller:
         taken for another one, or for none.
         """
         kept = msgspec.convert(raw, _Kept)
-        former = kept.former
         return Caller(
             public,
             kept.name,
@@ -139,7 +137,7 @@ class Caller:
             frozenset(kept.models),
             kept.expires_at,
             limits_of(kept.limits),
-            None if former is None else Former(former.secret_digest, former.until),
+            kept.former,
             kept.unknown_fields,
             kept.owner,
             kept.pending,
@@ -148,11 +146,6 @@ class Caller:
 
 UNKNOWN_CALLER = Caller("", "", "caller", "", frozenset())
 """Stands for who has no key, so that a key which is not known takes as long to refuse as a wrong secret."""
-
-
-class _KeptFormer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    secret_digest: str
-    until: float
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,7 +157,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     models: list[str]
     expires_at: float | None
     limits: dict[LimitName, int | float | None] | None = None
-    former: _KeptFormer | None = None
+    former: Former | None = None
     unknown_fields: Literal["refuse", "drop"] | None = None
     owner: str | None = None
     pending: str | None = None

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from gateway.access import known_task
 from gateway.admin.keys import CallerIn, LimitsIn
 from gateway.admin.state_file import GIVEN_UP, Difference, FileObject, Kind, Objects
-from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, LimitName, Role
+from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, Former, LimitName, Role
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
@@ -53,13 +53,6 @@ class AliasState(AliasEntry, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rollout: RolloutIn | None = None
 
 
-class FormerIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A rotated key's secret before, as a file has it."""
-
-    secret_digest: str
-    until: float
-
-
 class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A key as a file has it."""
 
@@ -69,7 +62,7 @@ class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     models: list[str]
     expires_at: float | None = None
     limits: dict[LimitName, int | float] | None = None
-    former: FormerIn | None = None
+    former: Former | None = None
     unknown_fields: UnknownFields | None = None
     owner: str | None = None
     pending: str | None = None
