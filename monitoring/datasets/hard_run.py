@@ -12,7 +12,7 @@ import duckdb
 import msgspec
 from redis.exceptions import RedisError
 
-from monitoring.datasets.hard_cases_job import HardCasesJob, HardCasesResult
+from monitoring.datasets.build_job import HardCasesJob, HardCasesResult
 from monitoring.datasets.kept_rows import read_kept
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.helper_process import run_job

@@ -11,8 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from gateway.features.datasets.builds import Build
-from gateway.features.datasets.datasets import Datasets
+from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.job import list_versions_of
 from gateway.features.evaluations.evaluations import Evaluations

@@ -14,16 +14,31 @@ from typing import Any
 
 import msgspec
 
-from gateway.features.datasets.builds import Build
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
 from gateway.state.private_files import make_private_folder
-from gateway.state.work_store import WorkStore
+from gateway.state.work_store import Work, WorkStore
+from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.folder import CARD_FILE, PARTIAL
+from monitoring.datasets.reading import SourceFile
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 BEGINNING = re.compile(r"[0-9a-f]{8,64}")
 FILES_FOLDER, NAME_FILE = ".files", ".name"
+
+
+class Build(Work, frozen=True, kw_only=True):
+    """One building. `digest` is there once it is done, and `faults` are the first rows that could not be read. `since`
+    and `until` bound the requests whose texts go in, in Unix seconds. `folder` is the name of the folder that its files
+    are in, which only gateways know that share it; empty: any."""
+
+    files: list[SourceFile]
+    options: DatasetOptions
+    since: float | None
+    until: float
+    digest: str = ""
+    faults: list[str] = msgspec.field(default_factory=list)
+    folder: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ import msgspec
 from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease, list_holders
 from gateway.errors import Problem
-from gateway.features.datasets.builds import Build
-from gateway.features.datasets.datasets import Datasets
+from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.records.archiving import text_source_of
 from gateway.request_labels import read_rules
 from monitoring.datasets.build_job import DatasetJob, DatasetResult, KeptSource

@@ -14,8 +14,7 @@ from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
 from gateway.request_labels import read_rules
-from monitoring.datasets.build_job import KeptSource
-from monitoring.datasets.hard_cases_job import HardCasesJob, HardCasesResult
+from monitoring.datasets.build_job import HardCasesJob, HardCasesResult, KeptSource
 from monitoring.synced_files import lock_folder
 
 RUN_SECONDS_MAX = 600.0

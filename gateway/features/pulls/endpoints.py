@@ -13,8 +13,7 @@ from gateway.access import Admin, Body, Operator, conflicts, known_task, see_tha
 from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.pulls.pulls import Pulls
-from gateway.features.pulls.store import Pull
+from gateway.features.pulls.pulls import Pull, Pulls
 from gateway.four_eyes import owner_to_keep
 from gateway.openapi_parts import with_errors
 from monitoring.ids import make_timed_id

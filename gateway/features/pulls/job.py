@@ -22,8 +22,7 @@ from redis.exceptions import RedisError
 from gateway.background.job_process import make_command, run_process
 from gateway.background.lease import JobLease
 from gateway.errors import Problem
-from gateway.features.pulls.pulls import Pulls
-from gateway.features.pulls.store import Pull
+from gateway.features.pulls.pulls import Pull, Pulls
 from gateway.features.releases.adding import Pusher, add_version
 from gateway.server.uploads import Upload
 from monitoring.helper_process import ProgressStep
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.25
 KEPT_SECONDS = 86_400.0
 """What a pull has left is kept for so long after its last byte, so that another one can go on."""
-COMMAND = make_command("serving.adapters.sources.fetch_run")
+COMMAND = make_command("serving.adapters.sources.fetching")
 
 
 async def keep_pulling(pulls: Pulls) -> None:

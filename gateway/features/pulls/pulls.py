@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from gateway.features.pulls.store import Pull
 from gateway.features.releases.releases import Releases
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
-from gateway.state.work_store import WorkStore
+from gateway.state.work_store import Work, WorkStore
+
+
+class Pull(Work, frozen=True, kw_only=True):
+    """One pull. `digest` is the adapter's expected one (empty: any), `manifest` takes the place of the source's. At the
+    end `source` is the immutable address, and `version` is there where it has not failed."""
+
+    address: str
+    pool: str | None
+    digest: str
+    manifest: dict[str, Any] | None
+    owner: str | None
+    source: str = ""
+    version: str = ""
+    created: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.quality import baseline_endpoints, endpoints, task_change_endpoints
 from gateway.features.quality.gauges import read_monitor_gauges
 from gateway.features.quality.job import keep_monitoring
-from gateway.features.quality.judgements import follow_judgements
-from gateway.features.quality.quality import Quality
+from gateway.features.quality.quality import Quality, follow_judgements
 from gateway.features.quality.waiting_actions import ActionOutbox
 from gateway.features.quality.webhooks import Webhooks
 from gateway.features.releases.releases import Releases

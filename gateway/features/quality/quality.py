@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
+
+from msgspec.structs import replace
+from redis.exceptions import RedisError
 
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.quality.waiting_actions import ActionOutbox
@@ -27,3 +32,19 @@ class Quality:
     retraining: RetrainingRequests
     evaluations: Evaluations
     releases: Releases
+
+
+async def follow_judgements(quality: Quality) -> None:
+    """Read what the gateway with the monitor's job has judged, again and again. Runs until cancelled.
+
+    While Redis is away what was read last stands.
+    """
+    while True:
+        with contextlib.suppress(RedisError, OSError):
+            summary = await quality.store.told()
+            if summary is not None and summary.writing != quality.monitored.summary.writing:
+                whole = await quality.store.summary()
+                quality.monitored.summary = whole if whole is not None else summary
+            elif summary is not None:
+                quality.monitored.summary = replace(summary, judgements=quality.monitored.summary.judgements)
+        await asyncio.sleep(quality.services.settings.monitor.interval_seconds)

@@ -19,8 +19,7 @@ import msgspec
 
 from gateway.background.lease import JobLease
 from gateway.errors import Problem
-from gateway.features.datasets.builds import Build
-from gateway.features.datasets.datasets import read_card
+from gateway.features.datasets.datasets import Build, read_card
 from gateway.features.evaluations.store import Status
 from gateway.features.releases.adding import Pusher
 from gateway.features.retraining.requests_to_train import read_rows

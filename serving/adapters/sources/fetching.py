@@ -1,4 +1,7 @@
-"""Fetching one adapter: what an earlier try has left is gone on with, and only whole and unchanged files stay."""
+"""Fetching one adapter, in a process of its own: `python -m serving.adapters.sources.fetching`.
+
+What an earlier try has left is gone on with, and only whole and unchanged files stay.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,23 @@ from typing import TypeVar
 
 import msgspec
 
+from monitoring.helper_process import run_job, tell_step
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE
 from serving.adapters.artifact import digest_of
 from serving.adapters.errors import ArtifactError, shown
 from serving.adapters.incoming import append
-from serving.adapters.sources.fetch_job import FetchJob, FetchResult
+from serving.adapters.sources.bucket import BucketSource
+from serving.adapters.sources.fetch_job import FetchJob, FetchResult, FetchSettings, scheme_of
+from serving.adapters.sources.hub import HubSource
+from serving.adapters.sources.registry import RegistrySource
 from serving.adapters.sources.source import BrokenOff, Listing, RemoteFile, Source, SourceError
-from serving.adapters.sources.source_table import open_source
 
+SOURCES: Mapping[str, Callable[[str, FetchSettings], Source]] = {
+    "s3": BucketSource,
+    "gs": BucketSource,
+    "hf": HubSource,
+    "oci": RegistrySource,
+}
 TRIES_MAX = 5
 WAIT_SECONDS = 0.5
 NEEDED = (CONFIG_FILE, WEIGHTS_FILE)
@@ -28,6 +40,11 @@ LEFT_OUT_MAX = 20
 Tell = Callable[[str, float], None]
 Sleep = Callable[[float], None]
 Done = TypeVar("Done")
+
+
+def open_source(address: str, settings: FetchSettings) -> Source:
+    """The source at an address. Raises SourceError."""
+    return SOURCES[scheme_of(address)](address, settings)
 
 
 def fetch(job: FetchJob, tell: Tell, sleep: Sleep = time.sleep) -> FetchResult:  # noqa: TID251 - a process of its own
@@ -125,3 +142,7 @@ def _again(work: Callable[[], Done], sleep: Sleep) -> Done:
         if attempt < TRIES_MAX - 1:
             sleep(WAIT_SECONDS * 2**attempt)
     raise SourceError(f"{fault}. What came is kept: pull it again to go on.")
+
+
+if __name__ == "__main__":
+    run_job(FetchJob, lambda job: fetch(job, tell_step))
