@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from redis.exceptions import RedisError
@@ -32,6 +32,8 @@ READ_SECONDS_MAX = 2.0
 Short = Annotated[str, Field(max_length=256)]
 Moment = Annotated[float, Field(gt=0, lt=253_402_300_800, allow_inf_nan=False)]
 """Unix seconds, before the year 10000."""
+OfTask = Annotated[str | None, Query(max_length=63)]
+"""The task of which a list is asked for; None: of all."""
 
 
 def unix_seconds(value: Any) -> Any:

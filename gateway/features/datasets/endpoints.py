@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, When, known_task, see_that_list_has_task
+from gateway.access import Admin, Body, OfTask, Operator, When, known_task, see_that_list_has_task
 from gateway.audit import audited, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -108,9 +108,7 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
 
 
 @router.get("/datasets", responses=with_errors("not_found"))
-async def list_datasets(
-    request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
-) -> dict[str, Any]:
+async def list_datasets(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
     """All data sets and the latest buildings, the newest first."""
     datasets = feature_of(request, Datasets)
     cards = [card for card in await asyncio.to_thread(datasets.cards) if task in (None, card["task"])]

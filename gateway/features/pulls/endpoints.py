@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, conflicts, known_task, see_that_list_has_task
+from gateway.access import Admin, Body, OfTask, Operator, conflicts, known_task, see_that_list_has_task
 from gateway.audit import audited
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -70,9 +70,7 @@ async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str
 
 
 @router.get("/pulls", responses=with_errors("not_found"))
-async def list_pulls(
-    request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
-) -> dict[str, Any]:
+async def list_pulls(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
     """The latest pulls, the newest first."""
     pulls = feature_of(request, Pulls)
     found = [pull for pull in await pulls.store.all() if task in (None, pull.task)]

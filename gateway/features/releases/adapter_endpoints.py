@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
-from gateway.access import Admin, Body, Operator, known_task, see_that_list_has_task, seen
+from gateway.access import Admin, Body, OfTask, Operator, known_task, see_that_list_has_task, seen
 from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.errors import Problem
@@ -78,7 +78,7 @@ CONTENT: Mapping[str, Any] = {
 async def list_adapters(
     request: Request,
     _: Operator,
-    task: Annotated[str | None, Query(max_length=63)] = None,
+    task: OfTask = None,
     state: Annotated[VersionState | None, Query()] = None,
 ) -> dict[str, Any]:
     """All versions with state, placement and share. `stale` where Redis can't be reached: then as they were last

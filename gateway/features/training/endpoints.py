@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, conflicts, known_task, see_that_list_has_task
+from gateway.access import Admin, Body, OfTask, Operator, conflicts, known_task, see_that_list_has_task
 from gateway.audit import audited
 from gateway.configuration.training import RunnerName, TrainingParameters
 from gateway.errors import Problem
@@ -70,9 +70,7 @@ async def begin_training(
 
 
 @router.get("/trainings", responses=with_errors("not_found"))
-async def list_trainings(
-    request: Request, _: Operator, task: Annotated[str | None, Query(max_length=63)] = None
-) -> dict[str, Any]:
+async def list_trainings(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
     """All trainings, the newest first."""
     trainings = feature_of(request, Trainings)
     rows = [msgspec.to_builtins(each) for each in await trainings.store.all() if task in (None, each.task)]
