@@ -9,20 +9,19 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from functools import lru_cache
 from typing import Any
 
 from gateway.errors import Problem
 from gateway.formats.format_table import get_format
 from gateway.formats.request_body import RequestBody
 from gateway.formats.server_sent_events import usage_event, with_fingerprint, with_last_field
-from gateway.formats.wire_format import WireFormat
 from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_sent
+from gateway.path.answer_headers import JSON_HEADERS, STREAM_HEADERS, choice_headers
 from gateway.path.continuation import go_on
 from gateway.path.ledger import Ledger
 from gateway.server.exchange import Exchange
-from gateway.server.wire import Deadline, Headers
+from gateway.server.wire import Deadline
 from gateway.services import Services
 from monitoring.ids import DIGEST_BYTES
 from monitoring.records import Record
@@ -32,12 +31,6 @@ from serving.errors import EngineError
 LAST_SEND_SECONDS_MAX = 1.0
 HELD_SECONDS_MAX = 0.25
 """Longest time for which a stream's last event is held for the usage that follows it, whose fingerprint it gets."""
-JSON_HEADERS = ((b"content-type", b"application/json"),)
-STREAM_HEADERS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
 
 
 async def relay(
@@ -207,43 +200,6 @@ async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) ->
         return
     headers = problem.headers() + (choice_headers(ledger, wire_format) if ledger else [])
     await exchange.whole(problem.status, headers, wire_format.error_body(problem))
-
-
-def choice_headers(ledger: Ledger, wire_format: WireFormat) -> Headers:
-    """The headers of every answer: where it came from, and why."""
-    record = ledger.record
-    found = [
-        (b"x-request-id", record.id.encode()),
-        (b"x-apprentice-attempts", b"%d" % len(record.attempts)),
-        *_list_place_headers(record.task, record.version, record.pool, record.reason),
-    ]
-    if record.dropped:
-        found.append((b"x-apprentice-dropped", ",".join(record.dropped).encode()))
-    if ledger.body is not None and ledger.body.clamped:
-        found.append((b"x-apprentice-clamped", ledger.body.clamped.encode()))
-    found.append((b"traceparent", ledger.traceparent.encode()))
-    if wire_format.id_header is not None:
-        found.append((wire_format.id_header, record.id.encode()))
-    found += ledger.labels
-    if ledger.hold is not None:
-        found += ledger.hold.purse.headers()
-    if record.overhead_seconds is not None:
-        found.append((b"x-apprentice-overhead-ms", b"%.3f" % (record.overhead_seconds * 1000)))
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _list_place_headers(
-    task: str | None, version: str | None, pool: str | None, reason: str | None
-) -> tuple[tuple[bytes, bytes], ...]:
-    """The headers of one task, version, pool and reason, none of which a caller makes up."""
-    named = (
-        (b"x-apprentice-task", task),
-        (b"x-apprentice-version", version),
-        (b"x-apprentice-pool", pool),
-        (b"x-apprentice-reason", reason),
-    )
-    return tuple((name, value.encode()) for name, value in named if value)
 
 
 def _keyed(services: Services, data: bytes) -> hashlib.blake2b:

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from gateway.errors import Problem
-from gateway.path.relay import STREAM_HEADERS, refuse
+from gateway.path.answer_headers import STREAM_HEADERS
+from gateway.path.relay import refuse
 from gateway.server.exchange import Exchange
 from tests.gateway.server.listening import Listening, listening
 

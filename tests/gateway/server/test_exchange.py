@@ -8,8 +8,8 @@ import pytest
 from gateway.errors import Problem
 from gateway.formats.format_table import CHAT, MESSAGES
 from gateway.formats.server_sent_events import BOM
+from gateway.path.answer_headers import choice_headers
 from gateway.path.ledger import Ledger, trace_of
-from gateway.path.relay import choice_headers
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
 from gateway.server.shared_room import SharedRoom
 from gateway.server.wire import Deadline, HungUp
