@@ -99,7 +99,8 @@ from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from router.embedding import EmbeddingError
 from router.embedding_plugin import load_deep
-from serving.adapters.artifact import ArtifactError, Base, read_base
+from serving.adapters.base_model import Base, read_base
+from serving.adapters.errors import ArtifactError
 from serving.adapters.loader import Placer
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry

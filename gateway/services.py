@@ -41,7 +41,7 @@ from monitoring.records import Record
 from monitoring.trace_context import TraceContext
 from router.decision import Choice, Moment
 from router.policy import Policy, TaskPolicy
-from serving.adapters.artifact import Base
+from serving.adapters.base_model import Base
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store

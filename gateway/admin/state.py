@@ -59,10 +59,11 @@ from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import installation_id
 from gateway.state.snapshot import READERS, object_store_of
 from serving.adapters import manifest as manifests
-from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.entries import PLACED, AliasEntry, Rollout, Version
+from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
 from serving.adapters.registry import new_salt, role_changes
+from serving.adapters.verification import verify
 from serving.object_store import Change, Stale, Unchanged, reading
 
 WAIT_SECONDS_MAX = 600.0

@@ -24,10 +24,11 @@ from monitoring.quality.verdicts.rollout import RolloutPlan
 from router.contract import ContractError, compile_contract
 from router.policy import UnknownFields
 from serving.adapters import manifest as manifests
-from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.entries import AliasEntry, Rollout, Version
+from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
 from serving.adapters.signature import SignatureError, check, from_text
+from serving.adapters.verification import verify
 
 HASH = re.compile(r"[0-9a-f]{64}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

@@ -22,9 +22,10 @@ from serving.adapters.adapter_folder import (
     check_files,
     opened,
 )
-from serving.adapters.artifact import ArtifactError, digest_of
+from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, read_signature, sign, written
+from serving.adapters.verification import digest_of
 
 
 @dataclass(frozen=True)

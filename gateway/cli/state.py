@@ -117,7 +117,8 @@ def _living(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_whole(folder: Path, digest: str) -> bool:
-    from serving.adapters.artifact import ArtifactError, digest_of
+    from serving.adapters.errors import ArtifactError
+    from serving.adapters.verification import digest_of
 
     try:
         return digest_of(folder) == digest

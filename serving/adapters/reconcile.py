@@ -25,8 +25,8 @@ from serving.adapters.placement import (
     next_step,
     placement_key,
 )
+from serving.adapters.placement_plan import Demand, Room, spread
 from serving.adapters.registry import Noted, Registry, RegistryError, nothing_noted
-from serving.adapters.spread import Demand, Room, spread
 from serving.fleet import LEAVING_SECONDS_MAX, Fleet
 from serving.object_store import Stale, Unreadable
 from serving.replica import Replica

@@ -11,7 +11,6 @@ import msgspec
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from serving.adapters.artifact import Artifact
 from serving.adapters.entries import (
     PLACED,
     ROLES,
@@ -24,6 +23,7 @@ from serving.adapters.entries import (
     version_from,
 )
 from serving.adapters.manifest import Manifest, to_json
+from serving.adapters.verification import Artifact
 from serving.object_store import Change, Mirror, ObjectStore, Stale, Unchanged, Unreadable, change_together, reading
 
 VERSIONS_PER_TASK_MAX = 1000

@@ -16,10 +16,10 @@ import httpx
 
 from monitoring.synced_files import sync
 from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, ArtifactLimits
-from serving.adapters.artifact import digest_of
 from serving.adapters.errors import ArtifactError, shown
 from serving.adapters.incoming import append, incoming_folder, to_its_end
 from serving.adapters.store import FILE_MODE, FOLDER_MODE, FREE_BYTES_MIN, Store
+from serving.adapters.verification import digest_of
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 ENSURE_SECONDS_MAX = 120.0

@@ -17,9 +17,9 @@ from typing import BinaryIO
 
 from monitoring.synced_files import sync
 from serving.adapters import canonical
-from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, open_file, opened
-from serving.adapters.artifact import Artifact, ArtifactLimits, digest_of
+from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, ArtifactLimits, open_file, opened
 from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.verification import Artifact, digest_of
 
 INCOMING = ".incoming-"
 PULLED = f"{INCOMING}pull-"

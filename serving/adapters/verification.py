@@ -30,23 +30,10 @@ from serving.adapters.adapter_folder import (
     open_file,
     opened,
 )
-from serving.adapters.base_model import Base, fingerprint_of, layer_count, module_sizes, name_of, read_base
-from serving.adapters.errors import CODES, ArtifactCode, ArtifactError, shown
+from serving.adapters.base_model import Base, layer_count, module_sizes, name_of
+from serving.adapters.errors import ArtifactError, shown
 from serving.adapters.peft_config import Promise, read_config, read_promise, unsupported
 from serving.adapters.tensors import FLOATS, Tensor, check_values, read_exactly, read_header
-
-__all__ = [
-    "CODES",
-    "Artifact",
-    "ArtifactCode",
-    "ArtifactError",
-    "ArtifactLimits",
-    "Base",
-    "digest_of",
-    "fingerprint_of",
-    "read_base",
-    "verify",
-]
 
 DIGEST_VERSION = b"apprentice-adapter-1\n"
 

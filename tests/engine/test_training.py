@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from serving.adapters.artifact import ArtifactLimits, read_base, verify
+from serving.adapters.adapter_folder import ArtifactLimits
+from serving.adapters.base_model import read_base
+from serving.adapters.verification import verify
 from serving.training.trainer import TRAINER
 from tests.engine.conftest import EngineFiles
 

@@ -11,8 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from serving.adapters.artifact import Base, read_base
-from serving.adapters.base_model import module_sizes
+from serving.adapters.base_model import Base, module_sizes, read_base
 
 BASE_CONFIG: Mapping[str, Any] = {
     "model_type": "llama",

@@ -22,12 +22,13 @@ from gateway.state.presence import KEY as PRESENCE_KEY
 from gateway.state.presence import Presence
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
-from serving.adapters.artifact import Artifact, Base, verify
+from serving.adapters.base_model import Base
 from serving.adapters.loader import Placer, World
 from serving.adapters.manifest import Manifest, read_manifest
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
+from serving.adapters.verification import Artifact, verify
 from serving.engine_client import EngineClient
 from serving.fingerprint import BaseFingerprint
 from serving.fleet import Fleet, PoolConfig

@@ -16,7 +16,7 @@ import yaml
 
 from gateway.features.pulls.job import PullingWork
 from gateway.features.pulls.pulls import Pulls
-from serving.adapters.artifact import digest_of
+from serving.adapters.verification import digest_of
 from tests.fakes.sources import (
     PASSWORD,
     USER,

@@ -28,12 +28,12 @@ from gateway.cli.sidecar_app import build_sidecar
 from gateway.errors import SettingsError
 from gateway.services import Services
 from serving.adapters import sidecar as adapter_sidecar
-from serving.adapters.artifact import digest_of, verify
 from serving.adapters.manifest import read_manifest
 from serving.adapters.sidecar import NotThere, Puller, PullError, ensure_on
 from serving.adapters.signature import new_key as new_signing_key
 from serving.adapters.signature import sign, written
 from serving.adapters.store import Store
+from serving.adapters.verification import digest_of, verify
 from tests.fakes.adapters import write_adapter
 from tests.fakes.applications import run_application
 from tests.fakes.ports import free_port

@@ -14,10 +14,12 @@ from gateway.server.uploads import Upload
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from router.contract import ContractError, compile_contract
-from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, verify
+from serving.adapters.adapter_folder import ArtifactLimits
 from serving.adapters.entries import Version
+from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import Manifest, ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, as_text, check, read_signature
+from serving.adapters.verification import Artifact, verify
 from serving.object_store import Change, Unchanged
 
 

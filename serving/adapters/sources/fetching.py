@@ -15,7 +15,6 @@ import msgspec
 
 from monitoring.helper_process import run_job, tell_step
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE
-from serving.adapters.artifact import digest_of
 from serving.adapters.errors import ArtifactError, shown
 from serving.adapters.incoming import append
 from serving.adapters.sources.bucket import BucketSource
@@ -23,6 +22,7 @@ from serving.adapters.sources.fetch_job import FetchJob, FetchResult, FetchSetti
 from serving.adapters.sources.hub import HubSource
 from serving.adapters.sources.registry import RegistrySource
 from serving.adapters.sources.source import BrokenOff, Listing, RemoteFile, Source, SourceError
+from serving.adapters.verification import digest_of
 
 SOURCES: Mapping[str, Callable[[str, FetchSettings], Source]] = {
     "s3": BucketSource,

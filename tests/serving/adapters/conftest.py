@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from serving.adapters.artifact import CODES, ArtifactError, ArtifactLimits, Base, verify
+from serving.adapters.adapter_folder import ArtifactLimits
+from serving.adapters.base_model import Base
+from serving.adapters.errors import CODES, ArtifactError
+from serving.adapters.verification import verify
 from tests.fakes.adapters import write_base
 
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"

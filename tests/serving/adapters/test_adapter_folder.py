@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.adapters.artifact import ArtifactLimits, Base
+from serving.adapters.adapter_folder import ArtifactLimits
+from serving.adapters.base_model import Base
 from tests.fakes.adapters import write_adapter
 from tests.serving.adapters.conftest import refused
 

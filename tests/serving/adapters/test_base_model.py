@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.adapters.artifact import ArtifactError, fingerprint_of, read_base
+from serving.adapters.base_model import fingerprint_of, read_base
+from serving.adapters.errors import ArtifactError
 from tests.fakes.adapters import BASE_CONFIG, base_tensors, write_base, write_safetensors
 
 

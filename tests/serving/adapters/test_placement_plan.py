@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.adapters import spread as spreading
-from serving.adapters.spread import BALANCE_MAX, Demand, Room, spread
+from serving.adapters.placement_plan import BALANCE_MAX, Demand, Room, spread
 
 TARGET = 8
 many = settings(max_examples=max(300, settings().max_examples))

@@ -5,9 +5,9 @@ from typing import Literal
 import pytest
 from redis.asyncio import Redis
 
-from serving.adapters.artifact import Artifact
 from serving.adapters.manifest import from_json
 from serving.adapters.registry import Registry
+from serving.adapters.verification import Artifact
 from serving.object_store import Change, ObjectStore, Stale, Unchanged
 
 ARTIFACT = Artifact("sha256:" + "a" * 64, 4, 8.0, ("q_proj",), "F32", 100, "sha256:" + "b" * 64)

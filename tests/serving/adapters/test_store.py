@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, Base, digest_of, verify
+from serving.adapters.adapter_folder import ArtifactLimits
+from serving.adapters.base_model import Base
+from serving.adapters.errors import ArtifactError
 from serving.adapters.store import Store
+from serving.adapters.verification import Artifact, digest_of, verify
 from tests.fakes.adapters import write_adapter
 
 

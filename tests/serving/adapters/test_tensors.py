@@ -12,8 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from serving.adapters.artifact import ArtifactError, ArtifactLimits, Base, verify
+from serving.adapters.adapter_folder import ArtifactLimits
+from serving.adapters.base_model import Base
+from serving.adapters.errors import ArtifactError
 from serving.adapters.tensors import Tensor, read_header
+from serving.adapters.verification import verify
 from tests.fakes.adapters import adapter_tensors, values, write_adapter
 from tests.serving.adapters.conftest import Q0, refused
 

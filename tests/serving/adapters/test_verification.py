@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.adapters.artifact import Artifact, ArtifactLimits, Base, digest_of, verify
-from serving.adapters.base_model import SPLIT_FAMILIES, module_sizes
+from serving.adapters.adapter_folder import ArtifactLimits
+from serving.adapters.base_model import SPLIT_FAMILIES, Base, module_sizes
+from serving.adapters.verification import Artifact, digest_of, verify
 from tests.fakes.adapters import (
     ALL_LINEAR,
     ATTENTION,

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.adapters.artifact import ArtifactError, Base, digest_of, verify
+from serving.adapters.base_model import Base
+from serving.adapters.errors import ArtifactError
 from serving.adapters.tensors import read_header
+from serving.adapters.verification import digest_of, verify
 from tests.fakes.adapters import adapter_config, adapter_tensors, write_adapter, write_base
 
 WEIGHTS = "adapter_model.safetensors"
