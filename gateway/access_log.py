@@ -62,7 +62,8 @@ class AccessLog:
             self._left_out += 1
             return
         events.add(of)
-        extra: dict[str, Any] = {"peer": host, "listener": _shown(listener), "path": path[:PATH_LENGTH_MAX]}
+        shown = f"{listener[0]}:{listener[1]}" if listener is not None else ""
+        extra: dict[str, Any] = {"peer": host, "listener": shown, "path": path[:PATH_LENGTH_MAX]}
         log.log(level, event, extra=extra | {"key": public, "left_out": self._left_out})
         self._left_out = 0
 
@@ -72,7 +73,3 @@ def public_part(authorization: str | None) -> str:
     scheme, _, key = (authorization or "").partition(" ")
     parts = split_key(key.strip()) if scheme.lower() == "bearer" else None
     return "" if parts is None else parts[0]
-
-
-def _shown(listener: Address) -> str:
-    return "" if listener is None else f"{listener[0]}:{listener[1]}"

@@ -240,7 +240,9 @@ def _erase_from_card(
     card = _without(before, [text for row in erased.values() for text in _texts_of(row)], requests | erased.keys())
     if erased:
         counts = {part: Counter(row.get("class") or "" for row in rest.get(part, ())) for part in ("train", "heldout")}
-        card["classes"] = {part: dict(sorted(count.items(), key=_most_first)) for part, count in counts.items()}
+        card["classes"] = {
+            part: dict(sorted(count.items(), key=lambda item: (-item[1], item[0]))) for part, count in counts.items()
+        }
     is_later = before.get("built_at", 0.0) >= tasks.get(before.get("task", ""), float("inf"))
     if is_later and before["coverage"]["requests"]:
         card["coverage"] |= {"far": None, "gaps": [], "words": [COVERAGE_ERASED]}
@@ -250,10 +252,6 @@ def _erase_from_card(
         if path.suffix not in KEPT_ENDINGS:
             path.unlink()
     replace_file(folder / CARD_FILE, msgspec.json.format(msgspec.json.encode(card)))
-
-
-def _most_first(item: tuple[str, int]) -> tuple[int, str]:
-    return -item[1], item[0]
 
 
 def _without(value: Any, texts: list[str], names: Set[str]) -> Any:

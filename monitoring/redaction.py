@@ -26,12 +26,8 @@ def mask_text(text: str, phone_region: str | None = None) -> str:
     if "@" in text:
         text = EMAIL.sub("[email]", text)
     text = IBAN.sub(lambda match: _masked_iban(match[0]), text)
-    text = CARD.sub(lambda match: "[card]" if _is_card(match[0]) else match[0], text)
+    text = CARD.sub(lambda match: "[card]" if luhn.is_valid(re.sub(r"[ -]", "", match[0])) else match[0], text)
     return _mask_phones(text, phone_region) if MAYBE_PHONE.search(text) else text
-
-
-def _is_card(digits: str) -> bool:
-    return luhn.is_valid(re.sub(r"[ -]", "", digits))
 
 
 def _masked_iban(found: str) -> str:

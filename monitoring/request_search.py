@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -86,6 +87,7 @@ class RequestQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 EQUAL = ("task", "version", "outcome", "reason", "caller")
+BY_ID = attrgetter("id")
 
 
 class SearchJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,9 +174,9 @@ def _candidates(reader: TextReader, query: RequestQuery) -> Iterator[Found]:
             archived_until = read_to if query.until is None else min(query.until, read_to)
             ready = [one for one in held if made_at(one.id) >= read_to]
             held = [one for one in held if made_at(one.id) < read_to]
-            yield from sorted(ready, key=_by_id, reverse=True)
+            yield from sorted(ready, key=BY_ID, reverse=True)
     rest = heapq.merge(
-        sorted(held, key=_by_id, reverse=True), _archived(reader, query, archived_until), key=_by_id, reverse=True
+        sorted(held, key=BY_ID, reverse=True), _archived(reader, query, archived_until), key=BY_ID, reverse=True
     )
     yield from _once(rest)
 
@@ -226,10 +228,6 @@ def _once(found: Iterable[Found]) -> Iterator[Found]:
         if one.id != last:
             yield one
         last = one.id
-
-
-def _by_id(one: Found) -> str:
-    return one.id
 
 
 def _milliseconds(place: str) -> int:

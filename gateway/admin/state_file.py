@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
@@ -149,7 +150,9 @@ def differences(
     versions of a task that led before are placed beside an alias that is new here."""
     versions = list(_version_steps(present, file))
     aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, alias_content)]
-    others = [step for kind in KINDS[2:] for step in _steps(kind, present, file, prune, _json)]
+    others = [
+        step for kind in KINDS[2:] for step in _steps(kind, present, file, prune, partial(json.dumps, sort_keys=True))
+    ]
     created = [step for step in versions if step.action == "create"]
     names_in_use = {name for alias in _aliases_then(present, aliases) for name in _names(alias)}
     given_up = [_unless_taken(step, names_in_use) for step in versions if step.action != "create"]
@@ -306,7 +309,3 @@ def _previous_versions(
                     after = {**here.value, "state": "staging"}
                     note = "the previous version, for a rollback; its placement is not waited for"
                     yield Difference("versions", name, "stage_previous", here.value, after, here.generation, note=note)
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True)

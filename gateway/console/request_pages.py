@@ -31,7 +31,8 @@ async def show_requests(visit: Visit) -> Response:
         fault = refused.text
     except ValueError:
         fault = "A time is written as 2026-12-01T09:30, in UTC."
-    older = found["next_before"] and urlencode({**_given(given), "before": found["next_before"]})
+    filled = {name: value for name, value in given.items() if value}
+    older = found["next_before"] and urlencode(filled | {"before": found["next_before"]})
     tasks = [row["task"] for row in (await visit.api.get("/admin/v1/quality"))["tasks"]]
     return await visit.render(
         "request_rows.html" if visit.is_partial else "requests.html",
@@ -48,7 +49,3 @@ async def show_request(visit: Visit) -> Response:
     request = visit.request.path_params["request"]
     found = await visit.api.get(fill_address("/v1/requests/{request}", request=request))
     return await visit.render("request.html", **found)
-
-
-def _given(fields: dict[str, str]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value}

@@ -31,11 +31,6 @@ async def show_queue(visit: Visit) -> Response:
     return await visit.render("reviews.html", rows=rows, evaluations=compared)
 
 
-async def show_pair(visit: Visit) -> Response:
-    """Two answers to the same request, side by side. Which arm gave which is not told."""
-    return await _render_pair(visit)
-
-
 async def answer_pair(visit: Visit) -> Response:
     """Say which of two answers is better, and go on to the next pair."""
     fields, evaluation = await visit.form(), visit.request.path_params["evaluation"]
@@ -43,11 +38,12 @@ async def answer_pair(visit: Visit) -> Response:
         body = {"number": int(fields.get("number", "")), "better": fields.get("value", "")}
         await visit.api.send("POST", fill_address(PAIR, evaluation=evaluation), body)
     except (Declined, ValueError) as error:
-        return await _render_pair(visit, str(error))
+        return await show_pair(visit, str(error))
     return await visit.done(visit.request.url.path)
 
 
-async def _render_pair(visit: Visit, fault: str = "") -> Response:
+async def show_pair(visit: Visit, fault: str = "") -> Response:
+    """Two answers to the same request, side by side. Which arm gave which is not told."""
     evaluation = visit.request.path_params["evaluation"]
     try:
         pair = await visit.api.get(fill_address(PAIR, evaluation=evaluation))
@@ -60,8 +56,7 @@ async def _render_pair(visit: Visit, fault: str = "") -> Response:
 
 async def show_next(visit: Visit) -> Response:
     """The next review of this person, or why there is none."""
-    task = visit.query("task")
-    return await _render_next(visit, task)
+    return await _render_next(visit, visit.query("task"))
 
 
 async def answer_review(visit: Visit) -> Response:
@@ -82,11 +77,6 @@ async def answer_review(visit: Visit) -> Response:
     return await visit.done(f"{CONSOLE}/reviews/next?task={task}")
 
 
-async def show_disputed(visit: Visit) -> Response:
-    """The requests of a task on which reviewers disagree, with their answers side by side."""
-    return await _render_disputed(visit)
-
-
 async def resolve_disputed(visit: Visit) -> Response:
     """Decide one of them."""
     fields, task = await visit.form(), visit.request.path_params["task"]
@@ -96,11 +86,12 @@ async def resolve_disputed(visit: Visit) -> Response:
         body |= {"demonstration": fields["demonstration"]} if fields.get("demonstration") else {}
         await visit.api.send("POST", fill_address("/admin/v1/reviews/{task}/disputed/{request}/resolve", **names), body)
     except (Declined, ValueError) as error:
-        return await _render_disputed(visit, str(error), fields)
+        return await show_disputed(visit, str(error), fields)
     return await visit.done(f"{CONSOLE}/reviews/{task}/disputed", "It is decided.")
 
 
-async def _render_disputed(visit: Visit, fault: str = "", said: Mapping[str, str] = NOTHING_SAID) -> Response:
+async def show_disputed(visit: Visit, fault: str = "", said: Mapping[str, str] = NOTHING_SAID) -> Response:
+    """The requests of a task on which reviewers disagree, with their answers side by side."""
     task = visit.request.path_params["task"]
     found = await visit.api.get(fill_address("/admin/v1/reviews/{task}/disputed", task=task))
     choices = list_choices(found["say"])

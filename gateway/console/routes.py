@@ -38,8 +38,5 @@ class ConsoleDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._site is None:
-            self._site = await asyncio.to_thread(self._load)
+            self._site = await asyncio.to_thread(lambda: import_module("gateway.console.site").Site(self._gateway))
         await self._site(scope, receive, send)
-
-    def _load(self) -> Any:
-        return import_module("gateway.console.site").make_site(self._gateway)

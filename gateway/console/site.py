@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from gateway.callers import Caller
 from gateway.console import (
     actions,
     fleet_pages,
@@ -88,15 +87,12 @@ FORMS: Mapping[str, Page] = MappingProxyType(
 """The table address → what a form does."""
 
 
-def make_site(gateway: Any) -> Site:
-    """The console of an application, with its templates compiled. Blocks."""
-    return Site(Console(gateway))
-
-
 class Site:
     """The pages as an ASGI application, with the headers that all have."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, gateway: Any) -> None:
+        """The console of this application, with its templates compiled. Blocks."""
+        console = Console(gateway)
         files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
         digest = sha256(b"".join(files[name] for name in sorted(files))).hexdigest()[:12]
         console.templates.globals["static"] = f"{CONSOLE}/static/{digest}"
@@ -153,17 +149,12 @@ async def _answer(console: Console, page: Page, request: Request) -> Response:
     caller = None if session is None else console.caller_of(session)
     if session is None or caller is None:
         return _send_to_sign_in(request)
-    visit = Visit(request, console, token, session, caller, _api(console, caller, request))
+    peer = (request.client.host, request.client.port) if request.client else ("", 0)
+    visit = Visit(request, console, token, session, caller, PersonalApi(console.gateway, caller, peer))
     try:
         return await page(visit)
     except Declined as refused:
         return await visit.render("error.html", refused.status, title="That did not work", text=refused.text)
-
-
-def _api(console: Console, caller: Caller, request: Request) -> PersonalApi:
-    return PersonalApi(
-        console.gateway, caller, (request.client.host, request.client.port) if request.client else ("", 0)
-    )
 
 
 def _send_to_sign_in(request: Request) -> Response:

@@ -6,35 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
-from gateway.formats.fields import NULL
+from gateway.formats.fields import NULL, RAW_FIELDS
 
 LOGPROBS = "message.output_text.logprobs"
 """The value of `include` that asks for them."""
-
-
-class EchoedFields(msgspec.Struct):
-    """The fields of a request that its answer repeats."""
-
-    include: Raw = NULL
-    instructions: Raw = NULL
-    max_output_tokens: Raw = NULL
-    metadata: Raw = NULL
-    parallel_tool_calls: Raw = NULL
-    reasoning: Raw = NULL
-    temperature: Raw = NULL
-    text: Raw = NULL
-    tool_choice: Raw = NULL
-    tools: Raw = NULL
-    top_logprobs: Raw = NULL
-    top_p: Raw = NULL
-    user: Raw = NULL
-
-
-_ECHO = msgspec.json.Decoder(EchoedFields)
 
 
 class ResponseWriter(AnswerWriter):
@@ -45,8 +23,8 @@ class ResponseWriter(AnswerWriter):
     def __init__(self, raw: bytes) -> None:
         """`raw` is the request's body."""
         super().__init__()
-        self._given: dict[str, Any] = msgspec.structs.asdict(_ECHO.decode(raw))
-        self.has_logprobs = _asks_for_logprobs(self._given["include"], self._given["top_logprobs"])
+        self._given = RAW_FIELDS.decode(raw)
+        self.has_logprobs = _asks_for_logprobs(self._given)
         self._began_at = int(time.time())
 
     def final(self) -> dict[str, Any]:
@@ -130,8 +108,12 @@ class ResponseWriter(AnswerWriter):
             return item | {"type": "reasoning", "summary": [], "content": content}
         return item | {"type": "message", "role": "assistant", "content": [_part(block)]}
 
+    def _echo(self, name: str, default: Any = None) -> Any:
+        """A field of the request, which its answer repeats."""
+        value = self._given.get(name, NULL)
+        return default if value == NULL else value
+
     def _response(self, status: str) -> dict[str, Any]:
-        given = self._given
         return {
             "id": self.name_answer(self.answer.id),
             "object": "response",
@@ -139,24 +121,24 @@ class ResponseWriter(AnswerWriter):
             "status": status,
             "error": None,
             "incomplete_details": None,
-            "instructions": given["instructions"],
-            "max_output_tokens": given["max_output_tokens"],
-            "metadata": _or(given["metadata"], {}),
+            "instructions": self._echo("instructions"),
+            "max_output_tokens": self._echo("max_output_tokens"),
+            "metadata": self._echo("metadata", {}),
             "model": self.answer.model,
             "output": [],
-            "parallel_tool_calls": _or(given["parallel_tool_calls"], True),
+            "parallel_tool_calls": self._echo("parallel_tool_calls", True),
             "previous_response_id": None,
-            "reasoning": _or(given["reasoning"], {"effort": None, "summary": None}),
+            "reasoning": self._echo("reasoning", {"effort": None, "summary": None}),
             "store": False,
-            "temperature": given["temperature"],
-            "text": _or(given["text"], {"format": {"type": "text"}}),
-            "tool_choice": _or(given["tool_choice"], "auto"),
-            "tools": _or(given["tools"], []),
-            "top_logprobs": _or(given["top_logprobs"], 0),
-            "top_p": given["top_p"],
+            "temperature": self._echo("temperature"),
+            "text": self._echo("text", {"format": {"type": "text"}}),
+            "tool_choice": self._echo("tool_choice", "auto"),
+            "tools": self._echo("tools", []),
+            "top_logprobs": self._echo("top_logprobs", 0),
+            "top_p": self._echo("top_p"),
             "truncation": "disabled",
             "usage": None,
-            "user": given["user"],
+            "user": self._echo("user"),
         }
 
 
@@ -168,13 +150,10 @@ EVENT_NAMES: Mapping[str, str] = {
 ITEM_PREFIXES: Mapping[str, str] = {"text": "msg", "refusal": "msg", "reasoning": "rs", "tool": "fc"}
 
 
-def _or(given: Raw, default: Any) -> Any:
-    return default if given == NULL else given
-
-
-def _asks_for_logprobs(include: Raw, top_logprobs: Raw) -> bool:
+def _asks_for_logprobs(given: Mapping[str, Raw]) -> bool:
     """True if these fields of a request ask for logprobs."""
-    return f'"{LOGPROBS}"'.encode() in bytes(include) or top_logprobs not in (NULL, Raw(b"0"))
+    is_included = f'"{LOGPROBS}"'.encode() in bytes(given.get("include", NULL))
+    return is_included or given.get("top_logprobs", NULL) not in (NULL, Raw(b"0"))
 
 
 def _logprobs(block: AnswerBlock, logprobs: list[dict[str, Any]]) -> dict[str, Any]:

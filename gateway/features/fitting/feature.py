@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from gateway.feature import Feature, Features
+from gateway.feature import Feature
 from gateway.features.fitting import endpoints
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.job import keep_fitting
 from gateway.features.fitting.samples import Samples
-from gateway.services import Services
 
-
-def _open(services: Services, _: Features) -> Fitting:
-    return Fitting(services, Samples(services.redis))
-
-
-FITTING = Feature(Fitting, _open, (endpoints.router,), {"fit_models": keep_fitting})
+FITTING = Feature(
+    Fitting,
+    lambda services, _: Fitting(services, Samples(services.redis)),
+    (endpoints.router,),
+    {"fit_models": keep_fitting},
+)

@@ -112,10 +112,6 @@ def _is_over(raw: dict[str, Any], now_unix: float) -> bool:
     return expires_at is not None and expires_at <= now_unix
 
 
-def _is_to_come(raw: dict[str, Any], now_unix: float) -> bool:
-    return bool((raw.get("starts_at") or 0.0) > now_unix)
-
-
 @router.get("/overrides")
 async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
     """All rules, in the order in which they are tried. One that has not begun, or is expired, matches nothing; it
@@ -130,7 +126,7 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
             {
                 "id": name,
                 **raw,
-                "to_come": _is_to_come(raw, now),
+                "to_come": (raw.get("starts_at") or 0.0) > now,
                 "expired": _is_over(raw, now),
                 "version_state": states.get(raw.get("version", "")),
                 "generation": generations.get(name, 0),

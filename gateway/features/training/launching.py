@@ -114,11 +114,8 @@ async def _ray_end(trainings: Trainings, training: Training) -> str | None:
     url = f"{trainings.services.settings.training.ray_url}/api/jobs/{name_of(training)}"
     answer = await trainings.services.http.get(url, timeout=TIMEOUT_SECONDS)
     told: dict[str, Any] = answer.json() if answer.is_success else {}
-    return f"Ray's job {told['status'].lower()}: {told.get('message')}" if _is_over(told.get("status")) else None
-
-
-def _is_over(status: str | None) -> bool:
-    return status in ("FAILED", "STOPPED", "SUCCEEDED")
+    is_over = told.get("status") in ("FAILED", "STOPPED", "SUCCEEDED")
+    return f"Ray's job {told['status'].lower()}: {told.get('message')}" if is_over else None
 
 
 async def _make_job(trainings: Trainings, training: Training) -> None:
