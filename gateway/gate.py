@@ -107,13 +107,7 @@ async def judge_release(services: Services, version: Version) -> GateReport:
     if version.name in await leaders_of(services, version.task):
         because = "It leads its task, or has led it: a way back is never held up."
         return GateReport(version=version.name, verdict="passed", because=because)
-    release = services.settings.release
-    bounds = GateBounds(
-        margin=release.margin,
-        class_loss_max=release.class_loss_max,
-        latency_ratio_max=release.latency_ratio_max,
-        cost_ratio_max=release.cost_ratio_max,
-    )
+    bounds = msgspec.convert(services.settings.release, GateBounds, from_attributes=True)
     comparisons = await GateStore(services.redis).comparisons_now(version.name)
     references = await find_references(services, version)
     return decide_gate(arm_of(version), references.held, comparisons, bounds, references.unranked)

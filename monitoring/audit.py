@@ -177,9 +177,7 @@ class Audit:
         entries: list[AuditEntry] = []
         looked_at, last = 0, after
         at_once = limit if wanted == Wanted() else READ_LIMIT_MAX
-        async for entry in (
-            self.newest(SEARCHED_MAX, after, before) if newest else self._oldest(SEARCHED_MAX, after, at_once)
-        ):
+        async for entry in self.newest(SEARCHED_MAX, after, before) if newest else self._oldest(after, at_once):
             looked_at, last = looked_at + 1, entry.number
             if newest and entry.at < wanted.since:
                 return AuditPage(entries, None)
@@ -192,9 +190,9 @@ class Audit:
                 return AuditPage(entries, None)
         return AuditPage(entries, None, last) if newest else AuditPage(entries, last)
 
-    async def _oldest(self, count: int, after: int, at_once: int) -> AsyncIterator[AuditEntry]:
-        """The entries above the number `after`, at most `count`, the first one first."""
-        for _ in range(0, count, at_once):
+    async def _oldest(self, after: int, at_once: int) -> AsyncIterator[AuditEntry]:
+        """The entries above the number `after`, at most SEARCHED_MAX, the first one first."""
+        for _ in range(0, SEARCHED_MAX, at_once):
             entries = await self.read(after, at_once)
             for entry in entries:
                 yield entry

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.server_sent_events import payload_of
+from gateway.formats.server_sent_events import Delta, payload_of
 from router.answers import AnswerAlternative, ReceivedAnswer, ReceivedCall
 
 NAMED_BEFORE = b'"logprobs"'
@@ -22,18 +22,10 @@ HEAD_BYTES = 256
 """Bytes of the beginning of a long value by which it is looked for."""
 
 
-class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[Any] | None = None
-
-
 class _Choice(msgspec.Struct, gc=False):
     index: Any = 0
     text: str | None = None
-    delta: _Delta | None = None
+    delta: Delta | None = None
     message: Any = None
     finish_reason: str | None = None
     logprobs: Raw = Raw(b"null")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -17,7 +16,6 @@ from gateway.errors import StateError
 from gateway.state.embedded_valkey import run_embedded_valkey
 from gateway.state.redis_options import CONNECTION
 
-log = logging.getLogger(__name__)
 INSTALLATION_KEY = "apprentice:installation"
 SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
 

@@ -44,7 +44,6 @@ NO_ROWS: Mapping[str, Any] = MappingProxyType(
 )
 """The figures of a class that has no row left: nothing is known of it."""
 T = TypeVar("T")
-Pair = tuple[RowResult, RowResult]
 Results = Mapping[str, Sequence[RowResult]]
 """Of each arm its rows' results, in the order of the rows."""
 

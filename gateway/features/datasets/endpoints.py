@@ -88,12 +88,7 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
         id=make_timed_id(now),
         task=body.task,
         files=files,
-        options=DatasetOptions(
-            heldout_share=body.heldout_share,
-            class_ratio_max=body.class_ratio_max,
-            class_field=body.class_field,
-            leave_out_faults=body.leave_out_faults,
-        ),
+        options=msgspec.convert(body, DatasetOptions, from_attributes=True),
         since=body.since,
         until=body.until or now,
         by=admin.public,

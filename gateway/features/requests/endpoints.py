@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Any
 
@@ -22,7 +21,6 @@ from monitoring.ids import bare, made_at
 from monitoring.labels.request_label import find_label
 from monitoring.records import Record
 
-log = logging.getLogger(__name__)
 YOUNG_SECONDS = 60.0
 RECORD_WAIT_SECONDS = 1.0
 router = APIRouter()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence, Set
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -14,8 +13,6 @@ from monitoring.ids import SHAPE, made_at
 from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, closed
 from serving.object_store import Change, LenientReader, ObjectStore, change_together, reading
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
 DAY_SECONDS = 86_400
 
 

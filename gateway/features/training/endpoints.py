@@ -82,7 +82,7 @@ async def list_trainings(request: Request, _: Operator, task: OfTask = None) -> 
 async def read_training(request: Request, training: str, _: Operator) -> dict[str, Any]:
     """One training: its progress, and what came of it."""
     trainings = feature_of(request, Trainings)
-    return await _shown(trainings, (await _found(trainings, training))[0])
+    return await _shown(trainings, (await find_training(trainings, training))[0])
 
 
 @router.get(
@@ -93,7 +93,7 @@ async def read_training(request: Request, training: str, _: Operator) -> dict[st
 async def plot_training(request: Request, training: str, _: Operator) -> Response:
     """The losses of a training by step, as a picture."""
     trainings = feature_of(request, Trainings)
-    found, _generation = await _found(trainings, training)
+    found, _generation = await find_training(trainings, training)
     told = await trainings.store.progress(found.id)
     picture = draw_losses(f"{found.task}, training {found.id}", told["losses"], told["heldout"])
     return Response(picture, media_type="image/svg+xml")
@@ -103,7 +103,7 @@ async def plot_training(request: Request, training: str, _: Operator) -> Respons
 async def stop_training(request: Request, training: str, admin: Admin) -> dict[str, Any]:
     """Stop a training that runs; forget one that does not."""
     trainings = feature_of(request, Trainings)
-    found, generation = await _found(trainings, training)
+    found, generation = await find_training(trainings, training)
     if found.status == "running":
         note = f"It was stopped by {admin.public}."
         after = await end_training(trainings, found, "cancelled", note, actor=admin.public)
@@ -120,8 +120,8 @@ async def stop_training(request: Request, training: str, admin: Admin) -> dict[s
     return {"id": found.id, "status": "forgotten"}
 
 
-async def _found(trainings: Trainings, name: str) -> tuple[Training, int]:
-    """Raises Problem (404)."""
+async def find_training(trainings: Trainings, name: str) -> tuple[Training, int]:
+    """A training and its generation. Raises Problem (404)."""
     found, generation = await trainings.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
     if found is None:
         raise Problem("not_found", f"There is no training {name[:80]!r}, or no more.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ from monitoring.quality.verdicts.retraining import Retraining, is_complete
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale
 
-log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 30.0
 """Longest time between two looks, though nothing has changed."""

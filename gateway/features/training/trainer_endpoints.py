@@ -16,6 +16,7 @@ from gateway.access import Body, Identified
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.training.ending import TrainingFault, end_training, enter_result
+from gateway.features.training.endpoints import find_training
 from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import parts_of
 from gateway.features.training.training_run import JOB_FILE
@@ -56,9 +57,7 @@ class TrainerMessage(Body):
 async def training_of(request: Request, training: str, caller: Identified) -> Training:
     """The training whose key the request has. Raises Problem (403; 404; 409 where it runs no more)."""
     trainings = feature_of(request, Trainings)
-    found, _ = await trainings.store.get(training) if training.isalnum() and len(training) <= 64 else (None, 0)
-    if found is None:
-        raise Problem("not_found", f"There is no training {training[:80]!r}, or no more.")
+    found, _ = await find_training(trainings, training)
     if caller.public != parts_of(trainings, found)[0]:
         raise Problem("role_required", "This address is for the trainer of this training alone.")
     if found.status != "running":
