@@ -104,7 +104,8 @@ def test_every_endpoint_of_the_admins_asks_for_a_role() -> None:
 
 
 def test_every_header_that_is_sent_has_its_meaning() -> None:
-    source = "".join((ROOT / "gateway" / name).read_text() for name in ("path/relay.py", "errors.py", "path/ledger.py"))
+    names = ("path/answer_headers.py", "path/relay.py", "errors.py", "path/ledger.py")
+    source = "".join((ROOT / "gateway" / name).read_text() for name in names)
     sent = set(re.findall(r'b"(x-apprentice-[a-z-]+|x-request-id|x-should-retry|traceparent|retry-after)"', source))
     assert {*ANSWER_HEADERS, *MORE_HEADERS} == sent
 
