@@ -97,8 +97,7 @@ from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
-from router.embedding import EmbeddingError
-from router.embedding_plugin import load_deep
+from router.embedding import EmbeddingError, load_deep
 from serving.adapters.base_model import Base, read_base
 from serving.adapters.errors import ArtifactError
 from serving.adapters.loader import Placer

@@ -6,6 +6,7 @@ itself is never imported, since its loader downloads. The weights are kept as by
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import struct
@@ -164,3 +165,12 @@ def _weights_of(path: Path, tokens: int) -> npt.NDArray[np.float16]:
         return np.memmap(path, np.float16, "r", 8 + length, (rows, columns))
     except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         raise wrong from error
+
+
+def load_deep(path: Path) -> Embedding:
+    """The optional second embedding, from its file. Only here is its module imported.
+
+    Raises EmbeddingError where the file is missing or damaged, or an optional package is.
+    """
+    model: Embedding = importlib.import_module("router.minilm").MiniLM.load(path)
+    return model

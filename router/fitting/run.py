@@ -14,8 +14,7 @@ import msgspec
 import numpy as np
 
 from monitoring.helper_process import run_data_job, tell_step
-from router.embedding import EmbeddingError, StaticEmbedding
-from router.embedding_plugin import load_deep
+from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.fitting.background import stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope

@@ -30,8 +30,7 @@ from monitoring.evaluation.production import measure_production
 from monitoring.evaluation.report import compare_held_out, report
 from monitoring.evaluation.results import RowResult
 from monitoring.helper_process import JobError, run_job
-from router.embedding import EmbeddingError, StaticEmbedding
-from router.embedding_plugin import load_deep
+from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.model_file import MODEL_BYTES_MAX
 from router.scope import ScopeError, ScopeModel
 
