@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.adapters import spread as spreading
+from serving.adapters import placement_plan
 from serving.adapters.placement_plan import BALANCE_MAX, Demand, Room, spread
 
 TARGET = 8
@@ -219,9 +219,9 @@ def test_a_plan_of_what_is_placed_already_ranks_no_other_replicas(monkeypatch: p
     demands, replicas = asked(200), rooms(100)
     before = sets(spread(demands, replicas, 2, TARGET, {}))
     ranked: list[str] = []
-    weight = spreading._weight
+    weight = placement_plan._weight
     monkeypatch.setattr(
-        spreading, "_weight", lambda version, replica: ranked.append(replica) or weight(version, replica)
+        placement_plan, "_weight", lambda version, replica: ranked.append(replica) or weight(version, replica)
     )
     assert sets(spread(demands, replicas, 2, TARGET, before)) == before
     assert len(ranked) == 2 * sum(map(len, before.values()))
