@@ -17,8 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.datasets import job
-from gateway.features.datasets.builds import Build
-from gateway.features.datasets.datasets import Datasets
+from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
 from gateway.state.audited_step import AuditedStep
