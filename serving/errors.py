@@ -133,6 +133,11 @@ def from_inside(message: str, body: bytes) -> EngineError:
     return from_status(error.code, body, None)
 
 
+def make_abort(body: bytes) -> Failed:
+    """The fault of an engine that ends an answer before it is whole, as vLLM does where it is paused: it runs on."""
+    return Failed("the engine aborted the answer before it was whole", 200, body)
+
+
 def _seconds(retry_after: str | None) -> float | None:
     """`Retry-After` in seconds; its date form is not used by engines and counts as absent."""
     if retry_after is None:

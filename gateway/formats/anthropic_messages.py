@@ -244,9 +244,7 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
         if block.type == "text":
             parts.append({"type": "text", "text": block.text or ""})
         elif block.type == "image":
-            if not is_given(block.source):
-                raise refuse_missing(f"{at}.source")
-            parts.append(_read_image(block.source))
+            parts.append(_read_image(block, at))
         elif block.type == "tool_use":
             arguments = bytes(block.input).decode() if is_given(block.input) else "{}"
             calls.append(make_call(block.id, block.name, arguments))
@@ -262,9 +260,14 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
     return [*results, turn] if parts or not results else results
 
 
-def _read_image(raw: Raw) -> dict[str, Any]:
-    """An image as a part of a chat message. Raises msgspec.ValidationError."""
-    source = msgspec.json.decode(raw, type=ImageSource)
+def _read_image(block: ContentBlock, place: str) -> dict[str, Any]:
+    """An image as a part of a chat message. Raises msgspec.ValidationError, and Problem (400) where it has none."""
+    if not is_given(block.source):
+        raise refuse_missing(f"{place}.source")
+    source = msgspec.json.decode(block.source, type=ImageSource)
+    name = "url" if source.type == "url" else "data"
+    if not getattr(source, name):
+        raise refuse_missing(f"{place}.source.{name}")
     url = source.url if source.type == "url" else f"data:{source.media_type};base64,{source.data}"
     return {"type": "image_url", "image_url": {"url": url}}
 
@@ -274,7 +277,7 @@ def _read_result(block: ContentBlock, place: str) -> tuple[str, list[dict[str, A
     images: list[dict[str, Any]] = []
     content = block.content
     if isinstance(content, list):
-        images = [_read_image(each.source) for each in content if each.type == "image" and is_given(each.source)]
+        images = [_read_image(each, f"{place}[{at}]") for at, each in enumerate(content) if each.type == "image"]
         content = [each for each in content if each.type != "image"]
     text = _join_text(content, place)
     return (f"Error: {text}" if block.is_error else text), images

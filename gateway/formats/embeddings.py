@@ -13,7 +13,7 @@ from gateway.formats.fields import KEPT_HERE, Fields, Message
 from gateway.formats.selectors import of_text
 from gateway.formats.server_sent_events import Progress, Usage, see_that_it_is_text
 from gateway.formats.wire_format import WireFormat
-from serving.errors import Failed
+from serving.errors import Failed, from_inside
 
 INPUTS_MAX = 2048
 """Texts of one request, as in OpenAI's API."""
@@ -88,7 +88,9 @@ class EmbeddingsFormat(WireFormat):
             read = _ANSWER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Failed("the engine's answer holds no embeddings") from error
-        if len(read.data or ()) < choices:
+        if not read.data:
+            raise from_inside("the engine answered with an error inside a 200", body)
+        if len(read.data) < choices:
             raise Failed("the engine's answer has fewer embeddings than there are texts", body=body)
         progress.answer_id = read.id
         progress.finish_reason = "stop"

@@ -404,7 +404,8 @@ def _why_no_json(body: bytes, message: str) -> str:
     """The reason why a body is no JSON, by what msgspec says of it. It looks at the place at fault alone."""
     place = AT_BYTE.search(message)
     at = int(place[1]) if place else len(body)
-    if HALVES.search(body[max(0, at - AROUND_BYTES) : at + AROUND_BYTES]):
+    half = HALVES.search(body, max(0, at - AROUND_BYTES), at + 2 * AROUND_BYTES)  # room for the other half of the last
+    if half is not None and half.start() < at + AROUND_BYTES:
         return HALF
     return f"The body is not valid JSON: {message}."
 

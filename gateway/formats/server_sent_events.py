@@ -212,11 +212,12 @@ class Progress:
     """The progress of an answer. `chunks` counts events with a token in them.
 
     `ended` has the index of each alternative that has ended. `skipped` counts what could not be read and may have held
-    a token. `said` is its text, kept where another engine may have to go on with it; None where that may not be, as
-    where it is more than text.
+    a token. `aborted` says that it is `broken` by an abort. `said` is its text, kept where another engine may have to
+    go on with it; None where that may not be, as where it is more than text.
     """
 
     __slots__ = (
+        "aborted",
         "answer_id",
         "broken",
         "chunks",
@@ -242,6 +243,7 @@ class Progress:
         self.skipped = 0
         self.done = False
         self.broken: bytes | None = None
+        self.aborted = False
         self.said: list[str] | None = None
         self.halves: Halves | None = None
         self.frame: TokenFrame | None = None
@@ -317,6 +319,7 @@ class Progress:
             return None
         if body is None or body.error is not None or is_aborted(body.choices or ()):
             self.broken = joined if body is not None else None
+            self.aborted = body is not None and body.error is None
             return None
         if not self.answer_id:
             self.answer_id = body.id

@@ -120,7 +120,7 @@ def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:
             data = value.encode()
             value = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Problem("invalid_value", f"The form of the answer is not valid JSON: {error}.", param) from error
+        raise Problem("invalid_value", f"{param} can't be read: {error}.", param) from error
     yield from _walk(param, value, _refers_anywhere(data))
 
 

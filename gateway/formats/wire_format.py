@@ -19,7 +19,7 @@ from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.fields import NEUTRAL, WHOLE_NUMBERS, Fields, Message
 from gateway.formats.selectors import of_messages, text_of
 from gateway.formats.server_sent_events import DONE, WHOLE, Progress, is_aborted, see_that_it_is_text
-from serving.errors import Failed, from_inside
+from serving.errors import Failed, from_inside, make_abort
 
 
 class WireFormat(ABC):
@@ -151,7 +151,7 @@ class WireFormat(ABC):
         if read.error is not None or not found:
             raise from_inside("the engine answered with an error inside a 200", body)
         if is_aborted(found):
-            raise Failed("the engine aborted the answer before it was whole", body=body)
+            raise make_abort(body)
         if len(found) < choices or any(getattr(choice, self.answer_field) is None for choice in found):
             raise Failed("the engine's answer has fewer alternatives than were asked for, or one that says nothing")
         progress.answer_id = read.id

@@ -22,7 +22,7 @@ from router.attempts import Failure
 from router.decision import NO_SCORES, Choice, Scores
 from router.policy import AttemptLimits
 from serving.engine_client import EngineAnswer
-from serving.errors import EngineError, Failed, Late, Oversize, Silent, Truncated, from_inside
+from serving.errors import EngineError, Failed, Late, Oversize, Silent, Truncated, from_inside, make_abort
 from serving.health import engine_headers
 from serving.replica import Lease
 
@@ -305,7 +305,9 @@ class Answer:
     def _fault_told(self) -> EngineError | None:
         """The fault that the events name, or None."""
         if self.progress.broken is not None:
-            text, body = "the engine reported an error inside its stream, or aborted it", self.progress.broken
+            text, body = "the engine reported an error inside its stream", self.progress.broken
+            if self.progress.aborted:
+                return make_abort(body)
             return Failed(text, body=body) if self.progress.answered else from_inside(text, body)
         if self.progress.skipped and not self._committed:
             return Failed("an event of the engine's stream can't be read, and may have held a token")

@@ -36,6 +36,7 @@ __all__ = ["world"]
 Json = dict[str, Any]
 GENERAL = "large#"
 ERROR = b'data: {"error":{"message":"no","code":500}}\n\n'
+FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "a"}}}
 both_commits = pytest.mark.parametrize("commit", ["first_token", "complete"])
 
 
@@ -137,14 +138,17 @@ async def test_stream_that_its_engine_aborted_is_gone_on_with(world: World, smal
     assert (told.apprentice or {})["continued"] == 1
 
 
-async def test_request_that_its_engine_aborted_at_once_is_answered_elsewhere(world: World, small: FakeEngine) -> None:
+@pytest.mark.parametrize("more", [{}, {"response_format": FORM}], ids=["plain", "pattern"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_request_that_its_engine_aborted_at_once_is_answered_elsewhere(
+    world: World, small: FakeEngine, stream: bool, more: dict[str, Any]
+) -> None:
     """So vLLM ends a request that waits for its first token as it is paused."""
-    async with world() as gateway:
-        for stream in (True, False):
-            small.faults.add(Tokens(0), Edited(aborted("abort")), model="returns@*")
-            told = await ask(gateway, stream=stream)
-            assert (told.whole, told.text.startswith(GENERAL)) == (True, True)
-            assert told.headers["x-apprentice-reason"] == "engine_error"
+    async with world(parameters_allowed=["pattern"]) as gateway:
+        small.faults.add(Tokens(0), Edited(aborted("abort")), model="returns@*")
+        told = await ask(gateway, stream=stream, **more)
+        assert (told.whole, told.headers["x-apprentice-pool"]) == (True, "general")
+        assert told.headers["x-apprentice-reason"] == "engine_error"
 
 
 @pytest.mark.parametrize(

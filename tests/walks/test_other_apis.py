@@ -272,6 +272,21 @@ async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
         ({"max_tokens": 9_000}, "max_tokens"),
         ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].source"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}]},
+            "messages[0].content[0].source.url",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "image"}]}],
+                    }
+                ]
+            },
+            "messages[0].content[0].content[0].source",
+        ),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"stop_sequences": 3}, "stop_sequences"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
@@ -347,6 +362,22 @@ async def test_fewer_vectors_than_texts_are_no_answer(responses: AsyncOpenAI, ge
     assert (failed.value.status_code, failed.value.code) == (502, "engine_error")
     assert rule.shown == 3
     assert len((await responses.embeddings.create(model="general", input=["a"])).data) == 1
+
+
+@dataclass(frozen=True)
+class RefusesInside(Fault):
+    """Answers 200 with an error that names the caller's mistake."""
+
+    async def on_request(self, moment: Moment) -> None:
+        await moment.exchange.whole(200, {"error": {"message": "too long", "code": 400}})
+        raise AnswerOver("done")
+
+
+async def test_a_refusal_inside_a_200_is_the_callers_own_mistake(responses: AsyncOpenAI, general: FakeEngine) -> None:
+    rule = general.faults.add(RefusesInside(), path="/v1/embeddings")
+    with pytest.raises(openai.BadRequestError, match="too long"):
+        await responses.embeddings.create(model="general", input=["a", "b"])
+    assert rule.shown == 1
 
 
 @pytest.mark.parametrize(

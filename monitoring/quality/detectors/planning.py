@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 
-from monitoring.quality.detectors import dependence
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Side
@@ -45,21 +44,21 @@ def find_labels_to_detect(
     alpha: float,
     rate: float | None = None,
     side: Side = "above",
-    dispersion: float = 1.0,
+    exponent: float = 1.0,
 ) -> float | None:
     """The mean number of labels until a detector alarms, about, once the rate has changed by so many points.
 
     `baseline` is what the detector tests against, `rate` what the stream had before, by default the baseline; `points`
-    is a share, 0.05 for 5 points. With a `dispersion` each label gains less (`dependence.py`). The best of the
-    detector's alternatives, which gains g a label, has to come to the threshold; the bets that begin at each label are
-    log(1/g) ahead of a single one. None where no alternative gains, so that the change is not found at all. Raises
-    ValueError as `start` and `threshold` of rising_errors.py do.
+    is a share, 0.05 for 5 points. `exponent` is that of the bets' factors where labels depend on each other
+    (`dependence.py`). The best of the detector's alternatives, which gains g a label, has to come to the threshold; the
+    bets that begin at each label are log(1/g) ahead of a single one. None where no alternative gains, so that the
+    change is not found at all. Raises ValueError as `start` and `threshold` of rising_errors.py do.
     """
     slip.start(baseline, side)
     before = baseline if rate is None else rate
     true = min(1.0, before + points) if side == "above" else max(0.0, before - points)
     gain = max(_growth(true, baseline, p1) for p1 in slip.list_alternatives(baseline, side))
-    gain *= dependence.find_exponent_of(dispersion)
+    gain *= exponent
     if gain <= 0.0:
         return None
     return max(1.0, max(1.0, slip.find_threshold(labels, alpha) - math.log(max(1.0, 1.0 / gain))) / gain)
@@ -78,10 +77,10 @@ def find_seconds_to_detect(
     labels: float,
     alpha: float,
     rate: float | None = None,
-    dispersion: float = 1.0,
+    exponent: float = 1.0,
 ) -> float | None:
     """The seconds that this takes at so many labels a day; None where it is not found, or nothing is labelled."""
-    wanted = find_labels_to_detect(baseline, points, labels, alpha, rate, dispersion=dispersion)
+    wanted = find_labels_to_detect(baseline, points, labels, alpha, rate, exponent=exponent)
     if wanted is None or labels_per_day <= 0.0:
         return None
     return wanted / labels_per_day * DAY_SECONDS

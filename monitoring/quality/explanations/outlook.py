@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from monitoring.quality.detectors import planning
+from monitoring.quality.detectors import dependence, planning
 from monitoring.quality.detectors.baselines import RATE_MAX
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.explanations.certainty import DISPERSION_TOLD, KINDS
@@ -82,9 +82,10 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
 
 def _look_ahead(report: StreamReport, upper: float, per_day: float, threshold: float) -> SignalOutlook:
     held, rate = max(BASELINE_MIN, upper), report.baseline.get("rate")
+    exponent = dependence.find_exponent_of(report.dispersion, int(report.observed))
     labels = {
         str(points): planning.find_labels_to_detect(
-            held, points / 100, threshold * ALPHA, ALPHA, rate, dispersion=report.dispersion
+            held, points / 100, threshold * ALPHA, ALPHA, rate, exponent=exponent
         )
         for points in POINTS
     }

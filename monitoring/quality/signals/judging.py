@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import baselines, drift, planning, recent_values, saving
+from monitoring.quality.detectors import baselines, dependence, drift, planning, recent_values, saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN
@@ -268,5 +268,6 @@ def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) ->
     else:
         return None
     held = min(BASELINE_MAX, max(BASELINE_MIN, held))
-    seconds = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate, track.dispersion)
+    exponent = dependence.find_exponent(track.dependence)
+    seconds = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate, exponent)
     return None if seconds is None else seconds + missing / per_day * recent_values.DAY_SECONDS

@@ -407,6 +407,13 @@ def test_half_a_character_is_told_as_that(text: str) -> None:
     assert "half of a surrogate pair" not in problem(cut).message
 
 
+@pytest.mark.parametrize("ends", ['"', '" "b":1}', '", "b": NaN}', '"]'])
+@pytest.mark.parametrize("padding", range(12))
+def test_whole_characters_beside_a_fault_are_no_halves(ends: str, padding: int) -> None:
+    raw = rb'{"model":"returns","user":"%b%b' % (b"x" * padding, rb"\ud83d\ude00" * 5) + ends.encode()
+    assert problem(raw).message.startswith("The body is not valid JSON")
+
+
 @pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2], [3]], ["a", 1], [None]])
 def test_token_ids_are_not_taken_as_a_prompt(prompt: list[Any]) -> None:
     raw = json.dumps({"model": "returns", "prompt": prompt}).encode()
