@@ -212,18 +212,18 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
 
 
 async def _answer_gold(reviews: Reviews, caller: Caller, given: FeedbackIn, value: bool | float | str) -> int | None:
-    """Score an answer to the gold question that this reviewer has. It is no feedback, and is answered like one, also
-    where it is sent again. None for all else."""
+    """Score an answer to the gold question that this reviewer has, or had lately. It is no feedback, and is answered
+    like one, also where it is sent again. None for all else."""
     if caller.judges != "*" or not given.request_id:
         return None
     held = await reviews.gold.find_held(caller.public)
     if held is None or held.request_id != given.request_id:
-        return 200 if await reviews.gold.is_last(given.request_id, caller.public) else None
-    if given.metric != metric_of(reviews, held.task)[0]:
+        held = await reviews.gold.find_last(given.request_id, caller.public)
+    if held is None or given.metric != metric_of(reviews, held.task)[0]:
         return None
     metric = reviews.services.settings.feedback_metrics[given.metric].metric()
-    await reviews.gold.answer(held, caller.public, name_rater(caller.public, given.rater), metric, value)
-    return 201
+    rater = name_rater(caller.public, given.rater)
+    return 201 if await reviews.gold.answer(held, caller.public, rater, metric, value) else 200
 
 
 def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:

@@ -20,7 +20,7 @@ GOLD_MAX = 200
 HELD = "apprentice:gold_held:"
 LAST = "apprentice:gold_last:"
 LAST_SECONDS = 3600
-"""For so long an answer that is sent again is known as one to a gold question."""
+"""For so long after its lease an answer is known as one to a gold question: it was late, or is sent again."""
 ANSWERED_SECONDS = 366 * 86_400
 """For so long it is known who has answered which gold question."""
 
@@ -87,7 +87,10 @@ class GoldStore:
         if not left:
             return None
         chosen = secrets.choice(left)
-        await self._redis.set(f"{HELD}{reviewer}", f"{task}\n{chosen}", px=round(lease_seconds * 1000))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(f"{HELD}{reviewer}", f"{task}\n{chosen}", px=round(lease_seconds * 1000))
+            pipe.set(self._last(chosen, reviewer), task, px=round((lease_seconds + LAST_SECONDS) * 1000))
+            await pipe.execute()
         return questions[chosen]
 
     async def find_held(self, reviewer: str) -> HeldQuestion | None:
@@ -95,40 +98,45 @@ class GoldStore:
         held = await self._redis.get(f"{HELD}{reviewer}")
         return None if held is None else HeldQuestion(*held.decode().split("\n", 1))
 
-    async def answer(self, held: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> None:
-        """Score a reviewer's answer, once. The question is not given to this reviewer again."""
+    async def answer(self, held: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> bool:
+        """Score a reviewer's answer. The question is not given to this reviewer again. False where it was answered
+        before: it is scored once."""
         question = next(
             (one for one in await self.list_questions(held.task) if one.review.request_id == held.request_id), None
         )
-        if not await self.give_back(held, reviewer) or question is None:
-            return
+        is_first = await self._end(held, reviewer)
+        if not is_first or question is None:
+            return is_first
         given, known = badness(metric, value), badness(metric, question.value)
         is_right = value == question.value if None in (given, known) else is_bad(given) == is_bad(known)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hincrby(f"{ROOT}{held.task}:gold_answered", rater, 1)
             pipe.hincrby(f"{ROOT}{held.task}:gold_right", rater, int(is_right))
             await pipe.execute()
+        return True
 
-    async def give_back(self, held: HeldQuestion, reviewer: str) -> bool:
-        """A question is no longer this reviewer's, and is not given to them again. False where it was not theirs."""
+    async def give_back(self, held: HeldQuestion, reviewer: str) -> None:
+        """A question is no longer this reviewer's, who has not answered it, and is not given to them again."""
+        await self._end(held, reviewer)
+        await self._redis.delete(self._last(held.request_id, reviewer))
+
+    async def _end(self, held: HeldQuestion, reviewer: str) -> bool:
+        is_theirs = await self.find_held(reviewer) == held  # after its lease they may have another
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(f"{HELD}{reviewer}")
-            pipe.set(f"{LAST}{reviewer}", f"{held.task}\n{held.request_id}", ex=LAST_SECONDS)
             pipe.sadd(self._done(held.task, reviewer), held.request_id)
             pipe.expire(self._done(held.task, reviewer), ANSWERED_SECONDS)
+            if is_theirs:
+                pipe.delete(f"{HELD}{reviewer}")
             return bool((await pipe.execute())[0])
 
-    async def is_last(self, request_id: str, reviewer: str) -> bool:
-        """Return whether this was the reviewer's last gold question, and they have not been given it as a review
-        since."""
-        raw = await self._redis.get(f"{LAST}{reviewer}")
-        last = None if raw is None else HeldQuestion(*raw.decode().split("\n", 1))
-        if last is None or last.request_id != request_id:
-            return False
-        if await self._redis.hget(f"{ROOT}{last.task}:held", reviewer) == request_id.encode():
-            await self._redis.delete(f"{LAST}{reviewer}")
-            return False
-        return True
+    async def find_last(self, request_id: str, reviewer: str) -> HeldQuestion | None:
+        """The gold question that the reviewer was given lately with this request; None where they have been given it as
+        a review since."""
+        raw = await self._redis.get(self._last(request_id, reviewer))
+        if raw is not None and await self._redis.hget(f"{ROOT}{raw.decode()}:held", reviewer) == request_id.encode():
+            await self._redis.delete(self._last(request_id, reviewer))
+            return None
+        return None if raw is None else HeldQuestion(raw.decode(), request_id)
 
     async def list_scores(self, task: str) -> list[GoldScore]:
         """The scores of all reviewers, the worst first."""
@@ -139,6 +147,9 @@ class GoldStore:
             for name, count in answered.items()
         ]
         return sorted(scores, key=lambda one: one.right / one.answered)
+
+    def _last(self, request_id: str, reviewer: str) -> str:
+        return f"{LAST}{reviewer}:{request_id}"
 
     def _done(self, task: str, reviewer: str) -> str:
         return f"{ROOT}{task}:gold_done:{reviewer}"
