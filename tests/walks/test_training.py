@@ -384,6 +384,10 @@ async def test_request_to_train_leads_to_a_data_set_and_with_auto_up_to_the_gate
         assert done is not None
         assert await store.move(done, ended_evaluation(done, "failed", "Its report can't be made."), None, None)
         await until(lambda: _note_has(read_request, "is failed: Its report can't be made. Evaluate it by hand."))
+        failed = await store.get(evaluation["id"])
+        assert failed is not None
+        assert await store.move(failed, ended_evaluation(failed, "cancelled"), None, None)
+        await until(lambda: _note_has(read_request, "is cancelled. Evaluate it by hand."))
 
 
 async def test_a_full_disk_halts_a_request_to_train_and_no_other(

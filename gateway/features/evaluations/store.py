@@ -154,10 +154,10 @@ class EvaluationStore:
         self._move = redis.register_script(MOVE)
         self._forget_faults = redis.register_script(FORGET_FAULTS)
 
-    async def get(self, evaluation: str) -> Evaluation | None:
+    async def get(self, evaluation: str, with_report: bool = True) -> Evaluation | None:
         """One evaluation, or None."""
         raw = await self._redis.get(_key(evaluation))
-        return None if raw is None else _read(raw)
+        return None if raw is None else _read(raw, with_report)
 
     async def all(self, limit: int = LISTED_MAX, with_reports: bool = True) -> list[Evaluation]:
         """Those that are kept, the newest first; each is read by itself, since reports are large."""

@@ -204,11 +204,12 @@ class Following:
 
     async def _tell_evaluation(self, name: str) -> None:
         """Note how the evaluation has ended. Raises Halt where it came to no report."""
-        found = await self._trainings.releases.evaluations.store.get(name)
+        found = await self._trainings.releases.evaluations.store.get(name, with_report=False)
         if found is None:  # it was forgotten
             return
         if found.status in ("failed", "cancelled"):
-            raise Halt(f"The evaluation {name} of {found.version} is {found.status}: {found.note} Evaluate it by hand.")
+            ended = f"{found.status}: {found.note}" if found.note else f"{found.status}."
+            raise Halt(f"The evaluation {name} of {found.version} is {ended} Evaluate it by hand.")
         note = _describe_evaluation(found.version, name, found.status)
         if note != self._one.note:
             await self._note("retraining.evaluate", note=note)
