@@ -36,12 +36,12 @@ GONE: frozenset[VersionState] = frozenset({"quarantined", "draining", "retired"}
 class GatePass:
     """The gate's part in a step: warnings for people, evidence for the audit, and what is written beside the step.
 
-    `judged_at` is the generation of the alias that the verdict holds for; None: of any."""
+    `judged_for` are the alias's versions that the verdict holds for, the leading one first; None: any."""
 
     warnings: list[str] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
-    judged_at: int | None = None
+    judged_for: list[str] | None = None
 
     def __add__(self, other: GatePass) -> GatePass:
         return GatePass(self.warnings + other.warnings, self.evidence + other.evidence, self.changes + other.changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 import yaml
 from redis.asyncio import Redis
 
+from gateway.features.releases import alias_endpoints
+from gateway.gate import GatePass
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import command_for, ok
 from tests.gateway.cli.exported_state import exported, refused
@@ -43,6 +45,18 @@ async def two(
 async def evaluate(http: httpx.AsyncClient, version: str, rows: int = ROWS, **query: Any) -> dict[str, Any]:
     wanted = {"arms": "adapter,leading,best", "class_field": "decision", "version": version} | query
     return await ended(http, (await begin(http, data(rows), **wanted))["id"])
+
+
+def after_gate(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[Any]]) -> None:
+    """Have something happen between the gate's verdict and the step that it is for."""
+    pass_gate = alias_endpoints.pass_gate
+
+    async def pass_and_act(*asked: Any) -> GatePass:
+        passed = await pass_gate(*asked)
+        await act()
+        return passed
+
+    monkeypatch.setattr(alias_endpoints, "pass_gate", pass_and_act)
 
 
 async def gate(http: httpx.AsyncClient, version: str) -> dict[str, Any]:
@@ -88,19 +102,32 @@ async def test_what_is_shown_to_be_no_worse_passes_and_the_audit_has_the_evidenc
 
 @pytest.mark.invariant("Nothing answers requests that the gate was not shown, but by force.")
 async def test_of_two_promotions_at_one_moment_the_gate_lets_one_through(
-    two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+    two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    v3 = "returns@v3"
+    v3, both_passed = "returns@v3", asyncio.Barrier(2)
     small.answers[v3] = right_but_for(12)
     await two.place(with_schema(make_adapter(3)), alias=False)
     async with two.http() as http, two.http() as other:
         for name in (V2, v3):
             await evaluate(http, name)
+        after_gate(monkeypatch, both_passed.wait)
         bodies = ((http, V2), (other, v3))
         moves = (client.post("/admin/v1/aliases/returns/promote", json={"version": name}) for client, name in bodies)
-        answers = await asyncio.gather(*moves)
+        async with asyncio.timeout(60):
+            answers = await asyncio.gather(*moves)
         assert sorted(answer.status_code for answer in answers) == [200, 409], "neither was held against the other"
         assert (await alias(http))["previous"] == [V1]
+
+
+async def test_a_share_that_moves_behind_the_gate_holds_up_no_promotion(
+    two: RunningGateway, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two.place(with_schema(make_adapter(3)), alias=False)
+    async with two.http() as http, two.http() as other:
+        after_gate(monkeypatch, lambda: step(other, "shadow", version="returns@v3", share=0.5))
+        moved = await step(http, "promote", version=V2, **PAST)
+        assert moved["warnings"][0].startswith(f"{V2} was let past the gate by force.")
+        assert (await alias(http))["weights"] == {V2: 1.0}
 
 
 async def test_a_worse_version_fails_and_is_forced_with_a_reason_that_stays(

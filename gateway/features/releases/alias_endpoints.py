@@ -246,7 +246,7 @@ async def _change_alias(
         noted = step.noted(action, task, evidence={"gate": passed.evidence} if passed.evidence else None)
 
         def note(was: Any, now: Any, generation: int) -> list[Change | Unchanged]:
-            if passed.judged_at not in (None, generation - 1):  # another version leads than the gate knew
+            if passed.judged_for not in (None, _leaders(was)):  # others lead, or have led, than the gate knew
                 raise Stale(task, generation - 1)
             return [*noted(was, now, generation), *passed.changes]
 
@@ -287,7 +287,7 @@ async def _see_that_they_may_serve(
 ) -> GatePass:
     """Raises Problem for a version that is not ready on a quorum of its replicas now, that its pusher may not release,
     or that the gate does not let through without a `reason` (`admin`; None: nobody will see its answers)."""
-    _, judged_at = await releases.services.registry.alias(task)
+    alias, _ = await releases.services.registry.alias(task)
     snapshot = await releases.services.snapshot.refresh()
     released = []
     for name in weights:
@@ -300,7 +300,11 @@ async def _see_that_they_may_serve(
         if why := await explain_unready(releases.services, snapshot, version):
             raise Problem("state_conflict", f"{why}: wait, or see `why`.")
     passed = GatePass() if admin is None else await pass_gate(releases.services, admin, released, reason)
-    return replace(passed, judged_at=judged_at if passed.evidence else None)
+    return replace(passed, judged_for=_leaders(alias) if passed.evidence else None)
+
+
+def _leaders(alias: AliasEntry | None) -> list[str]:
+    return [] if alias is None else [alias.leading, *alias.previous]
 
 
 def _plan(releases: Releases, given: dict[str, Any]) -> dict[str, Any]:
