@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from gateway.features.quality.job import step_of
 from gateway.features.quality.quality import Quality
+from gateway.features.reviews import label_endpoints
 from gateway.features.reviews.agreement import keep_agreement
+from gateway.features.reviews.gold import HELD
 from gateway.features.reviews.job import settings_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.request_labels import list_agreed_only
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
+from tests.walks.releases import audit_of
 from tests.walks.review_world import NEXT, ask, counts, monitor_elsewhere, reviewing, until_settled
 
 __all__ = ["monitor_elsewhere"]
@@ -132,8 +137,9 @@ async def test_a_changed_answer_is_measured_again_and_leads_to_a_dispute(several
 
 
 async def test_what_low_agreement_leaves_unresolved_can_be_resolved(
-    configure: Configure, make_adapter: MakeAdapter
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(label_endpoints, "DISPUTED_TOLD_MAX", 2)
     async with reviewing(configure, make_adapter, several_share=1.0, reviewers=3) as gateway:
         keys = [await gateway.key(role="operator") for _ in range(3)]
         ids = [await ask(gateway) for _ in range(20)]
@@ -147,7 +153,12 @@ async def test_what_low_agreement_leaves_unresolved_can_be_resolved(
             for _ in range(2):  # the first finds that single labels should not count, the second what that leaves
                 await keep_agreement(gateway.features[Reviews])
             why = (await admin.get("/admin/v1/tasks/returns/quality")).json()["told"]["caveats"]
-            assert (await admin.get(DISPUTED)).json()["count"] == 20
+            assert (await admin.delete(f"/admin/v1/reviews/returns?request_id={ids[-1]}")).status_code == 200
+            told = (await admin.get(DISPUTED)).json()
+            listed = [(one["request_id"], one["review"] is None) for one in told["disputed"]]
+            assert (told["count"], listed) == (20, [(ids[-1], True), (ids[-2], False)]), "the newest first"
+            entries = [entry for entry in await audit_of(admin, "review.give") if entry["evidence"].get("disputed")]
+            assert [entry["object"] for entry in entries] == [ids[-2]], "of the other no text was given"
             assert any(sentence.startswith("20 reviews wait to be resolved") for sentence in why)
             path = f"{DISPUTED}/{ids[0]}/resolve"
             assert (await admin.post(path, json={"value": False, "comment": "Opened goods."})).status_code == 200
@@ -198,6 +209,47 @@ async def test_a_gold_answer_that_comes_twice_is_scored_once_and_never_feedback(
             assert score["answered"] == 1
             told = (await admin.get(f"/v1/requests/{known}")).json()
             assert (len(told["feedback"]), told["label"]["words"]) == (1, "1 of 1 says wrong")
+
+
+@pytest.mark.parametrize("is_skipped", [False, True])
+async def test_feedback_that_answers_no_gold_question_is_kept(
+    is_skipped: bool, configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    metrics = {"correct": {"kind": "boolean"}, "polite": {"kind": "boolean"}}
+    configured = partial(configure, feedback_metrics=metrics)
+    async with reviewing(configured, make_adapter, gold_share=1.0) as gateway:
+        known = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http() as admin, gateway.http(await gateway.key(role="operator")) as reviewer:
+            assert (await admin.post(GOLD, json={"request_id": known, "value": False})).status_code == 201
+            assert await given(reviewer) == known
+            if is_skipped:
+                assert (await reviewer.post(f"/v1/reviews/{known}/skip", json={"reason": "x"})).status_code == 200
+                await say(reviewer, known, True)
+            else:
+                await say(reviewer, known, True)
+                await say(reviewer, known, True, metric="polite")
+            (feedback,) = (await admin.get(f"/v1/requests/{known}")).json()["feedback"]
+            assert feedback["metric"] == ("correct" if is_skipped else "polite")
+            assert len((await admin.get(GOLD)).json()["scores"]) == (0 if is_skipped else 1)
+
+
+async def test_a_gold_answer_after_the_lease_is_scored_once_and_no_feedback(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis
+) -> None:
+    async with reviewing(configure, make_adapter, gold_share=1.0) as gateway:
+        known = await ask(gateway)
+        await until_settled(gateway, 1)
+        key = await gateway.key(role="operator")
+        async with gateway.http() as admin, gateway.http(key) as reviewer:
+            assert (await admin.post(GOLD, json={"request_id": known, "value": False})).status_code == 201
+            assert await given(reviewer) == known
+            assert await redis.delete(f"{HELD}{key.split('-')[2]}") == 1, "as when its lease is over"
+            sent = {"request_id": known, "metric": "correct", "value": True}
+            answers = [(await reviewer.post("/v1/feedback", json=sent)).status_code for _ in range(2)]
+            (score,) = (await admin.get(GOLD)).json()["scores"]
+            assert (answers, score["answered"], score["right"]) == ([201, 200], 1, 0)
+            assert (await admin.get(f"/v1/requests/{known}")).json()["feedback"] == []
 
 
 @pytest.mark.parametrize("shares", [{}, {"gold_share": 0.0}])

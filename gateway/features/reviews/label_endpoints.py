@@ -82,16 +82,18 @@ async def report_ratings(request: Request, _: Admin, body: RatingsIn) -> dict[st
 
 @router.get("/reviews/{task}/disputed", responses=with_errors("not_found"))
 async def list_disputed(request: Request, task: str, operator: Operator) -> dict[str, Any]:
-    """The requests whose reviewers disagree, the oldest first, with all answers.
-    Who read them is in the audit.
+    """The requests whose reviewers disagree, the newest first, with all answers.
+    Who was given their texts is in the audit.
     """
     reviews = feature_of(request, Reviews)
     known_task(reviews.services, task)
     disputed = [one for one in await read_shared(reviews, task) if one.label.is_disputed]
     rows = []
-    for one in disputed[:DISPUTED_TOLD_MAX]:
-        await enter_event(reviews.services, operator, "review.give", one.request_id, {"task": task, "disputed": True})
+    for one in disputed[: -DISPUTED_TOLD_MAX - 1 : -1]:
         review = await reviews.store.kept_on(one.request_id)
+        if review is not None:
+            evidence = {"task": task, "disputed": True}
+            await enter_event(reviews.services, operator, "review.give", one.request_id, evidence)
         rows.append(
             {
                 "request_id": one.request_id,
