@@ -229,11 +229,20 @@ class Parent:
             answer = msgspec.msgpack.encode(await self._merged(message.payload.decode("latin-1")))
             asker.send(ProcessMessage("answer", message.number, answer))
         else:
-            answers = await asyncio.gather(*(self._ask(child, message.topic, message.payload) for child in others))
+            told = ProcessMessage(message.topic, 0, message.payload)
+            asks = [
+                self._tell(child, told) if child is asker else self._ask(child, message.topic, message.payload)
+                for child in others
+            ]
+            answers = await asyncio.gather(*asks)
             if message.topic == "totals":
                 answers.append(msgspec.msgpack.encode(self._ended.totals()))
             answer = msgspec.msgpack.encode([each for each in answers if each is not None])
             asker.send(ProcessMessage("answer", message.number, answer))
+
+    async def _tell(self, child: ServingProcess, message: ProcessMessage) -> None:
+        """Send a message in its turn among the questions: in the order in which they were asked for."""
+        child.send(message)
 
     async def _ask(self, child: ServingProcess, topic: Topic, payload: bytes = b"") -> bytes | None:
         try:

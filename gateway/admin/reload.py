@@ -298,8 +298,9 @@ def reload_on_signal(services: Services) -> None:
 
 
 async def _go_by_others(services: Services, settings: Settings) -> bytes:
-    go_by(services, settings, parts_of(settings))
-    await check_health(services)
+    if settings != services.deployment.whole:  # else they are its own, which come back
+        go_by(services, settings, parts_of(settings))
+        await check_health(services)
     return b""
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 from pathlib import Path
 
+import pytest
+
 from gateway.configuration.settings import Settings
-from gateway.parent import Parent
+from gateway.parent import Parent, ServingProcess
 from gateway.siblings import Channel, ProcessMessage
 from tests.gateway.test_siblings import POOLS
 
@@ -32,6 +35,49 @@ class Heard(Channel):
 
     def send(self, message: ProcessMessage) -> None:
         self.messages.append(message)
+
+
+class Answering(Heard):
+    """A channel whose process answers each question at once."""
+
+    def __init__(self, child: ServingProcess) -> None:
+        super().__init__()
+        self._child = child
+
+    def send(self, message: ProcessMessage) -> None:
+        super().send(message)
+        if message.number and message.topic != "answer":
+            self._child.questions.answered(ProcessMessage("answer", message.number))
+
+
+def test_settings_that_come_back_to_their_reader_are_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    asker, other = parent._children
+    heard = Heard()
+    asker.ready, asker.channel, other.ready, other.channel = True, heard, True, Answering(other)
+    message = ProcessMessage("settings", 1, pickle.dumps(Settings(pools=POOLS, general_pool="general")))
+    parent._loop.run_until_complete(parent._relay(asker, message))
+    parent._loop.close()
+    assert [(each.topic, each.number) for each in heard.messages] == [("settings", 0), ("answer", 1)]
+    assert caplog.messages == []
+
+
+def test_of_two_reloads_that_are_answered_the_same_is_the_last_one_at_each_process() -> None:
+    parent = Parent(Settings(pools=POOLS, general_pool="general"), Path("apprentice.yaml"), 2, ())
+    channels = [Answering(child) for child in parent._children]
+    relays = []
+    for child, channel, seconds in zip(parent._children, channels, (5.0, 6.0), strict=True):
+        child.ready, child.channel = True, channel
+        read = Settings(pools=POOLS, general_pool="general", snapshot_interval_seconds=seconds)
+        relays.append(parent._relay(child, ProcessMessage("settings", 1, pickle.dumps(read))))
+
+    async def read_at_both() -> None:
+        await asyncio.gather(*relays)
+
+    parent._loop.run_until_complete(read_at_both())
+    parent._loop.close()
+    last = [[pickle.loads(m.payload) for m in channel.messages if m.topic == "settings"][-1] for channel in channels]
+    assert [settings.snapshot_interval_seconds for settings in last] == [6.0, 6.0]
 
 
 def test_of_two_reloads_at_once_the_same_is_the_last_one_at_each_process() -> None:

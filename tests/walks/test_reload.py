@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -148,6 +149,16 @@ async def test_a_dry_run_tells_the_difference_and_changes_nothing(configure: Con
 
 
 @pytest.mark.invariant("A configuration is taken whole or not at all.")
+async def test_settings_in_force_that_come_back_are_not_taken_in_again(configure: Configure, tmp_path: Path) -> None:
+    async with reloadable(configure(), tmp_path) as world:
+        loaded_at, deployment = world.services.deployment.loaded_at, world.services.deployment
+        answer = world.services.siblings.answers["settings"]
+        await answer(pickle.dumps(deployment.whole))
+        assert deployment.loaded_at == loaded_at
+        await answer(pickle.dumps(deployment.whole.model_copy(update={"snapshot_interval_seconds": 5.5})))
+        assert deployment.whole.snapshot_interval_seconds == 5.5
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
