@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway.callers import new_key
+from gateway.features.rules import dry_run as dry_runs
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Status, Tokens
 from tests.waiting import until
@@ -436,6 +437,29 @@ async def test_texts_of_other_gateways_and_of_forgotten_requests_are_unknown(
             assert (told["looked_at"], told["matched"], told["unknown"]) == (5, 3, 2)
             known = await dry_run(here, action="general", task="returns")
             assert (known["matched"], known["unknown"]) == (5, 0)
+
+
+@pytest.mark.parametrize(("seconds_max", "asked"), [(60.0, 3), (-1.0, 1)])
+async def test_a_dry_run_asks_on_where_a_process_starts_again_and_not_where_one_hangs(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, seconds_max: float, asked: int
+) -> None:
+    monkeypatch.setattr(dry_runs, "WAITED_SECONDS_MAX", seconds_max)
+    monkeypatch.setattr(dry_runs, "AT_ONCE", 1)
+    topics = []
+
+    async def answer_of_six(topic: str, _: bytes) -> list[bytes]:
+        topics.append(topic)
+        return [b""] * 6
+
+    async with run_gateway(configure(records={"recent_bytes_max": 0})) as gateway, gateway.http() as http:
+        await gateway.place(make_adapter(1))
+        for _ in range(3):
+            assert (await chat(http)).status_code == 200
+        await stored(gateway, 3)
+        monkeypatch.setattr(gateway.services.siblings, "count", 8)
+        monkeypatch.setattr(gateway.services.siblings, "ask", answer_of_six)
+        assert (await dry_run(http, action="general", task="returns", contains="vase"))["looked_at"] == 3
+    assert topics == ["bodies"] * asked
 
 
 async def test_shadows_and_reported_traffic_are_no_requests_of_a_dry_run(gateway: RunningGateway) -> None:

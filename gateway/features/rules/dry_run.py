@@ -20,6 +20,8 @@ from router.policy import Policy
 REQUESTS_MAX = 1000
 READ_MAX = 10_000
 """Records that are read for them: the stream has shadows beside requests."""
+WAITED_SECONDS_MAX = 1.0
+"""Where not all processes have answered and it took longer, no more is asked of them."""
 AT_ONCE = 50
 """Records that are looked at before others get the event loop."""
 EXAMPLES_MAX = 20
@@ -82,9 +84,11 @@ async def try_rule(services: Services, rule: Override) -> Tried:
         bodies = {record.id: services.recent.get(record.id) for record in part}
         away = [name for name, body in bodies.items() if body is None] if others and _reads_body(bare) else []
         if away:
+            began = time.monotonic()
             answers = await services.siblings.ask("bodies", msgspec.msgpack.encode(away))
             bodies |= services.recent.read(answers)
-            others = others if len(answers) == others else 0  # one hangs: each time would take as long
+            if len(answers) < others and time.monotonic() - began > WAITED_SECONDS_MAX:
+                others = 0  # one hangs: each time would take as long; one that starts again is not waited for
         await asyncio.to_thread(_try_on, tried, bare, part, [bodies[record.id] for record in part], policy)
         if place is None or tried.looked_at >= REQUESTS_MAX:
             break
