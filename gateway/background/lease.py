@@ -20,6 +20,8 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARG
 return 0
 """
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+FOLDER_JOB = "datasets:"
+"""With the name of a folder, the job of building its data sets."""
 Work = Callable[[], Awaitable[None]]
 
 

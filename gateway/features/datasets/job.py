@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import JobLease, list_holders
+from gateway.background.lease import FOLDER_JOB, JobLease, list_holders
 from gateway.errors import Problem
 from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.records.archiving import text_source_of
@@ -28,8 +28,6 @@ from monitoring.datasets.folder import sweep
 from serving.object_store import Stale
 
 log = logging.getLogger(__name__)
-FOLDER_JOB = "datasets:"
-"""With the name of a folder, the job of building its sets."""
 LOOK_INTERVAL_SECONDS = 0.25
 FILE_SECONDS_MAX = 86_400.0
 """A file that was sent is kept for so long, unless a building has used it up before."""

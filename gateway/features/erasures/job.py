@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import JobLease, list_holders
+from gateway.background.lease import FOLDER_JOB, JobLease, list_holders
 from gateway.errors import Problem
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
@@ -115,8 +115,8 @@ async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequen
 async def _find_elsewhere(erasures: Erasures) -> list[str]:
     """The gateways that run now with a folder of data sets of their own. Raises RedisError."""
     folder = await asyncio.to_thread(erasures.trainings.datasets.name_folder)
-    holders = await list_holders(erasures.services.redis, "datasets:")
-    return sorted(owner for job, owner in holders.items() if job != f"datasets:{folder}")
+    holders = await list_holders(erasures.services.redis, FOLDER_JOB)
+    return sorted(owner for job, owner in holders.items() if job != FOLDER_JOB + folder)
 
 
 def list_versions_of(erasures: Erasures, digests: Set[str]) -> list[str]:
