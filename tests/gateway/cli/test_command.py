@@ -27,7 +27,8 @@ def breaking() -> Iterator[str]:
             connection.sendall(BROKEN_OFF)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer)
+        listener.settimeout(5)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread.join()
