@@ -211,9 +211,9 @@ async def test_a_gold_answer_that_comes_twice_is_scored_once_and_never_feedback(
             assert (len(told["feedback"]), told["label"]["words"]) == (1, "1 of 1 says wrong")
 
 
-@pytest.mark.parametrize("is_skipped", [False, True])
+@pytest.mark.parametrize("how", ["skipped", "removed", "other_metric"])
 async def test_feedback_that_answers_no_gold_question_is_kept(
-    is_skipped: bool, configure: Configure, make_adapter: MakeAdapter
+    how: str, configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     metrics = {"correct": {"kind": "boolean"}, "polite": {"kind": "boolean"}}
     configured = partial(configure, feedback_metrics=metrics)
@@ -223,15 +223,16 @@ async def test_feedback_that_answers_no_gold_question_is_kept(
         async with gateway.http() as admin, gateway.http(await gateway.key(role="operator")) as reviewer:
             assert (await admin.post(GOLD, json={"request_id": known, "value": False})).status_code == 201
             assert await given(reviewer) == known
-            if is_skipped:
+            if how == "skipped":
                 assert (await reviewer.post(f"/v1/reviews/{known}/skip", json={"reason": "x"})).status_code == 200
-                await say(reviewer, known, True)
-            else:
-                await say(reviewer, known, True)
+            if how == "removed":
+                assert (await admin.delete(f"{GOLD}/{known}")).status_code == 200
+            await say(reviewer, known, True)
+            if how == "other_metric":
                 await say(reviewer, known, True, metric="polite")
             (feedback,) = (await admin.get(f"/v1/requests/{known}")).json()["feedback"]
-            assert feedback["metric"] == ("correct" if is_skipped else "polite")
-            assert len((await admin.get(GOLD)).json()["scores"]) == (0 if is_skipped else 1)
+            assert feedback["metric"] == ("polite" if how == "other_metric" else "correct")
+            assert len((await admin.get(GOLD)).json()["scores"]) == (1 if how == "other_metric" else 0)
 
 
 async def test_a_gold_answer_after_the_lease_is_scored_once_and_no_feedback(

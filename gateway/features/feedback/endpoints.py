@@ -219,11 +219,14 @@ async def _answer_gold(reviews: Reviews, caller: Caller, given: FeedbackIn, valu
     held = await reviews.gold.find_held(caller.public)
     if held is None or held.request_id != given.request_id:
         held = await reviews.gold.find_last(given.request_id, caller.public)
-    if held is None or given.metric != metric_of(reviews, held.task)[0]:
+    if held is None or held.task not in reviews.services.settings.tasks:
+        return None
+    if given.metric != metric_of(reviews, held.task)[0]:
         return None
     metric = reviews.services.settings.feedback_metrics[given.metric].metric()
     rater = name_rater(caller.public, given.rater)
-    return 201 if await reviews.gold.answer(held, caller.public, rater, metric, value) else 200
+    is_first = await reviews.gold.answer(held, caller.public, rater, metric, value)
+    return None if is_first is None else 201 if is_first else 200
 
 
 def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:

@@ -98,15 +98,17 @@ class GoldStore:
         held = await self._redis.get(f"{HELD}{reviewer}")
         return None if held is None else HeldQuestion(*held.decode().split("\n", 1))
 
-    async def answer(self, held: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> bool:
+    async def answer(self, held: HeldQuestion, reviewer: str, rater: str, metric: Metric, value: Any) -> bool | None:
         """Score a reviewer's answer. The question is not given to this reviewer again. False where it was answered
-        before: it is scored once."""
+        before: it is scored once. None where it was removed before."""
         question = next(
             (one for one in await self.list_questions(held.task) if one.review.request_id == held.request_id), None
         )
-        is_first = await self._end(held, reviewer)
-        if not is_first or question is None:
-            return is_first
+        if not await self._end(held, reviewer):
+            return False
+        if question is None:
+            await self._redis.delete(self._last(held.request_id, reviewer))
+            return None
         given, known = badness(metric, value), badness(metric, question.value)
         is_right = value == question.value if None in (given, known) else is_bad(given) == is_bad(known)
         async with self._redis.pipeline(transaction=True) as pipe:

@@ -91,14 +91,15 @@ async def list_disputed(request: Request, task: str, operator: Operator) -> dict
     rows = []
     for one in disputed[: -DISPUTED_TOLD_MAX - 1 : -1]:
         review = await reviews.store.kept_on(one.request_id)
-        if review is not None:
+        answers = [_answer(answer) for answer in one.feedback if answer.reviewed]
+        if review is not None or any(answer["comment"] or answer["demonstration"] for answer in answers):
             evidence = {"task": task, "disputed": True}
             await enter_event(reviews.services, operator, "review.give", one.request_id, evidence)
         rows.append(
             {
                 "request_id": one.request_id,
                 "label": msgspec.to_builtins(one.label),
-                "answers": [_answer(answer) for answer in one.feedback if answer.reviewed],
+                "answers": answers,
                 "review": None if review is None else msgspec.to_builtins(review),
             }
         )
