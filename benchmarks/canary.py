@@ -221,7 +221,7 @@ def shadow_row(
     plan: RolloutPlan, baseline: float, unshared: float, canaries: int, points: float, seed: int
 ) -> dict[str, Any]:
     """Pairs to find harm and to accept an equal canary, ours and the usual test's."""
-    alpha = rollout.shares_of_alpha(plan)["shadow"] * plan.alpha
+    alpha = rollout.split_alpha(plan)["shadow"] * plan.alpha
     harmful, equal = Pairs.correlated(baseline, unshared, points), Pairs.correlated(baseline, unshared, 0.0)
     harm, accept = sequential.start("above", plan.shadow_harm_margin), sequential.start("below", plan.margin)
 
@@ -244,7 +244,7 @@ def shadow_row(
 def errors_apart(plan: RolloutPlan, canaries: int, seed: int) -> list[dict[str, Any]]:
     """Pairs of requests of either arm, on other inputs: to accept an equal error rate, and to find a worse one."""
     say("Errors of arms that answer different requests")
-    alpha = rollout.shares_of_alpha(plan)["error"] * plan.alpha
+    alpha = rollout.split_alpha(plan)["error"] * plan.alpha
     harm, accept = sequential.start("above", plan.margin), sequential.start("below", plan.margin)
     found = []
     for rate in ERROR_RATES:

@@ -95,10 +95,10 @@ def judged(world: World, plan: RolloutPlan, requests_max: int, draw: random.Rand
             )
             state = rollout.observe_pair(state, plan, pair)
         if canary and state.canary_requests % 50 == 0:
-            action = rollout.verdict(state, plan, 1.0).action
+            action = rollout.judge_rollout(state, plan, 1.0).action
             if action != "continue":
                 return action, state.canary_requests
-    return rollout.verdict(state, plan, 1.0).action, state.canary_requests
+    return rollout.judge_rollout(state, plan, 1.0).action, state.canary_requests
 
 
 def by_callers(plan: RolloutPlan, canaries: int, seed: int) -> list[dict[str, Any]]:

@@ -30,8 +30,8 @@ from benchmarks.subjects import BASE_CONFIG, BASE_MODEL, BASE_NAME, TASK, appren
 from benchmarks.swap_subjects import copy_of_adapter
 from monitoring.metric_spec import SCALE
 from monitoring.metrics import SERIES_MAX_DEFAULT
-from serving.adapters.entries import AliasEntry, Version, alias_from, version_from
-from serving.adapters.placement import Placement, placement_from
+from serving.adapters.entries import AliasEntry, Version, read_alias, read_version
+from serving.adapters.placement import Placement, read_placement
 from serving.object_store import GENERATION_KEY, Change, ObjectStore, change_together
 from tests.fakes.ports import free_port
 
@@ -223,14 +223,14 @@ class Fleet:
     async def _copy_first_task(self) -> None:
         async with Redis(unix_socket_path=str(self.valkey.socket)) as redis:
             stores = {
-                "versions": ObjectStore(redis, "versions", version_from),
-                "aliases": ObjectStore(redis, "aliases", alias_from),
-                "placements": ObjectStore(redis, "placements", placement_from),
+                "versions": ObjectStore(redis, "versions", read_version),
+                "aliases": ObjectStore(redis, "aliases", read_alias),
+                "placements": ObjectStore(redis, "placements", read_placement),
             }
             name = self.versions[0]
-            version = version_from(name, await _get(stores["versions"], name))
-            alias = alias_from(TASK, await _get(stores["aliases"], TASK))
-            written = [placement_from("", raw) for raw in (await stores["placements"].all()).values()]
+            version = read_version(name, await _get(stores["versions"], name))
+            alias = read_alias(TASK, await _get(stores["aliases"], TASK))
+            written = [read_placement("", raw) for raw in (await stores["placements"].all()).values()]
             placement = next(one for one in written if one.version == name and one.state == "ready")
             changes: list[Change] = []
             loads: list[tuple[int, str, str]] = []

@@ -42,7 +42,7 @@ from benchmarks.scores import DATA, LAYOUT, DataSet
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.gate import Comparison, GateBounds, GateReference, decide_gate
-from monitoring.evaluation.report import pair_figures
+from monitoring.evaluation.report import compare_arms
 from monitoring.evaluation.results import RowResult
 
 SETS: Mapping[str, Callable[[Path], DataSet]] = {
@@ -204,7 +204,7 @@ def decide(population: Population, candidate: Candidate, rows: Numbers, bounds: 
     comparisons = {
         name: Comparison(
             evaluation="e", ended_at=0.0, data_digest="d", version=CANDIDATE, reference=reference,
-            pair=pair_figures("adapter", name, arms, Classes("label", "", names), seed),
+            pair=compare_arms("adapter", name, arms, Classes("label", "", names), seed),
             figures=KNOWN, reference_figures=KNOWN,
         )
         for name, reference in (("leading", LEADING), ("best", BEST))

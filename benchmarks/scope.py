@@ -61,7 +61,7 @@ from benchmarks.scores import (
 )
 from router.candidates import TaskIndex
 from router.embedding import Embedding, EmbeddingError, StaticEmbedding, WordEmbedding
-from router.fitting.background import stand_in
+from router.fitting.background import read_stand_in
 from router.fitting.clusters import compute_centroids
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope
@@ -150,7 +150,7 @@ def fitted(case: Case, embedding: WordEmbedding, deep: Embedding | None, seed: i
         for number, one in enumerate(case.train)
     ]
     try:
-        shipped = stand_in([case.source])
+        shipped = read_stand_in([case.source])
         return fit_scope(prompts, case.known, embedding, seed, lambda step, share: None, deep, shipped)
     except FittingError as error:
         raise Unmeasurable(f"{case.name}: {error}") from error

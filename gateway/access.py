@@ -36,7 +36,7 @@ OfTask = Annotated[str | None, Query(max_length=63)]
 """The task of which a list is asked for; None: of all."""
 
 
-def unix_seconds(value: Any) -> Any:
+def parse_time(value: Any) -> Any:
     """The Unix seconds of a date or a time in ISO 8601, which without a zone is one of UTC; a number stays.
 
     Raises ValueError for a text that is none, and for true and false, which would be taken for 1 and 0.
@@ -54,7 +54,7 @@ def unix_seconds(value: Any) -> Any:
         raise ValueError("it must be a date or a time as in 2026-12-01 or 2026-12-01T09:30:00Z") from None
 
 
-def not_blank(text: str) -> str:
+def refuse_blank(text: str) -> str:
     """Raises ValueError for a text of blanks alone, which says nothing to who looks later."""
     if not text.strip():
         raise ValueError("it is blank: say it in words")
@@ -63,7 +63,7 @@ def not_blank(text: str) -> str:
 
 When = Annotated[
     Moment,
-    BeforeValidator(unix_seconds),
+    BeforeValidator(parse_time),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "maxLength": 64}]}),
 ]
 """Unix seconds, which may be said as a date or a time."""
@@ -98,7 +98,7 @@ ClientIdentified = Annotated[Caller, Depends(caller_of)]
 Reason = Annotated[
     str,
     Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks."),
-    AfterValidator(not_blank),
+    AfterValidator(refuse_blank),
 ]
 
 
@@ -155,7 +155,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def known_task(services: Services, task: str, *, param: str | None = "task", of: str | None = None) -> str:
+def require_task(services: Services, task: str, *, param: str | None = "task", of: str | None = None) -> str:
     """The task. Raises Problem (404), with the tasks that there are, where the configuration has no such one; `of` is
     what is of that task, and goes before."""
     if task in services.settings.tasks:
@@ -171,19 +171,19 @@ def see_that_list_has_task(services: Services, task: str | None, rows: Collectio
     """Raises Problem (404) where a list of a task's things is empty, and there is no such task. One that was removed
     from the configuration still lists what it had."""
     if task is not None and not rows:
-        known_task(services, task)
+        require_task(services, task)
 
 
-async def known_version(services: Services, task: str, version: str) -> str:
+async def require_version(services: Services, task: str, version: str) -> str:
     """The version. Raises Problem (404) where the task has no such version, or no more."""
-    known_task(services, task)
+    require_task(services, task)
     entry = (await services.snapshot.refresh()).versions.get(version)
     if entry is None or entry.task != task or entry.state == "retired":
         raise Problem("not_found", f"{task} has no version {version[:80]!r}.", "version")
     return version
 
 
-async def seen(services: Services) -> tuple[Snapshot, bool]:
+async def see_state(services: Services) -> tuple[Snapshot, bool]:
     """The state as it is now, or as it was last read where Redis can't be reached (True)."""
     try:
         async with asyncio.timeout(READ_SECONDS_MAX):

@@ -41,7 +41,7 @@ class AccessLog:
         """
         if problem.status not in REFUSED:
             return
-        public = public_part(authorization)
+        public = read_public_part(authorization)
         self._tell(logging.WARNING, f"refused: {problem.code}", peer, listener, path, public, problem.status == 403)
 
     def state_read(self, public: str, peer: Address, listener: Address, path: str) -> None:
@@ -68,7 +68,7 @@ class AccessLog:
         self._left_out = 0
 
 
-def public_part(authorization: str | None) -> str:
+def read_public_part(authorization: str | None) -> str:
     """The public part of the key in an Authorization header; empty where there is none, or it is malformed."""
     scheme, _, key = (authorization or "").partition(" ")
     parts = split_key(key.strip()) if scheme.lower() == "bearer" else None

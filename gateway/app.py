@@ -30,14 +30,14 @@ from gateway.admin import fleet, keys, state
 from gateway.admin import reload_endpoints as reload
 from gateway.admin.audit_head_job import keep_audit_head, key_of
 from gateway.background.interpreter import freeze_garbage, share_interpreter
-from gateway.background.jobs import Job, running_jobs
+from gateway.background.jobs import Job, run_jobs
 from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
 from gateway.console.routes import list_console_routes
 from gateway.current_configuration import Deployment, bounds_of, caps_of, deployed_of
 from gateway.error_answers import add_error_answers
 from gateway.errors import Problem, SettingsError, StateError
-from gateway.feature import Feature, Features, stateless
+from gateway.feature import Feature, Features, make_stateless
 from gateway.features.datasets.feature import DATASETS
 from gateway.features.diagnosis import endpoints as diagnosis
 from gateway.features.erasures.feature import ERASURES
@@ -73,15 +73,15 @@ from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.gain_budgets import LiveGainBudgets
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
-from gateway.openapi import described
+from gateway.openapi import complete_document
 from gateway.path.request_path import note_refused, walk
 from gateway.server.asgi import answer_with, scope_of
-from gateway.server.cors import preflight_routes
+from gateway.server.cors import make_preflight_routes
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Answers
 from gateway.server.settled_send import SettledSend
 from gateway.server.uploads import UploadLimits, Uploads, is_upload
-from gateway.server.wire import Message, Receive, Scope, Send, bounded, unstored
+from gateway.server.wire import Message, Receive, Scope, Send, bound_body, forbid_storing
 from gateway.service_jobs import SERVICE_JOBS
 from gateway.services import Adapters, Observers, PolicyObjects, Services
 from gateway.siblings import Siblings
@@ -90,7 +90,7 @@ from gateway.state.durability import Durability
 from gateway.state.fitted import FittedStore
 from gateway.state.presence import Presence
 from gateway.state.private_files import keep_secret, make_private_folder
-from gateway.state.redis import Lives, open_state, shared_secret
+from gateway.state.redis import Lives, open_state, read_shared_secret
 from gateway.state.snapshot import Snapshot, SnapshotKeeper, object_store_of
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
@@ -123,29 +123,29 @@ OF_STORE = b"/admin/v1/store/"
 MODELS = "/v1/models"
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 FEATURES: tuple[Feature[Any], ...] = (
-    stateless(probes.router),
+    make_stateless(probes.router),
     TEXTS,
-    stateless(requests.router, model_list.router, route.router, count_tokens.router),
+    make_stateless(requests.router, model_list.router, route.router, count_tokens.router),
     SEARCHES,
-    stateless(reported.router),
+    make_stateless(reported.router),
     REVIEWS,
-    stateless(feedback.router),
+    make_stateless(feedback.router),
     RETRAINING,
     DATASETS,
     FITTING,
     EVALUATIONS,
     READINESS,
-    stateless(diagnosis.router),
+    make_stateless(diagnosis.router),
     RELEASES,
     PULLS,
     TRAINING,
     ERASURES,
-    stateless(rules.router),
+    make_stateless(rules.router),
     SHADOWS,
     QUALITY,
     TRACING,
-    stateless(jobs={"archive_records": keep_archiving, "rewrite_append_only_file": keep_rewriting}),
-    stateless(
+    make_stateless(jobs={"archive_records": keep_archiving, "rewrite_append_only_file": keep_rewriting}),
+    make_stateless(
         keys.router, audit.router, fleet.router, state.router, reload.router, jobs={"keep_audit_head": keep_audit_head}
     ),
 )
@@ -201,9 +201,9 @@ class Gateway(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             services: Services = self.state.services
-            send = unstored(send)
+            send = forbid_storing(send)
             if not is_upload(scope):  # an upload has limits of its own
-                receive = bounded(scope, receive, services.body_bytes_max_at(scope["path"]))
+                receive = bound_body(scope, receive, services.body_bytes_max_at(scope["path"]))
             if scope["method"] == "HEAD" and (scope["path"] in PROBES or scope["path"].startswith(MODELS)):
                 scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
             elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
@@ -221,7 +221,7 @@ class Gateway(FastAPI):
         """The document at /openapi.json."""
         if self.openapi_schema is None:
             routes = [route for router in ROUTERS for route in router.routes]
-            self.openapi_schema = described(super().openapi(), routes)
+            self.openapi_schema = complete_document(super().openapi(), routes)
         return self.openapi_schema
 
     def _without_trace(self, send: Send) -> Send:
@@ -274,7 +274,10 @@ def build_app(settings: Settings, config: Path | None = None, siblings: Siblings
     add_error_answers(app)
     # Not `include_router`, which analyses each endpoint again for each application, at its first request.
     app.router.routes += [route for router in ROUTERS for route in router.routes]
-    app.router.routes += [*preflight_routes(settings.listen.cors_origin), *list_console_routes(app, settings.console)]
+    app.router.routes += [
+        *make_preflight_routes(settings.listen.cors_origin),
+        *list_console_routes(app, settings.console),
+    ]
     return app
 
 
@@ -289,7 +292,7 @@ async def open_gateway(
         for feature in FEATURES:
             jobs |= feature.start(services, features)
         await _look_around(services)
-        async with running_jobs(jobs, services.snapshot):
+        async with run_jobs(jobs, services.snapshot):
             yield services, features
 
 
@@ -301,7 +304,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
     async with AsyncExitStack() as stack:
         stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
         redis, durability = await stack.enter_async_context(_open_state(settings))
-        digest_secret = await shared_secret(redis)
+        digest_secret = await read_shared_secret(redis)
         meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs(), siblings.memory)
         http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
         store, registry, fingerprints = Store(settings.store), Registry(redis), _base_fingerprints(settings, bases)

@@ -24,7 +24,7 @@ async def enter_event(services: Services, actor: Caller, action: str, name: str,
     await services.audit.append(actor.public, action, name, evidence=evidence)
 
 
-def audited(services: Services, admin: Caller) -> AuditedStep:
+def begin_audited_step(services: Services, admin: Caller) -> AuditedStep:
     """A change by this admin, in one step with its audit entries. Every change under /admin is made through one."""
     return AuditedStep(services.redis, services.audit, admin.public)
 
@@ -32,7 +32,7 @@ def audited(services: Services, admin: Caller) -> AuditedStep:
 @asynccontextmanager
 async def take_step(services: Services, admin: Caller) -> AsyncIterator[AuditedStep]:
     """A step of the registry by this admin, whose entries are appended after the block. Raises Problem (409)."""
-    step = audited(services, admin)
+    step = begin_audited_step(services, admin)
     with conflicts():
         yield step
     await step.enter()
@@ -45,7 +45,7 @@ async def change_objects(
 
     `entry` is what `note` takes besides. Raises Problem (409) and RedisError.
     """
-    step = audited(services, admin)
+    step = begin_audited_step(services, admin)
     step.note(action, name, **entry)
     with conflicts():
         generation = await step.take(changes)

@@ -163,7 +163,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pending: str | None = None
 
 
-def same_owner(owner: str, other: str) -> bool:
+def is_same_owner(owner: str, other: str) -> bool:
     """True if two names of owners are those of one person: white space and case do not count."""
     return " ".join(owner.split()).casefold() == " ".join(other.split()).casefold()
 
@@ -178,10 +178,10 @@ def new_key() -> tuple[str, str, str]:
     """A new key: the whole of it, to be shown once; its public part; its secret's digest."""
     public = "".join(secrets.choice(ALPHABET) for _ in range(PUBLIC_LENGTH))
     secret, digest = new_secret()
-    return whole_key(public, secret), public, digest
+    return join_key(public, secret), public, digest
 
 
-def whole_key(public: str, secret: str) -> str:
+def join_key(public: str, secret: str) -> str:
     """A key as its holder sends it."""
     return f"{PREFIX}{public}-{secret}"
 

@@ -10,10 +10,10 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from gateway.access import authorization_of, caller_of, services_of
-from gateway.errors import Problem, problem_of_fault
+from gateway.errors import Problem, describe_fault
 from gateway.formats.format_table import get_format
 from gateway.formats.surrogates import HALF
-from gateway.server.foreign_paths import words_for
+from gateway.server.foreign_paths import explain_path
 from monitoring.audit import AuditConflict
 from serving.object_store import Unreadable
 
@@ -72,7 +72,7 @@ def _refusal_of(request: Request, error: Exception) -> Problem:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return Problem("invalid_json", "The body is not valid JSON.")
-        return problem_of_fault(first, first["loc"][1:])
+        return describe_fault(first, first["loc"][1:])
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         problem = Problem("method_not_allowed", "This address does not take this method.")
@@ -83,7 +83,7 @@ def _refusal_of(request: Request, error: Exception) -> Problem:
         return Problem("body_too_large", f"The body is longer than {limit} bytes.")
     if error.status_code == 400:
         return Problem("invalid_json", "The body is not JSON in UTF-8, or is nested too deeply.")
-    return Problem("not_found", words_for(request.url.path))
+    return Problem("not_found", explain_path(request.url.path))
 
 
 async def _half_a_character(request: Request, _: Exception) -> Response:

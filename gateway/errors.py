@@ -160,7 +160,7 @@ class Problem(Exception):
         return found
 
 
-def problem_of_fault(fault: Mapping[str, Any], place: Sequence[Any]) -> Problem:
+def describe_fault(fault: Mapping[str, Any], place: Sequence[Any]) -> Problem:
     """The error for a fault that pydantic found at a place in a body."""
     named = [str(part) for part in place if part not in ("FeedbackIn", "FeedbackBatch")]
     code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(fault["type"], "invalid_value")

@@ -50,7 +50,7 @@ class Feature(Generic[S]):
         return {name: partial(job, state) for name, job in self.jobs.items()}
 
 
-def stateless(
+def make_stateless(
     *routers: APIRouter, jobs: Mapping[str, Callable[[Services], Awaitable[None]]] | None = None
 ) -> Feature[Any]:
     """A feature without state of its own: its functions take the services."""

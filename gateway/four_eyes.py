@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.callers import Caller, same_owner
+from gateway.callers import Caller, is_same_owner
 from gateway.errors import Problem
 from gateway.services import Services
 from serving.adapters.entries import Version
@@ -26,7 +26,7 @@ async def see_that_another_pushed(services: Services, admin: Caller, version: Ve
         raise Problem("approver_must_differ", text)
 
 
-def owner_to_keep(services: Services, admin: Caller) -> str | None:
+def find_owner_to_keep(services: Services, admin: Caller) -> str | None:
     """The owner that a version keeps when this admin pushes it. None where the setting is not on: a release from before
     this field could not read the version."""
     return admin.person if services.settings.release.approver_must_differ else None
@@ -35,17 +35,17 @@ def owner_to_keep(services: Services, admin: Caller) -> str | None:
 async def _is_of(services: Services, admin: Caller, version: Version) -> bool:
     """Return whether a version was pushed by this admin's owner: as it was then, or as its key's owner is told now."""
     public = version.created_by
-    kept = isinstance(version.owner, str) and same_owner(version.owner, admin.person)
+    kept = isinstance(version.owner, str) and is_same_owner(version.owner, admin.person)
     if kept or public == admin.public:
         return True
     caller = services.snapshot.current.callers.get(public)
     if caller is not None:
-        return same_owner(caller.person, admin.person)
+        return is_same_owner(caller.person, admin.person)
     former = await ObjectStore(services.redis, FORMER_OWNERS).get(public)
-    return former is not None and same_owner(str(former.get("owner")), admin.person)
+    return former is not None and is_same_owner(str(former.get("owner")), admin.person)
 
 
-def owner_remembered(services: Services, public: str, deleted: Mapping[str, Any]) -> list[Change]:
+def remember_owner(services: Services, public: str, deleted: Mapping[str, Any]) -> list[Change]:
     """The change that remembers the owner of a deleted key, where it is an admin's."""
     if deleted.get("role") != "admin":
         return []
@@ -53,14 +53,14 @@ def owner_remembered(services: Services, public: str, deleted: Mapping[str, Any]
     return [Change(ObjectStore(services.redis, FORMER_OWNERS), public, {"owner": owner})]
 
 
-def pending_for(services: Services, admin: Caller, role: str) -> str | None:
+def find_approver_left_out(services: Services, admin: Caller, role: str) -> str | None:
     """The person whose approval does not count for a key of this role; None where the key needs no approval."""
     return admin.person if role == "admin" and services.settings.release.approver_must_differ else None
 
 
 def see_that_it_may_be_approved(services: Services, admin: Caller, key: Caller) -> None:
     """Raises Problem (403) where the admin, by any of their keys, has made the key themselves."""
-    by_themselves = same_owner(key.pending or "", admin.person)
+    by_themselves = is_same_owner(key.pending or "", admin.person)
     if services.settings.release.approver_must_differ and by_themselves:
         text = f"{key.public} was made with a key of {admin.person}: an admin of another owner has to approve it."
         raise Problem("approver_must_differ", text)
@@ -71,8 +71,8 @@ def see_that_it_may_change(services: Services, admin: Caller, before: Caller, af
     either would make two persons of one."""
     if not services.settings.release.approver_must_differ or "admin" not in (before.role, after.role):
         return
-    theirs = same_owner(before.person, admin.person)
-    if theirs and not same_owner(before.person, after.person):
+    theirs = is_same_owner(before.person, admin.person)
+    if theirs and not is_same_owner(before.person, after.person):
         text = f"{before.public} is yours: an admin of another owner has to change whose it is."
         raise Problem("approver_must_differ", text)
     if not theirs and (before.secret_digest, before.former) != (after.secret_digest, after.former):

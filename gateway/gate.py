@@ -20,7 +20,7 @@ from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.services import Services
 from gateway.state.gate_store import Forced, GateStore
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import rank_leaders
 from monitoring.evaluation.gate import ROLE_WORDS, GateBounds, GateReference, GateReport, Role, decide_gate
@@ -140,7 +140,7 @@ async def pass_gate(
             raise Problem("gate_not_passed", f"{text} {see}; `past_gate` with a reason passes it.")
         else:
             passed.warnings.append(f"{version.name} was let past the gate by force. {report.because}")
-            at = await redis_time(services.redis)
+            at = await read_redis_time(services.redis)
             store = GateStore(services.redis)
             forced = Forced(reason=reason, by=admin.public, at=at, because=report.because, rule=rule)
             before = await store.forced(version.name) if rule else None

@@ -44,7 +44,7 @@ SHOULD_RETRY: Mapping[str, Any] = {
 }
 
 
-def described(document: Json, routes: Iterable[object]) -> Json:
+def complete_document(document: Json, routes: Iterable[object]) -> Json:
     """FastAPI's document of these routes, completed, with the wire formats."""
     schemas: Json = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):

@@ -21,7 +21,7 @@ from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from gateway.server.accepting import Accepting
 from gateway.server.connection import Connection
-from gateway.server.cors import headers_for
+from gateway.server.cors import make_headers
 from gateway.server.listener import ADMIN, CONSOLE, METRICS, OPENAPI, PROBES, Address, Listener
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class OrderlyServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 log_config=None,
-                headers=[*SECURITY_HEADERS, *headers_for(settings.listen.cors_origin)],
+                headers=[*SECURITY_HEADERS, *make_headers(settings.listen.cors_origin)],
                 timeout_keep_alive=settings.limits.keep_alive_seconds_max,  # type: ignore[arg-type]
                 timeout_graceful_shutdown=CLOSE_SECONDS_MAX,
                 ssl_certfile=tls.cert_file if tls else None,

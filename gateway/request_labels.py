@@ -11,7 +11,7 @@ import msgspec
 from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
 from gateway.services import Services
-from monitoring.evaluation.forms import said_by
+from monitoring.evaluation.forms import write_demonstration
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label, make_rules
 from monitoring.quality.verdicts.plan import Plan
 from serving.object_store import UNREADABLE
@@ -89,6 +89,6 @@ def digest_demonstration(services: Services, demonstration: Any) -> dict[str, st
     """The digests by which shadow pairs are held against what somebody says that the answer should have been."""
     if demonstration is None:
         return {}
-    text = said_by(demonstration)
+    text = write_demonstration(demonstration)
     digests = {form.name: form.digest(services.digest_secret, text) for form in services.deployment.judge_forms}
     return {judge: form_digest for judge, form_digest in digests.items() if form_digest is not None}

@@ -40,7 +40,7 @@ class Price:
             raise ValueError("Give a price by the token or replica_usd_per_hour, not both.")
 
 
-def cost(
+def compute_cost(
     price: Price | None,
     prompt_tokens: int | None,
     completion_tokens: int | None,
@@ -64,7 +64,7 @@ def cost(
     return _cost_of_tokens(price, prompt_tokens, completion_tokens, cached_prompt_tokens or 0)
 
 
-def saving(
+def compute_saving(
     general: Price | None,
     cost_usd: float | None,
     prompt_tokens: int | None,

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, Dataset, connected, find_table
+from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table
 from monitoring.feedback_erasure import WORDS
 from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file
@@ -54,7 +54,7 @@ def _find_in(storage: ArchiveStorage, dataset: Dataset, column: str, names: Sequ
         f'SELECT "{column}" FROM {find_table(storage, ArchiveQuery(dataset))} WHERE "at" <= ? '  # noqa: S608 - our own names; values are bound
         'AND (list_has_any("handles", ?::VARCHAR[]) OR ? || "caller" IN (SELECT unnest(?::VARCHAR[])))'
     )
-    with connected(storage) as connection:
+    with connect_duckdb(storage) as connection:
         rows = connection.execute(query, [until, list(names), forgotten_name_of(""), list(names)]).fetchall()
     return {request for (request,) in rows}
 
@@ -63,7 +63,7 @@ def find_tasks(storage: ArchiveStorage, requests: Set[str]) -> dict[str, float]:
     """The tasks of archived requests, and when the first of each was made (Unix seconds)."""
     table = find_table(storage, ArchiveQuery("records"))
     query = f'SELECT "task", min("at") FROM {table} WHERE "id" IN (SELECT unnest(?::VARCHAR[])) GROUP BY "task"'  # noqa: S608
-    with connected(storage) as connection:
+    with connect_duckdb(storage) as connection:
         return dict(connection.execute(query, [list(requests)]).fetchall())
 
 

@@ -10,9 +10,9 @@ import duckdb
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, files, read
+from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, list_files, read
 from monitoring.feedback import Feedback
-from monitoring.ids import SHAPE, made_at
+from monitoring.ids import SHAPE, read_time
 
 LAST_ENTRY = re.compile(r"-(\d+)-\d+\.parquet$")
 CLOCK_SECONDS = 60.0
@@ -41,9 +41,9 @@ def read_feedback(
 def _read_archived(
     connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, requests: Sequence[str]
 ) -> dict[str, list[Feedback]]:
-    since = min((made_at(request) for request in requests if SHAPE.fullmatch(request)), default=None)
+    since = min((read_time(request) for request in requests if SHAPE.fullmatch(request)), default=None)
     try:
-        listed = list(files(storage, ArchiveQuery("feedback", since))) if requests else []
+        listed = list(list_files(storage, ArchiveQuery("feedback", since))) if requests else []
     except Nothing:
         listed = []
     places = [place for place in listed if since is None or _last_at(place) > since - CLOCK_SECONDS]

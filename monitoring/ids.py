@@ -61,12 +61,12 @@ def make_timed_id(now: float) -> str:
     return f"{int(now * 1000):012x}{secrets.token_hex(4)}"
 
 
-def made_at(request_id: str) -> float:
+def read_time(request_id: str) -> float:
     """The time at which a well-shaped id was made, in Unix seconds."""
     return int(request_id[:8] + request_id[9:13], 16) / 1000
 
 
-def bare(text: str) -> str:
+def strip_id(text: str) -> str:
     """Our id within an answer's `id` (engines put a prefix before it, a retry a number after it), else the text."""
     match = SHAPE.search(text) if len(text) < 200 else None
     return match[0] if match else text

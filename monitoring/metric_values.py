@@ -20,7 +20,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     maximum: float | None = None
 
 
-def badness(metric: Metric, value: Any) -> float | None:
+def measure_badness(metric: Metric, value: Any) -> float | None:
     """The badness of a value; None without an order, for a float without bounds, or for another kind of value."""
     if metric.kind == "boolean" and isinstance(value, bool):
         good = float(value)

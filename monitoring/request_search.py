@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.archive.tables import ArchiveQuery, Nothing, files, group_by_day, read
+from monitoring.archive.tables import ArchiveQuery, Nothing, group_by_day, list_files, read
 from monitoring.feedback_reader import read_feedback
 from monitoring.helper_process import run_job
-from monitoring.ids import made_at
+from monitoring.ids import read_time
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
 from monitoring.records import STREAM_KEY
 from monitoring.text_reader import TextReader
@@ -172,8 +172,8 @@ def _candidates(reader: TextReader, query: RequestQuery) -> Iterator[Found]:
         for page, read_to in _pages(reader.redis, done):
             held += [one for one in page if query.matches(one)]
             archived_until = read_to if query.until is None else min(query.until, read_to)
-            ready = [one for one in held if made_at(one.id) >= read_to]
-            held = [one for one in held if made_at(one.id) < read_to]
+            ready = [one for one in held if read_time(one.id) >= read_to]
+            held = [one for one in held if read_time(one.id) < read_to]
             yield from sorted(ready, key=BY_ID, reverse=True)
     rest = heapq.merge(
         sorted(held, key=BY_ID, reverse=True), _archived(reader, query, archived_until), key=BY_ID, reverse=True
@@ -183,7 +183,7 @@ def _candidates(reader: TextReader, query: RequestQuery) -> Iterator[Found]:
 
 def _may_be_hot(query: RequestQuery, archived_ms: int) -> bool:
     newest = min(
-        (at for at in (query.until, made_at(query.before) if query.before else None) if at is not None), default=None
+        (at for at in (query.until, read_time(query.before) if query.before else None) if at is not None), default=None
     )
     return newest is None or newest > archived_ms / 1000 - HOT_SECONDS
 
@@ -202,7 +202,7 @@ def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
 
 def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> Iterator[Found]:
     try:
-        days = group_by_day(files(reader.archive, ArchiveQuery("records", query.since, until)))
+        days = group_by_day(list_files(reader.archive, ArchiveQuery("records", query.since, until)))
     except Nothing:
         return
     bounds = [("purpose", "=", "serve"), ("at", ">=", query.since), ("at", "<", until), ("id", "<", query.before)]

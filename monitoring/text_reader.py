@@ -17,9 +17,9 @@ import msgspec
 from redis import Redis
 
 from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import ArchiveQuery, connected, find_table
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_table
 from monitoring.helper_process import run_job
-from monitoring.ids import SHAPE, made_at
+from monitoring.ids import SHAPE, read_time
 from monitoring.text_stream import READ_MAX, read_row, read_waiting
 from monitoring.texts import TEXT_KEY, KeptText, TextRow, TextSource, Unsealable
 
@@ -46,7 +46,7 @@ class TextReader:
             stack.enter_context(self.archive.explain_errors())
             self.redis: Any = stack.enter_context(Redis.from_url(self._source.redis_url, socket_timeout=30))
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self.connection = stack.enter_context(connected(scratch=scratch))
+            self.connection = stack.enter_context(connect_duckdb(scratch=scratch))
             self._open = stack.pop_all()
         return self
 
@@ -62,7 +62,7 @@ class TextReader:
             raws = self.redis.mget([TEXT_KEY + request for request in requests[at : at + READ_MAX]])
             found |= {text.request: text for text in self._opened(map(read_row, raws))}
         left = [request for request in requests if request not in found]
-        times = [made_at(request) for request in left if SHAPE.fullmatch(request)]
+        times = [read_time(request) for request in left if SHAPE.fullmatch(request)]
         if left:
             known = len(times) == len(left)
             since, until = (min(times) - CLOCK_SECONDS, max(times) + CLOCK_SECONDS) if known else (None, None)

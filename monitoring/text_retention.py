@@ -16,7 +16,7 @@ import duckdb
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, Dataset, connected, find_table, read, replace_part
+from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table, read, replace_part
 from monitoring.texts import PRUNED_KEY, Seals, TextRetention, TextRow, Unsealable
 
 PRUNED_EVERY_SECONDS = 3600
@@ -31,7 +31,7 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
     seals = retention.keys.seals()
     deleted = 0
 
-    with connected(storage) as connection:
+    with connect_duckdb(storage) as connection:
         for place, due in _due(connection, storage, retention, now).items():
             rewrite_part(storage, "texts", place, partial(_without_or_resealed, gone=frozenset(due), seals=seals))
             deleted += len(due)
@@ -82,7 +82,7 @@ def rewrite_part(
     old one or the new one whole, whenever this ends; without a row it is removed."""
     with (
         tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch,
-        connected(storage) as connection,
+        connect_duckdb(storage) as connection,
     ):
         lines, rows = Path(scratch) / "rows.jsonl", 0
         cursor = connection.execute(f"SELECT * FROM {read(storage, dataset, [place])}")  # noqa: S608 - our own names
@@ -104,6 +104,6 @@ def list_parts_of(storage: ArchiveStorage, dataset: Dataset, column: str, values
     """The files with a row whose column has one of these values."""
     table = find_table(storage, ArchiveQuery(dataset), named=True)
     query = f'SELECT DISTINCT "filename" FROM {table} WHERE "{column}" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608
-    with connected(storage) as connection:
+    with connect_duckdb(storage) as connection:
         found = connection.execute(query, [list(values)]).fetchall()
     return [name.removeprefix(f"{storage.root}/") for (name,) in found]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from monitoring.quality.detectors.baselines import find_upper_bound, incomplete_beta
+from monitoring.quality.detectors.baselines import compute_incomplete_beta, find_upper_bound
 
 FORM = 1
 LOGPROB_MIN = -20.0
@@ -282,7 +282,7 @@ def bound_wrong_share(wrong: int, rows: int, delta: float) -> float:
 
 def compute_probability_at_most(count: int, trials: int, share: float) -> float:
     """The probability of at most so many of the trials, each with this share; 0 < share < 1."""
-    return 1.0 if count >= trials else incomplete_beta(trials - count, count + 1, 1.0 - share)
+    return 1.0 if count >= trials else compute_incomplete_beta(trials - count, count + 1, 1.0 - share)
 
 
 def _see_that_it_is_sound(model: ConfidenceModel) -> None:

@@ -23,7 +23,7 @@ LOOK_SECONDS_MAX = 12.0
 SAYS_NO = frozenset({401, 403, 502, 503, 504})
 
 
-def engine_headers(replica: Replica) -> dict[str, str]:
+def make_engine_headers(replica: Replica) -> dict[str, str]:
     """The headers for an engine that wants a key."""
     key = replica.config.api_key
     return {"Authorization": f"Bearer {key}"} if key else {}
@@ -161,4 +161,4 @@ def _see_that_it_is_well(answer: tuple[int, bytes]) -> bytes:
 
 
 async def _get(replica: Replica, engines: EngineClient, path: str, with_body: bool = True) -> tuple[int, bytes]:
-    return await engines.get(replica.config.url, path, engine_headers(replica), CHECK_TIMEOUT_SECONDS, with_body)
+    return await engines.get(replica.config.url, path, make_engine_headers(replica), CHECK_TIMEOUT_SECONDS, with_body)

@@ -99,7 +99,7 @@ class Unreadable(msgspec.ValidationError):
 
 
 @contextmanager
-def reading(kind: str, name: str) -> Iterator[None]:
+def guard_read(kind: str, name: str) -> Iterator[None]:
     """Translates what UNREADABLE names into Unreadable."""
     try:
         yield
@@ -225,7 +225,7 @@ class ObjectStore:
     def see_that_it_can_be_read(self, name: str, raw: bytes) -> None:
         """Raises Unreadable where this release can't read what stands under a name."""
         if self.reads is not None:
-            with reading(self.kind, name):
+            with guard_read(self.kind, name):
                 self.reads(name, msgspec.json.decode(raw, type=dict[str, Any]))
 
     async def all(self) -> dict[str, dict[str, Any]]:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import httpx
 
-from gateway.admin.audit_heads import AuditHead, line_of, signed
+from gateway.admin.audit_heads import AuditHead, line_of, sign_head
 from gateway.background.lease import JobLease
 from gateway.configuration.sections import AuditSettings
 from gateway.errors import SettingsError
 from gateway.services import Services
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from serving.adapters.signature import SignatureError
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class AuditHeads:
         if not newest or self._filed == self._posted == newest[0].number:
             return
         entry, settings = newest[0], self._settings
-        head = AuditHead(number=entry.number, digest=entry.digest, at=await redis_time(self._services.redis))
-        line = line_of(signed(head, await asyncio.to_thread(key_of, settings)))
+        head = AuditHead(number=entry.number, digest=entry.digest, at=await read_redis_time(self._services.redis))
+        line = line_of(sign_head(head, await asyncio.to_thread(key_of, settings)))
         if settings.head_file is None or self._filed == entry.number or await self._file(settings.head_file, line):
             self._filed = entry.number
         url = settings.head_webhook_url
@@ -95,7 +95,7 @@ def key_of(settings: AuditSettings) -> bytes:
     assert settings.head_key_file is not None, "there is a key where there is a head to sign"
     try:
         key = settings.head_key_file.read_bytes()
-        signed(AuditHead(number=0, digest="", at=0.0), key)
+        sign_head(AuditHead(number=0, digest="", at=0.0), key)
     except OSError as error:
         text = f"audit.head_key_file: {settings.head_key_file} can't be read: {error.strerror}."
         raise SettingsError(text) from error

@@ -32,7 +32,7 @@ class AuditHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return MESSAGE.format(number=self.number, digest=self.digest, at=self.at).encode()
 
 
-def signed(head: AuditHead, key_pem: bytes) -> AuditHead:
+def sign_head(head: AuditHead, key_pem: bytes) -> AuditHead:
     """The head with its signature. Raises SignatureError for a key that can't be used."""
     signature = base64.b64encode(sign_message(key_pem, head.message())).decode()
     return replace(head, signature=signature)

@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, conflicts, seen, services_of
-from gateway.audit import audited
+from gateway.access import Admin, Body, Operator, conflicts, see_state, services_of
+from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.releases.recycling import Busy, begin
@@ -35,7 +35,7 @@ async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
     unless it says that none is ready.
     """
     services = services_of(request)
-    stale = (await seen(services))[1]
+    stale = (await see_state(services))[1]
     return {
         "replicas": [_shown(services, replica) for replica in services.fleet.replicas.values()],
         "discovery": [
@@ -53,7 +53,7 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
     replica = _replica(services, name)
     reason = (body.reason if body else "") or "an admin cordoned it"
     value = {"reason": reason, "by": admin.public, "at": time.time()}
-    step = audited(services, admin)
+    step = begin_audited_step(services, admin)
     step.note("replica.cordon", name, None, {"reason": reason})
     await step.take([Change(services.objects.cordons, name, value)])
     await services.snapshot.refresh()
@@ -67,7 +67,7 @@ async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     written = (await services.objects.cordons.written([name])).get(name)
     if written is not None:
         before = LenientReader().read(f"the cordon of {name}", written, dict)
-        step = audited(services, admin)
+        step = begin_audited_step(services, admin)
         step.note("replica.uncordon", name, before, None)
         await step.take([Change(services.objects.cordons, name, None)])
         await services.snapshot.refresh()
@@ -102,7 +102,7 @@ def _replica(services: Services, name: str) -> Replica:
     return services.fleet.replicas[name]
 
 
-def in_order(version: str) -> tuple[str, int]:
+def sort_version(version: str) -> tuple[str, int]:
     """By task, then by number: v2 before v10."""
     task, _, number = version.rpartition("@v")
     return task, int(number) if number.isdecimal() else 0
@@ -129,10 +129,10 @@ def _shown(services: Services, replica: Replica) -> dict[str, Any]:
         "engine_version": replica.engine_version,
         "in_flight": replica.load,
         "resting_seconds": max(0.0, replica.resting_until - time.monotonic()),
-        "loaded": sorted(replica.loaded, key=in_order),
+        "loaded": sorted(replica.loaded, key=sort_version),
         "capacity": capacity if takes_adapters else None,
         "placements": [
             {"version": p.version, "state": p.state, "since": p.since, "note": p.note}
-            for p in sorted(placed.values(), key=lambda placement: in_order(placement.version))
+            for p in sorted(placed.values(), key=lambda placement: sort_version(placement.version))
         ],
     }

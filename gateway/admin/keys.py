@@ -11,21 +11,21 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
 from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, services_of
-from gateway.audit import audited
-from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
+from gateway.audit import begin_audited_step
+from gateway.callers import PUBLIC_LENGTH, Caller, CallerLimits, Former, Role, join_key, limits_of, new_key, new_secret
 from gateway.console.sessions import ENDS
 from gateway.errors import Problem
 from gateway.four_eyes import (
-    owner_remembered,
-    pending_for,
+    find_approver_left_out,
+    remember_owner,
     see_that_it_may_be_approved,
     see_that_it_may_change,
 )
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from router.policy import AUTO, UnknownFields
-from serving.object_store import Change, ObjectStore, reading
+from serving.object_store import Change, ObjectStore, guard_read
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 OVERLAP_SECONDS_MAX = 30 * 86_400
@@ -109,9 +109,9 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
         limits,
         unknown_fields=body.unknown_fields,
         owner=body.owner or admin.person,
-        pending=pending_for(services, admin, body.role),
+        pending=find_approver_left_out(services, admin, body.role),
     )
-    step = audited(services, admin)
+    step = begin_audited_step(services, admin)
     step.note("caller.make", public, None, _caller_shown(caller))
     await step.take([Change(services.objects.callers, public, caller.to_json(), 0)])
     await services.snapshot.refresh()
@@ -164,7 +164,7 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
     see_that_it_may_change(services, admin, before, changed)
     await _put(services, admin, "caller.rotate", before, changed, generation)
     await services.snapshot.refresh()
-    return {**_caller_shown(changed), "key": whole_key(public, secret)}
+    return {**_caller_shown(changed), "key": join_key(public, secret)}
 
 
 @router.post("/callers/{public}/approve", responses=with_errors(*CHANGE_ERRORS, "approver_must_differ"))
@@ -188,10 +188,10 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
     before = await services.objects.callers.get(public)
     if before is None:
         raise _no_key(public)
-    step = audited(services, admin)
+    step = begin_audited_step(services, admin)
     step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role", "owner")}, None)
     removal = Change(ObjectStore(services.redis, "callers"), public, None)  # whatever it says
-    await step.take([removal, *owner_remembered(services, public, before)])
+    await step.take([removal, *remember_owner(services, public, before)])
     await services.snapshot.refresh()
     return {"public": public}
 
@@ -200,8 +200,8 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
 async def end_sessions(request: Request, public: Public, admin: Admin) -> dict[str, Any]:
     """End all console sessions of a key or a person, as the audit names them. They may sign in again."""
     services = services_of(request)
-    now = await redis_time(services.redis)
-    step = audited(services, admin)
+    now = await read_redis_time(services.redis)
+    step = begin_audited_step(services, admin)
     step.note("console.end", public, None, {"ended_at": now})
     await step.take([Change(ObjectStore(services.redis, ENDS), public, {"at": now})])
     return {"public": public, "ended_at": now}
@@ -224,12 +224,12 @@ async def _kept(services: Services, public: str) -> tuple[Caller, int]:
     raw = await services.objects.callers.get(public)
     if raw is None:
         raise _no_key(public)
-    with reading("callers", public):
+    with guard_read("callers", public):
         return Caller.from_json(public, raw), generation
 
 
 async def _put(services: Services, admin: Caller, action: str, before: Caller, after: Caller, generation: int) -> None:
-    step = audited(services, admin)
+    step = begin_audited_step(services, admin)
     step.note(action, after.public, _caller_shown(before), _caller_shown(after))
     with conflicts():
         await step.take([Change(services.objects.callers, after.public, after.to_json(), generation)])

@@ -150,8 +150,8 @@ async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded
         raise Problem("state_conflict", "This gateway was not started from a file: there is nothing to read again.")
     settings = await asyncio.to_thread(_load, services, config)
     before = services.deployment.whole
-    changes = tuple(differences(before, settings))
-    fixed = tuple(restarts(before, settings, changes))
+    changes = tuple(find_differences(before, settings))
+    fixed = tuple(find_restarts(before, settings, changes))
     if dry_run:
         return Reloaded("dry_run", changes, fixed)
     if fixed:
@@ -212,12 +212,12 @@ def go_by(services: Services, settings: Settings, parts: ReloadedParts) -> None:
         logging.getLogger().setLevel(settings.log_level)
 
 
-def differences(before: Settings, after: Settings) -> Iterator[SettingChange]:
+def find_differences(before: Settings, after: Settings) -> Iterator[SettingChange]:
     """The differences, key by key, in the order of the document; secrets are compared, and never shown."""
     yield from _differences("", before.model_dump(), after.model_dump())
 
 
-def restarts(before: Settings, after: Settings, changes: tuple[SettingChange, ...]) -> Iterator[str]:
+def find_restarts(before: Settings, after: Settings, changes: tuple[SettingChange, ...]) -> Iterator[str]:
     """The keys among the changes that need a restart."""
     yield from (change.path for change in changes if not _is_changeable(change.path))
     pool_of = {replica.name: name for name, pool in before.pools.items() for replica in pool.replicas}

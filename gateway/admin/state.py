@@ -23,10 +23,10 @@ from redis.asyncio import Redis
 
 from gateway.access import OBJECTS_MAX, Admin, Body, conflicts, services_of
 from gateway.admin.state_checks import (
-    missing_bytes,
+    find_missing_bytes,
     pass_gate_together,
     see_that_it_can_be_done,
-    valid,
+    validate_file,
     with_pending,
 )
 from gateway.admin.state_file import (
@@ -36,35 +36,35 @@ from gateway.admin.state_file import (
     FileObject,
     Kind,
     Objects,
-    differences,
+    compare_objects,
     digest_of,
-    kept,
-    left_at,
-    rebased,
-    retired_here,
-    shown,
-    written,
+    find_kept,
+    find_retired,
+    predict_generations,
+    rebase_file,
+    show_object,
+    write_file,
 )
-from gateway.audit import audited, enter_event
+from gateway.audit import begin_audited_step, enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.features.releases.adapter_endpoints import state_of
 from gateway.features.releases.adding import limits_of
-from gateway.four_eyes import owner_remembered, owner_to_keep
+from gateway.four_eyes import find_owner_to_keep, remember_owner
 from gateway.gate import PastGate, keep_leaders
 from gateway.openapi_parts import ACCEPTED, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
-from gateway.state.redis import installation_id
+from gateway.state.redis import read_installation_id
 from gateway.state.snapshot import READERS, object_store_of
 from serving.adapters import manifest as manifests
 from serving.adapters.entries import PLACED, AliasEntry, Rollout, Version
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
-from serving.adapters.registry import new_salt, role_changes
+from serving.adapters.registry import find_role_changes, new_salt
 from serving.adapters.verification import verify
-from serving.object_store import Change, Stale, Unchanged, reading
+from serving.object_store import Change, Stale, Unchanged, guard_read
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
@@ -125,7 +125,7 @@ async def export_state(
     services.accesses.state_read(admin.public, scope.get("client"), scope.get("server"), request.url.path)
     redis = services.redis
     present = await _present(redis)
-    return written({kind: present[kind] for kind in only or KINDS}, await installation_id(redis))
+    return write_file({kind: present[kind] for kind in only or KINDS}, await read_installation_id(redis))
 
 
 @router.post("/state/diff")
@@ -136,14 +136,14 @@ async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bo
     file = await _read(services, admin, body, present)
     steps = _steps(services, present, file, prune)
     rows = [
-        {**step.to_json(), "missing": None if step.action != "create" else missing_bytes(services, step)}
+        {**step.to_json(), "missing": None if step.action != "create" else find_missing_bytes(services, step)}
         for step in steps
     ]
-    names = [] if prune else [{"kind": kind, "name": name} for kind, name in kept(present, file)]
+    names = [] if prune else [{"kind": kind, "name": name} for kind, name in find_kept(present, file)]
     return {
         "changes": rows,
         "kept": names,
-        "retired_here": retired_here(present, file),
+        "retired_here": find_retired(present, file),
         "from_here": await _is_from_here(services, body),
     }
 
@@ -203,7 +203,7 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
         moved, warnings = await _switch(services, admin, steps, body.past_gate, evidence)
         done += moved + await _stage_previous(services, admin, steps) + await _give_up(services, admin, steps, evidence)
         if not from_here:
-            await _remember(services.redis, body.state.installation or "", left_at(present, file, moved))
+            await _remember(services.redis, body.state.installation or "", predict_generations(present, file, moved))
     await services.snapshot.refresh()
     applied, left = ([step.to_json() for step in some] for some in (done, pending))
     return {"applied": applied, "pending": left, "warnings": warnings}
@@ -211,27 +211,27 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
 
 async def _is_from_here(services: Services, state: StateIn) -> bool:
     """Return whether the file's generations are those of this installation; one that does not say is taken to be."""
-    return state.installation in (None, await installation_id(services.redis))
+    return state.installation in (None, await read_installation_id(services.redis))
 
 
 async def _read(services: Services, admin: Caller, state: StateIn, present: Objects) -> Objects:
     """The file, with the generations that are expected here. Raises Problem (400), and Unreadable for what stands here
     and can't be read: nothing is made of it then."""
-    file = await asyncio.to_thread(valid, state.objects())
+    file = await asyncio.to_thread(validate_file, state.objects())
     await asyncio.to_thread(_see_that_all_can_be_read, present)
     file = with_pending(services, admin, present, file)
     if await _is_from_here(services, state):
         return file
     raw: Mapping[bytes, bytes] = await cast("Any", services.redis).hgetall(f"{LEFT_AT_KEY}:{state.installation}")
     places = {tuple(place.decode().split(" ", 1)): int(generation) for place, generation in raw.items()}
-    return rebased(file, present, cast("Mapping[tuple[str, str], int]", places))
+    return rebase_file(file, present, cast("Mapping[tuple[str, str], int]", places))
 
 
 def _see_that_all_can_be_read(present: Objects) -> None:
     for kind, section in present.items():
         for name, entry in section.items():
             if entry.value is not None:
-                with reading(kind, name):
+                with guard_read(kind, name):
                     READERS[kind](name, entry.value)
 
 
@@ -249,7 +249,7 @@ def _steps(services: Services, present: Objects, file: Objects, prune: bool) -> 
     """All steps, with a note where a key's models are none of this installation."""
     previous_versions = {name: task.previous_versions_kept for name, task in services.settings.tasks.items()}
     models_known = {"*", *previous_versions, *services.settings.pools, *present["versions"], *file.get("versions", {})}
-    steps = differences(present, file, prune, previous_versions)
+    steps = compare_objects(present, file, prune, previous_versions)
     for at, step in enumerate(steps):
         models = (step.after or {}).get("models") or () if step.kind == "callers" else ()
         unknown = [name[:80] for name in models if name not in models_known]
@@ -283,7 +283,7 @@ async def _make_versions(services: Services, admin: Caller, steps: Steps, eviden
         return []
     others = [step for step in steps if step not in made and not (step.action == "stage" and step.generation == 0)]
     names = {step.name for step in made}
-    owner = owner_to_keep(services, admin)
+    owner = find_owner_to_keep(services, admin)
     pushed = {} if owner is None else {"created_by": admin.public, "owner": owner}
     changes: list[Change | Unchanged] = [
         Change(
@@ -346,7 +346,7 @@ async def _switch(
     ]
     for step in moved:
         if step.kind == "callers" and step.action == "remove":
-            objects += owner_remembered(services, step.name, step.before or {})
+            objects += remember_owner(services, step.name, step.before or {})
         if step.kind == "aliases" and step.action == "remove":
             keep = await keep_leaders(services, step.name)
             objects.append(keep(msgspec.convert(step.before, AliasEntry)))
@@ -395,7 +395,7 @@ def _role_changes(
         before, after = (
             None if value is None else msgspec.convert(value, AliasEntry) for value in (step.before, step.after)
         )
-        for name, state, note in role_changes(step.name, versions, before, after):
+        for name, state, note in find_role_changes(step.name, versions, before, after):
             moved = msgspec.structs.replace(versions[name], state=state, note=note, changed_at=time.time())
             yield Change(object_store, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
 
@@ -411,7 +411,7 @@ async def _stage_previous(services: Services, admin: Caller, steps: Steps) -> St
 
 async def _stage(services: Services, admin: Caller, name: str) -> None:
     """Have a version placed, with its entry in the audit. Raises RegistryError."""
-    step = audited(services, admin)
+    step = begin_audited_step(services, admin)
     await services.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
     await step.enter()
 
@@ -420,7 +420,7 @@ async def _give_up(services: Services, admin: Caller, steps: Steps, evidence: di
     """Retire what the file says is retired; the reconciler unloads it."""
     retired = [step for step in steps if step.action == "retire"]
     for step in retired:
-        noted = audited(services, admin)
+        noted = begin_audited_step(services, admin)
         with conflicts():
             entry = noted.noted("state.apply", step.name, _version_shown, evidence)
             await services.registry.withdraw(step.name, "draining", noted=entry)
@@ -429,14 +429,14 @@ async def _give_up(services: Services, admin: Caller, steps: Steps, evidence: di
 
 
 def _version_shown(version: Version) -> Any:
-    return shown("versions", msgspec.to_builtins(version))
+    return show_object("versions", msgspec.to_builtins(version))
 
 
 def _noted(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> AuditedStep:
     """One change of several objects, with an entry in the audit for each of them."""
-    noted = audited(services, admin)
+    noted = begin_audited_step(services, admin)
     for step in steps:
-        before, after = shown(step.kind, step.before), shown(step.kind, step.after)
+        before, after = show_object(step.kind, step.before), show_object(step.kind, step.after)
         step_evidence = {**evidence, "changed": step.changed} if step.changed else evidence
         noted.note("state.apply", step.name, before, after, step_evidence, step.generation + 1)
     return noted

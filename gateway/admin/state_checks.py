@@ -11,12 +11,12 @@ from typing import Any, cast
 import msgspec
 from pydantic import ValidationError
 
-from gateway.access import known_task
+from gateway.access import require_task
 from gateway.admin.keys import CallerIn, LimitsIn
 from gateway.admin.state_file import GIVEN_UP, Difference, FileObject, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, Former, LimitName, Role
 from gateway.errors import Problem
-from gateway.features.rules.endpoints import OverrideIn, fallback_fault
+from gateway.features.rules.endpoints import OverrideIn, find_fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
 from gateway.gate import GatePass, pass_gate
 from gateway.services import Services
@@ -69,7 +69,7 @@ class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pending: str | None = None
 
 
-def valid(file: Objects) -> Objects:
+def validate_file(file: Objects) -> Objects:
     """The file, each of its objects in the one form of its kind. Raises Problem (400) that names the one at fault."""
     objects: dict[Kind, dict[str, FileObject]] = {}
     for kind, section in file.items():
@@ -224,8 +224,8 @@ def _check_against_services(services: Services, admin: Caller, step: Difference)
         return
     task = step.name if step.kind == "aliases" else after.get("task")
     if step.kind != "callers" and task is not None:
-        known_task(services, task, param=step.kind, of=step.name)
-    fault = fallback_fault(services, after["action"], task) if step.kind == "overrides" else None
+        require_task(services, task, param=step.kind, of=step.name)
+    fault = find_fallback_fault(services, after["action"], task) if step.kind == "overrides" else None
     if fault is not None:
         raise Problem("state_conflict", f"{step.name}: {fault}", step.kind)
     plan = (after.get("rollout") or {}).get("plan") if step.kind == "aliases" else None
@@ -329,7 +329,7 @@ async def _check_bytes(services: Services, version: Version) -> None:
         raise Problem("adapter_rejected", f"{version.name}: the store's copy of {version.digest} is another adapter.")
 
 
-def missing_bytes(services: Services, step: Difference) -> str | None:
+def find_missing_bytes(services: Services, step: Difference) -> str | None:
     """The digest of the bytes that a version needs and the store has not."""
     value = step.after or {}
     if step.kind != "versions" or value["state"] == "retired" or services.adapters.store.holds(value["digest"]):

@@ -84,8 +84,8 @@ class Difference:
             "kind": self.kind,
             "name": self.name,
             "action": self.action,
-            "before": shown(self.kind, self.before),
-            "after": shown(self.kind, self.after),
+            "before": show_object(self.kind, self.before),
+            "after": show_object(self.kind, self.after),
             "changed": self.changed,
             "generation": self.generation,
             "expected_generation": self.expected,
@@ -94,13 +94,13 @@ class Difference:
         }
 
 
-def shown(kind: Kind, value: dict[str, Any] | None) -> dict[str, Any] | None:
+def show_object(kind: Kind, value: dict[str, Any] | None) -> dict[str, Any] | None:
     """An object without what is secret, and without a version's whole manifest."""
     kept = SHOWN.get(kind)
     return value if value is None or kept is None else {key: value.get(key) for key in kept}
 
 
-def written(objects: Objects, installation: str) -> dict[str, Any]:
+def write_file(objects: Objects, installation: str) -> dict[str, Any]:
     """The file's content, sorted by name, so that the same state is the same text. What is gone is left out."""
     kinds: dict[str, Any] = {
         kind: {
@@ -120,7 +120,7 @@ def digest_of(state: Mapping[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def rebased(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], int]) -> Objects:
+def rebase_file(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], int]) -> Objects:
     """The file of another installation, with the generations that its objects are expected to have here: those at which
     its last file left them (by kind and name), and 0 for what stands here and no file of it has made. A version is
     known by its content alone."""
@@ -136,20 +136,20 @@ def rebased(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], i
     }
 
 
-def left_at(present: Objects, file: Objects, moved: Iterable[Difference]) -> dict[tuple[str, str], int]:
+def predict_generations(present: Objects, file: Objects, moved: Iterable[Difference]) -> dict[tuple[str, str], int]:
     """The generation of each of the file's objects, by kind and name, once it is applied."""
     then = {(step.kind, step.name): step.generation + 1 for step in moved}
     names = ((kind, name) for kind, section in file.items() if kind != "versions" for name in section)
     return {(kind, name): then.get((kind, name), present[kind].get(name, ABSENT).generation) for kind, name in names}
 
 
-def differences(
+def compare_objects(
     present: Objects, file: Objects, prune: bool, previous_versions: Mapping[str, int] | None = None
 ) -> list[Difference]:
     """All steps from the present to the file, in the order in which they are taken. `previous_versions` is how many
     versions of a task that led before are placed beside an alias that is new here."""
     versions = list(_version_steps(present, file))
-    aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, alias_content)]
+    aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, select_alias_content)]
     others = [
         step for kind in KINDS[2:] for step in _steps(kind, present, file, prune, partial(json.dumps, sort_keys=True))
     ]
@@ -163,7 +163,7 @@ def differences(
     return [*created, *staged, *aliases, *others, *beside, *given_up]
 
 
-def kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
+def find_kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
     """The objects here that the file does not name, though it has their kind."""
     for kind in KINDS:
         for name, entry in sorted(present[kind].items()):
@@ -171,7 +171,7 @@ def kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
                 yield kind, name
 
 
-def retired_here(present: Objects, file: Objects) -> list[str]:
+def find_retired(present: Objects, file: Objects) -> list[str]:
     """Versions that were given up here and not in the file. They stay so: no version comes back from there."""
     values = {name: entry.value for name, entry in file.get("versions", {}).items()}
     return sorted(
@@ -239,7 +239,7 @@ def _steps(
             yield Difference(kind, name, action, before, after, here.generation, expected)
 
 
-def alias_content(value: dict[str, Any]) -> Any:
+def select_alias_content(value: dict[str, Any]) -> Any:
     """The compared part of an alias: who gets which share. Its salt, its history and its canary's start are not."""
     entry = msgspec.to_builtins(msgspec.convert(value, AliasEntry))
     if entry["rollout"] is not None:

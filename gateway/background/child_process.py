@@ -36,7 +36,7 @@ class ChildProcess:
 
 
 @asynccontextmanager
-async def child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
+async def run_child(command: Sequence[str]) -> AsyncIterator[ChildProcess]:
     """A process for as long as the block is entered. What is left of it then is killed, and waited for.
 
     It is begun in a thread, since uvloop forks for it and so holds the loop for 4 ms and more; this does not.

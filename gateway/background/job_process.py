@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.background.child_process import child
+from gateway.background.child_process import run_child
 from gateway.errors import Problem
 from monitoring.helper_process import ERROR_MARK, ProgressStep
 
@@ -43,7 +43,7 @@ async def run_process(
     """
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind if note is None else ProgressStep | kind)
     try:
-        async with asyncio.timeout(seconds_max), turn or nullcontext(), child(command) as process:
+        async with asyncio.timeout(seconds_max), turn or nullcontext(), run_child(command) as process:
             await process.give(msgspec.json.encode(job) + b"\n" + data)
             noted_at = 0.0
             while line := await process.read_line():

@@ -23,7 +23,7 @@ STOP_SECONDS_MAX = 5.0
 
 
 @asynccontextmanager
-async def running_jobs(jobs: Mapping[str, Job], snapshot: SnapshotKeeper) -> AsyncIterator[None]:
+async def run_jobs(jobs: Mapping[str, Job], snapshot: SnapshotKeeper) -> AsyncIterator[None]:
     """All jobs run while the block does. One that fails is logged and begun again; it takes nothing else down."""
     stopping, outage = asyncio.Event(), Outage(snapshot)
     jobs = {**jobs, "watch_outage": outage.watch}

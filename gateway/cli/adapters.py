@@ -12,25 +12,25 @@ import typer
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
-from gateway.cli.evaluation_report import evaluation_line
+from gateway.cli.evaluation_report import describe_evaluation
 from gateway.cli.gate import PastGate, read_past_gate
 from gateway.cli.key_names import KeyNames
 from gateway.cli.listing import (
-    care_cells,
-    replica_row,
+    make_care_cells,
+    make_replica_row,
+    make_version_row,
     show_alias,
     show_placements,
     tell_alias,
     tell_if_stale,
     tell_version,
     tell_why,
-    version_row,
 )
-from gateway.cli.prompts import fitted_cells, fitted_words, send_prompts, sources_of, until_fitted
-from gateway.cli.tables import moment, share, size, tell_warnings
+from gateway.cli.prompts import describe_fitted, make_fitted_cells, send_prompts, sources_of, until_fitted
+from gateway.cli.tables import format_size, format_time, share, tell_warnings
 from gateway.cli.watch import (
     WatchFailed,
-    left_alone,
+    explain_interrupt,
     see_that_it_is_placed,
     until_judged,
     until_placed,
@@ -165,13 +165,13 @@ def push(
         answer["fitted"] = until_fitted(api, answer["version"], wait)
     if not api.out.answer(answer):
         signed = f", signed by {answer['signed_by']}" if answer.get("signed_by") else ""
-        placed = f"for the pool {answer['pool']}, rank {answer['rank']}, {size(answer['size_bytes'])}{signed}"
+        placed = f"for the pool {answer['pool']}, rank {answer['rank']}, {format_size(answer['size_bytes'])}{signed}"
         kept = "It was there already, with the same files and manifest: nothing was added."
         api.out.say(f"{answer['version']} is {answer['state']}: {placed}.{'' if answer['created'] else f' {kept}'}")
         if answer["state"] == "verified":
             api.out.note(f"Next: apprentice adapters stage {answer['version']}")
     if sample:
-        sentence = fitted_words(answer["version"], answer["fitted"], answer["prompts"])
+        sentence = describe_fitted(answer["version"], answer["fitted"], answer["prompts"])
         if not api.out.json_only:
             api.out.say(sentence)
 
@@ -194,7 +194,7 @@ def fit(
     if wait:
         answer["fitted"] = until_fitted(api, version, wait)
     api.out.answer(answer)
-    sentence = fitted_words(version, answer["fitted"], answer["prompts"])
+    sentence = describe_fitted(version, answer["fitted"], answer["prompts"])
     if not api.out.json_only:
         api.out.say(sentence)
 
@@ -216,7 +216,7 @@ def list_versions(
         api.out.note("There are no versions. Send one: apprentice adapters push FOLDER")
         return
     columns = ("version", "state", "share", "pool", "replicas", "rank", "size", "age", "note")
-    api.out.table(columns, map(version_row, versions))
+    api.out.table(columns, map(make_version_row, versions))
 
 
 @add_command(adapters)
@@ -238,18 +238,18 @@ def show(
             ("version", answer["version"]),
             ("state", answer["state"]),
             ("note", answer["note"]),
-            *care_cells(answer),
+            *make_care_cells(answer),
             ("share", share(answer["share"])),
             ("pool", answer["pool"]),
-            ("pushed", KeyNames(api).within(f"{moment(answer['created_at'])} by {answer['created_by']}")),
+            ("pushed", KeyNames(api).within(f"{format_time(answer['created_at'])} by {answer['created_by']}")),
             ("signed by", answer.get("signed_by")),
-            ("rank and size", f"{answer['rank']}, {size(answer['size_bytes'])}"),
+            ("rank and size", f"{answer['rank']}, {format_size(answer['size_bytes'])}"),
             ("digest", answer["digest"]),
             ("manifest", answer["manifest_digest"]),
             ("base", answer["base_fingerprint"]),
-            *fitted_cells(answer["fitted"]),
+            *make_fitted_cells(answer["fitted"]),
             ("generation", answer["generation"]),
-            ("evaluation", evaluation_line(answer.get("evaluation"))),
+            ("evaluation", describe_evaluation(answer.get("evaluation"))),
         ]
     )
     show_placements(api.out, answer)
@@ -267,7 +267,7 @@ def stage(
 
     Ends with exit code 1 where it could not be placed, or not in time.
     """
-    with left_alone(api.out, f"{version} goes on being placed", f"show {version}"):
+    with explain_interrupt(api.out, f"{version} goes on being placed", f"show {version}"):
         began = api.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0)
         answer = until_placed(api, began, wait)
     api.out.answer(answer)
@@ -399,7 +399,7 @@ def replicas(api: Api) -> None:
     tell_if_stale(api.out, answer)
     columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
     empty = "No replica is listed. Name some in apprentice.yaml: pools.NAME.replicas"
-    api.out.tell_list(answer, "replicas", columns, replica_row, empty)
+    api.out.tell_list(answer, "replicas", columns, make_replica_row, empty)
     for each in answer.get("discovery", ()):
         if each["fault"]:
             api.out.note(f"The discovery of the pool {each['pool']} by {each['source']} fails: {each['fault']}.")

@@ -21,7 +21,7 @@ import httpx
 import yaml
 
 from gateway.callers import split_key
-from gateway.cli.option_names import in_options
+from gateway.cli.option_names import name_options
 
 URL_VARIABLE = "APPRENTICE_URL"
 KEY_VARIABLE = "APPRENTICE_KEY"
@@ -68,7 +68,7 @@ class Refused(CommandError):
         if self.status != httpx.codes.BAD_REQUEST:
             return str(self)
         param = (self._error or {}).get("param")
-        return in_options(str(self), None if param is None else str(param), options)
+        return name_options(str(self), None if param is None else str(param), options)
 
     def content(self) -> dict[str, Any]:
         """The gateway's own error object."""

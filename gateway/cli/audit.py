@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.audit_check import verified
+from gateway.cli.audit_check import verify_entries
 from gateway.cli.command import Api, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.records import moments_of
-from gateway.cli.tables import Printer, Row, brief, moment, share
-from gateway.cli.watch import evidence_rows
+from gateway.cli.tables import Printer, Row, format_time, share, shorten_digest
+from gateway.cli.watch import list_evidence
 
 
 @with_api
@@ -42,7 +42,7 @@ def audit(
     With --verify: whether the chain is whole, and whether it continues the heads; else the exit code is 1.
     """
     if verify or heads is not None or public_key is not None:
-        _verify(api.out, verified(api, heads, public_key))
+        _verify(api.out, verify_entries(api, heads, public_key))
         return
     (begin,) = moments_of(since)
     query = {"action": action, "object": of, "actor": actor, "since": None if begin is None else str(begin)}
@@ -66,11 +66,11 @@ def _verify(out: Printer, answer: dict[str, Any]) -> None:
 
 
 def _row(entry: dict[str, Any], names: KeyNames) -> Row:
-    when, who, what, then = entry_row(entry, names)
+    when, who, what, then = make_entry_row(entry, names)
     return entry["number"], when, who, what, entry["object"], then
 
 
-def entry_row(entry: dict[str, Any], names: KeyNames) -> Row:
+def make_entry_row(entry: dict[str, Any], names: KeyNames) -> Row:
     """An entry's time, actor and action, and what its object is since then; of what was deleted, what that was."""
     before = entry.get("before")
     if not entry["after"] and before and str(entry["action"]).endswith(".delete"):
@@ -78,11 +78,11 @@ def entry_row(entry: dict[str, Any], names: KeyNames) -> Row:
         then = f"deleted: {_told(gone)}"
     else:
         then = _told(entry["after"])
-    return moment(entry["at"]), names.within(entry["actor"]), entry["action"], then[:120]
+    return format_time(entry["at"]), names.within(entry["actor"]), entry["action"], then[:120]
 
 
 def _told(after: Any) -> str:
     if isinstance(after, dict) and "weights" in after:
         copied = [f"copied to {name} {share(part)}" for name, part in (after.get("shadow") or {}).items()]
         return ", ".join([*(f"{name} {share(part)}" for name, part in after["weights"].items()), *copied])
-    return ", ".join(f"{name} {brief(value)}".strip() for name, value in evidence_rows(after) if value != "-")
+    return ", ".join(f"{name} {shorten_digest(value)}".strip() for name, value in list_evidence(after) if value != "-")

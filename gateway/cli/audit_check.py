@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 
-def verified(client: AdminClient, heads: Path | None, public_key: str | None) -> dict[str, Any]:
+def verify_entries(client: AdminClient, heads: Path | None, public_key: str | None) -> dict[str, Any]:
     """How many entries the audit has and how many heads were held to it, and the first `fault` as a sentence (None:
     there is none). Raises Unusable where the heads can't be read."""
     if (heads is None) != (public_key is None):

@@ -11,9 +11,9 @@ import typer
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Force, Yes, add_command, as_body, make_sure, see_that_it_can_be_written
 from gateway.cli.evaluations import send_data
-from gateway.cli.option_names import in_options
+from gateway.cli.option_names import name_options
 from gateway.cli.records import moments_of
-from gateway.cli.tables import Printer, Row, moment, since
+from gateway.cli.tables import Printer, Row, format_age, format_time
 from gateway.cli.watch import WatchFailed, follow_work
 
 PATH = "/datasets"
@@ -85,7 +85,7 @@ def build(
     if answer["state"] == "failed":
         for fault in answer["faults"]:
             api.out.note(fault)
-        raise WatchFailed(in_options(answer["error"], None, {"leave_out_faults": "--leave-out-faults"}))
+        raise WatchFailed(name_options(answer["error"], None, {"leave_out_faults": "--leave-out-faults"}))
     _tell(api.out, api.get(f"{PATH}/{answer['digest']}"))
 
 
@@ -173,7 +173,7 @@ def _tell(out: Printer, card: dict[str, Any]) -> None:
             ("origins", ", ".join(f"{count} {name}" for name, count in origins.items() if count)),
             ("kept texts", ", ".join(f"{count} {_plain(name)}" for name, count in card["kept_texts"].items())),
             ("near, unlike answers", card["contrasts"]["pairs"] or None),
-            ("built", moment(card["built_at"])),
+            ("built", format_time(card["built_at"])),
         ]
     )
     for sentence in (*card["coverage"]["words"], *card["synthetic"]["words"]):
@@ -198,4 +198,4 @@ def _class_row(card: dict[str, Any], name: str) -> Row:
 def _row(card: dict[str, Any]) -> Row:
     rows, classes = card["rows"], [name for name in card["classes"]["train"] if name]
     counts = rows["train"], rows["heldout"], rows["left_out"]
-    return card["digest"][:12], card["task"], *counts, len(classes) or None, since(card["built_at"])
+    return card["digest"][:12], card["task"], *counts, len(classes) or None, format_age(card["built_at"])

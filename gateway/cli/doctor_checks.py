@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway.cli.admin_client import LOCAL_KEPT
-from gateway.cli.tables import size
+from gateway.cli.tables import format_size
 from gateway.configuration.settings import Settings
 from serving.discovery import fill
 from serving.engine_traits import AdapterApi
@@ -49,17 +49,17 @@ class DoctorFinding:
     advice: str = ""
 
 
-def ok(check: str, found: str) -> DoctorFinding:
+def report_ok(check: str, found: str) -> DoctorFinding:
     """All is well."""
     return DoctorFinding(check, "ok", found)
 
 
-def warning(check: str, found: str, advice: str) -> DoctorFinding:
+def report_warning(check: str, found: str, advice: str) -> DoctorFinding:
     """A gateway runs with it, and may be sorry."""
     return DoctorFinding(check, "warning", found, advice)
 
 
-def problem(check: str, found: str, advice: str) -> DoctorFinding:
+def report_problem(check: str, found: str, advice: str) -> DoctorFinding:
     """A gateway does not run with it, or loses or refuses what it should not."""
     return DoctorFinding(check, "problem", found, advice)
 
@@ -70,14 +70,14 @@ def check_folder(check: str, folder: Path) -> DoctorFinding:
     while not there.exists():
         there = there.parent
     if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
-        return problem(check, f"{folder} can't be written", f"Give this user {there}, or name another folder.")
+        return report_problem(check, f"{folder} can't be written", f"Give this user {there}, or name another folder.")
     free = shutil.disk_usage(there).free
-    found = f"{folder}, {size(free)} free" + ("" if there == folder.absolute() else ", made at the start")
+    found = f"{folder}, {format_size(free)} free" + ("" if there == folder.absolute() else ", made at the start")
     if free < FREE_BYTES_MIN:
-        return problem(check, found, "Make room: what is acknowledged has to be written.")
+        return report_problem(check, found, "Make room: what is acknowledged has to be written.")
     if free < FREE_BYTES_WARNED:
-        return warning(check, found, "Make room before it is full.")
-    return ok(check, found)
+        return report_warning(check, found, "Make room before it is full.")
+    return report_ok(check, found)
 
 
 async def check_archive(settings: Settings) -> DoctorFinding:
@@ -92,11 +92,13 @@ async def check_archive(settings: Settings) -> DoctorFinding:
     try:
         days = await asyncio.to_thread(list_days, bucket)
     except BucketError as error:
-        return problem("archive", f"{error}", "Until it is mended, records and texts wait in Redis and its spool.")
+        return report_problem(
+            "archive", f"{error}", "Until it is mended, records and texts wait in Redis and its spool."
+        )
     if left := [name for name in ARCHIVED if any((settings.archive / name).glob("*"))]:
         advice = f"Copy them into {bucket.address}, then delete them here: no erasure reaches them, and none expires."
-        return problem("archive", f"{settings.archive} still has {', '.join(left)}", advice)
-    return ok("archive", f"{bucket.address} can be listed, with {len(days)} days of records")
+        return report_problem("archive", f"{settings.archive} still has {', '.join(left)}", advice)
+    return report_ok("archive", f"{bucket.address} can be listed, with {len(days)} days of records")
 
 
 def check_descriptors(settings: Settings) -> DoctorFinding:
@@ -105,9 +107,9 @@ def check_descriptors(settings: Settings) -> DoctorFinding:
     wanted = 2 * settings.limits.in_flight_max + DESCRIPTORS_KEPT
     found = f"{allowed} may be open, {wanted} may be needed"
     if allowed == resource.RLIM_INFINITY or allowed >= wanted:
-        return ok("file descriptors", found)
+        return report_ok("file descriptors", found)
     how = f"`ulimit -n {wanted}`" if most == resource.RLIM_INFINITY or most >= wanted else "the machine's limit"
-    return warning("file descriptors", found, f"Raise it ({how}), or lower limits.in_flight_max.")
+    return report_warning("file descriptors", found, f"Raise it ({how}), or lower limits.in_flight_max.")
 
 
 async def check_gateway(settings: Settings) -> DoctorFinding:
@@ -123,14 +125,14 @@ async def check_gateway(settings: Settings) -> DoctorFinding:
         advice = "`apprentice serve` starts it, if it is to run now."
         if (local := LOCAL_KEPT / "apprentice.yaml").exists():
             advice += f" The gateway of `make up` has its own configuration: --config {local}."
-        return warning("gateway", f"none at {url}", advice)
+        return report_warning("gateway", f"none at {url}", advice)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return problem("gateway", f"at {url} is something else", "End that, or set another listen.port.")
+        return report_problem("gateway", f"at {url} is something else", "End that, or set another listen.port.")
     if status == "no_replica":
-        return problem("gateway", f"{url}: no replica is up", "Start the engines.")
+        return report_problem("gateway", f"{url}: no replica is up", "Start the engines.")
     if status != "ready":
-        return warning("gateway", f"{url}: {status}", "Wait, or start it again.")
-    return ok("gateway", f"{url} is ready, its state {'durable' if durable else 'not durable'}")
+        return report_warning("gateway", f"{url}: {status}", "Wait, or start it again.")
+    return report_ok("gateway", f"{url} is ready, its state {'durable' if durable else 'not durable'}")
 
 
 async def find_replicas(pool: PoolConfig, pools: Iterable[str]) -> tuple[PoolConfig, DoctorFinding | None]:
@@ -146,10 +148,12 @@ async def find_replicas(pool: PoolConfig, pools: Iterable[str]) -> tuple[PoolCon
             pool = fill(pool, await anext(answers), pools)
         except DiscoveryError as error:
             advice = f"Mend pools.{pool.name}.discover, or run this where the gateways run."
-            return pool, problem(check, f"{source}: {error}", advice)
+            return pool, report_problem(check, f"{source}: {error}", advice)
     if not pool.replicas:
-        return pool, warning(check, f"{source}: none of its endpoints is ready", "Start engines, or wait for them.")
-    return pool, ok(check, f"{source}: {len(pool.replicas)} replicas")
+        return pool, report_warning(
+            check, f"{source}: none of its endpoints is ready", "Start engines, or wait for them."
+        )
+    return pool, report_ok(check, f"{source}: {len(pool.replicas)} replicas")
 
 
 async def check_engines(pools: Iterable[PoolConfig], http: httpx.AsyncClient) -> AsyncIterator[DoctorFinding]:
@@ -173,7 +177,7 @@ def check_shared_engines(settings: Settings, pools: Iterable[PoolConfig]) -> Ite
         takes = [name for name in names if settings.pools[name].takes_adapters]
         if takes and len(names) > 1 and urlsplit(url).hostname in LOOPBACK and not has_nvidia_gpu():
             found = f"{' and '.join(sorted(names))} share {url}, on a CPU"
-            yield warning("shared engines", found, CPU_ADVICE)
+            yield report_warning("shared engines", found, CPU_ADVICE)
 
 
 async def _get(replica: ReplicaConfig, http: httpx.AsyncClient, path: str) -> httpx.Response:
@@ -187,13 +191,15 @@ async def _engine(pool: PoolConfig, replica: ReplicaConfig, http: httpx.AsyncCli
         answer = await _get(replica, http, f"{traits.api_path}/models")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = f"{replica.url}: {type(error).__name__}: {error}"[:200]
-        return problem(check, why, "Start it, or mend its url.")
+        return report_problem(check, why, "Start it, or mend its url.")
     if answer.status_code in (401, 403):
-        return problem(check, f"{replica.url} refuses the key", f"Set pools.{pool.name}.api_key to the engine's.")
+        return report_problem(
+            check, f"{replica.url} refuses the key", f"Set pools.{pool.name}.api_key to the engine's."
+        )
     if traits.health_path is None and answer.status_code not in SAYS_NO and not answer.is_redirect:
-        return ok(check, f"{replica.url} answers {answer.status_code}; what it serves is its own affair")
+        return report_ok(check, f"{replica.url} answers {answer.status_code}; what it serves is its own affair")
     if not answer.is_success:
-        return problem(check, f"{replica.url} answers {answer.status_code}", "Start it, or mend its url.")
+        return report_problem(check, f"{replica.url} answers {answer.status_code}", "Start it, or mend its url.")
     return _models(check, pool, replica, answer)
 
 
@@ -201,12 +207,12 @@ def _models(check: str, pool: PoolConfig, replica: ReplicaConfig, answer: httpx.
     try:
         models = [str(model["id"]) for model in answer.json()["data"]]
     except (ValueError, KeyError, TypeError):
-        return problem(check, f"{replica.url} does not list its models", "Mend its url: it is no engine.")
+        return report_problem(check, f"{replica.url} does not list its models", "Mend its url: it is no engine.")
     if pool.base_model not in models:
         listed = ", ".join(models[:4]) or "nothing"
         advice = f"Set pools.{pool.name}.base_model to its model, or start it with {pool.base_model}."
-        return problem(check, f"it serves {listed}", advice)
-    return ok(check, f"{replica.url} serves {pool.base_model}")
+        return report_problem(check, f"it serves {listed}", advice)
+    return report_ok(check, f"{replica.url} serves {pool.base_model}")
 
 
 async def _adapters(
@@ -218,13 +224,15 @@ async def _adapters(
         endpoint = await _get(replica, http, adapter_api.load_path)
         metrics = await _get(replica, http, replica.traits.metrics_path)
     except httpx.HTTPError as error:
-        return problem(check, type(error).__name__, "Start the engine.")
+        return report_problem(check, type(error).__name__, "Start the engine.")
     if endpoint.status_code == 404:
-        return problem(check, "they can't be loaded at runtime", adapter_api.advice)
+        return report_problem(check, "they can't be loaded at runtime", adapter_api.advice)
     told = adapter_api.max_loras_metric.search(metrics.text) if metrics.status_code == 200 else None
     if told is None:
-        return ok(check, "they can be loaded; how many it has not told yet")
+        return report_ok(check, "they can be loaded; how many it has not told yet")
     if int(told[1]) != pool.max_loras:
         found = f"it takes {told[1]} in a batch, max_loras says {pool.max_loras}"
-        return warning(check, found, f"Set max_loras of the pool to {told[1]}, or start the engine with another.")
-    return ok(check, f"they can be loaded, {told[1]} in a batch")
+        return report_warning(
+            check, found, f"Set max_loras of the pool to {told[1]}, or start the engine with another."
+        )
+    return report_ok(check, f"they can be loaded, {told[1]} in a batch")

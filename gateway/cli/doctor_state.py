@@ -9,13 +9,13 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.cli.doctor_checks import DoctorFinding, ok, problem, warning
+from gateway.cli.doctor_checks import DoctorFinding, report_ok, report_problem, report_warning
 from gateway.cli.doctor_unjudged import check_confidence, check_scope
-from gateway.cli.tables import size
+from gateway.cli.tables import format_size
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError
 from gateway.state.durability import Persistence, look_at
-from gateway.state.redis import open_state, redis_time
+from gateway.state.redis import open_state, read_redis_time
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY
 
 CLOCK_SECONDS_WARNED = 1.0
@@ -29,7 +29,7 @@ async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
     """The Redis that is configured, or the embedded Valkey if it runs: it is not started for this."""
     socket_path = settings.data_folder.absolute() / "valkey" / "valkey.sock"
     if settings.redis_url is None and not socket_path.exists():
-        yield ok("redis", "an embedded Valkey, which the gateway starts: durable, on this machine alone")
+        yield report_ok("redis", "an embedded Valkey, which the gateway starts: durable, on this machine alone")
         return
     url = settings.redis_address() or f"unix://{socket_path}"
     try:
@@ -38,9 +38,9 @@ async def check_state(settings: Settings) -> AsyncIterator[DoctorFinding]:
                 yield finding
     except (StateError, RedisError, OSError) as error:
         if settings.redis_url is None:
-            yield ok("redis", "the embedded Valkey does not run: the gateway starts it")
+            yield report_ok("redis", "the embedded Valkey does not run: the gateway starts it")
         else:
-            yield problem("redis", f"{error}", "Start it, or mend redis_url.")
+            yield report_problem("redis", f"{error}", "Start it, or mend redis_url.")
 
 
 async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
@@ -60,18 +60,22 @@ def _reached(settings: Settings, kept: Persistence) -> DoctorFinding:
     where = "configured" if settings.redis_url else "embedded"
     found = f"{kept.product} {kept.version or 'of an unknown version'}, {where}"
     if kept.role in ("slave", "replica"):
-        return problem("redis", f"{found}, a replica", "Point redis_url to the primary: a replica takes no writes.")
-    return ok("redis", found)
+        return report_problem(
+            "redis", f"{found}, a replica", "Point redis_url to the primary: a replica takes no writes."
+        )
+    return report_ok("redis", found)
 
 
 def _durability(kept: Persistence) -> DoctorFinding:
     fsync = "not told" if kept.append_fsync is None else kept.append_fsync
     found = "no append-only file" if kept.append_only is False else f"append-only file, fsync {fsync}"
     if (lack := kept.lack()) is not None:
-        return problem("durability", found, lack)
+        return report_problem("durability", found, lack)
     if kept.append_only is None:
-        return warning("durability", "it does not tell whether it keeps a file", "Ask its provider for an AOF.")
-    return ok("durability", found + ("" if kept.append_fsync == "always" else "; acknowledgements take over a second"))
+        return report_warning("durability", "it does not tell whether it keeps a file", "Ask its provider for an AOF.")
+    return report_ok(
+        "durability", found + ("" if kept.append_fsync == "always" else "; acknowledgements take over a second")
+    )
 
 
 def _replicas(settings: Settings, kept: Persistence) -> DoctorFinding:
@@ -79,36 +83,40 @@ def _replicas(settings: Settings, kept: Persistence) -> DoctorFinding:
     replicas = f"{'unknown' if kept.replicas is None else kept.replicas} replicas, {replicas_min} have to acknowledge"
     if kept.replicas is not None and kept.replicas < replicas_min:
         advice = "Attach them, or lower redis.replicas_acked_min: feedback and admins' changes are refused."
-        return problem("replicas of redis", replicas, advice)
+        return report_problem("replicas of redis", replicas, advice)
     if replicas_min and not kept.waits:
-        return warning("replicas of redis", replicas, "Without WAITAOF (7.2) they acknowledge from memory: update it.")
-    return ok("replicas of redis", replicas)
+        return report_warning(
+            "replicas of redis", replicas, "Without WAITAOF (7.2) they acknowledge from memory: update it."
+        )
+    return report_ok("replicas of redis", replicas)
 
 
 def _eviction(kept: Persistence) -> DoctorFinding:
     if (fault := kept.eviction_fault()) is not None:
-        return problem("eviction", f"maxmemory-policy {kept.eviction}", fault)
+        return report_problem("eviction", f"maxmemory-policy {kept.eviction}", fault)
     if kept.eviction is None:
-        return warning("eviction", "it does not tell its maxmemory-policy", "See that it is noeviction.")
-    limit = f"maxmemory {size(kept.memory_bytes_max)}" if kept.memory_bytes_max else "without maxmemory"
-    return ok("eviction", f"{kept.eviction}, {limit}")
+        return report_warning("eviction", "it does not tell its maxmemory-policy", "See that it is noeviction.")
+    limit = f"maxmemory {format_size(kept.memory_bytes_max)}" if kept.memory_bytes_max else "without maxmemory"
+    return report_ok("eviction", f"{kept.eviction}, {limit}")
 
 
 async def _memory(settings: Settings, redis: Redis, kept: Persistence) -> DoctorFinding:
     """Whether as many records as the stream may keep find room beside what is there."""
     limit = kept.memory_bytes_max or kept.machine_bytes
     if limit is None or kept.memory_bytes is None:
-        return warning("memory", "it does not tell how much it has", "See that it has room for the records.")
+        return report_warning("memory", "it does not tell how much it has", "See that it has room for the records.")
     count, size_bytes = await _records(redis)
     each = size_bytes / count if count >= RECORDS_TO_MEASURE else RECORD_BYTES
     left = max(0, settings.records.stream_records_max + settings.records.stream_reported_max - count)
     needed = kept.memory_bytes + left * each
-    memory = f"{size(kept.memory_bytes)} of {size(limit)}; full of records {size(int(needed))}"
+    memory = f"{format_size(kept.memory_bytes)} of {format_size(limit)}; full of records {format_size(int(needed))}"
     if kept.memory_bytes > 0.9 * limit:
-        return problem("memory", memory, "Give it more now: soon it takes no writes.")
+        return report_problem("memory", memory, "Give it more now: soon it takes no writes.")
     if needed > 0.8 * limit:
-        return warning("memory", memory, "Give it more, or lower records.stream_records_max and stream_reported_max.")
-    return ok("memory", memory)
+        return report_warning(
+            "memory", memory, "Give it more, or lower records.stream_records_max and stream_reported_max."
+        )
+    return report_ok("memory", memory)
 
 
 async def _records(redis: Any) -> tuple[int, int]:
@@ -126,12 +134,12 @@ async def _records(redis: Any) -> tuple[int, int]:
 async def _clock(redis: Redis) -> DoctorFinding:
     """The difference between this clock and Redis's, to half of what the asking took."""
     began = time.time()
-    redis_now = await redis_time(redis)
+    redis_now = await read_redis_time(redis)
     ended = time.time()
     apart = abs(redis_now - (began + ended) / 2)
     difference = f"{apart:.3f} s from Redis's, to {(ended - began) / 2:.3f} s"
     if apart > CLOCK_SECONDS_MAX:
-        return problem("clock", difference, "Set both by NTP: expiries, ids and windows go by it.")
+        return report_problem("clock", difference, "Set both by NTP: expiries, ids and windows go by it.")
     if apart > CLOCK_SECONDS_WARNED:
-        return warning("clock", difference, "Set both by NTP.")
-    return ok("clock", difference)
+        return report_warning("clock", difference, "Set both by NTP.")
+    return report_ok("clock", difference)

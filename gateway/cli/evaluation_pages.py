@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from gateway.cli.evaluation_report import tell_report, tell_suites
-from gateway.cli.tables import Row, readable
+from gateway.cli.tables import Row, make_readable
 from monitoring.web_page import make_web_page, wrap_wide
 
 Texts = Sequence[Mapping[str, Any]]
@@ -24,7 +24,7 @@ class _Markdown:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self.parts.append(readable(text) + "\n")
+        self.parts.append(make_readable(text) + "\n")
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
         """A table."""
@@ -33,7 +33,7 @@ class _Markdown:
 
     def head(self, text: str) -> None:
         """A heading."""
-        self.parts.append(f"## {readable(text)}\n")
+        self.parts.append(f"## {make_readable(text)}\n")
 
     def raw(self, page: str) -> None:
         """HTML, which Markdown does without."""
@@ -48,17 +48,19 @@ class _Html:
     def say(self, text: str) -> None:
         """A paragraph."""
         if text:
-            self.parts.append(f"<p>{escape(readable(text))}</p>")
+            self.parts.append(f"<p>{escape(make_readable(text))}</p>")
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
         """A table."""
         head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-        body = "".join("<tr>" + "".join(f"<td>{escape(readable(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(make_readable(cell))}</td>" for cell in row) + "</tr>" for row in rows
+        )
         self.parts.append(wrap_wide(f"<table><tr>{head}</tr>{body}</table>", "figures"))
 
     def head(self, text: str) -> None:
         """A heading."""
-        self.parts.append(f"<h2>{escape(readable(text))}</h2>")
+        self.parts.append(f"<h2>{escape(make_readable(text))}</h2>")
 
     def raw(self, page: str) -> None:
         """HTML as it is."""
@@ -133,12 +135,12 @@ def _write_confusion(page: _Html | _Markdown, arm: str, confusion: Mapping[str, 
     if len(names) > 20:
         return
     answered = [*names, *([""] if any("" in counts for counts in confusion.values()) else [])]
-    head = "".join(f"<th>{escape(readable(name) or '(no class)')}</th>" for name in answered)
+    head = "".join(f"<th>{escape(make_readable(name) or '(no class)')}</th>" for name in answered)
     rows = ""
     for name in names:
         total = sum(confusion[name].values())
         cells = "".join(_shaded(confusion[name].get(other, 0), total, other == name) for other in answered)
-        rows += f"<tr><th>{escape(readable(name))}</th>{cells}</tr>"
+        rows += f"<tr><th>{escape(make_readable(name))}</th>{cells}</tr>"
     caption = f"<caption>{escape(arm)}: expected (rows) and answered</caption>"
     page.raw(f"<table>{caption}<tr><th></th>{head}</tr>{rows}</table>")
 
@@ -174,4 +176,4 @@ def _asked(row: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return readable(value).replace("|", "\\|").replace("<", "&lt;")
+    return make_readable(value).replace("|", "\\|").replace("<", "&lt;")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from gateway.cli.tables import Row, moment
+from gateway.cli.tables import Row, format_time
 
 TARGETS_SHOWN = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 CLASSES_SHOWN_MAX = 40
@@ -29,7 +29,7 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     """All of it: arms, differences, classes, calibration, and what it can't see."""
     report = answer["report"]
     measured = f"{answer['version']} on {answer['rows']} rows, by {answer['metric']}"
-    out.say(f"{answer['id']}: {measured}, {moment(answer['ended_at'])}.")
+    out.say(f"{answer['id']}: {measured}, {format_time(answer['ended_at'])}.")
     out.say("")
     names = {arm: asked["version"] for arm, asked in answer["asked"].items() if arm != "adapter" and "version" in asked}
     arms = {f"{arm} ({names[arm]})" if arm in names else arm: figures for arm, figures in report["arms"].items()}
@@ -84,7 +84,7 @@ def tell_suites(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
     out.table(("suite", "kind", "rows", "evaluation", *(f"{arm} right" for arm in names)), rows)
 
 
-def evaluation_line(last: dict[str, Any] | None) -> str | None:
+def describe_evaluation(last: dict[str, Any] | None) -> str | None:
     """A version's last evaluation on one line; None where it has not been evaluated."""
     if last is None:
         return None

@@ -29,7 +29,7 @@ from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.prompts import as_lines
 from gateway.cli.reviews import list_pair_lines
-from gateway.cli.tables import Printer, Row, moment, readable
+from gateway.cli.tables import Printer, Row, format_time, make_readable
 from gateway.cli.watch import WatchFailed, wait
 
 POLL_SECONDS = 0.5
@@ -204,7 +204,7 @@ def list_them(api: Api) -> None:
 def _row(evaluation: dict[str, Any]) -> Row:
     arms = evaluation["arms"]
     done = f"{_done(evaluation)} of {evaluation['rows'] * len(arms)}"
-    first, begun = (evaluation[name] for name in ("id", "version", "status")), moment(evaluation["created_at"])
+    first, begun = (evaluation[name] for name in ("id", "version", "status")), format_time(evaluation["created_at"])
     return *first, done, ", ".join(arms), evaluation["metric"], begun
 
 
@@ -296,7 +296,7 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
                     completed=counts["done"],
                     right=_right(counts),
                     rate=f"{rate:.1f}/s",
-                    hint=readable(hint).replace("[", "("),
+                    hint=make_readable(hint).replace("[", "("),
                 )
             if time.monotonic() - told_at >= PIPE_SECONDS and not api.out.stderr.is_terminal:
                 told_at = time.monotonic()

@@ -16,8 +16,8 @@ from gateway.cli.doctor_checks import (
     check_gateway,
     check_shared_engines,
     find_replicas,
-    ok,
-    problem,
+    report_ok,
+    report_problem,
 )
 from gateway.cli.doctor_state import check_state
 from gateway.configuration.settings import Settings, load_settings
@@ -33,7 +33,9 @@ async def examine(config: Path) -> list[DoctorFinding]:
     except SettingsError as error:
         said = " ".join(str(error).split())
         return [
-            problem("configuration", said, "Mend it: docs/reference/settings.md has all keys. Nothing else was seen.")
+            report_problem(
+                "configuration", said, "Mend it: docs/reference/settings.md has all keys. Nothing else was seen."
+            )
         ]
     return [finding async for finding in _checks(config, settings)]
 
@@ -44,7 +46,7 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
     found = [await find_replicas(pool, names) for pool in configs]
     pools = [pool for pool, _ in found]
     replicas = sum(len(pool.replicas) for pool in pools)
-    yield ok("configuration", f"{config}: {len(pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks")
+    yield report_ok("configuration", f"{config}: {len(pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks")
     async for finding in check_state(settings):
         yield finding
     for name, folder in (("data folder", settings.data_folder), ("store folder", settings.store)):
@@ -59,7 +61,9 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
             async for finding in check_engines(pools, http):
                 yield finding
     except TlsError as error:
-        yield problem("engines' certificates", f"{error}", "Mend the tls of that pool or replica: no engine was asked.")
+        yield report_problem(
+            "engines' certificates", f"{error}", "Mend the tls of that pool or replica: no engine was asked."
+        )
     for finding in check_shared_engines(settings, pools):
         yield finding
     yield check_descriptors(settings)

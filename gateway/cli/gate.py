@@ -13,7 +13,7 @@ import typer
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, with_api
 from gateway.cli.key_names import KeyNames
-from gateway.cli.tables import Printer, moment
+from gateway.cli.tables import Printer, format_time
 from gateway.cli.watch import WatchFailed
 
 VERDICT_WORDS: Mapping[str, str] = MappingProxyType(
@@ -78,5 +78,5 @@ def _tell(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
     if answer["evaluations"]:
         out.say(f"By: {', '.join(answer['evaluations'])} (`apprentice evaluations show ID`).")
     if (forced := answer["forced"]) is not None:
-        out.say(names.within(f"Passed by force on {moment(forced['at'])} by {forced['by']}: {forced['reason']}"))
+        out.say(names.within(f"Passed by force on {format_time(forced['at'])} by {forced['by']}: {forced['reason']}"))
     out.say(MODE_WORDS[answer["mode"]])

@@ -15,7 +15,7 @@ import typer
 from gateway.callers import Role
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
-from gateway.cli.tables import Row, moment, tell_warnings
+from gateway.cli.tables import Row, format_time, tell_warnings
 
 keys = typer.Typer(help="Make, list, change, rotate and revoke API keys.", no_args_is_help=True)
 LIMITS = "Limits"
@@ -81,7 +81,7 @@ def make(
     limits: LimitOptions = LimitOptions(),
 ) -> None:
     """Make a key. It is printed this once, and kept nowhere."""
-    expires_at = None if expires_in is None else time.time() + span_seconds(expires_in, least=1)
+    expires_at = None if expires_in is None else time.time() + parse_span(expires_in, least=1)
     body = as_body(name=name, role=role, models=model or ["*"], expires_at=expires_at, limits=limits.body())
     answer = api.post("/callers", body | as_body(owner=owner or None, unknown_fields=unknown_fields))
     if not api.out.answer(answer):
@@ -105,7 +105,7 @@ def _key_row(key: dict[str, Any]) -> Row:
     limits = ", ".join(f"{value:g} {_words(name)}" for name, value in (key.get("limits") or {}).items())
     models = ", ".join(key["models"]).replace("*", "all")
     role = f"{key['role']}, not approved" if key["pending"] else key["role"]
-    return key["public"], key["name"], key["owner"], role, models, moment(key["expires_at"]), limits or "-"
+    return key["public"], key["name"], key["owner"], role, models, format_time(key["expires_at"]), limits or "-"
 
 
 @add_command(keys)
@@ -125,11 +125,11 @@ def rotate(
     ] = "1h",
 ) -> None:
     """Give a key a new secret, printed once. The old one works beside it for a while."""
-    answer = api.post(f"/callers/{_quoted(public)}/rotate", {"overlap_seconds": span_seconds(overlap)})
+    answer = api.post(f"/callers/{_quoted(public)}/rotate", {"overlap_seconds": parse_span(overlap)})
     if not api.out.answer(answer):
         api.out.say(answer["key"])
         until = answer["former_until"]
-        api.out.note(f"The old secret works until {moment(until)}." if until else "The old secret works no more.")
+        api.out.note(f"The old secret works until {format_time(until)}." if until else "The old secret works no more.")
 
 
 @add_command(keys)
@@ -160,14 +160,14 @@ def limits(api: Api, public: Public, limits: LimitOptions) -> None:
 def _usage_rows(usage: dict[str, Any]) -> Iterator[Row]:
     for name, limit in usage.items():
         bound, spent, left = (f"{limit[part]:.6g}" for part in ("limit", "spent", "left"))
-        yield bound, _words(name), spent, left, moment(limit["resets_at"])
+        yield bound, _words(name), spent, left, format_time(limit["resets_at"])
 
 
 def _words(name: str) -> str:
     return name.replace("_per_", " a ").replace("usd", "USD")
 
 
-def span_seconds(text: str, least: int = 0) -> int:
+def parse_span(text: str, least: int = 0) -> int:
     """A span such as 90d in seconds. Raises Unusable."""
     match = SPAN.fullmatch(text)
     if match is None or int(match[1]) < least:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.cli.audit import entry_row
+from gateway.cli.audit import make_entry_row
 from gateway.cli.key_names import KeyNames
-from gateway.cli.tables import Printer, Row, moment, share, shares_of, since, size, tell_warnings
-from gateway.cli.watch import canary_lines, evidence_table
+from gateway.cli.tables import Printer, Row, format_age, format_size, format_time, share, shares_of, tell_warnings
+from gateway.cli.watch import describe_canary, make_evidence_table
 from serving.adapters.entries import PLACED
 
 GONE = ("ghost", "failed")
@@ -18,7 +18,7 @@ NOTE_MAX = 60
 """Letters of a note in a list; `why` has all of it."""
 
 
-def version_row(version: dict[str, Any]) -> Row:
+def make_version_row(version: dict[str, Any]) -> Row:
     """A version as the admin API tells it."""
     placed = f"{len(version['ready'])}/{len(version['wanted'])}" if version["wanted"] or version["ready"] else "-"
     return (
@@ -28,19 +28,19 @@ def version_row(version: dict[str, Any]) -> Row:
         version["pool"],
         placed,
         version["rank"],
-        size(version["size_bytes"]),
-        since(version["created_at"]),
+        format_size(version["size_bytes"]),
+        format_age(version["created_at"]),
         _in_short(_note(version)),
     )
 
 
-def care_cells(version: dict[str, Any]) -> list[tuple[str, str]]:
+def make_care_cells(version: dict[str, Any]) -> list[tuple[str, str]]:
     """Until when a version's owner has to look at it, and since when its task's rules are others; "" for neither."""
     due, stale = version.get("review_due"), version.get("stale_from")
     late = " (overdue)" if due and due <= time.time() else ""
     return [
         ("review by", f"{version['review_by']}{late}" if due else ""),
-        ("stale from", moment(stale) if stale else ""),
+        ("stale from", format_time(stale) if stale else ""),
     ]
 
 
@@ -48,7 +48,7 @@ def _note(version: dict[str, Any]) -> str:
     """What is to be known of a version: its own note, that it is stale or to be reviewed, or that replicas which are to
     have it are without it."""
     missing = [name for name in version["wanted"] if name not in version["ready"]]
-    old = [f"{name} {text}" for name, text in care_cells(version) if text and (name != "review by" or "(" in text)]
+    old = [f"{name} {text}" for name, text in make_care_cells(version) if text and (name != "review by" or "(" in text)]
     if version["note"] or version["state"] not in PLACED or (version["ready"] and not missing):
         return str(version["note"] or ("; ".join(old) if version["state"] in PLACED else ""))
     without = [item for item in version["placements"] if item["replica"] in missing]
@@ -60,7 +60,7 @@ def _in_short(note: str) -> str:
     return note if len(note) <= NOTE_MAX else f"{note[: NOTE_MAX - 1].rstrip()}…"
 
 
-def replica_row(replica: dict[str, Any]) -> Row:
+def make_replica_row(replica: dict[str, Any]) -> Row:
     """A replica as the admin API tells it."""
     capacity = replica.get("capacity") or {}
     state = "cordoned" if replica.get("cordoned") else "up" if replica["up"] else "down"
@@ -95,7 +95,7 @@ def show_placements(out: Printer, answer: dict[str, Any]) -> None:
             item["replica"],
             item["state"],
             "yes" if item["replica"] in answer["wanted"] else "no",
-            since(item.get("since")),
+            format_age(item.get("since")),
             item.get("note") or "",
         )
         for item in [*placements.values(), *missing]
@@ -118,9 +118,9 @@ def show_alias(out: Printer, alias: dict[str, Any], names: KeyNames) -> None:
     )
     if alias.get("rollout"):
         out.say("")
-        for line in canary_lines(alias):
+        for line in describe_canary(alias):
             out.say(names.within(line))
-        columns, rows = evidence_table(alias["rollout"]["evidence"])
+        columns, rows = make_evidence_table(alias["rollout"]["evidence"])
         if rows:
             out.table(columns, rows)
 
@@ -131,7 +131,7 @@ def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
         out.say(names.within(sentence))
     if answer["audit"]:
         out.say("")
-        out.table(("when", "who", "what", "became"), (entry_row(entry, names) for entry in answer["audit"]))
+        out.table(("when", "who", "what", "became"), (make_entry_row(entry, names) for entry in answer["audit"]))
 
 
 def tell_version(out: Printer, answer: dict[str, Any]) -> None:

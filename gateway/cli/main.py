@@ -145,7 +145,7 @@ def _new_signing_key(path: Path) -> str:
         raise SettingsError(f"--signing {path} is there already, and is left as it is: name a new file.") from error
     except OSError as error:
         raise SettingsError(f"--signing {path} can't be written: {error.strerror}.") from error
-    return signature.public_key(key)
+    return signature.derive_public_key(key)
 
 
 app.command()(sidecar)

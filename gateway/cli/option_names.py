@@ -50,7 +50,7 @@ def option_of(field: str, options: Mapping[str, str]) -> str | None:
     return next((options[name] for name in NAMED_OTHERWISE.get(field, (field,)) if name in options), None)
 
 
-def in_options(message: str, param: str | None, options: Mapping[str, str]) -> str:
+def name_options(message: str, param: str | None, options: Mapping[str, str]) -> str:
     """A message of the gateway's with the command's options in place of the body's fields.
 
     A field is known by its place at the beginning where it is the `param` at fault, by backquotes, or by an underscore.

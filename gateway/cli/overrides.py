@@ -14,8 +14,8 @@ import typer
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.command import Api, add_command, as_body
 from gateway.cli.gate import PastGate, read_past_gate
-from gateway.cli.keys import span_seconds
-from gateway.cli.tables import Row, moment, tell_warnings
+from gateway.cli.keys import parse_span
+from gateway.cli.tables import Row, format_time, tell_warnings
 from router.overrides import OverrideAction, OverrideMode
 from serving.adapters.entries import PLACED
 
@@ -91,7 +91,7 @@ def set_rule(
     body, past_gate = rule.body() | {"mode": mode}, read_past_gate(past)
     for field, span, least in (("expires_at", expires_in, 1), ("starts_at", starts_in, 0)):
         if span is not None:
-            body[field] = time.time() + span_seconds(span, least)
+            body[field] = time.time() + parse_span(span, least)
     if dry_run:
         _try(api, name, body)
         return
@@ -152,16 +152,16 @@ def _pairs(metadata: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _row(rule: dict[str, Any]) -> Row:
-    until = moment(rule.get("expires_at"))
+    until = format_time(rule.get("expires_at"))
     over = " (expired)" if rule.get("expired") else ""
-    first = f"from {moment(rule.get('starts_at'))} to " if rule.get("to_come") else ""
+    first = f"from {format_time(rule.get('starts_at'))} to " if rule.get("to_come") else ""
     return rule["id"], rule.get("mode", "enforce"), _which(rule), _does(rule), first + until + over
 
 
 def _when(rule: dict[str, Any]) -> str:
     """How long a rule holds, in words."""
-    first = f"from {moment(rule['starts_at'])} " if rule.get("starts_at") else ""
-    until = moment(rule.get("expires_at"))
+    first = f"from {format_time(rule['starts_at'])} " if rule.get("starts_at") else ""
+    until = format_time(rule.get("expires_at"))
     return first + (f"until {until}" if until != "-" else "until deleted")
 
 

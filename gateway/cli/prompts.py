@@ -18,8 +18,8 @@ from rich.progress import TextColumn
 
 from gateway.cli.admin_client import AdminClient, Unusable, read_text
 from gateway.cli.command import Api
-from gateway.cli.tables import readable
-from gateway.cli.watch import POLL_SECONDS, WatchFailed, left_alone, make_columns, wait
+from gateway.cli.tables import make_readable
+from gateway.cli.watch import POLL_SECONDS, WatchFailed, explain_interrupt, make_columns, wait
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 
 Sources = list[tuple[str, Path]]
@@ -55,21 +55,21 @@ def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
     """What was fitted for a version, or how far that is when `wait_seconds` are over. Raises CommandError."""
     deadline = time.monotonic() + wait_seconds
     with (
-        left_alone(api.out, f"The fitting for {version} goes on", f"show {version}"),
+        explain_interrupt(api.out, f"The fitting for {version} goes on", f"show {version}"),
         api.out.progress(*make_columns(), TextColumn("[dim]{task.fields[stage]}")) as progress,
     ):
         bar = progress.add_task("Fitting its scope", total=1, stage="")
         while True:
             shown: dict[str, Any] = api.get(f"/adapters/{quote(version, safe='@')}")["fitted"]
             found = shown.get("scope") or {"state": "ready", "progress": 1.0, "stage": ""}
-            progress.update(bar, completed=found["progress"], stage=readable(found["stage"]).replace("[", "("))
+            progress.update(bar, completed=found["progress"], stage=make_readable(found["stage"]).replace("[", "("))
             left = deadline - time.monotonic()
             if found["state"] in ("ready", "failed") or left <= 0:
                 return shown
             wait(min(POLL_SECONDS, left))
 
 
-def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) -> str:
+def describe_fitted(version: str, shown: dict[str, Any], counts: dict[str, Any]) -> str:
     """A sentence about the scope that was fitted. Raises Failed where it was not."""
     found = shown.get("scope") or {}
     if found.get("state") == "failed":
@@ -79,12 +79,12 @@ def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) ->
     if found.get("state") != "ready":
         on = f"The scope of {version} is being fitted on {counts['used']} prompts{left}"
         return f"{on}: see `show {version}`.{_ids_told(counts)}"
-    from gateway.features.fitting.prompts import barely_tells
+    from gateway.features.fitting.prompts import is_barely_useful
 
     summary = (found.get("model") or {}).get("summary") or {}
     auroc = summary.get("auroc")
     answer = "" if auroc is None else f", AUROC {auroc:.3f} against other traffic"
-    weak = " Warning: it barely tells the prompts from other traffic." if barely_tells(auroc) else ""
+    weak = " Warning: it barely tells the prompts from other traffic." if is_barely_useful(auroc) else ""
     return f"The scope of {version} was fitted on {counts['used']} prompts{left}{answer}.{weak}{_ids_told(counts)}"
 
 
@@ -93,7 +93,7 @@ def _ids_told(counts: dict[str, Any]) -> str:
     return f" Warning: {same} rows share an id: neighbours are told by it, so give each its own." if same else ""
 
 
-def fitted_cells(shown: dict[str, Any]) -> list[tuple[str, str]]:
+def make_fitted_cells(shown: dict[str, Any]) -> list[tuple[str, str]]:
     """What was fitted for a version, a few words for each kind; empty where there is none."""
     cells = [("scope", _scope_cell(shown))]
     for kind, name, words in (("confidence", "calibration", _calibration_words), ("gain", "gain", _gain_words)):

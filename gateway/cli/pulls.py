@@ -11,8 +11,8 @@ import typer
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, as_body
 from gateway.cli.listing import tell_version
-from gateway.cli.tables import Row, since
-from gateway.cli.watch import WatchFailed, follow_work, left_alone
+from gateway.cli.tables import Row, format_age
+from gateway.cli.watch import WatchFailed, explain_interrupt, follow_work
 from serving.adapters.manifest import ManifestError, read_manifest, to_json
 from serving.adapters.sources.fetch_job import scheme_of
 from serving.adapters.sources.source import SourceError
@@ -41,7 +41,7 @@ def pull_adapter(
     if task is None:
         raise Unusable("Name the task with --task, or give its manifest with --manifest.")
     body = as_body(address=address, task=task, pool=pool, digest=digest, manifest=given)
-    with left_alone(api.out, "The pull goes on", "pulls"):
+    with explain_interrupt(api.out, "The pull goes on", "pulls"):
         ended = follow_work(api, api.post("/pulls", body), "/pulls", "Pulling")
     if ended["state"] == "failed":
         raise WatchFailed(ended["error"])
@@ -72,4 +72,12 @@ def _read(manifest: Path) -> dict[str, Any]:
 def _row(pull: dict[str, Any]) -> Row:
     progress = pull["progress"] or {}
     state = f"{progress['stage']} {progress['share']:.0%}" if progress else pull["state"]
-    return pull["id"], since(pull["created_at"]), pull["task"], pull["address"], state, pull["version"], pull["error"]
+    return (
+        pull["id"],
+        format_age(pull["created_at"]),
+        pull["task"],
+        pull["address"],
+        state,
+        pull["version"],
+        pull["error"],
+    )

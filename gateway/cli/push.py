@@ -20,11 +20,11 @@ from serving.adapters.adapter_folder import (
     SIGNATURE_FILE,
     WEIGHTS_FILE,
     check_files,
-    opened,
+    open_folder,
 )
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError, read_manifest
-from serving.adapters.signature import SignatureError, read_signature, sign, written
+from serving.adapters.signature import SignatureError, read_signature, sign, write_signature
 from serving.adapters.verification import digest_of
 
 
@@ -54,7 +54,7 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
         text = f"There is no {MANIFEST_FILE} in {folder} or beside it: write one, or name it with --manifest."
         raise Unusable(text if manifest is None else f"There is no file {manifest}.")
     try:
-        with opened(folder) as folder_fd:
+        with open_folder(folder) as folder_fd:
             check_files(folder_fd, DEFAULT_LIMITS)
         answer = read_manifest(path.resolve())
         if task is not None and answer.task != task:
@@ -71,12 +71,12 @@ def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer
     """A new signature, or the one that lies in the folder already. Raises SignatureError, ArtifactError, OSError."""
     kept = folder / SIGNATURE_FILE
     if sign_key is None:
-        return written(read_signature(kept)) if kept.is_file() else None
+        return write_signature(read_signature(kept)) if kept.is_file() else None
     try:
         key = sign_key.read_bytes()
     except OSError as error:
         raise Unusable(f"The signing key {sign_key} can't be read: {error.strerror}.") from error
-    return written(sign(key, signer, digest_of(folder), manifest_digest))
+    return write_signature(sign(key, signer, digest_of(folder), manifest_digest))
 
 
 def upload(

@@ -15,7 +15,7 @@ import typer
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Force, see_that_it_can_be_written
-from gateway.cli.tables import Printer, size
+from gateway.cli.tables import Printer, format_size
 from gateway.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def export(
     with _archive(config, folder) as storage:
         see_that_it_can_be_written(force, out)
         found = archive.export(storage, _asked(since, until, task, dataset), out)
-    print(f"Wrote {out}: {found} {'rows' if found != 1 else 'row'}, {size(out.stat().st_size)}.")
+    print(f"Wrote {out}: {found} {'rows' if found != 1 else 'row'}, {format_size(out.stat().st_size)}.")
 
 
 @records.command()
@@ -93,9 +93,9 @@ def count(
         {"day": day.day, "rows": day.rows, "files": day.files, "size_bytes": day.size_bytes} for day in days
     ]
     if not out.answer({"dataset": dataset.value, "rows": sum(day.rows for day in days), "days": rows}):
-        cells = [(day.day, day.rows, day.files, size(day.size_bytes)) for day in days]
+        cells = [(day.day, day.rows, day.files, format_size(day.size_bytes)) for day in days]
         total = ("all", *(sum(getattr(day, name) for day in days) for name in ("rows", "files")))
-        cells.append((*total, size(sum(day.size_bytes for day in days))))
+        cells.append((*total, format_size(sum(day.size_bytes for day in days))))
         out.table(("day", dataset.value, "files", "size of files"), cells)
 
 

@@ -48,7 +48,7 @@ class ReplayedVersion:
         return {str(self.version): {name: held for name, row in LABELLED.items() if row.measure == "share"}}
 
 
-def begun(settings: Settings, tasks: list[str], held: ReplayedVersion, look_seconds: float) -> Replaying:
+def begin_replay(settings: Settings, tasks: list[str], held: ReplayedVersion, look_seconds: float) -> Replaying:
     """A replay by the configuration of these tasks. Raises SettingsError."""
     unknown = [task for task in tasks if task not in settings.tasks]
     if unknown:
@@ -67,7 +67,7 @@ def begun(settings: Settings, tasks: list[str], held: ReplayedVersion, look_seco
     return Replaying(step, held.baselines(), look_seconds)
 
 
-def replayed(replaying: Replaying, entries: Iterator[Placed]) -> tuple[list[Turn], dict[str, Judgement]]:
+def replay_entries(replaying: Replaying, entries: Iterator[Placed]) -> tuple[list[Turn], dict[str, Judgement]]:
     """Every verdict that moved, and how the versions stand after the last entry. How far it is goes to stderr."""
     last = [0]
 
@@ -175,12 +175,12 @@ def run(
     """Replay the archive, and tell. Raises SettingsError, Nothing, and what DuckDB raises."""
     from monitoring.archive import entries as archive_entries
 
-    replaying = begun(settings, tasks, held, look_seconds)
+    replaying = begin_replay(settings, tasks, held, look_seconds)
     if held.version is not None:
-        _see_that_it_is_there(held.version, archive_entries.versions(storage, tasks, *bounds))
-    places = archive_entries.without_a_place(storage, tasks, *bounds)
-    with closing(archive_entries.entries(storage, tasks, *bounds)) as entries:
-        turns, judged = replayed(replaying, entries)
+        _see_that_it_is_there(held.version, archive_entries.read_versions(storage, tasks, *bounds))
+    places = archive_entries.count_without_place(storage, tasks, *bounds)
+    with closing(archive_entries.read_entries(storage, tasks, *bounds)) as entries:
+        turns, judged = replay_entries(replaying, entries)
     tell(out, replaying, turns, judged, held.version, places)
 
 

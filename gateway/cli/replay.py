@@ -105,7 +105,7 @@ def make_baseline(rate: float | None, gate_rows: str | None, at: float = 1.0) ->
     if rate is not None:
         if not BASELINE_MIN <= rate <= 1 - BASELINE_MIN:
             raise SettingsError(f"--baseline: a rate from {BASELINE_MIN:g} to {1 - BASELINE_MIN:g}.")
-        return baselines.state_rate(rate, at, "replay", "--baseline")
+        return baselines.declare_rate(rate, at, "replay", "--baseline")
     if gate_rows is None:
         return None
     counts = GATE_ROWS.fullmatch(gate_rows)

@@ -8,7 +8,7 @@ import typer
 
 from gateway.cli.command import Api, as_body, with_api
 from gateway.cli.records import Since, Task, Until, moments_of
-from gateway.cli.tables import Row, moment
+from gateway.cli.tables import Row, format_time
 
 EXCERPT = 60
 TEXTS_ARE_OFF = "Texts are kept only of tasks that say so: set tasks.NAME.texts.keep (docs/guides/kept-texts.md)."
@@ -52,7 +52,7 @@ def requests(
 
 def _row(one: dict[str, Any]) -> Row:
     label = one["label"]
-    cells = [one["id"], moment(one["at"]), one["task"], one["version"], one["reason"], one["outcome"]]
+    cells = [one["id"], format_time(one["at"]), one["task"], one["version"], one["reason"], one["outcome"]]
     return [*cells, label["value"] if label else None, *(_excerpts(one["text"]) if "text" in one else ())]
 
 

@@ -10,7 +10,7 @@ import typer
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Force, add_command, see_that_it_can_be_written
-from gateway.cli.tables import Printer, Row, moment, since
+from gateway.cli.tables import Printer, Row, format_age, format_time
 
 retraining = typer.Typer(help="List, show, export and close requests to train an adapter anew.", no_args_is_help=True)
 EMPTY = "No request to train is listed. The monitor opens one for a version that is degraded."
@@ -32,11 +32,11 @@ def list_requests(
 def show(api: Api, name: Id) -> None:
     """Show a request to train with its evidence."""
     answer = api.get(f"/retraining/{quote(name, safe='')}")
-    closed = f"{moment(answer['closed_at'])} by {answer['closed_by']}" if answer["closed_at"] else None
+    closed = f"{format_time(answer['closed_at'])} by {answer['closed_by']}" if answer["closed_at"] else None
     examples = f"{answer['kept']} of {answer['examples']} are kept; {answer['complete']} can be evaluated"
     if not api.out.answer(answer):
         first = [(name, answer[name]) for name in ("id", "task", "version", "state")]
-        opened = f"{moment(answer['opened_at'])} by {answer['by']}"
+        opened = f"{format_time(answer['opened_at'])} by {answer['by']}"
         last = [("opened", opened), ("closed", closed), ("because", answer["because"]), ("examples", examples)]
         last += [(name, answer[name]) for name in ("dataset", "command", "training", "evaluation", "note")]
         api.out.pairs([*first, *last])
@@ -87,4 +87,4 @@ def _tell_why_none(out: Printer, answer: dict[str, Any]) -> None:
 
 def _row(request: dict[str, Any]) -> Row:
     fields = [request[name] for name in ("id", "task", "version", "state", "examples", "because")]
-    return *fields[:4], since(request["opened_at"]), *fields[4:]
+    return *fields[:4], format_age(request["opened_at"]), *fields[4:]

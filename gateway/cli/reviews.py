@@ -11,7 +11,7 @@ import typer
 
 from gateway.cli.admin_client import AdminClient, Refused, Unusable
 from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
-from gateway.cli.tables import Row, moment, since
+from gateway.cli.tables import Row, format_age, format_time
 
 reviews = typer.Typer(
     help="Show the next request that was drawn for review, judge it, skip it, list what waits, and delete it.",
@@ -38,7 +38,7 @@ def show_next(
         api.out.say(line)
     metric = answer["say"]
     name, values = (metric["metric"], _values(metric)) if metric else ("-", "-")
-    api.out.note(f"Yours until {moment(answer['leased_until'])}; {answer['waiting']} wait. {name} is {values}:")
+    api.out.note(f"Yours until {format_time(answer['leased_until'])}; {answer['waiting']} wait. {name} is {values}:")
     api.out.note(f"  apprentice reviews answer {review['request_id']} VALUE [--comment TEXT] [--right TEXT]")
 
 
@@ -123,7 +123,7 @@ def list_pair_lines(pair: dict[str, Any]) -> Iterator[str]:
 def lines_of(review: dict[str, Any]) -> Iterator[str]:
     """A review as lines of text."""
     where = f"{review['version'] or '-'} in {review['pool']}"
-    yield f"{review['request_id']}  {review['task']}, {where} ({review['reason']}), {moment(review['at'])}"
+    yield f"{review['request_id']}  {review['task']}, {where} ({review['reason']}), {format_time(review['at'])}"
     yield f"from {review['caller']}, drawn with probability {review['probability']:.4g}"
     for message in review["messages"]:
         yield from _block(str(message.get("role")), _text(message))
@@ -178,7 +178,7 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
 def _beside(client: AdminClient, request_id: str, first: dict[str, Any]) -> str:
     """What counts of an answer that is not the first one."""
     label = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")["label"]
-    who = f"by {first.get('rater') or first['caller']} at {moment(first['at'])}"
+    who = f"by {first.get('rater') or first['caller']} at {format_time(first['at'])}"
     counted = f"; the monitor has counted the first answer, {json.dumps(first['value'])} {who}"
     return counted if label is None else f"{counted}; its label: {label['words']}"
 
@@ -214,4 +214,4 @@ def _row(task: dict[str, Any]) -> Row:
     left = f"{task['left']} of {task['per_week']}{' (raised)' if task['raised'] else ''}"
     counted = [task[name] for name in ("drawn", "answered", "skipped", "expired")]
     share = f"{100 * task['share']:.3g} %" if task["share"] else "-"
-    return task["task"], task["waiting"], task["leased"], since(task["oldest_at"]), *counted, left, share
+    return task["task"], task["waiting"], task["leased"], format_age(task["oldest_at"]), *counted, left, share

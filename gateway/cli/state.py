@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from gateway.cli.admin_client import AdminClient, Unusable, read_json
 from gateway.cli.command import Api, Yes, add_command, make_sure
-from gateway.cli.tables import Printer, Row, brief, tell_warnings
-from gateway.cli.watch import WatchFailed, evidence_rows
+from gateway.cli.tables import Printer, Row, shorten_digest, tell_warnings
+from gateway.cli.watch import WatchFailed, list_evidence
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 
 state = typer.Typer(
@@ -251,7 +251,7 @@ def _tell(out: Printer, answer: dict[str, Any], done: bool = False) -> None:
 def _row(change: dict[str, Any], done: bool, from_here: bool) -> Row:
     note, what = change["note"], "" if change["action"] == "conflict" else _what(change)
     if change.get("missing"):
-        note = f"its bytes ({brief(change['missing'])}) are to be sent with --adapters"
+        note = f"its bytes ({shorten_digest(change['missing'])}) are to be sent with --adapters"
     elif change["stale"] and not done:
         note = f"changed since: at generation {change['generation']}, the file has {change['expected_generation']}"
         if not from_here:
@@ -263,14 +263,16 @@ def _row(change: dict[str, Any], done: bool, from_here: bool) -> Row:
 
 def _what(change: dict[str, Any]) -> str:
     """What changes about an object, in a line."""
-    before, after = (dict(evidence_rows(change[side])) if change[side] else {} for side in ("before", "after"))
+    before, after = (dict(list_evidence(change[side])) if change[side] else {} for side in ("before", "after"))
     names = [name for name in before | after if before.get(name, "-") != after.get(name, "-")]
     shown = [name for name in names if name not in UNTOLD] or names
     if before and after:
-        parts = [f"{name} {brief(before.get(name, '-'))} → {brief(after.get(name, '-'))}" for name in shown]
+        parts = [
+            f"{name} {shorten_digest(before.get(name, '-'))} → {shorten_digest(after.get(name, '-'))}" for name in shown
+        ]
         parts += [f"{name} changed" for name in _unseen(change["changed"], names) if name not in UNTOLD or not parts]
     else:
-        parts = [f"{name} {brief((before or after)[name])}" for name in shown]
+        parts = [f"{name} {shorten_digest((before or after)[name])}" for name in shown]
     return ", ".join(parts)[:WHAT_CHARACTERS_MAX]
 
 

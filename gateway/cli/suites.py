@@ -15,7 +15,7 @@ from gateway.cli.command import Api, Yes, add_command, make_sure
 from gateway.cli.evaluations import COLUMNS, send_data
 from gateway.cli.prompts import as_lines
 from gateway.cli.records import moments_of
-from gateway.cli.tables import Row, moment
+from gateway.cli.tables import Row, format_time
 
 PATH = "/suites"
 EMPTY = "No suite is listed. Add one: apprentice suites add TASK --data FILE"
@@ -90,7 +90,7 @@ def show(api: Api, task: Task, suite: Suite) -> None:
     answer = api.get(_path(task, suite))
     if api.out.answer(answer):
         return
-    added = f"{moment(answer['created_at'])} by {answer['by']}"
+    added = f"{format_time(answer['created_at'])} by {answer['by']}"
     shown = [(name, answer[name]) for name in SHOWN]
     api.out.pairs([*shown, ("added", added)])
     for note in answer["notes"]:
@@ -114,7 +114,7 @@ def _path(task: str, suite: str) -> str:
 
 
 def _row(suite: dict[str, Any]) -> Row:
-    added = moment(suite["created_at"])
+    added = format_time(suite["created_at"])
     return suite["task"], suite["digest"][:12], suite["kind"], suite["rows"], suite["metric"] or "by contract", added
 
 

@@ -72,25 +72,25 @@ class Printer:
 
     def say(self, text: str) -> None:
         """A line of the answer."""
-        self.stdout.print(Text(readable(text)), soft_wrap=True)
+        self.stdout.print(Text(make_readable(text)), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line beside the answer: what was done, or goes on."""
         if not self.json_only:
-            self.stderr.print(Text(readable(text)), soft_wrap=True)
+            self.stderr.print(Text(make_readable(text)), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
         """A table. Where stdout is no terminal: columns of text, without a frame and without colours."""
-        cells = [[readable(cell) for cell in row] for row in rows]
+        cells = [[make_readable(cell) for cell in row] for row in rows]
         if self.stdout.is_terminal:
-            self.stdout.print(framed(columns, cells))
+            self.stdout.print(frame_table(columns, cells))
             return
-        for line in plain_lines(columns, cells):
+        for line in print_plainly(columns, cells):
             self.stdout.out(line, highlight=False)
 
     def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Names and values, one pair a line; a value that is None is left out."""
-        kept = [(name, readable(value)) for name, value in pairs if value not in (None, "")]
+        kept = [(name, make_readable(value)) for name, value in pairs if value not in (None, "")]
         width = max((len(name) for name, _ in kept), default=0)
         for name, value in kept:
             line = Text(f"{name.ljust(width)}  ", style="dim")
@@ -110,7 +110,7 @@ def tell_warnings(out: Printer, answer: Mapping[str, Any]) -> None:
         out.note(f"Warning: {text}")
 
 
-def framed(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
+def frame_table(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
     """A table for a terminal."""
     table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for row in cells:
@@ -118,7 +118,7 @@ def framed(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
     return table
 
 
-def plain_lines(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
+def print_plainly(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
     """A table as lines: the columns' names, then a line a row; two spaces between columns."""
     rows = [[name.upper() for name in columns], *cells]
     widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
@@ -126,7 +126,7 @@ def plain_lines(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Itera
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def readable(value: Any) -> str:
+def make_readable(value: Any) -> str:
     """A value as people read it. What a terminal would take as a command is no longer one: texts come from others."""
     if value is None:
         return "-"
@@ -137,7 +137,7 @@ def readable(value: Any) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in str(value))
 
 
-def brief(value: str) -> str:
+def shorten_digest(value: str) -> str:
     """A value, and of a digest as much as tells it from others."""
     return f"{value[:19]}…" if DIGEST.fullmatch(value) else value
 
@@ -152,7 +152,7 @@ def shares_of(parts: Mapping[str, float] | None) -> str:
     return ", ".join(f"{name} {share(part)}" for name, part in (parts or {}).items())
 
 
-def size(size_bytes: int) -> str:
+def format_size(size_bytes: int) -> str:
     """A size in bytes, kB, MB or GB."""
     if size_bytes < 1000:
         return f"{size_bytes} B"
@@ -161,7 +161,7 @@ def size(size_bytes: int) -> str:
     return f"{size_bytes / 1000:.0f} kB" if size_bytes < 1_000_000 else f"{size_bytes / 1_000_000:.1f} MB"
 
 
-def moment(unix_seconds: float | None) -> str:
+def format_time(unix_seconds: float | None) -> str:
     """A time in UTC, to the second."""
     if not unix_seconds:
         return "-"
@@ -170,7 +170,7 @@ def moment(unix_seconds: float | None) -> str:
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def since(unix_seconds: float | None) -> str:
+def format_age(unix_seconds: float | None) -> str:
     """How long ago a time is, in its greatest unit."""
     if not unix_seconds:
         return "-"

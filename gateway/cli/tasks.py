@@ -12,7 +12,7 @@ import typer
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.calibration import count_differences
 from gateway.cli.command import Api, add_command, as_body
-from gateway.cli.tables import Row, moment, share, since, tell_warnings
+from gateway.cli.tables import Row, format_age, format_time, share, tell_warnings
 from monitoring.quality.phases import Verdict
 
 tasks = typer.Typer(
@@ -95,7 +95,7 @@ def pin(
     answer = api.post(_path(task, version, "pin"), as_body(reason=reason, verdict=verdict, until=_when(until)))
     end = answer["quality"]["versions"][version]["pin"]["until"]
     state = f"is pinned as {verdict}" if verdict is not None else "is held: nothing is done about its verdict"
-    api.out.tell(answer, f"{version} {state}; {f'until {moment(end)}' if end else 'until it is released'}.")
+    api.out.tell(answer, f"{version} {state}; {f'until {format_time(end)}' if end else 'until it is released'}.")
 
 
 @add_command(tasks)
@@ -181,25 +181,25 @@ def _pin(client: AdminClient, answer: dict[str, Any]) -> str | None:
 
 def _row(answer: dict[str, Any], pin: str | None) -> Row:
     notes = [pin] if pin is not None else []
-    notes += [f"stale from {moment(answer['stale_from'])}"] if answer["stale_from"] else []
-    notes += [f"review by {moment(answer['review_due'])}"] if answer["review_due"] else []
+    notes += [f"stale from {format_time(answer['stale_from'])}"] if answer["stale_from"] else []
+    notes += [f"review by {format_time(answer['review_due'])}"] if answer["review_due"] else []
     notes += [f"{answer['retraining_open']} to train"] if answer["retraining_open"] else []
     to = f", else {answer['to']}" if answer["to"] else ""
     kept = f"{share(answer['kept'])}{to}" if answer["verdict"] else "-"
-    return answer["task"], answer["version"], answer["verdict"], since(answer["since"]), kept, ", ".join(notes)
+    return answer["task"], answer["version"], answer["verdict"], format_age(answer["since"]), kept, ", ".join(notes)
 
 
 def _change(task: str, answer: dict[str, Any]) -> Iterator[str]:
     """The sentences about an announced change."""
     change, rule = answer["changed"], answer["rule"]
     stale = ", ".join(answer["stale"]) or "no version"
-    when = moment(change["effective_at"])
+    when = format_time(change["effective_at"])
     if change["effective_at"] <= change["at"]:
         yield f"{task} has changed, on {when}: {stale} stale since then."
     else:
         yield f"{task} changes from {when} on: {stale} stale then."
     if rule is not None:
         does = "refuses its requests" if rule["action"] == "refuse" else "sends its requests to general"
-        yield f"The rule {change['override']} {does} until {moment(rule['expires_at'])}."
+        yield f"The rule {change['override']} {does} until {format_time(rule['expires_at'])}."
     if change["retraining"] is not None:
         yield f"Training is asked for: {change['retraining']}."

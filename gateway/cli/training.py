@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Force, add_command, as_body, see_that_it_can_be_written, with_api
 from gateway.cli.evaluations import send_data
-from gateway.cli.tables import Row, moment, readable
+from gateway.cli.tables import Row, format_time, make_readable
 from gateway.cli.watch import PIPE_SECONDS, WatchFailed, wait
 from serving.adapters.manifest import ManifestError, read_manifest, to_json
 
@@ -127,7 +127,7 @@ def stop(api: Api, training: TrainingId) -> None:
 
 def _row(training: dict[str, Any]) -> Row:
     first = [training[name] or "-" for name in ("id", "task", "status", "version")]
-    return *first, training["data"][:12], training["runner"], moment(training["begun_at"])
+    return *first, training["data"][:12], training["runner"], format_time(training["begun_at"])
 
 
 def _digest_of(api: Api, data: str) -> str:
@@ -159,7 +159,7 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
     with api.out.progress(*columns) as progress:
         bar = progress.add_task("Training", total=answer["parameters"]["steps"], hint="")
         while answer["status"] == "running":
-            hint = readable(_so_far(answer)).replace("[", "(")
+            hint = make_readable(_so_far(answer)).replace("[", "(")
             progress.update(bar, completed=answer["progress"]["step"], hint=hint)
             if time.monotonic() - told_at >= PIPE_SECONDS and not api.out.stderr.is_terminal:
                 told_at = time.monotonic()

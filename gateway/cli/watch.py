@@ -16,7 +16,7 @@ from rich.text import Text
 
 from gateway.cli.admin_client import CommandError
 from gateway.cli.command import Api
-from gateway.cli.tables import Printer, framed, moment, readable, share, since
+from gateway.cli.tables import Printer, format_age, format_time, frame_table, make_readable, share
 from serving.adapters.entries import PLACED
 
 POLL_SECONDS = 0.5
@@ -86,7 +86,7 @@ def until_placed(api: Api, answer: dict[str, Any], wait_seconds: float) -> dict[
 
 
 @contextmanager
-def left_alone(out: Printer, what: str, look: str) -> Iterator[None]:
+def explain_interrupt(out: Printer, what: str, look: str) -> Iterator[None]:
     """Where Ctrl-C ends the waiting: say that nothing else has ended, and where to look."""
     try:
         yield
@@ -98,7 +98,7 @@ def left_alone(out: Printer, what: str, look: str) -> Iterator[None]:
 def _hint(answer: dict[str, Any]) -> str:
     """What the replicas that are not ready yet are about."""
     states = [f"{item['replica']} {item['state']}" for item in answer["placements"] if item["state"] != "ready"]
-    return readable(", ".join(states))[:100]
+    return make_readable(", ".join(states))[:100]
 
 
 def see_that_it_is_placed(answer: dict[str, Any], wait_seconds: float) -> str:
@@ -123,28 +123,30 @@ def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any
     on_terminal = api.out.stderr.is_terminal and not api.out.json_only
     last, told_at = ("", ""), -PIPE_SECONDS
     screen = Live(console=api.out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext()
-    with screen as live, left_alone(api.out, f"The canary {version} goes on", f"show {alias['task']}"):
+    with screen as live, explain_interrupt(api.out, f"The canary {version} goes on", f"show {alias['task']}"):
         while True:
             rollout = alias.get("rollout")
             if rollout is None or rollout["version"] != version or rollout["verdict"] == "hold":
                 return alias
             if live is not None:
-                parts = [Text(line) for line in canary_lines(alias)]
-                columns, rows = evidence_table(rollout["evidence"])
-                live.update(Group(*parts, framed(columns, rows), Text("Ctrl-C ends the watching alone.")), refresh=True)
+                parts = [Text(line) for line in describe_canary(alias)]
+                columns, rows = make_evidence_table(rollout["evidence"])
+                live.update(
+                    Group(*parts, frame_table(columns, rows), Text("Ctrl-C ends the watching alone.")), refresh=True
+                )
             else:
                 now = (f"{rollout['share']} {rollout['verdict']}", rollout["because"])
                 if now[0] != last[0] or (now != last and time.monotonic() - told_at >= PIPE_SECONDS):
-                    api.out.note(" ".join(canary_lines(alias)))
+                    api.out.note(" ".join(describe_canary(alias)))
                     last, told_at = now, time.monotonic()
             wait(CANARY_POLL_SECONDS)
             alias = api.get(f"/aliases/{quote(alias['task'], safe='')}")
 
 
-def canary_lines(alias: dict[str, Any]) -> list[str]:
+def describe_canary(alias: dict[str, Any]) -> list[str]:
     """Sentences about a canary under way."""
     rollout = alias["rollout"]
-    begun = f"since {since(rollout['started_at'])}, by {rollout['by']}"
+    begun = f"since {format_age(rollout['started_at'])}, by {rollout['by']}"
     lines = [f"Canary: {rollout['version']} has {share(rollout['share'])} of {alias['task']}, {begun}."]
     if rollout["plan"] is None:
         return [*lines, "It has no plan: promote or rollback ends it."]
@@ -152,7 +154,7 @@ def canary_lines(alias: dict[str, Any]) -> list[str]:
     return [*lines, f"Verdict: {verdict}. {rollout['because']}".strip()]
 
 
-def evidence_table(evidence: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+def make_evidence_table(evidence: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
     """What a verdict rests on, a row for each signal: the tests' e-values, each beside the one that would show it."""
     columns = ("signal", "pairs", "canary minus active", "shown worse", "shown no worse", "needed")
     return columns, [_signal_row(name, seen) for name, seen in (evidence.get("signals") or {}).items()]
@@ -166,7 +168,7 @@ def _signal_row(name: str, seen: dict[str, Any]) -> list[str]:
     else:
         difference = "-" if mean is None else f"{100 * mean:+.1f} points"
     row = [name, seen["pairs"], difference, _test(seen["harm"]), _test(seen["no_worse"]), seen["required"]]
-    return [readable(cell) for cell in row]
+    return [make_readable(cell) for cell in row]
 
 
 def _test(test: dict[str, Any]) -> str:
@@ -176,16 +178,16 @@ def _test(test: dict[str, Any]) -> str:
     return f"yes, {answer}" if test["shown"] else answer
 
 
-def evidence_rows(evidence: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def list_evidence(evidence: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """All that a JSON value holds, a row for each part, named by its place in it."""
     if isinstance(evidence, dict):
         for key, value in evidence.items():
-            yield from evidence_rows(value, f"{name} {key}".strip())
+            yield from list_evidence(value, f"{name} {key}".strip())
     elif isinstance(evidence, list) and any(isinstance(item, dict | list) for item in evidence):
         for at, value in enumerate(evidence, 1):
-            yield from evidence_rows(value, f"{name} {at}".strip())
+            yield from list_evidence(value, f"{name} {at}".strip())
     else:
-        value = ", ".join(map(readable, evidence)) if isinstance(evidence, list) else readable(evidence)
+        value = ", ".join(map(make_readable, evidence)) if isinstance(evidence, list) else make_readable(evidence)
         if isinstance(evidence, int | float) and evidence >= TIMES_FROM and any(map(TIME_NAME.fullmatch, name.split())):
-            value = moment(evidence)
+            value = format_time(evidence)
         yield name.replace("_", " "), value or "-"

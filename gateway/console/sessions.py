@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from gateway.callers import Caller, Role
 from gateway.configuration.sections import OidcSettings
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from serving.object_store import ObjectStore
 
 ROOT = "apprentice:console:session:"
@@ -80,7 +80,7 @@ class Sessions:
         token = secrets.token_urlsafe(32)
         session = Session(
             csrf=secrets.token_urlsafe(32),
-            begun_at=await redis_time(self._redis),
+            begun_at=await read_redis_time(self._redis),
             ends_at=time.time() + self._seconds,
             public="" if isinstance(by, Person) else caller.public,
             secret_digest="" if isinstance(by, Person) else by,

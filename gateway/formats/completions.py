@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gateway.formats.fields import KNOWN_ANYWHERE, NEUTRAL, OPENAI_ANYWHERE, Fields, Message
-from gateway.formats.selectors import of_text
+from gateway.formats.selectors import select_from_text
 from gateway.formats.wire_format import WireFormat
 
 OF_COMPLETIONS = frozenset({"prompt", "suffix", "best_of"})
@@ -35,7 +35,7 @@ class CompletionsFormat(WireFormat):
         return " ".join(_prompts(read))
 
     def selected(self, read: Fields, selector: str) -> str:
-        return of_text(selector, "\n".join(_prompts(read)))
+        return select_from_text(selector, "\n".join(_prompts(read)))
 
     def conversation(self, read: Fields) -> str:
         return self.text(read)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from gateway.formats.fields import KEPT_HERE, Fields, Message
-from gateway.formats.selectors import of_text
+from gateway.formats.selectors import select_from_text
 from gateway.formats.server_sent_events import Progress, Usage, see_that_it_is_text
 from gateway.formats.wire_format import WireFormat
 from serving.errors import Failed, from_inside
@@ -68,7 +68,7 @@ class EmbeddingsFormat(WireFormat):
         return "\n".join(_texts(read))
 
     def selected(self, read: Fields, selector: str) -> str:
-        return of_text(selector, self.text(read))
+        return select_from_text(selector, self.text(read))
 
     def conversation(self, read: Fields) -> str:
         return self.text(read)

@@ -55,9 +55,9 @@ def refusal_of(
     if name not in ON_REQUEST:
         return Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
     if name not in limits.parameters_allowed:
-        return Problem("parameter_not_allowed", f"{named(limits)} does not allow {shown!r}.", shown)
+        return Problem("parameter_not_allowed", f"{name_owner(limits)} does not allow {shown!r}.", shown)
     if limits.adapters and _kills(wire_format, name, read):
-        return Problem("parameter_not_allowed", f"{named(limits)} never allows this. {KILLS}", shown)
+        return Problem("parameter_not_allowed", f"{name_owner(limits)} never allows this. {KILLS}", shown)
     never = NEVER_INSIDE.get(name)
     for key in sorted(never & _keys(fields[name])) if never else ():
         return Problem("parameter_not_allowed", f"No task allows {key!r} there: leave it out.", f"{name}.{key}")
@@ -76,10 +76,10 @@ def check_messages(messages: Sequence[Message], limits: TaskPolicy) -> None:
     allowed = limits.parameters_allowed
     for number, message in enumerate(messages):
         if message.role not in ROLES and "roles" not in allowed:
-            text = f"{named(limits)} does not allow the role {message.role!r}."
+            text = f"{name_owner(limits)} does not allow the role {message.role!r}."
             raise Problem("parameter_not_allowed", text, f"messages[{number}].role")
         if isinstance(message.content, list) and "media" not in allowed and has_media(message):
-            raise Problem("parameter_not_allowed", f"{named(limits)} takes text only.", "messages")
+            raise Problem("parameter_not_allowed", f"{name_owner(limits)} takes text only.", "messages")
 
 
 def has_media(message: Message) -> bool:
@@ -89,12 +89,12 @@ def has_media(message: Message) -> bool:
     )
 
 
-def named(limits: TaskPolicy) -> str:
+def name_owner(limits: TaskPolicy) -> str:
     """The owner of the limits, as a sentence begins."""
     return f"The task {limits.name!r}" if limits.name else "This model"
 
 
-def shown_name(name: str) -> str:
+def shorten_name(name: str) -> str:
     """A caller's name of a field as a header and a record may hold it."""
     return UNSHOWN.sub("?", name[:NAME_CHARACTERS_MAX])
 

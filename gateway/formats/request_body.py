@@ -21,7 +21,7 @@ from gateway.formats.fields import (
     Fields,
     StreamOptions,
 )
-from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shown_name
+from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shorten_name
 from gateway.formats.structured_outputs import check_forms
 from gateway.formats.surrogates import HALF, HALVES
 from gateway.formats.wire_format import WireFormat
@@ -154,7 +154,7 @@ class RequestBody:
                     continue
                 if unknown == "refuse":
                     raise refused
-                self.dropped.append(shown_name(name))
+                self.dropped.append(shorten_name(name))
             del self._fields[name]
             if hasattr(self.read, name):
                 setattr(self.read, name, None)
@@ -168,7 +168,7 @@ class RequestBody:
         for name in sorted(extras):
             if options.pop(name) == NULL:
                 continue
-            shown = f"stream_options.{shown_name(name)}"
+            shown = f"stream_options.{shorten_name(name)}"
             if unknown == "refuse":
                 raise Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
             self.dropped.append(shown)
@@ -379,7 +379,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         # Of a long body each field is read once: a field sent twice could hold anything in its first value.
         read = _read(wire_format, msgspec.json.encode(fields) if is_long else body, fields)
     except msgspec.ValidationError as error:
-        raise invalid(str(error)) from error
+        raise explain_invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem("invalid_json", _why_no_json(body, str(error))) from error
     except RecursionError as error:
@@ -452,7 +452,7 @@ def make_routing_request(
     return RoutingRequest(body.read.model, caller, models, session, body.metadata(), text, selected, selections)
 
 
-def invalid(message: str) -> Problem:
+def explain_invalid(message: str) -> Problem:
     """The problem for a fault of a body's form that msgspec found, in its words, naming the field at fault."""
     place = AT_FIELD.search(message)
     named = NAMED_FIELD.search(message)

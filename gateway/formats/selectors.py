@@ -25,17 +25,17 @@ JSON_BYTES_MAX = 1 << 18
 LIST = msgspec.json.Decoder(list[Raw])
 
 
-def of_messages(selector: str, messages: Sequence[Message]) -> str:
+def select_from_messages(selector: str, messages: Sequence[Message]) -> str:
     """The part of a conversation that a selector names: of a long text its two ends, which is all that models read."""
     if selector == "dialogue":
         return clip_passage("\n".join(text_of(message) for message in messages if message.role not in SYSTEM_ROLES))
     turns = [message for message in messages if message.role == "user"]
     if selector == "user_turns":
         return clip_passage("\n".join(text_of(message) for message in turns))
-    return of_text(selector, text_of(turns[-1]) if turns else "")
+    return select_from_text(selector, text_of(turns[-1]) if turns else "")
 
 
-def of_text(selector: str, text: str) -> str:
+def select_from_text(selector: str, text: str) -> str:
     """The part of a single text, such as a prompt, that a selector names."""
     if not selector.startswith(FIELD):
         return clip_passage(text)

@@ -421,7 +421,7 @@ def _has_token(choice: EventChoice) -> bool:
     return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls)
 
 
-def usage_event(payload: bytes, told: dict[str, Any]) -> bytes:
+def extend_usage_event(payload: bytes, told: dict[str, Any]) -> bytes:
     """The engine's usage event as it came, with what the gateway tells of the request spliced in as `apprentice`."""
     return _with_field(payload, "apprentice", told)
 

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from gateway.errors import Problem
 from gateway.formats.fields import Fields, ToolChoice
-from gateway.formats.permissions import named
+from gateway.formats.permissions import name_owner
 from router.overrides import PATTERN_STEPS_MAX, compute_pattern_cost
 from router.policy import TaskPolicy
 
@@ -57,7 +57,7 @@ def check_forms(fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy) -> 
     found = list(_constructs(fields, read))
     for one in found:
         if one.permission not in limits.parameters_allowed:
-            text = f"{named(limits)} does not allow {one.permission!r} in the form of an answer."
+            text = f"{name_owner(limits)} does not allow {one.permission!r} in the form of an answer."
             raise Problem("parameter_not_allowed", text, one.param)
     _check_patterns({one.pattern: one.param for one in found if one.pattern is not None})
     return bool(found)

@@ -17,7 +17,7 @@ from gateway.errors import Problem
 from gateway.formats.answer_reading import Reading
 from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.fields import NEUTRAL, WHOLE_NUMBERS, Fields, Message
-from gateway.formats.selectors import of_messages, text_of
+from gateway.formats.selectors import select_from_messages, text_of
 from gateway.formats.server_sent_events import DONE, WHOLE, Progress, is_aborted, see_that_it_is_text
 from serving.errors import Failed, from_inside, make_abort
 
@@ -102,7 +102,7 @@ class WireFormat(ABC):
 
     def selected(self, read: Fields, selector: str) -> str:
         """The part of the request that a task's selector names, for fitted models."""
-        return of_messages(selector, self.messages(read))
+        return select_from_messages(selector, self.messages(read))
 
     def conversation(self, read: Fields) -> str:
         """The text of the request, each message with its role."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.formats.request_body import RequestBody
-from gateway.limits.limits import NANOS, Bound, Limits, cut_off, nanos_cut_off
+from gateway.limits.limits import NANOS, Bound, Limits, cut_off, estimate_cut_off_nanos
 from gateway.limits.quotas import Allowance, Quota
 from monitoring.cost import Price
 from monitoring.records import Record
@@ -153,7 +153,7 @@ class FallbackCaps:
             leave.taken.reserved -= leave.reserved
             leave.taken.used += round(spent * NANOS)
             if there and cut_off(record):
-                leave.taken.used += nanos_cut_off(record, leave.estimate, price)
+                leave.taken.used += estimate_cut_off_nanos(record, leave.estimate, price)
             leave.taken = None
         if record.task not in self._tasks:
             return

@@ -17,8 +17,8 @@ from gateway.callers import Caller, CallerLimits, LimitName
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
 from gateway.formats.request_body import RequestBody
-from gateway.limits.quotas import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Quota, Quotas, Span, spent
-from monitoring.cost import SECONDS_PER_HOUR, Price, cost
+from gateway.limits.quotas import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Quota, Quotas, Span, read_spent
+from monitoring.cost import SECONDS_PER_HOUR, Price, compute_cost
 from monitoring.metrics import Meters
 from monitoring.records import Record
 from router.choice import refuse_model
@@ -116,16 +116,16 @@ def cut_off(record: Record) -> bool:
     return hung_up or record.outcome == "truncated"
 
 
-def thought(record: Record, estimate: tuple[int, int]) -> tuple[int, int]:
+def estimate_cut_off_tokens(record: Record, estimate: tuple[int, int]) -> tuple[int, int]:
     """Tokens of the prompt and the answers of a request that was cut off: of a stream the tokens that had come, else
     all that the `estimate` has for them.
     """
     return estimate[0], record.completion_tokens or 0 if record.stream else estimate[1]
 
 
-def nanos_cut_off(record: Record, estimate: tuple[int, int], price: Price | None) -> int:
+def estimate_cut_off_nanos(record: Record, estimate: tuple[int, int], price: Price | None) -> int:
     """The estimated cost of a request that was cut off, at its pool's price, where it is not known already."""
-    return round((cost(price, *thought(record, estimate)) or 0.0) * NANOS)
+    return round((compute_cost(price, *estimate_cut_off_tokens(record, estimate)) or 0.0) * NANOS)
 
 
 class Purse:
@@ -191,8 +191,8 @@ class Hold:
         """
         nanos = nanos_of(record)
         if cut_off(record):
-            tokens = sum(thought(record, self._estimate)) + (record.wasted_tokens or 0)
-            nanos += nanos_cut_off(record, self._estimate, price)
+            tokens = sum(estimate_cut_off_tokens(record, self._estimate)) + (record.wasted_tokens or 0)
+            nanos += estimate_cut_off_nanos(record, self._estimate, price)
         else:
             tokens = self._tokens(record)
         self.spend(tokens, nanos)
@@ -319,7 +319,7 @@ class Limits:
             return {}
         allowances = self._purse(caller.public, caller.limits).allowances
         now = time.monotonic()
-        amounts = await spent(self._redis, [(allowance.key, allowance.span) for allowance, _ in allowances])
+        amounts = await read_spent(self._redis, [(allowance.key, allowance.span) for allowance, _ in allowances])
         usage: dict[str, Any] = {}
         of_each = zip(caller.limits.items(), allowances, amounts, strict=True)
         for (name, limit), (allowance, kind), (units_of_all, ends_at) in of_each:

@@ -420,7 +420,7 @@ def bounds_of(span: Span, window: int) -> tuple[float, float]:
     return first.timestamp(), after.timestamp()
 
 
-def window_at(span: Span, unix_seconds: float) -> int:
+def number_window(span: Span, unix_seconds: float) -> int:
     """The number of the window that holds this time."""
     if span != "month":
         return int(unix_seconds // SPAN_SECONDS[span])
@@ -428,7 +428,7 @@ def window_at(span: Span, unix_seconds: float) -> int:
     return moment.year * 12 + moment.month - 1
 
 
-async def spent(redis: Redis, keys: Iterable[tuple[str, Span]]) -> list[tuple[int, float]]:
+async def read_spent(redis: Redis, keys: Iterable[tuple[str, Span]]) -> list[tuple[int, float]]:
     """Amounts that all gateways have spent of each in its present window, and its end, in Unix seconds.
 
     Raises RedisError.
@@ -437,7 +437,7 @@ async def spent(redis: Redis, keys: Iterable[tuple[str, Span]]) -> list[tuple[in
     seconds, micros = await reading.time()
     amounts = []
     for key, span in keys:
-        window = window_at(span, seconds + micros / 1e6)
+        window = number_window(span, seconds + micros / 1e6)
         raw: Mapping[bytes, bytes] = await reading.hgetall(f"{key}:{window}")
         used = sum(int(line.split()[2]) for name, line in raw.items() if name.startswith(b"by:"))
         amounts.append((used, bounds_of(span, window)[1]))

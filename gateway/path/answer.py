@@ -23,7 +23,7 @@ from router.decision import NO_SCORES, Choice, Scores
 from router.policy import AttemptLimits
 from serving.engine_client import EngineAnswer
 from serving.errors import EngineError, Failed, Late, Oversize, Silent, Truncated, from_inside, make_abort
-from serving.health import engine_headers
+from serving.health import make_engine_headers
 from serving.replica import Lease
 
 DRAIN_SECONDS_MAX = 1.0
@@ -114,7 +114,7 @@ class Answer:
 
         Raises an EngineError for anything that is not a good beginning.
         """
-        headers = headers | engine_headers(self.lease.replica)
+        headers = headers | make_engine_headers(self.lease.replica)
         self._choices = body.choices
         self.fragile = body.fragile
         self._event_bytes_max = limits.event_bytes_max

@@ -16,7 +16,7 @@ STREAM_HEADERS = (
 )
 
 
-def choice_headers(ledger: Ledger, wire_format: WireFormat) -> Headers:
+def make_choice_headers(ledger: Ledger, wire_format: WireFormat) -> Headers:
     """The headers of every answer: where it came from, and why."""
     record = ledger.record
     found = [

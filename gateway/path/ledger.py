@@ -14,7 +14,7 @@ from gateway.formats.server_sent_events import Progress
 from gateway.limits.fallback_caps import Leave
 from gateway.limits.limits import Hold
 from gateway.services import RequestTracing, Services
-from monitoring.cost import cost, saving
+from monitoring.cost import compute_cost, compute_saving
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
@@ -174,7 +174,7 @@ class Ledger:
     def note_findings(self, findings: Iterable[Finding]) -> None:
         """Note what checks found."""
         for one in findings:
-            self.record.findings.append(finding_record(one, self.record.version))
+            self.record.findings.append(make_finding_record(one, self.record.version))
 
     def traceparent_of(self, number: int) -> str:
         """The trace context that the engine of this attempt gets, counted from 1."""
@@ -198,7 +198,7 @@ class Ledger:
 
     def note_waste(self, prices: Prices, pool: str, shared_seconds: float) -> None:
         """Note what an attempt cost that came to nothing, where a replica is paid by the hour; tokens are not known."""
-        spent = cost(prices.by_pool.get(pool), None, None, shared_seconds)
+        spent = compute_cost(prices.by_pool.get(pool), None, None, shared_seconds)
         if spent is not None:
             self.record.wasted_usd = (self.record.wasted_usd or 0.0) + spent
 
@@ -225,7 +225,7 @@ class Ledger:
             record.prompt_tokens = record.completion_tokens = None
             self.parts.clear()
         else:
-            spent = cost(prices.by_pool.get(record.pool or ""), prompt, completion, shared_seconds)
+            spent = compute_cost(prices.by_pool.get(record.pool or ""), prompt, completion, shared_seconds)
         record.wasted_tokens = (record.wasted_tokens or 0) + (prompt or 0) + (completion or 0)
         if spent is not None:
             record.wasted_usd = (record.wasted_usd or 0.0) + spent
@@ -289,11 +289,13 @@ class Ledger:
         if self.parts:
             record.cost_usd = self._cost_of_parts(prices, shared_seconds)
         else:
-            record.cost_usd = cost(
+            record.cost_usd = compute_cost(
                 price, record.prompt_tokens, record.completion_tokens, shared_seconds, record.cached_prompt_tokens
             )
         if record.version is not None:
-            record.saving_usd = saving(prices.general, record.cost_usd, record.prompt_tokens, record.completion_tokens)
+            record.saving_usd = compute_saving(
+                prices.general, record.cost_usd, record.prompt_tokens, record.completion_tokens
+            )
 
     def _cost_of_parts(self, prices: Prices, shared_seconds: float) -> float | None:
         """The cost of all engines together: each read the prompt, and the parts before its own as part of it.
@@ -304,7 +306,7 @@ class Ledger:
         rest = (record.completion_tokens or 0) - sum(tokens for _, tokens, _ in self.parts)
         for pool, tokens, seconds in (*self.parts, (record.pool or "", rest, shared_seconds)):
             prompt = record.prompt_tokens if pool == record.pool else None
-            spent = cost(prices.by_pool.get(pool), None if prompt is None else prompt + made, tokens, seconds)
+            spent = compute_cost(prices.by_pool.get(pool), None if prompt is None else prompt + made, tokens, seconds)
             if spent is None:
                 return None
             total += spent
@@ -312,7 +314,7 @@ class Ledger:
         return total
 
 
-def finding_record(found: Finding, version: str | None) -> FindingRecord:
+def make_finding_record(found: Finding, version: str | None) -> FindingRecord:
     """A finding as a record keeps it; `version` is whose it is where it does not say."""
     return FindingRecord(
         check=found.check,

@@ -11,7 +11,7 @@ from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_now
 from gateway.path.ledger import Ledger
 from gateway.path.partial_answer import Begun
-from gateway.path.problems import given_up, not_sent
+from gateway.path.problems import explain_failures, explain_rejected_answer
 from gateway.path.scoring import score_for_version
 from gateway.services import Services
 from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, choose_after_rejection, choose_next_attempt
@@ -59,7 +59,7 @@ async def open_answer(
             ledger.record.reason = step.reason or ledger.record.reason
             ledger.record.fallback_capped = ledger.record.fallback_capped or step.fallback_capped
             seconds = None if body.stream else policy.limits.answer_timeout_seconds
-            raise given_up(step, failed, failures, body.wire_format.required, seconds)
+            raise explain_failures(step, failed, failures, body.wire_format.required, seconds)
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
             ledger.paused_seconds += step.wait_seconds
@@ -184,7 +184,7 @@ def _turned_down(
     if isinstance(step, GiveUp):
         ledger.record.reason = step.reason or ledger.record.reason
         ledger.record.fallback_capped = ledger.record.fallback_capped or step.fallback_capped
-        problem = not_sent(step)
+        problem = explain_rejected_answer(step)
         problem.final = problem.final or problem.status >= 500
         raise problem
     ledger.record.contract_kept = None

@@ -18,7 +18,7 @@ ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 """An engine's own code that is passed on; vLLM's is often no more than the status."""
 
 
-def given_up(
+def explain_failures(
     step: GiveUp, error: EngineError, failures: Sequence[Failure], asked: str, whole_seconds: float | None = None
 ) -> Problem:
     """The problem after the last of `failures`, which was `error`, with the engine's own code beside ours.
@@ -43,14 +43,14 @@ def _given_up(step: GiveUp, error: EngineError, failures: Sequence[Failure], who
     return _exhausted(step, error, failures)
 
 
-def too_late(record: Record | None) -> Problem:
+def explain_time_limit(record: Record | None) -> Problem:
     """The end of a request's time; of one that is not streamed an engine may have been at work on a long answer."""
     whole = record is not None and bool(record.attempts) and not record.stream
     advice = "Ask for fewer tokens (`max_tokens`)." if whole else "Try again later."
     return Problem("timeout", f"The request's time limit is over. {advice}")
 
 
-def not_sent(step: GiveUp) -> Problem:
+def explain_rejected_answer(step: GiveUp) -> Problem:
     """The problem where an answer was rejected, and there is no other."""
     why = f"its adapter's answer was rejected before it was sent ({step.reason})"
     if step.because == "needs_human":

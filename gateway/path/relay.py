@@ -14,10 +14,10 @@ from typing import Any
 from gateway.errors import Problem
 from gateway.formats.format_table import get_format
 from gateway.formats.request_body import RequestBody
-from gateway.formats.server_sent_events import usage_event, with_fingerprint, with_last_field
+from gateway.formats.server_sent_events import extend_usage_event, with_fingerprint, with_last_field
 from gateway.path.answer import Answer
 from gateway.path.answer_checks import judge_sent
-from gateway.path.answer_headers import JSON_HEADERS, STREAM_HEADERS, choice_headers
+from gateway.path.answer_headers import JSON_HEADERS, STREAM_HEADERS, make_choice_headers
 from gateway.path.continuation import go_on
 from gateway.path.ledger import Ledger
 from gateway.server.exchange import Exchange
@@ -54,7 +54,7 @@ async def _relay_whole(
     if answer.kept is not None:
         answer.kept.append(answer.body)
     ledger.record.outcome = "ok"
-    headers = [*JSON_HEADERS, *choice_headers(ledger, get_format(exchange.path))]
+    headers = [*JSON_HEADERS, *make_choice_headers(ledger, get_format(exchange.path))]
     if ledger.record.cost_usd is not None:
         headers.append((b"x-apprentice-cost-usd", b"%.9f" % ledger.record.cost_usd))
     await exchange.whole(200, headers, answer.body if body.writer is None else body.writer.write_whole(answer.body))
@@ -66,7 +66,7 @@ async def _relay_stream(
     end = HeldEnd(answer, holds=not body.wants_usage)
     flow, writer = TokenFlow(exchange, answer, ledger, _keyed(services, b"")), body.writer
     try:
-        await exchange.begin(200, [*STREAM_HEADERS, *choice_headers(ledger, get_format(exchange.path))])
+        await exchange.begin(200, [*STREAM_HEADERS, *make_choice_headers(ledger, get_format(exchange.path))])
         if writer is None:
             answer.pass_to(flow.take)
         events: list[bytes] | None = answer.unsent()
@@ -173,7 +173,7 @@ def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> b
         payload = progress.usage_payload or body.wire_format.empty_event(
             progress.answer_id or record.id, int(record.at), answer.choice.engine_model
         )
-        return held + usage_event(payload, _told(record)) + comment
+        return held + extend_usage_event(payload, _told(record)) + comment
     if progress.skipped:
         held = with_last_field(held, "apprentice", _told(record))
     return held + comment
@@ -198,7 +198,7 @@ async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) ->
             async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
                 await exchange.end(wire_format.error_event(problem, writer.event_count if writer else 0))
         return
-    headers = problem.headers() + (choice_headers(ledger, wire_format) if ledger else [])
+    headers = problem.headers() + (make_choice_headers(ledger, wire_format) if ledger else [])
     await exchange.whole(problem.status, headers, wire_format.error_body(problem))
 
 

@@ -14,7 +14,7 @@ from gateway.formats.request_body import RequestBody, make_routing_request, read
 from gateway.formats.wire_format import WireFormat
 from gateway.path.ledger import Ledger, problem_of, settle
 from gateway.path.opening import open_answer
-from gateway.path.problems import too_late
+from gateway.path.problems import explain_time_limit
 from gateway.path.relay import refuse, relay
 from gateway.path.scoring import score_request
 from gateway.path.waiting import priority_of, wait_for_place, wait_for_room
@@ -69,7 +69,7 @@ async def walk(services: Services, exchange: Exchange, wire_format: WireFormat) 
         # Of a body that is not taken (413, 415) no ledger has begun: its refusal is recorded as others are.
         await _tell(services, exchange, problem, ledger := ledger or _begin(services, exchange, wire_format, now))
     except TimeoutError:
-        await _tell(services, exchange, too_late(ledger.record if ledger is not None else None), ledger)
+        await _tell(services, exchange, explain_time_limit(ledger.record if ledger is not None else None), ledger)
     except (HungUp, asyncio.CancelledError) as gone:
         ended = isinstance(gone, asyncio.CancelledError) and not exchange.hung_up
         if ended and services.admission.over:

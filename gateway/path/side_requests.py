@@ -15,7 +15,9 @@ from gateway.server.wire import Deadline, HungUp
 from gateway.services import Services
 
 
-async def answered(services: Services, request: Request, answer: Callable[[Exchange], Awaitable[Response]]) -> Response:
+async def answer_in_time(
+    services: Services, request: Request, answer: Callable[[Exchange], Awaitable[Response]]
+) -> Response:
     """The response of `answer` to a request, within the time limit. Raises Problem (503, 504) where that is over."""
     exchange: Exchange = request.scope["exchange"]  # to read; what is told goes out by the framework
     try:
@@ -42,7 +44,7 @@ def _on_time(services: Services, exchange: Exchange) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def in_turn(services: Services, exchange: Exchange, caller: Caller) -> AsyncIterator[None]:
+async def wait_in_turn(services: Services, exchange: Exchange, caller: Caller) -> AsyncIterator[None]:
     """A place among the requests under way, waited for in line; the block ends when the caller hangs up.
 
     Raises Problem (429, 503) where the queue is full, or the wait too long.

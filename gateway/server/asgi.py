@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.errors import Problem
 from gateway.server.exchange import Exchange
-from gateway.server.listener import decoded
+from gateway.server.listener import decode_path
 from gateway.server.wire import HungUp, Message, Scope
 
 
@@ -25,7 +25,7 @@ def scope_of(exchange: Exchange) -> dict[str, Any]:
         "scheme": "http",
         "method": exchange.method,
         "root_path": "",
-        "path": decoded(exchange.path),
+        "path": decode_path(exchange.path),
         "raw_path": exchange.path,
         "query_string": exchange.query,
         "headers": exchange.headers,

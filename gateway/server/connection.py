@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 from gateway.errors import Problem
 from gateway.server.exchange import End, Exchange, write_head
-from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Place, network_of, too_many_connections
+from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Place, network_of, refuse_connection
 from gateway.server.reader import RequestReader
 from gateway.server.shared_room import SharedRoom
 from serving.wakeable import Wakeable
@@ -86,7 +86,7 @@ class Connection(Wakeable, asyncio.Protocol):
         self._host = network_of(peer[0]) if isinstance(peer, tuple) else ""
         self._place = self._listener.enter(self, self._host)
         if self._place == "none":
-            self._end(too_many_connections())
+            self._end(refuse_connection())
         elif self._place == "reserved":
             self._wait_for("reserved", RESERVED_SECONDS_MAX)
         else:
@@ -419,7 +419,7 @@ class Connection(Wakeable, asyncio.Protocol):
         if left > 0:
             self._set_timer(left, self._on_timer)
         elif self._waiting == "reserved":
-            self._end(too_many_connections())
+            self._end(refuse_connection())
         elif self._current is None:
             self._end(None)
         else:

@@ -16,14 +16,14 @@ NAMES = re.compile(r"[A-Za-z0-9-]+(\s*,\s*[A-Za-z0-9-]+)*")
 NAMES_CHARACTERS_MAX = 2000
 
 
-def headers_for(origin: str | None) -> list[tuple[str, str]]:
+def make_headers(origin: str | None) -> list[tuple[str, str]]:
     """The headers of every answer where pages of this origin (`*`: of all) may call; none without one."""
     if origin is None:
         return []
     return [("access-control-allow-origin", origin), ("access-control-expose-headers", "*")]
 
 
-def preflight_routes(origin: str | None) -> list[Route]:
+def make_preflight_routes(origin: str | None) -> list[Route]:
     """The routes for a browser that asks whether it may send a request: no key comes with that."""
     return [] if origin is None else [_Preflights("/{path:path}", _preflight, methods=["OPTIONS"])]
 

@@ -203,12 +203,12 @@ class Exchange(Wakeable):
         """The whole JSON body, without a BOM. Raises Problem (413, 415; 503 without room), HungUp if it breaks off."""
         see_that_it_is_json(self._fields)
         if self.bytes_left is not None and self.bytes_left + self.waiting_bytes > bytes_max:
-            raise too_large(bytes_max)
+            raise refuse_too_large(bytes_max)
         self._awaited = True
         while not self.complete and self.waiting_bytes <= bytes_max:
             await self._more()
         if self.waiting_bytes > bytes_max:
-            raise too_large(bytes_max)
+            raise refuse_too_large(bytes_max)
         if self.fault is not None:
             raise self.fault
         parts, self._parts = self._parts, []
@@ -467,6 +467,6 @@ def see_that_it_is_json(fields: Mapping[bytes, bytes]) -> None:
         raise Problem("unsupported_media_type", "Send the body as `Content-Type: application/json`.")
 
 
-def too_large(bytes_max: int) -> Problem:
+def refuse_too_large(bytes_max: int) -> Problem:
     """The problem of a body that is longer than it may be."""
     return Problem("body_too_large", f"The body is longer than {bytes_max} bytes.")

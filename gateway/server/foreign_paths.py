@@ -13,7 +13,7 @@ INSTEAD: Mapping[str, str] = {
 WITHOUT_PREFIX = ("/chat/completions", "/completions", "/models", "/responses", "/messages", "/embeddings")
 
 
-def words_for(path: str) -> str:
+def explain_path(path: str) -> str:
     """The message for an address that is not offered."""
     if path.startswith("/v1/v1/"):
         return f"{NOWHERE} `/v1` stands twice: the base URL of an OpenAI client ends in one `/v1`."

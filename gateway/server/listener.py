@@ -114,7 +114,7 @@ class Listener:
     def fault_of(self, exchange: Exchange, place: Place) -> Problem | None:
         """The problem of a request's head; None where it is let in, and its caller is noted."""
         path = exchange.path
-        if not self.address.shows(decoded(path)):
+        if not self.address.shows(decode_path(path)):
             return Problem("not_found", "There is nothing at this address.")
         if path in KEYLESS or (self._preflights and exchange.method == "OPTIONS"):
             return None
@@ -125,7 +125,7 @@ class Listener:
                 return None  # its people have a session
             return problem
         if place != "open" and exchange.caller.role not in ("operator", "admin"):
-            return too_many_connections()
+            return refuse_connection()
         return None
 
     @property
@@ -151,12 +151,12 @@ def network_of(host: str) -> str:
     return str(ip_network((int(address) >> 64 << 64, 64)))
 
 
-def decoded(path: bytes) -> str:
+def decode_path(path: bytes) -> str:
     """A path with its percent-encoded characters, as an application reads it."""
     text = path.decode("latin-1")
     return unquote(text) if "%" in text else text
 
 
-def too_many_connections() -> Problem:
+def refuse_connection() -> Problem:
     """The problem of a connection that is one too many."""
     return Problem("overload", "Too many connections. Try again later.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.errors import Problem
 from gateway.server.wire import Message, Send
-from gateway.state.durability import Durability, NotSettled, not_settled
+from gateway.state.durability import Durability, NotSettled, explain_not_settled
 
 
 class SettledSend:
@@ -30,7 +30,7 @@ class SettledSend:
                 await self._seen()
             except NotSettled as error:
                 self._unsettled = True
-                await self._tell(not_settled(error))
+                await self._tell(explain_not_settled(error))
         if not self._unsettled:
             await self._send(message)
 

@@ -34,7 +34,7 @@ from serving.adapters.adapter_folder import (
     SIGNATURE_FILE,
     WEIGHTS_FILE,
 )
-from serving.adapters.incoming import append, incoming_folder, to_its_end
+from serving.adapters.incoming import append, make_incoming_folder, to_its_end
 from serving.adapters.store import FREE_BYTES_MIN
 
 README_FILE = "README.md"
@@ -156,7 +156,7 @@ class Uploads:
         limits = self._limits
         try:
             async with asyncio.timeout(limits.upload_seconds_max):
-                folder = await stack.enter_async_context(incoming_folder(self._store_folder))
+                folder = await stack.enter_async_context(make_incoming_folder(self._store_folder))
                 form = _Form(folder, limits, needed, optional)
                 await to_its_end(form.make_folder)
                 await _parse(request, form, boundary, limits)

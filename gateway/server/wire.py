@@ -20,7 +20,7 @@ class HungUp(Exception):
     """The caller has gone."""
 
 
-def bounded(scope: Scope, receive: Receive, bytes_max: int) -> Receive:
+def bound_body(scope: Scope, receive: Receive, bytes_max: int) -> Receive:
     """`receive`, but raising HTTPException (413) instead of giving more than `bytes_max` bytes of a body."""
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     size = int(declared) if declared.isdigit() else 0
@@ -39,7 +39,7 @@ def bounded(scope: Scope, receive: Receive, bytes_max: int) -> Receive:
     return receive_bounded
 
 
-def unstored(send: Send) -> Send:
+def forbid_storing(send: Send) -> Send:
     """`send`, but telling that no answer may be kept by anybody on its way, unless it says itself who may keep it."""
 
     async def send_unstored(message: Message) -> None:

@@ -295,6 +295,6 @@ class Durability:
             await asyncio.gather(*self._rounds, return_exceptions=True)
 
 
-def not_settled(error: NotSettled, more: str = "") -> Problem:
+def explain_not_settled(error: NotSettled, more: str = "") -> Problem:
     """The problem for a caller, who must not take the write for stored."""
     return Problem("storage_unavailable", f"{error}{more}")

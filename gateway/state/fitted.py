@@ -162,7 +162,7 @@ class FittedStore:
         is not used by a task with this selector (None: it is)."""
         states = await self.states(version)  # first: a model that is ready is then among the entries
         entries = await self.of(version)
-        idle = unused(entries, selector)
+        idle = find_unused(entries, selector)
         models: dict[str, Any] = {}
         for kind in KINDS:
             if kind in entries or kind in states:
@@ -175,7 +175,7 @@ class FittedStore:
         return models
 
 
-def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Kind, str]:
+def find_unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Kind, str]:
     """The reason why each unused model of a version is not used, a sentence each: they do not go with the task's
     selector (None: whatever it is), or with the scope model that there is."""
     reasons: dict[Kind, str] = {}
@@ -185,18 +185,18 @@ def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Ki
         if theirs is not None and selector is not None and theirs != selector:
             reasons[kind] = f"It was fitted with another selector ({theirs}; the task has {selector}): fit it again."
     confidence = entries.get("confidence")
-    if confidence is not None and ("scope" in reasons or calibrated_apart(confidence, entries.get("scope"))):
+    if confidence is not None and ("scope" in reasons or is_calibrated_apart(confidence, entries.get("scope"))):
         reasons["confidence"] = "No calibration: the scope model has changed. Calibrate the version again."
     return reasons
 
 
-def calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> bool:
+def is_calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> bool:
     """Return whether a confidence was calibrated beside another scope model than this one (None: without any)."""
     calibrated_with = confidence.summary.get("scope", confidence.summary.get("coverage", ""))  # the older name
-    return bool(calibrated_with not in ("", scores_as(scope) if scope is not None else None))
+    return bool(calibrated_with not in ("", identify_scores(scope) if scope is not None else None))
 
 
-def scores_as(scope: FittedEntry) -> str:
+def identify_scores(scope: FittedEntry) -> str:
     """The digest by which a calibration knows a scope model. One whose thresholds alone were set anew scores as the one
     that it was made of, whose digest its summary then has as `scores_as`."""
     return str(scope.summary.get("scores_as", scope.digest))

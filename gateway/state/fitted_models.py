@@ -23,9 +23,9 @@ from gateway.state.fitted import (
     FittedStore,
     FittingStatus,
     Kind,
-    calibrated_apart,
     entry_of,
-    unused,
+    find_unused,
+    is_calibrated_apart,
 )
 from router.candidates import TaskIndex
 from router.confidence import ConfidenceError, ConfidenceModel
@@ -118,7 +118,7 @@ class FittedModels:
             if models_read is None or task is None or models_read.looked_at == task.selector:
                 continue
             models_read.looked_at = task.selector
-            for kind, why in unused(models_read.entries, task.selector).items():
+            for kind, why in find_unused(models_read.entries, task.selector).items():
                 log.warning("the %s model of %s is not used: %s", kind, version, why)
                 self._unsuited(kind)
 
@@ -184,7 +184,7 @@ def _fitted(entries: Mapping[Kind, FittedEntry], models: Mapping[Kind, Any]) -> 
     there = {kind: model for kind, model in models.items() if model is not None}
     selectors = {f"{kind}_selector": entries[kind].summary.get("selector") for kind in SELECTING if kind in there}
     beside = entries.get("scope") if "scope" in there else None
-    apart = "confidence" in there and calibrated_apart(entries["confidence"], beside)
+    apart = "confidence" in there and is_calibrated_apart(entries["confidence"], beside)
     return Fitted(**there, **selectors, calibrated_apart=apart)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from serving.fleet import Fleet
 from serving.object_store import UNREADABLE
 
@@ -49,7 +49,7 @@ class Presence:
         self._name = name
         self._fleet = fleet
         self._generation = generation
-        self._clock = clock or (lambda: redis_time(redis))
+        self._clock = clock or (lambda: read_redis_time(redis))
         self._demand: dict[str, float] = {}
         self._told_at: float | None = None
         self._unreadable: dict[bytes, tuple[bytes, float]] = {}

@@ -23,7 +23,7 @@ from monitoring.quality.verdicts.quality import (
     Writing,
     read_quality,
 )
-from serving.object_store import Change, LenientReader, Mirror, ObjectStore, change_together, reading
+from serving.object_store import Change, LenientReader, Mirror, ObjectStore, change_together, guard_read
 
 WRITINGS_KEPT = 32
 VERSIONS_NAMED_MAX = 250
@@ -55,7 +55,7 @@ class QualityStore:
     async def of(self, task: str) -> tuple[TaskQuality, int]:
         """A task's health and its generation; 0 where nothing was found yet."""
         generation = await self.object_store.generation(task)
-        with reading("health", task):
+        with guard_read("health", task):
             raw = await self.object_store.get(task)
             return (TaskQuality() if raw is None else read_quality(raw)), generation
 

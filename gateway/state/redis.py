@@ -80,7 +80,7 @@ async def open_state(redis_url: str | None, data_folder: Path, lives: Lives | No
         yield redis
 
 
-async def shared_secret(redis: Redis) -> bytes:
+async def read_shared_secret(redis: Redis) -> bytes:
     """The secret behind ids and digests, made once; all gateways on one Redis have the same."""
     await redis.set(SECRET_KEY, secrets.token_bytes(32), nx=True)
     secret = await redis.get(SECRET_KEY)
@@ -88,7 +88,7 @@ async def shared_secret(redis: Redis) -> bytes:
     return secret
 
 
-async def installation_id(redis: Redis) -> str:
+async def read_installation_id(redis: Redis) -> str:
     """The id that tells this Redis's state from that of others, made once: 16 hex digits."""
     await redis.set(INSTALLATION_KEY, secrets.token_hex(8), nx=True)
     identifier = await redis.get(INSTALLATION_KEY)
@@ -96,7 +96,7 @@ async def installation_id(redis: Redis) -> str:
     return identifier.decode()
 
 
-async def redis_time(redis: Redis) -> float:
+async def read_redis_time(redis: Redis) -> float:
     """Redis's time in Unix seconds, since the clocks of two gateways need not agree. Raises RedisError."""
     moment: Any = await redis.time()  # not all of it has types
     seconds, microseconds = moment

@@ -26,8 +26,8 @@ from monitoring.quality.verdicts.retraining import Retraining
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
-from serving.adapters.entries import PLACED, AliasEntry, Version, alias_from, version_from
-from serving.adapters.placement import Placement, by_place, group_by_replica, placement_from
+from serving.adapters.entries import PLACED, AliasEntry, Version, read_alias, read_version
+from serving.adapters.placement import Placement, group_by_replica, map_by_place, read_placement
 from serving.adapters.registry import Registry
 from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
 from serving.view import VersionView
@@ -114,8 +114,8 @@ class SnapshotKeeper:
         self._changed = changed
         self._registry = registry or Registry(redis)
         self._callers = Mirror(object_store_of(redis, "callers"), Caller.from_json, keeps=False)
-        self._overrides = Mirror(object_store_of(redis, "overrides"), override_from, keeps=False)
-        self._placements = Mirror(object_store_of(redis, "placements"), placement_from)
+        self._overrides = Mirror(object_store_of(redis, "overrides"), read_override, keeps=False)
+        self._placements = Mirror(object_store_of(redis, "placements"), read_placement)
         self._cordons = ObjectStore(redis, "cordons")
         self._health = Mirror(ObjectStore(redis, "health"), lambda _, raw: read_quality(raw))
         self._retraining = Mirror(ObjectStore(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
@@ -284,7 +284,7 @@ def _leading(aliases: Mapping[str, AliasEntry]) -> dict[str, str]:
 
 
 def _by_place(placements: Mapping[str, Placement]) -> Mapping[tuple[str, str], Placement]:
-    return by_place(placements.values())
+    return map_by_place(placements.values())
 
 
 def _group_by_task(versions: Mapping[str, Version]) -> Mapping[str, tuple[Version, ...]]:
@@ -313,7 +313,7 @@ def _watched(health: Mapping[str, TaskQuality]) -> Mapping[str, Watched]:
     )
 
 
-def override_from(name: str, raw: Mapping[str, Any]) -> Override:
+def read_override(name: str, raw: Mapping[str, Any]) -> Override:
     """An override as it is kept in Redis. Raises ValidationError for what this release can't read: a condition that it
     does not know may not be taken for none."""
     if unknown := raw.keys() - OVERRIDE_FIELDS:
@@ -324,10 +324,10 @@ def override_from(name: str, raw: Mapping[str, Any]) -> Override:
 READERS: Mapping[str, Callable[[str, dict[str, Any]], object]] = MappingProxyType(
     {
         "callers": Caller.from_json,
-        "overrides": override_from,
-        "versions": version_from,
-        "aliases": alias_from,
-        "placements": placement_from,
+        "overrides": read_override,
+        "versions": read_version,
+        "aliases": read_alias,
+        "placements": read_placement,
     }
 )
 

@@ -17,7 +17,7 @@ import duckdb
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, Nothing, connected, files, read
+from monitoring.archive.tables import ArchiveQuery, Nothing, connect_duckdb, list_files, read
 from monitoring.quality.replay.recorded import Placed
 from monitoring.quality.signals.entries import Given, Seen, is_reported
 from monitoring.quality.signals.watches import FEEDBACK, RECORDS, REPORTED
@@ -33,7 +33,7 @@ coalesce(CAST(nullif(split_part("entry", '-', 2), '') AS BIGINT), 0) AS number
 """
 
 
-def entries(
+def read_entries(
     storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None
 ) -> Generator[Placed, None, None]:
     """All entries of these tasks from `since` on and before `until` (Unix seconds), in their order.
@@ -46,14 +46,14 @@ def entries(
         feedback = _table(storage, queries[1], '"at"')
     except Nothing:
         feedback = None
-    with tempfile.TemporaryDirectory() as scratch, connected(storage, Path(scratch)) as connection:
+    with tempfile.TemporaryDirectory() as scratch, connect_duckdb(storage, Path(scratch)) as connection:
         streams = [_records(connection, records, tasks)]
         if feedback is not None:
             streams.append(_feedback(connection, records, feedback, tasks))
         yield from heapq.merge(*streams, key=lambda entry: entry[:3])
 
 
-def without_a_place(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> int:
+def count_without_place(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> int:
     """The number of these entries in files without their places. Raises Nothing as `entries` does."""
     total = 0
     for dataset in ("records", "feedback"):
@@ -63,25 +63,25 @@ def without_a_place(storage: ArchiveStorage, tasks: Sequence[str], since: float 
             if dataset == "records":
                 raise
             continue
-        with connected(storage) as connection:
+        with connect_duckdb(storage) as connection:
             query = f'SELECT count(*) FROM {table} WHERE "entry" IS NULL AND "task" IN {_marks(tasks)}'  # noqa: S608
             row = connection.execute(query, list(tasks)).fetchone()
         total += row[0] if row else 0
     return total
 
 
-def versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
+def read_versions(storage: ArchiveStorage, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
     """The versions that records of these tasks were led to or answered by. Raises Nothing as `entries` does."""
     table = _table(storage, ArchiveQuery("records", since, until), '"at"')
     names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
     query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608
-    with connected(storage) as connection:
+    with connect_duckdb(storage) as connection:
         return [row[0] for row in connection.execute(query, list(tasks)).fetchall()]
 
 
 def _table(storage: ArchiveStorage, wanted: ArchiveQuery, at: str) -> str:
     """The rows of a query, with each entry's place. Raises Nothing where there is no file."""
-    place, source = PLACE.format(at=at), read(storage, wanted.dataset, list(files(storage, wanted)))
+    place, source = PLACE.format(at=at), read(storage, wanted.dataset, list(list_files(storage, wanted)))
     bounds = [f'"at" >= {wanted.since!r}'] if wanted.since is not None else []
     bounds += [f'"at" < {wanted.until!r}'] if wanted.until is not None else []
     where = f" WHERE {' AND '.join(bounds)}" if bounds else ""

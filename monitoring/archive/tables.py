@@ -91,14 +91,14 @@ class Nothing(Exception):
 
 def columns_of(struct: type[msgspec.Struct]) -> dict[str, str]:
     """The columns of a dataset, and their types as DuckDB writes them, in the fields' order."""
-    return {field.encode_name: column_type(field.type) for field in msgspec.structs.fields(struct)}
+    return {field.encode_name: find_column_type(field.type) for field in msgspec.structs.fields(struct)}
 
 
-def column_type(annotation: Any) -> str:
+def find_column_type(annotation: Any) -> str:
     """The type of a column for a field's type. Raises KeyError for one that no dataset has."""
     kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if kind is not types.NoneType]
     if typing.get_origin(annotation) is list:
-        return f"{column_type(kinds[0])}[]"
+        return f"{find_column_type(kinds[0])}[]"
     if issubclass(kinds[0], msgspec.Struct):
         inner = ", ".join(f'"{name}" {kind}' for name, kind in columns_of(kinds[0]).items())
         return f"STRUCT({inner})"
@@ -123,7 +123,7 @@ def replace_part(storage: ArchiveStorage, dataset: Dataset, lines: Path, place: 
     in bytes."""
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in columns_of(ROWS[dataset]).items())
     partial = lines.with_suffix(".parquet")
-    with connected() as connection:
+    with connect_duckdb() as connection:
         connection.execute(
             f"COPY (SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})) "  # noqa: S608
             f"TO {write_path(partial)} (FORMAT parquet, COMPRESSION zstd)",
@@ -138,8 +138,8 @@ def count(storage: ArchiveStorage, wanted: ArchiveQuery) -> list[Day]:
     """Rows by day. Raises Nothing where there is no file."""
     where, values = _where(wanted)
     days = []
-    with connected(storage) as connection:
-        for day, places in group_by_day(files(storage, wanted)).items():
+    with connect_duckdb(storage) as connection:
+        for day, places in group_by_day(list_files(storage, wanted)).items():
             query = f"SELECT count(*) FROM {read(storage, wanted.dataset, places)} {where}"  # noqa: S608
             row = connection.execute(query, values).fetchone()
             size = sum(storage.size(place) or 0 for place in places)
@@ -169,7 +169,7 @@ def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
     form = forms.get(target.suffix)
     if form is None:
         raise ValueError(f"{target} ends in none of {', '.join(forms)}.")
-    places = list(files(storage, wanted))
+    places = list(list_files(storage, wanted))
     columns = columns_of(ROWS[wanted.dataset])
     nested = [name for name, kind in columns.items() if target.suffix == ".csv" and not kind.isalpha()]
     chosen = ", ".join(f'to_json("{name}") AS "{name}"' if name in nested else f'"{name}"' for name in columns)
@@ -178,7 +178,7 @@ def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
         raise FileNotFoundError(2, "there is no such folder", str(target.parent))
     partial = target.with_name(f".{target.name}.partial")
     try:
-        with connected(storage) as connection:
+        with connect_duckdb(storage) as connection:
             query = f"SELECT {chosen} FROM {read(storage, wanted.dataset, places)} {where}"  # noqa: S608 - our own names; values are bound
             written = connection.execute(f"COPY ({query}) TO {write_path(partial)} ({form})", values).fetchone()
         partial.replace(target)
@@ -187,7 +187,7 @@ def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
     return written[0] if written else 0
 
 
-def connected(storage: ArchiveStorage | None = None, scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
+def connect_duckdb(storage: ArchiveStorage | None = None, scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
     """A DuckDB in memory, which loads nothing from elsewhere but the files of a storage. What finds no room there lies
     in `scratch`, if given."""
     connection = duckdb.connect(
@@ -204,7 +204,7 @@ def connected(storage: ArchiveStorage | None = None, scratch: Path | None = None
     return connection
 
 
-def files(storage: ArchiveStorage, wanted: ArchiveQuery) -> Iterator[str]:
+def list_files(storage: ArchiveStorage, wanted: ArchiveQuery) -> Iterator[str]:
     """The files that may hold what is asked for, in the order of their days. Raises Nothing where there is none."""
     first = day_of(wanted.since) if wanted.since is not None else ""
     last = day_of(wanted.until) if wanted.until is not None else "day=9999"
@@ -238,7 +238,7 @@ def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named
 def find_table(storage: ArchiveStorage, wanted: ArchiveQuery, named: bool = False) -> str:
     """What may be asked for as one table; without rows where there is no file."""
     try:
-        return read(storage, wanted.dataset, list(files(storage, wanted)), named)
+        return read(storage, wanted.dataset, list(list_files(storage, wanted)), named)
     except Nothing:
         return read(storage, wanted.dataset, [], named)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.evaluation.dataset import DatasetError, canonical, see_that_it_is_text
+from monitoring.evaluation.dataset import DatasetError, see_that_it_is_text, write_canonically
 
 TEXT_KEYS = ("text", "value", "arguments")
 """Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
@@ -74,7 +74,7 @@ def _from_inference(read: dict[str, Any], at: int) -> dict[str, Any]:
 def _output_text(output: Any, at: int) -> str:
     """The text of an output: of a chat function its blocks, of a JSON function the raw answer."""
     if isinstance(output, dict) and ("raw" in output or "parsed" in output):
-        return str(output["raw"]) if output.get("raw") else canonical(output.get("parsed"))
+        return str(output["raw"]) if output.get("raw") else write_canonically(output.get("parsed"))
     return _text_in(output, at)
 
 
@@ -96,7 +96,7 @@ def _text_in(content: Any, at: int) -> str:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else canonical(value)
+    return value if isinstance(value, str) else write_canonically(value)
 
 
 def _decoded(value: Any) -> Any:

@@ -15,13 +15,13 @@ import msgspec
 from redis import Redis
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, connected, files, read
+from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, connect_duckdb, list_files, read
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.reading import data_row_of
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of
 from monitoring.datasets.similarity import COMPARED_MAX
 from monitoring.evaluation.dataset import DatasetError
-from monitoring.evaluation.forms import said_by
+from monitoring.evaluation.forms import write_demonstration
 from monitoring.feedback import Feedback
 from monitoring.labels.request_label import RequestLabel, find_label
 from monitoring.text_reader import TextReader
@@ -80,7 +80,7 @@ def make_row(text: KeptText, label: RequestLabel) -> DataRow | None:
     if label.value == "right":
         answer, rejected, origin = text.answer, None, "real"
     elif label.value == "wrong" and label.demonstration is not None:
-        answer, rejected, origin = said_by(label.demonstration), text.answer or None, "demonstrated"
+        answer, rejected, origin = write_demonstration(label.demonstration), text.answer or None, "demonstrated"
     else:
         return None
     own = {
@@ -101,10 +101,10 @@ def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: flo
     with (
         storage.lock(redis, shared=True),
         TemporaryDirectory() as scratch,
-        connected(storage, Path(scratch)) as connection,
+        connect_duckdb(storage, Path(scratch)) as connection,
     ):
         try:
-            table = read(storage, "feedback", list(files(storage, ArchiveQuery("feedback", since))))
+            table = read(storage, "feedback", list(list_files(storage, ArchiveQuery("feedback", since))))
         except Nothing:
             return found
         names = FeedbackRow.__struct_fields__

@@ -17,11 +17,11 @@ from monitoring.evaluation.dataset import (
     BYTE_ORDER_MARK,
     TEXT_LOOKED_AT_BYTES,
     DatasetError,
-    canonical,
     find_text_fault,
     group_named,
     object_of,
     row_of,
+    write_canonically,
 )
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
@@ -79,7 +79,7 @@ def data_row_of(read: dict[str, Any], at: int, source: str) -> DataRow:
     rejected = read.get("rejected")
     return DataRow(
         messages=messages,
-        id=str(given) if given not in (None, "") else f"row-{digest(canonical(messages))[:16]}",
+        id=str(given) if given not in (None, "") else f"row-{digest(write_canonically(messages))[:16]}",
         label=row.label,
         group=named[1] if named else None,
         origin=_origin_of(read.get("origin")),

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from monitoring.evaluation.comparing import normal
-from monitoring.evaluation.dataset import Row, canonical
+from monitoring.evaluation.comparing import normalize
+from monitoring.evaluation.dataset import Row, write_canonically
 from monitoring.ids import SHAPE
 
 Origin = Literal["demonstrated", "real", "synthetic"]
@@ -102,12 +102,12 @@ def fold_text(text: str) -> str:
 def digest_of_input(row: DataRow) -> str:
     """The digest of all that comes before the answer, instructions too."""
     asked = [[message.get("role"), fold_text(text_of(message)), _more(message)] for message in row.messages[:-1]]
-    return digest(canonical(asked))
+    return digest(write_canonically(asked))
 
 
 def digest_of_answer(row: DataRow) -> str:
     """The digest of the answer: JSON by its value, other texts without differences of white space."""
-    return hashlib.sha256(normal(row.answer)).hexdigest()
+    return hashlib.sha256(normalize(row.answer)).hexdigest()
 
 
 def digest(text: str) -> str:

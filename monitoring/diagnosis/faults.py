@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from monitoring.evaluation.comparing import normal
+from monitoring.evaluation.comparing import normalize
 
 FaultName = Literal["scope", "data", "training", "base", "unknown"]
 CauseState = Literal["likely", "possible", "unlikely", "unknown"]
@@ -207,4 +207,4 @@ def _majority(near: Sequence[TrainingNeighbour]) -> tuple[bytes | None, float]:
 
 
 def _form(text: str | None) -> bytes | None:
-    return None if text is None else normal(text)
+    return None if text is None else normalize(text)

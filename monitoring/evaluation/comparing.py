@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.evaluation.dataset import DatasetError, Row, canonical
+from monitoring.evaluation.dataset import DatasetError, Row, write_canonically
 from monitoring.evaluation.overlap import measure_overlap
 
 NORMAL_LENGTH_MAX = 1 << 16
@@ -32,7 +32,7 @@ class MetricError(Exception):
     """There is no such metric; the message says which there are."""
 
 
-def normal(text: str) -> bytes:
+def normalize(text: str) -> bytes:
     """The form in which answers are compared: JSON by its value, other texts with each run of white space as one."""
     if len(text) > NORMAL_LENGTH_MAX:
         return text.encode(errors="surrogatepass")
@@ -62,19 +62,20 @@ class ComparisonMetric:
         if self.kind == "exact":
             return answer == expected
         if self.kind in ("normal", "judge"):
-            return normal(answer) == normal(expected)
+            return normalize(answer) == normalize(expected)
         if self.kind == "overlap":
             return measure_overlap(expected, answer) >= self.least
-        wanted, got = object_in(expected) or {}, object_in(answer) or {}
+        wanted, got = read_object(expected) or {}, read_object(answer) or {}
         return all(
-            name in wanted and name in got and canonical(wanted[name]) == canonical(got[name]) for name in self.fields
+            name in wanted and name in got and write_canonically(wanted[name]) == write_canonically(got[name])
+            for name in self.fields
         )
 
     def check(self, row: Row) -> None:
         """Raises DatasetError for a row that can't be compared so."""
         if self.kind != "fields":
             return
-        wanted = object_in(row.expected)
+        wanted = read_object(row.expected)
         lacking = next((name for name in self.fields if wanted is None or name not in wanted), None)
         if lacking is not None:
             lack = "no JSON object" if wanted is None else f"without the field {lacking!r}"
@@ -110,18 +111,18 @@ def _share_in(text: str) -> float | None:
         return None
 
 
-def default_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonMetric:
+def choose_metric(contract: Mapping[str, Any] | None, first: Row) -> ComparisonMetric:
     """The metric where none is named: the fields that the contract requires, if the first row's answer has them all."""
     schema = (contract or {}).get("json_schema")
     required = schema.get("required") if isinstance(schema, Mapping) else None
-    wanted = object_in(first.expected)
+    wanted = read_object(first.expected)
     if wanted is None or not isinstance(required, list | tuple) or not 0 < len(required) <= FIELDS_MAX:
         return ComparisonMetric("normal")
     names = tuple(str(name) for name in required)
     return ComparisonMetric("fields", names) if all(name in wanted for name in names) else ComparisonMetric("normal")
 
 
-def object_in(text: str) -> dict[str, Any] | None:
+def read_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text is; None where it is none."""
     if len(text) > NORMAL_LENGTH_MAX or not text.lstrip().startswith("{"):
         return None
@@ -152,14 +153,14 @@ class Classes(msgspec.Struct, frozen=True):
     def of_answer(self, answer: str) -> str | None:
         """The class that the answer says; None where it says none that there is."""
         if self.source == "label":
-            return (self.by_digest or {}).get(_digest(normal(answer)))
+            return (self.by_digest or {}).get(_digest(normalize(answer)))
         name = self._of_text(answer)
         return name if name in self.names else None
 
     def _of_text(self, text: str) -> str | None:
         if self.source == "field":
             return _field_of(text, self.field)
-        return _shown(normal(text)) if self.source == "text" else None
+        return _shown(normalize(text)) if self.source == "text" else None
 
 
 @dataclass
@@ -184,7 +185,7 @@ class ClassFinder:
             if len(self._seen) > CLASSES_MAX:
                 raise DatasetError(f"Line {row.line}: {self.wanted!r} has more than {CLASSES_MAX} values: too many.")
             return
-        form = normal(row.expected)
+        form = normalize(row.expected)
         text, digest = _shown(form), _digest(form)
         self._all_labelled = self._all_labelled and row.label is not None
         if self._all_labelled and len(self._label_names) <= CLASSES_MAX and row.label is not None:
@@ -206,10 +207,10 @@ class ClassFinder:
 
 
 def _field_of(text: str, name: str) -> str | None:
-    value = (object_in(text) or {}).get(name)
+    value = (read_object(text) or {}).get(name)
     if value is None or isinstance(value, dict | list):
         return None
-    return (value if isinstance(value, str) else canonical(value))[:CLASS_CHARACTERS_MAX]
+    return (value if isinstance(value, str) else write_canonically(value))[:CLASS_CHARACTERS_MAX]
 
 
 def _digest(text: bytes) -> str:

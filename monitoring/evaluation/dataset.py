@@ -167,7 +167,7 @@ def find_text_fault(beginning: bytes) -> str:
     return ""
 
 
-def canonical(value: Any) -> str:
+def write_canonically(value: Any) -> str:
     """A JSON value in one form: what is equal has the same text."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
@@ -197,7 +197,7 @@ def row_of(read: dict[str, Any], at: int, number: int) -> Row:
     if expected is None or expected == "":
         raise DatasetError(f"Line {at}: it has no expected answer: give one as `expected`.")
     if not isinstance(expected, str):
-        expected = canonical(expected)
+        expected = write_canonically(expected)
     named = read.get("id")
     name = f"line-{at}" if named is None else str(named)
     if not 0 < len(name) <= ID_CHARACTERS_MAX or isinstance(named, dict | list):
@@ -278,4 +278,4 @@ def _said_last(messages: list[dict[str, Any]], at: int) -> str | None:
 
 
 def _digest(value: Any) -> bytes:
-    return hashlib.blake2b(canonical(value).encode(errors="surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(write_canonically(value).encode(errors="surrogatepass"), digest_size=16).digest()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from monitoring.evaluation.comparing import ComparisonMetric, normal, object_in
-from monitoring.evaluation.dataset import canonical
+from monitoring.evaluation.comparing import ComparisonMetric, normalize, read_object
+from monitoring.evaluation.dataset import write_canonically
 from monitoring.ids import digest
 
 
@@ -26,11 +26,11 @@ class AnswerForm:
         if self.metric.kind == "exact":
             return text.encode(errors="surrogatepass")
         if self.metric.kind in ("normal", "overlap", "judge"):
-            return normal(text)
-        answer = object_in(text)
+            return normalize(text)
+        answer = read_object(text)
         if answer is None or not all(name in answer for name in self.metric.fields):
             return None
-        return canonical([answer[name] for name in self.metric.fields]).encode(errors="surrogatepass")
+        return write_canonically([answer[name] for name in self.metric.fields]).encode(errors="surrogatepass")
 
     def digest(self, secret: bytes, text: str) -> str | None:
         """The keyed digest of an answer's form; None where it has none."""
@@ -42,6 +42,6 @@ NORMAL = AnswerForm("normal", ComparisonMetric("normal"))
 """The form in which a canary's answers are compared."""
 
 
-def said_by(demonstration: object) -> str:
+def write_demonstration(demonstration: object) -> str:
     """A demonstration as an answer's text: what is no text, as its JSON."""
     return demonstration if isinstance(demonstration, str) else msgspec.json.encode(demonstration).decode()

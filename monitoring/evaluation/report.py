@@ -15,13 +15,13 @@ from monitoring.evaluation.gate import FIGURES
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.statistics import (
     Paired,
-    by_class,
-    holm,
+    adjust_by_holm,
+    compute_class_figures,
+    compute_macro_f1,
+    compute_mcnemar,
+    find_quantile,
     lower_bounds,
-    macro_f1,
-    mcnemar,
-    paired,
-    quantile,
+    pair_rows,
     score_bound,
     share_of,
 )
@@ -60,14 +60,15 @@ def report(results: Results, classes: Classes, notes: Sequence[str], seed: int) 
         "groups": max((len({result.group for result in of}) for of in results.values()), default=0),
         "classes": {"source": classes.source, "field": classes.field or None, "count": len(classes.names)},
         "arms": {
-            arm: arm_figures(of, classes) | {"consistency": _flips(everything[arm])} for arm, of in results.items()
+            arm: compute_arm_figures(of, classes) | {"consistency": _flips(everything[arm])}
+            for arm, of in results.items()
         },
-        "paired": [pair_figures(first, second, results, classes, seed) for first, second in against],
+        "paired": [compare_arms(first, second, results, classes, seed) for first, second in against],
         "cannot_see": [*_cannot_see(rows, results, classes), *notes],
     }
 
 
-def arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any]:
+def compute_arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any]:
     """One arm's figures. Rows that failed count as wrong; times and tokens are those of rows that did not."""
     count = len(results)
     there = [result for result in results if result.outcome != "failed"]
@@ -85,7 +86,10 @@ def arm_figures(results: Sequence[RowResult], classes: Classes) -> dict[str, Any
         "refused": sum(result.outcome == "refused" for result in results),
         "empty": sum(result.outcome == "empty" for result in results),
         "failed": sum(result.outcome == "failed" for result in results),
-        "latency_seconds": {"p50": _rounded(quantile(seconds, 0.5)), "p95": _rounded(quantile(seconds, 0.95))},
+        "latency_seconds": {
+            "p50": _rounded(find_quantile(seconds, 0.5)),
+            "p95": _rounded(find_quantile(seconds, 0.95)),
+        },
         "prompt_tokens": _sum([result.prompt_tokens for result in there]),
         "completion_tokens": _sum([result.completion_tokens for result in there]),
         "cost_usd": _rounded(None if None in costs else math.fsum(cost or 0.0 for cost in costs), 9),
@@ -109,13 +113,13 @@ def _f1(results: Sequence[RowResult], classes: Classes) -> dict[str, Any] | None
             for name in classes.names
         }
         return {"macro": None, "by_class": by_name}
-    figures = by_class([(result.expected or "", result.answered) for result in results], classes.names)
+    figures = compute_class_figures([(result.expected or "", result.answered) for result in results], classes.names)
     rounded = {
         name: {key: _rounded(value) for key, value in asdict(figure).items()}
         for name, figure in figures.items()
         if figure.rows
     }
-    return {"macro": _rounded(macro_f1(figures)), "by_class": rounded}
+    return {"macro": _rounded(compute_macro_f1(figures)), "by_class": rounded}
 
 
 def _confusion(results: Sequence[RowResult], classes: Classes) -> dict[str, dict[str, int]] | None:
@@ -165,7 +169,7 @@ def _mean(values: Sequence[float]) -> dict[str, Any] | None:
     return {"mean": _rounded(mean), "low": _rounded(mean - error), "high": _rounded(mean + error)}
 
 
-def pair_figures(first: str, second: str, results: Results, classes: Classes, seed: int) -> dict[str, Any]:
+def compare_arms(first: str, second: str, results: Results, classes: Classes, seed: int) -> dict[str, Any]:
     """The comparison of the first arm with the second, on the rows that both have: of right answers, of each class, and
     of kept contracts. `unanswered` are rows at which only the second failed."""
     of_second = {result.number: result for result in results[second]}
@@ -196,11 +200,11 @@ def compare_held_out(
         kept = {arm: [row for row in of if row.number not in leaked] for arm, of in whole.items()}
         if kept == whole:
             continue
-        pair = pair_figures(first, second, kept, classes, seed)
+        pair = compare_arms(first, second, kept, classes, seed)
         left = {entry["class"] for entry in pair["by_class"]}
         lost = {row.expected for row in of_first} - left
         pair["by_class"] += [{"class": name, **NO_ROWS} for name in classes.names if name in lost]
-        figures, others_figures = (arm_figures(of, classes) for of in kept.values())
+        figures, others_figures = (compute_arm_figures(of, classes) for of in kept.values())
         compared[second] = {
             "left_out": len(of_first) - len(kept[first]),
             "pair": pair,
@@ -213,7 +217,7 @@ def compare_held_out(
 def _tallies(pairs: Sequence[tuple[RowResult, RowResult]], name: str) -> Paired:
     """The pairs by this field of both results."""
     first, second = ([bool(getattr(pair[arm], name)) for pair in pairs] for arm in (0, 1))
-    return paired(first, second, [result.group for result, _ in pairs])
+    return pair_rows(first, second, [result.group for result, _ in pairs])
 
 
 def _difference(tallies: Paired, seed: int) -> dict[str, Any]:
@@ -227,7 +231,7 @@ def _difference(tallies: Paired, seed: int) -> dict[str, Any]:
         "score_bound": _rounded(bounds.score),
         "first_only": tallies.first_only,
         "second_only": tallies.second_only,
-        "p_value": _in_short(mcnemar(tallies)),
+        "p_value": _in_short(compute_mcnemar(tallies)),
     }
 
 
@@ -247,10 +251,10 @@ def _class_tests(pairs: Sequence[tuple[RowResult, RowResult]], classes: Classes)
                 "lower_bound": _rounded(score_bound(tallies)),
                 "first_only": tallies.first_only,
                 "second_only": tallies.second_only,
-                "p_value": mcnemar(tallies),
+                "p_value": compute_mcnemar(tallies),
             }
         )
-    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+    for test, adjusted in zip(tests, adjust_by_holm([test["p_value"] for test in tests]), strict=True):
         test["p_value"], test["p_holm"] = _in_short(test["p_value"]), _in_short(adjusted)
         test["differs"] = adjusted <= SIGNIFICANT
     return tests

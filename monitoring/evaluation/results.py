@@ -80,7 +80,7 @@ class RowResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     overlap: float | None = None
 
 
-def judged(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes, secret: bytes = b"") -> RowResult:
+def judge_row(row: Row, answer: Said, metric: ComparisonMetric, classes: Classes, secret: bytes = b"") -> RowResult:
     """One row's result; `secret` keys the digests of forms."""
     text, form = answer.text, AnswerForm(str(metric), metric)
     right = text is not None and not answer.refused and (bool(answer.verdict) or metric.right(row.expected, text))
@@ -146,9 +146,9 @@ async def answer_rows(
             arm, row = task
             answer = await ask(arm, row)
             if len(answer.text or "") + len(row.expected) > THREAD_CHARACTERS:
-                result = await asyncio.to_thread(judged, row, answer, metric, classes, secret)
+                result = await asyncio.to_thread(judge_row, row, answer, metric, classes, secret)
             else:
-                result = judged(row, answer, metric, classes, secret)
+                result = judge_row(row, answer, metric, classes, secret)
             await keep(arm, result, answer.logprobs)
 
     try:

@@ -50,7 +50,7 @@ class ClassFigures:
     f1: float | None
 
 
-def by_class(pairs: Sequence[tuple[str, str | None]], names: Sequence[str]) -> dict[str, ClassFigures]:
+def compute_class_figures(pairs: Sequence[tuple[str, str | None]], names: Sequence[str]) -> dict[str, ClassFigures]:
     """Precision, recall and F1 of each class, from pairs of what is expected and what was answered."""
     figures = {}
     for name in names:
@@ -64,7 +64,7 @@ def by_class(pairs: Sequence[tuple[str, str | None]], names: Sequence[str]) -> d
     return figures
 
 
-def macro_f1(figures: dict[str, ClassFigures]) -> float | None:
+def compute_macro_f1(figures: dict[str, ClassFigures]) -> float | None:
     """The mean F1 of the classes that have rows."""
     values = [of_class.f1 or 0.0 for of_class in figures.values() if of_class.rows]
     return math.fsum(values) / len(values) if values else None
@@ -102,7 +102,7 @@ class Paired:
         return max(1.0, grouped / alone)
 
 
-def paired(first: Sequence[bool], second: Sequence[bool], groups: Sequence[int] | None = None) -> Paired:
+def pair_rows(first: Sequence[bool], second: Sequence[bool], groups: Sequence[int] | None = None) -> Paired:
     """The pairs of two arms' rows, in the same order, with the group of each; None: each row is one of its own."""
     pairs = list(zip(first, second, strict=True))
     sizes: Counter[int] = Counter()
@@ -136,7 +136,7 @@ class LowerBounds(NamedTuple):
 
 def lower_bounds(pairs: Paired, seed: int, confidence: float = 0.95) -> LowerBounds:
     """The lower bounds of the difference, by the bootstrap and by the score test."""
-    return LowerBounds(bootstrap_bound(pairs, seed, confidence), score_bound(pairs, confidence))
+    return LowerBounds(bound_by_bootstrap(pairs, seed, confidence), score_bound(pairs, confidence))
 
 
 def score_bound(pairs: Paired, confidence: float = 0.95) -> float | None:
@@ -162,7 +162,7 @@ def _score(rows: float, first: float, second: float, difference: float) -> float
     return over / math.sqrt(variance) if variance > 0.0 else math.copysign(math.inf, over)
 
 
-def bootstrap_bound(pairs: Paired, seed: int, confidence: float = 0.95) -> float | None:
+def bound_by_bootstrap(pairs: Paired, seed: int, confidence: float = 0.95) -> float | None:
     """The one-sided lower bound of the difference, by the paired bootstrap: its quantile over resampled groups.
 
     Only the counts matter, so a multinomial draw is a resample: scipy's bootstrap would draw each group.
@@ -176,7 +176,7 @@ def bootstrap_bound(pairs: Paired, seed: int, confidence: float = 0.95) -> float
     return float(np.quantile(drawn @ nets / (drawn @ sizes), 1.0 - confidence, method="lower"))
 
 
-def mcnemar(pairs: Paired) -> float:
+def compute_mcnemar(pairs: Paired) -> float:
     """The exact two-sided p-value that both arms err equally often: only groups that tell them apart count.
 
     Where each row is a group it is McNemar's test, else the sign test of the groups' nets.
@@ -195,7 +195,7 @@ def mcnemar(pairs: Paired) -> float:
     return min(1.0, 2.0 * float(shares[middle + beyond :].sum())) if beyond else 1.0
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
     """The p-values, adjusted by Holm: any false finding among all of them is as rare as each was alone."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
@@ -204,6 +204,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def quantile(values: Sequence[float], part: float) -> float | None:
+def find_quantile(values: Sequence[float], part: float) -> float | None:
     """The value below which `part` of them lie, between neighbours in proportion; None without values."""
     return float(np.quantile(values, part)) if values else None

@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.evaluation.comparing import normal
-from monitoring.evaluation.forms import said_by
+from monitoring.evaluation.comparing import normalize
+from monitoring.evaluation.forms import write_demonstration
 from monitoring.feedback import Feedback
-from monitoring.metric_values import Metric, badness, is_bad
+from monitoring.metric_values import Metric, is_bad, measure_badness
 from monitoring.quality.verdicts.plan import Plan
 
 LabelValue = Literal["right", "wrong", "unresolved"]
@@ -107,12 +107,12 @@ def read_judgement(feedback: Feedback, metric: str, rules: LabelRules) -> RaterJ
     shown = feedback.demonstration
     return RaterJudgement(
         rater=name_rater(feedback.caller, feedback.rater),
-        badness=badness(rules.metrics[metric], feedback.value) if feedback.metric == metric else None,
+        badness=measure_badness(rules.metrics[metric], feedback.value) if feedback.metric == metric else None,
         is_trusted=feedback.reviewed or feedback.caller in rules.trusted_callers,
         resolves=feedback.resolves,
         reviewers=feedback.reviewers,
         demonstration=shown,
-        form=None if shown is None else normal(said_by(shown)),
+        form=None if shown is None else normalize(write_demonstration(shown)),
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from monitoring.evaluation.comparing import CLASSES_MAX, normal, object_in
-from monitoring.evaluation.dataset import canonical
+from monitoring.evaluation.comparing import CLASSES_MAX, normalize, read_object
+from monitoring.evaluation.dataset import write_canonically
 from monitoring.readiness.evidence import LabelledText
 
 REPEATED_MIN = 2.0
@@ -20,15 +20,15 @@ REPEATED_MIN = 2.0
 def find_classes(rows: Sequence[LabelledText], class_field: str = "") -> tuple[str, list[str]] | None:
     """The name of what is the class, and the class of each row; None where answers are free texts."""
     if class_field:
-        return class_field, [_text((object_in(row.expected) or {}).get(class_field)) for row in rows]
+        return class_field, [_text((read_object(row.expected) or {}).get(class_field)) for row in rows]
     if all(row.label is not None for row in rows):
         labels = [row.label or "" for row in rows]
         if _are_classes(labels):
             return "label", labels
-    answers = [normal(row.expected).decode(errors="replace") for row in rows]
+    answers = [normalize(row.expected).decode(errors="replace") for row in rows]
     if _are_classes(answers):
         return "answer", answers
-    objects = [object_in(row.expected) for row in rows]
+    objects = [read_object(row.expected) for row in rows]
     if not all(objects):
         return None
     names = [
@@ -47,4 +47,4 @@ def _are_classes(values: Sequence[str]) -> bool:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else canonical(value)
+    return value if isinstance(value, str) else write_canonically(value)

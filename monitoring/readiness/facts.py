@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from monitoring.datasets.rows import fold_text
-from monitoring.evaluation.comparing import normal
+from monitoring.evaluation.comparing import normalize
 from monitoring.labels.agreement import measure_agreement
 from monitoring.labels.ratings import Rating, collect_ratings
 from monitoring.readiness.answers import find_classes
@@ -88,7 +88,7 @@ def _agreement(rows: Sequence[LabelledText], seed: int) -> Interval | None:
     """The agreement of the answers to equal requests, each time by another rater for all that is known."""
     answers: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        answers[fold_text(row.text)].append(normal(row.expected).decode(errors="replace"))
+        answers[fold_text(row.text)].append(normalize(row.expected).decode(errors="replace"))
     repeated = [(text, found) for text, found in answers.items() if len(found) > 1][:REPEATED_MAX]
     ratings = (Rating(text, str(at), value) for text, found in repeated for at, value in enumerate(found))
     found = measure_agreement(collect_ratings(ratings), seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from redis import Redis
 
 from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import ArchiveQuery, Nothing, connected, files, read
+from monitoring.archive.tables import ArchiveQuery, Nothing, connect_duckdb, list_files, read
 from monitoring.readiness.evidence import ArchivedTask, Traffic
 
 WINDOW_DAYS = 30.0
@@ -28,10 +28,10 @@ def read_traffic(archived: ArchivedTask) -> Traffic | None:
     with (
         Redis.from_url(archived.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis,
         storage.lock(redis, shared=True),
-        connected(storage) as connection,
+        connect_duckdb(storage) as connection,
     ):
         try:
-            table = read(storage, "records", list(files(storage, ArchiveQuery("records", since))))
+            table = read(storage, "records", list(list_files(storage, ArchiveQuery("records", since))))
         except Nothing:
             return None
         row = connection.execute(QUERY.format(table=table), [archived.task, since]).fetchone()

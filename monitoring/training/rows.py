@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.datasets.selection import Groups
-from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, canonical
+from monitoring.evaluation.dataset import DatasetLimits, DatasetReader, Row, write_canonically
 from monitoring.evaluation.leaks import LeakFinder, get_request
 
 HELDOUT_ROWS_MAX = 400
@@ -93,4 +93,4 @@ def as_line(row: Row, source: str) -> dict[str, Any]:
 
 
 def _request_of(row: Row) -> str:
-    return canonical([row.messages, row.prompt])
+    return write_canonically([row.messages, row.prompt])

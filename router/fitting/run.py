@@ -15,7 +15,7 @@ import numpy as np
 
 from monitoring.helper_process import run_data_job, tell_step
 from router.embedding import EmbeddingError, StaticEmbedding, load_deep
-from router.fitting.background import stand_in
+from router.fitting.background import read_stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.fitting_job import FittingJob, FittingLine, FittingResult
@@ -31,14 +31,14 @@ def fit(job: FittingJob, packed: bytes) -> FittingResult:
     rows = [msgspec.json.decode(line, type=FittingLine) for line in gzip.decompress(packed).splitlines()]
     prompts = [TrainingPrompt(row.id, row.text, row.label, row.group) for row in rows if not row.other]
     backgrounds = [row.text for row in rows if row.other]
-    others: Sequence[str] = backgrounds or stand_in()
+    others: Sequence[str] = backgrounds or read_stand_in()
     embedding = StaticEmbedding.load()
     deep = load_deep(Path(job.minilm)) if job.minilm else None
     order = np.random.default_rng(job.seed).permutation(len(others))
     count = min(max(int(ASIDE_SHARE * len(others)), ASIDE_MIN), ASIDE_MAX)
     aside = [others[at] for at in order[:count]] if count <= ASIDE_SHARE_MAX * len(others) else []
     kept = [others[at] for at in np.sort(order[len(aside) :])]
-    traffic, stands = (kept, stand_in()) if backgrounds else ((), kept)
+    traffic, stands = (kept, read_stand_in()) if backgrounds else ((), kept)
     model = fit_scope(prompts, traffic, embedding, job.seed, tell_step, deep, stands)
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"
     auroc = measure_auroc(model, aside)

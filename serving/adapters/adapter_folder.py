@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.errors import ArtifactError, quote_name
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -52,10 +52,10 @@ DEFAULT_LIMITS = ArtifactLimits()
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[int]:
+def open_folder(folder: Path) -> Iterator[int]:
     """The folder's descriptor: all files are opened relative to it, so that nothing moves under our feet."""
     if folder.is_symlink():
-        raise ArtifactError("symlink", f"{shown(folder.name)} is a symbolic link: name the folder it leads to.")
+        raise ArtifactError("symlink", f"{quote_name(folder.name)} is a symbolic link: name the folder it leads to.")
     try:
         folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
@@ -130,24 +130,24 @@ def check_files(folder_fd: int, limits: ArtifactLimits) -> None:
 def _check_entry(entry: os.DirEntry[str]) -> None:
     name, suffix = entry.name.lower(), os.path.splitext(entry.name.lower())[1]
     if entry.is_symlink():
-        raise ArtifactError("symlink", f"{shown(entry.name)} is a symbolic link: put the file itself there.")
+        raise ArtifactError("symlink", f"{quote_name(entry.name)} is a symbolic link: put the file itself there.")
     if entry.is_dir(follow_symlinks=False):
         if name not in IGNORED_FOLDERS:
             raise ArtifactError(
                 "unexpected_file",
-                f"{shown(entry.name)} is a folder: an adapter is two files in one folder; remove it.",
+                f"{quote_name(entry.name)} is a folder: an adapter is two files in one folder; remove it.",
             )
         return
     if suffix in RUNS_CODE:
         raise ArtifactError(
             "pickle",
-            f"{shown(entry.name)} is of a kind that can run code when it is loaded, or is no adapter: only "
+            f"{quote_name(entry.name)} is of a kind that can run code when it is loaded, or is no adapter: only "
             "safetensors is taken; save with safe_serialization=True and remove the file.",
         )
     if name in TOKENIZER_FILES:
         raise ArtifactError(
             "tokenizer",
-            f"{shown(entry.name)} belongs to a tokenizer: engines ignore an adapter's own one and use the "
+            f"{quote_name(entry.name)} belongs to a tokenizer: engines ignore an adapter's own one and use the "
             "base model's. Remove it if it is the base's; if tokens or a chat template were changed, train "
             "again without.",
         )
@@ -157,10 +157,12 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
     if not ignored or not entry.is_file(follow_symlinks=False):
         raise ArtifactError(
             "unexpected_file",
-            f"{shown(entry.name)} has no place in an adapter: leave {CONFIG_FILE} and {WEIGHTS_FILE}.",
+            f"{quote_name(entry.name)} has no place in an adapter: leave {CONFIG_FILE} and {WEIGHTS_FILE}.",
         )
 
 
 def _unreadable(name: str, error: Exception) -> ArtifactError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return ArtifactError("unreadable", f"{shown(name)} can't be read ({reason}): name a folder that holds an adapter.")
+    return ArtifactError(
+        "unreadable", f"{quote_name(name)} can't be read ({reason}): name a folder that holds an adapter."
+    )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.adapters import canonical
-from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.tensors import Tensor, read_header
 
 FINGERPRINT_VERSION = 1
@@ -58,7 +58,7 @@ def read_base(folder: Path, fingerprint: str | None = None, served_as: str | Non
     Raises ArtifactError `bad_base`.
     """
     if fingerprint is not None and not canonical.DIGEST.fullmatch(fingerprint):
-        raise _bad(folder, f"its fingerprint {shown(fingerprint)} is not sha256: and 64 hex digits")
+        raise _bad(folder, f"its fingerprint {quote_name(fingerprint)} is not sha256: and 64 hex digits")
     config = _read_json(folder, "config.json", CONFIG_BYTES_MAX)
     if _weight_files(folder):
         measured = fingerprint_of(folder)
@@ -81,7 +81,7 @@ def fingerprint_of(folder: Path) -> str:
     for path in _weight_files(folder):
         for name, edge in _edges(folder, path).items():
             if name in edges:
-                raise _bad(folder, f"tensor {shown(name)} is in two of its files")
+                raise _bad(folder, f"tensor {quote_name(name)} is in two of its files")
             edges[name] = edge
     if not edges:
         raise _bad(folder, "it has no *.safetensors weights")
@@ -97,7 +97,7 @@ def fingerprint_of(folder: Path) -> str:
         raise _bad(folder, f"its config.json can't be used: {error}") from None
 
 
-def module_sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+def measure_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Every module of a layer that can carry an adapter, by path within the layer, with (inputs, outputs).
 
     Raises ArtifactError `unknown_architecture` for a family that is not in the table, `bad_base` for a config
@@ -107,7 +107,7 @@ def module_sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     if family not in SPLIT_FAMILIES | FUSED_FAMILIES:
         raise ArtifactError(
             "unknown_architecture",
-            f"The base model's architecture {shown(str(family))} is not known here, so an adapter's sizes "
+            f"The base model's architecture {quote_name(str(family))} is not known here, so an adapter's sizes "
             f"can't be checked; known are {', '.join(sorted(SPLIT_FAMILIES | FUSED_FAMILIES))}. Add it to "
             "serving/adapters/base_model.py.",
         )
@@ -133,7 +133,7 @@ def module_sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def layer_count(config: Mapping[str, Any]) -> int:
+def count_layers(config: Mapping[str, Any]) -> int:
     """The number of the base's layers. Raises ArtifactError `bad_base` if its config does not say."""
     layers = _size(config, "num_hidden_layers")
     if layers > LAYERS_MAX:
@@ -156,7 +156,7 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
     if type(value) is not int or not 1 <= value <= DIMENSION_MAX:
         raise ArtifactError(
             "bad_base",
-            f"The base model's config.json has no valid {key} (found {shown(repr(value))}): add it.",
+            f"The base model's config.json has no valid {key} (found {quote_name(repr(value))}): add it.",
         )
     return value
 
@@ -261,4 +261,4 @@ def _read_json(folder: Path, name: str, size_bytes_max: int) -> dict[str, Any]:
 
 
 def _bad(folder: Path, fault: str) -> ArtifactError:
-    return ArtifactError("bad_base", f"The base model in {shown(folder.name)} can't be used: {fault}.")
+    return ArtifactError("bad_base", f"The base model in {quote_name(folder.name)} can't be used: {fault}.")

@@ -148,14 +148,14 @@ class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return "shadow" if name in self.shadow else None
 
 
-def version_from(_: str, raw: Mapping[str, Any]) -> Version:
+def read_version(_: str, raw: Mapping[str, Any]) -> Version:
     """A version as it is kept in the object store. Raises ValidationError where this release can't read it."""
     if raw.get("state") == "standby":  # the earlier name
         raw = {**raw, "state": "previous_version"}
     return msgspec.convert(raw, Version)
 
 
-def alias_from(_: str, raw: Mapping[str, Any]) -> AliasEntry:
+def read_alias(_: str, raw: Mapping[str, Any]) -> AliasEntry:
     """An alias as it is kept in the object store. Raises ValidationError where this release can't read it."""
     previous = raw.get("previous")
     if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none

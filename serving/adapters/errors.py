@@ -48,7 +48,7 @@ class ArtifactError(Exception):
         self.code: ArtifactCode = code
 
 
-def shown(text: str, length_max: int = 120) -> str:
+def quote_name(text: str, length_max: int = 120) -> str:
     """A name from someone else's file, safe to print: quoted, ASCII, cut to `length_max` characters."""
     whole = ascii(text)
     return whole if len(whole) <= length_max else whole[: length_max - 3] + "..."

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def incoming_folder(store_folder: Path) -> AsyncIterator[Path]:
+async def make_incoming_folder(store_folder: Path) -> AsyncIterator[Path]:
     """A fresh folder, for as long as the block lasts. Raises OSError if it can't be made."""
     folder = store_folder / f"{INCOMING}{secrets.token_hex(8)}"
     try:

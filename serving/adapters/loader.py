@@ -25,8 +25,8 @@ from serving.adapters.placement import (
     PlacementState,
     Step,
     group_by_replica,
-    placement_from,
-    placement_key,
+    name_placement,
+    read_placement,
 )
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
 from serving.adapters.sidecar import PullError, ensure_on
@@ -35,7 +35,7 @@ from serving.engine_client import EngineClient
 from serving.engine_traits import AdapterApi
 from serving.fingerprint import BaseFingerprint, compute_fingerprint
 from serving.fleet import Fleet
-from serving.health import engine_headers, look
+from serving.health import look, make_engine_headers
 from serving.object_store import Mirror, ObjectStore
 from serving.replica import Replica
 
@@ -103,8 +103,8 @@ class Placer:
         """`fingerprints` are the pools' base models; `engines` is for looks, `http` for all else; `loaded` is told of
         each load: its pool and its seconds."""
         self._fleet = fleet
-        self.placements = ObjectStore(redis, "placements", placement_from)
-        self.written = Mirror(self.placements, placement_from)
+        self.placements = ObjectStore(redis, "placements", read_placement)
+        self.written = Mirror(self.placements, read_placement)
         self._references = References(redis)
         self._store = store
         self._fingerprints = fingerprints
@@ -171,7 +171,7 @@ class Placer:
 
     async def _forget(self, replica: Replica, name: str, placement: Placement | None, now: Pass, *, lost: bool) -> None:
         """Delete what is written of a placement; where copies of it are still in the engine, they stay as ghosts."""
-        key = placement_key(replica.name, name)
+        key = name_placement(replica.name, name)
         if placement is None:
             return
         if placement.ghosts and not lost:
@@ -394,7 +394,7 @@ class Placer:
             return await self._http.post(
                 replica.config.url + path,
                 json=body,
-                headers=engine_headers(replica),
+                headers=make_engine_headers(replica),
                 timeout=LOAD_TIMEOUT_SECONDS,
             )
         except httpx.HTTPError:
@@ -407,7 +407,7 @@ def _adapter_api_of(replica: Replica) -> AdapterApi:
     return adapter_api
 
 
-def together(placements: Iterable[Placement]) -> str:
+def join_notes(placements: Iterable[Placement]) -> str:
     """The placements' notes, one after another; what is the same but for the replica is told once."""
     by_note: dict[str, tuple[str, list[str]]] = {}
     for placement in placements:

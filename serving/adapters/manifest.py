@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from serving.adapters import canonical
 from serving.adapters.adapter_folder import read_small
-from serving.adapters.errors import shown
+from serving.adapters.errors import quote_name
 from serving.adapters.plain_yaml import read_plain_yaml
 from serving.view import GeneralPromptView
 
@@ -140,7 +140,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def review_due(manifest: Mapping[str, Any]) -> float | None:
+def read_review_due(manifest: Mapping[str, Any]) -> float | None:
     """The time at which a manifest, as `to_json` writes it, is due for review by its owner (Unix seconds); None: never.
 
     A date is due when it is over, in UTC; a time without a zone is one of UTC. Raises ValueError for what is neither.
@@ -165,7 +165,7 @@ class _Fields:
         self._place = place
         self._left = dict(value)
         for key in RENAMED.keys() & self._left:
-            raise ManifestError(f"{shown(self._at(key))} is called {RENAMED[key]} now: rename it.")
+            raise ManifestError(f"{quote_name(self._at(key))} is called {RENAMED[key]} now: rename it.")
         self._known: list[str] = []
 
     def take(self, key: str, read: Callable[[str, Any], T]) -> T:
@@ -184,7 +184,7 @@ class _Fields:
         """Raises ManifestError if a key is left that nobody took."""
         for key in self._left:
             raise ManifestError(
-                f"{shown(self._at(str(key)))} is not known here: remove or rename it; known are "
+                f"{quote_name(self._at(str(key)))} is not known here: remove or rename it; known are "
                 f"{', '.join(self._known)}."
             )
 
@@ -295,7 +295,9 @@ def _sampling(place: str, value: Any) -> dict[str, Any]:
             _mapping(f"{place}.{key}", setting)
         else:
             keys = ", ".join([*SAMPLING_BOUNDS, "stop", "chat_template_kwargs"])
-            raise ManifestError(f"{shown(f'{place}.{key}')} is not known here: remove or rename it; known are {keys}.")
+            raise ManifestError(
+                f"{quote_name(f'{place}.{key}')} is not known here: remove or rename it; known are {keys}."
+            )
     return sampling
 
 
@@ -351,7 +353,7 @@ def _moment(place: str, value: Any) -> str:
 def _review_by(place: str, value: Any) -> str:
     text = _moment(place, value)
     try:
-        review_due({"review_by": text})
+        read_review_due({"review_by": text})
     except ValueError:
         raise ManifestError(f"{place} must be before the year 10000.") from None
     return text
@@ -378,7 +380,7 @@ def _metrics(place: str, value: Any) -> dict[str, float]:
     metrics = _mapping(place, value)
     for name, number in metrics.items():
         if type(number) not in (int, float):
-            raise ManifestError(f"{shown(f'{place}.{name}')} must be a number.")
+            raise ManifestError(f"{quote_name(f'{place}.{name}')} must be a number.")
     return metrics
 
 
@@ -391,7 +393,7 @@ def _evaluations(place: str, value: Any) -> list[str]:
 def _tags(place: str, value: Any) -> dict[str, str]:
     tags = _mapping(place, value)
     for name, text in tags.items():
-        _line(shown(f"{place}.{name}"), text)
+        _line(quote_name(f"{place}.{name}"), text)
     return tags
 
 
@@ -429,7 +431,7 @@ def _check_plain(place: str, value: Any, depth_left: int) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ManifestError(f"{place} has the key {shown(repr(key))}, which is no text: put it in quotes.")
+                raise ManifestError(f"{place} has the key {quote_name(repr(key))}, which is no text: put it in quotes.")
             _check_plain(place, inner, depth_left - 1)
     elif isinstance(value, list):
         for inner in value:

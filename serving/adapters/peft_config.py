@@ -8,7 +8,7 @@ from typing import Any
 
 from serving.adapters import canonical
 from serving.adapters.adapter_folder import CONFIG_FILE, ArtifactLimits, open_file
-from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.errors import ArtifactError, quote_name
 
 # Keys of adapter_config.json that are checked here by themselves, and those that say how it was trained and
 # change nothing in how it is served. Every other key must be absent, null, false or empty: a feature that is
@@ -54,7 +54,7 @@ def read_promise(config: Mapping[str, Any], limits: ArtifactLimits) -> Promise:
     _check_features(config)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1:
-        raise _bad_config(f"has no valid rank: r is {shown(repr(rank))} and must be a whole number from 1")
+        raise _bad_config(f"has no valid rank: r is {quote_name(repr(rank))} and must be a whole number from 1")
     if rank > limits.rank_max:
         raise ArtifactError(
             "rank_too_high",
@@ -62,31 +62,35 @@ def read_promise(config: Mapping[str, Any], limits: ArtifactLimits) -> Promise:
             "the engines' --max-lora-rank and with it the pool's max_lora_rank.",
         )
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= limits.alpha_max:
-        raise _bad_config(f"has lora_alpha {shown(repr(alpha))}, which must be above 0 and at most {limits.alpha_max}")
+        raise _bad_config(
+            f"has lora_alpha {quote_name(repr(alpha))}, which must be above 0 and at most {limits.alpha_max}"
+        )
     return Promise(rank, float(alpha), _read_targets(config), _read_layers(config))
 
 
 def _check_features(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise unsupported(f"peft_type is {shown(str(config.get('peft_type')))}", "only LORA is served")
+        raise refuse_feature(f"peft_type is {quote_name(str(config.get('peft_type')))}", "only LORA is served")
     if config.get("task_type") != "CAUSAL_LM":
-        raise unsupported(f"task_type is {shown(str(config.get('task_type')))}", "only CAUSAL_LM is served")
+        raise refuse_feature(f"task_type is {quote_name(str(config.get('task_type')))}", "only CAUSAL_LM is served")
     if config.get("bias", "none") != "none":
-        raise unsupported(f"bias is {shown(str(config['bias']))}", "engines serve no biases; train with bias='none'")
+        raise refuse_feature(
+            f"bias is {quote_name(str(config['bias']))}", "engines serve no biases; train with bias='none'"
+        )
     if type(config.get("use_rslora", False)) is not bool:
         raise _bad_config("has a use_rslora that is neither true nor false")
     init = config.get("init_lora_weights", True)
     if type(init) is not bool and not (isinstance(init, str) and init.lower() in PLAIN_INITS):
-        raise unsupported(
-            f"init_lora_weights is {shown(str(init))}",
+        raise refuse_feature(
+            f"init_lora_weights is {quote_name(str(init))}",
             "it changes the base model's own weights; convert the adapter with "
             "path_initial_model_for_weight_conversion",
         )
     for key in sorted(config.keys() - CHECKED_KEYS - INERT_KEYS):
         value = config[key]
         if value is not None and value is not False and value not in ({}, [], ""):
-            raise unsupported(
-                f"{shown(key)} is set", "the engine does not serve it, or serves it wrongly; train without"
+            raise refuse_feature(
+                f"{quote_name(key)} is set", "the engine does not serve it, or serves it wrongly; train without"
             )
 
 
@@ -102,7 +106,7 @@ def _read_targets(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _read_layers(config: Mapping[str, Any]) -> tuple[int, ...] | None:
     if config.get("layers_pattern") not in (None, "", [], "layers", ["layers"]):
-        raise unsupported("layers_pattern is set", "leave it out")
+        raise refuse_feature("layers_pattern is set", "leave it out")
     layers = config.get("layers_to_transform")
     if layers in (None, []):
         return None
@@ -116,6 +120,6 @@ def _bad_config(fault: str) -> ArtifactError:
     return ArtifactError("bad_config", f"adapter_config.json {fault}.")
 
 
-def unsupported(feature: str, advice: str) -> ArtifactError:
+def refuse_feature(feature: str, advice: str) -> ArtifactError:
     """The error for a feature that the engine does not serve."""
     return ArtifactError("unsupported_feature", f"In this adapter {feature}: {advice}.")

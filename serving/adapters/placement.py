@@ -45,7 +45,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def key(self) -> str:
         """Its name in the object store."""
-        return placement_key(self.replica, self.version)
+        return name_placement(self.replica, self.version)
 
     def to_json(self) -> dict[str, Any]:
         """As the object store keeps it."""
@@ -53,17 +53,17 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return built
 
 
-def placement_key(replica: str, version: str) -> str:
+def name_placement(replica: str, version: str) -> str:
     """The name of a placement in the object store."""
     return f"{replica}/{version}"
 
 
-def placement_from(_: str, raw: Mapping[str, Any]) -> Placement:
+def read_placement(_: str, raw: Mapping[str, Any]) -> Placement:
     """A placement of the object store. Raises ValidationError where this release can't read it."""
     return msgspec.convert(raw, Placement)
 
 
-def by_place(placements: Iterable[Placement]) -> dict[tuple[str, str], Placement]:
+def map_by_place(placements: Iterable[Placement]) -> dict[tuple[str, str], Placement]:
     """Placements by replica and version."""
     return {(placement.replica, placement.version): placement for placement in placements}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from serving.adapters.errors import shown
+from serving.adapters.errors import quote_name
 
 BOOLEAN = "tag:yaml.org,2002:bool"
 
@@ -41,7 +41,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             if key.value in seen:
-                text = f"{shown(str(key.value))} comes twice: remove one"
+                text = f"{quote_name(str(key.value))} comes twice: remove one"
                 raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from serving.adapters.entries import Version
-from serving.health import engine_headers
+from serving.health import make_engine_headers
 from serving.object_store import ObjectStore, Stale
 from serving.replica import Replica
 
@@ -186,7 +186,7 @@ async def _ask(replica: Replica, model: str, question: Mapping[str, Any], http: 
         answer = await http.post(
             f"{replica.config.base_url}/chat/completions",
             json=body,
-            headers=engine_headers(replica),
+            headers=make_engine_headers(replica),
             timeout=PROBE_TIMEOUT_SECONDS,
         )
         answer.raise_for_status()

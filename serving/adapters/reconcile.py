@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from serving.adapters.entries import PLACED, WANTED, Version, VersionState
-from serving.adapters.loader import Pass, Placer, World, together
+from serving.adapters.loader import Pass, Placer, World, join_notes
 from serving.adapters.placement import (
     HELD,
     Capacity,
@@ -21,12 +21,12 @@ from serving.adapters.placement import (
     Placement,
     Sight,
     Step,
-    by_place,
+    map_by_place,
+    name_placement,
     next_step,
-    placement_key,
 )
 from serving.adapters.placement_plan import Demand, Room, spread
-from serving.adapters.registry import Noted, Registry, RegistryError, nothing_noted
+from serving.adapters.registry import Noted, Registry, RegistryError, note_nothing
 from serving.fleet import LEAVING_SECONDS_MAX, Fleet
 from serving.object_store import Stale, Unreadable
 from serving.replica import Replica
@@ -100,7 +100,7 @@ class Reconciler:
         versions: Mapping[str, Version],
         world: World,
         unreadable: Collection[str] = (),
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
     ) -> None:
         """One pass: what is wanted is spread over the replicas, and each replica brought a few steps nearer to it.
         What is `noted` is written in the same step as the end of a staging that has come to nothing.
@@ -111,7 +111,7 @@ class Reconciler:
         Replicas are seen to beside each other. What takes longer than PASS_SECONDS_MAX on one goes on beside the next
         passes, which leave that replica alone meanwhile. Raises RedisError.
         """
-        placements = by_place((await self._placer.written.all()).values())
+        placements = map_by_place((await self._placer.written.all()).values())
         generations = dict(await self._placer.written.generations())
         now = Pass(versions, placements, generations, world, frozenset(unreadable))
         unsure = self._unsure()
@@ -140,7 +140,7 @@ class Reconciler:
         """Forget the placements on replicas that have long left: most of those that are discovered never come back.
         Of those that are no more the generations are forgotten where their version is to be nowhere: not at once, or
         a gateway that had the job before might take a new placement for the one that it knows."""
-        placed = {placement_key(*place) for place in now.placements}
+        placed = {name_placement(*place) for place in now.placements}
         names = now.generations.keys() | placed
         places = {name: name.partition("/")[0] for name in names - self._placer.written.unreadable}
         moment, gone = time.monotonic(), {*places.values()} - self._fleet.replicas.keys()
@@ -299,14 +299,14 @@ class Reconciler:
         there = [now.placements.get((replica, version.name)) for replica in targets]
         failed = [p for p in there if p is not None and p.state == "failed" and p.since >= version.changed_at]
         ready = [p for p in there if p is not None and p.state == "ready"]
-        notes = together(failed)
+        notes = join_notes(failed)
         overdue = time.time() - version.changed_at > STAGE_SECONDS_MAX
         if any(placement.wrong for placement in failed):
             await self._registry.move(version.name, "quarantined", notes, noted)
             await self._placer.forget_references(version.name)  # the first replica may have been the wrong one
         elif len(ready) + len(failed) < len(targets) and not overdue:
             return
-        elif len(ready) >= quorum(len(targets)):
+        elif len(ready) >= compute_quorum(len(targets)):
             await self._registry.move(version.name, "ready", notes)
         else:
             await self._registry.move(version.name, "verified", notes or "it took too long to load", noted)
@@ -318,6 +318,6 @@ class Reconciler:
         return self._placer.no_room(version.pool, now)
 
 
-def quorum(replicas: int) -> int:
+def compute_quorum(replicas: int) -> int:
     """The number of a version's replicas that must be ready before an alias may move to it: more than half."""
     return replicas // 2 + 1

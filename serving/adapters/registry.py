@@ -19,12 +19,12 @@ from serving.adapters.entries import (
     Rollout,
     Version,
     VersionState,
-    alias_from,
-    version_from,
+    read_alias,
+    read_version,
 )
 from serving.adapters.manifest import Manifest, to_json
 from serving.adapters.verification import Artifact
-from serving.object_store import Change, Mirror, ObjectStore, Stale, Unchanged, Unreadable, change_together, reading
+from serving.object_store import Change, Mirror, ObjectStore, Stale, Unchanged, Unreadable, change_together, guard_read
 
 VERSIONS_PER_TASK_MAX = 1000
 PREVIOUS_MAX = 100
@@ -33,7 +33,7 @@ Noted = Callable[[Any, Any, int], Sequence[Change | Unchanged]]
 and after the change, and its new generation. It is called again for each new try."""
 
 
-def nothing_noted(_before: Any, _after: Any, _generation: int) -> Sequence[Change]:
+def note_nothing(_before: Any, _after: Any, _generation: int) -> Sequence[Change]:
     """Nothing is written beside the change."""
     return ()
 
@@ -47,10 +47,10 @@ class Registry:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._versions = ObjectStore(redis, "versions", version_from)
-        self._aliases = ObjectStore(redis, "aliases", alias_from)
-        self._version_mirror = Mirror(self._versions, version_from)
-        self._alias_mirror = Mirror(self._aliases, alias_from)
+        self._versions = ObjectStore(redis, "versions", read_version)
+        self._aliases = ObjectStore(redis, "aliases", read_alias)
+        self._version_mirror = Mirror(self._versions, read_version)
+        self._alias_mirror = Mirror(self._aliases, read_alias)
 
     async def versions(self) -> Mapping[str, Version]:
         """All versions by name; one that can't be read is as it was last read, or left out."""
@@ -66,8 +66,8 @@ class Registry:
         raw = await self._versions.get(name)
         if raw is None:
             raise KeyError(name)
-        with reading(self._versions.kind, name):
-            return version_from(name, raw)
+        with guard_read(self._versions.kind, name):
+            return read_version(name, raw)
 
     async def aliases(self) -> Mapping[str, AliasEntry]:
         """All aliases by task; one that can't be read is as it was last read, or left out."""
@@ -80,8 +80,8 @@ class Registry:
         """
         generation = await self._aliases.generation(task)
         raw = await self._aliases.get(task)
-        with reading(self._aliases.kind, task):
-            return (None if raw is None else alias_from(task, raw)), generation
+        with guard_read(self._aliases.kind, task):
+            return (None if raw is None else read_alias(task, raw)), generation
 
     async def generations(self) -> dict[str, int]:
         """The generation of each version."""
@@ -104,7 +104,7 @@ class Registry:
         by: str,
         signed_by: str | None = None,
         signature: str | None = None,
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
         owner: str | None = None,
     ) -> Version:
         """Enter a verified adapter as the task's next version; the same bytes and manifest again are the same version.
@@ -167,7 +167,7 @@ class Registry:
             else:
                 return signed
 
-    async def move(self, name: str, state: VersionState, note: str = "", noted: Noted = nothing_noted) -> Version:
+    async def move(self, name: str, state: VersionState, note: str = "", noted: Noted = note_nothing) -> Version:
         """Bring a version into another state, with what is `noted` where it was in another one. Raises RegistryError
         where that is no step from its present one."""
         return await self._move(name, state, note, noted, of_no_alias=False)
@@ -177,7 +177,7 @@ class Registry:
         name: str,
         state: Literal["verified", "draining"] = "verified",
         note: str = "",
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
     ) -> Version:
         """Have replicas unload a version, and bring it back to `verified`, or on its way to `retired`; with what is
         `noted` where it was in another state.
@@ -212,7 +212,7 @@ class Registry:
         task: str,
         weights: Mapping[str, float],
         expected_generation: int | None = None,
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
     ) -> int:
         """Move the task's alias to these versions, at once and as a whole; returns the alias's new generation.
 
@@ -231,7 +231,7 @@ class Registry:
         name: str,
         share: float,
         expected_generation: int | None = None,
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
     ) -> int:
         """Copy a share of the task's requests to a version, whose answers nobody sees; 0 ends it.
 
@@ -257,7 +257,7 @@ class Registry:
         expected: int | None = None,
         beside: Change | None = None,
         keeps_plan: bool = False,
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
     ) -> int:
         """Send a share of the task's sessions to a version, and the rest to the one that leads now.
 
@@ -293,7 +293,7 @@ class Registry:
         name: str,
         expected_generation: int | None = None,
         beside: Change | None = None,
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
     ) -> int:
         """Make a version the task's one and only; the one that led stays loaded. The change `beside` is
         made in the same step."""
@@ -309,7 +309,7 @@ class Registry:
         quarantine: str = "",
         beside: Change | None = None,
         canary_only: bool = False,
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
     ) -> int:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
@@ -337,9 +337,7 @@ class Registry:
 
         return await self._realias(task, expected_generation, back, quarantine, beside, noted)
 
-    async def remove_alias(
-        self, task: str, expected_generation: int | None = None, noted: Noted = nothing_noted
-    ) -> int:
+    async def remove_alias(self, task: str, expected_generation: int | None = None, noted: Noted = note_nothing) -> int:
         """Let the task have no version at all: its fallback answers. Raises RegistryError where it has none."""
         return await self._realias(
             task, expected_generation, lambda before, _: _there(before, task) and None, noted=noted
@@ -352,7 +350,7 @@ class Registry:
         made: Callable[[AliasEntry | None, Mapping[str, Version]], AliasEntry | None],
         quarantine: str = "",
         beside: Change | None = None,
-        noted: Noted = nothing_noted,
+        noted: Noted = note_nothing,
     ) -> int:
         """The alias, and the states of the versions that it takes up and lets go, as one step from what is now."""
         while True:
@@ -370,7 +368,7 @@ class Registry:
                 raise Unreadable(self._versions.kind, unread[0])
             changes: list[Change | Unchanged] = [
                 self._moved(versions[name], state, generations[name], note)
-                for name, state, note in role_changes(task, versions, before, after, quarantine)
+                for name, state, note in find_role_changes(task, versions, before, after, quarantine)
             ]
             if beside is not None:
                 changes.append(beside)
@@ -390,7 +388,7 @@ class Registry:
         return Change(self._versions, version.name, msgspec.to_builtins(moved), generation)
 
 
-def role_changes(
+def find_role_changes(
     task: str,
     versions: Mapping[str, Version],
     before: AliasEntry | None,

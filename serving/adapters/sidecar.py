@@ -16,8 +16,8 @@ import httpx
 
 from monitoring.synced_files import sync
 from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, ArtifactLimits
-from serving.adapters.errors import ArtifactError, shown
-from serving.adapters.incoming import append, incoming_folder, to_its_end
+from serving.adapters.errors import ArtifactError, quote_name
+from serving.adapters.incoming import append, make_incoming_folder, to_its_end
 from serving.adapters.store import FILE_MODE, FOLDER_MODE, FREE_BYTES_MIN, Store
 from serving.adapters.verification import digest_of
 
@@ -136,7 +136,7 @@ class Puller:
     async def _fetch(self, digest: str) -> None:
         await to_its_end(lambda: self._store.sweep(PULL_SECONDS_MAX, time.time()))
         key = await asyncio.to_thread(self._key)
-        async with incoming_folder(self._store.folder) as folder:
+        async with make_incoming_folder(self._store.folder) as folder:
             for name in FILES:
                 await self._fetch_file(digest, name, folder / name, key)
             await to_its_end(lambda: self._let_in(digest, folder))
@@ -194,4 +194,4 @@ def _sentence_in(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])[:SENTENCE_LENGTH_MAX]
     except (ValueError, LookupError, TypeError):
-        return f"{answer.status_code} {shown(answer.text)}."
+        return f"{answer.status_code} {quote_name(answer.text)}."

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from serving.adapters import canonical
 from serving.adapters.adapter_folder import read_small
-from serving.adapters.errors import shown
+from serving.adapters.errors import quote_name
 
 ALGORITHM = "ed25519"
 MESSAGE = "apprentice-adapter-v1\n{adapter_digest}\n{manifest_digest}\n"
@@ -81,13 +81,14 @@ def check(signature: Signature, adapter_digest: str, manifest_digest: str, trust
     key = trusted.get(signature.signer)
     if key is None:
         names = ", ".join(sorted(trusted)) or "nobody"
-        raise SignatureError(f"It is signed by {shown(signature.signer)}, and trusted here are: {names}.")
+        raise SignatureError(f"It is signed by {quote_name(signature.signer)}, and trusted here are: {names}.")
     if len(key) != KEY_BYTES:
-        raise SignatureError(f"The trusted key of {shown(signature.signer)} can't be used: it has {len(key)} bytes.")
+        name = quote_name(signature.signer)
+        raise SignatureError(f"The trusted key of {name} can't be used: it has {len(key)} bytes.")
     if not verify_message(key, _message(adapter_digest, manifest_digest), signature.signature):
         raise SignatureError(
-            f"The signature of {shown(signature.signer)} does not hold for these bytes and this manifest: they were "
-            "changed after it, or it was made with another key. Sign them again."
+            f"The signature of {quote_name(signature.signer)} does not hold for these bytes and this manifest: they "
+            "were changed after it, or it was made with another key. Sign them again."
         )
     return signature.signer
 
@@ -104,7 +105,7 @@ def read_signature(path: Path) -> Signature:
         raise SignatureError(f"{path.name} is not the JSON of a signature: {error}.") from None
 
 
-def written(signature: Signature) -> bytes:
+def write_signature(signature: Signature) -> bytes:
     """The signature as signature.json holds it."""
     value = {"signer": signature.signer, "algorithm": ALGORITHM, "signature": as_text(signature)}
     return json.dumps(value, indent=2).encode() + b"\n"
@@ -128,7 +129,7 @@ def new_key() -> bytes:
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def public_key(key_pem: bytes) -> str:
+def derive_public_key(key_pem: bytes) -> str:
     """The public key of a private key in PEM: in base64, as signing.trusted takes it. Raises SignatureError."""
     raw = _private_key(key_pem).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return base64.b64encode(raw).decode()
@@ -165,7 +166,7 @@ def _private_key(key_pem: bytes) -> Ed25519PrivateKey:
 def _message(adapter_digest: str, manifest_digest: str) -> bytes:
     for digest in (adapter_digest, manifest_digest):
         if not canonical.DIGEST.fullmatch(digest):
-            raise SignatureError(f"{shown(digest)} is not sha256: and 64 hex digits.")
+            raise SignatureError(f"{quote_name(digest)} is not sha256: and 64 hex digits.")
     return MESSAGE.format(adapter_digest=adapter_digest, manifest_digest=manifest_digest).encode()
 
 

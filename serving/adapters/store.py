@@ -17,8 +17,15 @@ from typing import BinaryIO
 
 from monitoring.synced_files import sync
 from serving.adapters import canonical
-from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, ArtifactLimits, open_file, opened
-from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.adapter_folder import (
+    CONFIG_FILE,
+    DEFAULT_LIMITS,
+    WEIGHTS_FILE,
+    ArtifactLimits,
+    open_file,
+    open_folder,
+)
+from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.verification import Artifact, digest_of
 
 INCOMING = ".incoming-"
@@ -80,7 +87,7 @@ class Store:
         Raises ArtifactError `bad_digest`; no other string ever becomes a path.
         """
         if not canonical.DIGEST.fullmatch(digest):
-            raise ArtifactError("bad_digest", f"{shown(digest)} is not sha256: and 64 hex digits.")
+            raise ArtifactError("bad_digest", f"{quote_name(digest)} is not sha256: and 64 hex digits.")
         return self.folder / digest.removeprefix("sha256:")
 
     def holds(self, digest: str) -> bool:
@@ -102,7 +109,7 @@ class Store:
         except (ArtifactError, OSError) as error:
             raise _damaged(digest, str(error)) from None
         if actual is None:
-            raise _damaged(digest, f"it holds {shown(', '.join(names))}")
+            raise _damaged(digest, f"it holds {quote_name(', '.join(names))}")
         if actual != digest:
             raise _damaged(digest, f"its bytes have the digest {actual}")
 
@@ -125,7 +132,7 @@ class Store:
     def _copy(self, source: Path, incoming: Path, artifact: Artifact) -> None:
         changed = ArtifactError("changed", "The adapter was changed after it was verified: push it again.")
         copied = 0
-        with opened(source) as source_fd:
+        with open_folder(source) as source_fd:
             for name in (CONFIG_FILE, WEIGHTS_FILE):
                 with open_file(source_fd, name, self._limits.size_bytes_max) as (file, size_bytes):
                     copied += size_bytes

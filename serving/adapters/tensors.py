@@ -12,7 +12,7 @@ from math import prod
 from typing import Any, BinaryIO
 
 from serving.adapters import canonical
-from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.errors import ArtifactError, quote_name
 
 WIDTHS: Mapping[str, int] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
@@ -89,14 +89,14 @@ def check_values(name: str, dtype: str, data: bytes) -> None:
     if bad:
         raise ArtifactError(
             "not_finite",
-            f"Tensor {shown(name)} holds NaN, infinite or absurdly large values: the training diverged; "
+            f"Tensor {quote_name(name)} holds NaN, infinite or absurdly large values: the training diverged; "
             "train again with a lower learning rate or take an earlier checkpoint.",
         )
     prefix_is_zero = _only_zeros(data[:PREFIX_BYTES], upper[: PREFIX_BYTES // width])
     if prefix_is_zero and _only_zeros(data, upper):
         raise ArtifactError(
             "all_zero",
-            f"Tensor {shown(name)} holds nothing but zeros, so the adapter does nothing there: it was never "
+            f"Tensor {quote_name(name)} holds nothing but zeros, so the adapter does nothing there: it was never "
             "trained, or the file was cut and filled up; save it again or leave the module out.",
         )
 
@@ -108,18 +108,18 @@ def _only_zeros(data: bytes, upper: bytes) -> bool:
 
 def _tensor(name: str, entry: Any, data_start: int) -> Tensor:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _corrupt(f"tensor {shown(name)} does not consist of dtype, shape and data_offsets")
+        raise _corrupt(f"tensor {quote_name(name)} does not consist of dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in WIDTHS:
-        raise _corrupt(f"tensor {shown(name)} has the unknown dtype {shown(str(dtype))}")
+        raise _corrupt(f"tensor {quote_name(name)} has the unknown dtype {quote_name(str(dtype))}")
     if not _naturals(shape) or len(shape) > DIMENSIONS_MAX:
-        raise _corrupt(f"tensor {shown(name)} has no valid shape")
+        raise _corrupt(f"tensor {quote_name(name)} has no valid shape")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise _corrupt(f"tensor {shown(name)} has no valid offsets")
+        raise _corrupt(f"tensor {quote_name(name)} has no valid offsets")
     begin, end = offsets
     size_bytes = prod(shape) * WIDTHS[dtype]
     if end - begin != size_bytes:
-        raise _corrupt(f"tensor {shown(name)} needs {size_bytes} bytes by its shape and has {end - begin}")
+        raise _corrupt(f"tensor {quote_name(name)} needs {size_bytes} bytes by its shape and has {end - begin}")
     return Tensor(name, dtype, tuple(shape), data_start + begin, size_bytes)
 
 
@@ -132,7 +132,7 @@ def _check_cover(tensors: list[Tensor], data_start: int, size_bytes: int) -> Non
     end = data_start
     for tensor in sorted(tensors, key=lambda each: (each.start, each.size_bytes)):
         if tensor.start != end:
-            raise _corrupt(f"tensor {shown(tensor.name)} overlaps another or leaves a gap before it")
+            raise _corrupt(f"tensor {quote_name(tensor.name)} overlaps another or leaves a gap before it")
         end += tensor.size_bytes
     if end != size_bytes:
         raise _corrupt(f"its tensors end at byte {end}, and the file has {size_bytes}")

@@ -28,11 +28,11 @@ from serving.adapters.adapter_folder import (
     ArtifactLimits,
     check_files,
     open_file,
-    opened,
+    open_folder,
 )
-from serving.adapters.base_model import Base, layer_count, module_sizes, name_of
-from serving.adapters.errors import ArtifactError, shown
-from serving.adapters.peft_config import Promise, read_config, read_promise, unsupported
+from serving.adapters.base_model import Base, count_layers, measure_modules, name_of
+from serving.adapters.errors import ArtifactError, quote_name
+from serving.adapters.peft_config import Promise, read_config, read_promise, refuse_feature
 from serving.adapters.tensors import FLOATS, Tensor, check_values, read_exactly, read_header
 
 DIGEST_VERSION = b"apprentice-adapter-1\n"
@@ -75,7 +75,7 @@ def verify(
 
     Raises ArtifactError with the code and the sentence of the first thing that is wrong.
     """
-    with opened(folder) as folder_fd:
+    with open_folder(folder) as folder_fd:
         check_files(folder_fd, limits)
         config, config_size = read_config(folder_fd, limits)
         _check_base(config, base, claimed_fingerprint)
@@ -99,7 +99,7 @@ def verify(
 
 def digest_of(folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS) -> str:
     """The digest of the adapter in `folder`, whatever its base. Raises ArtifactError if it can't be read."""
-    with opened(folder) as folder_fd:
+    with open_folder(folder) as folder_fd:
         config, _ = read_config(folder_fd, limits)
         with open_file(folder_fd, WEIGHTS_FILE, limits.size_bytes_max) as (file, size_bytes):
             tensors = read_header(file, size_bytes, limits.header_bytes_max)
@@ -112,7 +112,7 @@ def _check_base(config: Mapping[str, Any], base: Base, claimed_fingerprint: str 
             raise ArtifactError(
                 "wrong_base",
                 "The manifest says that it was trained on a base with the fingerprint "
-                f"{shown(claimed_fingerprint)}, and {base.name} has {base.fingerprint}: stage it on a pool "
+                f"{quote_name(claimed_fingerprint)}, and {base.name} has {base.fingerprint}: stage it on a pool "
                 "that serves its own base.",
             )
         return
@@ -120,7 +120,7 @@ def _check_base(config: Mapping[str, Any], base: Base, claimed_fingerprint: str 
     names = list(dict.fromkeys(name for name in (base.served_as, base.name) if name))
     if isinstance(claimed, str) and name_of(claimed).lower() in {name_of(name).lower() for name in names} - {""}:
         return
-    named = shown(claimed) if isinstance(claimed, str) and claimed else "no base model"
+    named = quote_name(claimed) if isinstance(claimed, str) and claimed else "no base model"
     raise ArtifactError(
         "wrong_base",
         f"adapter_config.json names {named} as its base, and this pool serves {' from the folder '.join(names)}. If it "
@@ -133,7 +133,7 @@ def _pair_up(tensors: Mapping[str, Tensor], promise: Promise, base: Base) -> Pai
     """The tensors by layer and module, each in its place and of the base's sizes and the promised rank."""
     if not tensors:
         raise ArtifactError("empty", f"{WEIGHTS_FILE} holds no tensors: nothing was trained, or nothing was saved.")
-    sizes, layers = module_sizes(base.config), layer_count(base.config)
+    sizes, layers = measure_modules(base.config), count_layers(base.config)
     pairs: Pairs = {}
     for name, tensor in tensors.items():
         match = TENSOR_NAME.fullmatch(name)
@@ -143,13 +143,13 @@ def _pair_up(tensors: Mapping[str, Tensor], promise: Promise, base: Base) -> Pai
         if layer >= layers:
             raise ArtifactError(
                 "layer_out_of_range",
-                f"Tensor {shown(name)} is for layer {layer}, and {base.name} has layers 0 to {layers - 1}: "
+                f"Tensor {quote_name(name)} is for layer {layer}, and {base.name} has layers 0 to {layers - 1}: "
                 "it was trained on another base model.",
             )
         if module not in sizes:
             raise ArtifactError(
                 "unknown_module",
-                f"Tensor {shown(name)} is for a module that {base.name} does not have or that can't carry "
+                f"Tensor {quote_name(name)} is for a module that {base.name} does not have or that can't carry "
                 f"an adapter here; those that can are {', '.join(sorted(sizes))}.",
             )
         _check_shape(tensor, side, sizes[module], promise.rank, base)
@@ -174,20 +174,20 @@ def _check_shape(tensor: Tensor, side: str, size: tuple[int, int], rank: int, ba
     if len(tensor.shape) == 2 and tensor.shape[1 - rank_place] == needed[1 - rank_place]:
         raise ArtifactError(
             "rank_mismatch",
-            f"adapter_config.json says rank {rank}, and tensor {shown(tensor.name)} has rank "
+            f"adapter_config.json says rank {rank}, and tensor {quote_name(tensor.name)} has rank "
             f"{tensor.shape[rank_place]}: the scaling would be wrong; put the configuration of its own "
             "training beside it.",
         )
     raise ArtifactError(
         "wrong_shape",
-        f"Tensor {shown(tensor.name)} is {_sizes(tensor.shape)}, and {base.name} needs {_sizes(needed)}: it "
+        f"Tensor {quote_name(tensor.name)} is {_sizes(tensor.shape)}, and {base.name} needs {_sizes(needed)}: it "
         "was trained on another base model.",
     )
 
 
 def _check_complete(pairs: Pairs, promise: Promise, base: Base) -> None:
     """The weights are those that the configuration names, no more and no fewer."""
-    layers = range(layer_count(base.config))
+    layers = range(count_layers(base.config))
     chosen: Iterable[int] = layers if promise.layers is None else promise.layers
     beyond = [layer for layer in chosen if layer not in layers]
     if beyond:
@@ -199,7 +199,7 @@ def _check_complete(pairs: Pairs, promise: Promise, base: Base) -> None:
     if promise.targets is None:
         expected = {(layer, module) for layer in chosen for _, module in pairs}
     else:
-        modules = module_sizes(base.config)
+        modules = measure_modules(base.config)
         named = _named(promise.targets, modules, layers, base)
         expected = named & {(layer, module) for layer in chosen for module in modules}
     missing, unlisted = sorted(expected - pairs.keys()), sorted(pairs.keys() - expected)
@@ -233,7 +233,7 @@ def _named(targets: Iterable[str], modules: Iterable[str], layers: range, base: 
         if target not in by_end:
             raise ArtifactError(
                 "unknown_module",
-                f"target_modules names {shown(target)}, which {base.name} does not have or which can't "
+                f"target_modules names {quote_name(target)}, which {base.name} does not have or which can't "
                 "carry an adapter here: take it out of adapter_config.json if it has no weights, else "
                 "train without it.",
             )
@@ -256,7 +256,7 @@ def _digest(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Bina
     whole = hashlib.sha256(DIGEST_VERSION + canonical.write(config) + b"\n")
     for name in sorted(tensors):
         tensor = tensors[name]
-        data = read_exactly(file, tensor.start, tensor.size_bytes, f"tensor {shown(name)}")
+        data = read_exactly(file, tensor.start, tensor.size_bytes, f"tensor {quote_name(name)}")
         if check:
             check_values(name, tensor.dtype, data)
         whole.update(canonical.write([name, tensor.dtype, tensor.shape]) + b"\n")
@@ -266,15 +266,15 @@ def _digest(config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Bina
 
 def _bad_name(name: str) -> ArtifactError:
     if "lora_magnitude_vector" in name:
-        return unsupported(f"tensor {shown(name)} belongs to DoRA", "train with use_dora=False")
+        return refuse_feature(f"tensor {quote_name(name)} belongs to DoRA", "train with use_dora=False")
     if "embed" in name or "lm_head" in name:
-        return unsupported(
-            f"tensor {shown(name)} changes the embedding or the output head",
+        return refuse_feature(
+            f"tensor {quote_name(name)} changes the embedding or the output head",
             "train the layers' linear modules only",
         )
     return ArtifactError(
         "bad_tensor_name",
-        f"Tensor {shown(name)} is not called base_model.model.model.layers.<number>.<module>.lora_A.weight "
+        f"Tensor {quote_name(name)} is not called base_model.model.model.layers.<number>.<module>.lora_A.weight "
         "(or lora_B): save the adapter with save_pretrained.",
     )
 

@@ -30,7 +30,7 @@ from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawi
 from benchmarks.harness import Unmeasurable
 from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.baselines import Baseline, state_rate
+from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.signals import entries, label_signal, pair_signal
@@ -88,7 +88,7 @@ def test_the_first_alarm_is_the_monitors_in_each_run_whatever_ended_before_it() 
             guard = raters.observe(guard, float(bad[run, n]), f"caller-{givers[run, n]}")
             if slip.log_e(detector) >= slip.find_threshold(100, 0.05):
                 at.setdefault("plain", n + 1)
-            if leave_one_out.alarms(guard.detectors, 100, 0.05):
+            if leave_one_out.has_alarmed(guard.detectors, 100, 0.05):
                 at.setdefault("guarded", n + 1)
         assert (plain[run], guarded[run]) == (at.get("plain", math.inf), at.get("guarded", math.inf))
 
@@ -328,7 +328,7 @@ def test_pairs_in_numpy_are_the_monitors(world: str, kind: str) -> None:
     many = degradation_pairs.PairSignals(kind, 2)
     signals = [pair_signal.start("returns@v3")] * 2
     if kind == "known":
-        signals = [signal.hold_against(state_rate(1e-12, 0.0, "admin", "known")) for signal in signals]
+        signals = [signal.hold_against(declare_rate(1e-12, 0.0, "admin", "known")) for signal in signals]
     for n in range(differences.shape[1]):
         many.take(differences[:, n])
         for run, difference in enumerate(differences[:, n].tolist()):

@@ -86,9 +86,9 @@ def test_half_of_the_classes_are_unseen_and_the_seed_says_which(folder: Path) ->
 def test_the_tested_set_is_not_in_what_stands_for_other_traffic() -> None:
     data = scores.clinc150(scores.DATA)
     tested = {one.text for one in (*data.train, *data.test)} | set(data.outside)
-    left = set(scope.stand_in(["clinc150"]))
+    left = set(scope.read_stand_in(["clinc150"]))
     assert len(left & tested) <= 5  # said by people of both sets, such as "what time is it"
-    assert not set(data.outside) & set(scope.stand_in())
+    assert not set(data.outside) & set(scope.read_stand_in())
 
 
 def test_the_report_is_one_line_of_json_with_the_goals_of_the_data_that_is_there(

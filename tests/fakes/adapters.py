@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from serving.adapters.base_model import Base, module_sizes, read_base
+from serving.adapters.base_model import Base, measure_modules, read_base
 
 BASE_CONFIG: Mapping[str, Any] = {
     "model_type": "llama",
@@ -62,7 +62,7 @@ def base_tensors(config: Mapping[str, Any] = BASE_CONFIG, seed: int = 0, dtype: 
     shapes = {
         f"model.layers.{layer}.{module}.weight": (outputs, inputs)
         for layer in range(config["num_hidden_layers"])
-        for module, (inputs, outputs) in module_sizes(config).items()
+        for module, (inputs, outputs) in measure_modules(config).items()
     }
     shapes["model.embed_tokens.weight"] = (config["vocab_size"], config["hidden_size"])
     return {name: (dtype, shape, values(dtype, shape, f"{seed}{name}")) for name, shape in shapes.items()}
@@ -130,7 +130,7 @@ def adapter_tensors(
     """Matrix pairs for every target module of every layer (or of `layers`)."""
     wanted, tensors = set(targets), Tensors()
     for layer in range(base_config["num_hidden_layers"]) if layers is None else layers:
-        for module, (inputs, outputs) in module_sizes(base_config).items():
+        for module, (inputs, outputs) in measure_modules(base_config).items():
             if module.rsplit(".", 1)[-1] in wanted:
                 for side, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
                     name = f"base_model.model.model.layers.{layer}.{module}.lora_{side}.weight"

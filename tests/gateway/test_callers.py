@@ -17,11 +17,11 @@ from gateway.callers import (
     KnownKeys,
     digest_of,
     identify,
+    join_key,
     new_key,
     new_secret,
     require,
     split_key,
-    whole_key,
 )
 from gateway.errors import Problem
 
@@ -154,9 +154,9 @@ def test_both_secrets_of_a_rotated_key_work_until_the_second_the_overlap_ends() 
     secret, digest = new_secret()
     caller = replace(before, secret_digest=digest, former=Former(before.secret_digest, NOW))
     known = {caller.public: caller}
-    for each in (key, whole_key(caller.public, secret)):
+    for each in (key, join_key(caller.public, secret)):
         assert identify(known, f"Bearer {each}", NOW - 0.001) is caller
-    assert identify(known, f"Bearer {whole_key(caller.public, secret)}", NOW) is caller
+    assert identify(known, f"Bearer {join_key(caller.public, secret)}", NOW) is caller
     assert "not known" in refusal(f"Bearer {key}", caller, now=NOW).message
     assert Caller.from_json(caller.public, caller.to_json()) == caller
 

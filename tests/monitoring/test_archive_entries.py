@@ -18,7 +18,7 @@ from monitoring.archive import run as archive_run
 from monitoring.archive import tables as archive
 from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import ArchiveQuery, Nothing, columns_of
-from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.phases import Phase
 from monitoring.quality.replay.recorded import Placed, Replaying, Turn
 from monitoring.quality.signals.entries import Given
@@ -49,7 +49,7 @@ def archived(begin: Begin, folder: Path) -> None:
 
 
 def read(folder: Path) -> list[Placed]:
-    return list(archive_entries.entries(FolderStorage(folder), ["returns"], None, None))
+    return list(archive_entries.read_entries(FolderStorage(folder), ["returns"], None, None))
 
 
 async def all_that_counts(redis: Redis, count: int, wrong: float, seed: int) -> None:
@@ -180,14 +180,14 @@ async def test_files_of_an_older_gateway_are_read_alone_and_beside_newer_ones(
     assert archive.count(FolderStorage(tmp_path), ArchiveQuery("feedback"))[0].rows == sum(
         one.given is not None for one in whole
     )
-    assert archive_entries.without_a_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
+    assert archive_entries.count_without_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
     assert archive.export(FolderStorage(tmp_path), ArchiveQuery("feedback"), tmp_path / "old.jsonl") > 60
     assert '"reviewed":null' in (tmp_path / "old.jsonl").read_text().splitlines()[0]
     await all_that_counts(redis, 40, 0.2, 2)
     archived(begin, tmp_path)
     both = read(tmp_path)
     assert sum(one.given is None for one in both) == 125
-    assert archive_entries.without_a_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
+    assert archive_entries.count_without_place(FolderStorage(tmp_path), ["returns"], None, None) == len(whole)
     assert any(one.given.reviewed for one in both if one.given is not None)
     assert both == sorted(both, key=lambda one: one[:3])
     pairs = [one.seen.pair for one in both if one.given is None and one.seen is not None and one.seen.shadow_of]
@@ -268,7 +268,7 @@ def placed(wrong: list[bool], every_seconds: float, begin: int = 0) -> list[Plac
 
 
 def turned(entries: list[Placed], look_seconds: float) -> list[Turn]:
-    replaying = Replaying(step(), {V3: {"feedback": state_rate(0.08, 1.0, "admin", "known")}}, look_seconds)
+    replaying = Replaying(step(), {V3: {"feedback": declare_rate(0.08, 1.0, "admin", "known")}}, look_seconds)
     return list(replaying.run(entries))
 
 

@@ -73,7 +73,7 @@ def contents(job: ArchiveJob, folder: Path) -> Iterator[tuple[str, str]]:
 def records_in(job: ArchiveJob) -> list[str]:
     """The ids of all archived records."""
     storage = storage_of(job)
-    with archive.connected(storage) as connection:
+    with archive.connect_duckdb(storage) as connection:
         table = archive.find_table(storage, ArchiveQuery())
         return sorted(row[0] for row in connection.execute(f"SELECT id FROM {table}").fetchall())
 
@@ -256,7 +256,7 @@ async def test_a_server_that_goes_in_the_middle_of_a_write_gets_all_once_it_is_b
 def read_unlisted(job: ArchiveJob) -> None:
     """A read that fails inside DuckDB."""
     storage = storage_of(job)
-    with archive.connected(storage) as connection:
+    with archive.connect_duckdb(storage) as connection:
         table = archive.read(storage, "records", ["records/day=2026-03-01/part-1-2.parquet"])
         connection.execute(f"SELECT * FROM {table}")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.metric_values import Metric, badness, is_bad
+from monitoring.metric_values import Metric, is_bad, measure_badness
 
 CORRECT = Metric(kind="boolean")
 COMPLAINT = Metric(kind="boolean", better="lower")
@@ -26,7 +26,7 @@ MINUTES = Metric(kind="float", better="lower", minimum=0, maximum=60)
     ],
 )
 def test_how_bad_a_value_is_follows_from_its_metric(metric: Metric, value: Any, bad: float) -> None:
-    assert badness(metric, value) == pytest.approx(bad)
+    assert measure_badness(metric, value) == pytest.approx(bad)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_how_bad_a_value_is_follows_from_its_metric(metric: Metric, value: Any, 
     ],
 )
 def test_what_has_no_order_or_is_of_another_kind_says_nothing(metric: Metric, value: Any) -> None:
-    assert badness(metric, value) is None
+    assert measure_badness(metric, value) is None
 
 
 @pytest.mark.parametrize(("found", "bad"), [(None, False), (0.0, False), (0.49, False), (0.5, True), (1.0, True)])

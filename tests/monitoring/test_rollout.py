@@ -64,7 +64,7 @@ def both(count: int, canary: Outcome | None = None, active: Outcome | None = Non
 
 
 def judged(plan: RolloutPlan, *happened: Outcome | ShadowPair, seconds: float = 60.0) -> Verdict:
-    return rollout.verdict(seen(plan, *happened), plan, seconds)
+    return rollout.judge_rollout(seen(plan, *happened), plan, seconds)
 
 
 # ---- promotion -----------------------------------------------------------------------------------
@@ -85,9 +85,9 @@ def test_it_waits_for_the_requests_that_the_plan_asks_for() -> None:
 def test_it_waits_for_the_seconds_that_the_plan_asks_for() -> None:
     plan = RolloutPlan(seconds_min=600)
     state = seen(plan, *both(300))
-    assert rollout.verdict(state, plan, 599).action == "continue"
-    assert "599 of 600 s have passed" in rollout.verdict(state, plan, 599).because
-    assert rollout.verdict(state, plan, 600).action == "promote"
+    assert rollout.judge_rollout(state, plan, 599).action == "continue"
+    assert "599 of 600 s have passed" in rollout.judge_rollout(state, plan, 599).because
+    assert rollout.judge_rollout(state, plan, 600).action == "promote"
 
 
 def test_errors_and_latency_are_always_required() -> None:
@@ -181,7 +181,7 @@ def test_an_outage_of_both_arms_is_nobody_s_harm() -> None:
         arm: Arm = "canary" if draw.random() < 0.3 else "active"
         state = seen(PLAN, good(arm, error=out or draw.random() < 0.02), state=state)
         worst = max(worst, state.error.whole.harm.log_e_max)
-    assert math.exp(worst) < 1 / (PLAN.alpha * rollout.shares_of_alpha(PLAN)["error"])
+    assert math.exp(worst) < 1 / (PLAN.alpha * rollout.split_alpha(PLAN)["error"])
 
 
 def test_outage_with_values_waiting_takes_an_e_value_from_one_to_seven_at_most() -> None:
@@ -252,7 +252,7 @@ def test_one_rater_of_a_caller_who_is_alone_rolls_nothing_back() -> None:
                 msgspec.structs.replace(fine, arm="canary", badness=float(rater in complaining)),
                 state=state,
             )
-        assert rollout.verdict(state, plan, 1.0).action == action
+        assert rollout.judge_rollout(state, plan, 1.0).action == action
 
 
 def test_trusted_feedback_is_never_left_out() -> None:
@@ -272,9 +272,9 @@ def test_first_caller_of_a_canary_is_not_alone_beside_the_active_versions_caller
     used = raters.start_roll("returns@v1")
     for number in range(100):
         used = leave_one_out.add_request(used, SHOPS[number % 4])
-    assert rollout.verdict(seen(PLAN, *failing), PLAN, 1.0).action == "roll_back"
+    assert rollout.judge_rollout(seen(PLAN, *failing), PLAN, 1.0).action == "roll_back"
     beside_others = rollout.start(PLAN, callers=used)
-    assert rollout.verdict(seen(PLAN, *failing, state=beside_others), PLAN, 1.0).action == "continue"
+    assert rollout.judge_rollout(seen(PLAN, *failing, state=beside_others), PLAN, 1.0).action == "continue"
 
 
 @pytest.mark.invariant("No caller and no rater moves a canary alone.")
@@ -286,7 +286,7 @@ def test_one_caller_s_good_requests_promote_nothing_that_is_worse_for_the_others
             error = not big and arm == "canary" and draw.random() < 0.1
             caller = "big" if big else SHOPS[number % 4]
             state = seen(PLAN, good(arm, error=error, caller=caller), state=state)  # type: ignore[arg-type]
-    found = rollout.verdict(state, PLAN, 1.0)
+    found = rollout.judge_rollout(state, PLAN, 1.0)
     assert found.action != "promote"
     assert sequential.log_e(state.error.whole.no_worse) >= -math.log(PLAN.alpha)
 
@@ -297,8 +297,8 @@ def test_one_caller_s_good_requests_promote_nothing_that_is_worse_for_the_others
 @pytest.mark.parametrize("on_timeout", ["hold", "roll_back", "promote"])
 def test_without_a_verdict_the_plan_decides_when_the_time_is_over(on_timeout: Any) -> None:
     plan = RolloutPlan(on_timeout=on_timeout, seconds_max=100)
-    assert rollout.verdict(rollout.start(plan), plan, 99).action == "continue"
-    found = rollout.verdict(rollout.start(plan), plan, 100)
+    assert rollout.judge_rollout(rollout.start(plan), plan, 99).action == "continue"
+    found = rollout.judge_rollout(rollout.start(plan), plan, 100)
     assert found.action == on_timeout
     assert found.because.startswith("No verdict after 100 s (0 of 200 canary requests were seen; ")
 
@@ -351,13 +351,13 @@ def test_good_canaries_are_rolled_back_no_more_often_than_the_plan_says() -> Non
             )
             pair = ShadowPair(canary_wrong=draw.random() < 0.2, active_wrong=draw.random() < 0.2)
             state = seen(plan, happened, pair, state=state)
-        rolled_back += rollout.verdict(state, plan, 1).action == "roll_back"
+        rolled_back += rollout.judge_rollout(state, plan, 1).action == "roll_back"
     assert rolled_back <= 100 * 0.2 + 3.1 * math.sqrt(100 * 0.2 * 0.8)
 
 
 @given(st.none() | st.just("correct"))
 def test_the_shares_of_alpha_add_up_to_one(metric: str | None) -> None:
-    shares = rollout.shares_of_alpha(RolloutPlan(feedback_metric=metric))
+    shares = rollout.split_alpha(RolloutPlan(feedback_metric=metric))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert set(shares) == set(SIGNALS)
 
@@ -375,7 +375,7 @@ def test_a_gateway_that_goes_on_from_the_saved_state_says_the_same(
     resumed = seen(plan, *happened[cut:], state=msgspec.json.decode(saved, type=Tally))
     straight = seen(plan, *happened)
     assert resumed == straight
-    assert rollout.verdict(resumed, plan, 5.0) == rollout.verdict(straight, plan, 5.0)
+    assert rollout.judge_rollout(resumed, plan, 5.0) == rollout.judge_rollout(straight, plan, 5.0)
 
 
 @settings(max_examples=60)
@@ -408,7 +408,7 @@ def test_the_state_stays_small() -> None:
 def test_looking_and_observing_change_nothing_that_was_there() -> None:
     state = seen(PLAN, *both(20))
     before = msgspec.json.encode(state)
-    rollout.verdict(state, PLAN, 3.0)
+    rollout.judge_rollout(state, PLAN, 3.0)
     seen(PLAN, *both(5), ShadowPair(canary_wrong=True, active_wrong=False), state=state)
     assert msgspec.json.encode(state) == before
 
@@ -419,7 +419,7 @@ def test_a_plan_with_other_margins_asks_for_a_fresh_start(moved: dict[str, Any])
     for ask in (
         lambda: rollout.observe(state, plan, good("canary")),
         lambda: rollout.observe_pair(state, plan, ShadowPair(canary_wrong=True, active_wrong=True)),
-        lambda: rollout.verdict(state, plan, 1.0),
+        lambda: rollout.judge_rollout(state, plan, 1.0),
     ):
         with pytest.raises(ValueError, match="start the canary's judgement afresh"):
             ask()

@@ -19,7 +19,7 @@ from gateway.features.texts.redaction import redact_all
 from gateway.formats.conversation_texts import TEXT_BYTES_MAX
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import FolderStorage
-from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, day_of, files, write_part
+from monitoring.archive.tables import ArchiveQuery, FeedbackRow, Nothing, day_of, list_files, write_part
 from monitoring.redaction import mask_text
 from monitoring.text_reader import TextReader
 from monitoring.text_stream import ARCHIVED_MS, TextStream
@@ -87,7 +87,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 def parts(job: ArchiveJob) -> list[Path]:
     try:
-        return [Path(job.folder, place) for place in files(FolderStorage(Path(job.folder)), ArchiveQuery("texts"))]
+        return [Path(job.folder, place) for place in list_files(FolderStorage(Path(job.folder)), ArchiveQuery("texts"))]
     except Nothing:
         return []
 

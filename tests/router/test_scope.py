@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from router.candidates import TaskIndex
 from router.embedding import StaticEmbedding, Vectors, clip_text
-from router.fitting.background import stand_in
+from router.fitting.background import read_stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, count_buckets
 from router.scope import _FORM_BEFORE, Mix, ScopeError, ScopeModel, ScoreParts
@@ -47,7 +47,7 @@ def embedding() -> StaticEmbedding:
 
 @pytest.fixture(scope="module")
 def model(embedding: StaticEmbedding) -> ScopeModel:
-    return fit_scope(prompts(), (), embedding, 1, lambda step, share: None, stand_in=stand_in()[::4])
+    return fit_scope(prompts(), (), embedding, 1, lambda step, share: None, stand_in=read_stand_in()[::4])
 
 
 class Renamed:
@@ -117,7 +117,7 @@ def travel(embedding: StaticEmbedding) -> ScopeModel:
     """A model of a domain of CLINC150, whose texts have no marks between sentences."""
     texts = of_domain("travel", "train", 600)
     prompts = [TrainingPrompt(str(at), text, f"kind {at // 40}") for at, text in enumerate(texts)]
-    return fit_scope(prompts, (), embedding, 1, lambda step, share: None, stand_in=stand_in(["clinc150"]))
+    return fit_scope(prompts, (), embedding, 1, lambda step, share: None, stand_in=read_stand_in(["clinc150"]))
 
 
 def share_deferred(model: ScopeModel, texts: list[str]) -> float:

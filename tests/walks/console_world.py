@@ -259,7 +259,7 @@ def _canary_verdict(given: dict[str, Any]) -> dict[str, Any]:
                 arm=arm, error=number % 60 == 0 and arm == "active", latency_seconds=slow, caller=f"c{number % 7}"
             )  # fmt: skip
             state = rollout.observe(state, plan, outcome, float(number))
-    verdict = rollout.verdict(state, plan, 420.0)
+    verdict = rollout.judge_rollout(state, plan, 420.0)
     return {"because": verdict.because, "evidence": verdict.evidence}
 
 

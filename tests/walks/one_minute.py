@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 from redis.asyncio import Redis
 
-from gateway.limits.quotas import window_at
+from gateway.limits.quotas import number_window
 
 
 async def in_one_minute(redis: Redis, walk: Callable[[], Awaitable[None]]) -> None:
     """Run the walk, and again where its minute was over before its end: nothing that it saw of limits counts then."""
     while True:
-        began = window_at("minute", (await redis.time())[0])
+        began = number_window("minute", (await redis.time())[0])
         try:
             await walk()
         except (AssertionError, pytest.fail.Exception):
-            if window_at("minute", (await redis.time())[0]) == began:
+            if number_window("minute", (await redis.time())[0]) == began:
                 raise
         else:
             return

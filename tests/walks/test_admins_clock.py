@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.quality import StreamReport
 from tests.walks.gateway import RunningGateway
 from tests.walks.review_world import monitor_elsewhere
@@ -21,7 +21,7 @@ async def ahead(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> flo
     """The gateway's clock is a day ahead from now on; the time by Redis's."""
     own = time.time
     monkeypatch.setattr(time, "time", lambda: own() + DAY)
-    return await redis_time(gateway.services.redis)
+    return await read_redis_time(gateway.services.redis)
 
 
 def is_of_now(at: float, now: float) -> bool:

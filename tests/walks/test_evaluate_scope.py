@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.state.fitted import FittedStore, unused
+from gateway.state.fitted import FittedStore, find_unused
 from router import minilm as fitting
 from router.embedding import StaticEmbedding
 from router.fitting.scope import TrainingPrompt, fit_scope
@@ -71,7 +71,7 @@ async def test_scope_threshold_comes_from_the_rows_and_the_calibration_stays_usa
         await until_in_force(running)
         entries = await running.services.fitted.of(V1)
         assert entries["scope"].summary["auroc"] == 0.9
-        assert unused(entries, "user_turns") == {}
+        assert find_unused(entries, "user_turns") == {}
         await running.services.snapshot.refresh()
         fitted = running.services.snapshot.current.policy.fitted[V1]
         assert fitted.scope is not None

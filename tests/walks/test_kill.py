@@ -26,7 +26,7 @@ from gateway.features.releases.releases import Releases
 from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
 from serving.adapters import reconcile
-from serving.adapters.placement import PlacementState, by_place, placement_from
+from serving.adapters.placement import PlacementState, map_by_place, read_placement
 from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
@@ -160,7 +160,7 @@ class Pair:
         lives = {replica.name: replica.life for replica in self.gateway.services.fleet.in_pool("small")}
 
         async def is_there() -> bool:
-            kept = by_place((await Mirror(ObjectStore(self.redis, "placements"), placement_from).all()).values())
+            kept = map_by_place((await Mirror(ObjectStore(self.redis, "placements"), read_placement).all()).values())
             found = [kept.get((name, version)) for name in lives]
             return all(p is not None and p.state in states and p.life == lives[p.replica] for p in found)
 

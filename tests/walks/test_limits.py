@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.limits.quotas import window_at
+from gateway.limits.quotas import number_window
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Fault, Moment, RawEvent, Silent, Status, Tokens
 from tests.fakes.valkey import valkey
@@ -60,7 +60,7 @@ async def ask(client: AsyncOpenAI, model: str = "general") -> Any:
 
 
 async def minute(redis: Redis) -> int:
-    return window_at("minute", (await redis.time())[0])
+    return number_window("minute", (await redis.time())[0])
 
 
 async def usage(gateway: RunningGateway, key: str) -> dict[str, Any]:

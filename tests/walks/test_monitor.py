@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.features.evaluations.baselines import STREAM
 from gateway.features.quality.quality import Quality
-from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, ArmReport, Summary
 from serving.object_store import CHANGES_KEY, STEPS, ObjectStore
 from tests.fakes.engine import FakeEngine
@@ -51,7 +51,7 @@ class World:
 
     async def baseline(self, version: str, rate: float = 0.05) -> None:
         """Have the version's streams held against a rate that an admin states."""
-        one = msgspec.to_builtins(state_rate(rate, time.time(), "admin", "a test"))
+        one = msgspec.to_builtins(declare_rate(rate, time.time(), "admin", "a test"))
         await self.running.services.objects.baselines.put(version, {STREAM: one, "feedback": one})
 
     async def ask_and_judge(self) -> str:

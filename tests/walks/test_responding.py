@@ -14,7 +14,7 @@ from gateway.features.quality.responding import Responding
 from gateway.features.quality.waiting_actions import PendingAction
 from gateway.features.releases.releases import Releases
 from gateway.state.outbox import Write
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, StreamReport, TaskQuality
@@ -148,7 +148,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         await services.redis.set(LEASE_KEY, HELD["value"])  # or else it is brought back at once
         previous_version = await services.registry._versions.get(V1) or {}
         await services.registry._versions.put(V1, {**previous_version, "state": "staging"})
-        now, actions = await redis_time(services.redis), list[Action]()
+        now, actions = await read_redis_time(services.redis), list[Action]()
 
         async def respond_at(seconds: float) -> None:
             health, generation = await running.features[Quality].store.of("returns")

@@ -31,7 +31,7 @@ from serving.adapters import sidecar as adapter_sidecar
 from serving.adapters.manifest import read_manifest
 from serving.adapters.sidecar import NotThere, Puller, PullError, ensure_on
 from serving.adapters.signature import new_key as new_signing_key
-from serving.adapters.signature import sign, written
+from serving.adapters.signature import sign, write_signature
 from serving.adapters.store import Store
 from serving.adapters.verification import digest_of, verify
 from tests.fakes.adapters import write_adapter
@@ -520,7 +520,7 @@ async def test_pushed_adapter_reaches_an_engine_that_shares_no_disk_with_the_gat
     folder = make_adapter(3)
     manifest = read_manifest(folder / "manifest.yaml")
     signature = sign(new_signing_key(), "returns-team", digest_of(folder), manifest.digest())
-    (folder / "signature.json").write_bytes(written(signature))
+    (folder / "signature.json").write_bytes(write_signature(signature))
     headers = {"authorization": f"Bearer {gateway.keys['admin']}"}
     where = f"{gateway.url}/admin/v1/adapters"
     answer = await http.post(where, headers=headers, **form_of(folder))

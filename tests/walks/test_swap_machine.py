@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from serving.adapters import loader as placer
 from serving.adapters import reconcile, registry
 from serving.adapters.entries import PLACED, Version
-from serving.adapters.placement import Placement, by_place, placement_from
+from serving.adapters.placement import Placement, map_by_place, read_placement
 from serving.adapters.registry import Registry, RegistryError
 from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine, adapter_digest
@@ -338,7 +338,7 @@ class SwapMachine(RuleBasedStateMachine):
         return name in self.names and path in map(str, self.goods.strangers)
 
     async def _placements(self) -> dict[tuple[str, str], Placement]:
-        return by_place((await Mirror(ObjectStore(self.redis, "placements"), placement_from).all()).values())
+        return map_by_place((await Mirror(ObjectStore(self.redis, "placements"), read_placement).all()).values())
 
     async def _check_rest(self) -> None:
         placements, versions = await self._placements(), await self.registry.versions()

@@ -15,7 +15,7 @@ from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.job import list_versions_of
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.features.evaluations.store import ended as ended_evaluation
+from gateway.features.evaluations.store import finish as ended_evaluation
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
 from gateway.features.training import following

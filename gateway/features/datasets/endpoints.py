@@ -14,8 +14,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, When, known_task, see_that_list_has_task
-from gateway.audit import audited, enter_event
+from gateway.access import Admin, Body, OfTask, Operator, When, require_task, see_that_list_has_task
+from gateway.audit import begin_audited_step, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.datasets.datasets import DIGEST, Build, Datasets, read_card
@@ -79,7 +79,7 @@ async def send_file(request: Request, _: Admin) -> dict[str, Any]:
 async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict[str, Any]:
     """Build a data set. GET /datasets/builds/{id} shows how far it is."""
     datasets = feature_of(request, Datasets)
-    known_task(datasets.services, body.task)
+    require_task(datasets.services, body.task)
     if not body.files and body.since is None:
         raise Problem("missing_field", "files: give some, or `since`, from when on requests go in.", "files")
     files = [SourceFile(file.name, str(_sent(datasets, file.digest)), file.columns) for file in body.files]
@@ -95,7 +95,7 @@ async def build_dataset(request: Request, body: DatasetIn, admin: Admin) -> dict
         created_at=now,
         folder=await asyncio.to_thread(datasets.name_folder),
     )
-    step = audited(datasets.services, admin)
+    step = begin_audited_step(datasets.services, admin)
     step.note("building.begin", body.task, None, _told(build))
     await datasets.builds.begin(build, step)
     await datasets.services.snapshot.refresh()

@@ -10,7 +10,7 @@ from fastapi import Request
 from gateway.errors import Problem
 from gateway.server.data_body import receive_bytes
 from gateway.state.private_files import make_private_folder
-from serving.adapters.incoming import append, incoming_folder, to_its_end
+from serving.adapters.incoming import append, make_incoming_folder, to_its_end
 from serving.adapters.store import FREE_BYTES_MIN
 
 WRITE_BYTES = 1 << 20
@@ -24,7 +24,7 @@ async def receive_file(request: Request, folder: Path, bytes_max: int) -> Path:
     digest, waiting = hashlib.sha256(), bytearray()
     try:
         await to_its_end(lambda: make_private_folder(folder))
-        async with incoming_folder(folder) as aside:
+        async with make_incoming_folder(folder) as aside:
             rows = aside / "rows"
 
             async def write() -> None:

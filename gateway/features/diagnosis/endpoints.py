@@ -18,13 +18,13 @@ from gateway.features.diagnosis.messages import LookedUp, LookupJob
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
 from gateway.formats.fields import Message
-from gateway.formats.selectors import of_messages
+from gateway.formats.selectors import select_from_messages
 from gateway.openapi_parts import with_errors
 from gateway.request_labels import read_label
 from gateway.services import Services
 from monitoring.diagnosis.faults import ArmAnswer, Case, ServedScope, diagnose
-from monitoring.evaluation.forms import said_by
-from monitoring.ids import bare
+from monitoring.evaluation.forms import write_demonstration
+from monitoring.ids import strip_id
 from monitoring.labels.request_label import RequestLabel
 from monitoring.records import Record
 from monitoring.texts import KeptText
@@ -46,7 +46,7 @@ async def diagnose_request(
     """The likely fault of an answer: scope, data, training or base, or unknown. Engines are asked now."""
     evaluations = feature_of(request, Evaluations)
     services = evaluations.services
-    name = bare(request_id)
+    name = strip_id(request_id)
     record, looked_up = await services.flow.find(name), await look_up(services, name)
     text = looked_up.text
     if record is None and text is None:
@@ -57,7 +57,7 @@ async def diagnose_request(
     case = Case(
         answer=None if text is None else text.answer,
         label=None if label is None else label.value,
-        expected=None if label is None or label.demonstration is None else said_by(label.demonstration),
+        expected=None if label is None or label.demonstration is None else write_demonstration(label.demonstration),
         neighbours=looked_up.neighbours,
         no_neighbours=looked_up.no_neighbours,
         answers=answers,
@@ -113,7 +113,7 @@ async def _find_scope(
     if model is None or settings is None or text is None or not text.messages:
         return None
     try:
-        words = of_messages(settings.selector, msgspec.convert(text.messages, list[Message]))
+        words = select_from_messages(settings.selector, msgspec.convert(text.messages, list[Message]))
     except msgspec.ValidationError:
         return None
     score = (await asyncio.to_thread(model.score, words)).score

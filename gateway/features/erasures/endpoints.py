@@ -9,15 +9,15 @@ from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
 from gateway.access import Admin, Body, Operator
-from gateway.audit import audited
+from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.openapi_parts import with_errors
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.feedback import handle_of
-from monitoring.ids import bare, make_timed_id
+from monitoring.ids import make_timed_id, strip_id
 from monitoring.text_stream import forgotten_name_of
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -41,16 +41,16 @@ class ErasureIn(Body):
 async def erase_texts(request: Request, body: ErasureIn, admin: Admin) -> dict[str, Any]:
     """Erase texts of requests; records and labels stay. Read how far it is under its id."""
     erasures = feature_of(request, Erasures)
-    now = await redis_time(erasures.services.redis)
+    now = await read_redis_time(erasures.services.redis)
     erasure = Erasure(
         id=make_timed_id(now),
         at=now,
         by=admin.public,
         of="a request" if body.request else "a subject" if body.subject else f"the caller {body.caller}",
-        requests=[bare(body.request)] if body.request else [],
+        requests=[strip_id(body.request)] if body.request else [],
         names=await _names(erasures, body),
     )
-    step = audited(erasures.services, admin)
+    step = begin_audited_step(erasures.services, admin)
     step.note("texts.erase", erasure.id, after=_shown(erasure))
     await erasures.store.open(erasure, step)
     erasures.wake.set()

@@ -16,7 +16,7 @@ import msgspec
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
 from gateway.state.audited_step import AuditedStep
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.quality.detectors.baselines import Baseline, measure_counts
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from serving.adapters.entries import VersionState
@@ -104,7 +104,7 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
         if held is None or STREAM in held:
             return
         baseline = measure_counts(
-            "gate", *counts, await redis_time(evaluations.services.redis), "system", f"evaluation {ended.id}"
+            "gate", *counts, await read_redis_time(evaluations.services.redis), "system", f"evaluation {ended.id}"
         )
         after = msgspec.to_builtins({**held, STREAM: baseline})
         audited_fields = {"stream": STREAM, **after[STREAM]}

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin, Operator, known_task
-from gateway.audit import audited, enter_event
+from gateway.access import Admin, Operator, require_task
+from gateway.audit import begin_audited_step, enter_event
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -23,13 +23,13 @@ from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.judging import check_judge
 from gateway.features.evaluations.preference_endpoints import find_evaluation
-from gateway.features.evaluations.store import Evaluation, ended, id_of
+from gateway.features.evaluations.store import Evaluation, finish, id_of
 from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
 from gateway.features.evaluations.texts import read_texts
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
-from gateway.state.fitted import unused
+from gateway.state.fitted import find_unused
 from monitoring.evaluation.arms import EvaluationArm
-from monitoring.evaluation.comparing import ClassFinder, default_metric
+from monitoring.evaluation.comparing import ClassFinder, choose_metric
 from monitoring.evaluation.preferences import count_preferences
 from monitoring.evaluation.suites import Suite
 from router.confidence import ROWS_MIN
@@ -175,7 +175,7 @@ async def _begun(
         if same and before.status in ("running", "done") and not failed and not stale:
             return await _shown(request, before)
     audited_fields = {name: msgspec.to_builtins(getattr(wanted, name)) for name in TOLD}
-    step = audited(feature_of(request, Evaluations).services, admin)
+    step = begin_audited_step(feature_of(request, Evaluations).services, admin)
     step.note("evaluation.begin", wanted.version, None, audited_fields | {"again": again})
     await store.begin(wanted, coming, before is None, step)
     return await _shown(request, wanted)
@@ -190,7 +190,7 @@ async def _goes_by(evaluations: Evaluations, evaluation: Evaluation) -> bool:
         return bool(((evaluation.report or {}).get("calibration") or {}).get("error"))
     summary = confidence.summary
     ours = summary.get("evaluation") == evaluation.id and summary.get("tokens") == tokens_of(task)
-    return ours and not unused(entries, task.selector)
+    return ours and not find_unused(entries, task.selector)
 
 
 @router.get("/evaluations/{evaluation}", responses=with_errors("not_found"))
@@ -272,7 +272,7 @@ async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dic
     evaluations = feature_of(request, Evaluations)
     ending = await find_evaluation(evaluations, evaluation)
     if ending.status == "running":
-        after = ended(ending, "cancelled", f"It was stopped by {admin.public}.")
+        after = finish(ending, "cancelled", f"It was stopped by {admin.public}.")
         before = {"evaluation": ending.id}
         entry = evaluations.services.audit.draft(
             admin.public, "evaluation.cancel", ending.version, before=None, after=before
@@ -281,13 +281,13 @@ async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dic
             raise Problem("state_conflict", "The evaluation has changed at this moment: look at it, then try again.")
         await evaluations.drafts.enter(ending.id)
         return await _shown(request, after)
-    step = audited(evaluations.services, admin)
+    step = begin_audited_step(evaluations.services, admin)
     step.note("evaluation.forget", ending.version, {"evaluation": ending.id}, None)
     await evaluations.store.forget(ending, step)
     return {"id": ending.id, "status": "forgotten"}
 
 
-def evaluation_words(last: dict[str, Any] | None) -> list[str]:
+def describe_last_evaluation(last: dict[str, Any] | None) -> list[str]:
     """A version's last evaluation as a sentence; none where it has not been evaluated."""
     if last is None:
         return []
@@ -313,7 +313,7 @@ async def resolve_wanted(
     """What is evaluated, resolved. Raises Problem (400, 404, 409)."""
     if "@" not in name:
         task = evaluations.services.snapshot.current.policy.tasks[
-            known_task(evaluations.services, name, param="version")
+            require_task(evaluations.services, name, param="version")
         ]
         if not prompt or against is not None:
             raise Problem("missing_field", f"{name} is a task: give a prompt to evaluate, or name a version.", "prompt")
@@ -325,7 +325,7 @@ async def resolve_wanted(
     if other is not None and (other.task != version.task or other.name == version.name):
         raise Problem("invalid_value", f"{other.name} is no other version of {version.task}.", "against")
     task = evaluations.services.snapshot.current.policy.tasks[
-        known_task(evaluations.services, version.task, param="version")
+        require_task(evaluations.services, version.task, param="version")
     ]
     with_prompt = [arm for arm in (arms or ",".join(PROMPT_ARMS)).split(",") if prompt and arm in PROMPT_ARMS]
     others = ",".join(arm for arm in arms.split(",") if arm not in with_prompt) if arms is not None else None
@@ -345,7 +345,7 @@ def make_intake(evaluations: Evaluations, wanted: WantedEvaluation, metric: str,
         wanted.name,
         ClassFinder(class_field),
         find_metric(metric),
-        partial(default_metric, contract),
+        partial(choose_metric, contract),
         wanted.repeats,
     )
 

@@ -27,7 +27,7 @@ DIGITS = 6
 Results = Mapping[str, Sequence[RowResult]]
 
 
-def calibrated(
+def calibrate(
     results: Results, scope: Sequence[float | None], logprobs: Sequence[Sequence[float]] | None, job: EvaluationJob
 ) -> tuple[dict[str, Any], bytes]:
     """The calibration's part of the report, and the model; no bytes where it could not be fitted.
@@ -63,7 +63,7 @@ def calibrated(
     return part, model.to_json()
 
 
-def rested(
+def set_scope_thresholds(
     results: Results, model: ScopeModel, scores: Sequence[float | None], job: EvaluationJob
 ) -> tuple[dict[str, Any], bytes]:
     """The model of the version's scope, with thresholds that rest on these rows, which are in scope, and no more on
@@ -92,7 +92,7 @@ def _finite(value: float) -> float | None:
     return round(value, DIGITS) if math.isfinite(value) else None
 
 
-def gained(results: Results, texts: Mapping[int, str], job: EvaluationJob) -> tuple[dict[str, Any], bytes]:
+def estimate_gain(results: Results, texts: Mapping[int, str], job: EvaluationJob) -> tuple[dict[str, Any], bytes]:
     """The learned routing's part of the report, and the model; no bytes where it could not be fitted.
 
     `texts` are by the number of the row.
@@ -112,7 +112,7 @@ def gained(results: Results, texts: Mapping[int, str], job: EvaluationJob) -> tu
     return part | msgspec.to_builtins(model.measured) | shown, model.to_bytes()
 
 
-def not_calibrated(results: Results, job: EvaluationJob, error: str) -> dict[str, Any]:
+def explain_no_calibration(results: Results, job: EvaluationJob, error: str) -> dict[str, Any]:
     """The calibration's part of the report, where the rows could not be scored."""
     return _untold(results, job) | {"error": error}
 

@@ -27,9 +27,9 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.judging import describe_judge, get_judge
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.row_answers import read_answer
-from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, ended
+from gateway.features.evaluations.store import LOGPROBS_MAX, Evaluation, Model, finish
 from gateway.features.evaluations.texts import keep_texts
-from gateway.features.records.archiving import redis_address, text_source_of
+from gateway.features.records.archiving import find_redis_address, text_source_of
 from gateway.formats.judge_question import JudgeQuestion, make_constraint, make_judge_request, read_verdict
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
@@ -116,12 +116,12 @@ class _Run:
                 return
             await self._done(working.result())
         except Impossible as error:
-            await self._end(ended(evaluation, "failed", str(error)))
+            await self._end(finish(evaluation, "failed", str(error)))
         except (RedisError, OSError):
             raise
         except Exception:
             log.exception("the evaluation %s failed", evaluation.id)
-            await self._end(ended(evaluation, "failed", "A fault of the gateway, which is in its log."))
+            await self._end(finish(evaluation, "failed", "A fault of the gateway, which is in its log."))
         finally:
             for task in tasks:
                 task.cancel()
@@ -288,7 +288,7 @@ class _Run:
         if self._one.metric == "judge":
             closed.report["judge"], sentences = await describe_judge(self._evaluations, self._one)
             closed.report["cannot_see"] = sentences + closed.report["cannot_see"]
-        after = ended(self._one, "done", "", closed.report)
+        after = finish(self._one, "done", "", closed.report)
         after = msgspec.structs.replace(after, gate=await gate_of(self._evaluations, after))
         await self._end(after, closed.models)
 
@@ -297,7 +297,7 @@ class _Run:
         fields: dict[str, Any] = {"evaluation": after.id, "status": after.status, "note": after.note}
         fields |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
         fields |= {"gate": after.gate.because} if after.gate is not None else {}
-        short = in_short(after) if after.status == "done" else None
+        short = summarize_evaluation(after) if after.status == "done" else None
         entry = self._evaluations.services.audit.draft(
             "system", "evaluation.end", after.version, after=fields, evidence=short
         )
@@ -317,7 +317,7 @@ class _Run:
         shares = {name: check.share for name, check in task.checks.used().items()}
         retention_seconds = 86_400 * evaluations.services.settings.evaluation.retention_days
         job = EvaluationJob(
-            redis_address(evaluations.services.settings),
+            find_redis_address(evaluations.services.settings),
             evaluation.id,
             retention_seconds,
             task.selector,
@@ -373,7 +373,7 @@ def tokens_of(task: TaskSettings) -> int | None:
     return int(count) if kind == "tokens" else None
 
 
-def in_short(evaluation: Evaluation) -> dict[str, Any]:
+def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation in short, as it is shown beside its version."""
     report = evaluation.report or {}
     arms = report.get("arms", {})

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
-from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
+from gateway.state.fitted import FittedError, FittedStore, Kind, identify_scores
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.kept_rows import read_kept
 from monitoring.datasets.rows import DataRow, fold_text, input_of
@@ -66,14 +66,14 @@ async def close(job: EvaluationJob) -> Closed:
             try:
                 scope = await _scope(redis, evaluation.version, list(map(texts.get, range(evaluation.rows))), job)
             except (ScopeError, EmbeddingError, FittedError) as error:
-                closed.report["calibration"] = evaluation_fits.not_calibrated(results, job, str(error))
+                closed.report["calibration"] = evaluation_fits.explain_no_calibration(results, job, str(error))
             else:
                 await store.keep_scope(evaluation, scope.scores)
                 logprobs = await _logprobs(store, evaluation) if job.tokens is not None else None
-                fitted = evaluation_fits.calibrated(results, scope.scores, logprobs, job)
+                fitted = evaluation_fits.calibrate(results, scope.scores, logprobs, job)
                 _take(closed, evaluation, "confidence", "calibration", *fitted, scope=scope.digest, tokens=job.tokens)
                 if scope.model is not None:
-                    thresholds, data = evaluation_fits.rested(results, scope.model, scope.scores, job)
+                    thresholds, data = evaluation_fits.set_scope_thresholds(results, scope.model, scope.scores, job)
                     closed.report["calibration"]["thresholds"] = thresholds
                     if data:
                         summary = {
@@ -84,7 +84,7 @@ async def close(job: EvaluationJob) -> Closed:
                         }
                         closed.models.insert(0, Model("scope", data, summary))
         if evaluation.fit_gain and "adapter" in results and "general" in results:
-            gained = evaluation_fits.gained(results, texts, job)
+            gained = evaluation_fits.estimate_gain(results, texts, job)
             _take(closed, evaluation, "gain", "gain", *gained, selector=job.selector)
         return closed
 
@@ -192,7 +192,7 @@ async def _scope(redis: Redis, version: str, texts: Sequence[str | None], job: E
     deep = load_deep(Path(job.minilm)) if job.minilm else None
     model = ScopeModel.from_bytes(data, StaticEmbedding.load(), deep)
     scores = [None if text is None else round(model.score(text).score, DIGITS) for text in texts]
-    return _Scope(scores, model, scores_as(entry), entry.summary)
+    return _Scope(scores, model, identify_scores(entry), entry.summary)
 
 
 if __name__ == "__main__":

@@ -464,7 +464,7 @@ def id_of(
     return hashlib.sha256(named).hexdigest()[:16]
 
 
-def ended(evaluation: Evaluation, status: Status, note: str = "", report: dict[str, Any] | None = None) -> Evaluation:
+def finish(evaluation: Evaluation, status: Status, note: str = "", report: dict[str, Any] | None = None) -> Evaluation:
     """The evaluation as it is once it has ended so: what its answers were compared with is no part of it any more."""
     classes = msgspec.structs.replace(evaluation.classes, by_digest=None)
     now = time.time()

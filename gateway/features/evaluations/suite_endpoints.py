@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Admin, Operator, When, known_task, see_that_list_has_task
-from gateway.audit import audited
+from gateway.access import Admin, Operator, When, require_task, see_that_list_has_task
+from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.evaluations import Evaluations
@@ -71,7 +71,7 @@ async def add_suite(
     if since is not None and kind != "hard":
         raise Problem("invalid_value", "What production found are hard cases: the kind is hard.", "kind")
     evaluations = feature_of(request, Evaluations)
-    policy = evaluations.services.snapshot.current.policy.tasks[known_task(evaluations.services, task)]
+    policy = evaluations.services.snapshot.current.policy.tasks[require_task(evaluations.services, task)]
     intake = Intake(evaluations, policy, task, ClassFinder(class_field), find_metric(metric))
     async with nullcontext() if since is None else hold_off_erasures(evaluations), open_rows(intake):
         data = await (intake.from_request(request) if since is None else _from_production(intake, since))
@@ -95,7 +95,7 @@ async def add_suite(
             erased=data.erased,
             **await _describe_rows(evaluations, intake),
         )
-        step = audited(evaluations.services, admin)
+        step = begin_audited_step(evaluations.services, admin)
         step.note("suite.add", task, None if same is None else _audited(same), _audited(suite))
         await evaluations.suites.add(suite, intake.coming, step)
     return _shown(suite, [suite, *(other for other in others if other is not same)])
@@ -114,7 +114,7 @@ async def remove_suite(request: Request, task: str, suite: str, admin: Admin) ->
     evaluations = feature_of(request, Evaluations)
     removed = await find_suite(evaluations, task, suite)
     shown = _shown(removed, await evaluations.suites.all(task))
-    step = audited(evaluations.services, admin)
+    step = begin_audited_step(evaluations.services, admin)
     step.note("suite.remove", task, _audited(removed), None)
     await evaluations.suites.remove(removed, step)
     return shown

@@ -28,7 +28,7 @@ from pydantic import (
 from gateway.access import Identified
 from gateway.callers import Caller
 from gateway.error_answers import FEEDBACK_PATH
-from gateway.errors import Problem, problem_of_fault
+from gateway.errors import Problem, describe_fault
 from gateway.feature import feature_of
 from gateway.features.requests.endpoints import resolve_id
 from gateway.features.reviews.job import find_review, note_answered
@@ -37,9 +37,9 @@ from gateway.features.reviews.reviews import Reviews
 from gateway.openapi_parts import SPENT_ERRORS, STORED, with_errors
 from gateway.request_labels import check_value, digest_demonstration
 from gateway.services import Services
-from gateway.state.durability import NotSettled, not_settled
+from gateway.state.durability import NotSettled, explain_not_settled
 from monitoring.feedback import Feedback, Receipt, handle_of
-from monitoring.ids import made_at
+from monitoring.ids import read_time
 from monitoring.labels.request_label import name_rater
 
 FEEDBACK_BATCH_MAX = 1000
@@ -138,7 +138,7 @@ async def _given_one(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tupl
     try:
         await services.durability.settle(mark)
     except NotSettled as error:
-        raise not_settled(error, f" Its feedback_id is {result['feedback_id']!r}.") from error
+        raise explain_not_settled(error, f" Its feedback_id is {result['feedback_id']!r}.") from error
     return result, status
 
 
@@ -155,7 +155,7 @@ async def _given_several(reviews: Reviews, caller: Caller, body: FeedbackBatch) 
     try:
         await services.durability.settle(mark)
     except NotSettled as error:
-        lost = not_settled(error)
+        lost = explain_not_settled(error)
         services.meters.refusals.add(1, lost.code)
         refused = {"status": lost.status, "error": lost.content()}
         results = [entry if "error" in entry else {**entry, **refused} for entry in results]
@@ -168,7 +168,7 @@ def _one_of_batch(raw: Any) -> FeedbackIn:
         return FeedbackIn.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise problem_of_fault(first, first["loc"]) from None
+        raise describe_fault(first, first["loc"]) from None
 
 
 async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
@@ -180,7 +180,7 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
     request_id = await _named(services, caller, given)
     now = time.time()
     genuine = services.ids.genuine(request_id, caller.judges)
-    if genuine and now - made_at(request_id) > services.settings.records.retention_seconds:
+    if genuine and now - read_time(request_id) > services.settings.records.retention_seconds:
         raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
     if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
         text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."

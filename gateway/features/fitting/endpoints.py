@@ -12,12 +12,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from gateway.access import Admin
-from gateway.audit import audited
+from gateway.audit import begin_audited_step
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.fitting.fitting import Fitting
-from gateway.features.fitting.prompts import PromptsError, Sample, barely_tells, read_sample
+from gateway.features.fitting.prompts import PromptsError, Sample, is_barely_useful, read_sample
 from gateway.features.fitting.samples import WaitingSample
 from gateway.openapi_parts import BYTES, JSON_ERRORS, as_form, with_body, with_errors
 from gateway.server.uploads import SAMPLES
@@ -79,7 +79,7 @@ async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample:
     kept = entry is not None and entry.summary.get("sample") == sample.digest
     failed = state is not None and state.state == "failed"
     if (not kept or failed) and await fitting.samples.digest_of(name) != sample.digest:
-        step = audited(fitting.services, admin)
+        step = begin_audited_step(fitting.services, admin)
         step.note("adapter.prompts", name, None, sample.counts())
         waiting = WaitingSample(
             version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts()
@@ -109,7 +109,7 @@ def sentence_of(kind: str, shown: Mapping[str, Any]) -> str:
     summary = (model or {}).get("summary") or {}
     rows = f" on {summary['used']} training prompts" if "used" in summary else ""
     auroc = summary.get("auroc")
-    how = "barely tells" if barely_tells(auroc) else "tells"
+    how = "barely tells" if is_barely_useful(auroc) else "tells"
     tells = "" if auroc is None else f"; it {how} them from other traffic, with an AUROC of {auroc:.3f}"
     idle = f" It is not used: {shown['unused']}" if shown["unused"] else ""
     return f"Its {kind} model was fitted{rows}{tells}.{idle}"

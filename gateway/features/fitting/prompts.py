@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.formats.fields import Message
-from gateway.formats.selectors import of_messages, of_text
+from gateway.formats.selectors import select_from_messages, select_from_text
 from router.fitting_job import FittingLine
 from serving.adapters.adapter_folder import open_regular
 
@@ -180,7 +180,11 @@ def _kept(line: bytes, number: int, source: What, selector: str) -> FittingLine:
     if len(given) != 1:
         raise PromptsError(f"Line {number} of the {source} needs one of prompt, text and messages.")
     (content,) = given
-    text = of_text(selector, content) if isinstance(content, str) else of_messages(selector, _asked(content))
+    text = (
+        select_from_text(selector, content)
+        if isinstance(content, str)
+        else select_from_messages(selector, _asked(content))
+    )
     if source == "background":
         return FittingLine(text, other=True)
     label = None if row.label is None else str(row.label)
@@ -197,7 +201,7 @@ def _asked(messages: list[Message]) -> list[Message]:
     return messages[:end]
 
 
-def barely_tells(auroc: float | None) -> bool:
+def is_barely_useful(auroc: float | None) -> bool:
     """Return whether a scope model takes much other traffic for training prompts."""
     return auroc is not None and auroc < AUROC_LOW
 

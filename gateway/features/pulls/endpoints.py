@@ -9,12 +9,12 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, conflicts, known_task, see_that_list_has_task
-from gateway.audit import audited
+from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_task, see_that_list_has_task
+from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.pulls.pulls import Pull, Pulls
-from gateway.four_eyes import owner_to_keep
+from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import with_errors
 from monitoring.ids import make_timed_id
 from serving.adapters.sources.fetch_job import scheme_of, see_that_it_is_allowed
@@ -44,7 +44,7 @@ async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str
     The same address again goes on behind what an earlier pull has left.
     """
     pulls = feature_of(request, Pulls)
-    known_task(pulls.services, body.task)
+    require_task(pulls.services, body.task)
     try:
         scheme_of(body.address)
         see_that_it_is_allowed(body.address, pulls.services.settings.pulls.allowed)
@@ -59,10 +59,10 @@ async def pull_adapter(request: Request, body: PullIn, admin: Admin) -> dict[str
         digest=body.digest or "",
         manifest=body.manifest,
         by=admin.public,
-        owner=owner_to_keep(pulls.services, admin),
+        owner=find_owner_to_keep(pulls.services, admin),
         created_at=now,
     )
-    step = audited(pulls.services, admin)
+    step = begin_audited_step(pulls.services, admin)
     step.note("pull.begin", body.task, None, _told(pull))
     await pulls.store.begin(pull, step)
     await pulls.services.snapshot.refresh()
@@ -94,7 +94,7 @@ async def cancel_pull(request: Request, pull: str, admin: Admin) -> dict[str, An
         raise Problem("state_conflict", f"The pull {found.id} has ended ({found.state}): there is nothing to cancel.")
     error = f"It was cancelled by {admin.public}. What came is kept: pull it again to go on."
     ended = msgspec.structs.replace(found, state="failed", error=error, ended_at=time.time())
-    step = audited(pulls.services, admin)
+    step = begin_audited_step(pulls.services, admin)
     step.note("pull.cancel", found.task, _told(found), _told(ended))
     with conflicts():
         await pulls.store.cancel(ended, step)

@@ -9,22 +9,22 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator, Reason, conflicts, known_version
-from gateway.audit import audited
+from gateway.access import Admin, Body, Operator, Reason, conflicts, require_version
+from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.baselines import counts_of
 from gateway.features.quality.quality import Quality
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.quality.detectors.baselines import (
     CALIBRATION_ROWS_MIN,
     OF_MIN,
     RATE_MAX,
     Baseline,
     calibrate,
+    declare_rate,
     measure_counts,
-    state_rate,
 )
 from monitoring.quality.signal_table import SignalName, get_measure
 from monitoring.quality.signals.entries import TEXT_MAX
@@ -89,12 +89,12 @@ class BaselineIn(Body):
 async def read_baselines(request: Request, task: str, version: str, _: Operator) -> dict[str, Any]:
     """The baselines of a version's signals, and their origin."""
     quality = feature_of(request, Quality)
-    await known_version(quality.services, task, version)
+    await require_version(quality.services, task, version)
     generation = await quality.services.objects.baselines.generation(version)
     held = await quality.services.objects.baselines.get(version) or {}
     judged = quality.monitored.summary.judgements.get(version)
     health, _generation = await quality.store.of(task)
-    now = await redis_time(quality.services.redis)
+    now = await read_redis_time(quality.services.redis)
     verdict = health.versions.get(version)
     stale = verdict is not None and verdict.stale_from is not None and verdict.stale_from <= now
     return {
@@ -113,8 +113,8 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
 async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
     """Compare a signal with another baseline from now on. What it was, is in the audit."""
     quality = feature_of(request, Quality)
-    await known_version(quality.services, task, version)
-    now = await redis_time(quality.services.redis)
+    await require_version(quality.services, task, version)
+    now = await read_redis_time(quality.services.redis)
     name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
     with conflicts():
         generation = await quality.services.objects.baselines.generation(version)
@@ -127,7 +127,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
             baseline = await _counted(quality, version, body, admin.public, now)
         after = {**held, name: msgspec.to_builtins(baseline)}
         expected = generation if body.expected_generation is None else body.expected_generation
-        step = audited(quality.services, admin)
+        step = begin_audited_step(quality.services, admin)
         step.note(
             "monitor.baseline",
             version,
@@ -199,7 +199,7 @@ def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: s
     source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
     if get_measure(body.stream) == "difference":
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
-    return state_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
+    return declare_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
 
 
 def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | None:

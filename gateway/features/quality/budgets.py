@@ -7,7 +7,7 @@ import logging
 from gateway.callers import Caller
 from gateway.features.quality.quality import Quality
 from gateway.limits.limits import LIMITS, MONEY, NANOS
-from gateway.limits.quotas import PREFIX, SPAN_SECONDS, spent
+from gateway.limits.quotas import PREFIX, SPAN_SECONDS, read_spent
 
 log = logging.getLogger(__name__)
 LEVELS = (1.0, 0.8)
@@ -32,7 +32,9 @@ async def _tell_of(quality: Quality, caller: Caller) -> None:
     redis = quality.services.redis
     assert caller.limits is not None
     budgets = [(name, limit) for name, limit in caller.limits.items() if LIMITS[name].kind == MONEY]
-    of_each = await spent(redis, [(f"{PREFIX}key:{caller.public}:{name}", LIMITS[name].span) for name, _ in budgets])
+    of_each = await read_spent(
+        redis, [(f"{PREFIX}key:{caller.public}:{name}", LIMITS[name].span) for name, _ in budgets]
+    )
     for (name, limit), (units, ends_at) in zip(budgets, of_each, strict=True):
         usd = units / NANOS
         level = next((level for level in LEVELS if usd >= level * limit), None)

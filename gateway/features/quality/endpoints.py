@@ -14,26 +14,26 @@ from fastapi import APIRouter, Query, Request
 from msgspec.structs import replace
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, Reason, When, conflicts, known_task, known_version
-from gateway.audit import audited
+from gateway.access import Admin, Body, Operator, Reason, When, conflicts, require_task, require_version
+from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.quality.job import roles_of
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
-from gateway.features.releases.availability import around
+from gateway.features.releases.availability import find_obstacles
 from gateway.features.reviews.agreement import describe_reviewers, read_agreement
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.report import Situation, TaskReport, make_report
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts import responses
 from monitoring.quality.verdicts.quality import Action, Judgement, Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import ResponseError
-from monitoring.quality.verdicts.retraining import Retraining, closed
+from monitoring.quality.verdicts.retraining import Retraining, close_request
 from serving.adapters.entries import PLACED
-from serving.adapters.manifest import review_due
+from serving.adapters.manifest import read_review_due
 from serving.object_store import Change, Stale
 
 TRIES_MAX = 5
@@ -68,7 +68,7 @@ async def list_health(request: Request, _: Operator) -> dict[str, Any]:
     snapshot = await quality.services.snapshot.refresh()
     generations = await quality.store.object_store.generations()
     summary = quality.monitored.summary
-    now = await redis_time(quality.services.redis)
+    now = await read_redis_time(quality.services.redis)
     rows = [
         _row(quality, snapshot, task, generations.get(task, 0), now) for task in sorted(quality.services.settings.tasks)
     ]
@@ -80,19 +80,19 @@ async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any
     """All that the monitor knows of a task."""
     quality = feature_of(request, Quality)
     snapshot = await quality.services.snapshot.refresh()
-    return await shown(quality, snapshot, known_task(quality.services, task))
+    return await show_quality(quality, snapshot, require_task(quality.services, task))
 
 
 @router.post("/tasks/{task}/quality/{version}/pin", responses=with_errors(*CHANGE_ERRORS))
 async def pin_version(request: Request, task: str, version: str, body: PinIn, admin: Admin) -> dict[str, Any]:
     """Overrule the verdict on a version, or hold it. Without a verdict the monitor judges, and does not act."""
     quality = feature_of(request, Quality)
-    now = await redis_time(quality.services.redis)
-    await known_version(quality.services, task, version)
+    now = await read_redis_time(quality.services.redis)
+    await require_version(quality.services, task, version)
     if body.until is not None and body.until <= now:
         raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
     word = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
-    return await changed(
+    return await change_quality(
         quality, task, lambda current: responses.pin(current, version, word, now), body.expected_generation
     )
 
@@ -103,21 +103,21 @@ async def release_version(
 ) -> dict[str, Any]:
     """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
     quality = feature_of(request, Quality)
-    now = await redis_time(quality.services.redis)
-    by, step = admin.public, audited(quality.services, admin)
+    now = await read_redis_time(quality.services.redis)
+    by, step = admin.public, begin_audited_step(quality.services, admin)
 
     async def closing(current: TaskQuality) -> list[Change]:
         changes: list[Change] = []
         for opened, generation in await _opened_by_pin(quality, version, current):
-            after = closed(opened, by, now)
+            after = close_request(opened, by, now)
             before, closed_fields = msgspec.to_builtins(opened), msgspec.to_builtins(after)
             changes.append(quality.retraining.store.change(after, generation))
             changes += step.note("retraining.close", version, before, closed_fields, generation=generation + 1)
         return changes
 
-    answer = await changed(
+    answer = await change_quality(
         quality,
-        known_task(quality.services, task),
+        require_task(quality.services, task),
         lambda current: responses.release(current, version, by, now),
         expected_generation,
         closing,
@@ -151,18 +151,20 @@ async def undo_action(
 ) -> dict[str, Any]:
     """Undo an action of the monitor. It does not do the same again before the version is healthy."""
     quality = feature_of(request, Quality)
-    now = await redis_time(quality.services.redis)
-    health, _ = await quality.store.of(known_task(quality.services, task))
+    now = await read_redis_time(quality.services.redis)
+    health, _ = await quality.store.of(require_task(quality.services, task))
     done = next((candidate for candidate in health.actions if candidate.id == action), None)
     if done is None:
         raise Problem("not_found", f"Among the newest actions of {task} there is no {action[:80]!r}.")
     if done.kind == "changed":
         raise Problem("state_conflict", f"Take it back: `apprentice tasks changed {task} --undo`.")
     by = admin.public
-    return await changed(quality, task, lambda current: responses.undo(current, action, by, now), expected_generation)
+    return await change_quality(
+        quality, task, lambda current: responses.undo(current, action, by, now), expected_generation
+    )
 
 
-async def changed(
+async def change_quality(
     quality: Quality,
     task: str,
     step: Step,
@@ -187,7 +189,7 @@ async def changed(
                 if not left:
                     raise
     snapshot = await quality.services.snapshot.refresh()
-    return {"action": msgspec.to_builtins(action), **await shown(quality, snapshot, task)}
+    return {"action": msgspec.to_builtins(action), **await show_quality(quality, snapshot, task)}
 
 
 def _taken(step: Step, health: TaskQuality) -> tuple[TaskQuality, Action]:
@@ -201,10 +203,10 @@ def _taken(step: Step, health: TaskQuality) -> tuple[TaskQuality, Action]:
 # ---- what is told ------------------------------------------------------------------------------------
 
 
-async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, Any]:
+async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, Any]:
     """A task's health as it is told. Raises RedisError."""
     health, generation = await quality.store.of(task)
-    state = situation(quality, snapshot, task, await redis_time(quality.services.redis), health)
+    state = read_situation(quality, snapshot, task, await read_redis_time(quality.services.redis), health)
     agreement = await read_agreement(quality.reviews, task)
     if agreement is not None:
         state = replace(state, reviewers=list(describe_reviewers(task, agreement)))
@@ -224,7 +226,7 @@ async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, An
     }
 
 
-def situation(
+def read_situation(
     quality: Quality, snapshot: Snapshot, task: str, now: float, health: TaskQuality | None = None
 ) -> Situation:
     """All that there is to tell of a task at a time, by Redis's clock."""
@@ -238,7 +240,7 @@ def situation(
         health=health if health is not None else snapshot.health.get(task, TaskQuality()),
         plan=quality.services.settings.plan(task),
         roles=roles,
-        around=around(
+        around=find_obstacles(
             quality.releases,
             snapshot,
             task,
@@ -249,13 +251,15 @@ def situation(
         judgements={name: judged for name, judged in judgements.items() if judged.task == task and name in placed},
         judged_at=summary.at or None,
         behind_seconds=summary.behind_seconds,
-        review_by={name: due for name, version in placed.items() if (due := review_due(version.manifest)) is not None},
+        review_by={
+            name: due for name, version in placed.items() if (due := read_review_due(version.manifest)) is not None
+        },
         retraining=[entry.id for entry in sorted(opened, key=lambda entry: -entry.opened_at)],
     )
 
 
 def _row(quality: Quality, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
-    state = situation(quality, snapshot, task, now)
+    state = read_situation(quality, snapshot, task, now)
     report: TaskReport = make_report(state)
     verdict = state.health.versions.get(report.version or "", VersionQuality())
     return {

@@ -18,7 +18,7 @@ from monitoring.quality.phases import VERDICTS
 from monitoring.quality.verdicts.quality import Judgement, TaskQuality, VersionQuality
 from router.policy import Policy
 from serving.adapters.entries import PLACED, Version
-from serving.adapters.manifest import review_due
+from serving.adapters.manifest import read_review_due
 
 VERDICT_VALUES: Mapping[str, float] = MappingProxyType({name: float(at) for at, name in enumerate(VERDICTS)})
 Read = dict[tuple[str, ...], float]
@@ -106,7 +106,7 @@ def _stale(quality: Quality, now: float) -> Read:
 
 
 def _review_by(quality: Quality) -> Read:
-    dues = {(version.task, version.name): review_due(version.manifest) for version in _placed(quality)}
+    dues = {(version.task, version.name): read_review_due(version.manifest) for version in _placed(quality)}
     return {labels: due for labels, due in dues.items() if due is not None}
 
 

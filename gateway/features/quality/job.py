@@ -16,20 +16,20 @@ import msgspec
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from gateway.background.child_process import ChildProcess, child
+from gateway.background.child_process import ChildProcess, run_child
 from gateway.background.lease import JobLease
 from gateway.features.quality.budgets import tell_budgets
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
-from gateway.features.records.archiving import redis_address
+from gateway.features.records.archiving import find_redis_address
 from gateway.request_labels import list_agreed_only
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.signals.canaries import Canary
 from monitoring.quality.signals.steps import Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
-from monitoring.quality.verdicts.reviewing import review_share
+from monitoring.quality.verdicts.reviewing import compute_review_share
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from monitoring.quality.verdicts.shares import Roles
 from serving.adapters.entries import PLACED, AliasEntry
@@ -77,11 +77,11 @@ class Monitoring:
             self._summary, self._judgements = summary, dict(summary.judgements)
             self._unreadable, self._unmatched = summary.unreadable, summary.unmatched
         begin = Begin(
-            redis_url=redis_address(quality.services.settings),
+            redis_url=find_redis_address(quality.services.settings),
             retention_seconds=quality.services.settings.records.retention_seconds,
         )
         try:
-            async with child(COMMAND) as process, asyncio.TaskGroup() as group:
+            async with run_child(COMMAND) as process, asyncio.TaskGroup() as group:
                 group.create_task(self._keep_delivering())
                 group.create_task(self._keep_telling_budgets())
                 await process.give(msgspec.json.encode(begin) + b"\n")
@@ -108,7 +108,7 @@ class Monitoring:
         quality = self._quality
         await self._responding.carry_out()
         await quality.releases.rollouts.enter_left()
-        now = await redis_time(quality.services.redis)
+        now = await read_redis_time(quality.services.redis)
         snapshot = await quality.services.snapshot.refresh()
         agreed_only = await list_agreed_only(quality.services)
         judged = await _answered(process, step_of(quality, snapshot, now, agreed_only))
@@ -196,7 +196,7 @@ class Monitoring:
         plan = quality.services.settings.plan(task)
         roles = roles_of(quality, task, snapshot)
         requests = DAYS_A_WEEK * sum(judgement.requests_per_day for judgement in judgements.values())
-        shares = review_share(plan, requests, False), review_share(plan, requests, True)
+        shares = compute_review_share(plan, requests, False), compute_review_share(plan, requests, True)
         seen = snapshot.health.get(task, TaskQuality())
         if respond(seen, judgements, roles, plan, now, shares)[0] == seen:
             return ()

@@ -13,19 +13,19 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import OBJECTS_MAX, Admin, Body, When, known_task
+from gateway.access import OBJECTS_MAX, Admin, Body, When, require_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.quality.endpoints import Expected, Generation, changed
+from gateway.features.quality.endpoints import Expected, Generation, change_quality
 from gateway.features.quality.quality import Quality
 from gateway.features.retraining.requests_to_train import draft_retraining
-from gateway.features.rules.endpoints import fallback_fault
+from gateway.features.rules.endpoints import find_fallback_fault
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.quality.explanations.phrases import format_day
 from monitoring.quality.verdicts import task_changes as changing
 from monitoring.quality.verdicts.quality import Action, Changed, TaskQuality
-from monitoring.quality.verdicts.retraining import Retraining, closed
+from monitoring.quality.verdicts.retraining import Retraining, close_request
 from serving.adapters.entries import PLACED
 from serving.object_store import Change
 
@@ -63,8 +63,8 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
     and a request to train is opened. A second announcement replaces the first.
     """
     quality = feature_of(request, Quality)
-    now = await redis_time(quality.services.redis)
-    known_task(quality.services, task)
+    now = await read_redis_time(quality.services.redis)
+    require_task(quality.services, task)
     _see_that_it_can_be(body.effective_at, now)
     snapshot = await quality.services.snapshot.refresh()
     versions = [version.name for version in snapshot.by_task.get(task, ())]
@@ -92,7 +92,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
         return changes
 
     try:
-        answer = await changed(quality, task, step, body.expected_generation, together)
+        answer = await change_quality(quality, task, step, body.expected_generation, together)
     except Problem:
         if opening is not None and opening.expected_generation == 0:
             await quality.retraining.store.forget_examples(opening.name)  # nobody else knows of them
@@ -107,15 +107,15 @@ async def take_change_back(
 ) -> dict[str, Any]:
     """Withdraw the announcement. Its rule goes, its versions are not stale, its request to train is closed."""
     quality = feature_of(request, Quality)
-    now = await redis_time(quality.services.redis)
-    health, _ = await quality.store.of(known_task(quality.services, task))
+    now = await read_redis_time(quality.services.redis)
+    health, _ = await quality.store.of(require_task(quality.services, task))
     word = health.changed
     changes: list[Change] = []
     if word is not None:
         changes += _left_behind(quality, word, None)
         retraining, generation = await quality.retraining.store.get(word.retraining or "")
         if retraining is not None and retraining.state == "open":
-            changes.append(quality.retraining.store.change(closed(retraining, admin.public, now), generation))
+            changes.append(quality.retraining.store.change(close_request(retraining, admin.public, now), generation))
 
     def step(current: TaskQuality) -> tuple[TaskQuality, Action]:
         if word is not None and current.changed != word:
@@ -126,7 +126,7 @@ async def take_change_back(
     async def together(_: TaskQuality) -> list[Change]:
         return changes
 
-    return await changed(quality, task, step, expected_generation, together)
+    return await change_quality(quality, task, step, expected_generation, together)
 
 
 def _see_that_it_can_be(effective_at: float, now: float) -> None:
@@ -145,19 +145,19 @@ async def _rule(quality: Quality, task: str, body: ChangedIn, before: Changed | 
     starts_at = body.effective_at
     action = body.override
     if "override" not in body.model_fields_set:
-        action = "general" if fallback_fault(quality.services, "general", task) is None else None
+        action = "general" if find_fallback_fault(quality.services, "general", task) is None else None
     if action is None:
         if body.message is not None or body.expires_at is not None:
             raise Problem("invalid_value", "Without a rule there is nothing to end, or to say.", "override")
         return None
-    if (fault := fallback_fault(quality.services, action, task)) is not None:
+    if (fault := find_fallback_fault(quality.services, action, task)) is not None:
         raise Problem("invalid_value", fault, "override")
     if body.message is not None and action != "refuse":
         raise Problem("invalid_value", "message goes with the override refuse, and only with it.", "message")
     ends_at = max(starts_at, now) + HOLDS_SECONDS if body.expires_at is None else body.expires_at
     if ends_at <= max(starts_at, now):
         raise Problem("invalid_value", "expires_at has to be after effective_at, and to come.", "expires_at")
-    name = rule_name(task)
+    name = name_rule(task)
     generation = await quality.services.objects.overrides.generation(name)
     rule = await quality.services.objects.overrides.get(name)
     if rule is not None and (before is None or before.override != name):
@@ -198,7 +198,7 @@ async def _retraining(
     return retraining, quality.retraining.store.change(retraining, 0)
 
 
-def rule_name(task: str) -> str:
+def name_rule(task: str) -> str:
     """The name of the rule that is set for a change; a long task's is cut, with a digest of the whole."""
     name = f"changed-{task}"
     if len(name) <= RULE_NAME_MAX:

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from gateway.background.webhook_signature import SIGNATURE, signature_of
 from gateway.configuration.monitor import MonitorSettings
 from gateway.state.outbox import Outbox, WaitingEntry, Write
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.metrics import Meters
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Webhooks:
             log.error("%d messages wait for the webhook, and another is dropped", WAITING_MAX)
             self._meters.webhooks.add(1, "dropped")
             return []
-        message = WaitingMessage(body={"id": message_id, **body}, since=await redis_time(self._redis))
+        message = WaitingMessage(body={"id": message_id, **body}, since=await read_redis_time(self._redis))
         return [Write("HSETNX", self._outbox.values, message_id, msgspec.json.encode(message))]
 
     async def deliver(self, settings: MonitorSettings) -> None:
@@ -100,7 +100,7 @@ class Webhooks:
             if message.task in held or tried == AT_ONCE_MAX:
                 continue
             holds_back = not message.passed
-            if message.is_due(await redis_time(self._redis)):
+            if message.is_due(await read_redis_time(self._redis)):
                 tried += 1
                 holds_back = await self._deliver_one(entry, settings)
             if holds_back:
@@ -110,7 +110,7 @@ class Webhooks:
         """Send a message, or have it wait for its next try. Return whether it holds back those after it."""
         message = entry.value
         refused, passed = await self._send(message, settings)
-        now = await redis_time(self._redis)
+        now = await read_redis_time(self._redis)
         if refused is None or now - message.since > KEPT_SECONDS:
             if refused is not None:
                 log.error("the webhook did not take %r within a day, and it is dropped: %s", entry.name, refused)

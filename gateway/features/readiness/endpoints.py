@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from gateway.access import Admin, known_task
+from gateway.access import Admin, require_task
 from gateway.background.job_process import make_command, run_process
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -92,7 +92,7 @@ async def answer_readiness(
         data.extend(piece)
 
     if task is not None:
-        known_task(readiness.services, task)
+        require_task(readiness.services, task)
     if task is None or request.headers.get("content-length", "0") != "0":
         await receive_data(request, limits.bytes_max, take)
     if task is not None and not data:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.formats.fields import Message
-from gateway.formats.selectors import of_messages, of_text
+from gateway.formats.selectors import select_from_messages, select_from_text
 from monitoring.datasets.foreign_rows import time_of
 from monitoring.evaluation.comparing import ClassFinder
 from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row, object_of
@@ -64,9 +64,9 @@ def add_measured_costs(costs: Costs, traffic: Traffic | None) -> Costs:
 def read_text(row: Row, selector: str) -> str:
     """The text of a row's request, as the selector reads it. Raises DatasetError for messages that are none."""
     if row.messages is None:
-        return of_text(selector, row.prompt or "")
+        return select_from_text(selector, row.prompt or "")
     try:
-        return of_messages(selector, msgspec.convert(row.messages, list[Message]))
+        return select_from_messages(selector, msgspec.convert(row.messages, list[Message]))
     except msgspec.ValidationError as error:
         raise DatasetError(f"Line {row.line}: its messages are no chat: {error}.") from None
 

@@ -10,7 +10,7 @@ import msgspec
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.readiness.messages import ReadinessJob
-from gateway.features.records.archiving import redis_address
+from gateway.features.records.archiving import find_redis_address
 from gateway.services import Services
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 from monitoring.readiness.break_even import Costs
@@ -37,7 +37,7 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
         job,
         selector=settings.tasks[task].selector,
         archived=ArchivedTask(
-            redis_address(settings), str(settings.archive), settings.archive_bucket, task, time.time()
+            find_redis_address(settings), str(settings.archive), settings.archive_bucket, task, time.time()
         ),
         leading=leading,
         prompted=await find_prompted(evaluations, task),

@@ -78,7 +78,7 @@ async def _check_bucket(settings: Settings) -> None:
 async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
     """Write all that has come; None where it failed, which is logged. What is not written waits for the next time."""
     job = {
-        "redis_url": redis_address(settings),
+        "redis_url": find_redis_address(settings),
         "folder": str(settings.archive),
         "bucket": settings.archive_bucket,
         "retention_days": settings.records.archive_retention_days,
@@ -115,7 +115,9 @@ def text_keys_of(settings: Settings) -> TextKeys:
 
 def text_source_of(settings: Settings) -> TextSource:
     """Where kept texts are, for another process."""
-    return TextSource(redis_address(settings), str(settings.archive), text_keys_of(settings), settings.archive_bucket)
+    return TextSource(
+        find_redis_address(settings), str(settings.archive), text_keys_of(settings), settings.archive_bucket
+    )
 
 
 def name_archive(settings: Settings) -> str:
@@ -134,7 +136,7 @@ async def _is_behind(redis: Any) -> bool:
     return False
 
 
-def redis_address(settings: Settings) -> str:
+def find_redis_address(settings: Settings) -> str:
     """The URL of the Redis that state lives in, the embedded one too."""
     socket = settings.data_folder.absolute() / "valkey" / "valkey.sock"
     return settings.redis_address() or f"unix://{quote(str(socket))}"

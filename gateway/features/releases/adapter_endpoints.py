@@ -17,24 +17,24 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
-from gateway.access import Admin, Body, OfTask, Operator, known_task, see_that_list_has_task, seen
+from gateway.access import Admin, Body, OfTask, Operator, require_task, see_state, see_that_list_has_task
 from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.endpoints import evaluation_words
+from gateway.features.evaluations.endpoints import describe_last_evaluation
 from gateway.features.fitting.endpoints import have_fitted, sample_of, selector_of, sentence_of
 from gateway.features.releases.adding import Pusher, add_version
 from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.releases import Releases
-from gateway.features.rules.endpoints import rules_to
-from gateway.four_eyes import owner_to_keep
+from gateway.features.rules.endpoints import list_rules_to
+from gateway.four_eyes import find_owner_to_keep
 from gateway.gate import describe_forced, describe_references, judge_release, to_json
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, is_upload
 from gateway.state.gate_store import GateStore
 from serving.adapters.entries import PLACED, Rollout, Version, VersionState
-from serving.adapters.manifest import review_due
+from serving.adapters.manifest import read_review_due
 from serving.adapters.placement import HELD, Placement
 
 WAIT_SECONDS_MAX = 600.0
@@ -85,7 +85,7 @@ async def list_adapters(
     read, without generations.
     """
     releases = feature_of(request, Releases)
-    snapshot, stale = await seen(releases.services)
+    snapshot, stale = await see_state(releases.services)
     generations = {} if stale else await releases.services.registry.generations()
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
     versions = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
@@ -139,9 +139,9 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
 
 
 async def _add(releases: Releases, admin: Caller, upload: Upload, task: str, pool: str | None) -> dict[str, Any]:
-    known_task(releases.services, task)
+    require_task(releases.services, task)
     sample = await sample_of(releases.fitting, task, upload.prompts, upload.background)
-    pusher = Pusher(admin.public, owner_to_keep(releases.services, admin))
+    pusher = Pusher(admin.public, find_owner_to_keep(releases.services, admin))
     version, created = await add_version(releases, pusher, upload, task, pool)
     fitting = {} if sample is None else await have_fitted(releases.fitting, admin, version, sample)
     return await _told(releases, version) | fitting | {"created": created, "warnings": _warnings(version.manifest)}
@@ -154,7 +154,7 @@ def state_of(version: Version) -> dict[str, Any]:
 
 def _warnings(manifest: Mapping[str, Any]) -> list[str]:
     """Warnings of what is allowed in a manifest and surely not meant."""
-    due = review_due(manifest)
+    due = read_review_due(manifest)
     if due is None or due > time.time():
         return []
     return [f"The manifest's review_by, {manifest['review_by']}, is past: its review is overdue from the start."]
@@ -221,7 +221,7 @@ async def _take_off(
     )
     if version.state == "draining" or _held(releases, version):
         response.status_code = 202
-    rules = await rules_to(releases.services, name)
+    rules = await list_rules_to(releases.services, name)
     text = f"The rules that send to it are left to the task's fallback: {', '.join(rules[:20])}."
     return {**await _told(releases, version), "warnings": [text] if rules else []}
 
@@ -245,14 +245,14 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     snapshot = await releases.services.snapshot.refresh()
     alias = snapshot.aliases.get(version.task)
     begun = alias.rollout if alias is not None else None
-    rollout = await rollout_shown(releases, version.task, begun) if begun and begun.version == name else None
+    rollout = await show_rollout(releases, version.task, begun) if begun and begun.version == name else None
     fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
     evaluation = await releases.evaluations.store.latest(name)
     forced = await GateStore(releases.services.redis).forced(name)
     is_off = releases.services.settings.release.gate == "off"
     gate = [] if is_off else describe_references(await judge_release(releases.services, version))
     first, *others = _words(releases, version, rollout)
-    words = [first, *gate, *others, *evaluation_words(evaluation), *describe_forced(forced)]
+    words = [first, *gate, *others, *describe_last_evaluation(evaluation), *describe_forced(forced)]
     return {
         "version": name,
         "state": version.state,
@@ -360,7 +360,7 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
         "created_by": version.created_by,
         "signed_by": version.signed_by,
         "review_by": version.manifest.get("review_by"),
-        "review_due": review_due(version.manifest),
+        "review_due": read_review_due(version.manifest),
         "stale_from": verdict.stale_from if verdict is not None else None,
         "note": version.note,
         "generation": generation,
@@ -370,7 +370,7 @@ def _shown(releases: Releases, version: Version, generation: int | None, placed:
     }
 
 
-async def rollout_shown(releases: Releases, task: str, begun: Rollout) -> dict[str, Any]:
+async def show_rollout(releases: Releases, task: str, begun: Rollout) -> dict[str, Any]:
     """A canary under way, with what its verdict rests on so far."""
     return {**msgspec.to_builtins(begun), **await releases.rollouts.shown(task, begun)}
 

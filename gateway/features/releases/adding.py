@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.access import conflicts, known_task
+from gateway.access import conflicts, require_task
 from gateway.errors import Problem
 from gateway.features.releases.releases import Releases
 from gateway.server.uploads import Upload
@@ -45,7 +45,7 @@ async def add_version(
     Raises Problem.
     """
     services, folder = releases.services, upload.folder
-    known_task(services, task)
+    require_task(services, task)
     try:
         manifest = await asyncio.to_thread(read_manifest, upload.manifest)
         if manifest.task != task:

@@ -13,19 +13,19 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator, known_task
+from gateway.access import Admin, Body, Operator, require_task
 from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.releases.adapter_endpoints import rollout_shown, version_of
-from gateway.features.releases.availability import around, explain_unready
+from gateway.features.releases.adapter_endpoints import show_rollout, version_of
+from gateway.features.releases.availability import explain_unready, find_obstacles
 from gateway.features.releases.releases import Releases
-from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, versions_asked
+from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, list_answering_versions
 from gateway.four_eyes import see_that_another_pushed
 from gateway.gate import GatePass, PastGate, keep_leaders, pass_gate
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from serving.adapters.entries import PLACED, AliasEntry
@@ -116,7 +116,7 @@ async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -
     releases = feature_of(request, Releases)
     weights = body.weights or {body.version or "": 1.0}
     passed = await _see_that_they_may_serve(
-        releases, known_task(releases.services, task, param=None), admin, weights, body.past_gate
+        releases, require_task(releases.services, task, param=None), admin, weights, body.past_gate
     )
     return await _change_alias(
         releases,
@@ -149,7 +149,7 @@ async def remove_alias(
 async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> dict[str, Any]:
     """Copy a share of the task's requests to a version."""
     releases = feature_of(request, Releases)
-    known_task(releases.services, task, param=None)
+    require_task(releases.services, task, param=None)
     if body.share:
         await _see_that_they_may_serve(releases, task, None, {body.version: body.share})
     expected = body.expected_generation
@@ -166,7 +166,7 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
 async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
     """Send a share of the task's sessions to a version. With a plan it is promoted or rolled back by itself."""
     releases = feature_of(request, Releases)
-    known_task(releases.services, task, param=None)
+    require_task(releases.services, task, param=None)
     plan = None if body.plan is None else _plan(releases, body.plan)
     passed = await _see_that_they_may_serve(releases, task, admin, {body.version: body.share}, body.past_gate)
     expected, keeps_plan = body.expected_generation, "plan" not in body.model_fields_set
@@ -187,7 +187,7 @@ async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) ->
     """Send all of the task's requests to a version. The one that led is then the previous version, and stays loaded."""
     releases = feature_of(request, Releases)
     passed = await _see_that_they_may_serve(
-        releases, known_task(releases.services, task, param=None), admin, {body.version: 1.0}, body.past_gate
+        releases, require_task(releases.services, task, param=None), admin, {body.version: 1.0}, body.past_gate
     )
     expected = body.expected_generation
     return await _change_alias(
@@ -204,7 +204,7 @@ async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) ->
 async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn | None = None) -> dict[str, Any]:
     """End a canary, or go back to the previous version."""
     releases = feature_of(request, Releases)
-    known_task(releases.services, task, param=None)
+    require_task(releases.services, task, param=None)
     wanted = body or RollbackIn()
     alias, _ = await releases.services.registry.alias(task)
     passed = GatePass()
@@ -226,7 +226,7 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
 async def _known_alias(releases: Releases, task: str) -> str:
     """The task; one that was removed from the configuration is known while it has an alias. Raises Problem (404)."""
     snapshot = await releases.services.snapshot.refresh()
-    return task if task in snapshot.aliases else known_task(releases.services, task, param=None)
+    return task if task in snapshot.aliases else require_task(releases.services, task, param=None)
 
 
 async def _change_alias(
@@ -268,7 +268,7 @@ async def _warnings(releases: Releases, task: str, before: AliasEntry | None, af
     if settings is None or not after.weights:
         return []
     checks, missing = settings.checks.used(), []
-    for version in versions_asked(after):
+    for version in list_answering_versions(after):
         leads = version == after.leading
         entries = await releases.services.fitted.of(version)
         missing += [(lack.missing, lack.advice) for lack in lacks(version, entries, checks, settings.selector, leads)]
@@ -276,8 +276,8 @@ async def _warnings(releases: Releases, task: str, before: AliasEntry | None, af
         if "scope" not in entries and compared != version and "scope" in await releases.services.fitted.of(compared):
             lack = f"{version} has no scope model: auto does not find its task any more"
             missing.append((lack, f"Run {COMMAND_OF['scope'].format(version=version)}."))
-    now = await redis_time(releases.services.redis)
-    beside = around(releases, releases.services.snapshot.current, task, now, after.weights)
+    now = await read_redis_time(releases.services.redis)
+    beside = find_obstacles(releases, releases.services.snapshot.current, task, now, after.weights)
     away = in_words.describe_obstacles(task, beside, [name for name, weight in after.weights.items() if weight])
     return [*(f"{lack.rstrip('.')}. {advice}" for lack, advice in missing), *away]
 
@@ -326,6 +326,6 @@ async def _alias_shown(releases: Releases, task: str) -> dict[str, Any]:
         "weights": alias.weights if alias else {},
         "shadow": alias.shadow if alias else {},
         "previous": alias.previous if alias else [],
-        "rollout": await rollout_shown(releases, task, alias.rollout) if alias and alias.rollout else None,
+        "rollout": await show_rollout(releases, task, alias.rollout) if alias and alias.rollout else None,
         "generation": generation,
     }

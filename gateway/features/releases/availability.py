@@ -11,10 +11,10 @@ from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.obstacles import ActiveRule, Obstacles
 from serving.adapters.entries import Version
 from serving.adapters.placement import HELD
-from serving.adapters.reconcile import quorum
+from serving.adapters.reconcile import compute_quorum
 
 
-def ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tuple[int, int]:
+def count_ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tuple[int, int]:
     """On how many replicas the version is ready, and how many of those that are to have it are up."""
     held = [p for p in snapshot.placements.values() if p.version == version.name and p.state in HELD | {"failed"}]
     there = (services.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
@@ -24,14 +24,14 @@ def ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tu
 
 async def explain_unready(services: Services, snapshot: Snapshot, version: Version) -> str:
     """The reason why an alias may not move to a version now; empty where it is ready on a quorum of its replicas."""
-    ready, up = ready_and_up(services, snapshot, version)
-    if ready < quorum(up):
+    ready, up = count_ready_and_up(services, snapshot, version)
+    if ready < compute_quorum(up):
         await check_health(services)  # another gateway has loaded it, and this one has not looked since
-        ready, up = ready_and_up(services, snapshot, version)
-    return "" if ready >= quorum(up) else f"{version.name} is ready on {ready} of its {up} replicas only"
+        ready, up = count_ready_and_up(services, snapshot, version)
+    return "" if ready >= compute_quorum(up) else f"{version.name} is ready on {ready} of its {up} replicas only"
 
 
-def rules_away(snapshot: Snapshot, task: str, now: float) -> list[ActiveRule]:
+def find_rules_away(snapshot: Snapshot, task: str, now: float) -> list[ActiveRule]:
     """The rules in force at `now` (Unix seconds) that send requests of the task elsewhere, in their order."""
     return [
         ActiveRule(
@@ -46,7 +46,7 @@ def rules_away(snapshot: Snapshot, task: str, now: float) -> list[ActiveRule]:
     ]
 
 
-def around(
+def find_obstacles(
     releases: Releases,
     snapshot: Snapshot,
     task: str,
@@ -57,7 +57,7 @@ def around(
     """All of it for these versions of the task; `reviews` is how many wait for a person."""
     there = [snapshot.versions[name] for name in names if name is not None and name in snapshot.versions]
     return Obstacles(
-        rules=rules_away(snapshot, task, now),
-        ready={version.name: ready_and_up(releases.services, snapshot, version) for version in there},
+        rules=find_rules_away(snapshot, task, now),
+        ready={version.name: count_ready_and_up(releases.services, snapshot, version) for version in there},
         reviews=reviews,
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gateway.state.fitted import KINDS, FittedEntry, Kind, unused
+from gateway.state.fitted import KINDS, FittedEntry, Kind, find_unused
 from router.checks import CHECKS
 from router.findings import CheckName
 from serving.adapters.entries import AliasEntry
@@ -33,7 +33,7 @@ class Lack(NamedTuple):
     advice: str
 
 
-def versions_asked(alias: AliasEntry) -> list[str]:
+def list_answering_versions(alias: AliasEntry) -> list[str]:
     """The versions of an alias that answer, the one that leads first."""
     return [alias.leading, *sorted(alias.weights.keys() - {alias.leading})]
 
@@ -42,7 +42,7 @@ def lacks(
     version: str, entries: Mapping[Kind, FittedEntry], checks: Collection[CheckName], selector: str, leads: bool
 ) -> Iterator[Lack]:
     """The models that these checks lack for a version with this selector. `leads`: it is the one that `auto` knows."""
-    idle = unused(entries, selector)
+    idle = find_unused(entries, selector)
     for kind in KINDS:
         check, command = CHECK_OF[kind], COMMAND_OF[kind].format(version=version)
         if check not in checks:

@@ -22,10 +22,10 @@ from gateway.errors import Problem
 from gateway.features.reported.judged_reports import Due, due_of, records_of
 from gateway.features.reported.reports import REPORTED, batch_of, read_report
 from gateway.openapi_parts import JSON_ERRORS, MODEL_ERRORS, SPENT_ERRORS, STORED, WAIT_ERRORS, with_body, with_errors
-from gateway.path.side_requests import answered, in_turn
+from gateway.path.side_requests import answer_in_time, wait_in_turn
 from gateway.server.exchange import Exchange
 from gateway.services import Services
-from gateway.state.durability import NotSettled, not_settled
+from gateway.state.durability import NotSettled, explain_not_settled
 from monitoring.records import Record
 
 router = APIRouter()
@@ -50,7 +50,7 @@ async def report_records(request: Request, caller: Identified) -> Response:
     and a result for each.
     """
     services = services_of(request)
-    return await answered(services, request, lambda exchange: _reported(services, exchange, caller))
+    return await answer_in_time(services, request, lambda exchange: _reported(services, exchange, caller))
 
 
 async def _reported(services: Services, exchange: Exchange, caller: Caller) -> Response:
@@ -62,14 +62,14 @@ async def _reported(services: Services, exchange: Exchange, caller: Caller) -> R
             raise
     mark = services.durability.mark()
     async with services.limits.spending(caller, 1 if entries is None else len(entries)) as headers:
-        async with in_turn(services, exchange, caller):
+        async with wait_in_turn(services, exchange, caller):
             results = await _taken_in(services, caller, [raw] if entries is None else entries)
         if entries is None and isinstance(results[0], Problem):
             raise results[0]
         try:
             await services.durability.settle(mark)
         except NotSettled as error:
-            raise not_settled(error, " Sent again, it is stored once.") from error
+            raise explain_not_settled(error, " Sent again, it is stored once.") from error
     content = [_result(result) for result in results]
     if entries is None:
         return JSONResponse(content[0], content[0].pop("status"), headers)

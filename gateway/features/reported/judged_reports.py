@@ -11,10 +11,10 @@ import msgspec
 from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.features.reported.reports import Report
-from gateway.formats.selectors import of_messages, of_text
-from gateway.path.ledger import finding_record
+from gateway.formats.selectors import select_from_messages, select_from_text
+from gateway.path.ledger import make_finding_record
 from gateway.services import Services
-from monitoring.evaluation.comparing import normal
+from monitoring.evaluation.comparing import normalize
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import Record
@@ -152,7 +152,7 @@ def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Rec
     if report.subject is not None:
         record.handles.append(handle_of(secret, caller.public, "subject", report.subject))
     if report.answer is not None:
-        record.text_digest = digest(secret, normal(report.answer))
+        record.text_digest = digest(secret, normalize(report.answer))
     _judge(due, moment, record)
     return record
 
@@ -172,7 +172,7 @@ def _judge(due: Due, moment: Moment, record: Record) -> None:
         judgement = judge_answer(ReceivedAnswer((alternative,)), replace(terms, scope=scope))
         findings += judgement.findings
         record.contract_kept = judgement.contract_kept
-    record.findings = [finding_record(finding, version.name) for finding in findings]
+    record.findings = [make_finding_record(finding, version.name) for finding in findings]
 
 
 def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Finding], float | None]:
@@ -182,9 +182,9 @@ def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Findin
         return [], None
     checks = _observed(task)
     if report.messages is not None:
-        selected = of_messages(task.selector, report.messages)
+        selected = select_from_messages(task.selector, report.messages)
     else:
-        selected = of_text(task.selector, report.prompt or "")
+        selected = select_from_text(task.selector, report.prompt or "")
     scope = gain = None
     covering, gaining = fitted.scope_for(task.selector), fitted.gain_for(task.selector)
     if covering is not None and not checks.keys().isdisjoint(SCOPE_READERS):

@@ -10,7 +10,7 @@ from msgspec import Meta, Raw
 
 from gateway.errors import Problem
 from gateway.formats.fields import RAW_FIELDS, Message
-from gateway.formats.request_body import invalid
+from gateway.formats.request_body import explain_invalid
 
 REPORTS_MAX = 1000
 REPORT_REF: Mapping[str, Any] = {"$ref": "#/components/schemas/Report"}
@@ -90,6 +90,6 @@ def read_report(raw: bytes | Raw) -> Report:
     try:
         return REPORT.decode(raw)
     except msgspec.ValidationError as error:
-        raise invalid(str(error)) from None
+        raise explain_invalid(str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Problem("invalid_json", f"It is not valid JSON: {error}.") from None

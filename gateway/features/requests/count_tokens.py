@@ -24,12 +24,12 @@ from gateway.formats.fields import RAW_FIELDS
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.server_sent_events import Count
 from gateway.openapi_parts import CHOICE_ERRORS, JSON_ERRORS, WAIT_ERRORS, with_answer, with_body, with_errors
-from gateway.path.problems import given_up
+from gateway.path.problems import explain_failures
 from gateway.services import Services
 from router.attempts import Failure, GiveUp, choose_next_attempt
 from router.decision import Choice
 from serving.errors import EngineError, Failed
-from serving.health import engine_headers
+from serving.health import make_engine_headers
 
 COUNTED = frozenset({"model", "messages", "tools", "chat_template_kwargs"})
 """Fields that make the prompt."""
@@ -96,7 +96,7 @@ async def _count(services: Services, body: RequestBody, choice: Choice) -> int:
             left = began_at + policy.limits.request_timeout_seconds - now
             step = choose_next_attempt(choice, failures, policy, services.fleet.view(), services.moment(now), left)
             if isinstance(step, GiveUp):
-                raise given_up(step, error, failures, body.wire_format.required) from error
+                raise explain_failures(step, error, failures, body.wire_format.required) from error
             await asyncio.sleep(step.wait_seconds)
             choice = step.choice
 
@@ -109,7 +109,7 @@ async def _ask(services: Services, body: RequestBody, choice: Choice, silence_se
         text = f"The engine of the pool {choice.pool.name!r} counts no tokens: estimate them, or name another model."
         raise Problem("not_found", text, "model")
     fields = {name: value for name, value in body.fields_for(choice).items() if name in COUNTED}
-    headers = {"Content-Type": "application/json"} | engine_headers(replica)
+    headers = {"Content-Type": "application/json"} | make_engine_headers(replica)
     answer = await services.engines.post(
         replica.config.url, path, msgspec.json.encode(fields), headers, silence_seconds
     )

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Request, Response
 from gateway.access import Identified, services_of
 from gateway.callers import Caller
 from gateway.errors import Problem
-from gateway.features.requests.explanation import explain, shown
+from gateway.features.requests.explanation import explain, redact_record
 from gateway.openapi_parts import OK, SPENT_ERRORS, with_errors
 from gateway.request_labels import read_rules
 from gateway.services import Services
 from monitoring.feedback import handle_of
-from monitoring.ids import bare, made_at
+from monitoring.ids import read_time, strip_id
 from monitoring.labels.request_label import find_label
 from monitoring.records import Record
 
@@ -47,7 +47,7 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
     if label is not None and label.is_waiting and caller.role != "admin":  # reviewers don't see each other's answers
         feedback = [one for one in feedback if not one.reviewed or one.caller == caller.public]
     in_full = caller.judges == "*"
-    visible = record if in_full else shown(record)
+    visible = record if in_full else redact_record(record)
     explanation = [*explain(record, in_full), *([f"Its label is {label.value}: {label.words}."] if label else [])]
     body = {"record": visible, "explanation": explanation, "label": label, "feedback": feedback}
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
@@ -57,7 +57,7 @@ async def find_record(services: Services, request_id: str, caller: Caller) -> Re
     """A record that this caller may read; one that was just made is waited for. Raises Problem (404, 503)."""
     until = time.monotonic() + RECORD_WAIT_SECONDS
     young_seconds = YOUNG_SECONDS + services.settings.limits.request_timeout_seconds + services.flow.oldest_seconds()
-    young = services.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < young_seconds
+    young = services.ids.genuine(request_id, caller.judges) and time.time() - read_time(request_id) < young_seconds
     while True:
         record = await services.flow.find(request_id)
         if record is not None and caller.judges in ("*", record.caller):
@@ -70,7 +70,7 @@ async def find_record(services: Services, request_id: str, caller: Caller) -> Re
 
 async def resolve_id(services: Services, caller: Caller, given_id: str) -> str:
     """Our id from what a caller has: our id, an answer's id with ours in it, or an id of the engine's own."""
-    request_id = bare(given_id)
+    request_id = strip_id(given_id)
     if request_id != given_id or services.ids.genuine(given_id):
         return request_id
     handle = handle_of(services.digest_secret, caller.public, "answer", given_id)

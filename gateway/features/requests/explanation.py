@@ -41,18 +41,18 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
 
     `in_full`, for operators and admins: with scores, thresholds, neighbours and what admins' rules would have done.
     """
-    sentences = list(findings_in_words(record.findings, in_full))
+    sentences = list(describe_findings(record.findings, in_full))
     if record.fallback_capped:
         sentences.append("The task had sent as much to its fallback as it may: that fallback was closed to it.")
     if record.purpose == REPORTED:
         sentences.append("Another gateway served it, and reported it: what checks say here changed nothing.")
     elif record.pool is None:
-        why = reason_words(record.reason, record.task, record.findings)
+        why = describe_reason(record.reason, record.task, record.findings)
         ended = record.error_code or "the caller went away"
         sentences.append(f"It was not sent to any engine: {ended}{f' ({why})' if why else ''}.")
     else:
         answerer = record.version or f"the base model of the pool {record.pool}"
-        why = reason_words(record.reason, record.task, record.findings) or "unknown"
+        why = describe_reason(record.reason, record.task, record.findings) or "unknown"
         did = DID.get(record.outcome, "was to answer it")
         sentences.append(f"{answerer} {did} on {record.replica}: {why} ({record.reason}).")
     if record.probability < 1:
@@ -77,14 +77,14 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
     return sentences
 
 
-def reason_words(reason: str | None, task: str | None, findings: Iterable[FindingRecord]) -> str:
+def describe_reason(reason: str | None, task: str | None, findings: Iterable[FindingRecord]) -> str:
     """The reason of a request of this task (None: of none) in words; empty for no reason."""
     if reason == "out_of_scope" and task is None:
         return NO_INDEX if any(finding.note == NO_INDEX for finding in findings) else NO_TASK
     return REASON_WORDS.get(reason or "", "")
 
 
-def findings_in_words(findings: list[FindingRecord], in_full: bool) -> Iterator[str]:
+def describe_findings(findings: list[FindingRecord], in_full: bool) -> Iterator[str]:
     """A sentence for each check that was asked."""
     for finding in findings:
         if finding.check in CHECK_BY_NAME:
@@ -93,22 +93,22 @@ def findings_in_words(findings: list[FindingRecord], in_full: bool) -> Iterator[
             yield f"{_rule_words(finding)}: {finding.note}."
 
 
-def shown(record: Record) -> Record:
+def redact_record(record: Record) -> Record:
     """The record as its caller may see it: checks without scores, thresholds, neighbours and notes."""
-    return msgspec.structs.replace(record, findings=list(map(without_figures, told_to_callers(record.findings))))
+    return msgspec.structs.replace(record, findings=list(map(redact_finding, select_findings(record.findings))))
 
 
-def told_to_callers(findings: list[FindingRecord]) -> Iterator[FindingRecord]:
+def select_findings(findings: list[FindingRecord]) -> Iterator[FindingRecord]:
     """The findings of checks; what an admin's rule would have done is for admins."""
     return (finding for finding in findings if finding.check in CHECK_BY_NAME)
 
 
-def without_figures(finding: FindingRecord) -> FindingRecord:
+def redact_finding(finding: FindingRecord) -> FindingRecord:
     """A finding as a caller may see it."""
     return FindingRecord(check=finding.check, mode=finding.mode, fired=finding.fired, version=finding.version)
 
 
-def finding_told(finding: FindingRecord, in_full: bool) -> dict[str, Any]:
+def describe_finding(finding: FindingRecord, in_full: bool) -> dict[str, Any]:
     """A finding as `POST /v1/route` tells it: its verdict in words, and the figures where they may be seen."""
     fields: dict[str, Any] = {
         "check": finding.check,

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gateway.access import Identified, services_of
 from gateway.callers import Caller
-from gateway.features.requests.explanation import finding_told, reason_words, told_to_callers
+from gateway.features.requests.explanation import describe_finding, describe_reason, select_findings
 from gateway.formats.anthropic_messages import MESSAGES
 from gateway.formats.bounds import LONG_BODY_BYTES
 from gateway.formats.chat import CHAT
@@ -29,9 +29,9 @@ from gateway.formats.request_body import RequestBody, make_routing_request, read
 from gateway.formats.responses import RESPONSES
 from gateway.formats.wire_format import WireFormat
 from gateway.openapi_parts import CHOICE_ERRORS, JSON_ERRORS, OK, WAIT_ERRORS, with_body, with_errors
-from gateway.path.ledger import finding_record, problem_of
+from gateway.path.ledger import make_finding_record, problem_of
 from gateway.path.scoring import score_request
-from gateway.path.side_requests import answered, in_turn
+from gateway.path.side_requests import answer_in_time, wait_in_turn
 from gateway.server.exchange import Exchange
 from gateway.services import Services
 from router.choice import choose
@@ -73,7 +73,7 @@ async def route(
 async def answer_beside(request: Request, caller: Caller, read: Read, tell: Tell) -> Response:
     """The response to a body that is read, and decided on as the walk does. `tell` gives the response's fields."""
     services = services_of(request)
-    return await answered(services, request, lambda exchange: _answer(services, exchange, caller, read, tell))
+    return await answer_in_time(services, request, lambda exchange: _answer(services, exchange, caller, read, tell))
 
 
 async def _answer(services: Services, exchange: Exchange, caller: Caller, read: Read, tell: Tell) -> Response:
@@ -81,7 +81,7 @@ async def _answer(services: Services, exchange: Exchange, caller: Caller, read: 
     async with services.limits.spending(caller) as headers:
         long = len(raw) > LONG_BODY_BYTES
         body = await services.threads.run(caller.public, len(raw), read, raw) if long else read(raw)
-        async with in_turn(services, exchange, caller):
+        async with wait_in_turn(services, exchange, caller):
             choice = await _decided(services, caller, body, body.session(exchange.header("x-apprentice-session")))
             fields = await tell(body, choice)
     return Response(msgspec.json.encode(fields), headers=headers, media_type="application/json")
@@ -127,7 +127,7 @@ async def _decided(services: Services, caller: Caller, body: RequestBody, sessio
 def _told(choice: Choice, caller: Caller) -> dict[str, Any]:
     in_full = caller.judges == "*"
     task, version = choice.task, choice.version
-    findings = [finding_record(finding, None) for finding in choice.findings]
+    findings = [make_finding_record(finding, None) for finding in choice.findings]
     return {
         "object": "route",
         "task": task.name if task is not None else None,
@@ -135,9 +135,9 @@ def _told(choice: Choice, caller: Caller) -> dict[str, Any]:
         "pool": choice.pool.name,
         "model": choice.engine_model,
         "reason": choice.reason,
-        "explanation": reason_words(choice.reason, task.name if task is not None else None, findings),
+        "explanation": describe_reason(choice.reason, task.name if task is not None else None, findings),
         "findings": [
-            finding_told(finding, in_full) for finding in (findings if in_full else told_to_callers(findings))
+            describe_finding(finding, in_full) for finding in (findings if in_full else select_findings(findings))
         ],
         "probability": choice.probability,
         "general_prompt": choice.general_prompt_of is not None,

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.access import Identified, known_task
+from gateway.access import Identified, require_task
 from gateway.audit import enter_event
 from gateway.background.job_process import make_command, run_process
 from gateway.callers import Caller
@@ -110,7 +110,7 @@ async def list_requests(
 def _see_that_task_is_known(services: Services, caller: Caller, task: str) -> None:
     """Raises Problem (404), with the tasks that the caller may know of."""
     if caller.judges == "*":
-        known_task(services, task)
+        require_task(services, task)
     elif task not in services.settings.tasks:
         text = f"There is no task {task!r}: GET /v1/models lists those that this key may use."
         raise Problem("not_found", text, "task")

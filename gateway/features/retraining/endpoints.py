@@ -10,15 +10,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, Reason, When, known_task, known_version, see_that_list_has_task
-from gateway.audit import audited, change_objects, enter_event
+from gateway.access import Admin, Body, Operator, Reason, When, require_task, require_version, see_that_list_has_task
+from gateway.audit import begin_audited_step, change_objects, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.retraining.requests_to_train import draft_retraining, read_rows
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.openapi_parts import CHANGE_ERRORS, LINES, with_answer, with_errors
-from gateway.state.redis import redis_time
-from monitoring.quality.verdicts.retraining import Retraining, closed, is_complete
+from gateway.state.redis import read_redis_time
+from monitoring.quality.verdicts.retraining import Retraining, close_request, is_complete
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 State = Literal["open", "closed"]
@@ -98,18 +98,18 @@ async def read_examples(
 async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> dict[str, Any]:
     """Open a request to train by hand."""
     requests = feature_of(request, RetrainingRequests)
-    known_task(requests.services, body.task)
+    require_task(requests.services, body.task)
     version = body.version
     if version is None:
         alias = (await requests.services.snapshot.refresh()).aliases.get(body.task)
         if alias is None:
             raise Problem("not_found", f"No version leads {body.task}: name one.", "version")
         version = alias.leading
-    await known_version(requests.services, body.task, version)
+    await require_version(requests.services, body.task, version)
     opened, examples = await draft_retraining(requests, body.task, version, body.reason, {}, admin.public, body.since)
     await requests.store.keep(opened.id, examples)
     fields: dict[str, Any] = msgspec.to_builtins(opened)
-    step = audited(requests.services, admin)
+    step = begin_audited_step(requests.services, admin)
     step.note("retraining.open", version, after=fields)
     try:
         await step.take([requests.store.change(opened, 0)])
@@ -134,7 +134,7 @@ async def close_retraining(
     opened, generation = await _found(requests, retraining)
     if opened.state == "closed":
         raise Problem("state_conflict", f"It was closed already, by {opened.closed_by}.")
-    after = closed(opened, admin.public, await redis_time(requests.services.redis))
+    after = close_request(opened, admin.public, await read_redis_time(requests.services.redis))
     fields: dict[str, Any] = msgspec.to_builtins(after)
     change = requests.store.change(after, generation if expected_generation is None else expected_generation)
     entry = {"before": msgspec.to_builtins(opened), "after": fields}

@@ -14,11 +14,11 @@ from gateway.features.records.kept_texts import read_kept_texts
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.retraining.store import id_of
 from gateway.request_labels import read_rules
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.feedback import STREAM_KEY, Feedback
 from monitoring.ids import make_timed_id
 from monitoring.labels.request_label import LabelRules, RequestLabel, find_label
-from monitoring.metric_values import badness, is_bad
+from monitoring.metric_values import is_bad, measure_badness
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action
 from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining, row_of
@@ -74,7 +74,7 @@ async def draft_retraining(
     """A request to train a version's successor, not yet entered, and its examples: the requests judged bad since then
     (Unix seconds; None: of all that is kept). `action` is what of the task's health asks for it. Raises RedisError."""
     examples = await collect_examples(retraining, task, version, since)
-    now = await redis_time(retraining.services.redis)
+    now = await read_redis_time(retraining.services.redis)
     draft = Retraining(
         id=make_timed_id(now),
         task=task,
@@ -162,7 +162,7 @@ class _Found:
 
     def _says_bad(self, feedback: Feedback) -> bool:
         metric = self._rules.metrics.get(feedback.metric)
-        return metric is not None and is_bad(badness(metric, feedback.value))
+        return metric is not None and is_bad(measure_badness(metric, feedback.value))
 
     def _example(self, request: str, feedback: Sequence[Feedback], label: RequestLabel) -> Example:
         """The example of a request: its newest bad judgement, and the right answer that its label has."""

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from monitoring.ids import SHAPE, made_at
-from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, closed
-from serving.object_store import Change, LenientReader, ObjectStore, change_together, reading
+from monitoring.ids import SHAPE, read_time
+from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, close_request
+from serving.object_store import Change, LenientReader, ObjectStore, change_together, guard_read
 
 DAY_SECONDS = 86_400
 
@@ -45,7 +45,7 @@ class RetrainingStore:
         Raises Unreadable where it can't be read.
         """
         generation = await self.object_store.generation(name)
-        with reading("requests to train", name):
+        with guard_read("requests to train", name):
             raw = await self.object_store.get(name)
             return (None if raw is None else msgspec.convert(raw, Retraining)), generation
 
@@ -88,7 +88,7 @@ class RetrainingStore:
         retraining, generation = await self.get(name)
         if retraining is None:
             raise KeyError(name)
-        after = closed(retraining, by, at)
+        after = close_request(retraining, by, at)
         await change_together(
             self._redis, [self.change(after, generation if expected_generation is None else expected_generation)]
         )
@@ -127,7 +127,7 @@ class RetrainingStore:
 
 def _asked_at(example: Example) -> float:
     """The time of its request, in Unix seconds; that of its judgement where its id does not tell."""
-    return made_at(example.request_id) if SHAPE.fullmatch(example.request_id) else example.at
+    return read_time(example.request_id) if SHAPE.fullmatch(example.request_id) else example.at
 
 
 def _examples_key(name: str, day: int | None = None) -> str:

@@ -15,7 +15,7 @@ from monitoring.feedback import Feedback
 from monitoring.labels.messages import RatingsFault, RatingsJob, RatingsReport
 from monitoring.labels.ratings import Rating
 from monitoring.labels.request_label import RequestLabel, find_label, name_rater
-from monitoring.metric_values import badness, is_bad
+from monitoring.metric_values import is_bad, measure_badness
 
 MEASURED_SECONDS = 60.0
 REPORT_SECONDS_MAX = 120.0
@@ -122,7 +122,7 @@ async def _list_ratings(reviews: Reviews, task: str, shared: list[SharedReview])
     for one in shared:
         for feedback in one.feedback:
             metric = rules.metrics.get(feedback.metric)
-            value = None if metric is None else badness(metric, feedback.value)
+            value = None if metric is None else measure_badness(metric, feedback.value)
             if feedback.reviewed and not feedback.resolves and value is not None:
                 rater = name_rater(feedback.caller, feedback.rater).replace("\n", " ")
                 class_name = (feedback.tags or {}).get(class_tag)

@@ -8,10 +8,10 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 
 from gateway.access import Admin, Operator
-from gateway.audit import audited
+from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.reviews.job import budget_of, counted, is_raised
+from gateway.features.reviews.job import budget_of, count_reviews, is_raised
 from gateway.features.reviews.reviewer_endpoints import OfTask, metric_of, said_of, tasks_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 async def list_reviews(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
     """Each task's reviews, its budget, and the newest skipped ones."""
     reviews = feature_of(request, Reviews)
-    return {"reviews": [_listed(reviews, name, await counted(reviews, name)) for name in tasks_of(reviews, task)]}
+    return {"reviews": [_listed(reviews, name, await count_reviews(reviews, name)) for name in tasks_of(reviews, task)]}
 
 
 @router.delete("/reviews/{task}", responses=with_errors("not_found"))
@@ -39,14 +39,14 @@ async def delete_reviews(
     """
     reviews = feature_of(request, Reviews)
     all_of_it = request_id is None and task in reviews.services.settings.tasks
-    deleted = await reviews.store.delete(task, request_id, audited(reviews.services, admin), all_of_it)
+    deleted = await reviews.store.delete(task, request_id, begin_audited_step(reviews.services, admin), all_of_it)
     if not deleted.waiting and not deleted.answered and not all_of_it:
         missing = "reviews" if request_id is None else f"review of {request_id[:80]!r}"
         raise Problem("not_found", f"{task[:80]!r} has no {missing} of which texts are kept.")
     counts: dict[str, Any] = {"task": task, "request_id": request_id, **deleted._asdict()}
     if task in reviews.services.settings.tasks:
         reviews.services.meters.reviews.add(deleted.waiting, task, "dropped")
-        await counted(reviews, task)
+        await count_reviews(reviews, task)
     return counts
 
 

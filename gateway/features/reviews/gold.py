@@ -13,7 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.features.reviews.store import ROOT, Review
-from monitoring.metric_values import Metric, badness, is_bad
+from monitoring.metric_values import Metric, is_bad, measure_badness
 from serving.object_store import Change, LenientReader, ObjectStore
 
 GOLD_MAX = 200
@@ -109,7 +109,7 @@ class GoldStore:
         if question is None:
             await self._redis.delete(self._last(held.request_id, reviewer))
             return None
-        given, known = badness(metric, value), badness(metric, question.value)
+        given, known = measure_badness(metric, value), measure_badness(metric, question.value)
         is_right = value == question.value if None in (given, known) else is_bad(given) == is_bad(known)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hincrby(f"{ROOT}{held.task}:gold_answered", rater, 1)

@@ -27,8 +27,8 @@ from gateway.path.answer import Answer
 from gateway.request_labels import read_label
 from monitoring.feedback import Feedback, Receipt
 from monitoring.labels.request_label import name_rater
-from monitoring.metric_values import badness, is_bad
-from monitoring.quality.verdicts.reviewing import are_raised, reviews_per_week
+from monitoring.metric_values import is_bad, measure_badness
+from monitoring.quality.verdicts.reviewing import are_raised, find_weekly_budget
 from monitoring.records import Record
 from router.decision import Choice
 
@@ -128,7 +128,7 @@ async def _count(reviews: Reviews) -> None:
                 del reviews.queue.waiting[gone]
             for task in tuple(reviews.services.settings.tasks):
                 if has_reviews(reviews, task):
-                    await counted(reviews, task)
+                    await count_reviews(reviews, task)
         await asyncio.sleep(COUNT_INTERVAL_SECONDS)
 
 
@@ -138,7 +138,7 @@ def has_reviews(reviews: Reviews, task: str) -> bool:
     return settings.per_week > 0 or settings.per_week_suspect > 0 or reviews.queue.waiting.get(task, 0) > 0
 
 
-async def counted(reviews: Reviews, task: str) -> Counts:
+async def count_reviews(reviews: Reviews, task: str) -> Counts:
     """Count the task's reviews, and set the gauge of those that wait. Raises RedisError."""
     counts = await reviews.store.counts(task, find_waiting_seconds(reviews, task))
     reviews.queue.waiting[task] = counts.waiting
@@ -156,20 +156,20 @@ def settings_of(reviews: Reviews, task: str) -> ReviewSettings:
     return settings.monitor.reviews if settings is not None else ReviewSettings()
 
 
-def retention_seconds(reviews: Reviews, task: str) -> float:
+def find_retention(reviews: Reviews, task: str) -> float:
     """The time for which the task's reviews are kept once they were judged."""
     return 86_400.0 * settings_of(reviews, task).retention_days
 
 
 def find_waiting_seconds(reviews: Reviews, task: str) -> float:
     """The time for which the task's reviews wait: no longer than their requests can be judged."""
-    return min(retention_seconds(reviews, task), reviews.services.settings.records.retention_seconds)
+    return min(find_retention(reviews, task), reviews.services.settings.records.retention_seconds)
 
 
 def budget_of(reviews: Reviews, task: str) -> int:
     """The number of the task's requests that may be drawn in seven days, as the monitor says now."""
     plan = reviews.services.settings.plan(task)
-    return reviews_per_week(plan, is_raised(reviews, task))
+    return find_weekly_budget(plan, is_raised(reviews, task))
 
 
 def is_raised(reviews: Reviews, task: str) -> bool:
@@ -205,12 +205,14 @@ async def note_answered(
     if receipt.given not in ("created", "same", "pending"):
         return
     task = drawn.task
-    wrong = is_bad(badness(reviews.services.settings.feedback_metrics[feedback.metric].metric(), feedback.value))
+    wrong = is_bad(
+        measure_badness(reviews.services.settings.feedback_metrics[feedback.metric].metric(), feedback.value)
+    )
     if drawn.reviewers > 1:
         label = await read_label(reviews.services, task, request_id)
         wrong = label is not None and (label.value == "wrong" or label.is_disputed)
     known_seconds = reviews.services.settings.records.retention_seconds
     rater = Rater(name_rater(feedback.caller, feedback.rater), feedback.caller)
-    if await reviews.store.answer(task, request_id, wrong, retention_seconds(reviews, task), known_seconds, rater):
+    if await reviews.store.answer(task, request_id, wrong, find_retention(reviews, task), known_seconds, rater):
         reviews.services.meters.reviews.add(1, task, "answered")
         reviews.services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)

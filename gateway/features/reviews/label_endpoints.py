@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from gateway.access import Admin, Body, Operator, known_task, not_blank
+from gateway.access import Admin, Body, Operator, refuse_blank, require_task
 from gateway.audit import change_objects, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -27,7 +27,7 @@ from monitoring.labels.messages import RatingsJob
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 DISPUTED_TOLD_MAX = 50
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
-Comment = Annotated[str, Field(min_length=1, max_length=4000, description="Why."), AfterValidator(not_blank)]
+Comment = Annotated[str, Field(min_length=1, max_length=4000, description="Why."), AfterValidator(refuse_blank)]
 
 
 class ResolutionIn(Body):
@@ -59,7 +59,7 @@ async def read_task_agreement(request: Request, task: str, _: Operator) -> dict[
     answers to gold questions.
     """
     reviews = feature_of(request, Reviews)
-    known_task(reviews.services, task)
+    require_task(reviews.services, task)
     known = await read_agreement(reviews, task)
     return {
         "task": task,
@@ -86,7 +86,7 @@ async def list_disputed(request: Request, task: str, operator: Operator) -> dict
     Who was given their texts is in the audit.
     """
     reviews = feature_of(request, Reviews)
-    known_task(reviews.services, task)
+    require_task(reviews.services, task)
     disputed = [one for one in await read_shared(reviews, task) if one.label.is_disputed]
     rows = []
     for one in disputed[: -DISPUTED_TOLD_MAX - 1 : -1]:
@@ -113,7 +113,7 @@ async def resolve_dispute(
     """Decide a request whose reviewers disagree. The decision is its label from then on."""
     reviews = feature_of(request, Reviews)
     services = reviews.services
-    known_task(services, task)
+    require_task(services, task)
     label = await read_label(services, task, request_id)
     if label is None or not label.is_disputed or request_id not in await reviews.store.list_shared(task):
         raise Problem("no_review", f"No request {request_id[:80]!r} of {task} waits to be resolved.", "request_id")
@@ -147,7 +147,7 @@ async def resolve_dispute(
 async def list_gold(request: Request, task: str, _: Admin) -> dict[str, Any]:
     """The task's gold questions, and each reviewer's answers to them."""
     reviews = feature_of(request, Reviews)
-    known_task(reviews.services, task)
+    require_task(reviews.services, task)
     questions = await reviews.gold.list_questions(task)
     scores = await reviews.gold.list_scores(task)
     return {"task": task, "questions": msgspec.to_builtins(questions), "scores": msgspec.to_builtins(scores)}
@@ -157,7 +157,7 @@ async def list_gold(request: Request, task: str, _: Admin) -> dict[str, Any]:
 async def add_gold(request: Request, task: str, admin: Admin, body: GoldIn) -> dict[str, Any]:
     """Make a request a gold question: its texts are kept until it is removed."""
     reviews = feature_of(request, Reviews)
-    known_task(reviews.services, task)
+    require_task(reviews.services, task)
     value = check_value(metric_of(reviews, task)[0], body.value, reviews.services.settings.feedback_metrics)
     review = await reviews.store.find_texts(body.request_id)
     if review is None or review.task != task:
@@ -177,7 +177,7 @@ async def add_gold(request: Request, task: str, admin: Admin, body: GoldIn) -> d
 async def remove_gold(request: Request, task: str, request_id: str, admin: Admin) -> dict[str, Any]:
     """Remove a gold question with its texts. Answers to it stay counted."""
     reviews = feature_of(request, Reviews)
-    known_task(reviews.services, task)
+    require_task(reviews.services, task)
     if request_id not in [one.review.request_id for one in await reviews.gold.list_questions(task)]:
         raise Problem("not_found", f"{task} has no gold question {request_id[:80]!r}.", "request_id")
     change, before = reviews.gold.change(None, request_id), {"task": task}

@@ -9,13 +9,13 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, Field
 
-from gateway.access import Body, Operator, known_task, not_blank
+from gateway.access import Body, Operator, refuse_blank, require_task
 from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.reviews.job import budget_of, counted, find_waiting_seconds, retention_seconds, settings_of
+from gateway.features.reviews.job import budget_of, count_reviews, find_retention, find_waiting_seconds, settings_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
 from gateway.openapi_parts import OK, with_errors
@@ -29,7 +29,7 @@ OfTask = Annotated[str | None, Query(max_length=63, description="Only of this ta
 class SkipIn(Body):
     """The reason why a reviewer gives a review back."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(not_blank)]
+    reason: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(refuse_blank)]
 
 
 @router.get("/v1/reviews/next", responses=with_errors("no_review", "not_found") | OK)
@@ -38,7 +38,7 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
     again. Answered by `POST /v1/feedback`. Who was given it is in the audit.
     """
     reviews = feature_of(request, Reviews)
-    counts = {name: await counted(reviews, name) for name in tasks_of(reviews, task)}
+    counts = {name: await count_reviews(reviews, name) for name in tasks_of(reviews, task)}
     gold = await _give_gold(reviews, reviewer, counts)
     if gold is not None:
         return Response(msgspec.json.encode(gold), media_type="application/json")
@@ -68,7 +68,7 @@ async def skip_review(request: Request, request_id: str, reviewer: Operator, bod
         return {"request_id": request_id, "task": held.task, "skipped": True}
     task = await reviews.store.task_of(request_id)
     skip = Skip(request_id=request_id, by=reviewer.public, reason=body.reason)
-    outcome = "gone" if task is None else await reviews.store.skip(task, skip, retention_seconds(reviews, task))
+    outcome = "gone" if task is None else await reviews.store.skip(task, skip, find_retention(reviews, task))
     if task is None or outcome == "gone":
         raise Problem("no_review", f"No request with the id {request_id[:80]!r} waits for review.", "request_id")
     if outcome == "other":
@@ -91,7 +91,7 @@ async def _give_gold(reviews: Reviews, reviewer: Caller, counts: dict[str, Count
 
 def tasks_of(reviews: Reviews, task: str | None) -> list[str]:
     """The one that is named, or all. Raises Problem (404)."""
-    return sorted(reviews.services.settings.tasks) if task is None else [known_task(reviews.services, task)]
+    return sorted(reviews.services.settings.tasks) if task is None else [require_task(reviews.services, task)]
 
 
 def _told(reviews: Reviews, task: str, leased: Leased, counts: Counts) -> dict[str, Any]:

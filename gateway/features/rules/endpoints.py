@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, known_task, services_of
+from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, require_task, services_of
 from gateway.audit import change_objects
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
@@ -16,7 +16,7 @@ from gateway.four_eyes import see_that_another_pushed
 from gateway.gate import GatePass, PastGate, pass_gate
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
-from gateway.state.snapshot import override_from
+from gateway.state.snapshot import read_override
 from router.overrides import OverrideAction, OverrideMode, find_pattern_fault
 from serving.adapters.entries import PLACED
 from serving.object_store import Change
@@ -75,8 +75,8 @@ def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or len(name) > 63:
         raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
     if body.task is not None:
-        known_task(services, body.task)
-    if (fault := fallback_fault(services, body.action, body.task)) is not None:
+        require_task(services, body.task)
+    if (fault := find_fallback_fault(services, body.action, body.task)) is not None:
         raise Problem("invalid_value", fault, "action")
     if body.version is not None and body.version not in services.snapshot.current.versions:
         raise Problem("not_found", f"There is no version {body.version[:80]!r}.", "version")
@@ -93,13 +93,13 @@ def _doubts(services: Services, body: OverrideIn) -> list[str]:
     return warnings
 
 
-async def rules_to(services: Services, version: str) -> list[str]:
+async def list_rules_to(services: Services, version: str) -> list[str]:
     """The names of rules that are not over and send to a version. Raises RedisError."""
     rules, now = await services.objects.overrides.all(), time.time()
     return sorted(name for name, raw in rules.items() if raw.get("version") == version and not _is_over(raw, now))
 
 
-def fallback_fault(services: Services, action: str, task: str | None) -> str | None:
+def find_fallback_fault(services: Services, action: str, task: str | None) -> str | None:
     """The reason why a rule with this action can't hold for this task: it has no fallback to send requests to."""
     settings = services.settings.tasks.get(task or "")
     if action != "general" or settings is None or settings.has_fallback("override"):
@@ -170,7 +170,7 @@ async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) 
     """Try a rule on the last 1,000 requests. Nothing is set."""
     services = services_of(request)
     _see_that_it_fits(services, name, body)
-    tried = await try_rule(services, override_from(name, body.model_dump(exclude_none=True)))
+    tried = await try_rule(services, read_override(name, body.model_dump(exclude_none=True)))
     return {"id": name, **tried.to_json()}
 
 

@@ -23,7 +23,7 @@ from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.ledger import Ledger, settle_shadow
 from gateway.path.own_requests import ask_beside, has_room, take_room
-from monitoring.evaluation.comparing import normal
+from monitoring.evaluation.comparing import normalize
 from monitoring.ids import digest
 from monitoring.quality.verdicts.shares import is_evidence_first, is_healthy
 from monitoring.records import PairRecord, Record
@@ -57,7 +57,7 @@ def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: An
     if record.contract_kept is None and not is_foreign(choice):
         version = choice.version or choice.general_prompt_of
         record.contract_kept = shadows.services.judging.contract_kept(version, text) if version is not None else None
-    record.text_digest = digest(shadows.services.digest_secret, normal(text))
+    record.text_digest = digest(shadows.services.digest_secret, normalize(text))
     if shadows.trials.on_trial(policy, choice):
         offer_to_shadows(shadows, policy, body, choice, record, text)
     if record.shadowed and not answer.mixed:
@@ -70,7 +70,7 @@ def offer_to_shadows(
     """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
     assert choice.task is not None, "that is what on_trial() looks for"
     assert choice.version is not None, "that is what on_trial() looks for"
-    text_digest = digest(shadows.services.digest_secret, normal(text))
+    text_digest = digest(shadows.services.digest_secret, normalize(text))
     pair = PairRecord(
         choice.version.name,
         record.contract_kept,
@@ -298,6 +298,6 @@ def _compare(shadows: Shadows, job: ShadowJob, version: VersionView | None, text
     of_contract = version or job.choice.led_to
     if of_contract is not None and not is_foreign(job.choice):
         record.contract_kept = shadows.services.judging.contract_kept(of_contract, text)
-    record.text_digest = digest(shadows.services.digest_secret, normal(text))
-    record.agrees = normal(text) == normal(job.text)
+    record.text_digest = digest(shadows.services.digest_secret, normalize(text))
+    record.agrees = normalize(text) == normalize(job.text)
     return "agreed" if record.agrees else "differed"

@@ -15,7 +15,7 @@ from gateway.features.releases.adding import Pusher
 from gateway.features.training.store import Training, id_of
 from gateway.features.training.trainings import Trainings
 from gateway.state.audited_step import AuditedStep
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from monitoring.datasets.folder import CARD_FILE
 from serving.adapters.entries import Version
 from serving.adapters.manifest import ManifestError, from_json, to_json
@@ -47,7 +47,7 @@ async def draft_training(trainings: Trainings, asked: Mapping[str, Any], pusher:
     parameters["rank"] = rank
     base = services.adapters.bases[pool].fingerprint
     manifest = _manifest(trainings, task, asked["manifest"], base)
-    now = await redis_time(services.redis)
+    now = await read_redis_time(services.redis)
     return Training(
         id=id_of(task, pool, digest, asked["begin"], parameters),
         task=task,

@@ -16,7 +16,7 @@ from gateway.features.training.store import Status, Training
 from gateway.features.training.trainings import Trainings
 from gateway.server.uploads import Upload
 from gateway.state.audited_step import AuditedStep
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from serving.adapters.adapter_folder import MANIFEST_FILE
 from serving.object_store import Stale, Unchanged
 
@@ -92,7 +92,7 @@ async def end_training(
         now, generation = await trainings.store.get(training.id)
         if now is None or not is_running(now, training):
             return None
-        ended_at = await redis_time(trainings.services.redis)
+        ended_at = await read_redis_time(trainings.services.redis)
         after = msgspec.structs.replace(
             now, status=status, note=note, result=result or {}, version=version, ended_at=ended_at
         )

@@ -10,8 +10,8 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from gateway.access import Admin, Body, OfTask, Operator, conflicts, known_task, see_that_list_has_task
-from gateway.audit import audited
+from gateway.access import Admin, Body, OfTask, Operator, conflicts, require_task, see_that_list_has_task
+from gateway.audit import begin_audited_step
 from gateway.configuration.training import RunnerName, TrainingParameters
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -20,7 +20,7 @@ from gateway.features.training.beginning import begin_run, draft_training
 from gateway.features.training.ending import end_training
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
-from gateway.four_eyes import owner_to_keep
+from gateway.four_eyes import find_owner_to_keep
 from gateway.openapi_parts import CHANGE_ERRORS, with_answer, with_errors
 from monitoring.training.loss_plot import draw_losses
 
@@ -58,8 +58,8 @@ async def begin_training(
 ) -> dict[str, Any]:
     """Train an adapter for a task. The same training again (200) goes on from its checkpoint, or is there already."""
     trainings = feature_of(request, Trainings)
-    known_task(trainings.services, body.task)
-    pusher = Pusher(admin.public, owner_to_keep(trainings.services, admin))
+    require_task(trainings.services, body.task)
+    pusher = Pusher(admin.public, find_owner_to_keep(trainings.services, admin))
     parameters = trainings.services.settings.training.parameters.model_dump()
     parameters |= body.parameters.model_dump(exclude_unset=True)
     training = await draft_training(trainings, body.model_dump() | {"parameters": parameters}, pusher)
@@ -111,7 +111,7 @@ async def stop_training(request: Request, training: str, admin: Admin) -> dict[s
             raise Problem("state_conflict", "The training has ended at this moment: look at it, then try again.")
         await trainings.services.snapshot.refresh()
         return await _shown(trainings, after)
-    step = audited(trainings.services, admin)
+    step = begin_audited_step(trainings.services, admin)
     step.note("training.forget", found.task, {"training": found.id}, None, generation=generation + 1)
     with conflicts():
         await step.take([trainings.store.forgetting(found.id, generation)])

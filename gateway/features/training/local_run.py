@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.background.child_process import ChildProcess, child
+from gateway.background.child_process import ChildProcess, run_child
 from gateway.background.lease import JobLease
 from gateway.features.training.ending import TrainingFault, enter_result
 from gateway.features.training.store import Training
@@ -85,7 +85,7 @@ class LocalRun(TrainingRun):
         settings = self._trainings.services.settings.training
         if settings.python is None:
             raise TrainingFault("Nothing can train here any more: set training.python, then run the command again.")
-        async with child(build_command(settings.python.absolute(), self._folder)) as process:
+        async with run_child(build_command(settings.python.absolute(), self._folder)) as process:
             return await self._heard(process, settings.silence_seconds_max)
 
     async def _heard(self, process: ChildProcess, silence_seconds_max: float) -> dict[str, Any]:

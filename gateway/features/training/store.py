@@ -9,7 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.configuration.training import RunnerName
-from serving.object_store import Change, LenientReader, ObjectStore, reading
+from serving.object_store import Change, LenientReader, ObjectStore, guard_read
 
 Status = Literal["running", "done", "failed", "cancelled"]
 TRAININGS_MAX = 200
@@ -78,7 +78,7 @@ class TrainingStore:
         Raises Unreadable where it can't be read.
         """
         generation = await self.object_store.generation(name)
-        with reading("trainings", name):
+        with guard_read("trainings", name):
             raw = await self.object_store.get(name)
             return (None if raw is None else msgspec.convert(raw, Training)), generation
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from gateway.callers import PUBLIC_LENGTH, Caller, digest_of, whole_key
+from gateway.callers import PUBLIC_LENGTH, Caller, digest_of, join_key
 from gateway.features.training.store import Training
 from gateway.features.training.trainings import Trainings
 from gateway.state.audited_step import AuditedStep
-from gateway.state.redis import redis_time
+from gateway.state.redis import read_redis_time
 from serving.object_store import Change
 
 KEPT_SECONDS = 30 * 86_400.0
@@ -25,7 +25,7 @@ def parts_of(trainings: Trainings, training: Training) -> tuple[str, str]:
 
 def key_of(trainings: Trainings, training: Training) -> str:
     """Its key, as its trainer sends it."""
-    return whole_key(*parts_of(trainings, training))
+    return join_key(*parts_of(trainings, training))
 
 
 async def admit_trainer(trainings: Trainings, training: Training) -> None:
@@ -34,7 +34,7 @@ async def admit_trainer(trainings: Trainings, training: Training) -> None:
     callers = services.objects.callers
     if await callers.get(public) is not None:
         return
-    expires_at = await redis_time(services.redis) + KEPT_SECONDS
+    expires_at = await read_redis_time(services.redis) + KEPT_SECONDS
     caller = Caller(public, f"training {training.id}", "caller", digest_of(secret), frozenset(), expires_at)
     step = AuditedStep(services.redis, services.audit, "system")
     step.note("caller.make", public, after={"name": caller.name, "role": caller.role, "models": []})

@@ -95,7 +95,7 @@ def calibrate(gate: Baseline, stricter: int, milder: int, rows: int, at: float, 
     return Baseline(kind="admin", wrong=gate.wrong, of=gate.of, upper=upper, at=at, by=by, source=source)
 
 
-def state_rate(rate: float, at: float, by: str, source: str) -> Baseline:
+def declare_rate(rate: float, at: float, by: str, source: str) -> Baseline:
     """A rate that an admin sets without labels. Raises ValueError if it is not between 0 and 1."""
     if not 0.0 < rate < 1.0:
         raise ValueError(f"A baseline of {rate}: it must lie between 0 and 1.")
@@ -116,7 +116,7 @@ def find_upper_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
     _see_that_they_can_be(wrong, of, confidence)
     if of <= wrong:
         return 1.0
-    return _root(lambda p: incomplete_beta(wrong + 1.0, of - wrong, p), confidence)
+    return _root(lambda p: compute_incomplete_beta(wrong + 1.0, of - wrong, p), confidence)
 
 
 def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) -> float:
@@ -127,10 +127,10 @@ def find_lower_bound(wrong: float, of: float, confidence: float = CONFIDENCE) ->
     _see_that_they_can_be(wrong, of, confidence)
     if wrong <= LEAST:
         return 0.0
-    return _root(lambda p: incomplete_beta(wrong, of - wrong + 1.0, p), 1.0 - confidence)
+    return _root(lambda p: compute_incomplete_beta(wrong, of - wrong + 1.0, p), 1.0 - confidence)
 
 
-def incomplete_beta(a: float, b: float, x: float) -> float:
+def compute_incomplete_beta(a: float, b: float, x: float) -> float:
     """The regularised incomplete beta function I_x(a, b), by its continued fraction (modified Lentz's method)."""
     if x <= 0.0 or x >= 1.0:
         return 0.0 if x <= 0.0 else 1.0

@@ -104,7 +104,7 @@ def log_e(signal: Signal) -> float:
     return largest + math.log(math.fsum(math.exp(value - largest) for value in there) / len(there))
 
 
-def alarms(signal: Signal, labels: float, alpha: float) -> bool:
+def has_alarmed(signal: Signal, labels: float, alpha: float) -> bool:
     """Return whether it has ever reached the threshold for so many values. What it finds is a change, not a fault."""
     return signal.log_max >= restarts.find_threshold(labels, alpha)
 

@@ -237,7 +237,7 @@ def find_evidence(
     return min([log_e(detectors.whole), *least])
 
 
-def alarms(detectors: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
+def has_alarmed(detectors: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
     """Return whether the evidence has ever reached the threshold for so many labels."""
     return detectors.log_max >= find_threshold(labels, alpha)
 

@@ -11,7 +11,7 @@ from monitoring.quality.signals.arms import LABELS_MIN
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, TaskQuality
 from monitoring.quality.verdicts.shares import Roles
-from monitoring.quality.verdicts.verdict import against, shows_recovery
+from monitoring.quality.verdicts.verdict import find_degraded, shows_recovery
 
 STOPPED_SECONDS = 60.0
 """A monitor that has judged nothing for longer has stopped."""
@@ -81,7 +81,7 @@ def _of_pins(health: TaskQuality, judgements: Mapping[str, Judgement], now: floa
         until = "until it is released" if word.until is None else f"until {format_moment(word.until)}"
         what = "is held: nothing is done about its verdict" if word.verdict is None else f"is pinned as {word.verdict}"
         yield f"{name} {what} {until}, by {word.by} since {format_moment(word.at)}: {word.reason.rstrip('.')}."
-        if word.verdict in ("healthy", "suspect") and name in judgements and against(judgements[name]):
+        if word.verdict in ("healthy", "suspect") and name in judgements and find_degraded(judgements[name]):
             yield f"The monitor would say that {name} is degraded: labels speak against it."
 
 

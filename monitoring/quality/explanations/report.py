@@ -24,9 +24,9 @@ from monitoring.quality.explanations.savings import describe_net_saving
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, TaskQuality, VersionQuality
-from monitoring.quality.verdicts.responses import is_asked_again, last_move
+from monitoring.quality.verdicts.responses import find_last_move, is_asked_again
 from monitoring.quality.verdicts.shares import Roles
-from monitoring.quality.verdicts.verdict import shows_recovery, unrecovered
+from monitoring.quality.verdicts.verdict import find_unrecovered, shows_recovery
 
 ACTIONS_TOLD_MAX = 10
 """The newest actions that are told; the audit has all of them."""
@@ -165,7 +165,7 @@ def _of_version(
     yield f"{name} {role} {of.task}, and is {quality.verdict}{_since(quality, of.now)}."
     if quality.verdict != "healthy" and quality.because:
         yield f"Why {name} is {quality.verdict}: {quality.because}"
-        if quality.verdict == "degraded" and judged is not None and (wanting := unrecovered(quality, judged)):
+        if quality.verdict == "degraded" and judged is not None and (wanting := find_unrecovered(quality, judged)):
             yield f"{name} is degraded until labels show that {join_words(wanting)} came down."
     elif quality.because and role == "leads":
         yield f"How it came to that: {quality.because}"
@@ -385,7 +385,7 @@ def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged:
     if quality.to is not None and not blind:
         yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
     if quality.to is not None:
-        move = last_move(of.health, name)
+        move = find_last_move(of.health, name)
         if move is not None:
             yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
     elif quality.pin is None:
@@ -422,7 +422,7 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
                 f"Wait for labels and judged pairs of what {name} answered before it was paused, if they still come: "
                 f"once they show that it has recovered it is healthy{back}."
             )
-            move = last_move(of.health, name)
+            move = find_last_move(of.health, name)
             if move is not None:
                 yield f"Take the pause of {name} back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
             small = f"apprentice adapters canary {name} --share 0.01"

@@ -145,7 +145,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether the evidence ever reached the threshold for so many expected complaints, once enough were."""
         whole = self.detectors.whole
         enough = whole.seen >= SEEN_MIN and whole.expected >= EXPECTED_MIN
-        return enough and leave_one_out.alarms(self.detectors, labels, alpha)
+        return enough and leave_one_out.has_alarmed(self.detectors, labels, alpha)
 
     def hold_against(self, baseline: Baseline) -> None:
         """No baseline can be set: it begins again, and learns what is usual."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.metric_values import Metric, badness
+from monitoring.metric_values import Metric, measure_badness
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS
 
@@ -137,7 +137,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
 def read_label(given: Given, seen: Seen, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:
     """The label in a feedback on this request; None where its metric is not declared, or has no order."""
     metric = metrics.get(given.metric)
-    bad = badness(metric, given.value) if metric is not None else None
+    bad = measure_badness(metric, given.value) if metric is not None else None
     if bad is None:
         return None
     return Label(

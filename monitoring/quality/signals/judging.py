@@ -162,7 +162,7 @@ def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamRepor
 
 def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> StreamReport:
     learns = drift.learns(signal)
-    alarming = not learns and drift.alarms(signal, wanted * ALPHA, ALPHA)
+    alarming = not learns and drift.has_alarmed(signal, wanted * ALPHA, ALPHA)
     baseline: dict[str, Any] = drift.describe_reference(signal)
     baseline |= {"direction": drift.find_direction(signal), "learning": learns}
     if stream == "language":

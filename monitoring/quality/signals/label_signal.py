@@ -219,7 +219,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return None
         if raters.rests_on_most(self.guard, labels, alpha, dependence.find_relief(self.dependence)):
             return "one_giver"
-        if not leave_one_out.alarms(self.guard.detectors, labels, alpha):
+        if not leave_one_out.has_alarmed(self.guard.detectors, labels, alpha):
             return None
         held, is_gate = self.guard.detectors.whole.baseline, self.baseline is not None and self.baseline.kind == "gate"
         began_at_first = is_gate and self.changed_after <= FIRST_LABELS

@@ -128,7 +128,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether its evidence ever reached the threshold for so many labels, once it has seen enough of
         them."""
         enough = self.detectors is not None and self.observed >= labels_min
-        return enough and self.detectors is not None and leave_one_out.alarms(self.detectors, labels, alpha)
+        return enough and self.detectors is not None and leave_one_out.has_alarmed(self.detectors, labels, alpha)
 
     def find_evidence(self, alarming: bool) -> float:
         """The logarithm of its evidence: the largest so far where that alarms, else the one of now."""

@@ -203,7 +203,7 @@ class Watches:
         for name, task in self._step.tasks.items():
             for canary, state, tally in self._canaries(task):
                 try:
-                    verdicts[name] = rollout.verdict(tally, canary.plan, max(0.0, at - canary.started_at))
+                    verdicts[name] = rollout.judge_rollout(tally, canary.plan, max(0.0, at - canary.started_at))
                 except Exception:
                     self._fails(state.version)
         return verdicts

@@ -167,7 +167,7 @@ def is_asked_again(
     return any(action.id == failed.id for action in respond(task, judgements, roles, plan, at)[1])
 
 
-def last_move(task: TaskQuality, version: str) -> Action | None:
+def find_last_move(task: TaskQuality, version: str) -> Action | None:
     """The newest action that took requests from a version and can be undone; None without one."""
     moves = (action for action in reversed(task.actions) if action.version == version and action.kind in AWAY)
     return next((action for action in moves if _refusal(task, action) is None), None)

@@ -57,7 +57,7 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-def closed(request: Retraining, by: str, at: float) -> Retraining:
+def close_request(request: Retraining, by: str, at: float) -> Retraining:
     """The request, closed; one that is closed already stays as it is."""
     if request.state == "closed":
         return request

@@ -14,19 +14,19 @@ from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import TaskQuality
 
 
-def reviews_per_week(plan: Plan, suspect: bool) -> int:
+def find_weekly_budget(plan: Plan, suspect: bool) -> int:
     """The budget: how many requests of the task may be drawn in seven days, at most."""
     return max(plan.reviews_per_week, plan.reviews_per_week_suspect) if suspect else plan.reviews_per_week
 
 
-def reviews_aimed_at(budget: int) -> float:
+def aim_reviews(budget: int) -> float:
     """How many draws a week to expect, so that a standard deviation more (of a Poisson number) is the budget."""
     if budget <= 0:
         return 0.0
     return ((math.sqrt(1.0 + 4.0 * budget) - 1.0) / 2.0) ** 2
 
 
-def review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
+def compute_review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
     """The probability with which a request is drawn, from 0 to 1, where so many requests are expected in a week.
 
     0 where none is expected: as long as nothing is known of the traffic, a share could spend the week's budget at once.
@@ -36,7 +36,7 @@ def review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
         raise ValueError(f"{requests_per_week} requests a week: a number of at least 0.")
     if requests_per_week == 0.0:
         return 0.0
-    return min(1.0, reviews_aimed_at(reviews_per_week(plan, suspect)) / requests_per_week)
+    return min(1.0, aim_reviews(find_weekly_budget(plan, suspect)) / requests_per_week)
 
 
 def are_raised(health: TaskQuality, watched: Iterable[str], plan: Plan) -> bool:

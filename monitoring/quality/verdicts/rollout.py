@@ -231,13 +231,13 @@ def observe_pair(state: Tally, plan: RolloutPlan, pair: ShadowPair) -> Tally:
     return replace(state, callers=callers, shadow=shadow)
 
 
-def verdict(state: Tally, plan: RolloutPlan, seconds_running: float) -> Verdict:
+def judge_rollout(state: Tally, plan: RolloutPlan, seconds_running: float) -> Verdict:
     """The verdict after so many seconds. Raises ValueError if the plan's bounds moved.
 
     Harm that was shown at any time rolls back, whatever came later. Promotion asks for the evidence as it stands now.
     """
     _see_that_it_is_the_plan(state, plan)
-    shares = shares_of_alpha(plan)
+    shares = split_alpha(plan)
     required = _required(state, plan)
     evidence = {
         "alpha": plan.alpha,
@@ -264,7 +264,7 @@ def verdict(state: Tally, plan: RolloutPlan, seconds_running: float) -> Verdict:
     return Verdict(action="continue", because=f"No harm is shown, and it waits: {waits}.", evidence=evidence)
 
 
-def shares_of_alpha(plan: RolloutPlan) -> dict[Signal, float]:
+def split_alpha(plan: RolloutPlan) -> dict[Signal, float]:
     """How alpha is split over the signals that can roll back: half for shadow pairs, the other half in equal parts.
 
     Feedback has a part only where the plan names its metric; without it its share is 0.

@@ -47,7 +47,7 @@ class ReverseTest(NamedTuple):
 
 def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: float) -> Conclusion:
     """The verdict that follows from a version's quality until now and its judgement, at `now` in Unix seconds."""
-    labelled = against(judged)
+    labelled = find_degraded(judged)
     speaking = [report for report in judged.streams if report.doubt or (report.alarming and not report.labelled)]
     cleared = tuple(name for name in quality.cleared if any(name_of(report) == name for report in speaking))
     fresh = [report for report in speaking if name_of(report) not in cleared]
@@ -62,7 +62,7 @@ def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: fl
     return Conclusion("healthy", quality.because, [], cleared)
 
 
-def against(judged: Judgement) -> list[StreamReport]:
+def find_degraded(judged: Judgement) -> list[StreamReport]:
     """The labelled streams that make a version degraded: they alarm, and have not recovered since."""
     return [report for report in judged.streams if report.labelled and report.alarming and not report.recovered]
 
@@ -98,7 +98,7 @@ def list_alarmed(quality: VersionQuality, judged: Judgement) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*quality.alarmed, *now)))
 
 
-def unrecovered(quality: VersionQuality, judged: Judgement) -> list[str]:
+def find_unrecovered(quality: VersionQuality, judged: Judgement) -> list[str]:
     """The streams that have alarmed, are still held against something, and have not recovered."""
     return [
         test.name
@@ -117,7 +117,7 @@ def name_of(report: StreamReport) -> str:
     return report.stream if report.of_class is None else f"{report.stream}:{report.of_class}"
 
 
-def words(streams: list[StreamReport]) -> str:
+def describe_evidence(streams: list[StreamReport]) -> str:
     """The evidence of the streams, the strongest first, in a few words each."""
     ordered = sorted(streams, key=lambda report: -report.e_value / report.threshold if report.threshold else 0.0)
     return "; ".join(_word(report) for report in ordered[:3])
@@ -125,7 +125,7 @@ def words(streams: list[StreamReport]) -> str:
 
 def explain_degraded(streams: list[StreamReport]) -> str:
     """The reason of a degraded verdict, by the labelled signals that show it."""
-    return f"It got worse: {words(streams)}."
+    return f"It got worse: {describe_evidence(streams)}."
 
 
 DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
@@ -142,7 +142,9 @@ DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
 def _suspicion(streams: list[StreamReport]) -> str:
     """Why a version is suspect, by these streams."""
     by_doubt = {doubt: [report for report in streams if report.doubt == doubt] for doubt in DOUBTS}
-    return " ".join(f"{DOUBTS[doubt]}: {words(speaking)}." for doubt, speaking in by_doubt.items() if speaking)
+    return " ".join(
+        f"{DOUBTS[doubt]}: {describe_evidence(speaking)}." for doubt, speaking in by_doubt.items() if speaking
+    )
 
 
 def _of_degraded(
@@ -155,7 +157,7 @@ def _of_degraded(
     """Healthy again where the reverse test of each stream that has alarmed shows it, of those that are still tested; at
     least one test shows it, and nothing else alarms."""
     shown = any(test.from_before and test.recovered for test in _tests(judged, quality.since))
-    if labelled or not shown or unrecovered(quality, judged):
+    if labelled or not shown or find_unrecovered(quality, judged):
         return Conclusion("degraded", quality.because, labelled, cleared)
     recovered = [report for report in judged.streams if report.labelled and report.recovered]
     names = ", ".join(dict.fromkeys(report.stream for report in recovered))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from monitoring.buckets import BUCKET_ADDRESS, PART
-from serving.adapters.errors import shown
+from serving.adapters.errors import quote_name
 from serving.adapters.sources.source import SourceError
 
 ADDRESSES: Mapping[str, tuple[re.Pattern[str], str]] = {
@@ -60,10 +60,10 @@ def scheme_of(address: str) -> str:
     scheme, separator, _ = address.partition("://")
     if not separator or scheme not in ADDRESSES:
         kinds = ", ".join(example for _, example in ADDRESSES.values())
-        raise SourceError(f"{shown(address)} is of no known kind: adapters are pulled from {kinds}.")
+        raise SourceError(f"{quote_name(address)} is of no known kind: adapters are pulled from {kinds}.")
     form, example = ADDRESSES[scheme]
     if not form.fullmatch(address):
-        raise SourceError(f"{shown(address)} has not the form {example}.")
+        raise SourceError(f"{quote_name(address)} has not the form {example}.")
     return scheme
 
 
@@ -73,4 +73,4 @@ def see_that_it_is_allowed(address: str, allowed: Iterable[str]) -> None:
     if not beginnings:
         raise SourceError("Pulls are off: name the sources that may be used in the setting pulls.allowed.")
     if not any(address.startswith((f"{each.rstrip('/')}/", f"{each}@")) or address == each for each in beginnings):
-        raise SourceError(f"{shown(address)} lies outside the setting pulls.allowed ({', '.join(beginnings)}).")
+        raise SourceError(f"{quote_name(address)} lies outside the setting pulls.allowed ({', '.join(beginnings)}).")

@@ -15,7 +15,7 @@ import msgspec
 
 from monitoring.helper_process import run_job, tell_step
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, SIGNATURE_FILE, WEIGHTS_FILE
-from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.errors import ArtifactError, quote_name
 from serving.adapters.incoming import append
 from serving.adapters.sources.bucket import BucketSource
 from serving.adapters.sources.fetch_job import FetchJob, FetchResult, FetchSettings, scheme_of
@@ -80,7 +80,7 @@ def _fetch(job: FetchJob, tell: Tell, sleep: Sleep) -> FetchResult:
     if job.digest and (actual := digest_of(folder / "adapter")) != job.digest:
         raise SourceError(f"The adapter has the digest {actual}, not {job.digest}: nothing was taken.")
     others = sorted(name for name in listing.files if name not in SIZES_MAX and name != WEIGHTS_FILE)
-    return FetchResult(listing.address, tuple(shown(name, 60) for name in others[:LEFT_OUT_MAX]))
+    return FetchResult(listing.address, tuple(quote_name(name, 60) for name in others[:LEFT_OUT_MAX]))
 
 
 def _list(source: Source, job: FetchJob) -> Listing:

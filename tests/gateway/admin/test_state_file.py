@@ -16,12 +16,12 @@ from gateway.admin.state_file import (
     FileObject,
     Kind,
     Objects,
-    differences,
+    compare_objects,
     digest_of,
-    kept,
-    left_at,
-    rebased,
-    written,
+    find_kept,
+    predict_generations,
+    rebase_file,
+    write_file,
 )
 
 NAMES = ("returns@v1", "returns@v2", "returns@v3")
@@ -76,29 +76,29 @@ def values(state: Objects) -> dict[str, Any]:
 def test_after_the_steps_of_a_comparison_there_is_nothing_left_to_do(
     present: Objects, file: Objects, prune: bool
 ) -> None:
-    after = applied(present, differences(present, file, prune))
-    assert differences(after, file, prune) == []
+    after = applied(present, compare_objects(present, file, prune))
+    assert compare_objects(after, file, prune) == []
     if prune:
         assert values(after) == values(file)
-    for kind, name in kept(present, file):
+    for kind, name in find_kept(present, file):
         assert prune or after[kind][name].value == present[kind][name].value
 
 
 @given(state=states)
 def test_a_state_is_no_different_from_what_was_written_of_it(state: Objects) -> None:
-    content = written(state, "0" * 16)
+    content = write_file(state, "0" * 16)
     read = {
         kind: {name: FileObject(one["generation"], one["value"]) for name, one in content[kind].items()}
         for kind in KINDS
     }
     assert content["format"] == FORMAT
-    assert differences(state, read, prune=True) == []
+    assert compare_objects(state, read, prune=True) == []
     assert digest_of(content) == digest_of(dict(reversed(content.items())))
 
 
 @given(present=states, file=states)
 def test_only_what_was_there_and_has_moved_on_is_stale(present: Objects, file: Objects) -> None:
-    for step in differences(present, file, prune=False):
+    for step in compare_objects(present, file, prune=False):
         generation = present[step.kind].get(step.name, ABSENT).generation
         assert step.stale == (generation not in (0, file[step.kind][step.name].generation))
 
@@ -116,7 +116,7 @@ def test_steps_come_in_the_order_in_which_they_are_taken() -> None:
         aliases={"returns": FileObject(1, {"weights": {"returns@v2": 1.0}})},
         overrides={"a": FileObject(0, {"action": "general"})},
     )
-    steps = differences(present, file, prune=False)
+    steps = compare_objects(present, file, prune=False)
     assert [(step.action, step.name) for step in steps] == [
         ("create", "returns@v2"),
         ("stage", "returns@v2"),
@@ -129,22 +129,22 @@ def test_steps_come_in_the_order_in_which_they_are_taken() -> None:
 
 def test_a_kind_that_the_file_leaves_out_is_left_as_it_is() -> None:
     present = objects(overrides={"a": FileObject(1, {"action": "general"})})
-    assert differences(present, {"aliases": {}}, prune=True) == []
-    assert list(kept(present, {"aliases": {}})) == []
+    assert compare_objects(present, {"aliases": {}}, prune=True) == []
+    assert list(find_kept(present, {"aliases": {}})) == []
 
 
 def test_a_change_of_an_alias_keeps_the_way_back() -> None:
     before = {"weights": {"returns@v2": 1.0}, "previous": ["returns@v1"]}
     present = objects(versions=VERSIONS, aliases={"returns": FileObject(2, before)})
     file = objects(aliases={"returns": FileObject(2, {"weights": {"returns@v3": 1.0}, "previous": []})})
-    (step,) = differences(present, file, prune=False)
+    (step,) = compare_objects(present, file, prune=False)
     assert (step.after or {})["previous"] == ["returns@v2", "returns@v1"]
 
 
 def test_what_begins_here_is_on_no_replica_and_what_was_given_up_stays_so() -> None:
     states_there = ("active", "staging", "quarantined", "draining", "retired")
     file = objects(versions={f"returns@v{n}": FileObject(1, version(n, s)) for n, s in enumerate(states_there, 1)})
-    begun = [(step.after or {})["state"] for step in differences(objects(), file, prune=False)]
+    begun = [(step.after or {})["state"] for step in compare_objects(objects(), file, prune=False)]
     assert begun == ["verified", "verified", "quarantined", "retired", "retired"]
 
 
@@ -154,7 +154,7 @@ def test_secrets_and_whole_manifests_are_not_shown() -> None:
         versions={"returns@v1": FileObject(1, version(1, manifest={"task": "returns"}))},
         callers={"abc": FileObject(1, caller)},
     )
-    for step in differences(objects(), file, prune=False):
+    for step in compare_objects(objects(), file, prune=False):
         assert not {"secret_digest", "manifest"} & set(step.to_json()["after"])
 
 
@@ -162,21 +162,21 @@ def test_secrets_and_whole_manifests_are_not_shown() -> None:
 def test_file_of_another_installation_is_stale_only_where_something_changed_here(
     present: Objects, file: Objects
 ) -> None:
-    first = rebased(file, present, {})
-    for step in differences(present, first, prune=False):
+    first = rebase_file(file, present, {})
+    for step in compare_objects(present, first, prune=False):
         assert step.stale == (step.before is not None and step.generation > 0)
-    steps = differences(present, first, prune=False)
-    after, left = applied(present, steps), left_at(present, file, steps)
+    steps = compare_objects(present, first, prune=False)
+    after, left = applied(present, steps), predict_generations(present, file, steps)
     other = objects(
         overrides={name: FileObject(9, {"action": "general", "message": "x"}) for name in file["overrides"]}
     )
-    for step in differences(after, rebased(other, after, left), prune=False):
+    for step in compare_objects(after, rebase_file(other, after, left), prune=False):
         assert not step.stale
     moved = {
         kind: {name: FileObject(held.generation + 1, held.value) for name, held in section.items()}
         for kind, section in after.items()
     }
-    for step in differences(moved, rebased(other, moved, left), prune=False):
+    for step in compare_objects(moved, rebase_file(other, moved, left), prune=False):
         assert step.stale == (step.generation > 0)
 
 
@@ -184,7 +184,7 @@ def test_every_changed_field_is_named_and_of_a_secret_that_it_has_changed() -> N
     before = {"name": "shop", "role": "caller", "secret_digest": "0" * 64, "models": ["*"], "expires_at": None}
     after = {**before, "secret_digest": "1" * 64, "models": ["returns"], "limits": {"requests_per_minute": 5}}
     present, file = objects(callers={"abc": FileObject(1, before)}), objects(callers={"abc": FileObject(1, after)})
-    (step,) = differences(present, file, prune=False)
+    (step,) = compare_objects(present, file, prune=False)
     told = step.to_json()
     assert told["changed"] == ["secret", "models", "limits"]
     assert "1" * 64 not in str(told)
@@ -196,14 +196,14 @@ def test_what_led_before_a_new_alias_is_placed_beside_and_no_more_than_are_kept(
         f"returns@v{n}": FileObject(1, version(n, "retired" if n == 3 else "previous_version")) for n in (1, 2, 3, 4)
     }
     file = objects(versions=made, aliases={"returns": FileObject(1, alias)})
-    steps = differences(objects(), file, prune=False, previous_versions={"returns": 1})
+    steps = compare_objects(objects(), file, prune=False, previous_versions={"returns": 1})
     assert [step.name for step in steps if step.action == "stage_previous"] == ["returns@v2"]
     changed = objects(versions=made, aliases={"returns": FileObject(1, {"weights": {"returns@v1": 1.0}})})
     assert not [
         s
-        for s in differences(changed, file, prune=False, previous_versions={"returns": 1})
+        for s in compare_objects(changed, file, prune=False, previous_versions={"returns": 1})
         if s.action == "stage_previous"
     ]
     gone = objects(versions={"returns@v4": made["returns@v4"]}, aliases=file["aliases"])
-    conflicts = [step.name for step in differences(objects(), gone, prune=False) if step.action == "conflict"]
+    conflicts = [step.name for step in compare_objects(objects(), gone, prune=False) if step.action == "conflict"]
     assert conflicts == ["returns@v3", "returns@v2", "returns@v1"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.background.child_process import child
+from gateway.background.child_process import run_child
 
 
 def running(word: str) -> bool:
@@ -30,7 +30,7 @@ async def test_processes_that_run_for_long_hold_none_of_asyncios_threads() -> No
     async with AsyncExitStack() as stack:
         waiting = []
         for _ in range(3):
-            process = await stack.enter_async_context(child(("sleep", "60")))
+            process = await stack.enter_async_context(run_child(("sleep", "60")))
             waiting.append(asyncio.create_task(process.read_line()))
         async with asyncio.timeout(30):
             assert await asyncio.to_thread(lambda: "at once") == "at once"
@@ -43,7 +43,7 @@ async def test_a_process_whose_beginning_is_cancelled_is_ended_all_the_same(time
     seconds = f"60.{uuid.uuid4().int}"
 
     async def begin() -> None:
-        async with child(("sleep", seconds)):
+        async with run_child(("sleep", seconds)):
             await asyncio.sleep(60)
 
     beginning = asyncio.create_task(begin())

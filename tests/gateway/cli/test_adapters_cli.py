@@ -17,8 +17,8 @@ import yaml
 
 from gateway.callers import new_key
 from gateway.cli.admin_client import DEFAULT_URL, Unusable, find_gateway, find_key
-from gateway.cli.tables import moment, plain_lines, readable, share, since, size
-from gateway.cli.watch import evidence_rows
+from gateway.cli.tables import format_age, format_size, format_time, make_readable, print_plainly, share
+from gateway.cli.watch import list_evidence
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, in_a_process, ok, run, served_by
 from tests.walks.conftest import Configure, MakeAdapter
@@ -390,26 +390,26 @@ async def test_a_command_of_the_shell_never_shows_a_trace(gateway: RunningGatewa
 
 
 def test_texts_of_others_can_not_command_a_terminal() -> None:
-    assert readable("a\x1b[31mb\x07\r\nc") == "a [31mb   c"
-    assert [readable(value) for value in (None, True, 0.123456, 7)] == ["-", "yes", "0.1235", "7"]
+    assert make_readable("a\x1b[31mb\x07\r\nc") == "a [31mb   c"
+    assert [make_readable(value) for value in (None, True, 0.123456, 7)] == ["-", "yes", "0.1235", "7"]
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
-    lines = list(plain_lines(("name", "n"), [["returns@v1", "1"], ["a", "22"]]))
+    lines = list(print_plainly(("name", "n"), [["returns@v1", "1"], ["a", "22"]]))
     assert lines == ["NAME        N", "returns@v1  1", "a           22"]
 
 
 def test_numbers_are_told_in_their_units() -> None:
-    assert [size(n) for n in (999, 25_755, 9_100_000)] == ["999 B", "26 kB", "9.1 MB"]
+    assert [format_size(n) for n in (999, 25_755, 9_100_000)] == ["999 B", "26 kB", "9.1 MB"]
     assert [share(part) for part in (0, 0.05, 0.125, 1.0, None)] == ["-", "5 %", "12.5 %", "100 %", "-"]
-    assert moment(0) == since(None) == "-"
-    assert moment(1_700_000_000) == "2023-11-14 22:13:20Z"
-    assert re.fullmatch(r"\d+ d", since(1_700_000_000))
+    assert format_time(0) == format_age(None) == "-"
+    assert format_time(1_700_000_000) == "2023-11-14 22:13:20Z"
+    assert re.fullmatch(r"\d+ d", format_age(1_700_000_000))
 
 
 def test_evidence_is_shown_whatever_its_form() -> None:
     evidence = {"error": {"canary": {"n": 10, "rate": 0.1}}, "why": ["slower", "worse"], "rows": [{"a": 1}], "x": []}
-    assert list(evidence_rows(evidence)) == [
+    assert list(list_evidence(evidence)) == [
         ("error canary n", "10"),
         ("error canary rate", "0.1"),
         ("why", "slower, worse"),

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.admin.audit_heads import AuditHead, line_of, signed
+from gateway.admin.audit_heads import AuditHead, line_of, sign_head
 from gateway.app import open_gateway
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from monitoring.audit import STREAM
-from serving.adapters.signature import new_key, public_key
+from serving.adapters.signature import derive_public_key, new_key
 from tests.gateway.cli.conftest import Command, command_for, ok
 from tests.gateway.features.quality.test_webhooks import Receiver, receiver
 from tests.waiting import until
@@ -76,7 +76,7 @@ async def world(configure: Configure, tmp_path: Path) -> AsyncIterator[World]:
             "head_interval_seconds": 0.05,
         }
         async with run_gateway(configure(audit=audit)) as running:
-            yield World(running, command_for(running), heads, public_key(key.read_bytes()), hook)
+            yield World(running, command_for(running), heads, derive_public_key(key.read_bytes()), hook)
 
 
 async def test_each_new_head_is_filed_and_sent_and_fits_the_audit(world: World) -> None:
@@ -117,7 +117,7 @@ async def _alter(world: World, redis: Redis) -> str:
 
 
 async def _sign_otherwise(world: World, redis: Redis) -> str:
-    forged = signed(world.kept()[0], new_key())
+    forged = sign_head(world.kept()[0], new_key())
     world.heads.write_bytes(line_of(forged))
     return "its signature does not hold"
 

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from gateway.cli.option_names import in_options, options_of
+from gateway.cli.option_names import name_options, options_of
 from gateway.cli.tasks import baseline, changed
 from tests.gateway.cli.conftest import run
 
@@ -33,7 +33,7 @@ def test_a_commands_options_are_as_they_are_typed() -> None:
     ],
 )
 def test_fields_are_named_by_their_options(message: str, param: str, said: str) -> None:
-    assert in_options(message, param, CHANGED) == said
+    assert name_options(message, param, CHANGED) == said
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_fields_are_named_by_their_options(message: str, param: str, said: str) 
     ],
 )
 def test_words_that_are_no_fields_stay(message: str, param: str | None, said: str) -> None:
-    assert in_options(message, param, BASELINE) == said
+    assert name_options(message, param, BASELINE) == said
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ async def test_what_is_doubtful_of_a_sample_is_told_with_a_warning(
     gateway: RunningGateway, apprentice: Command, tmp_path: Path
 ) -> None:
     path = tmp_path / "marks.jsonl"
-    texts = background.stand_in()[::25][:40]  # the other traffic itself
+    texts = background.read_stand_in()[::25][:40]  # the other traffic itself
     rows = [{"id": "one" if number < 38 else f"id-{number}", "text": text} for number, text in enumerate(texts, 1)]
     path.write_bytes(b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\n" for row in rows))
     told = await apprentice("adapters", "fit", "returns@v1", "--prompts", str(path))

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from typer.main import get_command
 
-from gateway.admin.fleet import in_order
+from gateway.admin.fleet import sort_version
 from gateway.cli.main import app
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from tests.fakes.engine import FakeEngine
@@ -159,7 +159,7 @@ async def test_a_version_that_is_ready_nowhere_and_an_engine_that_is_down_say_so
 
 def test_versions_are_in_the_order_of_their_numbers() -> None:
     names = ["returns@v10", "returns@v2", "a@v3", "returns@v1", "returns"]
-    assert sorted(names, key=in_order) == ["returns", "a@v3", "returns@v1", "returns@v2", "returns@v10"]
+    assert sorted(names, key=sort_version) == ["returns", "a@v3", "returns@v1", "returns@v2", "returns@v10"]
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------

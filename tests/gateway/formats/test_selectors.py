@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.features.fitting import prompts
 from gateway.formats.fields import Message
-from gateway.formats.selectors import of_messages, of_text
+from gateway.formats.selectors import select_from_messages, select_from_text
 from router.fitting import scope
 
 TALK = [
@@ -37,7 +37,7 @@ def said(*turns: tuple[str, Any]) -> list[Message]:
     ],
 )
 def test_each_selector_takes_its_part_of_the_conversation(selector: str, taken: str) -> None:
-    assert of_messages(selector, said(*TALK)) == taken
+    assert select_from_messages(selector, said(*TALK)) == taken
 
 
 @pytest.mark.parametrize(
@@ -51,30 +51,30 @@ def test_each_selector_takes_its_part_of_the_conversation(selector: str, taken: 
 )
 def test_a_field_is_taken_of_the_last_message_or_of_a_prompt(path: str, taken: str) -> None:
     text = '{"note": "It broke.", "order": {"total": 12, "lines": [{"name":"a lamp"}]}}'
-    assert of_messages(f"field:{path}", said(("user", "earlier"), ("user", text))) == taken
-    assert of_text(f"field:{path}", text) == taken
+    assert select_from_messages(f"field:{path}", said(("user", "earlier"), ("user", text))) == taken
+    assert select_from_text(f"field:{path}", text) == taken
 
 
 @pytest.mark.parametrize("path", ["nothing", "note.more", "order.lines.1.name", "order.lines.x", ".", "note."])
 def test_where_there_is_no_such_field_the_whole_text_is_read(path: str) -> None:
     text = json.dumps({"note": "It broke.", "order": {"lines": [{"name": "a lamp"}]}})
-    assert of_text(f"field:{path}", text) == text
+    assert select_from_text(f"field:{path}", text) == text
 
 
 def test_text_in_parts_is_put_together_and_no_user_means_nothing() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert of_messages("last_user", said(("user", parts))) == "one\ntwo"
-    assert of_messages("last_user", said(("system", "Be kind."))) == ""
+    assert select_from_messages("last_user", said(("user", parts))) == "one\ntwo"
+    assert select_from_messages("last_user", said(("system", "Be kind."))) == ""
 
 
 def test_of_a_long_text_both_ends_are_read() -> None:
-    taken = of_messages("last_user", said(("user", "a" * 500_000 + "b" * 500_000)))
+    taken = select_from_messages("last_user", said(("user", "a" * 500_000 + "b" * 500_000)))
     assert taken == "a" * 1_100 + "\n" + "b" * 1_100
 
 
 @given(st.text(), st.text(min_size=1, max_size=20))
 def test_whatever_the_text_and_the_path_something_is_taken(text: str, path: str) -> None:
-    assert isinstance(of_text(f"field:{path}", text), str)
+    assert isinstance(select_from_text(f"field:{path}", text), str)
 
 
 def test_the_bounds_of_a_sample_are_those_of_the_fitting() -> None:

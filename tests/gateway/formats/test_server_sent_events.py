@@ -18,8 +18,8 @@ from gateway.formats.server_sent_events import (
     WHOLE,
     EventSplitter,
     Progress,
+    extend_usage_event,
     payload_of,
-    usage_event,
     with_fingerprint,
 )
 
@@ -462,7 +462,7 @@ def test_plain_events_after_a_half_are_read_one_by_one() -> None:
 
 def test_the_gateway_splices_what_it_knows_into_the_engines_own_usage() -> None:
     payload = b'{"id":"1", "choices":[], "usage":{"prompt_tokens":7} } '
-    told = usage_event(payload, {"cost_usd": 0.1})
+    told = extend_usage_event(payload, {"cost_usd": 0.1})
     assert told.startswith(b'data: {"id":"1", "choices":[], "usage":{"prompt_tokens":7}')
     assert json.loads(told.removeprefix(b"data: ")) == {
         "id": "1",
@@ -498,7 +498,7 @@ def test_fingerprint_keeps_the_last_event_json(last: bytes, fields: dict[str, An
 def test_usage_over_two_lines_stays_one_event() -> None:
     progress, _ = taken(b'data: {"choices":[],\ndata: "usage":{"prompt_tokens":1}}\n\n')
     assert progress.usage_payload is not None
-    told = usage_event(progress.usage_payload, {"cost_usd": 1})
+    told = extend_usage_event(progress.usage_payload, {"cost_usd": 1})
     payload = payload_of(told)
     assert payload is not None
     assert json.loads(payload)["apprentice"] == {"cost_usd": 1}

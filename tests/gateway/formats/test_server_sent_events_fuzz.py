@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.formats.server_sent_events import EventSplitter, Progress, payload_of, usage_event
+from gateway.formats.server_sent_events import EventSplitter, Progress, extend_usage_event, payload_of
 from gateway.path.partial_answer import Begun, head_of
 
 EVENT_BYTES_MAX = 1 << 16
@@ -69,7 +69,7 @@ def holds(data: bytes, places: list[int]) -> None:
     total = BEGUN.total(progress)
     for payload in (progress.usage_payload, total.usage_payload):
         if payload is not None:
-            assert "apprentice" in json.loads(usage_event(payload, {"cost_usd": None})[6:])
+            assert "apprentice" in json.loads(extend_usage_event(payload, {"cost_usd": None})[6:])
 
 
 cuts = st.lists(st.integers(0, 1 << 12), max_size=6)

@@ -23,8 +23,8 @@ from gateway.limits.quotas import (
     Quota,
     Quotas,
     bounds_of,
-    spent,
-    window_at,
+    number_window,
+    read_spent,
 )
 from tests.fakes.valkey import valkey
 
@@ -213,7 +213,7 @@ async def test_an_idle_gateway_gives_its_quota_back_and_finds_what_it_spent_agai
     other.take(LIMIT)
     await other.quotas.round()
     assert one.allowance.now.held + (other.allowance.now.held if other.allowance.now else 0) == LIMIT
-    ((said, _),) = await spent(redis, [(one.allowance.key, "month")])
+    ((said, _),) = await read_spent(redis, [(one.allowance.key, "month")])
     assert said == 7
 
 
@@ -239,7 +239,7 @@ async def test_what_an_idle_gateway_spent_while_redis_was_away_counts_when_it_is
         await other.quotas.round()
         assert other.allowance.now is not None
         assert other.allowance.now.held == LIMIT - 40
-        ((said, _),) = await spent(redis, [(one.allowance.key, "month")])
+        ((said, _),) = await read_spent(redis, [(one.allowance.key, "month")])
         assert said == 40
 
 
@@ -310,11 +310,11 @@ def at(*moment: int) -> float:
 def test_windows_are_minutes_days_and_months_of_utc(moment: tuple[int, ...]) -> None:
     now = at(*moment)
     for span in ("minute", "day", "month"):
-        begins, ends = bounds_of(span, window_at(span, now))  # type: ignore[arg-type]
+        begins, ends = bounds_of(span, number_window(span, now))  # type: ignore[arg-type]
         assert begins <= now < ends
-    begins, ends = bounds_of("month", window_at("month", now))
+    begins, ends = bounds_of("month", number_window("month", now))
     assert datetime.fromtimestamp(begins, UTC).day == datetime.fromtimestamp(ends, UTC).day == 1
-    assert window_at("month", ends) == window_at("month", begins) + 1
+    assert number_window("month", ends) == number_window("month", begins) + 1
 
 
 @given(st.integers(0, 4_102_444_800))
@@ -326,4 +326,4 @@ def test_redis_finds_the_same_month_as_the_calendar(valkey_socket: str, unix_sec
         async with Redis(unix_socket_path=valkey_socket) as redis:
             return int(await redis.eval(text, 0, str(unix_seconds)))  # type: ignore[misc]
 
-    assert asyncio.run(asked()) == window_at("month", unix_seconds)
+    assert asyncio.run(asked()) == number_window("month", unix_seconds)

@@ -8,7 +8,7 @@ import pytest
 from gateway.errors import Problem
 from gateway.formats.format_table import CHAT, MESSAGES
 from gateway.formats.server_sent_events import BOM
-from gateway.path.answer_headers import choice_headers
+from gateway.path.answer_headers import make_choice_headers
 from gateway.path.ledger import Ledger, trace_of
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
 from gateway.server.shared_room import SharedRoom
@@ -261,7 +261,7 @@ def ledger(**fields: Any) -> Ledger:
 
 def test_an_answer_says_where_it_came_from_and_why() -> None:
     attempts = [AttemptRecord("small", "small-0", "returns@v3", "silent", 1.0)] * 2
-    found = choice_headers(
+    found = make_choice_headers(
         ledger(
             task="returns",
             version="returns@v3",
@@ -287,8 +287,8 @@ def test_an_answer_says_where_it_came_from_and_why() -> None:
 
 def test_an_answer_says_nothing_that_it_does_not_know() -> None:
     named = {b"x-request-id", b"x-apprentice-attempts", b"traceparent"}
-    assert dict(choice_headers(ledger(), CHAT)).keys() == named
-    assert dict(choice_headers(ledger(), MESSAGES)).keys() == {*named, b"request-id"}
+    assert dict(make_choice_headers(ledger(), CHAT)).keys() == named
+    assert dict(make_choice_headers(ledger(), MESSAGES)).keys() == {*named, b"request-id"}
 
 
 def test_a_request_without_a_trace_gets_one_of_its_own() -> None:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, WaitingSample
 from gateway.state.audited_step import AuditedStep
-from gateway.state.fitted import FittedError, FittedStore, FittingStatus, calibrated_apart
+from gateway.state.fitted import FittedError, FittedStore, FittingStatus, is_calibrated_apart
 from gateway.state.snapshot import Deployed, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel
@@ -75,7 +75,7 @@ async def test_models_and_entries_of_older_releases_are_read_under_their_stored_
     assert (stored["names"][4], stored["coverage_mean"]) == ("coverage", 0.5)
     assert ConfidenceModel.from_json(CONFIDENCE).scope_mean == 0.5
     beside = await store.put(V1, "confidence", CONFIDENCE, "admin", {"coverage": "another digest"})
-    assert calibrated_apart(beside, entry)
+    assert is_calibrated_apart(beside, entry)
 
 
 async def test_a_model_comes_back_as_it_was_put_and_each_change_has_a_generation(

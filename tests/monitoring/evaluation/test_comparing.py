@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monitoring.evaluation.comparing import ClassFinder, MetricError, default_metric, metric_of, normal
+from monitoring.evaluation.comparing import ClassFinder, MetricError, choose_metric, metric_of, normalize
 from monitoring.evaluation.dataset import DatasetError, Row
 
 DENY = '{"decision":"deny","rule":"used"}'
@@ -46,11 +46,11 @@ def test_there_is_no_other_metric(said: str) -> None:
 
 
 def test_without_a_metric_the_fields_that_the_contract_requires_are_compared() -> None:
-    assert str(default_metric(SCHEMA, row(DENY))) == "fields:decision,rule"
-    assert str(default_metric(SCHEMA, row('{"decision":"deny"}'))) == "normal"
-    assert str(default_metric(SCHEMA, row("deny"))) == "normal"
-    assert str(default_metric({"choices": ["deny"]}, row(DENY))) == "normal"
-    assert str(default_metric(None, row(DENY))) == "normal"
+    assert str(choose_metric(SCHEMA, row(DENY))) == "fields:decision,rule"
+    assert str(choose_metric(SCHEMA, row('{"decision":"deny"}'))) == "normal"
+    assert str(choose_metric(SCHEMA, row("deny"))) == "normal"
+    assert str(choose_metric({"choices": ["deny"]}, row(DENY))) == "normal"
+    assert str(choose_metric(None, row(DENY))) == "normal"
 
 
 def test_a_row_that_lacks_a_compared_field_is_named() -> None:
@@ -61,8 +61,8 @@ def test_a_row_that_lacks_a_compared_field_is_named() -> None:
 
 
 def test_white_space_and_the_order_of_fields_do_not_count() -> None:
-    assert normal("a  b\n c ") == normal("a b c")
-    assert normal('{"b": 1, "a": [2]}') == normal('{"a":[2],"b":1}')
+    assert normalize("a  b\n c ") == normalize("a b c")
+    assert normalize('{"b": 1, "a": [2]}') == normalize('{"a":[2],"b":1}')
 
 
 def found(*rows: Row, field: str = "") -> ClassFinder:

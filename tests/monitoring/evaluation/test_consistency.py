@@ -9,7 +9,7 @@ import pytest
 from monitoring.evaluation.comparing import ClassFinder, metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from monitoring.evaluation.report import report
-from monitoring.evaluation.results import RowResult, Said, judged
+from monitoring.evaluation.results import RowResult, Said, judge_row
 
 LIMITS = DatasetLimits(100, 1 << 20, 1 << 16)
 DATA = b"""{"text": "May I return it?", "expected": "yes", "paraphrase": "a", "language": "English", "source": "mail"}
@@ -35,7 +35,7 @@ def reported(answers: list[list[str]]) -> dict[str, Any]:
         for repeat, text in enumerate(texts):
             number = row.number * len(texts) + repeat
             asked = Row(number, row.id, row.line, row.expected, row.messages, None, None, row.group, row.slices, repeat)
-            results.append(judged(asked, Said(text=text), metric, finder.found(), b"secret"))
+            results.append(judge_row(asked, Said(text=text), metric, finder.found(), b"secret"))
     return report({"adapter": results}, finder.found(), [], seed=0)
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from monitoring.evaluation.comparing import ComparisonMetric, metric_of
-from monitoring.evaluation.forms import AnswerForm, said_by
+from monitoring.evaluation.forms import AnswerForm, write_demonstration
 
 ANSWERS = [
     "",
@@ -53,5 +53,7 @@ def test_digests_are_keyed_and_the_same_where_the_form_is(judge: str) -> None:
 
 
 def test_a_demonstration_that_is_no_text_is_its_json() -> None:
-    assert said_by("approve") == "approve"
-    assert form_of("normal").of(said_by({"b": 2, "a": [True, None]})) == form_of("normal").of('{"a":[true,null],"b":2}')
+    assert write_demonstration("approve") == "approve"
+    assert form_of("normal").of(write_demonstration({"b": 2, "a": [True, None]})) == form_of("normal").of(
+        '{"a":[true,null],"b":2}'
+    )

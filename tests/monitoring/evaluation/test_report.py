@@ -13,7 +13,7 @@ import pytest
 from monitoring.evaluation.comparing import Classes, ComparisonMetric
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.report import report
-from monitoring.evaluation.results import THREAD_CHARACTERS, RowResult, Said, answer_rows, judged
+from monitoring.evaluation.results import THREAD_CHARACTERS, RowResult, Said, answer_rows, judge_row
 
 LABELS = Classes("text", "", ("no", "yes"))
 
@@ -125,7 +125,7 @@ ROW = Row(3, "row-3", 4, "yes", None, "Once")
     ],
 )
 def test_an_answer_is_judged_once(said: Said, outcome: str, right: bool) -> None:
-    found = judged(ROW, said, ComparisonMetric("normal"), LABELS)
+    found = judge_row(ROW, said, ComparisonMetric("normal"), LABELS)
     assert (found.outcome, found.right, found.number, found.expected) == (outcome, right, 3, "yes")
 
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from monitoring.evaluation.statistics import (
     Paired,
-    bootstrap_bound,
-    by_class,
-    holm,
+    adjust_by_holm,
+    bound_by_bootstrap,
+    compute_class_figures,
+    compute_macro_f1,
+    compute_mcnemar,
+    find_quantile,
     lower_bounds,
-    macro_f1,
-    mcnemar,
-    paired,
-    quantile,
+    pair_rows,
     share_of,
 )
 
@@ -41,13 +41,13 @@ def test_a_share_has_wilsons_interval() -> None:
 
 def test_of_no_rows_no_share_is_known() -> None:
     assert share_of(0, 0).share is None
-    assert quantile([], 0.5) is None
+    assert find_quantile([], 0.5) is None
     assert lower_bounds(alone(0, 0, 0), 0).lower is None
 
 
 def test_mcnemars_test_is_the_exact_binomial_one() -> None:
     def p_value(first_only: int, second_only: int) -> float:
-        return mcnemar(alone(300, first_only, second_only))
+        return compute_mcnemar(alone(300, first_only, second_only))
 
     assert p_value(0, 0) == 1.0
     assert p_value(5, 0) == pytest.approx(2 / 32)
@@ -60,19 +60,21 @@ def test_mcnemars_test_is_the_exact_binomial_one() -> None:
 def test_copies_of_rows_tell_no_more_than_the_rows() -> None:
     draw = np.random.default_rng(2)
     first, second = (draw.random(400) < 0.9).tolist(), (draw.random(400) < 0.93).tolist()
-    once = paired(first, second)
-    copied = paired(np.repeat(first, 5).tolist(), np.repeat(second, 5).tolist(), np.repeat(np.arange(400), 5).tolist())
+    once = pair_rows(first, second)
+    copied = pair_rows(
+        np.repeat(first, 5).tolist(), np.repeat(second, 5).tolist(), np.repeat(np.arange(400), 5).tolist()
+    )
     assert (copied.difference, copied.spread) == (once.difference, pytest.approx(5.0))
-    assert mcnemar(copied) == pytest.approx(mcnemar(once))
+    assert compute_mcnemar(copied) == pytest.approx(compute_mcnemar(once))
     assert lower_bounds(copied, 0).lower == pytest.approx(lower_bounds(once, 0).lower, abs=1e-9)
-    equal = paired([True] * 400, [True] * 400, np.repeat(np.arange(80), 5).tolist())
+    equal = pair_rows([True] * 400, [True] * 400, np.repeat(np.arange(80), 5).tolist())
     assert lower_bounds(equal, 0).lower == pytest.approx(lower_bounds(alone(80, 0, 0), 0).lower)
 
 
 def test_holm_adjusts_in_order_and_never_below_the_one_before() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert adjust_by_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_by_holm([]) == []
+    assert adjust_by_holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_the_lower_bound_is_near_the_normal_one_where_that_holds() -> None:
@@ -87,7 +89,7 @@ def test_arms_that_never_differ_are_not_shown_to_be_equal() -> None:
     z = 1.6448536
     for rows in (5, 30, 1000):
         found = alone(rows, 0, 0)
-        assert bootstrap_bound(found, 0) == 0.0
+        assert bound_by_bootstrap(found, 0) == 0.0
         assert lower_bounds(found, 0).lower == pytest.approx(-(z**2) / (rows + z**2))
 
 
@@ -102,29 +104,29 @@ def test_the_bound_lies_over_the_truth_no_more_often_than_stated(rows: int, bett
 
 
 def test_pairs_are_counted_by_who_was_right() -> None:
-    assert paired([True, True, False, False], [True, False, True, False]) == replace(alone(4, 1, 1), both=1)
-    assert paired([], []).difference is None
+    assert pair_rows([True, True, False, False], [True, False, True, False]) == replace(alone(4, 1, 1), both=1)
+    assert pair_rows([], []).difference is None
 
 
 def test_f1_counts_what_was_told_of_a_class_that_has_no_rows() -> None:
     pairs: list[tuple[str, str | None]] = [("a", "a"), ("a", "b"), ("b", "b"), ("b", None), ("a", "a")]
-    found = by_class(pairs, ["a", "b", "c"])
+    found = compute_class_figures(pairs, ["a", "b", "c"])
     assert (found["a"].precision, found["a"].recall) == (1.0, pytest.approx(2 / 3))
     assert found["a"].f1 == pytest.approx(0.8)
     assert found["b"].f1 == pytest.approx(0.5)
     assert found["c"].f1 is None
-    assert macro_f1(found) == pytest.approx(0.65)
+    assert compute_macro_f1(found) == pytest.approx(0.65)
 
 
 def test_a_quantile_lies_between_its_neighbours() -> None:
-    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
-    assert quantile([1.0, 2.0], 0.95) == pytest.approx(1.95)
-    assert quantile([7.0], 0.95) == 7.0
+    assert find_quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert find_quantile([1.0, 2.0], 0.95) == pytest.approx(1.95)
+    assert find_quantile([7.0], 0.95) == 7.0
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
 def test_adjusted_p_values_keep_their_order_and_are_none_smaller(values: list[float]) -> None:
-    adjusted = holm(values)
+    adjusted = adjust_by_holm(values)
     assert all(after >= before for before, after in zip(values, adjusted, strict=True))
     assert sorted(range(len(values)), key=lambda at: (values[at], at)) == sorted(
         range(len(values)), key=lambda at: (adjusted[at], values[at], at)

@@ -8,7 +8,7 @@ import math
 import msgspec
 import pytest
 
-from monitoring.quality.detectors.baselines import Baseline, state_rate
+from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.watches import Watches
@@ -16,7 +16,7 @@ from monitoring.quality.verdicts.quality import StreamReport
 from tests.monitoring.quality.traffic import METRICS, MORNING, PLAN, V3, at, errors, labelled_traffic, said, served
 
 DAY = 86_400.0
-HELD = {V3: {"feedback": state_rate(0.05, 1.0, "admin", "known")}}
+HELD = {V3: {"feedback": declare_rate(0.05, 1.0, "admin", "known")}}
 OTHERS = [f"other@v{number}" for number in range(20)]
 
 
@@ -115,7 +115,7 @@ def test_once_its_detector_begins_anew_the_fleet_counts_as_it_is_then() -> None:
     fleet.take(labelled_traffic(errors(0.05, 300), every_seconds=250, caller=_only))
     many = fleet.stream("feedback").threshold
     fleet.state = "retired"
-    fleet.baselines = {V3: {"feedback": state_rate(0.06, 2.0, "admin", "known better")}}
+    fleet.baselines = {V3: {"feedback": declare_rate(0.06, 2.0, "admin", "known better")}}
     fleet.begin()
     fleet.take(labelled_traffic(errors(0.05, 20), begin=400, every_seconds=250, caller=_only))
     assert fleet.stream("feedback").threshold < many / 5

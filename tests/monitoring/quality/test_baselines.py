@@ -41,7 +41,7 @@ def test_the_upper_bound_is_under_the_true_rate_no_more_often_than_stated(true: 
 
 @given(st.floats(0.5, 2000), st.floats(0.5, 2000), st.floats(0, 1))
 def test_the_incomplete_beta_function_is_scipys(a: float, b: float, x: float) -> None:
-    assert baselines.incomplete_beta(a, b, x) == pytest.approx(float(betainc(a, b, x)), abs=1e-9)
+    assert baselines.compute_incomplete_beta(a, b, x) == pytest.approx(float(betainc(a, b, x)), abs=1e-9)
 
 
 @given(st.floats(0, 500), st.floats(0, 500))
@@ -65,7 +65,7 @@ def test_counts_that_can_not_be_are_refused() -> None:
     with pytest.raises(ValueError, match="confidence"):
         baselines.find_upper_bound(1, 5, 1.0)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        baselines.state_rate(1.0, at=0.0, by="sk-app-1", source="")
+        baselines.declare_rate(1.0, at=0.0, by="sk-app-1", source="")
 
 
 def test_a_baseline_carries_its_evidence_and_goes_through_json_unchanged() -> None:
@@ -73,7 +73,7 @@ def test_a_baseline_carries_its_evidence_and_goes_through_json_unchanged() -> No
     assert baselines.get_rate(baseline) == 0.05
     assert baseline.upper == baselines.find_upper_bound(50, 1000)
     assert msgspec.json.decode(msgspec.json.encode(baseline), type=Baseline, strict=True) == baseline
-    stated = baselines.state_rate(0.1, at=2.0, by="sk-app-1", source="a promise to the department")
+    stated = baselines.declare_rate(0.1, at=2.0, by="sk-app-1", source="a promise to the department")
     assert (stated.kind, stated.upper, baselines.get_rate(stated)) == ("admin", 0.1, None)
 
 

@@ -7,7 +7,7 @@ import pytest
 from monitoring.quality.verdicts.quality import (
     Pin,
 )
-from monitoring.quality.verdicts.responses import ResponseError, last_move, pin, undo
+from monitoring.quality.verdicts.responses import ResponseError, find_last_move, pin, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
     NOW,
@@ -28,7 +28,7 @@ from tests.monitoring.quality.answered import (
 def test_a_pause_that_was_given_back_can_not_be_undone() -> None:
     health = after(RECOVERED, health=paused(), roles=canaried(0.0), at=60)[0]
     (pause,) = [one for one in health.actions if one.kind == "pause_canary"]
-    assert last_move(health, V2) is None
+    assert find_last_move(health, V2) is None
     with pytest.raises(ResponseError, match="as much of its share again"):
         undo(health, pause.id, "ann", NOW + 61)
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import dependence, leave_one_out, raters
-from monitoring.quality.detectors.baselines import Baseline, state_rate
+from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.detectors.dependence import Dependence
 from monitoring.quality.signals import label_signal, pair_signal
 from monitoring.quality.signals.entries import Label
@@ -31,7 +31,7 @@ def judge_bursts(
     one who gives most labels, and the doubt.
     """
     draw, roll, batch = random.Random(seed), raters.start_roll(V3), list[float]()
-    signal = label_signal.start(200, V3).hold_against(state_rate(0.05, 0.0, "admin", "known"))
+    signal = label_signal.start(200, V3).hold_against(declare_rate(0.05, 0.0, "admin", "known"))
     looks = list[tuple[bool, str | None]]()
     for number in range(before + after):
         if not batch and draw.random() < share / (1.0 - share) / BATCH:
@@ -82,7 +82,7 @@ def test_dependence_without_a_caller_is_that_of_the_labels_of_all_others() -> No
 
 def test_a_rhythm_that_comes_and_goes_restarts_evidence_once() -> None:
     draw, roll = random.Random(1), raters.start_roll(V3)
-    signal = label_signal.start(200, V3).hold_against(state_rate(0.05, 0.0, "admin", "known"))
+    signal = label_signal.start(200, V3).hold_against(declare_rate(0.05, 0.0, "admin", "known"))
     rhythms, begun = list[bool](), set[int]()
     for number in range(40 * 240):
         day, hour = divmod(number / 10.0, 24.0)

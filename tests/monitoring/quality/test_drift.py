@@ -24,7 +24,7 @@ def learned(kind: drift.Kind, draw: random.Random, sides: drift.Sides = "both", 
 def until_alarm(signal: Signal, values: list[float], labels: float = 1_000) -> int | None:
     for at, value in enumerate(values):
         signal = drift.observe(signal, value)
-        if drift.alarms(signal, labels, 0.05):
+        if drift.has_alarmed(signal, labels, 0.05):
             return at + 1
     return None
 

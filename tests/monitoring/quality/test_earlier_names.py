@@ -12,7 +12,7 @@ from monitoring.quality.signals.saved_watches import read_watch
 from monitoring.quality.signals.watch import start
 from monitoring.quality.verdicts.quality import read_quality
 from monitoring.records import FindingRecord
-from serving.adapters.entries import version_from
+from serving.adapters.entries import read_version
 
 VERSION = {
     "name": "returns@v1",
@@ -32,7 +32,7 @@ FINDING = b'{"rung": "contract", "mode": "enforce", "fired": true}'
 
 def test_version_that_stood_by_is_the_previous_version_with_its_general_prompt() -> None:
     raw = {**VERSION, "state": "standby", "manifest": {"blueprint": {"system": "Decide."}}}
-    view = version_from("returns@v1", raw).view()
+    view = read_version("returns@v1", raw).view()
     assert view.state == "previous_version"
     assert view.general_prompt.system == "Decide."
 

@@ -6,7 +6,7 @@ import msgspec
 
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS, mark_failed
 from monitoring.quality.verdicts.quality import Action, Pin, TaskQuality
-from monitoring.quality.verdicts.responses import last_move, pin, undo
+from monitoring.quality.verdicts.responses import find_last_move, pin, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
     NOW,
@@ -96,9 +96,9 @@ def test_canary_share_that_could_not_be_restored_is_retried_until_it_is_there() 
 
 def test_a_pause_can_be_undone_while_its_share_could_not_be_given_back() -> None:
     health = after(RECOVERED, health=paused(), roles=canaried(0.0), at=100)[0]
-    assert last_move(health, V2) is None
+    assert find_last_move(health, V2) is None
     failed = mark_failed(health, health.actions[-1], "No.")
-    pause = last_move(failed, V2)
+    pause = find_last_move(failed, V2)
     assert pause is not None
     assert pause.kind == "pause_canary"
     undone, _ = undo(failed, pause.id, "ann", NOW + 110)

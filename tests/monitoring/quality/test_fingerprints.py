@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.signals import arms, fingerprints, watch
 from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
 from monitoring.quality.signals.watch import Watch
@@ -128,7 +128,7 @@ def test_what_was_served_counts_while_degraded_where_there_never_was_a_shadow() 
 
 def test_what_an_admin_has_set_stays() -> None:
     known = after(fresh(), [ONE])
-    baseline = state_rate(0.1, 1.0, "admin", "known")
+    baseline = declare_rate(0.1, 1.0, "admin", "known")
     known = msgspec.structs.replace(known, shadow=known.shadow.hold_against(baseline))
     assert after(known, [TWO] * IN_A_ROW).shadow.baseline == baseline
 

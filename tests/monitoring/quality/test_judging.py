@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import leave_one_out, raters
-from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.detectors.recent_values import Rate
 from monitoring.quality.signals import entries, label_signal, watch
 from monitoring.quality.signals.judging import Budget, judge
@@ -37,7 +37,7 @@ from tests.monitoring.quality.traffic import (
 
 def test_once_labels_stop_old_evidence_alarms_in_no_healthy_version() -> None:
     """At the bound itself, which is the worst that counts as healthy; and then eight days without a label."""
-    held = {V3: {"feedback": state_rate(0.05, 1.0, "admin", "known")}}
+    held = {V3: {"feedback": declare_rate(0.05, 1.0, "admin", "known")}}
     for seed in range(6):
         told = Told(held)
         told.take(labelled_traffic(errors(0.05, 1000, seed), every_seconds=86.4, caller=lambda _: "only"))

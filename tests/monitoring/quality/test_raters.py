@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.baselines import measure, state_rate
+from monitoring.quality.detectors.baselines import declare_rate, measure
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.signals import label_signal, pair_signal
 from monitoring.quality.signals.entries import Label
@@ -35,7 +35,7 @@ def guarded(*callers: str) -> Guarded:
 
 
 def alarms(found: Guarded) -> bool:
-    return leave_one_out.alarms(found.detectors, LABELS, ALPHA)
+    return leave_one_out.has_alarmed(found.detectors, LABELS, ALPHA)
 
 
 def slips(found: Guarded) -> bool:
@@ -253,7 +253,7 @@ def test_at_the_baseline_the_guarded_detector_alarms_no_more_often_than_alpha() 
         draw, found = random.Random(f"healthy {n}"), guarded("a", "b", "c")
         for _ in range(200):
             found = raters.observe(found, float(draw.random() < 0.05), draw.choice("abc"))
-        alarms += leave_one_out.alarms(found.detectors, 200, 0.2)
+        alarms += leave_one_out.has_alarmed(found.detectors, 200, 0.2)
     assert alarms <= 150 * 0.2 + 3.1 * math.sqrt(150 * 0.2 * 0.8)
 
 
@@ -323,7 +323,7 @@ def test_one_rater_alone_is_still_believed() -> None:
 
 
 def test_pairs_of_one_caller_who_was_there_alone_are_void_once_there_are_others() -> None:
-    track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(declare_rate(0.05, 1.0, "admin", "word"))
     alone = leave_one_out.make_digest(track.givers, "a")
     for number in range(60):
         track = track.take_pair(1.0, 0.0, ("a",), float(number), alone)

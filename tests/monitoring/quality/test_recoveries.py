@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import recoveries
-from monitoring.quality.detectors.baselines import measure, state_rate
+from monitoring.quality.detectors.baselines import declare_rate, measure
 from monitoring.quality.phases import Judged, Phase, Verdict, next_phase
 from monitoring.quality.signals import complaint_signal, pair_signal, turning, watch
 from monitoring.quality.signals.entries import Seen
@@ -106,7 +106,7 @@ def test_late_praise_from_before_the_last_step_of_the_share_is_no_recovery() -> 
 
 def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
     for early, recovered in ((True, False), (False, True)):
-        track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
+        track = pair_signal.start("v").hold_against(declare_rate(0.05, 1.0, "admin", "word"))
         for number in range(60):
             track = track.take_pair(1.0, 0.0, (f"shop{number % 3}",), float(number), None)
         track = track.begin_reverse_test()
@@ -119,7 +119,7 @@ def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
 
 
 def test_a_pair_of_two_labels_is_as_old_as_its_older_request() -> None:
-    track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(declare_rate(0.05, 1.0, "admin", "word"))
     track = track.take_label(True, 0.0, "a", 1.0, None, False, 1.0)
     track = track.begin_reverse_test()
     track = track.take_label(False, 0.0, "b", 20.0, None, True, 15.0, 10.0)
@@ -133,7 +133,7 @@ def test_a_pair_of_two_labels_is_as_old_as_its_older_request() -> None:
 
 
 def test_labels_that_wait_are_dropped_with_a_recovery() -> None:
-    track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(declare_rate(0.05, 1.0, "admin", "word"))
     for _ in range(6):
         track = track.take_label(True, 1.0, "a", 1.0, None, True)
     assert len(track.waiting) == pair_signal.WAITING_MAX
@@ -317,7 +317,7 @@ def test_labels_of_the_degraded_time_before_an_admin_verdict_add_no_recovery() -
 
 
 def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
-    track = pair_signal.start("v").hold_against(state_rate(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(declare_rate(0.05, 1.0, "admin", "word"))
     track = msgspec.structs.replace(track, recoveries=1)
     for count, of_these, is_degraded in ((1, 100, False), (1, 1000, True), (1, 600, False), (0, 100, False)):
         track = track.end_reverse_test()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors import leave_one_out, raters
-from monitoring.quality.detectors.baselines import state_rate
+from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.signals import label_signal, repeats
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
@@ -29,7 +29,7 @@ def find_evidence(signal: LabelSignal) -> float:
 
 @given(st.lists(st.floats(0, 1), max_size=30), st.integers(1, 70))
 def test_a_repeat_never_adds_more_evidence_than_a_label_of_its_own(before: list[float], times: int) -> None:
-    signal = label_signal.start(100, V3).hold_against(state_rate(0.05, 1.0, "admin", "known"))
+    signal = label_signal.start(100, V3).hold_against(declare_rate(0.05, 1.0, "admin", "known"))
     for number, badness in enumerate(before):
         signal = take(signal, badness, 1.0, 600.0 * number)
     latest, keys = (), ("an-input",)

@@ -21,7 +21,7 @@ from monitoring.quality.verdicts.quality import (
     VersionQuality,
 )
 from monitoring.quality.verdicts.shares import Roles
-from monitoring.quality.verdicts.verdict import words
+from monitoring.quality.verdicts.verdict import describe_evidence
 from tests.monitoring.quality.situations import (
     DEGRADED,
     FEEDBACK,
@@ -359,7 +359,7 @@ def test_the_class_of_all_others_is_told_as_that() -> None:
     other = msgspec.structs.replace(FEEDBACK, of_class="*")
     sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[other]))).sure
     assert any(one.startswith("feedback, all other classes: ") for one in sure)
-    assert words([other]).startswith("feedback of all other classes, ")
+    assert describe_evidence([other]).startswith("feedback of all other classes, ")
 
 
 def test_the_wait_for_a_better_arm_is_reported_with_its_evidence_and_time() -> None:

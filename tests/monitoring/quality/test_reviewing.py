@@ -10,10 +10,10 @@ from benchmarks.reviews import time_cut
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Pin, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.reviewing import (
+    aim_reviews,
     are_raised,
-    review_share,
-    reviews_aimed_at,
-    reviews_per_week,
+    compute_review_share,
+    find_weekly_budget,
 )
 
 PLAN = Plan(reviews_per_week=100, reviews_per_week_suspect=400, responses=["reviews"])
@@ -21,23 +21,23 @@ PLAN = Plan(reviews_per_week=100, reviews_per_week_suspect=400, responses=["revi
 
 def test_the_share_aims_a_standard_deviation_below_the_budget() -> None:
     for budget in (1, 5, 20, 100, 1000):
-        aimed = reviews_aimed_at(budget)
+        aimed = aim_reviews(budget)
         assert aimed + aimed**0.5 == pytest.approx(budget)
-    assert review_share(PLAN, 10_000, suspect=False) == pytest.approx(reviews_aimed_at(100) / 10_000)
-    assert review_share(PLAN, 10_000, suspect=True) == pytest.approx(reviews_aimed_at(400) / 10_000)
+    assert compute_review_share(PLAN, 10_000, suspect=False) == pytest.approx(aim_reviews(100) / 10_000)
+    assert compute_review_share(PLAN, 10_000, suspect=True) == pytest.approx(aim_reviews(400) / 10_000)
 
 
 def test_few_requests_are_all_drawn_and_none_without_data_or_wanted_reviews() -> None:
-    assert review_share(PLAN, 10, suspect=False) == 1.0
-    assert review_share(PLAN, 0, suspect=True) == 0.0
-    assert review_share(Plan(), 10, suspect=True) == 0.0
-    assert reviews_per_week(Plan(reviews_per_week=9), suspect=True) == 9
+    assert compute_review_share(PLAN, 10, suspect=False) == 1.0
+    assert compute_review_share(PLAN, 0, suspect=True) == 0.0
+    assert compute_review_share(Plan(), 10, suspect=True) == 0.0
+    assert find_weekly_budget(Plan(reviews_per_week=9), suspect=True) == 9
 
 
 @pytest.mark.parametrize("requests", [-1.0, float("nan"), float("inf")])
 def test_an_expectation_that_is_none_is_refused(requests: float) -> None:
     with pytest.raises(ValueError, match="at least 0"):
-        review_share(PLAN, requests, suspect=False)
+        compute_review_share(PLAN, requests, suspect=False)
 
 
 def test_budget_rises_while_a_watched_version_is_suspect_if_plan_and_admins_allow() -> None:
@@ -53,7 +53,7 @@ def test_budget_rises_while_a_watched_version_is_suspect_if_plan_and_admins_allo
 
 def test_the_time_in_which_the_budget_is_spent_is_that_of_simulated_weeks() -> None:
     chance, budget = random.Random(5), 20
-    expected = reviews_aimed_at(budget)
+    expected = aim_reviews(budget)
     now, spent, cut, seen = 0.0, list[float](), 0, 0
     while now < 4000.0:
         now += chance.expovariate(expected)

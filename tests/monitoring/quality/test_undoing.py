@@ -10,7 +10,7 @@ from monitoring.quality.verdicts.quality import (
     ArmReport,
     Pin,
 )
-from monitoring.quality.verdicts.responses import ResponseError, last_move, pin, release, respond, undo
+from monitoring.quality.verdicts.responses import ResponseError, find_last_move, pin, release, respond, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
     NOW,
@@ -75,15 +75,15 @@ def test_the_last_move_is_the_newest_that_took_requests_of_that_version_and_stan
     health = after(bad, roles=roles)[0]
     health = after(bad, worse, health=health, roles=roles, at=60)[0]
     moves = [one for one in health.actions if one.version == V2 and one.kind == "shift"]
-    assert last_move(health, V2) == moves[1], "not the pause of the canary, nor the reviews"
-    found = last_move(health, V3)
+    assert find_last_move(health, V2) == moves[1], "not the pause of the canary, nor the reviews"
+    found = find_last_move(health, V3)
     assert found is not None
     assert found.kind == "pause_canary"
     health, _ = undo(health, moves[1].id, "ann", NOW + 61)
-    found = last_move(health, V2)
+    found = find_last_move(health, V2)
     assert found is not None
     assert found.id == moves[0].id
-    assert last_move(health, V1) is None
+    assert find_last_move(health, V1) is None
 
 
 def test_a_raise_that_was_undone_falls_back_to_what_is_usual_silently() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.detectors.baselines import Baseline, measure, state_rate
+from monitoring.quality.detectors.baselines import Baseline, declare_rate, measure
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals import entries, judging, notes, turning, watch
 from monitoring.quality.signals.entries import Attempt, RecordedFinding
@@ -96,7 +96,7 @@ def test_an_admins_baseline_starts_the_detector_anew_and_the_same_again_does_not
     known = turning.hold_against(watch.start(V3, "returns", "e"), BY_GATE[V3])
     assert known.feedback.baseline == GATE
     assert turning.hold_against(known, BY_GATE[V3]) is known
-    word = state_rate(0.3, 5.0, "admin", "they say so")
+    word = declare_rate(0.3, 5.0, "admin", "they say so")
     moved = turning.hold_against(known, {"feedback": word})
     assert moved.feedback.guard is not None
     assert (moved.feedback.guard.detectors.whole.baseline, moved.feedback.baseline) == (0.3, word)

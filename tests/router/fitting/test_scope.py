@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from router.embedding import StaticEmbedding, Vectors
-from router.fitting.background import stand_in
+from router.fitting.background import read_stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import PROMPTS_MIN, TrainingPrompt, fit_scope
 from router.scope import ScopeModel
@@ -36,7 +36,7 @@ def made(asks: tuple[str, ...], count: int, labels: bool = True) -> list[Trainin
 
 
 def fit(prompts: list[TrainingPrompt], embedding: StaticEmbedding, seed: int = 1) -> ScopeModel:
-    return fit_scope(prompts, (), embedding, seed, quiet, stand_in=stand_in()[::10])
+    return fit_scope(prompts, (), embedding, seed, quiet, stand_in=read_stand_in()[::10])
 
 
 def test_the_same_prompts_and_seed_give_the_same_bytes(embedding: StaticEmbedding) -> None:
@@ -108,7 +108,7 @@ def test_known_other_traffic_tells_more_than_what_stands_for_it(embedding: Stati
 def test_what_stands_for_other_traffic_but_is_like_the_prompts_is_left_out(embedding: StaticEmbedding) -> None:
     prompts = made(("how do I top up my card", "my card was declined", "where is my new card"), 60)
     same = [one.text.upper() + "!" for one in prompts]
-    model = fit_scope(prompts, (), embedding, 1, quiet, stand_in=(*same, *stand_in()[::10]))
+    model = fit_scope(prompts, (), embedding, 1, quiet, stand_in=(*same, *read_stand_in()[::10]))
     assert model.score("my card was declined 61").score > model.threshold(0.05)
 
 
@@ -142,7 +142,7 @@ class Deep:
 
 def test_a_second_embedding_is_joined_in_and_needed_from_then_on(embedding: StaticEmbedding) -> None:
     prompts = made(("return the lamp", "the lamp is broken", "refund for a lamp"), 45)
-    model = fit_scope(prompts, (), embedding, 1, quiet, deep=Deep(), stand_in=stand_in()[::10])
+    model = fit_scope(prompts, (), embedding, 1, quiet, deep=Deep(), stand_in=read_stand_in()[::10])
     assert model.score("a lamp").score > model.score("a kettle").score
     again = ScopeModel.from_bytes(model.to_bytes(), embedding, Deep())
     assert again.score("a lamp") == model.score("a lamp")
@@ -151,9 +151,9 @@ def test_a_second_embedding_is_joined_in_and_needed_from_then_on(embedding: Stat
 
 
 def test_what_is_shipped_names_its_sources_and_can_leave_one_out() -> None:
-    whole = stand_in()
+    whole = read_stand_in()
     assert len(whole) == 1_700
-    assert len(stand_in(["clinc150"])) == 1_250
+    assert len(read_stand_in(["clinc150"])) == 1_250
     assert all(text.strip() and len(text) <= 240 for text in whole)
 
 

@@ -18,7 +18,7 @@ from serving.adapters.manifest import (
     ManifestError,
     from_json,
     read_manifest,
-    review_due,
+    read_review_due,
     to_json,
 )
 from serving.view import GeneralPromptView
@@ -253,11 +253,11 @@ def test_manifest_without_a_review_has_the_digest_from_before_reviews_existed() 
     ],
 )
 def test_a_review_is_due_when_its_date_is_over_or_at_its_time(text: str, due: str) -> None:
-    assert review_due({"review_by": text}) == datetime.fromisoformat(due).timestamp()
+    assert read_review_due({"review_by": text}) == datetime.fromisoformat(due).timestamp()
 
 
 def test_without_a_review_none_is_due() -> None:
-    assert review_due(to_json(from_json(LEAST))) is None
+    assert read_review_due(to_json(from_json(LEAST))) is None
 
 
 def test_moment_needs_no_quotes_in_yaml(tmp_path: Path) -> None:

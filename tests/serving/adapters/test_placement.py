@@ -16,9 +16,9 @@ from serving.adapters.placement import (
     PlacementState,
     Sight,
     Step,
-    by_place,
+    map_by_place,
     next_step,
-    placement_from,
+    read_placement,
 )
 
 NOW = 10_000.0
@@ -282,8 +282,8 @@ def test_a_mind_changed_at_any_moment_ends_where_it_was_changed_to(
 @given(placements)
 def test_a_placement_is_read_back_as_it_was_written(placement: Placement) -> None:
     raw = msgspec.json.decode(msgspec.json.encode(placement.to_json()))
-    read = placement_from(placement.key, raw)
-    assert by_place([read]) == {("small-0", "returns@v1"): placement}
+    read = read_placement(placement.key, raw)
+    assert map_by_place([read]) == {("small-0", "returns@v1"): placement}
 
 
 def test_only_states_on_the_way_to_ready_hold_a_replica() -> None:
@@ -314,7 +314,7 @@ def test_an_unload_gives_no_place_free_before_its_ghost_is_gone(max_cpu_loras: i
 
 def test_a_placement_that_an_earlier_release_wrote_is_read() -> None:
     raw = {"replica": "small-0", "version": "a@v1", "state": "ready", "path": "/store/a", "stack": "print-1"}
-    placement = placement_from("small-0/a@v1", raw)
+    placement = read_placement("small-0/a@v1", raw)
     assert placement.fingerprint == "print-1"
     assert placement.to_json()["stack"] == "print-1"
 

@@ -22,12 +22,12 @@ from serving.adapters.signature import (
     Signature,
     SignatureError,
     check,
+    derive_public_key,
     new_key,
-    public_key,
     read_public_key,
     read_signature,
     sign,
-    written,
+    write_signature,
 )
 from tests.programs import needs
 
@@ -48,7 +48,7 @@ def pem_of(secret: bytes) -> bytes:
 @pytest.fixture
 def key() -> tuple[bytes, bytes]:
     pem = new_key()
-    return pem, read_public_key(public_key(pem))
+    return pem, read_public_key(derive_public_key(pem))
 
 
 def test_what_was_signed_is_checked_with_the_signers_trusted_key(key: tuple[bytes, bytes]) -> None:
@@ -59,7 +59,7 @@ def test_what_was_signed_is_checked_with_the_signers_trusted_key(key: tuple[byte
 
 def test_known_key_gives_its_known_public_key_and_always_the_same_signature() -> None:
     pem = pem_of(RFC_SECRET)
-    assert read_public_key(public_key(pem)) == RFC_PUBLIC
+    assert read_public_key(derive_public_key(pem)) == RFC_PUBLIC
     signature = sign(pem, "rfc", ADAPTER, MANIFEST)
     assert signature == sign(pem, "rfc", ADAPTER, MANIFEST)
     assert check(signature, ADAPTER, MANIFEST, {"rfc": RFC_PUBLIC}) == "rfc"
@@ -99,13 +99,13 @@ def test_no_bit_of_a_signature_may_change(bit: int) -> None:
 def test_signature_survives_its_file(tmp_path: Path, key: tuple[bytes, bytes]) -> None:
     signature = sign(key[0], "returns-team", ADAPTER, MANIFEST)
     path = tmp_path / "signature.json"
-    path.write_bytes(written(signature))
+    path.write_bytes(write_signature(signature))
     assert read_signature(path) == signature
     assert json.loads(path.read_bytes()).keys() == {"signer", "algorithm", "signature"}
 
 
 def changed(**keys: Any) -> bytes:
-    whole = json.loads(written(Signature("me", b"s" * 64)))
+    whole = json.loads(write_signature(Signature("me", b"s" * 64)))
     return json.dumps({name: value for name, value in {**whole, **keys}.items() if value is not ...}).encode()
 
 
@@ -191,7 +191,7 @@ def test_key_of_openssl_signs_and_openssl_checks_what_we_signed(tmp_path: Path) 
         ["openssl", "pkey", "-in", pem, "-pubout", "-outform", "DER"], check=True, capture_output=True
     ).stdout
     assert check(signature, ADAPTER, MANIFEST, {"me": der[-32:]}) == "me"
-    assert read_public_key(public_key(pem.read_bytes())) == der[-32:]
+    assert read_public_key(derive_public_key(pem.read_bytes())) == der[-32:]
     subprocess.run(["openssl", "pkey", "-in", pem, "-pubout", "-out", public], check=True, capture_output=True)
     message.write_text(f"apprentice-adapter-v1\n{ADAPTER}\n{MANIFEST}\n")
     raw.write_bytes(signature.signature)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.adapters.adapter_folder import ArtifactLimits
-from serving.adapters.base_model import SPLIT_FAMILIES, Base, module_sizes
+from serving.adapters.base_model import SPLIT_FAMILIES, Base, measure_modules
 from serving.adapters.verification import Artifact, digest_of, verify
 from tests.fakes.adapters import (
     ALL_LINEAR,
@@ -51,8 +51,8 @@ def test_families_with_split_projections_are_known(tmp_path: Path, family: str) 
     config = {**BASE_CONFIG, "model_type": family, "head_dim": 32}
     base = write_base(tmp_path / "tiny-base", config)
     verify(write_adapter(tmp_path / "a", config, targets=ALL_LINEAR), base, ArtifactLimits())
-    assert module_sizes(config)["self_attn.k_proj"] == (64, 64)
-    assert module_sizes(config)["self_attn.o_proj"] == (128, 64)
+    assert measure_modules(config)["self_attn.k_proj"] == (64, 64)
+    assert measure_modules(config)["self_attn.o_proj"] == (128, 64)
 
 
 def test_phi3_has_fused_projections(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_phi3_has_fused_projections(tmp_path: Path) -> None:
     base = write_base(tmp_path / "tiny-base", config)
     targets = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
     verify(write_adapter(tmp_path / "a", config, targets=targets), base, ArtifactLimits())
-    assert module_sizes(config)["self_attn.qkv_proj"] == (64, 128)
-    assert module_sizes(config)["mlp.gate_up_proj"] == (64, 192)
+    assert measure_modules(config)["self_attn.qkv_proj"] == (64, 128)
+    assert measure_modules(config)["mlp.gate_up_proj"] == (64, 192)
 
 
 def test_known_layers_only_where_the_configuration_says_so(tmp_path: Path, base: Base) -> None:

@@ -13,7 +13,7 @@ from gateway.features.evaluations.store import (
     Evaluation,
     EvaluationStore,
     Model,
-    ended,
+    finish,
 )
 from gateway.state.audited_step import AuditedStep
 from monitoring.audit import Audit
@@ -170,7 +170,7 @@ async def test_an_evaluation_that_an_earlier_release_began_goes_on(store: Evalua
     read = await store.next()
     assert read is not None
     assert {name: arm.version for name, arm in read.arms.items()} == {"adapter": "returns@v1", "against": "returns@v0"}
-    assert await store.move(read, ended(read, "cancelled"), None, None), "it can be ended"
+    assert await store.move(read, finish(read, "cancelled"), None, None), "it can be ended"
 
 
 async def test_all_that_have_expired_leave_the_list_not_only_the_newest(store: EvaluationStore, redis: Redis) -> None:
@@ -183,12 +183,12 @@ async def test_all_that_have_expired_leave_the_list_not_only_the_newest(store: E
 async def test_models_are_left_to_be_put_into_force_only_by_what_ends_a_run(store: EvaluationStore) -> None:
     one = await begun(store, evaluation())
     models = [Model("confidence", b"bytes", {"rows": 3})]
-    cancelled = ended(one, "cancelled")
+    cancelled = finish(one, "cancelled")
     assert await store.move(one, cancelled, None, None)
-    assert not await store.move(one, ended(one, "done"), None, None, models)
+    assert not await store.move(one, finish(one, "done"), None, None, models)
     assert await store.models.waiting() == []
     one = await begun(store, evaluation(created_at=2.0))
-    assert await store.move(one, ended(one, "done"), None, None, models)
+    assert await store.move(one, finish(one, "done"), None, None, models)
     [entry] = await store.models.waiting()
     assert (entry.name, await store.is_wanted()) == ("e", True)
     assert (entry.value.version, entry.value.models[0]) == ("returns@v1", models[0])
@@ -199,4 +199,4 @@ async def test_models_are_left_to_be_put_into_force_only_by_what_ends_a_run(stor
 def test_what_answers_were_compared_with_is_no_part_of_it_once_it_has_ended() -> None:
     one = evaluation(classes=Classes("label", "", ("a",), {"0123": "a"}))
     assert msgspec.json.decode(msgspec.json.encode(one), type=Evaluation) == one
-    assert ended(one, "cancelled").classes == Classes("label", "", ("a",), None)
+    assert finish(one, "cancelled").classes == Classes("label", "", ("a",), None)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from gateway.features.requests.explanation import REASON_WORDS, explain, finding_told, shown
+from gateway.features.requests.explanation import REASON_WORDS, describe_finding, explain, redact_record
 from monitoring.records import FindingRecord, Record
 from router.checks import CHECK_BY_NAME, CHECKS
 from router.choice import NO_INDEX
@@ -42,16 +42,16 @@ def test_a_caller_is_told_no_figure_of_any_check_and_an_admin_all_of_them(check:
     assert all(part in full for part in SECRET)
     assert plain.startswith(f"{check}: {CHECK_BY_NAME[check].fired if fired else CHECK_BY_NAME[check].kept}")
     assert ("only observed" in plain) == (mode == "observe" and fired)
-    assert shown(one).findings == [FindingRecord(check=check, mode=mode, fired=fired, version="returns@v1")]
-    told = finding_told(one.findings[0], in_full=False)
+    assert redact_record(one).findings == [FindingRecord(check=check, mode=mode, fired=fired, version="returns@v1")]
+    told = describe_finding(one.findings[0], in_full=False)
     assert set(told) == {"check", "mode", "fired", "version", "words"}
     assert told["version"] == "returns@v1"
-    assert finding_told(one.findings[0], in_full=True)["neighbours"] == ["t-77"]
+    assert describe_finding(one.findings[0], in_full=True)["neighbours"] == ["t-77"]
 
 
 def test_the_record_itself_is_left_as_it_is() -> None:
     one = record(found("out_of_scope"))
-    assert shown(one) is not one
+    assert redact_record(one) is not one
     assert one.findings == [found("out_of_scope")]
 
 
@@ -89,7 +89,7 @@ def test_what_is_of_no_task_is_not_compared_with_a_version() -> None:
 
 def test_a_rule_that_is_only_observed_is_for_admins() -> None:
     one = record(found("override", "observe", note="stocktaking: refuse"))
-    assert shown(one).findings == []
+    assert redact_record(one).findings == []
     assert "stocktaking" not in "\n".join(explain(one))
     assert explain(one, in_full=True)[0] == "A rule that is only observed would have decided: stocktaking: refuse."
 
