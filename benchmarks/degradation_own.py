@@ -19,7 +19,7 @@ from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_fleet import false_verdicts, own_bounds
 from benchmarks.degradation_worlds import WORLDS, drawing, labels_of
 from benchmarks.harness import say, table
-from monitoring.quality.signals.watch import FIRST_OF_CLASS
+from monitoring.quality.signals.version_watch import FIRST_OF_CLASS
 
 FIRSTS = (FIRST_OF_CLASS // 2, FIRST_OF_CLASS)
 POINTS = {0.10: 4_000, 0.20: 2_000}

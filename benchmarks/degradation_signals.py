@@ -17,7 +17,7 @@ from benchmarks.degradation_worlds import Bools, Floats
 from monitoring.quality.detectors import dependence, recent_values
 from monitoring.quality.detectors import rising_errors as slip
 from monitoring.quality.signals import label_signal
-from monitoring.quality.signals.watch import FIRST_FEEDBACK
+from monitoring.quality.signals.version_watch import FIRST_FEEDBACK
 
 Kind = Literal["known", "gate", "own"]
 WEIGHTS = np.array(slip.WEIGHTS)

@@ -35,9 +35,9 @@ from gateway.features.shadows.draws import FIRST_QUEUE_MAX
 from gateway.path.own_requests import LOAD_SHARE_MAX, WAITING_MAX
 from monitoring.metric_values import Metric
 from monitoring.quality.phases import Phase
+from monitoring.quality.signals.all_watches import Watches
+from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, Given, Pair, Seen
-from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond

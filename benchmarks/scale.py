@@ -28,8 +28,8 @@ from router.decision import NO_SCORES, Moment, RoutingRequest
 from router.fitted import NOTHING_FITTED
 from router.policy import Policy, TaskPolicy
 from serving.fleet import Fleet, PoolConfig
+from serving.fleet_view import FleetView
 from serving.replica import ReplicaConfig
-from serving.view import FleetView
 
 REPLICAS = (1, 8, 64, 500)
 TASKS = 1000

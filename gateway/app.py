@@ -84,10 +84,10 @@ from gateway.server.uploads import UploadLimits, Uploads, is_upload
 from gateway.server.wire import Message, Receive, Scope, Send, bound_body, forbid_storing
 from gateway.service_jobs import SERVICE_JOBS
 from gateway.services import Adapters, Observers, PolicyObjects, Services
-from gateway.siblings import Siblings
+from gateway.sibling_processes import Siblings
 from gateway.state.audited_step import AuditedStep
 from gateway.state.durability import Durability
-from gateway.state.fitted import FittedStore
+from gateway.state.fitted_store import FittedStore
 from gateway.state.presence import Presence
 from gateway.state.private_files import keep_secret, make_private_folder
 from gateway.state.redis import Lives, open_state, read_shared_secret

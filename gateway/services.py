@@ -27,9 +27,9 @@ from gateway.limits.gain_budgets import LiveGainBudgets
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.server.uploads import Uploads
-from gateway.siblings import Siblings
+from gateway.sibling_processes import Siblings
 from gateway.state.durability import Durability
-from gateway.state.fitted import FittedStore
+from gateway.state.fitted_store import FittedStore
 from gateway.state.presence import Presence
 from gateway.state.snapshot import SnapshotKeeper
 from monitoring.audit import Audit

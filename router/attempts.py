@@ -15,7 +15,7 @@ from router.fallbacks import choose_adapter_after_all, choose_fallback_instead
 from router.findings import CheckName
 from router.policy import AttemptLimits, Policy
 from router.replica_choice import pick
-from serving.view import FaultKind, FleetView
+from serving.fleet_view import FaultKind, FleetView
 
 GivingUp = Literal["refused", "exhausted", "fallback_capped", "needs_human", "rejected", "overload", "no_replica"]
 

@@ -8,7 +8,7 @@ from router.choice import get_found_task, make_subject
 from router.decision import OUT_OF_SERVICE, RoutingRequest, Scores
 from router.overrides import apply_rules
 from router.policy import AUTO, Policy
-from serving.view import FleetView
+from serving.fleet_view import FleetView
 
 
 def list_awaited_replicas(

@@ -25,7 +25,7 @@ from router.gain_budget import get_threshold, is_fitted_elsewhere
 from router.policy import AUTO, AUTO_SELECTOR, UNWATCHED, Alias, Policy, TaskPolicy
 from router.refusals import is_refusal
 from router.version_choice import place_for_arm
-from serving.view import VersionView
+from serving.fleet_view import VersionView
 
 if TYPE_CHECKING:
     from router.gain import GainModel

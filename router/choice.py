@@ -14,7 +14,7 @@ from router.overrides import NO_RULE, Override, Ruled, Subject, apply_rules
 from router.policy import AUTO, Alias, Policy, TaskPolicy
 from router.replica_choice import Lack, pick
 from router.version_choice import pick_live_version
-from serving.view import FleetView, PoolView, VersionView
+from serving.fleet_view import FleetView, PoolView, VersionView
 
 NO_INDEX = "no task has a scope model"
 """The note of a request for `auto` for which no task can be found."""

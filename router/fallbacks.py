@@ -11,7 +11,7 @@ from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, Ref
 from router.findings import FallbackName, Finding
 from router.policy import Policy, TaskPolicy
 from router.replica_choice import Lack, pick
-from serving.view import FleetView, PoolView, VersionView
+from serving.fleet_view import FleetView, PoolView, VersionView
 
 ADAPTER_STANDS_IN: frozenset[str] = list_names(lambda check: check.stands_in != "never") | {"other_language"}
 """Reasons for which the adapter answers after all where the fallback is closed or absent."""

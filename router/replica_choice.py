@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from serving.view import CircuitView, PoolView, ReplicaView
+from serving.fleet_view import CircuitView, PoolView, ReplicaView
 
 Lack = Literal["no_replica", "overload"]
 """The reason why no replica was picked: none is there for it, or all that are there are full."""

@@ -23,8 +23,8 @@ from router.embedding import Embedding, Vectors, WordEmbedding, clip_text
 from router.languages import find_other_language
 from router.model_file import PackedForm, list_fields
 from router.ngrams import BUCKETS
-from router.passage import Integers, Passage, WordLimits, read_passage
 from router.spelling import MARK_BITS, Marks, mark_words, mend_words
+from router.text_units import Integers, Passage, WordLimits, read_passage
 
 NEIGHBOURS = 3
 ECHOES = 3

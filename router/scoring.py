@@ -11,7 +11,7 @@ from router.fitted import NOTHING_FITTED
 from router.overrides import match_texts
 from router.policy import AUTO, Policy
 from router.version_choice import pick_live_version
-from serving.view import FleetView
+from serving.fleet_view import FleetView
 
 if TYPE_CHECKING:
     from router.scope import ScopeModel, ScopeScore

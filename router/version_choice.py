@@ -6,7 +6,7 @@ import hashlib
 import math
 
 from router.policy import Alias
-from serving.view import FleetView, VersionView
+from serving.fleet_view import FleetView, VersionView
 
 ARMS = ("version", "holdout", "explored")
 """The arms that are drawn for; each by bits of the draw of its own, so that one says nothing of another."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+from serving.fleet_view import CircuitView
 from serving.shared_memory import PROBER, Row, SharedMemory
-from serving.view import CircuitView
 
 IN_A_ROW_MAX = 3
 WINDOW_SECONDS = 10.0

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import msgspec
 
-from serving.view import FaultKind
+from serving.fleet_view import FaultKind
 
 
 class EngineError(Exception):

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from serving.engine_traits import EngineKind
+from serving.fleet_view import FleetView, PoolView, VersionView
 from serving.replica import Replica, ReplicaConfig
 from serving.replica_sources import ReplicaSource
 from serving.shared_memory import BREAKER, SharedMemory
-from serving.view import FleetView, PoolView, VersionView
 
 
 @dataclass(frozen=True, slots=True)

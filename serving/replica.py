@@ -10,9 +10,9 @@ from statistics import median
 
 from serving.breaker import Breaker, BreakerState
 from serving.engine_traits import ENGINE_TRAITS, EngineKind, EngineTraits
+from serving.fleet_view import FaultKind, ReplicaView
 from serving.shared_memory import BREAKER, Row, SharedMemory
 from serving.tls import TlsFiles
-from serving.view import FaultKind, ReplicaView
 
 OUTAGE_SECONDS_UNKNOWN = 30.0
 """Expected length of an engine's outage before one was seen to end."""

@@ -18,7 +18,7 @@ from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, Former, LimitName, 
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, find_fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
-from gateway.gate import GatePass, pass_gate
+from gateway.release_gate import GatePass, pass_gate
 from gateway.services import Services
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from router.contract import ContractError, compile_contract

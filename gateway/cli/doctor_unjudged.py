@@ -10,7 +10,7 @@ from gateway.cli.doctor_checks import DoctorFinding, report_ok, report_problem, 
 from gateway.configuration.settings import Settings
 from gateway.configuration.tasks import TaskSettings
 from gateway.features.releases.unjudged_checks import lacks, list_answering_versions
-from gateway.state.fitted import FittedError, FittedStore, find_unused
+from gateway.state.fitted_store import FittedError, FittedStore, find_unused
 from router.confidence import ConfidenceError, ConfidenceModel
 from serving.adapters.registry import Registry
 

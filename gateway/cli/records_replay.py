@@ -18,7 +18,7 @@ from gateway.errors import SettingsError
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.replay.recorded import Placed, Replaying, Turn
 from monitoring.quality.signal_table import LABELLED
-from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
+from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.quality import Judgement
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from gateway.configuration.sections import ListenSettings
 from gateway.configuration.settings import PROCESSES_MAX, load_settings
 from gateway.errors import SettingsError
 from gateway.orderly_server import OrderlyServer, bind
-from gateway.parent import Parent, count_cores
+from gateway.parent_process import Parent, count_cores
 from gateway.state.private_files import UMASK
 from monitoring.logs import configure
 

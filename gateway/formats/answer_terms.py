@@ -21,7 +21,7 @@ from router.findings import CheckName, CheckPolicy
 from router.fitted import OTHER_SCOPE
 from router.policy import Policy
 from serving.engine_traits import ENGINE_TRAITS, FORM_NAMES
-from serving.view import VersionView
+from serving.fleet_view import VersionView
 
 if TYPE_CHECKING:
     from router.confidence import ConfidenceModel

@@ -16,8 +16,8 @@ from monitoring.records import Record
 from router.decision import Choice
 from router.policy import AttemptLimits
 from serving.errors import EngineError
+from serving.fleet_view import FleetView, ReplicaView
 from serving.replica import Lease
-from serving.view import FleetView, ReplicaView
 
 LOAD_SHARE_MAX = 0.8
 """Share of a replica's in_flight_max up to which both arms' answers and their judges add to its load: the rest is

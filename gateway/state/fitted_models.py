@@ -16,7 +16,7 @@ from typing import Any, assert_never
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.state.fitted import (
+from gateway.state.fitted_store import (
     SELECTING,
     FittedEntry,
     FittedError,

@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.callers import Caller
-from gateway.state.fitted import Kind
 from gateway.state.fitted_models import FittedModels
+from gateway.state.fitted_store import Kind
 from monitoring.quality.verdicts.quality import TaskQuality, read_quality
 from monitoring.quality.verdicts.retraining import Retraining
 from router.embedding import Embedding
@@ -29,8 +29,8 @@ from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watch
 from serving.adapters.entries import PLACED, AliasEntry, Version, read_alias, read_version
 from serving.adapters.placement import Placement, group_by_replica, map_by_place, read_placement
 from serving.adapters.registry import Registry
+from serving.fleet_view import VersionView
 from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
-from serving.view import VersionView
 
 OVERRIDE_FIELDS = frozenset(item.name for item in fields(Override) if item.init)
 S = TypeVar("S")

@@ -19,8 +19,8 @@ import msgspec
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Nothing, connect_duckdb, list_files, read
 from monitoring.quality.replay.recorded import Placed
+from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, REPORTED
 from monitoring.quality.signals.entries import Given, Seen, is_reported
-from monitoring.quality.signals.watches import FEEDBACK, RECORDS, REPORTED
 
 FETCHED = 2_000
 SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")

@@ -3,9 +3,9 @@
 A labelled signal rests on judgements of answers, and can make a version degraded. An unlabelled one rests on requests
 and answers alone, and makes it suspect at most.
 
-To add a labelled signal, add its name and its row here. Give `Watch` (`signals/watch.py`) a field of the same name for
-its state, and take its labels there. If no detector fits it, write a class beside `signals/label_signal.py`, and add it
-to `LabelledSignal` in `signals/watch.py`.
+To add a labelled signal, add its name and its row here. Give `Watch` (`signals/version_watch.py`) a field of the same
+name for its state, and take its labels there. If no detector fits it, write a class beside `signals/label_signal.py`,
+and add it to `LabelledSignal` in `signals/version_watch.py`.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ from router.fitting.scope_mix import choose_mix, draw_folds, find_bars, number_g
 from router.languages import find_languages
 from router.model_file import MODEL_BYTES_MAX
 from router.ngrams import BUCKETS, find_buckets, fold
-from router.passage import WordLimits
 from router.scope import HELD_BACK_MAX, Mix, ScopeModel, ScoreParts
 from router.spelling import mark_words
+from router.text_units import WordLimits
 
 PROMPTS_MIN = 20
 PROMPTS_MAX = 15_000

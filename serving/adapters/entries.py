@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec.structs import replace
 
-from serving.view import GeneralPromptView, VersionView
+from serving.fleet_view import GeneralPromptView, VersionView
 
 DATASET_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 VersionState = Literal[

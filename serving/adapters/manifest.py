@@ -18,7 +18,7 @@ from serving.adapters import canonical
 from serving.adapters.adapter_folder import read_small
 from serving.adapters.errors import quote_name
 from serving.adapters.plain_yaml import read_plain_yaml
-from serving.view import GeneralPromptView
+from serving.fleet_view import GeneralPromptView
 
 T = TypeVar("T")
 

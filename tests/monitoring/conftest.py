@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis as Client
 
-from monitoring.quality.signals.steps import Begin
+from monitoring.quality.signals.child_messages import Begin
 from tests.monitoring.test_records import RETENTION_SECONDS
 
 

@@ -18,8 +18,15 @@ from redis.asyncio import Redis
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.metric_values import Metric
+from monitoring.quality.signals.child_messages import (
+    WATCH_KEY,
+    Begin,
+    JudgedStep,
+    MonitorStep,
+    WatchedTask,
+    WatchedVersion,
+)
 from monitoring.quality.signals.run import Monitor
-from monitoring.quality.signals.steps import WATCH_KEY, Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record

@@ -21,10 +21,10 @@ from monitoring.archive.tables import ArchiveQuery, Nothing, columns_of
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.phases import Phase
 from monitoring.quality.replay.recorded import Placed, Replaying, Turn
+from monitoring.quality.signals.child_messages import WATCH_KEY, Begin, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Given
 from monitoring.quality.signals.run import Monitor
-from monitoring.quality.signals.steps import WATCH_KEY, Begin, MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.quality import TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles

@@ -14,8 +14,15 @@ from redis.asyncio import Redis
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.quality.phases import Phase
 from monitoring.quality.signals import run
+from monitoring.quality.signals.child_messages import (
+    CURSORS_KEY,
+    NOTE_KEY,
+    WATCH_KEY,
+    Begin,
+    WatchedTask,
+    WatchedVersion,
+)
 from monitoring.quality.signals.run import Monitor
-from monitoring.quality.signals.steps import CURSORS_KEY, NOTE_KEY, WATCH_KEY, Begin, WatchedTask, WatchedVersion
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.monitor_child import (
     PLAN,

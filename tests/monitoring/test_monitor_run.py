@@ -17,9 +17,9 @@ from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring.archive import run as archive_run
+from monitoring.quality.signals.child_messages import Begin, JudgedStep
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.run import Monitor
-from monitoring.quality.signals.steps import Begin, JudgedStep
 from tests.fakes.valkey import Valkey
 from tests.monitoring.monitor_child import (
     STEP,

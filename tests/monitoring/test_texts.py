@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from redis import Redis as Client
 from redis.asyncio import Redis
 
-from gateway.features.texts.redaction import redact_all
+from gateway.features.texts.redactors import redact_all
 from gateway.formats.conversation_texts import TEXT_BYTES_MAX
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import FolderStorage

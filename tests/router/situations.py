@@ -18,7 +18,7 @@ from router.fitted import Fitted
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy
 from serving.adapters.entries import VERSION_STATES
-from serving.view import CircuitView, FaultKind, FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
+from serving.fleet_view import CircuitView, FaultKind, FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
 FAILED = ("no_replica", "overload", "timeout", "engine_error", "context_length")
 BEFORE = ("degraded", "out_of_scope", "other_language", "holdout", "predicted_gain")

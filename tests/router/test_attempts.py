@@ -22,7 +22,7 @@ from router.choice import choose
 from router.decision import NO_SCORES, Choice
 from router.findings import CheckName, CheckPolicy
 from router.policy import AttemptLimits, Policy, TaskPolicy
-from serving.view import FaultKind, FleetView
+from serving.fleet_view import FaultKind, FleetView
 from tests.router.situations import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet, version
 
 KINDS = tuple(kind for kind in get_args(FaultKind) if kind != "too_long")

@@ -20,7 +20,7 @@ from router.overrides import Override, find_pattern_fault, needs_text
 from router.policy import Alias, Policy, Shift, TaskPolicy
 from router.scoring import score
 from router.version_choice import place_session
-from serving.view import CircuitView
+from serving.fleet_view import CircuitView
 from tests.router.situations import (
     ACTIVE,
     NOW,

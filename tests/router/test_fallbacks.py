@@ -16,7 +16,7 @@ from router.fallbacks import AT_LEISURE
 from router.findings import CheckPolicy, FallbackName
 from router.overrides import Override
 from router.policy import Alias, Shift, TaskPolicy
-from serving.view import CircuitView, FleetView
+from serving.fleet_view import CircuitView, FleetView
 from tests.router.situations import (
     NOW,
     VERSIONS,

@@ -13,7 +13,7 @@ from router.findings import CheckPolicy
 from router.fitted import Fitted
 from router.policy import Alias, Policy, TaskPolicy
 from router.scoring import find_task, score
-from serving.view import FleetView
+from serving.fleet_view import FleetView
 from tests.router.situations import Covered, asked, moment, policy, usual_fleet
 
 NAMES = ("first", "second", "third")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serving import errors
 from serving.errors import EngineError, Failed, Missing, Overloaded, RefusedByEngine, Silent, from_status
-from serving.view import FaultKind
+from serving.fleet_view import FaultKind
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.fleet_view import FaultKind
 from serving.replica import BACK_SECONDS_MAX, OUTAGE_SECONDS_UNKNOWN, Replica, ReplicaConfig
-from serving.view import FaultKind
 
 
 def replica() -> Replica:

@@ -15,7 +15,7 @@ from router.contract import KEYS as CONTRACT_KEYS
 from router.contract import compile_contract
 from serving.adapters import manifest
 from serving.adapters.manifest import ManifestError, from_json, read_manifest
-from serving.view import GeneralPromptView
+from serving.fleet_view import GeneralPromptView
 from tools.reference.manifest import EXAMPLE, KEYS, NEEDED
 
 Row = tuple[str, str, str, str]

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from gateway.state.fitted import FittedStore
+from gateway.state.fitted_store import FittedStore
 from router.confidence import Calibration, ConfidenceModel
 from tests.fakes.answers import Said
 from tests.fakes.engine import FakeEngine

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from gateway.fleet_health import check_health
 from gateway.services import Services
-from gateway.siblings import Siblings
+from gateway.sibling_processes import Siblings
 from gateway.state.presence import KEY as PRESENCE_KEY
 from gateway.state.presence import Presence
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from gateway.console.signed_in_request import COOKIE, validate_path
-from gateway.features.reviews.agreement import keep_agreement
+from gateway.features.reviews.agreement_job import keep_agreement
 from gateway.features.reviews.reviews import Reviews
 from tests.walks.conftest import Configure
 from tests.walks.console_world import ConsoleWorld, open_console_world

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from gateway.callers import new_key
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.state.fitted import FittedStore
+from gateway.state.fitted_store import FittedStore
 from monitoring.texts import FORGOTTEN_KEY
 from router.confidence import ConfidenceModel
 from tests.fakes.answers import WORDS, Speaker, say

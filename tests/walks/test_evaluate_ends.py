@@ -10,7 +10,7 @@ import pytest
 
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Model
-from gateway.state.fitted import FittedStore
+from gateway.state.fitted_store import FittedStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Moment, Status
 from tests.waiting import until

@@ -14,7 +14,7 @@ import yaml
 from redis.asyncio import Redis
 
 from gateway.features.releases import alias_endpoints
-from gateway.gate import GatePass
+from gateway.release_gate import GatePass
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import command_for, ok
 from tests.gateway.cli.exported_state import exported, refused

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.gate import find_obstacle
+from gateway.release_gate import find_obstacle
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, V2, alias, audit_of, step

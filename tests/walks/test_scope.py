@@ -24,7 +24,7 @@ from gateway.features.fitting.job import BEGUN_MAX, FAILED_MAX
 from gateway.features.fitting.prompts import LINE_BYTES_MAX, read_sample
 from gateway.features.fitting.samples import SAMPLE_KEY, WAITING_KEY
 from gateway.services import Services
-from gateway.state.fitted import FittingStatus
+from gateway.state.fitted_store import FittingStatus
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from gateway.features.quality.job import step_of
 from gateway.features.quality.quality import Quality
 from gateway.features.reviews import label_endpoints
-from gateway.features.reviews.agreement import keep_agreement
+from gateway.features.reviews.agreement_job import keep_agreement
 from gateway.features.reviews.gold import HELD
 from gateway.features.reviews.job import settings_of
 from gateway.features.reviews.reviews import Reviews

@@ -19,7 +19,7 @@ from gateway.features.reported.reports import REPORTS_MAX, Report
 from monitoring.archive.tables import SCALARS, FeedbackRow
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
 from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record
-from serving.view import FaultKind
+from serving.fleet_view import FaultKind
 from tools.reference.markdown import Row, code, codes, page, table
 from tools.reference.schema import type_words
 

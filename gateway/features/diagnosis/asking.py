@@ -21,7 +21,7 @@ from router.decision import Choice
 from router.policy import TaskPolicy
 from router.replica_choice import pick
 from serving.adapters.entries import PLACED
-from serving.view import VersionView
+from serving.fleet_view import VersionView
 
 EARLIER_MAX = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
-from gateway.gate import arm_of, find_references
+from gateway.release_gate import arm_of, find_references
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.gate import ROLE_WORDS
 from router.policy import TaskPolicy

@@ -27,7 +27,7 @@ from gateway.features.evaluations.store import Evaluation, finish, id_of
 from gateway.features.evaluations.suite_endpoints import ClassField, MetricName, find_metric, find_suite
 from gateway.features.evaluations.texts import read_texts
 from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, with_errors
-from gateway.state.fitted import find_unused
+from gateway.state.fitted_store import find_unused
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import ClassFinder, choose_metric
 from monitoring.evaluation.preferences import count_preferences

@@ -46,7 +46,7 @@ from router.policy import TaskPolicy
 from router.replica_choice import pick
 from serving.adapters.entries import PLACED, VersionState
 from serving.engine_traits import EngineKind
-from serving.view import FleetView, VersionView
+from serving.fleet_view import FleetView, VersionView
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.5

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from gateway.features.evaluations.messages import Closed, EvaluationJob, body_of
 from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
-from gateway.state.fitted import FittedError, FittedStore, Kind, identify_scores
+from gateway.state.fitted_store import FittedError, FittedStore, Kind, identify_scores
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.kept_rows import read_kept
 from monitoring.datasets.rows import DataRow, fold_text, input_of

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from gateway.features.evaluations.row_batches import read_batches
 from gateway.state.audited_step import AuditedStep
-from gateway.state.fitted import Kind
+from gateway.state.fitted_store import Kind
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
 from gateway.state.outbox import Outbox
 from monitoring.audit import AuditEntry

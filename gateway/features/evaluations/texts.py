@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Evaluation
-from gateway.features.texts.redaction import Redact, redact_all
+from gateway.features.texts.redactors import Redact, redact_all
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.erasure import list_names
 from monitoring.evaluation.results import Said

@@ -18,7 +18,7 @@ from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.samples import WAIT_SECONDS_MAX, WaitingSample
-from gateway.state.fitted import FittedError, FittingStatus, Kind
+from gateway.state.fitted_store import FittedError, FittingStatus, Kind
 from monitoring.helper_process import ProgressStep
 from router.fitting_job import FittingJob, FittingResult
 

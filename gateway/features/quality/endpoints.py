@@ -22,7 +22,7 @@ from gateway.features.quality.job import roles_of
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.releases.availability import find_obstacles
-from gateway.features.reviews.agreement import describe_reviewers, read_agreement
+from gateway.features.reviews.agreement_job import describe_reviewers, read_agreement
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot

@@ -26,7 +26,7 @@ from gateway.request_labels import list_agreed_only
 from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.signals.canaries import Canary
-from monitoring.quality.signals.steps import Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
+from monitoring.quality.signals.child_messages import Begin, JudgedStep, MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.quality import Judgement, Summary, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.reviewing import compute_review_share

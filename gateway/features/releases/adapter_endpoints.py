@@ -29,8 +29,8 @@ from gateway.features.releases.import_folders import import_path
 from gateway.features.releases.releases import Releases
 from gateway.features.rules.endpoints import list_rules_to
 from gateway.four_eyes import find_owner_to_keep
-from gateway.gate import describe_forced, describe_references, judge_release, to_json
 from gateway.openapi_parts import ACCEPTED, BYTES, CHANGE_ERRORS, FORM_ERRORS, as_form, with_body, with_errors
+from gateway.release_gate import describe_forced, describe_references, judge_release, to_json
 from gateway.server.uploads import FORM_SCHEMAS, NEEDED, OPTIONAL, SAMPLES, Upload, is_upload
 from gateway.state.gate_store import GateStore
 from serving.adapters.entries import PLACED, Rollout, Version, VersionState

@@ -23,8 +23,8 @@ from gateway.features.releases.availability import explain_unready, find_obstacl
 from gateway.features.releases.releases import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, list_answering_versions
 from gateway.four_eyes import see_that_another_pushed
-from gateway.gate import GatePass, PastGate, keep_leaders, pass_gate
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
+from gateway.release_gate import GatePass, PastGate, keep_leaders, pass_gate
 from gateway.state.redis import read_redis_time
 from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.verdicts.rollout import RolloutPlan

@@ -12,7 +12,7 @@ from gateway.features.releases.availability import explain_unready
 from gateway.features.releases.canary_verdicts import Rollouts
 from gateway.features.releases.reconciling import keep_reconciling
 from gateway.features.releases.releases import Releases
-from gateway.gate import find_obstacle
+from gateway.release_gate import find_obstacle
 from gateway.services import Services
 from monitoring.quality.verdicts.rollout import Action
 

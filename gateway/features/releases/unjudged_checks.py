@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gateway.state.fitted import KINDS, FittedEntry, Kind, find_unused
+from gateway.state.fitted_store import KINDS, FittedEntry, Kind, find_unused
 from router.checks import CHECKS
 from router.findings import CheckName
 from serving.adapters.entries import AliasEntry

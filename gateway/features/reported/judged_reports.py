@@ -25,7 +25,7 @@ from router.decision import Moment, Scores
 from router.findings import CheckName, CheckPolicy, Finding
 from router.fitted import NO_CALIBRATION, NOTHING_FITTED, OTHER_SCOPE, Fitted
 from router.policy import Alias, Policy, TaskPolicy
-from serving.view import VersionView
+from serving.fleet_view import VersionView
 
 AHEAD_SECONDS_MAX = 60.0
 """How far another gateway's clock may be ahead of ours."""

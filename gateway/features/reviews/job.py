@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from gateway.background.lease import JobLease
 from gateway.callers import Caller
 from gateway.configuration.monitor import ReviewSettings
-from gateway.features.reviews.agreement import MEASURED_SECONDS, keep_agreement
+from gateway.features.reviews.agreement_job import MEASURED_SECONDS, keep_agreement
 from gateway.features.reviews.queue import Drawn
 from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, DrawnReview, Rater, Review

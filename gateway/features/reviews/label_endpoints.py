@@ -14,7 +14,7 @@ from gateway.access import Admin, Body, Operator, refuse_blank, require_task
 from gateway.audit import change_objects, enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.reviews.agreement import UnreadableRatings, read_agreement, read_shared, report_on
+from gateway.features.reviews.agreement_job import UnreadableRatings, read_agreement, read_shared, report_on
 from gateway.features.reviews.gold import GOLD_MAX, GoldQuestion
 from gateway.features.reviews.job import settings_of
 from gateway.features.reviews.reviewer_endpoints import metric_of, said_of

@@ -13,8 +13,8 @@ from gateway.audit import change_objects
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
 from gateway.four_eyes import see_that_another_pushed
-from gateway.gate import GatePass, PastGate, pass_gate
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
+from gateway.release_gate import GatePass, PastGate, pass_gate
 from gateway.services import Services
 from gateway.state.snapshot import read_override
 from router.overrides import OverrideAction, OverrideMode, find_pattern_fault

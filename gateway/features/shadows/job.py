@@ -30,7 +30,7 @@ from monitoring.records import PairRecord, Record
 from router.decision import OUT_OF_SERVICE, Choice
 from router.policy import Policy
 from router.replica_choice import pick
-from serving.view import FleetView, VersionView
+from serving.fleet_view import FleetView, VersionView
 
 log = logging.getLogger(__name__)
 AT_ONCE_MAX = 4

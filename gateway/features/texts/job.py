@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.features.texts.redaction import redact_all
+from gateway.features.texts.redactors import redact_all
 from gateway.features.texts.texts import Texts
 from gateway.formats.conversation_texts import AnsweredRequest
 from monitoring.texts import KeptText, TextRow

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from monitoring.quality.explanations import caveats, certainty, first_step, obstacles
+from monitoring.quality.explanations import better_arm_wait, caveats, certainty, obstacles
 from monitoring.quality.explanations.obstacles import Obstacles
 from monitoring.quality.explanations.phrases import (
     format_count,
@@ -176,7 +176,7 @@ def _of_version(
         yield f"{name} is paused: it gets none of the requests{had}."
     elif quality.held:
         yield f"{name} still answers all of its requests: {_why_held(quality, judged)}."
-        yield from first_step.describe_wait(name, quality, judged, of.health, of.now)
+        yield from better_arm_wait.describe_wait(name, quality, judged, of.health, of.now)
     if judged is not None:
         yield from _traffic(name, judged)
         if role == "leads":
@@ -399,7 +399,7 @@ def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
         if judged is None or not _better_arms(judged):
-            yield first_step.ask_for_labels(judged)
+            yield better_arm_wait.ask_for_labels(judged)
     yield _say_healthy(of, name)
 
 

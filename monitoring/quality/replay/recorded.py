@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase, Verdict
+from monitoring.quality.signals.all_watches import PART_SECONDS, Watches
+from monitoring.quality.signals.child_messages import MonitorStep, WatchedVersion
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.notes import KEPT_SECONDS_MAX
-from monitoring.quality.signals.steps import MonitorStep, WatchedVersion
-from monitoring.quality.signals.watches import PART_SECONDS, Watches
+from monitoring.quality.signals.request_notes import KEPT_SECONDS_MAX
 from monitoring.quality.verdicts.quality import Judgement, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
@@ -27,7 +27,7 @@ FORGET_EVERY_SECONDS = 86_400.0
 
 
 class Placed(NamedTuple):
-    """An entry: when it came, of which stream (as in `watches.py`), its number within the millisecond; a record, or
+    """An entry: when it came, of which stream (as in `all_watches.py`), its number within the millisecond; a record, or
     feedback with the record that it is on (None where there is none)."""
 
     milliseconds: int

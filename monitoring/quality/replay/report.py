@@ -16,7 +16,7 @@ from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.replay.rows import KnownChange, LabelRows, Progress, format_time
 from monitoring.quality.replay.version import ALL, Claim, SignalReplay, VerdictChange, VersionReplay
-from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.signals.version_watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.plan import Plan
 
 PROGRESS_EVERY = 10_000

@@ -23,7 +23,7 @@ from monitoring.quality.signals import label_signal
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms
-from monitoring.quality.signals.watch import CLASSES_MAX
+from monitoring.quality.signals.version_watch import CLASSES_MAX
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from monitoring.quality.detectors import drift, recent_values
 from monitoring.quality.detectors.drift import Signal
-from monitoring.quality.signals.watch import Watch, get_labelled, replace_labelled
+from monitoring.quality.signals.version_watch import Watch, get_labelled, replace_labelled
 
 
 class SignalCounts(NamedTuple):

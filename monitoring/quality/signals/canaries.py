@@ -13,7 +13,7 @@ from monitoring.quality.detectors.leave_one_out import GiverRoll
 from monitoring.quality.signals import noted_pairs
 from monitoring.quality.signals.entries import Label, Seen, get_asked_version, get_labelled_version, has_broken_contract
 from monitoring.quality.signals.noted_pairs import NotedPair
-from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.rollout import Arm, Outcome, ShadowPair, Tally
 

@@ -26,7 +26,7 @@ from monitoring.quality.signals.entries import GENERAL
 from monitoring.quality.signals.label_signal import BASELINE_MAX, LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
 from monitoring.quality.signals.pair_signal import PairSignal
-from monitoring.quality.signals.watch import LabelledSignal, Watch, get_labelled
+from monitoring.quality.signals.version_watch import LabelledSignal, Watch, get_labelled
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import (
     ArmEvidence,

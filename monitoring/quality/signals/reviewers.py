@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from monitoring.labels.request_label import RaterJudgement, decide_label, name_rater
 from monitoring.quality.signals.entries import Given, Label
-from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.verdicts.plan import Plan
 
 JUDGEMENTS_MAX = 16

@@ -28,22 +28,7 @@ from redis.exceptions import RedisError
 
 from monitoring.helper_process import NICENESS
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.notes import KEPT_SECONDS_MAX, Note
-from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watch
-from monitoring.quality.signals.steps import (
-    BASELINES_KEY,
-    CURSORS_KEY,
-    NOTE_KEY,
-    REJUDGED_SECONDS,
-    WATCH_KEY,
-    Begin,
-    JudgedStep,
-    MonitorStep,
-)
-from monitoring.quality.signals.stream_reader import READ_STREAMS, Batch, read_streams
-from monitoring.quality.signals.watch import Watch
-from monitoring.quality.signals.watches import (
+from monitoring.quality.signals.all_watches import (
     FEEDBACK,
     PART_SECONDS,
     RECORDS,
@@ -54,6 +39,21 @@ from monitoring.quality.signals.watches import (
     find_versions,
     read_entry,
 )
+from monitoring.quality.signals.child_messages import (
+    BASELINES_KEY,
+    CURSORS_KEY,
+    NOTE_KEY,
+    REJUDGED_SECONDS,
+    WATCH_KEY,
+    Begin,
+    JudgedStep,
+    MonitorStep,
+)
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.request_notes import KEPT_SECONDS_MAX, Note
+from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watch
+from monitoring.quality.signals.stream_reader import READ_STREAMS, Batch, read_streams
+from monitoring.quality.signals.version_watch import Watch
 from monitoring.records import streams_of
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from monitoring.quality.phases import Course, Phase, Verdict
 from monitoring.quality.signals.arms import Arm
-from monitoring.quality.signals.watch import Watch, start
+from monitoring.quality.signals.version_watch import Watch, start
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error)
 PACKED_FROM = 16_384

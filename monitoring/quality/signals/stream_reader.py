@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
-from monitoring.quality.signals.steps import CURSORS_KEY
-from monitoring.quality.signals.watches import StreamEntry, order_entries, read_entry
+from monitoring.quality.signals.all_watches import StreamEntry, order_entries, read_entry
+from monitoring.quality.signals.child_messages import CURSORS_KEY
 from monitoring.records import REPORTED_STREAM_KEY
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 

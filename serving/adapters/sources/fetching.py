@@ -20,7 +20,7 @@ from serving.adapters.incoming import append
 from serving.adapters.sources.bucket import BucketSource
 from serving.adapters.sources.fetch_job import FetchJob, FetchResult, FetchSettings, scheme_of
 from serving.adapters.sources.hub import HubSource
-from serving.adapters.sources.registry import RegistrySource
+from serving.adapters.sources.oci_registry import RegistrySource
 from serving.adapters.sources.source import BrokenOff, Listing, RemoteFile, Source, SourceError
 from serving.adapters.verification import digest_of
 

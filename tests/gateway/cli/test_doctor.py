@@ -14,7 +14,7 @@ import pytest
 import yaml
 from redis.asyncio import Redis
 
-from gateway.state.fitted import FittedStore
+from gateway.state.fitted_store import FittedStore
 from router.confidence import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry
 from serving.gpu import has_nvidia_gpu

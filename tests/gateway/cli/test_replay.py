@@ -17,10 +17,10 @@ from benchmarks.replay import run
 from monitoring.quality.phases import Phase
 from monitoring.quality.replay import rows as replay_rows
 from monitoring.quality.replay.version import Claim, VersionReplay
+from monitoring.quality.signals.all_watches import Watches
+from monitoring.quality.signals.child_messages import WatchedVersion
 from monitoring.quality.signals.label_signal import LabelSignal
-from monitoring.quality.signals.steps import WatchedVersion
-from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
-from monitoring.quality.signals.watches import Watches
+from monitoring.quality.signals.version_watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.quality import Judgement, StreamReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles

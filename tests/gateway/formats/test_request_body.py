@@ -18,7 +18,7 @@ from gateway.formats.request_body import RequestBody, make_routing_request, read
 from gateway.formats.wire_format import WireFormat
 from router.decision import Choice
 from router.policy import TaskPolicy
-from serving.view import GeneralPromptView, PoolView
+from serving.fleet_view import GeneralPromptView, PoolView
 from tests.router.situations import policy, replica, version
 
 MESSAGES = [{"role": "user", "content": "Sealed laptop, 10 days."}]

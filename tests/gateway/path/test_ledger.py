@@ -8,7 +8,7 @@ from gateway.path.ledger import Ledger
 from monitoring.records import Record
 from router.decision import Choice, Reason
 from router.policy import TaskPolicy
-from serving.view import VersionView
+from serving.fleet_view import VersionView
 from tests.router.situations import usual_fleet, version
 
 V1, V2 = version("returns@v1"), version("returns@v2")

@@ -9,8 +9,8 @@ import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline, measure
 from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
-from monitoring.quality.signals.steps import MonitorStep
-from monitoring.quality.signals.watches import Watches
+from monitoring.quality.signals.all_watches import Watches
+from monitoring.quality.signals.child_messages import MonitorStep
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import (

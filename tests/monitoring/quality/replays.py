@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.signals.all_watches import FEEDBACK, RECORDS, Watches, read_entry
+from monitoring.quality.signals.child_messages import MonitorStep
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.steps import MonitorStep
-from monitoring.quality.signals.watches import FEEDBACK, RECORDS, Watches, read_entry
 from monitoring.quality.verdicts.quality import Judgement
 
 

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, declare_rate
+from monitoring.quality.signals.all_watches import Watches
+from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.quality import StreamReport
 from tests.monitoring.quality.traffic import METRICS, MORNING, PLAN, V3, at, errors, labelled_traffic, said, served
 

@@ -11,10 +11,10 @@ import pytest
 
 from monitoring.quality.detectors import estimates
 from monitoring.quality.signals import arms, noted_pairs
+from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.arms import Arm, ArmComparison
+from monitoring.quality.signals.child_messages import MonitorStep
 from monitoring.quality.signals.noted_pairs import NotedPair, Right
-from monitoring.quality.signals.steps import MonitorStep
-from monitoring.quality.signals.watches import Watches
 from monitoring.quality.verdicts.quality import ArmReport
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, Traffic, at, said, served, shadow, step

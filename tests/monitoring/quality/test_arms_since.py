@@ -8,7 +8,7 @@ import msgspec
 
 from monitoring.quality.detectors import leave_one_out
 from monitoring.quality.phases import Phase, Verdict
-from monitoring.quality.signals import arms, judging, label_signal, turning, watch
+from monitoring.quality.signals import arms, judging, label_signal, signal_changes, version_watch
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.judging import Budget
 from monitoring.quality.verdicts.quality import ArmReport, StreamReport
@@ -23,7 +23,9 @@ class Labelled:
     """A watch with labels in two streams, and each time a pair, of which general's answer is right."""
 
     def __init__(self) -> None:
-        self.watch = turning.hold_against(watch.start(V3, "returns", "e"), {"reviewed": GATE, "feedback": GATE})
+        self.watch = signal_changes.hold_against(
+            version_watch.start(V3, "returns", "e"), {"reviewed": GATE, "feedback": GATE}
+        )
         self.draw, self.count = random.Random(2), 0
         self.roll = leave_one_out.add_request(self.watch.roll, "app", MORNING)
 
@@ -50,7 +52,7 @@ class Labelled:
         return track.take(label, self.now, self.roll, self.watch.course.is_degraded)
 
     def tell(self, verdict: Verdict) -> None:
-        self.watch = turning.follow(self.watch, Phase(own=verdict), self.now)
+        self.watch = signal_changes.follow(self.watch, Phase(own=verdict), self.now)
 
     def judged(self) -> tuple[dict[str, StreamReport], dict[str, ArmReport]]:
         found = judging.judge(self.watch, PLAN, BUDGET, self.now)

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.canaries import Canary
+from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, Given, Seen
-from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.watch import Watch
-from monitoring.quality.signals.watches import Watches
+from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.rollout import RolloutPlan, Tally
 from tests.monitoring.quality.traffic import METRICS, PLAN, V2, V3, said, served, shadow
 

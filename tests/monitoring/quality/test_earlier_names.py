@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from monitoring.quality.signals.arms import Arm
 from monitoring.quality.signals.entries import RecordedFinding
 from monitoring.quality.signals.saved_watches import read_watch
-from monitoring.quality.signals.watch import start
+from monitoring.quality.signals.version_watch import start
 from monitoring.quality.verdicts.quality import read_quality
 from monitoring.records import FindingRecord
 from serving.adapters.entries import read_version

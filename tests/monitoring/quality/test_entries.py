@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from monitoring.quality.signals.child_messages import WatchedVersion
 from monitoring.quality.signals.entries import (
     Attempt,
     RecordedFinding,
@@ -14,7 +15,6 @@ from monitoring.quality.signals.entries import (
     get_held_out_version,
     get_labelled_version,
 )
-from monitoring.quality.signals.steps import WatchedVersion
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, at, errors, said, served, step
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors.baselines import declare_rate
-from monitoring.quality.signals import arms, fingerprints, watch
+from monitoring.quality.signals import arms, fingerprints, version_watch
+from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
-from monitoring.quality.signals.watch import Watch
-from monitoring.quality.signals.watches import Watches
+from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.quality import Judgement
 from tests.monitoring.quality.reckoned import HELD, Told, stream, task_step
 from tests.monitoring.quality.traffic import MORNING, V3, held_out, said, served, shadow, step
@@ -24,7 +24,7 @@ ONE, TWO, THREE = "general-1", "general-2", "general-3"
 
 
 def fresh() -> Watch:
-    return watch.start(V3, "returns", "e")
+    return version_watch.start(V3, "returns", "e")
 
 
 def after(

@@ -11,10 +11,10 @@ import pytest
 from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.detectors.recent_values import Rate
-from monitoring.quality.signals import entries, label_signal, watch
+from monitoring.quality.signals import entries, label_signal, version_watch
 from monitoring.quality.signals.judging import Budget, judge
 from monitoring.quality.signals.noted_pairs import NotedPair
-from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.request_notes import Note
 from tests.monitoring.quality.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import (
@@ -174,7 +174,7 @@ def test_a_caller_who_reports_only_what_went_wrong_loses_no_label_and_no_baselin
 
 
 def test_a_version_whose_every_answer_is_wrong_is_judged_whatever_its_labels_weigh() -> None:
-    fresh, first = watch.start(V3, "returns", "e"), 0.0
+    fresh, first = version_watch.start(V3, "returns", "e"), 0.0
     for count in range(300):
         first += 1.0 / (1 + count % 5)
         wrong = msgspec.structs.replace(
@@ -218,7 +218,7 @@ def test_a_feedback_moves_all_its_watches_or_none() -> None:
     seen = served("r9", placed_at=told.now)
     noted = NotedPair(shadow=V2, served=V3, counted={V2: 0.0})
     told.reckoning.notes["r9"] = Note(epoch="e", pairs=(noted,))
-    damaged = watch.start(V2, "returns", "e")
+    damaged = version_watch.start(V2, "returns", "e")
     told.reckoning.watches[V2] = msgspec.structs.replace(damaged, previous_version="damaged")
     with pytest.raises(AttributeError):
         told.reckoning.hear(said("r9", True), seen, told.now)

@@ -9,9 +9,9 @@ import pytest
 
 from monitoring.quality.detectors.baselines import measure
 from monitoring.quality.explanations.report import make_report
+from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.watch import Watch
-from monitoring.quality.signals.watches import Watches
+from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, JudgeReport
 from tests.monitoring.quality import situations

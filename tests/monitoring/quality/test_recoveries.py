@@ -11,10 +11,10 @@ import pytest
 from monitoring.quality.detectors import recoveries
 from monitoring.quality.detectors.baselines import declare_rate, measure
 from monitoring.quality.phases import Judged, Phase, Verdict, next_phase
-from monitoring.quality.signals import complaint_signal, pair_signal, turning, watch
+from monitoring.quality.signals import complaint_signal, pair_signal, signal_changes, version_watch
 from monitoring.quality.signals.entries import Seen
 from monitoring.quality.signals.saved_watches import read_watch
-from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.version_watch import Watch
 from tests.monitoring.quality.reckoned import (
     DAY,
     GATE,
@@ -396,14 +396,14 @@ def _release(told: Told) -> None:
 
 
 def test_an_older_word_is_passed_over() -> None:
-    told = turning.hold_against(watch.start(V3, "returns", "e"), HELD[V3])
+    told = signal_changes.hold_against(version_watch.start(V3, "returns", "e"), HELD[V3])
     words: list[tuple[Verdict, float]] = [("degraded", 100.0), ("healthy", 200.0), ("degraded", 300.0)]
     for verdict, since in words:
-        told = turning.follow(told, Phase(own=verdict), since)
+        told = signal_changes.follow(told, Phase(own=verdict), since)
     known = told
     older: list[tuple[Verdict, float]] = [("healthy", 200.0), ("degraded", 100.0), ("suspect", 0.0)]
     for verdict, since in older:
-        told = turning.follow(told, Phase(own=verdict), since)
+        told = signal_changes.follow(told, Phase(own=verdict), since)
     assert told is known
     assert (told.course.phase.verdict, told.course.restarted_at) == ("degraded", 200.0)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.entries import Given
-from monitoring.quality.signals.watches import Watches
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3, served, step
 
 

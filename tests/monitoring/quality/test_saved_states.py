@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from monitoring.quality.phases import Phase
-from monitoring.quality.signals import judging, turning
+from monitoring.quality.signals import judging, signal_changes
 from monitoring.quality.signals.judging import Budget
 from monitoring.quality.signals.saved_watches import UNREADABLE, pack, read_watch
-from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.quality import TaskQuality
 from tests.monitoring.quality.answered import V2
 from tests.monitoring.quality.traffic import PLAN
@@ -75,7 +75,7 @@ def test_saved_watch_goes_on_by_the_phase_of_its_task_and_loses_nothing(name: st
     own = "degraded" if WATCHES[name].own == "degraded" else told["verdict"] if not told["pinned"] else "healthy"
     phase = Phase(own=own, pinned=told["verdict"] if told["pinned"] else None)
     watch = read_watch(msgspec.json.encode(state["watch"]))[0]
-    after = turning.follow(watch, phase, told["since"])
+    after = signal_changes.follow(watch, phase, told["since"])
     assert msgspec.structs.replace(after, course=watch.course) == watch
     assert after.course == msgspec.structs.replace(watch.course, phase=phase)
 
@@ -83,7 +83,7 @@ def test_saved_watch_goes_on_by_the_phase_of_its_task_and_loses_nothing(name: st
 def test_overruled_version_of_before_restarts_what_has_recovered_once_it_is_released() -> None:
     state = recorded("overruled-recovered")
     watch = read_watch(msgspec.json.encode(state["watch"]))[0]
-    after = turning.follow(watch, Phase(own="suspect"), state["told"]["since"])
+    after = signal_changes.follow(watch, Phase(own="suspect"), state["told"]["since"])
     assert (after.feedback.recoveries, after.course.restarted_at) == (1, state["told"]["since"])
     assert (after.feedback.reverse, after.shadow.reverse) == (None, None)
 

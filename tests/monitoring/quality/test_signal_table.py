@@ -14,7 +14,7 @@ from monitoring.quality.signal_table import (
     get_measure,
     is_of_feedback_metric,
 )
-from monitoring.quality.signals.watch import get_labelled, start
+from monitoring.quality.signals.version_watch import get_labelled, start
 
 
 def test_each_name_has_its_row_and_no_other_has() -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from monitoring.quality.detectors import recoveries
 from monitoring.quality.detectors.baselines import measure
-from monitoring.quality.signals.steps import WatchedTask
+from monitoring.quality.signals.child_messages import WatchedTask
 from tests.monitoring.quality.reckoned import GATE, Told, beside_general, complained, shadowed, together
 from tests.monitoring.quality.traffic import (
     PLAN,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from monitoring.metric_values import Metric
+from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, Given, Pair, RecordedFinding, Seen
-from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.plan import Plan
 
 V3, V2 = "returns@v3", "returns@v2"

@@ -21,7 +21,7 @@ from serving.adapters.manifest import (
     read_review_due,
     to_json,
 )
-from serving.view import GeneralPromptView
+from serving.fleet_view import GeneralPromptView
 
 WHOLE: dict[str, Any] = {
     "task": "returns",

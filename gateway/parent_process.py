@@ -25,7 +25,7 @@ from gateway.app import build_app
 from gateway.background.interpreter import freeze_garbage
 from gateway.configuration.settings import Settings
 from gateway.orderly_server import OrderlyServer, Places, close
-from gateway.siblings import ANSWER_SECONDS_MAX, Channel, ProcessMessage, Questions, Siblings, Topic
+from gateway.sibling_processes import ANSWER_SECONDS_MAX, Channel, ProcessMessage, Questions, Siblings, Topic
 from monitoring.metrics import Meters
 from serving.shared_memory import SharedMemory
 

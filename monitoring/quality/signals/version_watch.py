@@ -5,7 +5,7 @@ to the last bit, however they are cut into batches and whoever moves it. Times a
 their streams, by Redis's clock.
 
 A request's `Note` (`notes.py`) is kept beside the watches, for as long as it may be judged. What baselines and verdicts
-make of a watch is in `turning.py`.
+make of a watch is in `signal_changes.py`.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ from monitoring.quality.signals.entries import (
 from monitoring.quality.signals.fingerprints import GeneralStack
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.noted_pairs import NotedPair, Right
-from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.pair_judge import PairJudge
 from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.repeats import Latest
+from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.unlabelled import Languages
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import OTHER_CLASS

@@ -7,14 +7,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.monitoring.quality.test_watch import Traffic, paired_traffic, together
 
 from monitoring.quality.detectors.baselines import measure
-from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.steps import WatchedVersion
-from monitoring.quality.signals.stream_reader import unpack
-from monitoring.quality.signals.watch import Watch
-from monitoring.quality.signals.watches import (
+from monitoring.quality.signals.all_watches import (
     FEEDBACK,
     RECORDS,
     REPORTED,
@@ -23,8 +19,12 @@ from monitoring.quality.signals.watches import (
     order_entries,
     read_entry,
 )
+from monitoring.quality.signals.child_messages import WatchedVersion
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.request_notes import Note
+from monitoring.quality.signals.stream_reader import unpack
+from monitoring.quality.signals.version_watch import Watch
 from tests.monitoring.quality.replays import replay
-from tests.monitoring.quality.test_watch import Traffic, paired_traffic, together
 from tests.monitoring.quality.traffic import MORNING, V2, V3, at, held_out, said, served, step
 
 BASELINES = {V3: {"feedback": measure("gate", 40, 1000, 1.0, "gate", "evaluation-1")}}

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.signals import alarm_shares, canaries, judging, notes, turning, watch
+from monitoring.quality.signals import alarm_shares, canaries, judging, request_notes, signal_changes, version_watch
 from monitoring.quality.signals.alarm_shares import SignalCounts
 from monitoring.quality.signals.canaries import Canary
+from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask
 from monitoring.quality.signals.entries import (
     GENERAL,
     Given,
@@ -26,10 +27,9 @@ from monitoring.quality.signals.entries import (
     read_label,
 )
 from monitoring.quality.signals.judging import Budget
-from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.reviewers import decide_together
-from monitoring.quality.signals.steps import MonitorStep, WatchedTask
-from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.quality import Judgement
 from monitoring.quality.verdicts.rollout import Tally
@@ -106,11 +106,11 @@ class Watches:
                 continue
             if version.task not in step.tasks:
                 continue
-            state = self.watches.get(name) or watch.start(name, version.task, self.epoch)
+            state = self.watches.get(name) or version_watch.start(name, version.task, self.epoch)
             try:
-                moved = turning.hold_against(state, baselines.get(name, {}))
-                moved = turning.follow(moved, version.phase, version.since)
-                self._put(self._with_canary(turning.follow_step(moved, version.stepped_at)))
+                moved = signal_changes.hold_against(state, baselines.get(name, {}))
+                moved = signal_changes.follow(moved, version.phase, version.since)
+                self._put(self._with_canary(signal_changes.follow_step(moved, version.stepped_at)))
             except Exception:
                 self._fails(name)
         self._streams, self._all_streams = {}, SignalCounts()
@@ -128,7 +128,7 @@ class Watches:
         for version in dict.fromkeys((seen.led_to, seen.version)):
             state = self._watch(version, seen.task)
             if state is not None:
-                self._move(watch.take_record(state, seen, task.plan, at, self._previous(state)), at)
+                self._move(version_watch.take_record(state, seen, task.plan, at, self._previous(state)), at)
         for canary, state, tally in self._canaries(task):
             self._put(_with_tally(state, canaries.add_record(tally, canary, seen, at)))
 
@@ -140,12 +140,12 @@ class Watches:
         label = read_label(given, seen, task.plan, self._step.metrics)
         note = self.notes.get(given.request) or Note(epoch=self.epoch)
         note, given, label = decide_together(note, given, label, task.plan)
-        note, all_moved = notes.add_feedback(note, given, task.plan, label), dict[str, Watch]()
+        note, all_moved = request_notes.add_feedback(note, given, task.plan, label), dict[str, Watch]()
         for name in dict.fromkeys((get_labelled_version(seen), get_held_out_version(seen), *_sides(note))):
             state = self._watch(name, seen.task)
             if state is not None:
                 previous = self._previous(state)
-                moved, note = watch.take_feedback(state, given, label, seen, note, task.plan, at, previous)
+                moved, note = version_watch.take_feedback(state, given, label, seen, note, task.plan, at, previous)
                 all_moved[state.version] = moved
         for canary, state, before in self._canaries(task):
             tally, note = canaries.add_label(before, canary, label, seen, note, at)
@@ -172,7 +172,7 @@ class Watches:
         if at - there <= lag:
             return state
         try:
-            return watch.tick(state, min(at, there + PART_SECONDS))
+            return version_watch.tick(state, min(at, there + PART_SECONDS))
         except Exception:
             self._fails(state.version)
             return state
@@ -227,11 +227,11 @@ class Watches:
         if shadow.pair is None or shadow.shadow_of is None:
             return
         before_it = self.notes.get(shadow.shadow_of) or Note(epoch=self.epoch)
-        note = notes.add_pair(before_it, shadow)
+        note = request_notes.add_pair(before_it, shadow)
         for version in dict.fromkeys(get_sides(shadow)):
             state = self._watch(version, shadow.task) if version != GENERAL else None
             if state is not None:
-                moved, note = watch.take_pair(state, shadow, note, at, task.previous_version)
+                moved, note = version_watch.take_pair(state, shadow, note, at, task.previous_version)
                 self._move(moved, at)
         for canary, on_trial, before in self._canaries(task):
             if at >= canary.started_at:
@@ -252,7 +252,9 @@ class Watches:
         watched = self._step.versions.get(version)
         if watched is not None and (watched.state == RETIRED or watched.task != task):
             return None
-        return turning.hold_against(watch.start(version, task, self.epoch), self._baselines.get(version, {}))
+        return signal_changes.hold_against(
+            version_watch.start(version, task, self.epoch), self._baselines.get(version, {})
+        )
 
     def _previous(self, state: Watch) -> Watch | None:
         watched = self._step.versions.get(state.version)

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, WaitingSample
 from gateway.state.audited_step import AuditedStep
-from gateway.state.fitted import FittedError, FittedStore, FittingStatus, is_calibrated_apart
+from gateway.state.fitted_store import FittedError, FittedStore, FittingStatus, is_calibrated_apart
 from gateway.state.snapshot import Deployed, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
-from gateway.siblings import PARTED_LIMITS, PARTED_RECORDS, Siblings
+from gateway.sibling_processes import PARTED_LIMITS, PARTED_RECORDS, Siblings
 from serving.shared_memory import SharedMemory
 
 POOLS = {"general": {"base_model": "large", "replicas": [{"name": "general-0", "url": "http://127.0.0.1:1"}]}}

@@ -12,7 +12,7 @@ from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase
 from monitoring.quality.signal_table import get_measure
 from monitoring.quality.signals import label_signal
-from monitoring.quality.signals.watch import (
+from monitoring.quality.signals.version_watch import (
     FIRST_OF_CLASS,
     LabelledSignal,
     Watch,

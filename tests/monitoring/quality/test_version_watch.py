@@ -8,12 +8,12 @@ import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, declare_rate, measure
 from monitoring.quality.phases import Phase
-from monitoring.quality.signals import entries, judging, notes, turning, watch
+from monitoring.quality.signals import entries, judging, request_notes, signal_changes, version_watch
+from monitoring.quality.signals.all_watches import Watches
+from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Attempt, RecordedFinding
-from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.steps import MonitorStep, WatchedTask, WatchedVersion
-from monitoring.quality.signals.watch import Watch
-from monitoring.quality.signals.watches import Watches
+from monitoring.quality.signals.request_notes import Note
+from monitoring.quality.signals.version_watch import Watch
 from monitoring.quality.verdicts.quality import Judgement, TaskQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
@@ -93,11 +93,11 @@ def _next_to_v2() -> WatchedVersion:
 
 
 def test_an_admins_baseline_starts_the_detector_anew_and_the_same_again_does_not() -> None:
-    known = turning.hold_against(watch.start(V3, "returns", "e"), BY_GATE[V3])
+    known = signal_changes.hold_against(version_watch.start(V3, "returns", "e"), BY_GATE[V3])
     assert known.feedback.baseline == GATE
-    assert turning.hold_against(known, BY_GATE[V3]) is known
+    assert signal_changes.hold_against(known, BY_GATE[V3]) is known
     word = declare_rate(0.3, 5.0, "admin", "they say so")
-    moved = turning.hold_against(known, {"feedback": word})
+    moved = signal_changes.hold_against(known, {"feedback": word})
     assert moved.feedback.guard is not None
     assert (moved.feedback.guard.detectors.whole.baseline, moved.feedback.baseline) == (0.3, word)
 
@@ -247,7 +247,7 @@ def test_classes_beyond_the_twentieth_are_one() -> None:
     ]
     found = judged((records, named))
     classes = [one.of_class for one in found.streams if one.of_class is not None]
-    assert len(classes) == watch.CLASSES_MAX + 1
+    assert len(classes) == version_watch.CLASSES_MAX + 1
     assert stream(found, "feedback", "*").observed == 20
 
 
@@ -488,7 +488,7 @@ def test_a_note_says_nothing_where_nothing_was_said() -> None:
     mood = said("r0", "mood", metric="mood")
     label = entries.read_label(mood, served("r0"), PLAN, METRICS)
     assert label is None
-    assert notes.add_feedback(note, mood, PLAN, label) is note
+    assert request_notes.add_feedback(note, mood, PLAN, label) is note
 
 
 def test_baselines_are_told_with_their_evidence() -> None:
