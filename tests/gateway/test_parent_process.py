@@ -6,11 +6,11 @@ import pickle
 from pathlib import Path
 
 import pytest
-from tests.gateway.test_siblings import POOLS
 
 from gateway.configuration.settings import Settings
 from gateway.parent_process import Parent, ServingProcess
 from gateway.sibling_processes import Channel, ProcessMessage
+from tests.gateway.test_sibling_processes import POOLS
 
 
 def test_the_parent_logs_by_the_level_that_was_read_again() -> None:

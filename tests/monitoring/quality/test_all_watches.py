@@ -7,7 +7,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.monitoring.quality.test_watch import Traffic, paired_traffic, together
 
 from monitoring.quality.detectors.baselines import measure
 from monitoring.quality.signals.all_watches import (
@@ -25,6 +24,7 @@ from monitoring.quality.signals.request_notes import Note
 from monitoring.quality.signals.stream_reader import unpack
 from monitoring.quality.signals.version_watch import Watch
 from tests.monitoring.quality.replays import replay
+from tests.monitoring.quality.test_version_watch import Traffic, paired_traffic, together
 from tests.monitoring.quality.traffic import MORNING, V2, V3, at, held_out, said, served, step
 
 BASELINES = {V3: {"feedback": measure("gate", 40, 1000, 1.0, "gate", "evaluation-1")}}
