@@ -7,7 +7,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 from gateway.cli.admin_client import Refused, Unusable
 from gateway.cli.command import Api, with_api
 from gateway.cli.manifest_draft import draft_manifest, read_row
+from gateway.cli.tables import Printer
 from gateway.cli.training import ParameterOptions
 from gateway.cli.watch import WatchFailed
 
@@ -56,14 +58,14 @@ class Adoption:
         self.api.out.note(f"$ apprentice {' '.join(words)}")
         connection = ("--json", "--gateway", self.api.url, "--key-file", str(self.key_file))
         command = [sys.executable, "-m", "gateway.cli.main", *words, *connection]
-        ended = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-        if ended.returncode > 1:
+        exit_code, output = run_command(command, self.api.out)
+        if exit_code > 1:
             raise Unusable(f"`apprentice {' '.join(words)}` failed, as it says above.")
         try:
-            answer: dict[str, Any] = json.loads(ended.stdout or b"{}")
+            answer: dict[str, Any] = json.loads(output or b"{}")
         except ValueError as error:
             raise Unusable(f"`apprentice {' '.join(words)}` printed no JSON: {error}.") from error
-        if ended.returncode and words[0] != "gate":
+        if exit_code and words[0] != "gate":
             raise WatchFailed(
                 f"`apprentice {' '.join(words)}` failed, as it says above. The same command goes on here."
             )
@@ -77,6 +79,23 @@ class Adoption:
     def path(self, name: str) -> str:
         """The path of a file of the adoption."""
         return str(self.folder / name)
+
+
+def run_command(command: Sequence[str], out: Printer, note_seconds: float = 60.0) -> tuple[int, bytes]:
+    """Exit code and output of a command. It shows its progress on a terminal by itself; a log gets a line a minute."""
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        while True:
+            try:
+                output, _ = running.communicate(timeout=note_seconds)
+            except subprocess.TimeoutExpired:
+                if not out.stderr.is_terminal:
+                    out.note(f"  at work for {time.monotonic() - began:.0f} s")
+            except KeyboardInterrupt:
+                running.kill()
+                raise
+            else:
+                return running.returncode, output
 
 
 def check_readiness(adoption: Adoption) -> dict[str, Any]:

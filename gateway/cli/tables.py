@@ -98,8 +98,8 @@ class Printer:
 
     @contextmanager
     def progress(self, *columns: Any) -> Iterator[Progress]:
-        """A bar on stderr, while the block runs: on a terminal alone, and never with --json."""
-        shown = self.stderr.is_terminal and not self.json_only
+        """A bar on stderr, while the block runs: on a terminal alone, and with --json where stdout is another one."""
+        shown = self.stderr.is_terminal and not (self.json_only and self.stdout.is_terminal)
         with Progress(*columns, console=self.stderr, transient=True, disable=not shown) as progress:
             yield progress
 

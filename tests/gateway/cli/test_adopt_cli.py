@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from gateway.cli.adopt import run_command
 from gateway.cli.manifest_draft import draft_contract, draft_manifest, read_row
+from gateway.cli.tables import Printer
 from serving.adapters.manifest import from_json
 from tests.fakes.trainer import write_trainer
 from tests.gateway.cli.conftest import Command, in_a_process
@@ -116,3 +121,19 @@ def test_draft_can_be_read_and_takes_the_shared_system_message() -> None:
     manifest = from_json(draft_manifest("returns", rows))
     assert (manifest.general_prompt.system, manifest.contract) == ("Decide.", {"choices": ["approve"]})
     assert read_row({"text": "A toaster."}) is None
+
+
+def test_long_step_tells_a_log_that_it_is_at_work(capfd: pytest.CaptureFixture[str]) -> None:
+    slow = [sys.executable, "-c", "import time; time.sleep(0.5); print('{}')"]
+    assert run_command(slow, Printer(json_only=False), note_seconds=0.1) == (0, b"{}\n")
+    assert "at work for 0 s" in capfd.readouterr().err
+
+
+def test_progress_is_shown_beside_json_that_goes_elsewhere_than_the_terminal() -> None:
+    printer = Printer(json_only=True)
+    printer.stdout, printer.stderr = Console(file=io.StringIO()), Console(file=io.StringIO(), force_terminal=True)
+    with printer.progress() as shown:
+        assert not shown.disable
+    printer.stdout = printer.stderr
+    with printer.progress() as hidden:
+        assert hidden.disable
