@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ from benchmarks.panel_queries import (
     read_names,
     read_rules,
 )
-from benchmarks.panels import GOALS
+from benchmarks.panels import GOALS, main
+from tests.programs import needs
 from tests.tools.dashboards.boards import BOARDS
 
 GROUPS = (
@@ -129,3 +131,11 @@ def test_the_goal_is_missed_where_anything_is_broken() -> None:
     assert judge(GOALS, fine).holds
     broken = count_states([judge_item(item("app_gone"), Told({}), NAMES)])
     assert judge(GOALS, broken).reasons == ("panels_broken is 1, over 0",)
+
+
+@needs("prometheus")
+def test_every_panel_and_rule_is_answered_by_a_live_prometheus(capsys: pytest.CaptureFixture[str]) -> None:
+    exit_code = main(["--json", "--seconds", "8"])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert exit_code == 0, report["empty"]
+    assert report["figures"]["panels_data"] > report["figures"]["panels_silent"], report["empty"]
