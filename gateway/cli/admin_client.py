@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import httpx
 import yaml
@@ -214,8 +214,11 @@ def find_gateway(url: str | None, local: Path = LOCAL_KEPT) -> str:
     Raises Unusable for what is no address.
     """
     url = (url or _local_url(local) or DEFAULT_URL).rstrip("/").removesuffix("/v1")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:
+        parts = httpx.URL()
+    if parts.scheme not in ("http", "https") or not parts.host:
         raise Unusable(f"{url[:200]!r} is no address: write it as in {DEFAULT_URL}.")
     return url
 
@@ -261,7 +264,7 @@ def _local_url(local: Path) -> str | None:
 
 def _is_here(url: str) -> bool:
     """Whether the address can only be this machine's: a key that lies here is told to no other."""
-    host = urlsplit(url).hostname or ""
+    host = httpx.URL(url).host
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -56,7 +56,8 @@ class Adoption:
     def run(self, *words: str) -> dict[str, Any]:
         """Run one `apprentice` command, show it, and return its JSON. Raises CommandError where it failed."""
         self.api.out.note(f"$ apprentice {' '.join(words)}")
-        connection = ("--json", "--gateway", self.api.url, "--key-file", str(self.key_file))
+        connection = ["--json", "--gateway", self.api.url, "--key-file", str(self.key_file)]
+        connection += [] if self.api.ca_file is None else ["--ca", str(self.api.ca_file)]
         command = [sys.executable, "-m", "gateway.cli.main", *words, *connection]
         exit_code, output = run_command(command, self.api.out)
         if exit_code > 1:

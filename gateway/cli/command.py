@@ -82,6 +82,7 @@ class Api(AdminClient):
     def __init__(self, connection: ConnectionOptions, out: Printer) -> None:
         url = find_gateway(connection.gateway)
         super().__init__(url, find_key(url, connection.key, connection.key_file), connection.ca_file)
+        self.ca_file = connection.ca_file
         self.out = out
 
     def save(self, path: str, target: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from gateway.callers import new_key
 from gateway.cli.adapters import adapters
+from gateway.cli.admin_client import Unusable
 from gateway.cli.adopt import adopt
 from gateway.cli.audit import audit
 from gateway.cli.command import add_command
@@ -34,6 +35,7 @@ from gateway.cli.review_labels import reviews
 from gateway.cli.sidecar import sidecar
 from gateway.cli.state import state
 from gateway.cli.suites import suites
+from gateway.cli.tables import Printer
 from gateway.cli.tasks import tasks
 from gateway.cli.training import train, trainings
 from gateway.cli.why import why
@@ -152,11 +154,17 @@ app.command()(sidecar)
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one line, not a trace."""
+    """Run the command; what the user can mend is one line, not a trace, and with --json an error on stdout too."""
     try:
-        app()
-    except (SettingsError, StateError) as error:
-        print(f"apprentice: {error}", file=sys.stderr)
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        sys.exit("apprentice: Nothing was done.")
+    except (SettingsError, StateError, typer.TyperException) as error:
+        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        if text and "--json" in sys.argv:
+            Printer(True).answer({"error": Unusable(text).content()})
+        if text:  # else its help was shown
+            print(f"apprentice: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -18,6 +18,7 @@ from gateway.cli.adopt import run_command
 from gateway.cli.manifest_draft import draft_contract, draft_manifest, read_row
 from gateway.cli.tables import Printer
 from serving.adapters.manifest import from_json
+from tests.fakes.certificates import Authority
 from tests.fakes.trainer import write_trainer
 from tests.gateway.cli.conftest import Command, in_a_process
 from tests.walks.conftest import Configure
@@ -76,6 +77,17 @@ async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adop
     assert shown.json["manifest"]["general_prompt"]["system"] == "Deny what the buyer has broken.", "a person wrote it"
     other = await adopting(*words, "--manifest", str(tmp_path / "missing.yaml"))
     assert (other.exit_code, "done before" in other.err) == (2, False), "with other options it begins anew"
+
+
+async def test_each_step_trusts_the_authority_that_was_named(configure: Configure, tmp_path: Path) -> None:
+    file, authority = tmp_path / "rows.csv", Authority(tmp_path)
+    file.write_text("text,expected\na kettle,approve\na tent,deny\n")
+    tls = authority.sign("gateway")
+    async with run_gateway(configure(listen={"tls": {"cert_file": tls.cert, "key_file": tls.key}})) as running:
+        place = ("--gateway", running.url.replace("http:", "https:"), "--ca", str(authority.ca))
+        words = ("adopt", str(file), "--task", "returns", "--out", str(tmp_path / "out"))
+        said = await in_a_process(running)(*words, *place)
+    assert (said.exit_code, "To go on: --past readiness." in said.err) == (1, True), said.err
 
 
 async def test_unknown_task_and_unknown_stop_say_what_to_do(adopting: Command, tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_a_number_that_json_does_not_have_is_not_the_address_at_fault() -> None:
     assert "float values" in said.err
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:x", "http://[::1", "http://a\tb", "ftp://a", "a"])
+def test_what_is_no_address_is_one_line(url: str) -> None:
+    said = run("keys", "list", APPRENTICE_URL=url, APPRENTICE_KEY=new_key()[0])
+    assert (said.exit_code, said.out) == (2, "")
+    assert said.err == f"apprentice: {url!r} is no address: write it as in http://127.0.0.1:8080.\n"
+
+
 async def test_a_folder_that_is_a_file_is_one_line(apprentice: Command, tmp_path: Path) -> None:
     file = tmp_path / "examples.jsonl"
     file.write_text("{}")

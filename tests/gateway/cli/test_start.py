@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.gateway.cli.conftest import run
 
@@ -38,3 +42,30 @@ def test_a_command_that_asks_a_gateway_loads_no_server() -> None:
 def test_version_option_prints_the_installed_version() -> None:
     said = run("--version")
     assert (said.exit_code, bool(re.fullmatch(r"apprentice \d+\.\d+\.\d+\S*\n", said.out))) == (0, True), said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("keys list --nope", "No such option: --nope"),
+        ("keys revoke", "Missing argument 'KEY'."),
+        ("requests --limit 0", "Invalid value for '--limit': Input should be greater than or equal to 1"),
+        ("lists", "No such command 'lists'."),
+    ],
+)
+def test_what_was_typed_wrong_is_one_line_and_json_where_asked_for(words: str, text: str) -> None:
+    command = (str(Path(sys.executable).with_name("apprentice")), *words.split(), "--json")
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (2, f"apprentice: {text}\n")
+    assert json.loads(ended.stdout) == {"error": {"message": text, "type": None, "param": None, "code": None}}
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    ended = subprocess.run(
+        (sys.executable, "-m", "gateway.cli.main", "keys"), capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, "Usage:" in ended.stdout + ended.stderr, "apprentice:" in ended.stderr) == (
+        2,
+        True,
+        False,
+    )
