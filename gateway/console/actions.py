@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -71,12 +70,14 @@ class Home:
 
 
 PAST_GATE = Field("past_gate", "Past the gate", hint="Only where the gate says no: the reason, for the audit.")
+CHANGED = "It was changed since you opened its page. Go back, and see what it is now."
 VERDICTS = (
     ("", "hold: the monitor judges and does nothing"),
     *((each, each) for each in ("healthy", "suspect", "degraded")),
 )
 LIMITS = tuple(
-    Field(name, name.replace("_", " ").replace("usd", "US dollars"), "number", inside="limits") for name in LIMIT_NAMES
+    Field(name, name.replace("_", " ").capitalize().replace("Usd", "US dollars"), "number", inside="limits")
+    for name in LIMIT_NAMES
 )
 TASK, VERSION, KEY, FLEET = "/tasks/{task}", "/versions/{version}", "/keys/{public}", "/fleet"
 ACTIONS: Mapping[str, Click] = MappingProxyType(
@@ -319,10 +320,9 @@ async def _render_question(
         text=action.text.format_map(names),
         names={name: value for name, value in names.items() if name not in values},
         values=values,
-        fault=None if fault is None else fault.text,
+        fault=None if fault is None else CHANGED if fault.code == "stale_generation" else fault.text,
         once=secrets.token_urlsafe(16) if action.shows_key else "",
         back=CONSOLE + fill_address(action.back, **names),
-        here=f"{visit.request.url.path}?{urlencode(names)}",
         gate=gate,
     )
 

@@ -25,6 +25,8 @@ STREAM_SECONDS_MAX = 300.0
 """Longest life of a stream; the browser opens the next one."""
 STREAMS_MAX = 32
 """Streams of this process at the same time: each asks the API again and again."""
+OLD = "event: old\nretry: 10000\n\n"
+"""Has the browser say that its page shows what was there before, and ask again later."""
 Load = Callable[[Visit], Awaitable[dict[str, Any]]]
 LIVE: Mapping[str, tuple[Load, str]] = MappingProxyType(
     {
@@ -47,7 +49,7 @@ class LiveParts:
     async def stream(self, load: Load, template: str, visit: Visit) -> Response:
         """Send a part of a page each time that it has become another."""
         if self._open >= STREAMS_MAX:
-            return Response("Too many pages are live.", 503, {"retry-after": "10"})
+            return Response(OLD, media_type="text/event-stream")
         return StreamingResponse(self._events(load, template, visit), media_type="text/event-stream")
 
     async def _events(self, load: Load, template: str, visit: Visit) -> AsyncIterator[str]:
@@ -55,7 +57,6 @@ class LiveParts:
         console = visit.console
         self._open += 1
         try:
-            yield "retry: 3000\n\n"
             while time.monotonic() < until and not console.services.admission.draining:
                 if tick % LOOK_TICKS == 0:
                     session = await console.sessions.find(visit.token)
@@ -66,13 +67,14 @@ class LiveParts:
                     )
                     if part != shown:
                         shown = part
-                        yield "".join(f"data: {line}\n" for line in part.splitlines() if line.strip()) + "\n"
+                        lines = "".join(f"data: {line}\n" for line in part.splitlines() if line.strip())
+                        yield f"retry: 3000\n{lines}\n"
                     else:
                         yield ": the same\n\n"  # a browser that is gone is noticed
                 tick += 1
                 await asyncio.sleep(TICK_SECONDS)
         except (Declined, RedisError):
-            return  # the browser asks again, and is told what is wrong where it loads a page
+            yield OLD  # what is wrong is told where the page is loaded
         finally:
             self._open -= 1
 

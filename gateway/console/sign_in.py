@@ -22,7 +22,10 @@ FORM_SECONDS = 3600
 
 async def show_sign_in(console: Console, request: Request) -> Response:
     """The page to sign in on."""
-    return render_sign_in(console, request.query_params.get("to", ""))
+    to = request.query_params.get("to", "")
+    if await console.find_visit(request) is not None:  # in another tab
+        return RedirectResponse(validate_path(to), 303)
+    return render_sign_in(console, request, to)
 
 
 async def begin_session(console: Console, request: Request) -> Response:
@@ -39,12 +42,12 @@ async def begin_session(console: Console, request: Request) -> Response:
         _, secret = split_key(key) or ("", "")
         return await open_session(console, caller, to, digest_of(secret))
     except Declined as refused:
-        return render_sign_in(console, to, refused.status, refused.text)
+        return render_sign_in(console, request, to, refused.status, refused.text)
     except Problem as problem:
         console.services.accesses.refused(
             problem, request.scope.get("client"), request.scope.get("server"), request.url.path, None
         )
-        return render_sign_in(console, to, problem.status, _why(problem))
+        return render_sign_in(console, request, to, problem.status, _why(problem))
 
 
 async def open_session(console: Console, caller: Caller, to: str, by: Person | str) -> Response:
@@ -56,12 +59,9 @@ async def open_session(console: Console, caller: Caller, to: str, by: Person | s
     token = await console.sessions.begin(caller, by)
     # A page of ours leads on: who comes from another site has no strict cookie at the address that it is sent to.
     response: Response = (
-        console.render("signed_in.html", to=validate_path(to))
-        if is_person
-        else RedirectResponse(validate_path(to), 303)
+        console.render("go_on.html", to=validate_path(to)) if is_person else RedirectResponse(validate_path(to), 303)
     )
     console.keep(response, COOKIE, token, console.services.settings.console.session_seconds)
-    console.keep(response, FORM_COOKIE, "", None)
     return response
 
 
@@ -74,9 +74,9 @@ async def end_session(visit: Visit) -> Response:
     return response
 
 
-def render_sign_in(console: Console, to: str, status: int = 200, fault: str = "") -> Response:
-    """The page to sign in on, with what went wrong before."""
-    csrf = secrets.token_urlsafe(32)
+def render_sign_in(console: Console, request: Request, to: str, status: int = 200, fault: str = "") -> Response:
+    """The page to sign in on, with what went wrong before. All tabs of a browser have one form cookie."""
+    csrf = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(32)
     has_provider = console.services.settings.console.oidc is not None
     response = console.render("sign_in.html", status, csrf=csrf, to=to, fault=fault, has_provider=has_provider)
     console.keep(response, FORM_COOKIE, csrf, FORM_SECONDS)

@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from gateway.callers import Caller
-from gateway.configuration.sections import OidcSettings
 from gateway.console import figures, plots
 from gateway.console.admin_api import Declined, PersonalApi
 from gateway.console.sessions import Session, Sessions, match_tokens
@@ -39,8 +38,8 @@ class Console:
 
     def __init__(self, gateway: Any) -> None:
         self.gateway = gateway
-        self.provider: tuple[OidcSettings, float, dict[str, Any]] | None = None
-        """The description that the provider of these settings gave of itself, and until when that is used."""
+        self.provider: tuple[float, dict[str, Any]] | None = None
+        """Until when the description that the provider gave of itself is used, and that."""
         self.templates = Environment(
             loader=FileSystemLoader(Path(__file__).with_name("templates")),
             autoescape=True,
@@ -68,6 +67,16 @@ class Console:
     def public_url(self) -> str | None:
         """Its address as browsers have it, where the settings say it."""
         return self.services.settings.console.public_url
+
+    async def find_visit(self, request: Request) -> Visit | None:
+        """The request as that of the person who is signed in; None where nobody is. Raises RedisError."""
+        token = request.cookies.get(COOKIE, "")
+        session = await self.sessions.find(token)
+        caller = None if session is None else self.caller_of(session)
+        if session is None or caller is None:
+            return None
+        peer = (request.client.host, request.client.port) if request.client else ("", 0)
+        return Visit(request, self, token, session, caller, PersonalApi(self.gateway, caller, peer))
 
     def caller_of(self, session: Session) -> Caller | None:
         """The caller as whom the person of a session acts now; None once that has ended."""

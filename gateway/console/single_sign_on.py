@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from gateway.console.sign_in import open_session, render_sign_in
 from gateway.console.signed_in_request import Console, validate_path
 from gateway.server.listener import CONSOLE
 
+log = logging.getLogger(__name__)
 FLOW_COOKIE = "apprentice_console_flow"
 FLOW = "apprentice:console:flow:"
 FLOW_SECONDS = 600
@@ -58,15 +60,15 @@ async def send_to_provider(console: Console, request: Request) -> Response:
     to = validate_path(request.query_params.get("to", "")[:TO_CHARACTERS_MAX])
     flow = Flow(nonce=nonce, verifier=verifier, to=to)
     if await _count_flows(console) > FLOWS_MAX:
-        return render_sign_in(console, to, 503, "Too many sign-ins are under way. Sign in with a key.")
+        return render_sign_in(console, request, to, 503, "Too many sign-ins are under way. Sign in with a key.")
     try:
         async with _client(console, settings) as client:
             document = await _read_document(console, client, settings)
             url, _ = client.create_authorization_url(
                 document["authorization_endpoint"], state=state, nonce=flow.nonce, code_verifier=flow.verifier
             )
-    except (httpx.HTTPError, ValueError, KeyError):
-        return render_sign_in(console, flow.to, 502, "The provider can't be reached. Sign in with a key.")
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        return _tell_fault(console, request, flow.to, 502, "The provider can't be reached. Sign in with a key.", error)
     await console.services.redis.set(_name(state), msgspec.json.encode(flow), ex=FLOW_SECONDS)
     response = RedirectResponse(url, 303)
     console.keep(response, FLOW_COOKIE, state, FLOW_SECONDS, "lax")  # the way back begins at the provider's site
@@ -78,7 +80,8 @@ async def take_back(console: Console, request: Request) -> Response:
     settings, state = _settings_of(console), request.query_params.get("state", "")
     kept: Any = await console.services.redis.getdel(_name(state)) if state else None
     if kept is None or not match_tokens(request.cookies.get(FLOW_COOKIE), state):
-        return render_sign_in(console, "", 403, "This sign-in took too long, or was begun elsewhere. Try again.")
+        text = "This sign-in took too long, or was begun elsewhere. Try again."
+        return render_sign_in(console, request, "", 403, text)
     flow = msgspec.json.decode(kept, type=Flow)
     try:
         async with _client(console, settings) as client:
@@ -87,9 +90,10 @@ async def take_back(console: Console, request: Request) -> Response:
         caller = person.caller(settings)
         assert caller is not None, "who has no role is not identified"
     except NotIdentified as refused:
-        return render_sign_in(console, flow.to, 403, str(refused))
-    except (httpx.HTTPError, OAuthError, JoseError, ValueError, KeyError):
-        return render_sign_in(console, flow.to, 403, "The provider's answer is not one that counts. Try again.")
+        return render_sign_in(console, request, flow.to, 403, str(refused))
+    except (httpx.HTTPError, OAuthError, JoseError, ValueError, KeyError) as error:
+        text = "The provider did not sign you in. Try again; the reason is in the gateway's log."
+        return _tell_fault(console, request, flow.to, 403, text, error)
     response = await open_session(console, caller, flow.to, person)
     console.keep(response, FLOW_COOKIE, "", None)
     return response
@@ -173,16 +177,22 @@ def _client(console: Console, settings: OidcSettings) -> AsyncOAuth2Client:
 async def _read_document(console: Console, client: AsyncOAuth2Client, settings: OidcSettings) -> dict[str, Any]:
     """The provider's own description, kept for DOCUMENT_SECONDS. Raises ValueError where it is another one's."""
     kept, now = console.provider, time.monotonic()
-    if kept is not None and kept[0] == settings and now < kept[1]:
-        return kept[2]
+    if kept is not None and now < kept[0]:
+        return kept[1]
     answer = await client.request(
         "GET", f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration", withhold_token=True
     )
     document: dict[str, Any] = answer.raise_for_status().json()
     if document["issuer"] != settings.issuer:
         raise ValueError("the issuer is another one")
-    console.provider = settings, now + DOCUMENT_SECONDS, document
+    console.provider = now + DOCUMENT_SECONDS, document
     return document
+
+
+def _tell_fault(console: Console, request: Request, to: str, status: int, text: str, error: Exception) -> Response:
+    """The page to sign in on. The log alone has the reason: it may quote the provider."""
+    log.warning("a sign-in at the provider failed: %.500r", f"{type(error).__name__}: {error}")
+    return render_sign_in(console, request, to, status, text)
 
 
 def _settings_of(console: Console) -> OidcSettings:

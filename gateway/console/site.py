@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
@@ -28,10 +28,10 @@ from gateway.console import (
     rule_pages,
     task_pages,
 )
-from gateway.console.admin_api import Declined, PersonalApi
+from gateway.console.admin_api import Declined
 from gateway.console.live import LIVE, LiveParts
 from gateway.console.sign_in import begin_session, end_session, show_sign_in
-from gateway.console.signed_in_request import COOKIE, Console, Visit
+from gateway.console.signed_in_request import Console, Visit, validate_path
 from gateway.server.listener import CONSOLE
 from gateway.server.wire import Message, Receive, Scope, Send
 
@@ -112,7 +112,7 @@ class Site:
         table += [(path, partial(_answer, console, page), ["GET"]) for path, page in pages.items()]
         table += [(path, partial(_answer, console, page), ["POST"]) for path, page in FORMS.items()]
         routes = [Route(path, partial(_guard, console, page), methods=methods) for path, page, methods in table]
-        routes.append(Route("/static/{digest}/{name}", partial(_send_file, files), methods=["GET"]))
+        routes.append(Route("/static/{digest}/{name}", partial(_send_file, files, digest), methods=["GET"]))
         self._app = Starlette(routes=routes, exception_handlers={HTTPException: partial(_refuse, console)})
         self._app.router.redirect_slashes = False
 
@@ -144,36 +144,39 @@ async def _guard(console: Console, page: Callable[[Request], Awaitable[Response]
 
 async def _answer(console: Console, page: Page, request: Request) -> Response:
     """A page, to whom is signed in; else the way to sign in."""
-    token = request.cookies.get(COOKIE, "")
-    session = await console.sessions.find(token)
-    caller = None if session is None else console.caller_of(session)
-    if session is None or caller is None:
-        return _send_to_sign_in(request)
-    peer = (request.client.host, request.client.port) if request.client else ("", 0)
-    visit = Visit(request, console, token, session, caller, PersonalApi(console.gateway, caller, peer))
+    visit = await console.find_visit(request)
+    if visit is None:
+        return _send_to_sign_in(console, request)
     try:
         return await page(visit)
     except Declined as refused:
         return await visit.render("error.html", refused.status, title="That did not work", text=refused.text)
 
 
-def _send_to_sign_in(request: Request) -> Response:
-    query = f"?{request.url.query}" if request.url.query else ""
-    to = f"?to={quote(request.url.path + query)}" if request.method == "GET" else ""
-    address = f"{CONSOLE}/sign-in{to}"
-    if "hx-request" in request.headers:
-        return Response(status_code=204, headers={"hx-redirect": address})
-    return RedirectResponse(address, 303)
+def _send_to_sign_in(console: Console, request: Request) -> Response:
+    """Lead to the sign-in, and from there back to the page: of a form, or of a part, to the page that it is on."""
+    is_part = "hx-request" in request.headers
+    is_page = request.method == "GET" and not is_part
+    page = request.url if is_page else urlsplit(request.headers.get("referer", ""))
+    to = page.path + (page.query and f"?{page.query}")
+    if is_page and request.headers.get("sec-fetch-site") == "cross-site":
+        return console.render("go_on.html", to=validate_path(to))  # a link of another site comes without the cookie
+    address = f"{CONSOLE}/sign-in?to={quote(to)}"
+    return Response(status_code=204, headers={"hx-redirect": address}) if is_part else RedirectResponse(address, 303)
 
 
 async def _refuse(console: Console, request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
+    if status in (400, 413):
+        text = "What was written there is too long. Go back, and shorten it."
+        return console.render("closed.html", status, title="That did not work", text=text)
     return console.render("closed.html", status, title="Nothing here", text="The console has no page at this address.")
 
 
-async def _send_file(files: Mapping[str, bytes], request: Request) -> Response:
+async def _send_file(files: Mapping[str, bytes], digest: str, request: Request) -> Response:
     name = request.path_params["name"]
     if name not in files:
         raise HTTPException(404)
-    headers = {"cache-control": "public, max-age=31536000, immutable"}
+    is_asked_for = request.path_params["digest"] == digest  # while releases change, another gateway's page may ask
+    headers = {"cache-control": "public, max-age=31536000, immutable"} if is_asked_for else {}
     return Response(files[name], headers=headers, media_type=KINDS[Path(name).suffix])

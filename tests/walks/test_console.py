@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.console import live
 from gateway.console.signed_in_request import COOKIE, validate_path
 from gateway.features.reviews.agreement_job import keep_agreement
 from gateway.features.reviews.reviews import Reviews
@@ -71,7 +72,6 @@ async def take(http: httpx.AsyncClient, question: str, **fields: Any) -> httpx.R
     return await http.post(question.partition("?")[0], data=hidden | fields)
 
 
-@pytest.mark.invariant("Only operators and admins get into the console, and each session ends with its key.")
 async def test_its_address_leads_to_it_with_and_without_a_slash(gateway: RunningGateway) -> None:
     async with browsing(gateway) as http:
         for address in ("/console", "/console/"):
@@ -81,6 +81,7 @@ async def test_its_address_leads_to_it_with_and_without_a_slash(gateway: Running
         assert (beside.status_code, beside.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
+@pytest.mark.invariant("Only operators and admins get into the console, and each session ends with its key.")
 async def test_only_operators_and_admins_sign_in_and_a_session_ends_with_its_key(gateway: RunningGateway) -> None:
     caller_key, operator_key = await gateway.key(), await gateway.key(role="operator")
     async with browsing(gateway) as http, gateway.http() as admin:
@@ -108,6 +109,28 @@ async def test_only_operators_and_admins_sign_in_and_a_session_ends_with_its_key
 def test_an_address_that_leads_out_of_the_console_is_not_followed(away: str) -> None:
     assert validate_path(f"/console{away}") == "/console/"
     assert validate_path("/console/requests?text=a/../b") == "/console/requests?text=a/../b"
+
+
+async def test_whoever_is_sent_to_the_sign_in_comes_back_to_their_page(gateway: RunningGateway) -> None:
+    page = "/console/reviews/next?task=returns"
+    async with browsing(gateway) as http:
+        http.follow_redirects = False
+        form = await http.post("/console/reviews/next", data={"comment": "x"}, headers={"referer": gateway.url + page})
+        part = {"referer": f"{gateway.url}/console/fleet", "hx-request": "true"}
+        live = await http.get("/console/live/fleet", headers=part)
+        other_site = await http.get(page, headers={"sec-fetch-site": "cross-site"})
+    assert httpx.URL(form.headers["location"]).params["to"] == page
+    assert (live.status_code, httpx.URL(live.headers["hx-redirect"]).params["to"]) == (204, "/console/fleet")
+    assert (other_site.status_code, f'content="0;url={page}"' in other_site.text) == (200, True)
+
+
+async def test_each_of_two_tabs_signs_in(gateway: RunningGateway) -> None:
+    async with browsing(gateway) as http:
+        tabs = [token_in(await http.get("/console/sign-in")) for _ in range(2)]
+        for csrf in tabs:
+            answer = await http.post("/console/sign-in/key", data={"csrf": csrf, "key": gateway.admin_key})
+            assert (answer.status_code, answer.url.path) == (200, "/console/")
+        assert (await http.get("/console/sign-in?to=/console/fleet")).url.path == "/console/fleet"
 
 
 async def test_signing_out_ends_the_session_for_whoever_has_its_cookie(gateway: RunningGateway) -> None:
@@ -174,6 +197,7 @@ async def test_a_form_is_ours_by_its_public_address_behind_a_proxy(configure: Co
             form = {"csrf": token_in(await http.get("/console/sign-in")), "key": gateway.admin_key}
             answer = await http.post("/console/sign-in/key", data=form, headers={"origin": origin})
             assert answer.status_code == status, origin
+            http.cookies.clear()
 
 
 async def test_pages_allow_a_browser_nothing_but_their_own_files(gateway: RunningGateway) -> None:
@@ -186,6 +210,8 @@ async def test_pages_allow_a_browser_nothing_but_their_own_files(gateway: Runnin
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=|https?://", page.text)
         (sheet,) = re.findall(r'href="([^"]+console\.css)"', page.text)
         assert "immutable" in (await http.get(sheet)).headers["cache-control"]
+        of_other_release = re.sub("static/[0-9a-f]+", "static/0123", sheet)
+        assert (await http.get(of_other_release)).headers["cache-control"] == "no-store"
         assert (await http.get("/console/static/x/%2e%2e%2fsite.py")).status_code == 404
         assert (await http.get("/console/nowhere")).status_code == 404
 
@@ -210,6 +236,9 @@ async def test_a_field_that_has_to_be_filled_is_refused_empty(gateway: RunningGa
     async with browsing(gateway, gateway.admin_key) as http:
         answer = await take(http, "/console/do/make-key", name="new", role="caller", models="")
         assert (answer.status_code, "Models: it is empty." in answer.text) == (400, True)
+        assert "<label>US dollars per day" in answer.text
+        long = await http.post("/console/reviews/next", data={f"field_{number}": "x" for number in range(101)})
+        assert (long.status_code, "is too long" in long.text) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -374,6 +403,16 @@ async def test_a_live_page_is_sent_again_when_it_changes_and_ends_with_the_sessi
                 if parts == 2:
                     await http.post("/console/sign-out", data={"csrf": token_in(page)})
             assert parts == 2
+
+
+async def test_a_page_that_is_not_live_is_told_so(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with browsing(gateway, gateway.admin_key) as http:
+        no_task = await http.get("/console/live/tasks/nothing")
+        monkeypatch.setattr(live, "STREAMS_MAX", 0)
+        too_many = await http.get("/console/live/fleet")
+    for answer in (no_task, too_many):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.text == "event: old\nretry: 10000\n\n"
 
 
 async def test_a_live_page_ends_with_the_key_of_its_session(gateway: RunningGateway) -> None:

@@ -105,6 +105,57 @@ async def test_every_page_is_readable_for_all(
 
 
 @pytest.mark.timeout(600)
+async def test_a_link_from_another_site_and_a_step_back_show_the_whole_page(
+    world: ConsoleWorld, browser: Browser
+) -> None:
+    errors: list[str] = []
+    page = await opened(browser, errors)
+    await sign_in(page, world, world.operator_key)
+    await page.goto(f"data:text/html,<a href='{world.gateway.url}/console/requests'>of another site</a>")
+    await page.click("a")
+    for outcome in ("ok", "failed"):
+        await page.select_option("[name=outcome]", outcome)
+        await page.wait_for_url(f"**outcome={outcome}**")
+    await page.go_back()
+    await page.wait_for_selector("text=Sign out")
+    assert (await page.input_value("[name=outcome]"), errors) == ("ok", [])
+
+
+@pytest.mark.timeout(600)
+async def test_a_session_that_ends_leads_back_and_loses_no_text(world: ConsoleWorld, browser: Browser) -> None:
+    page, root = await opened(browser, []), f"{world.gateway.url}/console"
+    await sign_in(page, world, world.operator_key)
+    async with world.gateway.http() as admin:
+
+        async def end_session() -> None:
+            assert (await admin.delete(f"/admin/v1/sessions/{world.operator_key.split('-')[2]}")).status_code == 200
+
+        async def sign_in_again(path: str) -> None:
+            await page.fill("#key", world.operator_key)
+            await page.keyboard.press("Enter")
+            await page.wait_for_url(f"{root}{path}")
+
+        await page.goto(f"{root}/reviews/next?task=returns")
+        request = await page.input_value("[name=request]")
+        await page.fill("[name=comment]", "It was used: refuse it.")
+        await end_session()
+        await page.click("text=Give back")
+        await sign_in_again("/reviews/next?task=returns")
+        assert await page.input_value("[name=request]") == request
+        assert await page.input_value("[name=comment]") == "It was used: refuse it."
+
+        await page.goto(f"{root}/tasks/returns")
+        await page.click("text=All signals as a table >> nth=0")
+        pin = {"reason": "a test", "verdict": "suspect"}
+        assert (await admin.post("/admin/v1/tasks/returns/quality/returns@v2/pin", json=pin)).status_code == 200
+        await page.wait_for_selector(".badge >> text=pinned")  # by server-sent events
+        assert await page.is_visible("[role=region] >> text=latency")
+        await end_session()
+        await page.wait_for_selector("#key")  # by itself
+        await sign_in_again("/tasks/returns")
+
+
+@pytest.mark.timeout(600)
 async def test_a_review_is_judged_by_keyboard_and_a_canary_is_promoted_by_click(
     world: ConsoleWorld, browser: Browser
 ) -> None:
