@@ -16,7 +16,9 @@ SPANS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 TONES: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("healthy", "ready", "ok", "right", "promote", "passed", "up", "served", "done"), "good"),
-        **dict.fromkeys(("suspect", "staging", "loading", "hold", "unresolved", "truncated", "running"), "warn"),
+        **dict.fromkeys(
+            ("suspect", "staging", "loading", "hold", "unresolved", "truncated", "running", "cannot_tell"), "warn"
+        ),
         **dict.fromkeys(("degraded", "failed", "error", "wrong", "roll_back", "down", "ghost", "quarantined"), "bad"),
     }
 )

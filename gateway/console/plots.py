@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 WIDTH, ROW_HEIGHT, NAME_WIDTH, FIGURE_WIDTH = 470, 30, 140, 108
+NAME_MAX = 18
 SPLIT_HEIGHT = 14
 TICKS = (0.25, 0.5, 0.75)
 
@@ -41,7 +42,7 @@ def draw_intervals(rows: Sequence[Mapping[str, Any]]) -> Markup:
     parts = list(_grid(top, height, span))
     for number, row in enumerate(rows):
         y = ROW_HEIGHT * number + ROW_HEIGHT / 2
-        parts.append(f'<text x="0" y="{y + 4:.0f}">{escape(row["name"])}</text>')
+        parts.append(_write_name(row["name"], y + 4))
         if row["low"] is not None and row["high"] is not None:
             ends = f'x1="{x_of(row["low"]):.1f}" x2="{x_of(row["high"]):.1f}"'
             parts.append(f'<line class="range {row["tone"]}" {ends} y1="{y}" y2="{y}"/>')
@@ -67,13 +68,19 @@ def draw_evidence(rows: Sequence[Mapping[str, Any]]) -> Markup:
         part = _find_part(row["value"], row["threshold"])
         words = f"{_shorten(row['value'])} of {_shorten(row['threshold'])}"
         parts.append(
-            f'<text x="0" y="{y + 11}">{escape(row["name"])}</text>'
+            f"{_write_name(row['name'], y + 11)}"
             f'<rect class="track" x="{NAME_WIDTH}" y="{y}" width="{span}" height="14" rx="7"/>'
             f'<rect class="grown {row["tone"]}" x="{NAME_WIDTH}" y="{y}" width="{span * part:.1f}" height="14" rx="7"/>'
             f'<text x="{WIDTH}" y="{y + 11}" text-anchor="end">{words}</text>'
         )
     words = "; ".join(f"{row['name']}: {_shorten(row['value'])} of {_shorten(row['threshold'])}" for row in rows)
     return _picture("evidence", words or "no evidence yet", WIDTH, ROW_HEIGHT * len(rows) or 1, parts)
+
+
+def _write_name(name: str, y: float) -> str:
+    """A row's name, with no more letters than have room; a pointer shows all."""
+    shown = name if len(name) <= NAME_MAX else f"{name[: NAME_MAX - 1]}…"
+    return f'<text x="0" y="{y:.0f}">{escape(shown)}<title>{escape(name)}</title></text>'
 
 
 def _find_part(value: float, threshold: float) -> float:

@@ -53,4 +53,5 @@ async def show_audit(visit: Visit) -> Response:
     query: dict[str, Any] = {**given, "newest": "true", "limit": ENTRIES, "before": visit.query("before")}
     found = await visit.api.get("/admin/v1/audit", **query)
     older = found["next_before"] and urlencode({**given, "before": found["next_before"]})
-    return await visit.render("audit.html", entries=found["entries"], older=older, given=given)
+    names = {each["public"]: each["name"] for each in (await visit.api.get("/admin/v1/callers"))["callers"]}
+    return await visit.render("audit.html", entries=found["entries"], names=names, older=older, given=given)

@@ -53,7 +53,9 @@ async def try_or_set_rule(visit: Visit) -> Response:
         answer = await visit.api.send("PUT", fill_address("/admin/v1/overrides/{name}", name=name), body)
     except (Declined, ValueError) as error:
         return await _render_form(visit, fields, fault=str(error))
-    return await visit.done(f"{CONSOLE}/rules", f"The rule {name} is set.", *answer["warnings"])
+    former = fields.get("edited") or name
+    notes = [] if former == name else [f"The rule {former} is as it was: delete it if this one takes its place."]
+    return await visit.done(f"{CONSOLE}/rules", f"The rule {name} is set.", *notes, *answer["warnings"])
 
 
 async def _render_form(

@@ -115,7 +115,7 @@ def _configure(folder: Path, base: Path, urls: list[str], general: str) -> dict[
 
 def _application() -> dict[str, Any]:
     limits = {"requests_per_minute": 6000, "usd_per_month": 400}
-    return {"name": "webshop", "owner": "Grace", "models": ["returns", "clauses"], "limits": limits}
+    return {"name": "webshop" + 8 * "_and_more", "owner": "Grace", "models": ["returns", "clauses"], "limits": limits}
 
 
 async def _release(world: ConsoleWorld, folder: Path) -> None:

@@ -307,7 +307,7 @@ async def test_reviewers_see_how_far_they_agree_and_lose_nothing_that_they_wrote
     gateway, said = world.gateway, {"comment": "It was used:\r\nrefuse it.", "demonstration": "refuse\r\nbecause used"}
     await keep_agreement(gateway.features[Reviews])
     async with browsing(gateway, world.operator_key) as http, gateway.http(world.operator_key) as reviewer:
-        assert "Reviewers agree to alpha 0." in (await http.get("/console/reviews")).text
+        assert "Reviewers agree to alpha 0 <span" in (await http.get("/console/reviews")).text
         disputed = (await http.get("/console/reviews/returns/disputed")).text
         assert ("Reviewer 1: Right" in disputed, "Reviewer 2: Wrong" in disputed) == (True, True)
         page = await http.get("/console/reviews/next?task=returns")
@@ -347,6 +347,8 @@ async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: Con
         edited = dict(re.findall(r'name="(edited|generation)" value="([^"]*)"', again.text))
         changed = await http.post("/console/rules/edit", data=fields | edited | {"contains": "gift"})
         assert "The rule gifts is set" in changed.text
+        other = await http.post("/console/rules/edit", data=fields | edited | {"name": "presents"})
+        assert "The rule gifts is as it was" in other.text
 
 
 async def test_loading_the_page_of_a_new_key_again_makes_no_other(gateway: RunningGateway) -> None:
@@ -381,6 +383,7 @@ async def test_the_audit_is_paged_back_to_its_first_entry(gateway: RunningGatewa
             rule = {"action": "refuse", "contains": f"a{number}"}
             assert (await admin.put("/admin/v1/overrides/gifts", json=rule)).status_code == 200
         page = await http.get("/console/audit?action=override.set")
+        assert f"<td>admin <code>{gateway.admin_key.split('-')[2]}</code></td>" in page.text
         assert page.text.count("<td>override.set</td>") == 100
         older = re.search(r'href="([^"]+)">Older entries', page.text)
         assert older is not None

@@ -94,7 +94,7 @@ async def test_every_page_is_readable_for_all(
     await page.goto(f"{world.gateway.url}/console/sign-in")
     faults["/sign-in"] = await find_faults(page, axe)
     await sign_in(page, world, world.gateway.admin_key)
-    for path in PAGES:
+    for path in (*PAGES, f"/keys/{world.caller_key.split('-')[2]}"):
         await page.goto(f"{world.gateway.url}/console{path}", wait_until="load")
         faults[path] = await find_faults(page, axe)
         if PICTURES:

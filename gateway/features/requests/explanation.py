@@ -56,7 +56,7 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
         did = DID.get(record.outcome, "was to answer it")
         sentences.append(f"{answerer} {did} on {record.replica}: {why} ({record.reason}).")
     if record.probability < 1:
-        sentences.append(f"What was drawn for it had the probability {record.probability:.4g}.")
+        sentences.append(f"Chance decided where it went: this had the probability {record.probability:.4g}.")
     if record.general_prompt:
         sentences.append(
             "The version's general prompt was added, since a general model does not know the task by itself."

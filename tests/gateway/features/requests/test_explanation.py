@@ -102,5 +102,5 @@ def test_a_request_that_went_nowhere_says_why_it_was_to_go_to_a_fallback() -> No
 
 
 def test_what_was_drawn_is_told_with_its_probability() -> None:
-    assert "What was drawn for it had the probability 0.02." in explain(record(probability=0.02))
+    assert "Chance decided where it went: this had the probability 0.02." in explain(record(probability=0.02))
     assert not [line for line in explain(record(probability=1.0)) if "probability" in line]
