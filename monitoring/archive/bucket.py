@@ -52,7 +52,7 @@ class BucketStorage:
             try:
                 listed = self._files.ls(f"{self.root}/{place}", detail=False, refresh=True)
             except FileNotFoundError as error:
-                if error.__cause__ is not None:  # the bucket itself is missing
+                if error.__cause__ is not None or not self._has_bucket():
                     raise
                 return []
         return sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
@@ -118,6 +118,10 @@ class BucketStorage:
                 raise
             causes = CAUSE.findall(str(error))
             raise BucketError(f"{self.root} can't be read ({causes[-1] if causes else error})", False) from None
+
+    def _has_bucket(self) -> bool:
+        """Google Storage's answer is the same for a missing folder. s3fs names a cause, and is not asked."""
+        return self._bucket.scheme != "gs" or bool(self._files.exists(self.root.split("/")[2]))
 
     def _translate_errors(self) -> Any:
         return translate_errors(self._bucket, "list, read, write and delete in")
