@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import Raw
 
+from gateway.errors import Problem
 from gateway.formats.fields import NULL
 from gateway.formats.server_sent_events import Count, Usage, payload_of
 
@@ -136,8 +137,6 @@ class AnswerWriter(ABC):
         """The gateway's details of the request, which come at a stream's end."""
         self.finish_reason: str | None = None
         self.stop_reason: Any = None
-        self.event_count = 0
-        """Events so far, in a form that numbers them."""
         self.has_logprobs = False
         """True if the caller asked for logprobs, and the form has a place for them."""
         self._open: AnswerBlock | None = None
@@ -170,6 +169,10 @@ class AnswerWriter(ABC):
     def finish(self) -> Iterator[dict[str, Any]]:
         """The events after the last block."""
 
+    @abstractmethod
+    def fail(self, problem: Problem) -> Iterator[dict[str, Any]]:
+        """The events that end a stream which broke after it had begun."""
+
     # What the relay calls.
 
     def name_answer(self, answer_id: str | None) -> str:
@@ -180,7 +183,7 @@ class AnswerWriter(ABC):
         """A whole answer, from the chat completion in `body`."""
         read = self._read(body)
         choice = (read.choices or [ChatChoice()])[0]
-        for _ in self._take_choice(choice, choice.message or ChatMessage()):
+        for _ in (*self._take_choice(choice, choice.message or ChatMessage()), *self._take_nothing()):
             pass
         return msgspec.json.encode(self.final())
 
@@ -190,10 +193,14 @@ class AnswerWriter(ABC):
 
     def write_end(self, events: bytes) -> bytes:
         """The events of a stream's last part."""
-        out = [*map(write_event, self._translate(events)), *map(write_event, self._tell_waiting(ended=True))]
+        told = [*self._translate(events), *self._take_nothing(), *self._tell_waiting(ended=True)]
         if self._open is not None:
-            out += map(write_event, self.close_block(self._open))
-        return b"".join((*out, *map(write_event, self.finish())))
+            told += self.close_block(self._open)
+        return b"".join(map(write_event, (*told, *self.finish())))
+
+    def write_failure(self, problem: Problem) -> bytes:
+        """The last events of a stream that broke. Nothing follows them."""
+        return b"".join(map(write_event, self.fail(problem)))
 
     def _translate(self, events: bytes) -> Iterator[dict[str, Any]]:
         for event in events.split(b"\n\n"):
@@ -225,6 +232,11 @@ class AnswerWriter(ABC):
             yield from self._take_call(read_call(call, number))
         self.finish_reason = choice.finish_reason or self.finish_reason
         self.stop_reason = choice.stop_reason if choice.stop_reason is not None else self.stop_reason
+
+    def _take_nothing(self) -> Iterator[dict[str, Any]]:
+        """An empty text where nothing was said: clients read the first block without looking for it."""
+        if not self.blocks:
+            yield from self._begin_block(AnswerBlock("text", 0))
 
     def _logprobs_of(self, choice: ChatChoice, message: ChatMessage) -> list[dict[str, Any]]:
         """The logprobs of the message's text; none where they can't be read."""

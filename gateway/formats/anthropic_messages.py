@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta, Raw
 
 from gateway.errors import Problem
-from gateway.formats.answer_writer import AnswerBlock, AnswerWriter, write_event
+from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
 from gateway.formats.fields import Tokens
 from gateway.formats.translated_format import (
     TranslatedFormat,
@@ -20,6 +20,8 @@ from gateway.formats.translated_format import (
     make_call,
     make_form,
     make_tool,
+    name_untaken,
+    put_instructions,
     refuse_missing,
     refuse_value,
 )
@@ -41,6 +43,10 @@ ERROR_TYPES: Mapping[int, str] = MappingProxyType(
 STOP_REASONS: Mapping[str, str] = MappingProxyType(
     {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 )
+CLIENTS_TOOLS = (None, "custom")
+"""Types of tools that a caller carries out itself."""
+ATTRIBUTION = "x-anthropic-billing-header:"
+"""The begin of a block of Claude Code's that differs with each request: no prompt would be in an engine's cache."""
 TOOL_CHOICES: Mapping[str, str] = MappingProxyType({"auto": "auto", "any": "required", "none": "none"})
 
 
@@ -95,7 +101,7 @@ class ToolUseChoice(msgspec.Struct):
 class Thinking(msgspec.Struct):
     """Whether the model thinks before it answers. It is a hint: the engine's template decides."""
 
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: int | None = None
     display: str | None = None
 
@@ -139,7 +145,10 @@ class CountedMessages(msgspec.Struct, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
+    context_management: Annotated[dict[str, Raw], Meta(max_length=64)] | None = None
+    """Edits of earlier turns. It is a hint: the gateway leaves all turns as they are."""
     service_tier: str | None = None
+    max_tokens: Tokens | None = None
 
 
 class MessagesRequest(CountedMessages, kw_only=True):
@@ -155,9 +164,8 @@ class MessagesFormat(TranslatedFormat):
     title = "Anthropic message"
     path = "/v1/messages"
     id_header = b"request-id"
-    request_type = MessagesRequest
+    request_type: ClassVar[type[CountedMessages]] = MessagesRequest
     required = "messages"
-    has_template = True
     conversation_fields = frozenset({"messages", "system"})
     field_names = MappingProxyType(
         {"max_completion_tokens": "max_tokens", "stop": "stop_sequences", "user": "metadata.user_id",
@@ -165,17 +173,25 @@ class MessagesFormat(TranslatedFormat):
     )  # fmt: skip
 
     def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
-        request: MessagesRequest = read
+        request: CountedMessages = read
         fields = self.rest(given, "temperature", "top_p", "top_k", "metadata", "service_tier")
-        system = _join_text(request.system, "system") if request.system else ""
-        messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        turns: list[dict[str, Any]] = []
         for number, message in enumerate(request.messages):
-            messages += _read_turn(message, f"messages[{number}].content")
-        fields |= {"model": request.model, "messages": messages, "max_tokens": request.max_tokens}
+            turns += _read_turn(message, f"messages[{number}].content")
+        system = request.system
+        if isinstance(system, list):
+            system = [block for block in system if not (block.text or "").startswith(ATTRIBUTION)]
+        messages = put_instructions(_join_text(system, "system"), turns)
+        fields |= {"model": request.model, "messages": messages}
         if request.stop_sequences:
             fields["stop"] = request.stop_sequences
         if request.tools:
-            fields["tools"] = [_read_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools)]
+            fields["tools"] = [
+                make_tool(tool.name, tool.description, tool.input_schema, tool.strict)
+                for tool in request.tools
+                if tool.type in CLIENTS_TOOLS
+            ]
+            fields |= name_untaken((tool.type for tool in request.tools), *CLIENTS_TOOLS)
             if request.tool_choice is not None:
                 fields |= _read_choice(request.tool_choice)
         if request.output_config is not None:
@@ -185,6 +201,9 @@ class MessagesFormat(TranslatedFormat):
             raise Problem("invalid_value", "metadata.user_id has to be a text.", "metadata.user_id")
         if user:
             fields["user"] = user
+        if not isinstance(request, MessagesRequest):
+            return fields  # nobody answers it
+        fields["max_tokens"] = request.max_tokens
         if messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]:
             text = "The last message is the assistant's. The gateway does not continue an answer: end with the user's."
             raise Problem("invalid_value", text, "messages")
@@ -196,12 +215,10 @@ class MessagesFormat(TranslatedFormat):
         return MessageWriter()
 
     def error_body(self, problem: Problem) -> bytes:
-        return msgspec.json.encode(self._write_error(problem))
+        return msgspec.json.encode(self.describe_error(problem))
 
-    def error_event(self, problem: Problem, number: int) -> bytes:
-        return write_event(self._write_error(problem))
-
-    def _write_error(self, problem: Problem) -> dict[str, Any]:
+    def describe_error(self, problem: Problem) -> dict[str, Any]:
+        """A problem in Anthropic's shape of errors, which is that of an event, too."""
         self.rename(problem)
         error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": problem.message}
         return {"type": "error", "error": error | {"param": problem.param, "code": problem.code}}
@@ -220,6 +237,12 @@ class MessagesFormat(TranslatedFormat):
             },
             "required": ["id", "type", "role", "model", "content", "stop_reason", "usage"],
         }
+
+
+class CountedMessagesFormat(MessagesFormat):
+    """A message whose tokens are counted: it may end with the assistant's turn, as its history does."""
+
+    request_type = CountedMessages
 
 
 def _join_text(content: str | list[ContentBlock] | None, place: str) -> str:
@@ -283,12 +306,6 @@ def _read_result(block: ContentBlock, place: str) -> tuple[str, list[dict[str, A
     return (f"Error: {text}" if block.is_error else text), images
 
 
-def _read_tool(tool: ClientTool, place: str) -> dict[str, Any]:
-    if tool.type not in (None, "custom"):
-        raise refuse_value(f"{place}.type", tool.type, "custom")
-    return make_tool(tool.name, tool.description, tool.input_schema, tool.strict)
-
-
 def _read_output(config: OutputConfig) -> dict[str, Any]:
     fields: dict[str, Any] = {} if config.effort is None else {"reasoning_effort": config.effort}
     if config.format is None:
@@ -347,7 +364,12 @@ class MessageWriter(AnswerWriter):
         yield {"type": "message_delta", "delta": delta, "usage": self._usage(), **details}
         yield {"type": "message_stop"}
 
+    def fail(self, problem: Problem) -> Iterator[dict[str, Any]]:
+        yield MESSAGES.describe_error(problem)
+
     def _stop(self) -> tuple[str, str | None]:
+        if any(block.kind == "refusal" for block in self.blocks):
+            return "refusal", None
         if isinstance(self.stop_reason, str) and self.finish_reason == "stop":
             return "stop_sequence", self.stop_reason
         if any(block.kind == "tool" for block in self.blocks) and self.finish_reason == "stop":
@@ -390,3 +412,4 @@ def _read_arguments(text: str) -> Any:
 
 
 MESSAGES = MessagesFormat()
+COUNTED_MESSAGES = CountedMessagesFormat()

@@ -47,8 +47,8 @@ ANSWER_HEADERS: Mapping[str, str] = MappingProxyType(
     }
 )
 EVENTS = (
-    "Events as OpenAI's API has them, ended by `data: [DONE]`. A stream that fails ends with `data: ` and an error "
-    f"instead, whose code is one of {', '.join(IN_STREAMS)}."
+    "Events as the API has them, which chats and completions end by `data: [DONE]`. A stream that fails ends with an "
+    f"error instead, whose code is one of {', '.join(IN_STREAMS)}."
 )
 
 

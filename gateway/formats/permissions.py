@@ -24,7 +24,7 @@ from gateway.formats.fields import (
 from gateway.formats.wire_format import WireFormat
 from router.policy import TaskPolicy
 
-UNSHOWN = re.compile(r"[^A-Za-z0-9_.-]")
+UNSHOWN = re.compile(r"[^A-Za-z0-9_.=\[\]-]")
 NAME_CHARACTERS_MAX = 64
 NEUTRAL_BYTES_MAX = 256
 """The longest JSON of a value that may be neutral."""
@@ -53,7 +53,8 @@ def refusal_of(
     if name in GATEWAY_ALONE:
         return Problem("parameter_not_allowed", f"Only the gateway sets {shown!r}: leave it out.", shown)
     if name not in ON_REQUEST:
-        return Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
+        place = shown.partition("=")[0]
+        return Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", place)
     if name not in limits.parameters_allowed:
         return Problem("parameter_not_allowed", f"{name_owner(limits)} does not allow {shown!r}.", shown)
     if limits.adapters and _kills(wire_format, name, read):

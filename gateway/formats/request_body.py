@@ -24,7 +24,7 @@ from gateway.formats.fields import (
 from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shorten_name
 from gateway.formats.structured_outputs import check_forms
 from gateway.formats.surrogates import HALF, HALVES
-from gateway.formats.wire_format import WireFormat
+from gateway.formats.wire_format import WireFormat, read_fields
 from router.checks import get_selector
 from router.decision import Choice, RoutingRequest
 from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
@@ -34,8 +34,6 @@ KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {
     kind: KEPT_HERE | traits.fields_unknown for kind, traits in ENGINE_TRAITS.items()
 }
 """Fields that an engine of this kind does not get."""
-WHOLE_MAX = 1 << 53
-"""The greatest whole number that every reader of JSON takes exactly from 4.0's form."""
 OF_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
 DROPPED_SHOWN_MAX = 32
@@ -377,7 +375,9 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         fields = RAW_FIELDS.decode(body)
         check_fields(fields, len(body))
         # Of a long body each field is read once: a field sent twice could hold anything in its first value.
-        read = _read(wire_format, msgspec.json.encode(fields) if is_long else body, fields)
+        read = read_fields(
+            wire_format.decoder, wire_format.whole_numbers, msgspec.json.encode(fields) if is_long else body, fields
+        )
     except msgspec.ValidationError as error:
         raise explain_invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -408,35 +408,6 @@ def _why_no_json(body: bytes, message: str) -> str:
     if half is not None and half.start() < at + AROUND_BYTES:
         return HALF
     return f"The body is not valid JSON: {message}."
-
-
-def _read(wire_format: WireFormat, body: bytes, fields: dict[str, Raw]) -> Fields:
-    """The fields' values. A whole number may have the form 4.0: then it is changed in `fields` too.
-
-    Raises msgspec.ValidationError.
-    """
-    try:
-        return wire_format.decoder.decode(body)
-    except msgspec.ValidationError as error:
-        try:
-            changed = {
-                name: _whole(msgspec.json.decode(raw))
-                for name, raw in fields.items()
-                if name in wire_format.whole_numbers
-            }
-        except msgspec.DecodeError:  # a number such as 1e400: the first error names its field
-            raise error from None
-        if not changed:
-            raise
-        fields |= {name: Raw(msgspec.json.encode(value)) for name, value in changed.items()}
-        return wire_format.decoder.decode(msgspec.json.encode(fields))
-
-
-def _whole(value: Any) -> Any:
-    """A number without a fraction as a whole one, also in a list; anything else as it is."""
-    if isinstance(value, list):
-        return [_whole(one) for one in value]
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX else value
 
 
 def make_routing_request(

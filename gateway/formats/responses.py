@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from gateway.errors import Problem
-from gateway.formats.answer_writer import AnswerWriter, write_event
+from gateway.formats.answer_writer import AnswerWriter
 from gateway.formats.fields import StreamOptions, Tokens
 from gateway.formats.responses_writer import LOGPROBS, ResponseWriter
 from gateway.formats.translated_format import (
@@ -21,6 +21,8 @@ from gateway.formats.translated_format import (
     make_call,
     make_form,
     make_tool,
+    name_untaken,
+    put_instructions,
     refuse_missing,
     refuse_value,
 )
@@ -126,6 +128,8 @@ class ResponsesRequest(msgspec.Struct):
     background: bool | None = None
     prompt: Raw = msgspec.field(default_factory=Raw)
     max_tool_calls: Raw = msgspec.field(default_factory=Raw)
+    client_metadata: Annotated[dict[str, Raw], Meta(max_length=64)] | None = None
+    """Codex's own notes of its turn. It goes no further."""
     temperature: float | None = None
     top_p: float | None = None
     parallel_tool_calls: bool | None = None
@@ -141,7 +145,7 @@ class ResponsesFormat(TranslatedFormat):
     path = "/v1/responses"
     request_type = ResponsesRequest
     required = "input"
-    has_template = True
+    whole_numbers = frozenset({"max_output_tokens", "top_logprobs"})
     conversation_fields = frozenset({"input", "instructions"})
     field_names = MappingProxyType(
         {"messages": "input", "max_completion_tokens": "max_output_tokens", "max_tokens": "max_output_tokens",
@@ -154,7 +158,7 @@ class ResponsesFormat(TranslatedFormat):
         fields = self.rest(given, "temperature", "top_p", "metadata", "user")
         fields |= {
             "model": request.model,
-            "messages": _with_instructions(request.instructions, _messages(request.input)),
+            "messages": put_instructions(request.instructions, _messages(request.input)),
         }
         if request.max_output_tokens is not None:
             fields["max_completion_tokens"] = request.max_output_tokens
@@ -163,7 +167,9 @@ class ResponsesFormat(TranslatedFormat):
         if request.text is not None:
             fields |= _text_fields(request.text)
         if request.tools:
-            fields["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools)]
+            tools = [(tool, f"tools[{number}]") for number, tool in enumerate(request.tools) if tool.type == "function"]
+            fields["tools"] = [_tool(tool, place) for tool, place in tools]
+            fields |= name_untaken((tool.type for tool in request.tools), "function")
             if request.parallel_tool_calls is not None:
                 fields["parallel_tool_calls"] = request.parallel_tool_calls
             if request.tool_choice is not None:
@@ -181,10 +187,6 @@ class ResponsesFormat(TranslatedFormat):
 
     def writer(self, raw: bytes) -> AnswerWriter:
         return ResponseWriter(raw)
-
-    def error_event(self, problem: Problem, number: int) -> bytes:
-        event = {"type": "error", "code": problem.code, "message": problem.message, "param": problem.param}
-        return write_event(event | {"sequence_number": number})
 
     def answer_schema(self) -> dict[str, Any]:
         return {
@@ -233,8 +235,6 @@ def _text_fields(text: TextOptions) -> dict[str, Any]:
 
 
 def _tool(tool: FunctionTool, place: str) -> dict[str, Any]:
-    if tool.type != "function":
-        raise refuse_value(f"{place}.type", tool.type, "function")
     if not tool.name:
         raise refuse_missing(f"{place}.name")
     return make_tool(tool.name, tool.description, tool.parameters, tool.strict)
@@ -279,14 +279,6 @@ def _see_that_it_has(item: InputItem, place: str, *names: str) -> None:
     for name in names:
         if getattr(item, name) is None:
             raise refuse_missing(f"{place}.{name}")
-
-
-def _with_instructions(instructions: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages after the instructions, joined with the system messages that begin them: templates take one."""
-    texts = [instructions] if instructions else []
-    while messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
-        texts.append(messages.pop(0)["content"])
-    return [{"role": "system", "content": "\n\n".join(texts)}, *messages] if texts else messages
 
 
 def _content(content: str | list[InputPart] | None, place: str) -> Any:

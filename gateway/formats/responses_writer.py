@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Raw
 
+from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerBlock, AnswerWriter
 from gateway.formats.fields import NULL, RAW_FIELDS
 
@@ -23,9 +24,11 @@ class ResponseWriter(AnswerWriter):
     def __init__(self, raw: bytes) -> None:
         """`raw` is the request's body."""
         super().__init__()
-        self._given = RAW_FIELDS.decode(raw)
-        self.has_logprobs = _asks_for_logprobs(self._given)
+        given = {name: value for name, value in RAW_FIELDS.decode(raw).items() if value != NULL}
+        self._echoed = {name: given.get(name, default) for name, default in ECHOED.items()}
+        self.has_logprobs = _asks_for_logprobs(given)
         self._began_at = int(time.time())
+        self._event_count = 0
 
     def final(self) -> dict[str, Any]:
         is_cut = self.finish_reason in ("length", "content_filter")
@@ -38,7 +41,7 @@ class ResponseWriter(AnswerWriter):
             answered = usage.completion_tokens or 0
             response["usage"] = {
                 "input_tokens": usage.prompt_tokens,
-                "input_tokens_details": {"cached_tokens": usage.cached},
+                "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
                 "output_tokens": answered,
                 "output_tokens_details": {"reasoning_tokens": usage.reasoned},
                 "total_tokens": usage.prompt_tokens + answered,
@@ -54,7 +57,7 @@ class ResponseWriter(AnswerWriter):
         if "content" in item:
             item["content"] = []
         yield self._event("response.output_item.added", output_index=block.index, item=item)
-        if block.kind in ("text", "refusal"):
+        if block.kind != "tool":
             yield self._of_part(block, "response.content_part.added", part=_part(AnswerBlock(block.kind, 0)))
 
     def add_text(self, block: AnswerBlock, text: str) -> Iterator[dict[str, Any]]:
@@ -70,8 +73,7 @@ class ResponseWriter(AnswerWriter):
         else:
             text = {"refusal" if block.kind == "refusal" else "text": block.text}
             yield self._of_part(block, f"{EVENT_NAMES[block.kind]}.done", **text, **_logprobs(block, block.logprobs))
-            if block.kind != "reasoning":
-                yield self._of_part(block, "response.content_part.done", part=_part(block))
+            yield self._of_part(block, "response.content_part.done", part=_part(block))
         item = self._item(block, self._status_of(block))
         yield self._event("response.output_item.done", output_index=block.index, item=item)
 
@@ -79,13 +81,18 @@ class ResponseWriter(AnswerWriter):
         response = self.final()
         yield self._event(f"response.{response['status']}", response=response)
 
+    def fail(self, problem: Problem) -> Iterator[dict[str, Any]]:
+        yield self._event("error", code=problem.code, message=problem.message, param=problem.param)
+        error = {"code": "server_error", "message": problem.message}  # Codex reads this event alone
+        yield self._event("response.failed", response=self._response("failed") | {"error": error})
+
     def _status_of(self, block: AnswerBlock) -> str:
         """The last item of an answer that was cut is incomplete."""
         return "incomplete" if block is self.blocks[-1] and self.finish_reason == "length" else "completed"
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        self.event_count += 1
-        return {"type": kind, "sequence_number": self.event_count - 1, **fields}
+        self._event_count += 1
+        return {"type": kind, "sequence_number": self._event_count - 1, **fields}
 
     def _of_item(self, block: AnswerBlock, kind: str, **fields: Any) -> dict[str, Any]:
         return self._event(kind, item_id=self._item_id(block), output_index=block.index, **fields)
@@ -104,14 +111,8 @@ class ResponseWriter(AnswerWriter):
             call = {"call_id": block.call_id, "name": block.name, "arguments": block.text}
             return item | {"type": "function_call"} | call
         if block.kind == "reasoning":
-            content = [{"type": "reasoning_text", "text": block.text}]
-            return item | {"type": "reasoning", "summary": [], "content": content}
+            return item | {"type": "reasoning", "summary": [], "content": [_part(block)]}
         return item | {"type": "message", "role": "assistant", "content": [_part(block)]}
-
-    def _echo(self, name: str, default: Any = None) -> Any:
-        """A field of the request, which its answer repeats."""
-        value = self._given.get(name, NULL)
-        return default if value == NULL else value
 
     def _response(self, status: str) -> dict[str, Any]:
         return {
@@ -121,27 +122,27 @@ class ResponseWriter(AnswerWriter):
             "status": status,
             "error": None,
             "incomplete_details": None,
-            "instructions": self._echo("instructions"),
-            "max_output_tokens": self._echo("max_output_tokens"),
-            "metadata": self._echo("metadata", {}),
             "model": self.answer.model,
             "output": [],
-            "parallel_tool_calls": self._echo("parallel_tool_calls", True),
             "previous_response_id": None,
-            "reasoning": self._echo("reasoning", {"effort": None, "summary": None}),
             "store": False,
-            "temperature": self._echo("temperature"),
-            "text": self._echo("text", {"format": {"type": "text"}}),
-            "tool_choice": self._echo("tool_choice", "auto"),
-            "tools": self._echo("tools", []),
-            "top_logprobs": self._echo("top_logprobs", 0),
-            "top_p": self._echo("top_p"),
             "truncation": "disabled",
             "usage": None,
-            "user": self._echo("user"),
+            **self._echoed,
         }
 
 
+ECHOED: Mapping[str, Any] = {
+    **dict.fromkeys(("instructions", "max_output_tokens", "temperature", "top_p", "user")),
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "reasoning": {"effort": None, "summary": None},
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+}
+"""Fields of the request that its answer repeats, with their values where it has none."""
 EVENT_NAMES: Mapping[str, str] = {
     "text": "response.output_text",
     "refusal": "response.refusal",
@@ -164,4 +165,6 @@ def _logprobs(block: AnswerBlock, logprobs: list[dict[str, Any]]) -> dict[str, A
 def _part(block: AnswerBlock) -> dict[str, Any]:
     if block.kind == "refusal":
         return {"type": "refusal", "refusal": block.text}
+    if block.kind == "reasoning":
+        return {"type": "reasoning_text", "text": block.text}
     return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": block.logprobs}

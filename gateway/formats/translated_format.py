@@ -6,7 +6,7 @@ So checks, general prompts, fallbacks, contracts, records and feedback work as f
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -14,9 +14,9 @@ from msgspec import Raw
 
 from gateway.errors import Problem
 from gateway.formats.answer_writer import AnswerWriter
-from gateway.formats.chat import CHAT
-from gateway.formats.fields import NULL, RAW_FIELDS, Fields, Message
-from gateway.formats.wire_format import WireFormat
+from gateway.formats.chat import CHAT, ChatFormat
+from gateway.formats.fields import NULL, RAW_FIELDS
+from gateway.formats.wire_format import WireFormat, read_fields
 
 CHAT_ALONE = frozenset(
     {
@@ -29,7 +29,7 @@ SHOWN_CHARACTERS_MAX = 64
 NOT_GIVEN = (None, Raw(), NULL)
 
 
-class TranslatedFormat(WireFormat):
+class TranslatedFormat(ChatFormat):
     """An API that is served by way of chat completions."""
 
     openai = frozenset()
@@ -53,16 +53,12 @@ class TranslatedFormat(WireFormat):
         return CHAT
 
     def translate(self, raw: bytes) -> bytes:
-        return msgspec.json.encode(self.chat_fields(self._requests.decode(raw), RAW_FIELDS.decode(raw)))
+        given = RAW_FIELDS.decode(raw)
+        read = read_fields(self._requests, self.whole_numbers, raw, given)
+        return msgspec.json.encode(self.chat_fields(read, given))
 
     @abstractmethod
     def writer(self, raw: bytes) -> AnswerWriter: ...
-
-    def messages(self, read: Fields) -> Sequence[Message]:
-        return CHAT.messages(read)
-
-    def add_system(self, fields: dict[str, Any], read: Fields, system: str, after: bool) -> None:
-        CHAT.add_system(fields, read, system, after)
 
     def rest(self, given: Mapping[str, Raw], *same: str) -> dict[str, Any]:
         """The fields that go on as they came: those that chat has under the `same` name, and unknown ones.
@@ -101,6 +97,11 @@ def make_tool(name: str | None, description: str | None, parameters: Raw, strict
     return {"type": "function", "function": {name: value for name, value in function.items() if is_given(value)}}
 
 
+def name_untaken(kinds: Iterable[str | None], *taken: str | None) -> dict[str, Any]:
+    """Tools of types that are not taken, as unknown fields: a task's settings decide on those."""
+    return {f"tools[{number}].type={kind}": kind for number, kind in enumerate(kinds) if kind not in taken}
+
+
 def make_form(
     schema: Raw, name: str = "answer", strict: bool | None = None, description: str | None = None
 ) -> dict[str, Any]:
@@ -126,6 +127,14 @@ def join_parts(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
+
+
+def put_instructions(instructions: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages after the instructions, joined with the system messages that begin them: templates take one."""
+    texts = [instructions] if instructions else []
+    while messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
+        texts.append(messages.pop(0)["content"])
+    return [{"role": "system", "content": "\n\n".join(texts)}, *messages] if texts else messages
 
 
 def refuse_missing(place: str) -> Problem:

@@ -7,7 +7,7 @@ answers as OpenAI's chat completions and completions have them: with `choices`, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 import msgspec
@@ -20,6 +20,9 @@ from gateway.formats.fields import NEUTRAL, WHOLE_NUMBERS, Fields, Message
 from gateway.formats.selectors import select_from_messages, text_of
 from gateway.formats.server_sent_events import DONE, WHOLE, Progress, is_aborted, see_that_it_is_text
 from serving.errors import Failed, from_inside, make_abort
+
+WHOLE_MAX = 1 << 53
+"""The greatest whole number that every reader of JSON takes exactly from 4.0's form."""
 
 
 class WireFormat(ABC):
@@ -172,11 +175,8 @@ class WireFormat(ABC):
         fields = {"id": answer_id, "object": self.event_object, "created": created, "model": model, "choices": []}
         return msgspec.json.encode(fields)
 
-    def error_event(self, problem: Problem, number: int) -> bytes:
-        """The event that ends a stream which broke after it had begun. Nothing follows it.
-
-        `number` is its own, in an API whose events are numbered.
-        """
+    def error_event(self, problem: Problem) -> bytes:
+        """The event that ends a stream which broke after it had begun. Nothing follows it."""
         return b"data: " + self.error_body(problem) + b"\n\n"
 
     def error_body(self, problem: Problem) -> bytes:
@@ -197,6 +197,31 @@ class WireFormat(ABC):
             },
             "required": ["choices"],
         }
+
+
+def read_fields(decoder: msgspec.json.Decoder[Any], whole: Set[str], body: bytes, fields: dict[str, Raw]) -> Any:
+    """The values of a body's `fields`. Those in `whole` may have the form 4.0: then they are changed in `fields` too.
+
+    Raises msgspec.ValidationError.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        try:
+            changed = {name: _whole(msgspec.json.decode(raw)) for name, raw in fields.items() if name in whole}
+        except msgspec.DecodeError:  # a number such as 1e400: the first error names its field
+            raise error from None
+        if not changed:
+            raise
+        fields |= {name: Raw(msgspec.json.encode(value)) for name, value in changed.items()}
+        return decoder.decode(msgspec.json.encode(fields))
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as a whole one, also in a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX else value
 
 
 def decode_list(value: Any) -> list[Any]:

@@ -194,9 +194,10 @@ async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) ->
     wire_format = get_format(exchange.path)
     if exchange.begun:
         writer = ledger.body.writer if ledger and ledger.body else None
+        ending = wire_format.error_event(problem) if writer is None else writer.write_failure(problem)
         with contextlib.suppress(TimeoutError):  # a caller that reads nothing is not waited for
             async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
-                await exchange.end(wire_format.error_event(problem, writer.event_count if writer else 0))
+                await exchange.end(ending)
         return
     headers = problem.headers() + (make_choice_headers(ledger, wire_format) if ledger else [])
     await exchange.whole(problem.status, headers, wire_format.error_body(problem))

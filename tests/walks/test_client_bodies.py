@@ -1,4 +1,4 @@
-"""Requests as published clients send them: guidellm 0.6, `vllm bench serve` 0.33 and lm-eval 0.4, read in their source.
+"""Requests as published clients send them: guidellm 0.6, `vllm bench serve` 0.33, lm-eval 0.4, Codex and Claude Code.
 
 What needs a permission says so without it; with the settings that docs/reference/api.md names for these
 clients, all of it works.
@@ -61,6 +61,117 @@ def reaches(engine: FakeEngine, body: dict[str, Any]) -> None:
     seen = engine.requests[-1].body
     wanted = {name: value for name, value in body.items() if value is not None and name != "model"}
     assert {name: seen.get(name) for name in wanted} == wanted
+
+
+# ---- Codex and Claude Code ----------------------------------------------------------------------
+
+CODEX: dict[str, Any] = {
+    "model": "returns",
+    "instructions": "You are a coding agent.",
+    "input": [
+        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "The sandbox is off."}]},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": TEXT}]},
+        {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None},
+        {"type": "function_call", "name": "shell", "arguments": '{"command":["ls"]}', "call_id": "call_1"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "README.md"},
+    ],
+    "tools": [{"type": "function", "name": "shell", "description": "x", "strict": False, "parameters": {}}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "reasoning": {"effort": "medium", "summary": "auto"},
+    "store": False,
+    "stream": True,
+    "include": ["reasoning.encrypted_content"],
+    "service_tier": "priority",
+    "prompt_cache_key": "0199-1",
+    "text": {"verbosity": "low"},
+    "client_metadata": {"x-codex-installation-id": "1"},
+}
+CLAUDE_CODE: dict[str, Any] = {
+    "model": "returns",
+    "max_tokens": 64,
+    "stream": True,
+    "system": [
+        {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.0; cc_entrypoint=cli; cch=1a2b3;"},
+        {"type": "text", "text": "You are a coding agent.", "cache_control": {"type": "ephemeral"}},
+    ],
+    "messages": [
+        {"role": "system", "content": "The sandbox is off."},
+        {"role": "user", "content": [{"type": "text", "text": TEXT, "cache_control": {"type": "ephemeral"}}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Hm.", "signature": ""},
+                {"type": "tool_use", "id": "call_1", "name": "shell", "input": {"command": ["ls"]}},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "README.md"}]},
+    ],
+    "tools": [{"name": "shell", "description": "x", "input_schema": {}, "eager_input_streaming": True}],
+    "metadata": {"user_id": '{"device_id":"1","session_id":"0199-1"}'},
+    "thinking": {"type": "adaptive"},
+    "output_config": {"effort": "medium"},
+    "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "last"),
+    [
+        ("/v1/responses", CODEX, "response.completed"),
+        ("/v1/messages?beta=true", CLAUDE_CODE, "message_stop"),
+    ],
+    ids=["codex", "claude code"],
+)
+async def test_bodies_of_coding_agents_work_without_permissions(
+    gateway: RunningGateway, small: FakeEngine, path: str, body: dict[str, Any], last: str
+) -> None:
+    small.auto_tool_choice = True
+    async with gateway.http() as http:
+        answer = await http.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.text.rstrip().splitlines()[-2] == f"event: {last}"
+    seen = small.requests[-1].body
+    assert (seen["reasoning_effort"], seen["tools"][0]["function"]["name"]) == ("medium", "shell")
+    assert [message["role"] for message in seen["messages"]] == ["system", "user", "assistant", "tool"]
+    assert seen["messages"][0]["content"] == "You are a coding agent.\n\nThe sandbox is off."
+    assert not seen.keys() & {"client_metadata", "context_management", "verbosity", "metadata"}
+
+
+TOOLS_OF_SERVERS = [
+    (
+        "/v1/responses",
+        CODEX | {"tools": [*CODEX["tools"], {"type": "web_search"}, {"type": "namespace", "name": "mcp", "tools": []}]},
+        ["tools[1].type=web_search", "tools[2].type=namespace", "verbosity"],
+    ),
+    (
+        "/v1/messages",
+        CLAUDE_CODE | {"tools": [{"type": "web_search_20250305", "name": "web_search"}, *CLAUDE_CODE["tools"]]},
+        ["tools[0].type=web_search_20250305"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "names"), TOOLS_OF_SERVERS, ids=["codex", "claude code"])
+async def test_tools_that_nobody_carries_out_are_dropped_and_told(
+    measured: RunningGateway, small: FakeEngine, path: str, body: dict[str, Any], names: list[str]
+) -> None:
+    small.auto_tool_choice = True
+    async with measured.http() as http:
+        answer = await http.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-apprentice-dropped"].split(",") == names
+    assert [tool["function"]["name"] for tool in small.requests[-1].body["tools"]] == ["shell"]
+
+
+@pytest.mark.parametrize(("path", "body", "names"), TOOLS_OF_SERVERS, ids=["codex", "claude code"])
+async def test_tools_that_nobody_carries_out_are_refused_by_their_type(
+    gateway: RunningGateway, path: str, body: dict[str, Any], names: list[str]
+) -> None:
+    async with gateway.http() as http:
+        error = (await http.post(path, json=body)).json()["error"]
+    assert (error["code"], error["param"]) == ("unknown_parameter", names[0].partition("=")[0])
+    assert names[0] in error["message"]
 
 
 # ---- guidellm -----------------------------------------------------------------------------------

@@ -88,6 +88,18 @@ async def test_count_goes_where_the_message_would_with_the_general_prompt(
     assert counted.input_tokens == answer.usage.input_tokens
 
 
+async def test_history_that_ends_with_the_assistants_turn_is_counted(
+    messages: AsyncAnthropic, small: FakeEngine
+) -> None:
+    turns: Any = [*ASK["messages"], {"role": "assistant", "content": "It is."}]
+    alone = await messages.messages.count_tokens(**ASK)
+    counted = await messages.messages.count_tokens(model="returns", messages=turns)
+    assert counted.input_tokens > alone.input_tokens
+    assert asked_of(small)[-1]["messages"] == turns
+    with pytest.raises(anthropic.BadRequestError, match="does not continue"):
+        await messages.messages.create(model="returns", messages=turns, max_tokens=20)
+
+
 @pytest.mark.parametrize("fault", [Status(500), Reset()], ids=["fails", "drops its connections"])
 async def test_count_goes_on_to_another_engine_and_then_to_the_fallback(
     messages: AsyncAnthropic, small: FakeEngine, general: FakeEngine, fault: Any

@@ -6,6 +6,7 @@ import time
 
 import openai
 import pytest
+from anthropic import AsyncAnthropic
 
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import BASE_MODEL, Configure
@@ -21,10 +22,23 @@ async def test_a_model_is_listed_with_its_time_its_base_and_its_length(
     for model in listed.values():
         assert (model.object, model.owned_by) == ("model", "apprentice")
         assert time.time() - 600 < model.created <= time.time()
-    told = {name: model.model_extra for name, model in listed.items()}
-    assert told["returns"] == {"kind": "task", "root": BASE_MODEL, "max_model_len": 2048}
-    assert told["returns@v1"] == {"kind": "version", "root": BASE_MODEL, "max_model_len": 2048}
-    assert told["general"] == {"kind": "pool", "root": general.model, "max_model_len": 2048}
+    names = ("kind", "root", "max_model_len")
+    told = {model_id: [(model.model_extra or {})[name] for name in names] for model_id, model in listed.items()}
+    assert told["returns"] == ["task", BASE_MODEL, 2048]
+    assert told["returns@v1"] == ["version", BASE_MODEL, 2048]
+    assert told["general"] == ["pool", general.model, 2048]
+
+
+async def test_a_model_has_the_fields_that_anthropics_client_reads(gateway: RunningGateway) -> None:
+    async with AsyncAnthropic(base_url=gateway.url, api_key=gateway.admin_key) as client:
+        page = await client.models.list(limit=1)
+        read = await client.models.retrieve("returns")
+        assert [model.id async for model in page] == ["returns", "returns@v1", "general"]
+    assert (page.first_id, page.last_id, page.has_more) == ("returns", "general", False)
+    for model in page.data:
+        assert (model.type, model.display_name, model.lifecycle) == ("model", model.id, "active")
+        assert time.time() - 600 < model.created_at.timestamp() <= time.time()
+    assert read == page.data[0]
 
 
 async def test_one_model_is_read_by_its_name_and_others_are_not_there(gateway: RunningGateway) -> None:

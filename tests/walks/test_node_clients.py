@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes.answers import Called
 from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import RawEvent
 from tests.walks.gateway import RunningGateway
 from tests.walks.node_packages import install_node_packages
 from tests.walks.sdk_world import running
@@ -27,6 +28,7 @@ EXPECTED: Mapping[str, Any] = {
         "same": True, "usage": True, "status": "completed", "last": "response.completed", "logprobs": True,
     },
     "openai responses tools": {"kind": "function_call", "arguments": {"city": "Paris"}, "text": True},
+    "openai responses reasoning": ["reasoning_text", "output_text"],
     "openai responses parsed": ["city"],
     "openai embeddings": True,
     **{f"vercel {name} text": {"text": True, "finishReason": "stop", "model": "returns@v1", "tokens": True}
@@ -45,6 +47,9 @@ NOT_FOUND = {
     "param": "model",
     "type": "not_found_error",
 }
+
+
+THOUGHT = b'data: {"id": "chatcmpl-x", "choices": [{"index": 0, "delta": {"reasoning": "Hm."}}]}\n\n'
 
 
 def call_first_tool(body: Mapping[str, Any]) -> Called | None:
@@ -67,8 +72,9 @@ async def run_cases(gateway: RunningGateway) -> dict[str, dict[str, Any]]:
 
 
 async def test_clients_for_node_work_as_with_their_own_apis(
-    running: RunningGateway, small: FakeEngine, subtests: pytest.Subtests
+    running: RunningGateway, small: FakeEngine, general: FakeEngine, subtests: pytest.Subtests
 ) -> None:
+    general.faults.add(RawEvent(0, THOUGHT))
     small.auto_tool_choice = True
     small.max_model_len = 8192  # the AI SDK asks for 4,096 tokens of a model of Anthropic's that it does not know
     small.answers["returns@v1"] = call_first_tool

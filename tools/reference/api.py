@@ -65,21 +65,22 @@ MORE_HEADERS: Mapping[str, str] = {
 }
 FIELD_NOTES = """
 `max_tokens`, `max_completion_tokens` and `min_tokens` are bounded by `max_tokens_max` of the task; `n`, `best_of` and
-prompts times `n` by its `n_max`. A pool that is named as the model has its own. A body has at most 256 fields. Null and
+prompts times `n` by its `n_max`. A pool named as the model has its own. A body has at most 256 fields. Null and
 neutral values (`echo: false`) are taken everywhere. *permit*: `parameters_allowed` of the task or pool must name the
 field. What is unknown or not allowed is refused, or left out where `unknown_fields` is `drop`. The version's sampling
 applies where the caller sets none.
 
 - `media` permits message parts other than text, `roles` roles of one's own. `regex`, `grammar`, `structural_tag`,
-  `whitespace_pattern` and `pattern` (inside JSON schemas) permit what an engine compiles. At most 16 patterns of RE2
-  are taken, with 4,096 characters and 8,000 compiled steps together. Such a request is sent to no other engine after
-  a failure.
+  `whitespace_pattern` and `pattern` (inside JSON schemas) permit what an engine compiles. At most 16 patterns of
+  RE2, with 4,096 characters and 8,000 compiled steps together. Such a request is sent to no other engine after a
+  failure.
 - `prompt_logprobs`, `echo` with `logprobs`, and `echo` in a chat end vLLM processes with adapters: only pools without
   adapters can allow them.
 - Never allowed: `kv_transfer_params.prompt_token_ids`, and keys of `chat_template_kwargs` with a field of their own.
-- An [engine that is not vLLM](../guides/engines.md) gets OpenAI's fields only.
+- [Engines other than vLLM](../guides/engines.md) get OpenAI's fields only.
 - guidellm and `vllm bench serve` need `parameters_allowed: [ignore_eos]`; lm-eval needs `tokenized_requests=False`
   and an `n_max` of its batch size, for likelihoods `parameters_allowed: [echo]` of a pool without adapters.
+- Codex and Claude Code need `unknown_fields: drop` and `max_tokens_over: clamp`.
 """
 ADMIN_CALLS = """
 `/openapi.json` has what each does, with bodies and queries; the [command line](cli.md) calls most of them. A `GET`

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from msgspec import Raw
 
 from gateway.access import ClientIdentified, services_of
 from gateway.errors import Problem
 from gateway.features.requests.route import answer_beside
-from gateway.formats.anthropic_messages import MESSAGES, CountedMessages
-from gateway.formats.fields import RAW_FIELDS
+from gateway.formats.anthropic_messages import COUNTED_MESSAGES, CountedMessages
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.server_sent_events import Count
 from gateway.openapi_parts import CHOICE_ERRORS, JSON_ERRORS, WAIT_ERRORS, with_answer, with_body, with_errors
@@ -68,16 +67,7 @@ async def count_tokens(request: Request, caller: ClientIdentified) -> Response:
     async def tell(body: RequestBody, choice: Choice) -> dict[str, Any]:
         return {"input_tokens": await _count(services, body, choice)}
 
-    return await answer_beside(request, caller, _read, tell)
-
-
-def _read(raw: bytes) -> RequestBody:
-    """The message whose tokens are counted. Its answer has no length: no more than one token of it is ever meant."""
-    try:
-        fields = RAW_FIELDS.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return read_body(MESSAGES, raw)  # which tells the fault
-    return read_body(MESSAGES, msgspec.json.encode({**fields, "max_tokens": Raw(b"1")}))
+    return await answer_beside(request, caller, partial(read_body, COUNTED_MESSAGES), tell)
 
 
 async def _count(services: Services, body: RequestBody, choice: Choice) -> int:

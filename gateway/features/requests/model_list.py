@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -20,7 +21,9 @@ router = APIRouter()
 @router.get("/v1/models", tags=["callers"])
 async def models(request: Request, caller: ClientIdentified) -> dict[str, Any]:
     """The names that this key may put into `model`."""
-    return {"object": "list", "data": list(_cards(services_of(request), caller))}
+    cards = list(_cards(services_of(request), caller))
+    ends = (cards[0]["id"], cards[-1]["id"]) if cards else (None, None)
+    return {"object": "list", "data": cards, "has_more": False, "first_id": ends[0], "last_id": ends[1]}
 
 
 @router.get("/v1/models/{model}", tags=["callers"], responses=with_errors("model_not_found"))
@@ -33,14 +36,18 @@ async def read_model(request: Request, model: str, caller: ClientIdentified) -> 
 
 
 def _cards(services: Services, caller: Caller) -> Iterator[dict[str, Any]]:
-    """The models that the key may name, as OpenAI's API has them, with the fields of vLLM that its clients read."""
+    """The models that the key may name, with the fields that clients of OpenAI, Anthropic and vLLM read."""
     for name, kind, created, pool in _names(services):
         if not caller.models.isdisjoint(("*", name.partition("@")[0], name)):
             config = services.fleet.pools.get(pool or "")
             yield {
                 "id": name,
                 "object": "model",
+                "type": "model",
+                "display_name": name,
+                "lifecycle": "active",
                 "created": created,
+                "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
                 "owned_by": "apprentice",
                 "kind": kind,
                 "root": config.base_model if config is not None else None,

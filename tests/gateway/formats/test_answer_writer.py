@@ -12,6 +12,7 @@ from gateway.formats.anthropic_messages import MESSAGES, MessageWriter
 from gateway.formats.request_body import read_body
 from gateway.formats.responses import RESPONSES
 from gateway.formats.responses_writer import ResponseWriter
+from gateway.formats.wire_format import WireFormat
 
 ASK = b'{"model": "m", "input": "hi"}'
 
@@ -110,6 +111,25 @@ def test_instructions_and_developer_messages_become_one_system_message() -> None
     assert chat["messages"] == [{"role": "system", "content": "a\n\nb"}, {"role": "user", "content": "c"}]
 
 
+def test_system_turns_that_begin_a_message_are_joined_with_its_system() -> None:
+    turns = [{"role": "system", "content": [{"type": "text", "text": "b"}]}, {"role": "user", "content": "c"}]
+    asked = {"model": "m", "max_tokens": 9, "system": "a", "messages": turns}
+    chat = json.loads(read_body(MESSAGES, json.dumps(asked).encode()).raw)
+    assert chat["messages"] == [{"role": "system", "content": "a\n\nb"}, {"role": "user", "content": "c"}]
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "fields"),
+    [
+        (MESSAGES, {"messages": [{"role": "user", "content": "c"}], "max_tokens": 20.0, "top_k": 4.0}),
+        (RESPONSES, {"input": "c", "max_output_tokens": 20.0, "top_logprobs": 4.0}),
+    ],
+)
+def test_whole_numbers_of_other_apis_may_have_a_point(wire_format: WireFormat, fields: dict[str, Any]) -> None:
+    body = read_body(wire_format, json.dumps({"model": "m", **fields}).encode())
+    assert (body.answer_tokens, body.read.top_k or body.read.top_logprobs) == (20, 4)
+
+
 def test_values_that_ask_for_nothing_are_taken() -> None:
     asked = {"model": "m", "input": "c", "tools": [], "tool_choice": "auto", "top_logprobs": 0, "stop": None}
     chat = json.loads(read_body(RESPONSES, json.dumps(asked).encode()).raw)
@@ -174,5 +194,5 @@ def test_odd_types_that_chat_lets_pass_are_told_too(make: Any, odd: dict[str, An
 def test_an_error_in_a_stream_has_the_next_number() -> None:
     writer = ResponseWriter(ASK)
     told = read(writer.write_events(events({"content": "yes"})))
-    [error] = read(RESPONSES.error_event(Problem("stream_broken", "It broke."), writer.event_count))
-    assert error["sequence_number"] == told[-1]["sequence_number"] + 1
+    error, failed = read(writer.write_failure(Problem("stream_broken", "It broke.")))
+    assert error["sequence_number"] == failed["sequence_number"] - 1 == told[-1]["sequence_number"] + 1

@@ -473,7 +473,7 @@ def test_the_gateway_splices_what_it_knows_into_the_engines_own_usage() -> None:
 
 
 def test_an_error_ends_a_stream_as_one_event() -> None:
-    told = CHAT.error_event(Problem("stream_broken", "It broke.\nBadly."), 0)
+    told = CHAT.error_event(Problem("stream_broken", "It broke.\nBadly."))
     assert told.count(b"\n") == 2
     payload = payload_of(told)
     assert payload is not None

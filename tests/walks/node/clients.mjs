@@ -62,6 +62,10 @@ cases['openai responses tools'] = async () => {
   const next = await openai.responses.create({ model, tools, input: [...messages, ...final.output, output] });
   return { kind: call.type, arguments: call.parsed_arguments ?? JSON.parse(call.arguments), text: next.output_text !== '' };
 };
+cases['openai responses reasoning'] = async () => {
+  const final = await openai.responses.stream({ model: 'general', input: prompt }).finalResponse();
+  return final.output.map((item) => item.content[0].type);
+};
 cases['openai responses parsed'] = async () => {
   const text = { format: zodTextFormat(City, 'city') };
   return Object.keys((await openai.responses.parse({ model, input: prompt, text })).output_parsed);
