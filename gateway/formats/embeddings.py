@@ -1,4 +1,4 @@
-"""Embeddings: texts, each answered by a vector. Pools answer them; a task's adapter makes none."""
+"""Embeddings: inputs, each answered by a vector. Pools answer them; a task's adapter makes none."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from gateway.formats.wire_format import WireFormat
 from serving.errors import Failed, from_inside
 
 INPUTS_MAX = 2048
-"""Texts of one request, as in OpenAI's API."""
+"""Inputs of one request, as in OpenAI's API."""
+TOKENS_MAX = 65_536
+TokenId = Annotated[int, Meta(ge=0)]
 
 
 class EmbeddingFields(Fields):
-    """The fields of a request for embeddings."""
+    """The fields of a request for embeddings. An input is a text or its token ids, which LangChain's client sends."""
 
-    input: str | Annotated[list[str], Meta(min_length=1, max_length=INPUTS_MAX)] | None = None
+    input: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=TOKENS_MAX)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+
+    def __post_init__(self) -> None:
+        if len(_inputs(self)) > INPUTS_MAX:
+            raise ValueError(f"Expected at most {INPUTS_MAX} inputs - at `$.input`")
 
 
 class EmbeddingItem(msgspec.Struct, gc=False):
@@ -65,7 +71,7 @@ class EmbeddingsFormat(WireFormat):
         return ()
 
     def text(self, read: Fields) -> str:
-        return "\n".join(_texts(read))
+        return "\n".join(given for given in _inputs(read) if isinstance(given, str))
 
     def selected(self, read: Fields, selector: str) -> str:
         return select_from_text(selector, self.text(read))
@@ -74,7 +80,7 @@ class EmbeddingsFormat(WireFormat):
         return self.text(read)
 
     def alternatives(self, read: Fields) -> int:
-        return len(_texts(read))
+        return len(_inputs(read))
 
     def answer_tokens(self, read: Fields) -> int | None:
         return 0
@@ -91,7 +97,7 @@ class EmbeddingsFormat(WireFormat):
         if not read.data:
             raise from_inside("the engine answered with an error inside a 200", body)
         if len(read.data) < choices:
-            raise Failed("the engine's answer has fewer embeddings than there are texts", body=body)
+            raise Failed("the engine's answer has fewer embeddings than there are inputs", body=body)
         progress.answer_id = read.id
         progress.finish_reason = "stop"
         if read.usage is not None:
@@ -112,9 +118,10 @@ class EmbeddingsFormat(WireFormat):
         }
 
 
-def _texts(read: Fields) -> list[str]:
+def _inputs(read: Fields) -> list[Any]:
+    """The inputs, each a text or a list of token ids."""
     given = read.input if isinstance(read, EmbeddingFields) else None
-    return [given] if isinstance(given, str) else given or []
+    return given if isinstance(given, list) and not isinstance(given[0], int) else [given]
 
 
 EMBEDDINGS = EmbeddingsFormat()

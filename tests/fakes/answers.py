@@ -81,13 +81,14 @@ def prompt_of(body: Json) -> str:
 
 
 def embeddings_of(body: Json) -> dict[str, Any]:
-    """A vector of two numbers for each text, and the tokens that they count as."""
-    texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
-    vectors: list[Any] = [[len(text) / 100, text.count(" ") / 100] for text in texts]
+    """A vector of two numbers for each input, a text or a list of token ids, and the tokens that they count as."""
+    given = body["input"]
+    inputs = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+    vectors: list[Any] = [[len(one) / 100, one.count(" ") / 100] for one in inputs]
     if body.get("encoding_format") == "base64":
         vectors = [base64.b64encode(struct.pack("<2f", *vector)).decode() for vector in vectors]
     data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(vectors)]
-    tokens = sum(len(tokens_of(text)) for text in texts)
+    tokens = sum(len(tokens_of(one) if isinstance(one, str) else one) for one in inputs)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
     return {"id": "embd-1", "object": "list", "created": 1, "model": body["model"], "data": data, "usage": usage}
 

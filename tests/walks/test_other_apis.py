@@ -346,6 +346,15 @@ async def test_embeddings_come_from_a_pool_and_are_priced(
     assert (record["completion_tokens"], record["cost_usd"] is not None) == (0, True)
 
 
+@pytest.mark.parametrize(("given", "vectors"), [([5, 6, 7], 1), ([[5, 6], [7]], 2), ([1] * 3000, 1)])
+async def test_inputs_may_be_token_ids(
+    responses: AsyncOpenAI, general: FakeEngine, given: list[Any], vectors: int
+) -> None:
+    answer = await responses.embeddings.create(model="general", input=given)
+    assert len(answer.data) == vectors
+    assert [call.body["input"] for call in general.calls if call.path == "/v1/embeddings"] == [given]
+
+
 @dataclass(frozen=True)
 class FewerVectors(Fault):
     """Answers with one vector, however many texts there are."""
@@ -385,7 +394,8 @@ async def test_a_refusal_inside_a_200_is_the_callers_own_mistake(responses: Asyn
     [
         ({"model": "returns"}, "model"),
         ({"input": []}, "input"),
-        ({"input": [[1, 2], [3]]}, "input"),
+        ({"input": [[1, -2], [3]]}, "input[0][1]"),
+        ({"input": ["x"] * 2049}, "input"),
         ({"dimensions": 0}, "dimensions"),
         ({"extra_body": {"stream": True}}, "stream"),
     ],
