@@ -6,7 +6,7 @@ EngineError                the engine did not give a usable answer
  ├─ Silent                 connected, and nothing came within the limit
  ├─ Overloaded             429 or 503: it says that it is too busy
  ├─ Failed                 any other status that is not the caller's fault, an error inside a 200, or no answer at all
- ├─ Missing                404 for a model that we know it has
+ ├─ Missing                404: a model that we know it has, or a path
  ├─ Truncated              the answer ended before it was whole
  ├─ Late                   it came, but was not whole in the time for which it may be held back: our own bound
  ├─ Oversize               it, or an event of it, is longer than we take: our own bound
@@ -98,7 +98,7 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
     if status in (429, 503):
         return Overloaded(message, status, body, seconds)
     if status == 404:
-        return Missing(message, status, body)
+        return Missing(f"{message}: it has no such model, or does not serve this path", status, body)
     if status == 408:
         return Silent(message, status, body)
     if status in (400, 413) and any(words in body.lower() for words in TOO_LONG_WORDS):
