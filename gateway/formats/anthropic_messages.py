@@ -53,7 +53,7 @@ TOOL_CHOICES: Mapping[str, str] = MappingProxyType({"auto": "auto", "any": "requ
 class ImageSource(msgspec.Struct):
     """The bytes of an image, or its address."""
 
-    type: Literal["base64", "url"]
+    type: Annotated[str, Meta(max_length=64)]
     media_type: str = "image/png"
     data: str = ""
     url: str = ""
@@ -64,7 +64,7 @@ class ContentBlock(msgspec.Struct):
 
     type: Annotated[str, Meta(max_length=64)]
     text: str | None = None
-    source: Raw = msgspec.field(default_factory=Raw)
+    source: ImageSource | None = None
     id: str | None = None
     name: str | None = None
     input: Raw = msgspec.field(default_factory=Raw)
@@ -220,7 +220,10 @@ class MessagesFormat(TranslatedFormat):
     def describe_error(self, problem: Problem) -> dict[str, Any]:
         """A problem in Anthropic's shape of errors, which is that of an event, too."""
         self.rename(problem)
-        error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": problem.message}
+        message = problem.message
+        if problem.code == "context_length_exceeded":  # by these words its clients know that they have to shorten it
+            message = f"prompt is too long: {message}"
+        error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": message}
         return {"type": "error", "error": error | {"param": problem.param, "code": problem.code}}
 
     def answer_schema(self) -> dict[str, Any]:
@@ -284,10 +287,12 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
 
 
 def _read_image(block: ContentBlock, place: str) -> dict[str, Any]:
-    """An image as a part of a chat message. Raises msgspec.ValidationError, and Problem (400) where it has none."""
-    if not is_given(block.source):
+    """An image as a part of a chat message. Raises Problem (400) where it has none."""
+    source = block.source
+    if source is None:
         raise refuse_missing(f"{place}.source")
-    source = msgspec.json.decode(block.source, type=ImageSource)
+    if source.type not in ("base64", "url"):
+        raise refuse_value(f"{place}.source.type", source.type, "base64", "url")
     name = "url" if source.type == "url" else "data"
     if not getattr(source, name):
         raise refuse_missing(f"{place}.source.{name}")

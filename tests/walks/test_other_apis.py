@@ -273,6 +273,10 @@ async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].source"),
         (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]},
+            "messages[0].content[0].source.type",
+        ),
+        (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}]},
             "messages[0].content[0].source.url",
         ),

@@ -3,23 +3,74 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
 import pytest
 from anthropic import AsyncAnthropic
+from anthropic.types import Message, RawMessageStreamEvent
 from openai import AsyncOpenAI
+from openai.types.responses import Response, ResponseStreamEvent
 
-from tests.fakes.answers import Said
+from tests.fakes.answers import Called, Said
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, EmptyAnswer, RawEvent, Tokens
+from tests.walks.gateway import RunningGateway
 from tests.walks.sdk_world import TEXT, messages, responses, running
 
 __all__ = ["messages", "responses", "running"]
 
 ASK: Any = {"model": "returns", "max_tokens": 64, "messages": [{"role": "user", "content": TEXT}]}
-THOUGHT = {"id": "chatcmpl-x", "choices": [{"index": 0, "delta": {"reasoning": "Hm."}}]}
+THOUGHT = {"id": "chatcmpl-x", "model": "returns@v1", "choices": [{"index": 0, "delta": {"reasoning": "Hm."}}]}
+EVENT_TYPES = {
+    (path, typing.get_args(kind.model_fields["type"].annotation)[0]): kind
+    for path, union in (("messages", RawMessageStreamEvent), ("responses", ResponseStreamEvent))
+    for kind in typing.get_args(typing.get_args(union)[0])
+}
+"""The clients' types of events, by their format and their name."""
+
+
+@pytest.mark.parametrize("end", ["whole", "tool", "length", "refusal", "empty", "reasoning", "broken"])
+async def test_events_and_answers_are_of_the_types_of_their_clients(
+    running: RunningGateway, small: FakeEngine, end: str
+) -> None:
+    fields: dict[str, Any] = {}
+    match end:
+        case "tool":
+            small.answers["returns@v1"] = Called("weather", {"city": "Paris"})
+        case "length":
+            fields = {"max_tokens": 2, "max_output_tokens": 2}
+        case "refusal":
+            small.twists["returns@v1"] = refuse
+        case "empty":
+            small.faults.add(EmptyAnswer(), model="returns@*")
+        case "reasoning":
+            small.faults.add(RawEvent(0, b"data: " + json.dumps(THOUGHT).encode() + b"\n\n"), model="returns@*")
+        case "broken":
+            small.faults.add(Tokens(30), Dies(10), model="returns@*")
+    asked: dict[str, dict[str, Any]] = {
+        "messages": ASK | {name: value for name, value in fields.items() if name == "max_tokens"},
+        "responses": {"model": "returns", "input": TEXT, "max_output_tokens": fields.get("max_output_tokens")},
+    }
+    async with running.http() as http:
+        for path, body in asked.items():
+            events = (await http.post(f"/v1/{path}", json=body | {"stream": True})).text.split("\n\n")
+            told = [json.loads(event.partition("data: ")[2]) for event in events if event]
+            assert len(told) > 3
+            for each in told:
+                if (path, each["type"]) != ("messages", "error"):
+                    EVENT_TYPES[path, each["type"]].model_validate(each)
+            if end not in ("reasoning", "broken"):
+                answer = await http.post(f"/v1/{path}", json=body)
+                (Message if path == "messages" else Response).model_validate(answer.json())
+
+
+async def test_message_that_is_too_long_says_so_in_anthropics_words(messages: AsyncAnthropic) -> None:
+    turns: Any = [{"role": "user", "content": TEXT * 300}]
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long: This model's maximum context length"):
+        await messages.messages.create(model="returns", max_tokens=64, messages=turns)
 
 
 async def put_together(events: AsyncIterator[Any]) -> tuple[list[dict[str, Any]], Any]:
