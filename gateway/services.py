@@ -15,6 +15,7 @@ import httpx
 from redis.asyncio import Redis
 
 from gateway.access_log import AccessLog
+from gateway.background.lease import LEASE_SECONDS, JobLease
 from gateway.callers import Caller
 from gateway.configuration.settings import Settings
 from gateway.current_configuration import Deployment, Prices
@@ -199,6 +200,10 @@ class Services:
         """The salt that keeps a caller's prompts apart in an engine's cache; None where they are shared."""
         isolation = task.cache_isolation if task is not None else self.settings.cache_isolation
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
+
+    def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS) -> JobLease:
+        """This gateway's lease of a background job."""
+        return JobLease(self.redis, self.snapshot, job, self.name, lease_seconds)
 
     def get_fingerprint(self, choice: Choice) -> str:
         """The digest of all that is to answer this choice."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 
 from gateway.admin.audit_heads import AuditHead, line_of, sign_head
-from gateway.background.lease import JobLease
 from gateway.configuration.sections import AuditSettings
 from gateway.errors import SettingsError
 from gateway.services import Services
@@ -30,7 +29,7 @@ async def keep_audit_head(services: Services) -> None:
     settings = services.settings.audit
     if settings.head_key_file is None:
         await asyncio.Event().wait()  # there is nothing to do; a change needs a restart
-    lease = JobLease(services.redis, "audit_head", services.name)
+    lease = services.lease_job("audit_head")
     await lease.repeat(AuditHeads(services).step, settings.head_interval_seconds)
 
 

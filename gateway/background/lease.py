@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.state.snapshot import SnapshotKeeper
+from serving.object_store import CHANGED_CHANNEL
+
 LEASE_SECONDS = 10.0
 KEY = "apprentice:duty:"
 SCANNED_AT_ONCE = 1000
 
-RENEW = """
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 2 end
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
-return 0
+TAKE = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return {owner, redis.call('PTTL', KEYS[1])} end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {owner, tonumber(ARGV[2])}
 """
-RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+"""The owner before, and for how many milliseconds whoever has the lease now has it."""
+RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) redis.call('PUBLISH', ARGV[2], KEYS[1]) end
+"""
 FOLDER_JOB = "datasets:"
 """With the name of a folder, the job of building its data sets."""
 Work = Callable[[], Awaitable[None]]
@@ -39,38 +47,51 @@ async def list_holders(redis: Any, beginning: str) -> dict[str, str]:
 class JobLease:
     """The lease of one job, as one gateway takes it, renews it and gives it back."""
 
-    def __init__(self, redis: Redis, job: str, owner: str, lease_seconds: float = LEASE_SECONDS) -> None:
-        """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`."""
-        self._renew = redis.register_script(RENEW)
+    def __init__(
+        self, redis: Redis, snapshot: SnapshotKeeper, job: str, owner: str, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
+        """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`. `snapshot`
+        hears when another one gives it back."""
+        self._snapshot = snapshot
+        self._take_script = redis.register_script(TAKE)
         self._release = redis.register_script(RELEASE)
         self._key = KEY + job  # an earlier release sees it, where `job` has the same name there
         self._owner = owner
         self._lease_seconds = lease_seconds
+        self._held_at = -1
+        """The generation of the state at which this gateway last took or kept the lease; -1: another one has it."""
+        self._ask_at = 0.0
+        """When a third of the time is over for which this gateway has the lease, or all of it for which another one
+        has: by time.monotonic."""
         self.is_new = False
         """Set when the lease was taken, not only kept: another gateway may have had it before. Its user clears it."""
 
     async def repeat(
         self, work: Work, interval_seconds: float, *, wake: asyncio.Event | None = None, stop: Work | None = None
     ) -> None:
-        """Do the work again and again while no other gateway has the lease. Runs until cancelled.
+        """Do the work again and again while no other gateway has the lease; else wait until that one gives it back, or
+        it has run out. Runs until cancelled.
 
         `wake` ends the wait between two times early. `stop` ends what the work has left under way: it is called where
         another gateway has the lease, and before this one gives it back. Raises what `work` raises, and RedisError.
         """
-        wake = wake or asyncio.Event()
+        wake = self._snapshot.given_back[self._key.encode()] = wake or asyncio.Event()
         try:
             while True:
                 wake.clear()
-                if not await self.do(work) and stop is not None:
-                    await stop()
+                wait_seconds = interval_seconds
+                if not await self.do(work):
+                    if stop is not None:
+                        await stop()
+                    wait_seconds = max(interval_seconds, self._ask_at - time.monotonic())
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(interval_seconds):
+                    async with asyncio.timeout(wait_seconds):
                         await wake.wait()
         finally:
             if stop is not None:
                 await stop()
             with contextlib.suppress(RedisError, OSError):  # it expires by itself; the cancellation has to go on
-                await self._release(keys=[self._key], args=[self._owner])
+                await self._release(keys=[self._key], args=[self._owner, CHANGED_CHANNEL])
 
     async def do(self, work: Work) -> bool:
         """Do the work once if this gateway has the lease, and renew it meanwhile.
@@ -78,7 +99,8 @@ class JobLease:
         The work is cancelled once another gateway has the lease. Returns whether the work came to its end. Raises what
         `work` raises, and RedisError.
         """
-        if not await self._take():
+        is_sure = self._held_at == self._snapshot.current.generation and time.monotonic() < self._ask_at
+        if not is_sure and not await self._take():
             return False
         tasks = working, _ = asyncio.ensure_future(work()), asyncio.ensure_future(self._keep())
         try:
@@ -94,13 +116,16 @@ class JobLease:
 
     async def _take(self) -> bool:
         """Take or keep the lease. False while another gateway has it. Raises RedisError."""
-        held = int(await self._renew(keys=[self._key], args=[self._owner, int(1000 * self._lease_seconds)]))
-        self.is_new = self.is_new or held == 2
-        return held > 0
+        now, generation = time.monotonic(), self._snapshot.current.generation
+        before, left_ms = await self._take_script(keys=[self._key], args=[self._owner, int(1000 * self._lease_seconds)])
+        self.is_new = self.is_new or before is None
+        held = before in (None, self._owner.encode())
+        self._held_at, self._ask_at = generation if held else -1, now + left_ms / (3000 if held else 1000)
+        return held
 
     async def _keep(self) -> None:
         """Renew the lease; return once another gateway has it."""
         held = True
         while held:
-            await asyncio.sleep(self._lease_seconds / 3)
+            await asyncio.sleep(self._ask_at - time.monotonic())
             held = await self._take()

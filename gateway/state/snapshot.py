@@ -131,6 +131,8 @@ class SnapshotKeeper:
         self._reading = asyncio.Lock()
         self._next = asyncio.Event()
         self.fresh_at = 0.0
+        self.given_back: dict[bytes, asyncio.Event] = {}
+        """By the key of a job's lease: set when a gateway gives it back."""
         self.current = Snapshot(0, MappingProxyType(dict(fixed_callers)), self._policy(0, {}, {}), {}, {}, {}, {})
 
     async def refresh(self) -> Snapshot:
@@ -237,7 +239,9 @@ class SnapshotKeeper:
                     await channel.subscribe(CHANGED_CHANNEL)
                     while True:
                         await self.refresh()
-                        await channel.get_message(ignore_subscribe_messages=True, timeout=interval_seconds)
+                        notice = await channel.get_message(ignore_subscribe_messages=True, timeout=interval_seconds)
+                        if notice is not None and (given_back := self.given_back.get(notice["data"])) is not None:
+                            given_back.set()
             except (RedisError, OSError):
                 await asyncio.sleep(interval_seconds)
 

@@ -42,6 +42,7 @@ from tests.walks.two_replicas import (
     Hold,
     called,
     callers,
+    end_leases,
     lists,
     loads,
     push,
@@ -149,7 +150,7 @@ class Pair:
         for key in await self.redis.hkeys(PRESENCE_KEY):
             if key.decode() != self.gateway.services.name:
                 await self.redis.hdel(PRESENCE_KEY, key)
-        await self.redis.delete(LEASE_KEY, MONITOR_LEASE_KEY)
+        await end_leases(self.redis, LEASE_KEY, MONITOR_LEASE_KEY)
 
     async def owner(self) -> str:
         """The gateway that has the job."""

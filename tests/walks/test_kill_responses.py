@@ -33,7 +33,7 @@ from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, V2, audit_of, step
 from tests.walks.test_kill import Gate, When
 from tests.walks.test_process import Process, client, served
-from tests.walks.two_replicas import LEASE_KEY
+from tests.walks.two_replicas import LEASE_KEY, end_leases
 
 NOW = 1_800_000_000.0
 MONITOR_LEASE_KEY = "apprentice:duty:monitor"
@@ -85,7 +85,9 @@ class Two:
             if name.decode() != self.gateway.services.name:
                 await self.redis.hdel(PRESENCE_KEY, name)
         claims = [claim async for claim in self.redis.scan_iter("apprentice:responses:claim:*")]
-        await self.redis.delete(MONITOR_LEASE_KEY, LEASE_KEY, *claims)
+        for claim in claims:
+            await self.redis.delete(claim)
+        await end_leases(self.redis, MONITOR_LEASE_KEY, LEASE_KEY)
 
     async def write(self, *with_it: Change, **more: Any) -> None:
         """Have the health know of the roll back, and write what goes with it."""

@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis.asyncio import Redis
+
+from serving.object_store import CHANGED_CHANNEL
 from serving.replica import Replica
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Moment
@@ -19,6 +22,13 @@ LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 DEADLINE_SECONDS = 60.0
 LEASE_KEY = "apprentice:duty:reconcile"
+
+
+async def end_leases(redis: Redis, *keys: str) -> None:
+    """The leases of jobs of a killed gateway end now instead of after their seconds, and others hear of it."""
+    for key in keys:
+        await redis.delete(key)
+        await redis.publish(CHANGED_CHANNEL, key)
 
 
 @dataclass(frozen=True, eq=False)

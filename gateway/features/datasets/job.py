@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import FOLDER_JOB, JobLease, list_holders
+from gateway.background.lease import FOLDER_JOB, list_holders
 from gateway.errors import Problem
 from gateway.features.datasets.datasets import Build, Datasets
 from gateway.features.records.archiving import text_source_of
@@ -43,7 +43,7 @@ async def keep_building(datasets: Datasets) -> None:
     """Build whatever waits, unless another gateway with the same folder does. Runs until cancelled. Raises
     RedisError."""
     folder = await asyncio.to_thread(datasets.name_folder)
-    lease = JobLease(datasets.services.redis, FOLDER_JOB + folder, datasets.services.name)
+    lease = datasets.services.lease_job(FOLDER_JOB + folder)
     await lease.repeat(BuildingWork(datasets, folder).step, LOOK_INTERVAL_SECONDS)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import FOLDER_JOB, JobLease, list_holders
+from gateway.background.lease import FOLDER_JOB, list_holders
 from gateway.errors import Problem
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.erasures.store import Erasure
@@ -33,7 +33,7 @@ COMMAND = make_command("monitoring.erasure_run")
 
 async def keep_erasing(erasures: Erasures) -> None:
     """Do what is to be erased, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(erasures.services.redis, "erasures", erasures.services.name)
+    lease = erasures.services.lease_job("erasures")
 
     async def erase_all() -> None:
         for erasure in await erasures.store.waiting():

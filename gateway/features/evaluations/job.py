@@ -19,7 +19,6 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import JobLease
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.baselines import count_leaked, gate_of, take_gate
@@ -77,7 +76,7 @@ class Impossible(Exception):
 
 async def keep_evaluating(evaluations: Evaluations) -> None:
     """Run whatever is to be evaluated, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(evaluations.services.redis, "evaluations", evaluations.services.name)
+    lease = evaluations.services.lease_job("evaluations")
     store = evaluations.store
 
     async def run_next() -> None:

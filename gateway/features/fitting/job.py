@@ -14,7 +14,6 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.samples import WAIT_SECONDS_MAX, WaitingSample
@@ -38,7 +37,7 @@ class FittingFailure(Exception):
 
 async def keep_fitting(fitting: Fitting) -> None:
     """Fit whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(fitting.services.redis, "fitting", fitting.services.name)
+    lease = fitting.services.lease_job("fitting")
     await lease.repeat(FittingWork(fitting).step, LOOK_INTERVAL_SECONDS)
 
 

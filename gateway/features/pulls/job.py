@@ -20,7 +20,6 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.pulls.pulls import Pull, Pulls
 from gateway.features.releases.adding import Pusher, add_version
@@ -40,7 +39,7 @@ COMMAND = make_command("serving.adapters.sources.fetching")
 
 async def keep_pulling(pulls: Pulls) -> None:
     """Pull whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(pulls.services.redis, "pulls", pulls.services.name)
+    lease = pulls.services.lease_job("pulls")
     await lease.repeat(PullingWork(pulls).step, LOOK_INTERVAL_SECONDS)
 
 

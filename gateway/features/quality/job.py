@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from gateway.background.child_process import ChildProcess, run_child
-from gateway.background.lease import JobLease
 from gateway.features.quality.budgets import tell_budgets
 from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
@@ -53,7 +52,7 @@ class MonitorFailed(ConnectionError):
 
 async def keep_monitoring(quality: Quality) -> None:
     """Judge for as long as no other gateway does. Runs until cancelled. Raises RedisError and MonitorFailed."""
-    lease = JobLease(quality.services.redis, "monitor", quality.services.name)
+    lease = quality.services.lease_job("monitor")
     await lease.repeat(lambda: Monitoring(quality).run(), quality.services.settings.monitor.interval_seconds)
 
 

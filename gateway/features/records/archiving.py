@@ -14,7 +14,6 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.background.job_process import make_command, run_process
-from gateway.background.lease import JobLease
 from gateway.configuration.settings import Settings
 from gateway.errors import Problem
 from gateway.services import Services
@@ -54,7 +53,7 @@ async def keep_archiving(services: Services) -> None:
     if not keep.archive:
         await asyncio.Event().wait()
     await _check_bucket(services.settings)
-    lease = JobLease(services.redis, "archive", services.name)
+    lease = services.lease_job("archive")
     pause_ms = max(1, int(900 * keep.archive_interval_seconds))
     redis: Any = services.redis
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-from gateway.background.lease import JobLease
 from gateway.features.releases.recycling import recycle_some
 from gateway.features.releases.releases import Releases
 from gateway.fleet_health import check_health
@@ -21,7 +20,7 @@ NOTE_CHARACTERS_MAX = 2000
 
 async def keep_reconciling(releases: Releases) -> None:
     """One pass a second, and one at each new snapshot, while this gateway has the lease. Raises RedisError."""
-    lease = JobLease(releases.services.redis, "reconcile", releases.services.name)
+    lease = releases.services.lease_job("reconcile")
 
     async def pass_over_fleet() -> None:
         if lease.is_new:

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.background.lease import JobLease
 from gateway.callers import Caller
 from gateway.configuration.monitor import ReviewSettings
 from gateway.features.reviews.agreement_job import MEASURED_SECONDS, keep_agreement
@@ -67,7 +66,7 @@ def _fields(choice: Choice) -> tuple[str, ...]:
 
 async def keep_reviewing(reviews: Reviews) -> None:
     """Keep what was drawn, and count what waits. Runs until cancelled."""
-    lease = JobLease(reviews.services.redis, "agreement", reviews.services.name, 2 * MEASURED_SECONDS)
+    lease = reviews.services.lease_job("agreement", 2 * MEASURED_SECONDS)
     async with asyncio.TaskGroup() as group:
         group.create_task(_keep_one_by_one(reviews))
         group.create_task(lease.repeat(lambda: keep_agreement(reviews), MEASURED_SECONDS))

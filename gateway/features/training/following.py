@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from gateway.background.lease import JobLease
 from gateway.errors import Problem
 from gateway.features.datasets.datasets import Build, read_card
 from gateway.features.evaluations.store import Status
@@ -52,7 +51,7 @@ class Halt(Exception):
 
 async def keep_following(trainings: Trainings) -> None:
     """Carry requests to train on, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(trainings.services.redis, f"retraining-{trainings.place}", trainings.services.name)
+    lease = trainings.services.lease_job(f"retraining-{trainings.place}")
     looked = (-1, 0.0)
 
     async def look() -> None:

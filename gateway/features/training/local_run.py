@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from gateway.background.child_process import ChildProcess, run_child
-from gateway.background.lease import JobLease
 from gateway.features.training.ending import TrainingFault, enter_result
 from gateway.features.training.store import Training
 from gateway.features.training.training_run import LOOK_INTERVAL_SECONDS, TrainingRun
@@ -29,7 +28,7 @@ FAILED_KEPT_SECONDS = 7 * 86_400.0
 
 async def keep_training(trainings: Trainings) -> None:
     """Run the trainings of this data folder, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(trainings.services.redis, f"training-{trainings.place}", trainings.services.name)
+    lease = trainings.services.lease_job(f"training-{trainings.place}")
     looked_at = -1
 
     async def run_next() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import Any
 
-from gateway.background.lease import JobLease
 from gateway.features.training.ending import TrainingFault
 from gateway.features.training.launching import find_end, launch
 from gateway.features.training.store import Training
@@ -22,7 +21,7 @@ GRACE_SECONDS = 30.0
 
 async def keep_following_remote(trainings: Trainings) -> None:
     """Launch and follow the trainings elsewhere whose files are here, if no other gateway does. Raises RedisError."""
-    lease = JobLease(trainings.services.redis, f"training-remote-{trainings.place}", trainings.services.name)
+    lease = trainings.services.lease_job(f"training-remote-{trainings.place}")
     looked_at = -1
 
     async def run_all() -> None:

@@ -9,10 +9,24 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.background.lease import JobLease
+from gateway.state.snapshot import Deployed, SnapshotKeeper
+from router.policy import AttemptLimits
+from serving.object_store import CHANGED_CHANNEL, ObjectStore
+from tests.waiting import until
 
+KEY = "apprentice:duty:test"
 LEASE_SECONDS = 3.0
 INTERVAL_SECONDS = 0.01
 SECONDS_MAX = 60.0
+
+
+def lease_of(redis: Redis, owner: str, lease_seconds: float = LEASE_SECONDS) -> JobLease:
+    keeper = SnapshotKeeper(redis, Deployed({}, frozenset(), AttemptLimits()), {}, lambda _: None)
+    return JobLease(redis, keeper, "test", owner, lease_seconds)
+
+
+async def count_calls(redis: Redis, command: str) -> int:
+    return int((await redis.info("commandstats")).get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 def working(events: asyncio.Queue[str], name: str) -> Callable[[], Awaitable[None]]:
@@ -22,22 +36,62 @@ def working(events: asyncio.Queue[str], name: str) -> Callable[[], Awaitable[Non
     return work
 
 
-async def test_one_gateway_works_and_the_next_one_does_once_it_stops(redis: Redis) -> None:
+async def test_next_gateway_works_at_once_after_a_stop_and_does_not_ask_before(redis: Redis) -> None:
     events: asyncio.Queue[str] = asyncio.Queue()
-    leases = [JobLease(redis, "test", name, LEASE_SECONDS) for name in ("first", "second")]
+    first, second = (lease_of(redis, name, 600.0) for name in ("first", "second"))
     async with asyncio.timeout(SECONDS_MAX):
-        first = asyncio.create_task(leases[0].repeat(working(events, "first"), INTERVAL_SECONDS))
+        working_first = asyncio.create_task(first.repeat(working(events, "first"), INTERVAL_SECONDS))
         assert await events.get() == "first"
-        second = asyncio.create_task(leases[1].repeat(working(events, "second"), INTERVAL_SECONDS))
+        asked = await count_calls(redis, "evalsha")
+        following = asyncio.create_task(second._snapshot.follow(600.0))
+        await until(lambda: _has_listener(redis))
+        working_second = asyncio.create_task(second.repeat(working(events, "second"), INTERVAL_SECONDS))
+        await until(lambda: _has_asked(redis, asked))
         assert {await events.get() for _ in range(20)} == {"first"}
-        first.cancel()
-        await asyncio.wait([first])
+        assert await _has_asked(redis, asked), "neither has asked again"
+        await stopped(working_first)
         while await events.get() != "second":
             pass
-        second.cancel()
-        await asyncio.wait([second])
-    assert leases[1].is_new
-    assert await redis.exists("apprentice:duty:test") == 0
+        await stopped(working_second)
+        await stopped(following)
+    assert second.is_new
+    assert await redis.exists(KEY) == 0
+
+
+async def _has_listener(redis: Redis) -> bool:
+    [(_, listeners)] = await redis.pubsub_numsub(CHANGED_CHANNEL)
+    return bool(listeners)
+
+
+async def _has_asked(redis: Redis, before: int) -> bool:
+    return await count_calls(redis, "evalsha") == before + 1
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    while not task.done():
+        task.cancel()  # more than once: redis-py may take the first for a time-out of its own
+        await asyncio.wait([task], timeout=0.1)
+
+
+async def test_next_gateway_works_once_the_lease_of_a_killed_one_has_run_out(redis: Redis) -> None:
+    events: asyncio.Queue[str] = asyncio.Queue()
+    await redis.set(KEY, "killed", px=500)
+    async with asyncio.timeout(SECONDS_MAX):
+        task = asyncio.create_task(lease_of(redis, "second").repeat(working(events, "second"), INTERVAL_SECONDS))
+        assert await events.get() == "second"
+        await stopped(task)
+
+
+async def test_holder_asks_before_it_works_on_what_has_changed(redis: Redis) -> None:
+    events: asyncio.Queue[str] = asyncio.Queue()
+    lease = lease_of(redis, "first", 600.0)
+    work = working(events, "first")
+    assert await lease.do(work)
+    await redis.set(KEY, "second")
+    assert await lease.do(work), "no third of the lease is over, and nothing has changed"
+    await ObjectStore(redis, "overrides").put("rule", {"action": "general", "contains": "a word"})
+    await lease._snapshot.refresh()
+    assert not await lease.do(work)
 
 
 async def test_work_is_cancelled_once_another_gateway_has_the_lease(redis: Redis) -> None:
@@ -51,9 +105,9 @@ async def test_work_is_cancelled_once_another_gateway_has_the_lease(redis: Redis
             cancelled.set()
 
     async with asyncio.timeout(SECONDS_MAX):
-        doing = asyncio.create_task(JobLease(redis, "test", "first", LEASE_SECONDS).do(work))
+        doing = asyncio.create_task(lease_of(redis, "first").do(work))
         await began.wait()
-        await redis.set("apprentice:duty:test", "second")
+        await redis.set(KEY, "second")
         assert await doing is False
     assert cancelled.is_set()
 
@@ -63,9 +117,9 @@ async def test_wake_ends_the_wait_and_stop_comes_before_the_lease_is_given_back(
     wake = asyncio.Event()
 
     async def stop() -> None:
-        events.put_nowait(f"stopped, {await redis.exists('apprentice:duty:test')} held")
+        events.put_nowait(f"stopped, {await redis.exists(KEY)} held")
 
-    lease = JobLease(redis, "test", "first", 60.0)
+    lease = lease_of(redis, "first", 60.0)
     async with asyncio.timeout(SECONDS_MAX):
         running = asyncio.create_task(lease.repeat(working(events, "worked"), 600.0, wake=wake, stop=stop))
         assert await events.get() == "worked"
@@ -74,7 +128,7 @@ async def test_wake_ends_the_wait_and_stop_comes_before_the_lease_is_given_back(
         running.cancel()
         await asyncio.wait([running])
     assert events.get_nowait() == "stopped, 1 held"
-    assert await redis.exists("apprentice:duty:test") == 0
+    assert await redis.exists(KEY) == 0
 
 
 async def test_what_the_work_raises_gives_the_lease_back(redis: Redis) -> None:
@@ -82,5 +136,5 @@ async def test_what_the_work_raises_gives_the_lease_back(redis: Redis) -> None:
         raise ConnectionError("a fault")
 
     with pytest.raises(ConnectionError):
-        await JobLease(redis, "test", "first").repeat(fail, INTERVAL_SECONDS)
-    assert await redis.exists("apprentice:duty:test") == 0
+        await lease_of(redis, "first").repeat(fail, INTERVAL_SECONDS)
+    assert await redis.exists(KEY) == 0
