@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -156,9 +157,19 @@ class FeedbackStore:
 
     async def of(self, request_id: str) -> list[Feedback]:
         """All feedback on a request, oldest first."""
-        raw = await self._redis.hgetall(f"apprentice:feedback:{request_id}")
-        entries = [msgspec.json.decode(value.split(b"\n", 2)[2], type=Feedback) for value in raw.values()]
-        return sorted(entries, key=lambda feedback: feedback.at)
+        return (await self.of_each([request_id]))[0]
+
+    async def of_each(self, request_ids: Sequence[str]) -> list[list[Feedback]]:
+        """All feedback on each of these requests, oldest first."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for request_id in request_ids:
+                pipe.hgetall(f"apprentice:feedback:{request_id}")
+            return [_read(raw) for raw in await pipe.execute()]
+
+
+def _read(entries: Mapping[bytes, bytes]) -> list[Feedback]:
+    feedback = [msgspec.json.decode(entry.split(b"\n", 2)[2], type=Feedback) for entry in entries.values()]
+    return sorted(feedback, key=lambda one: one.at)
 
 
 class Coverage:

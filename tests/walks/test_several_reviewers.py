@@ -264,7 +264,9 @@ async def test_gold_questions_are_given_unless_their_share_is_zero_which_is_told
             added = (await admin.post(GOLD, json={"request_id": known, "value": False})).json()
         reviews, never = gateway.features[Reviews], bool(shares)
         share = settings_of(reviews, "returns").gold_share
-        drawn = [await reviews.gold.draw("returns", f"reviewer{at}", share, 60.0) for at in range(0 if never else 600)]
+        drawn = [
+            await reviews.gold.draw("returns", f"reviewer{at}", None, share, 60.0) for at in range(0 if never else 600)
+        ]
         assert any(drawn) is not never
         told = "It is given to nobody: tasks.returns.monitor.reviews.gold_share is 0."
         assert added["warnings"] == ([told] if never else [])

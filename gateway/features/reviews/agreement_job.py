@@ -21,6 +21,8 @@ MEASURED_SECONDS = 60.0
 REPORT_SECONDS_MAX = 120.0
 COMMAND = make_command("monitoring.labels.run")
 SPLIT_TOLD_MAX = 5
+READ_AT_ONCE = 100
+"""Requests whose feedback is read before others have the event loop."""
 
 
 class SharedReview(NamedTuple):
@@ -98,11 +100,13 @@ async def read_agreement(reviews: Reviews, task: str) -> TaskAgreement | None:
 async def read_shared(reviews: Reviews, task: str) -> list[SharedReview]:
     """The requests that several have answered and that have a label, the oldest first."""
     rules, shared = await read_rules(reviews.services, task), list[SharedReview]()
-    for request_id in await reviews.store.list_shared(task):
-        feedback = await reviews.services.feedback.of(request_id)
-        label = find_label(feedback, rules)
-        if label is not None:
-            shared.append(SharedReview(request_id, feedback, label))
+    names = await reviews.store.list_shared(task)
+    for at in range(0, len(names), READ_AT_ONCE):
+        some = names[at : at + READ_AT_ONCE]
+        for request_id, feedback in zip(some, await reviews.services.feedback.of_each(some), strict=True):
+            label = find_label(feedback, rules)
+            if label is not None:
+                shared.append(SharedReview(request_id, feedback, label))
     return shared
 
 

@@ -24,7 +24,8 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 async def list_reviews(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
     """Each task's reviews, its budget, and the newest skipped ones."""
     reviews = feature_of(request, Reviews)
-    return {"reviews": [_listed(reviews, name, await count_reviews(reviews, name)) for name in tasks_of(reviews, task)]}
+    counts = await count_reviews(reviews, tasks_of(reviews, task))
+    return {"reviews": [_listed(reviews, name, of_task) for name, of_task in counts.items()]}
 
 
 @router.delete("/reviews/{task}", responses=with_errors("not_found"))
@@ -46,7 +47,7 @@ async def delete_reviews(
     counts: dict[str, Any] = {"task": task, "request_id": request_id, **deleted._asdict()}
     if task in reviews.services.settings.tasks:
         reviews.services.meters.reviews.add(deleted.waiting, task, "dropped")
-        await count_reviews(reviews, task)
+        await count_reviews(reviews, [task])
     return counts
 
 

@@ -73,13 +73,13 @@ class GoldStore:
         await self.questions.forget(sorted(there))
         return len(there)
 
-    async def draw(self, task: str, reviewer: str, share: float, lease_seconds: float) -> GoldQuestion | None:
+    async def draw(
+        self, task: str, reviewer: str, held: HeldQuestion | None, share: float, lease_seconds: float
+    ) -> GoldQuestion | None:
         """A question for a reviewer who has not answered it: the one that the reviewer has, or with this probability
         another one, which is then theirs for the lease."""
-        held = await self.find_held(reviewer)
-        if held is None and (
-            secrets.randbelow(1 << 30) >= share * (1 << 30) or await self._redis.hexists(f"{ROOT}{task}:held", reviewer)
-        ):
+        is_drawn = secrets.randbelow(1 << 30) < share * (1 << 30)
+        if held is None and (not is_drawn or await self._redis.hexists(f"{ROOT}{task}:held", reviewer)):
             return None
         questions = {one.review.request_id: one for one in await self.list_questions(task)}
         done = {name.decode() for name in await self._redis.smembers(self._done(task, reviewer))}

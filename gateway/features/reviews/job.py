@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -121,13 +121,15 @@ def _review(drawn: Drawn) -> Review:
 
 
 async def _count(reviews: Reviews) -> None:
+    is_seen = False
     while True:
         with contextlib.suppress(RedisError, OSError):
-            for gone in reviews.queue.waiting.keys() - reviews.services.settings.tasks.keys():
+            tasks = reviews.services.settings.tasks
+            for gone in [task for task in reviews.queue.waiting if task not in tasks or not has_reviews(reviews, task)]:
                 del reviews.queue.waiting[gone]
-            for task in tuple(reviews.services.settings.tasks):
-                if has_reviews(reviews, task):
-                    await count_reviews(reviews, task)
+            # at the first time all: reviews may wait from before the start
+            await count_reviews(reviews, [task for task in tasks if not is_seen or has_reviews(reviews, task)])
+            is_seen = True
         await asyncio.sleep(COUNT_INTERVAL_SECONDS)
 
 
@@ -137,12 +139,13 @@ def has_reviews(reviews: Reviews, task: str) -> bool:
     return settings.per_week > 0 or settings.per_week_suspect > 0 or reviews.queue.waiting.get(task, 0) > 0
 
 
-async def count_reviews(reviews: Reviews, task: str) -> Counts:
-    """Count the task's reviews, and set the gauge of those that wait. Raises RedisError."""
-    counts = await reviews.store.counts(task, find_waiting_seconds(reviews, task))
-    reviews.queue.waiting[task] = counts.waiting
-    if counts.expired_now:
-        reviews.services.meters.reviews.add(counts.expired_now, task, "expired")
+async def count_reviews(reviews: Reviews, tasks: Sequence[str]) -> dict[str, Counts]:
+    """Count the tasks' reviews, and set the gauge of those that wait. Raises RedisError."""
+    counts = await reviews.store.counts({task: find_waiting_seconds(reviews, task) for task in tasks})
+    for task, of_task in counts.items():
+        reviews.queue.waiting[task] = of_task.waiting
+        if of_task.expired_now:
+            reviews.services.meters.reviews.add(of_task.expired_now, task, "expired")
     return counts
 
 

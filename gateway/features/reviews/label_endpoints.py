@@ -115,7 +115,7 @@ async def resolve_dispute(
     services = reviews.services
     require_task(services, task)
     label = await read_label(services, task, request_id)
-    if label is None or not label.is_disputed or request_id not in await reviews.store.list_shared(task):
+    if label is None or not label.is_disputed or not await reviews.store.is_shared(task, request_id):
         raise Problem("no_review", f"No request {request_id[:80]!r} of {task} waits to be resolved.", "request_id")
     name, _ = metric_of(reviews, task)
     value = check_value(name, body.value, services.settings.feedback_metrics)

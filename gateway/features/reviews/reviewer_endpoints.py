@@ -38,14 +38,16 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
     again. Answered by `POST /v1/feedback`. Who was given it is in the audit.
     """
     reviews = feature_of(request, Reviews)
-    counts = {name: await count_reviews(reviews, name) for name in tasks_of(reviews, task)}
+    counts = await count_reviews(reviews, tasks_of(reviews, task))
     gold = await _give_gold(reviews, reviewer, counts)
     if gold is not None:
         return Response(msgspec.json.encode(gold), media_type="application/json")
     none: dict[str, NoneLeft] = {}
     for name in sorted(counts, key=lambda name: counts[name].oldest_at or float("inf")):
         lease_seconds, kept_seconds = settings_of(reviews, name).lease_seconds, find_waiting_seconds(reviews, name)
-        leased = await reviews.store.next(name, reviewer.public, lease_seconds, kept_seconds)
+        leased: Leased | NoneLeft = NoneLeft(0, 0)
+        if counts[name].waiting:
+            leased = await reviews.store.next(name, reviewer.public, lease_seconds, kept_seconds)
         if isinstance(leased, Leased):
             if leased.new:
                 reviews.services.meters.reviews.add(1, name, "given")
@@ -79,9 +81,10 @@ async def skip_review(request: Request, request_id: str, reviewer: Operator, bod
 
 async def _give_gold(reviews: Reviews, reviewer: Caller, counts: dict[str, Counts]) -> dict[str, Any] | None:
     """A gold question in the place of a review, which looks like one; None where none is drawn."""
+    held = await reviews.gold.find_held(reviewer.public)
     for name, counted_now in counts.items():
         settings = settings_of(reviews, name)
-        question = await reviews.gold.draw(name, reviewer.public, settings.gold_share, settings.lease_seconds)
+        question = await reviews.gold.draw(name, reviewer.public, held, settings.gold_share, settings.lease_seconds)
         if question is not None:
             review = question.review
             await enter_event(reviews.services, reviewer, "review.give", review.request_id, {"task": name})

@@ -7,7 +7,7 @@ once more, for who retrains the version. Time is Redis's own clock, so that gate
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -221,6 +221,10 @@ class ReviewStore:
         """The ids of requests that several have answered, the oldest first."""
         return [name.decode() for name in await self._redis.zrange(f"{ROOT}{task}:shared", 0, -1)]
 
+    async def is_shared(self, task: str, request_id: str) -> bool:
+        """Return whether several have answered a request."""
+        return await self._redis.zscore(f"{ROOT}{task}:shared", request_id) is not None
+
     async def kept_on(self, request_id: str) -> Review | None:
         """A review that was judged wrong, with its texts; None where it is gone or can't be read."""
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
@@ -257,26 +261,32 @@ class ReviewStore:
         found = zip(requests, beginnings[::2], beginnings[1::2], strict=True)
         return {request: _read_place(one or other).task for request, one, other in found if one or other}
 
-    async def counts(self, task: str, retention_seconds: float) -> Counts:
-        """Count the task's reviews. Those that have waited for longer than the retention are deleted."""
-        numbers_read, skips = await self._do(self._count, task, [_ms(retention_seconds)])
-        waiting, leased, oldest, *numbers = numbers_read
-        expired_now, drawn, answered, skipped, expired = map(int, numbers)
-        return Counts(
-            waiting=int(waiting),
-            leased=int(leased),
-            oldest_at=float(oldest) / 1000 if oldest else None,
-            expired_now=expired_now,
-            drawn=drawn,
-            answered=answered,
-            skipped=skipped,
-            expired=expired,
-            skips=[skip for raw in skips if (skip := _skip(raw)) is not None],
-        )
+    async def counts(self, retention_seconds: Mapping[str, float]) -> dict[str, Counts]:
+        """Count the reviews of these tasks. Those that have waited for longer than the task's retention are deleted."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for task, seconds in retention_seconds.items():
+                await self._do(self._count, task, [_ms(seconds)], client=pipe)
+            return dict(zip(retention_seconds, map(_read_counts, await pipe.execute()), strict=True))
 
-    async def _do(self, script: Any, task: str, args: list[Any], *more_keys: str) -> Any:
+    async def _do(self, script: Any, task: str, args: list[Any], *more_keys: str, client: Any = None) -> Any:
         now = -1 if self.now is None else _ms(self.now())
-        return await script(keys=[f"{ROOT}{task}:", *more_keys], args=[now, *args])
+        return await script(keys=[f"{ROOT}{task}:", *more_keys], args=[now, *args], client=client)
+
+
+def _read_counts(raw: list[Any]) -> Counts:
+    (waiting, leased, oldest, *numbers), skips = raw
+    expired_now, drawn, answered, skipped, expired = map(int, numbers)
+    return Counts(
+        waiting=int(waiting),
+        leased=int(leased),
+        oldest_at=float(oldest) / 1000 if oldest else None,
+        expired_now=expired_now,
+        drawn=drawn,
+        answered=answered,
+        skipped=skipped,
+        expired=expired,
+        skips=[skip for raw in skips if (skip := _skip(raw)) is not None],
+    )
 
 
 def _ms(seconds: float) -> int:

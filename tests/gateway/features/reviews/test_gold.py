@@ -28,7 +28,7 @@ async def test_a_wrong_answer_is_wrong_by_every_kind_of_metric(
     gold = GoldStore(redis)
     question = GoldQuestion(review=review(1), value=known, by="admin", at=START)
     await gold.questions.put("r1", gold.change(question, "r1").value or {})
-    assert await gold.draw("returns", "ada", 1.0, 60.0) is not None
+    assert await gold.draw("returns", "ada", None, 1.0, 60.0) is not None
     await gold.answer(HeldQuestion("returns", "r1"), "ada", "ada", metric, said)
     await gold.answer(HeldQuestion("returns", "r1"), "ada", "ada", metric, said)
     (score,) = await gold.list_scores("returns")

@@ -74,7 +74,7 @@ async def taken(store: ReviewStore, reviewer: str) -> str | NoneLeft:
 async def test_what_is_kept_is_given_as_it_was_and_keeping_it_again_changes_nothing(store: ReviewStore) -> None:
     assert (await keep(store, 1)).outcome == "kept"
     assert (await keep(store, 1)).outcome == "same"
-    assert (await store.counts("returns", 14 * DAY)).drawn == 1
+    assert (await store.counts({"returns": 14 * DAY}))["returns"].drawn == 1
     found = await store.next("returns", "anna", 60.0, 14 * DAY)
     assert isinstance(found, Leased)
     assert found == Leased(review(1), START + 60, True)
@@ -103,7 +103,7 @@ async def test_a_review_that_comes_after_its_erasure_is_not_taken_in(
     await redis.set(FORGOTTEN_KEY + name, round(START * 1000))
     late = await store.keep(review(1), 10, 14 * DAY, handles=["a session's", "a subject's handle"])
     assert late.outcome == "forgotten"
-    assert (await store.counts("returns", 14 * DAY)).drawn == 0
+    assert (await store.counts({"returns": 14 * DAY}))["returns"].drawn == 0
     newer = msgspec.structs.replace(review(1), at=START + 0.001)
     outcome = (await store.keep(newer, 10, 14 * DAY, handles=["a subject's handle"])).outcome
     assert outcome == "kept"
@@ -147,12 +147,12 @@ async def test_what_waits_for_longer_than_the_retention_is_gone_and_counted(
     await keep(store, 1)
     assert 13 * DAY < await redis.ttl("apprentice:review:r1") <= 14 * DAY
     clock.now += 14 * DAY + 1
-    told = await store.counts("returns", 14 * DAY)
+    told = (await store.counts({"returns": 14 * DAY}))["returns"]
     assert (told.waiting, told.expired_now, told.expired) == (0, 1, 1)
     assert await store.task_of("r1") is None
-    assert (await store.counts("returns", 14 * DAY)).expired_now == 0
+    assert (await store.counts({"returns": 14 * DAY}))["returns"].expired_now == 0
     clock.now += 8 * DAY
-    assert (await store.counts("returns", 14 * DAY)).expired == 0, "of the last seven days"
+    assert (await store.counts({"returns": 14 * DAY}))["returns"].expired == 0, "of the last seven days"
 
 
 async def test_texts_that_redis_has_let_go_are_passed_over(store: ReviewStore, clock: Clock, redis: Redis) -> None:
@@ -172,7 +172,7 @@ async def test_an_answer_counts_once_whoever_had_the_lease(store: ReviewStore) -
     assert await store.kept_on("r1") == review(1)
     assert await store.kept_on("r2") is None
     assert await taken(store, "anna") == NoneLeft(0, 0)
-    counts = await store.counts("returns", 14 * DAY)
+    counts = (await store.counts({"returns": 14 * DAY}))["returns"]
     assert (counts.answered, counts.waiting, counts.leased) == (1, 0, 0)
 
 
@@ -190,7 +190,7 @@ async def test_skip_is_its_reviewers_alone_and_many_skips_do_not_hide_later_revi
     assert await store.skip("returns", Skip(request_id="r999", by="anna", reason="x"), 14 * DAY) == "gone"
     assert await taken(store, "anna") == "r240"
     assert await taken(store, "ben") == "r0"
-    counts = await store.counts("returns", 14 * DAY)
+    counts = (await store.counts({"returns": 14 * DAY}))["returns"]
     assert (counts.skipped, len(counts.skips)) == (240, 20)
     assert (counts.skips[0].request_id, counts.skips[0].at) == ("r239", clock.now)
 
@@ -201,7 +201,7 @@ async def test_tasks_have_queues_and_budgets_of_their_own(store: ReviewStore) ->
     found = await store.next("returns-eu", "anna", 60.0, DAY)
     assert isinstance(found, Leased)
     assert found.review.request_id == "r2"
-    assert (await store.counts("returns", DAY)).waiting == 1
+    assert (await store.counts({"returns": DAY}))["returns"].waiting == 1
 
 
 async def test_without_a_clock_of_its_own_it_goes_by_that_of_redis(redis: Redis) -> None:
@@ -234,7 +234,7 @@ async def test_the_texts_of_one_request_are_deleted_and_the_others_wait_on(store
     assert await store.delete("returns", "r2", step(redis)) == (0, 1)
     assert await texts(redis) == {"r3"}
     assert await taken(store, "anna") == "r3"
-    told = await store.counts("returns", 14 * DAY)
+    told = (await store.counts({"returns": 14 * DAY}))["returns"]
     assert (told.waiting, told.leased, told.drawn, told.answered) == (1, 1, 3, 1)
 
 
@@ -246,7 +246,7 @@ async def test_all_texts_of_a_task_are_deleted_however_many_and_of_no_other(stor
     await store.keep(review(9000, "clauses"), 10, 14 * DAY)
     assert await store.delete("returns", None, step(redis)) == (DELETED_AT_ONCE + 2, 3)
     assert await texts(redis) == {"r9000"}
-    assert (await store.counts("returns", 14 * DAY)).drawn == DELETED_AT_ONCE + 5
+    assert (await store.counts({"returns": 14 * DAY}))["returns"].drawn == DELETED_AT_ONCE + 5
     deleted = [(one.before["waiting"], one.before["answered"]) for one in await Audit(redis).read()]
     assert deleted == [(DELETED_AT_ONCE, 3), (2, 0)], "one entry for each atomic step, with what it deleted"
     assert await store.delete("returns", None, step(redis)) == (0, 0)
@@ -287,7 +287,7 @@ async def test_a_review_that_can_not_be_read_is_skipped_and_the_next_one_is_give
     await redis.set("apprentice:review:r1", damaged)
     assert await taken(store, "anna") == "r2"
     assert await taken(store, "bert") == NoneLeft(1, 1)
-    counts = await store.counts("returns", 14 * DAY)
+    counts = (await store.counts({"returns": 14 * DAY}))["returns"]
     assert (counts.waiting, {one.reason for one in counts.skips} <= {UNREAD}) == (2, True)
 
 
@@ -303,7 +303,7 @@ async def test_what_is_damaged_of_a_task_is_not_counted_and_hides_nothing_else(
     await redis.hset(f"{root}leases", mapping={"r2": "damaged", "r9": "bert\nnever"})
     for kind in ("drawn", "answered"):
         await redis.hset(f"{root}{kind}", mapping={"today": "1", "499999": "many"})
-    counts = await store.counts("returns", 14 * DAY)
+    counts = (await store.counts({"returns": 14 * DAY}))["returns"]
     assert (counts.waiting, counts.leased, counts.drawn, counts.answered) == (2, 0, 2, 0)
     assert [one.request_id for one in counts.skips] == ["r1"]
     await redis.set("apprentice:reviewed:r5", b"{")
