@@ -7,9 +7,10 @@ has led: the leaders of a removed alias are remembered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -42,9 +43,6 @@ class GatePass:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     judged_for: list[str] | None = None
-
-    def __add__(self, other: GatePass) -> GatePass:
-        return GatePass(self.warnings + other.warnings, self.evidence + other.evidence, self.changes + other.changes)
 
 
 def arm_of(version: Version) -> EvaluationArm:
@@ -114,10 +112,14 @@ async def judge_release(services: Services, version: Version) -> GateReport:
 
 
 async def pass_gate(
-    services: Services, admin: Caller, versions: Sequence[Version], reason: str | None, rule: str = ""
+    services: Services,
+    admin: Caller,
+    versions: Sequence[Version],
+    reason: str | None,
+    rules: Mapping[str, str] = MappingProxyType({}),
 ) -> GatePass:
-    """See that the gate lets versions through, or that an admin has a `reason` to pass it by force. `rule` is the name
-    of the rule that is to send to them, where it is no alias.
+    """See that the gate lets versions through, or that an admin has a `reason` to pass it by force. `rules` are the
+    names of the rules that are to send to them, by version, where it is no alias.
 
     Raises Problem (409) where it does not, and RedisError.
     """
@@ -140,7 +142,7 @@ async def pass_gate(
             raise Problem("gate_not_passed", f"{text} {see}; `past_gate` with a reason passes it.")
         else:
             passed.warnings.append(f"{version.name} was let past the gate by force. {report.because}")
-            at = await read_redis_time(services.redis)
+            at, rule = await read_redis_time(services.redis), rules.get(version.name, "")
             store = GateStore(services.redis)
             forced = Forced(reason=reason, by=admin.public, at=at, because=report.because, rule=rule)
             before = await store.forced(version.name) if rule else None

@@ -309,10 +309,9 @@ async def pass_gate_together(
         for step in steps
         if step.kind == "overrides" and (rule := step.after or {}).get("version") and rule.get("mode") == "enforce"
     }
-    passed = await pass_gate(services, admin, [here[name] for name in dict.fromkeys(moved) if name in here], reason)
-    for name in (ruled.keys() & here.keys()) - {*moved}:
-        passed += await pass_gate(services, admin, [here[name]], reason, ruled[name])
-    return passed
+    versions = [here[name] for name in dict.fromkeys([*moved, *ruled]) if name in here]
+    rules = {name: rule for name, rule in ruled.items() if name not in moved}
+    return await pass_gate(services, admin, versions, reason, rules)
 
 
 async def _check_bytes(services: Services, version: Version) -> None:

@@ -149,7 +149,7 @@ async def set_override(request: Request, name: str, body: RuleIn, admin: Admin) 
     if version is not None:
         await see_that_another_pushed(services, admin, version, "send to it")
         if body.mode == "enforce":
-            passed = await pass_gate(services, admin, [version], body.past_gate, name)
+            passed = await pass_gate(services, admin, [version], body.past_gate, {version.name: name})
     generation = body.expected_generation
     if generation is None:
         generation = await services.objects.overrides.generation(name)
