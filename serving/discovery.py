@@ -10,7 +10,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
@@ -123,7 +123,7 @@ class Discovery:
     def fill(self, pools: Iterable[PoolConfig]) -> list[PoolConfig]:
         """The pools, those that are followed with the replicas that were found last."""
         pools = list(pools)
-        names = list_discovered(pools)
+        names = list_names(pools)
         return [
             pool if followed is None else fill(pool, followed.endpoints, names)
             for pool in pools
@@ -131,17 +131,22 @@ class Discovery:
         ]
 
 
-def list_discovered(pools: Iterable[PoolConfig]) -> list[str]:
-    """The names of the pools that are discovered."""
-    return [pool.name for pool in pools if pool.discovered]
+def list_names(pools: Iterable[PoolConfig]) -> list[str]:
+    """The names of the pools that are discovered, and of the replicas of all others."""
+    return [
+        name for pool in pools for name in ([pool.name] if pool.discovered else [one.name for one in pool.replicas])
+    ]
 
 
-def fill(pool: PoolConfig, endpoints: Iterable[Endpoint], pools: Iterable[str]) -> PoolConfig:
-    """A pool that is discovered, with a replica for each endpoint; `pools` are the names of all that are discovered."""
+def fill(pool: PoolConfig, endpoints: Iterable[Endpoint], names: Collection[str]) -> PoolConfig:
+    """A pool that is discovered, with a replica for each endpoint; `names` are those that `list_names` lists."""
     assert pool.discovered is not None
     # `eu-x` of the pool `small` and `x` of `small-eu` are two: all gateways know the pools, not each other's endpoints
-    is_ambiguous = any(pool.name.startswith(f"{other}-") for other in pools)
-    replicas = (_replica(pool.name, pool.discovered, each, is_ambiguous) for each in sorted(endpoints))
+    is_ambiguous = any(pool.name.startswith(f"{other}-") for other in names)
+    replicas = [
+        _replica(pool.name, pool.discovered, each, is_ambiguous or f"{pool.name}-{each.name}" in names)
+        for each in sorted(endpoints)
+    ]
     return replace(pool, replicas=tuple(replicas))
 
 

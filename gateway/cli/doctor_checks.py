@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 import shutil
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,17 +135,17 @@ async def check_gateway(settings: Settings) -> DoctorFinding:
     return report_ok("gateway", f"{url} is ready, its state {'durable' if durable else 'not durable'}")
 
 
-async def find_replicas(pool: PoolConfig, pools: Iterable[str]) -> tuple[PoolConfig, DoctorFinding | None]:
+async def find_replicas(pool: PoolConfig, names: Collection[str]) -> tuple[PoolConfig, DoctorFinding | None]:
     """The pool with the replicas that its source names now, and what is to be said of that; as it is without one.
 
-    `pools` are the names of all that are discovered.
+    `names` are those of the discovered pools and of the other pools' replicas.
     """
     if pool.discovered is None:
         return pool, None
     check, source = f"discovery {pool.name}", pool.discovered.source
     async with aclosing(source.follow()) as answers:
         try:
-            pool = fill(pool, await anext(answers), pools)
+            pool = fill(pool, await anext(answers), names)
         except DiscoveryError as error:
             advice = f"Mend pools.{pool.name}.discover, or run this where the gateways run."
             return pool, report_problem(check, f"{source}: {error}", advice)

@@ -22,7 +22,7 @@ from gateway.cli.doctor_checks import (
 from gateway.cli.doctor_state import check_state
 from gateway.configuration.settings import Settings, load_settings
 from gateway.errors import SettingsError
-from serving.discovery import list_discovered
+from serving.discovery import list_names
 from serving.tls import TlsError, Trust, TrustingTransport
 
 
@@ -42,7 +42,7 @@ async def examine(config: Path) -> list[DoctorFinding]:
 
 async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFinding]:
     configs = settings.pool_configs()
-    names = list_discovered(configs)
+    names = list_names(configs)
     found = [await find_replicas(pool, names) for pool in configs]
     pools = [pool for pool, _ in found]
     replicas = sum(len(pool.replicas) for pool in pools)

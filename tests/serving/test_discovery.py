@@ -163,6 +163,19 @@ def test_pools_whose_names_begin_alike_have_replicas_of_different_names(told: To
     assert fill(pool(told), [Endpoint("eu-x", "10.0.0.7", 8000)], pools).replicas[0].name == "small-eu-x"
 
 
+async def test_a_replica_that_is_named_by_hand_is_never_taken_for_a_discovered_one(
+    discovery: Discovery, told: Told
+) -> None:
+    by_hand = ReplicaConfig("small-10-0-0-7", "http://10.0.0.9:8000", "general")
+    pools = [PoolConfig("general", "base", (by_hand,)), pool(told)]
+    discovery.follow(pools)
+    told.tell("10.0.0.7", "10.0.0.8")
+    await discovery.first_answers()
+    general, small = discovery.fill(pools)
+    found = [replica.name for replica in (*general.replicas, *small.replicas)]
+    assert (len(set(found)), found[2]) == (3, "small-10-0-0-8")
+
+
 async def test_a_pool_that_is_not_discovered_renames_no_replica(discovery: Discovery, told: Told) -> None:
     pools = [PoolConfig("small", "base", ()), pool(told, name="small-eu")]
     discovery.follow(pools)
