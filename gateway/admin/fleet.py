@@ -31,13 +31,16 @@ class CordonIn(Body):
 @router.get("/replicas")
 async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
     """The fleet as this gateway sees it. `stale` where Redis can't be reached: then placements and cordons are as
-    they were last read. `discovery` has the pools whose replicas are found: a `fault` leaves those found last,
-    unless it says that none is ready.
+    they were last read. `cordons_left` are of replicas that have left. `discovery` has the pools whose replicas are
+    found: a `fault` leaves those found last, unless it says that none is ready.
     """
     services = services_of(request)
-    stale = (await see_state(services))[1]
+    snapshot, stale = await see_state(services)
     return {
         "replicas": [_shown(services, replica) for replica in services.fleet.replicas.values()],
+        "cordons_left": {
+            name: reason for name, reason in snapshot.cordons.items() if name not in services.fleet.replicas
+        },
         "discovery": [
             {"pool": pool, "source": str(each.source), "found": len(each.endpoints), "fault": each.fault or None}
             for pool, each in services.discovery.followed.items()

@@ -116,6 +116,7 @@ async def test_the_cordon_of_a_replica_that_has_left_can_be_ended(
         assert (await http.post(f"{path}/cordon")).json()["cordoned"] is not None
         dns.addresses = frozenset({"127.0.0.3"})
         await until(lambda: "small-127-0-0-2" not in gateway.services.fleet.replicas)
+        assert list((await http.get("/admin/v1/replicas")).json()["cordons_left"]) == ["small-127-0-0-2"]
         ended = await http.post(f"{path}/uncordon")
         assert (ended.status_code, ended.json()) == (200, {"name": "small-127-0-0-2", "cordoned": None})
         assert await gateway.services.objects.cordons.written() == {}
