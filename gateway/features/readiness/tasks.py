@@ -57,14 +57,17 @@ def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> bytes:
 
 async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:
     """The best prompted arm of the task's last evaluation that has one, beside the version's. Raises RedisError."""
-    for evaluation in await evaluations.store.all():
+    for listed in await evaluations.store.all(with_reports=False):
+        if listed.task != task or all(arm.version is not None for arm in listed.arms.values()):
+            continue
+        evaluation = await evaluations.store.get(listed.id) or listed
         arms = (evaluation.report or {}).get("arms", {})
         prompted = {
             name: found
             for name, arm in evaluation.arms.items()
             if arm.version is None and (found := _accuracy(arms.get(name))) is not None
         }
-        if evaluation.task == task and prompted:
+        if prompted:
             best = max(prompted, key=lambda name: prompted[name].value)
             tuned = _accuracy(arms.get("adapter"))
             return Prompted(evaluation=evaluation.id, arm=best, right=prompted[best], tuned=tuned)
