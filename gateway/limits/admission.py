@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from gateway.limits.fair_queue import FairQueue, Wanted
 from gateway.server.shared_room import SharedRoom
 from monitoring.metrics import Meters
 
+log = logging.getLogger(__name__)
 Priority = Literal["interactive", "batch"]
 Cause = Literal["queue_full", "queue_timeout", "caller_busy", "draining"]
 LOOK_AGAIN_SECONDS = 0.25
@@ -141,6 +143,10 @@ class Admission:
         self.queue_seconds_max = limits.queue_seconds_max
         self._caller_share_max = limits.caller_share_max
         self.bodies.set_share(limits.caller_share_max)
+        if (share := int(self.bodies.size_max * limits.caller_share_max)) < limits.body_bytes_max:
+            text = "a body of more than %d bytes always gets 503: limits.caller_share_max leaves one key no more of the"
+            text += " %d bytes of limits.bodies_bytes_max. Raise one of them, or lower limits.body_bytes_max"
+            log.warning(text, share, self.bodies.size_max)
         self._batch_share_min = limits.batch_share_min
         while self.waiting and self.call_next():
             pass

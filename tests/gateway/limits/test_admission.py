@@ -299,3 +299,10 @@ async def test_whatever_happens_nothing_is_left_over(seed: int) -> None:
     await until(lambda: crowd.admission.in_flight == 0 and crowd.admission.waiting == 0)
     assert crowd.admission._running == {}
     assert crowd.admission._waiting_of == {}
+
+
+def test_a_share_in_which_the_longest_body_never_has_room_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    Crowd(bodies_bytes_max=1 << 20, body_bytes_max=1 << 19, caller_share_max=0.5)
+    assert not caplog.records
+    Crowd(bodies_bytes_max=1 << 20, body_bytes_max=1 << 19, caller_share_max=0.4)
+    assert "a body of more than 419430 bytes always gets 503" in caplog.text
