@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Raw
@@ -423,6 +423,12 @@ def make_routing_request(
     return RoutingRequest(body.read.model, caller, models, session, body.metadata(), text, selected, selections)
 
 
+def _list_words(field: str) -> list[str]:
+    """The words that a field takes, as one text; none of a field within another one."""
+    kinds = get_args(get_type_hints(Fields).get(field))
+    return [", ".join(get_args(kind)) for kind in kinds if get_origin(kind) is Literal]
+
+
 def explain_invalid(message: str) -> Problem:
     """The problem for a fault of a body's form that msgspec found, in its words, naming the field at fault."""
     place = AT_FIELD.search(message)
@@ -433,7 +439,8 @@ def explain_invalid(message: str) -> Problem:
         text = f"The {texts[1]} is text or a list of texts; token ids are not taken."
         return Problem("invalid_value", text, texts[1])
     if named is None:
-        return Problem("invalid_value", f"{message[:300]}.", inside or None)
+        taken = _list_words(inside) if message.startswith("Invalid enum value") else []
+        return Problem("invalid_value", f"{': it takes '.join([message[:300], *taken])}.", inside or None)
     name = ".".join(filter(None, (inside, named["field"][:64])))
     if named["what"] == "unknown":
         return Problem("unknown_parameter", f"The gateway does not know {name!r}: leave it out.", name)

@@ -191,6 +191,12 @@ def test_a_field_of_a_wrong_type_or_out_of_bounds_is_named(fields: dict[str, Any
     assert (found.code, found.param) == ("invalid_value", param)
 
 
+def test_a_word_that_is_not_taken_is_answered_with_those_that_are() -> None:
+    found = problem(json.dumps({"model": "returns", "messages": MESSAGES, "tool_choice": "any"}).encode())
+    assert (found.code, found.param) == ("invalid_value", "tool_choice")
+    assert found.message.endswith(": it takes none, auto, required.")
+
+
 @pytest.mark.parametrize(
     ("wire_format", "fields", "param"),
     [
