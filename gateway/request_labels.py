@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from pydantic import AfterValidator, Field
 
 from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
@@ -20,6 +22,20 @@ log = logging.getLogger(__name__)
 FLOAT_MAX = 10**300
 AGREEMENT_KEY = "apprentice:agreement"
 """A hash in Redis: by task, the report on its reviewers (monitoring/labels/report.py)."""
+
+
+def _see_that_it_is_json(value: Any) -> Any:
+    """Raises ValueError for what JSON can't hold."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise ValueError("it is nested too deeply, or holds NaN or Infinity, which are no JSON") from None
+    return value
+
+
+Demonstration = Annotated[
+    Any, AfterValidator(_see_that_it_is_json), Field(description="What the answer should have been.")
+]
 
 
 class AgreedOnly(msgspec.Struct):

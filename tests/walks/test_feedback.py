@@ -77,6 +77,16 @@ async def test_a_record_tells_all_of_its_request_and_its_feedback(gateway: Runni
     assert any("returns@v1" in sentence for sentence in told["explanation"])
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])
+async def test_a_demonstration_that_json_can_not_hold_is_refused(gateway: RunningGateway, number: str) -> None:
+    request_id = await ask(gateway)
+    body = f'{{"request_id": "{request_id}", "metric": "correct", "value": true, "demonstration": [{number}]}}'
+    async with gateway.http() as http:
+        answer = await http.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "demonstration"), answer.text
+    assert await gateway.services.redis.xlen("apprentice:feedback") == 0
+
+
 async def test_the_same_feedback_again_is_harmless_and_another_under_its_id_is_refused(gateway: RunningGateway) -> None:
     request_id = await ask(gateway)
     feedback = {"request_id": request_id, "metric": "correct", "value": True, "feedback_id": "order-7"}

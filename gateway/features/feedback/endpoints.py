@@ -35,7 +35,7 @@ from gateway.features.reviews.job import find_review, note_answered
 from gateway.features.reviews.reviewer_endpoints import metric_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.openapi_parts import SPENT_ERRORS, STORED, with_errors
-from gateway.request_labels import check_value, digest_demonstration
+from gateway.request_labels import Demonstration, check_value, digest_demonstration
 from gateway.services import Services
 from gateway.state.durability import NotSettled, explain_not_settled
 from monitoring.feedback import Feedback, Receipt, handle_of
@@ -82,7 +82,7 @@ class FeedbackIn(BaseModel):
     rater: str | None = Field(None, max_length=200, description="Who judges, if not the caller itself.")
     feedback_id: str | None = Field(None, min_length=1, max_length=200, description="Makes a second sending harmless.")
     comment: str | None = Field(None, max_length=4000, description="Why, in words.")
-    demonstration: Any = Field(None, description="What the answer should have been.")
+    demonstration: Demonstration = None
     tags: dict[str, str] | None = Field(None, max_length=32, description="Texts of your own, by name.")
 
 

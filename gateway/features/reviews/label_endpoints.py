@@ -20,7 +20,7 @@ from gateway.features.reviews.job import settings_of
 from gateway.features.reviews.reviewer_endpoints import metric_of, said_of
 from gateway.features.reviews.reviews import Reviews
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
-from gateway.request_labels import check_value, digest_demonstration, read_label
+from gateway.request_labels import Demonstration, check_value, digest_demonstration, read_label
 from monitoring.feedback import Feedback
 from monitoring.labels.messages import RatingsJob
 
@@ -35,7 +35,7 @@ class ResolutionIn(Body):
 
     value: Value = Field(description="As the task's metric declares.")
     comment: Comment
-    demonstration: Any = Field(None, description="What the answer should have been.")
+    demonstration: Demonstration = None
 
 
 class GoldIn(Body):
