@@ -26,9 +26,10 @@ async def load_overview(visit: Visit) -> dict[str, Any]:
     """The overview's data."""
     quality = await visit.api.get("/admin/v1/quality")
     aliases = (await visit.api.get("/admin/v1/aliases"))["aliases"]
-    money = await _sum_counters(visit.console.services)
+    money = await sum_counters(visit.console.services)
     fleet = (await visit.api.get("/admin/v1/replicas"))["replicas"]
-    none = dict.fromkeys(COUNTERS, 0.0)
+    none = dict.fromkeys(COUNTERS, None if money is None else 0.0)
+    money = money or {}
     tasks = [
         {
             **row,
@@ -38,7 +39,7 @@ async def load_overview(visit: Visit) -> dict[str, Any]:
         }
         for row in quality["tasks"]
     ]
-    totals = {name: sum(each.get(name, 0.0) for each in money.values()) for name in COUNTERS}
+    totals = {name: sum(each.get(name, 0.0) for each in money.values()) if money else none[name] for name in COUNTERS}
     return {"tasks": tasks, "totals": totals, "replicas": fleet, "behind_seconds": quality["behind_seconds"]}
 
 
@@ -145,10 +146,13 @@ def _baseline_share(baseline: Mapping[str, Any]) -> float | None:
     return float(mean) if isinstance(mean, int | float) else None
 
 
-async def _sum_counters(services: Services) -> dict[str, dict[str, float]]:
-    """Requests, cost and saving of each task since the gateway's start, of all its processes."""
-    sums = services.meters.totals()
-    for raw in await services.siblings.ask("totals"):
+async def sum_counters(services: Services) -> dict[str, dict[str, float]] | None:
+    """Requests, cost and saving of each task since the gateway's start, of all its processes; None where the parent
+    does not tell those of the others."""
+    sums, others = services.meters.totals(), await services.siblings.ask("totals")
+    if not others and services.siblings.count > 1:
+        return None
+    for raw in others:
         for task, row in msgspec.msgpack.decode(raw, type=dict[str, dict[str, float]]).items():
             known = sums.setdefault(task, {})
             known |= {name: known.get(name, 0.0) + value for name, value in row.items()}
