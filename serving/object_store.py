@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -44,7 +44,16 @@ T = TypeVar("T")
 Mark = tuple[int, bytes | None]
 """The steps of releases that leave no tokens, and the token of a store's last change."""
 
-CHANGE = """
+_NOTE = """
+local function note(changes, key, token, changed)
+  local names = redis.call('HGET', changes, key .. ':names') or ''
+  if string.sub(names, 1, #token) ~= redis.call('HGET', changes, key) then names = '' end
+  redis.call('HSET', changes, key, token, key .. ':names', string.sub(changed .. names, 1, 4096))
+end
+"""
+CHANGE = (
+    _NOTE
+    + """
 local count = #KEYS - 2
 local changes = KEYS[count + 1]
 for i = 1, count, 2 do
@@ -76,9 +85,7 @@ end
 for i = 1, count, 2 do
   local key = KEYS[i]
   if changed[key] then
-    local names = redis.call('HGET', changes, key .. ':names') or ''
-    if string.sub(names, 1, #token) ~= redis.call('HGET', changes, key) then names = '' end
-    redis.call('HSET', changes, key, token, key .. ':names', string.sub(changed[key] .. names, 1, 4096))
+    note(changes, key, token, changed[key])
     changed[key] = nil
   end
 end
@@ -86,6 +93,8 @@ redis.call('HINCRBY', changes, 'steps', 1)
 redis.call('PUBLISH', ARGV[#ARGV], redis.call('INCR', KEYS[#KEYS]))
 return {1, 0, first}
 """
+)
+NOTE = _NOTE + "note(KEYS[1], ARGV[1], ARGV[2], ARGV[3])"
 
 
 class Unreadable(msgspec.ValidationError):
@@ -253,7 +262,7 @@ class ObjectStore:
         return fields
 
     async def changes_since(self, mark: Mark | None) -> tuple[Mark, Collection[str] | None]:
-        """A mark of now, and the names of what `change_together` has changed since an earlier one.
+        """A mark of now, and the names of what has changed since an earlier one.
 
         None instead of the names: it can't be told, since a release that leaves no tokens has changed something, Redis
         has lost something, or it is too long ago.
@@ -303,6 +312,13 @@ class ObjectStore:
         """Remove an object; its generation goes on. Raises Stale and Unreadable as `put` does."""
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
 
+    async def note_changes(self, names: Collection[str], pipe: Any) -> None:
+        """Have a pipeline note that these objects change, where it writes them without generations: a mirror sees it at
+        its next look, and no gateway is told."""
+        token = secrets.token_hex(TOKEN_BYTES)
+        changed = "".join(f"{token}{name}\0" for name in names)
+        await self._redis.register_script(NOTE)(keys=[CHANGES_KEY], args=[self.values, token, changed], client=pipe)
+
     async def forget(self, names: Sequence[str]) -> None:
         """Remove objects and their generations, whatever these are: an object that comes back begins at 1."""
         if names:
@@ -345,28 +361,20 @@ class Mirror(Generic[T]):
     So they must be such as nobody changes. `made` makes one of its name and JSON value. An object that can't be read is
     logged once, and stays as it was last read; where nothing `keeps` it, or it never was, it is left out.
 
-    Only what has changed is read again: in a large fleet all else would be most of what a change costs. `changes_since`
-    tells it where the store is written otherwise than by `change_together`; see ObjectStore.changes_since.
+    Only what has changed is read again: in a large fleet all else would be most of what a change costs.
     """
 
-    def __init__(
-        self,
-        object_store: ObjectStore,
-        made: Callable[[str, dict[str, Any]], T],
-        keeps: bool = True,
-        changes_since: Callable[[Any], Awaitable[tuple[Any, Collection[str] | None]]] | None = None,
-    ) -> None:
+    def __init__(self, object_store: ObjectStore, made: Callable[[str, dict[str, Any]], T], keeps: bool = True) -> None:
         self._object_store = object_store
         self._made = made
         self._keeps = keeps
-        self._changes_since = changes_since or object_store.changes_since
         self._reading = asyncio.Lock()
         """One reading at a time: the mark and the objects of two would not go together."""
-        self._mark: Any = None
+        self._mark: Mark | None = None
         """The mark before the last reading; what changed in between is read once more."""
         self._written: dict[str, bytes] = {}
         self._objects: Mapping[str, T] = MappingProxyType({})
-        self._generations: tuple[Any, Mapping[str, int]] = (None, MappingProxyType({}))
+        self._generations: tuple[Mark | None, Mapping[str, int]] = (None, MappingProxyType({}))
         self.unreadable: frozenset[str] = frozenset()
         """The names of those that could not be read the last time."""
 
@@ -374,7 +382,7 @@ class Mirror(Generic[T]):
         """The generation of every object; see ObjectStore.generations."""
         async with self._reading:
             known_mark, known = self._generations
-            mark, moved = await self._changes_since(known_mark)
+            mark, moved = await self._object_store.changes_since(known_mark)
             if moved is None or moved:
                 others = {} if moved is None else {name: value for name, value in known.items() if name not in moved}
                 known = MappingProxyType(others | await self._object_store.generations(moved))
@@ -387,7 +395,7 @@ class Mirror(Generic[T]):
         Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then still known.
         """
         async with self._reading:
-            mark, moved = await self._changes_since(self._mark)
+            mark, moved = await self._object_store.changes_since(self._mark)
             if moved is None or moved:
                 await self._read(moved)
             self._mark = mark

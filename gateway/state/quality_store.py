@@ -5,7 +5,6 @@ Beside it the judgements that it rests on: one a version, in a hash of their own
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,20 +13,14 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from monitoring.quality.verdicts.quality import (
-    JUDGED_LATEST_KEY,
     JUDGEMENTS_KEY,
     SUMMARY_KEY,
     Judgement,
     Summary,
     TaskQuality,
-    Writing,
     read_quality,
 )
 from serving.object_store import Change, LenientReader, Mirror, ObjectStore, change_together, guard_read
-
-WRITINGS_KEPT = 32
-VERSIONS_NAMED_MAX = 250
-"""A writing of more judgements names none: all are read then."""
 
 
 class Monitored:
@@ -46,10 +39,8 @@ class QualityStore:
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self.object_store = ObjectStore(redis, "health")
-        judged = ObjectStore(redis, JUDGEMENTS_KEY.removeprefix("apprentice:"))
-        self._judgements = Mirror(
-            judged, lambda _, raw: msgspec.convert(raw, Judgement), keeps=False, changes_since=self._changes_since
-        )
+        self._judged = ObjectStore(redis, JUDGEMENTS_KEY.removeprefix("apprentice:"))
+        self._judgements = Mirror(self._judged, lambda _, raw: msgspec.convert(raw, Judgement), keeps=False)
         self._reader = LenientReader()
 
     async def of(self, task: str) -> tuple[TaskQuality, int]:
@@ -89,12 +80,9 @@ class QualityStore:
 
     async def tell(self, summary: Summary, judged: Mapping[str, Judgement], gone: Collection[str]) -> None:
         """Write down that the monitor has judged: what is new, and the versions of which all is forgotten."""
-        named = (*judged, *gone)
-        writing = Writing(summary.writing, secrets.token_hex(8), named if len(named) <= VERSIONS_NAMED_MAX else None)
         async with self._redis.pipeline(transaction=True) as pipe:
-            if named:
-                pipe.lpush(JUDGED_LATEST_KEY, msgspec.json.encode(writing))
-                pipe.ltrim(JUDGED_LATEST_KEY, 0, WRITINGS_KEPT - 1)
+            if judged or gone:
+                await self._judged.note_changes([*judged, *gone], pipe)
             if judged:
                 pipe.hset(
                     JUDGEMENTS_KEY, mapping={name: msgspec.json.encode(judgement) for name, judgement in judged.items()}
@@ -103,28 +91,3 @@ class QualityStore:
                 pipe.hdel(JUDGEMENTS_KEY, *gone)
             pipe.set(SUMMARY_KEY, msgspec.json.encode(summary))
             await pipe.execute()
-
-    async def _changes_since(self, mark: str | None) -> tuple[str | None, Collection[str] | None]:
-        """The token of the last writing, and the versions whose judgements have changed since an earlier one.
-
-        None instead of them: they can't be told, since a release that names none has written, or it is too long ago.
-        """
-        async with self._redis.pipeline(transaction=True) as pipe:
-            raw, entries = await pipe.get(SUMMARY_KEY).lrange(JUDGED_LATEST_KEY, 0, -1).execute()
-        summary = self._reader.read("the summary", raw, Summary)
-        writings = [self._reader.read("a writing of judgements", entry, Writing) for entry in entries]
-        latest = writings[0] if writings else None
-        if summary is None or latest is None or latest.number != summary.writing:
-            return None, None
-        versions: set[str] = set()
-        number = latest.number
-        for writing in writings:
-            if writing is None or number - writing.number not in (0, 1):
-                break  # between the two a release has written that names none
-            if writing.token == mark:
-                return latest.token, versions
-            if writing.versions is None:
-                break
-            versions.update(writing.versions)
-            number = writing.number
-        return latest.token, None

@@ -351,19 +351,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 SUMMARY_KEY = "apprentice:monitor:summary"
 JUDGEMENTS_KEY = "apprentice:monitor:judgements"
 """A hash: each version's last judgement. The summary beside it has none."""
-JUDGED_LATEST_KEY = "apprentice:monitor:judged"
-"""A list: which judgements the last writings changed, the latest first."""
-
-
-class Writing(msgspec.Struct, frozen=True):
-    """One writing of judgements: its number (`Summary.writing`), a token of its own, and whose it changed.
-
-    `versions` is None where there were too many to name.
-    """
-
-    number: int
-    token: str
-    versions: tuple[str, ...] | None
 
 
 def read_quality(raw: Mapping[str, Any]) -> TaskQuality:
