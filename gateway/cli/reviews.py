@@ -121,10 +121,8 @@ def list_pair_lines(pair: dict[str, Any]) -> Iterator[str]:
 
 
 def lines_of(review: dict[str, Any]) -> Iterator[str]:
-    """A review as lines of text."""
-    where = f"{review['version'] or '-'} in {review['pool']}"
-    yield f"{review['request_id']}  {review['task']}, {where} ({review['reason']}), {format_time(review['at'])}"
-    yield f"from {review['caller']}, drawn with probability {review['probability']:.4g}"
+    """A review as lines of text, blind as in the console: without its version, its pool, its reason and its caller."""
+    yield f"{review['request_id']}  {review['task']}, {format_time(review['at'])}"
     for message in review["messages"]:
         yield from _block(str(message.get("role")), _text(message))
     prompts = review["prompt"] if isinstance(review["prompt"], list) else [review["prompt"]]

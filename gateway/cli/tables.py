@@ -19,6 +19,8 @@ from rich.text import Text
 Row = Sequence[Any]
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 YEAR_10000 = 253_402_300_800
+CELL_WIDTH_MIN = 9
+"""Room that each column beside the first needs within a frame."""
 STYLES: Mapping[str, str] = {
     "active": "bold green",
     "ready": "green",
@@ -80,9 +82,10 @@ class Printer:
             self.stderr.print(Text(make_readable(text)), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
-        """A table. Where stdout is no terminal: columns of text, without a frame and without colours."""
+        """A table. Where stdout is no terminal, or a narrow one: columns of text, without a frame and colours."""
         cells = [[make_readable(cell) for cell in row] for row in rows]
-        if self.stdout.is_terminal:
+        name_width = max((len(row[0]) for row in cells), default=0)  # other commands take it: no part of it is lost
+        if self.stdout.is_terminal and name_width + CELL_WIDTH_MIN * (len(columns) - 1) <= self.stdout.width:
             self.stdout.print(frame_table(columns, cells))
             return
         for line in print_plainly(columns, cells):
@@ -112,7 +115,9 @@ def tell_warnings(out: Printer, answer: Mapping[str, Any]) -> None:
 
 def frame_table(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
     """A table for a terminal."""
-    table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for at, name in enumerate(columns):
+        table.add_column(name, no_wrap=at == 0, overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return table

@@ -106,7 +106,9 @@ async def test_who_the_provider_knows_acts_with_the_role_of_their_groups(provide
 
 
 @pytest.mark.invariant("A provider's answer counts once, in the browser that asked, and for who has a role.")
-async def test_an_answer_counts_once_in_the_browser_that_asked(provided: RunningGateway) -> None:
+async def test_an_answer_counts_once_in_the_browser_that_asked(
+    provided: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
     redis: Any = provided.services.redis
     async with browse(provided) as http, browse(provided) as other:
         eve = await http.get(await go_through(http, "eve"))
@@ -119,6 +121,7 @@ async def test_an_answer_counts_once_in_the_browser_that_asked(provided: Running
         flow = msgspec.json.decode(await redis.get(name), type=Flow)
         await redis.set(name, msgspec.json.encode(msgspec.structs.replace(flow, nonce="another")))
         assert (await other.get(address)).status_code == 403  # a token of another sign-in
+        assert "a sign-in at the provider failed" in caplog.text
         assert (await other.get("/console/")).status_code == 303
 
 

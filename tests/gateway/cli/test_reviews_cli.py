@@ -67,8 +67,8 @@ async def test_next_review_is_shown_readable_and_nothing_in_it_moves_the_termina
     for words in ((), ("returns",)):
         said = await ok(apprentice, "reviews", "next", *words)
         lines = said.out.splitlines()
-        assert lines[0].startswith(f"{request_id}  returns, returns@v1 in small (adapter), ")
-        assert lines[2:] == [
+        assert lines[0].startswith(f"{request_id}  returns, 20")
+        assert lines[1:] == [
             *("system:", "  Be brief.", "user:", "  A vase?", "  Sealed [2J.", "ANSWER:", "  No.", "  It is cracked.")
         ]
         assert "correct is yes or no:" in said.err
