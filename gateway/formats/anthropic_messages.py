@@ -24,6 +24,7 @@ from gateway.formats.translated_format import (
     put_instructions,
     refuse_missing,
     refuse_value,
+    see_that_it_has,
 )
 
 ERROR_TYPES: Mapping[int, str] = MappingProxyType(
@@ -272,9 +273,11 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
         elif block.type == "image":
             parts.append(_read_image(block, at))
         elif block.type == "tool_use":
+            see_that_it_has(block, at, "id", "name")
             arguments = bytes(block.input).decode() if is_given(block.input) else "{}"
             calls.append(make_call(block.id, block.name, arguments))
         elif block.type == "tool_result":
+            see_that_it_has(block, at, "tool_use_id")
             content, images = _read_result(block, f"{at}.content")
             results.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": content})
             parts += images

@@ -371,7 +371,7 @@ def read_body(wire_format: WireFormat, body: bytes) -> RequestBody:
         if is_long:
             check_strings(body)
         writer = wire_format.writer(body)
-        body, wire_format = wire_format.translate(body), wire_format.engine_format
+        body, wire_format = wire_format.translate(body)
         fields = RAW_FIELDS.decode(body)
         check_fields(fields, len(body))
         # Of a long body each field is read once: a field sent twice could hold anything in its first value.

@@ -25,6 +25,7 @@ from gateway.formats.translated_format import (
     put_instructions,
     refuse_missing,
     refuse_value,
+    see_that_it_has,
 )
 
 STATELESS = "The gateway stores no responses: send the whole conversation as input."
@@ -248,12 +249,11 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
     for number, item in enumerate(items):
         place = f"input[{number}]"
         if item.type == "message":
-            if item.role is None:
-                raise refuse_missing(f"{place}.role")
+            see_that_it_has(item, place, "role")
             role = "system" if item.role == "developer" else item.role
             messages.append({"role": role, "content": _content(item.content, f"{place}.content")})
         elif item.type == "function_call":
-            _see_that_it_has(item, place, "call_id", "name", "arguments")
+            see_that_it_has(item, place, "call_id", "name", "arguments")
             call = make_call(item.call_id, item.name, item.arguments)
             last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
             if last is None:
@@ -261,7 +261,7 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
                 messages.append(last)
             last.setdefault("tool_calls", []).append(call)
         elif item.type == "function_call_output":
-            _see_that_it_has(item, place, "call_id", "output")
+            see_that_it_has(item, place, "call_id", "output")
             content = _content(item.output, f"{place}.output")
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
         elif item.type == "item_reference":
@@ -272,13 +272,6 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
     if not messages:
         raise Problem("invalid_value", "The input holds no message.", "input")
     return messages
-
-
-def _see_that_it_has(item: InputItem, place: str, *names: str) -> None:
-    """Raises Problem (400) for a field that an item needs and has not."""
-    for name in names:
-        if getattr(item, name) is None:
-            raise refuse_missing(f"{place}.{name}")
 
 
 def _content(content: str | list[InputPart] | None, place: str) -> Any:

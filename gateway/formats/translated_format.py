@@ -48,14 +48,10 @@ class TranslatedFormat(ChatFormat):
     def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         """The request as fields of a chat completion. Raises Problem (400) for what has no counterpart there."""
 
-    @property
-    def engine_format(self) -> WireFormat:
-        return CHAT
-
-    def translate(self, raw: bytes) -> bytes:
+    def translate(self, raw: bytes) -> tuple[bytes, WireFormat]:
         given = RAW_FIELDS.decode(raw)
         read = read_fields(self._requests, self.whole_numbers, raw, given)
-        return msgspec.json.encode(self.chat_fields(read, given))
+        return msgspec.json.encode(self.chat_fields(read, given)), CHAT
 
     @abstractmethod
     def writer(self, raw: bytes) -> AnswerWriter: ...
@@ -135,6 +131,13 @@ def put_instructions(instructions: str | None, messages: list[dict[str, Any]]) -
     while messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
         texts.append(messages.pop(0)["content"])
     return [{"role": "system", "content": "\n\n".join(texts)}, *messages] if texts else messages
+
+
+def see_that_it_has(item: object, place: str, *names: str) -> None:
+    """Raises Problem (400) for a field that an item needs and has not."""
+    for name in names:
+        if getattr(item, name) is None:
+            raise refuse_missing(f"{place}.{name}")
 
 
 def refuse_missing(place: str) -> Problem:

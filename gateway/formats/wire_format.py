@@ -82,14 +82,12 @@ class WireFormat(ABC):
         """The name of its answers in the document at /openapi.json."""
         return self.title.title().replace(" ", "")
 
-    @property
-    def engine_format(self) -> WireFormat:
-        """The format that engines get, and that the request path reads."""
-        return self
+    def translate(self, raw: bytes) -> tuple[bytes, WireFormat]:
+        """A caller's body as engines get it and the request path reads it, and its format there.
 
-    def translate(self, raw: bytes) -> bytes:
-        """A caller's body as the engine's API has it. Raises Problem (400), msgspec.DecodeError."""
-        return raw
+        Raises Problem (400), msgspec.DecodeError.
+        """
+        return raw, self
 
     def writer(self, raw: bytes) -> AnswerWriter | None:
         """The writer of the answer to the body `raw`; None where callers get it as the engine sent it."""

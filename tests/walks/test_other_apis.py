@@ -291,6 +291,14 @@ async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
             },
             "messages[0].content[0].content[0].source",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "rain"}]}]},
+            "messages[0].content[0].tool_use_id",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "input": {}}]}]},
+            "messages[0].content[0].name",
+        ),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"stop_sequences": 3}, "stop_sequences"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
