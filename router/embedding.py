@@ -57,6 +57,9 @@ class WordEmbedding(Embedding, Protocol):
     def look_up(self, words: Sequence[str]) -> Vectors:
         """One row a word, not scaled."""
 
+    def is_word(self, word: str) -> bool:
+        """True for common words, in folded letters; hardly ever for typing errors."""
+
 
 class StaticEmbedding:
     """The mean of a text's token vectors, its letters folded. Of a long text its first and last 256 tokens count."""
@@ -126,6 +129,10 @@ class StaticEmbedding:
             remembered.update(fresh)
         rows = [row for word in words if (row := row_by_word[word]) is not None]
         return np.concatenate(rows).reshape(len(rows), -1)
+
+    def is_word(self, word: str) -> bool:
+        """True if the word is a single token, as common words are."""
+        return self._tokenizer.token_to_id(f"\u2581{word.encode(errors='replace').decode()}") is not None
 
     def _sum_tokens(self, words: Sequence[str]) -> Vectors:
         rows = np.zeros((len(words), self.dimensions), np.float32)

@@ -132,6 +132,7 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     with_frames: bool = False
     limits: WordLimits | None = None
     languages: tuple[str, ...] = ()
+    mark_places: int = 1
 
 
 _ARRAYS_BEFORE: Mapping[str, tuple[str, int]] = MappingProxyType(
@@ -154,7 +155,7 @@ _ARRAYS_BEFORE: Mapping[str, tuple[str, int]] = MappingProxyType(
 )
 _FORM = PackedForm(
     kind="scope",
-    magic=b"apprentice scope 3\n",
+    magic=b"apprentice scope 4\n",
     header=_Header,
     arrays=MappingProxyType(
         {**_ARRAYS_BEFORE, "nearest_starts": ("<u4", 1), "echo_starts": ("<u4", 1), "known_words": ("|u1", 1)}
@@ -163,8 +164,10 @@ _FORM = PackedForm(
     unpacked_bytes_max=16_000_000,
     header_bytes_max=1_000_000,
 )
-_FORM_BEFORE = replace(_FORM, magic=b"apprentice coverage 2\n", arrays=_ARRAYS_BEFORE)
-"""The form of models that an earlier release stored: they score a text as a whole, by its ends."""
+_FORM_3 = replace(_FORM, magic=b"apprentice scope 3\n")
+"""The form of models whose marks of words have one bit."""
+_FORM_2 = replace(_FORM, magic=b"apprentice coverage 2\n", arrays=_ARRAYS_BEFORE)
+"""The form of models of an earlier release: they score a text as a whole, by its ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +179,8 @@ class ScopeModel:
     it was fitted with any. `limits`: None where texts are scored as a whole. `languages`: those of the prompts.
     `nearest`, `ids`: training prompts; `crowding`: half of how near the next one is to each of them. `echoes`: the
     margins of some of them, from `echo_middle` along `echo_axes`, of unit length. Both are in the order of classes,
-    which begin at `nearest_starts` and `echo_starts`. `known_words`: marks of the prompts' words.
+    which begin at `nearest_starts` and `echo_starts`. `known_words`: marks of the prompts' words, each with
+    `mark_places` bits.
     `centroids`: what stands for the prompts in an index of many tasks.
     `held_back`: ascending scores of `held_back_rows` inputs in scope that the score had not seen (at most 1,001 of
     them, evenly): training prompts, or real ones.
@@ -189,6 +193,7 @@ class ScopeModel:
     with_frames: bool
     limits: WordLimits | None
     languages: tuple[str, ...]
+    mark_places: int
     held_back_rows: int
     ids: tuple[str, ...]
     idf: Vectors
@@ -219,7 +224,7 @@ class ScopeModel:
         if result.score >= DOUBTED_BELOW or self.limits is None:
             return result
         if len(passage.text) <= MENDED_CHARACTERS_MAX:
-            mended = mend_words(passage.text, self.known_words)
+            mended = mend_words(passage.text, self.known_words, self.embedding.is_word, self.mark_places)
             if mended != passage.text:
                 result = max(result, self._score(self._read(mended)), key=lambda candidate: candidate.score)
         return replace(result, language=find_other_language(passage.text, self.languages))
@@ -270,9 +275,9 @@ class ScopeModel:
     @classmethod
     def from_bytes(cls, data: bytes, embedding: WordEmbedding, deep: Embedding | None = None) -> ScopeModel:
         """Read a model. Raises ScopeError if the bytes are not one, or one for other embeddings."""
-        before = data.startswith(_FORM_BEFORE.magic)
-        header, arrays = (_FORM_BEFORE if before else _FORM).unpack(data)
-        if before:
+        form = next((form for form in (_FORM_3, _FORM_2) if data.startswith(form.magic)), _FORM)
+        header, arrays = form.unpack(data)
+        if form is _FORM_2:
             arrays["known_words"] = mark_words(())
             for name in ("nearest", "echo"):
                 count = len(arrays["nearest" if name == "nearest" else "echoes"])
@@ -434,6 +439,7 @@ def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int,
         and len(header.ids) > 0
         and 0 < len(arrays["held_back"]) <= header.held_back_rows
         and header.mix.unit > 0.0
+        and header.mark_places in (1, 2)
         and _FORM.finite(arrays)
     )
     if not fits:

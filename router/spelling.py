@@ -1,52 +1,94 @@
-"""Typing errors in words that training prompts have: two letters in the wrong order, or one too many.
+"""Typing errors in words that training prompts have: two letters in the wrong order, one too many, wrong, or missing.
 
-A model keeps marks of the words that it knows, not the words: one bit for each checksum.
+A model keeps marks of the words that it knows, not the words: two bits for each checksum.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 MARK_BITS = 1 << 19
+GUESSED_LETTERS_MIN = 5
+"""A shorter word has too many others beside it to guess a letter of it."""
+MENDED_WORDS_MAX = 8
+"""Unknown words of a text that are mended: one with more is foreign rather than mistyped."""
 WORD = re.compile(r"\w{4,24}")
 Marks = npt.NDArray[np.uint8]
+_LETTERS = b"abcdefghijklmnopqrstuvwxyz"
+_CHANGES = np.array(
+    [
+        [zlib.crc32(bytes((letter, *bytes(behind)))) ^ zlib.crc32(bytes(behind + 1)) for letter in _LETTERS]
+        for behind in range(25)
+    ],
+    np.uint32,
+)
+"""By the bytes behind a zero byte, and by the letter in its place: the bits of a checksum that the letter changes."""
 
 
 def mark_words(texts: Iterable[str]) -> Marks:
     """The marks of all words of the texts, of any length."""
     bits = np.zeros(MARK_BITS, np.uint8)
     for text in texts:
-        bits[[_place(word) for word in re.findall(r"\w+", text.casefold())]] = 1
+        for word in re.findall(r"\w+", text.casefold()):
+            bits[[*_list_places(_sum(word))]] = 1
     return np.packbits(bits)
 
 
-def mend_words(text: str, marks: Marks) -> str:
-    """The text with words that are not known replaced by those that they most likely are; others stay."""
-    return WORD.sub(lambda match: _mend(match[0], marks), text)
+def mend_words(text: str, marks: Marks, is_word: Callable[[str], bool], places: int = 2) -> str:
+    """The text with words that are not known replaced by those that they most likely are; others stay.
+
+    What `is_word` says to be a word is no typing error. With one of the two places of a mark, as an earlier release has
+    them, no letter is guessed.
+    """
+    words = dict.fromkeys(word for word in WORD.findall(text) if not word.isdecimal())
+    unknown = [word for word in words if not _is_known(_sum(word), marks, places) and not is_word(word)]
+    mended = {word: _mend(word, marks, places) for word in unknown[:MENDED_WORDS_MAX]}
+    return WORD.sub(lambda match: mended.get(match[0], match[0]), text)
 
 
-def _mend(word: str, marks: Marks) -> str:
-    if _is_known(word, marks) or word.isdecimal():
+def _mend(word: str, marks: Marks, places: int) -> str:
+    """The known word that is most likely meant, or else the word."""
+    likely = [f"{word[:at]}{word[at + 1]}{word[at]}{word[at + 2 :]}" for at in range(len(word) - 1)]
+    likely += [f"{word[:at]}{word[at + 1 :]}" for at in range(len(word))]
+    at = _find_marked(np.array([_sum(other) for other in likely], np.uint32), marks, places)
+    if at is not None:
+        return likely[at]
+    guessed = word.isascii() and len(word) >= GUESSED_LETTERS_MIN and places == 2
+    return _guess_letter(word, marks) if guessed else word
+
+
+def _guess_letter(word: str, marks: Marks) -> str:
+    """The known word that has one letter in another's place or one more, or else the word."""
+    gaps = [(at, at + 1) for at in range(len(word))] + [(at, at) for at in range(len(word) + 1)]
+    sums = np.array([_sum(f"{word[:end]}\0{word[start:]}") for end, start in gaps], np.uint32)
+    changed = sums[:, None] ^ _CHANGES[[len(word) - start for _, start in gaps]]
+    at = _find_marked(changed.ravel(), marks, 2)
+    if at is None:
         return word
-    return next((other for other in _list_likely(word) if _is_known(other, marks)), word)
+    gap, letter = divmod(at, len(_LETTERS))
+    end, start = gaps[gap]
+    return f"{word[:end]}{chr(_LETTERS[letter])}{word[start:]}"
 
 
-def _list_likely(word: str) -> Iterator[str]:
-    for at in range(len(word) - 1):
-        yield f"{word[:at]}{word[at + 1]}{word[at]}{word[at + 2 :]}"
-    for at in range(len(word)):
-        yield f"{word[:at]}{word[at + 1 :]}"
+def _find_marked(sums: npt.NDArray[np.uint32], marks: Marks, places: int) -> int | None:
+    """The first of the checksums that has a mark."""
+    first = sums & np.uint32(MARK_BITS - 1)
+    marked = np.flatnonzero(marks[first >> np.uint32(3)] << (first & np.uint32(7)).astype(np.uint8) & np.uint8(128))
+    return next((at for at in marked.tolist() if _is_known(int(sums[at]), marks, places)), None)
 
 
-def _is_known(word: str, marks: Marks) -> bool:
-    place = _place(word)
-    return bool(marks[place >> 3] >> (7 - (place & 7)) & 1)
+def _is_known(checksum: int, marks: Marks, places: int) -> bool:
+    return all(marks[place >> 3] >> (7 - (place & 7)) & 1 for place in _list_places(checksum)[:places])
 
 
-def _place(word: str) -> int:
-    return zlib.crc32(word.encode(errors="replace")) % MARK_BITS
+def _list_places(checksum: int) -> tuple[int, int]:
+    return checksum % MARK_BITS, (checksum * 0x9E3779B1 & 0xFFFFFFFF) >> 13
+
+
+def _sum(word: str) -> int:
+    return zlib.crc32(word.encode(errors="replace"))

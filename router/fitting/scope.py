@@ -325,6 +325,7 @@ class _Fitter:
             with_frames=True,
             limits=_find_limits([rows.texts[at] for at in own]),
             languages=find_languages((rows.texts[at] for at in own), LANGUAGE_SHARE_MIN),
+            mark_places=2,
             held_back_rows=1,
             ids=tuple(rows.ids[at] for at in kept),
             idf=idf,

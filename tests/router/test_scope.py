@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import time
 import zlib
@@ -18,7 +19,7 @@ from router.embedding import StaticEmbedding, Vectors, clip_text
 from router.fitting.background import read_stand_in
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, count_buckets
-from router.scope import _FORM_BEFORE, Mix, ScopeError, ScopeModel, ScoreParts
+from router.scope import _FORM_2, Mix, ScopeError, ScopeModel, ScoreParts
 from router.spelling import mark_words, mend_words
 from tests.walks.scope_world import of_domain
 
@@ -104,12 +105,34 @@ def test_a_model_of_an_earlier_release_is_read_and_scores_texts_as_a_whole(embed
     before = fit_scope(prompts(), (), embedding, 1, lambda step, share: None)
     whole = replace(before, with_frames=False, limits=None, bias=before.bias[:-1])
     cut = {name: getattr(whole, name)[..., :-1] for name in ("sparse", "sparse_scale", "dense")}
-    data = _FORM_BEFORE.pack(replace(whole, **cut), embedding=embedding.name, deep=None, ids=list(before.ids))
+    data = _FORM_2.pack(replace(whole, **cut), embedding=embedding.name, deep=None, ids=list(before.ids))
     assert data.startswith(b"apprentice coverage 2\n"), "its name in the store of earlier releases"
     model = ScopeModel.from_bytes(data, embedding)
     text = "I want to return the lamp, it is broken. What a day! Where is my refund for the kettle?"
     assert len(model.parts(text).first) == 1
     assert ScopeModel.from_bytes(model.to_bytes(), embedding).score(text) == model.score(text)
+
+
+def test_a_model_whose_marks_of_words_have_one_bit_is_read_and_scores_as_it_did(
+    model: ScopeModel, embedding: StaticEmbedding
+) -> None:
+    before = replace(model, mark_places=1)
+    data = before.to_bytes()
+    body = zlib.decompress(data[data.index(b"\n") + 5 :])
+    end = 4 + struct.unpack_from("<I", body)[0]
+    header = json.loads(body[4:end])
+    del header["mark_places"]
+    described = json.dumps(header).encode()
+    packed = zlib.compress(struct.pack("<I", len(described)) + described + body[end:])
+    again = ScopeModel.from_bytes(b"apprentice scope 3\n" + struct.pack("<I", zlib.crc32(packed)) + packed, embedding)
+    for text in (
+        "I want to return the lamp. What a day it was for my cousin! Refund me.",
+        "refudn the ketttle",
+        "snow",
+    ):
+        assert again.score(text) == before.score(text)
+    assert again.threshold(0.05) == before.threshold(0.05)
+    assert ScopeModel.from_bytes(again.to_bytes(), embedding).to_bytes() == again.to_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +168,58 @@ def test_foreign_text_between_requests_is_deferred_and_a_third_request_is_not(tr
     assert without >= 0.7
 
 
+def no_word(word: str) -> bool:
+    return False
+
+
+def test_common_words_are_no_typing_errors(embedding: StaticEmbedding) -> None:
+    marks = mark_words(["spend the night at the airport"])
+    assert mend_words("what i spent last nighd", marks, embedding.is_word) == "what i spent last night"
+
+
 def test_letters_in_the_wrong_order_are_mended_where_the_word_is_known() -> None:
     marks = mark_words(["where is my luggage", "Book a flight"])
-    assert mend_words("where is my lugagge", marks) == "where is my luggage"
-    assert mend_words("bokok a fligth", marks) == "book a flight"
-    assert mend_words("luggage for zanzibar 1234", marks) == "luggage for zanzibar 1234"
+    assert mend_words("where is my lugagge", marks, no_word) == "where is my luggage"
+    assert mend_words("bokok a fligth", marks, no_word) == "book a flight"
+    assert mend_words("luggage for zanzibar 1234", marks, no_word) == "luggage for zanzibar 1234"
+
+
+def test_a_letter_that_is_wrong_or_missing_is_guessed_in_longer_words_that_are_known() -> None:
+    marks = mark_words(["where is my luggage", "Book a flight to großburg"])
+    assert mend_words("wherx is my lugvage", marks, no_word) == "where is my luggage"
+    assert mend_words("uggage luggag lugage flght", marks, no_word) == "luggage luggage luggage flight"
+    assert mend_words("boak grossbirg größburg", marks, no_word) == "boak grossburg größburg", (
+        "short, known folded, no ASCII"
+    )
+    assert mend_words("lugvage fligth", marks, no_word, places=1) == "lugvage flight", (
+        "marks of one bit are too dense to guess"
+    )
+
+
+def test_of_a_text_with_many_unknown_words_only_some_are_mended() -> None:
+    marks = mark_words(["luggage"])
+    foreign = "alpha bravo charlie delta hotel india juliet kilo"
+    assert mend_words(f"{foreign} lugvage", marks, no_word) == f"{foreign} lugvage"
+    assert mend_words(f"lugvage {foreign}", marks, no_word) == f"luggage {foreign}"
+
+
+@given(text=st.text(max_size=80))
+def test_any_text_can_be_mended_and_what_is_known_stays(text: str) -> None:
+    folded = text.casefold()
+    assert mend_words(folded, mark_words([text]), no_word) == folded
+    mend_words(text, mark_words(["where is my luggage"]), no_word)
+
+
+def test_requests_with_wrong_letters_are_hardly_deferred_more_often_than_bare_ones(travel: ScopeModel) -> None:
+    draw = np.random.default_rng(1)
+    bare = of_domain("travel", "test", 120)
+    mistyped = []
+    for text in bare:
+        letters = list(text)
+        for at in np.flatnonzero(draw.random(len(letters)) < 0.03):
+            letters[at] = "etaoinshrdlu"[int(draw.integers(12))] if letters[at].isalpha() else letters[at]
+        mistyped.append("".join(letters))
+    assert share_deferred(travel, mistyped) <= share_deferred(travel, bare) + 0.1
 
 
 def test_a_request_in_another_language_is_told_by_its_language(travel: ScopeModel) -> None:
