@@ -170,7 +170,7 @@ def see_that_it_is_ours(console: Console, request: Request) -> None:
     name into Host: then `console.public_url` has the one that browsers know."""
     site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin")
     ours = {request.headers.get("host", ""), urlsplit(console.public_url or "").netloc} - {""}
-    if site not in ("same-origin", "none") or (origin and urlsplit(origin).netloc not in ours):
+    if site not in ("same-origin", "none") or (origin and origin.partition("://")[2] not in ours):
         raise Declined(403, "csrf", "This form comes from another site.")
 
 

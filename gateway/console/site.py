@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
@@ -157,8 +157,8 @@ def _send_to_sign_in(console: Console, request: Request) -> Response:
     """Lead to the sign-in, and from there back to the page: of a form, or of a part, to the page that it is on."""
     is_part = "hx-request" in request.headers
     is_page = request.method == "GET" and not is_part
-    page = request.url if is_page else urlsplit(request.headers.get("referer", ""))
-    to = page.path + (page.query and f"?{page.query}")
+    page = str(request.url) if is_page else request.headers.get("referer", "")
+    to = "/" + page.partition("://")[2].partition("/")[2]
     if is_page and request.headers.get("sec-fetch-site") == "cross-site":
         return console.render("go_on.html", to=validate_path(to))  # a link of another site comes without the cookie
     address = f"{CONSOLE}/sign-in?to={quote(to)}"

@@ -119,7 +119,9 @@ async def test_whoever_is_sent_to_the_sign_in_comes_back_to_their_page(gateway: 
         part = {"referer": f"{gateway.url}/console/fleet", "hx-request": "true"}
         live = await http.get("/console/live/fleet", headers=part)
         other_site = await http.get(page, headers={"sec-fetch-site": "cross-site"})
+        broken = await http.post("/console/sign-out", headers={"referer": "http://[::1"})
     assert httpx.URL(form.headers["location"]).params["to"] == page
+    assert (broken.status_code, broken.headers["location"]) == (303, "/console/sign-in?to=/")
     assert (live.status_code, httpx.URL(live.headers["hx-redirect"]).params["to"]) == (204, "/console/fleet")
     assert (other_site.status_code, f'content="0;url={page}"' in other_site.text) == (200, True)
 
@@ -178,7 +180,10 @@ async def test_a_form_of_another_site_or_session_changes_nothing(gateway: Runnin
         ours, theirs = token_in(await http.get(question)), token_in(await other.get(question))
         for csrf in ({}, {"csrf": ""}, {"csrf": theirs}):
             assert (await http.post(path, data=fields | csrf)).status_code == 403
-        for headers in ({"origin": "https://elsewhere.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+        for headers in (
+            *({"origin": "https://elsewhere.example"}, {"origin": "null"}, {"origin": "http://[::1"}),
+            {"sec-fetch-site": "cross-site"},
+        ):
             answer = await http.post(path, data=fields | {"csrf": ours}, headers=headers)
             assert (answer.status_code, "another site" in answer.text) == (403, True)
         answer = await http.post("/console/sign-in/key", data={"csrf": "x", "key": gateway.admin_key})
