@@ -17,7 +17,16 @@ ACCEPT: dict[str, Any] = {"accept": True, "reason": "As good as it gets."}
 
 
 def seen(stream: str, observed: float, of_class: str | None = None) -> StreamReport:
-    return StreamReport(stream=stream, of_class=of_class, labelled=True, observed=observed, wrong=1, low=0.01, high=0.9)
+    return StreamReport(
+        stream=stream,
+        of_class=of_class,
+        labelled=True,
+        observed=observed,
+        wrong=1,
+        estimate=1 / observed,
+        low=0.01,
+        high=0.9,
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,10 +55,14 @@ async def test_what_was_not_seen_at_all_is_not_accepted(gateway: RunningGateway)
     assert error["message"].startswith("feedback, class glass, of returns@v1 has 0 labels, and accepting takes at")
 
 
-async def test_twenty_labels_are_accepted(gateway: RunningGateway) -> None:
+async def test_twenty_labels_are_accepted_with_their_share(gateway: RunningGateway) -> None:
     await judged(gateway, seen("reviewed", 20))
     async with gateway.http() as http:
-        assert (await sent(http, "POST", BASELINE, stream="reviewed", **ACCEPT))["set"]["reviewed"]["upper"] == 0.9
+        told = await sent(http, "POST", BASELINE, stream="reviewed", **ACCEPT)
+    accepted = told["set"]["reviewed"]
+    assert (accepted["upper"], accepted["wrong"], accepted["of"]) == (0.9, 1.0, 20.0)
+    (warning,) = told["warnings"]
+    assert warning.startswith("5.0% of the labels were wrong, and as many as 90.0% may be by them")
 
 
 async def test_complaints_are_learned_anew_where_a_metric_complains(
@@ -72,7 +85,7 @@ async def test_complaints_are_not_accepted_where_no_metric_complains(gateway: Ru
 
 async def test_a_baseline_of_a_class_of_which_nothing_was_seen_is_set_with_a_warning(gateway: RunningGateway) -> None:
     await judged(gateway, seen("feedback", 30, "vases"))
-    counted: dict[str, Any] = {"stream": "feedback", "wrong": 1, "of": 40, "reason": "Counted."}
+    counted: dict[str, Any] = {"stream": "feedback", "wrong": 10, "of": 400, "reason": "Counted."}
     async with gateway.http() as http:
         glass = await sent(http, "POST", BASELINE, of_class="glass", **counted)
         vases = await sent(http, "POST", BASELINE, of_class="vases", **counted)

@@ -24,8 +24,10 @@ from monitoring.quality.detectors.baselines import (
     Baseline,
     calibrate,
     declare_rate,
+    get_rate,
     measure_counts,
 )
+from monitoring.quality.detectors.recent_values import WINDOW
 from monitoring.quality.signal_table import SignalName, get_measure
 from monitoring.quality.signals.entries import TEXT_MAX
 from monitoring.quality.verdicts.quality import StreamReport
@@ -34,6 +36,8 @@ from serving.object_store import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 COUNT_MAX = 10**12
+HIDDEN_MAX = 0.05
+"""A bound so far above the share that was seen hides slips that matter: it is warned of."""
 
 
 class CalibrationIn(Body):
@@ -136,7 +140,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
             generation=expected + 1,
         )
         generation = await step.take([Change(quality.services.objects.baselines, version, after, expected)])
-    warnings = list(_doubts(quality, task, version, body))
+    warnings = list(_doubts(quality, task, version, body, baseline))
     return {"task": task, "version": version, "generation": generation, "set": after, "warnings": warnings}
 
 
@@ -199,7 +203,11 @@ def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: s
     source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
     if get_measure(body.stream) == "difference":
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
-    return declare_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
+    accepted = declare_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
+    if seen.estimate is None:
+        return accepted
+    lately = min(seen.observed, float(WINDOW))
+    return msgspec.structs.replace(accepted, wrong=seen.estimate * lately, of=lately)
 
 
 def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | None:
@@ -220,8 +228,14 @@ def _too_few(body: BaselineIn, version: str, observed: float) -> str:
     return f"{stream} of {version} has {amount}, and accepting takes at least {OF_MIN}: wait for more{instead}."
 
 
-def _doubts(quality: Quality, task: str, version: str, body: BaselineIn) -> Iterator[str]:
-    """Warnings of a likely mistake: a class that no label has named yet."""
+def _doubts(quality: Quality, task: str, version: str, body: BaselineIn, baseline: Baseline) -> Iterator[str]:
+    """Warnings of a likely mistake: a bound that hides much, and a class that no label has named yet."""
+    rate = get_rate(baseline)
+    if rate is not None and baseline.upper - rate > HIDDEN_MAX:
+        yield (
+            f"{rate:.1%} of the labels were wrong, and as many as {baseline.upper:.1%} may be by them: nothing under "
+            "that is ever found. Set it again from more labels."
+        )
     if body.of_class is None:
         return
     seen = _seen(quality, version, body)

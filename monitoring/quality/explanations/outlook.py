@@ -58,10 +58,10 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
         upper = report.baseline.get("upper")
         if isinstance(upper, int | float) and upper < RATE_MAX:
             per_day = judged.labels_per_day * report.observed / total if total else 0.0
-            threshold = report.threshold
-            if labels_per_day is not None:
-                per_day = labels_per_day
-                threshold = planning.find_labels_between(plan.false_alarms_per_month, judged.signals, per_day)
+            threshold = report.threshold if labels_per_day is None else 0.0
+            per_day = per_day if labels_per_day is None else labels_per_day
+            lasting = planning.find_labels_between(plan.false_alarms_per_month, judged.signals, per_day)
+            threshold = max(threshold, lasting)  # that of a young version grows as its labels go on
             signals.append(_look_ahead(report, upper, per_day, threshold))
     days = {
         str(points): min((day for signal in signals if (day := signal.days[str(points)]) is not None), default=None)
@@ -122,7 +122,8 @@ def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Ite
         if report.has_rhythm:
             yield f"Errors of {report.stream} follow the day; bad hours are allowed for."
     if not reports:
-        yield f"No label of {name} has come: nothing would be found."
+        command = f"apprentice tasks baseline {judged.task} {name} feedback --wrong 50 --of 1000 --reason TEXT"
+        yield f"No label of {name} has come, and it has no baseline: nothing would be found. To set one: {command}."
     held = [report for report in reports if isinstance(report.baseline.get("upper"), int | float)]
     for report in held:
         kind = KINDS.get(str(report.baseline.get("kind")), "its settings")

@@ -41,3 +41,16 @@ def test_outlook_at_few_labels_a_day_keeps_the_least_threshold() -> None:
     told = Told(HELD)
     rare, daily = look_ahead(told, labels_per_day=0.1), look_ahead(told, labels_per_day=1.0)
     assert rare.signals[0].labels == daily.signals[0].labels
+
+
+def test_outlook_as_now_is_that_of_the_same_rate() -> None:
+    young = Told(HELD)
+    young.take(labelled_traffic(errors(0.04, 60, 1)))  # an hour of a day of 1,440
+    now = look_ahead(young, labels_per_day=None)
+    (same,) = look_ahead(young, labels_per_day=now.signals[0].labels_per_day).signals
+    assert now.signals[0].labels == same.labels
+
+
+def test_version_without_labels_is_told_how_a_baseline_is_set() -> None:
+    sentences = look_ahead(Told({})).sentences
+    assert any("tasks baseline returns" in sentence for sentence in sentences)
