@@ -123,28 +123,25 @@ class Discovery:
     def fill(self, pools: Iterable[PoolConfig]) -> list[PoolConfig]:
         """The pools, those that are followed with the replicas that were found last."""
         pools = list(pools)
-        names = list_names(pools)
+        discovered = [pool.name for pool in pools if pool.discovered]
+        given = {replica.name for pool in pools if not pool.discovered for replica in pool.replicas}
         return [
-            pool if followed is None else fill(pool, followed.endpoints, names)
+            pool if followed is None else fill(pool, followed.endpoints, discovered, given)
             for pool in pools
             for followed in (self.followed.get(pool.name),)
         ]
 
 
-def list_names(pools: Iterable[PoolConfig]) -> list[str]:
-    """The names of the pools that are discovered, and of the replicas of all others."""
-    return [
-        name for pool in pools for name in ([pool.name] if pool.discovered else [one.name for one in pool.replicas])
-    ]
-
-
-def fill(pool: PoolConfig, endpoints: Iterable[Endpoint], names: Collection[str]) -> PoolConfig:
-    """A pool that is discovered, with a replica for each endpoint; `names` are those that `list_names` lists."""
+def fill(
+    pool: PoolConfig, endpoints: Iterable[Endpoint], discovered: Collection[str], given: Collection[str]
+) -> PoolConfig:
+    """A pool that is discovered, with a replica for each endpoint; `discovered` are the names of all such pools, and
+    `given` those of the replicas of all others."""
     assert pool.discovered is not None
     # `eu-x` of the pool `small` and `x` of `small-eu` are two: all gateways know the pools, not each other's endpoints
-    is_ambiguous = any(pool.name.startswith(f"{other}-") for other in names)
+    is_ambiguous = any(pool.name.startswith(f"{other}-") for other in discovered)
     replicas = [
-        _replica(pool.name, pool.discovered, each, is_ambiguous or f"{pool.name}-{each.name}" in names)
+        _replica(pool.name, pool.discovered, each, is_ambiguous or f"{pool.name}-{each.name}" in given)
         for each in sorted(endpoints)
     ]
     return replace(pool, replicas=tuple(replicas))

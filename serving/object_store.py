@@ -48,7 +48,7 @@ _NOTE = """
 local function note(changes, key, token, changed)
   local names = redis.call('HGET', changes, key .. ':names') or ''
   if string.sub(names, 1, #token) ~= redis.call('HGET', changes, key) then names = '' end
-  redis.call('HSET', changes, key, token, key .. ':names', string.sub(changed .. names, 1, 4096))
+  redis.call('HSET', changes, key, token, key .. ':names', string.sub(changed .. names, 1, 16384))
 end
 """
 CHANGE = (

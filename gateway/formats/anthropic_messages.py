@@ -22,6 +22,7 @@ from gateway.formats.translated_format import (
     make_tool,
     name_untaken,
     put_instructions,
+    put_tools,
     refuse_missing,
     refuse_value,
     see_that_it_has,
@@ -84,7 +85,7 @@ class TurnMessage(msgspec.Struct):
 class ClientTool(msgspec.Struct):
     """A tool that the answer may call."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     type: str | None = None
     description: str | None = None
     input_schema: Raw = msgspec.field(default_factory=Raw)
@@ -187,14 +188,10 @@ class MessagesFormat(TranslatedFormat):
         if request.stop_sequences:
             fields["stop"] = request.stop_sequences
         if request.tools:
-            fields["tools"] = [
-                make_tool(tool.name, tool.description, tool.input_schema, tool.strict)
-                for tool in request.tools
-                if tool.type in CLIENTS_TOOLS
-            ]
+            tools = [_read_tool(tool, at) for at, tool in enumerate(request.tools) if tool.type in CLIENTS_TOOLS]
+            choice = {} if request.tool_choice is None else _read_choice(request.tool_choice)
+            fields |= put_tools(tools, len(request.tools), choice)
             fields |= name_untaken((tool.type for tool in request.tools), *CLIENTS_TOOLS)
-            if request.tool_choice is not None:
-                fields |= _read_choice(request.tool_choice)
         if request.output_config is not None:
             fields |= _read_output(request.output_config)
         user = (request.metadata or {}).get("user_id")
@@ -321,6 +318,12 @@ def _read_output(config: OutputConfig) -> dict[str, Any]:
     if not is_given(config.format.schema):
         raise refuse_missing("output_config.format.schema")
     return fields | {"response_format": make_form(config.format.schema)}
+
+
+def _read_tool(tool: ClientTool, number: int) -> dict[str, Any]:
+    if tool.name is None:
+        raise refuse_missing(f"tools[{number}].name")
+    return make_tool(tool.name, tool.description, tool.input_schema, tool.strict)
 
 
 def _read_choice(choice: ToolUseChoice) -> dict[str, Any]:

@@ -42,7 +42,7 @@ AT_FIELD = re.compile(r"`\$\.?([^`]*)`$")
 AT_BYTE = re.compile(r"\(byte (\d+)\)$")
 AROUND_BYTES = 24
 """Bytes before and behind a place in which half a character is looked for."""
-IN_TEXTS = re.compile(r"(prompt|input)\[\d+\]")
+IN_TEXTS = re.compile(r"(prompt)\[\d+\]")
 NAMED_FIELD = re.compile(r"(?P<what>missing required|unknown) field `(?P<field>[^`]*)`")
 
 

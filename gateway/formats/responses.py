@@ -23,6 +23,7 @@ from gateway.formats.translated_format import (
     make_tool,
     name_untaken,
     put_instructions,
+    put_tools,
     refuse_missing,
     refuse_value,
     see_that_it_has,
@@ -168,13 +169,14 @@ class ResponsesFormat(TranslatedFormat):
         if request.text is not None:
             fields |= _text_fields(request.text)
         if request.tools:
-            tools = [(tool, f"tools[{number}]") for number, tool in enumerate(request.tools) if tool.type == "function"]
-            fields["tools"] = [_tool(tool, place) for tool, place in tools]
-            fields |= name_untaken((tool.type for tool in request.tools), "function")
+            tools = [_tool(tool, f"tools[{at}]") for at, tool in enumerate(request.tools) if tool.type == "function"]
+            choice: dict[str, Any] = {}
             if request.parallel_tool_calls is not None:
-                fields["parallel_tool_calls"] = request.parallel_tool_calls
+                choice["parallel_tool_calls"] = request.parallel_tool_calls
             if request.tool_choice is not None:
-                fields["tool_choice"] = _tool_choice(request.tool_choice)
+                choice["tool_choice"] = _tool_choice(request.tool_choice)
+            fields |= put_tools(tools, len(request.tools), choice)
+            fields |= name_untaken((tool.type for tool in request.tools), "function")
         elif request.tool_choice not in (None, "none", "auto"):
             raise Problem("invalid_value", "tool_choice asks for a tool, and there are no tools.", "tool_choice")
         if request.top_logprobs or LOGPROBS in (request.include or ()):

@@ -98,6 +98,19 @@ def name_untaken(kinds: Iterable[str | None], *taken: str | None) -> dict[str, A
     return {f"tools[{number}].type={kind}": kind for number, kind in enumerate(kinds) if kind not in taken}
 
 
+def put_tools(tools: list[dict[str, Any]], given: int, choice: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the tools that are taken, of so many given, and of the choice among them.
+
+    Where some are not taken, a choice of one of these goes with them: no engine is asked for a tool that is not there.
+    """
+    if not tools:
+        return {}
+    chosen, names = choice.get("tool_choice"), {tool["function"]["name"] for tool in tools}
+    if len(tools) < given and isinstance(chosen, dict) and chosen["function"]["name"] not in names:
+        choice = {name: value for name, value in choice.items() if name != "tool_choice"}
+    return {"tools": tools, **choice}
+
+
 def make_form(
     schema: Raw, name: str = "answer", strict: bool | None = None, description: str | None = None
 ) -> dict[str, Any]:

@@ -154,13 +154,13 @@ def test_pools_whose_names_begin_alike_have_replicas_of_different_names(told: To
     pools = ("small", "small-eu")
     for pods in (("eu-x", "x"), ("eu-" + "x" * 63, "x" * 63)):
         found = [
-            fill(pool(told, name=name), [Endpoint(pod, "10.0.0.7", 8000)], pools).replicas[0].name
+            fill(pool(told, name=name), [Endpoint(pod, "10.0.0.7", 8000)], pools, ()).replicas[0].name
             for name, pod in zip(pools, pods, strict=True)
         ]
         assert found[0] != found[1]
         assert found[1].startswith("small-eu-x")
         assert max(map(len, found)) <= 63
-    assert fill(pool(told), [Endpoint("eu-x", "10.0.0.7", 8000)], pools).replicas[0].name == "small-eu-x"
+    assert fill(pool(told), [Endpoint("eu-x", "10.0.0.7", 8000)], pools, ()).replicas[0].name == "small-eu-x"
 
 
 async def test_a_replica_that_is_named_by_hand_is_never_taken_for_a_discovered_one(
@@ -178,6 +178,15 @@ async def test_a_replica_that_is_named_by_hand_is_never_taken_for_a_discovered_o
 
 async def test_a_pool_that_is_not_discovered_renames_no_replica(discovery: Discovery, told: Told) -> None:
     pools = [PoolConfig("small", "base", ()), pool(told, name="small-eu")]
+    discovery.follow(pools)
+    told.tell("10.0.0.7")
+    await discovery.first_answers()
+    assert [replica.name for replica in discovery.fill(pools)[1].replicas] == ["small-eu-10-0-0-7"]
+
+
+async def test_a_replica_of_another_pool_renames_none_that_begins_alike(discovery: Discovery, told: Told) -> None:
+    by_hand = ReplicaConfig("small", "http://10.0.0.9:8000", "general")
+    pools = [PoolConfig("general", "base", (by_hand,)), pool(told, name="small-eu")]
     discovery.follow(pools)
     told.tell("10.0.0.7")
     await discovery.first_answers()

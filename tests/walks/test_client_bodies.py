@@ -164,6 +164,32 @@ async def test_tools_that_nobody_carries_out_are_dropped_and_told(
     assert [tool["function"]["name"] for tool in small.requests[-1].body["tools"]] == ["shell"]
 
 
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/responses", {"tools": [{"type": "web_search"}], "tool_choice": "required"}),
+        ("/v1/messages", {"tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}], "tool_choice": {"type": "any"}}),
+        (
+            "/v1/messages",
+            {
+                "tools": [{"type": "web_search_20250305", "name": "web_search"}, *CLAUDE_CODE["tools"]],
+                "tool_choice": {"type": "tool", "name": "web_search"},
+            },
+        ),
+    ],
+)
+async def test_choice_of_a_tool_that_nobody_carries_out_is_dropped_with_it(
+    measured: RunningGateway, small: FakeEngine, path: str, more: dict[str, Any]
+) -> None:
+    small.auto_tool_choice = True
+    async with measured.http() as http:
+        answer = await http.post(path, json=(CODEX if path == "/v1/responses" else CLAUDE_CODE) | more)
+    assert answer.status_code == 200, answer.text
+    seen = small.requests[-1].body
+    assert "tool_choice" not in seen
+    assert seen.get("tools") != []
+
+
 @pytest.mark.parametrize(("path", "body", "names"), TOOLS_OF_SERVERS, ids=["codex", "claude code"])
 async def test_tools_that_nobody_carries_out_are_refused_by_their_type(
     gateway: RunningGateway, path: str, body: dict[str, Any], names: list[str]

@@ -118,12 +118,14 @@ async def test_whoever_is_sent_to_the_sign_in_comes_back_to_their_page(gateway: 
         form = await http.post("/console/reviews/next", data={"comment": "x"}, headers={"referer": gateway.url + page})
         part = {"referer": f"{gateway.url}/console/fleet", "hx-request": "true"}
         live = await http.get("/console/live/fleet", headers=part)
-        other_site = await http.get(page, headers={"sec-fetch-site": "cross-site"})
+        other_site = await http.get("/console/fleet?x=1", headers={"sec-fetch-site": "cross-site"})
+        takes_a_review = await http.get(page, headers={"sec-fetch-site": "cross-site"})
         broken = await http.post("/console/sign-out", headers={"referer": "http://[::1"})
     assert httpx.URL(form.headers["location"]).params["to"] == page
     assert (broken.status_code, broken.headers["location"]) == (303, "/console/sign-in?to=/")
     assert (live.status_code, httpx.URL(live.headers["hx-redirect"]).params["to"]) == (204, "/console/fleet")
-    assert (other_site.status_code, f'content="0;url={page}"' in other_site.text) == (200, True)
+    assert (other_site.status_code, 'content="0;url=/console/fleet?x=1"' in other_site.text) == (200, True)
+    assert ("http-equiv" in takes_a_review.text, f'href="{page}"' in takes_a_review.text) == (False, True)
 
 
 async def test_each_of_two_tabs_signs_in(gateway: RunningGateway) -> None:

@@ -10,7 +10,8 @@ document.addEventListener("htmx:sse:after:connection", ({ detail }) => {
 
 // What a reviewer writes stays in this tab until it is sent, also where the session ends before. Signing out drops it.
 const texts = [...document.querySelectorAll("form:has(> [name=request]) textarea")];
-const nameOf = (text) => `${text.form.elements.request.value} ${text.name}`;
+const who = document.querySelector(".who");
+const nameOf = (text) => `${who.dataset.person} ${text.form.elements.request.value} ${text.name}`;
 const keep = () => sessionStorage.setItem("draft", JSON.stringify(texts.map((text) => [nameOf(text), text.value])));
 if (texts.length) {
   const draft = new Map(JSON.parse(sessionStorage.getItem("draft") ?? "[]"));
@@ -18,7 +19,7 @@ if (texts.length) {
   keep();
   document.addEventListener("input", keep);
 }
-document.querySelector(".who").addEventListener("submit", () => sessionStorage.clear());
+who.addEventListener("submit", () => sessionStorage.clear());
 
 // The keys of a review: a number chooses a judgement, Enter sends it. Elsewhere keys do what they always do.
 document.addEventListener("keydown", (event) => {

@@ -27,7 +27,6 @@ from monitoring.quality.detectors.baselines import (
     get_rate,
     measure_counts,
 )
-from monitoring.quality.detectors.recent_values import WINDOW
 from monitoring.quality.signal_table import SignalName, get_measure
 from monitoring.quality.signals.entries import TEXT_MAX
 from monitoring.quality.verdicts.quality import StreamReport
@@ -203,11 +202,7 @@ def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: s
     source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
     if get_measure(body.stream) == "difference":
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
-    accepted = declare_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
-    if seen.estimate is None:
-        return accepted
-    lately = min(seen.observed, float(WINDOW))
-    return msgspec.structs.replace(accepted, wrong=seen.estimate * lately, of=lately)
+    return declare_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
 
 
 def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | None:
@@ -230,16 +225,16 @@ def _too_few(body: BaselineIn, version: str, observed: float) -> str:
 
 def _doubts(quality: Quality, task: str, version: str, body: BaselineIn, baseline: Baseline) -> Iterator[str]:
     """Warnings of a likely mistake: a bound that hides much, and a class that no label has named yet."""
+    seen = _seen(quality, version, body)
     rate = get_rate(baseline)
-    if rate is not None and baseline.upper - rate > HIDDEN_MAX:
+    if body.accept and seen is not None and get_measure(body.stream) == "share":
+        rate = seen.estimate
+    if rate is not None and body.calibration is None and baseline.upper - rate > HIDDEN_MAX:
         yield (
             f"{rate:.1%} of the labels were wrong, and as many as {baseline.upper:.1%} may be by them: nothing under "
             "that is ever found. Set it again from more labels."
         )
-    if body.of_class is None:
-        return
-    seen = _seen(quality, version, body)
-    if seen is None or not seen.observed:
+    if body.of_class is not None and (seen is None or not seen.observed):
         tag = quality.services.settings.tasks[task].monitor.class_tag
         key = f"tasks.{task}.monitor.class_tag"
         named = f"Labels name theirs by the tag {tag!r}." if tag else f"{key} is not set, so that no label has a class."

@@ -82,6 +82,8 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
 
 def _look_ahead(report: StreamReport, upper: float, per_day: float, threshold: float) -> SignalOutlook:
     held, rate = max(BASELINE_MIN, upper), report.baseline.get("rate")
+    if rate is None and report.estimate is not None:  # of a bound that was set without labels
+        rate = min(upper, report.estimate)
     exponent = dependence.find_exponent_of(report.dispersion, int(report.observed))
     labels = {
         str(points): planning.find_labels_to_detect(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.explanations.outlook import Outlook, make_outlook
 from monitoring.quality.verdicts.plan import Plan
 from tests.monitoring.quality.reckoned import HELD, Told
-from tests.monitoring.quality.traffic import PLAN, errors, labelled_traffic
+from tests.monitoring.quality.traffic import MORNING, PLAN, V3, errors, labelled_traffic
 
 PER_DAY = 1440.0
 THRIFTY = Plan(feedback_metric="correct", false_alarms_per_month=0.1)
@@ -54,3 +55,11 @@ def test_outlook_as_now_is_that_of_the_same_rate() -> None:
 def test_version_without_labels_is_told_how_a_baseline_is_set() -> None:
     sentences = look_ahead(Told({})).sentences
     assert any("tasks baseline returns" in sentence for sentence in sentences)
+
+
+def test_bound_that_was_set_without_labels_is_held_against_the_share_seen_lately() -> None:
+    told = Told({V3: {"feedback": declare_rate(0.16, MORNING, "admin", "accepted")}})
+    told.take(labelled_traffic(errors(0.03, 400, 1)))
+    (ahead,) = look_ahead(told).signals
+    assert ahead.labels["5"] is None
+    assert ahead.labels["20"] is not None
