@@ -123,20 +123,26 @@ class Discovery:
     def fill(self, pools: Iterable[PoolConfig]) -> list[PoolConfig]:
         """The pools, those that are followed with the replicas that were found last."""
         pools = list(pools)
-        discovered = [pool.name for pool in pools if pool.discovered]
-        given = {replica.name for pool in pools if not pool.discovered for replica in pool.replicas}
+        names = list_names(pools)
         return [
-            pool if followed is None else fill(pool, followed.endpoints, discovered, given)
+            pool if followed is None else fill(pool, followed.endpoints, *names)
             for pool in pools
             for followed in (self.followed.get(pool.name),)
         ]
 
 
+def list_names(pools: Iterable[PoolConfig]) -> tuple[list[str], set[str]]:
+    """The names of the pools that are discovered, and of the replicas of all others."""
+    pools = list(pools)
+    given = {replica.name for pool in pools if not pool.discovered for replica in pool.replicas}
+    return [pool.name for pool in pools if pool.discovered], given
+
+
 def fill(
     pool: PoolConfig, endpoints: Iterable[Endpoint], discovered: Collection[str], given: Collection[str]
 ) -> PoolConfig:
-    """A pool that is discovered, with a replica for each endpoint; `discovered` are the names of all such pools, and
-    `given` those of the replicas of all others."""
+    """A pool that is discovered, with a replica for each endpoint. `discovered` and `given` are as `list_names` lists
+    them."""
     assert pool.discovered is not None
     # `eu-x` of the pool `small` and `x` of `small-eu` are two: all gateways know the pools, not each other's endpoints
     is_ambiguous = any(pool.name.startswith(f"{other}-") for other in discovered)

@@ -135,17 +135,19 @@ async def check_gateway(settings: Settings) -> DoctorFinding:
     return report_ok("gateway", f"{url} is ready, its state {'durable' if durable else 'not durable'}")
 
 
-async def find_replicas(pool: PoolConfig, names: Collection[str]) -> tuple[PoolConfig, DoctorFinding | None]:
+async def find_replicas(
+    pool: PoolConfig, names: tuple[Collection[str], Collection[str]]
+) -> tuple[PoolConfig, DoctorFinding | None]:
     """The pool with the replicas that its source names now, and what is to be said of that; as it is without one.
 
-    `names` are those of the discovered pools and of the other pools' replicas.
+    `names` are those that `list_names` lists.
     """
     if pool.discovered is None:
         return pool, None
     check, source = f"discovery {pool.name}", pool.discovered.source
     async with aclosing(source.follow()) as answers:
         try:
-            pool = fill(pool, await anext(answers), names)
+            pool = fill(pool, await anext(answers), *names)
         except DiscoveryError as error:
             advice = f"Mend pools.{pool.name}.discover, or run this where the gateways run."
             return pool, report_problem(check, f"{source}: {error}", advice)
