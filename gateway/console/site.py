@@ -161,8 +161,8 @@ def _send_to_sign_in(console: Console, request: Request) -> Response:
     to = "/" + page.partition("://")[2].partition("/")[2]
     if is_page and request.headers.get("sec-fetch-site") == "cross-site":
         # A link of another site comes without the cookie. A page that takes a review waits for the person's own click.
-        by_itself = not request.url.path.endswith("/reviews/next")
-        return console.render("go_on.html", to=validate_path(to), by_itself=by_itself)
+        waits = request.url.path.endswith("/reviews/next")
+        return console.render("go_on.html", to=validate_path(to), waits=waits)
     address = f"{CONSOLE}/sign-in?to={quote(to)}"
     return Response(status_code=204, headers={"hx-redirect": address}) if is_part else RedirectResponse(address, 303)
 
