@@ -57,11 +57,11 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
     for report in reports:
         upper = report.baseline.get("upper")
         if isinstance(upper, int | float) and upper < RATE_MAX:
-            per_day = judged.labels_per_day * report.observed / total if total else 0.0
-            threshold = report.threshold if labels_per_day is None else 0.0
-            per_day = per_day if labels_per_day is None else labels_per_day
-            lasting = planning.find_labels_between(plan.false_alarms_per_month, judged.signals, per_day)
-            threshold = max(threshold, lasting)  # that of a young version grows as its labels go on
+            per_day_now = judged.labels_per_day * report.observed / total if total else 0.0
+            per_day = per_day_now if labels_per_day is None else labels_per_day
+            threshold = planning.find_labels_between(plan.false_alarms_per_month, judged.signals, per_day)
+            if labels_per_day is None:  # its own, which keeps its busiest days; a young version has none yet
+                threshold = max(threshold, report.threshold)
             signals.append(_look_ahead(report, upper, per_day, threshold))
     days = {
         str(points): min((day for signal in signals if (day := signal.days[str(points)]) is not None), default=None)
