@@ -18,6 +18,7 @@ import httpx
 from gateway.cli.admin_client import LOCAL_KEPT
 from gateway.cli.tables import format_size
 from gateway.configuration.settings import Settings
+from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from serving.discovery import fill
 from serving.engine_traits import AdapterApi
 from serving.fleet import PoolConfig
@@ -110,6 +111,13 @@ def check_descriptors(settings: Settings) -> DoctorFinding:
         return report_ok("file descriptors", found)
     how = f"`ulimit -n {wanted}`" if most == resource.RLIM_INFINITY or most >= wanted else "the machine's limit"
     return report_warning("file descriptors", found, f"Raise it ({how}), or lower limits.in_flight_max.")
+
+
+def check_webhook(settings: Settings) -> DoctorFinding:
+    """Whether people are told of verdicts by a webhook. Nothing is sent to it."""
+    if settings.monitor.webhook_url is not None:
+        return report_ok("webhook", "verdicts are told at monitor.webhook_url")
+    return report_warning("webhook", NOBODY_WOKEN, "Set it, or use monitoring/alerts.")
 
 
 async def check_gateway(settings: Settings) -> DoctorFinding:

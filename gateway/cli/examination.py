@@ -15,6 +15,7 @@ from gateway.cli.doctor_checks import (
     check_folder,
     check_gateway,
     check_shared_engines,
+    check_webhook,
     find_replicas,
     report_ok,
     report_problem,
@@ -67,4 +68,6 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
     for finding in check_shared_engines(settings, pools):
         yield finding
     yield check_descriptors(settings)
+    if settings.tasks:
+        yield check_webhook(settings)
     yield await check_gateway(settings)

@@ -39,6 +39,8 @@ def list_tasks(api: Api) -> None:
     api.out.table(("task", "version", "verdict", "since", "keeps", "note"), rows)
     if answer["judged_at"] is None:
         api.out.note("The monitor has judged nothing yet.")
+    for caveat in answer["caveats"]:
+        api.out.note(caveat)
 
 
 @add_command(tasks)

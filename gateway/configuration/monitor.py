@@ -244,6 +244,7 @@ class TaskMonitorSettings(Section):
             false_alarms_per_month=fleet.false_alarms_per_month,
             judges_itself=judges_itself,
             judge_pool=(self.judge.pool or general_pool) if self.judge.kind == "model" else None,
+            has_webhook=fleet.webhook_url is not None,
         )
 
 

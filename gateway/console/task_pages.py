@@ -40,7 +40,8 @@ async def load_overview(visit: Visit) -> dict[str, Any]:
         for row in quality["tasks"]
     ]
     totals = {name: sum(each.get(name, 0.0) for each in money.values()) if money else none[name] for name in COUNTERS}
-    return {"tasks": tasks, "totals": totals, "replicas": fleet, "behind_seconds": quality["behind_seconds"]}
+    shown = {name: quality[name] for name in ("behind_seconds", "caveats")}
+    return {"tasks": tasks, "totals": totals, "replicas": fleet, **shown}
 
 
 async def show_task(visit: Visit) -> Response:

@@ -82,6 +82,13 @@ async def test_its_address_leads_to_it_with_and_without_a_slash(gateway: Running
 
 
 @pytest.mark.invariant("Only operators and admins get into the console, and each session ends with its key.")
+async def test_first_page_says_whether_verdicts_wake_anybody(configure: Configure) -> None:
+    for monitor, is_told in (({}, True), ({"webhook_url": "http://127.0.0.1:9/"}, False)):
+        async with run_gateway(configure(monitor=monitor)) as running, browsing(running, running.admin_key) as http:
+            text = (await http.get("/console")).text
+        assert ("monitor.webhook_url is not set: nobody is woken" in text) is is_told
+
+
 async def test_only_operators_and_admins_sign_in_and_a_session_ends_with_its_key(gateway: RunningGateway) -> None:
     caller_key, operator_key = await gateway.key(), await gateway.key(role="operator")
     async with browsing(gateway) as http, gateway.http() as admin:

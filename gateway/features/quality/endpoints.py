@@ -26,6 +26,7 @@ from gateway.features.reviews.agreement_job import describe_reviewers, read_agre
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
+from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.quality.explanations.report import Situation, TaskReport, make_report
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts import responses
@@ -72,7 +73,13 @@ async def list_health(request: Request, _: Operator) -> dict[str, Any]:
     rows = [
         _row(quality, snapshot, task, generations.get(task, 0), now) for task in sorted(quality.services.settings.tasks)
     ]
-    return {"tasks": rows, "judged_at": summary.at or None, "behind_seconds": summary.behind_seconds}
+    caveats = [NOBODY_WOKEN] if quality.services.settings.monitor.webhook_url is None else []
+    return {
+        "tasks": rows,
+        "caveats": caveats,
+        "judged_at": summary.at or None,
+        "behind_seconds": summary.behind_seconds,
+    }
 
 
 @router.get("/tasks/{task}/quality", responses=with_errors("not_found"))

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from monitoring.quality.explanations import savings
-from monitoring.quality.explanations.phrases import format_count, format_moment, format_percent, format_span, join_words
+from monitoring.quality.explanations.phrases import (
+    NOBODY_WOKEN,
+    format_count,
+    format_moment,
+    format_percent,
+    format_span,
+    join_words,
+)
 from monitoring.quality.signals.arms import LABELS_MIN
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, TaskQuality
@@ -41,6 +48,8 @@ def list_caveats(
     """The sentences, the gravest first; none where all is well. Times are Unix seconds."""
     active = judgements.get(roles.active or "")
     caveats = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(health, judgements, now)]
+    if not plan.has_webhook and any(quality.verdict != "healthy" for quality in health.versions.values()):
+        caveats.append(NOBODY_WOKEN)
     caveats += [*_of_recovery(health, judgements), *_of_undone(health), *_of_change(health, review_by, now)]
     if roles.active is not None:
         caveats += _of_labels(roles.active, active, plan)

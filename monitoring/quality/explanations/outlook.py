@@ -10,7 +10,7 @@ from monitoring.quality.detectors import dependence, planning
 from monitoring.quality.detectors.baselines import RATE_MAX
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.explanations.certainty import DISPERSION_TOLD, KINDS
-from monitoring.quality.explanations.phrases import format_count, format_digits, format_percent
+from monitoring.quality.explanations.phrases import NOBODY_WOKEN, format_count, format_digits, format_percent
 from monitoring.quality.signal_table import get_measure
 from monitoring.quality.signals.labelled import ALPHA
 from monitoring.quality.verdicts.plan import Plan
@@ -111,6 +111,8 @@ def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Ite
         f"For nothing: at most {format_count(plan.false_alarms_per_month, 'time', 'times')} a month over all tasks and "
         "versions, while errors keep to their baselines."
     )
+    if not plan.has_webhook:
+        yield NOBODY_WOKEN
     doubts = "; ".join([doubt[0].lower() + doubt[1:] for doubt in DOUBTS.values()])
     yield f"Suspect at most, for a person to look at: {doubts}."
     for report in reports:

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 
 YEAR_10000 = 253_402_300_800
+NOBODY_WOKEN = "monitor.webhook_url is not set: nobody is woken, unless Prometheus's alerts do it."
 SPANS = ((86_400.0, "day", "days"), (3_600.0, "hour", "hours"), (60.0, "minute", "minutes"), (1.0, "second", "seconds"))
 
 

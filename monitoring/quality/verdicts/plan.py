@@ -18,7 +18,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     `enforced` says whether the check `degraded` is enforced, so that shares may be shifted; `explored_share` is what a
     degraded version keeps at least; `judges_itself` whether the model that judges pairs is the fallback's own, and
     `judge_pool` its pool (None: no model judges). `agreed_only`: its reviewers agree so little that only labels of two
-    who agree count. Shares lie within 0 and 1, times are in seconds, money in US dollars.
+    who agree count. `has_webhook`: actions are told at a webhook. Shares lie within 0 and 1, times are in seconds,
+    money in US dollars.
     """
 
     feedback_metric: str | None = None
@@ -45,3 +46,4 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     judges_itself: bool = False
     judge_pool: str | None = None
     agreed_only: bool = False
+    has_webhook: bool = True

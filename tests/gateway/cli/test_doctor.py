@@ -15,6 +15,7 @@ import yaml
 from redis.asyncio import Redis
 
 from gateway.state.fitted_store import FittedStore
+from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from router.confidence import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry
 from serving.gpu import has_nvidia_gpu
@@ -58,10 +59,16 @@ async def test_where_all_is_well_it_says_so_and_ends_with_0(doctor: Doctor, conf
     assert set(found) == {
         *("configuration", "redis", "durability", "replicas of redis", "eviction", "memory", "clock"),
         *("data folder", "store folder", "engine small-0", "adapters on small-0", "engine general-0"),
-        *("file descriptors", "gateway"),
+        *("file descriptors", "webhook", "gateway"),
     }
     assert found["durability"][:2] == ("ok", "append-only file, fsync always")
     assert found["gateway"][1].endswith("is ready, its state durable")
+
+
+async def test_it_is_told_whether_verdicts_wake_anybody(doctor: Doctor) -> None:
+    assert by_check(await doctor("--json"))["webhook"] == ("warning", NOBODY_WOKEN, "Set it, or use monitoring/alerts.")
+    told = by_check(await doctor("--json", monitor={"webhook_url": "http://127.0.0.1:9/"}))
+    assert told["webhook"][0] == "ok"
 
 
 async def test_people_get_a_table_with_what_to_do(doctor: Doctor) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.features.retraining.retraining import RetrainingRequests
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
+from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.quality.verdicts.quality import StreamReport
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
@@ -47,6 +48,16 @@ async def test_a_task_is_told_in_plain_words_and_as_json(gateway: RunningGateway
     assert any("action 19d5f0a1-0. General is better by at least 4.1 points." in line for line in said)
     told = (await ok(apprentice, "why", "returns", "--json")).json
     assert (told["told"]["verdict"], told["task"]) == ("degraded", "returns")
+
+
+async def test_without_a_webhook_every_list_of_verdicts_says_that_nobody_is_woken(
+    gateway: RunningGateway, apprentice: Command
+) -> None:
+    await become(gateway, SHIFT)
+    await judged(gateway, FEEDBACK)
+    assert NOBODY_WOKEN in (await ok(apprentice, "why", "returns")).out
+    assert NOBODY_WOKEN in (await ok(apprentice, "why", "returns", "--plan")).out
+    assert NOBODY_WOKEN in (await ok(apprentice, "tasks", "list")).err
 
 
 async def test_tasks_are_listed_with_their_verdicts(gateway: RunningGateway, apprentice: Command) -> None:

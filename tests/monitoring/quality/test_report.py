@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from monitoring.quality.explanations import certainty
+from monitoring.quality.explanations.phrases import NOBODY_WOKEN
 from monitoring.quality.explanations.report import TaskReport, make_report
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import (
@@ -71,6 +72,13 @@ def test_it_goes_through_json_unchanged() -> None:
 def test_a_pin_that_is_over_is_no_caveat() -> None:
     pin = Pin(verdict=None, by="a", reason="Wait.", at=NOW - 10, until=NOW - 1)
     assert make_report(of(single(msgspec.structs.replace(HEALTHY, pin=pin)), JUDGED)).caveats == []
+
+
+def test_that_nobody_is_woken_is_told_beside_a_verdict_alone() -> None:
+    silent = msgspec.structs.replace(PLAN, has_webhook=False)
+    assert NOBODY_WOKEN in make_report(of(single(DEGRADED), SLIPPED, plan=silent)).caveats
+    assert NOBODY_WOKEN not in make_report(of(single(DEGRADED), SLIPPED)).caveats
+    assert NOBODY_WOKEN not in make_report(of(single(HEALTHY), JUDGED, plan=silent)).caveats
 
 
 def test_a_version_that_is_held_is_told_with_the_reason() -> None:
