@@ -10,7 +10,7 @@ import typer
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Force, add_command, see_that_it_can_be_written
-from gateway.cli.tables import Printer, Row, format_age, format_time
+from gateway.cli.tables import Row, format_age, format_time
 
 retraining = typer.Typer(help="List, show, export and close requests to train an adapter anew.", no_args_is_help=True)
 EMPTY = "No request to train is listed. The monitor opens one for a version that is degraded."
@@ -57,12 +57,16 @@ def export(
     if path.name in ("", "..") or (target is None and not name.isalnum()):
         raise Unusable(f"{name[:80]!r} is no request's id: `apprentice retraining list` has them.")
     see_that_it_can_be_written(force, path)
-    api.save(f"/retraining/{quote(name, safe='')}/examples?complete={str(complete).lower()}", path)
+    address = f"/retraining/{quote(name, safe='')}"
+    answer = api.get(address)
+    if not answer["complete" if complete else "kept"]:
+        raise Unusable(f"Nothing is written: {_explain_lack(answer)}")
+    api.save(f"{address}/examples?complete={str(complete).lower()}", path)
     lines = path.read_bytes().count(b"\n")
     text = f"Wrote {path}: {lines} {'example' if lines == 1 else 'examples'}."
     api.out.tell({"file": str(path), "examples": lines}, text)
-    if not lines:
-        _tell_why_none(api.out, api.get(f"/retraining/{quote(name, safe='')}"))
+    if not answer["complete"]:
+        api.out.note(f"None can be trained on: {_explain_lack(answer)}")
 
 
 @add_command(retraining)
@@ -72,16 +76,16 @@ def close(api: Api, name: Id) -> None:
     api.out.tell(answer, f"{answer['id']} is closed.")
 
 
-def _tell_why_none(out: Printer, answer: dict[str, Any]) -> None:
-    """Why nothing was written, and what would change that: on stderr."""
+def _explain_lack(answer: dict[str, Any]) -> str:
+    """The reason why no example can be trained on, and what would change that."""
     kept, task = answer["kept"], answer["task"]
     if not kept:
-        out.note("Nothing is kept of what was judged bad, or nothing was judged bad.")
-        return
-    out.note(
-        f"Of {kept} {'example' if kept == 1 else 'examples'}, {answer['without_text']} have no text: it is kept of "
-        f"what was reviewed (tasks.{task}.monitor.reviews). {answer['without_demonstration']} have no demonstration: "
-        "feedback gives one, or `apprentice reviews answer` with --right."
+        return f"{'none of its examples is kept any more' if answer['examples'] else 'no request was judged bad'}."
+    return (
+        f"of {kept} {'example' if kept == 1 else 'examples'}, {answer['without_text']} have no text, and "
+        f"{answer['without_demonstration']} no demonstration. Texts are kept of later requests with "
+        f"tasks.{task}.texts.keep, or of reviews (tasks.{task}.monitor.reviews). Feedback gives a demonstration, or "
+        "`apprentice reviews answer` with --right."
     )
 
 

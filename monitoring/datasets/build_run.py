@@ -99,7 +99,11 @@ def _drop_forgotten(rows: list[DataRow], job: DatasetJob) -> list[DataRow]:
 def _why_empty(kept: KeptRows) -> str:
     """The reason why no row was there."""
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(kept.counts.items()) if count)
-    texts = f"no kept text has a right answer ({counts})" if counts else "no text of a request is kept"
+    texts = (
+        f"no kept text has a right answer ({counts})"
+        if counts
+        else "no text of a request is kept (tasks.TASK.texts.keep)"
+    )
     return (
         f"There is no row: {texts}. Give files with a question and its answer in each row, or have requests labelled."
     )

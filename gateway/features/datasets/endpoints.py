@@ -134,7 +134,8 @@ async def read_dataset(request: Request, digest: str, _: Operator) -> dict[str, 
 
 @router.get(
     "/datasets/{digest}/export",
-    responses=with_errors("not_found", "overload", "timeout") | with_answer(200, "The file.", ANY_BYTES),
+    responses=with_errors("not_found", "state_conflict", "overload", "timeout")
+    | with_answer(200, "The file.", ANY_BYTES),
     response_class=FileResponse,
 )
 async def export_dataset(

@@ -20,7 +20,7 @@ COMMAND = make_command("monitoring.datasets.export_run")
 
 
 async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportFormat) -> FileResponse:
-    """The part in this format as an answer. Raises Problem where it can't be written (503, 500)."""
+    """The part in this format as an answer. Raises Problem without a row (409), and where it fails (503, 500)."""
     await asyncio.to_thread(make_private_folder, datasets.files)
     aside = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=datasets.files))
     target = aside / f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}"
@@ -29,6 +29,9 @@ async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportF
         result = await run_process(COMMAND, job, ExportResult)
         if result.error:
             raise Problem("overload", f"{result.error} Make room for data sets, or try again later.")
+        if not result.rows:
+            lack = "no worse answer beside a right one, as dpo needs" if form == "dpo" else "no row"
+            raise Problem("state_conflict", f"The part {part} of the data set has {lack}: there is nothing to export.")
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

@@ -59,7 +59,7 @@ async def test_broken_rows_end_a_building_with_their_lines_or_are_left_out(
         (["nothing", "-f", str(path)], 1, "has no task 'nothing'"),
         (["returns"], 1, "--file: give some, or --since, from when on"),
         (["returns", "--since", "soon"], 2, "'soon' is no time"),
-        (["returns", "--since", "7d"], 1, "no text of a request is kept"),
+        (["returns", "--since", "7d"], 1, "no text of a request is kept (tasks.TASK.texts.keep)"),
         (["returns", "-f", str(tmp_path / "none.jsonl")], 2, "can't be read"),
         (["returns", "-f", str(path), "--column", "text"], 2, "is not OURS=THEIRS"),
     ):
@@ -83,6 +83,10 @@ async def test_export_writes_over_a_file_with_force_alone(
     await ok(apprentice, *card, "--force")
     assert there.read_text().startswith("<!doctype html>")
     await ok(apprentice, *words, "--force")
+    assert len(there.read_text().splitlines()) == built.json["rows"]["train"]
+    refused = await apprentice(*words, "--force", "--format", "dpo")
+    assert (refused.exit_code, refused.out) == (1, "")
+    assert "has no worse answer beside a right one, as dpo needs: there is nothing to export." in refused.err
     assert len(there.read_text().splitlines()) == built.json["rows"]["train"]
 
 

@@ -245,10 +245,25 @@ async def test_an_export_that_can_not_be_evaluated_says_what_it_lacks(
         await stored(gateway, 2)
         opened = await sent(http, "POST", "/admin/v1/retraining", wanted=201, task="returns", reason="The season.")
     path = tmp_path / "failed.jsonl"
-    said = await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--complete")
-    assert path.read_bytes() == b""
-    assert said.err.startswith("Of 2 examples, 2 have no text")
-    assert "1 have no demonstration" in said.err
+    words = ("retraining", "export", opened["id"], "--out", str(path))
+    refused = await apprentice(*words, "--complete")
+    assert (refused.exit_code, refused.out, path.exists()) == (2, "", False)
+    lack = "of 2 examples, 2 have no text, and 1 no demonstration. Texts are kept of later requests with "
+    assert f"Nothing is written: {lack}tasks.returns.texts.keep" in refused.err
+    said = await ok(apprentice, *words)
+    assert said.out.replace("\n", "") == f"Wrote {path}: 2 examples."
+    assert said.err.startswith(f"None can be trained on: {lack}")
+
+
+async def test_request_to_train_without_examples_exports_nothing(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    async with gateway.http() as http:
+        opened = await sent(http, "POST", "/admin/v1/retraining", wanted=201, task="returns", reason="The season.")
+    path = tmp_path / "failed.jsonl"
+    refused = await apprentice("retraining", "export", opened["id"], "--out", str(path))
+    assert (refused.exit_code, refused.out, path.exists()) == (2, "", False)
+    assert "Nothing is written: no request was judged bad." in refused.err
 
 
 REFUSED_COMMANDS = [
