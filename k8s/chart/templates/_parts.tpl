@@ -17,11 +17,17 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ . }}
-  runAsGroup: {{ . }}
-  fsGroup: {{ . }}
+  runAsUser: {{ .user }}
+  runAsGroup: {{ .user }}
+  fsGroup: {{ .user }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
+{{- with .Values.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "spread" -}}
@@ -76,13 +82,13 @@ spec:
 {{- $_ := set $made "max_cpu_loras" .cpuLoras }}
 {{- $_ := set $made "max_lora_rank" .rank }}
 {{- end }}
-{{- if eq $pool.store "sidecar" }}{{ $_ := set $discover "sidecar_port" 8090 }}{{ end }}
+{{- if and $pool.lora (eq $pool.store "sidecar") }}{{ $_ := set $discover "sidecar_port" 8090 }}{{ end }}
 {{- $_ := set $made "discover" $discover }}
 {{- $_ := set $pools $name (mergeOverwrite $made $pool.settings) }}
 {{- end }}
 {{- $redis := dict "redis_url" (.Values.redis.url | default "redis://redis:6379/0") "redis_password_file" "/run/secrets/apprentice/redis-password" }}
 {{- $listen := dict "host" "0.0.0.0" "port" 8080 "admin" (dict "host" "0.0.0.0" "port" 8081) "metrics" (dict "host" "0.0.0.0" "port" 9090) }}
-{{- $state := dict "listen" $listen "data_folder" "/var/lib/apprentice/data" "store_folder" "/adapters" "processes" .Values.gateway.processes "pools" $pools "limits" (dict "drain_seconds_max" .Values.gateway.drainSeconds) }}
+{{- $state := dict "listen" $listen "data_folder" "/var/lib/apprentice/data" "store_folder" "/adapters" "processes" .Values.gateway.processes "pools" $pools "limits" (dict "drain_seconds_max" .Values.gateway.drainSeconds) "datasets" (dict "folder" "/records/datasets") "records" (dict "archive_folder" "/records/archive") }}
 {{- mergeOverwrite $state $redis (deepCopy .Values.config) | toYaml }}
 {{- end }}
 
