@@ -132,6 +132,9 @@ def baseline(
     evaluation: Annotated[
         str | None, typer.Option(metavar="ID", help="Take what this evaluation of the version counted.")
     ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove what was set: the signal learns its own again.")
+    ] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(
@@ -142,11 +145,12 @@ def baseline(
     ] = None,
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
-    """Set the baseline of a version's signal."""
+    """Set the baseline of a version's signal, or remove it."""
     body = as_body(
         stream=stream,
         reason=reason,
         accept=accept,
+        remove=remove or None,
         wrong=wrong,
         of=of,
         evaluation=evaluation,
@@ -156,8 +160,9 @@ def baseline(
     answer = api.post(_path(task, version, "baseline"), body)
     if api.out.answer(answer):
         return
-    held = answer["set"][stream if of_class is None else f"{stream}:{of_class}"]
-    against = f"at most {100 * held['upper']:.1f}% from now on" if held["upper"] < 1 else "what it learns from now on"
+    held = answer["set"].get(stream if of_class is None else f"{stream}:{of_class}")
+    learns = held is None or held["upper"] >= 1
+    against = "what it learns from now on" if learns else f"at most {100 * held['upper']:.1f}% from now on"
     whole = stream if of_class is None else f"{stream}, class {of_class},"
     api.out.say(f"{whole} of {version} is held against {against}.")
     tell_warnings(api.out, answer)

@@ -82,6 +82,21 @@ async def test_complaints_are_not_accepted_where_no_metric_complains(gateway: Ru
     assert await gateway.services.objects.baselines.all() == {}
 
 
+async def test_baseline_that_was_set_is_removed_with_its_reason_in_the_audit(gateway: RunningGateway) -> None:
+    counted: dict[str, Any] = {"wrong": 10, "of": 400, "reason": "Counted."}
+    remove: dict[str, Any] = {"stream": "feedback", "remove": True, "reason": "Of another season."}
+    async with gateway.http() as http:
+        await sent(http, "POST", BASELINE, stream="reviewed", **counted)
+        held = await sent(http, "POST", BASELINE, stream="feedback", **counted)
+        told = await sent(http, "POST", BASELINE, **remove)
+        again = await sent(http, "POST", BASELINE, 409, **remove)
+        *_, entry = (await http.get("/admin/v1/audit", params={"action": "monitor.baseline"})).json()["entries"]
+    assert ([*told["set"]], told["generation"], told["warnings"]) == (["reviewed"], held["generation"] + 1, [])
+    assert again["error"]["message"] == "No baseline of returns@v1's feedback was set."
+    assert (entry["before"]["upper"], entry["before"]["of"]) == (held["set"]["feedback"]["upper"], 400)
+    assert entry["after"] == {"stream": "feedback", "reason": "Of another season.", "removed": True}
+
+
 async def test_a_baseline_of_a_class_of_which_nothing_was_seen_is_set_with_a_warning(gateway: RunningGateway) -> None:
     await judged(gateway, seen("feedback", 30, "vases"))
     counted: dict[str, Any] = {"stream": "feedback", "wrong": 10, "of": 400, "reason": "Counted."}

@@ -48,7 +48,8 @@ class CalibrationIn(Body):
 
 
 class BaselineIn(Body):
-    """The baseline of a signal from now on: counts of wrong ones and of all, an evaluation, or what was seen lately."""
+    """The baseline of a signal from now on: counts of wrong ones and of all, an evaluation, what was seen lately, or
+    its own again."""
 
     stream: SignalName
     of_class: str | None = Field(
@@ -62,6 +63,7 @@ class BaselineIn(Body):
     accept: bool = Field(
         False, description="Take what was seen lately; unlabelled streams and complaints learn it anew."
     )
+    remove: bool = Field(False, description="Remove what was set: the signal learns its own baseline again.")
     calibration: CalibrationIn | None = Field(
         None, description="Add the labellers' difference to the evaluation's baseline that is set."
     )
@@ -71,15 +73,16 @@ class BaselineIn(Body):
     @model_validator(mode="after")
     def _one(self) -> BaselineIn:
         by_count = self.wrong is not None or self.of is not None
-        if self.accept + by_count + (self.evaluation is not None) + (self.calibration is not None) != 1:
-            raise ValueError("give either `accept`, or `evaluation`, or `calibration`, or `wrong` and `of`")
+        others = (self.evaluation is not None) + (self.calibration is not None)
+        if self.accept + self.remove + by_count + others != 1:
+            raise ValueError("give either `accept`, `remove`, `evaluation`, `calibration`, or `wrong` and `of`")
         if self.calibration is not None and self.calibration.stricter + self.calibration.milder > self.calibration.rows:
             raise ValueError("calibration: more rows that differ than rows")
         if by_count and (self.wrong is None or self.of is None):
             raise ValueError("`wrong` and `of` go together")
         if self.wrong is not None and self.of is not None and self.wrong > self.of:
             raise ValueError("wrong: more than of: give the wrong ones of all that were judged")
-        if not self.accept and get_measure(self.stream) != "share":
+        if not (self.accept or self.remove) and get_measure(self.stream) != "share":
             raise ValueError(f"stream: {self.stream} is not counted as wrong or right: accept what was seen lately")
         if self.of_class is not None and get_measure(self.stream) != "share":
             raise ValueError(f"of_class: {self.stream} has no classes")
@@ -114,7 +117,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
 
 @router.post("/tasks/{task}/quality/{version}/baseline", responses=with_errors(*CHANGE_ERRORS))
 async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
-    """Compare a signal with another baseline from now on. What it was, is in the audit."""
+    """Compare a signal with another baseline from now on, or with its own. What it was, is in the audit."""
     quality = feature_of(request, Quality)
     await require_version(quality.services, task, version)
     now = await read_redis_time(quality.services.redis)
@@ -122,24 +125,30 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     with conflicts():
         generation = await quality.services.objects.baselines.generation(version)
         held = await quality.services.objects.baselines.get(version) or {}
-        if body.accept:
+        after = {other: each for other, each in held.items() if other != name}
+        baseline: Baseline | None = None
+        if body.remove:
+            if name not in held:
+                raise Problem("state_conflict", f"No baseline of {version}'s {name} was set.", "stream")
+        elif body.accept:
             baseline = _accepted(quality, task, version, body, admin.public, now)
         elif body.calibration is not None:
             baseline = _calibrated(held.get(name), body.calibration, body, admin.public, now)
         else:
             baseline = await _counted(quality, version, body, admin.public, now)
-        after = {**held, name: msgspec.to_builtins(baseline)}
+        if baseline is not None:
+            after[name] = msgspec.to_builtins(baseline)
         expected = generation if body.expected_generation is None else body.expected_generation
         step = begin_audited_step(quality.services, admin)
         step.note(
             "monitor.baseline",
             version,
             before={"stream": name, **held[name]} if name in held else None,
-            after={"stream": name, "reason": body.reason, **after[name]},
+            after={"stream": name, "reason": body.reason, **after.get(name, {"removed": True})},
             generation=expected + 1,
         )
         generation = await step.take([Change(quality.services.objects.baselines, version, after, expected)])
-    warnings = list(_doubts(quality, task, version, body, baseline))
+    warnings = [] if baseline is None else list(_doubts(quality, task, version, body, baseline))
     return {"task": task, "version": version, "generation": generation, "set": after, "warnings": warnings}
 
 

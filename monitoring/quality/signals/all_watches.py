@@ -108,8 +108,9 @@ class Watches:
                 continue
             state = self.watches.get(name) or version_watch.start(name, version.task, self.epoch)
             try:
-                moved = signal_changes.hold_against(state, baselines.get(name, {}))
-                moved = signal_changes.follow(moved, version.phase, version.since)
+                if (held := baselines.get(name)) is not None:  # what can't be read was not removed
+                    state = signal_changes.hold_against(state, held)
+                moved = signal_changes.follow(state, version.phase, version.since)
                 self._put(self._with_canary(signal_changes.follow_step(moved, version.stepped_at)))
             except Exception:
                 self._fails(name)

@@ -150,6 +150,10 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
     def hold_against(self, baseline: Baseline) -> None:
         """No baseline can be set: it begins again, and learns what is usual."""
 
+    def release(self) -> ComplaintSignal:
+        """Nothing was set: it learns what is usual already."""
+        return self
+
     def begin_reverse_test(self, since: float) -> ComplaintSignal:
         """Begin the reverse test of a version that is degraded `since` then."""
         whole, signal = self.detectors.whole, self

@@ -136,6 +136,13 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             guard = raters.start_knowing(upper, self.salt, self.shares or raters.start_shares(self.salt))
         return begin(replace(self, baseline=baseline, guard=guard, shares=None))
 
+    def release(self) -> LabelSignal:
+        """Hold it against nothing that was set: it goes on to learn its own baseline."""
+        if self.guard is None:
+            return self
+        shares = Shares(raters=self.guard.raters, labels=self.guard.labels, heavy=self.guard.heavy)
+        return begin(replace(self, baseline=None, guard=None, shares=shares))
+
     def take(
         self,
         label: Label,

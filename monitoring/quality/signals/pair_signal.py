@@ -118,6 +118,10 @@ class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
         guard = leave_one_out.start(paired.start(_bound(baseline.upper)), GROUPS)
         return begin(replace(self, baseline=baseline, guard=guard))
 
+    def release(self) -> PairSignal:
+        """Hold it against nothing that was set: it goes on to learn its own baseline."""
+        return begin(replace(self, baseline=None, guard=None))
+
     def compare_with(self, digest: str | None) -> PairSignal:
         """Compare it with this arm from now on. If that is another, it starts again, but keeps an admin's baseline."""
         if digest is None or digest == self.against:

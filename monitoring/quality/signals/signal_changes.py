@@ -26,8 +26,10 @@ def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
 
     `baselines` go by stream, or `STREAM:CLASS`. One of an unlabelled stream has it learn its reference anew, and so has
     one of the complaints. While the version is degraded all reverse tests begin anew where it is one of a labelled
-    stream: what is to be refuted is another.
+    stream: what is to be refuted is another. A signal whose baseline was removed learns its own.
     """
+    for name in watch.anew.keys() - baselines.keys():
+        watch = _released(watch, name)
     is_another = False
     for name, baseline in sorted(baselines.items()):
         if watch.anew.get(name) == baseline.at:
@@ -80,6 +82,19 @@ def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
         return replace_labelled(watch, {name: watch.classes.get(name, fresh).hold_against(baseline)})
     state: LabelledSignal | None = getattr(watch, signal)
     return replace_labelled(watch, {signal: state and state.hold_against(baseline)})
+
+
+def _released(watch: Watch, name: str) -> Watch:
+    """The watch whose signal of this name is held against nothing that was set. A class without a label is gone."""
+    signal = get_labelled(watch).get(name)
+    if signal is not None:
+        watch = replace_labelled(watch, {name: signal.release()})
+    return replace(
+        watch,
+        anew={other: at for other, at in watch.anew.items() if other != name},
+        outdated=tuple([other for other in watch.outdated if other != name]),
+        classes={other: state for other, state in watch.classes.items() if other != name or state.labels},
+    )
 
 
 def _tested(watch: Watch) -> Watch:

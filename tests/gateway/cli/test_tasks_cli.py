@@ -113,6 +113,8 @@ async def test_a_baseline_is_counted_or_accepted(gateway: RunningGateway, appren
     assert said.out == "feedback of returns@v1 is held against at most 8.0% from now on.\n"
     said = await ok(apprentice, *place, "feedback", "--accept", "--reason", "As good as it gets.")
     assert said.out == "feedback of returns@v1 is held against at most 27.0% from now on.\n"
+    said = await ok(apprentice, *place, "feedback", "--remove", "--reason", "It was not.")
+    assert said.out == "feedback of returns@v1 is held against what it learns from now on.\n"
     said = await ok(apprentice, *place, "length", "--accept", "--reason", "Longer answers are wanted.")
     assert said.out == "length of returns@v1 is held against what it learns from now on.\n"
 

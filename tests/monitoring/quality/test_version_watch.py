@@ -102,6 +102,41 @@ def test_an_admins_baseline_starts_the_detector_anew_and_the_same_again_does_not
     assert (moved.feedback.guard.detectors.whole.baseline, moved.feedback.baseline) == (0.3, word)
 
 
+def test_signals_whose_baselines_are_removed_learn_their_own() -> None:
+    reckoning, held = Watches("e"), {**BY_GATE[V3], "shadow": GATE, "feedback:toys": GATE, "length": GATE}
+    reckoning.begin(step(), {V3: held})
+    _moved(reckoning, labelled_traffic(errors(0.04, 30), caller=_only))
+    reckoning.begin(step(), {})  # it can't be read: nothing was removed
+    assert reckoning.watches[V3].anew.keys() == held.keys()
+    reckoning.begin(step(), {V3: {"reviewed": GATE}})
+    watch = reckoning.watches[V3]
+    assert ([*watch.anew], watch.classes, watch.shadow and watch.shadow.guard) == (["reviewed"], {}, None)
+    assert stream(_judged(reckoning, MORNING), "feedback").baseline == {"labels": 0, "wanted": 200}
+    _moved(reckoning, labelled_traffic(errors(0.05, 200), begin=100, caller=_only))
+    learned = stream(_judged(reckoning, MORNING), "feedback").baseline
+    assert (learned["kind"], learned["of"]) == ("own", 200)
+    assert stream(_judged(reckoning, MORNING), "reviewed").baseline["kind"] == "gate"
+
+
+def test_signal_whose_baseline_is_removed_keeps_its_own_and_who_labels_it() -> None:
+    reckoning = Watches("e")
+    reckoning.begin(step(), {V3: {}})
+    _moved(reckoning, labelled_traffic(errors(0.05, 250)))
+    own = reckoning.watches[V3].feedback
+    reckoning.begin(step(), {V3: {"feedback": GATE}})
+    assert reckoning.watches[V3].feedback.baseline == GATE
+    reckoning.begin(step(), {V3: {}})
+    assert reckoning.watches[V3].feedback.shares is not None
+    _moved(reckoning, labelled_traffic([False], begin=300))
+    after = reckoning.watches[V3].feedback
+    assert own.baseline is not None
+    assert after.baseline is not None
+    assert (after.baseline.kind, after.baseline.of) == ("own", pytest.approx(own.baseline.of, abs=60))
+    assert after.guard is not None
+    assert own.guard is not None
+    assert len(after.guard.heavy) == len(own.guard.heavy)
+
+
 def test_what_reviewers_and_trusted_callers_say_is_a_stream_of_its_own() -> None:
     plan = msgspec.structs.replace(PLAN, trusted_callers=["auditor"])
     reviewed = labelled_traffic(errors(0.04, 50), reviewed=True)
