@@ -84,6 +84,7 @@ def test_each_severity_has_its_receiver(severity: str, receiver: str) -> None:
 def test_alertmanager_takes_its_configuration_and_inhibits_alerts_that_exist() -> None:
     assert "SUCCESS" in run("amtool", "check-config", "alertmanager.yaml", folder=PROVISIONING)
     text = (PROVISIONING / "alertmanager.yaml").read_text(encoding="utf-8")
+    assert max(int(days) for days in re.findall(r"repeat_interval: (\d+)d", text)) <= 5, "what it forgets it sends anew"
     assert set(re.findall(r'alertname="(\w+)"', text)) <= {rule.get("alert") for rule in rules_in(*ALERTS)}
 
 
@@ -116,6 +117,7 @@ def test_the_gateway_of_compose_starts_with_what_it_is_given(monkeypatch: pytest
     assert [pool.replicas[0].url for pool in settings.pools.values()] == [GIVEN["SMALL_URL"], GIVEN["GENERAL_URL"]]
     assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value() == "redis://valkey:6379/0"
+    assert int(SERVICES["gateway"]["stop_grace_period"].removesuffix("s")) >= settings.limits.drain_seconds_max + 30
 
 
 def test_grafana_finds_its_prometheus_and_its_dashboards() -> None:
