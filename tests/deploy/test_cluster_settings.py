@@ -157,4 +157,5 @@ def test_gateway_and_engines_see_models_and_store_at_the_same_place(cluster: Clu
 def test_the_gateway_outlives_its_prestop_and_its_drain(cluster: Cluster, settings: Settings) -> None:
     pod = cluster.named("Deployment", "gateway")["spec"]["template"]["spec"]
     prestop_seconds = cluster.container("gateway")["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= prestop_seconds + settings.limits.drain_seconds_max + 15
+    drain_seconds = settings.limits.drain_seconds_min + settings.limits.drain_seconds_max
+    assert pod["terminationGracePeriodSeconds"] >= prestop_seconds + drain_seconds + 15

@@ -64,7 +64,8 @@ spec:
     matchLabels: {app.kubernetes.io/name: {{ . }}}
 {{- end }}
 
-{{/* apprentice.yaml: what follows from the values, and the sections that an installation gives. */}}
+{{/* apprentice.yaml: what follows from the values, and the sections that an installation gives. In drain_seconds_min
+     callers whose connections to the pod are open hear with an answer that they end. */}}
 {{- define "config" -}}
 {{- $pools := dict }}
 {{- range $name, $given := .Values.pools }}
@@ -88,7 +89,7 @@ spec:
 {{- end }}
 {{- $redis := dict "redis_url" (.Values.redis.url | default "redis://redis:6379/0") "redis_password_file" "/run/secrets/apprentice/redis-password" }}
 {{- $listen := dict "host" "0.0.0.0" "port" 8080 "admin" (dict "host" "0.0.0.0" "port" 8081) "metrics" (dict "host" "0.0.0.0" "port" 9090) }}
-{{- $state := dict "listen" $listen "data_folder" "/var/lib/apprentice/data" "store_folder" "/adapters" "processes" .Values.gateway.processes "pools" $pools "limits" (dict "drain_seconds_max" .Values.gateway.drainSeconds) "datasets" (dict "folder" "/records/datasets") "records" (dict "archive_folder" "/records/archive") }}
+{{- $state := dict "listen" $listen "data_folder" "/var/lib/apprentice/data" "store_folder" "/adapters" "processes" .Values.gateway.processes "pools" $pools "limits" (dict "drain_seconds_min" 5 "drain_seconds_max" .Values.gateway.drainSeconds) "datasets" (dict "folder" "/records/datasets") "records" (dict "archive_folder" "/records/archive") }}
 {{- mergeOverwrite $state $redis (deepCopy .Values.config) | toYaml }}
 {{- end }}
 
