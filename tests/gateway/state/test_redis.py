@@ -1,0 +1,46 @@
+"""The connection to Redis where its address leads to another process: real Valkeys behind a name that moves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.state.redis import open_state
+from tests.fakes.valkey import APPENDS, valkey
+
+Write = Callable[[Redis, str], Awaitable[Any]]
+SCRIPT = "redis.call('SET', KEYS[1], ARGV[1])"
+
+
+def write_several(redis: Redis, value: str, transaction: bool = False) -> Awaitable[Any]:
+    return redis.pipeline(transaction=transaction).set("key", value).get("key").execute()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda redis, value: redis.set("key", value),
+        lambda redis, value: redis.register_script(SCRIPT)(keys=["key"], args=[value]),
+        partial(write_several, transaction=True),
+        write_several,
+    ],
+    ids=["command", "script", "transaction", "pipeline"],
+)
+async def test_a_write_goes_to_the_new_primary_though_the_old_one_lives_on_as_a_replica(write: Write) -> None:
+    """As behind a Service: it leads new connections to the new primary, and leaves those that there are."""
+    async with valkey(*APPENDS) as old, valkey(*APPENDS) as new:
+        name = old.folder / "service.sock"
+        name.symlink_to(old.socket)
+        async with open_state(f"unix://{name}", Path("unused")) as redis, Redis(unix_socket_path=str(old.socket)) as at:
+            await write(redis, "1")
+            name.unlink()
+            name.symlink_to(new.socket)
+            await at.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+            await write(redis, "2")
+            assert await redis.get("key") == b"2"
+            assert await at.get("key") == b"1"
