@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
@@ -12,7 +12,11 @@ from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.pictures import draw_bar
-from gateway.cli.tables import Printer
+from gateway.cli.tables import Printer, Row
+from monitoring.quality.explanations.phrases import format_digits
+
+if TYPE_CHECKING:
+    from monitoring.quality.explanations.outlook import Outlook, SignalOutlook
 
 PARTS = (
     ("known", "What is known"),
@@ -70,33 +74,30 @@ def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None
     outlook = make_outlook(msgspec.convert(judged, Judgement), msgspec.convert(answer["plan"], Plan), labels_per_day)
     if out.answer(msgspec.to_builtins(outlook)):
         return
-    out.say(f"{outlook.version} at about {outlook.labels_per_day:.3g} labels a day:")
+    rate = outlook.labels_per_day
+    if rate is None:
+        out.say(f"{outlook.version}, {outlook.pace}, too short for a rate (--labels-per-day N plans with one):")
+    else:
+        out.say(f"{outlook.version} at about {format_digits(rate)} labels a day:")
     for sentence in outlook.sentences:
         out.say(f"  {sentence}")
-    out.say("")
-    head = (
-        "signal",
-        "labels a day",
-        "held against",
-        "labels as one",
-        *(f"+{points} points" for points in outlook.days),
-    )
-    out.table(
-        head,
-        (
-            (
-                row.signal,
-                row.labels_per_day,
-                f"{row.baseline:.1%}",
-                row.dispersion,
-                *(
-                    "never" if row.labels[points] is None else f"{row.labels[points]:.0f} labels, {_format_days(days)}"
-                    for points, days in row.days.items()
-                ),
-            )
-            for row in outlook.signals
-        ),
-    )
+    if outlook.signals:
+        out.say("")
+        out.say("Labels until a slip is found, on average, and their time:")
+        head = ("signal", "a day", "baseline", *(f"+{points} points" for points in outlook.days))
+        out.table(head, (_row(signal) for signal in outlook.signals))
+    if rate is not None:
+        _draw_days(out, outlook)
+
+
+def _row(signal: SignalOutlook) -> Row:
+    per_day = signal.labels_per_day
+    cells = [_format_labels(count, signal.days[points]) for points, count in signal.labels.items()]
+    return signal.signal, None if per_day is None else format_digits(per_day), f"{signal.baseline:.1%}", *cells
+
+
+def _draw_days(out: Printer, outlook: Outlook) -> None:
+    """A plot of the time until a slip is found."""
     out.say("")
     out.say("Time until a slip is found, on average:")
     never = "never" if outlook.labels_per_day else "no labels come"
@@ -116,7 +117,12 @@ def _place(days: float) -> float:
     return BAR_WIDTH * math.log(min(last, max(first, days)) / first) / math.log(last / first)
 
 
-def _format_days(days: float | None) -> str:
-    if days is None:
-        return "no labels come"
+def _format_labels(count: float | None, days: float | None) -> str:
+    """The labels until a slip is found, and their time."""
+    if count is None:
+        return "never"
+    return f"{count:.0f}" if days is None else f"{count:.0f}, {_format_days(days)}"
+
+
+def _format_days(days: float) -> str:
     return f"{days:.1f} d" if days >= 2 else f"{24 * days:.1f} h"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 
 from monitoring.quality.detectors import rising_errors as slip
-from monitoring.quality.detectors.recent_values import DAY_SECONDS
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN, Side
 
 MONTH_DAYS = 30.0
@@ -68,19 +67,3 @@ def _growth(true: float, baseline: float, p1: float) -> float:
     """By how much an alternative's logarithm grows a label on average."""
     p1 = min(1.0 - BASELINE_MIN, max(BASELINE_MIN, p1))
     return true * math.log(p1 / baseline) + (1.0 - true) * math.log((1.0 - p1) / (1.0 - baseline))
-
-
-def find_seconds_to_detect(
-    labels_per_day: float,
-    baseline: float,
-    points: float,
-    labels: float,
-    alpha: float,
-    rate: float | None = None,
-    exponent: float = 1.0,
-) -> float | None:
-    """The seconds that this takes at so many labels a day; None where it is not found, or nothing is labelled."""
-    wanted = find_labels_to_detect(baseline, points, labels, alpha, rate, exponent=exponent)
-    if wanted is None or labels_per_day <= 0.0:
-        return None
-    return wanted / labels_per_day * DAY_SECONDS

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, assert_never
 
 from monitoring.quality.explanations.phrases import (
+    DAY_SECONDS,
     format_count,
     format_day,
     format_digits,
@@ -13,6 +14,7 @@ from monitoring.quality.explanations.phrases import (
     format_moment,
     format_percent,
     format_span,
+    is_short,
     join_words,
 )
 from monitoring.quality.signal_table import LABELLED, get_measure
@@ -28,6 +30,12 @@ KINDS: Mapping[str, str] = {
 """The words for the source of a baseline."""
 DISPERSION_TOLD = 1.2
 """A dispersion that is told: independent labels show up to so much by chance."""
+
+
+E_VALUES = (
+    "An e-value says how much likelier all this is if answers got worse than if not (docs/explanation/judging.md)."
+)
+"""What the numbers of its evidence are."""
 
 
 def describe_signals(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
@@ -54,10 +62,13 @@ def describe_signals(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str
 
 
 def describe_detection(judged: Judgement) -> Iterator[str]:
-    """The time in which a rise would be found at today's label rate."""
+    """The time in which a rise would be found at today's label rate; its labels while no rate is known."""
     for points, seconds in sorted(judged.seconds_to_detect.items(), key=lambda item: int(item[0])):
         if seconds is None:
             yield f"A rise of {points} points would never be found: {_why_never(judged)}."
+        elif is_short(judged.labels_since, judged.at):
+            count = format_digits(seconds / DAY_SECONDS * judged.labels_per_day)
+            yield f"A rise of {points} points would be found within about {count} labels."
         else:
             yield f"A rise of {points} points would be found in about {format_span(seconds)} at today's label rate."
 

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 
 import msgspec
 
-from monitoring.quality.detectors import dependence, planning
-from monitoring.quality.detectors.baselines import RATE_MAX
-from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.explanations.certainty import DISPERSION_TOLD, KINDS
-from monitoring.quality.explanations.phrases import NOBODY_WOKEN, format_count, format_digits, format_percent
-from monitoring.quality.signal_table import get_measure
-from monitoring.quality.signals.labelled import ALPHA
+from monitoring.quality.explanations.phrases import (
+    NOBODY_WOKEN,
+    format_count,
+    format_digits,
+    format_pace,
+    format_percent,
+    is_short,
+)
+from monitoring.quality.signals import detection
+from monitoring.quality.signals.detection import Held
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.quality import Judgement, StreamReport
 from monitoring.quality.verdicts.verdict import DOUBTS
@@ -22,10 +26,10 @@ POINTS = (2, 5, 10, 20)
 
 class SignalOutlook(msgspec.Struct, frozen=True, kw_only=True):
     """A signal's outlook: its baseline, its dispersion, and the labels and days until a slip of so many points is found
-    on average (None: never)."""
+    on average (None: never). `labels_per_day` and days are None, too, where no rate is known yet."""
 
     signal: str
-    labels_per_day: float
+    labels_per_day: float | None
     baseline: float
     dispersion: float
     labels: dict[str, float | None]
@@ -33,14 +37,17 @@ class SignalOutlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """A version's outlook: of each labelled signal that has a baseline, and `days` of the fastest of them.
+    """A version's outlook: of each labelled signal that has a baseline or enough labels to guess it, and `days` of the
+    fastest of them.
 
+    `labels_per_day` is None where too little time is known for a rate: `pace` says what came in it.
     `false_alarms_per_month` are those of all tasks and versions together. `doubts` are the doubts that hold now.
     """
 
     task: str
     version: str
-    labels_per_day: float
+    labels_per_day: float | None
+    pace: str
     false_alarms_per_month: float
     labels_min: int
     signals: list[SignalOutlook]
@@ -50,27 +57,23 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = None) -> Outlook:
-    """The outlook at so many labels a day of each signal; None: as they come now, by each signal's share of them."""
-    reports = [report for report in judged.streams if get_measure(report.stream) == "share" and report.of_class is None]
-    total = sum(report.observed for report in reports)
-    signals = []
-    for report in reports:
-        upper = report.baseline.get("upper")
-        if isinstance(upper, int | float) and upper < RATE_MAX:
-            per_day_now = judged.labels_per_day * report.observed / total if total else 0.0
-            per_day = per_day_now if labels_per_day is None else labels_per_day
-            threshold = planning.find_labels_between(plan.false_alarms_per_month, judged.signals, per_day)
-            if labels_per_day is None:  # its own, which keeps its busiest days; a young version has none yet
-                threshold = max(threshold, report.threshold)
-            signals.append(_look_ahead(report, upper, per_day, threshold))
+    """The outlook at so many labels a day of each signal; None: as they come now."""
+    reports = detection.list_label_signals(judged.streams)
+    signals = [
+        _look_ahead(report, held, judged, plan, labels_per_day)
+        for report in reports
+        if (held := detection.find_held(report)) is not None
+    ]
     days = {
         str(points): min((day for signal in signals if (day := signal.days[str(points)]) is not None), default=None)
         for points in POINTS
     }
+    now = None if is_short(judged.labels_since, judged.at) else judged.labels_per_day
     return Outlook(
         task=judged.task,
         version=judged.version,
-        labels_per_day=judged.labels_per_day if labels_per_day is None else labels_per_day,
+        labels_per_day=now if labels_per_day is None else labels_per_day,
+        pace=format_pace(judged.labels, ("label", "labels"), judged.labels_per_day, judged.labels_since, judged.at),
         false_alarms_per_month=plan.false_alarms_per_month,
         labels_min=plan.labels_min,
         signals=signals,
@@ -80,21 +83,18 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
     )
 
 
-def _look_ahead(report: StreamReport, upper: float, per_day: float, threshold: float) -> SignalOutlook:
-    held, rate = max(BASELINE_MIN, upper), report.baseline.get("rate")
-    if rate is None and report.estimate is not None:  # of a bound that was set without labels
-        rate = min(upper, report.estimate)
-    exponent = dependence.find_exponent_of(report.dispersion, int(report.observed))
-    labels = {
-        str(points): planning.find_labels_to_detect(
-            held, points / 100, threshold * ALPHA, ALPHA, rate, exponent=exponent
-        )
-        for points in POINTS
-    }
+def _look_ahead(
+    report: StreamReport, held: Held, judged: Judgement, plan: Plan, labels_per_day: float | None
+) -> SignalOutlook:
+    threshold = detection.find_threshold(report, plan.false_alarms_per_month, judged.signals, labels_per_day)
+    labels = {str(points): detection.count_labels(report, points / 100, threshold) for points in POINTS}
+    per_day = labels_per_day
+    if per_day is None and not is_short(judged.labels_since, judged.at):
+        per_day = report.labels_per_day
     return SignalOutlook(
         signal=report.stream,
         labels_per_day=per_day,
-        baseline=upper,
+        baseline=held.upper,
         dispersion=report.dispersion,
         labels=labels,
         days={points: None if count is None or not per_day else count / per_day for points, count in labels.items()},
@@ -119,7 +119,9 @@ def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Ite
         if report.doubt is not None:
             yield f"Now evidence of {report.stream} makes {name} suspect at most. {DOUBTS[report.doubt]}."
         if report.baseline.get("upper") is None:
-            yield f"{report.stream} has no baseline yet, so it finds nothing."
+            left = float(report.baseline.get("wanted") or 0.0) - float(report.baseline.get("labels") or 0.0)
+            more = format_count(left, "more label", "more labels")
+            yield f"{report.stream} finds nothing before its baseline is known, after {more}."
         elif report.dispersion > DISPERSION_TOLD:
             count = format_digits(report.dispersion)
             yield f"Errors of {report.stream} come in clusters: about {count} labels count as one, so it takes longer."

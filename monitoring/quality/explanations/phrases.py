@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 
 YEAR_10000 = 253_402_300_800
 NOBODY_WOKEN = "monitor.webhook_url is not set: nobody is woken, unless Prometheus's alerts do it."
-SPANS = ((86_400.0, "day", "days"), (3_600.0, "hour", "hours"), (60.0, "minute", "minutes"), (1.0, "second", "seconds"))
+DAY_SECONDS = 86_400.0
+SPANS = (
+    (DAY_SECONDS, "day", "days"),
+    (3_600.0, "hour", "hours"),
+    (60.0, "minute", "minutes"),
+    (1.0, "second", "seconds"),
+)
 
 
 def format_moment(unix_seconds: float) -> str:
@@ -47,6 +53,19 @@ def format_count(number: float, singular: str, several: str) -> str:
     """A number of things: `1 label`, `1,204 labels`."""
     digits = f"{number:,.0f}" if float(number).is_integer() else format_digits(number)
     return f"{digits} {singular if digits == '1' else several}"
+
+
+def is_short(since: float | None, now: float) -> bool:
+    """Return whether what came since then (Unix seconds; None: not known) is too new to tell how much comes a day."""
+    return since is not None and now - since < DAY_SECONDS
+
+
+def format_pace(number: float, words: tuple[str, str], per_day: float, since: float | None, now: float) -> str:
+    """How much came, and how much comes a day: `431 labels, about 43 a day`; `30 labels in 3 minutes so far`."""
+    count = format_count(number, *words)
+    if since is not None and is_short(since, now):
+        return f"{count} in {format_span(max(0.0, now - since))} so far"
+    return f"{count}, about {format_digits(per_day)} a day"
 
 
 def format_percent(share: float) -> str:

@@ -15,6 +15,7 @@ from monitoring.quality.explanations.phrases import (
     format_count,
     format_digits,
     format_moment,
+    format_pace,
     format_part,
     format_percent,
     format_span,
@@ -184,10 +185,10 @@ def _of_version(
 
 
 def _traffic(name: str, judged: Judgement) -> Iterator[str]:
-    requests = (
-        f"{format_count(judged.requests, 'request', 'requests')}, about {format_digits(judged.requests_per_day)} a day"
-    )
-    labels = f"{format_count(judged.labels, 'label', 'labels')}, about {format_digits(judged.labels_per_day)} a day"
+    asked = (judged.requests_per_day, judged.requests_since, judged.at)
+    requests = format_pace(judged.requests, ("request", "requests"), *asked)
+    labelled = (judged.labels_per_day, judged.labels_since, judged.at)
+    labels = format_pace(judged.labels, ("label", "labels"), *labelled)
     covered = f" ({format_percent(judged.label_coverage)} of the requests)" if judged.label_coverage is not None else ""
     yield f"{name} has had {requests}, and {labels}{covered}."
     if judged.feedback_delay_seconds is not None:
@@ -247,6 +248,8 @@ def _sure(of: Situation, name: str | None, quality: VersionQuality | None, judge
         f"Over all tasks and versions, {format_count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} "
         "a month is the most that is to be expected."
     )
+    if any(report.labelled or report.alarming for report in judged.streams):
+        yield certainty.E_VALUES
 
 
 def _sure_of_canary(of: Situation) -> Iterator[str]:

@@ -16,14 +16,13 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from monitoring.quality.detectors import baselines, dependence, drift, planning, recent_values, saving
+from monitoring.quality.detectors import drift, planning, recent_values, saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
-from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.signal_table import UNLABELLED, get_measure
-from monitoring.quality.signals import arm_bets, arms
+from monitoring.quality.signals import arm_bets, arms, detection
 from monitoring.quality.signals.entries import GENERAL
-from monitoring.quality.signals.label_signal import BASELINE_MAX, LabelSignal
+from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
 from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.version_watch import LabelledSignal, Watch, get_labelled
@@ -39,8 +38,6 @@ from monitoring.quality.verdicts.quality import (
 from monitoring.quality.verdicts.verdict import name_of
 
 POINTS = (5, 10)
-GUESSED_FROM = 20
-"""With so many of its first labels, a baseline that is yet to come is guessed, to say how soon a slip will be found."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,13 +64,15 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
         at=at,
         requests=watch.requests,
         requests_per_day=request_rate,
+        requests_since=watch.request_rate.since if watch.request_rate is not None else None,
         labels=watch.labels,
         labels_per_day=label_rate,
+        labels_since=watch.label_rate.since if watch.label_rate is not None else None,
         label_coverage=min(1.0, recent_values.count_per_day(watch.judged, at) / request_rate) if request_rate else None,
         feedback_delay_seconds=recent_values.find_median(watch.delays),
         complaints_expected=complained.expected if complained is not None else None,
         complaints_seen=float(complained.seen) if complained is not None else None,
-        seconds_to_detect={str(points): _seconds_to_detect(watch, budget, at, points / 100) for points in POINTS},
+        seconds_to_detect=dict(_seconds_to_detect(streams, budget)),
         saving_usd=watch.saving_usd,
         shadow_usd=watch.shadow_usd,
         shadows=watch.shadows,
@@ -249,25 +248,8 @@ def _of_arm(name: Any, version: str | None, comparison: arms.ArmComparison, qual
     )
 
 
-def _seconds_to_detect(watch: Watch, budget: Budget, at: float, points: float) -> float | None:
-    """The seconds until the fastest signal finds so much more badness; None where none would."""
-    times = [_seconds_by(track, budget, at, points) for track in (watch.reviewed, watch.feedback)]
-    return min((seconds for seconds in times if seconds is not None), default=None)
-
-
-def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) -> float | None:
-    per_day = recent_values.count_per_day(track.rate, at)
-    if per_day <= 0.0:
-        return None
-    wanted = _threshold(track, budget, at)
-    if track.guard is not None and track.baseline is not None:
-        held, rate, missing = track.guard.detectors.whole.baseline, baselines.get_rate(track.baseline), 0.0
-    elif track.first >= GUESSED_FROM:
-        rate, missing = track.first_wrong / track.first, track.wanted - track.first
-        held = baselines.find_upper_bound(rate * track.wanted, track.wanted)
-    else:
-        return None
-    held = min(BASELINE_MAX, max(BASELINE_MIN, held))
-    exponent = dependence.find_exponent(track.dependence)
-    seconds = planning.find_seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate, exponent)
-    return None if seconds is None else seconds + missing / per_day * recent_values.DAY_SECONDS
+def _seconds_to_detect(streams: Sequence[StreamReport], budget: Budget) -> Iterator[tuple[str, float | None]]:
+    """By points, the seconds until the fastest signal finds so much more badness; None where none would."""
+    for points in POINTS:
+        days = detection.find_days(streams, points / 100, budget.false_alarms_per_month, budget.labelled)
+        yield str(points), None if days is None else days * recent_values.DAY_SECONDS

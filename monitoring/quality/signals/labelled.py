@@ -168,6 +168,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
             of_class=of_class,
             labelled=True,
             observed=float(self.count),
+            labels_per_day=recent_values.count_per_day(self.rate, terms.at),
             wrong=self.wrong,
             estimate=recent_values.find_mean(recent),
             low=low,

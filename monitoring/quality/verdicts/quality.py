@@ -206,6 +206,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     of_class: str | None = None
     labelled: bool
     observed: float
+    labels_per_day: float = 0.0
     wrong: float | None = None
     estimate: float | None = None
     low: float | None = None
@@ -306,8 +307,11 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     requests: int = 0
     requests_per_day: float = 0.0
+    requests_since: float | None = None
+    """When the first of them came, as that of labels below, in Unix seconds; None without any."""
     labels: int = 0
     labels_per_day: float = 0.0
+    labels_since: float | None = None
     label_coverage: float | None = None
     feedback_delay_seconds: float | None = None
     complaints_expected: float | None = None

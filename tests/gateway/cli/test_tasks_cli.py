@@ -170,6 +170,8 @@ async def test_plan_tells_how_soon_a_slip_is_found_at_other_rates(gateway: Runni
     said = (await ok(apprentice, "why", "returns", "--plan", "--labels-per-day", "100")).out
     assert "For nothing: at most 1 time a month" in said
     assert "about 2 labels count as one" in said
+    assert re.search(r"\nSIGNAL +A DAY +BASELINE .*\nreviewed +100 +6\.3% ", said)
+    assert all(len(line) <= 80 for line in said.splitlines() if line.startswith(("SIGNAL", "reviewed  ")))
     assert "+20 points  █" in said
     many = (await ok(apprentice, "why", "returns", "--labels-per-day", "1000", "--json")).json
     few = (await ok(apprentice, "why", "returns", "--labels-per-day", "100", "--json")).json

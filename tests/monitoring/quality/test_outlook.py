@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.explanations.outlook import Outlook, make_outlook
 from monitoring.quality.verdicts.plan import Plan
-from tests.monitoring.quality.reckoned import HELD, Told
+from tests.monitoring.quality.reckoned import DAY, HELD, Told
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3, errors, labelled_traffic
 
 PER_DAY = 1440.0
@@ -63,3 +65,42 @@ def test_bound_that_was_set_without_labels_is_held_against_the_share_seen_lately
     (ahead,) = look_ahead(told).signals
     assert ahead.labels["5"] is None
     assert ahead.labels["20"] is not None
+
+
+@pytest.mark.parametrize(
+    ("baselines", "count"),
+    [
+        (HELD, 400),
+        ({V3: {"feedback": declare_rate(0.08, MORNING, "admin", "accepted")}}, 400),
+        ({}, 400),
+        ({}, 120),  # too few for a baseline of its own: it is guessed
+    ],
+)
+def test_report_and_plan_tell_the_same_time_until_a_slip_is_found(baselines: Any, count: int) -> None:
+    told = Told(baselines)
+    for day in range(2):
+        told.take(labelled_traffic(errors(0.03, count // 2, day)))
+    judged, days = told.judged(), look_ahead(told, labels_per_day=None).days
+    assert {points: days[points] for points in judged.seconds_to_detect} == {
+        points: pytest.approx(seconds and seconds / DAY) for points, seconds in judged.seconds_to_detect.items()
+    }
+    assert days["10"] is not None
+
+
+def test_rate_is_told_once_labels_have_come_for_a_day() -> None:
+    told = Told(HELD)
+    told.take(labelled_traffic(errors(0.04, 30), every_seconds=6.0))
+    told.day = 0.01  # 14 minutes after the first request
+    young, planned = look_ahead(told, labels_per_day=None), look_ahead(told, labels_per_day=50)
+    assert (young.labels_per_day, young.pace) == (None, "30 labels in 4.4 minutes so far")
+    assert [*young.days.values()] == [None] * 4
+    assert young.signals[0].labels["10"] is not None
+    assert (planned.labels_per_day, planned.signals[0].labels_per_day) == (50, 50)
+    told.day = 2.0
+    assert look_ahead(told, labels_per_day=None).pace.startswith("30 labels, about 1")
+
+
+def test_labels_that_a_signal_still_needs_for_its_baseline_are_told() -> None:
+    told = Told({})
+    told.take(labelled_traffic(errors(0.04, 60)))
+    assert "feedback finds nothing before its baseline is known, after 140 more labels." in look_ahead(told).sentences

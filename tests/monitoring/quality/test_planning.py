@@ -93,11 +93,3 @@ def test_a_recovery_is_reckoned_the_other_way_round() -> None:
     assert slow is not None
     assert fast is not None
     assert fast < slow
-
-
-def test_time_follows_from_the_labels_a_day() -> None:
-    labels = planning.find_labels_to_detect(0.05, 0.10, 10_000, 0.05)
-    seconds = planning.find_seconds_to_detect(24.0, 0.05, 0.10, 10_000, 0.05)
-    assert labels is not None
-    assert seconds == pytest.approx(labels * 3_600)
-    assert planning.find_seconds_to_detect(0.0, 0.05, 0.10, 10_000, 0.05) is None

@@ -153,6 +153,16 @@ def test_what_was_undone_is_told_as_long_as_it_holds() -> None:
     assert of_it in caveats
 
 
+def test_few_minutes_are_no_rate() -> None:
+    young = msgspec.structs.replace(
+        JUDGED, requests=90, requests_per_day=2160, labels=30, labels_per_day=720, labels_since=NOW - 181
+    )
+    told = make_report(of(single(HEALTHY), msgspec.structs.replace(young, requests_since=NOW - 601)))
+    assert "returns@v3 has had 90 requests in 10 minutes so far, and 30 labels in 3 minutes so far" in told.known[1]
+    assert "A rise of 10 points would be found within about 1,584 labels." in told.sure
+    assert "a day" not in "".join(told.known + told.sure)
+
+
 def test_before_there_is_a_baseline_that_is_told() -> None:
     learning = msgspec.structs.replace(FEEDBACK, baseline={"labels": 50, "wanted": 200})
     latency = StreamReport(stream="latency", labelled=False, observed=3, baseline={"learning": True})

@@ -1,0 +1,78 @@
+"""How soon a slip of a version is found, by its judged signals: one reckoning for all who tell of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from monitoring.quality.detectors import baselines, dependence, planning
+from monitoring.quality.detectors.rising_errors import BASELINE_MIN
+from monitoring.quality.signal_table import get_measure
+from monitoring.quality.signals.labelled import ALPHA
+from monitoring.quality.verdicts.quality import StreamReport
+
+GUESSED_FROM = 20
+"""With so many of its first labels, a baseline that is yet to come is guessed."""
+
+
+class Held(NamedTuple):
+    """The bound that a signal is held against, and its errors before a slip (None: the bound). Of a bound that is
+    guessed, `missing` labels are yet to come."""
+
+    upper: float
+    rate: float | None
+    missing: float = 0.0
+
+
+def list_label_signals(reports: Iterable[StreamReport]) -> list[StreamReport]:
+    """Those of labels, of all classes together."""
+    return [report for report in reports if get_measure(report.stream) == "share" and report.of_class is None]
+
+
+def find_held(report: StreamReport) -> Held | None:
+    """Find what a signal of labels is held against; None where that can't be told, or hides every slip."""
+    upper, rate = report.baseline.get("upper"), report.baseline.get("rate")
+    if isinstance(upper, int | float):
+        if rate is None and report.estimate is not None:  # of a bound that was set without labels
+            rate = min(upper, report.estimate)
+        held = Held(upper, rate)
+    else:
+        first, wanted = float(report.baseline.get("labels") or 0.0), float(report.baseline.get("wanted") or 0.0)
+        if first < GUESSED_FROM or not wanted or report.wrong is None or not report.observed:
+            return None
+        rate = min(1.0, report.wrong / report.observed)
+        held = Held(baselines.find_upper_bound(rate * wanted, wanted), rate, max(0.0, wanted - first))
+    return held if held.upper < baselines.RATE_MAX else None
+
+
+def find_threshold(report: StreamReport, false_alarms_per_month: float, signals: int, per_day: float | None) -> float:
+    """The e-value of an alarm at so many labels a day. None: as they come now, and not less than it is, as it keeps its
+    busiest days; a young version has none yet."""
+    now = report.labels_per_day if per_day is None else per_day
+    threshold = planning.find_labels_between(false_alarms_per_month, signals, now)
+    return max(threshold, report.threshold) if per_day is None else threshold
+
+
+def count_labels(report: StreamReport, points: float, threshold: float) -> float | None:
+    """The labels until a rise by `points` (0.05: 5 points) is found, on average; None where it never is."""
+    held = find_held(report)
+    if held is None:
+        return None
+    upper = min(1.0 - BASELINE_MIN, max(BASELINE_MIN, held.upper))
+    exponent = dependence.find_exponent_of(report.dispersion, int(report.observed))
+    labels = planning.find_labels_to_detect(upper, points, threshold * ALPHA, ALPHA, held.rate, exponent=exponent)
+    return None if labels is None else labels + held.missing
+
+
+def find_days(
+    reports: Iterable[StreamReport], points: float, false_alarms_per_month: float, signals: int
+) -> float | None:
+    """The days until the fastest signal finds a rise by `points`, as labels come now; None where none does."""
+    days = [
+        count / report.labels_per_day
+        for report in list_label_signals(reports)
+        if report.labels_per_day
+        and (threshold := find_threshold(report, false_alarms_per_month, signals, None))
+        and (count := count_labels(report, points, threshold)) is not None
+    ]
+    return min(days, default=None)
