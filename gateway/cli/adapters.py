@@ -11,7 +11,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Yes, add_command, as_body, make_sure
+from gateway.cli.command import Api, Because, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluation_report import describe_evaluation
 from gateway.cli.gate import PastGate, read_past_gate
 from gateway.cli.key_names import KeyNames
@@ -338,6 +338,7 @@ def rollback(
     canary_only: Annotated[
         bool, typer.Option("--canary", help="Only end the canary: refused where there is none, so no leader moves.")
     ] = False,
+    reason: Because = None,
     expected: Expected = Expected(),
 ) -> None:
     """End the task's canary, or go back to the previous version.
@@ -346,7 +347,7 @@ def rollback(
     """
     if to and canary_only:
         raise Unusable("--to and --canary do not go together: a canary ends, and the version that led leads on.")
-    body = as_body(expected, version=to or None, canary_only=canary_only or None)
+    body = as_body(expected, version=to or None, canary_only=canary_only or None, reason=reason)
     tell_alias(api.out, api.post(f"/aliases/{quote(task, safe='')}/rollback", body))
 
 

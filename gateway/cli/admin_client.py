@@ -116,9 +116,9 @@ class AdminClient:
         """Change what is at `path` by `body`."""
         return self._ask("PATCH", path, json=body)
 
-    def delete(self, path: str) -> dict[str, Any]:
-        """Remove what is at `path`."""
-        return self._ask("DELETE", path)
+    def delete(self, path: str, **query: str | None) -> dict[str, Any]:
+        """Remove what is at `path`; a query's value that is None is left out."""
+        return self._ask("DELETE", path, params=_given(query))
 
     def upload(
         self, path: str, fields: Mapping[str, str], files: list[tuple[str, Any]], method: str = "POST"
@@ -190,8 +190,9 @@ def _see_that_names_fit(path: str) -> None:
             )
 
 
-def _given(query: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in query.items() if value is not None}
+def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Those that are given; None without any: an empty query would take away the one in the address."""
+    return {name: value for name, value in query.items() if value is not None} or None
 
 
 def _text_of(error: Exception) -> str:

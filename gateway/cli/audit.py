@@ -54,7 +54,7 @@ def audit(
         return
     columns = ("number", "when", "who", "action", "object", "became")
     names = KeyNames(api)
-    api.out.table(columns, (_row(entry, names) for entry in reversed(answer["entries"])))
+    api.out.table(columns, (_row(entry, names) for entry in reversed(answer["entries"])), cuts=True)
 
 
 def _verify(out: Printer, answer: dict[str, Any]) -> None:
@@ -78,6 +78,8 @@ def make_entry_row(entry: dict[str, Any], names: KeyNames) -> Row:
         then = f"deleted: {_told(gone)}"
     else:
         then = _told(entry["after"])
+    if isinstance(evidence := entry.get("evidence"), dict) and evidence.get("reason"):
+        then += f": {evidence['reason']}"
     return format_time(entry["at"]), names.within(entry["actor"]), entry["action"], then[:120]
 
 

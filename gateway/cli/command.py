@@ -165,6 +165,7 @@ def _taken(group: Any, values: dict[str, Any]) -> Any:
     return group(**{field.name: values.pop(field.name) for field in _fields(group)})
 
 
+Because = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why: it stands in the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before what can't be undone.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there already.")]
 

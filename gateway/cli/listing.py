@@ -131,7 +131,9 @@ def tell_why(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
         out.say(names.within(sentence))
     if answer["audit"]:
         out.say("")
-        out.table(("when", "who", "what", "became"), (make_entry_row(entry, names) for entry in answer["audit"]))
+        out.table(
+            ("when", "who", "what", "became"), (make_entry_row(entry, names) for entry in answer["audit"]), cuts=True
+        )
 
 
 def tell_version(out: Printer, answer: dict[str, Any]) -> None:

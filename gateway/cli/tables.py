@@ -21,6 +21,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 YEAR_10000 = 253_402_300_800
 CELL_WIDTH_MIN = 9
 """Room that each column beside the first needs within a frame."""
+LINE_WIDTH_MIN = 100
 STYLES: Mapping[str, str] = {
     "active": "bold green",
     "ready": "green",
@@ -81,15 +82,17 @@ class Printer:
         if not self.json_only:
             self.stderr.print(Text(make_readable(text)), soft_wrap=True)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
-        """A table. Where stdout is no terminal, or a narrow one: columns of text, without a frame and colours."""
+    def table(self, columns: Sequence[str], rows: Iterable[Row], cuts: bool = False) -> None:
+        """A table. Where stdout is no terminal, or a narrow one: columns of text, without a frame and colours, which
+        are cut at LINE_WIDTH_MIN or the greater width of COLUMNS where it `cuts`."""
         cells = [[make_readable(cell) for cell in row] for row in rows]
         name_width = max((len(row[0]) for row in cells), default=0)  # other commands take it: no part of it is lost
         if self.stdout.is_terminal and name_width + CELL_WIDTH_MIN * (len(columns) - 1) <= self.stdout.width:
             self.stdout.print(frame_table(columns, cells))
             return
+        width = max(LINE_WIDTH_MIN, self.stdout.width)
         for line in print_plainly(columns, cells):
-            self.stdout.out(line, highlight=False)
+            self.stdout.out(f"{line[: width - 1]}…" if cuts and len(line) > width else line, highlight=False)
 
     def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Names and values, one pair a line; a value that is None is left out."""

@@ -11,7 +11,7 @@ import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.calibration import count_differences
-from gateway.cli.command import Api, add_command, as_body
+from gateway.cli.command import Api, Because, add_command, as_body
 from gateway.cli.tables import Row, format_age, format_time, share, tell_warnings
 from monitoring.quality.phases import Verdict
 
@@ -101,9 +101,9 @@ def pin(
 
 
 @add_command(tasks)
-def release(api: Api, task: Task, version: Version) -> None:
+def release(api: Api, task: Task, version: Version, reason: Because = None) -> None:
     """Let the monitor judge a version again."""
-    answer = api.delete(_path(task, version, "pin"))
+    answer = api.delete(_path(task, version, "pin"), reason=reason)
     verdict = answer["quality"]["versions"][version]["verdict"]
     api.out.tell(answer, f"{version} is the monitor's to judge again; it is {verdict}.")
 
@@ -113,9 +113,11 @@ def undo(
     api: Api,
     task: Task,
     action: Annotated[str, typer.Argument(metavar="ACTION", help="Its id, as `apprentice why TASK` tells it.")],
+    reason: Because = None,
 ) -> None:
     """Undo an action of the monitor. It does not do the same again until the task's versions are healthy."""
-    answer = api.post(f"/tasks/{quote(task, safe='')}/quality/actions/{quote(action, safe='')}/undo")
+    path = f"/tasks/{quote(task, safe='')}/quality/actions/{quote(action, safe='')}/undo"
+    answer = api.post(path, reason=reason)
     api.out.tell(answer, f"Undone: {answer['action']['because']}")
 
 

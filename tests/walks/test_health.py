@@ -157,6 +157,21 @@ async def test_a_version_is_held_and_released(gateway: RunningGateway) -> None:
     assert (entry["before"]["pin"]["reason"], entry["after"]["pin"]) == ("An experiment.", None)
 
 
+async def test_releases_and_undoings_keep_their_reason(gateway: RunningGateway) -> None:
+    await become(gateway, SHIFT)
+    async with gateway.http() as http:
+        await sent(http, "POST", PIN, reason="An experiment.")
+        await sent(http, "DELETE", PIN, reason="It is over.")
+        path = f"{HEALTH}/actions/19d5f0a1-0/undo"
+        blank = await http.post(path, params={"reason": " "})
+        undone = await http.post(path, params={"reason": "The labels were wrong."})
+        (released,) = await entries(http, "monitor.release")
+        told = (await http.get(HEALTH)).json()["told"]["done"][0]
+    assert (blank.status_code, undone.status_code) == (400, 200)
+    assert released["after"]["because"].endswith(" lets the monitor judge it again. It is over.")
+    assert told.endswith(" undid shift (19d5f0a1-0). The labels were wrong.")
+
+
 async def test_what_was_done_is_undone_once(gateway: RunningGateway) -> None:
     path = f"{HEALTH}/actions/19d5f0a1-0/undo"
     async with gateway.http() as http:

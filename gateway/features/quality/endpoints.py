@@ -42,6 +42,7 @@ TRIES_MAX = 5
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
+Because = Annotated[Reason | None, Query(description="Why, for the audit and for who looks.")]
 Step = Callable[[TaskQuality], tuple[TaskQuality, Action]]
 Beside = Callable[[TaskQuality], Awaitable[Sequence[Change]]]
 """Makes the changes that go with a task's health in one step, by the health as it was read."""
@@ -106,7 +107,12 @@ async def pin_version(request: Request, task: str, version: str, body: PinIn, ad
 
 @router.delete("/tasks/{task}/quality/{version}/pin", responses=with_errors(*CHANGE_ERRORS))
 async def release_version(
-    request: Request, task: str, version: str, admin: Admin, expected_generation: Expected = None
+    request: Request,
+    task: str,
+    version: str,
+    admin: Admin,
+    expected_generation: Expected = None,
+    reason: Because = None,
 ) -> dict[str, Any]:
     """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
     quality = feature_of(request, Quality)
@@ -125,7 +131,7 @@ async def release_version(
     answer = await change_quality(
         quality,
         require_task(quality.services, task),
-        lambda current: responses.release(current, version, by, now),
+        lambda current: responses.release(current, version, by, now, reason or ""),
         expected_generation,
         closing,
     )
@@ -154,7 +160,12 @@ async def _opened_by_pin(quality: Quality, version: str, health: TaskQuality) ->
 
 @router.post("/tasks/{task}/quality/actions/{action}/undo", responses=with_errors(*CHANGE_ERRORS))
 async def undo_action(
-    request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
+    request: Request,
+    task: str,
+    action: str,
+    admin: Admin,
+    expected_generation: Expected = None,
+    reason: Because = None,
 ) -> dict[str, Any]:
     """Undo an action of the monitor. It does not do the same again before the version is healthy."""
     quality = feature_of(request, Quality)
@@ -167,7 +178,7 @@ async def undo_action(
         raise Problem("state_conflict", f"Take it back: `apprentice tasks changed {task} --undo`.")
     by = admin.public
     return await change_quality(
-        quality, task, lambda current: responses.undo(current, action, by, now), expected_generation
+        quality, task, lambda current: responses.undo(current, action, by, now, reason or ""), expected_generation
     )
 
 

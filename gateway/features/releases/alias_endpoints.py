@@ -13,7 +13,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator, require_task
+from gateway.access import Admin, Body, Operator, Reason, require_task
 from gateway.audit import take_step
 from gateway.callers import Caller
 from gateway.errors import Problem
@@ -86,6 +86,7 @@ class RollbackIn(Body):
 
     version: str | None = Field(None, max_length=100)
     canary_only: bool = Field(False, description="Only end a canary: 409 where there is none, and nobody else moves.")
+    reason: Reason | None = None
     expected_generation: Generation = None
 
     @model_validator(mode="after")
@@ -220,6 +221,7 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
             task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only, noted=noted
         ),
         passed,
+        wanted.reason,
     )
 
 
@@ -236,14 +238,16 @@ async def _change_alias(
     action: str,
     change: Callable[[Noted], Awaitable[int]],
     passed: GatePass | None = None,
+    reason: str | None = None,
 ) -> dict[str, Any]:
     """Take one step of a release together with its audit entry, and show the alias as it is then. `changed` is false
     where it was so already; `warnings` say what the gate said, which checks have nothing to judge its versions by, and
     what keeps requests from them."""
     passed = passed or GatePass()
     before, was_at = await releases.services.registry.alias(task)
+    evidence = {name: value for name, value in (("gate", passed.evidence), ("reason", reason)) if value}
     async with take_step(releases.services, admin) as step:
-        noted = step.noted(action, task, evidence={"gate": passed.evidence} if passed.evidence else None)
+        noted = step.noted(action, task, evidence=evidence or None)
 
         def note(was: Any, now: Any, generation: int) -> list[Change | Unchanged]:
             if passed.judged_for not in (None, _leaders(was)):  # others lead, or have led, than the gate knew

@@ -103,7 +103,7 @@ def pin(task: TaskQuality, version: str, word: Pin, now: float) -> tuple[TaskQua
     return _with(task, version, after, noting), noting.actions[0]
 
 
-def release(task: TaskQuality, version: str, by: str, now: float) -> tuple[TaskQuality, Action]:
+def release(task: TaskQuality, version: str, by: str, now: float, reason: str = "") -> tuple[TaskQuality, Action]:
     """The task's quality once an admin lets the monitor judge a version again.
 
     Raises ResponseError where it is not pinned.
@@ -113,13 +113,12 @@ def release(task: TaskQuality, version: str, by: str, now: float) -> tuple[TaskQ
         raise ResponseError(f"{version} is neither pinned nor held: there is nothing to release.")
     after = _unpinned(quality, now)
     noting = Noting(now)
-    noting.note(
-        "release", version, f"{by} lets the monitor judge it again.", _describe(quality), _describe(after), by=by
-    )
+    text = _with_reason(f"{by} lets the monitor judge it again.", reason)
+    noting.note("release", version, text, _describe(quality), _describe(after), by=by)
     return _with(task, version, after, noting), noting.actions[0]
 
 
-def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQuality, Action]:
+def undo(task: TaskQuality, action_id: str, by: str, now: float, reason: str = "") -> tuple[TaskQuality, Action]:
     """The task's quality without an action of its own, and the action of undoing. The `after` of that says what has to
     be put back elsewhere (an alias, a request to train). Raises ResponseError."""
     done = next((action for action in task.actions if action.id == action_id), None)
@@ -152,11 +151,15 @@ def undo(task: TaskQuality, action_id: str, by: str, now: float) -> tuple[TaskQu
     after = replace(task, versions=versions, actions=marked, undone=of_task, **levers)
     noting = Noting(now)
     with_later = f" and what was done to the share since ({', '.join(later)})" if later else ""
-    text = f"{by} undid {done.kind} ({action_id}){with_later}."
+    text = _with_reason(f"{by} undid {done.kind} ({action_id}){with_later}.", reason)
     evidence = {"undone": done.kind, "action": action_id}
     evidence |= {"failed": done.failed} if done.failed is not None else {}
     noting.note("undo", done.version, text, before, done.before, by=by, evidence=evidence)
     return add_actions(after, noting.actions), noting.actions[0]
+
+
+def _with_reason(text: str, reason: str) -> str:
+    return f"{text} {reason}" if reason else text
 
 
 def is_asked_again(

@@ -42,8 +42,10 @@ async def test_a_new_version_is_pushed_staged_promoted_and_rolled_back(
     assert promoted.out == "returns is served by returns@v2 100 % (generation 2).\n"
     assert "Warning: returns@v2 has no scope model: auto does not find its task any more." in promoted.err
     assert await served_by(gateway) == "returns@v2"
-    back = await ok(apprentice, "adapters", "rollback", "returns")
+    back = await ok(apprentice, "adapters", "rollback", "returns", "--reason", "Callers complain.")
     assert back.out == "returns is served by returns@v1 100 % (generation 3).\n"
+    listed = (await ok(apprentice, "audit", "--action", "alias.rollback")).out
+    assert listed.rstrip().endswith("returns@v1 100 %: Callers complain.")
     assert await served_by(gateway) == "returns@v1"
     to = await ok(apprentice, "adapters", "rollback", "returns", "--to", "returns@v2")
     assert to.out.startswith("returns is served by returns@v2 ")

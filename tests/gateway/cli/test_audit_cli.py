@@ -95,6 +95,15 @@ async def test_what_was_deleted_is_told(gateway: RunningGateway, apprentice: Com
     assert "  deleted: action general" in line
 
 
+async def test_lines_are_cut_at_a_width_that_people_read(apprentice: Command) -> None:
+    long = ("tasks", "pin", "returns", "returns@v1", "--verdict", "suspect", "--reason", "Wrong labels. " * 20)
+    assert (await apprentice(*long)).exit_code == 0
+    narrow, wide = await apprentice("audit", COLUMNS="80"), await apprentice("audit", COLUMNS="150")
+    for said, width in ((narrow, 100), (wide, 150)):
+        assert max(len(line) for line in said.out.splitlines()) == width
+        assert said.out.splitlines()[-1].endswith("…")
+
+
 async def test_the_command_shows_the_newest_last(gateway: RunningGateway, apprentice: Command) -> None:
     async with gateway.http() as http:
         await http.put("/admin/v1/overrides/a", json={"action": "general"})

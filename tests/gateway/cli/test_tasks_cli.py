@@ -77,7 +77,8 @@ async def test_a_version_is_pinned_held_and_released(gateway: RunningGateway, ap
     assert said.out == "returns@v1 is held: nothing is done about its verdict; until it is released.\n"
     listed = (await ok(apprentice, "tasks", "list")).out
     assert ("held" in listed, "pinned" in listed) == (True, False)
-    said = await ok(apprentice, "tasks", "release", "returns", "returns@v1")
+    said = await ok(apprentice, "tasks", "release", "returns", "returns@v1", "--reason", "I waited.")
+    assert "again. I waited." in (await ok(apprentice, "audit", "--action", "monitor.release")).out
     assert said.out == "returns@v1 is the monitor's to judge again; it is healthy.\n"
 
 
@@ -99,8 +100,8 @@ async def test_release_closes_the_request_to_train_that_the_pin_opened(
 
 async def test_an_action_is_undone_by_its_id(gateway: RunningGateway, apprentice: Command) -> None:
     await become(gateway, SHIFT)
-    said = await ok(apprentice, "tasks", "undo", "returns", SHIFT.id)
-    assert said.out.endswith(f"undid shift ({SHIFT.id}).\n")
+    said = await ok(apprentice, "tasks", "undo", "returns", SHIFT.id, "--reason", "The labels were wrong.")
+    assert said.out.endswith(f"undid shift ({SHIFT.id}). The labels were wrong.\n")
     again = await apprentice("tasks", "undo", "returns", SHIFT.id)
     assert (again.exit_code, again.out) == (1, "")
     assert "It was undone already" in again.err
