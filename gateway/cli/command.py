@@ -93,8 +93,29 @@ class Api(AdminClient):
             raise Unusable(f"{target} can't be written: {error.strerror}.") from error
 
 
-def with_api(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function whose first argument is the Api.
+class UnaskedApi:
+    """The admin API of a command that may do without it, which asks for it by `open`."""
+
+    def __init__(self, connection: ConnectionOptions, out: Printer) -> None:
+        self.out = out
+        self._connection = connection
+        self._opened: list[Api] = []
+
+    def open(self) -> Api:
+        """The admin API. Raises Unusable."""
+        self._opened.append(Api(self._connection, self.out))
+        return self._opened[-1]
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for api in self._opened:
+            api.close()
+
+
+def with_api(
+    command: Callable[..., None], make_api: Callable[[ConnectionOptions, Printer], Api | UnaskedApi] = Api
+) -> Callable[..., None]:
+    """Make a command of a function whose first argument is the Api, or the UnaskedApi.
 
     An argument that is a dataclass is made from an option for each of its fields. A CommandError becomes one line on
     stderr and an exit code. What the gateway says of a field is said of its option.
@@ -113,7 +134,7 @@ def with_api(command: Callable[..., None]) -> Callable[..., None]:
         try:
             if empty := find_empty_argument(own, values):
                 raise Unusable(f"{empty} is empty: give one.")
-            api = Api(connection, out)
+            api = make_api(connection, out)
             try:
                 command(api, **values)
             except BrokenPipeError:

@@ -1,52 +1,75 @@
-"""`apprentice replay`: what the monitor would say of a file of labels. No gateway is asked."""
+"""`apprentice replay`: what the monitor would say of a file of labels. A gateway is asked with `--like` alone."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
 
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Force, see_that_it_can_be_written
+from gateway.cli.command import Api, Force, UnaskedApi, see_that_it_can_be_written, with_api
 from gateway.cli.pictures import draw_course, make_svg
 from gateway.cli.tables import Printer
 from gateway.errors import SettingsError
 
 if TYPE_CHECKING:
     from monitoring.quality.detectors.baselines import Baseline
+    from monitoring.quality.replay.report import ReplayTerms
 
 ROWS_SHOWN_MAX = 30
 GATE_ROWS = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
-LABELS_MIN, FIRST_LABELS, FIRST_OF_CLASS = 30, 200, 100
+FIRST_LABELS, FIRST_OF_CLASS = 200, 100
+Unasked = partial(with_api, make_api=UnaskedApi)
 
 
-def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Labels as CSV or JSON lines.")],
+@dataclass(frozen=True)
+class TermOptions:
+    """The options that `--like` sets by a task."""
+
     baseline: Annotated[
         float | None, typer.Option(metavar="RATE", help="The healthy error rate, where it is known.")
-    ] = None,
+    ] = None
     gate_rows: Annotated[
         str | None, typer.Option(metavar="WRONG/OF", help="The rows of an evaluation, as 50/1000: their upper bound.")
-    ] = None,
+    ] = None
     warm_up: Annotated[
         int | None,
         typer.Option(
             min=20, max=1_000_000, help="First labels that are the baseline, and all of the first day. Unset: 200."
         ),
-    ] = None,
+    ] = None
     labels: Annotated[
-        float, typer.Option(min=1, max=1e12, help="Labels within which false alarms are bounded.")
-    ] = 10_000.0,
+        float | None, typer.Option(min=1, max=1e12, help="Labels within which false alarms are bounded. Unset: 10000.")
+    ] = None
     false_alarms: Annotated[
-        float,
-        typer.Option("--false-alarms", "--alpha", metavar="P", help="Probability of any false alarm within --labels."),
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            "--false-alarms", "--alpha", metavar="P", help="Probability of a false alarm in --labels. Unset: 0.05."
+        ),
+    ] = None
     labels_min: Annotated[
-        int, typer.Option(min=0, max=1_000_000, help="Labels before which nothing alarms.")
-    ] = LABELS_MIN,
+        int | None, typer.Option(min=0, max=1_000_000, help="Labels before which nothing alarms. Unset: 30.")
+    ] = None
+
+
+@Unasked
+def replay(
+    unasked: UnaskedApi,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Labels as CSV or JSON lines.")],
+    options: TermOptions,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="TASK", help="As a running gateway judges the version that leads this task now."),
+    ] = None,
+    signal: Annotated[
+        Literal["feedback", "reviewed"], typer.Option(help="With --like: the signal whose threshold and baseline hold.")
+    ] = "feedback",
     classes: Annotated[bool, typer.Option("--classes", help="A detector for each class too.")] = False,
     class_warm_up: Annotated[
         int, typer.Option(min=20, max=1_000_000, help="First labels of a class that are its baseline.")
@@ -58,7 +81,6 @@ def replay(
     ] = 500.0,
     svg: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the picture to this file too.")] = None,
     force: Force = False,
-    json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Replay a file of labels through the monitor: its verdicts, with time and reason.
 
@@ -66,33 +88,68 @@ def replay(
     `caller`, `class`, `rater`, `asked` (time of the request), `change_point` (1 while the stream is known to be worse).
     Without `time` the labels are spread over the days.
     """
-    from monitoring.quality.replay.report import ReplayTerms, replay_labels
+    from monitoring.quality.replay.report import replay_labels
     from monitoring.quality.replay.rows import LabelFileError, read_rows
-    from monitoring.quality.replay.version import Claim
 
-    out = Printer(json_only)
+    out = unasked.out
     try:
         see_that_it_can_be_written(force, svg)
-        if warm_up is not None and (baseline, gate_rows) != (None, None):
-            raise SettingsError("--warm-up: the first labels are no baseline beside --baseline or --gate-rows.")
-        if not 0.0 < false_alarms < 1.0:
-            raise SettingsError("--false-alarms: a probability between 0 and 1.")
-        terms = ReplayTerms(
-            baseline=make_baseline(baseline, gate_rows),
-            warm_up=warm_up or FIRST_LABELS,
-            class_warm_up=class_warm_up,
-            has_classes=classes,
-            claim=Claim(labels, false_alarms, labels_min),
-        )
+        terms = _make_terms(options) if like is None else read_terms(unasked.open(), like, signal, options)
+        terms = replace(terms, has_classes=classes, class_warm_up=class_warm_up)
         report = {"file": file.name, **replay_labels(read_rows(file, good, sort, per_day, out.note), terms, out.note)}
-        if svg is not None:
-            svg.write_text(make_svg(report["course"], _find_level(report), report["from"], report["to"]), "utf-8")
-    except (SettingsError, LabelFileError, Unusable) as error:
-        _end(out, str(error))
-    except OSError as error:
-        _end(out, f"{error.filename}: {error.strerror}.")
+    except (SettingsError, LabelFileError) as error:
+        raise Unusable(str(error)) from error
+    if svg is not None:
+        svg.write_text(make_svg(report["course"], _find_level(report), report["from"], report["to"]), "utf-8")
     if not out.answer(report):
         _show(out, report)
+
+
+def _make_terms(options: TermOptions) -> ReplayTerms:
+    """The terms of the options. Raises SettingsError."""
+    from monitoring.quality.replay.report import USUAL, ReplayTerms
+    from monitoring.quality.replay.version import Claim
+
+    held = make_baseline(options.baseline, options.gate_rows)
+    if options.warm_up is not None and held is not None:
+        raise SettingsError("--warm-up: the first labels are no baseline beside --baseline or --gate-rows.")
+    claim = Claim(
+        options.labels or USUAL.labels,
+        USUAL.alpha if options.false_alarms is None else options.false_alarms,
+        USUAL.labels_min if options.labels_min is None else options.labels_min,
+    )
+    if not 0.0 < claim.alpha < 1.0:
+        raise SettingsError("--false-alarms: a probability between 0 and 1.")
+    return ReplayTerms(baseline=held, warm_up=options.warm_up or FIRST_LABELS, claim=claim)
+
+
+def read_terms(api: Api, task: str, signal: str, options: TermOptions) -> ReplayTerms:
+    """The terms of a task's signal at a running gateway; another baseline may be given beside it. Raises SettingsError
+    and CommandError."""
+    from monitoring.quality.detectors.baselines import Baseline
+    from monitoring.quality.replay.report import ReplayTerms
+    from monitoring.quality.replay.version import Claim
+    from monitoring.quality.signals.labelled import ALPHA
+
+    if (options.warm_up, options.labels, options.false_alarms, options.labels_min) != (None,) * 4:
+        raise SettingsError("--like: it sets --warm-up, --labels, --false-alarms and --labels-min. Leave them out.")
+    answer = api.get(f"/tasks/{quote(task, safe='')}/quality")
+    version = answer["roles"]["active"]
+    streams = (answer["judgements"].get(version or "") or {"streams": []})["streams"]
+    live = next((each for each in streams if each["stream"] == signal and each["of_class"] is None), None)
+    if live is None:
+        raise SettingsError(f"--like: {version or task} has no {signal} yet, neither labels nor a baseline.")
+    held = make_baseline(options.baseline, options.gate_rows)
+    if held is None and live["baseline"].get("upper") is not None:
+        known = {name: live["baseline"][name] for name in Baseline.__struct_fields__}
+        kind = "admin" if known["kind"] == "own" else known["kind"]  # its own would be learned again
+        held = Baseline(**known | {"kind": kind})
+    return ReplayTerms(
+        baseline=held,
+        warm_up=int(live["baseline"].get("wanted") or FIRST_LABELS),
+        claim=Claim(live["threshold"] * ALPHA, ALPHA, answer["plan"]["labels_min"]),
+        like=f"{signal} of {version}",
+    )
 
 
 def make_baseline(rate: float | None, gate_rows: str | None, at: float = 1.0) -> Baseline | None:
@@ -114,13 +171,6 @@ def make_baseline(rate: float | None, gate_rows: str | None, at: float = 1.0) ->
     return baselines.measure("gate", int(counts[1]), int(counts[2]), at, "replay", "--gate-rows")
 
 
-def _end(out: Printer, text: str) -> None:
-    """End the command with one line of text. Raises Exit."""
-    out.answer({"error": {"message": text, "type": None, "param": None, "code": None}})
-    typer.echo(f"apprentice: {' '.join(text.split())}", err=True)
-    raise typer.Exit(2)
-
-
 # ---- the report -----------------------------------------------------------------------------------------
 
 
@@ -134,10 +184,8 @@ def _show(out: Printer, report: Mapping[str, Any]) -> None:
     out.say(f"Longest time between two labels: {_format_span(report['longest_gap_seconds'])}")
     for name, stream in report["streams"].items():
         out.say(f"{name}: {stream['labels']} labels, {_describe_baseline(stream['baseline'])}{_describe_time(stream)}")
-    out.say(
-        f"P(any false alarm in {claim['labels']:g} labels) is at most {claim['alpha']:g}, "
-        f"over {claim['streams']} {'stream' if claim['streams'] == 1 else 'streams'}"
-    )
+    for sentence in _describe_claim(claim):
+        out.say(sentence)
     out.say("")
     for line in draw_course(report["course"], _find_level(report)):
         out.stdout.print(line, soft_wrap=True)
@@ -193,6 +241,16 @@ def _find_level(report: Mapping[str, Any]) -> float | None:
     return None if held is None else float(held["upper"])
 
 
+def _describe_claim(claim: Mapping[str, Any]) -> Iterator[str]:
+    """The settings, and what follows from them."""
+    like = "this command: --like TASK takes a task's" if claim["like"] is None else f"{claim['like']}, as it is now"
+    threshold = claim["labels"] / claim["alpha"]
+    yield f"Settings of {like}. Alarm at an e-value of {threshold:g}, from {claim['labels_min']} labels on"
+    if claim["like"] is None:
+        streams = f"{claim['streams']} {'stream' if claim['streams'] == 1 else 'streams'}"
+        yield f"P(any false alarm in {claim['labels']:g} labels) is at most {claim['alpha']:g}, over {streams}"
+
+
 def _describe_time(stream: Mapping[str, Any]) -> str:
     """What its labels show of clusters and of the hour."""
     clusters = f"; about {stream['dispersion']:.1f} labels count as one" if stream["dispersion"] > 1.2 else ""
@@ -202,7 +260,7 @@ def _describe_time(stream: Mapping[str, Any]) -> str:
 def _describe_baseline(baseline: Mapping[str, Any] | None) -> str:
     if baseline is None:
         return "too few for a baseline"
-    if not baseline["of"]:
+    if not baseline["of"] or baseline["kind"] not in ("own", "gate"):
         return f"held against {baseline['upper']:.2%} wrong, as stated"
     source = "its first labels" if baseline["kind"] == "own" else "the evaluation"
     return (

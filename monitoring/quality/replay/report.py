@@ -30,13 +30,15 @@ CLASSES_IGNORED = "the column class is passed over: --classes gives each class a
 @dataclass(frozen=True, slots=True)
 class ReplayTerms:
     """The terms of a replay. `warm_up` and `class_warm_up` are how many first labels of all, and of a class, make a
-    baseline where `baseline` is None. `has_classes`: each class has a detector of its own too."""
+    baseline where `baseline` is None. `has_classes`: each class has a detector of its own too. `like` names the signal
+    of a task whose terms they are (None: of none)."""
 
     baseline: Baseline | None = None
     warm_up: int = FIRST_FEEDBACK
     class_warm_up: int = FIRST_OF_CLASS
     has_classes: bool = False
     claim: Claim = USUAL
+    like: str | None = None
 
 
 def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = lambda _: None) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
         "to": format_time(rows.times[-1]),
         "longest_gap_seconds": max((b - a for a, b in pairwise(rows.times)), default=0.0),
         "one_means": rows.one_means,
-        "claim": {"labels": terms.claim.labels, "alpha": terms.claim.alpha, "streams": len(version.streams)},
+        "claim": {**terms.claim._asdict(), "streams": len(version.streams), "like": terms.like},
         "verdict": version.verdict,
         "verdict_changes": [change.describe() for change in changes],
         "streams": streams,

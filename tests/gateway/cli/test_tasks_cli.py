@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.features.retraining.retraining import RetrainingRequests
@@ -178,6 +179,29 @@ async def test_plan_tells_how_soon_a_slip_is_found_at_other_rates(gateway: Runni
     few = (await ok(apprentice, "why", "returns", "--labels-per-day", "100", "--json")).json
     assert many["days"]["10"] < few["days"]["10"]
     assert few["days"]["20"] < few["days"]["5"]
+
+
+async def test_replay_takes_the_terms_of_a_live_task(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("outcome\n" + "0\n1\n" * 40, "utf-8")
+    early = await apprentice("replay", str(path), "--like", "returns")
+    assert (early.exit_code, "returns@v1 has no feedback yet" in early.err) == (2, True)
+    held = {"kind": "own", "wrong": 8.0, "of": 200.0, "upper": 0.082, "at": 1.0, "by": "monitor", "source": "firsts"}
+    await judged(gateway, msgspec.structs.replace(FEEDBACK, baseline={**held, "rate": 0.04}, threshold=474.0))
+    said = await ok(apprentice, "replay", str(path), "--like", "returns")
+    assert "Settings of feedback of returns@v1, as it is now. Alarm at an e-value of 474, from 30 labels on" in said.out
+    assert "all: 80 labels, held against 8.20% wrong, as stated" in said.out
+    assert "At the end: degraded" in said.out
+    other = (await ok(apprentice, "replay", str(path), "--like", "returns", "--gate-rows", "90/200", "--json")).json
+    assert (other["claim"]["like"], other["claim"]["labels_min"]) == ("feedback of returns@v1", 30)
+    assert other["streams"]["all"]["baseline"]["of"] == 200
+    both = await apprentice("replay", str(path), "--like", "returns", "--labels", "500")
+    assert (both.exit_code, "--like: it sets --warm-up, --labels" in both.err) == (2, True)
+    none = await apprentice("replay", str(path), "--like", "nothing")
+    assert (none.exit_code, "has no task 'nothing'" in none.err) == (1, True)
+    assert "Settings of this command: --like TASK takes a task's." in (await ok(apprentice, "replay", str(path))).out
 
 
 async def test_a_baseline_of_a_class_is_confirmed_with_the_class(gateway: RunningGateway, apprentice: Command) -> None:
