@@ -11,7 +11,9 @@ class DatasetSettings(Section):
     """What `apprentice datasets build` may take."""
 
     folder: FolderPath | None = Field(
-        None, description="Their folder, shared by gateways that share Redis; unset: `datasets` in the data folder."
+        None,
+        description="Folder of these and trainings, shared by gateways that share Redis; unset: `datasets` in the data "
+        "folder.",
     )
     rows_max: int = Field(100_000, ge=1, le=1_000_000, description="Rows of all sources.")
     file_bytes_max: int = Field(512 << 20, ge=1024, le=8 << 30, description="Largest file of rows.")

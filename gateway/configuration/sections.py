@@ -124,7 +124,9 @@ class ListenSettings(Section):
     port: int = Field(8080, ge=0, le=65535, description="Its port; 0 takes a free one.")
     admin: OwnListenSettings | None = Field(None, description="Own listener of admins; unset: that of callers.")
     metrics: OwnListenSettings | None = Field(None, description="Own listener of /metrics; unset: that of callers.")
-    tls: ListenTlsSettings | None = Field(None, description="Certificate of all listeners; unset: plain HTTP.")
+    tls: ListenTlsSettings | None = Field(
+        None, description="Certificate of all listeners, read at the start; unset: plain HTTP."
+    )
     cors_origin: str | None = Field(
         None,
         pattern=r"^(\*|https?://[^\s/,]+)$",

@@ -358,7 +358,7 @@ class Settings(BaseSettings):
     @property
     def training_folder(self) -> Path:
         """Where the files of trainings are, as long as they can go on."""
-        return self.data_folder.absolute() / "trainings"
+        return (self.datasets.folder or self.data_folder).absolute() / "trainings"
 
     @property
     def text_spool(self) -> Path:

@@ -33,7 +33,7 @@ LARGE: dict[str, Any] = {
     },
     "redis": {"url": "rediss://apprentice@redis.internal:6380"},
     "kubernetesApi": {"cidr": "10.96.0.1/32"},
-    "prometheus": {"serviceMonitor": True, "rules": True, "dashboards": True},
+    "prometheus": {"serviceMonitor": True, "rules": True, "dashboards": True, "labels": {"release": "monitoring"}},
     "storage": {"class": "shared"},
 }
 MIDDLE: dict[str, Any] = {
@@ -125,6 +125,8 @@ def test_the_rules_and_dashboards_are_the_very_files_that_are_tested() -> None:
     texts = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "monitoring" / "alerts").glob("*.yaml")}
     texts["recording"] = texts["recording"].replace("vector(1)", "vector(2)")  # so few gateways a scaler may leave
     assert rules == {f"apprentice-{name}": yaml.safe_load(text) for name, text in texts.items()}
+    for each in cluster.of_kind("PrometheusRule") + cluster.of_kind("ServiceMonitor"):
+        assert each["metadata"]["labels"]["release"] == "monitoring", "an operator's Prometheus may select by it"
     boards = cluster.named("ConfigMap", "apprentice-dashboards")["data"]
     folder = ROOT / "monitoring" / "dashboards"
     assert boards == {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
@@ -198,8 +200,8 @@ def test_the_pod_of_redis_grows_with_what_redis_may_hold() -> None:
     assert cluster.container("redis")["resources"]["limits"]["memory"] == "16Gi"
 
 
-def test_gateways_share_what_is_not_in_redis() -> None:
-    """Data sets and the archive in a folder of one gateway would be a 404 at the others."""
+def test_gateways_share_what_is_not_in_redis(tmp_path: Path) -> None:
+    """Data sets, trainings and the archive in a folder of one gateway would be errors at the others."""
     cluster = made(MIDDLE)
     claims = {
         volume["name"]: volume["persistentVolumeClaim"]["claimName"]
@@ -207,9 +209,11 @@ def test_gateways_share_what_is_not_in_redis() -> None:
         if "persistentVolumeClaim" in volume
     }
     mounts = {mount["mountPath"]: mount["name"] for mount in cluster.container("gateway")["volumeMounts"]}
-    config = yaml.safe_load(cluster.config("apprentice-config", "apprentice.yaml"))
-    for folder in (config["datasets"]["folder"], config["records"]["archive_folder"], config["store_folder"]):
-        claim = cluster.named("PersistentVolumeClaim", claims[mounts["/" + folder.split("/")[1]]])
+    config = tmp_path / "apprentice.yaml"
+    config.write_text(cluster.config("apprentice-config", "apprentice.yaml"))
+    settings = load_settings(config, {})
+    for folder in (settings.dataset_folder, settings.training_folder, settings.archive, settings.store):
+        claim = cluster.named("PersistentVolumeClaim", claims[mounts[f"/{folder.parts[1]}"]])
         assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     archived = {"records": {"archive_folder": "s3://shop/apprentice"}}
     text = made(MIDDLE | {"config": archived}).config("apprentice-config", "apprentice.yaml")
