@@ -13,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.errors import StateError
-from gateway.state.redis_options import CONNECTION
+from gateway.state.redis_options import address_of, make_client
 
 log = logging.getLogger(__name__)
 START_SECONDS_MAX = 30.0
@@ -175,7 +174,7 @@ async def _answers(socket_path: Path) -> bool:
     """Return whether it takes commands; not yet while it loads."""
     if not socket_path.exists():
         return False
-    redis = Redis(unix_socket_path=str(socket_path), **CONNECTION)
+    redis = make_client(address_of(socket_path))
     try:
         return bool(await redis.ping())
     except (RedisError, OSError):
@@ -185,7 +184,7 @@ async def _answers(socket_path: Path) -> bool:
 
 
 async def _stop(socket_path: Path) -> None:
-    redis = Redis(unix_socket_path=str(socket_path), **CONNECTION)
+    redis = make_client(address_of(socket_path))
     try:
         await redis.shutdown()
     except (RedisError, OSError) as error:

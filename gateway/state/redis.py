@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from gateway.errors import StateError
 from gateway.state.embedded_valkey import run_embedded_valkey
-from gateway.state.redis_options import CONNECTION
+from gateway.state.redis_options import address_of, make_client
 
 INSTALLATION_KEY = "apprentice:installation"
 SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
@@ -37,7 +37,7 @@ class Lives:
 
     def client_at(self, redis_url: str) -> Redis:
         """A client whose connections tell of the process that they lead to. Raises ValueError for such an address."""
-        self._redis = Redis.from_url(redis_url, **CONNECTION, redis_connect_func=self._connected)
+        self._redis = make_client(redis_url, redis_connect_func=self._connected)
         return self._redis
 
     async def _connected(self, connection: Connection) -> None:
@@ -75,7 +75,7 @@ async def open_state(redis_url: str | None, data_folder: Path, lives: Lives | No
         return
     async with (
         run_embedded_valkey(data_folder) as socket_path,
-        _connected(Redis(unix_socket_path=str(socket_path), **CONNECTION)) as redis,
+        _connected(make_client(address_of(socket_path))) as redis,
     ):
         yield redis
 

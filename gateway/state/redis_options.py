@@ -1,11 +1,16 @@
-"""The options of every connection to Redis."""
+"""The client of Redis that the gateway uses, and the options of its connections."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as Disconnected
@@ -20,3 +25,32 @@ CONNECTION: Mapping[str, Any] = MappingProxyType(
 )
 """One retry and no more, and none after silence: a caller waits for its feedback to be stored, and is better told than
 kept. It leaves a primary that has become a replica: new connections lead to the new one."""
+
+
+def address_of(socket_path: Path) -> str:
+    """The address of a Redis on a Unix socket."""
+    return f"unix://{quote(str(socket_path))}"
+
+
+def make_client(address: str, **options: Any) -> Redis:
+    """A client of the Redis at an address, such as `unix:///run/valkey.sock`. Raises ValueError for a wrong one."""
+    client = Redis.from_url(address, **CONNECTION, **options)
+    pool: Any = client.connection_pool  # not all of it has types
+    pool.connection_class = type("Cancellable", (_Cancellable, pool.connection_class), {})
+    return client
+
+
+class _Cancellable(AbstractConnection):
+    """A connection whose commands end with the task that they are cancelled with.
+
+    Python 3.11's `asyncio.wait_for`, in which a command is sent, drops a cancellation that comes as the sending ends:
+    a job that was cancelled then would go on for ever, and hold its lease.
+    """
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
+        await super().send_packed_command(command, check_health)
+        if task is not None and task.cancelling() > before:
+            await self.disconnect(nowait=True)  # its answer would be read as that to the next command
+            raise asyncio.CancelledError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -44,3 +45,23 @@ async def test_a_write_goes_to_the_new_primary_though_the_old_one_lives_on_as_a_
             await write(redis, "2")
             assert await redis.get("key") == b"2"
             assert await at.get("key") == b"1"
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_cancelled_command_ends_its_task_in_whichever_turn_of_the_loop_it_comes(
+    valkey_socket: str, turns: int
+) -> None:
+    """Python 3.11's `wait_for` takes a cancellation for nothing in one of them, and the task goes on for ever."""
+    async with open_state(f"unix://{valkey_socket}", Path("unused")) as redis:
+
+        async def ask_for_ever() -> None:
+            while True:
+                await redis.get("key")
+
+        asking = asyncio.create_task(ask_for_ever())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking], timeout=5)
+        assert asking.cancelled()
+        assert await redis.ping()
