@@ -71,6 +71,8 @@ class RecordFlow:
         self._handles: OrderedDict[str, str] = OrderedDict()
         self._away = False
         self._unread = False
+        self._refusal = ""
+        """The reason why the disk takes none now, which is told once; empty where it does."""
         self._asked_at: float | None = None
         self._took = 0.0
         self._lost_told = 0
@@ -234,8 +236,11 @@ class RecordFlow:
             try:
                 dropped = await self._in_thread(self._spool.append, payloads, batch[0].at)
             except OSError as error:
-                log.error("%d records can't be spooled: %s", len(self.buffer), error)
+                if str(error) != self._refusal:
+                    log.error("%d records can't be spooled, and wait in memory: %s", len(self.buffer), error)
+                self._refusal = str(error)
                 return
+            self._refusal = ""
             for record in batch:
                 for handle in record.handles:
                     self._handles[handle] = record.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -295,6 +296,28 @@ async def test_what_the_disk_refuses_is_not_said_of_redis(
     assert "Redis takes no records" not in caplog.text
     assert await flowing.stored() == ids(made)
     assert flowing.dropped == []
+
+
+async def test_a_full_disk_is_said_once_however_often_it_is_tried(
+    flowing: Flowing, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[Record] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with flowing.running():
+        for times in (1, 2):
+            flowing.door.open.clear()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+            try:
+                made += flowing.put(5)
+                asked = flowing.door.asked + 3  # Redis is asked far less often than the disk
+                await until(lambda asked=asked: flowing.door.asked >= asked)  # type: ignore[misc]
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            await until(lambda: flowing.has_spooled(5))
+            flowing.door.open.set()
+            await until(lambda: not flowing.flow.pending)
+            assert caplog.text.count("can't be spooled") == times
+    assert await flowing.stored() == ids(made)
 
 
 async def test_a_disk_that_refuses_from_the_start_is_not_said_to_be_redis(
