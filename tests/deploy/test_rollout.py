@@ -62,9 +62,9 @@ class Played:
         (config,) = [
             one for one in chart.of_kind("ConfigMap") if one["metadata"]["name"].startswith("apprentice-config")
         ]
-        claims = [claim(name) for name in ("adapters", "models")]
+        claims = [claim(one["metadata"]["name"]) for one in chart.of_kind("PersistentVolumeClaim")]
         text = yaml.safe_dump_all([config, self.secret(), *claims, deployment])
-        shared = "|".join((config["metadata"]["name"], "apprentice-secrets", "adapters", "models"))
+        shared = "|".join(one["metadata"]["name"] for one in (config, self.secret(), *claims))
         text = re.sub(rf"(?m)(\b(?:name|secretName|claimName): )({shared})$", rf"\g<1>{self.name}-\2", text)
         path = self.folder / f"{name}.yaml"
         path.write_text(text)
