@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from redis.exceptions import RedisError
 
-from gateway.callers import Caller, Role, identify, require
+from gateway.callers import Caller, Role, admit, identify, require
 from gateway.errors import Problem
 from gateway.server.exchange import Exchange
 from gateway.services import Services
@@ -85,11 +85,12 @@ def authorization_of(request: Request) -> str | None:
 
 
 def caller_of(request: Request) -> Caller:
-    """The caller. Raises Problem (401)."""
+    """The caller. Raises Problem (401; 403 where its role is not let in)."""
     signed_in: Caller | None = request.scope.get(SIGNED_IN)
+    path: str = request.scope["path"]
     if signed_in is not None:
-        return signed_in
-    return identify(services_of(request).snapshot.current.callers, authorization_of(request), time.time())
+        return admit(signed_in, path)
+    return identify(services_of(request).snapshot.current.callers, authorization_of(request), time.time(), path)
 
 
 ClientIdentified = Annotated[Caller, Depends(caller_of)]
@@ -117,10 +118,13 @@ def operator_of(request: Request, caller: Annotated[Caller, Depends(caller_of)])
     return _asked_rightly(request, require(caller, "operator", "admin"))
 
 
-def sidecar_of(request: Request, authorization: Annotated[str | None, Header()] = None) -> Caller:
+def reviewer_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The caller, if it is a reviewer, an operator or an admin. Raises Problem as `admin_of` does."""
+    return _asked_rightly(request, require(caller, "reviewer", "operator", "admin"))
+
+
+def sidecar_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
     """The caller, if it is a sidecar, an operator or an admin. Raises Problem as `admin_of` does."""
-    callers = services_of(request).snapshot.current.callers
-    caller = identify(callers, authorization, time.time(), admits_sidecars=True)
     return _asked_rightly(request, require(caller, "sidecar", "operator", "admin"))
 
 
@@ -142,9 +146,15 @@ def _asked_rightly(request: Request, caller: Caller) -> Caller:
 Identified = Annotated[Caller, Depends(identified_of)]
 Admin = Annotated[Caller, Depends(admin_of)]
 Operator = Annotated[Caller, Depends(operator_of)]
+Reviewer = Annotated[Caller, Depends(reviewer_of)]
 Sidecar = Annotated[Caller, Depends(sidecar_of)]
 ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType(
-    {admin_of: ("admin",), operator_of: ("operator", "admin"), sidecar_of: ("sidecar", "operator", "admin")}
+    {
+        admin_of: ("admin",),
+        operator_of: ("operator", "admin"),
+        reviewer_of: ("reviewer", "operator", "admin"),
+        sidecar_of: ("sidecar", "operator", "admin"),
+    }
 )
 """Roles that may call, by the dependency of an endpoint; for the document."""
 
@@ -172,6 +182,12 @@ def see_that_list_has_task(services: Services, task: str | None, rows: Collectio
     from the configuration still lists what it had."""
     if task is not None and not rows:
         require_task(services, task)
+
+
+def see_that_it_reviews(caller: Caller, task: str) -> None:
+    """Raises Problem (403) for a reviewer whose key is not for the task."""
+    if not caller.reviews(task):
+        raise Problem("role_required", f"This key does not review the task {task[:80]!r}.", "task")
 
 
 async def require_version(services: Services, task: str, version: str) -> str:

@@ -31,7 +31,7 @@ from gateway.admin import reload_endpoints as reload
 from gateway.admin.audit_head_job import keep_audit_head, key_of
 from gateway.background.interpreter import freeze_garbage, share_interpreter
 from gateway.background.jobs import Job, run_jobs
-from gateway.callers import Caller, KnownKeys, digest_of, identify, new_key, split_key
+from gateway.callers import ADDRESSES, Caller, KnownKeys, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
 from gateway.console.routes import list_console_routes
 from gateway.current_configuration import Deployment, bounds_of, caps_of, deployed_of
@@ -118,8 +118,6 @@ CRASHED_AFTER_SECONDS = 7200.0
 FIRST_ADMIN_KEY_FILE = "admin-key"
 """In the data folder."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-OF_STORE = b"/admin/v1/store/"
-"""Addresses at which the key of a sidecar counts."""
 MODELS = "/v1/models"
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 FEATURES: tuple[Feature[Any], ...] = (
@@ -179,9 +177,8 @@ class Gateway(FastAPI):
         callers, header, now = services.snapshot.current.callers, exchange.key(), time.time()
         caller = self._known_keys.find(callers, header, now)
         if caller is None:
-            to_store = exchange.path.startswith(OF_STORE)
-            caller = identify(callers, exchange.authorization(), now, admits_sidecars=to_store)
-            if not to_store:  # a sidecar's key that is let in there is let in nowhere else
+            caller = identify(callers, exchange.authorization(), now, exchange.path.decode("latin-1"))
+            if caller.role not in ADDRESSES:  # one of these is let in at some addresses alone
                 self._known_keys.keep(header, caller, now)
         return caller
 

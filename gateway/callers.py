@@ -9,6 +9,7 @@ import secrets
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
@@ -18,8 +19,21 @@ from gateway.errors import Problem
 if TYPE_CHECKING:  # the command line loads this module, and no policy
     from router.policy import UnknownFields
 
-Role = Literal["caller", "operator", "admin", "sidecar"]
+Role = Literal["caller", "operator", "admin", "reviewer", "sidecar"]
 ROLES: tuple[Role, ...] = get_args(Role)
+ADDRESSES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
+    {
+        "sidecar": ("/admin/v1/store/",),
+        "reviewer": ("/v1/reviews/", "/v1/feedback", "/v1/evaluations/", "/admin/v1/reviews", "/console"),
+    }
+)
+"""Roles that are let in at addresses which begin so, and nowhere else."""
+FOR_ROLE: Mapping[Role, str] = MappingProxyType(
+    {
+        "sidecar": "A sidecar's key fetches adapters from the store, and nothing else.",
+        "reviewer": "A reviewer judges what /v1/reviews/next or the console gives, and nothing else.",
+    }
+)
 PREFIX = "sk-app-"
 PUBLIC_LENGTH = 12
 ALPHABET = string.ascii_lowercase + string.digits
@@ -98,7 +112,11 @@ class Caller:
     @property
     def judges(self) -> str:
         """The caller whose requests it may read and judge: its own, or all (`*`)."""
-        return "*" if self.role in ("operator", "admin") else self.public
+        return "*" if self.role in ("reviewer", "operator", "admin") else self.public
+
+    def reviews(self, task: str) -> bool:
+        """True if it may be given the task's reviews: operators and admins all, reviewers those of their models."""
+        return self.role != "reviewer" or not self.models.isdisjoint(("*", task))
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in Redis: no secret is in it, only its digest. What is not set is left out."""
@@ -199,11 +217,9 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def identify(
-    callers: Mapping[str, Caller], authorization: str | None, now_unix: float, *, admits_sidecars: bool = False
-) -> Caller:
+def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix: float, path: str) -> Caller:
     """The caller whose key stands in the Authorization header. Raises Problem (401) where there is none, and (403) for
-    a sidecar's key where those are not admitted."""
+    a role that is not let in at the path."""
     if not authorization:
         raise Problem("invalid_api_key", "There is no API key. Send it as `Authorization: Bearer sk-app-…`.")
     scheme, _, key = authorization.partition(" ")
@@ -219,8 +235,13 @@ def identify(
         raise Problem("invalid_api_key", "The API key has expired. Ask an admin for a new one.")
     if caller.pending is not None:
         raise Problem("invalid_api_key", "The API key waits for the approval of an admin other than who made it.")
-    if caller.role == "sidecar" and not admits_sidecars:
-        raise Problem("role_required", "A sidecar's key fetches adapters from the store, and nothing else.")
+    return admit(caller, path)
+
+
+def admit(caller: Caller, path: str) -> Caller:
+    """The caller, if its role is let in at the path. Raises Problem (403)."""
+    if caller.role in ADDRESSES and not path.startswith(ADDRESSES[caller.role]):
+        raise Problem("role_required", FOR_ROLE[caller.role])
     return caller
 
 

@@ -63,10 +63,16 @@ def make(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who holds it, for people.")],
     role: Annotated[
         Role,
-        typer.Option(help="caller asks and judges, operator also reads, admin also changes; sidecar fetches adapters."),
+        typer.Option(
+            help="caller asks and judges, operator also reads, admin also changes; reviewer only judges what is drawn "
+            "for review; sidecar fetches adapters."
+        ),
     ] = "caller",
     model: Annotated[
-        list[str] | None, typer.Option(help="A name that it may put into `model`; again for more. Unset: all.")
+        list[str] | None,
+        typer.Option(
+            help="A name that it may put into `model`, or a task that it reviews; again for more. Unset: all."
+        ),
     ] = None,
     owner: Annotated[
         str | None, typer.Option(metavar="NAME", help="The person who answers for it. Unset: whose key makes it.")

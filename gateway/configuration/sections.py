@@ -144,6 +144,7 @@ class OidcSettings(Section):
     role_claim: str = Field("groups", description="Claim with roles; dots go deeper.")
     admins: tuple[str, ...] = Field((), description="Its values of admins.")
     operators: tuple[str, ...] = Field((), description="Its values of operators.")
+    reviewers: tuple[str, ...] = Field((), description="Its values of reviewers.")
     owner_claim: str = Field("email", description="Claim with the owner.")
 
 

@@ -20,7 +20,7 @@ from serving.object_store import ObjectStore
 ROOT = "apprentice:console:session:"
 ENDS = "console_ends"
 """The objects that say until when the sessions of a key or a person were ended by an admin."""
-ROLES: tuple[Role, ...] = ("operator", "admin")
+ROLES: tuple[Role, ...] = ("reviewer", "operator", "admin")
 """The roles whose people may sign in."""
 
 
@@ -118,8 +118,12 @@ class Sessions:
 
 def find_role(settings: OidcSettings, values: Collection[str]) -> Role | None:
     """The role of who has these values at the provider; None: no role."""
-    given = frozenset(values)
-    return "admin" if given & {*settings.admins} else "operator" if given & {*settings.operators} else None
+    ranks: tuple[tuple[Role, tuple[str, ...]], ...] = (
+        ("admin", settings.admins),
+        ("operator", settings.operators),
+        ("reviewer", settings.reviewers),
+    )
+    return next((role for role, named in ranks if not frozenset(named).isdisjoint(values)), None)
 
 
 def match_tokens(given: object, expected: str) -> bool:

@@ -38,7 +38,7 @@ async def begin_session(console: Console, request: Request) -> Response:
             raise Declined(403, "csrf", "This page was open for too long. Try again.")
         services = console.services
         key = fields.get("key", "")
-        caller = require(identify(services.snapshot.current.callers, f"Bearer {key}", time.time()), *ROLES)
+        caller = require(identify(services.snapshot.current.callers, f"Bearer {key}", time.time(), CONSOLE), *ROLES)
         _, secret = split_key(key) or ("", "")
         return await open_session(console, caller, to, digest_of(secret))
     except Declined as refused:
@@ -85,7 +85,5 @@ def render_sign_in(console: Console, request: Request, to: str, status: int = 20
 
 def _why(problem: Problem) -> str:
     if problem.code == "role_required":
-        return "The console needs a key with the role operator or admin."
-    return (
-        "This key is not known, or no longer. Give an operator's or an admin's key, as it was shown when it was made."
-    )
+        return "The console needs a key with the role reviewer, operator or admin."
+    return "This key is not known, or no longer. Give it as it was shown when it was made."

@@ -21,10 +21,11 @@ from gateway.services import Services
 
 COOKIE = "apprentice_console"
 FIELDS_MAX = 100
+REVIEWS = ("/reviews", "Reviews")
 NAVIGATION = (
     ("", "Overview"),
     ("/requests", "Requests"),
-    ("/reviews", "Reviews"),
+    REVIEWS,
     ("/fleet", "Fleet"),
     ("/datasets", "Data sets"),
     ("/rules", "Rules"),
@@ -48,7 +49,7 @@ class Console:
             auto_reload=False,
         )
         self.templates.filters |= figures.FILTERS
-        self.templates.globals |= {"plots": plots, "navigation": NAVIGATION, "root": CONSOLE}
+        self.templates.globals |= {"plots": plots, "root": CONSOLE}
         for name in self.templates.list_templates():
             self.templates.get_template(name)  # compiled here, beside the event loop
 
@@ -120,6 +121,11 @@ class Visit:
         """True if the person may change things."""
         return self.person.role == "admin"
 
+    @property
+    def judges_only(self) -> bool:
+        """True if the person judges what the queue gives, and sees nothing else."""
+        return self.person.role == "reviewer"
+
     async def render(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
         """A page with what each has. The session's notes are shown once."""
         notes = self.session.notes if not self.is_partial else ()
@@ -130,7 +136,14 @@ class Visit:
     def shared(self) -> dict[str, Any]:
         """What all pages have."""
         path = self.request.url.path
-        return {"person": self.person, "is_admin": self.is_admin, "csrf": self.session.csrf, "path": path}
+        return {
+            "person": self.person,
+            "is_admin": self.is_admin,
+            "judges_only": self.judges_only,
+            "navigation": [item for item in NAVIGATION if item == REVIEWS or not self.judges_only],
+            "csrf": self.session.csrf,
+            "path": path,
+        }
 
     @property
     def is_partial(self) -> bool:

@@ -112,7 +112,7 @@ def make_person(settings: OidcSettings, claims: Mapping[str, Any], secret: bytes
     for part in settings.role_claim.split("."):
         given = given.get(part) if isinstance(given, Mapping) else None
     values = {str(each) for each in (given if isinstance(given, list) else [given]) if each is not None}
-    with_role = tuple(sorted(values & {*settings.admins, *settings.operators}))
+    with_role = tuple(sorted(values & {*settings.admins, *settings.operators, *settings.reviewers}))
     if not with_role:
         raise NotIdentified("Your account has no role here. Ask who keeps the provider's groups.")
     subject = f"{settings.issuer}\n{claims['sub']}".encode()

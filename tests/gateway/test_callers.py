@@ -26,6 +26,7 @@ from gateway.callers import (
 from gateway.errors import Problem
 
 NOW = 1_800_000_000.0
+CHAT = "/v1/chat/completions"
 
 
 def holder(expires_at: float | None = None, role: callers.Role = "caller") -> tuple[str, Caller]:
@@ -35,7 +36,7 @@ def holder(expires_at: float | None = None, role: callers.Role = "caller") -> tu
 
 def refusal(authorization: str | None, *known: Caller, now: float = NOW) -> Problem:
     with pytest.raises(Problem) as raised:
-        identify({caller.public: caller for caller in known}, authorization, now)
+        identify({caller.public: caller for caller in known}, authorization, now, CHAT)
     assert raised.value.status == 401
     assert raised.value.code == "invalid_api_key"
     return raised.value
@@ -43,8 +44,8 @@ def refusal(authorization: str | None, *known: Caller, now: float = NOW) -> Prob
 
 def test_a_key_identifies_its_holder() -> None:
     key, caller = holder()
-    assert identify({caller.public: caller}, f"Bearer {key}", NOW) is caller
-    assert identify({caller.public: caller}, f"bearer  {key} ", NOW) is caller
+    assert identify({caller.public: caller}, f"Bearer {key}", NOW, CHAT) is caller
+    assert identify({caller.public: caller}, f"bearer  {key} ", NOW, CHAT) is caller
 
 
 def test_keys_have_the_announced_form_and_never_repeat() -> None:
@@ -69,7 +70,7 @@ def test_what_is_kept_of_a_key_holds_no_secret() -> None:
 
 def test_a_key_ends_at_the_second_at_which_it_expires() -> None:
     key, caller = holder(expires_at=NOW)
-    assert identify({caller.public: caller}, f"Bearer {key}", NOW - 0.001) is caller
+    assert identify({caller.public: caller}, f"Bearer {key}", NOW - 0.001, CHAT) is caller
     assert "expired" in refusal(f"Bearer {key}", caller).message
     assert "expired" in refusal(f"Bearer {key}", caller, now=NOW + 1).message
 
@@ -137,7 +138,7 @@ def test_secrets_are_compared_in_constant_time_also_where_the_caller_is_not_know
 
     monkeypatch.setattr(callers.hmac, "compare_digest", watching)
     key, caller = holder()
-    identify({caller.public: caller}, f"Bearer {key}", NOW)
+    identify({caller.public: caller}, f"Bearer {key}", NOW, CHAT)
     refusal(f"Bearer {key}")
     assert [one for one, _ in compared] == [caller.secret_digest] * 4, "the former secret too"
 
@@ -155,8 +156,8 @@ def test_both_secrets_of_a_rotated_key_work_until_the_second_the_overlap_ends() 
     caller = replace(before, secret_digest=digest, former=Former(before.secret_digest, NOW))
     known = {caller.public: caller}
     for each in (key, join_key(caller.public, secret)):
-        assert identify(known, f"Bearer {each}", NOW - 0.001) is caller
-    assert identify(known, f"Bearer {join_key(caller.public, secret)}", NOW) is caller
+        assert identify(known, f"Bearer {each}", NOW - 0.001, CHAT) is caller
+    assert identify(known, f"Bearer {join_key(caller.public, secret)}", NOW, CHAT) is caller
     assert "not known" in refusal(f"Bearer {key}", caller, now=NOW).message
     assert Caller.from_json(caller.public, caller.to_json()) == caller
 
@@ -186,6 +187,31 @@ def test_a_caller_judges_its_own_requests_and_an_operator_all() -> None:
     assert holder(role="operator")[1].judges == "*"
     assert holder(role="admin")[1].judges == "*"
     assert holder(role="sidecar")[1].judges != "*"
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "is_let_in"),
+    [
+        ("reviewer", "/v1/reviews/next", True),
+        ("reviewer", "/v1/feedback", True),
+        ("reviewer", "/console", True),
+        ("reviewer", CHAT, False),
+        ("reviewer", "/v1/requests", False),
+        ("reviewer", "/admin/v1/callers", False),
+        ("sidecar", "/admin/v1/store/abc/manifest.yaml", True),
+        ("sidecar", "/v1/reviews/next", False),
+        ("caller", "/admin/v1/callers", True),
+    ],
+)
+def test_some_roles_are_let_in_at_their_addresses_alone(role: callers.Role, path: str, is_let_in: bool) -> None:
+    key, caller = holder(role=role)
+    known = {caller.public: caller}
+    if is_let_in:
+        assert identify(known, f"Bearer {key}", NOW, path) is caller
+    else:
+        with pytest.raises(Problem, match="and nothing else") as raised:
+            identify(known, f"Bearer {key}", NOW, path)
+        assert (raised.value.status, raised.value.code) == (403, "role_required")
 
 
 def test_a_digest_is_not_the_secret() -> None:

@@ -89,7 +89,7 @@ async def test_first_page_says_whether_verdicts_wake_anybody(configure: Configur
         assert ("monitor.webhook_url is not set: nobody is woken" in text) is is_told
 
 
-async def test_only_operators_and_admins_sign_in_and_a_session_ends_with_its_key(gateway: RunningGateway) -> None:
+async def test_no_caller_signs_in_and_a_session_ends_with_its_key(gateway: RunningGateway) -> None:
     caller_key, operator_key = await gateway.key(), await gateway.key(role="operator")
     async with browsing(gateway) as http, gateway.http() as admin:
         to = await http.get("/console/tasks/returns")
@@ -97,7 +97,7 @@ async def test_only_operators_and_admins_sign_in_and_a_session_ends_with_its_key
         assert (await sign_in(http, "sk-app-aaaaaaaaaaaa-wrong")).status_code == 401
         refused = await sign_in(http, caller_key)
         assert refused.status_code == 403
-        assert "role operator or admin" in refused.text
+        assert "role reviewer, operator or admin" in refused.text
         page = await sign_in(http, operator_key, to="/console/fleet")
         assert page.url.path == "/console/fleet"
         cookie = next(each for each in http.cookies.jar if each.name == COOKIE)
@@ -244,6 +244,19 @@ async def test_an_operator_sees_no_buttons_and_the_api_refuses_their_steps(gatew
         assert (answer.status_code, "role admin" in answer.text) == (403, True)
         assert (await http.get("/console/do/promote?task=returns")).status_code == 404
         assert (await http.get("/console/tasks/nothing")).status_code == 404
+
+
+async def test_a_reviewer_finds_reviews_and_nothing_else(gateway: RunningGateway) -> None:
+    async with browsing(gateway, await gateway.key(role="reviewer")) as http:
+        page = await http.get("/console/")
+        assert (page.url.path, page.status_code) == ("/console/reviews", 200)
+        links = set(re.findall(r'href="/console(/[^"?]*)', page.text)) - {"/"}
+        assert {link for link in links if not link.startswith("/static/")} == {"/reviews", "/reviews/next"}
+        assert (await http.get("/console/reviews/next")).status_code == 200
+        for path in ("requests", "tasks/returns", "versions/returns@v1", "fleet", "datasets", "rules", "keys", "audit"):
+            refused = await http.get(f"/console/{path}")
+            assert (refused.status_code, "and nothing else" in refused.text) == (403, True), path
+        assert (await http.get("/console/reviews/returns/disputed")).status_code == 403
 
 
 async def test_a_field_that_has_to_be_filled_is_refused_empty(gateway: RunningGateway) -> None:

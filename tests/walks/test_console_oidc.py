@@ -40,6 +40,7 @@ def settings_with(issuer: str) -> dict[str, Any]:
         "client_secret": "for-tests-only",
         "admins": ["gateway-admins"],
         "operators": ["gateway-reviewers"],
+        "reviewers": ["contractors"],
     }
 
 
@@ -150,6 +151,8 @@ async def test_sign_ins_that_anyone_begins_are_bounded(configure: Configure, mon
     [
         ({"groups": ["gateway-admins", "gateway-reviewers"]}, "admin"),
         ({"groups": "gateway-reviewers"}, "operator"),
+        ({"groups": ["contractors"]}, "reviewer"),
+        ({"groups": ["contractors", "gateway-reviewers"]}, "operator"),
         ({"groups": ["others"]}, None),
         ({}, None),
         ({"groups": ["gateway-admins"], "email_verified": "true"}, "admin"),

@@ -285,6 +285,39 @@ async def test_a_caller_without_the_role_sees_and_moves_no_review(
         assert (await counts(gateway))["leased"] == 0
 
 
+async def test_a_reviewers_key_judges_what_is_drawn_and_does_nothing_else(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        await watch(gateway, 0.0)
+        not_drawn = await ask(gateway)
+        await watch(gateway, 1.0)
+        drawn = await ask(gateway)
+        await until_settled(gateway, 1)
+        key, of_others = await gateway.key(role="reviewer"), await gateway.key(role="reviewer", models=["clauses"])
+        async with gateway.http(key) as http, gateway.http(of_others) as other:
+            told = (await http.get(NEXT)).json()
+            review = told["review"]
+            assert (review["request_id"], review["answer"] != "", review["messages"]) == (drawn, True, ASK["messages"])
+            assert [review[name] for name in ("version", "pool", "reason", "caller")] == [None] * 4
+            body = {"metric": "correct", "value": False}
+            refused = [
+                await http.post("/v1/chat/completions", json=ASK),
+                await http.get(f"/v1/requests/{drawn}"),
+                await http.get("/v1/models"),
+                await http.get("/admin/v1/callers"),
+                await http.get("/admin/v1/reviews/returns/disputed"),
+                await other.get(NEXT, params={"task": "returns"}),
+            ]
+            assert [(one.status_code, one.json()["error"]["code"]) for one in refused] == [(403, "role_required")] * 6
+            for judging, request_id in ((http, not_drawn), (other, drawn)):
+                answer = await judging.post("/v1/feedback", json={**body, "request_id": request_id})
+                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_review")
+            assert (await other.get("/admin/v1/reviews")).json()["reviews"] == []
+            assert (await http.post("/v1/feedback", json={**body, "request_id": drawn})).status_code == 201
+            assert (await http.get(LIST)).json()["reviews"][0]["answered"] == 1
+
+
 async def entries(gateway: RunningGateway, action: str) -> list[dict[str, Any]]:
     async with gateway.http() as http:
         return list((await http.get("/admin/v1/audit", params={"action": action})).json()["entries"])

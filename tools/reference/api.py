@@ -38,6 +38,7 @@ ROLES: Mapping[Role, str] = {
     "caller": "Ask, judge, and read its own requests and usage.",
     "operator": "That for anybody's requests, and read what admins have set, the fleet, the audit and the store.",
     "admin": "That, and change it.",
+    "reviewer": "Judge what is drawn for review, alone.",
     "sidecar": "Fetch adapters' bytes alone.",
 }
 ROUTE_ANSWER = (
@@ -107,7 +108,7 @@ def api_page() -> str:
     return page(
         "API",
         INTRODUCTION,
-        "*Who* is the least role that may call it; *any* is any key but a sidecar's, *open* needs none.",
+        "*Who* is the least role that may call it; *any* a caller's, *open* needs none.",
         table(("Role", "May"), [(code(role), ROLES[role]) for role in get_args(Role)]),
         "## `model`",
         table(("`model`", "Who answers"), [(code(name), words) for name, words in MODELS.items()]),

@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
-from gateway.access import Body, Operator
+from gateway.access import Body, Reviewer, see_that_it_reviews
 from gateway.audit import enter_event
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -37,13 +37,14 @@ class PreferenceIn(Body):
 
 @router.get("/v1/evaluations/{evaluation}/pair", responses=with_errors("not_found", "no_review"))
 async def next_pair(
-    request: Request, evaluation: str, reviewer: Operator, first: ArmName = None, second: ArmName = None
+    request: Request, evaluation: str, reviewer: Reviewer, first: ArmName = None, second: ArmName = None
 ) -> dict[str, Any]:
     """A request with two different answers, `a` and `b`, that this key has not compared yet. Which arm gave which is
     drawn for each row and key. Who was given it is in the audit.
     """
     evaluations = feature_of(request, Evaluations)
     compared = await find_evaluation(evaluations, evaluation)
+    see_that_it_reviews(reviewer, compared.task)
     arms = _find_arms(compared, first, second)
     seen = {one.number for one in await _list_own(evaluations, compared, arms, reviewer.public)}
     rows = compared.rows if await evaluations.store.has_texts(compared) else 0
@@ -69,7 +70,7 @@ async def next_pair(
 async def prefer(
     request: Request,
     evaluation: str,
-    reviewer: Operator,
+    reviewer: Reviewer,
     body: PreferenceIn,
     first: ArmName = None,
     second: ArmName = None,

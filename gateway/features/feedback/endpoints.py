@@ -111,7 +111,7 @@ OneOrSeveral = Annotated[
 
 
 ANSWERS = STORED | with_errors(
-    *("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full", *SPENT_ERRORS)
+    *("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full", "no_review", *SPENT_ERRORS)
 )
 
 
@@ -186,6 +186,9 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
         text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
         raise Problem("invalid_value", text, "demonstration")
     drawn = await find_review(reviews, caller, request_id, given.metric)
+    if drawn is None and caller.role == "reviewer":
+        text = "A reviewer judges requests that were drawn for review, by the metric that the review names."
+        raise Problem("no_review", text, "request_id")
     demonstrated = digest_demonstration(services, given.demonstration)
     feedback = Feedback(
         feedback_id=given.feedback_id or uuid.uuid4().hex,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request
 
-from gateway.access import Admin, Operator
+from gateway.access import Admin, Reviewer
 from gateway.audit import begin_audited_step
 from gateway.errors import Problem
 from gateway.feature import feature_of
@@ -21,10 +21,10 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
 @router.get("/reviews", responses=with_errors("not_found"))
-async def list_reviews(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
+async def list_reviews(request: Request, reviewer: Reviewer, task: OfTask = None) -> dict[str, Any]:
     """Each task's reviews, its budget, and the newest skipped ones."""
     reviews = feature_of(request, Reviews)
-    counts = await count_reviews(reviews, tasks_of(reviews, task))
+    counts = await count_reviews(reviews, tasks_of(reviews, reviewer, task))
     return {"reviews": [_listed(reviews, name, of_task) for name, of_task in counts.items()]}
 
 

@@ -193,7 +193,7 @@ async def find_review(reviews: Reviews, caller: Caller, request_id: str, metric:
     if caller.judges != "*":
         return None
     drawn = await reviews.store.find_drawn(request_id)
-    if drawn is None or drawn.task not in reviews.services.settings.tasks:
+    if drawn is None or drawn.task not in reviews.services.settings.tasks or not caller.reviews(drawn.task):
         return None
     wanted = reviews.services.settings.plan(drawn.task).feedback_metric
     return drawn if wanted in (None, metric) else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, Field
 
-from gateway.access import Body, Operator, refuse_blank, require_task
+from gateway.access import Body, Reviewer, refuse_blank, require_task, see_that_it_reviews
 from gateway.audit import enter_event
 from gateway.callers import Caller
 from gateway.configuration.settings import FeedbackMetricSettings
@@ -23,6 +25,8 @@ from gateway.openapi_parts import OK, with_errors
 router = APIRouter(tags=["reviewers"])
 TOLD_TASKS_MAX = 5
 """Tasks of which it is told why no review waits."""
+UNSEEN: Mapping[str, Any] = MappingProxyType(dict.fromkeys(("version", "pool", "reason", "caller")))
+"""Of a review that is given to a reviewer: who judges is not told who answered whom, and why."""
 OfTask = Annotated[str | None, Query(max_length=63, description="Only of this task.")]
 
 
@@ -33,12 +37,12 @@ class SkipIn(Body):
 
 
 @router.get("/v1/reviews/next", responses=with_errors("no_review", "not_found") | OK)
-async def next_review(request: Request, reviewer: Operator, task: OfTask = None) -> Response:
+async def next_review(request: Request, reviewer: Reviewer, task: OfTask = None) -> Response:
     """The review that has waited longest, leased to this key until `leased_until`. Who has one already gets that one
     again. Answered by `POST /v1/feedback`. Who was given it is in the audit.
     """
     reviews = feature_of(request, Reviews)
-    counts = await count_reviews(reviews, tasks_of(reviews, task))
+    counts = await count_reviews(reviews, tasks_of(reviews, reviewer, task))
     gold = await _give_gold(reviews, reviewer, counts)
     if gold is not None:
         return Response(msgspec.json.encode(gold), media_type="application/json")
@@ -54,14 +58,14 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
             if not leased.entered:  # before its text is given: nobody reads one of whom the audit does not say so
                 await enter_event(reviews.services, reviewer, "review.give", leased.review.request_id, {"task": name})
                 await reviews.store.note_entered(name, reviewer.public, leased.review.request_id, kept_seconds)
-            content = _told(reviews, name, leased, counts[name])
+            content = _told(reviews, reviewer, name, leased, counts[name])
             return Response(msgspec.json.encode(content), media_type="application/json")
         none[name] = leased
     raise Problem("no_review", _why_none(reviews, counts, none), None if task is None else "task")
 
 
 @router.post("/v1/reviews/{request_id}/skip", responses=with_errors("no_review", "state_conflict"))
-async def skip_review(request: Request, request_id: str, reviewer: Operator, body: SkipIn) -> dict[str, Any]:
+async def skip_review(request: Request, request_id: str, reviewer: Reviewer, body: SkipIn) -> dict[str, Any]:
     """Give a leased review back, unjudged. It is counted, with its reason."""
     reviews = feature_of(request, Reviews)
     held = await reviews.gold.find_held(reviewer.public)
@@ -88,19 +92,26 @@ async def _give_gold(reviews: Reviews, reviewer: Caller, counts: dict[str, Count
         if question is not None:
             review = question.review
             await enter_event(reviews.services, reviewer, "review.give", review.request_id, {"task": name})
-            return _told(reviews, name, Leased(review, time.time() + settings.lease_seconds, True, True), counted_now)
+            leased = Leased(review, time.time() + settings.lease_seconds, True, True)
+            return _told(reviews, reviewer, name, leased, counted_now)
     return None
 
 
-def tasks_of(reviews: Reviews, task: str | None) -> list[str]:
-    """The one that is named, or all. Raises Problem (404)."""
-    return sorted(reviews.services.settings.tasks) if task is None else [require_task(reviews.services, task)]
+def tasks_of(reviews: Reviews, reviewer: Caller, task: str | None) -> list[str]:
+    """The one that is named, or all that the key reviews. Raises Problem (403, 404)."""
+    if task is None:
+        return [name for name in sorted(reviews.services.settings.tasks) if reviewer.reviews(name)]
+    see_that_it_reviews(reviewer, task)
+    return [require_task(reviews.services, task)]
 
 
-def _told(reviews: Reviews, task: str, leased: Leased, counts: Counts) -> dict[str, Any]:
+def _told(reviews: Reviews, reviewer: Caller, task: str, leased: Leased, counts: Counts) -> dict[str, Any]:
     name, metric = metric_of(reviews, task)
+    review: dict[str, Any] = msgspec.to_builtins(leased.review)
+    if reviewer.role == "reviewer":
+        review |= UNSEEN
     return {
-        "review": msgspec.to_builtins(leased.review),
+        "review": review,
         "leased_until": leased.until,
         "waiting": counts.waiting,
         "say": said_of(name, metric),
