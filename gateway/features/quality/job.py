@@ -204,7 +204,7 @@ class Monitoring:
         except UNREADABLE as error:
             self._pass_over(task, f"the health of {task} can't be read, and nothing follows for it: {error}")
             return ()
-        moved, actions = respond(health, judgements, roles, plan, now, shares)
+        moved, actions = respond(health, judgements, add_newer(roles, seen, health), plan, now, shares)
         changes: Sequence[Change] = ()
         if not actions and moved != health:
             changes = (quality.store.change(task, moved, generation),)
@@ -240,6 +240,13 @@ def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
         general=general,
         there=there,
     )
+
+
+def add_newer(roles: Roles, seen: TaskQuality, health: TaskQuality) -> Roles:
+    """The roles with the versions whose quality was set since the snapshot was `seen`: it may be older than they are,
+    and they are not gone."""
+    newer = health.versions.keys() - seen.versions.keys()
+    return replace(roles, there=(*roles.there, *sorted(newer))) if roles.there else roles
 
 
 def step_of(quality: Quality, snapshot: Snapshot, known_at: float, agreed_only: Set[str] = frozenset()) -> MonitorStep:
