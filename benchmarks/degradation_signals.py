@@ -130,6 +130,7 @@ class Signals:
         self._started = np.zeros(runs)  # labels before the detector last began
         self._recent, self._recent_squares, self._recent_wrong = 0.0, 0.0, np.zeros(runs)
         self._labels, self._wrong = 0, np.zeros(runs)
+        self.shows_rise = np.zeros(runs, dtype=bool)
         self._near = np.zeros(runs)
         self._blocks = Blocks(runs)
         self.exponent = self._blocks.find_exponent(self._labels)
@@ -209,9 +210,23 @@ class Signals:
         passed = np.minimum(1.0, (self._at - self._began)[places] / label_signal.BAD_HOUR_COMES_SECONDS)
         hour = held + points * np.where(~is_own & is_first, 1.0, passed)
         found = self.is_first_day[places] & (least <= hour)
-        found |= self._is_gate[places] & is_first & (least <= held + label_signal.LABELLERS_POINTS)
+        found |= self._is_gate[places] & ~self.shows_rise[places] & (least <= held + label_signal.LABELLERS_POINTS)
         doubtful[places] = found
         return doubtful
+
+    def _find_rise(self, these: Bools) -> None:
+        """Note whether a rise is shown by the labels of these runs, whose evidence is the largest so far."""
+        places = np.flatnonzero(these & self._is_gate)
+        if not len(places):
+            return
+        leads = (np.log1p(self.sums[:, places]) + np.log(WEIGHTS)[:, None]).argmax(axis=0)
+        begun, begun_wrong = self._begun[leads, places], self._begun_wrong[leads, places]
+        since, wrong = self._observed[places] - begun, self._observed_wrong[places] - begun_wrong
+        before = np.maximum(1.0, begun)
+        most = beta.ppf(label_signal.RISE_CONFIDENCE, begun_wrong + 1.0, before - begun_wrong + 1e-9)
+        rises = _lower(wrong, since, label_signal.RISE_CONFIDENCE) > most
+        rises |= (self._started[places] > label_signal.FIRST_LABELS) | (begun < 0.5)
+        self.shows_rise[places] = rises & (self._started[places] + begun > label_signal.FIRST_LABELS)
 
     def _observe(self, bad: Bools, cosine: Floats, sine: Floats, judged: Bools) -> None:
         wave: Bools = self.has_rhythm
@@ -227,7 +242,9 @@ class Signals:
         self.sums += judged
         self.sums *= np.exp(gains)
         np.minimum(self.sums, SUM_MAX, out=self.sums)
-        self.most = np.maximum(self.most, WEIGHTS @ self.sums)
+        now = WEIGHTS @ self.sums
+        largest = (now >= self.most) & (now >= DOUBTED)
+        self.most = np.maximum(self.most, now)
         self._near = (1.0 - 1.0 / dependence.NEAR) * self._near + (bad & judged)
         self._observed += judged
         self._observed_wrong += bad & judged
@@ -236,6 +253,7 @@ class Signals:
         np.maximum(self._rises, 0.0, out=self._rises)
         self._begun = np.where(lowest, self._observed, self._begun)
         self._begun_wrong = np.where(lowest, self._observed_wrong, self._begun_wrong)
+        self._find_rise(largest)
 
     def _depend(self, bad: Bools, cosine: Floats, sine: Floats) -> None:
         self._labels += 1
@@ -313,8 +331,8 @@ def find_alarms(bad: Bools, times: Floats, held: Held, bar: float) -> Alarms:
     return Alarms(degraded, suspect, signals.dispersion, signals.has_rhythm)
 
 
-def _lower(wrong: Floats, of: Floats) -> Floats:
+def _lower(wrong: Floats, of: Floats, confidence: float = label_signal.DOUBT_CONFIDENCE) -> Floats:
     """The lower bound of a share, as `baselines.find_lower_bound` has it."""
     wrong = np.clip(np.minimum(wrong, of), 0.0, None)
-    bound = beta.ppf(1.0 - label_signal.DOUBT_CONFIDENCE, np.maximum(wrong, 1e-12), of - wrong + 1.0)
+    bound = beta.ppf(1.0 - confidence, np.maximum(wrong, 1e-12), of - wrong + 1.0)
     return np.asarray(np.where(wrong <= 1e-9, 0.0, bound))

@@ -369,3 +369,37 @@ def test_worlds_come_from_a_file_or_are_refused_with_the_reason(tmp_path: Path) 
         file.write_text(text)
         with pytest.raises(Unmeasurable, match=reason):
             degradation_clusters.read_worlds(file)
+
+
+HARDER = {world.name: world for world in degradation_clusters.read_worlds(degradation_clusters.HARDER)}
+
+
+def test_labellers_stricter_than_the_evaluations_make_it_suspect() -> None:
+    bad, times = degradation_clusters.draw_labels(HARDER["flipped_5"], drawing(1, "flipped"), 100, 6_000)
+    assert 0.08 < bad.mean() < 0.11
+    found = find_alarms(bad, times, hold("gate", np.full(100, 0.063)), 120_000.0)
+    assert np.isfinite(found.suspect).mean() > 0.9
+    assert np.isfinite(found.degraded).mean() < 0.35
+
+
+def test_a_slip_after_good_labels_is_degraded_over_an_evaluation() -> None:
+    draw = drawing(1, "slips")
+    bad = draw.random((100, 3_000)) < np.where(np.arange(3_000) < 1_000, 0.05, 0.15)
+    found = find_alarms(bad, np.arange(3_000) * 170.0, hold("gate", np.full(100, 0.063)), 200_000.0)
+    assert (found.degraded < 1_600).mean() > 0.95
+    assert (found.degraded - found.suspect < 100).mean() > 0.95
+
+
+@pytest.mark.parametrize("world", HARDER.values(), ids=HARDER)
+def test_harder_worlds_have_the_errors_that_they_say(world: ClusteredWorld) -> None:
+    bad, _ = degradation_clusters.draw_labels(world, drawing(1, world.name), 100, 5_000)
+    expected = world.error * (1.0 - 2.0 * world.flipped) + world.flipped
+    assert bad.mean() == pytest.approx(expected, rel=0.06)
+
+
+def test_spells_that_vary_last_as_long_on_average_as_they_say() -> None:
+    world = ClusteredWorld(name="spells", spell_labels=20, spells_vary=True, spell_times=4.0)
+    inside = degradation_clusters.draw_spells(world, drawing(1, "spells"), 200, 5_000)
+    begun = (inside[:, 1:] & ~inside[:, :-1]).sum()
+    assert inside.mean() == pytest.approx(0.1, rel=0.1)
+    assert inside[:, 1:].sum() / begun == pytest.approx(20.0, rel=0.1)

@@ -11,9 +11,9 @@ gets another baseline, or its first, begins the reverse test with the next label
 after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
 
 Labels depend on each other, so detectors take them on terms (`dependence.py`). Three kinds of evidence that would alarm
-are a doubt instead: it rests on one giver; less than a day was seen, and the errors may be those of a bad hour; or they
-began with the first labels, so that the evaluation's labellers may differ from those of now. A doubt makes the version
-suspect at most. What alarmed in the first day counts after it as it stands then.
+are a doubt instead: it rests on one giver; less than a day was seen, and the errors may be those of a bad hour; or no
+label shows that they were fewer before, so that the evaluation's labellers may differ from those of now. A doubt makes
+the version suspect at most. What alarmed in the first day counts after it as it stands then.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -57,6 +57,8 @@ LABELLERS_POINTS = 0.1
 """Labellers differ by so many points at most."""
 FIRST_LABELS = 50
 """A change within so many labels began with the first ones."""
+RISE_CONFIDENCE = 0.975
+"""Of the bounds by which labels since a change have more errors than those before it."""
 PART_MIN = 0.5
 """Labels that weigh less than this together are none."""
 
@@ -72,6 +74,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     degraded nor doubted. `first` and `first_wrong` are those of the labels that become its own baseline, of `wanted`.
     `firsts` and `steadies` have either by groups of callers. `shares` are its raters as long as it has no detector.
     `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters.
+    `shows_rise`: labels from before the change had fewer errors, when its evidence was largest.
     """
 
     wanted: int
@@ -88,6 +91,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     by_caller: tuple[FadedSums, ...] = ()
     shares: Shares | None = None
     dependence: Dependence = Dependence()
+    shows_rise: bool = False
 
     @property
     def count(self) -> int:
@@ -183,6 +187,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             shares=signal._shares_after(label, at, roll) if guard is None else None,
             dependence=signal._depend(label, own, at, is_degraded),
         )
+        shows_rise = signal._find_rise()
+        signal = signal if shows_rise == signal.shows_rise else replace(signal, shows_rise=shows_rise)
         if counts and before._is_learning:
             signal = signal._learn(label, own, at)
         return signal._follow_day(before, at, is_degraded)
@@ -228,10 +234,10 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return "one_giver"
         if not leave_one_out.has_alarmed(self.guard.detectors, labels, alpha):
             return None
-        held, is_gate = self.guard.detectors.whole.baseline, self.baseline is not None and self.baseline.kind == "gate"
-        began_at_first = is_gate and self.changed_after <= FIRST_LABELS
+        began_at_first = self.baseline is not None and self.baseline.kind == "gate" and not self.shows_rise
         if not (self._is_first_day or began_at_first):
             return None
+        held = self.guard.detectors.whole.baseline
         more = self._find_least_error() - held
         if self._is_first_day and more <= self._find_bad_hour(held):
             return "first_day"
@@ -281,6 +287,19 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     def _is_learning(self) -> bool:
         """Return whether labels go into its own baseline: the first ones do, and all others of the first day."""
         return self.baseline is None or (self.baseline.kind == "own" and self._is_first_day)
+
+    def _find_rise(self) -> bool:
+        """Return whether a rise is shown by the labels up to the largest evidence, by which it alarms."""
+        if self.guard is None or self.guard.detectors.log_now < self.guard.detectors.log_max or not self.is_doubted:
+            return self.shows_rise
+        if self.changed_after <= FIRST_LABELS:
+            return False
+        whole, (bad, of) = self.guard.detectors.whole, rising_errors.sum_since_change(self.guard.detectors.whole)
+        before, bad_before = max(0.0, whole.weight - of), max(0.0, whole.total - bad)
+        if self.begun > FIRST_LABELS or before < PART_MIN:
+            return True
+        least = baselines.find_lower_bound(min(bad, of), of, RISE_CONFIDENCE) if of else 0.0
+        return least > baselines.find_upper_bound(min(bad_before, before), before, RISE_CONFIDENCE)
 
     def _find_bad_hour(self, held: float) -> float:
         """How much more often answers may be wrong in a bad hour of the first day."""

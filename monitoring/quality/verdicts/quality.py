@@ -186,7 +186,7 @@ Doubt = Literal["one_giver", "first_day", "labellers"]
 
 - `one_giver`: it rests on the caller or rater who gave most of the labels.
 - `first_day`: labels of less than a day were seen, and a bad hour may have so many errors.
-- `labellers`: errors were more from the first label on, so the labellers may differ from those of the evaluation.
+- `labellers`: errors may have been more from the first label on, as labellers may differ from the evaluation's.
 """
 
 

@@ -133,7 +133,7 @@ DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
         None: "Its traffic or its answers are not as they were",
         "one_giver": "It got worse by the labels of one caller or rater alone",
         "first_day": "It got worse within its first day of labels, and a bad hour may be so bad",
-        "labellers": "It was worse than in its evaluation from the first label on, so labellers may differ",
+        "labellers": "It may have been worse than in its evaluation from the first label on, as labellers may differ",
     }
 )
 """The reason of a suspicion by its doubt; None: an unlabelled signal alarms."""
