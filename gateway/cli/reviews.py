@@ -150,6 +150,10 @@ def _text(message: dict[str, Any]) -> str:
     return json.dumps({name: value for name, value in message.items() if name != "role"}, ensure_ascii=False)
 
 
+NO_RECORD = frozenset({"request_not_found", "role_required"})
+"""The record of a review is gone before it, or is none of a reviewer's business."""
+
+
 def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The metric by which the request's task has its reviews judged, and the first answer to this one; None where there
     is none. Raises Unusable where there is no metric."""
@@ -158,8 +162,8 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
     try:
         request = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
     except Refused as refused:
-        held = client.get(f"{client.url}/v1/reviews/next") if refused.code == "request_not_found" else {}
-        if held.get("review", {}).get("request_id") == request_id and held["say"]:  # older than its record
+        held = client.get(f"{client.url}/v1/reviews/next") if refused.code in NO_RECORD else {}
+        if held.get("review", {}).get("request_id") == request_id and held["say"]:
             return held["say"], None
         raise
     task = request["record"]["task"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from gateway.callers import LIMIT_NAMES
+from gateway.callers import LIMIT_NAMES, ROLES
 from gateway.console.admin_api import Declined, fill_address
 from gateway.console.signed_in_request import Visit
 from gateway.server.listener import CONSOLE
@@ -193,9 +193,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             fields=(
                 Field("name", "Name", required=True),
                 Field("owner", "Owner", hint="The person who answers for it. Empty: you."),
-                Field(
-                    "role", "Role", "choice", choices=tuple((r, r) for r in ("caller", "operator", "admin", "sidecar"))
-                ),
+                Field("role", "Role", "choice", choices=tuple((role, role) for role in ROLES)),
                 Field(
                     "models", "Models", "list", True, value="*", hint="Tasks and pools, with commas between; * is all."
                 ),

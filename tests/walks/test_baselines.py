@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from monitoring.quality.verdicts.quality import StreamReport
+from gateway.features.quality.quality import Quality
+from monitoring.quality.verdicts.quality import StreamReport, TaskQuality, VersionQuality
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.review_world import monitor_elsewhere
@@ -95,6 +96,18 @@ async def test_baseline_that_was_set_is_removed_with_its_reason_in_the_audit(gat
     assert again["error"]["message"] == "No baseline of returns@v1's feedback was set."
     assert (entry["before"]["upper"], entry["before"]["of"]) == (held["set"]["feedback"]["upper"], 400)
     assert entry["after"] == {"stream": "feedback", "reason": "Of another season.", "removed": True}
+
+
+async def test_baseline_of_a_degraded_version_is_not_removed(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        await sent(http, "POST", BASELINE, stream="feedback", wrong=10, of=400, reason="Counted.")
+        degraded = TaskQuality(versions={"returns@v1": VersionQuality(verdict="degraded")})
+        _, generation = await gateway.features[Quality].store.of("returns")
+        await gateway.features[Quality].store.put("returns", degraded, generation)
+        refused = await sent(http, "POST", BASELINE, 409, stream="feedback", remove=True, reason="Of another season.")
+        held = await gateway.services.objects.baselines.get("returns@v1")
+    assert refused["error"]["message"].startswith("returns@v1 is degraded, and learns nothing meanwhile")
+    assert [*(held or ())] == ["feedback"]
 
 
 async def test_a_baseline_of_a_class_of_which_nothing_was_seen_is_set_with_a_warning(gateway: RunningGateway) -> None:

@@ -78,6 +78,23 @@ async def test_people_compare_what_differs_and_the_report_counts_it(compared: tu
             assert (stuffed.status_code, stuffed.json()["error"]["code"]) == (409, "state_conflict")
 
 
+async def test_a_reviewer_compares_blind_and_for_the_keys_tasks_alone(compared: tuple[RunningGateway, str]) -> None:
+    running, path = compared
+    own, other = [await running.key(role="reviewer", models=[name]) for name in ("returns", "clauses")]
+    async with running.http(own) as reviewer, running.http(other) as of_others:
+        pair = (await reviewer.get(path)).json()
+        word = {"number": pair["number"], "better": "a"}
+        refused = [
+            await reviewer.get(path, params={"first": "adapter"}),
+            await reviewer.post(path, params={"second": "nobody"}, json=word),
+            await of_others.get(path),
+            await of_others.post(path, params={"first": "nobody"}, json=word),
+        ]
+        assert [(each.status_code, each.json()["error"]["code"]) for each in refused] == [(403, "role_required")] * 4
+        assert not [each for each in refused if "general" in each.text]
+        assert (await reviewer.post(path, json=word)).status_code == 200
+
+
 async def test_bad_words_are_refused(compared: tuple[RunningGateway, str]) -> None:
     running, path = compared
     async with running.http() as http:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from gateway.access import Body, Reviewer, see_that_it_reviews
 from gateway.audit import enter_event
+from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.feature import feature_of
 from gateway.features.evaluations.evaluations import Evaluations
@@ -44,8 +45,7 @@ async def next_pair(
     """
     evaluations = feature_of(request, Evaluations)
     compared = await find_evaluation(evaluations, evaluation)
-    see_that_it_reviews(reviewer, compared.task)
-    arms = _find_arms(compared, first, second)
+    arms = _find_arms(reviewer, compared, first, second)
     seen = {one.number for one in await _list_own(evaluations, compared, arms, reviewer.public)}
     rows = compared.rows if await evaluations.store.has_texts(compared) else 0
     drawn = draw_numbers(rows, _draw(evaluations, compared, "order"))
@@ -80,7 +80,7 @@ async def prefer(
     """
     evaluations = feature_of(request, Evaluations)
     compared = await find_evaluation(evaluations, evaluation)
-    arms = _find_arms(compared, first, second)
+    arms = _find_arms(reviewer, compared, first, second)
     if not 0 <= body.number < compared.rows:
         raise Problem("invalid_value", f"The evaluation has {compared.rows} rows, counted from 0.", "number")
     if not await evaluations.store.was_given(compared, body.number, arms, reviewer.public):
@@ -101,8 +101,11 @@ async def find_evaluation(evaluations: Evaluations, name: str) -> Evaluation:
     return evaluation
 
 
-def _find_arms(evaluation: Evaluation, first: str | None, second: str | None) -> tuple[str, str]:
-    """The two arms that are compared. Raises Problem (400)."""
+def _find_arms(reviewer: Caller, evaluation: Evaluation, first: str | None, second: str | None) -> tuple[str, str]:
+    """The two arms that are compared. Raises Problem (400; 403 where the key may not judge them, or not name them)."""
+    see_that_it_reviews(reviewer, evaluation.task)
+    if reviewer.role == "reviewer" and (first or second):
+        raise Problem("role_required", "A reviewer is not told the arms: leave `first` and `second` out.")
     rest = [arm for arm in evaluation.arms if arm not in (first, second)]
     arms = (first or (rest.pop(0) if rest else ""), second or (rest.pop(0) if rest else ""))
     if arms[0] == arms[1] or not {*arms} <= evaluation.arms.keys():

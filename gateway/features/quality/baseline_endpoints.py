@@ -130,6 +130,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
         if body.remove:
             if name not in held:
                 raise Problem("state_conflict", f"No baseline of {version}'s {name} was set.", "stream")
+            await _see_that_it_learns(quality, task, version)
         elif body.accept:
             baseline = _accepted(quality, task, version, body, admin.public, now)
         elif body.calibration is not None:
@@ -150,6 +151,14 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
         generation = await step.take([Change(quality.services.objects.baselines, version, after, expected)])
     warnings = [] if baseline is None else list(_doubts(quality, task, version, body, baseline))
     return {"task": task, "version": version, "generation": generation, "set": after, "warnings": warnings}
+
+
+async def _see_that_it_learns(quality: Quality, task: str, version: str) -> None:
+    """Raises Problem (409) where the version is degraded: without a baseline it could never be found to recover."""
+    health, _ = await quality.store.of(task)
+    if (verdict := health.versions.get(version)) is not None and verdict.verdict == "degraded":
+        text = f"{version} is degraded, and learns nothing meanwhile: set another baseline, or pin it healthy first."
+        raise Problem("state_conflict", text, "remove")
 
 
 async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, now: float) -> Baseline:

@@ -188,8 +188,8 @@ def is_raised(reviews: Reviews, task: str) -> bool:
 
 
 async def find_review(reviews: Reviews, caller: Caller, request_id: str, metric: str) -> DrawnReview | None:
-    """The review of a request that waits for it or has been reviewed, where this is an operator's or admin's judgement
-    on it by the metric that reviewers are asked for; else None. Raises RedisError."""
+    """The review of a request that waits for it or has been reviewed, where it is judged by who may
+    review it, and by the metric that reviewers are asked for; else None. Raises RedisError."""
     if caller.judges != "*":
         return None
     drawn = await reviews.store.find_drawn(request_id)

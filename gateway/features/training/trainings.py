@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +86,10 @@ def ensure_place(folder: Path) -> str:
     """The name of the folder of trainings, which its first gateway gives it. Raises OSError."""
     make_private_folder(folder)
     path = folder / PLACE_FILE
-    try:
-        with path.open("x", encoding="ascii") as file:
-            file.write(secrets.token_hex(8))
-    except FileExistsError:
-        pass
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=folder, encoding="ascii") as named:
+            named.write(secrets.token_hex(8))
+            named.flush()
+            with contextlib.suppress(FileExistsError):  # of another gateway, which was faster
+                os.link(named.name, path)
     return path.read_text(encoding="ascii")

@@ -74,7 +74,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     degraded nor doubted. `first` and `first_wrong` are those of the labels that become its own baseline, of `wanted`.
     `firsts` and `steadies` have either by groups of callers. `shares` are its raters as long as it has no detector.
     `by_caller` is the part of each group of callers in `recent`, `dependence` what its labels show of clusters.
-    `shows_rise`: labels from before the change had fewer errors, when its evidence was largest.
+    `shows_rise`: labels from before the change had fewer errors, when its evidence was largest; None: not known yet,
+    as in states of earlier releases.
     """
 
     wanted: int
@@ -91,7 +92,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
     by_caller: tuple[FadedSums, ...] = ()
     shares: Shares | None = None
     dependence: Dependence = Dependence()
-    shows_rise: bool = False
+    shows_rise: bool | None = None
 
     @property
     def count(self) -> int:
@@ -234,7 +235,8 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
             return "one_giver"
         if not leave_one_out.has_alarmed(self.guard.detectors, labels, alpha):
             return None
-        began_at_first = self.baseline is not None and self.baseline.kind == "gate" and not self.shows_rise
+        rises = self.changed_after > FIRST_LABELS if self.shows_rise is None else self.shows_rise
+        began_at_first = self.baseline is not None and self.baseline.kind == "gate" and not rises
         if not (self._is_first_day or began_at_first):
             return None
         held = self.guard.detectors.whole.baseline
@@ -288,7 +290,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
         """Return whether labels go into its own baseline: the first ones do, and all others of the first day."""
         return self.baseline is None or (self.baseline.kind == "own" and self._is_first_day)
 
-    def _find_rise(self) -> bool:
+    def _find_rise(self) -> bool | None:
         """Return whether a rise is shown by the labels up to the largest evidence, by which it alarms."""
         if self.guard is None or self.guard.detectors.log_now < self.guard.detectors.log_max or not self.is_doubted:
             return self.shows_rise

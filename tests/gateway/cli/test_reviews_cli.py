@@ -91,6 +91,19 @@ async def test_a_review_is_answered_with_what_would_have_been_right(
     assert again.err.endswith("(no_review)\n")
 
 
+async def test_a_reviewers_key_is_enough_for_reviews(gateway: RunningGateway, apprentice: Command) -> None:
+    request_id = await drawn(gateway)
+    place = {"APPRENTICE_KEY": await gateway.key(role="reviewer", models=["returns"])}
+    shown = await apprentice("reviews", "next", "returns", **place)
+    assert shown.out.startswith(f"{request_id}  returns, 20")
+    refused = await apprentice("reviews", "answer", request_id, "no", "--rater", "anna", **place)
+    assert (refused.exit_code, "one rater" in refused.err) == (1, True)
+    said = await apprentice("reviews", "answer", request_id, "no", "--comment", "rule 3", **place)
+    assert said.out == f"{request_id}: correct is false.\n", said.err
+    listed = await apprentice("reviews", "list", **place)
+    assert listed.out.splitlines()[1].startswith("returns")
+
+
 async def test_a_second_answer_says_what_counts_where(gateway: RunningGateway, apprentice: Command) -> None:
     request_id = await drawn(gateway)
     await ok(apprentice, "reviews", "answer", request_id, "no", "--rater", "anna")
