@@ -96,7 +96,7 @@ class Paired:
             return 1.0
         mean = (self.first_only - self.second_only) / self.rows
         alone = self.first_only + self.second_only - self.rows * mean**2
-        if alone <= 0:  # the arms never differ: nothing says that rows of a group are more than one
+        if alone <= 0 or self.groups.total() == 1:  # nothing says that rows of a group are more than one
             return self.rows / self.groups.total()
         grouped = math.fsum(count * (net - mean * size) ** 2 for (size, net), count in self.groups.items())
         return max(1.0, grouped / alone)

@@ -71,6 +71,14 @@ def test_copies_of_rows_tell_no_more_than_the_rows() -> None:
     assert lower_bounds(equal, 0).lower == pytest.approx(lower_bounds(alone(80, 0, 0), 0).lower)
 
 
+def test_rows_of_one_group_alone_show_nothing() -> None:
+    draw = np.random.default_rng(2)
+    first, second = (draw.random(1000) < 0.93).tolist(), (draw.random(1000) < 0.9).tolist()
+    found = lower_bounds(pair_rows(first, second, [0] * 1000), 0).lower
+    assert found is not None
+    assert found < -0.5
+
+
 def test_holm_adjusts_in_order_and_never_below_the_one_before() -> None:
     assert adjust_by_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert adjust_by_holm([]) == []
