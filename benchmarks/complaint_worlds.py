@@ -30,8 +30,8 @@ class World:
     """Traffic and callers: requests an hour, how often answers are wrong, who says so, and after how long.
 
     `complain` is the share of wrong answers with a complaint, `praise` that of right ones with praise. Delays are
-    lognormal, of a median of `delay_hours` and so many nepers. `ready_sd` is the deviation of a day's readiness,
-    `callers` have each their own, and complaints come in clusters of `cluster`.
+    lognormal, of a median of `delay_hours` and so many nepers. `ready_sd` is the deviation of a readiness that lasts
+    `ready_days`, `callers` have each their own, and complaints come in clusters of `cluster`.
     """
 
     shape: str = "steady"
@@ -43,6 +43,7 @@ class World:
     delay_sigma: float = 1.5
     doubled_from: int | None = None
     ready_sd: float = 0.0
+    ready_days: int = 1
     callers: int = 1
     cluster: int = 1
 
@@ -137,7 +138,7 @@ def kept(
     world: World, comes: Places, version: Places, versions: int, draw: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
     """Which complaints are made, where on some days callers are readier than on others."""
-    days = comes // TICKS_PER_DAY
+    days = comes // (TICKS_PER_DAY * world.ready_days)
     nepers = math.sqrt(math.log1p(world.ready_sd**2))
     ready = np.exp(nepers * draw.standard_normal((int(days.max(initial=0)) + 1, versions)) - nepers**2 / 2)
     found: npt.NDArray[np.bool_] = draw.random(len(comes)) < ready[days, version] / READINESS_MAX

@@ -67,7 +67,7 @@ ALPHA = 0.01
 FALSE_GOAL = 0.05
 HOURS_GOAL = 14.0
 HOURS_GOAL_OF_ALL = 24.0
-OF_THE_GOAL = ("per_hour", "error", "complain", "delay_hours", "ready_sd", "callers", "cluster")
+OF_THE_GOAL = ("per_hour", "error", "complain", "delay_hours", "ready_sd", "ready_days", "callers", "cluster")
 
 
 # ---- the two detectors ---------------------------------------------------------------------------------
@@ -235,6 +235,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         delay_hours=asked.delay_hours,
         delay_sigma=asked.delay_sigma,
         ready_sd=asked.ready_sd,
+        ready_days=asked.ready_days,
         callers=asked.callers,
         cluster=asked.cluster,
     )
@@ -336,6 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--delay-hours", type=float, default=world.delay_hours, help="median delay (default 2)")
     parser.add_argument("--ready-sd", type=float, default=world.ready_sd, help="of a day's readiness (default 0)")
+    parser.add_argument("--ready-days", type=int, default=world.ready_days, help="that it lasts (default 1)")
     parser.add_argument("--callers", type=int, default=world.callers, help="of different readiness (default 1)")
     parser.add_argument("--cluster", type=int, default=world.cluster, help="complaints at a time (default 1)")
     parser.add_argument("--delay-sigma", type=float, default=world.delay_sigma, help="in nepers (default 1.5)")
@@ -345,8 +347,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--runs, --alpha: at least 2 versions, and a probability")
     if not (0 < asked.error <= 0.5 and 0 < asked.complain <= 1):
         parser.error("--error, --complain: above 0; errors at most 0.5, or they can't double")
-    if not (0 <= asked.ready_sd <= 1 and 1 <= asked.callers <= 100 and 1 <= asked.cluster <= 20):
-        parser.error("--ready-sd, --callers, --cluster: at most 1, 100 and 20")
+    counts = (asked.ready_days, asked.callers, asked.cluster)
+    if not 0 <= asked.ready_sd <= 1 or any(not 1 <= n <= most for n, most in zip(counts, (100, 100, 20), strict=True)):
+        parser.error("--ready-sd, --ready-days, --callers, --cluster: at most 1, 100, 100 and 20")
     if not (1 <= asked.per_hour <= 10_000 and 0 < asked.delay_hours <= 240 and 0 < asked.delay_sigma <= 3):
         parser.error("--per-hour, --delay-hours, --delay-sigma: 1 to 10,000, 240 and 3 at most")
     goals = [
