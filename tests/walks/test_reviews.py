@@ -294,8 +294,9 @@ async def test_a_reviewers_key_judges_what_is_drawn_and_does_nothing_else(
         await watch(gateway, 1.0)
         drawn = await ask(gateway)
         await until_settled(gateway, 1)
-        key, of_others = await gateway.key(role="reviewer"), await gateway.key(role="reviewer", models=["clauses"])
-        async with gateway.http(key) as http, gateway.http(of_others) as other:
+        keys = [await gateway.key(role="reviewer", models=models) for models in (["*"], ["clauses"], ["returns"])]
+        http_of = [gateway.http(key) for key in keys]
+        async with http_of[0] as http, http_of[1] as other, http_of[2] as without_lease:
             told = (await http.get(NEXT)).json()
             review = told["review"]
             assert (review["request_id"], review["answer"] != "", review["messages"]) == (drawn, True, ASK["messages"])
@@ -310,7 +311,7 @@ async def test_a_reviewers_key_judges_what_is_drawn_and_does_nothing_else(
                 await other.get(NEXT, params={"task": "returns"}),
             ]
             assert [(one.status_code, one.json()["error"]["code"]) for one in refused] == [(403, "role_required")] * 6
-            for judging, request_id in ((http, not_drawn), (other, drawn)):
+            for judging, request_id in ((http, not_drawn), (other, drawn), (without_lease, drawn)):
                 answer = await judging.post("/v1/feedback", json={**body, "request_id": request_id})
                 assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_review")
             assert (await other.get("/admin/v1/reviews")).json()["reviews"] == []

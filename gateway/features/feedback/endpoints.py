@@ -189,7 +189,7 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
         raise Problem("invalid_value", text, "demonstration")
     drawn = await find_review(reviews, caller, request_id, given.metric)
     if caller.role == "reviewer" and (drawn is None or given.metric != metric_of(reviews, drawn.task)[0]):
-        text = "A reviewer judges requests that were drawn for review, by the metric that the review names."
+        text = "A reviewer judges the reviews that this key was given, by the metric that each names."
         raise Problem("no_review", text, "request_id")
     demonstrated = digest_demonstration(services, given.demonstration)
     feedback = Feedback(

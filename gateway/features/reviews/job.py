@@ -188,12 +188,14 @@ def is_raised(reviews: Reviews, task: str) -> bool:
 
 
 async def find_review(reviews: Reviews, caller: Caller, request_id: str, metric: str) -> DrawnReview | None:
-    """The review of a request that waits for it or has been reviewed, where it is judged by who may
-    review it, and by the metric that reviewers are asked for; else None. Raises RedisError."""
+    """The review of a request that waits for it or has been reviewed, where it is judged by who may review it (of
+    reviewers, who was given it), and by the metric that reviewers are asked for; else None. Raises RedisError."""
     if caller.judges != "*":
         return None
     drawn = await reviews.store.find_drawn(request_id)
     if drawn is None or drawn.task not in reviews.services.settings.tasks or not caller.reviews(drawn.task):
+        return None
+    if caller.role == "reviewer" and not await reviews.store.was_given(caller.public, request_id):
         return None
     wanted = reviews.services.settings.plan(drawn.task).feedback_metric
     return drawn if wanted in (None, metric) else None

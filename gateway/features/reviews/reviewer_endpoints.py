@@ -57,7 +57,8 @@ async def next_review(request: Request, reviewer: Reviewer, task: OfTask = None)
                 reviews.services.meters.reviews.add(1, name, "given")
             if not leased.entered:  # before its text is given: nobody reads one of whom the audit does not say so
                 await enter_event(reviews.services, reviewer, "review.give", leased.review.request_id, {"task": name})
-                await reviews.store.note_entered(name, reviewer.public, leased.review.request_id, kept_seconds)
+                known_seconds = reviews.services.settings.records.retention_seconds
+                await reviews.store.note_given(reviewer.public, leased.review.request_id, known_seconds)
             content = _told(reviews, reviewer, name, leased, counts[name])
             return Response(msgspec.json.encode(content), media_type="application/json")
         none[name] = leased

@@ -1,12 +1,12 @@
 """The scripts over the reviews of a task in Redis, each one atomic step.
 
 KEYS[1] is what the keys of the task begin with; ARGV[1] the time in milliseconds (-1: Redis's own clock). Of a task:
-`waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), `entered`
-(reviewer to the id that the audit last has of them), and by hour how many were `drawn`, `answered`, `skipped` and
-`expired`. A review's own texts stand under `apprentice:review:ID`, those of one that was judged wrong under
-`apprentice:reviewed:ID` (`kept_on`: ids by when that was). The first line of both is the task, and where several are
-to review it, a tab and their number; who has, stands under `apprentice:review:ID:by`. `shared` has the ids that several
-have answered.
+`waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), and by hour
+how many were `drawn`, `answered`, `skipped` and `expired`. A review's own texts stand under `apprentice:review:ID`,
+those of one that was judged wrong under `apprentice:reviewed:ID` (`kept_on`: ids by when that was). The first line of
+both is the task, and where several are to review it, a tab and their number; who has, stands under
+`apprentice:review:ID:by`, and to whom the audit says that it was given, under `apprentice:given:REVIEWER:ID`. `shared`
+has the ids that several have answered.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ local function give(id, new)
   redis.call('HSET', root .. 'leases', id, reviewer .. '\\n' .. (now + lease))
   redis.call('HSET', root .. 'held', reviewer, id)
   for _, name in ipairs({'leases', 'held'}) do redis.call('PEXPIRE', root .. name, ARGV[4] + 86400000) end
-  return {texts, now + lease, new, redis.call('HGET', root .. 'entered', reviewer) == id and 1 or 0, id}
+  return {texts, now + lease, new, redis.call('EXISTS', 'apprentice:given:' .. reviewer .. ':' .. id), id}
 end
 local mine = redis.call('HGET', root .. 'held', reviewer)
 if mine and lease_of(mine) == reviewer and redis.call('ZSCORE', root .. 'waiting', mine) then

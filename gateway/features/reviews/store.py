@@ -28,6 +28,7 @@ ROOT = "apprentice:reviews:"
 TEXTS = "apprentice:review:"
 KEPT_ON = "apprentice:reviewed:"
 ANSWERED = "apprentice:answered:"
+GIVEN = "apprentice:given:"
 PLACE_BYTES_MAX = 80
 """The first line of a review's texts is no longer: its task, and how many are to review it."""
 SHARED_MAX = 2000
@@ -173,12 +174,13 @@ class ReviewStore:
             log.error("a review of %s can't be read, and is skipped: %s", task, request_id)
             await self.skip(task, Skip(request_id=request_id, by=reviewer, reason=UNREAD), retention_seconds)
 
-    async def note_entered(self, task: str, reviewer: str, request_id: str, retention_seconds: float) -> None:
+    async def note_given(self, reviewer: str, request_id: str, known_seconds: float) -> None:
         """The audit has it that a reviewer was given a review."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(f"{ROOT}{task}:entered", reviewer, request_id)
-            pipe.pexpire(f"{ROOT}{task}:entered", _ms(retention_seconds))
-            await pipe.execute()
+        await self._redis.set(f"{GIVEN}{reviewer}:{request_id}", 1, px=_ms(known_seconds))
+
+    async def was_given(self, reviewer: str, request_id: str) -> bool:
+        """Return whether a reviewer was given a review."""
+        return bool(await self._redis.exists(f"{GIVEN}{reviewer}:{request_id}"))
 
     async def skip(self, task: str, skip: Skip, retention_seconds: float) -> Literal["skipped", "gone", "other"]:
         """Give a lease back: this reviewer does not get the review again. `gone`: it does not wait; `other`: it is not

@@ -260,7 +260,7 @@ async def test_a_review_counts_as_entered_for_who_was_given_it_once_the_audit_ha
         assert isinstance(found, Leased)
         entered.append((found.new, found.entered))
         if step == 1:
-            await store.note_entered("returns", "anna", "r1", 14 * DAY)
+            await store.note_given("anna", "r1", 14 * DAY)
     assert entered == [(True, False), (False, False), (False, True)]
     await store.skip("returns", Skip(request_id="r1", by="anna", reason=""), 14 * DAY)
     other = await store.next("returns", "ben", 60.0, 14 * DAY)
