@@ -33,6 +33,7 @@ def read_gauges(services: Services) -> None:
     meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in fleet.replicas.values()})
     meters.tasks.read_from(lambda: float(len(asyncio.all_tasks())))
     meters.processes.read_from(lambda: 1.0)
+    meters.background_job_pass_seconds.read_from(services.passes.read_seconds)
     meters.records_pending.read_from(lambda: services.flow.pending)
     meters.records_oldest_age_seconds.read_from(services.flow.oldest_seconds)
     meters.records_spool_bytes.read_from(lambda: services.flow.spool_bytes)

@@ -15,7 +15,7 @@ import httpx
 from redis.asyncio import Redis
 
 from gateway.access_log import AccessLog
-from gateway.background.lease import LEASE_SECONDS, JobLease
+from gateway.background.lease import LEASE_SECONDS, JobLease, JobPasses
 from gateway.callers import Caller
 from gateway.configuration.settings import Settings
 from gateway.current_configuration import Deployment, Prices
@@ -160,6 +160,7 @@ class Services:
     coverage: Coverage
     meters: Meters
     accesses: AccessLog = field(default_factory=AccessLog)
+    passes: JobPasses = field(default_factory=JobPasses)
 
     @property
     def settings(self) -> Settings:
@@ -201,9 +202,9 @@ class Services:
         isolation = task.cache_isolation if task is not None else self.settings.cache_isolation
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 
-    def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS) -> JobLease:
-        """This gateway's lease of a background job."""
-        return JobLease(self.redis, self.snapshot, job, self.name, lease_seconds)
+    def lease_job(self, job: str, lease_seconds: float = LEASE_SECONDS, place: str = "") -> JobLease:
+        """This gateway's lease of a background job; `place` tells those apart that each data folder has."""
+        return JobLease(self.redis, self.snapshot, self.passes, job, self.name, lease_seconds, place)
 
     def get_fingerprint(self, choice: Choice) -> str:
         """The digest of all that is to answer this choice."""

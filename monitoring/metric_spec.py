@@ -23,7 +23,7 @@ CLOSED: Mapping[str, int] = {
     "action": 4,
     "check": 9,
     "mode": 3,
-    "family": 96,
+    "family": 112,
     "stream": 15,
     "arm": 4,
     "bound": 4,

@@ -241,6 +241,10 @@ class MetricFamilies:
         "requests", "Requests of this gateway on a replica.", ("pool", "replica"), "R + 1", merged="sum",
     )
     tasks: Gauge = declare("tasks", "Tasks of the event loop.", merged="sum")
+    background_job_pass_seconds: Gauge = declare(
+        "seconds", "Time that a job's pass has lasted; 0 between passes.", ("background_job",), "14",
+        joined="greatest",
+    )
     processes: Gauge = declare("processes", "Processes that serve.", merged="sum")
     process_restarts: Counter = declare("processes", "Processes that were started again.")
     texts: Counter = declare(
@@ -265,10 +269,10 @@ class MetricFamilies:
     snapshot_age_seconds: Gauge = declare("seconds", "Time since this gateway last confirmed its snapshot.")
     build_info: Gauge = declare("always 1", "1, with the version of the gateway.", ("version",), "2")
     series_overflow: Counter = declare(
-        "updates", "Updates counted under other, beyond the series budget.", ("family",), "96",
+        "updates", "Updates counted under other, beyond the series budget.", ("family",), "112",
     )
     measurements_lost: Counter = declare(
-        "updates", "Unusable updates and unreadable gauges: report it.", ("family",), "96",
+        "updates", "Unusable updates and unreadable gauges: report it.", ("family",), "112",
     )
     # fmt: on
 

@@ -29,7 +29,7 @@ RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) redis.call('PUBLISH', ARGV[2], KEYS[1]) end
 """
 FOLDER_JOB = "datasets:"
-"""With the name of a folder, the job of building its data sets."""
+"""With the name of a folder, the place of the job `datasets`: building its data sets."""
 Work = Callable[[], Awaitable[None]]
 
 
@@ -44,18 +44,46 @@ async def list_holders(redis: Any, beginning: str) -> dict[str, str]:
     }
 
 
+class JobPasses:
+    """The passes of this gateway's jobs: which ones have begun and not come to their end, and since when."""
+
+    def __init__(self) -> None:
+        self._begun_at: dict[str, float | None] = {}
+
+    def begin(self, job: str) -> None:
+        """A pass begins, or begins again after a failure: then it lasts since the first try."""
+        if self._begun_at.get(job) is None:
+            self._begun_at[job] = time.monotonic()
+
+    def end(self, job: str) -> None:
+        """The pass has come to its end, or another gateway does the job."""
+        self._begun_at[job] = None
+
+    def read_seconds(self) -> dict[tuple[str, ...], float]:
+        """How long each job's present pass has lasted; 0 while it waits for the next one."""
+        now = time.monotonic()
+        return {(job,): 0.0 if at is None else now - at for job, at in self._begun_at.items()}
+
+
 class JobLease:
     """The lease of one job, as one gateway takes it, renews it and gives it back."""
 
     def __init__(
-        self, redis: Redis, snapshot: SnapshotKeeper, job: str, owner: str, lease_seconds: float = LEASE_SECONDS
+        self,
+        redis: Redis,
+        snapshot: SnapshotKeeper,
+        passes: JobPasses,
+        job: str,
+        owner: str,
+        lease_seconds: float = LEASE_SECONDS,
+        place: str = "",
     ) -> None:
         """`owner` is this gateway's name; a gateway that is killed loses the lease after `lease_seconds`. `snapshot`
-        hears when another one gives it back."""
-        self._snapshot = snapshot
+        hears when another one gives it back. `place` is the end of the key where each data folder has such a job."""
+        self._snapshot, self._passes, self._job = snapshot, passes, job
         self._take_script = redis.register_script(TAKE)
         self._release = redis.register_script(RELEASE)
-        self._key = KEY + job  # an earlier release sees it, where `job` has the same name there
+        self._key = KEY + job + place  # an earlier release sees it, where `job` has the same name there
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._held_at = -1
@@ -79,11 +107,13 @@ class JobLease:
         try:
             while True:
                 wake.clear()
+                self._passes.begin(self._job)
                 wait_seconds = interval_seconds
                 if not await self.do(work):
                     if stop is not None:
                         await stop()
                     wait_seconds = max(interval_seconds, self._ask_at - time.monotonic())
+                self._passes.end(self._job)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_seconds):
                         await wake.wait()

@@ -124,6 +124,8 @@ def fill_as_the_monitor_does(meters: Meters) -> None:
 
 
 def fill_what_no_task_has(meters: Meters, replicas_count: int) -> None:
+    for job in range(13):
+        meters.background_job_pass_seconds.set(0, f"job-{job}")
     for pool in POOLS:
         meters.cost_unknown.add(1, pool)
         meters.discovery_failing.set(1, pool)

@@ -51,7 +51,7 @@ class Halt(Exception):
 
 async def keep_following(trainings: Trainings) -> None:
     """Carry requests to train on, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = trainings.services.lease_job(f"retraining-{trainings.place}")
+    lease = trainings.services.lease_job("retraining", place=f"-{trainings.place}")
     looked = (-1, 0.0)
 
     async def look() -> None:

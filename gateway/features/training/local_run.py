@@ -28,7 +28,7 @@ FAILED_KEPT_SECONDS = 7 * 86_400.0
 
 async def keep_training(trainings: Trainings) -> None:
     """Run the trainings of this data folder, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = trainings.services.lease_job(f"training-{trainings.place}")
+    lease = trainings.services.lease_job("training", place=f"-{trainings.place}")
     looked_at = -1
 
     async def run_next() -> None:

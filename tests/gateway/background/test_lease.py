@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from redis.asyncio import Redis
 
-from gateway.background.lease import JobLease
+from gateway.background.lease import JobLease, JobPasses
 from gateway.state.snapshot import Deployed, SnapshotKeeper
 from router.policy import AttemptLimits
 from serving.object_store import CHANGED_CHANNEL, ObjectStore
@@ -22,7 +22,7 @@ SECONDS_MAX = 60.0
 
 def lease_of(redis: Redis, owner: str, lease_seconds: float = LEASE_SECONDS) -> JobLease:
     keeper = SnapshotKeeper(redis, Deployed({}, frozenset(), AttemptLimits()), {}, lambda _: None)
-    return JobLease(redis, keeper, "test", owner, lease_seconds)
+    return JobLease(redis, keeper, JobPasses(), "test", owner, lease_seconds)
 
 
 async def count_calls(redis: Redis, command: str) -> int:
@@ -110,6 +110,38 @@ async def test_work_is_cancelled_once_another_gateway_has_the_lease(redis: Redis
         await redis.set(KEY, "second")
         assert await doing is False
     assert cancelled.is_set()
+
+
+async def test_pass_that_does_not_end_or_fails_is_measured(redis: Redis) -> None:
+    lease = lease_of(redis, "first")
+    began, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def read() -> float:
+        return lease._passes.read_seconds()[("test",)]
+
+    async def fail() -> None:
+        raise OSError("no disk")
+
+    async def work() -> None:
+        began.set()
+        await go_on.wait()
+        ended.set()
+
+    async def is_waiting() -> bool:
+        return read() == 0.0
+
+    async with asyncio.timeout(SECONDS_MAX):
+        with pytest.raises(OSError, match="no disk"):
+            await lease.repeat(fail, 600.0)
+        failing = read()
+        assert failing > 0
+        repeating = asyncio.create_task(lease.repeat(work, 600.0))
+        await began.wait()
+        assert read() > failing, "since the first try, which failed"
+        go_on.set()
+        await ended.wait()
+        await until(is_waiting)
+        await stopped(repeating)
 
 
 async def test_wake_ends_the_wait_and_stop_comes_before_the_lease_is_given_back(redis: Redis) -> None:
