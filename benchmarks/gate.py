@@ -13,6 +13,9 @@ margin       grown, with as many right answers made wrong as make it just worse 
 forgotten    trained with all rows of one class under other labels
 class -30    grown, with as many right answers of one class made wrong as lose it 30 points
 
+Beside it rows in groups are drawn, without texts: a version that is worse by the margin, more so in some groups than in
+others, in few groups of equal or of log-normal size.
+
 A version counts as bad where it is worse on all texts than a reference by the margin or more. Intervals are exact at
 99%. A goal stands on the end of its interval that is better for us, so that it is missed only where the figure is
 shown to miss it. Draws of one split share their versions, which the intervals do not know.
@@ -44,6 +47,7 @@ from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.gate import Comparison, GateBounds, GateReference, decide_gate
 from monitoring.evaluation.report import compare_arms
 from monitoring.evaluation.results import RowResult
+from monitoring.evaluation.statistics import Paired, lower_bounds
 
 SETS: Mapping[str, Callable[[Path], DataSet]] = {
     "banking77": scores.banking77,
@@ -58,6 +62,12 @@ LEARNED_SHARE, FEW_SHARE = 0.85, 0.1
 FLIPPED = (0.1, 0.3, 0.5)
 CLASS_LOSS = 0.3
 DIGITS = 9
+GROUPS = ((5, 0.0), (10, 0.0), (10, 1.0), (20, 1.0), (50, 1.5))
+"""Numbers of groups, and the spread of their sizes (of the logarithm)."""
+ALIKE = 0.1
+"""The correlation of rows of one group."""
+WON = 0.03
+DIVISOR_MIN = 1e-9
 CANDIDATE, LEADING, BEST = (EvaluationArm(name) for name in ("candidate", "leading", "best"))
 KNOWN = {"rows": 1, "failed": 0, "contract_kept": {"of": 0}, "latency_seconds": {"p50": None}, "cost_usd": None}
 """Figures of an arm of which the gate judges nothing here."""
@@ -67,6 +77,7 @@ GOALS = (
     Goal("class_caught_high", at_least=0.95),
     Goal("class_30_caught_high", at_least=0.95),
     Goal("good_passed_high", at_least=0.90),
+    *(Goal(f"groups_{count}_{unequal:g}_passed_low", at_most=0.05) for count, unequal in GROUPS),
 )
 Truth = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.intp]
@@ -238,6 +249,22 @@ def groups_of(population: Population, candidate: Candidate, margin: float) -> It
         yield "good"
 
 
+def pass_groups(groups: int, unequal: float, asked: argparse.Namespace, draws: int) -> dict[str, float]:
+    """How often a version that is worse by the margin is shown to be worse by less, on rows of so many groups."""
+    draw, passed = np.random.default_rng([asked.seed, groups]), 0
+    odds = 1.0 / ALIKE - 1.0
+    for number in range(draws):
+        sizes = np.exp(unequal * draw.standard_normal(groups))
+        sizes = np.maximum(1, np.round(asked.rows * sizes / sizes.sum())).astype(int)
+        worse, better = (draw.beta(odds * of, odds * (1 - of), groups) for of in (WON + asked.margin, WON))
+        lost = draw.binomial(sizes, worse)
+        won = draw.binomial(sizes - lost, np.minimum(1.0, better / np.maximum(DIVISOR_MIN, 1.0 - worse)))
+        kinds = Counter(zip(sizes.tolist(), (won - lost).tolist(), strict=True))
+        bound = lower_bounds(Paired(int(sizes.sum()), 0, int(won.sum()), int(lost.sum()), kinds), number).lower
+        passed += bound is not None and bound > -asked.margin
+    return rate_of(passed, draws)
+
+
 def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[Goal]]:
     """Train, draw and decide."""
     began = time.process_time()
@@ -267,6 +294,9 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[
         counted = verdicts.total() - verdicts["passed"] if caught else verdicts["passed"]
         rate = rate_of(counted, verdicts.total())
         name = f"{group}_caught" if caught else f"{group}_passed"
+        figures |= {name: rate["rate"], f"{name}_low": rate["low"], f"{name}_high": rate["high"]}
+    for count, unequal in GROUPS:
+        rate, name = pass_groups(count, unequal, asked, 5 * asked.draws), f"groups_{count}_{unequal:g}_passed"
         figures |= {name: rate["rate"], f"{name}_low": rate["low"], f"{name}_high": rate["high"]}
     rows = {
         kind: {"worse": float(np.mean(worse[kind])), "draws": verdicts.total(), **_shares(verdicts)}
