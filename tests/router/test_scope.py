@@ -21,6 +21,7 @@ from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, count_buckets
 from router.scope import _FORM_2, Mix, ScopeError, ScopeModel, ScoreParts
 from router.spelling import mark_words, mend_words
+from router.text_units import split_pieces
 from tests.walks.scope_world import of_domain
 
 ITEMS = ("lamp", "jacket", "kettle", "phone", "sofa", "drill", "tent", "bike", "mirror", "printer")
@@ -326,6 +327,12 @@ def test_a_megabyte_costs_no_more_than_2200_characters(model: ScopeModel) -> Non
     text = "please send me the form by which I can return it, "
     with threadpool_limits(1):  # as in a gateway
         assert fastest(text * 20_000) < 2 * fastest((text * 44)[:2_200])
+
+
+def test_marks_in_a_row_are_looked_at_once() -> None:
+    began = time.process_time()
+    assert split_pieces("!" * 60_000) == ["!" * 60_000]
+    assert time.process_time() - began < 2.0  # it took ten times as long when each mark was a new beginning
 
 
 def test_the_mix_counts_of_other_traffic_only_what_is_unusual() -> None:
