@@ -150,6 +150,7 @@ class CountedMessages(msgspec.Struct, kw_only=True):
     context_management: Annotated[dict[str, Raw], Meta(max_length=64)] | None = None
     """Edits of earlier turns. It is a hint: the gateway leaves all turns as they are."""
     service_tier: str | None = None
+    thread: Raw = msgspec.field(default_factory=Raw)
     max_tokens: Tokens | None = None
 
 
@@ -176,6 +177,9 @@ class MessagesFormat(TranslatedFormat):
 
     def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         request: CountedMessages = read
+        if is_given(request.thread):  # without it, a later turn would be answered without those before it
+            text = "thread is not taken. The gateway stores no threads: send the whole conversation as messages."
+            raise Problem("parameter_not_allowed", text, "thread")
         fields = self.rest(given, "temperature", "top_p", "top_k", "metadata", "service_tier")
         turns: list[dict[str, Any]] = []
         for number, message in enumerate(request.messages):
@@ -218,11 +222,13 @@ class MessagesFormat(TranslatedFormat):
     def describe_error(self, problem: Problem) -> dict[str, Any]:
         """A problem in Anthropic's shape of errors, which is that of an event, too."""
         self.rename(problem)
-        message = problem.message
-        if problem.code == "context_length_exceeded":  # by these words its clients know that they have to shorten it
-            message = f"prompt is too long: {message}"
+        message, more = problem.message, dict[str, Any](param=problem.param, code=problem.code)
+        if problem.code == "context_length_exceeded" and problem.param != "max_tokens":
+            message = f"prompt is too long: {message}"  # by these words its clients know that they have to shorten it
+        if problem.param == "thread":  # by this code its clients send the whole conversation, without asking anybody
+            more["details"] = {"error_code": "thread_unsupported_request"}
         error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": message}
-        return {"type": "error", "error": error | {"param": problem.param, "code": problem.code}}
+        return {"type": "error", "error": error | more}
 
     def answer_schema(self) -> dict[str, Any]:
         return {

@@ -10,10 +10,10 @@ import anthropic
 import httpx
 import openai
 import pytest
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, beta_async_tool
 from openai import AsyncOpenAI
 
-from tests.fakes.answers import embeddings_of
+from tests.fakes.answers import Called, embeddings_of
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Moment
 from tests.fakes.wire import AnswerOver
@@ -242,6 +242,43 @@ async def test_message_calls_a_tool_and_takes_what_it_gave_back(
     _, assistant, tool = small.requests[-1].body["messages"]
     assert assistant["tool_calls"][0]["id"] == tool["tool_call_id"] == call.id
     assert tool["content"] == "rain"
+
+
+@pytest.mark.parametrize("unknown", ["refuse", "drop"])
+async def test_tool_runner_sends_the_whole_conversation_in_each_turn(
+    running: RunningGateway, small: FakeEngine, unknown: str
+) -> None:
+    @beta_async_tool
+    async def weather(city: str) -> str:
+        """The weather of a city."""
+        return f"rain in {city}"
+
+    def wording(body: Any) -> Called | str:
+        return "It rains." if body["messages"][-1]["role"] == "tool" else Called("weather", {"city": "Bern"})
+
+    small.auto_tool_choice = True
+    small.answers["*"] = wording
+    key = await running.key(unknown_fields=unknown)
+    turn: Any = {"role": "user", "content": TEXT}
+    async with AsyncAnthropic(base_url=running.url, api_key=key, max_retries=0) as client:
+        runner = client.beta.messages.tool_runner(model="returns", max_tokens=64, tools=[weather], messages=[turn])
+        answer: Any = await runner.until_done()
+    assert answer.content[0].text == "It rains."
+    assert [message["role"] for message in small.requests[-1].body["messages"]] == ["user", "assistant", "tool"]
+
+
+async def test_thread_that_a_client_asks_for_is_refused_with_its_reason(messages: AsyncAnthropic) -> None:
+    thread = messages.beta.messages.thread(model="returns", max_tokens=20)
+    with pytest.raises(anthropic.BadRequestError, match="stores no threads") as refused:
+        await thread.send({"role": "user", "content": TEXT})
+    assert refused.value.error_code == "thread_unsupported_request"  # type: ignore[attr-defined]
+
+
+async def test_bound_over_the_models_length_is_no_prompt_to_shorten(messages: AsyncAnthropic) -> None:
+    turn: Any = {"role": "user", "content": TEXT}
+    with pytest.raises(anthropic.BadRequestError, match="max_tokens=4000") as refused:
+        await messages.messages.create(model="returns", max_tokens=4000, messages=[turn])
+    assert "prompt is too long" not in str(refused.value)
 
 
 async def test_message_keeps_a_schema_and_passes_its_effort_on(messages: AsyncAnthropic, small: FakeEngine) -> None:
