@@ -82,8 +82,8 @@ def erase_texts(storage: ArchiveStorage, requests: Set[str]) -> int:
 
 
 def erase_words_of_feedback(storage: ArchiveStorage, requests: Set[str]) -> int:
-    """Erase comments and demonstrations of these requests from the archive; values stay. Returns the judgements that
-    had any. The storage is locked."""
+    """Erase comments, demonstrations and tags of these requests from the archive; values stay. Returns the judgements
+    that had any. The storage is locked."""
     return _rewrite_rows(storage, "feedback", requests, lambda row: row | dict.fromkeys(WORDS))
 
 

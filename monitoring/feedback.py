@@ -128,6 +128,7 @@ class FeedbackStore:
         another gateway's spool: the feedback then waits for it. Raises RedisError if it could not be stored: nothing
         may be acknowledged then.
         """
+        room = 1 + feedback.reviewed  # as much again as callers have: none can prevent that its request is reviewed
         given, index, first, feedback_id = await self._give(
             keys=[
                 f"apprentice:record:{request_id}",
@@ -143,12 +144,12 @@ class FeedbackStore:
                 giver,
                 int(young),
                 self._retention_ms,
-                FEEDBACK_PER_REQUEST_MAX,
+                FEEDBACK_PER_REQUEST_MAX * room,
                 self._stream_max,
                 request_id,
                 f"{feedback.metric}\t{feedback.caller}\t{feedback.rater or ''}",  # raters of two keys may share a name
                 int(feedback.named),
-                self._request_bytes_max,
+                self._request_bytes_max * room,
             ],
         )
         _, of = read_place(index)

@@ -1,4 +1,4 @@
-"""Erasure of comments and demonstrations from feedback in Redis; the judgements stay.
+"""Erasure of comments, demonstrations and tags from feedback in Redis; the judgements stay.
 
 An entry that is deleted from a stream stays in its bytes until all of its neighbours are deleted too. So the stream is
 written again under the same ids, and takes the place of the old one in one step.
@@ -16,7 +16,7 @@ from monitoring.feedback import STREAM_KEY, Feedback
 from monitoring.text_stream import READ_MAX, read_pages
 
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
-WORDS = ("comment", "demonstration", "demonstration_digests")
+WORDS = ("comment", "demonstration", "demonstration_digests", "tags")
 """The fields of feedback, and columns of the archive, that may hold texts."""
 
 TAKE_PLACE = """
@@ -43,9 +43,10 @@ def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
     for request in requests:
         key = f"apprentice:feedback:{request}"
         for name, raw in redis.hgetall(key).items():
-            digest, giver, body = raw.split(b"\n", 2)
+            _, giver, body = raw.split(b"\n", 2)  # the digest of it goes, too: words can be guessed by it
             if (bare := _without_words(body)) is not None:
-                redis.hset(key, name, b"\n".join((digest, giver, bare)))
+                redis.delete(f"{key}:latest")
+                redis.hset(key, name, b"\n".join((b"", giver, bare)))
     if any(_bare_body(fields, requests) is not None for _, fields in _entries(redis)):
         _write_stream_again(redis, requests)
 
@@ -79,5 +80,5 @@ def _without_words(body: bytes) -> bytes | None:
     if not any(getattr(feedback, name) for name in WORDS):
         return None
     return msgspec.json.encode(
-        msgspec.structs.replace(feedback, comment=None, demonstration=None, demonstration_digests={})
+        msgspec.structs.replace(feedback, comment=None, demonstration=None, demonstration_digests={}, tags=None)
     )

@@ -46,6 +46,8 @@ async def test_judgements_of_one_request_have_a_bound_in_bytes(redis: Redis, req
     assert [await give(name, 4000) for name in ("a", "b", "c", "a")] == ["created", "created", "full", "same"]
     assert await give("d", 100) == "created"
     assert [one.feedback_id for one in await store.of(request_id)] == ["a", "b", "d"]
+    reviewed = judgement("e", comment="x" * 4000, caller="anna", reviewed=True)
+    assert (await store.give(request_id, reviewed, "*", young=False)).given == "created"
 
 
 @pytest.fixture
@@ -131,6 +133,8 @@ async def test_a_request_is_judged_only_so_often(store: FeedbackStore, request_i
         assert (await store.give(request_id, judgement(f"f{number}"), "caller1", young=False)).given == "created"
     assert (await store.give(request_id, judgement("one more"), "caller1", young=False)).given == "full"
     assert (await store.give(request_id, judgement("f7"), "caller1", young=False)).given == "same"
+    reviewed = judgement("a reviewer's", caller="anna", reviewed=True)
+    assert (await store.give(request_id, reviewed, "*", young=False)).given == "created", "its caller can't prevent it"
 
 
 @pytest.mark.invariant("Feedback is stored once, and only from those who may judge.")

@@ -43,6 +43,7 @@ async def ask(gateway: RunningGateway, text: str, key: str | None = None, **head
 
 async def judge(gateway: RunningGateway, request: str, text: str) -> None:
     said = {"request_id": request, "metric": "correct", "value": False, "comment": text, "demonstration": text}
+    said["tags"] = {"note": text}
     async with gateway.http() as http:
         assert (await http.post("/v1/feedback", json=said)).status_code == 201
 
@@ -179,6 +180,9 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
         told = (await http.get(f"/v1/requests/{request}")).json()
         audit = (await http.get("/admin/v1/audit", params={"newest": True})).json()["entries"]
     assert [(each["value"], each.get("comment")) for each in told["feedback"]] == [(False, None)]
+    of_request = await gateway.services.redis.hvals(f"apprentice:feedback:{request}")
+    assert [value.split(b"\n")[0] for value in of_request] == [b""], "no digest of it is left to be guessed at"
+    assert not await gateway.services.redis.exists(f"apprentice:feedback:{request}:latest")
     left = await gateway.services.redis.xrange(STREAM_KEY)
     assert [entry for entry, _ in left] == [entry for entry, _ in labels], "every label is where it was"
     actions = [entry["action"] for entry in audit if entry["action"].startswith("texts.")]
