@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 NOWHERE = "There is nothing at this address."
 INSTEAD: Mapping[str, str] = {
+    "/openai": "The gateway has none of Azure's addresses: take OpenAI's client, with a base URL that ends in `/v1`.",
+    "/v1/responses/input_tokens": "Tokens are counted at POST /v1/messages/count_tokens alone.",
     "/v1/responses": "The gateway stores no responses: send the whole conversation to POST /v1/responses.",
     "/v1/messages": "Of Anthropic's API the gateway has POST /v1/messages and /v1/messages/count_tokens alone.",
     "/v1/conversations": "The gateway stores no conversations: send all of one to POST /v1/responses.",

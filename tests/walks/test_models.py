@@ -78,6 +78,8 @@ async def test_health_is_an_alias_of_health_ready(configure: Configure) -> None:
 
 ADDRESSES_NOT_OFFERED = [
     ("GET", "/v1/responses/resp_1", "stores no responses"),
+    ("POST", "/v1/responses/input_tokens", "/v1/messages/count_tokens"),
+    ("POST", "/openai/deployments/returns/chat/completions", "Azure's addresses"),
     ("POST", "/v1/messages/batches", "POST /v1/messages and"),
     ("POST", "/v1/conversations", "stores no conversations"),
     ("POST", "/chat/completions", "Did you mean /v1/chat/completions?"),
