@@ -139,11 +139,17 @@ def join_parts(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
 
 
 def put_instructions(instructions: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages after the instructions, joined with the system messages that begin them: templates take one."""
-    texts = [instructions] if instructions else []
-    while messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
-        texts.append(messages.pop(0)["content"])
-    return [{"role": "system", "content": "\n\n".join(texts)}, *messages] if texts else messages
+    """The messages after one system message: the instructions, and all system messages that are text.
+
+    Many templates take one, at the beginning alone. Claude Code sends another one behind the user's first message.
+    """
+    texts, others = [instructions] if instructions else [], []
+    for message in messages:
+        if message["role"] == "system" and isinstance(message["content"], str):
+            texts.append(message["content"])
+        else:
+            others.append(message)
+    return [{"role": "system", "content": "\n\n".join(texts)}, *others] if texts else others
 
 
 def see_that_it_has(item: object, place: str, *names: str) -> None:

@@ -96,8 +96,8 @@ CLAUDE_CODE: dict[str, Any] = {
         {"type": "text", "text": "You are a coding agent.", "cache_control": {"type": "ephemeral"}},
     ],
     "messages": [
-        {"role": "system", "content": "The sandbox is off."},
         {"role": "user", "content": [{"type": "text", "text": TEXT, "cache_control": {"type": "ephemeral"}}]},
+        {"role": "system", "content": "The sandbox is off."},
         {
             "role": "assistant",
             "content": [

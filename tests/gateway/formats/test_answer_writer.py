@@ -101,18 +101,19 @@ def test_logprobs_that_can_not_be_read_are_left_out(logprobs: Any) -> None:
     assert json.loads(ResponseWriter(asked).write_whole(body))["output"][0]["content"][0]["logprobs"] == []
 
 
-def test_instructions_and_developer_messages_become_one_system_message() -> None:
-    asked = {
-        "model": "m",
-        "instructions": "a",
-        "input": [{"role": "developer", "content": "b"}, {"role": "user", "content": "c"}],
-    }
+@pytest.mark.parametrize("place", [0, 1])
+def test_instructions_and_developer_messages_become_one_system_message(place: int) -> None:
+    turns = [{"role": "user", "content": "c"}]
+    turns.insert(place, {"role": "developer", "content": "b"})
+    asked = {"model": "m", "instructions": "a", "input": turns}
     chat = json.loads(read_body(RESPONSES, json.dumps(asked).encode()).raw)
     assert chat["messages"] == [{"role": "system", "content": "a\n\nb"}, {"role": "user", "content": "c"}]
 
 
-def test_system_turns_that_begin_a_message_are_joined_with_its_system() -> None:
-    turns = [{"role": "system", "content": [{"type": "text", "text": "b"}]}, {"role": "user", "content": "c"}]
+@pytest.mark.parametrize("place", [0, 1])
+def test_system_turns_of_a_message_are_joined_with_its_system(place: int) -> None:
+    turns: list[dict[str, Any]] = [{"role": "user", "content": "c"}]
+    turns.insert(place, {"role": "system", "content": [{"type": "text", "text": "b"}]})
     asked = {"model": "m", "max_tokens": 9, "system": "a", "messages": turns}
     chat = json.loads(read_body(MESSAGES, json.dumps(asked).encode()).raw)
     assert chat["messages"] == [{"role": "system", "content": "a\n\nb"}, {"role": "user", "content": "c"}]
