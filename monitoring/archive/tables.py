@@ -158,8 +158,8 @@ def group_by_day(places: Iterable[str]) -> dict[str, list[str]]:
 def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
     """Write what is asked for to one file, whose ending names its form: .parquet, .csv or .jsonl. Returns the rows.
 
-    In CSV, what is nested is JSON. The file appears whole or not at all. Raises Nothing, OSError, and ValueError for
-    another ending.
+    In CSV, what is nested is JSON, and a text that begins like a formula has an apostrophe before it. The file appears
+    whole or not at all. Raises Nothing, OSError, and ValueError for another ending.
     """
     forms = {
         ".parquet": "FORMAT parquet, COMPRESSION zstd",
@@ -171,8 +171,8 @@ def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
         raise ValueError(f"{target} ends in none of {', '.join(forms)}.")
     places = list(list_files(storage, wanted))
     columns = columns_of(ROWS[wanted.dataset])
-    nested = [name for name, kind in columns.items() if target.suffix == ".csv" and not kind.isalpha()]
-    chosen = ", ".join(f'to_json("{name}") AS "{name}"' if name in nested else f'"{name}"' for name in columns)
+    is_csv = target.suffix == ".csv"
+    chosen = ", ".join(f'{_write_cell(name, kind) if is_csv else ""}"{name}"' for name, kind in columns.items())
     where, values = _where(wanted)
     if not target.parent.is_dir():
         raise FileNotFoundError(2, "there is no such folder", str(target.parent))
@@ -185,6 +185,12 @@ def export(storage: ArchiveStorage, wanted: ArchiveQuery, target: Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return written[0] if written else 0
+
+
+def _write_cell(name: str, kind: str) -> str:
+    if kind == "VARCHAR":  # a caller's words, which a spreadsheet would reckon
+        return rf"""regexp_replace("{name}", '^[-=+@\t\r]', '''\0') AS """
+    return "" if kind.isalpha() else f'to_json("{name}") AS '
 
 
 def connect_duckdb(storage: ArchiveStorage | None = None, scratch: Path | None = None) -> duckdb.DuckDBPyConnection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -292,6 +293,20 @@ async def test_a_number_that_fits_no_column_is_kept_beside_and_stops_nothing(
     assert archive_run.run(job).records == 1
 
 
+async def test_texts_in_csv_are_no_formulas_of_a_spreadsheet(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
+    texts = ["=HYPERLINK(A1)", "+1", "-1", "@SUM(A1)", "\t=1", "a=1", ""]
+    await put(redis, *(record(finish_reason=text, cost_usd=-1.0) for text in texts))
+    archive_run.run(job)
+    for ending in (".csv", ".jsonl"):
+        archive.export(FolderStorage(Path(job.folder)), ArchiveQuery(), tmp_path / f"all{ending}")
+    with (tmp_path / "all.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert [row["finish_reason"] for row in cells] == [f"'{text}" for text in texts[:5]] + texts[5:]
+    assert {row["cost_usd"] for row in cells} == {"-1.0"}
+    lines = (tmp_path / "all.jsonl").read_text().splitlines()
+    assert [json.loads(line)["finish_reason"] for line in lines] == texts, "what programs read is as it was"
+
+
 async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redis: Redis, job: ArchiveJob) -> None:
     made = [record() for _ in range(2)]
     made[0].at -= 10 * DAY_SECONDS
@@ -318,9 +333,9 @@ async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: 
     (line,) = (tmp_path / "it's.jsonl").read_text().splitlines()
     assert msgspec.json.decode(line, type=Record) == made[2]
     assert json.loads(line)["entry"]
-    csv = (tmp_path / "it's.csv").read_text().splitlines()
-    assert csv[0].split(",")[:3] == ["id", "at", "endpoint"]
-    assert (len(csv), '[""h""]' in csv[1]) == (2, True)
+    cells = (tmp_path / "it's.csv").read_text().splitlines()
+    assert cells[0].split(",")[:3] == ["id", "at", "endpoint"]
+    assert (len(cells), '[""h""]' in cells[1]) == (2, True)
     assert archive.export(storage, ArchiveQuery(task="nobody"), tmp_path / "none.jsonl") == 0
     assert archive.export(storage, ArchiveQuery(), tmp_path / "all.jsonl") == 4
     with pytest.raises(ValueError, match="ends in none of"):
