@@ -66,7 +66,7 @@ class ContentBlock(msgspec.Struct):
 
     type: Annotated[str, Meta(max_length=64)]
     text: str | None = None
-    source: ImageSource | None = None
+    source: ImageSource | str | None = None
     id: str | None = None
     name: str | None = None
     input: Raw = msgspec.field(default_factory=Raw)
@@ -295,7 +295,7 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
 def _read_image(block: ContentBlock, place: str) -> dict[str, Any]:
     """An image as a part of a chat message. Raises Problem (400) where it has none."""
     source = block.source
-    if source is None:
+    if not isinstance(source, ImageSource):
         raise refuse_missing(f"{place}.source")
     if source.type not in ("base64", "url"):
         raise refuse_value(f"{place}.source.type", source.type, "base64", "url")

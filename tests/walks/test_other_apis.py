@@ -308,6 +308,10 @@ async def test_message_stops_at_a_sequence(messages: AsyncAnthropic) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 9_000}, "max_tokens"),
         ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, "messages[0].content[0].type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "search_result", "source": "https://a"}]}]},
+            "messages[0].content[0].type",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].source"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]},
