@@ -18,8 +18,10 @@ async def reload_configuration(
     request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only tell what would change.")] = False
 ) -> dict[str, Any]:
     """Reload the configuration, whole or not at all."""
-    reloaded = await reload(services_of(request), admin.public, dry_run)
+    services = services_of(request)
+    reloaded = await reload(services, admin.public, dry_run)
     return {
+        "file": str(services.deployment.config),
         "outcome": reloaded.outcome,
         "changes": [
             {"path": change.path, "before": change.before, "after": change.after} for change in reloaded.changes

@@ -20,6 +20,7 @@ import yaml
 from gateway.cli.admin_client import Refused, Unusable
 from gateway.cli.command import Api, with_api
 from gateway.cli.manifest_draft import draft_manifest, read_row
+from gateway.cli.prompts import OwnColumns, read_columns
 from gateway.cli.tables import Printer
 from gateway.cli.training import ParameterOptions
 from gateway.cli.watch import WatchFailed
@@ -47,6 +48,7 @@ class Adoption:
     folder: Path
     key_file: Path
     class_field: str | None
+    columns: tuple[str, ...]
     manifest: Path | None
     parameters: tuple[str, ...]
     past: frozenset[str]
@@ -77,6 +79,11 @@ class Adoption:
         """The version that was trained."""
         return str(self.outcomes["train"]["version"])
 
+    @property
+    def class_options(self) -> tuple[str, ...]:
+        """The option that names the class, where one was given."""
+        return ("--class-field", self.class_field) if self.class_field else ()
+
     def path(self, name: str) -> str:
         """The path of a file of the adoption."""
         return str(self.folder / name)
@@ -104,7 +111,7 @@ def check_readiness(adoption: Adoption) -> dict[str, Any]:
 
     What is unknown stops nothing. Raises Stopped where a rule speaks against it.
     """
-    options = ("--class-field", adoption.class_field) if adoption.class_field else ()
+    options = (*adoption.class_options, *adoption.columns)
     report = adoption.path("readiness.html")
     answer = adoption.run(
         "readiness", str(adoption.file), "--task", adoption.task, "--html", report, "--force", *options
@@ -117,7 +124,7 @@ def check_readiness(adoption: Adoption) -> dict[str, Any]:
 
 def build_dataset(adoption: Adoption) -> dict[str, Any]:
     """Build the data set. Raises Stopped where its rows contradict each other, or too few are held out."""
-    options = ("--class-field", adoption.class_field) if adoption.class_field else ()
+    options = (*adoption.class_options, *adoption.columns)
     card = adoption.run("datasets", "build", adoption.task, "--file", str(adoption.file), *options)
     page = adoption.path("card.html")
     adoption.run("datasets", "show", card["digest"], "--html", page, "--force")
@@ -176,8 +183,9 @@ def stage_version(adoption: Adoption) -> dict[str, Any]:
 
 def evaluate_version(adoption: Adoption) -> dict[str, Any]:
     """Keep the held-out rows as the task's newest suite, and evaluate the version on it."""
-    options = ("--class-field", adoption.class_field) if adoption.class_field else ()
-    suite = adoption.run("suites", "add", adoption.task, "--data", adoption.path("heldout.jsonl"), *options)["digest"]
+    suite = adoption.run(
+        "suites", "add", adoption.task, "--data", adoption.path("heldout.jsonl"), *adoption.class_options
+    )["digest"]
     calibrate = ("--calibrate",) if adoption.outcomes["dataset"]["heldout"] >= CALIBRATION_ROWS_MIN else ()
     page = adoption.path("evaluation.html")
     answer = adoption.run("evaluate", adoption.version, "--suite", suite[:12], *calibrate, "--out", page, "--force")
@@ -243,6 +251,7 @@ def adopt(
     class_field: Annotated[
         str | None, typer.Option(metavar="NAME", help="The field of the answers that is the class. Unset: by the rows.")
     ] = None,
+    column: OwnColumns = None,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Manifest of the first version. Unset: one is drafted.")
     ] = None,
@@ -275,8 +284,11 @@ def adopt(
         key_file.write_text(api.key, encoding="utf-8")
         options = [(name, value) for name, value in vars(parameters).items() if value is not None]
         words = tuple(word for name, value in options for word in (_option_of(name), str(value)))
+        columns = tuple(
+            word for ours, theirs in read_columns(column).items() for word in ("--column", f"{ours}={theirs}")
+        )
         adoption = Adoption(
-            api, task, file, folder, key_file, class_field, manifest, words, frozenset(past or ()), release
+            api, task, file, folder, key_file, class_field, columns, manifest, words, frozenset(past or ()), release
         )
         _take_steps(adoption, _read_state(adoption))
     text = f"{adoption.version} is released: {adoption.outcomes['release']['released']}."
@@ -304,7 +316,7 @@ def _read_state(adoption: Adoption) -> dict[str, Any]:
     except OSError as error:
         raise Unusable(f"{adoption.file} can't be read: {error.strerror}.") from error
     manifest = None if adoption.manifest is None else str(adoption.manifest)
-    options = [adoption.class_field, manifest, *adoption.parameters]
+    options = [adoption.class_field, *adoption.columns, manifest, *adoption.parameters]
     fresh: dict[str, Any] = {"task": adoption.task, "file": digest, "options": options, "done": {}}
     try:
         state: dict[str, Any] = json.loads((adoption.folder / STATE_FILE).read_bytes())

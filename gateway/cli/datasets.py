@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Force, Yes, add_command, as_body, make_sure, see_that_it_can_be_written
 from gateway.cli.evaluations import send_data
 from gateway.cli.option_names import name_options
+from gateway.cli.prompts import OwnColumns, read_columns
 from gateway.cli.records import moments_of
 from gateway.cli.tables import Printer, Row, format_age, format_time
 from gateway.cli.watch import WatchFailed, follow_work
@@ -45,12 +45,7 @@ def build(
         ),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Requests before then. Unset: now.")] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="OURS=THEIRS", help="A table's column, as in text=body or expected=reply. May be repeated."
-        ),
-    ] = None,
+    column: OwnColumns = None,
     heldout_share: Annotated[
         float | None, typer.Option(min=0, max=0.9, help="Share of the groups that is held out (0.2).")
     ] = None,
@@ -66,7 +61,7 @@ def build(
     ] = False,
 ) -> None:
     """Build a data set from requests and files. Its digest names it."""
-    columns, (first, last) = dict(_column_of(each) for each in column or ()), moments_of(since_time, until)
+    columns, (first, last) = read_columns(column), moments_of(since_time, until)
     sent = [
         {"digest": send_data(api, f"{PATH}/files", path, {}, ANY_KIND)["digest"], "name": path.name, "columns": columns}
         for path in files or ()
@@ -147,13 +142,6 @@ def delete(api: Api, digest: Digest, yes: Yes = False) -> None:
     card = api.get(f"{PATH}/{quote(digest, safe='')}")
     make_sure(f"Delete the data set {card['digest'][:12]} of {card['task']}?", yes)
     api.out.tell(api.delete(f"{PATH}/{card['digest']}"), f"{card['digest'][:12]} is deleted.")
-
-
-def _column_of(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
-    if not equals or not ours or not theirs:
-        raise Unusable(f"--column {text[:80]!r} is not OURS=THEIRS, as in text=body.")
-    return ours, theirs
 
 
 def _tell(out: Printer, card: dict[str, Any]) -> None:

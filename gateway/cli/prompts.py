@@ -7,13 +7,14 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
+import typer
 from rich.progress import TextColumn
 
 from gateway.cli.admin_client import AdminClient, Unusable, read_text
@@ -23,9 +24,28 @@ from gateway.cli.watch import POLL_SECONDS, WatchFailed, explain_interrupt, make
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 
 Sources = list[tuple[str, Path]]
+OwnColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="OURS=THEIRS",
+        help="A table's column, as in text=body or expected=reply. May be repeated.",
+    ),
+]
 BETWEEN_ROWS = re.compile(r"[\s,]*")
 PROMPT_COLUMNS = ("prompt", "text", "id", "label")
 """Columns of a CSV file of training prompts that are read."""
+
+
+def read_columns(options: Sequence[str] | None) -> dict[str, str]:
+    """The file's own names of columns, by ours. Raises Unusable."""
+    columns = {}
+    for option in options or ():
+        ours, _, theirs = option.partition("=")
+        if not ours or not theirs:
+            raise Unusable(f"--column {option[:80]!r} is not OURS=THEIRS, as in text=body.")
+        columns[ours] = theirs
+    return columns
 
 
 def sources_of(stack: ExitStack, prompts: Path | None, background: Path | None) -> Sources:
@@ -131,11 +151,11 @@ def _scope_cell(shown: dict[str, Any]) -> str:
     return f"failed: {found['error']}" if found["state"] == "failed" else f"{found['state']}, {found['progress']:.0%}"
 
 
-def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
+def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Mapping[str, str] | None = None) -> Path:
     """A file with a line of JSON each: `path` itself, or what is made of its CSV (of these columns) or JSON list.
 
-    What is made lasts as long as `stack`. A row is on the line where it began before, or on the next free one.
-    Raises Unusable.
+    `own_names` are the file's names of columns, by ours. What is made lasts as long as `stack`. A row is on the line
+    where it began before, or on the next free one. Raises Unusable.
     """
     if not path.is_file():
         raise Unusable(f"There is no file {path}.")
@@ -145,7 +165,9 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
         return path
     file = StringIO(read_text(path), newline="")
     try:
-        rows = list(_rows_of_csv(path, file, columns) if path.suffix.lower() == ".csv" else _rows_of_json(path, file))
+        rows = list(
+            _rows_of_csv(path, file, columns, own_names) if path.suffix.lower() == ".csv" else _rows_of_json(path, file)
+        )
     except (ValueError, csv.Error) as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
     made = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.jsonl"
@@ -155,18 +177,31 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
     return made
 
 
-def _rows_of_csv(path: Path, file: IO[str], columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows_of_csv(
+    path: Path, file: StringIO, columns: Sequence[str], own_names: Mapping[str, str] | None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows, each with the number of lines before it that are not its own."""
-    found, written = csv.DictReader(file), 0
-    if not {"prompt", "text"} & set(found.fieldnames or ()):
-        raise Unusable(f"{path} has no column named prompt or text: name the columns in its first line.")
+    from monitoring.evaluation.dataset import find_separator
+
+    separator = find_separator(file.getvalue().partition("\n")[0])
+    found, written = csv.DictReader(file, delimiter=separator), 0
+    head, our_names = list(found.fieldnames or ()), {theirs: ours for ours, theirs in (own_names or {}).items()}
+    if missing := [theirs for theirs in our_names if theirs not in head]:
+        raise Unusable(f"{path} has no column {missing[0]!r}: it has {', '.join(head)[:400]}.")
+    found.fieldnames = [our_names.get(name, name) for name in head]
+    if not {"prompt", "text"} & set(found.fieldnames):
+        option = "" if own_names is None else ", or say which one it is, as in --column text=NAME"
+        raise Unusable(
+            f"{path} has no column named prompt or text: it has {', '.join(head)[:400]}. Name one so in its first line"
+            f"{option}."
+        )
     begins = found.line_num
     for row in found:
         yield begins - written, {name: row[name] for name in columns if row.get(name) is not None}
         written, begins = begins + 1, found.line_num
 
 
-def _rows_of_json(path: Path, file: IO[str]) -> Iterator[tuple[int, Any]]:
+def _rows_of_json(path: Path, file: StringIO) -> Iterator[tuple[int, Any]]:
     """The rows, each with the number of lines before it that are not its own."""
     text = file.read()
     if not isinstance(json.loads(text), list):

@@ -14,7 +14,7 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, Force, as_body, see_that_it_can_be_written, with_api
-from gateway.cli.prompts import as_lines
+from gateway.cli.prompts import OwnColumns, as_lines, read_columns
 from gateway.cli.readiness_page import make_page
 
 COLUMNS = ("prompt", "text", "expected", "id", "label", "class", "group", "parent", "at")
@@ -68,6 +68,7 @@ def answer_readiness(
         str | None,
         typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
     ] = None,
+    column: OwnColumns = None,
     task: Annotated[str | None, typer.Option(help="The task that the examples in the file are for.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this file, as HTML.")] = None,
     force: Force = False,
@@ -78,6 +79,7 @@ def answer_readiness(
     """
     see_that_it_can_be_written(force, html)
     query = as_body(costs, goal=goal, class_field=class_field)
+    own_names = read_columns(column)
     is_file = Path(task_or_file).is_file() or Path(task_or_file).suffix in (".jsonl", ".json", ".csv")
     if not is_file and task is not None:
         raise Unusable(f"There is no file {task_or_file}.")
@@ -85,7 +87,7 @@ def answer_readiness(
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with ExitStack() as stack, api.out.progress(*columns) as progress:
-            lines = as_lines(stack, Path(task_or_file), COLUMNS) if is_file else Path(os.devnull)
+            lines = as_lines(stack, Path(task_or_file), COLUMNS, own_names) if is_file else Path(os.devnull)
             progress.add_task("Training a cheap model on parts of the rows" if is_file else "Reading the archive")
             file = stack.enter_context(lines.open("rb"))
             size_bytes = os.fstat(file.fileno()).st_size

@@ -19,14 +19,16 @@ def reload(
     answer = api.post("/reload", dry_run="true" if dry_run else None)
     if api.out.answer(answer):
         return
-    rows = [(item["path"], _said(item["before"]), _said(item["after"])) for item in answer["changes"]]
+    rows = [(item["path"], _said(item["before"]), _said(item["after"], item["before"])) for item in answer["changes"]]
     if not rows:
-        api.out.say("Nothing has changed.")
+        api.out.say(f"Nothing has changed in {answer['file']}.")
         return
     api.out.table(("KEY", "BEFORE", "AFTER"), rows)
     if answer["restart_required"]:
         api.out.note(f"These need a restart: {', '.join(answer['restart_required'])}.")
 
 
-def _said(value: Any) -> str:
+def _said(value: Any, before: Any = ...) -> str:
+    if before is None and isinstance(value, dict):
+        return "added"  # with all its defaults, which `--json` has
     return "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

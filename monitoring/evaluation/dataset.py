@@ -29,6 +29,7 @@ LENGTHS = ((200, "up to 200 characters"), (1000, "201 to 1,000"), (4000, "1,001 
 LONGEST = "over 4,000"
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 TEXT_LOOKED_AT_BYTES = 4096
+SEPARATORS = (",", ";", "\t", "|")
 
 
 class DatasetError(Exception):
@@ -165,6 +166,11 @@ def find_text_fault(beginning: bytes) -> str:
     if b"\0" in beginning[:TEXT_LOOKED_AT_BYTES]:
         return "have bytes of zero, as UTF-16 or a damaged file has: save them as text in UTF-8."
     return ""
+
+
+def find_separator(head: str) -> str:
+    """What parts the columns of a CSV file with this first line: a comma, or what spreadsheets write in its place."""
+    return next((mark for mark in SEPARATORS if mark in head), SEPARATORS[0])
 
 
 def write_canonically(value: Any) -> str:

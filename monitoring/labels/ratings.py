@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from monitoring.evaluation.dataset import find_separator
+
 RATINGS_MAX = 1_000_000
 CELL_CHARACTERS_MAX = 1000
 OTHER_COLUMNS = ("item", "class", "gold")
@@ -84,7 +86,9 @@ def collect_ratings(ratings: Iterable[Rating], gold: Mapping[str, str] | None = 
 
 def read_rater_file(text: str) -> Ratings:
     """The ratings of a rater file. Raises RatingsError, which names each bad line, the first 20 of them."""
-    rows = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
+    text = text.removeprefix("\ufeff")
+    separator = find_separator(text.partition("\n")[0])
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     ratings: list[Rating] = []
     gold: dict[str, str] = {}
     faults: list[str] = []

@@ -33,7 +33,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from monitoring.evaluation.dataset import TEXT_LOOKED_AT_BYTES, find_text_fault
+from monitoring.evaluation.dataset import TEXT_LOOKED_AT_BYTES, find_separator, find_text_fault
 from monitoring.quality.detectors.recent_values import DAY_SECONDS
 
 OUTCOMES = ("outcome", "right")
@@ -49,7 +49,6 @@ TIME_MAX = 253_402_300_799.0
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 NO, YES = ("0", "0.0"), ("1", "1.0")
 """0 and 1, as spreadsheets and data frames write them too."""
-OTHER_SEPARATORS = (";", "\t", "|")
 NOTHING, STEADY, CHANGED = 0, 1, 2
 
 Direction = Literal["worse", "better"]
@@ -258,11 +257,9 @@ def _decode(lines: Iterable[str]) -> Iterator[str]:
 
 def _read_csv(lines: Iterator[str], check: Check) -> Iterator[tuple[int, Fields]]:
     """The rows of CSV, each with its line."""
-    reader = csv.reader(lines, strict=True)
+    first = next(lines, "")
+    reader = csv.reader(chain([first], lines), strict=True, delimiter=find_separator(first))
     head = [name.strip().lower() for name in _next(reader) or []]
-    other = next((mark for mark in OTHER_SEPARATORS if len(head) == 1 and mark in head[0]), None)
-    if other is not None:
-        raise LabelFileError(f"line 1: are its columns parted by {other!r}? It has to be commas.")
     check(1, head)
     empty = None
     while (fields := _next(reader)) is not None:

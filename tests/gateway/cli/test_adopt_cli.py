@@ -40,11 +40,11 @@ def adopting(empty: RunningGateway) -> Command:
 
 
 def examples(folder: Path) -> Path:
-    """Clear cases of two decisions, as a table."""
+    """Clear cases of two decisions, as a spreadsheet writes its table, with columns of its own."""
     path = folder / "examples.csv"
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("text", "expected"))
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file, delimiter=";")
+        table.writerow(("case", "decision"))
         for number in range(240):
             product, days = PRODUCTS[number % len(PRODUCTS)], 1 + number // 4
             state, decision = ("sealed", "approve") if number % 2 else ("broken by me", "deny")
@@ -56,6 +56,7 @@ def examples(folder: Path) -> Path:
 async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adopting: Command, tmp_path: Path) -> None:
     file, folder = examples(tmp_path), tmp_path / "out"
     words = ("adopt", str(file), "--task", "returns", "--out", str(folder), "--steps", "6", "--past", "readiness")
+    words += ("--column", "text=case", "--column", "expected=decision")
     stopped = await adopting(*words)
     assert (stopped.exit_code, "--past manifest" in stopped.err) == (1, True), stopped.err
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())

@@ -70,6 +70,19 @@ async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: C
     answers = [(await ok(apprentice, "readiness", str(path), "--json")).json["facts"] for path in files]
     assert answers[0]["curve"] == answers[1]["curve"] == answers[2]["curve"]
     assert answers[1]["drop"] == answers[2]["drop"] != answers[0]["drop"]
+    sheet, option = tmp_path / "sheet.csv", ("--column", "text=Kundentext", "--column", "expected=Antwort")
+    with sheet.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=";").writerows(
+            [("Kundentext", "Antwort"), *((r["text"], r["expected"]) for r in rows)]
+        )
+    assert (await ok(apprentice, "readiness", str(sheet), *option, "--json")).json["facts"]["curve"] == answers[0][
+        "curve"
+    ]
+    said = await apprentice("readiness", str(sheet))
+    assert "no column named prompt or text: it has Kundentext, Antwort." in said.err
+    assert "as in --column text=NAME" in said.err
+    said = await apprentice("readiness", str(sheet), "--column", "text=Frage")
+    assert "sheet.csv has no column 'Frage': it has Kundentext, Antwort." in said.err
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a", "expected": "b"}\n{"text": "c"}\n')
     said = await apprentice("readiness", str(bad))
