@@ -60,7 +60,7 @@ class Adoption:
         self.api.out.note(f"$ apprentice {' '.join(words)}")
         connection = ["--json", "--gateway", self.api.url, "--key-file", str(self.key_file)]
         connection += [] if self.api.ca_file is None else ["--ca", str(self.api.ca_file)]
-        command = [sys.executable, "-m", "gateway.cli.main", *words, *connection]
+        command = [sys.executable, "-P", "-m", "gateway.cli.main", *words, *connection]
         exit_code, output = run_command(command, self.api.out)
         if exit_code > 1:
             raise Unusable(f"`apprentice {' '.join(words)}` failed, as it says above.")

@@ -80,7 +80,12 @@ async def test_file_becomes_a_leading_version_with_a_stop_where_people_look(adop
     assert (other.exit_code, "done before" in other.err) == (2, False), "with other options it begins anew"
 
 
-async def test_each_step_trusts_the_authority_that_was_named(configure: Configure, tmp_path: Path) -> None:
+async def test_each_step_trusts_the_named_authority_and_runs_no_code_that_lies_here(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "gateway" / "__init__.py").write_text("raise ImportError('this lies in the working folder')")
+    monkeypatch.chdir(tmp_path)
     file, authority = tmp_path / "rows.csv", Authority(tmp_path)
     file.write_text("text,expected\na kettle,approve\na tent,deny\n")
     tls = authority.sign("gateway")
