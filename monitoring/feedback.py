@@ -128,6 +128,7 @@ class FeedbackStore:
         another gateway's spool: the feedback then waits for it. Raises RedisError if it could not be stored: nothing
         may be acknowledged then.
         """
+        own = f"{feedback.caller}\t"  # a name is its caller's: else one would be told what another has said
         room = 1 + feedback.reviewed  # as much again as callers have: none can prevent that its request is reviewed
         given, index, first, feedback_id = await self._give(
             keys=[
@@ -138,7 +139,7 @@ class FeedbackStore:
                 f"apprentice:feedback:{request_id}:latest",
             ],
             args=[
-                feedback.feedback_id,
+                own + feedback.feedback_id,
                 feedback.digest(),
                 msgspec.json.encode(feedback),
                 giver,
@@ -153,8 +154,8 @@ class FeedbackStore:
             ],
         )
         _, of = read_place(index)
-        reported = of.purpose == REPORTED
-        return Receipt(given.decode(), feedback_id.decode(), bool(first), of.task or None, of.version or None, reported)
+        reported, name = of.purpose == REPORTED, feedback_id.decode().removeprefix(own)
+        return Receipt(given.decode(), name, bool(first), of.task or None, of.version or None, reported)
 
     async def of(self, request_id: str) -> list[Feedback]:
         """All feedback on a request, oldest first."""

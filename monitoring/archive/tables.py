@@ -44,7 +44,7 @@ class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     task: str | None = None  # The record's task.
     version: str | None = None  # The record's version.
     pool: str | None = None  # The record's pool.
-    feedback_id: str  # Its name, unique for the request.
+    feedback_id: str  # Its name among its caller's.
     metric: str  # The metric.
     value_boolean: bool | None = None  # The value, of a boolean.
     value_float: float | None = None  # The value, of a float.

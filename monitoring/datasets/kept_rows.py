@@ -164,8 +164,9 @@ def _judgements_of(requests: Sequence[str], redis: Redis, archived: Judged) -> J
     found: Judged = {}
     for request, entries in zip(requests, replies, strict=True):
         here = [msgspec.json.decode(value.split(b"\n", 2)[2], type=Feedback) for value in entries.values()]
-        known = {feedback.feedback_id for feedback in here}
-        found[request] = here + [each for each in archived.get(request, []) if each.feedback_id not in known]
+        known = {(each.caller, each.feedback_id) for each in here}
+        left = [each for each in archived.get(request, []) if (each.caller, each.feedback_id) not in known]
+        found[request] = here + left
     return found
 
 

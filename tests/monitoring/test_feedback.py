@@ -96,6 +96,21 @@ async def test_the_same_id_with_another_judgement_is_a_conflict(
     assert len(await store.of(request_id)) == 1
 
 
+async def test_a_name_is_its_callers_alone(store: FeedbackStore, request_id: str) -> None:
+    given = [
+        (await store.give(request_id, judgement("f1", value, caller=caller), "*", young=False)).given
+        for caller, value in (("anna", True), ("ben", True), ("carl", False), ("ben", True), ("ben", False))
+    ]
+    assert given == ["created", "created", "created", "same", "conflict"], "none is told what another one said"
+    assert [(one.feedback_id, one.caller) for one in await store.of(request_id)] == [
+        ("f1", "anna"), ("f1", "ben"), ("f1", "carl")
+    ]  # fmt: skip
+    unnamed = judgement("g", caller="dora", named=False)
+    assert (await store.give(request_id, unnamed, "*", young=False)).feedback_id == "g"
+    again = await store.give(request_id, judgement("h", caller="dora", named=False), "*", young=False)
+    assert (again.given, again.feedback_id) == ("same", "g")
+
+
 async def test_a_second_judgement_is_created_but_not_the_first(store: FeedbackStore, request_id: str) -> None:
     await store.give(request_id, judgement("f1"), "caller1", young=False)
     second = await store.give(request_id, judgement("f2", value=False), "caller1", young=False)
