@@ -35,6 +35,8 @@ SYSTEM = "system"
 HIDDEN = "(hidden)"
 HIDDEN_PATHS = ("recycle_url", "webhook_url")
 """Addresses that may bear a secret."""
+WITH_USER = re.compile(r"[a-z]+://[^/]*@.*")
+"""An address that bears one."""
 AUDITED_MAX = 500
 CHANGEABLE = (
     "tasks.*",
@@ -260,7 +262,8 @@ def _by_name(value: Any) -> Any:
 
 
 def _shown(path: str, value: Any) -> Any:
-    if isinstance(value, SecretStr) or (value is not None and path.endswith(HIDDEN_PATHS)):
+    is_address = value is not None and (path.endswith(HIDDEN_PATHS) or WITH_USER.fullmatch(str(value)))
+    if isinstance(value, SecretStr) or is_address:
         return HIDDEN
     value = _by_name(value)
     if isinstance(value, Mapping):
