@@ -63,6 +63,7 @@ async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: Run
         assert await given(two) == request_id
         seen = (await two.get(f"/v1/requests/{request_id}")).json()
         assert (seen["feedback"], seen["label"]["words"]) == ([], "1 of 2 reviewers has answered")
+        assert (seen["label"]["right"], seen["label"]["wrong"]) == (0, 0)
         assert "opened" not in json.dumps(seen)
         assert len((await one.get(f"/v1/requests/{request_id}")).json()["feedback"]) == 1
         await say(two, request_id, True)

@@ -46,6 +46,7 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
         label = find_label(feedback, await read_rules(services, record.task))
     if label is not None and label.is_waiting and caller.role != "admin":  # reviewers don't see each other's answers
         feedback = [one for one in feedback if not one.reviewed or one.caller == caller.public]
+        label = msgspec.structs.replace(label, right=0, wrong=0)
     in_full = caller.judges == "*"
     visible = record if in_full else redact_record(record)
     explanation = [*explain(record, in_full), *([f"Its label is {label.value}: {label.words}."] if label else [])]
