@@ -1,27 +1,61 @@
-"""Rows in the forms of others, as our own form has them: preference pairs of OpenAI, and inferences of TensorZero."""
+"""Rows in the forms of others, as our own form has them: of OpenAI, TensorZero, Alpaca and ShareGPT."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Set
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from monitoring.evaluation.dataset import DatasetError, see_that_it_is_text, write_canonically
+from monitoring.evaluation.dataset import DatasetError, object_of, see_that_it_is_text, write_canonically
 
+ROLES: Mapping[str, str] = {
+    "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+}  # fmt: skip
+"""Roles by the speakers of ShareGPT."""
+TURN_ROLES = ("user", "assistant")
+ALPACA_FIELDS = frozenset({"instruction", "input", "output", "system", "history"})
 TEXT_KEYS = ("text", "value", "arguments")
 """Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
 
 
 def as_own_form(read: dict[str, Any], at: int) -> dict[str, Any]:
     """The object on line `at` with the keys that our rows have; one of ours is left as it is. Raises DatasetError."""
-    if "messages" in read or "input" not in read:
+    if "messages" in read:
         return read
-    if "preferred_output" in read:
-        return _from_preference(read, at)
-    if "output" in read:
-        return _from_inference(read, at)
-    return read
+    translate = next((form for fields, form in FORMS if fields <= read.keys()), None)
+    return read if translate is None else translate(read, at)
+
+
+def read_own_object(line: bytes, at: int) -> dict[str, Any]:
+    """The object on line `at`, with the keys that our rows have. Raises DatasetError."""
+    return as_own_form(object_of(line, at), at)
+
+
+def _from_turns(read: dict[str, Any], at: int) -> dict[str, Any]:
+    """A conversation of ShareGPT."""
+    turns, messages = read["conversations"], []
+    for turn in turns if isinstance(turns, list) else []:
+        role = ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
+        if role is None:
+            known = ", ".join(ROLES)
+            raise DatasetError(f"Line {at}: a turn of its conversations is `from` none of {known}.")
+        messages.append({"role": role, "content": turn.get("value")})
+    return {name: value for name, value in read.items() if name != "conversations"} | {"messages": messages}
+
+
+def _from_instruction(read: dict[str, Any], at: int) -> dict[str, Any]:
+    """A row of Alpaca: what is to be done, on which input, and the turns before."""
+    messages = [{"role": "system", "content": read["system"]}] if read.get("system") else []
+    for turn in read.get("history") or []:
+        if not isinstance(turn, list) or len(turn) != len(TURN_ROLES):
+            raise DatasetError(f"Line {at}: a turn of its history is no pair of a question and an answer.")
+        messages += [{"role": role, "content": text} for role, text in zip(TURN_ROLES, turn, strict=True)]
+    asked = "\n\n".join(_as_text(read[name]) for name in ("instruction", "input") if read.get(name))
+    messages.append({"role": "user", "content": asked})
+    own = {name: value for name, value in read.items() if name not in ALPACA_FIELDS}
+    return own | {"messages": messages} | ({"expected": read["output"]} if "output" in read else {})
 
 
 def _from_preference(read: dict[str, Any], at: int) -> dict[str, Any]:
@@ -123,3 +157,12 @@ def time_of(value: Any) -> float | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+FORMS: tuple[tuple[Set[str], Callable[[dict[str, Any], int], dict[str, Any]]], ...] = (
+    ({"conversations"}, _from_turns),
+    ({"instruction"}, _from_instruction),
+    ({"input", "preferred_output"}, _from_preference),
+    ({"input", "output"}, _from_inference),
+)
+"""The forms of others, each with the fields by which it is known; the first one that fits."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,9 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     rejected: str = ""
 
 
+ReadObject = Callable[[bytes, int], dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetLimits:
     """The upper limits of a data set."""
@@ -72,7 +76,8 @@ class DatasetLimits:
 class DatasetReader:
     """Reads a data set piece by piece, and keeps of its rows no more than their digests."""
 
-    def __init__(self, limits: DatasetLimits) -> None:
+    def __init__(self, limits: DatasetLimits, read_object: ReadObject | None = None) -> None:
+        """`read_object` reads the object on a line; unset: as it is."""
         self.rows = 0
         self.groups = 0
         """Groups of rows that tell as much as one row."""
@@ -81,6 +86,7 @@ class DatasetReader:
         self.contradicted = 0
         """Rows whose request stood there before with another expected answer."""
         self._limits = limits
+        self._read_object = read_object or object_of
         self._bytes = 0
         self._line = 0
         self._rest = b""
@@ -126,7 +132,7 @@ class DatasetReader:
             raise self._too_long(at)
         if self.rows >= self._limits.rows_max:
             raise DatasetError(f"Line {at}: the data have more than {self._limits.rows_max} rows: send a part of them.")
-        read = object_of(line, at)
+        read = self._read_object(line, at)
         row = row_of(read, at, self.rows)
         before = self._lines_of_ids.setdefault(row.id, at)
         if before != at:

@@ -18,6 +18,7 @@ from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.messages import body_of
 from gateway.server.data_body import receive_data
+from monitoring.datasets.foreign_rows import read_own_object
 from monitoring.evaluation.comparing import ClassFinder, ComparisonMetric
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from monitoring.evaluation.erasure import number_again
@@ -61,7 +62,7 @@ class Intake:
         """Take in the JSON lines of an upload. Raises Problem: 400 with the line at fault, 413 too long, 415 not
         declared as JSON lines; and RedisError."""
         limits = self.evaluations.services.settings.evaluation
-        reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max))
+        reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max), read_own_object)
 
         async def take(piece: bytes) -> None:
             await self._take_in(reader.feed(piece))
@@ -75,7 +76,7 @@ class Intake:
     async def from_file(self, path: Path) -> Data:
         """Take in the JSON lines of a file. Raises DatasetError; Problem for what no caller could ask; OSError."""
         limits = self.evaluations.services.settings.evaluation
-        reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max))
+        reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max), read_own_object)
         with await asyncio.to_thread(path.open, "rb") as file:
             while piece := await asyncio.to_thread(file.read, FILE_PIECE_BYTES):
                 await self._take_in(reader.feed(piece))

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from gateway.features.readiness.messages import ReadinessJob, ReadinessResult
 from gateway.formats.fields import Message
 from gateway.formats.selectors import select_from_messages, select_from_text
-from monitoring.datasets.foreign_rows import time_of
+from monitoring.datasets.foreign_rows import read_own_object, time_of
 from monitoring.evaluation.comparing import ClassFinder
 from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError, DatasetLimits, DatasetReader, Row, object_of
 from monitoring.helper_process import run_data_job
@@ -38,7 +38,7 @@ def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
 def read_examples(job: ReadinessJob, data: bytes) -> list[LabelledText]:
     """The rows of the data. Raises DatasetError."""
     lines = data.split(b"\n")
-    reader = DatasetReader(DatasetLimits(job.rows_max, len(data), job.row_bytes_max))
+    reader = DatasetReader(DatasetLimits(job.rows_max, len(data), job.row_bytes_max), read_own_object)
     rows = [*reader.feed(data), *reader.end()]
     if job.class_field:
         finder = ClassFinder(job.class_field)

@@ -66,10 +66,15 @@ async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: C
         writer = csv.DictWriter(file, ["text", "label", "at"])
         writer.writeheader()
         writer.writerows({"text": row["text"], "label": row["expected"], "at": row["at"]} for row in rows)
+    alpaca = [{"instruction": row["text"], "input": "", "output": row["expected"]} for row in rows]
     files = (write(tmp_path / "tuning.jsonl", tuning), table, write(tmp_path / "rows.jsonl", rows))
     answers = [(await ok(apprentice, "readiness", str(path), "--json")).json["facts"] for path in files]
     assert answers[0]["curve"] == answers[1]["curve"] == answers[2]["curve"]
     assert answers[1]["drop"] == answers[2]["drop"] != answers[0]["drop"]
+    instructions = write(tmp_path / "alpaca.jsonl", alpaca)
+    assert (await ok(apprentice, "readiness", str(instructions), "--json")).json["facts"]["curve"] == answers[0][
+        "curve"
+    ]
     sheet, option = tmp_path / "sheet.csv", ("--column", "text=Kundentext", "--column", "expected=Antwort")
     with sheet.open("w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file, delimiter=";").writerows(

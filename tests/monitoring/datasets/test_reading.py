@@ -41,6 +41,34 @@ def test_rows_for_fine_tuning_and_pairs_of_preference_are_taken(tmp_path: Path) 
     assert preferred.id == tuning.id  # the same chat
 
 
+def test_instructions_of_alpaca_and_conversations_of_sharegpt_are_taken(tmp_path: Path) -> None:
+    alpaca = {"instruction": "Decide.", "input": "A kettle.", "output": "yes", "id": "r1"}
+    before = {**alpaca, "input": "", "system": "Be brief.", "history": [["Hello", "Hi"]]}
+    rows = read(lines(tmp_path / "alpaca.jsonl", alpaca, before))
+    assert [row.messages for row in rows if isinstance(row, DataRow)] == [
+        [{"role": "user", "content": "Decide.\n\nA kettle."}, YES],
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "Hi"},
+            {"role": "user", "content": "Decide."},
+            YES,
+        ],
+    ]
+    turns = [
+        {"from": "system", "value": "Decide."},
+        {"from": "human", "value": "A kettle."},
+        {"from": "gpt", "value": "yes"},
+    ]
+    assert only(lines(tmp_path / "sharegpt.jsonl", {"conversations": turns})).messages == [*ASKED, YES]
+    bad = {"conversations": [*turns, {"from": "narrator", "value": "So it was."}]}, {**alpaca, "history": [["alone"]]}
+    faults = read(lines(tmp_path / "bad.jsonl", *bad))
+    assert [row.fault for row in faults if isinstance(row, LeftOut)] == [
+        "Line 1: a turn of its conversations is `from` none of system, human, user, gpt, assistant.",
+        "Line 2: a turn of its history is no pair of a question and an answer.",
+    ]
+
+
 def test_inferences_of_tensorzero_are_taken_from_its_table_and_from_its_api(tmp_path: Path) -> None:
     asked = {"system": "Decide.", "messages": [{"role": "user", "content": [{"type": "text", "text": "A kettle."}]}]}
     inference = {
