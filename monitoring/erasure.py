@@ -134,7 +134,7 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
         if of_set:
             found.append(ErasedSet(listed.parent.name, len(of_set), rows))
     names_one = make_search(requests)
-    for path in (folder / WAITING_FOLDER).glob("*"):
+    for path in (folder / WAITING_FOLDER).rglob("*"):
         if path.is_file():
             rest = _without_lines(path.read_bytes(), names_one)
             if rest is not None:

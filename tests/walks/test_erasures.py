@@ -14,6 +14,8 @@ import duckdb
 import httpx
 import pytest
 
+from gateway.features.datasets.datasets import Datasets
+from gateway.features.datasets.exporting import send_export
 from gateway.features.erasures.erasures import Erasures
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
@@ -74,8 +76,9 @@ def write_set(folder: Path, request: str, other: str) -> Path:
     (target / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (row, derived)))
     rest = [{"id": "r2", "request": other, **body(OTHER)}, {"id": request, **body(SECRET)}]
     (target / "heldout.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rest))
-    (target.parent / ".files").mkdir()
-    (target.parent / ".files" / ("b" * 64)).write_text("".join(json.dumps(each) + "\n" for each in rest))
+    (target.parent / ".files" / ".incoming-1").mkdir(parents=True)
+    for name in ("b" * 64, ".incoming-1/rows"):  # the second by a gateway that was killed
+        (target.parent / ".files" / name).write_text("".join(json.dumps(each) + "\n" for each in rest))
     (target / "left_out.jsonl").write_text(json.dumps({"because": "exact_duplicate", "row": row}) + "\n")
     (target / REQUESTS_FILE).write_text(f"{request}\n{other}\n")
     (target / CARD_FILE).write_text(
@@ -156,6 +159,7 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
         assert (opened.status_code, opened.json()["examples"]) == (201, 2)
         await add_suite(http, request, other)
     dataset = write_set(folder, request, other)
+    await send_export(gateway.features[Datasets], dataset, "train", "sft")  # as a gateway leaves it that is killed then
     await gateway.services.redis.set("apprentice:duty:datasets:of-another", "gateway-b")
     before, labels = holding(folder, OTHER), await gateway.services.redis.xrange(STREAM_KEY)
     assert {"train.jsonl", "card.html", CARD_FILE} < set(holding(folder, SECRET))

@@ -15,6 +15,7 @@ from gateway.errors import Problem
 from gateway.features.datasets.datasets import Datasets
 from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build_job import ExportFormat, ExportJob, ExportResult
+from monitoring.datasets.folder import PARTIAL
 
 COMMAND = make_command("monitoring.datasets.export_run")
 
@@ -22,7 +23,7 @@ COMMAND = make_command("monitoring.datasets.export_run")
 async def send_export(datasets: Datasets, folder: Path, part: str, form: ExportFormat) -> FileResponse:
     """The part in this format as an answer. Raises Problem without a row (409), and where it fails (503, 500)."""
     await asyncio.to_thread(make_private_folder, datasets.files)
-    aside = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=datasets.files))
+    aside = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=PARTIAL, dir=datasets.files))
     target = aside / f"{part}.{'parquet' if form == 'parquet' else 'jsonl'}"
     try:
         job = ExportJob(str(folder / f"{part}.jsonl"), str(target), form)
