@@ -22,6 +22,7 @@ from gateway.formats.translated_format import (
     make_tool,
     name_untaken,
     put_instructions,
+    put_reasoning,
     put_tools,
     refuse_missing,
     refuse_value,
@@ -62,10 +63,11 @@ class ImageSource(msgspec.Struct):
 
 
 class ContentBlock(msgspec.Struct):
-    """A block of a message: text, an image, a call of a tool, or what the tool gave back."""
+    """A block of a message: text, an image, reasoning, a call of a tool, or what the tool gave back."""
 
     type: Annotated[str, Meta(max_length=64)]
     text: str | None = None
+    thinking: str | None = None
     source: ImageSource | str | None = None
     id: str | None = None
     name: str | None = None
@@ -269,6 +271,7 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
+    thoughts = [block.thinking for block in message.content if block.type == "thinking" and block.thinking]
     for number, block in enumerate(message.content):
         at = f"{place}[{number}]"
         if block.type == "text":
@@ -284,9 +287,9 @@ def _read_turn(message: TurnMessage, place: str) -> list[dict[str, Any]]:
             content, images = _read_result(block, f"{at}.content")
             results.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": content})
             parts += images
-        elif block.type not in ("thinking", "redacted_thinking"):  # of earlier turns: templates leave it out as well
+        elif block.type not in ("thinking", "redacted_thinking"):
             raise refuse_value(f"{at}.type", block.type, "text", "image", "tool_use", "tool_result", "thinking")
-    turn = {"role": message.role, "content": join_parts(parts)}
+    turn = {"role": message.role, "content": join_parts(parts), **put_reasoning(thoughts)}
     if calls:
         return [turn | {"content": turn["content"] or None, "tool_calls": calls}]
     return [*results, turn] if parts or not results else results

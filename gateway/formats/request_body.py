@@ -24,7 +24,7 @@ from gateway.formats.fields import (
 from gateway.formats.permissions import check_messages, is_neutral, refusal_of, shorten_name
 from gateway.formats.structured_outputs import check_forms
 from gateway.formats.surrogates import HALF, HALVES
-from gateway.formats.wire_format import WireFormat, read_fields
+from gateway.formats.wire_format import WireFormat, decode_list, read_fields
 from router.checks import get_selector
 from router.decision import Choice, RoutingRequest
 from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
@@ -332,6 +332,8 @@ class RequestBody:
         schema = self._schema()
         if schema is not None:
             fields |= self.wire_format.json_schema(schema)
+        if "messages" in fields:
+            fields["messages"] = [_without_reasoning(message) for message in decode_list(fields["messages"])]
         openai = self.wire_format.openai
         return {name: value for name, value in fields.items() if name in openai or name in own_fields}
 
@@ -349,6 +351,13 @@ class RequestBody:
         """True if the caller says itself what form the answer has: the general prompt's form then stays out."""
         named = self._fields.keys() & {"structured_outputs", "tools"}
         return bool(named) or self.read.response_format is not None
+
+
+def _without_reasoning(message: Any) -> Any:
+    """A message as OpenAI's API knows it: without the field that has the reasoning of an earlier answer."""
+    if isinstance(message, dict) or b'"reasoning"' not in bytes(message):
+        return message
+    return {name: value for name, value in RAW_FIELDS.decode(message).items() if name != "reasoning"}
 
 
 class Selections(dict[str, str]):

@@ -23,6 +23,7 @@ from gateway.formats.translated_format import (
     make_tool,
     name_untaken,
     put_instructions,
+    put_reasoning,
     put_tools,
     refuse_missing,
     refuse_value,
@@ -248,32 +249,39 @@ def _messages(items: str | list[InputItem]) -> list[dict[str, Any]]:
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
     messages: list[dict[str, Any]] = []
+    thoughts: list[str] = []
     for number, item in enumerate(items):
         place = f"input[{number}]"
         if item.type == "message":
             see_that_it_has(item, place, "role")
             role = "system" if item.role == "developer" else item.role
-            messages.append({"role": role, "content": _content(item.content, f"{place}.content")})
+            content = _content(item.content, f"{place}.content")
+            messages.append({"role": role, "content": content, "reasoning": thoughts if role == "assistant" else []})
+            thoughts = []
         elif item.type == "function_call":
             see_that_it_has(item, place, "call_id", "name", "arguments")
             call = make_call(item.call_id, item.name, item.arguments)
-            last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
-            if last is None:
-                last = {"role": "assistant", "content": None}
-                messages.append(last)
-            last.setdefault("tool_calls", []).append(call)
+            if not messages or messages[-1]["role"] != "assistant":
+                messages.append({"role": "assistant", "content": None, "reasoning": []})
+            messages[-1]["reasoning"] += thoughts
+            messages[-1].setdefault("tool_calls", []).append(call)
+            thoughts = []
         elif item.type == "function_call_output":
             see_that_it_has(item, place, "call_id", "output")
             content = _content(item.output, f"{place}.output")
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
+            thoughts = []
         elif item.type == "item_reference":
             text = f"{place} names a stored item. {STATELESS} Clients do so with `store`: false."
             raise Problem("invalid_value", text, f"{place}.type")
-        elif item.type != "reasoning":  # a model's own reasoning of earlier turns: templates leave it out as well
+        elif item.type == "reasoning":
+            parts = item.content if isinstance(item.content, list) else []
+            thoughts += [part.text for part in parts if part.text]
+        else:
             raise refuse_value(f"{place}.type", item.type, *ITEM_TYPES)
     if not messages:
         raise Problem("invalid_value", "The input holds no message.", "input")
-    return messages
+    return [message | put_reasoning(message.pop("reasoning", [])) for message in messages]
 
 
 def _content(content: str | list[InputPart] | None, place: str) -> Any:

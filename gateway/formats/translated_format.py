@@ -152,6 +152,11 @@ def put_instructions(instructions: str | None, messages: list[dict[str, Any]]) -
     return [{"role": "system", "content": "\n\n".join(texts)}, *others] if texts else others
 
 
+def put_reasoning(texts: list[str]) -> dict[str, Any]:
+    """The field of an assistant's message with its reasoning; templates show it to the model up to the next turn."""
+    return {"reasoning": "\n".join(texts)} if texts else {}
+
+
 def see_that_it_has(item: object, place: str, *names: str) -> None:
     """Raises Problem (400) for a field that an item needs and has not."""
     for name in names:

@@ -101,6 +101,40 @@ def test_logprobs_that_can_not_be_read_are_left_out(logprobs: Any) -> None:
     assert json.loads(ResponseWriter(asked).write_whole(body))["output"][0]["content"][0]["logprobs"] == []
 
 
+def test_reasoning_before_a_call_goes_back_with_the_call() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    parts = [{"type": "reasoning_text", "text": "Hm."}]
+    turns = [
+        {"role": "user", "content": "a"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": parts},
+        {"role": "assistant", "content": "I look."},
+        call,
+        {"type": "reasoning", "id": "rs_2", "summary": [], "content": parts},
+        call | {"call_id": "d"},
+        {"type": "function_call_output", "call_id": "c", "output": "b"},
+        {"type": "reasoning", "id": "rs_3", "summary": [], "content": None, "encrypted_content": "x"},
+        call | {"call_id": "e"},
+    ]
+    chat = json.loads(read_body(RESPONSES, json.dumps({"model": "m", "input": turns}).encode()).raw)
+    _, first, _, second = chat["messages"]
+    assert (first["content"], first["reasoning"], len(first["tool_calls"])) == ("I look.", "Hm.\nHm.", 2)
+    assert "reasoning" not in second
+
+
+def test_thinking_before_a_tool_goes_back_with_the_tool() -> None:
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": ""}
+    use = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "c", "content": "b"}
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [thought, {"type": "redacted_thinking", "data": "x"}, use]},
+        {"role": "user", "content": [result]},
+    ]
+    asked = {"model": "m", "max_tokens": 9, "messages": turns}
+    chat = json.loads(read_body(MESSAGES, json.dumps(asked).encode()).raw)
+    assert [message.get("reasoning") for message in chat["messages"]] == [None, "Hm.", None]
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_instructions_and_developer_messages_become_one_system_message(place: int) -> None:
     turns = [{"role": "user", "content": "c"}]

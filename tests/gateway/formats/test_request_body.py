@@ -276,6 +276,20 @@ def test_openais_own_engines_get_the_token_limit_that_their_newer_models_take() 
     assert sent(prompt, replace(cloud, version=None, general_prompt_of=None))["max_tokens"] == 7
 
 
+@pytest.mark.parametrize("general_prompt", [True, False])
+def test_reasoning_of_earlier_messages_goes_to_engines_that_know_it(general_prompt: bool) -> None:
+    said = [*MESSAGES, {"role": "assistant", "content": "Hm?", "reasoning": "Hm."}, *MESSAGES]
+    body = read(messages=said)
+    assert [each.get("reasoning") for each in sent(body, by_general(general_prompt))["messages"][-3:]] == [
+        None,
+        "Hm.",
+        None,
+    ]
+    told = sent(body, by_openai(general_prompt))["messages"]
+    assert told[-3:] == [*MESSAGES, {"role": "assistant", "content": "Hm?"}, *MESSAGES]
+    assert len(told) == 3 + general_prompt
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_tokens_are_bounded_by_the_task_and_without_one_by_the_gateway(name: str) -> None:
     read(**{name: 512}).check(TASK, DEFAULTS)
