@@ -152,7 +152,7 @@ class CountedMessages(msgspec.Struct, kw_only=True):
     context_management: Annotated[dict[str, Raw], Meta(max_length=64)] | None = None
     """Edits of earlier turns. It is a hint: the gateway leaves all turns as they are."""
     service_tier: str | None = None
-    thread: Raw = msgspec.field(default_factory=Raw)
+    thread: Annotated[dict[str, Raw], Meta(max_length=64)] | None = None
     max_tokens: Tokens | None = None
 
 
@@ -179,7 +179,7 @@ class MessagesFormat(TranslatedFormat):
 
     def chat_fields(self, read: Any, given: dict[str, Raw]) -> dict[str, Any]:
         request: CountedMessages = read
-        if is_given(request.thread):  # without it, a later turn would be answered without those before it
+        if request.thread is not None:  # without it, a later turn would be answered without those before it
             text = "thread is not taken. The gateway stores no threads: send the whole conversation as messages."
             raise Problem("parameter_not_allowed", text, "thread")
         fields = self.rest(given, "temperature", "top_p", "top_k", "metadata", "service_tier")
