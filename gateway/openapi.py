@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from gateway.access import ROLES_OF, caller_of, identified_of
 from gateway.errors import ERRORS, FINAL
 from gateway.features.reported.reports import Report
-from gateway.formats.anthropic_messages import ERROR_TYPES, CountedMessages
+from gateway.formats.anthropic_messages import ERROR_TYPES, THREAD_CODE, CountedMessages
 from gateway.formats.format_table import FORMATS
 from gateway.formats.hot_schemas import make_schemas, operation_of
 from gateway.openapi_parts import CHOICE_ERRORS, CODES, JSON_ERRORS, Json
@@ -108,6 +108,7 @@ def _error_schema() -> Json:
         "param": {"type": ["string", "null"], "description": "The field at fault."},
         "code": {"type": "string", "enum": sorted(ERRORS)},
         "engine_code": {"type": "string", "description": "The engine's own code, where it gave one."},
+        "details": {"const": {"error_code": THREAD_CODE}, "description": "Of a `thread`, at /v1/messages alone."},
     }
     error = {
         "type": "object",

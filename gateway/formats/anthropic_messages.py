@@ -43,6 +43,8 @@ ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     }
 )
 """Anthropic's types of errors by status; any other status is an `invalid_request_error`."""
+THREAD_CODE = "thread_unsupported_request"
+"""The code of an error by which Anthropic's clients know that they have to send the whole conversation."""
 STOP_REASONS: Mapping[str, str] = MappingProxyType(
     {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 )
@@ -227,8 +229,8 @@ class MessagesFormat(TranslatedFormat):
         message, more = problem.message, dict[str, Any](param=problem.param, code=problem.code)
         if problem.code == "context_length_exceeded" and problem.param != "max_tokens":
             message = f"prompt is too long: {message}"  # by these words its clients know that they have to shorten it
-        if problem.param == "thread":  # by this code its clients send the whole conversation, without asking anybody
-            more["details"] = {"error_code": "thread_unsupported_request"}
+        if problem.param == "thread":
+            more["details"] = {"error_code": THREAD_CODE}
         error = {"type": ERROR_TYPES.get(problem.status, "invalid_request_error"), "message": message}
         return {"type": "error", "error": error | more}
 
