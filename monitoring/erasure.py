@@ -17,6 +17,7 @@ import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table
+from monitoring.datasets.folder import FILES_FOLDER
 from monitoring.feedback_erasure import WORDS
 from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file
@@ -26,7 +27,6 @@ from monitoring.text_stream import forgotten_name_of
 REQUESTS_FILE, CARD_FILE, ERASED_FILE = "requests.txt", "card.json", "erased.json"
 LEFTOVERS = ("**/.partial-*", "**/.*.partial", "*/*.new")
 """Whatever a killed process has left half written."""
-WAITING_FOLDER = ".files"
 KEPT_ENDINGS = (".json", ".jsonl", ".txt")
 ERASED = "[erased]"
 COVERAGE_ERASED = "Texts that it was measured by are erased: build a set anew to know it."
@@ -134,7 +134,7 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
         if of_set:
             found.append(ErasedSet(listed.parent.name, len(of_set), rows))
     names_one = make_search(requests)
-    for path in (folder / WAITING_FOLDER).rglob("*"):
+    for path in (folder / FILES_FOLDER).rglob("*"):
         if path.is_file():
             rest = _without_lines(path.read_bytes(), names_one)
             if rest is not None:

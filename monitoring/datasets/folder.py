@@ -20,6 +20,8 @@ from monitoring.synced_files import sync
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
 PARTIAL, REMOVED = ".partial-", ".removed-"
+FILES_FOLDER = ".files"
+"""What was sent for a build, or is made to be sent."""
 
 
 def write_set(folder: Path, built: BuiltSet, card: dict[str, Any]) -> str:

@@ -17,6 +17,8 @@ import pytest
 from gateway.features.datasets.datasets import Datasets
 from gateway.features.datasets.exporting import send_export
 from gateway.features.erasures.erasures import Erasures
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.hard_cases import find_hard_cases
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
 from monitoring.erasure import CARD_FILE, ERASED_FILE, REQUESTS_FILE
@@ -194,6 +196,22 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
     assert (await forget(gateway, "--request", request))["texts"] == 0, "its record is known"
     for options in (("--request", "nope"), ("--caller", "zzz"), ("--subject", "nobody")):
         assert (await forget(gateway, *options, exit_code=1))["state"] == "done"
+
+
+async def test_rows_for_a_suite_that_a_killed_gateway_has_left_are_forgotten(
+    world: tuple[RunningGateway, Path],
+) -> None:
+    gateway, folder = world
+    request = await ask(gateway, SECRET)
+    await judge(gateway, request, SECRET)
+    await settled(gateway)
+    finding = find_hard_cases(gateway.features[Evaluations], "returns", 0.0)
+    path = await finding.__aenter__()
+    assert SECRET in path.read_text()
+    assert folder in path.parents
+    await forget(gateway, "--request", request)
+    assert not path.exists()
+    await finding.__aexit__(None, None, None)
 
 
 async def test_a_subject_or_a_caller_is_forgotten_and_what_comes_later_is_kept(

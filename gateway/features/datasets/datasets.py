@@ -19,12 +19,12 @@ from gateway.state.audited_step import Drafts
 from gateway.state.private_files import make_private_folder
 from gateway.state.work_store import Work, WorkStore
 from monitoring.datasets.build import DatasetOptions
-from monitoring.datasets.folder import CARD_FILE, PARTIAL
+from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER, PARTIAL
 from monitoring.datasets.reading import SourceFile
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 BEGINNING = re.compile(r"[0-9a-f]{8,64}")
-FILES_FOLDER, NAME_FILE = ".files", ".name"
+NAME_FILE = ".name"
 
 
 class Build(Work, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
 from gateway.request_labels import read_rules
 from monitoring.datasets.build_job import HardCasesJob, HardCasesResult, KeptSource
+from monitoring.datasets.folder import FILES_FOLDER, PARTIAL
 from monitoring.synced_files import lock_folder
 
 RUN_SECONDS_MAX = 600.0
@@ -46,9 +47,11 @@ async def hold_off_erasures(evaluations: Evaluations) -> AsyncIterator[None]:
 @asynccontextmanager
 async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> AsyncIterator[Path]:
     """A file of rows: requests since then with a wrong answer and an agreed right one. Raises Problem."""
-    with tempfile.TemporaryDirectory(prefix="suite") as folder:
+    settings, now = evaluations.services.settings, time.time()
+    files = settings.dataset_folder / FILES_FOLDER  # an erasure finds there what a killed gateway has left
+    files.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=files) as folder:
         path = Path(folder) / "rows.jsonl"
-        settings, now = evaluations.services.settings, time.time()
         kept = KeptSource(
             texts=text_source_of(settings),
             rules=await read_rules(evaluations.services, task),
