@@ -111,8 +111,9 @@ def see_that_it_is_placed(answer: dict[str, Any], wait_seconds: float) -> str:
         return f"{name} is being loaded and probed. See how far it is: apprentice adapters show {name}"
     if state == "staging":
         placed = f"{name} is on {ready} of {wanted} replicas after {wait_seconds:g} s"
-        text = f"{placed}, and still being loaded: {_hint(answer)}"
-        raise WatchFailed(f"{text}. See why: apprentice adapters why {name}")
+        begun = _hint(answer)
+        left = f"still being loaded: {begun}" if begun else "no replica has begun to load it"
+        raise WatchFailed(f"{placed}, and {left}. See why: apprentice adapters why {name}")
     notes = [answer["note"]] if answer.get("note") else [item.get("note") for item in answer["placements"]]
     said = "; ".join(dict.fromkeys(str(note) for note in notes if note)) or "no replica took it"
     raise WatchFailed(f"{name} could not be placed and is {state}: {said.rstrip('.')}.")

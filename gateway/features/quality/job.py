@@ -71,6 +71,7 @@ class Monitoring:
     async def run(self) -> None:
         """Judge and respond, step after step, until cancelled. Raises RedisError and MonitorFailed."""
         quality = self._quality
+        await asyncio.sleep(quality.services.settings.monitor.interval_seconds)  # the first requests have the cores
         summary = await quality.store.summary()
         if summary is not None:
             self._summary, self._judgements = summary, dict(summary.judgements)

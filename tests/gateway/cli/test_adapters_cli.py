@@ -211,6 +211,7 @@ async def test_staging_may_be_left_to_go_on_by_itself(
     assert begun.out == (
         "returns@v2 is being loaded and probed. See how far it is: apprentice adapters show returns@v2\n"
     )
+    await hold.met.wait()
     late = await apprentice("adapters", "stage", "returns@v2", "--wait", "0.1")
     assert (late.exit_code, "still being loaded" in late.err) == (1, True)
     hold.let_go.set()
