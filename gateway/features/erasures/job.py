@@ -103,8 +103,10 @@ async def _end_trainings(erasures: Erasures, erasure: Erasure, folders: Set[str]
 
 
 async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequence[str]) -> int:
-    """Delete the texts of reviews of these requests, gold questions too; their number. Raises RedisError."""
+    """Delete the texts of reviews of these requests, gold questions too; their number. Reasons of skips all go. Raises
+    RedisError."""
     store, services, deleted = erasures.reviews.store, erasures.services, 0
+    await store.forget_skips(services.settings.tasks)
     for at in range(0, len(requests), AT_ONCE):
         for request, task in (await store.find_tasks(requests[at : at + AT_ONCE])).items():
             step = AuditedStep(services.redis, services.audit, erasure.by)

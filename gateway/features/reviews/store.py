@@ -7,7 +7,7 @@ once more, for who retrains the version. Time is Redis's own clock, so that gate
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -252,6 +252,11 @@ class ReviewStore:
             await step.enter()
             waiting, answered, always = waiting + gone, answered + kept, False
         return Deleted(waiting, answered)
+
+    async def forget_skips(self, tasks: Iterable[str]) -> None:
+        """Delete the reasons of these tasks' skips: they may quote a text, and name no request. Raises RedisError."""
+        if names := [f"{ROOT}{task}:skips" for task in tasks]:
+            await self._redis.delete(*names)
 
     async def find_tasks(self, requests: Sequence[str]) -> dict[str, str]:
         """The tasks of those of these requests whose texts are kept here, because they wait or were judged wrong."""
