@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import secrets
 import stat
+import tempfile
 from pathlib import Path
+
+from monitoring.datasets.folder import PARTIAL
 
 log = logging.getLogger(__name__)
 UMASK = 0o077
@@ -24,6 +29,20 @@ def make_private_folder(folder: Path) -> None:
     elif status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         text = "%s belongs to another user and is open to others: set data_folder to a folder inside it"
         log.warning(text, folder)
+
+
+def name_shared_folder(folder: Path, name_file: str) -> str:
+    """The name of the folder, which its first gateway writes into this file of it; others that share the folder read
+    the same. Raises OSError."""
+    path = folder / name_file
+    if not path.exists():
+        make_private_folder(folder)
+        with tempfile.NamedTemporaryFile("w", prefix=PARTIAL, dir=folder, encoding="ascii") as named:
+            named.write(secrets.token_hex(16))
+            named.flush()
+            with contextlib.suppress(FileExistsError):  # of another gateway, which was faster
+                os.link(named.name, path)
+    return path.read_text(encoding="ascii")
 
 
 def keep_secret(path: Path, secret: str) -> None:

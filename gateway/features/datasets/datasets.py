@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import secrets
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +13,10 @@ import msgspec
 
 from gateway.services import Services
 from gateway.state.audited_step import Drafts
-from gateway.state.private_files import make_private_folder
+from gateway.state.private_files import name_shared_folder
 from gateway.state.work_store import Work, WorkStore
 from monitoring.datasets.build import DatasetOptions
-from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER, PARTIAL
+from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER
 from monitoring.datasets.reading import SourceFile
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -70,18 +67,9 @@ class Datasets:
         return self.folder / FILES_FOLDER
 
     def name_folder(self) -> str:
-        """The name of the folder, which its first gateway gives it; others that share it read the same. Empty where
-        it can't be kept."""
-        path = self.folder / NAME_FILE
+        """The name of the folder, the same at all gateways that share it. Empty where it can't be kept."""
         try:
-            if not path.exists():
-                make_private_folder(self.folder)
-                with tempfile.NamedTemporaryFile("w", prefix=PARTIAL, dir=self.folder, encoding="ascii") as named:
-                    named.write(secrets.token_hex(16))
-                    named.flush()
-                    with contextlib.suppress(FileExistsError):  # of another gateway, which was faster
-                        os.link(named.name, path)
-            return path.read_text("ascii")
+            return name_shared_folder(self.folder, NAME_FILE)
         except OSError:
             return ""
 

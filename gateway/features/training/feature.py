@@ -11,12 +11,15 @@ from gateway.features.training.following import keep_following
 from gateway.features.training.local_run import keep_training
 from gateway.features.training.remote_run import keep_following_remote
 from gateway.features.training.store import TrainingStore
-from gateway.features.training.trainings import Trainings, ensure_place
+from gateway.features.training.trainings import PLACE_FILE, Trainings
 from gateway.services import Services
+from gateway.state.private_files import make_private_folder, name_shared_folder
 
 
 def _open(services: Services, features: Features) -> Trainings:
-    place = ensure_place(services.settings.training_folder)
+    folder = services.settings.training_folder
+    make_private_folder(folder)
+    place = name_shared_folder(folder, PLACE_FILE)
     datasets, releases, retraining = features[Datasets], features[Releases], features[RetrainingRequests]
     trainings = Trainings(services, TrainingStore(services.redis), datasets, releases, retraining, place)
     datasets.users.append(trainings.find_used)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +12,6 @@ from gateway.features.releases.releases import Releases
 from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.training.store import Training, TrainingStore
 from gateway.services import Services
-from gateway.state.private_files import make_private_folder
 from monitoring.datasets.folder import HELDOUT_FILE, TRAIN_FILE
 
 PLACE_FILE = "place"
@@ -80,16 +75,3 @@ def remove_folders(folders: Iterable[Path]) -> None:
     """Remove folders of trainings: they hold texts."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def ensure_place(folder: Path) -> str:
-    """The name of the folder of trainings, which its first gateway gives it. Raises OSError."""
-    make_private_folder(folder)
-    path = folder / PLACE_FILE
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=folder, encoding="ascii") as named:
-            named.write(secrets.token_hex(8))
-            named.flush()
-            with contextlib.suppress(FileExistsError):  # of another gateway, which was faster
-                os.link(named.name, path)
-    return path.read_text(encoding="ascii")

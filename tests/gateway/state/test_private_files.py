@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from gateway.state.private_files import keep_secret, make_private_folder
+from gateway.state.private_files import keep_secret, make_private_folder, name_shared_folder
 
 
 def mode(path: Path) -> int:
@@ -43,3 +44,13 @@ def test_a_secret_replaces_what_was_there_and_never_goes_through_a_link(tmp_path
     keep_secret(path, "first")
     keep_secret(path, "second")
     assert (path.read_text(), other.read_text(), mode(path)) == ("second\n", "kept", 0o600)
+
+
+def test_gateways_that_start_together_read_one_name(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as gateways:
+        for number in range(60):
+            folder = tmp_path / str(number)
+            names = set(gateways.map(name_shared_folder, [folder] * 8, ["place"] * 8))
+            assert len(names) == 1
+            assert len(names.pop()) == 32
+            assert [path.name for path in folder.iterdir()] == ["place"]
