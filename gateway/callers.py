@@ -141,10 +141,8 @@ class Caller:
 
     @staticmethod
     def from_json(public: str, raw: Mapping[str, Any]) -> Caller:
-        """The reverse of `to_json`; entries from before there were limits and rotation have neither.
-
-        Raises ValidationError for what this release can't read: a role or a limit that it does not know may not be
-        taken for another one, or for none.
+        """The reverse of `to_json`. Raises ValidationError for what this release can't read: a role or a limit that it
+        does not know may not be taken for another one, or for none.
         """
         kept = msgspec.convert(raw, _Kept)
         return Caller(
@@ -173,7 +171,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     role: Role
     secret_digest: str
     models: list[str]
-    expires_at: float | None
+    expires_at: float | None = None
     limits: dict[LimitName, int | float | None] | None = None
     former: Former | None = None
     unknown_fields: Literal["refuse", "drop"] | None = None

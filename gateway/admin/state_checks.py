@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from gateway.access import require_task
 from gateway.admin.keys import CallerIn, LimitsIn
 from gateway.admin.state_file import GIVEN_UP, Difference, FileObject, Kind, Objects
-from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, Former, LimitName, Role
+from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, find_fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
@@ -22,7 +22,6 @@ from gateway.release_gate import GatePass, pass_gate
 from gateway.services import Services
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from router.contract import ContractError, compile_contract
-from router.policy import UnknownFields
 from serving.adapters import manifest as manifests
 from serving.adapters.entries import AliasEntry, Rollout, Version
 from serving.adapters.errors import ArtifactError
@@ -52,21 +51,6 @@ class AliasState(AliasEntry, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """An alias as a file has it."""
 
     rollout: RolloutIn | None = None
-
-
-class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key as a file has it."""
-
-    name: str
-    role: Role
-    secret_digest: str
-    models: list[str]
-    expires_at: float | None = None
-    limits: dict[LimitName, int | float] | None = None
-    former: Former | None = None
-    unknown_fields: UnknownFields | None = None
-    owner: str | None = None
-    pending: str | None = None
 
 
 def validate_file(file: Objects) -> Objects:
@@ -118,8 +102,7 @@ def _formed(kind: Kind, name: str, value: dict[str, Any]) -> dict[str, Any]:
         if not RULE_NAME.fullmatch(name):
             raise ValueError("a rule's name has letters, digits, - and _, at most 63")
         return OverrideIn.model_validate(value).model_dump(exclude_none=True)
-    key = msgspec.convert(value, KeyIn)
-    caller = Caller.from_json(name, cast("dict[str, Any]", msgspec.to_builtins(key)))
+    caller = Caller.from_json(name, value)
     _check_caller(caller)
     return caller.to_json()
 
