@@ -300,6 +300,16 @@ class ObjectStore:
         raw = await self._redis.hget(self.values, name)
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
+    async def fetch(self, name: str, make: Callable[[dict[str, Any]], T]) -> tuple[T | None, int]:
+        """What `make` makes of one object (None: there is none), and its generation, which is never newer.
+
+        Raises Unreadable where it can't be read.
+        """
+        generation = await self.generation(name)
+        with guard_read(self.kind, name):
+            raw = await self.get(name)
+            return (None if raw is None else make(raw)), generation
+
     async def put(self, name: str, value: dict[str, Any], expected_generation: int | None = None) -> int:
         """Set an object and return its new generation. 0 is the generation of one that never was.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -25,7 +26,7 @@ from gateway.openapi_parts import CHANGE_ERRORS, with_errors
 from gateway.services import Services
 from gateway.state.redis import read_redis_time
 from router.policy import AUTO, UnknownFields
-from serving.object_store import Change, ObjectStore, guard_read
+from serving.object_store import Change, ObjectStore
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 OVERLAP_SECONDS_MAX = 30 * 86_400
@@ -220,12 +221,10 @@ def _unknown_models(services: Services, models: list[str]) -> list[str]:
 
 async def _kept(services: Services, public: str) -> tuple[Caller, int]:
     """A key as it is kept in Redis, and its generation. Raises Problem (404), and Unreadable."""
-    generation = await services.objects.callers.generation(public)
-    raw = await services.objects.callers.get(public)
-    if raw is None:
+    caller, generation = await services.objects.callers.fetch(public, partial(Caller.from_json, public))
+    if caller is None:
         raise _no_key(public)
-    with guard_read("callers", public):
-        return Caller.from_json(public, raw), generation
+    return caller, generation
 
 
 async def _put(services: Services, admin: Caller, action: str, before: Caller, after: Caller, generation: int) -> None:

@@ -20,7 +20,7 @@ from monitoring.quality.verdicts.quality import (
     TaskQuality,
     read_quality,
 )
-from serving.object_store import Change, LenientReader, Mirror, ObjectStore, change_together, guard_read
+from serving.object_store import Change, LenientReader, Mirror, ObjectStore, change_together
 
 
 class Monitored:
@@ -45,10 +45,8 @@ class QualityStore:
 
     async def of(self, task: str) -> tuple[TaskQuality, int]:
         """A task's health and its generation; 0 where nothing was found yet."""
-        generation = await self.object_store.generation(task)
-        with guard_read("health", task):
-            raw = await self.object_store.get(task)
-            return (TaskQuality() if raw is None else read_quality(raw)), generation
+        quality, generation = await self.object_store.fetch(task, read_quality)
+        return quality or TaskQuality(), generation
 
     async def put(self, task: str, health: TaskQuality, expected_generation: int, beside: Sequence[Change] = ()) -> int:
         """Set it, and in the same step what goes with it; its new generation. Raises Stale where it has moved on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -78,10 +79,7 @@ class Registry:
 
         Raises Unreadable where it can't be read.
         """
-        generation = await self._aliases.generation(task)
-        raw = await self._aliases.get(task)
-        with guard_read(self._aliases.kind, task):
-            return (None if raw is None else read_alias(task, raw)), generation
+        return await self._aliases.fetch(task, partial(read_alias, task))
 
     async def generations(self) -> dict[str, int]:
         """The generation of each version."""

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from monitoring.ids import SHAPE, read_time
 from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, close_request
-from serving.object_store import Change, LenientReader, ObjectStore, change_together, guard_read
+from serving.object_store import Change, LenientReader, ObjectStore, change_together
 
 DAY_SECONDS = 86_400
 
@@ -44,10 +44,7 @@ class RetrainingStore:
 
         Raises Unreadable where it can't be read.
         """
-        generation = await self.object_store.generation(name)
-        with guard_read("requests to train", name):
-            raw = await self.object_store.get(name)
-            return (None if raw is None else msgspec.convert(raw, Retraining)), generation
+        return await self.object_store.fetch(name, lambda raw: msgspec.convert(raw, Retraining))
 
     async def examples(self, name: str) -> list[Example]:
         """The examples of a request that are kept still and can be read, the newest first."""

@@ -9,7 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.configuration.training import RunnerName
-from serving.object_store import Change, LenientReader, ObjectStore, guard_read
+from serving.object_store import Change, LenientReader, ObjectStore
 
 Status = Literal["running", "done", "failed", "cancelled"]
 TRAININGS_MAX = 200
@@ -77,10 +77,7 @@ class TrainingStore:
 
         Raises Unreadable where it can't be read.
         """
-        generation = await self.object_store.generation(name)
-        with guard_read("trainings", name):
-            raw = await self.object_store.get(name)
-            return (None if raw is None else msgspec.convert(raw, Training)), generation
+        return await self.object_store.fetch(name, lambda raw: msgspec.convert(raw, Training))
 
     def change(self, training: Training, expected_generation: int | None) -> Change:
         """A training's new value as a part of a greater step."""
