@@ -11,7 +11,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Because, Yes, add_command, as_body, make_sure
+from gateway.cli.command import Api, Because, TaskName, Yes, add_command, as_body, make_sure
 from gateway.cli.evaluation_report import describe_evaluation
 from gateway.cli.gate import PastGate, read_past_gate
 from gateway.cli.key_names import KeyNames
@@ -59,7 +59,6 @@ adapters = typer.Typer(
     help="Push, place, release and roll back the versions of a task's adapter.", no_args_is_help=True
 )
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")]
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import typer
 import yaml
 
 from gateway.cli.admin_client import Refused, Unusable
-from gateway.cli.command import Api, with_api
+from gateway.cli.command import Api, ClassField, with_api
 from gateway.cli.manifest_draft import draft_manifest, read_row
 from gateway.cli.prompts import OwnColumns, read_columns
 from gateway.cli.tables import Printer
@@ -248,9 +248,7 @@ def adopt(
     ],
     task: Annotated[str, typer.Option(metavar="TASK", help="A task of the configuration.")],
     parameters: ParameterOptions,
-    class_field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The field of the answers that is the class. Unset: by the rows.")
-    ] = None,
+    class_field: ClassField = None,
     column: OwnColumns = None,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Manifest of the first version. Unset: one is drafted.")

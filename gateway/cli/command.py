@@ -6,9 +6,10 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -93,29 +94,15 @@ class Api(AdminClient):
             raise Unusable(f"{target} can't be written: {error.strerror}.") from error
 
 
-class UnaskedApi:
-    """The admin API of a command that may do without it, which asks for it by `open`."""
+class UnaskedApi(NamedTuple):
+    """The admin API of a command that may do without it: `open` gives it, and raises Unusable."""
 
-    def __init__(self, connection: ConnectionOptions, out: Printer) -> None:
-        self.out = out
-        self._connection = connection
-        self._opened: list[Api] = []
-
-    def open(self) -> Api:
-        """The admin API. Raises Unusable."""
-        self._opened.append(Api(self._connection, self.out))
-        return self._opened[-1]
-
-    def close(self) -> None:
-        """Close what was opened."""
-        for api in self._opened:
-            api.close()
+    out: Printer
+    open: Callable[[], Api]
 
 
-def with_api(
-    command: Callable[..., None], make_api: Callable[[ConnectionOptions, Printer], Api | UnaskedApi] = Api
-) -> Callable[..., None]:
-    """Make a command of a function whose first argument is the Api, or the UnaskedApi.
+def with_api(command: Callable[..., None], is_unasked: bool = False) -> Callable[..., None]:
+    """Make a command of a function whose first argument is the Api, or the UnaskedApi where it `is_unasked`.
 
     An argument that is a dataclass is made from an option for each of its fields. A CommandError becomes one line on
     stderr and an exit code. What the gateway says of a field is said of its option.
@@ -134,16 +121,15 @@ def with_api(
         try:
             if empty := find_empty_argument(own, values):
                 raise Unusable(f"{empty} is empty: give one.")
-            api = make_api(connection, out)
-            try:
-                command(api, **values)
-            except BrokenPipeError:
-                raise  # who read the output has left
-            except OSError as error:
-                text = f"{error.filename or 'A file'} can't be read or written: {error.strerror or error}."
-                raise Unusable(text) from error
-            finally:
-                api.close()
+            with ExitStack() as opened:
+                unasked = UnaskedApi(out, lambda: opened.enter_context(closing(Api(connection, out))))
+                try:
+                    command(unasked if is_unasked else unasked.open(), **values)
+                except BrokenPipeError:
+                    raise  # who read the output has left
+                except OSError as error:
+                    text = f"{error.filename or 'A file'} can't be read or written: {error.strerror or error}."
+                    raise Unusable(text) from error
         except CommandError as error:
             if connection.json_only and not out.answered:
                 out.answer({"error": error.content()})
@@ -186,6 +172,12 @@ def _taken(group: Any, values: dict[str, Any]) -> Any:
     return group(**{field.name: values.pop(field.name) for field in _fields(group)})
 
 
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
+OfTask = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Of this task alone.")]
+ClassField = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
+]
 Because = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why: it stands in the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before what can't be undone.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there already.")]

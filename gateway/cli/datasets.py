@@ -8,7 +8,18 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.command import Api, Force, Yes, add_command, as_body, make_sure, see_that_it_can_be_written
+from gateway.cli.command import (
+    Api,
+    ClassField,
+    Force,
+    OfTask,
+    TaskName,
+    Yes,
+    add_command,
+    as_body,
+    make_sure,
+    see_that_it_can_be_written,
+)
 from gateway.cli.evaluations import send_data
 from gateway.cli.option_names import name_options
 from gateway.cli.prompts import OwnColumns, read_columns
@@ -28,7 +39,7 @@ Digest = Annotated[
 @add_command(datasets)
 def build(
     api: Api,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
+    task: TaskName,
     files: Annotated[
         list[Path] | None,
         typer.Option(
@@ -53,9 +64,7 @@ def build(
         float | None,
         typer.Option(min=1, help="Training rows of a class for each of the median class, at most. Unset: all."),
     ] = None,
-    class_field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The field of the answers that is the class. Unset: by the rows.")
-    ] = None,
+    class_field: ClassField = None,
     leave_out_faults: Annotated[
         bool, typer.Option("--leave-out-faults", help="Leave out rows that can't be read, instead of ending.")
     ] = False,
@@ -85,9 +94,7 @@ def build(
 
 
 @add_command(datasets, "list")
-def list_datasets(
-    api: Api, task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None
-) -> None:
+def list_datasets(api: Api, task: OfTask = None) -> None:
     """List the data sets, the newest first."""
     columns = ("digest", "task", "train", "held out", "left out", "classes", "built")
     api.out.tell_list(api.get(PATH, task=task), "datasets", columns, _row, EMPTY)

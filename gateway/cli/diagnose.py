@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, with_api
+from gateway.cli.watch import make_waiting_columns
 
 SHOWN_CHARACTERS = 120
 
@@ -24,7 +24,7 @@ def diagnose(
     """
     if not request_id.strip():
         raise Unusable("REQUEST_ID is empty: give the x-request-id of an answer.")
-    with api.out.progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
+    with api.out.progress(*make_waiting_columns()) as progress:
         progress.add_task("Reading training rows, asking engines", total=None)
         answer = api.post("/diagnoses", request=request_id)
     if not api.out.answer(answer):

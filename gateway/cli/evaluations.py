@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,25 +16,21 @@ import click
 import typer
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 
 from gateway.cli.admin_client import AdminClient, Unusable, read_text
-from gateway.cli.command import Api, Force, add_command, see_that_it_can_be_written, with_api
+from gateway.cli.command import Api, ClassField, Force, add_command, see_that_it_can_be_written, with_api
 from gateway.cli.evaluation_pages import make_html, make_markdown
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.prompts import as_lines
 from gateway.cli.reviews import list_pair_lines
-from gateway.cli.tables import Printer, Row, format_time, make_readable
-from gateway.cli.watch import WatchFailed, wait
+from gateway.cli.tables import Row, format_time, make_readable
+from gateway.cli.watch import PIPE_SECONDS, WatchFailed, explain_leaving, make_sending_columns, wait
 
 POLL_SECONDS = 0.5
-PIPE_SECONDS = 30.0
-"""Where no terminal shows a bar, how far it is is told no oftener."""
 PIECE_BYTES = 1 << 16
 WRONG_ROWS_MAX = 200
 """More rows that were answered wrong are not shown in a page."""
@@ -86,10 +82,7 @@ class EvaluationOptions:
             "fields that the contract requires, where JSON is expected, else normal."
         ),
     ] = None
-    class_field: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
-    ] = None
+    class_field: ClassField = None
     prompt: Annotated[
         Path | None,
         typer.Option(
@@ -254,11 +247,8 @@ def send_data(
     api: Api, path: str, data: Path, query: Mapping[str, str | None], kind: str = "application/x-ndjson"
 ) -> dict[str, Any]:
     """Send a file of this media type, with a bar of its bytes; what the gateway answers. Raises CommandError."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
     try:
-        with data.open("rb") as file, api.out.progress(*columns) as progress:
+        with data.open("rb") as file, api.out.progress(*make_sending_columns()) as progress:
             size_bytes = os.fstat(file.fileno()).st_size
             bar = progress.add_task("Sending", total=size_bytes)
 
@@ -280,7 +270,7 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     began, told_at = time.monotonic(), time.monotonic()
     first = {arm: counts["done"] for arm, counts in answer["progress"].items()}
-    with _left_alone(api.out, answer), api.out.progress(*columns) as progress:
+    with explain_leaving(api.out, "evaluation", answer["id"]), api.out.progress(*columns) as progress:
         bars = {
             arm: progress.add_task(arm, total=answer["rows"], completed=first[arm], right="", rate="", hint="")
             for arm in answer["arms"]
@@ -304,19 +294,6 @@ def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
             wait(POLL_SECONDS)
             answer = api.get(f"{PATH}/{answer['id']}")
     return answer
-
-
-@contextmanager
-def _left_alone(out: Printer, answer: dict[str, Any]) -> Iterator[None]:
-    """Where Ctrl-C, or a gateway that is gone, ends the watching: say that nothing else has, and how to come back."""
-    try:
-        yield
-    except (KeyboardInterrupt, Unusable):
-        out.note(
-            f"The evaluation goes on, on the gateway: see it with `apprentice evaluations show {answer['id']}`, end it "
-            f"with `apprentice evaluations stop {answer['id']}`, or run the same command again."
-        )
-        raise
 
 
 def _tell(api: Api, answer: dict[str, Any], report_to: Path | None, rows_out: Path | None) -> None:

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import CommandError, Refused, Unusable
 from gateway.cli.command import Api, Yes, as_body, make_sure, with_api
-from gateway.cli.watch import wait
+from gateway.cli.watch import make_waiting_columns, wait
 
 LOOK_SECONDS = 0.3
 STILL_IN_FILE: Mapping[str, str] = {
@@ -56,8 +55,8 @@ def forget(
         raise Unusable("Give --request, or --subject, or --caller; --caller may go with --subject.")
     make_sure("Erase these texts for good?", yes)
     erasure = api.post("/erasures", as_body(request=request, subject=subject, caller=caller))
-    with api.out.progress(SpinnerColumn(), TextColumn("Erasing"), TimeElapsedColumn()) as progress:
-        progress.add_task("")
+    with api.out.progress(*make_waiting_columns()) as progress:
+        progress.add_task("Erasing", total=None)
         while erasure["state"] == "waiting" and erasure["error"] is None:
             wait(LOOK_SECONDS)
             erasure = api.get(f"/erasures/{erasure['id']}")

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, with_api
+from gateway.cli.command import Api, TaskName, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer, format_time
 from gateway.cli.watch import WatchFailed
@@ -48,7 +48,7 @@ def read_past_gate(options: PastGate) -> dict[str, Any]:
 @with_api
 def show_gate(
     api: Api,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
+    task: TaskName,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as v3 or returns@v3.")],
 ) -> None:
     """Show whether a version may replace what leads its task, line by line. Exit code 1 where it is not shown.

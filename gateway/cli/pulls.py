@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, as_body
+from gateway.cli.command import Api, OfTask, as_body
 from gateway.cli.listing import tell_version
 from gateway.cli.tables import Row, format_age
 from gateway.cli.watch import WatchFailed, explain_interrupt, follow_work
@@ -36,7 +36,7 @@ def pull_adapter(
         scheme_of(address)
     except SourceError as error:
         raise Unusable(str(error)) from error
-    given = None if manifest is None else _read(manifest)
+    given = None if manifest is None else read_manifest_file(manifest)
     task = task or (given or {}).get("task")
     if task is None:
         raise Unusable("Name the task with --task, or give its manifest with --manifest.")
@@ -52,7 +52,7 @@ def pull_adapter(
 
 def list_pulls(
     api: Api,
-    task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None,
+    task: OfTask = None,
     cancel: Annotated[str | None, typer.Option(metavar="PULL", help="End this pull first.")] = None,
 ) -> None:
     """List the latest pulls."""
@@ -62,11 +62,14 @@ def list_pulls(
     api.out.tell_list(api.get("/pulls", task=task), "pulls", columns, _row, EMPTY)
 
 
-def _read(manifest: Path) -> dict[str, Any]:
+def read_manifest_file(path: Path) -> dict[str, Any]:
+    """A manifest as the gateway takes it. Raises Unusable."""
     try:
-        return to_json(read_manifest(manifest.resolve()))
-    except (ManifestError, OSError) as error:
-        raise Unusable(f"{manifest} can't be used: {error}") from error
+        return to_json(read_manifest(path.resolve()))
+    except ManifestError as error:
+        raise Unusable(str(error)) from error
+    except OSError as error:
+        raise Unusable(f"{path} can't be read: {error.strerror}.") from error
 
 
 def _row(pull: dict[str, Any]) -> Row:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api
+from gateway.cli.watch import make_sending_columns
 from serving.adapters.adapter_folder import (
     CONFIG_FILE,
     DEFAULT_LIMITS,
@@ -92,13 +91,6 @@ def upload(
 
     What is too large for the gateway, or a key that it does not take, is refused before anything is sent.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
     sources = [
         (MANIFEST_FILE, package.manifest),
         (CONFIG_FILE, package.folder / CONFIG_FILE),
@@ -107,7 +99,7 @@ def upload(
     ]
     fields = {"task": package.task} | ({"pool": pool} if pool else {})
     bytes_max = api.get("/adapters", task=package.task).get("upload_bytes_max")
-    with ExitStack() as stack, api.out.progress(*columns) as progress:
+    with ExitStack() as stack, api.out.progress(*make_sending_columns()) as progress:
         try:
             total = sum(source.stat().st_size for _, source in sources)
             if bytes_max is not None and total > bytes_max:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Force, as_body, see_that_it_can_be_written, with_api
+from gateway.cli.command import Api, ClassField, Force, as_body, see_that_it_can_be_written, with_api
 from gateway.cli.prompts import OwnColumns, as_lines, read_columns
 from gateway.cli.readiness_page import make_page
+from gateway.cli.watch import make_waiting_columns
 
 COLUMNS = ("prompt", "text", "expected", "id", "label", "class", "group", "parent", "at")
 """Columns of a CSV file that are read."""
@@ -64,10 +64,7 @@ def answer_readiness(
     goal: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Share of right answers that the task needs, such as 0.9.")
     ] = None,
-    class_field: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
-    ] = None,
+    class_field: ClassField = None,
     column: OwnColumns = None,
     task: Annotated[str | None, typer.Option(help="The task that the examples in the file are for.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this file, as HTML.")] = None,
@@ -84,9 +81,8 @@ def answer_readiness(
     if not is_file and task is not None:
         raise Unusable(f"There is no file {task_or_file}.")
     query |= {"task": task} if is_file and task else {} if is_file else {"task": task_or_file}
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
-        with ExitStack() as stack, api.out.progress(*columns) as progress:
+        with ExitStack() as stack, api.out.progress(*make_waiting_columns()) as progress:
             lines = as_lines(stack, Path(task_or_file), COLUMNS, own_names) if is_file else Path(os.devnull)
             progress.add_task("Training a cheap model on parts of the rows" if is_file else "Reading the archive")
             file = stack.enter_context(lines.open("rb"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Force, see_that_it_can_be_written
+from gateway.cli.command import Force, OfTask, see_that_it_can_be_written
 from gateway.cli.tables import Printer, format_size
 from gateway.errors import SettingsError
 
@@ -41,7 +41,6 @@ Since = Annotated[
     typer.Option(metavar="TIME", help="From when on: 2026-03-01, 2026-03-01T12:00 (UTC), or so long ago: 36h, 7d."),
 ]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before when; as --since.")]
-Task = Annotated[str | None, typer.Option(help="Of this task alone.")]
 Which = Annotated[Kind, typer.Option(help="Records, or the feedback on them.")]
 Config = Annotated[Path, typer.Option(help="The configuration, which names the archive's folder.")]
 Folder = Annotated[
@@ -54,7 +53,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to: FILE.parquet, FILE.csv or FILE.jsonl.")],
     since: Since = None,
     until: Until = None,
-    task: Task = None,
+    task: OfTask = None,
     dataset: Which = Kind.RECORDS,
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,
@@ -77,7 +76,7 @@ def export(
 def count(
     since: Since = None,
     until: Until = None,
-    task: Task = None,
+    task: OfTask = None,
     dataset: Which = Kind.RECORDS,
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,

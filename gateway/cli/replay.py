@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROWS_SHOWN_MAX = 30
 GATE_ROWS = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 FIRST_LABELS, FIRST_OF_CLASS = 200, 100
-Unasked = partial(with_api, make_api=UnaskedApi)
+Unasked = partial(with_api, is_unasked=True)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.command import Api, as_body, with_api
-from gateway.cli.records import Since, Task, Until, moments_of
+from gateway.cli.command import Api, OfTask, as_body, with_api
+from gateway.cli.records import Since, Until, moments_of
 from gateway.cli.tables import Row, format_time
 
 EXCERPT = 60
@@ -17,7 +17,7 @@ TEXTS_ARE_OFF = "Texts are kept only of tasks that say so: set tasks.NAME.texts.
 @with_api
 def requests(
     api: Api,
-    task: Task = None,
+    task: OfTask = None,
     version: Annotated[str | None, typer.Option(help="Answered by this version.")] = None,
     outcome: Annotated[str | None, typer.Option(help="With this outcome: ok, refused, failed, …")] = None,
     reason: Annotated[str | None, typer.Option(help="With this reason.")] = None,

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Force, add_command, see_that_it_can_be_written
+from gateway.cli.command import Api, Force, OfTask, add_command, see_that_it_can_be_written
 from gateway.cli.tables import Row, format_age, format_time
 
 retraining = typer.Typer(help="List, show, export and close requests to train an adapter anew.", no_args_is_help=True)
@@ -20,7 +20,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, as `list`
 @add_command(retraining, "list")
 def list_requests(
     api: Api,
-    task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None,
+    task: OfTask = None,
     state: Annotated[Literal["open", "closed"] | None, typer.Option(help="Only these.")] = None,
 ) -> None:
     """List the requests to train, the newest first."""

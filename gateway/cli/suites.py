@@ -11,7 +11,7 @@ import typer
 from rich.progress import SpinnerColumn, TextColumn
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Yes, add_command, make_sure
+from gateway.cli.command import Api, TaskName, Yes, add_command, make_sure
 from gateway.cli.evaluations import COLUMNS, send_data
 from gateway.cli.prompts import as_lines
 from gateway.cli.records import moments_of
@@ -21,7 +21,6 @@ PATH = "/suites"
 EMPTY = "No suite is listed. Add one: apprentice suites add TASK --data FILE"
 SHOWN = ("task", "digest", "kind", "rows", "erased", "groups", "metric", "class_field")
 suites = typer.Typer(help="Add, list, show and remove the suites that versions are evaluated on.", no_args_is_help=True)
-Task = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
 Suite = Annotated[
     str, typer.Argument(metavar="SUITE", help="Its kind, or the beginning of its digest, as `list` tells it.")
 ]
@@ -30,7 +29,7 @@ Suite = Annotated[
 @add_command(suites)
 def add(
     api: Api,
-    task: Task,
+    task: TaskName,
     data: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="JSON lines with requests and expected answers; or .csv, .json."),
@@ -85,7 +84,7 @@ def list_them(
 
 
 @add_command(suites)
-def show(api: Api, task: Task, suite: Suite) -> None:
+def show(api: Api, task: TaskName, suite: Suite) -> None:
     """Show a suite, with its rows by class, source, language and length."""
     answer = api.get(_path(task, suite))
     if api.out.answer(answer):
@@ -101,7 +100,7 @@ def show(api: Api, task: Task, suite: Suite) -> None:
 
 
 @add_command(suites)
-def remove(api: Api, task: Task, suite: Suite, yes: Yes = False) -> None:
+def remove(api: Api, task: TaskName, suite: Suite, yes: Yes = False) -> None:
     """Remove a suite with its rows. Reports of evaluations on it stay."""
     found = api.get(_path(task, suite))
     make_sure(f"Remove the suite {found['digest'][:12]} of {task} ({_words(found)})?", yes)

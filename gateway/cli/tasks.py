@@ -11,14 +11,13 @@ import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.calibration import count_differences
-from gateway.cli.command import Api, Because, add_command, as_body
+from gateway.cli.command import Api, Because, TaskName, add_command, as_body
 from gateway.cli.tables import Row, format_age, format_time, share, tell_warnings
 from monitoring.quality.phases import Verdict
 
 tasks = typer.Typer(
     help="List tasks as the monitor sees them; say that one changes; overrule, hold, undo.", no_args_is_help=True
 )
-Task = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="One of its versions, such as returns@v3.")]
 Reason = Annotated[
     str, typer.Option(metavar="TEXT", help="Why: it stands in the audit, and where the task is told of.")
@@ -46,7 +45,7 @@ def list_tasks(api: Api) -> None:
 @add_command(tasks)
 def changed(
     api: Api,
-    task: Task,
+    task: TaskName,
     effective: Annotated[
         str | None,
         typer.Option(metavar="DATE", help="From when on: a date or a time, UTC without a zone. Past or to come."),
@@ -82,7 +81,7 @@ def changed(
 @add_command(tasks)
 def pin(
     api: Api,
-    task: Task,
+    task: TaskName,
     version: Version,
     reason: Reason,
     verdict: Annotated[
@@ -101,7 +100,7 @@ def pin(
 
 
 @add_command(tasks)
-def release(api: Api, task: Task, version: Version, reason: Because = None) -> None:
+def release(api: Api, task: TaskName, version: Version, reason: Because = None) -> None:
     """Let the monitor judge a version again."""
     answer = api.delete(_path(task, version, "pin"), reason=reason)
     verdict = answer["quality"]["versions"][version]["verdict"]
@@ -111,7 +110,7 @@ def release(api: Api, task: Task, version: Version, reason: Because = None) -> N
 @add_command(tasks)
 def undo(
     api: Api,
-    task: Task,
+    task: TaskName,
     action: Annotated[str, typer.Argument(metavar="ACTION", help="Its id, as `apprentice why TASK` tells it.")],
     reason: Because = None,
 ) -> None:
@@ -124,7 +123,7 @@ def undo(
 @add_command(tasks)
 def baseline(
     api: Api,
-    task: Task,
+    task: TaskName,
     version: Version,
     stream: Annotated[str, typer.Argument(metavar="STREAM", help="Such as feedback, or length.")],
     reason: Reason,

@@ -13,11 +13,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, Force, add_command, as_body, see_that_it_can_be_written, with_api
+from gateway.cli.command import Api, Force, OfTask, TaskName, add_command, as_body, see_that_it_can_be_written, with_api
 from gateway.cli.evaluations import send_data
+from gateway.cli.pulls import read_manifest_file
 from gateway.cli.tables import Row, format_time, make_readable
-from gateway.cli.watch import PIPE_SECONDS, WatchFailed, wait
-from serving.adapters.manifest import ManifestError, read_manifest, to_json
+from gateway.cli.watch import PIPE_SECONDS, WatchFailed, explain_leaving, wait
 
 POLL_SECONDS = 0.5
 PATH = "/trainings"
@@ -52,7 +52,7 @@ class ParameterOptions:
 @with_api
 def train(
     api: Api,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The task, such as returns.")],
+    task: TaskName,
     data: Annotated[
         str, typer.Option(metavar="DIGEST_OR_FILE", help="A data set's digest, or a file of JSON lines with rows.")
     ],
@@ -84,23 +84,15 @@ def train(
     body = {"task": task, "data": _digest_of(api, data), "parameters": as_body(parameters)}
     body |= as_body(begin=begin, pool=pool, runner=runner)
     if manifest is not None:
-        body["manifest"] = _read_manifest(manifest)
+        body["manifest"] = read_manifest_file(manifest)
     answer = api.post(PATH, body, again="true" if again else None)
-    try:
+    with explain_leaving(api.out, "training", answer["id"]):
         answer = _until_ended(api, answer)
-    except (KeyboardInterrupt, Unusable):
-        api.out.note(
-            f"The training goes on: see it with `apprentice trainings show {answer['id']}`, end it with `apprentice "
-            f"trainings stop {answer['id']}`, or run the same command again."
-        )
-        raise
     _tell(api, answer, plot)
 
 
 @add_command(trainings, "list")
-def list_them(
-    api: Api, task: Annotated[str | None, typer.Option(metavar="TASK", help="Of this task alone.")] = None
-) -> None:
+def list_them(api: Api, task: OfTask = None) -> None:
     """List the trainings, the newest first."""
     columns = ("id", "task", "status", "version", "data", "runner", "begun")
     api.out.tell_list(api.get(PATH, task=task), "trainings", columns, _row, EMPTY)
@@ -138,15 +130,6 @@ def _digest_of(api: Api, data: str) -> str:
             return data
         raise Unusable(f"There is no file {data}, and it is no digest: `apprentice datasets list` has those.")
     return str(send_data(api, "/datasets/files", path, {}, "application/octet-stream")["digest"])
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        return to_json(read_manifest(path.resolve()))
-    except ManifestError as error:
-        raise Unusable(str(error)) from error
-    except OSError as error:
-        raise Unusable(f"{path} can't be read: {error.strerror}.") from error
 
 
 def _until_ended(api: Api, answer: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,20 @@ from urllib.parse import quote
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
-from gateway.cli.admin_client import CommandError
+from gateway.cli.admin_client import CommandError, Unusable
 from gateway.cli.command import Api
 from gateway.cli.tables import Printer, format_age, format_time, frame_table, make_readable, share
 from serving.adapters.entries import PLACED
@@ -49,6 +59,19 @@ def wait(seconds: float) -> None:
 def make_columns() -> tuple[ProgressColumn, ...]:
     """The columns of long work whose share is known."""
     return SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+
+
+def make_waiting_columns() -> tuple[ProgressColumn, ...]:
+    """The columns of work of which only its time is known."""
+    return SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+
+
+def make_sending_columns() -> tuple[ProgressColumn, ...]:
+    """The columns of bytes that are sent."""
+    return (
+        *(TextColumn("{task.description}"), BarColumn()),
+        *(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
+    )
 
 
 def follow_work(api: Api, answer: dict[str, Any], path: str, title: str) -> dict[str, Any]:
@@ -92,6 +115,22 @@ def explain_interrupt(out: Printer, what: str, look: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         out.note(f"{what}: see how far it is with `apprentice adapters {look}`.")
+        raise
+
+
+@contextmanager
+def explain_leaving(out: Printer, kind: str, name: str) -> Iterator[None]:
+    """Where Ctrl-C, or a gateway that is gone, ends the watching: say that nothing else has, and how to come back.
+
+    `kind` is `evaluation` or `training`: its commands are named so.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Unusable):
+        out.note(
+            f"The {kind} goes on, on the gateway: see it with `apprentice {kind}s show {name}`, end it with "
+            f"`apprentice {kind}s stop {name}`, or run the same command again."
+        )
         raise
 
 

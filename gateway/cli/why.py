@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import Unusable
-from gateway.cli.command import Api, with_api
+from gateway.cli.command import Api, TaskName, with_api
 from gateway.cli.key_names import KeyNames
 from gateway.cli.pictures import draw_bar
 from gateway.cli.tables import Printer, Row
@@ -32,7 +32,7 @@ BAR_WIDTH = 50
 @with_api
 def why(
     api: Api,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
+    task: TaskName,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what wakes you, how often for nothing, and how soon a slip is found.")
     ] = False,
