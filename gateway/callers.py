@@ -110,13 +110,18 @@ class Caller:
         return fits or (fitted and former is not None and now_unix < former.until)
 
     @property
+    def judges_only(self) -> bool:
+        """True if it judges what it is given for review, and sees nothing else."""
+        return self.role == "reviewer"
+
+    @property
     def judges(self) -> str:
         """The caller whose requests it may read and judge: its own, or all (`*`)."""
         return "*" if self.role in ("reviewer", "operator", "admin") else self.public
 
     def reviews(self, task: str) -> bool:
         """True if it may be given the task's reviews: operators and admins all, reviewers those of their models."""
-        return self.role != "reviewer" or not self.models.isdisjoint(("*", task))
+        return not self.judges_only or not self.models.isdisjoint(("*", task))
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in Redis: no secret is in it, only its digest. What is not set is left out."""

@@ -24,7 +24,7 @@ COMPARED_MAX = 10
 async def show_queue(visit: Visit) -> Response:
     """Each task's reviews: how many wait, the budget, and how far reviewers agree."""
     rows = (await visit.api.get("/admin/v1/reviews"))["reviews"]
-    if visit.judges_only:
+    if visit.person.judges_only:
         return await visit.render("reviews.html", rows=rows)
     for row in rows:
         row["agreement"] = await visit.api.get(fill_address("/admin/v1/reviews/{task}/agreement", task=row["task"]))

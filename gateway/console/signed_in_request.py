@@ -121,11 +121,6 @@ class Visit:
         """True if the person may change things."""
         return self.person.role == "admin"
 
-    @property
-    def judges_only(self) -> bool:
-        """True if the person judges what the queue gives, and sees nothing else."""
-        return self.person.role == "reviewer"
-
     async def render(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
         """A page with what each has. The session's notes are shown once."""
         notes = self.session.notes if not self.is_partial else ()
@@ -139,8 +134,8 @@ class Visit:
         return {
             "person": self.person,
             "is_admin": self.is_admin,
-            "judges_only": self.judges_only,
-            "navigation": [item for item in NAVIGATION if item == REVIEWS or not self.judges_only],
+            "judges_only": self.person.judges_only,
+            "navigation": [item for item in NAVIGATION if item == REVIEWS or not self.person.judges_only],
             "csrf": self.session.csrf,
             "path": path,
         }

@@ -147,7 +147,7 @@ async def _answer(console: Console, page: Page, request: Request) -> Response:
     visit = await console.find_visit(request)
     if visit is None:
         return _send_to_sign_in(console, request)
-    if visit.judges_only and request.url.path == f"{CONSOLE}/":
+    if visit.person.judges_only and request.url.path == f"{CONSOLE}/":
         return RedirectResponse(f"{CONSOLE}/reviews", 303)
     try:
         return await page(visit)

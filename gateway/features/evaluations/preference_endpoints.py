@@ -104,7 +104,7 @@ async def find_evaluation(evaluations: Evaluations, name: str) -> Evaluation:
 def _find_arms(reviewer: Caller, evaluation: Evaluation, first: str | None, second: str | None) -> tuple[str, str]:
     """The two arms that are compared. Raises Problem (400; 403 where the key may not judge them, or not name them)."""
     see_that_it_reviews(reviewer, evaluation.task)
-    if reviewer.role == "reviewer" and (first or second):
+    if reviewer.judges_only and (first or second):
         raise Problem("role_required", "A reviewer is not told the arms: leave `first` and `second` out.")
     rest = [arm for arm in evaluation.arms if arm not in (first, second)]
     arms = (first or (rest.pop(0) if rest else ""), second or (rest.pop(0) if rest else ""))

@@ -173,7 +173,7 @@ def _one_of_batch(raw: Any) -> FeedbackIn:
 
 async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
     services = reviews.services
-    if caller.role == "reviewer" and given.rater is not None:
+    if caller.judges_only and given.rater is not None:
         raise Problem("role_required", "A reviewer's key is one rater: leave `rater` out.", "rater")
     value = check_value(given.metric, given.value, services.settings.feedback_metrics)
     if (status := await _answer_gold(reviews, caller, given, value)) is not None:
@@ -188,7 +188,7 @@ async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[in
         text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
         raise Problem("invalid_value", text, "demonstration")
     drawn = await find_review(reviews, caller, request_id, given.metric)
-    if caller.role == "reviewer" and (drawn is None or given.metric != metric_of(reviews, drawn.task)[0]):
+    if caller.judges_only and (drawn is None or given.metric != metric_of(reviews, drawn.task)[0]):
         text = "A reviewer judges the reviews that this key was given, by the metric that each names."
         raise Problem("no_review", text, "request_id")
     demonstrated = digest_demonstration(services, given.demonstration)

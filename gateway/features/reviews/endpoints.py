@@ -26,7 +26,7 @@ async def list_reviews(request: Request, reviewer: Reviewer, task: OfTask = None
     reviews = feature_of(request, Reviews)
     counts = await count_reviews(reviews, tasks_of(reviews, reviewer, task))
     listed = [_listed(reviews, name, of_task) for name, of_task in counts.items()]
-    if reviewer.role == "reviewer":  # what others gave back is not this one's to judge
+    if reviewer.judges_only:  # what others gave back is not this one's to judge
         listed = [{**each, "skips": []} for each in listed]
     return {"reviews": listed}
 

@@ -109,7 +109,7 @@ def tasks_of(reviews: Reviews, reviewer: Caller, task: str | None) -> list[str]:
 def _told(reviews: Reviews, reviewer: Caller, task: str, leased: Leased, counts: Counts) -> dict[str, Any]:
     name, metric = metric_of(reviews, task)
     review: dict[str, Any] = msgspec.to_builtins(leased.review)
-    if reviewer.role == "reviewer":
+    if reviewer.judges_only:
         review |= UNSEEN
     return {
         "review": review,
