@@ -76,11 +76,6 @@ class TextStream:
             args += [row.request, round(row.at * 1000), names, msgspec.json.encode(row)]
         return [outcome.decode() for outcome in await self._keep(keys=[STREAM_KEY, BYTES_KEY], args=args)]
 
-    async def find(self, requests: Sequence[str]) -> dict[str, TextRow]:
-        """Those of these requests' texts that wait for the archive."""
-        raws = await self._redis.mget([TEXT_KEY + request for request in requests]) if requests else []
-        return {row.request: row for raw in raws if (row := read_row(raw)) is not None}
-
 
 def forgotten_name_of(caller: str) -> str:
     """The name under which it is noted that a caller's texts are to be forgotten."""

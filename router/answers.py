@@ -80,11 +80,6 @@ class Terms:
     logprobs_asked: bool = False
     unjudged: str = NO_CALIBRATION
 
-    @property
-    def enforced(self) -> bool:
-        """True if the result of any check is acted on."""
-        return any(used.mode == "enforce" for used in self.checks.values())
-
     def enforces(self, name: CheckName) -> bool:
         """True if the result of this check is acted on."""
         used = self.checks.get(name)

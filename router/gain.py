@@ -105,16 +105,6 @@ class GainModel:
     quantiles: npt.NDArray[np.float32]
 
     @property
-    def rows(self) -> int:
-        """Number of requests that it was fitted and measured on."""
-        return self.measured.rows
-
-    @property
-    def apgr(self) -> float | None:
-        """The average performance gap recovered, by cross-validation; None where general is not better on the whole."""
-        return self.measured.apgr
-
-    @property
     def shown_to_help(self) -> bool:
         """True if it may be switched on."""
         return self.measured.shown_to_help

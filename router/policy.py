@@ -137,7 +137,6 @@ class AttemptLimits:
     """
 
     retries_max: int = 2
-    connect_timeout_seconds: float = 2.0
     first_token_timeout_seconds: float = 10.0
     inter_token_timeout_seconds: float = 10.0
     answer_timeout_seconds: float = 60.0

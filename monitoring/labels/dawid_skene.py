@@ -32,10 +32,6 @@ class Votes(msgspec.Struct, frozen=True, kw_only=True):
     recommended: VoteName
     because: str
 
-    def get_recommended(self) -> Numbers:
-        """The probabilities of the recommended vote."""
-        return self.dawid_skene if self.recommended == "dawid_skene" else self.majority
-
 
 def take_votes(ratings: Ratings) -> Votes:
     """Both votes, and which one to take."""

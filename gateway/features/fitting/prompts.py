@@ -60,14 +60,13 @@ ROWS = msgspec.json.Decoder(PromptRow)
 @dataclass
 class Sample:
     """A checked sample. `rows` lines were given, `empty` of them had no text and `duplicates` said what another said;
-    `same_id` of the rest have the id of another. `others` lines of other traffic came with it. `digest` names the
+    `same_id` of the rest have the id of another. `digest` names the
     sample as the `selector` read it, and `packed` is what a fitting reads."""
 
     rows: int = 0
     empty: int = 0
     duplicates: int = 0
     same_id: int = 0
-    others: int = 0
     kept: int = 0
     digest: str = ""
     selector: str = ""
@@ -218,7 +217,6 @@ def _packed(own: _Pile, others: _Pile, selector: str) -> Sample:
         own.empty,
         own.duplicates,
         own.same_id(),
-        others.rows,
         len(lines),
         hashlib.sha256(selector.encode() + b"\n" + whole).hexdigest()[:16],
         selector,

@@ -38,9 +38,9 @@ def test_what_can_be_learned_is_found_and_shown_to_help() -> None:
     told: list[tuple[str, float]] = []
     model = fit_gain(rows_of(600, 0.5, 1), 1, lambda step, share: told.append((step, share)))
     assert model.shown_to_help
-    assert model.rows == 600
-    assert model.apgr is not None
-    assert model.apgr > 0.6
+    assert model.measured.rows == 600
+    assert model.measured.apgr is not None
+    assert model.measured.apgr > 0.6
     assert model.score("Tell me about theorem and matrix") > model.score("Tell me about refund and parcel") + 0.05
     shares = [share for _, share in told]
     assert shares == sorted(shares)
@@ -87,7 +87,7 @@ def test_adapter_better_overall_can_still_be_routed_around_where_it_is_worse() -
     model = fit_gain(rows, 1)
     assert model.measured.adapter_right > model.measured.general_right
     assert model.shown_to_help
-    assert model.apgr is None
+    assert model.measured.apgr is None
 
 
 def test_equal_texts_are_never_both_learned_from_and_measured_on() -> None:
