@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -53,24 +53,23 @@ from serving.fleet import Fleet
 from serving.object_store import ObjectStore
 
 
-class RequestObserver(Protocol):
-    """A feature that follows requests on their path. No request waits for it."""
+def _nothing(*_: Any) -> None:
+    """The part of an observer that has nothing to do there."""
 
-    def draw(self, policy: Policy, choice: Choice, record: Record) -> None:
-        """Draw the request for what the feature does, once it is chosen where the request goes."""
-        ...
 
-    def watches(self, policy: Policy, choice: Choice, record: Record) -> bool:
-        """Return whether the text of the answer is needed once it has been sent."""
-        ...
+@dataclass(frozen=True, slots=True)
+class RequestObserver:
+    """A feature that follows requests on their path. No request waits for it.
 
-    def answered(self, policy: Policy, body: RequestBody, answer: Any, ledger: Any) -> None:
-        """An answer was sent."""
-        ...
+    `draw` draws the request for what the feature does, once it is chosen where that goes. `watches` tells whether the
+    text of the answer is needed once it has been sent. `answered` gets an answer that was sent, `rejected` one that was
+    rejected before; the last two arguments of both are the answer and its ledger.
+    """
 
-    def rejected(self, policy: Policy, body: RequestBody, answer: Any, ledger: Any) -> None:
-        """An answer was rejected before it was sent."""
-        ...
+    watches: Callable[[Policy, Choice, Record], bool]
+    answered: Callable[[Policy, RequestBody, Any, Any], None]
+    rejected: Callable[[Policy, RequestBody, Any, Any], None] = _nothing
+    draw: Callable[[Policy, Choice, Record], None] = _nothing
 
 
 class RequestTracing(Protocol):

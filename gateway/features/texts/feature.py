@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gateway.feature import Feature, Features
 from gateway.features.texts.job import keep_texts
 from gateway.features.texts.queue import TextQueue, is_drawn
 from gateway.features.texts.texts import Texts
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
-from gateway.path.ledger import Ledger
-from gateway.services import Services
+from gateway.services import RequestObserver, Services
 from monitoring.records import Record
 from monitoring.spool import Spool
 from monitoring.text_stream import TextStream
-from router.decision import Choice
-from router.policy import Policy
 
 
-@dataclass(frozen=True)
-class TextObserver:
-    """Watches the tasks that keep texts. For all others it costs one look into a dictionary."""
+def _watches(texts: Texts, record: Record) -> bool:
+    """Return whether the request's texts are to be kept; one look into a dictionary for a task that keeps none."""
+    share = texts.shares.get(record.task or "")
+    return share is not None and is_drawn(record.id, share)
 
-    texts: Texts
 
-    def draw(self, policy: Policy, choice: Choice, record: Record) -> None:
-        """Nothing is noted on the record: whether a text is kept follows from the request's id."""
-
-    def watches(self, policy: Policy, choice: Choice, record: Record) -> bool:
-        """Return whether the request's texts are to be kept."""
-        share = self.texts.shares.get(record.task or "")
-        return share is not None and is_drawn(record.id, share)
-
-    def answered(self, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
-        """Offer an answer that was sent."""
-        record = ledger.record
-        sent = answer.sent(record, body) if self.watches(policy, answer.choice, record) else None
-        if sent is not None and not self.texts.queue.offer(sent):
-            self.texts.services.meters.texts.add(1, record.task or "", "dropped")
-
-    def rejected(self, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
-        """An answer that nobody got is not kept."""
+def _offer(texts: Texts, body: RequestBody, answer: Answer, record: Record) -> None:
+    """Offer an answer that was sent."""
+    sent = answer.sent(record, body) if _watches(texts, record) else None
+    if sent is not None and not texts.queue.offer(sent):
+        texts.services.meters.texts.add(1, record.task or "", "dropped")
 
 
 def _open(services: Services, _: Features) -> Texts:
@@ -53,7 +36,12 @@ def _open(services: Services, _: Features) -> Texts:
         Spool(settings.text_spool, services.name, settings.texts.spool_bytes_max),
     )
     texts.take_in(settings)
-    services.observers.append(TextObserver(texts))
+    services.observers.append(
+        RequestObserver(
+            watches=lambda _policy, _choice, record: _watches(texts, record),
+            answered=lambda _policy, body, answer, ledger: _offer(texts, body, answer, ledger.record),
+        )
+    )
     return texts
 
 
