@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,11 @@ import typer
 from gateway.cli.admin_client import Unusable
 from gateway.cli.command import Api, ClassField, Force, as_body, see_that_it_can_be_written, with_api
 from gateway.cli.prompts import OwnColumns, as_lines, read_columns
-from gateway.cli.readiness_page import make_page
+from gateway.cli.readiness_page import ANSWERS, STATES, make_page
 from gateway.cli.watch import make_waiting_columns
 
 COLUMNS = ("prompt", "text", "expected", "id", "label", "class", "group", "parent", "at")
 """Columns of a CSV file that are read."""
-ANSWERS: Mapping[str, str] = {"fine_tune": "Fine-tune", "not_yet": "Not yet", "never": "Never", "retire": "Retire"}
-STATES: Mapping[str, str] = {"for": "yes", "against": "no", "never": "never", "unknown": "unknown"}
 
 
 @dataclass(frozen=True)

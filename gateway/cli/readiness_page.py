@@ -11,28 +11,21 @@ from monitoring.web_page import make_web_page, wrap_wide
 
 WIDTH, HEIGHT, MARGIN = 760, 320, 55
 KINDS: Mapping[str, str] = {"for": "good", "against": "bad", "never": "bad", "unknown": "dim"}
-NAMES: Mapping[str, str] = {
-    "fine_tune": "Fine-tune",
-    "not_yet": "Not yet",
-    "never": "Never",
-    "retire": "Retire",
-    "for": "yes",
-    "against": "no",
-    "unknown": "unknown",
-}
+ANSWERS: Mapping[str, str] = {"fine_tune": "Fine-tune", "not_yet": "Not yet", "never": "Never", "retire": "Retire"}
+STATES: Mapping[str, str] = {"for": "yes", "against": "no", "never": "never", "unknown": "unknown"}
 
 
 def make_page(name: str, report: Mapping[str, Any]) -> str:
     """The page of a report on the data of this name. All texts are escaped."""
     rows = "".join(
         f"<tr><td>{escape(rule['question'])}</td><td class='{KINDS[rule['state']]}'><b>"
-        f"{NAMES[rule['state']]}</b></td><td>{escape(rule['evidence'])} <i>{escape(rule['next'])}</i></td></tr>"
+        f"{STATES[rule['state']]}</b></td><td>{escape(rule['evidence'])} <i>{escape(rule['next'])}</i></td></tr>"
         for rule in report["rules"]
     )
     curve = (report.get("facts") or {}).get("curve")
     picture = "" if curve is None else f"<h2>Learning curve</h2>{wrap_wide(draw_curve(curve))}"
     table = wrap_wide(f"<table><tr><th>Rule</th><th>Answer</th><th>Evidence</th></tr>{rows}</table>")
-    head = f"<h1>{NAMES[report['answer']]}</h1><p>{escape(name)}: {escape(report['because'])}</p>"
+    head = f"<h1>{ANSWERS[report['answer']]}</h1><p>{escape(name)}: {escape(report['because'])}</p>"
     return make_web_page(f"Readiness of {name}", f"{head}{table}{picture}")
 
 
