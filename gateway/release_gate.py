@@ -25,12 +25,11 @@ from gateway.state.redis import read_redis_time
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import rank_leaders
 from monitoring.evaluation.gate import ROLE_WORDS, GateBounds, GateReference, GateReport, Role, decide_gate
-from serving.adapters.entries import PLACED, AliasEntry, Version, VersionState
+from router.decision import OUT_OF_SERVICE
+from serving.adapters.entries import PLACED, AliasEntry, Version
 from serving.object_store import Change
 
 PastGate = Annotated[Reason | None, Field(description="The reason to pass the gate by force, which is kept.")]
-GONE: frozenset[VersionState] = frozenset({"quarantined", "draining", "retired"})
-"""States of a version that can't answer again as it is."""
 
 
 @dataclass
@@ -87,8 +86,9 @@ async def find_references(services: Services, version: Version) -> GateReference
     references: dict[str, Role] = {}
     if leaders and leaders[0] != version.name:
         references[leaders[0]] = "leading"
-    able = [name for name in leaders if name != version.name and name in versions and versions[name].state not in GONE]
-    ranking = rank_leaders([arm_of(versions[name]) for name in able], await GateStore(services.redis).evidence(able))
+    others = (versions[name] for name in leaders if name != version.name and name in versions)
+    able = {other.name: other for other in others if other.state not in OUT_OF_SERVICE}
+    ranking = rank_leaders(list(map(arm_of, able.values())), await GateStore(services.redis).evidence([*able]))
     if ranking.best is not None:
         references.setdefault(ranking.best, "best")
     held = [

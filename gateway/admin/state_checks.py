@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from gateway.access import require_task
 from gateway.admin.keys import CallerIn, LimitsIn
-from gateway.admin.state_file import GIVEN_UP, Difference, FileObject, Kind, Objects
+from gateway.admin.state_file import Difference, FileObject, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
 from gateway.errors import Problem
 from gateway.features.rules.endpoints import OverrideIn, find_fallback_fault
@@ -23,7 +23,7 @@ from gateway.services import Services
 from monitoring.quality.verdicts.rollout import RolloutPlan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
-from serving.adapters.entries import AliasEntry, Rollout, Version
+from serving.adapters.entries import GIVEN_UP, AliasEntry, Rollout, Version
 from serving.adapters.errors import ArtifactError
 from serving.adapters.manifest import ManifestError
 from serving.adapters.signature import SignatureError, check, from_text

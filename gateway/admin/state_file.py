@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
-from serving.adapters.entries import PLACED, AliasEntry
+from serving.adapters.entries import GIVEN_UP, PLACED, AliasEntry
 from serving.adapters.registry import PREVIOUS_MAX
 
 FORMAT = 1
@@ -31,7 +31,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Action = Literal["create", "change", "remove", "retire", "stage", "stage_previous", "conflict"]
 IDENTITY = ("task", "number", "pool", "digest", "base_fingerprint", "rank", "size_bytes", "manifest_digest")
 """The fields for which a version's name stands. They never change."""
-GIVEN_UP = ("draining", "retired")
 SHOWN: Mapping[Kind, tuple[str, ...]] = {
     "versions": ("state", "pool", "digest", "manifest_digest", "created_by", "signed_by"),
     "callers": ("name", "role", "models", "expires_at", "limits", "unknown_fields", "owner", "pending"),

@@ -31,6 +31,8 @@ WANTED: frozenset[VersionState] = PLACED | {"staging"}
 """States in which its replicas are to have the version loaded."""
 ROLES: frozenset[VersionState] = frozenset({"shadow", "canary", "active"})
 """States that an alias gives; it alone takes them away again."""
+GIVEN_UP: frozenset[VersionState] = frozenset({"draining", "retired"})
+"""States of a version that can't be staged any more."""
 
 STEPS: Mapping[VersionState, frozenset[VersionState]] = {
     "verified": frozenset({"staging", "draining"}),

@@ -43,7 +43,7 @@ from monitoring.records import Record
 from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
 from router.replica_choice import pick
-from serving.adapters.entries import PLACED, VersionState
+from serving.adapters.entries import GIVEN_UP, PLACED
 from serving.engine_traits import EngineKind
 from serving.fleet_view import FleetView, VersionView
 
@@ -63,8 +63,6 @@ FAILING_SECONDS_MAX = 3600.0
 CLOSE_SECONDS_MAX = 1800.0
 PRODUCTION_SECONDS = 30 * 86_400.0
 """Requests of so long before are what the rows are to be like."""
-GIVEN_UP: frozenset[VersionState] = frozenset({"draining", "retired"})
-"""States of a version that can't be staged any more."""
 OF_THE_ROW = frozenset({"refused", "too_long", "unjudged"})
 """Faults that the same row meets again."""
 COMMAND = make_command("gateway.features.evaluations.run")

@@ -24,9 +24,8 @@ from gateway.server.uploads import SAMPLES
 from gateway.state.fitted_store import FittingStatus
 from router.policy import AUTO_SELECTOR
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
-from serving.adapters.entries import Version
+from serving.adapters.entries import GIVEN_UP, Version
 
-GIVEN_UP = frozenset({"draining", "retired"})
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 

@@ -31,6 +31,7 @@ from monitoring.datasets.build import DatasetOptions
 from monitoring.datasets.reading import SourceFile
 from monitoring.evaluation.dataset import DatasetError
 from monitoring.quality.verdicts.retraining import Retraining, is_complete
+from router.decision import OUT_OF_SERVICE
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale
 
@@ -42,7 +43,6 @@ REBUILD_SECONDS = 60.0
 DOUBLINGS_MAX = 6
 RESTAGE_SECONDS = 300.0
 """Time from a staging that came to nothing to the next one."""
-GIVEN_UP = frozenset({"quarantined", "draining", "retired"})
 
 
 class Halt(Exception):
@@ -163,7 +163,7 @@ class Following:
             raise Halt(f"The training {training.id} is {training.status}: {training.note}")
         services = self._trainings.services
         version = (await services.snapshot.refresh()).versions.get(training.version)
-        if version is None or version.state in GIVEN_UP:
+        if version is None or version.state in OUT_OF_SERVICE:
             state = "gone" if version is None else f"{version.state}: {version.note}"
             raise Halt(f"{training.version} can't be evaluated: it is {state}")
         if version.state == "verified" and version.note and time.time() - version.changed_at < RESTAGE_SECONDS:
