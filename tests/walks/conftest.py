@@ -91,6 +91,7 @@ def configure(small: FakeEngine, general: FakeEngine, base_folder: Path, tmp_pat
             "redis_url": redis_url,
             "health_interval_seconds": 0.1,
             "snapshot_interval_seconds": 0.2,
+            "monitor": {"interval_seconds": 3.0},  # its process takes 0.3 s of CPU time, and most walks end before
             "pools": {
                 "small": {
                     "base_model": BASE_MODEL,
