@@ -109,7 +109,8 @@ def _has(reader: Reader, known: Mapping[str, Any], request_id: str, feedback_id:
     told = known[request_id]
     if told is not None:
         return any(one["feedback_id"] == feedback_id for one in told["feedback"])
-    return bool(tells(reader.redis, "HEXISTS", f"apprentice:feedback:{request_id}", feedback_id))
+    names = tells(reader.redis, "HKEYS", f"apprentice:feedback:{request_id}") or []
+    return any(name.rpartition("\t")[2] == feedback_id for name in names)  # behind its caller's
 
 
 def _text(entry: Mapping[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ Each file is the old one whole or the new one whole, whenever this ends; done ag
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -71,7 +72,8 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes have left half written in a folder, which nobody else writes in."""
     for path in [path for pattern in LEFTOVERS for path in folder.glob(pattern)]:
         if path.is_dir():
-            shutil.rmtree(path)
+            with contextlib.suppress(FileNotFoundError):  # an export that is under way removes its own, too
+                shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
@@ -137,8 +139,12 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
     for path in (folder / FILES_FOLDER).rglob("*"):
         if path.is_file():
             rest = _without_lines(path.read_bytes(), names_one)
-            if rest is not None:
+            if rest is not None and path.parent.name == FILES_FOLDER:
                 replace_file(path, rest)
+            elif (
+                rest is not None
+            ):  # it is being sent still, or a killed gateway left it: a part would pass for the whole
+                path.unlink(missing_ok=True)
     return found
 
 

@@ -35,7 +35,7 @@ SYSTEM = "system"
 HIDDEN = "(hidden)"
 HIDDEN_PATHS = ("recycle_url", "webhook_url")
 """Addresses that may bear a secret."""
-WITH_USER = re.compile(r"[a-z]+://[^/]*@.*")
+WITH_USER = re.compile(r"[a-z][a-z0-9+.-]*://.*@.*", re.IGNORECASE | re.DOTALL)
 """An address that bears one."""
 AUDITED_MAX = 500
 CHANGEABLE = (

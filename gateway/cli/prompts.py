@@ -161,6 +161,8 @@ def as_lines(stack: ExitStack, path: Path, columns: Sequence[str], own_names: Ma
         raise Unusable(f"There is no file {path}.")
     if not path.stat().st_size:
         raise Unusable(f"{path} is empty: give a row on each line.")
+    if own_names and path.suffix.lower() != ".csv":
+        raise Unusable(f"--column is for the columns of a table: {path} is no .csv.")
     if path.suffix.lower() not in (".json", ".csv"):
         return path
     file = StringIO(read_text(path), newline="")
@@ -188,8 +190,9 @@ def _rows_of_csv(
     head, our_names = list(found.fieldnames or ()), {theirs: ours for ours, theirs in (own_names or {}).items()}
     if missing := [theirs for theirs in our_names if theirs not in head]:
         raise Unusable(f"{path} has no column {missing[0]!r}: it has {', '.join(head)[:400]}.")
-    found.fieldnames = [our_names.get(name, name) for name in head]
-    if not {"prompt", "text"} & set(found.fieldnames):
+    taken = set(our_names.values())  # a column of such a name makes room for the one that was named
+    found.fieldnames = [our_names.get(name, "" if name in taken else name) for name in head]
+    if not {"prompt", "text", "instruction"} & set(columns) & set(found.fieldnames):
         option = "" if own_names is None else ", or say which one it is, as in --column text=NAME"
         raise Unusable(
             f"{path} has no column named prompt or text: it has {', '.join(head)[:400]}. Name one so in its first line"

@@ -16,7 +16,10 @@ from gateway.cli.prompts import OwnColumns, as_lines, read_columns
 from gateway.cli.readiness_page import ANSWERS, STATES, make_page
 from gateway.cli.watch import make_waiting_columns
 
-COLUMNS = ("prompt", "text", "expected", "id", "label", "class", "group", "parent", "at")
+COLUMNS = (
+    "prompt", "text", "expected", "id", "label", "class", "group", "parent", "at",
+    "instruction", "input", "context", "output", "response", "system",
+)  # fmt: skip
 """Columns of a CSV file that are read."""
 
 

@@ -88,6 +88,7 @@ def tell(
     turns: list[Turn],
     judged: Mapping[str, Judgement],
     version: str | None,
+    places: int,
 ) -> None:
     """Print what came of it: all of it as JSON, or tables."""
     turns = [one for one in turns if version in (None, one.version)]
@@ -97,6 +98,7 @@ def tell(
         "records": replaying.records,
         "feedback": replaying.feedback,
         "feedback_without_record": replaying.unmatched,
+        "without_a_place": places,
     }
     whole = {
         "read": read,
@@ -108,6 +110,8 @@ def tell(
     print(f"Read {replaying.records} records and {replaying.feedback} judgements.")
     if replaying.unmatched:
         print(f"{replaying.unmatched} judgements are on records that are not there, and count for nothing.")
+    if places:
+        print(f"{places} entries are of an older gateway: their order is that of their times.")
     cells = [
         (time_of(one.at), one.version, f"{one.before} to {one.after}", one.requests, one.labels, one.because)
         for one in turns
@@ -174,9 +178,10 @@ def run(
     replaying = begin_replay(settings, tasks, held, look_seconds)
     if held.version is not None:
         _see_that_it_is_there(held.version, archive_entries.read_versions(storage, tasks, *bounds))
+    places = archive_entries.count_without_place(storage, tasks, *bounds)
     with closing(archive_entries.read_entries(storage, tasks, *bounds)) as entries:
         turns, judged = replay_entries(replaying, entries)
-    tell(out, replaying, turns, judged, held.version)
+    tell(out, replaying, turns, judged, held.version, places)
 
 
 def _see_that_it_is_there(version: str, versions: list[str]) -> None:

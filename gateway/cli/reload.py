@@ -21,7 +21,7 @@ def reload(
         return
     rows = [(item["path"], _said(item["before"]), _said(item["after"], item["before"])) for item in answer["changes"]]
     if not rows:
-        api.out.say(f"Nothing has changed in {answer['file']}.")
+        api.out.say(f"Nothing has changed in {answer.get('file', 'the configuration')}.")
         return
     api.out.table(("KEY", "BEFORE", "AFTER"), rows)
     if answer["restart_required"]:

@@ -210,7 +210,7 @@ class MessagesFormat(TranslatedFormat):
         if not isinstance(request, MessagesRequest):
             return fields  # nobody answers it
         fields["max_tokens"] = request.max_tokens
-        if turns[-1]["role"] == "assistant" and "tool_calls" not in turns[-1]:
+        if messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]:
             text = "The last message is the assistant's. The gateway does not continue an answer: end with the user's."
             raise Problem("invalid_value", text, "messages")
         if request.stream:

@@ -15,7 +15,10 @@ ROLES: Mapping[str, str] = {
 }  # fmt: skip
 """Roles by the speakers of ShareGPT."""
 TURN_ROLES = ("user", "assistant")
-ALPACA_FIELDS = frozenset({"instruction", "input", "output", "system", "history"})
+SHAREGPT_FIELDS = frozenset({"conversations", "system"})
+ANSWERS = ("output", "response", "expected")
+ALPACA_FIELDS = frozenset({"instruction", "input", "context", "output", "response", "system", "history", "text"})
+"""What is read, and the text of all in one, which some files have beside it."""
 TEXT_KEYS = ("text", "value", "arguments")
 """Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
 
@@ -35,27 +38,31 @@ def read_own_object(line: bytes, at: int) -> dict[str, Any]:
 
 def _from_turns(read: dict[str, Any], at: int) -> dict[str, Any]:
     """A conversation of ShareGPT."""
-    turns, messages = read["conversations"], []
+    turns, messages = read["conversations"], _system_turn(read)
     for turn in turns if isinstance(turns, list) else []:
         role = ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
         if role is None:
             known = ", ".join(ROLES)
             raise DatasetError(f"Line {at}: a turn of its conversations is `from` none of {known}.")
         messages.append({"role": role, "content": turn.get("value")})
-    return {name: value for name, value in read.items() if name != "conversations"} | {"messages": messages}
+    return {name: value for name, value in read.items() if name not in SHAREGPT_FIELDS} | {"messages": messages}
 
 
 def _from_instruction(read: dict[str, Any], at: int) -> dict[str, Any]:
-    """A row of Alpaca: what is to be done, on which input, and the turns before."""
-    messages = [{"role": "system", "content": read["system"]}] if read.get("system") else []
-    for turn in read.get("history") or []:
+    """A row of Alpaca or Dolly: what is to be done, on which input, and the turns before."""
+    messages, history = _system_turn(read), read.get("history") or []
+    for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != len(TURN_ROLES):
             raise DatasetError(f"Line {at}: a turn of its history is no pair of a question and an answer.")
         messages += [{"role": role, "content": text} for role, text in zip(TURN_ROLES, turn, strict=True)]
-    asked = "\n\n".join(_as_text(read[name]) for name in ("instruction", "input") if read.get(name))
+    asked = "\n\n".join(_as_text(read[name]) for name in ("instruction", "input", "context") if read.get(name))
     messages.append({"role": "user", "content": asked})
     own = {name: value for name, value in read.items() if name not in ALPACA_FIELDS}
-    return own | {"messages": messages} | ({"expected": read["output"]} if "output" in read else {})
+    return own | {"messages": messages, "expected": next((read[name] for name in ANSWERS if name in read), None)}
+
+
+def _system_turn(read: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": read["system"]}] if read.get("system") else []
 
 
 def _from_preference(read: dict[str, Any], at: int) -> dict[str, Any]:
@@ -161,7 +168,8 @@ def time_of(value: Any) -> float | None:
 
 FORMS: tuple[tuple[Set[str], Callable[[dict[str, Any], int], dict[str, Any]]], ...] = (
     ({"conversations"}, _from_turns),
-    ({"instruction"}, _from_instruction),
+    ({"instruction", "output"}, _from_instruction),
+    ({"instruction", "context"}, _from_instruction),
     ({"input", "preferred_output"}, _from_preference),
     ({"input", "output"}, _from_inference),
 )

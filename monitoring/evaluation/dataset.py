@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ LONGEST = "over 4,000"
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 TEXT_LOOKED_AT_BYTES = 4096
 SEPARATORS = (",", ";", "\t", "|")
+QUOTED = re.compile(r'"[^"]*"')
 
 
 class DatasetError(Exception):
@@ -176,7 +178,7 @@ def find_text_fault(beginning: bytes) -> str:
 
 def find_separator(head: str) -> str:
     """What parts the columns of a CSV file with this first line: a comma, or what spreadsheets write in its place."""
-    return next((mark for mark in SEPARATORS if mark in head), SEPARATORS[0])
+    return max(SEPARATORS, key=QUOTED.sub("", head).count)
 
 
 def write_canonically(value: Any) -> str:

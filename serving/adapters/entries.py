@@ -159,4 +159,7 @@ def read_version(_: str, raw: Mapping[str, Any]) -> Version:
 
 def read_alias(_: str, raw: Mapping[str, Any]) -> AliasEntry:
     """An alias as it is kept in the object store. Raises ValidationError where this release can't read it."""
+    previous = raw.get("previous")
+    if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none
+        raw = {**raw, "previous": [previous] if previous else []}
     return msgspec.convert(raw, AliasEntry)

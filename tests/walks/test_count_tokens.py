@@ -98,6 +98,9 @@ async def test_history_that_ends_with_the_assistants_turn_is_counted(
     assert asked_of(small)[-1]["messages"] == turns
     with pytest.raises(anthropic.BadRequestError, match="does not continue"):
         await messages.messages.create(model="returns", messages=turns, max_tokens=20)
+    turns.append({"role": "system", "content": "Be brief."})  # which goes to the beginning
+    with pytest.raises(anthropic.BadRequestError, match="does not continue"):
+        await messages.messages.create(model="returns", messages=turns, max_tokens=20)
 
 
 @pytest.mark.parametrize("fault", [Status(500), Reset()], ids=["fails", "drops its connections"])

@@ -233,7 +233,7 @@ async def test_hidden_values_are_compared_and_never_shown(configure: Configure, 
         content["pools"]["general"]["api_key"] = "sk-engine-secret"
         content["pools"]["small"]["replicas"][0]["recycle_url"] = "http://127.0.0.1:9/?token=secret"
         content["monitor"] = {"webhook_url": "http://127.0.0.1:9/?token=secret"}
-        content["training"] = {"ray_url": "http://ray:secret@127.0.0.1:9"}
+        content["training"] = {"ray_url": "http://ray:se/secret@127.0.0.1:9"}
         content["pools"]["general"]["replicas"].append(
             {"name": "general-1", "url": "http://127.0.0.1:9", "api_key": "sk-engine-secret"}
         )

@@ -60,8 +60,8 @@ ROWS = msgspec.json.Decoder(PromptRow)
 @dataclass
 class Sample:
     """A checked sample. `rows` lines were given, `empty` of them had no text and `duplicates` said what another said;
-    `same_id` of the rest have the id of another. `digest` names the
-    sample as the `selector` read it, and `packed` is what a fitting reads."""
+    `same_id` of the rest have the id of another. `digest` names the sample as the `selector` read it, and `packed` is
+    what a fitting reads."""
 
     rows: int = 0
     empty: int = 0

@@ -83,6 +83,14 @@ async def test_tables_and_tuning_files_are_read_and_bad_rows_named(apprentice: C
     assert (await ok(apprentice, "readiness", str(sheet), *option, "--json")).json["facts"]["curve"] == answers[0][
         "curve"
     ]
+    both = tmp_path / "both.csv"
+    with both.open("w", newline="") as file:
+        rows_of_both = ((row["text"], "not this one", row["expected"]) for row in rows)
+        csv.writer(file).writerows([("body", "text", "expected"), *rows_of_both])
+    said = await ok(apprentice, "readiness", str(both), "--column", "text=body", "--json")
+    assert said.json["facts"]["curve"] == answers[0]["curve"], "not the column that has the name already"
+    said = await apprentice("readiness", str(instructions), "--column", "text=input")
+    assert "alpaca.jsonl is no .csv" in said.err
     said = await apprentice("readiness", str(sheet))
     assert "no column named prompt or text: it has Kundentext, Antwort." in said.err
     assert "as in --column text=NAME" in said.err

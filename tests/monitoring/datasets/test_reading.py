@@ -44,7 +44,9 @@ def test_rows_for_fine_tuning_and_pairs_of_preference_are_taken(tmp_path: Path) 
 def test_instructions_of_alpaca_and_conversations_of_sharegpt_are_taken(tmp_path: Path) -> None:
     alpaca = {"instruction": "Decide.", "input": "A kettle.", "output": "yes", "id": "r1"}
     before = {**alpaca, "input": "", "system": "Be brief.", "history": [["Hello", "Hi"]]}
-    rows = read(lines(tmp_path / "alpaca.jsonl", alpaca, before))
+    whole = {**alpaca, "text": "Below is an instruction. Decide. A kettle. yes", "id": "r2"}
+    dolly = {"instruction": "Decide.", "context": "A kettle.", "response": "yes", "category": "closed_qa"}
+    rows = read(lines(tmp_path / "alpaca.jsonl", alpaca, before, whole, dolly))
     assert [row.messages for row in rows if isinstance(row, DataRow)] == [
         [{"role": "user", "content": "Decide.\n\nA kettle."}, YES],
         [
@@ -54,6 +56,8 @@ def test_instructions_of_alpaca_and_conversations_of_sharegpt_are_taken(tmp_path
             {"role": "user", "content": "Decide."},
             YES,
         ],
+        [{"role": "user", "content": "Decide.\n\nA kettle."}, YES],
+        [{"role": "user", "content": "Decide.\n\nA kettle."}, YES],
     ]
     turns = [
         {"from": "system", "value": "Decide."},
@@ -61,12 +65,30 @@ def test_instructions_of_alpaca_and_conversations_of_sharegpt_are_taken(tmp_path
         {"from": "gpt", "value": "yes"},
     ]
     assert only(lines(tmp_path / "sharegpt.jsonl", {"conversations": turns})).messages == [*ASKED, YES]
-    bad = {"conversations": [*turns, {"from": "narrator", "value": "So it was."}]}, {**alpaca, "history": [["alone"]]}
+    aside = {"system": "Decide.", "conversations": turns[1:]}
+    assert only(lines(tmp_path / "aside.jsonl", aside)).messages == [*ASKED, YES]
+    ours = {"text": "A kettle.", "expected": "yes", "instruction": "Be kind."}
+    assert only(lines(tmp_path / "ours.jsonl", ours)).messages == [{"role": "user", "content": "A kettle."}, YES]
+    bad = (
+        {"conversations": [*turns, {"from": "narrator", "value": "So it was."}]},
+        {**alpaca, "history": [["alone"]]},
+        {**alpaca, "history": 5},
+    )
     faults = read(lines(tmp_path / "bad.jsonl", *bad))
     assert [row.fault for row in faults if isinstance(row, LeftOut)] == [
         "Line 1: a turn of its conversations is `from` none of system, human, user, gpt, assistant.",
         "Line 2: a turn of its history is no pair of a question and an answer.",
+        "Line 3: a turn of its history is no pair of a question and an answer.",
     ]
+
+
+@pytest.mark.parametrize(
+    "head", ["Text;Price, EUR;Answer", '"Text";"Price, EUR, net";Answer', "Text\tPrice, EUR\tAnswer"]
+)
+def test_separator_of_a_table_is_not_a_comma_within_a_name(tmp_path: Path, head: str) -> None:
+    path, mark = tmp_path / "rows.csv", "\t" if "\t" in head else ";"
+    path.write_text(f"{head}\nA kettle.{mark}12,50{mark}yes\n")
+    assert only(path, text="Text", expected="Answer").messages == [ASKED[1], YES]
 
 
 def test_inferences_of_tensorzero_are_taken_from_its_table_and_from_its_api(tmp_path: Path) -> None:
