@@ -139,11 +139,11 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
     for path in (folder / FILES_FOLDER).rglob("*"):
         if path.is_file():
             rest = _without_lines(path.read_bytes(), names_one)
-            if rest is not None and path.parent.name == FILES_FOLDER:
+            if rest is None:
+                continue
+            if path.parent.name == FILES_FOLDER:
                 replace_file(path, rest)
-            elif (
-                rest is not None
-            ):  # it is being sent still, or a killed gateway left it: a part would pass for the whole
+            else:  # it is being sent still, or a killed gateway left it: a part would pass for the whole
                 path.unlink(missing_ok=True)
     return found
 

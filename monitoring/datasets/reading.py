@@ -150,12 +150,11 @@ def _json_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | Left
 
 
 def _csv_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:
+    with Path(file.path).open(encoding="utf-8", errors="replace") as opened:
+        separator = find_separator(opened.readline())
     with Path(file.path).open(encoding="utf-8-sig", newline="") as opened:
-        reader = None
+        reader = csv.DictReader(opened, strict=True, delimiter=separator)
         try:
-            separator = find_separator(opened.readline())
-            opened.seek(0)
-            reader = csv.DictReader(opened, strict=True, delimiter=separator)
             _see_that_columns_fit(file, list(reader.fieldnames or ()))
             width, at = len(reader.fieldnames or ()), reader.line_num + 1
             for row in reader:
@@ -169,9 +168,7 @@ def _csv_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftO
         except UnicodeDecodeError:
             raise DatasetError(f"{file.name} is no text in UTF-8: save it as such.") from None
         except csv.Error as error:
-            raise DatasetError(
-                f"{file.name}, line {reader.line_num if reader else 1}: it is no CSV ({error})."
-            ) from None
+            raise DatasetError(f"{file.name}, line {reader.line_num}: it is no CSV ({error}).") from None
 
 
 def _parquet_objects(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | LeftOut]]:

@@ -14,6 +14,7 @@ from gateway.errors import Problem
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.records.archiving import text_source_of
 from gateway.request_labels import read_rules
+from gateway.state.private_files import make_private_folder
 from monitoring.datasets.build_job import HardCasesJob, HardCasesResult, KeptSource
 from monitoring.datasets.folder import FILES_FOLDER, PARTIAL
 from monitoring.synced_files import lock_folder
@@ -49,7 +50,7 @@ async def find_hard_cases(evaluations: Evaluations, task: str, since: float) -> 
     """A file of rows: requests since then with a wrong answer and an agreed right one. Raises Problem."""
     settings, now = evaluations.services.settings, time.time()
     files = settings.dataset_folder / FILES_FOLDER  # an erasure finds there what a killed gateway has left
-    files.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(files)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=files) as folder:
         path = Path(folder) / "rows.jsonl"
         kept = KeptSource(
