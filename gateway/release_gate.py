@@ -177,10 +177,11 @@ def describe_references(report: GateReport) -> list[str]:
     return [f"The gate holds it against {', and '.join(named)}."] if named else []
 
 
-def describe_forced(forced: Forced | None) -> list[str]:
-    """A step past the gate as a sentence; none where there was none."""
+def describe_forced(version: str, forced: Forced | None) -> list[str]:
+    """A version's step past the gate as a sentence; none where there was none."""
     if forced is None:
         return []
     day = datetime.fromtimestamp(forced.at, UTC).strftime("%Y-%m-%d")
     where = f" for the rule {forced.rule}" if forced.rule else ""
-    return [f"Let past the gate by force{where} on {day} by {forced.by}: {forced.reason.rstrip('.')}. {forced.because}"]
+    text = f"{version} was let past the gate by force{where} on {day} by {forced.by}: {forced.reason.rstrip('.')}."
+    return [f"{text} {forced.because}"]

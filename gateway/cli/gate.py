@@ -32,9 +32,9 @@ MODE_WORDS: Mapping[str, str] = MappingProxyType(
 class PastGate:
     """The options by which an admin passes the gate."""
 
-    force: Annotated[
-        bool, typer.Option("--force", help="Pass the gate; it needs --reason, and stays in `adapters why VERSION`.")
-    ] = False
+    force: Annotated[bool, typer.Option("--force", help="Pass the gate; it needs --reason, and stays in `why`.")] = (
+        False
+    )
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="With --force: why the gate is passed.")] = None
 
 

@@ -24,6 +24,8 @@ from gateway.features.quality.responding import Responding
 from gateway.features.releases.availability import find_obstacles
 from gateway.features.reviews.agreement_job import describe_reviewers, read_agreement
 from gateway.openapi_parts import CHANGE_ERRORS, with_errors
+from gateway.release_gate import describe_forced
+from gateway.state.gate_store import GateStore
 from gateway.state.redis import read_redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.explanations.phrases import NOBODY_WOKEN
@@ -226,8 +228,10 @@ async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[
     health, generation = await quality.store.of(task)
     state = read_situation(quality, snapshot, task, await read_redis_time(quality.services.redis), health)
     agreement = await read_agreement(quality.reviews, task)
-    if agreement is not None:
-        state = replace(state, reviewers=list(describe_reviewers(task, agreement)))
+    notes = [] if agreement is None else list(describe_reviewers(task, agreement))
+    for name in filter(None, (state.roles.active, state.roles.canary, state.roles.previous_version)):
+        notes += describe_forced(name, await GateStore(quality.services.redis).forced(name))
+    state = replace(state, notes=notes)
     return {
         "task": task,
         "generation": generation,

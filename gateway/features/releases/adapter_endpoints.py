@@ -252,7 +252,7 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     is_off = releases.services.settings.release.gate == "off"
     gate = [] if is_off else describe_references(await judge_release(releases.services, version))
     first, *others = _words(releases, version, rollout)
-    words = [first, *gate, *others, *describe_last_evaluation(evaluation), *describe_forced(forced)]
+    words = [first, *gate, *others, *describe_last_evaluation(evaluation), *describe_forced(name, forced)]
     return {
         "version": name,
         "state": version.state,

@@ -43,8 +43,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     `judged_at` is when the monitor last judged (None: never), and `behind_seconds` the age of what it has not read.
     `review_by` says of versions when their owner has to look at them, `retraining` names the task's open requests to
-    train. `around` is what stands between the versions and their callers, `reviewers` what is to be said of
-    those who label.
+    train. `around` is what stands between the versions and their callers, `notes` what others say of those who
+    label, and of steps past the gate.
     """
 
     task: str
@@ -58,7 +58,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     review_by: dict[str, float] = {}
     retraining: list[str] = []
     around: Obstacles = Obstacles()
-    reviewers: list[str] = []
+    notes: list[str] = []
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ def make_report(of: Situation) -> TaskReport:
             *caveats.list_caveats(
                 of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
             ),
-            *of.reviewers,
+            *of.notes,
         ],
     )
 
