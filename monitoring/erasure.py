@@ -18,14 +18,14 @@ import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table
-from monitoring.datasets.folder import FILES_FOLDER
+from monitoring.datasets.folder import CARD_FILE, DELETED, FILES_FOLDER, REQUESTS_FILE
 from monitoring.feedback_erasure import WORDS
 from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file
 from monitoring.text_retention import list_parts_of, rewrite_part
 from monitoring.text_stream import forgotten_name_of
 
-REQUESTS_FILE, CARD_FILE, ERASED_FILE = "requests.txt", "card.json", "erased.json"
+ERASED_FILE = "erased.json"
 LEFTOVERS = ("**/.partial-*", "**/.*.partial", "*/*.new")
 """Whatever a killed process has left half written."""
 KEPT_ENDINGS = (".json", ".jsonl", ".txt")
@@ -126,15 +126,17 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
 
     A data set with erased rows keeps its name, which is no longer the digest of its bytes; ERASED_FILE says so. Files
     that wait for a build lose the lines that name one of the requests. `tasks` are those of the requests, each with
-    when the first was made: cards that were made later forget what they say of the requests of production.
+    when the first was made: cards that were made later forget what they say of the requests of production. Of a data
+    set that was deleted only the ids of its requests are left.
     """
-    found = []
+    found: dict[str, ErasedSet] = {}
     for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
         listed_ids = requests & set(listed.read_text(encoding="utf-8").split("\n"))
         erased, rows = _erase_rows(listed.parent, requests, at, tasks)
         of_set = listed_ids | {request for row in erased.values() for request in _requests_of(row) & requests}
         if of_set:
-            found.append(ErasedSet(listed.parent.name, len(of_set), rows))
+            digest = listed.parent.name.removeprefix(DELETED)
+            found[digest] = ErasedSet(digest, len(of_set), rows)
     names_one = make_search(requests)
     for path in (folder / FILES_FOLDER).rglob("*"):
         if path.is_file():
@@ -145,7 +147,7 @@ def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float]
                 replace_file(path, rest)
             else:  # it is being sent still, or a killed gateway left it: a part would pass for the whole
                 path.unlink(missing_ok=True)
-    return found
+    return list(found.values())
 
 
 def erase_from_trainings(folder: Path, requests: Set[str], at: float) -> tuple[int, list[str]]:

@@ -15,11 +15,11 @@ import msgspec
 
 from monitoring.datasets.build import BuiltSet
 from monitoring.datasets.card_page import make_card_page
-from monitoring.synced_files import sync
+from monitoring.synced_files import replace_file, sync
 
 TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_out.jsonl"
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
-PARTIAL, REMOVED = ".partial-", ".removed-"
+PARTIAL, REMOVED, DELETED = ".partial-", ".removed-", ".deleted-"
 FILES_FOLDER = ".files"
 """What was sent for a build, or is made to be sent."""
 
@@ -64,9 +64,14 @@ def digest_of_set(task: str, digests: dict[str, str]) -> str:
 
 def remove_set(folder: Path) -> None:
     """Remove a data set: in one step from its place, so that nobody sees a part of it, then its files. Of one that was
-    killed meanwhile `sweep` removes the rest. Raises OSError."""
+    killed meanwhile `sweep` removes the rest. The ids of its requests stay: a version may have learned their texts, and
+    an erasure names both. Raises OSError."""
     aside = folder.with_name(f"{REMOVED}{folder.name}")
     _remove_aside(aside)
+    if requests := (folder / REQUESTS_FILE).read_bytes():
+        deleted = folder.with_name(f"{DELETED}{folder.name}")
+        deleted.mkdir(mode=0o700, exist_ok=True)
+        replace_file(deleted / REQUESTS_FILE, requests)
     folder.rename(aside)
     sync(folder.parent)
     _remove_aside(aside)

@@ -18,10 +18,10 @@ from monitoring.archive.storage import open_storage
 from monitoring.archive.tables import RecordRow, day_of, write_part
 from monitoring.datasets.build import DatasetOptions, build_set
 from monitoring.datasets.card import card_of
-from monitoring.datasets.folder import write_set
+from monitoring.datasets.folder import remove_set, write_set
 from monitoring.datasets.kept_rows import KeptRows
 from monitoring.datasets.rows import DataRow
-from monitoring.erasure import erase_from_sets
+from monitoring.erasure import ErasedSet, erase_from_sets
 from monitoring.erasure_run import ErasureJob, erase
 from monitoring.ids import RequestIds
 from monitoring.synced_files import lock_folder
@@ -160,6 +160,16 @@ async def test_a_derived_row_is_erased_where_its_parent_is_in_another_file(
     assert (report.trained, report.trainings) == (1, ["t1"])
     assert (folder / "rows.jsonl").read_text() == ""
     assert erase(erasure_of("r3", job, tmp_path)).trainings == ["t1"], "it is told again until somebody has ended it"
+
+
+def test_a_deleted_data_set_is_named_for_the_versions_that_learned_its_texts(tmp_path: Path) -> None:
+    rows = [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in range(9)]
+    target = build(tmp_path, rows, {})
+    remove_set(target)
+    assert "plain item" not in "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0) == [ErasedSet(target.name, 1, 0)]
+    assert build(tmp_path, rows, {}) == target
+    assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0) == [ErasedSet(target.name, 1, 1)], "once, where it is built again"
 
 
 @pytest.mark.timeout(240)

@@ -21,7 +21,8 @@ from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.hard_cases import find_hard_cases
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.texts import Texts
-from monitoring.erasure import CARD_FILE, ERASED_FILE, REQUESTS_FILE
+from monitoring.datasets.folder import CARD_FILE, REQUESTS_FILE
+from monitoring.erasure import ERASED_FILE
 from monitoring.feedback import STREAM_KEY
 from tests.gateway.cli.conftest import run
 from tests.live_folder import find_paths
