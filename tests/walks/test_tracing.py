@@ -193,17 +193,15 @@ async def test_a_refused_request_is_a_span_without_what_its_caller_wrote(
     assert b"a word of the caller" not in collector.raw
 
 
-async def test_the_duration_has_a_trace_as_exemplar_where_openmetrics_is_asked(
-    traced: RunningGateway, collector: Collector
-) -> None:
+@pytest.mark.parametrize("time", ["request_duration", "overhead", "time_to_first_token", "time_per_output_token"])
+async def test_each_time_has_a_trace_as_exemplar_where_openmetrics_is_asked(traced: RunningGateway, time: str) -> None:
     async with traced.openai() as client, traced.http("") as http:
-        trace, _ = await ask(client)
+        trace, _ = await ask(client, stream=True)
         accept = {"accept": "application/openmetrics-text;version=1.0.0"}
         openmetrics = (await http.get("/metrics", headers=accept)).text
         assert "trace_id" not in (await http.get("/metrics")).text
-    (family,) = [
-        one for one in text_string_to_metric_families(openmetrics) if one.name == "apprentice_request_duration_seconds"
-    ]
+    families = text_string_to_metric_families(openmetrics)
+    (family,) = [one for one in families if one.name == f"apprentice_{time}_seconds"]
     (exemplar,) = [sample.exemplar for sample in family.samples if sample.exemplar]
     assert exemplar.labels == {"trace_id": trace}
     assert 0 < exemplar.value < 60

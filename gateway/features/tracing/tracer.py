@@ -49,7 +49,7 @@ class Tracer:
 
     def __init__(self, services: Services, endpoint: str, sampled_share: float) -> None:
         self._fleet = services.fleet
-        self._durations = services.meters.request_duration_seconds
+        self._meters = services.meters
         self._sampled_share = sampled_share
         self._resource = Resource.create(
             {
@@ -66,11 +66,16 @@ class Tracer:
         return make_context(request_id, traceparent, draw, self._sampled_share)
 
     def end(self, ledger: Ledger, trace: TraceContext, now: float) -> None:
-        """Make the spans of a request that has ended, and an exemplar of its duration."""
-        record = ledger.record
-        self._durations.cell(record.task or "", record.pool or "").exemplify(
-            record.duration_seconds, trace.trace_id, time.time()
-        )
+        """Make the spans of a request that has ended, and exemplars of its times."""
+        record, meters, at = ledger.record, self._meters, time.time()
+        for histogram, seconds in (
+            (meters.request_duration_seconds, record.duration_seconds),
+            (meters.overhead_seconds, record.overhead_seconds),
+            (meters.time_to_first_token_seconds, record.first_token_seconds),
+            (meters.time_per_output_token_seconds, record.token_seconds),
+        ):
+            if seconds is not None:
+                histogram.cell(record.task or "", record.pool or "").exemplify(seconds, trace.trace_id, at)
         for span in self._make_spans(ledger, trace, now):
             self._processor.on_end(span)
 
