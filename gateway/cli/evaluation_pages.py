@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.cli.evaluation_report import tell_report, tell_suites
 from gateway.cli.tables import Row, make_readable
+from monitoring.evaluation.judge_trust import describe_trust
 from monitoring.web_page import make_web_page, wrap_wide
 
 Texts = Sequence[Mapping[str, Any]]
@@ -92,16 +93,17 @@ def _write(page: _Html | _Markdown, answers: Sequence[Mapping[str, Any]], texts:
         tell_suites(page, answers)
     for answer in done:
         page.head(f"{answer['suite'] or 'Data'} {answer['data_digest'][:12]}")
-        page.raw(draw_shares(answer["report"]["arms"]))
+        page.raw(draw_shares(answer["report"]["arms"], describe_trust(answer["report"].get("judge"))))
         tell_report(page, answer)
         for arm, figures in answer["report"]["arms"].items():
             _write_confusion(page, arm, figures.get("confusion") or {})
         _write_texts(page, answer["arms"], texts.get(answer["id"], ()))
 
 
-def draw_shares(arms: Mapping[str, Mapping[str, Any]]) -> str:
+def draw_shares(arms: Mapping[str, Mapping[str, Any]], trust: str) -> str:
     """A bar for each arm's share of right answers, with its 95% interval, as SVG."""
-    shapes = []
+    caption = f"Right answers{trust}, with 95% intervals"
+    shapes = [f'<text x="5" y="{24 + len(arms) * BAR}">{caption}</text>']
     for at, (arm, figures) in enumerate(arms.items()):
         share, y = figures["accuracy"], 10 + at * BAR
         if share["share"] is None:
@@ -114,8 +116,8 @@ def draw_shares(arms: Mapping[str, Mapping[str, Any]]) -> str:
             f'stroke="currentColor" stroke-width="2"/><text x="{high + 6:.1f}" y="{y + 14}">{share["share"]:.1%}</text>'
         )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {20 + len(arms) * BAR}" font-size="13" '
-        f'font-family="sans-serif"><title>Right answers, with 95% intervals</title>{"".join(shapes)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {34 + len(arms) * BAR}" font-size="13" '
+        f'font-family="sans-serif"><title>{caption}</title>{"".join(shapes)}</svg>'
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from gateway.cli.tables import Row, format_time
+from monitoring.evaluation.judge_trust import describe_trust
 
 TARGETS_SHOWN = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 CLASSES_SHOWN_MAX = 40
@@ -33,12 +34,14 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     out.say("")
     names = {arm: asked["version"] for arm, asked in answer["asked"].items() if arm != "adapter" and "version" in asked}
     arms = {f"{arm} ({names[arm]})" if arm in names else arm: figures for arm, figures in report["arms"].items()}
-    out.table(_name_columns(report.get("judge")), [_arm_row(arm, figures) for arm, figures in arms.items()])
+    trust = describe_trust(report.get("judge"))
+    columns = [f"{name}{trust}" if name == "right" else name for name in ARM_COLUMNS]
+    out.table(columns, [_arm_row(arm, figures) for arm, figures in arms.items()])
     for pair in report["paired"]:
         out.say("")
-        _tell_pair(out, pair)
-    _tell_classes(out, report)
-    _tell_slices(out, report)
+        _tell_pair(out, pair, trust)
+    _tell_classes(out, report, trust)
+    _tell_slices(out, report, trust)
     _tell_flips(out, report)
     for name, tell in (("calibration", _tell_calibration), ("gain", _tell_gain)):
         if report.get(name) is not None:
@@ -47,7 +50,7 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
     if (leaks := report.get("leaks")) and leaks["same"] + leaks["near"]:
         shares = ", ".join(f"{arm} {_percent(share)}" for arm, share in leaks["right_without"].items())
         out.say("")
-        out.say(f"Right without the {leaks['same'] + leaks['near']} rows of the training set: {shares}.")
+        out.say(f"Right{trust} without the {leaks['same'] + leaks['near']} rows of the training set: {shares}.")
     if production := report.get("production"):
         out.say("")
         out.say(production["words"])
@@ -64,22 +67,15 @@ def tell_report(out: Output, answer: Mapping[str, Any]) -> None:
             out.say(f"- {sentence}")
 
 
-def _name_columns(judge: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """The columns of the arms' table: beside what a judge held right stands how far it agrees with people."""
-    if judge is None:
-        return ARM_COLUMNS
-    known = judge["agreement"] is not None
-    agreement = f"agrees with people in {_percent(judge['agreement'])}" if known else "agreement with people unknown"
-    return tuple(f"right (a judge: {agreement})" if name == "right" else name for name in ARM_COLUMNS)
-
-
 def tell_suites(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
     """A line for each of several suites: the share of right answers of each arm."""
     names = list(dict.fromkeys(arm for answer in answers for arm in answer["arms"]))
     rows: list[Row] = []
     for answer in answers:
-        figures = (answer["report"] or {}).get("arms", {})
-        shares = (_percent(figures[arm]["accuracy"]["share"]) if arm in figures else None for arm in names)
+        report = answer["report"] or {}
+        figures, trust = report.get("arms", {}), describe_trust(report.get("judge"))
+        known = {arm: _percent(of["accuracy"]["share"]) for arm, of in figures.items()}
+        shares = (f"{known[arm]}{trust}" if known.get(arm) else None for arm in names)
         rows.append((answer["data_digest"][:12], answer["suite"], answer["rows"], answer["id"], *shares))
     out.table(("suite", "kind", "rows", "evaluation", *(f"{arm} right" for arm in names)), rows)
 
@@ -89,7 +85,7 @@ def describe_evaluation(last: dict[str, Any] | None) -> str | None:
     if last is None:
         return None
     arms = ", ".join(f"{arm} {_percent(item['share'])}" for arm, item in last["accuracy"].items())
-    return f"{last['id']}: {arms} of {last['rows']} rows"
+    return f"{last['id']}: {arms} of {last['rows']} rows{describe_trust(last.get('judge'))}"
 
 
 def _arm_row(arm: str, figures: dict[str, Any]) -> Row:
@@ -119,14 +115,14 @@ def _describe_preferences(compared: Mapping[str, Any]) -> str:
     return f"{text}. {share} (sign test p = {compared['p_value']:.3g})."
 
 
-def _tell_pair(out: Output, pair: dict[str, Any]) -> None:
+def _tell_pair(out: Output, pair: dict[str, Any], trust: str) -> None:
     if pair["difference"] is None:
         out.say(f"{pair['first']} and {pair['second']} have no row in common.")
         return
     out.say(
-        f"{pair['first']} minus {pair['second']}: {100 * pair['difference']:+.1f} points, and with 95 % confidence at "
-        f"least {100 * pair['lower_bound']:+.1f}; only the first is right on {pair['first_only']} rows, only the "
-        f"second on {pair['second_only']} (exact McNemar p = {pair['p_value']:.3g})."
+        f"{pair['first']} minus {pair['second']}{trust}: {100 * pair['difference']:+.1f} points, and with 95 % "
+        f"confidence at least {100 * pair['lower_bound']:+.1f}; only the first is right on {pair['first_only']} rows, "
+        f"only the second on {pair['second_only']} (exact McNemar p = {pair['p_value']:.3g})."
     )
     for entry in pair["by_class"]:
         if entry["differs"]:
@@ -134,7 +130,7 @@ def _tell_pair(out: Output, pair: dict[str, Any]) -> None:
             out.say(f"- class {entry['class']}: {difference} (p = {entry['p_holm']:.3g} after Holm).")
 
 
-def _tell_classes(out: Output, report: dict[str, Any]) -> None:
+def _tell_classes(out: Output, report: dict[str, Any], trust: str) -> None:
     """F1 by class and arm; of many classes those of the most rows."""
     by_arm = {arm: item["f1"]["by_class"] for arm, item in report["arms"].items() if item["f1"] is not None}
     if not by_arm or report["classes"]["count"] < 2:
@@ -143,14 +139,14 @@ def _tell_classes(out: Output, report: dict[str, Any]) -> None:
     shown = sorted(names, key=lambda name: -names[name])[:CLASSES_SHOWN_MAX]
     known = any("f1" in item for of in by_arm.values() for item in of.values())
     out.say("")
-    head = [f"{arm} {'F1' if known else 'right'}" for arm in by_arm]
+    head = [f"{arm} {'F1' if known else f'right{trust}'}" for arm in by_arm]
     rows = [[name, names[name], *(_class_cell(of.get(name)) for of in by_arm.values())] for name in shown]
     out.table(("class", "rows", *head), rows)
     if len(names) > len(shown):
         out.say(f"and {len(names) - len(shown)} more classes: see --json.")
 
 
-def _tell_slices(out: Output, report: dict[str, Any]) -> None:
+def _tell_slices(out: Output, report: dict[str, Any], trust: str) -> None:
     """Right answers by source, language and length, for slices with more than one value."""
     by_arm = {arm: figures.get("slices", {}) for arm, figures in report["arms"].items()}
     shown: dict[str, Any] = next(iter(by_arm.values()), {})
@@ -162,7 +158,7 @@ def _tell_slices(out: Output, report: dict[str, Any]) -> None:
     ]
     if rows:
         out.say("")
-        out.table(("slice", "value", "rows", *(f"{arm} right" for arm in by_arm)), rows)
+        out.table(("slice", "value", "rows", *(f"{arm} right{trust}" for arm in by_arm)), rows)
 
 
 def _tell_flips(out: Output, report: dict[str, Any]) -> None:

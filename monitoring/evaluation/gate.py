@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from monitoring.evaluation.arms import EvaluationArm
+from monitoring.evaluation.judge_trust import describe_trust
 
 GateVerdict = Literal["passed", "failed", "cannot_tell"]
 LineVerdict = Literal["passed", "failed", "cannot_tell", "not_judged"]
@@ -218,7 +219,7 @@ def _lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLine]:
             "requests with judged shadow pairs reviewed, or evaluate by another metric."
         )
         yield GateLine(subject="report", reference=name, verdict="cannot_tell", text=text)
-    yield _no_worse("accuracy", "Right answers", name, pair, bounds.margin)
+    yield _no_worse("accuracy", f"Right answers{describe_trust(comparison.judge)}", name, pair, bounds.margin)
     yield _classes(name, pair, bounds.class_loss_max)
     yield _contract(comparison, bounds.margin)
     yield _latency(comparison, bounds.latency_ratio_max)
@@ -229,7 +230,7 @@ def _suite_lines(comparison: Comparison, bounds: GateBounds) -> Iterator[GateLin
     """The findings on older requests, other skills and hard cases: they may not be worse, but may be few."""
     pair, name = comparison.pair, str(comparison.reference.version)
     for line in (
-        _no_worse("accuracy", "Right answers", name, pair, bounds.margin),
+        _no_worse("accuracy", f"Right answers{describe_trust(comparison.judge)}", name, pair, bounds.margin),
         _classes(name, pair, bounds.class_loss_max),
     ):
         verdict: LineVerdict = "not_judged" if line.verdict == "cannot_tell" else line.verdict

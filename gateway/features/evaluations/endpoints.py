@@ -30,6 +30,7 @@ from gateway.openapi_parts import DATA_ERRORS, LINES, with_answer, with_body, wi
 from gateway.state.fitted_store import find_unused
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.comparing import ClassFinder, choose_metric
+from monitoring.evaluation.judge_trust import describe_trust
 from monitoring.evaluation.preferences import count_preferences
 from monitoring.evaluation.suites import Suite
 from router.confidence import ROWS_MIN
@@ -298,7 +299,8 @@ def describe_last_evaluation(last: dict[str, Any] | None) -> list[str]:
         if accuracy["share"] is not None
     ]
     day = datetime.fromtimestamp(last["ended_at"], UTC).strftime("%Y-%m-%d")
-    return [f"Evaluated on {day} ({last['id']}): {', '.join(accuracies)}."] if accuracies else []
+    trust = describe_trust(last.get("judge"))
+    return [f"Evaluated on {day} ({last['id']}){trust}: {', '.join(accuracies)}."] if accuracies else []
 
 
 async def resolve_wanted(

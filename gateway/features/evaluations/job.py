@@ -381,6 +381,7 @@ def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "rows": evaluation.rows,
         "leaked": count_leaked(report),
         "metric": evaluation.metric,
+        "judge": report.get("judge"),
         "accuracy": {arm: figures["accuracy"] for arm, figures in arms.items()},
         "paired": [
             {name: pair[name] for name in ("first", "second", "difference", "lower_bound")}

@@ -19,6 +19,21 @@ def answered() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_a_judges_agreement_with_people_stands_beside_each_of_its_figures() -> None:
+    rows = [
+        RowResult(number=n, id=str(n), group=n, right=n > 0, outcome="answered", slices={"source": str(n % 2)})
+        for n in range(30)
+    ]
+    judge = {"pool": "general", "agreement": 0.9, "agreement_low": 0.8}
+    judged = report({"adapter": rows, "general": rows}, Classes(), [], 0) | {"judge": judge}
+    judged |= {"leaks": {"same": 1, "near": 0, "right_without": {"adapter": 1.0}}}
+    page = make_html([answered() | {"report": judged}, answered()], {})
+    figures = ("96.7 %", "right", "general right", "general", "Right", "Right answers")
+    for before in figures:
+        assert f"{before} (a judge: agrees with people in 90.0 %)" in page, before
+    assert "a judge" not in make_html([answered()], {})
+
+
 TEXTS = {
     "e1": [
         {

@@ -111,6 +111,7 @@ def test_a_judge_decides_only_where_it_is_shown_to_agree_with_people(low: float 
     found = decide_gate(CANDIDATE, [GateReference("leading", LEADING)], alike, BOUNDS)
     assert found.verdict == verdict
     assert ("agree with people on 80%" in found.because) == (verdict == "cannot_tell")
+    assert any(line.text.startswith("Right answers (a judge: agrees with people in 90.0 %): ") for line in found.lines)
 
 
 def test_a_lost_class_is_found_at_a_mean_within_the_margin() -> None:

@@ -1,0 +1,15 @@
+"""How far the model that judged answers agrees with people, in words that stand beside its every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def describe_trust(judge: Mapping[str, Any] | None) -> str:
+    """The words behind a figure, by the `judge` of its report; empty where no model judged."""
+    if judge is None:
+        return ""
+    if judge["agreement"] is None:
+        return " (a judge: agreement with people unknown)"
+    return f" (a judge: agrees with people in {100 * judge['agreement']:.1f} %)"
