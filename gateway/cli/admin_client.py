@@ -22,6 +22,7 @@ import yaml
 
 from gateway.callers import split_key
 from gateway.cli.option_names import name_options
+from serving.adapters.plain_yaml import read_yaml
 
 URL_VARIABLE = "APPRENTICE_URL"
 KEY_VARIABLE = "APPRENTICE_KEY"
@@ -256,7 +257,7 @@ def _read_key(path: Path) -> str:
 def _local_url(local: Path) -> str | None:
     """Where the gateway of `make up` listens; None where none was ever started here."""
     try:
-        listen = (yaml.safe_load((local / "apprentice.yaml").read_text(encoding="utf-8")) or {}).get("listen") or {}
+        listen = (read_yaml((local / "apprentice.yaml").read_text(encoding="utf-8")) or {}).get("listen") or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
         return None
     host = str(listen.get("host", "127.0.0.1"))

@@ -49,7 +49,7 @@ from monitoring.buckets import Bucket
 from monitoring.metric_values import Metric
 from monitoring.quality.verdicts.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation
-from serving.adapters.plain_yaml import UniqueKeyLoader
+from serving.adapters.plain_yaml import read_yaml
 from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig
 
@@ -387,7 +387,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     raw: Any = {}
     if path is not None:
         try:
-            raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader) or {}  # noqa: S506 - a safe one
+            raw = read_yaml(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""YAML without its surprises, for what others write by hand: no aliases, no key twice, dates are texts."""
+"""The one reader of YAML. In none of it a key stands twice; in what others hand in there is no other surprise."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ def read_plain_yaml(raw: bytes) -> Any:
         raise PlainYamlError(f"can't be read: {error}.") from None
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader of texts that are Unicode, which takes no key twice: the last one would win in silence.
+def read_yaml(raw: str | bytes) -> Any:
+    """The value in an operator's own YAML text, such as the configuration. Raises YAMLError."""
+    return UniqueKeyLoader(raw).get_single_data()
 
-    The configuration is read with it.
-    """
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader of texts that are Unicode, which takes no key twice: the last one would win in silence."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """The mapping. Raises YAMLError that names the key and its line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.style.source import ROOMS, ROOT, files, shown, tree
+
+YAML_LOADS = re.compile(r"\byaml\.\w*load|SafeLoader\b")
 
 
 @pytest.mark.invariant("Imports point one way.")
@@ -50,6 +53,12 @@ def test_no_file_imports_another_ones_private_names() -> None:
         if alias.name.startswith("_")
     ]
     assert not private, f"make it public, with a docstring: {private}"
+
+
+def test_one_module_reads_yaml_so_that_no_key_stands_twice_in_any() -> None:
+    product = [path for path in files("gateway", "router", "serving", "monitoring") if path.name != "plain_yaml.py"]
+    reading = [shown(path) for path in product if YAML_LOADS.search(path.read_text(encoding="utf-8"))]
+    assert not reading, f"serving/adapters/plain_yaml.py reads YAML: {reading}"
 
 
 @pytest.mark.invariant("Only the settings read the environment.")

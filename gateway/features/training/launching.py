@@ -9,7 +9,7 @@ import asyncio
 import logging
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import httpx
 import msgspec
@@ -20,6 +20,7 @@ from gateway.features.training.ending import TrainingFault
 from gateway.features.training.store import Training
 from gateway.features.training.trainer_keys import key_of
 from gateway.features.training.trainings import Trainings
+from serving.adapters.plain_yaml import read_yaml
 
 log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 30.0
@@ -52,8 +53,12 @@ async def launch(trainings: Trainings, training: Training) -> None:
                 await _make_job(trainings, training)
             case "ray":
                 await _submit_to_ray(trainings, training)
-            case _:
+            case "webhook":
                 await _tell_webhook(trainings, training)
+            case "local":
+                pass  # it runs here (local_run.py)
+            case _:
+                assert_never(training.runner)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError) as error:
         raise TrainingFault(f"The runner {training.runner} can't be reached: {error}. Run the command again.") from None
 
@@ -66,8 +71,10 @@ async def find_end(trainings: Trainings, training: Training) -> str | None:
                 return await _job_end(trainings, training)
             case "ray":
                 return await _ray_end(trainings, training)
-            case _:
+            case "webhook" | "local":
                 return None
+            case _:
+                assert_never(training.runner)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError, ValueError, TypeError, AttributeError) as error:
         log.warning("the end of the training %s can't be told: %s", training.id, error)
         return None  # it is looked at again; a proxy may have answered with its own page
@@ -169,7 +176,7 @@ async def _ask_kubernetes(trainings: Trainings, method: str, path: str, body: An
 def _read_template(path: Path | None) -> dict[str, Any]:
     """Raises TrainingFault, OSError."""
     try:
-        template = yaml.safe_load((path or Path()).read_bytes())
+        template = read_yaml((path or Path()).read_bytes())
     except yaml.YAMLError as error:
         raise TrainingFault(f"{path} is no YAML: {error}") from None
     return template if isinstance(template, dict) else {}
