@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import msgspec
 
@@ -59,17 +59,21 @@ class ComparisonMetric:
 
     def right(self, expected: str, answer: str) -> bool:
         """True if this answer counts as the expected one."""
-        if self.kind == "exact":
-            return answer == expected
-        if self.kind in ("normal", "judge"):
-            return normalize(answer) == normalize(expected)
-        if self.kind == "overlap":
-            return measure_overlap(expected, answer) >= self.least
-        wanted, got = read_object(expected) or {}, read_object(answer) or {}
-        return all(
-            name in wanted and name in got and write_canonically(wanted[name]) == write_canonically(got[name])
-            for name in self.fields
-        )
+        match self.kind:
+            case "exact":
+                return answer == expected
+            case "normal" | "judge":
+                return normalize(answer) == normalize(expected)
+            case "overlap":
+                return measure_overlap(expected, answer) >= self.least
+            case "fields":
+                wanted, got = read_object(expected) or {}, read_object(answer) or {}
+                return all(
+                    name in wanted and name in got and write_canonically(wanted[name]) == write_canonically(got[name])
+                    for name in self.fields
+                )
+            case _:
+                assert_never(self.kind)
 
     def check(self, row: Row) -> None:
         """Raises DatasetError for a row that can't be compared so."""

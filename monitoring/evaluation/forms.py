@@ -6,6 +6,7 @@ So that it can be told later whether an answer was right though no text was kept
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import msgspec
 
@@ -23,14 +24,18 @@ class AnswerForm:
 
     def of(self, text: str) -> bytes | None:
         """The form of an answer; None where it lacks what is compared: it is then the same as no other."""
-        if self.metric.kind == "exact":
-            return text.encode(errors="surrogatepass")
-        if self.metric.kind in ("normal", "overlap", "judge"):
-            return normalize(text)
-        answer = read_object(text)
-        if answer is None or not all(name in answer for name in self.metric.fields):
-            return None
-        return write_canonically([answer[name] for name in self.metric.fields]).encode(errors="surrogatepass")
+        match self.metric.kind:
+            case "exact":
+                return text.encode(errors="surrogatepass")
+            case "normal" | "overlap" | "judge":
+                return normalize(text)
+            case "fields":
+                answer = read_object(text)
+                if answer is None or not all(name in answer for name in self.metric.fields):
+                    return None
+                return write_canonically([answer[name] for name in self.metric.fields]).encode(errors="surrogatepass")
+            case _:
+                assert_never(self.metric.kind)
 
     def digest(self, secret: bytes, text: str) -> str | None:
         """The keyed digest of an answer's form; None where it has none."""

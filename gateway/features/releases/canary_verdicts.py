@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 from redis.asyncio import Redis
@@ -104,12 +104,15 @@ class Rollouts:
         )
         noted = self._drafts.change(draft, task)
         try:
-            if verdict.action == "promote":
-                await self._registry.promote(task, begun.version, generation, noted)
-            elif verdict.action == "roll_back":
-                await self._registry.roll_back(task, None, generation, verdict.because, noted)
-            else:
-                await self._hold(task, kept, noted)
+            match verdict.action:
+                case "promote":
+                    await self._registry.promote(task, begun.version, generation, noted)
+                case "roll_back":
+                    await self._registry.roll_back(task, None, generation, verdict.because, noted)
+                case "hold":
+                    await self._hold(task, kept, noted)
+                case _:
+                    assert_never(verdict.action)
         except (Stale, RegistryError) as error:
             log.warning("the verdict on %s was not carried out: %s", begun.version, error)
             return

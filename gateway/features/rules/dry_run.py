@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -137,13 +137,17 @@ def _before(record: Record) -> str:
 
 
 def _after(rule: Override, record: Record, policy: Policy) -> str:
-    if rule.action == "general":
-        return _fallback(record.task or "", policy)
-    if rule.action == "version":
-        return rule.version or ""
-    if rule.action == "refuse":
-        return "refused (refused_by_override)"
-    return f"{_before(record)}, with the message"
+    match rule.action:
+        case "general":
+            return _fallback(record.task or "", policy)
+        case "version":
+            return rule.version or ""
+        case "refuse":
+            return "refused (refused_by_override)"
+        case "system":
+            return f"{_before(record)}, with the message"
+        case _:
+            assert_never(rule.action)
 
 
 def _fallback(name: str, policy: Policy) -> str:
