@@ -144,11 +144,11 @@ class MetricFamilies:
         "ratio, 0 to 1", "Share of requests that a version keeps.", ("task", "version"), "T*V + 1", joined="least",
     )
     e_value: Gauge = declare(
-        "ratio", "E-value that a signal (`stream`) got worse, at most 1e12.", ("task", "version", "stream"),
+        "ratio", "E-value that a signal got worse, at most 1e12.", ("task", "version", "signal"),
         "T*V*14 + 15", joined="greatest",
     )
     e_value_threshold: Gauge = declare(
-        "ratio", "The e-value at which a signal alarms.", ("task", "version", "stream"), "T*V*14 + 15",
+        "ratio", "The e-value at which a signal alarms.", ("task", "version", "signal"), "T*V*14 + 15",
         joined="greatest",
     )
     quality_ratio: Gauge = declare(

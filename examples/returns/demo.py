@@ -117,7 +117,7 @@ def read_baseline() -> dict[str, Any]:
     arms = json.loads((HERE / "holiday" / "results.json").read_text(encoding="utf-8"))["arms"]
     found = arms["holiday, holiday"]["splits"]["together"]
     wrong = found["rows"] - found["decision"]["right"]
-    return {"stream": "feedback", "wrong": wrong, "of": found["rows"], "reason": "Wrong of the held-out rows."}
+    return {"signal": "feedback", "wrong": wrong, "of": found["rows"], "reason": "Wrong of the held-out rows."}
 
 
 def make_chapters(args: argparse.Namespace) -> Iterator[Chapter]:

@@ -166,8 +166,8 @@ async def health_of(admin: httpx.AsyncClient, task: str) -> dict[str, Health]:
 
 
 def _health(found: Mapping[str, Any], judged: Mapping[str, Any]) -> Health:
-    streams = [one for one in judged.get("streams", []) if one["labelled"]]
-    leading = max(streams, key=lambda one: one["e_value"], default={"e_value": 0.0, "threshold": 0.0})
+    signals = [one for one in judged.get("reports", []) if one["labelled"]]
+    leading = max(signals, key=lambda one: one["e_value"], default={"e_value": 0.0, "threshold": 0.0})
     return Health(
         found["verdict"], found["because"], found["kept"], found["to"], leading["e_value"], leading["threshold"],
         judged.get("labels", 0),

@@ -41,7 +41,7 @@ class ReplayedVersion:
     previous: str | None = None
 
     def baselines(self) -> dict[str, dict[str, Baseline]]:
-        """The baselines of the version's streams. Raises SettingsError for one that can't be."""
+        """The baselines of the version's signals. Raises SettingsError for one that can't be."""
         held = make_baseline(self.rate, self.gate_rows, SET_AT)
         if held is None:
             return {}
@@ -120,20 +120,20 @@ def tell(
         out.table(("when", "version", "verdict", "requests", "labels", "why"), cells)
     else:
         print("No verdict changed.")
-    rows = [row for name, one in judged.items() for row in streams_of(name, verdicts[name], one)]
+    rows = [row for name, one in judged.items() for row in list_signals(name, verdicts[name], one)]
     out.table(("version", "verdict", "signal", "labels", "wrong", "held against", "e-value", "threshold", ""), rows)
 
 
-def streams_of(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[Any, ...]]:
-    """The rows of a version: each labelled stream, and of the others those that alarm."""
-    for one in judged.streams:
+def list_signals(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[Any, ...]]:
+    """The rows of a version: each labelled signal, and of the others those that alarm."""
+    for one in judged.reports:
         if not one.labelled and not one.alarming:
             continue
         upper = one.baseline.get("upper")
         yield (
             name,
             verdict,
-            one.stream + (f" of {one.of_class}" if one.of_class else ""),
+            one.signal + (f" of {one.of_class}" if one.of_class else ""),
             f"{one.observed:g}",
             "-" if one.wrong is None else f"{one.wrong:g}",
             f"{upper:.4f}" if isinstance(upper, float) else "-",
@@ -154,7 +154,7 @@ def turn_told(one: Turn) -> dict[str, Any]:
         "because": one.because,
         "requests": one.requests,
         "labels": one.labels,
-        "evidence": msgspec.to_builtins(one.streams),
+        "evidence": msgspec.to_builtins(one.reports),
     }
 
 

@@ -85,7 +85,7 @@ def replay(
     """Replay a file of labels through the monitor: its verdicts, with time and reason.
 
     CSV with a head, or JSON lines. Columns: `right` (1, 0, true, false) or `outcome` (1 is wrong); optionally `time`,
-    `caller`, `class`, `rater`, `asked` (time of the request), `change_point` (1 while the stream is known to be worse).
+    `caller`, `class`, `rater`, `asked` (time of the request), `change_point` (1 while the version is known to be worse).
     Without `time` the labels are spread over the days.
     """
     from monitoring.quality.replay.report import replay_labels
@@ -135,8 +135,8 @@ def read_terms(api: Api, task: str, signal: str, options: TermOptions) -> Replay
         raise SettingsError("--like: it sets --warm-up, --labels, --false-alarms and --labels-min. Leave them out.")
     answer = api.get(f"/tasks/{quote(task, safe='')}/quality")
     version = answer["roles"]["active"]
-    streams = (answer["judgements"].get(version or "") or {"streams": []})["streams"]
-    live = next((each for each in streams if each["stream"] == signal and each["of_class"] is None), None)
+    reports = (answer["judgements"].get(version or "") or {"reports": []})["reports"]
+    live = next((each for each in reports if each["signal"] == signal and each["of_class"] is None), None)
     if live is None:
         raise SettingsError(f"--like: {version or task} has no {signal} yet, neither labels nor a baseline.")
     held = make_baseline(options.baseline, options.gate_rows)
@@ -182,8 +182,8 @@ def _show(out: Printer, report: Mapping[str, Any]) -> None:
         f"{report['wrong_share']:.2%} wrong (1 means {report['one_means']})"
     )
     out.say(f"Longest time between two labels: {_format_span(report['longest_gap_seconds'])}")
-    for name, stream in report["streams"].items():
-        out.say(f"{name}: {stream['labels']} labels, {_describe_baseline(stream['baseline'])}{_describe_time(stream)}")
+    for name, each in report["signals"].items():
+        out.say(f"{name}: {each['labels']} labels, {_describe_baseline(each['baseline'])}{_describe_time(each)}")
     for sentence in _describe_claim(claim):
         out.say(sentence)
     out.say("")
@@ -214,7 +214,7 @@ def _list_changes(changes: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Any
     for change in changes:
         for number, evidence in enumerate(change["evidence"] or [{}]):
             yield (
-                f"{change['to'] if not number else '  and'}, {evidence.get('stream', 'time')}",
+                f"{change['to'] if not number else '  and'}, {evidence.get('signal', 'time')}",
                 *(change[name] for name in ("label", "line", "time", "labels_before")),
                 *(evidence.get(name) for name in ("since_label", "wrong_share_since", "log_e")),
             )
@@ -237,7 +237,7 @@ def _say_more(out: Printer, count: int) -> None:
 
 def _find_level(report: Mapping[str, Any]) -> float | None:
     """The baseline of all labels; None where there is none."""
-    held = report["streams"]["all"]["baseline"]
+    held = report["signals"]["all"]["baseline"]
     return None if held is None else float(held["upper"])
 
 
@@ -247,14 +247,14 @@ def _describe_claim(claim: Mapping[str, Any]) -> Iterator[str]:
     threshold = claim["labels"] / claim["alpha"]
     yield f"Settings of {like}. Alarm at an e-value of {threshold:g}, from {claim['labels_min']} labels on"
     if claim["like"] is None:
-        streams = f"{claim['streams']} {'stream' if claim['streams'] == 1 else 'streams'}"
-        yield f"P(any false alarm in {claim['labels']:g} labels) is at most {claim['alpha']:g}, over {streams}"
+        signals = f"{claim['signals']} {'signal' if claim['signals'] == 1 else 'signals'}"
+        yield f"P(any false alarm in {claim['labels']:g} labels) is at most {claim['alpha']:g}, over {signals}"
 
 
-def _describe_time(stream: Mapping[str, Any]) -> str:
+def _describe_time(signal: Mapping[str, Any]) -> str:
     """What its labels show of clusters and of the hour."""
-    clusters = f"; about {stream['dispersion']:.1f} labels count as one" if stream["dispersion"] > 1.2 else ""
-    return clusters + ("; errors follow the day" if stream["has_rhythm"] else "")
+    clusters = f"; about {signal['dispersion']:.1f} labels count as one" if signal["dispersion"] > 1.2 else ""
+    return clusters + ("; errors follow the day" if signal["has_rhythm"] else "")
 
 
 def _describe_baseline(baseline: Mapping[str, Any] | None) -> str:

@@ -125,7 +125,7 @@ def baseline(
     api: Api,
     task: TaskName,
     version: Version,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Such as feedback, or length.")],
+    signal: Annotated[str, typer.Argument(metavar="SIGNAL", help="Such as feedback, or length.")],
     reason: Reason,
     accept: Annotated[bool, typer.Option("--accept", help="Take what was seen lately.")] = False,
     wrong: Annotated[float | None, typer.Option(metavar="N", help="So many were wrong, with --of.")] = None,
@@ -148,7 +148,7 @@ def baseline(
 ) -> None:
     """Set the baseline of a version's signal, or remove it."""
     body = as_body(
-        stream=stream,
+        signal=signal,
         reason=reason,
         accept=accept,
         remove=remove or None,
@@ -161,10 +161,10 @@ def baseline(
     answer = api.post(_path(task, version, "baseline"), body)
     if api.out.answer(answer):
         return
-    held = answer["set"].get(stream if of_class is None else f"{stream}:{of_class}")
+    held = answer["set"].get(signal if of_class is None else f"{signal}:{of_class}")
     learns = held is None or held["upper"] >= 1
     against = "what it learns from now on" if learns else f"at most {100 * held['upper']:.1f}% from now on"
-    whole = stream if of_class is None else f"{stream}, class {of_class},"
+    whole = signal if of_class is None else f"{signal}, class {of_class},"
     api.out.say(f"{whole} of {version} is held against {against}.")
     tell_warnings(api.out, answer)
 

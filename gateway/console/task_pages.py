@@ -127,13 +127,13 @@ def _canary_rows(rollout: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 def _signal_rows(judgement: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The signals of a version for a plot and a table, those with most evidence first."""
-    streams: Iterable[Mapping[str, Any]] = judgement["streams"]
-    for each in sorted(streams, key=lambda stream: (-stream["labelled"], -stream["observed"]))[:SIGNALS_MAX]:
+    reports: Iterable[Mapping[str, Any]] = judgement["reports"]
+    for each in sorted(reports, key=lambda report: (-report["labelled"], -report["observed"]))[:SIGNALS_MAX]:
         of_class = f" ({each['of_class']})" if each["of_class"] else ""
         tone = "bad" if each["alarming"] else "warn" if each["doubt"] else "plain"
         yield {
             **each,
-            "name": each["stream"] + of_class,
+            "name": each["signal"] + of_class,
             "tone": tone,
             "baseline": _baseline_share(each["baseline"]),
             "value": each["e_value"],

@@ -98,7 +98,7 @@ async def in_season(engines: RealEngines, task: str, folder: Path, scripts: Any)
     async with run_gateway(configuration) as gateway, gateway.http() as http:
         previous_version = await gateway.place(adapter_of("regular", task, folder), task)
         leading = await gateway.place(adapter_of("holiday", task, folder), task)
-        wrong = {"stream": "feedback", "wrong": 20, "of": 100, "reason": "Wrong of the rows that it was tested on."}
+        wrong = {"signal": "feedback", "wrong": 20, "of": 100, "reason": "Wrong of the rows that it was tested on."}
         held = await http.post(f"/admin/v1/tasks/{task}/quality/{leading}/baseline", json=wrong)
         assert held.is_success, held.text
         keys = [await gateway.key(name=f"application {number}") for number in range(CALLERS)]
@@ -135,12 +135,12 @@ async def test_version_out_of_season_is_degraded_keeps_the_floor_and_recovers_in
         found = await told.health(http)
         version = found["quality"]["versions"][leading]
         assert (version["verdict"], version["kept"], version["to"]) == ("degraded", FLOOR, "previous_version")
-        stream = version["evidence"]["streams"][0]
+        stream = version["evidence"]["signals"][0]
         assert stream["labelled"]
         assert stream["e_value"] >= stream["threshold"] > 1
         verdict = next(entry for entry in await audited(http, "monitor.verdict") if entry["object"] == leading)
         assert verdict["actor"] == "system"
-        assert verdict["evidence"]["streams"]
+        assert verdict["evidence"]["signals"]
         shifts = [entry["after"]["kept"] for entry in await audited(http, "monitor.shift")]
         assert shifts == [0.5, FLOOR]
         began = len(told.shop.judged)

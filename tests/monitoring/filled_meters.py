@@ -112,9 +112,9 @@ def fill_as_the_monitor_does(meters: Meters) -> None:
         for version in (f"{task}@v{number}" for number in range(SCALE["V"])):
             for gauge in (*by_version, *later, "version_review_by_seconds"):
                 getattr(meters, gauge).set(1, task, version)
-            for stream in (*LABELLED, *UNLABELLED):
-                meters.e_value.set(1, task, version, stream)
-                meters.e_value_threshold.set(1, task, version, stream)
+            for signal in (*LABELLED, *UNLABELLED):
+                meters.e_value.set(1, task, version, signal)
+                meters.e_value_threshold.set(1, task, version, signal)
             for arm, bound in itertools.product(("version", "general", "previous_version"), ("mean", "low", "high")):
                 meters.quality_ratio.set(1, task, version, arm, bound)
             for points in ("5", "10"):

@@ -28,7 +28,7 @@ from monitoring.quality.signals.child_messages import (
 )
 from monitoring.quality.signals.run import Monitor
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import Judgement, StreamReport
+from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 
@@ -134,6 +134,6 @@ def forget(client: Client) -> None:
     client.delete(*names)
 
 
-def feedback_of(judgement: Judgement) -> StreamReport:
-    (found,) = [one for one in judgement.streams if one.stream == "feedback"]
+def feedback_of(judgement: Judgement) -> SignalReport:
+    (found,) = [one for one in judgement.reports if one.signal == "feedback"]
     return found

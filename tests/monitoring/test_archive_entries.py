@@ -91,7 +91,7 @@ async def test_the_watch_of_a_replay_is_the_live_one_to_the_last_bit(
     """Every stream and e-value, both arms and all counts: from the files alone."""
     await all_that_counts(redis, 400, 0.2, 1)
     seen = to_the_end(Monitor(begin), STEP)[V3]
-    assert {one.stream for one in seen.streams if one.labelled} == {"feedback", "reviewed", "shadow", "complaints"}
+    assert {one.signal for one in seen.reports if one.labelled} == {"feedback", "reviewed", "shadow", "complaints"}
     assert None not in (seen.saving, seen.judge)
     archived(begin, tmp_path)
     replaying = Replaying(STEP, {}, look_seconds=1.0)
@@ -150,7 +150,7 @@ async def test_the_verdicts_of_a_replay_are_the_live_ones(redis: Redis, begin: B
     replaying = Replaying(STEP, {}, look_seconds=0.02)
     turns = [one for one in replaying.run(read(tmp_path)) if "suspect" not in (one.before, one.after)]
     assert [(one.before, one.after) for one in turns] == wanted
-    assert all(one.streams and one.because for one in turns)
+    assert all(one.reports and one.because for one in turns)
     assert replaying.health[V3].verdict == "degraded"
 
 

@@ -170,7 +170,7 @@ async def test_the_long_state_of_a_version_with_many_classes_is_packed_and_read_
     judged = Monitor(begin).step(step)
     assert judged.unreadable == 0
     assert judged.judgements[V3].labels == whole.labels == 400
-    assert len([one for one in judged.judgements[V3].streams if one.of_class is not None]) == 20
+    assert len([one for one in judged.judgements[V3].reports if one.of_class is not None]) == 20
 
 
 async def test_a_state_or_a_note_of_another_version_of_the_program_is_begun_anew(

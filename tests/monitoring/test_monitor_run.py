@@ -255,8 +255,8 @@ async def test_a_replay_of_the_archive_comes_to_the_same_evidence(redis: Redis, 
     assert live.alarming
     assert (replayed.alarming, replayed.e_value, replayed.observed) == (True, live.e_value, live.observed)
     assert again.requests == seen.requests
-    assert [one.estimate for one in again.streams if one.labelled] == pytest.approx(
-        [one.estimate for one in seen.streams if one.labelled], rel=0.05
+    assert [one.estimate for one in again.reports if one.labelled] == pytest.approx(
+        [one.estimate for one in seen.reports if one.labelled], rel=0.05
     )
 
 

@@ -324,7 +324,7 @@ CASES: tuple[Case, ...] = (
     call("DELETE", "/tasks/{task}/changed", task="returns"),
     call(
         "POST", "/tasks/{task}/quality/{version}/baseline",
-        {"stream": "reviewed", "of_class": SMILE * 64, "wrong": 1.0, "of": 10**12, "reason": REASON},
+        {"signal": "reviewed", "of_class": SMILE * 64, "wrong": 1.0, "of": 10**12, "reason": REASON},
         task="returns", version=V1,
     ),
     call("POST", "/retraining", {"task": "returns", "version": V1, "reason": REASON, "since": 1}),

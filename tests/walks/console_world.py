@@ -30,7 +30,7 @@ from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
     SavingReport,
-    StreamReport,
+    SignalReport,
     Summary,
     TaskQuality,
     VersionQuality,
@@ -203,31 +203,31 @@ def _judgements(now: float) -> dict[str, Judgement]:
     return {
         "returns@v2": make(
             "returns", "returns@v2", requests=58_200, labels=4400, saving=saving, arms=arms, **common,
-            streams=[
+            reports=[
                 _stream("reviewed", 620, 0.051, 0.036, 0.071, 0.048, 0.8),
                 _stream("feedback", 4400, 0.068, 0.06, 0.077, 0.061, 3.1),
                 _stream("feedback", 910, 0.094, 0.077, 0.115, 0.062, 41.0, of_class="electronics", doubt="one_giver"),
                 _stream("shadow", 400, 0.02, -0.01, 0.05, 0.0, 0.3),
-                StreamReport(stream="latency", labelled=False, observed=58_200, e_value=1.2, threshold=1000.0),
+                SignalReport(signal="latency", labelled=False, observed=58_200, e_value=1.2, threshold=1000.0),
             ],
         ),
         "returns@v3": make(
             "returns", "returns@v3", requests=1400, labels=96, **common,
-            streams=[_stream("feedback", 96, 0.042, 0.016, 0.102, 0.061, 0.4)],
+            reports=[_stream("feedback", 96, 0.042, 0.016, 0.102, 0.061, 0.4)],
         ),
         "clauses@v1": make(
             "clauses", "clauses@v1", requests=9100, labels=700, **common,
-            streams=[_stream("feedback", 700, 0.186, 0.159, 0.216, 0.09, 5200.0, alarming=True)],
+            reports=[_stream("feedback", 700, 0.186, 0.159, 0.216, 0.09, 5200.0, alarming=True)],
         ),
     }  # fmt: skip
 
 
 def _stream(
     name: str, observed: float, estimate: float, low: float, high: float, usual: float, e_value: float, **more: Any
-) -> StreamReport:
+) -> SignalReport:
     baseline = {"kind": "gate", "wrong": 1000 * usual, "of": 1000.0, "upper": usual + 0.02}
-    return StreamReport(
-        stream=name, labelled=True, observed=observed, wrong=observed * estimate, estimate=estimate, low=low,
+    return SignalReport(
+        signal=name, labelled=True, observed=observed, wrong=observed * estimate, estimate=estimate, low=low,
         high=high, baseline=baseline, e_value=e_value, threshold=1000.0, **more,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gateway.state.redis import read_redis_time
-from monitoring.quality.verdicts.quality import StreamReport
+from monitoring.quality.verdicts.quality import SignalReport
 from tests.walks.gateway import RunningGateway
 from tests.walks.review_world import monitor_elsewhere
 from tests.walks.test_health import BASELINE, HEALTH, PIN, SHIFT, become, judged, sent, told
@@ -64,8 +64,8 @@ async def test_a_change_and_what_is_opened_and_closed_for_it_are_of_redis_time(
 
 
 async def test_a_baseline_is_of_redis_time(gateway: RunningGateway, ahead: float) -> None:
-    await judged(gateway, StreamReport(stream="feedback", labelled=True, observed=400, estimate=0.2, low=0.1, high=0.3))
+    await judged(gateway, SignalReport(signal="feedback", labelled=True, observed=400, estimate=0.2, low=0.1, high=0.3))
     async with gateway.http() as http:
         for more in ({"wrong": 1, "of": 40}, {"accept": True}):
-            held = await sent(http, "POST", BASELINE, stream="feedback", reason="a", **more)
+            held = await sent(http, "POST", BASELINE, signal="feedback", reason="a", **more)
             assert is_of_now(held["set"]["feedback"]["at"], ahead)

@@ -68,7 +68,7 @@ async def test_an_evaluation_before_a_version_goes_live_is_its_gate(ready: Runni
     assert gate["source"] == f"evaluation {one['id']}"
     async with ready.http() as http:
         [entry] = await until(lambda: audit_of(http, "monitor.baseline"))
-        assert (entry["actor"], entry["object"], entry["after"]["stream"]) == ("system", V2, "reviewed")
+        assert (entry["actor"], entry["object"], entry["after"]["signal"]) == ("system", V2, "reviewed")
         await step(http, "promote", version=V2)
     assert (await held(ready))["reviewed"] == gate
 
@@ -179,7 +179,7 @@ async def test_a_version_that_was_not_asked_has_no_gate(ready: RunningGateway) -
 async def test_an_admin_has_a_stream_held_against_an_evaluation(ready: RunningGateway) -> None:
     one = await evaluated(ready, 100, V1)
     async with ready.http() as http:
-        body = {"stream": "reviewed", "evaluation": one["id"], "reason": "Drawn at random last week."}
+        body = {"signal": "reviewed", "evaluation": one["id"], "reason": "Drawn at random last week."}
         set_to = (await sent(http, "POST", BASELINE, **body))["set"]["reviewed"]
         [entry] = await audit_of(http, "monitor.baseline")
     assert (set_to["kind"], set_to["wrong"], set_to["of"]) == ("admin", 10.0, 100.0)
@@ -202,10 +202,10 @@ async def test_an_evaluation_that_can_not_be_a_baseline_is_refused(ready: Runnin
             (bad["id"], 400),
             (general["id"], 409),
         ):
-            body = {"stream": "reviewed", "evaluation": name, "reason": "a"}
+            body = {"signal": "reviewed", "evaluation": name, "reason": "a"}
             error = (await sent(http, "POST", BASELINE, wanted=status, **body))["error"]
             assert error["param"] == "evaluation", error
-        for more in ({"accept": True}, {"wrong": 1, "of": 40}, {"stream": "length"}, {"of_class": "vases"}):
-            body = {"stream": "reviewed", "evaluation": few["id"], "reason": "a", **more}
+        for more in ({"accept": True}, {"wrong": 1, "of": 40}, {"signal": "length"}, {"of_class": "vases"}):
+            body = {"signal": "reviewed", "evaluation": few["id"], "reason": "a", **more}
             await sent(http, "POST", BASELINE, wanted=400, **body)
     assert await held(ready, V1) == {}

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.features.quality.quality import Quality
 from gateway.state.audited_step import Drafts
-from monitoring.quality.verdicts.quality import Action, Judgement, StreamReport, Summary, TaskQuality, VersionQuality
+from monitoring.quality.verdicts.quality import Action, Judgement, SignalReport, Summary, TaskQuality, VersionQuality
 from serving.object_store import Change, change_together
 from tests.waiting import until
 from tests.walks.gateway import RunningGateway
@@ -60,13 +60,13 @@ async def become(gateway: RunningGateway, *actions: Action, **known: Any) -> Non
     await services.snapshot.refresh()
 
 
-async def judged(gateway: RunningGateway, *streams: StreamReport) -> None:
+async def judged(gateway: RunningGateway, *streams: SignalReport) -> None:
     """Have every gateway be told of a judgement with these streams."""
-    one = Judgement(task="returns", version="returns@v1", at=time.time(), labels=100, streams=list(streams))
+    one = Judgement(task="returns", version="returns@v1", at=time.time(), labels=100, reports=list(streams))
     async with asyncio.timeout(60):
         while (
             known := gateway.features[Quality].monitored.summary.judgements.get("returns@v1")
-        ) is None or known.streams != one.streams:
+        ) is None or known.reports != one.reports:
             writing = gateway.features[Quality].monitored.summary.writing + 1_000
             await gateway.features[Quality].store.tell(
                 Summary(at=time.time(), writing=writing), {"returns@v1": one}, ()
@@ -223,23 +223,23 @@ REFUSED_CALLS = [
     ("DELETE", PIN, {}, 409),
     ("POST", f"{HEALTH}/actions/nothing/undo", {}, 404),
     ("GET", f"{HEALTH}/returns@v9/baselines", {}, 404),
-    ("POST", f"{HEALTH}/returns@v9/baseline", {"stream": "feedback", "accept": True, "reason": "a"}, 404),
-    ("POST", BASELINE, {"stream": "weather", "accept": True, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 4, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40, "accept": True, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "length", "wrong": 5, "of": 40, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "accept": True, "reason": "a"}, 409),
-    ("POST", BASELINE, {"stream": "length", "of_class": "vases", "accept": True, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40, "reason": " \n"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 40, "of": 40, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 0, "of": 1e-9, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 0, "of": 19, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": 1, "of": 40.5, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "wrong": True, "of": 40, "reason": "a"}, 400),
-    ("POST", BASELINE, {"stream": "feedback", "of_class": "a\n", "wrong": 1, "of": 40, "reason": "a"}, 400),
+    ("POST", f"{HEALTH}/returns@v9/baseline", {"signal": "feedback", "accept": True, "reason": "a"}, 404),
+    ("POST", BASELINE, {"signal": "weather", "accept": True, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 5, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 5, "of": 4, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 5, "of": 40, "accept": True, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "length", "wrong": 5, "of": 40, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "accept": True, "reason": "a"}, 409),
+    ("POST", BASELINE, {"signal": "length", "of_class": "vases", "accept": True, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 5, "of": 40}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 5, "of": 40, "reason": " \n"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 40, "of": 40, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 0, "of": 1e-9, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 0, "of": 19, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": 1, "of": 40.5, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "wrong": True, "of": 40, "reason": "a"}, 400),
+    ("POST", BASELINE, {"signal": "feedback", "of_class": "a\n", "wrong": 1, "of": 40, "reason": "a"}, 400),
 ]
 
 
@@ -261,11 +261,11 @@ async def test_what_can_not_be_done_is_refused_and_changes_nothing(
 
 async def test_a_baseline_is_set_with_its_evidence_and_its_reason(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
-        first = await sent(http, "POST", BASELINE, stream="feedback", wrong=12, of=240, reason="Counted by hand.")
+        first = await sent(http, "POST", BASELINE, signal="feedback", wrong=12, of=240, reason="Counted by hand.")
         held = first["set"]["feedback"]
         assert (held["kind"], held["wrong"], held["of"], held["source"]) == ("admin", 12.0, 240.0, "Counted by hand.")
         assert held["upper"] == pytest.approx(0.0797, abs=0.001)
-        more = {"stream": "length", "accept": True, "reason": "Longer answers are wanted."}
+        more = {"signal": "length", "accept": True, "reason": "Longer answers are wanted."}
         assert (await sent(http, "POST", BASELINE, wanted=409, expected_generation=0, **more))["error"][
             "code"
         ] == "stale_generation"
@@ -274,13 +274,13 @@ async def test_a_baseline_is_set_with_its_evidence_and_its_reason(gateway: Runni
         found = await told(http, f"{HEALTH}/returns@v1/baselines")
         assert (set(found["set"]), found["stale"]) == ({"feedback", "length"}, False)
         audited = await entries(http, "monitor.baseline")
-    assert [one["after"]["stream"] for one in audited] == ["feedback", "length"]
+    assert [one["after"]["signal"] for one in audited] == ["feedback", "length"]
     assert (audited[0]["before"], audited[0]["after"]["reason"]) == (None, "Counted by hand.")
 
 
 async def test_what_a_killed_gateway_has_done_and_not_audited_is_entered(gateway: RunningGateway) -> None:
     services = gateway.services
-    draft = services.audit.draft("ada", "monitor.baseline", "returns@v1", after={"stream": "feedback"}, generation=1)
+    draft = services.audit.draft("ada", "monitor.baseline", "returns@v1", after={"signal": "feedback"}, generation=1)
     step = [Change(services.objects.baselines, "returns@v1", {}), Drafts(services.redis, services.audit).change(draft)]
     await change_together(services.redis, step)
     await services.redis.delete("apprentice:duty:monitor")  # it is this gateway's job from now on
@@ -290,23 +290,23 @@ async def test_what_a_killed_gateway_has_done_and_not_audited_is_entered(gateway
 
 
 async def test_what_was_seen_lately_is_accepted_at_its_upper_bound(gateway: RunningGateway) -> None:
-    seen = StreamReport(stream="feedback", labelled=True, observed=400, wrong=90, estimate=0.22, low=0.18, high=0.27)
+    seen = SignalReport(signal="feedback", labelled=True, observed=400, wrong=90, estimate=0.22, low=0.18, high=0.27)
     of_class = msgspec.structs.replace(seen, of_class="vases", high=0.9)
     await judged(gateway, of_class, seen)
     async with gateway.http() as http:
-        found = await sent(http, "POST", BASELINE, stream="feedback", accept=True, reason="As good as it gets.")
+        found = await sent(http, "POST", BASELINE, signal="feedback", accept=True, reason="As good as it gets.")
     held = found["set"]["feedback"]
     assert (held["kind"], held["upper"]) == ("admin", 0.27)
     assert held["source"] == "18.0% to 27.0% lately: As good as it gets."
     async with gateway.http() as http:
-        more = {"stream": "feedback", "of_class": "vases", "accept": True, "reason": "Vases are hard."}
+        more = {"signal": "feedback", "of_class": "vases", "accept": True, "reason": "Vases are hard."}
         found = await sent(http, "POST", BASELINE, **more)
         assert (found["set"]["feedback:vases"]["upper"], found["set"]["feedback"]["upper"]) == (0.9, 0.27)
 
 
 async def test_pairs_are_accepted_at_their_difference(gateway: RunningGateway) -> None:
-    report = StreamReport(stream="shadow", labelled=True, observed=400, estimate=-0.05, low=-0.09, high=-0.01)
+    report = SignalReport(signal="shadow", labelled=True, observed=400, estimate=-0.05, low=-0.09, high=-0.01)
     await judged(gateway, report)
     async with gateway.http() as http:
-        found = await sent(http, "POST", BASELINE, stream="shadow", accept=True, reason="General was changed.")
+        found = await sent(http, "POST", BASELINE, signal="shadow", accept=True, reason="General was changed.")
     assert {name: one["upper"] for name, one in found["set"].items()} == {"shadow": -0.01}

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.evaluations.baselines import STREAM
+from gateway.features.evaluations.baselines import SIGNAL
 from gateway.features.quality.quality import Quality
 from monitoring.quality.detectors.baselines import declare_rate
 from monitoring.quality.verdicts.quality import JUDGEMENTS_KEY, SUMMARY_KEY, ArmReport, Summary
@@ -52,7 +52,7 @@ class World:
     async def baseline(self, version: str, rate: float = 0.05) -> None:
         """Have the version's streams held against a rate that an admin states."""
         one = msgspec.to_builtins(declare_rate(rate, time.time(), "admin", "a test"))
-        await self.running.services.objects.baselines.put(version, {STREAM: one, "feedback": one})
+        await self.running.services.objects.baselines.put(version, {SIGNAL: one, "feedback": one})
 
     async def ask_and_judge(self) -> str:
         """One request, judged with its demonstration; which version answered (empty: general)."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from gateway.features.quality.quality import Quality
-from monitoring.quality.verdicts.quality import Judgement, StreamReport, Summary
+from monitoring.quality.verdicts.quality import Judgement, SignalReport, Summary
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.releases import metric
@@ -17,10 +17,10 @@ __all__ = ["monitor_elsewhere"]  # what a test sets stays as it is
 V1, V2 = "returns@v1", "returns@v2"
 
 
-async def judged(gateway: RunningGateway, *versions: str, streams: Sequence[StreamReport] = ()) -> None:
+async def judged(gateway: RunningGateway, *versions: str, reports: Sequence[SignalReport] = ()) -> None:
     """Have the gateway be told of a judgement of each version with a hundred labels."""
     found = {
-        name: Judgement(task="returns", version=name, at=time.time(), labels=100, streams=[*streams])
+        name: Judgement(task="returns", version=name, at=time.time(), labels=100, reports=[*reports])
         for name in versions
     }
     async with asyncio.timeout(60):
@@ -51,8 +51,8 @@ async def test_a_version_without_a_role_is_judged_and_in_no_gauge_until_it_has_o
 async def test_labels_that_rest_on_one_giver_are_told(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         for rests in (False, True):
-            one = StreamReport(stream="feedback", labelled=True, observed=90, doubt="one_giver" if rests else None)
-            await judged(gateway, V1, streams=[one])
+            one = SignalReport(signal="feedback", labelled=True, observed=90, doubt="one_giver" if rests else None)
+            await judged(gateway, V1, reports=[one])
             assert await metric(http, "apprentice_evidence_rests_on_one", f'version="{V1}"') == rests
 
 

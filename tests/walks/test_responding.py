@@ -17,7 +17,7 @@ from gateway.state.outbox import Write
 from gateway.state.redis import read_redis_time
 from monitoring.quality.verdicts.actions import AGAIN_SECONDS
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, StreamReport, TaskQuality
+from monitoring.quality.verdicts.quality import Action, ArmReport, Judgement, SignalReport, TaskQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.waiting import until
@@ -186,7 +186,7 @@ SLIPPED = Judgement(
     task="returns",
     version=V2,
     at=NOW,
-    streams=[StreamReport(stream="feedback", labelled=True, observed=200, e_value=5e3, threshold=4e3, alarming=True)],
+    reports=[SignalReport(signal="feedback", labelled=True, observed=200, e_value=5e3, threshold=4e3, alarming=True)],
     arms=[ArmReport(arm="previous_version", advantage_low=0.1)],
 )
 ROLLS_BACK = Plan(responses=["roll_back"])

@@ -30,7 +30,7 @@ from tools.dashboards.queries import (
 )
 
 BY_VERSION = "task, version"
-STREAM = "task, version, stream"
+SIGNAL = "task, version, signal"
 ARMS: Mapping[str, str] = {"version": "blue", "general": "orange", "previous_version": "purple"}
 STALE: Mapping[int, tuple[str, str]] = {0: ("no", "green"), 1: ("yes", "orange")}
 
@@ -108,22 +108,22 @@ def _versions(board: Board) -> None:
     ), 12)  # fmt: skip
 
 
-def _evidence(metric: str, streams: str = "") -> str:
-    return take_max(f"apprentice_{metric}", STREAM, f"{VERSION}{streams}")
+def _evidence(metric: str, which: str = "") -> str:
+    return take_max(f"apprentice_{metric}", SIGNAL, f"{VERSION}{which}")
 
 
-def _of_threshold(streams: str = "") -> str:
+def _of_threshold(which: str = "") -> str:
     """E-values divided by the thresholds at which they alarm."""
-    return f"{_evidence('e_value', streams)} / on ({STREAM}) ({_evidence('e_value_threshold', streams)} > 0)"
+    return f"{_evidence('e_value', which)} / on ({SIGNAL}) ({_evidence('e_value_threshold', which)} > 0)"
 
 
-def _most(streams: str, words: str) -> Query:
-    """The strongest evidence on each version, from some of its streams."""
-    return Query(f"clamp_min(max by (version) ({_of_threshold(streams)}), 1e-4)", "{{version}}: " + words)
+def _most(which: str, words: str) -> Query:
+    """The strongest evidence on each version, from some of its signals."""
+    return Query(f"clamp_min(max by (version) ({_of_threshold(which)}), 1e-4)", "{{version}}: " + words)
 
 
 def _strongest(expr: str) -> str:
-    return f"max by (version, stream) ({expr} and on ({STREAM}) topk(10, {_of_threshold()}))"
+    return f"max by (version, signal) ({expr} and on ({SIGNAL}) topk(10, {_of_threshold()}))"
 
 
 def _verdicts(board: Board) -> None:
@@ -133,14 +133,14 @@ def _verdicts(board: Board) -> None:
         Query(_gauge("verdict"), "{{version}}"),
     ), 8).add(make_graph(
         "How strong is the evidence?",
-        "The strongest stream's e-value as a share of its threshold: at 1 it alarms. Labels and judged pairs can make "
+        "The strongest signal's e-value as a share of its threshold: at 1 it alarms. Labels and judged pairs can make "
         "a version degraded; other signs, such as the inputs' coverage, suspect at most.", "short",
-        _most(f', stream=~"{labelled}"', "labels"), _most(f', stream!~"{labelled}"', "other signs"),
+        _most(f', signal=~"{labelled}"', "labels"), _most(f', signal!~"{labelled}"', "other signs"),
         logarithmic=True, lines=((None, "transparent"), (1, "red")),
     ), 8).add(make_table(
-        "Which streams say that one got worse?",
+        "Which signals say that it got worse?",
         "The ten with the strongest evidence now, as a share of the e-value at which each alarms: at 1 it does.",
-        ("version", "stream"),
+        ("version", "signal"),
         Column("of threshold", "short", _strongest(_of_threshold())),
         Column("e-value", "short", _strongest(_evidence("e_value"))),
         greatest_first="of threshold",

@@ -23,7 +23,7 @@ from serving.adapters.entries import VersionState
 from serving.object_store import UNREADABLE, Change, Stale
 
 log = logging.getLogger(__name__)
-STREAM = "reviewed"
+SIGNAL = "reviewed"
 LIVE: frozenset[VersionState] = frozenset({"canary", "active", "previous_version"})
 """States of a version that answers its task's requests, or has led it."""
 
@@ -62,11 +62,11 @@ async def gate_of(evaluations: Evaluations, evaluation: Evaluation) -> Gate | No
     why_not = await _why_not(evaluations, evaluation)
     if why_not is not None:
         command = (
-            f"apprentice tasks baseline {evaluation.task} {evaluation.version} {STREAM} --evaluation {evaluation.id}"
+            f"apprentice tasks baseline {evaluation.task} {evaluation.version} {SIGNAL} --evaluation {evaluation.id}"
         )
         return Gate(taken=False, because=f"{why_not} `{command}` makes it one.")
     most = f"at most {100 * baseline.upper:.1f}% may be wrong"
-    return Gate(taken=True, because=f"It is the baseline of {evaluation.version}'s {STREAM} labels: {most}.")
+    return Gate(taken=True, because=f"It is the baseline of {evaluation.version}'s {SIGNAL} labels: {most}.")
 
 
 async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | None:
@@ -76,8 +76,8 @@ async def _why_not(evaluations: Evaluations, evaluation: Evaluation) -> str | No
     held = await _held(evaluations, evaluation.version)
     if version is None or held is None:
         return f"It is no baseline: {evaluation.version}, or what is set for it, can't be read."
-    if STREAM in held:
-        return f"It is no baseline: {evaluation.version} has one already ({held[STREAM].source})."
+    if SIGNAL in held:
+        return f"It is no baseline: {evaluation.version} has one already ({held[SIGNAL].source})."
     judged = (await evaluations.quality_store.judgements()).get(evaluation.version)
     has_led = alias is not None and evaluation.version in alias.previous
     if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
@@ -101,13 +101,13 @@ async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
     while True:
         generation = await evaluations.services.objects.baselines.generation(ended.version)
         held = await _held(evaluations, ended.version)
-        if held is None or STREAM in held:
+        if held is None or SIGNAL in held:
             return
         baseline = measure_counts(
             "gate", *counts, await read_redis_time(evaluations.services.redis), "system", f"evaluation {ended.id}"
         )
-        after = msgspec.to_builtins({**held, STREAM: baseline})
-        audited_fields = {"stream": STREAM, **after[STREAM]}
+        after = msgspec.to_builtins({**held, SIGNAL: baseline})
+        audited_fields = {"signal": SIGNAL, **after[SIGNAL]}
         step = AuditedStep(evaluations.services.redis, evaluations.services.audit, "system")
         step.note("monitor.baseline", ended.version, after=audited_fields, generation=generation + 1)
         with contextlib.suppress(Stale):  # an admin has set one at this moment: it is looked at again

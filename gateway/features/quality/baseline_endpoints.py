@@ -1,4 +1,4 @@
-"""The table URL → function for admins, baselines: what the streams of a version are held against."""
+"""The table URL → function for admins, baselines: what the signals of a version are held against."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from monitoring.quality.detectors.baselines import (
 )
 from monitoring.quality.signal_table import SignalName, get_measure
 from monitoring.quality.signals.entries import TEXT_MAX
-from monitoring.quality.verdicts.quality import StreamReport
+from monitoring.quality.verdicts.quality import SignalReport
 from monitoring.quality.verdicts.verdict import name_of
 from serving.object_store import Change
 
@@ -51,7 +51,7 @@ class BaselineIn(Body):
     """The baseline of a signal from now on: counts of wrong ones and of all, an evaluation, what was seen lately, or
     its own again."""
 
-    stream: SignalName
+    signal: SignalName
     of_class: str | None = Field(
         None, min_length=1, max_length=TEXT_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", description="Of this class alone."
     )
@@ -61,7 +61,7 @@ class BaselineIn(Body):
         None, min_length=1, max_length=64, description="Take what this evaluation of the version counted, by its id."
     )
     accept: bool = Field(
-        False, description="Take what was seen lately; unlabelled streams and complaints learn it anew."
+        False, description="Take what was seen lately; unlabelled signals and complaints learn it anew."
     )
     remove: bool = Field(False, description="Remove what was set: the signal learns its own baseline again.")
     calibration: CalibrationIn | None = Field(
@@ -82,10 +82,10 @@ class BaselineIn(Body):
             raise ValueError("`wrong` and `of` go together")
         if self.wrong is not None and self.of is not None and self.wrong > self.of:
             raise ValueError("wrong: more than of: give the wrong ones of all that were judged")
-        if not (self.accept or self.remove) and get_measure(self.stream) != "share":
-            raise ValueError(f"stream: {self.stream} is not counted as wrong or right: accept what was seen lately")
-        if self.of_class is not None and get_measure(self.stream) != "share":
-            raise ValueError(f"of_class: {self.stream} has no classes")
+        if not (self.accept or self.remove) and get_measure(self.signal) != "share":
+            raise ValueError(f"signal: {self.signal} is not counted as wrong or right: accept what was seen lately")
+        if self.of_class is not None and get_measure(self.signal) != "share":
+            raise ValueError(f"of_class: {self.signal} has no classes")
         if self.of_class is not None and self.evaluation is not None:
             raise ValueError("of_class: an evaluation is of all classes")
         return self
@@ -111,7 +111,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
         "set": held,
         "in_force": {}
         if judged is None
-        else {name_of(report): report.baseline for report in judged.streams if report.baseline},
+        else {name_of(report): report.baseline for report in judged.reports if report.baseline},
     }
 
 
@@ -121,7 +121,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     quality = feature_of(request, Quality)
     await require_version(quality.services, task, version)
     now = await read_redis_time(quality.services.redis)
-    name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
+    name = body.signal if body.of_class is None else f"{body.signal}:{body.of_class}"
     with conflicts():
         generation = await quality.services.objects.baselines.generation(version)
         held = await quality.services.objects.baselines.get(version) or {}
@@ -129,7 +129,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
         baseline: Baseline | None = None
         if body.remove:
             if name not in held:
-                raise Problem("state_conflict", f"No baseline of {version}'s {name} was set.", "stream")
+                raise Problem("state_conflict", f"No baseline of {version}'s {name} was set.", "signal")
             await _see_that_it_learns(quality, task, version)
         elif body.accept:
             baseline = _accepted(quality, task, version, body, admin.public, now)
@@ -144,8 +144,8 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
         step.note(
             "monitor.baseline",
             version,
-            before={"stream": name, **held[name]} if name in held else None,
-            after={"stream": name, "reason": body.reason, **after.get(name, {"removed": True})},
+            before={"signal": name, **held[name]} if name in held else None,
+            after={"signal": name, "reason": body.reason, **after.get(name, {"removed": True})},
             generation=expected + 1,
         )
         generation = await step.take([Change(quality.services.objects.baselines, version, after, expected)])
@@ -184,8 +184,8 @@ def _calibrated(held: Any, rows: CalibrationIn, body: BaselineIn, by: str, now: 
     """
     counted = None if held is None else msgspec.convert(held, Baseline)
     if counted is None or not counted.of:
-        text = f"{body.stream} has no baseline of an evaluation: set it with `evaluation`, or `wrong` and `of`, first."
-        raise Problem("state_conflict", text, "stream")
+        text = f"{body.signal} has no baseline of an evaluation: set it with `evaluation`, or `wrong` and `of`, first."
+        raise Problem("state_conflict", text, "signal")
     differences = f"{rows.stricter} stricter and {rows.milder} milder of {rows.rows} rows"
     source = f"calibration, {differences}: {body.reason}"
     try:
@@ -208,44 +208,44 @@ async def _evaluated(quality: Quality, version: str, name: str) -> tuple[int, in
 def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
     """Raises Problem (409) where there is nothing to accept, or too little of it."""
     complaint_metric = quality.services.settings.tasks[task].monitor.complaint_metric
-    if get_measure(body.stream) == "complaints" and complaint_metric is None:
+    if get_measure(body.signal) == "complaints" and complaint_metric is None:
         text = f"{task} has no complaints: set tasks.{task}.monitor.complaint_metric to the metric that complains."
-        raise Problem("state_conflict", text, "stream")
-    if get_measure(body.stream) not in ("share", "difference"):
+        raise Problem("state_conflict", text, "signal")
+    if get_measure(body.signal) not in ("share", "difference"):
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned anew")
     seen = _seen(quality, version, body)
     if seen is None or seen.observed < OF_MIN or seen.low is None or seen.high is None:
-        raise Problem("state_conflict", _too_few(body, version, 0.0 if seen is None else seen.observed), "stream")
+        raise Problem("state_conflict", _too_few(body, version, 0.0 if seen is None else seen.observed), "signal")
     low, high = seen.low, seen.high
     source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
-    if get_measure(body.stream) == "difference":
+    if get_measure(body.signal) == "difference":
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
     return declare_rate(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
 
 
-def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | None:
-    """The stream as it was last judged; None where nothing of it was seen."""
+def _seen(quality: Quality, version: str, body: BaselineIn) -> SignalReport | None:
+    """The signal as it was last judged; None where nothing of it was seen."""
     judged = quality.monitored.summary.judgements.get(version)
-    streams = judged.streams if judged is not None else []
+    reports = judged.reports if judged is not None else []
     return next(
-        (report for report in streams if (report.stream, report.of_class) == (body.stream, body.of_class)), None
+        (report for report in reports if (report.signal, report.of_class) == (body.signal, body.of_class)), None
     )
 
 
 def _too_few(body: BaselineIn, version: str, observed: float) -> str:
     """The message that labels or pairs are too few to be accepted."""
-    of_pairs = get_measure(body.stream) == "difference"
+    of_pairs = get_measure(body.signal) == "difference"
     amount = f"{observed:g} {'pair' if of_pairs else 'label'}{'' if observed == 1 else 's'}"
-    stream = body.stream if body.of_class is None else f"{body.stream}, class {body.of_class},"
+    signal = body.signal if body.of_class is None else f"{body.signal}, class {body.of_class},"
     instead = "" if of_pairs else ", or give `wrong` and `of` as they were counted"
-    return f"{stream} of {version} has {amount}, and accepting takes at least {OF_MIN}: wait for more{instead}."
+    return f"{signal} of {version} has {amount}, and accepting takes at least {OF_MIN}: wait for more{instead}."
 
 
 def _doubts(quality: Quality, task: str, version: str, body: BaselineIn, baseline: Baseline) -> Iterator[str]:
     """Warnings of a likely mistake: a bound that hides much, and a class that no label has named yet."""
     seen = _seen(quality, version, body)
     rate = get_rate(baseline)
-    if body.accept and seen is not None and get_measure(body.stream) == "share":
+    if body.accept and seen is not None and get_measure(body.signal) == "share":
         rate = seen.estimate
     if rate is not None and body.calibration is None and baseline.upper - rate > HIDDEN_MAX:
         yield (
@@ -256,4 +256,4 @@ def _doubts(quality: Quality, task: str, version: str, body: BaselineIn, baselin
         tag = quality.services.settings.tasks[task].monitor.class_tag
         key = f"tasks.{task}.monitor.class_tag"
         named = f"Labels name theirs by the tag {tag!r}." if tag else f"{key} is not set, so that no label has a class."
-        yield f"{body.stream} of {version} has no label of the class {body.of_class} yet: is that its name? {named}"
+        yield f"{body.signal} of {version} has no label of the class {body.of_class} yet: is that its name? {named}"

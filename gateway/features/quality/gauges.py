@@ -33,12 +33,12 @@ def read_monitor_gauges(quality: Quality) -> None:
     meters.version_stale.read_from(lambda: _stale(quality, time.time()))
     meters.version_review_by_seconds.read_from(lambda: _review_by(quality))
     meters.retraining_open.read_from(lambda: _retraining_open(quality))
-    meters.e_value.read_from(lambda: _of_streams(quality, threshold=False))
-    meters.e_value_threshold.read_from(lambda: _of_streams(quality, threshold=True))
+    meters.e_value.read_from(lambda: _of_signals(quality, threshold=False))
+    meters.e_value_threshold.read_from(lambda: _of_signals(quality, threshold=True))
     meters.quality_ratio.read_from(lambda: _quality(quality))
     meters.label_coverage_ratio.read_from(lambda: _judged(quality, lambda entry: entry.label_coverage))
     meters.evidence_rests_on_one.read_from(
-        lambda: _judged(quality, lambda entry: float(any(s.doubt == "one_giver" for s in entry.streams)))
+        lambda: _judged(quality, lambda entry: float(any(s.doubt == "one_giver" for s in entry.reports)))
     )
     meters.labels_per_day.read_from(lambda: _judged(quality, lambda entry: entry.labels_per_day))
     meters.labels.read_from(lambda: _judged(quality, lambda entry: float(entry.labels)))
@@ -122,13 +122,13 @@ def _judged(quality: Quality, value: Callable[[Judgement], float | None]) -> Rea
     return {labels: number for labels, number in values.items() if number is not None}
 
 
-def _of_streams(quality: Quality, threshold: bool) -> Read:
+def _of_signals(quality: Quality, threshold: bool) -> Read:
     """The evidence nearest to its threshold, of each signal as a whole and of its classes."""
     nearest: dict[tuple[str, ...], tuple[float, float]] = {}
     for judgement in _judgements(quality):
-        for stream in judgement.streams:
-            place = (judgement.task, judgement.version, stream.stream)
-            pair = (stream.e_value, stream.threshold)
+        for report in judgement.reports:
+            place = (judgement.task, judgement.version, report.signal)
+            pair = (report.e_value, report.threshold)
             if place not in nearest or _nearness(pair) > _nearness(nearest[place]):
                 nearest[place] = pair
     return {place: min(pair[threshold], E_VALUE_MAX) for place, pair in nearest.items()}

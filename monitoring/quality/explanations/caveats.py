@@ -99,7 +99,7 @@ def _of_recovery(health: TaskQuality, judgements: Mapping[str, Judgement]) -> It
         judged = judgements.get(name)
         if quality.verdict == "degraded" and judged is not None and not shows_recovery(quality, judged):
             yield (
-                f"No stream can show that {name} has recovered: none of labels is held against anything from before it "
+                f"No signal can show that {name} has recovered: none of labels is held against anything from before it "
                 "was degraded."
             )
 
@@ -126,8 +126,8 @@ def _of_change(health: TaskQuality, review_by: Mapping[str, float], now: float) 
 
 
 def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
-    streams = [] if active is None else active.streams
-    others = join_words([BESIDE_LABELS[report.stream] for report in streams if report.stream in BESIDE_LABELS])
+    reports = [] if active is None else active.reports
+    others = join_words([BESIDE_LABELS[report.signal] for report in reports if report.signal in BESIDE_LABELS])
     if active is None or active.labels < plan.labels_min:
         has = (
             "no labels"
@@ -178,7 +178,7 @@ def _of_judge(active: Judgement | None, plan: Plan, silent: bool) -> Iterator[st
             "Which arm is right is for reviewers and trusted callers alone to say here, and they have judged fewer "
             f"than {LABELS_MIN} of the pairs: what other callers say, demonstrations too, does not compare the arms."
         )
-    elif not silent and not any(report.stream == "shadow" and report.observed > 0 for report in active.streams):
+    elif not silent and not any(report.signal == "shadow" and report.observed > 0 for report in active.reports):
         yield (
             "Both arms answer a share of the requests, and of no pair is it known which answer is right: that takes a "
             "demonstration, a broken contract, or a model as judge."

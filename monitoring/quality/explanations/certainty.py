@@ -19,7 +19,7 @@ from monitoring.quality.explanations.phrases import (
 )
 from monitoring.quality.signal_table import LABELLED, get_measure
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, StreamReport
+from monitoring.quality.verdicts.quality import OTHER_CLASS, Judgement, SignalReport
 
 KINDS: Mapping[str, str] = {
     "gate": "its evaluation before it was released",
@@ -39,25 +39,25 @@ E_VALUES = (
 
 
 def describe_signals(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
-    """A sentence on each labelled stream and on each alarm, and one on all others. `stale`: the task has changed."""
+    """A sentence on each labelled signal and on each alarm, and one on all others. `stale`: the task has changed."""
     quiet: list[str] = []
     learning: list[str] = []
-    for report in judged.streams:
+    for report in judged.reports:
         if report.labelled:
             yield _labelled(report, judged.task, plan)
         elif report.alarming:
             yield _unlabelled(report)
         elif report.baseline.get("learning"):
-            learning.append(report.stream)
+            learning.append(report.signal)
         else:
-            quiet.append(report.stream)
+            quiet.append(report.signal)
     if quiet:
         names = join_words(list(dict.fromkeys(quiet)))
         yield f"Without labels, {names} {'is' if len(set(quiet)) == 1 else 'are'} as before."
     if learning:
         names = join_words(list(dict.fromkeys(learning)))
         yield f"What is usual of {names} is still being learned: nothing of it can be unlike before."
-    if stale and judged.streams:
+    if stale and judged.reports:
         yield "What these are held against was learned under the old rules: a change in them may be the new rules'."
 
 
@@ -76,7 +76,7 @@ def describe_detection(judged: Judgement) -> Iterator[str]:
 def _why_never(judged: Judgement) -> str:
     if judged.labels_per_day <= 0.0:
         return "no labels come"
-    of_all = [report for report in judged.streams if get_measure(report.stream) == "share" and report.of_class is None]
+    of_all = [report for report in judged.reports if get_measure(report.signal) == "share" and report.of_class is None]
     if all(report.baseline.get("upper") is None for report in of_all):
         return "labels are held against nothing yet"
     return (
@@ -85,10 +85,10 @@ def _why_never(judged: Judgement) -> str:
     )
 
 
-def _labelled(report: StreamReport, task: str, plan: Plan) -> str:
+def _labelled(report: SignalReport, task: str, plan: Plan) -> str:
     name = _name(report)
     if not report.observed:
-        return f"{name}: nothing came in this stream{_outdated(report)}."
+        return f"{name}: nothing came of this signal{_outdated(report)}."
     parts = [f"{name}: {_seen(report)}"]
     if held := _held(report.baseline):
         parts.append(f"held against {held}")
@@ -105,8 +105,8 @@ def _labelled(report: StreamReport, task: str, plan: Plan) -> str:
     return "; ".join([*parts, _evidence(report)]) + _outdated(report) + "."
 
 
-def _seen(report: StreamReport) -> str:
-    measure = get_measure(report.stream)
+def _seen(report: SignalReport) -> str:
+    measure = get_measure(report.signal)
     match measure:
         case "complaints":
             return _complaints(report)
@@ -118,20 +118,20 @@ def _seen(report: StreamReport) -> str:
             assert_never(measure)
 
 
-def _name(report: StreamReport) -> str:
+def _name(report: SignalReport) -> str:
     if report.of_class == OTHER_CLASS:
-        return f"{report.stream}, all other classes"
-    return report.stream if report.of_class is None else f"{report.stream}, class {report.of_class}"
+        return f"{report.signal}, all other classes"
+    return report.signal if report.of_class is None else f"{report.signal}, class {report.of_class}"
 
 
-def _outdated(report: StreamReport) -> str:
+def _outdated(report: SignalReport) -> str:
     """The note that its baseline is no longer in force."""
     if not report.baseline.get("set_for_another_metric"):
         return ""
     return "; the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)"
 
 
-def _amount(report: StreamReport) -> str:
+def _amount(report: SignalReport) -> str:
     seen = (
         f"{format_evidence(report.wrong)} of {format_evidence(report.observed)} were wrong"
         if report.wrong is not None
@@ -142,16 +142,16 @@ def _amount(report: StreamReport) -> str:
     return f"{format_percent(report.estimate)} wrong lately{_interval(report)}" + (f" ({seen} in all)" if seen else "")
 
 
-def _interval(report: StreamReport) -> str:
+def _interval(report: SignalReport) -> str:
     if report.low is None or report.high is None:
         return ""
     return f", 95% interval {format_percent(report.low)} to {format_percent(report.high)}"
 
 
-def _difference(report: StreamReport) -> str:
-    """A stream of pairs: how much more often the version is wrong than the other arm, on the same requests."""
+def _difference(report: SignalReport) -> str:
+    """A signal of pairs: how much more often the version is wrong than the other arm, on the same requests."""
     pairs = format_count(report.observed, "pair", "pairs")
-    other = next((row.compared_with for name, row in LABELLED.items() if name == report.stream), "")
+    other = next((row.compared_with for name, row in LABELLED.items() if name == report.signal), "")
     if report.estimate is None:
         return f"{pairs} so far"
     than = "more often" if report.estimate >= 0 else "less often"
@@ -161,7 +161,7 @@ def _difference(report: StreamReport) -> str:
     return f"wrong {100 * abs(report.estimate):.1f} points {than} than {other} lately{ends} ({pairs})"
 
 
-def _complaints(report: StreamReport) -> str:
+def _complaints(report: SignalReport) -> str:
     come = format_count(report.wrong or 0.0, "complaint", "complaints")
     text = f"{come} about {format_count(report.observed, 'request', 'requests')}"
     rate = report.baseline.get("rate")
@@ -206,7 +206,7 @@ def _held(baseline: Mapping[str, Any]) -> str:
     return text
 
 
-def _evidence(report: StreamReport) -> str:
+def _evidence(report: SignalReport) -> str:
     word = f"e-value {format_evidence(report.e_value)}, alarm at {format_evidence(report.threshold)}"
     if report.alarming:
         since = f", growing since {format_moment(report.since)}" if report.since else ""
@@ -214,9 +214,9 @@ def _evidence(report: StreamReport) -> str:
     return f"recovered ({word})" if report.recovered else f"no alarm ({word})"
 
 
-def _unlabelled(report: StreamReport) -> str:
+def _unlabelled(report: SignalReport) -> str:
     seen = format_count(report.observed, "value", "values")
     way = {"above": "more of it than before", "below": "less of it than before"}.get(
         str(report.baseline.get("direction")), "not as it was"
     )
-    return f"{report.stream}: {way}, over {seen}; {_evidence(report)}. No label says yet whether that is worse."
+    return f"{report.signal}: {way}, over {seen}; {_evidence(report)}. No label says yet whether that is worse."

@@ -18,7 +18,7 @@ from monitoring.quality.explanations.phrases import (
 from monitoring.quality.signals import detection
 from monitoring.quality.signals.detection import Held
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import Judgement, StreamReport
+from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from monitoring.quality.verdicts.verdict import DOUBTS
 
 POINTS = (2, 5, 10, 20)
@@ -58,7 +58,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = None) -> Outlook:
     """The outlook at so many labels a day of each signal; None: as they come now."""
-    reports = detection.list_label_signals(judged.streams)
+    reports = detection.list_label_signals(judged.reports)
     signals = [
         _look_ahead(report, held, judged, plan, labels_per_day)
         for report in reports
@@ -78,13 +78,13 @@ def make_outlook(judged: Judgement, plan: Plan, labels_per_day: float | None = N
         labels_min=plan.labels_min,
         signals=signals,
         days=days,
-        doubts=[report.doubt for report in judged.streams if report.doubt is not None],
+        doubts=[report.doubt for report in judged.reports if report.doubt is not None],
         sentences=list(_describe(judged, plan, reports)),
     )
 
 
 def _look_ahead(
-    report: StreamReport, held: Held, judged: Judgement, plan: Plan, labels_per_day: float | None
+    report: SignalReport, held: Held, judged: Judgement, plan: Plan, labels_per_day: float | None
 ) -> SignalOutlook:
     threshold = detection.find_threshold(report, plan.false_alarms_per_month, judged.signals, labels_per_day)
     labels = {str(points): detection.count_labels(report, points / 100, threshold) for points in POINTS}
@@ -92,7 +92,7 @@ def _look_ahead(
     if per_day is None and not is_short(judged.labels_since, judged.at):
         per_day = report.labels_per_day
     return SignalOutlook(
-        signal=report.stream,
+        signal=report.signal,
         labels_per_day=per_day,
         baseline=held.upper,
         dispersion=report.dispersion,
@@ -101,7 +101,7 @@ def _look_ahead(
     )
 
 
-def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Iterator[str]:
+def _describe(judged: Judgement, plan: Plan, reports: list[SignalReport]) -> Iterator[str]:
     name = judged.version
     yield (
         f"You are woken when {name} becomes degraded: labels, complaints or judged pairs show more errors than their "
@@ -117,20 +117,20 @@ def _describe(judged: Judgement, plan: Plan, reports: list[StreamReport]) -> Ite
     yield f"Suspect at most, for a person to look at: {doubts}."
     for report in reports:
         if report.doubt is not None:
-            yield f"Now evidence of {report.stream} makes {name} suspect at most. {DOUBTS[report.doubt]}."
+            yield f"Now evidence of {report.signal} makes {name} suspect at most. {DOUBTS[report.doubt]}."
         if report.baseline.get("upper") is None:
             left = float(report.baseline.get("wanted") or 0.0) - float(report.baseline.get("labels") or 0.0)
             more = format_count(left, "more label", "more labels")
-            yield f"{report.stream} finds nothing before its baseline is known, after {more}."
+            yield f"{report.signal} finds nothing before its baseline is known, after {more}."
         elif report.dispersion > DISPERSION_TOLD:
             count = format_digits(report.dispersion)
-            yield f"Errors of {report.stream} come in clusters: about {count} labels count as one, so it takes longer."
+            yield f"Errors of {report.signal} come in clusters: about {count} labels count as one, so it takes longer."
         if report.has_rhythm:
-            yield f"Errors of {report.stream} follow the day; bad hours are allowed for."
+            yield f"Errors of {report.signal} follow the day; bad hours are allowed for."
     if not reports:
         command = f"apprentice tasks baseline {judged.task} {name} feedback --wrong 50 --of 1000 --reason TEXT"
         yield f"No label of {name} has come, and it has no baseline: nothing would be found. To set one: {command}."
     held = [report for report in reports if isinstance(report.baseline.get("upper"), int | float)]
     for report in held:
         kind = KINDS.get(str(report.baseline.get("kind")), "its settings")
-        yield f"{report.stream} is held against at most {format_percent(report.baseline['upper'])} errors, from {kind}."
+        yield f"{report.signal} is held against at most {format_percent(report.baseline['upper'])} errors, from {kind}."

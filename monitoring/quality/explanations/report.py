@@ -248,12 +248,12 @@ def _sure(of: Situation, name: str | None, quality: VersionQuality | None, judge
         f"Over all tasks and versions, {format_count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} "
         "a month is the most that is to be expected."
     )
-    if any(report.labelled or report.alarming for report in judged.streams):
+    if any(report.labelled or report.alarming for report in judged.reports):
         yield certainty.E_VALUES
 
 
 def _sure_of_canary(of: Situation) -> Iterator[str]:
-    """The streams of a canary that is not healthy, each with its name."""
+    """The signals of a canary that is not healthy, each with its name."""
     name = of.roles.canary
     if name is None or name not in of.judgements or (quality := _known_of(of, name)).verdict == "healthy":
         return
@@ -371,10 +371,10 @@ def _nothing(
 def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator[str]:
     """Nothing is wrong; what can't be found as it is held against too much is said."""
     held = any(
-        report.labelled and report.of_class is None and report.baseline.get("upper") for report in judged.streams
+        report.labelled and report.of_class is None and report.baseline.get("upper") for report in judged.reports
     )
     if held and judged.labels_per_day > 0.0 and judged.seconds_to_detect.get("10", 0.0) is None:
-        command = f"apprentice tasks baseline {of.task} {judged.version} STREAM --accept --reason TEXT"
+        command = f"apprentice tasks baseline {of.task} {judged.version} SIGNAL --accept --reason TEXT"
         yield f"Hold it against what was seen lately, if that was good, so that smaller slips are found: `{command}`."
     elif not beside:
         yield "Nothing: it is watched."
@@ -383,7 +383,7 @@ def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator
 def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged: Judgement | None) -> Iterator[str]:
     blind = judged is not None and not shows_recovery(quality, judged)
     if blind:
-        command = f"apprentice tasks baseline {of.task} {name} STREAM --wrong N --of M --reason TEXT"
+        command = f"apprentice tasks baseline {of.task} {name} SIGNAL --wrong N --of M --reason TEXT"
         yield f"Say what reviewed or feedback is held against, so that its labels can show a recovery: `{command}`."
     if quality.to is not None and not blind:
         yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
@@ -464,7 +464,7 @@ def _say_healthy(of: Situation, name: str) -> str:
 
 def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
     wanted = 2 * of.plan.labels_min
-    doubts = set() if judged is None else {report.doubt for report in judged.streams}
+    doubts = set() if judged is None else {report.doubt for report in judged.reports}
     if "labellers" in doubts:
         yield (
             f"Have those who label {name} now label rows of its evaluation too: "

@@ -1,6 +1,6 @@
 """A version's saving in plain words: at present and in all, and its limits. Pure.
 
-It is what requests saved less what their shadows cost, which one version's streams can tell. The task's net saving
+It is what requests saved less what their shadows cost, which one version's signals can tell. The task's net saving
 takes reviews and tuning off as well (docs/guides/alerts-and-dashboards.md), and is Prometheus' alone.
 """
 

@@ -19,7 +19,7 @@ from monitoring.quality.signals.all_watches import PART_SECONDS, Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedVersion
 from monitoring.quality.signals.entries import Given, Seen
 from monitoring.quality.signals.request_notes import KEPT_SECONDS_MAX
-from monitoring.quality.verdicts.quality import Judgement, StreamReport, TaskQuality, VersionQuality
+from monitoring.quality.verdicts.quality import Judgement, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
@@ -38,7 +38,7 @@ class Placed(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A verdict that moved: of which version, when, why, and on which streams it rests."""
+    """A verdict that moved: of which version, when, why, and on which signals it rests."""
 
     version: str
     at: float
@@ -47,7 +47,7 @@ class Turn(NamedTuple):
     because: str
     requests: int
     labels: int
-    streams: list[StreamReport]
+    reports: list[SignalReport]
 
 
 class Replaying:
@@ -112,9 +112,9 @@ class Replaying:
             if quality.verdict == before.verdict:
                 continue
             self._follow(name, judged.task, quality.phase, at)
-            streams = msgspec.convert(quality.evidence.get("streams", []), list[StreamReport])
+            reports = msgspec.convert(quality.evidence.get("signals", []), list[SignalReport])
             yield Turn(
-                name, at, before.verdict, quality.verdict, quality.because, judged.requests, judged.labels, streams
+                name, at, before.verdict, quality.verdict, quality.because, judged.requests, judged.labels, reports
             )
 
     def _wait(self, at: float, until: float) -> Iterator[Turn]:

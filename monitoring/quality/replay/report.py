@@ -50,7 +50,7 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
     points = rows.points()
     ends = [*(point.after for point in points[1:]), len(rows)]
     delays = [_describe_point(rows, point, end, changes) for point, end in zip(points, ends, strict=False)]
-    streams = {name: _describe_stream(stream) for name, stream in version.streams.items()}
+    signals = {name: _describe_signal(signal) for name, signal in version.streams.items()}
     return {
         "labels": len(rows),
         "wrong": sum(rows.wrong),
@@ -59,12 +59,12 @@ def replay_labels(rows: LabelRows, terms: ReplayTerms, on_progress: Progress = l
         "to": format_time(rows.times[-1]),
         "longest_gap_seconds": max((b - a for a, b in pairwise(rows.times)), default=0.0),
         "one_means": rows.one_means,
-        "claim": {**terms.claim._asdict(), "streams": len(version.streams), "like": terms.like},
+        "claim": {**terms.claim._asdict(), "signals": len(version.streams), "like": terms.like},
         "verdict": version.verdict,
         "verdict_changes": [change.describe() for change in changes],
-        "streams": streams,
+        "signals": signals,
         "notes": [
-            *(note for name, stream in streams.items() for note in _list_notes(name, stream, rows.one_means)),
+            *(note for name, signal in signals.items() for note in _list_notes(name, signal, rows.one_means)),
             *([UNTIMED] if not rows.is_timed else []),
             *([CLASSES_IGNORED] if named and not classes else []),
         ],
@@ -118,7 +118,7 @@ def _describe_point(rows: LabelRows, point: KnownChange, end: int, changes: Sequ
 def _count_figures(
     changes: Sequence[VerdictChange], points: Sequence[KnownChange], delays: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The figures of the whole. A false alarm comes while the stream is known to be as it was, a false recovery while
+    """The figures of the whole. A false alarm comes while the version is known to be as it was, a false recovery while
     it is known to be worse. The delays are those of the first change in either direction."""
     alarms = [change for change in changes if change.after == "degraded"]
     recoveries = [change for change in changes if change.before == "degraded"]
@@ -133,14 +133,14 @@ def _count_figures(
 
 
 def _is_worse(points: Sequence[KnownChange], label: int) -> bool:
-    """Return whether the stream is known to be worse at this label."""
+    """Return whether the version is known to be worse at this label."""
     last = next((point for point in reversed(points) if point.after < label), None)
     return last is not None and last.direction == "worse"
 
 
-def _describe_stream(stream: SignalReplay) -> dict[str, Any]:
+def _describe_signal(signal: SignalReplay) -> dict[str, Any]:
     """A signal with its baseline, which is None where there were too few labels for one."""
-    track = stream.track
+    track = signal.track
     held = track.baseline
     described = None if held is None else {"kind": held.kind, "wrong": held.wrong, "of": held.of, "upper": held.upper}
     return {
@@ -149,23 +149,23 @@ def _describe_stream(stream: SignalReplay) -> dict[str, Any]:
         "baseline": described,
         "wanted": track.wanted,
         "can_alarm": None if held is None else held.upper < baselines.RATE_MAX,
-        "rests_on_one": stream.rests_on_one(),
+        "rests_on_one": signal.rests_on_one(),
         "dispersion": track.dispersion,
         "has_rhythm": track.dependence.has_rhythm,
     }
 
 
-def _list_notes(name: str, stream: Mapping[str, Any], one_means: str) -> Iterator[str]:
+def _list_notes(name: str, signal: Mapping[str, Any], one_means: str) -> Iterator[str]:
     """Notes on a signal's verdict that are easily missed."""
-    if name == ALL and stream["baseline"] is None:
-        yield f"nothing was judged: the first {stream['wanted']} labels are the baseline (--warm-up, --baseline)"
-    if stream["rests_on_one"]:
+    if name == ALL and signal["baseline"] is None:
+        yield f"nothing was judged: the first {signal['wanted']} labels are the baseline (--warm-up, --baseline)"
+    if signal["rests_on_one"]:
         yield (
             f"{name} would alarm, but rests on one rater's word, which moves no verdict alone: see whose labels they "
             "are, and whether they are right."
         )
-    elif stream["can_alarm"] is False:
-        held, share = stream["baseline"]["upper"], stream["wrong_share"]
+    elif signal["can_alarm"] is False:
+        held, share = signal["baseline"]["upper"], signal["wrong_share"]
         doubt = (
             "is 1 the outcome that is right (--good 1)?" if one_means == "wrong" else "is 1 the outcome that is right?"
         )

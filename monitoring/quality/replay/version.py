@@ -25,7 +25,7 @@ from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms
 from monitoring.quality.signals.version_watch import CLASSES_MAX
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, StreamReport, TaskQuality, VersionQuality
+from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
@@ -58,8 +58,8 @@ class SignalEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """The evidence of one signal where the verdict changes: its labels, the label since when errors are more (or
     fewer), the logarithm of the e-value, and the share of wrong answers since then."""
 
-    stream: str
-    stream_labels: int
+    signal: str
+    signal_labels: int
     since_label: int
     log_e: float
     wrong_share_since: float
@@ -133,7 +133,7 @@ class SignalReplay:
         """Return whether all labels would alarm, and do not without one rater alone."""
         return self.track.rests_on_one(self._claim.labels, self._claim.alpha)
 
-    def report(self, at: float, roll: GiverRoll) -> StreamReport:
+    def report(self, at: float, roll: GiverRoll) -> SignalReport:
         """The signal as the verdict sees it."""
         threshold = self._claim.labels / self._claim.alpha
         return self.track.report(LABELS, self.of_class, ReportTerms(at, self._claim.labels_min, threshold, roll, 0.0))
@@ -148,8 +148,8 @@ class SignalReplay:
         since = min(since, count - 1)
         share = (self._wrong[count] - self._wrong[since]) / (count - since)
         return SignalEvidence(
-            stream=self.name,
-            stream_labels=count,
+            signal=self.name,
+            signal_labels=count,
             since_label=self._places[since],
             log_e=raters.log_e(guard),
             wrong_share_since=share,
@@ -169,9 +169,9 @@ class VersionReplay:
         claim = claim._replace(labels=labels)
         whole = label_signal.start(warm_up, VERSION)
         whole = whole if baseline is None else whole.hold_against(baseline)
-        self._streams: dict[str | None, SignalReplay] = {None: SignalReplay(None, whole, claim)}
+        self._signals: dict[str | None, SignalReplay] = {None: SignalReplay(None, whole, claim)}
         for kind in named:
-            self._streams[kind] = SignalReplay(kind, label_signal.start(class_warm_up, VERSION), claim)
+            self._signals[kind] = SignalReplay(kind, label_signal.start(class_warm_up, VERSION), claim)
         self._roll = raters.start_roll(VERSION)
         self._quality = VersionQuality()
         self._restored_at = self._degraded_since = 0.0
@@ -181,12 +181,12 @@ class VersionReplay:
     @property
     def streams(self) -> Mapping[str, SignalReplay]:
         """The signals by their names."""
-        return {stream.name: stream for stream in self._streams.values()}
+        return {signal.name: signal for signal in self._signals.values()}
 
     @property
     def verdict(self) -> str:
         """The verdict now."""
-        judged = any(stream.track.guard is not None for stream in self._streams.values())
+        judged = any(signal.track.guard is not None for signal in self._signals.values())
         return self._quality.verdict if judged else UNJUDGED
 
     def observe(self, label: int, row: LabelRow) -> VerdictChange | None:
@@ -200,35 +200,35 @@ class VersionReplay:
         self._roll = leave_one_out.add_label(self._roll, caller, at=row.at)
         is_late, is_early = row.asked < self._restored_at, row.asked < self._degraded_since
         for name in (None, *self._class_of(row)):
-            stream = self._streams[name]
-            stream.observe(label, row, self._roll, is_degraded, is_late, is_early)
-            standing = stream.find_standing()
+            signal = self._signals[name]
+            signal.observe(label, row, self._roll, is_degraded, is_late, is_early)
+            standing = signal.find_standing()
             has_moved = has_moved or self._standings.get(name, Standing()) != standing
             self._standings[name] = standing
         return self._judge(label, row) if has_moved else None
 
     def _class_of(self, row: LabelRow) -> tuple[str, ...]:
-        if row.kind is None or len(self._streams) == 1:
+        if row.kind is None or len(self._signals) == 1:
             return ()
-        return (row.kind if row.kind in self._streams else OTHER_CLASS,)
+        return (row.kind if row.kind in self._signals else OTHER_CLASS,)
 
     def _judge(self, label: int, row: LabelRow) -> VerdictChange | None:
         """The verdict that follows from the signals. Where it changes to degraded or back, they turn with it."""
-        reports = [stream.report(row.at, self._roll) for stream in self._streams.values()]
-        judged = Judgement(task=VERSION, version=VERSION, at=row.at, labels=label, streams=reports)
+        reports = [signal.report(row.at, self._roll) for signal in self._signals.values()]
+        judged = Judgement(task=VERSION, version=VERSION, at=row.at, labels=label, reports=reports)
         before = self._quality
         quality, _ = respond(TaskQuality(versions={VERSION: before}), {VERSION: judged}, Roles(), Plan(), row.at)
         after = self._quality = quality.versions[VERSION]
         if after.verdict == before.verdict:
             return None
         recovered = before.verdict == "degraded"
-        rests_on = msgspec.convert(after.evidence.get("streams", []), list[StreamReport])
-        evidence = tuple(self._streams[report.of_class].find_evidence(recovered) for report in rests_on)
+        rests_on = msgspec.convert(after.evidence.get("signals", []), list[SignalReport])
+        evidence = tuple(self._signals[report.of_class].find_evidence(recovered) for report in rests_on)
         if recovered or after.verdict == "degraded":
             self._restored_at = row.at if recovered else self._restored_at
             self._degraded_since = self._degraded_since if recovered else row.at
-            for stream in self._streams.values():
-                stream.turn(not recovered, row.at)
-            self._standings = {name: stream.find_standing() for name, stream in self._streams.items()}
+            for signal in self._signals.values():
+                signal.turn(not recovered, row.at)
+            self._standings = {name: signal.find_standing() for name, signal in self._signals.items()}
         lasted, self._changed_at_label = label - self._changed_at_label, label
         return VerdictChange(label, row.line, row.at, before.verdict, after.verdict, lasted, after.because, evidence)

@@ -1,6 +1,6 @@
 """The shares of the accepted false alarms: the number of signals that share them, and the labels of each.
 
-Both grow as they do, and never come down while a detector stands: it keeps the most streams that there were when
+Both grow as they do, and never come down while a detector stands: it keeps the most signals that there were when
 something came that it sees, as it keeps the most labels a day. Evidence that was not enough when it came is not made
 enough by other versions that are retired, or by labels and requests that stop. What the operator allows is not kept:
 who raises it asks for more alarms, on what has been seen already too.
@@ -49,7 +49,7 @@ def keep_most(earlier: Watch | None, moved: Watch, streams: SignalCounts, at: fl
 
 
 def _of_signals(before: Mapping[str, Signal], moved: Watch, streams: int, at: float) -> dict[str, Signal]:
-    """Those unlabelled streams that a value was added to while there is more than ever since their detectors began."""
+    """Those unlabelled signals that a value was added to while there is more than ever since their detectors began."""
     per_day = recent_values.find_busiest(0.0, moved.request_rate, at)
     return {
         name: replace(signal, streams=max(signal.streams, streams), busiest=max(signal.busiest, per_day))

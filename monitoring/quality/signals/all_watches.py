@@ -179,7 +179,7 @@ class Watches:
             return state
 
     def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
-        """The judgements of these versions at `at`. The fleet's false alarms are parted among its streams: those of the
+        """The judgements of these versions at `at`. The fleet's false alarms are parted among its signals: those of the
         tasks that are watched."""
         parts = [alarm_shares.count_signals(state) for state in self.watches.values() if state.task in self._step.tasks]
         labelled, unlabelled = sum(count for count, _ in parts), sum(count for _, count in parts)
@@ -276,7 +276,7 @@ class Watches:
             self._put(alarm_shares.keep_most(before, moved, self._all_streams, at))
 
     def _count(self, state: Watch) -> None:
-        """Count its streams among those of all versions that are told of, so that whoever reads counts the same."""
+        """Count its signals among those of all versions that are told of, so that whoever reads counts the same."""
         if state.version not in self._step.versions or state.task not in self._step.tasks:
             return
         before, now = self._streams.get(state.version, SignalCounts()), alarm_shares.count_signals(state)

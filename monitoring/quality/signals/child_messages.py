@@ -18,11 +18,11 @@ from monitoring.quality.verdicts.rollout import Verdict as CanaryVerdict
 CURSORS_KEY = "apprentice:monitor:cursors"
 """A hash: `records` and `feedback` are the last entries that are reckoned with, `step` counts the writings."""
 WATCH_KEY = "apprentice:monitor:watch:"
-"""With the version's name behind it: the state of its streams, as JSON, or as JSON that zlib has packed."""
+"""With the version's name behind it: the state of its signals, as JSON, or as JSON that zlib has packed."""
 NOTE_KEY = "apprentice:monitor:note:"
 """With a request's id behind it: what counted of it already, as JSON, for as long as it may be judged."""
 BASELINES_KEY = "apprentice:baselines"
-"""The object store of baselines that admins and evaluations have set: by version, a baseline a stream."""
+"""The object store of baselines that admins and evaluations have set: by version, a baseline a signal."""
 ENTRIES_MAX = 2000
 SECONDS_MAX = 0.5
 REJUDGED_SECONDS = 30.0

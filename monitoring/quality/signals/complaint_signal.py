@@ -26,7 +26,7 @@ from monitoring.quality.detectors.leave_one_out import GiverRoll, LeaveOneOut
 from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import Rate
 from monitoring.quality.signals.labelled import ALPHA, ReportTerms, e_value_of
-from monitoring.quality.verdicts.quality import StreamReport
+from monitoring.quality.verdicts.quality import SignalReport
 
 GROUPS = 4
 HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS
@@ -192,7 +192,7 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         resumed = signal._with_whole(complaints.resume(signal.detectors.whole, at))
         return replace(resumed, last=at)
 
-    def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
+    def report(self, name: str, of_class: str | None, terms: ReportTerms) -> SignalReport:
         """Report it with its evidence."""
         whole = self.detectors.whole
         alarming = self.alarms(terms.threshold * ALPHA, ALPHA)
@@ -211,8 +211,8 @@ class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
         share = None
         if terms.requests_per_day:
             share = min(1.0, recent_values.count_per_day(self.rate, terms.at) / terms.requests_per_day)
-        return StreamReport(
-            stream=name,
+        return SignalReport(
+            signal=name,
             of_class=of_class,
             labelled=True,
             observed=float(whole.served),

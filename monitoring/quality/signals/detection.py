@@ -9,7 +9,7 @@ from monitoring.quality.detectors import baselines, dependence, planning
 from monitoring.quality.detectors.rising_errors import BASELINE_MIN
 from monitoring.quality.signal_table import get_measure
 from monitoring.quality.signals.labelled import ALPHA
-from monitoring.quality.verdicts.quality import StreamReport
+from monitoring.quality.verdicts.quality import SignalReport
 
 GUESSED_FROM = 20
 """With so many of its first labels, a baseline that is yet to come is guessed."""
@@ -24,12 +24,12 @@ class Held(NamedTuple):
     missing: float = 0.0
 
 
-def list_label_signals(reports: Iterable[StreamReport]) -> list[StreamReport]:
+def list_label_signals(reports: Iterable[SignalReport]) -> list[SignalReport]:
     """Those of labels, of all classes together."""
-    return [report for report in reports if get_measure(report.stream) == "share" and report.of_class is None]
+    return [report for report in reports if get_measure(report.signal) == "share" and report.of_class is None]
 
 
-def find_held(report: StreamReport) -> Held | None:
+def find_held(report: SignalReport) -> Held | None:
     """Find what a signal of labels is held against; None where that can't be told, or hides every slip."""
     upper, rate = report.baseline.get("upper"), report.baseline.get("rate")
     if isinstance(upper, int | float):
@@ -45,7 +45,7 @@ def find_held(report: StreamReport) -> Held | None:
     return held if held.upper < baselines.RATE_MAX else None
 
 
-def find_threshold(report: StreamReport, false_alarms_per_month: float, signals: int, per_day: float | None) -> float:
+def find_threshold(report: SignalReport, false_alarms_per_month: float, signals: int, per_day: float | None) -> float:
     """The e-value of an alarm at so many labels a day. None: as they come now, and not less than it is, as it keeps its
     busiest days; a young version has none yet."""
     now = report.labels_per_day if per_day is None else per_day
@@ -53,7 +53,7 @@ def find_threshold(report: StreamReport, false_alarms_per_month: float, signals:
     return max(threshold, report.threshold) if per_day is None else threshold
 
 
-def count_labels(report: StreamReport, points: float, threshold: float) -> float | None:
+def count_labels(report: SignalReport, points: float, threshold: float) -> float | None:
     """The labels until a rise by `points` (0.05: 5 points) is found, on average; None where it never is."""
     held = find_held(report)
     if held is None:
@@ -65,7 +65,7 @@ def count_labels(report: StreamReport, points: float, threshold: float) -> float
 
 
 def find_days(
-    reports: Iterable[StreamReport], points: float, false_alarms_per_month: float, signals: int
+    reports: Iterable[SignalReport], points: float, false_alarms_per_month: float, signals: int
 ) -> float | None:
     """The days until the fastest signal finds a rise by `points`, as labels come now; None where none does."""
     days = [

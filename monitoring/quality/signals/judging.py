@@ -1,9 +1,9 @@
 """The judgement of a version at one moment: each signal with its evidence, both arms, and the time to find a slip.
 
-The fleet's accepted false alarms go in equal parts to all labelled streams of all versions, and as many again to the
-unlabelled ones, which only make suspect: a stream's part and its labels a month give the e-value at which it alarms
-(`planning.py`). Both are those of when there were most streams and labels since its detector began
-(`alarm_shares.py`). A class is a stream of its own.
+The fleet's accepted false alarms go in equal parts to all labelled signals of all versions, and as many again to the
+unlabelled ones, which only make suspect: a signal's part and its labels a month give the e-value at which it alarms
+(`planning.py`). Both are those of when there were most signals and labels since its detector began
+(`alarm_shares.py`). A class is a signal of its own.
 
 Pure functions.
 """
@@ -33,7 +33,7 @@ from monitoring.quality.verdicts.quality import (
     Judgement,
     JudgeReport,
     SavingReport,
-    StreamReport,
+    SignalReport,
 )
 from monitoring.quality.verdicts.verdict import name_of
 
@@ -41,7 +41,7 @@ POINTS = (5, 10)
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet's false alarms a month, and among how many labelled and unlabelled streams they are parted now."""
+    """The fleet's false alarms a month, and among how many labelled and unlabelled signals they are parted now."""
 
     false_alarms_per_month: float
     labelled: int
@@ -55,7 +55,7 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
     """
     label_rate = recent_values.count_per_day(watch.label_rate, at)
     request_rate = recent_values.count_per_day(watch.request_rate, at)
-    streams = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
+    reports = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
     track = watch.complaints
     complained = track.detectors.whole if track is not None and not track.learns else None
     return Judgement(
@@ -72,12 +72,12 @@ def judge(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version:
         feedback_delay_seconds=recent_values.find_median(watch.delays),
         complaints_expected=complained.expected if complained is not None else None,
         complaints_seen=float(complained.seen) if complained is not None else None,
-        seconds_to_detect=dict(_seconds_to_detect(streams, budget)),
+        seconds_to_detect=dict(_seconds_to_detect(reports, budget)),
         saving_usd=watch.saving_usd,
         shadow_usd=watch.shadow_usd,
         shadows=watch.shadows,
-        streams=streams,
-        arms=list(_arms(watch, _slips_since(watch, streams), previous_version)),
+        reports=reports,
+        arms=list(_arms(watch, _slips_since(watch, reports), previous_version)),
         judge_agreement=recent_values.find_mean(watch.agreed),
         judge_agreement_low=(recent_values.find_share_interval(watch.agreed) or (None,))[0],
         judge=_of_judge(watch),
@@ -117,13 +117,13 @@ def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
 # ---- labelled signals ------------------------------------------------------------------------------
 
 
-def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[StreamReport]:
+def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[SignalReport]:
     signals = get_labelled(watch)
     for name in (*[name for name in signals if name not in watch.classes], *sorted(watch.classes)):
         signal = signals[name]
-        stream, _, of_class = name.partition(":")
+        whole, _, of_class = name.partition(":")
         is_outdated = name in watch.outdated
-        if not (of_class or signal.is_reported or (is_outdated and get_measure(stream) == "share")):
+        if not (of_class or signal.is_reported or (is_outdated and get_measure(whole) == "share")):
             continue
         terms = ReportTerms(
             at=at,
@@ -133,8 +133,8 @@ def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[S
             requests_per_day=recent_values.count_per_day(watch.request_rate, at),
             is_outdated=is_outdated,
         )
-        report = signal.report(stream, of_class or None, terms)
-        if stream != "holdout" or report.alarming or not _is_over(watch.holdout, watch.feedback):
+        report = signal.report(whole, of_class or None, terms)
+        if whole != "holdout" or report.alarming or not _is_over(watch.holdout, watch.feedback):
             yield report
 
 
@@ -145,34 +145,34 @@ def _is_over(holdout: PairSignal, feedback: LabelSignal) -> bool:
     return begins is not None and bool(holdout.marks) and holdout.marks[-1][1] < begins
 
 
-# ---- unlabelled streams ----------------------------------------------------------------------------
+# ---- unlabelled signals ----------------------------------------------------------------------------
 
 
-def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamReport]:
-    for stream in UNLABELLED:
-        signal = watch.signals.get(stream)
+def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[SignalReport]:
+    for name in UNLABELLED:
+        signal = watch.signals.get(name)
         if signal is not None:
             streams = max(signal.streams, budget.unlabelled)
             per_day = recent_values.find_busiest(signal.busiest, watch.request_rate, at)
             yield _of_signal(
-                stream, signal, watch, planning.find_labels_between(budget.false_alarms_per_month, streams, per_day)
+                name, signal, watch, planning.find_labels_between(budget.false_alarms_per_month, streams, per_day)
             )
 
 
-def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> StreamReport:
+def _of_signal(name: str, signal: Signal, watch: Watch, wanted: float) -> SignalReport:
     learns = drift.learns(signal)
     alarming = not learns and drift.has_alarmed(signal, wanted * ALPHA, ALPHA)
     baseline: dict[str, Any] = drift.describe_reference(signal)
     baseline |= {"direction": drift.find_direction(signal), "learning": learns}
-    if stream == "language":
+    if name == "language":
         baseline["main"] = watch.languages.main
     begun = drift.find_change(signal)
     since = None
     if begun is not None and signal.observed:
         back = (signal.observed - begun) * watch.requests / max(signal.observed, watch.looked_at)
         since = recent_values.find_time(watch.request_marks, max(0, int(watch.requests - back)))
-    return StreamReport(
-        stream=stream,
+    return SignalReport(
+        signal=name,
         labelled=False,
         observed=float(signal.observed),
         baseline=baseline,
@@ -186,13 +186,13 @@ def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> Stre
 # ---- arms, and how soon a slip is found --------------------------------------------------------------
 
 
-def _slips_since(watch: Watch, streams: Sequence[StreamReport]) -> float | None:
+def _slips_since(watch: Watch, reports: Sequence[SignalReport]) -> float | None:
     """The time when the first evidence began to grow that still makes the version degraded; None without any.
 
     Evidence of a signal that has recovered, or that is gone, begins again all the time: no pair came since then.
     """
     signals = get_labelled(watch)
-    slipping = [report for report in streams if report.labelled and report.alarming and not report.recovered]
+    slipping = [report for report in reports if report.labelled and report.alarming and not report.recovered]
     times = [report.since for report in slipping if signals[name_of(report)].is_doubted]
     return min([at for at in times if at is not None], default=None)
 
@@ -248,8 +248,8 @@ def _of_arm(name: Any, version: str | None, comparison: arms.ArmComparison, qual
     )
 
 
-def _seconds_to_detect(streams: Sequence[StreamReport], budget: Budget) -> Iterator[tuple[str, float | None]]:
+def _seconds_to_detect(reports: Sequence[SignalReport], budget: Budget) -> Iterator[tuple[str, float | None]]:
     """By points, the seconds until the fastest signal finds so much more badness; None where none would."""
     for points in POINTS:
-        days = detection.find_days(streams, points / 100, budget.false_alarms_per_month, budget.labelled)
+        days = detection.find_days(reports, points / 100, budget.false_alarms_per_month, budget.labelled)
         yield str(points), None if days is None else days * recent_values.DAY_SECONDS

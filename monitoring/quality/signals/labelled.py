@@ -17,7 +17,7 @@ from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.recent_values import FadedSums, Marks, Rate
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.detectors.sequential import E_VALUE_MAX
-from monitoring.quality.verdicts.quality import Doubt, StreamReport
+from monitoring.quality.verdicts.quality import Doubt, SignalReport
 
 ALPHA = 0.05
 STEP_UP_MIN = 0.02
@@ -155,7 +155,7 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
     def sums_since(self, total: float, of: int) -> FadedSums:
         """The sums of the newest `of` values, which have this total."""
 
-    def report(self, name: str, of_class: str | None, terms: ReportTerms) -> StreamReport:
+    def report(self, name: str, of_class: str | None, terms: ReportTerms) -> SignalReport:
         """Report it with its evidence."""
         labels = terms.threshold * ALPHA
         doubt = self.find_doubt(terms.labels_min, labels, ALPHA)
@@ -163,8 +163,8 @@ class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
         recent = self.find_recent(alarming)
         interval = self.find_interval(recent)
         low, high = interval or (None, None)
-        return StreamReport(
-            stream=name,
+        return SignalReport(
+            signal=name,
             of_class=of_class,
             labelled=True,
             observed=float(self.count),

@@ -24,9 +24,9 @@ from monitoring.quality.signals.version_watch import (
 def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
     """The watch held against the baselines that admins and evaluations have set, where they are others than before.
 
-    `baselines` go by stream, or `STREAM:CLASS`. One of an unlabelled stream has it learn its reference anew, and so has
+    `baselines` go by signal, or `SIGNAL:CLASS`. One of an unlabelled signal has it learn its reference anew, and so has
     one of the complaints. While the version is degraded all reverse tests begin anew where it is one of a labelled
-    stream: what is to be refuted is another. A signal whose baseline was removed learns its own.
+    signal: what is to be refuted is another. A signal whose baseline was removed learns its own.
     """
     for name in watch.anew.keys() - baselines.keys():
         watch = _released(watch, name)
@@ -37,7 +37,7 @@ def hold_against(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
         watch = replace(
             _held_against(watch, name, baseline),
             anew={**watch.anew, name: baseline.at},
-            outdated=tuple([stream for stream in watch.outdated if stream != name]),
+            outdated=tuple([signal for signal in watch.outdated if signal != name]),
         )
         is_another = is_another or get_measure(name.partition(":")[0]) is not None
     return _tested(watch) if is_another and watch.course.is_degraded else watch

@@ -1,4 +1,4 @@
-"""The unlabelled streams of a version: what its requests and answers are like, which nobody has to judge.
+"""The unlabelled signals of a version: what its requests and answers are like, which nobody has to judge.
 
 Each is a `Signal` of `drift.py`. An alarm lasts until its evidence has died down, which is when its logarithm has come
 down to half of what it was, and then the bets begin anew. Where it has not after 5,000 values, the new level is the
@@ -112,10 +112,10 @@ def add_language(languages: Languages, seen: Seen) -> tuple[Languages, float | N
 def add_record(
     signals: Mapping[str, Signal], languages: Languages, seen: Seen, version: str, at: float
 ) -> tuple[dict[str, Signal], Languages]:
-    """A version's streams, and its languages, after a record."""
+    """A version's signals, and its languages, after a record."""
     moved, foreign = dict(signals), None
-    for stream, value in read_values(seen, version):
-        moved[stream] = add_value(moved, stream, value, at)
+    for name, value in read_values(seen, version):
+        moved[name] = add_value(moved, name, value, at)
     if (get_shifted_version(seen) or seen.led_to) == version:
         languages, foreign = add_language(languages, seen)
     if foreign is not None:
@@ -123,12 +123,12 @@ def add_record(
     return moved, languages
 
 
-def add_value(signals: Mapping[str, Signal], stream: UnlabelledName, value: float, at: float) -> Signal:
-    """The stream after a value that came at `at`, in Unix seconds.
+def add_value(signals: Mapping[str, Signal], name: UnlabelledName, value: float, at: float) -> Signal:
+    """The signal after a value that came at `at`, in Unix seconds.
 
     Its reference spans an hour at least: what is learned in a moment, such as at a start, is not like the rest.
     """
-    signal = signals.get(stream) or drift.start(*UNLABELLED[stream])
+    signal = signals.get(name) or drift.start(*UNLABELLED[name])
     if drift.learns(signal):
         if at - signal.taken_at < REFERENCE_SPACING_SECONDS:
             return signal
@@ -140,7 +140,7 @@ def add_value(signals: Mapping[str, Signal], stream: UnlabelledName, value: floa
         return _anew(signal)
     begun = drift.find_change(signal)
     if begun is not None and signal.observed - begun >= RELEARNED_AFTER:
-        return drift.start(*UNLABELLED[stream])
+        return drift.start(*UNLABELLED[name])
     return signal
 
 

@@ -1,4 +1,4 @@
-"""The state of one version's streams, and what moves it: a record, a pair of a shadow, a feedback, and time.
+"""The state of one version's signals, and what moves it: a record, a pair of a shadow, a feedback, and time.
 
 Everything has a fixed size, and goes through JSON unchanged. The same entries in the same order leave the same state,
 to the last bit, however they are cut into batches and whoever moves it. Times are those at which entries came into
@@ -75,7 +75,7 @@ LabelledSignal = LabelSignal | PairSignal | ComplaintSignal
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """All streams of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
+    """All signals of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
 
     `form` is another only where a state of before can't be read any more (`saved_watches.py`). `roll` knows which
     callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` are compared with.
@@ -375,10 +375,10 @@ def take_feedback(
     if label is not None and label.metric == plan.complaint_metric and own:
         watch, note = _with_complaint(watch, label, seen, note, at)
     if label is not None and label.metric == plan.feedback_metric:
-        stream = "reviewed" if label.trusted else "feedback"
-        if stream not in note.given:
-            note = replace(note, given={**note.given, stream: label.badness})
-            watch = _with_label(watch, label, stream, given, seen, plan, at, previous, own)
+        signal = "reviewed" if label.trusted else "feedback"
+        if signal not in note.given:
+            note = replace(note, given={**note.given, signal: label.badness})
+            watch = _with_label(watch, label, signal, given, seen, plan, at, previous, own)
     if note is not before and own and not before.given:
         watch = replace(
             watch,
@@ -394,7 +394,7 @@ def take_feedback(
 def _with_label(
     watch: Watch,
     label: Label,
-    stream: str,
+    signal: str,
     given: Given,
     seen: Seen,
     plan: Plan,
@@ -402,29 +402,29 @@ def _with_label(
     previous: Watch | None,
     own: bool,
 ) -> Watch:
-    """The watch after the first label of a request in a stream."""
+    """The watch after the first label of a request in a signal."""
     roll = watch.roll if label.trusted else leave_one_out.add_label(watch.roll, label.caller, label.reported, at)
     alone, moved = leave_one_out.find_alone(roll), dict[str, Any](roll=roll)
     is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(seen.placed_at)
     held_out = get_held_out_version(seen) == watch.version and fingerprints.is_compared_with(watch.stack, seen.stack)
     at_the_time = (own and not label.reported) or held_out
-    if stream == "feedback" and not is_late and at_the_time:
+    if signal == "feedback" and not is_late and at_the_time:
         since = watch.course.tested_from
         moved["holdout"] = watch.holdout.take_label(
             own, label.badness, label.caller, at, alone, is_degraded, seen.placed_at, since
         )
     if own:
-        label, moved["latest"] = repeats.weigh(watch.latest, stream, label, seen)
-        track: LabelSignal = getattr(watch, stream)
-        if stream == "feedback" and track.guard is None:
+        label, moved["latest"] = repeats.weigh(watch.latest, signal, label, seen)
+        track: LabelSignal = getattr(watch, signal)
+        if signal == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
         is_early = watch.course.is_early(seen.placed_at)
-        moved[stream] = track.take(label, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
+        moved[signal] = track.take(label, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
         moved["labels"] = watch.labels + 1
         moved["label_rate"] = recent_values.add_event(watch.label_rate, at)
         of_class = get_class(given, plan.class_tag)
         if of_class is not None:
-            moved["classes"] = _with_class(watch, stream, of_class, label, at, roll, is_late, is_early)
+            moved["classes"] = _with_class(watch, signal, of_class, label, at, roll, is_late, is_early)
     return replace(watch, **moved)
 
 
@@ -434,7 +434,7 @@ def _is_doubted(watch: Watch) -> bool:
 
 
 def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: float) -> LabelSignal:
-    """The stream held against the version before, once that has labels enough of the same metric."""
+    """The signal held against the version before, once that has labels enough of the same metric."""
     if previous is None or previous.metric != plan.feedback_metric or previous.feedback.steady < PREVIOUS_MIN:
         return track
     baseline = previous.feedback.make_baseline(at, "monitor", previous.version)
@@ -442,18 +442,18 @@ def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: f
 
 
 def _with_class(
-    watch: Watch, stream: str, of_class: str, label: Label, at: float, roll: GiverRoll, is_late: bool, is_early: bool
+    watch: Watch, signal: str, of_class: str, label: Label, at: float, roll: GiverRoll, is_late: bool, is_early: bool
 ) -> dict[str, LabelSignal]:
-    """The streams of classes after a label: the first twenty by themselves, all others together. A report beside what
+    """The signals of classes after a label: the first twenty by themselves, all others together. A report beside what
     is served here begins none."""
-    name = f"{stream}:{of_class}"
+    name = f"{signal}:{of_class}"
     if name not in watch.classes and not label_signal.may_teach(label, roll):
         return watch.classes
     if (
         name not in watch.classes
-        and sum(class_name.startswith(f"{stream}:") for class_name in watch.classes) >= CLASSES_MAX
+        and sum(class_name.startswith(f"{signal}:") for class_name in watch.classes) >= CLASSES_MAX
     ):
-        name = f"{stream}:{OTHER_CLASS}"
+        name = f"{signal}:{OTHER_CLASS}"
     track = watch.classes.get(name) or label_signal.start(FIRST_OF_CLASS, watch.version)
     is_degraded = watch.course.is_degraded
     moved = track.take(label, at, roll, is_degraded, is_late, is_early=is_early)

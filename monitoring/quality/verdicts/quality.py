@@ -11,7 +11,7 @@ from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.verdicts.plan import RESPONSES, ResponseName
 
 OTHER_CLASS = "*"
-"""The class of all labels whose class has no stream of its own. No tag names it."""
+"""The class of all labels whose class has no signal of its own. No tag names it."""
 NoteName = Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
 ActionKind = ResponseName | NoteName
 """An entry of the monitor's notes: one of its responses, a verdict that moved, a share given back, that no arm is known
@@ -190,10 +190,10 @@ Doubt = Literal["one_giver", "first_day", "labellers"]
 """
 
 
-class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one stream of evidence on a version stands.
+class SignalReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The report on one signal of a version.
 
-    `stream` is its name (`signal_table.py`), `of_class` its class (None: all). `estimate` is the share of bad ones seen
+    `signal` is its name (`signal_table.py`), `of_class` its class (None: all). `estimate` is the share of bad ones seen
     lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out (None:
     not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline or of
     the reference.
@@ -202,7 +202,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     `has_rhythm`: errors follow the day.
     """
 
-    stream: str
+    signal: str
     of_class: str | None = None
     labelled: bool
     observed: float
@@ -300,7 +300,7 @@ class SavingReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of a version from its streams, at one moment. The same whichever gateway computes it."""
+    """All that is known of a version from its signals, at one moment. The same whichever gateway computes it."""
 
     task: str
     version: str
@@ -324,7 +324,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """None where of no request it is known what it saved."""
     shadows: int = 0
     """Shadows asked so far of this version, whether their pairs were judged or not."""
-    streams: list[StreamReport] = []
+    reports: list[SignalReport] = []
     arms: list[ArmReport] = []
     judge_agreement: float | None = None
     """How often the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""

@@ -234,12 +234,12 @@ def _with_verdict(noting: Noting, name: str, quality: VersionQuality, judged: Ju
         return quality
     conclusion = find_verdict(quality, judged, plan, noting.now)
     after = apply_conclusion(quality, conclusion, judged, noting.now)
-    evidence = {"streams": [msgspec.to_builtins(report) for report in conclusion.streams], "labels": judged.labels}
+    evidence = {"signals": [msgspec.to_builtins(report) for report in conclusion.reports], "labels": judged.labels}
     moved = {"verdict": quality.verdict}, {"verdict": conclusion.verdict}
     if conclusion.verdict == quality.verdict:
-        if conclusion.verdict != "degraded" or quality.evidence or not conclusion.streams:
+        if conclusion.verdict != "degraded" or quality.evidence or not conclusion.reports:
             return after
-        because = explain_degraded(conclusion.streams)  # what labels say takes the place of an admin's word
+        because = explain_degraded(conclusion.reports)  # what labels say takes the place of an admin's word
         noting.note("verdict", name, because, *moved, evidence=evidence)
         return replace(after, because=because, evidence=evidence)
     noting.note("verdict", name, conclusion.because, *moved, evidence=evidence)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from monitoring.quality.phases import Judged, Verdict, next_phase
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, StreamReport, VersionQuality
+from monitoring.quality.verdicts.quality import OTHER_CLASS, Doubt, Judgement, SignalReport, VersionQuality
 
 
 class Conclusion(NamedTuple):
@@ -28,7 +28,7 @@ class Conclusion(NamedTuple):
 
     verdict: Verdict
     because: str
-    streams: list[StreamReport]
+    reports: list[SignalReport]
     cleared: tuple[str, ...]
 
 
@@ -48,7 +48,7 @@ class ReverseTest(NamedTuple):
 def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: float) -> Conclusion:
     """The verdict that follows from a version's quality until now and its judgement, at `now` in Unix seconds."""
     labelled = find_degraded(judged)
-    speaking = [report for report in judged.streams if report.doubt or (report.alarming and not report.labelled)]
+    speaking = [report for report in judged.reports if report.doubt or (report.alarming and not report.labelled)]
     cleared = tuple(name for name in quality.cleared if any(name_of(report) == name for report in speaking))
     fresh = [report for report in speaking if name_of(report) not in cleared]
     if quality.verdict == "degraded":
@@ -62,9 +62,9 @@ def find_verdict(quality: VersionQuality, judged: Judgement, plan: Plan, now: fl
     return Conclusion("healthy", quality.because, [], cleared)
 
 
-def find_degraded(judged: Judgement) -> list[StreamReport]:
-    """The labelled streams that make a version degraded: they alarm, and have not recovered since."""
-    return [report for report in judged.streams if report.labelled and report.alarming and not report.recovered]
+def find_degraded(judged: Judgement) -> list[SignalReport]:
+    """The labelled signals that make a version degraded: they alarm, and have not recovered since."""
+    return [report for report in judged.reports if report.labelled and report.alarming and not report.recovered]
 
 
 def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Judgement, now: float) -> VersionQuality:
@@ -78,7 +78,7 @@ def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Ju
     if after == "suspect":
         observed = quality.observed
         if turned or observed is None:
-            observed = {name_of(report): report.observed for report in judged.streams if report.labelled}
+            observed = {name_of(report): report.observed for report in judged.reports if report.labelled}
     return replace(
         quality,
         verdict=after,
@@ -88,18 +88,18 @@ def apply_conclusion(quality: VersionQuality, conclusion: Conclusion, judged: Ju
         alarmed=list_alarmed(quality, judged) if after == "degraded" else (),
         observed=observed,
         undone=() if after == "healthy" else quality.undone,
-        quiet_since=_quiet_since(quality, conclusion.streams, now) if after == "suspect" else None,
+        quiet_since=_quiet_since(quality, conclusion.reports, now) if after == "suspect" else None,
     )
 
 
 def list_alarmed(quality: VersionQuality, judged: Judgement) -> tuple[str, ...]:
-    """The labelled streams that made a version degraded, or have alarmed since."""
+    """The labelled signals that made a version degraded, or have alarmed since."""
     now = [test.name for test in _tests(judged, quality.since) if test.alarming]
     return tuple(dict.fromkeys((*quality.alarmed, *now)))
 
 
 def find_unrecovered(quality: VersionQuality, judged: Judgement) -> list[str]:
-    """The streams that have alarmed, are still held against something, and have not recovered."""
+    """The signals that have alarmed, are still held against something, and have not recovered."""
     return [
         test.name
         for test in _tests(judged, quality.since)
@@ -112,20 +112,20 @@ def shows_recovery(quality: VersionQuality, judged: Judgement) -> bool:
     return any(test.from_before for test in _tests(judged, quality.since))
 
 
-def name_of(report: StreamReport) -> str:
-    """A stream with its class, if it is of one."""
-    return report.stream if report.of_class is None else f"{report.stream}:{report.of_class}"
+def name_of(report: SignalReport) -> str:
+    """A signal with its class, if it is of one."""
+    return report.signal if report.of_class is None else f"{report.signal}:{report.of_class}"
 
 
-def describe_evidence(streams: list[StreamReport]) -> str:
-    """The evidence of the streams, the strongest first, in a few words each."""
-    ordered = sorted(streams, key=lambda report: -report.e_value / report.threshold if report.threshold else 0.0)
+def describe_evidence(reports: list[SignalReport]) -> str:
+    """The evidence of the signals, the strongest first, in a few words each."""
+    ordered = sorted(reports, key=lambda report: -report.e_value / report.threshold if report.threshold else 0.0)
     return "; ".join(_word(report) for report in ordered[:3])
 
 
-def explain_degraded(streams: list[StreamReport]) -> str:
+def explain_degraded(reports: list[SignalReport]) -> str:
     """The reason of a degraded verdict, by the labelled signals that show it."""
-    return f"It got worse: {describe_evidence(streams)}."
+    return f"It got worse: {describe_evidence(reports)}."
 
 
 DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
@@ -139,9 +139,9 @@ DOUBTS: Mapping[Doubt | None, str] = MappingProxyType(
 """The reason of a suspicion by its doubt; None: an unlabelled signal alarms."""
 
 
-def _suspicion(streams: list[StreamReport]) -> str:
-    """Why a version is suspect, by these streams."""
-    by_doubt = {doubt: [report for report in streams if report.doubt == doubt] for doubt in DOUBTS}
+def _suspicion(reports: list[SignalReport]) -> str:
+    """The reason of a suspicion, by these signals."""
+    by_doubt = {doubt: [report for report in reports if report.doubt == doubt] for doubt in DOUBTS}
     return " ".join(
         f"{DOUBTS[doubt]}: {describe_evidence(speaking)}." for doubt, speaking in by_doubt.items() if speaking
     )
@@ -150,24 +150,24 @@ def _suspicion(streams: list[StreamReport]) -> str:
 def _of_degraded(
     quality: VersionQuality,
     judged: Judgement,
-    labelled: list[StreamReport],
-    fresh: list[StreamReport],
+    labelled: list[SignalReport],
+    fresh: list[SignalReport],
     cleared: tuple[str, ...],
 ) -> Conclusion:
-    """Healthy again where the reverse test of each stream that has alarmed shows it, of those that are still tested; at
+    """Healthy again where the reverse test of each signal that has alarmed shows it, of those that are still tested; at
     least one test shows it, and nothing else alarms."""
     shown = any(test.from_before and test.recovered for test in _tests(judged, quality.since))
     if labelled or not shown or find_unrecovered(quality, judged):
         return Conclusion("degraded", quality.because, labelled, cleared)
-    recovered = [report for report in judged.streams if report.labelled and report.recovered]
-    names = ", ".join(dict.fromkeys(report.stream for report in recovered))
+    recovered = [report for report in judged.reports if report.labelled and report.recovered]
+    names = ", ".join(dict.fromkeys(report.signal for report in recovered))
     text = f"It has recovered: labels since then show it ({names})."
     return Conclusion("healthy", text, recovered, _with(cleared, fresh))
 
 
 def _tests(judged: Judgement, since: float) -> Iterator[ReverseTest]:
     """The reverse tests of a version that is degraded `since` then."""
-    for report in judged.streams:
+    for report in judged.reports:
         if report.labelled:
             is_there = _upper(report.baseline) is not None or report.baseline.get("learning") is False
             is_before = is_there and _is_before(report.baseline, since)
@@ -183,7 +183,7 @@ def _is_before(baseline: Mapping[str, Any], since: float) -> bool:
 def _of_suspect(
     quality: VersionQuality,
     judged: Judgement,
-    fresh: list[StreamReport],
+    fresh: list[SignalReport],
     cleared: tuple[str, ...],
     plan: Plan,
     now: float,
@@ -191,7 +191,7 @@ def _of_suspect(
     refuting = _refuting(quality, judged, plan)
     if refuting:
         count = max(_since(quality, report) for report in refuting)
-        names = ", ".join(report.stream for report in refuting)
+        names = ", ".join(report.signal for report in refuting)
         text = f"{count:.0f} labels since then show that it is as good as before ({names})."
         return Conclusion("healthy", text, refuting, _with(cleared, fresh))
     quiet_since = _quiet_since(quality, fresh, now)
@@ -200,25 +200,25 @@ def _of_suspect(
     return Conclusion("suspect", quality.because, fresh, cleared)
 
 
-def _quiet_since(quality: VersionQuality, fresh: list[StreamReport], now: float) -> float | None:
+def _quiet_since(quality: VersionQuality, fresh: list[SignalReport], now: float) -> float | None:
     """Since when nothing alarms of a suspect version; None while something does."""
     if fresh:
         return None
     return now if quality.quiet_since is None else min(now, quality.quiet_since)
 
 
-def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...]:
+def _with(cleared: tuple[str, ...], fresh: list[SignalReport]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*cleared, *map(name_of, fresh))))
 
 
-def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[StreamReport]:
-    """The labelled streams that show a suspect version to be as good as before: each has enough labels since, and the
+def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[SignalReport]:
+    """The labelled signals that show a suspect version to be as good as before: each has enough labels since, and the
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
     known it refutes nothing. None does while another one lies wholly above that, but for one that rests on one
     giver."""
     held = [
         (report, upper)
-        for report in judged.streams
+        for report in judged.reports
         if report.labelled and (upper := _upper(report.baseline)) is not None
     ]
     above = [
@@ -240,18 +240,18 @@ def _refuting(quality: VersionQuality, judged: Judgement, plan: Plan) -> list[St
     ]
 
 
-def _since(quality: VersionQuality, report: StreamReport) -> float:
-    """How many labels this stream has had since its version became suspect; none where that is not known."""
+def _since(quality: VersionQuality, report: SignalReport) -> float:
+    """How many labels this signal has had since its version became suspect; none where that is not known."""
     return 0.0 if quality.observed is None else report.observed - quality.observed.get(name_of(report), 0.0)
 
 
 def _upper(baseline: Mapping[str, Any]) -> float | None:
-    """The rate, or the difference, that a stream is held against; None where there is none yet."""
+    """The rate, or the difference, that a signal is held against; None where there is none yet."""
     upper = baseline.get("upper")
     return upper if isinstance(upper, int | float) else None
 
 
-def _word(report: StreamReport) -> str:
+def _word(report: SignalReport) -> str:
     of_class = f" of the class {report.of_class}" if report.of_class else ""
     of_class = " of all other classes" if report.of_class == OTHER_CLASS else of_class
     rate = held = ""
@@ -260,4 +260,4 @@ def _word(report: StreamReport) -> str:
         rate = f", {100 * report.estimate:.1f}{unit} {bad} lately"
         upper = _upper(report.baseline)
         held = f" against at most {100 * upper:.1f}{unit}" if upper is not None else ""
-    return f"{report.stream}{of_class}{rate}{held} (e-value {report.e_value:.3g}, threshold {report.threshold:.3g})"
+    return f"{report.signal}{of_class}{rate}{held} (e-value {report.e_value:.3g}, threshold {report.threshold:.3g})"

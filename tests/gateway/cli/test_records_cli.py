@@ -196,7 +196,7 @@ def test_a_replay_tells_each_verdict_that_moved_with_its_evidence(configured: st
     ]
     slipped, recovered = told["verdict_changes"]
     assert BEGAN + 300 * 60 < slipped["at"] < BEGAN + 345 * 60 < recovered["at"]
-    assert slipped["evidence"][0]["stream"] == "feedback"
+    assert slipped["evidence"][0]["signal"] == "feedback"
     assert slipped["evidence"][0]["alarming"]
     assert 300 < slipped["labels"] < 345
     version = told["versions"]["returns@v3"]

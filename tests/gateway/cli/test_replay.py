@@ -21,7 +21,7 @@ from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import WatchedVersion
 from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.version_watch import FIRST_FEEDBACK, FIRST_OF_CLASS
-from monitoring.quality.verdicts.quality import Judgement, StreamReport, TaskQuality, VersionQuality
+from monitoring.quality.verdicts.quality import Judgement, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3, said, served, step
@@ -85,7 +85,7 @@ def test_what_it_is_held_against_stands_there_with_its_evidence(
 
 
 def held(found: dict[str, Any], stream: str = "all") -> Any:
-    return found["streams"][stream]["baseline"]
+    return found["signals"][stream]["baseline"]
 
 
 def test_it_goes_on_after_an_alarm_degraded_recovered_and_degraded_again(
@@ -148,7 +148,7 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
             version=V3,
             at=row.at,
             labels=label,
-            streams=[reported(name, one, streams) for name, one in tracked.items()],
+            reports=[reported(name, one, streams) for name, one in tracked.items()],
         )
         before, health = health, respond(health, {V3: judged}, Roles(), PLAN, row.at)[0]
         found, was = health.versions[V3], before.versions.get(V3, VersionQuality())
@@ -171,10 +171,10 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
         assert stream.track.find_evidence(False) == one.find_evidence(False)
 
 
-def reported(name: str, track: LabelSignal, streams: int) -> StreamReport:
+def reported(name: str, track: LabelSignal, streams: int) -> SignalReport:
     doubt = track.find_doubt(PLAN.labels_min, 10_000.0 * streams, 0.05)
-    return StreamReport(
-        stream="feedback",
+    return SignalReport(
+        signal="feedback",
         of_class=name.partition(" ")[2] or None,
         labelled=True,
         observed=float(track.labels),
@@ -264,12 +264,12 @@ def test_each_class_has_a_detector_of_its_own_within_the_same_claim(
         )
     path = written(tmp_path / "classes.csv", lines)
     found = told(capsys, path, "--baseline", "0.06", "--classes")
-    assert found["claim"]["streams"] == 3
+    assert found["claim"]["signals"] == 3
     (turn,) = found["verdict_changes"]
-    assert [one["stream"] for one in turn["evidence"]] == ["class rare"]
+    assert [one["signal"] for one in turn["evidence"]] == ["class rare"]
     assert "of the class rare" in turn["because"]
     assert (held(found, "class rare")["kind"], held(found, "class rare")["of"]) == ("own", 100)
-    assert told(capsys, path, "--baseline", "0.06")["claim"]["streams"] == 1
+    assert told(capsys, path, "--baseline", "0.06")["claim"]["signals"] == 1
 
 
 def test_classes_beyond_the_first_twenty_share_a_stream_as_in_the_monitor(
@@ -277,8 +277,8 @@ def test_classes_beyond_the_first_twenty_share_a_stream_as_in_the_monitor(
 ) -> None:
     lines = [f"{n},0,c{n % 30}" for n in range(600)]
     found = told(capsys, written(tmp_path / "many.csv", ["time,outcome,class", *lines]), "--classes")
-    assert found["claim"]["streams"] == 22
-    assert found["streams"]["class *"]["labels"] == 200
+    assert found["claim"]["signals"] == 22
+    assert found["signals"]["class *"]["labels"] == 200
 
 
 def test_one_rater_alone_makes_no_alarm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +298,7 @@ def test_evidence_that_rests_on_one_of_two_raters_is_noted(tmp_path: Path, capsy
     lines = ["time,outcome,rater", *(f"{n},{wrong},{rater}" for n, wrong, rater in labels)]
     path = written(tmp_path / "raters.csv", lines)
     found = told(capsys, path, "--baseline", "0.05")
-    assert (found["verdict_changes"], found["streams"]["all"]["rests_on_one"]) == ([], True)
+    assert (found["verdict_changes"], found["signals"]["all"]["rests_on_one"]) == ([], True)
     (note,) = found["notes"]
     assert note.startswith("all would alarm, but rests on one rater's word, which moves no verdict alone")
     assert run(["replay", path, "--baseline", "0.05"]) == 0
@@ -497,11 +497,11 @@ def test_what_can_never_alarm_is_noted(tmp_path: Path, capsys: pytest.CaptureFix
     (note,) = found["notes"]
     assert "(--good 1)" in note
     assert note.startswith("all can never alarm: it is held against 1.0000")
-    assert (found["streams"]["all"]["can_alarm"], found["verdict"]) == (False, "healthy")
+    assert (found["signals"]["all"]["can_alarm"], found["verdict"]) == (False, "healthy")
     assert run(["replay", path]) == 0
     assert f"Note: {note}" in capsys.readouterr().out
     usual = told(capsys, stream(tmp_path / "usual.csv"))
-    assert (usual["notes"], usual["streams"]["all"]["can_alarm"]) == ([], True)
+    assert (usual["notes"], usual["signals"]["all"]["can_alarm"]) == ([], True)
 
 
 def test_outcomes_may_be_written_as_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from gateway.features.retraining.retraining import RetrainingRequests
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from monitoring.quality.explanations.phrases import NOBODY_WOKEN
-from monitoring.quality.verdicts.quality import StreamReport
+from monitoring.quality.verdicts.quality import SignalReport
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
 from tests.gateway.cli.conftest import Command, ok
@@ -26,7 +26,7 @@ from tests.walks.test_retraining import judged as judge
 
 __all__ = ["monitor_elsewhere"]  # so that what a test has judged stays
 
-FEEDBACK = StreamReport(stream="feedback", labelled=True, observed=400, wrong=90, estimate=0.22, low=0.18, high=0.27)
+FEEDBACK = SignalReport(signal="feedback", labelled=True, observed=400, wrong=90, estimate=0.22, low=0.18, high=0.27)
 
 
 def rows(out: str) -> list[list[str]]:
@@ -165,8 +165,8 @@ async def test_plan_tells_how_soon_a_slip_is_found_at_other_rates(gateway: Runni
     none = await apprentice("why", "returns", "--plan")
     assert (none.exit_code, "no version that was judged yet" in none.err) == (2, True)
     baseline = {"kind": "gate", "wrong": 50, "of": 1000, "upper": 0.063, "rate": 0.05}
-    report = StreamReport(
-        stream="reviewed", labelled=True, observed=400, wrong=20, baseline=baseline, threshold=3_000, dispersion=2.0
+    report = SignalReport(
+        signal="reviewed", labelled=True, observed=400, wrong=20, baseline=baseline, threshold=3_000, dispersion=2.0
     )
     await judged(gateway, report)
     said = (await ok(apprentice, "why", "returns", "--plan", "--labels-per-day", "100")).out
@@ -196,7 +196,7 @@ async def test_replay_takes_the_terms_of_a_live_task(
     assert "At the end: degraded" in said.out
     other = (await ok(apprentice, "replay", str(path), "--like", "returns", "--gate-rows", "90/200", "--json")).json
     assert (other["claim"]["like"], other["claim"]["labels_min"]) == ("feedback of returns@v1", 30)
-    assert other["streams"]["all"]["baseline"]["of"] == 200
+    assert other["signals"]["all"]["baseline"]["of"] == 200
     both = await apprentice("replay", str(path), "--like", "returns", "--labels", "500")
     assert (both.exit_code, "--like: it sets --warm-up, --labels" in both.err) == (2, True)
     none = await apprentice("replay", str(path), "--like", "nothing")
@@ -318,7 +318,7 @@ REFUSED_COMMANDS = [
         1,
         "There is no evaluation 'nothing' of returns@v1.",
     ),
-    (("tasks", "baseline", "returns", "returns@v1", "weather", "--accept", "--reason", "a"), 1, "stream"),
+    (("tasks", "baseline", "returns", "returns@v1", "weather", "--accept", "--reason", "a"), 1, "signal"),
     (("retraining", "show", "nothing"), 1, "There is no request to train 'nothing'"),
     (("retraining", "export", "../etc"), 2, "is no request's id"),
     (("retraining", "export", "nothing"), 1, "There is no request to train 'nothing'"),

@@ -8,7 +8,7 @@ from monitoring.quality.verdicts.plan import RESPONSES, Plan
 from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
-    StreamReport,
+    SignalReport,
     TaskQuality,
     Ticket,
 )
@@ -30,16 +30,16 @@ PLAN = Plan(
 BASELINE = {"kind": "gate", "upper": 0.08}
 
 
-def stream(name: str, alarming: bool = True, recovered: bool = False, **more: Any) -> StreamReport:
+def stream(name: str, alarming: bool = True, recovered: bool = False, **more: Any) -> SignalReport:
     labelled = name in ("reviewed", "feedback", "shadow", "complaints")
-    return StreamReport(
-        stream=name, labelled=labelled, observed=200, estimate=0.3, low=0.2, high=0.4, baseline=BASELINE,
+    return SignalReport(
+        signal=name, labelled=labelled, observed=200, estimate=0.3, low=0.2, high=0.4, baseline=BASELINE,
         e_value=5e3 if alarming else 1.0, threshold=4e3, alarming=alarming, recovered=recovered, **more,
     )  # fmt: skip
 
 
-def judged(*streams: StreamReport, arms: tuple[ArmReport, ...] = (), version: str = V2, **more: Any) -> Judgement:
-    return Judgement(task="returns", version=version, at=NOW, streams=list(streams), arms=list(arms), **more)
+def judged(*streams: SignalReport, arms: tuple[ArmReport, ...] = (), version: str = V2, **more: Any) -> Judgement:
+    return Judgement(task="returns", version=version, at=NOW, reports=list(streams), arms=list(arms), **more)
 
 
 def better(arm: Any, by: float = 0.1) -> ArmReport:

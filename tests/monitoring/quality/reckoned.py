@@ -11,7 +11,7 @@ from monitoring.quality.detectors.baselines import Baseline, measure
 from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
 from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import MonitorStep
-from monitoring.quality.verdicts.quality import Judgement, StreamReport
+from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.traffic import (
     MORNING,
@@ -37,8 +37,8 @@ def judged(traffic: Traffic, told: MonitorStep | None = None, baselines: Any = N
     return replay(*traffic, told or step(), MORNING + days * 86_400, baselines or BY_GATE)[V3]
 
 
-def stream(judgement: Judgement, name: str, of_class: str | None = None) -> StreamReport:
-    (found,) = [one for one in judgement.streams if (one.stream, one.of_class) == (name, of_class)]
+def stream(judgement: Judgement, name: str, of_class: str | None = None) -> SignalReport:
+    (found,) = [one for one in judgement.reports if (one.signal, one.of_class) == (name, of_class)]
     return found
 
 
@@ -89,8 +89,8 @@ class Told:
     def judged(self) -> Judgement:
         return self.reckoning.judged([V3], self.now)[V3]
 
-    def stream(self, name: str) -> StreamReport:
-        (found,) = [one for one in self.judged().streams if (one.stream, one.of_class) == (name, None)]
+    def stream(self, name: str) -> SignalReport:
+        (found,) = [one for one in self.judged().reports if (one.signal, one.of_class) == (name, None)]
         return found
 
 

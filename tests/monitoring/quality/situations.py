@@ -16,7 +16,7 @@ from monitoring.quality.verdicts.quality import (
     Changed,
     Judgement,
     Pin,
-    StreamReport,
+    SignalReport,
     TaskQuality,
     Ticket,
     VersionQuality,
@@ -43,11 +43,11 @@ GATE = {
     "source": "3f9c2a71b0d4e865",
 }
 QUIET = [
-    StreamReport(stream=name, labelled=False, observed=12_300, e_value=0.4, threshold=26_000)
+    SignalReport(signal=name, labelled=False, observed=12_300, e_value=0.4, threshold=26_000)
     for name in ("coverage", "length")
 ]
-FEEDBACK = StreamReport(
-    stream="feedback",
+FEEDBACK = SignalReport(
+    signal="feedback",
     labelled=True,
     observed=431,
     wrong=22,
@@ -58,8 +58,8 @@ FEEDBACK = StreamReport(
     e_value=0.31,
     threshold=26_000,
 )
-PAIRS = StreamReport(
-    stream="shadow",
+PAIRS = SignalReport(
+    signal="shadow",
     labelled=True,
     observed=640,
     wrong=31,
@@ -70,8 +70,8 @@ PAIRS = StreamReport(
     e_value=0.2,
     threshold=26_000,
 )
-COMPLAINTS = StreamReport(
-    stream="complaints",
+COMPLAINTS = SignalReport(
+    signal="complaints",
     labelled=True,
     observed=12_300,
     wrong=4,
@@ -82,8 +82,8 @@ COMPLAINTS = StreamReport(
     threshold=26_000,
 )
 RESTS_ON_ONE = {**GATE, "rests_on_one": True}
-HOLDOUT = StreamReport(
-    stream="holdout",
+HOLDOUT = SignalReport(
+    signal="holdout",
     labelled=True,
     observed=88,
     wrong=6,
@@ -108,7 +108,7 @@ JUDGED = Judgement(
     label_coverage=0.035,
     feedback_delay_seconds=2.3 * HOUR,
     seconds_to_detect={"5": 6.4 * DAY, "10": 2.2 * DAY},
-    streams=[FEEDBACK, *QUIET],
+    reports=[FEEDBACK, *QUIET],
 )
 UNLABELLED = msgspec.structs.replace(
     JUDGED,
@@ -117,17 +117,17 @@ UNLABELLED = msgspec.structs.replace(
     label_coverage=0.0,
     feedback_delay_seconds=None,
     seconds_to_detect={"5": None, "10": None},
-    streams=QUIET,
+    reports=QUIET,
 )
 SUSPICIOUS = msgspec.structs.replace(
     UNLABELLED,
     labels=12,
     labels_per_day=1.2,
-    streams=[msgspec.structs.replace(QUIET[0], e_value=48_000, alarming=True, since=NOW - 7 * HOUR), QUIET[1]],
+    reports=[msgspec.structs.replace(QUIET[0], e_value=48_000, alarming=True, since=NOW - 7 * HOUR), QUIET[1]],
 )
 SLIPPED = msgspec.structs.replace(
     JUDGED,
-    streams=[ALARM, *QUIET],
+    reports=[ALARM, *QUIET],
     arms=[
         ArmReport(arm="version", mean=0.735, low=0.661, high=0.8, labels=431, pairs=0),
         ArmReport(arm="general", mean=0.861, low=0.804, high=0.912, labels=120, pairs=1_400, advantage_low=0.041),
@@ -196,7 +196,7 @@ SITUATIONS: Mapping[str, Situation] = {
         ),
         msgspec.structs.replace(
             JUDGED,
-            streams=[
+            reports=[
                 msgspec.structs.replace(
                     ALARM, alarming=False, e_value=0.31, since=None, baseline=RESTS_ON_ONE, doubt="one_giver"
                 ),
@@ -296,7 +296,7 @@ SITUATIONS: Mapping[str, Situation] = {
         ),
         msgspec.structs.replace(
             JUDGED,
-            streams=[
+            reports=[
                 msgspec.structs.replace(FEEDBACK, recovered=True, e_value=51_000, baseline=RESTS_ON_ONE),
                 HOLDOUT,
                 PAIRS,

@@ -12,7 +12,7 @@ from monitoring.quality.detectors.baselines import Baseline, declare_rate
 from monitoring.quality.signals.all_watches import Watches
 from monitoring.quality.signals.child_messages import MonitorStep, WatchedTask, WatchedVersion
 from monitoring.quality.signals.entries import Given, Seen
-from monitoring.quality.verdicts.quality import StreamReport
+from monitoring.quality.verdicts.quality import SignalReport
 from tests.monitoring.quality.traffic import METRICS, MORNING, PLAN, V3, at, errors, labelled_traffic, said, served
 
 DAY = 86_400.0
@@ -54,9 +54,9 @@ class Fleet:
             fields = {"task": "other", "led_to": name, "version": name, "attempts": []}
             self.take(([(at(0), served(f"of-{name}", "shop", **fields))], [(at(1), said(f"of-{name}"))]))
 
-    def stream(self, name: str, days: float = 1.0) -> StreamReport:
+    def stream(self, name: str, days: float = 1.0) -> SignalReport:
         judged = self.reckoning.judged([V3], MORNING + days * DAY)[V3]
-        (found,) = [one for one in judged.streams if (one.stream, one.of_class) == (name, None)]
+        (found,) = [one for one in judged.reports if (one.signal, one.of_class) == (name, None)]
         return found
 
 

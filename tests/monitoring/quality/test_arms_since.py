@@ -11,7 +11,7 @@ from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.signals import arms, judging, label_signal, signal_changes, version_watch
 from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.judging import Budget
-from monitoring.quality.verdicts.quality import ArmReport, StreamReport
+from monitoring.quality.verdicts.quality import ArmReport, SignalReport
 from tests.monitoring.quality.reckoned import GATE
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3
 
@@ -54,9 +54,9 @@ class Labelled:
     def tell(self, verdict: Verdict) -> None:
         self.watch = signal_changes.follow(self.watch, Phase(own=verdict), self.now)
 
-    def judged(self) -> tuple[dict[str, StreamReport], dict[str, ArmReport]]:
+    def judged(self) -> tuple[dict[str, SignalReport], dict[str, ArmReport]]:
         found = judging.judge(self.watch, PLAN, BUDGET, self.now)
-        return {one.stream: one for one in found.streams}, {one.arm: one for one in found.arms}
+        return {one.signal: one for one in found.reports}, {one.arm: one for one in found.arms}
 
 
 def test_recovered_signal_no_longer_moves_the_time_of_the_pairs_to_the_present() -> None:

@@ -49,7 +49,7 @@ def test_a_canary_that_was_paused_and_recovers_gets_its_share_back() -> None:
     assert done == ["verdict", "recover"]
     step = health.actions[-1]
     assert (step.before, step.after, step.version) == ({"share": 0.0}, {"share": 0.1}, V2)
-    assert step.evidence["streams"], "what shows the recovery"
+    assert step.evidence["signals"], "what shows the recovery"
     assert health.versions[V2].paused_share == 0.1, "it does not have it yet"
     health, done = after(RECOVERED, health=health, roles=canaried(0.1), at=180)
     assert (health.versions[V2].paused_share, done) == (None, [])

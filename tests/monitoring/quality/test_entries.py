@@ -38,9 +38,9 @@ def test_requests_shifted_to_the_previous_version_count_for_it_and_no_other() ->
     found = replay(records, feedback, both, MORNING + 86_400)
     old, new = found[V2], found[V3]
     assert (old.labels, old.requests, new.labels, new.requests) == (300, 300, 0, 0)
-    seen = {one.stream for one in old.streams if one.observed}
+    seen = {one.signal for one in old.reports if one.observed}
     assert {"feedback", "contract", "latency", "length", "cost", "coverage", "language"} <= seen
-    assert "complaints" in {one.stream for one in old.streams}
+    assert "complaints" in {one.signal for one in old.reports}
     assert "escalation" not in seen
 
 

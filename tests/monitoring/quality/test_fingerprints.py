@@ -172,7 +172,7 @@ class Pool:
 
     @property
     def pairs(self) -> dict[str, float]:
-        streams = {one.stream: one.observed for one in self.judged.streams if one.stream in ("shadow", "holdout")}
+        streams = {one.signal: one.observed for one in self.judged.reports if one.signal in ("shadow", "holdout")}
         return streams | {one.arm: one.labels for one in self.judged.arms if one.arm == "general"}
 
 

@@ -52,7 +52,7 @@ def test_a_real_alarm_stands_when_labels_stop() -> None:
     traffic = labelled_traffic(errors(0.04, 600) + errors(0.3, 150, 2))
     for days in (1.0, 30.0):
         found = replay(*traffic, step(), MORNING + days * DAY, HELD)[V3]
-        assert next(one for one in found.streams if one.stream == "feedback").alarming
+        assert next(one for one in found.reports if one.signal == "feedback").alarming
 
 
 def test_complaints_that_stop_bring_the_threshold_no_nearer() -> None:
@@ -63,7 +63,7 @@ def test_complaints_that_stop_bring_the_threshold_no_nearer() -> None:
         if draw.random() < 0.1:
             feedback.append((at(when + 60), said(name, True, f"shop{number % 4}", metric="complaint")))
     thresholds = [
-        next(one.threshold for one in replay(records, feedback, step(), MORNING + days * DAY)[V3].streams)
+        next(one.threshold for one in replay(records, feedback, step(), MORNING + days * DAY)[V3].reports)
         for days in (2.1, 30.0)
     ]
     assert thresholds[0] > 200
@@ -79,7 +79,7 @@ def test_labels_from_before_the_detector_began_are_not_labels_enough() -> None:
     for more, alarming in ((19, False), (20, True)):
         bad = labelled_traffic([True] * more, begin=200)
         found = replay(first[0] + bad[0], first[1] + bad[1], task_step(), MORNING + DAY)[V3]
-        assert next(one for one in found.streams if one.stream == "feedback").alarming is alarming
+        assert next(one for one in found.reports if one.signal == "feedback").alarming is alarming
 
 
 def test_after_a_recovery_labels_have_to_come_anew() -> None:
@@ -110,7 +110,7 @@ def test_late_labels_of_the_bad_time_are_no_evidence_after_the_recovery() -> Non
         given = said(seen.id, False, seen.caller, tags=tags)
         told.reckoning.hear(given, seen, told.now + number)
     assert told.judged().labels == before + 100
-    assert not any(one.alarming or one.e_value for one in told.judged().streams if one.stream == "feedback")
+    assert not any(one.alarming or one.e_value for one in told.judged().reports if one.signal == "feedback")
     told.take(labelled_traffic([True] * 40))
     found = told.stream("feedback")
     assert found.alarming
@@ -203,11 +203,11 @@ def test_the_mix_of_who_answers_makes_no_difference_between_arms() -> None:
         records += [(at(when), who), (at(when + 1), other)]
         feedback.append((at(when + 30), said(name, draw.random() >= 0.3, f"shop{number % 3}")))
     found = replay(records, feedback, task_step(), MORNING + DAY)[V3]
-    assert not any(one.stream == "shadow" for one in found.streams)
+    assert not any(one.signal == "shadow" for one in found.reports)
     judged = [
         (name, msgspec.structs.replace(one, demonstration_digests={"normal": f"c{name}"})) for name, one in feedback
     ]
-    (both,) = [one for one in replay(records, judged, task_step(), MORNING + DAY)[V3].streams if one.stream == "shadow"]
+    (both,) = [one for one in replay(records, judged, task_step(), MORNING + DAY)[V3].reports if one.signal == "shadow"]
     assert (both.observed, both.estimate, both.alarming) == (800, 0.0, False)
 
 
@@ -259,7 +259,7 @@ def test_what_was_held_out_is_told_no_more_once_nothing_is() -> None:
     told.take(labelled_traffic(errors(0.04, 150)))
     assert told.stream("holdout").observed > 100, "it is as new as the labels of which feedback's share lately is"
     told.take(labelled_traffic(errors(0.04, 150)))
-    assert not any(one.stream == "holdout" for one in told.judged().streams)
+    assert not any(one.signal == "holdout" for one in told.judged().reports)
 
 
 def test_shadows_are_counted_whether_they_cost_anything_or_not() -> None:

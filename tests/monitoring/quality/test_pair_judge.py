@@ -118,7 +118,7 @@ def test_pair_of_an_older_gateway_names_no_judge_model_and_restarts_nothing() ->
 # ---- in plain words --------------------------------------------------------------------------------
 
 PLAN = msgspec.structs.replace(situations.PLAN, shadow_share=0.02, judge_pool="judges", reviews_per_week=0)
-PAIRED = msgspec.structs.replace(JUDGED, shadows=240, streams=[*JUDGED.streams, situations.PAIRS])
+PAIRED = msgspec.structs.replace(JUDGED, shadows=240, reports=[*JUDGED.reports, situations.PAIRS])
 
 
 def caveats(report: JudgeReport | None, plan: Plan = PLAN, known: Judgement = PAIRED) -> list[str]:

@@ -91,5 +91,5 @@ def test_alarm_that_outlives_a_pin_gives_a_new_verdict_with_the_signals_reasons(
     known = health.versions[V2]
     assert [one for one in done if one != "release"] == ["verdict"]
     assert known.because.startswith("It got worse: feedback, 30.0% bad lately")
-    assert known.evidence["streams"][0]["stream"] == "feedback"
+    assert known.evidence["signals"][0]["signal"] == "feedback"
     assert after(slip, health=health, at=7)[1] == []

@@ -211,12 +211,12 @@ def test_once_a_pin_is_over_what_has_recovered_meanwhile_begins_anew() -> None:
 def test_the_end_of_an_admins_degraded_is_no_recovery_and_throws_no_evidence_away() -> None:
     told = Told(step=step(PLAN))
     told.take(together(labelled_traffic(errors(0.08, 300)), shadowed(0.05), complained(0.3)))
-    before, watched = told.judged().streams, told.reckoning.watches[V3]
+    before, watched = told.judged().reports, told.reckoning.watches[V3]
     for _ in range(3):
         told.tell("degraded", pinned=True)
         assert told.reckoning.watches[V3].feedback.reverse is not None
         told.tell("healthy")
-    assert told.judged().streams == before
+    assert told.judged().reports == before
     known = told.reckoning.watches[V3]
     assert (_counts(told), known.course.restarted_at, known.course.phase.verdict) == ((0, 0, 0), 0.0, "healthy")
     assert (known.feedback, known.shadow) == (watched.feedback, watched.shadow)

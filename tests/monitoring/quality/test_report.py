@@ -17,7 +17,7 @@ from monitoring.quality.verdicts.quality import (
     ArmReport,
     Judgement,
     Pin,
-    StreamReport,
+    SignalReport,
     TaskQuality,
     VersionQuality,
 )
@@ -103,24 +103,24 @@ def test_a_shift_that_an_admin_has_undone_is_not_told_as_the_settings() -> None:
 def test_what_has_to_recover_is_told_while_it_has_not() -> None:
     known = msgspec.structs.replace(DEGRADED, alarmed=("feedback", "feedback:lost", "shadow"))
     lost = msgspec.structs.replace(FEEDBACK, of_class="lost")
-    judged = msgspec.structs.replace(JUDGED, streams=[FEEDBACK, lost])
+    judged = msgspec.structs.replace(JUDGED, reports=[FEEDBACK, lost])
     said = "returns@v3 is degraded until labels show that feedback and feedback:lost came down."
     assert said in make_report(of(single(known), judged)).known
     judged = msgspec.structs.replace(
-        JUDGED, streams=[msgspec.structs.replace(one, recovered=True) for one in judged.streams]
+        JUDGED, reports=[msgspec.structs.replace(one, recovered=True) for one in judged.reports]
     )
     assert not [one for one in make_report(of(single(known), judged)).known if "is degraded until" in one]
 
 
 def test_where_no_stream_can_show_a_recovery_that_is_told_and_what_to_do() -> None:
     learning = msgspec.structs.replace(FEEDBACK, baseline={"labels": 12, "wanted": 200})
-    found = make_report(of(SHIFTED, msgspec.structs.replace(JUDGED, streams=[learning, *QUIET])))
-    [caveat] = [one for one in found.caveats if "No stream can show that returns@v3 has recovered" in one]
+    found = make_report(of(SHIFTED, msgspec.structs.replace(JUDGED, reports=[learning, *QUIET])))
+    [caveat] = [one for one in found.caveats if "No signal can show that returns@v3 has recovered" in one]
     assert "from before it was degraded" in caveat
-    assert "`apprentice tasks baseline returns returns@v3 STREAM --wrong N --of M --reason TEXT`" in found.next[0]
+    assert "`apprentice tasks baseline returns returns@v3 SIGNAL --wrong N --of M --reason TEXT`" in found.next[0]
     assert any("apprentice tasks pin returns returns@v3" in one for one in found.next)
     assert not [one for one in found.next if "comes back by itself" in one]
-    assert not [one for one in make_report(of(SHIFTED, SLIPPED)).caveats if "No stream can show" in one]
+    assert not [one for one in make_report(of(SHIFTED, SLIPPED)).caveats if "No signal can show" in one]
 
 
 def test_pairs_that_nobody_judges_are_told() -> None:
@@ -165,9 +165,9 @@ def test_few_minutes_are_no_rate() -> None:
 
 def test_before_there_is_a_baseline_that_is_told() -> None:
     learning = msgspec.structs.replace(FEEDBACK, baseline={"labels": 50, "wanted": 200})
-    latency = StreamReport(stream="latency", labelled=False, observed=3, baseline={"learning": True})
+    latency = SignalReport(signal="latency", labelled=False, observed=3, baseline={"learning": True})
     never = {"5": None, "10": None}
-    judged = msgspec.structs.replace(JUDGED, streams=[learning, latency], seconds_to_detect=never)
+    judged = msgspec.structs.replace(JUDGED, reports=[learning, latency], seconds_to_detect=never)
     sure = make_report(of(single(HEALTHY), judged)).sure
     assert any("held against nothing before 200 labels are there (50 labels so far)" in one for one in sure)
     assert "What is usual of latency is still being learned: nothing of it can be unlike before." in sure
@@ -175,10 +175,10 @@ def test_before_there_is_a_baseline_that_is_told() -> None:
 
 
 def test_a_baseline_that_hides_a_slip_is_told_with_what_to_do() -> None:
-    judged = msgspec.structs.replace(JUDGED, streams=[FEEDBACK], seconds_to_detect={"5": None, "10": None})
+    judged = msgspec.structs.replace(JUDGED, reports=[FEEDBACK], seconds_to_detect={"5": None, "10": None})
     found = make_report(of(single(HEALTHY), judged))
     assert any("A rise of 10 points would never be found: so much is hardly more" in one for one in found.sure)
-    assert any("apprentice tasks baseline returns returns@v3 STREAM --accept" in one for one in found.next)
+    assert any("apprentice tasks baseline returns returns@v3 SIGNAL --accept" in one for one in found.next)
 
 
 def test_a_judge_that_judges_itself_is_told() -> None:
@@ -301,8 +301,8 @@ def test_signal_that_alarms_and_has_recovered_is_shown_as_both_and_blames_nothin
     health = single(msgspec.structs.replace(HEALTHY, pin=word))
     found = make_report(of(health, SLIPPED))
     assert "The monitor would say that returns@v3 is degraded: labels speak against it." in found.caveats
-    streams = [msgspec.structs.replace(one, recovered=one.alarming and one.labelled) for one in SLIPPED.streams]
-    found = make_report(of(health, msgspec.structs.replace(SLIPPED, streams=streams)))
+    streams = [msgspec.structs.replace(one, recovered=one.alarming and one.labelled) for one in SLIPPED.reports]
+    found = make_report(of(health, msgspec.structs.replace(SLIPPED, reports=streams)))
     assert not [one for one in found.caveats if "would say" in one]
     [said] = [one for one in found.sure if "ALARM" in one and one.startswith("feedback")]
     assert said.endswith("; recovered since then.")
@@ -328,15 +328,15 @@ def test_where_complaints_are_looked_at_few_labels_do_not_say_that_it_is_safe() 
     few = msgspec.structs.replace(JUDGED, labels=12)
     [caveat] = [one for one in make_report(of(single(HEALTHY), few)).caveats if "12 labels only" in one]
     assert caveat.endswith("fewer than 30 never make it degraded, however bad they are.")
-    complaints = StreamReport(stream="complaints", labelled=True, observed=900, wrong=12)
-    heard = msgspec.structs.replace(few, streams=[*few.streams, complaints])
+    complaints = SignalReport(signal="complaints", labelled=True, observed=900, wrong=12)
+    heard = msgspec.structs.replace(few, reports=[*few.reports, complaints])
     [caveat] = [one for one in make_report(of(single(HEALTHY), heard)).caveats if "12 labels only" in one]
     assert caveat.endswith("fewer than 30 never make it degraded, however bad they are; its complaints may.")
 
 
 def test_pairs_that_make_a_version_degraded_without_labels_are_told_as_able_to() -> None:
     by_pairs = msgspec.structs.replace(PAIRS, estimate=0.3, low=0.2, high=0.4, e_value=31_400, alarming=True)
-    caveats = make_report(of(single(DEGRADED), msgspec.structs.replace(UNLABELLED, streams=[by_pairs, *QUIET]))).caveats
+    caveats = make_report(of(single(DEGRADED), msgspec.structs.replace(UNLABELLED, reports=[by_pairs, *QUIET]))).caveats
     assert "No label comes at present: without labels only judged pairs can make it degraded." in caveats
     assert any(one.endswith("however bad they are; its judged pairs may.") for one in caveats)
     assert not any("at most become suspicious" in one for one in caveats)
@@ -358,8 +358,8 @@ def test_pairs_that_make_a_version_degraded_without_labels_are_told_as_able_to()
     ],
 )
 def test_progress_of_learning_complaints_is_reported(baseline: dict[str, float], end: str) -> None:
-    heard = StreamReport(stream="complaints", labelled=True, observed=900, wrong=12, baseline=baseline)
-    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[heard]))).sure
+    heard = SignalReport(signal="complaints", labelled=True, observed=900, wrong=12, baseline=baseline)
+    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, reports=[heard]))).sure
     [line] = [one for one in sure if one.startswith("complaints: 12 complaints about 900 requests")]
     assert end in line
 
@@ -368,14 +368,14 @@ def test_progress_of_learning_complaints_is_reported(baseline: dict[str, float],
 def test_what_was_set_for_another_metric_is_told(observed: float) -> None:
     baseline = {"labels": 12, "wanted": 200, "set_for_another_metric": True}
     lost = msgspec.structs.replace(FEEDBACK, baseline=baseline, observed=observed)
-    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[lost]))).sure
+    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, reports=[lost]))).sure
     said = "the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)."
     assert any(one.startswith("feedback: ") and one.endswith(said) for one in sure)
 
 
 def test_the_class_of_all_others_is_told_as_that() -> None:
     other = msgspec.structs.replace(FEEDBACK, of_class="*")
-    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[other]))).sure
+    sure = make_report(of(single(HEALTHY), msgspec.structs.replace(JUDGED, reports=[other]))).sure
     assert any(one.startswith("feedback, all other classes: ") for one in sure)
     assert describe_evidence([other]).startswith("feedback of all other classes, ")
 
@@ -412,9 +412,9 @@ def test_the_number_of_labels_depends_on_the_judges_agreement(agreement: float |
 
 
 def test_clusters_of_errors_and_their_rhythm_are_told() -> None:
-    signal = StreamReport(stream="reviewed", labelled=True, observed=400, wrong=20, dispersion=2.4, has_rhythm=True)
-    judged = Judgement(task="returns", version="returns@v3", at=1.0, streams=[signal])
+    signal = SignalReport(signal="reviewed", labelled=True, observed=400, wrong=20, dispersion=2.4, has_rhythm=True)
+    judged = Judgement(task="returns", version="returns@v3", at=1.0, reports=[signal])
     (sentence,) = certainty.describe_signals(judged, Plan(), stale=False)
     assert "errors come in clusters: about 2.4 labels count as one; errors follow the day" in sentence
-    plain = msgspec.structs.replace(judged, streams=[msgspec.structs.replace(signal, dispersion=1.1, has_rhythm=False)])
+    plain = msgspec.structs.replace(judged, reports=[msgspec.structs.replace(signal, dispersion=1.1, has_rhythm=False)])
     assert "clusters" not in next(certainty.describe_signals(plain, Plan(), stale=False))

@@ -9,7 +9,7 @@ import pytest
 
 from monitoring.quality.detectors import leave_one_out, raters
 from monitoring.quality.detectors.leave_one_out import REPORTS_COUNT_AFTER_SECONDS
-from monitoring.quality.verdicts.quality import Judgement, StreamReport
+from monitoring.quality.verdicts.quality import Judgement, SignalReport
 from tests.monitoring.quality.reckoned import BY_GATE
 from tests.monitoring.quality.replays import replay
 from tests.monitoring.quality.test_version_watch import complaint_traffic
@@ -49,13 +49,13 @@ def judged(*traffics: Traffic, baselines: Any = BY_GATE, days: float = 3.0) -> J
     return replay(records, feedback, step(), MORNING + days * DAY, baselines)[V3]
 
 
-def stream(found: Judgement, name: str, of_class: str | None = None) -> StreamReport:
-    (one,) = [one for one in found.streams if (one.stream, one.of_class) == (name, of_class)]
+def stream(found: Judgement, name: str, of_class: str | None = None) -> SignalReport:
+    (one,) = [one for one in found.reports if (one.signal, one.of_class) == (name, of_class)]
     return one
 
 
 def alarming(found: Judgement) -> list[str]:
-    return [one.stream for one in found.streams if one.labelled and one.alarming]
+    return [one.signal for one in found.reports if one.labelled and one.alarming]
 
 
 @pytest.mark.parametrize("count", [1_000, 3_000])
@@ -104,7 +104,7 @@ def test_of_classes_it_is_the_same_and_a_report_begins_none() -> None:
     assert stream(found, "feedback", "toys").observed == 3_300
     assert alarming(found) == []
     begun = judged(honest, reports([True] * 1_000, kind="made up"))
-    assert [one.of_class for one in begun.streams if one.of_class] == ["toys"], "a report begins no class"
+    assert [one.of_class for one in begun.reports if one.of_class] == ["toys"], "a report begins no class"
 
 
 def test_they_teach_no_baseline_beside_served_requests() -> None:

@@ -15,7 +15,7 @@ from monitoring.quality.verdicts.quality import (
     ArmEvidence,
     ArmReport,
     Pin,
-    StreamReport,
+    SignalReport,
     TaskQuality,
     VersionQuality,
 )
@@ -303,7 +303,7 @@ arms = st.builds(
     st.sets(st.sampled_from(RESPONSES)),
 )
 def test_whatever_is_judged_shares_go_only_to_better_arms_and_never_under_the_floor(
-    steps: list[tuple[list[StreamReport], list[ArmReport], int]], enforced: bool, responses: set[Any]
+    steps: list[tuple[list[SignalReport], list[ArmReport], int]], enforced: bool, responses: set[Any]
 ) -> None:
     plan = msgspec.structs.replace(PLAN, enforced=enforced, responses=sorted(responses))
     health, at = TaskQuality(), NOW

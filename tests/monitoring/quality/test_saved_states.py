@@ -51,7 +51,7 @@ def recorded(name: str) -> dict[str, Any]:
 def labelled_signals(watch: Watch, at: float) -> list[dict[str, Any]]:
     budget = Budget(false_alarms_per_month=LABELS_MIN.false_alarms_per_month, labelled=0, unlabelled=0)
     judgement = judging.judge(watch, LABELS_MIN, budget, at)
-    return [msgspec.to_builtins(one) for one in judgement.streams if one.labelled]
+    return [msgspec.to_builtins(one) for one in judgement.reports if one.labelled]
 
 
 @pytest.mark.parametrize("name", WATCHES)
@@ -61,7 +61,7 @@ def test_saved_watch_keeps_its_phase_and_all_evidence(name: str) -> None:
     assert (dropped, watch.course.phase) == ([], WATCHES[name])
     assert watch.course.since == state["told"]["since"]
     before = {(one["stream"], one["of_class"]): one for one in state["streams"]}
-    now = {(one["stream"], one["of_class"]): one for one in labelled_signals(watch, state["at"])}
+    now = {(one["signal"], one["of_class"]): one for one in labelled_signals(watch, state["at"])}
     assert now.keys() == before.keys()
     for key, one in now.items():
         for field in ("observed", "wrong", "e_value", "recovered", "since", "baseline"):

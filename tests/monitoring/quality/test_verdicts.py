@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.quality import Judgement, Pin, StreamReport, TaskQuality, VersionQuality
+from monitoring.quality.verdicts.quality import Judgement, Pin, SignalReport, TaskQuality, VersionQuality
 from monitoring.quality.verdicts.responses import pin, release, respond
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import name_of, shows_recovery
@@ -23,24 +23,24 @@ GATE = {"kind": "gate", "upper": 0.08, "at": NOW - 1000}
 LEARNING = {"labels": 12, "wanted": 100}
 
 
-def stream(name: str, **more: Any) -> StreamReport:
+def stream(name: str, **more: Any) -> SignalReport:
     """A labelled stream that is in order, unless it is said otherwise."""
     given = {"observed": 200, "estimate": 0.05, "low": 0.02, "high": 0.07, "high_without_one": 0.07}
     given |= {"baseline": GATE, "threshold": 4e3}
-    return StreamReport(stream=name, labelled=True, **{**given, **more})
+    return SignalReport(signal=name, labelled=True, **{**given, **more})
 
 
-def alarm(name: str, **more: Any) -> StreamReport:
+def alarm(name: str, **more: Any) -> SignalReport:
     """A labelled stream that alarms."""
     return stream(name, **{"alarming": True, "estimate": 0.3, "low": 0.2, "high": 0.4, "e_value": 5e3, **more})
 
 
-def latency() -> StreamReport:
-    return StreamReport(stream="latency", labelled=False, observed=900, e_value=5e3, threshold=4e3, alarming=True)
+def latency() -> SignalReport:
+    return SignalReport(signal="latency", labelled=False, observed=900, e_value=5e3, threshold=4e3, alarming=True)
 
 
-def after(health: TaskQuality, *streams: StreamReport, at: float = 0.0) -> TaskQuality:
-    judged = Judgement(task="returns", version=V2, at=NOW + at, streams=list(streams))
+def after(health: TaskQuality, *streams: SignalReport, at: float = 0.0) -> TaskQuality:
+    judged = Judgement(task="returns", version=V2, at=NOW + at, reports=list(streams))
     return respond(health, {V2: judged}, Roles(active=V2, general=True), PLAN, NOW + at)[0]
 
 
@@ -74,7 +74,7 @@ def test_alarm_while_degraded_has_to_recover_too_and_each_class_by_itself() -> N
 
 
 @pytest.mark.parametrize("gone", [[], [stream("shadow", baseline=LEARNING, recovered=True)]])
-def test_a_stream_that_is_tested_no_more_neither_holds_it_nor_frees_it(gone: list[StreamReport]) -> None:
+def test_a_stream_that_is_tested_no_more_neither_holds_it_nor_frees_it(gone: list[SignalReport]) -> None:
     health = after(TaskQuality(), alarm("shadow"), stream("feedback"))
     assert verdict_of(after(health, *gone, stream("feedback"), at=60)) == "degraded"
     assert verdict_of(after(health, *gone, stream("feedback", recovered=True), at=60)) == "healthy"
@@ -123,9 +123,9 @@ def test_alarms_are_kept_while_an_admin_degrades_it_and_forgotten_once_healthy()
 
 def test_no_signal_shows_recovery_where_none_is_compared_with_the_time_before() -> None:
     known = VersionQuality(verdict="degraded", since=NOW)
-    judged = Judgement(task="returns", version=V2, at=NOW, streams=[latency(), stream("shadow", baseline=LEARNING)])
+    judged = Judgement(task="returns", version=V2, at=NOW, reports=[latency(), stream("shadow", baseline=LEARNING)])
     assert not shows_recovery(known, judged)
-    assert shows_recovery(known, msgspec.structs.replace(judged, streams=[*judged.streams, stream("feedback")]))
+    assert shows_recovery(known, msgspec.structs.replace(judged, reports=[*judged.reports, stream("feedback")]))
 
 
 # ---- suspect -----------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_labels_refute_a_suspicion_and_the_same_alarm_does_not_raise_it_again() 
     assert health.versions[V2].because == "60 labels since then show that it is as good as before (feedback)."
     health = after(health, latency(), stream("feedback", observed=160), at=180)
     assert verdict_of(health) == "healthy"
-    cost = msgspec.structs.replace(latency(), stream="cost")
+    cost = msgspec.structs.replace(latency(), signal="cost")
     health = after(health, latency(), cost, stream("feedback", observed=160), at=240)
     assert verdict_of(health) == "suspect", "another alarm is another suspicion"
 
@@ -271,7 +271,7 @@ some = st.builds(
 
 @given(st.lists(st.lists(some, max_size=4, unique_by=name_of), max_size=8))
 def test_degraded_never_ends_before_all_tested_alarms_have_recovered(
-    steps: list[list[StreamReport]],
+    steps: list[list[SignalReport]],
 ) -> None:
     health, since_then = TaskQuality(), set[str]()
     for at, streams in enumerate(steps):

@@ -53,7 +53,7 @@ def test_labels_that_get_worse_alarm_and_say_since_when() -> None:
 
 def test_labels_that_stay_as_they_are_do_not() -> None:
     for seed in range(5):
-        assert not any(one.alarming for one in judged(labelled_traffic(errors(0.04, 800, seed))).streams)
+        assert not any(one.alarming for one in judged(labelled_traffic(errors(0.04, 800, seed))).reports)
 
 
 def test_nothing_alarms_below_the_least_number_of_labels() -> None:
@@ -188,7 +188,7 @@ def test_what_chance_has_not_led_to_the_version_says_nothing(chosen: dict[str, A
     records = [(name, msgspec.structs.replace(one, **chosen)) for name, one in records]
     found = judged((records, feedback))
     assert (found.labels, found.requests) == (0, 0)
-    assert not any(one.observed for one in found.streams if one.stream in ("latency", "cost", "contract"))
+    assert not any(one.observed for one in found.reports if one.signal in ("latency", "cost", "contract"))
 
 
 def test_reported_requests_count_for_labels_and_contract_not_for_time_and_price() -> None:
@@ -204,7 +204,7 @@ def test_reported_requests_count_for_labels_and_contract_not_for_time_and_price(
     records = [(name, msgspec.structs.replace(one, **told, findings=scored)) for name, one in records]
     found = judged((records, feedback))
     assert found.labels == 10
-    assert {one.stream for one in found.streams if not one.labelled} == {"coverage", "contract"}
+    assert {one.signal for one in found.reports if not one.labelled} == {"coverage", "contract"}
     assert found.saving_usd == 0.0
 
 
@@ -253,7 +253,7 @@ def test_one_caller_alone_moves_the_stream_of_no_class_and_no_paired_one() -> No
             feedback.append((at(when + 5), said(name, not bad, "angry", tags={"kind": "toys"})))
     found = judged((records, feedback))
     assert stream(found, "feedback", "toys").observed > 150
-    assert not any(one.alarming for one in found.streams if one.labelled)
+    assert not any(one.alarming for one in found.reports if one.labelled)
 
 
 def test_a_class_that_is_lost_at_an_unchanged_mean_is_found() -> None:
@@ -271,7 +271,7 @@ def test_a_class_that_is_lost_at_an_unchanged_mean_is_found() -> None:
     found = judged((records, feedback), baselines=held)
     assert stream(found, "feedback", "toys").alarming
     assert not stream(found, "feedback").alarming
-    assert not any(one.alarming for one in found.streams if one.of_class not in (None, "toys"))
+    assert not any(one.alarming for one in found.reports if one.of_class not in (None, "toys"))
 
 
 def test_classes_beyond_the_twentieth_are_one() -> None:
@@ -281,7 +281,7 @@ def test_classes_beyond_the_twentieth_are_one() -> None:
         for place, (name, one) in enumerate(feedback)
     ]
     found = judged((records, named))
-    classes = [one.of_class for one in found.streams if one.of_class is not None]
+    classes = [one.of_class for one in found.reports if one.of_class is not None]
     assert len(classes) == version_watch.CLASSES_MAX + 1
     assert stream(found, "feedback", "*").observed == 20
 
@@ -452,7 +452,7 @@ def test_each_unlabelled_stream_is_seen(name: str, then: dict[str, Any]) -> None
     records = [(at(n * 60), served(f"r{n}", **first)) for n in range(700)]
     records += [(at(n * 60), served(f"r{n}", **{**first, **then})) for n in range(700, 800)]
     found = judged((records, []))
-    assert {one.stream for one in found.streams if one.alarming} == {name}
+    assert {one.signal for one in found.reports if one.alarming} == {name}
     assert found.labels == 0
 
 

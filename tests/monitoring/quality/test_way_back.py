@@ -40,7 +40,7 @@ def test_a_new_baseline_makes_nobody_healthy_before_new_labels_do() -> None:
     assert told.stream("reviewed").recovered
     told.baselines = {V3: {"feedback": measure("gate", 30, 1000, 2.0, "gate", "evaluation-2"), "reviewed": GATE}}
     told.tell("degraded")
-    assert not any(one.recovered for one in told.judged().streams)
+    assert not any(one.recovered for one in told.judged().reports)
 
 
 def test_a_version_that_was_told_to_be_degraded_without_an_alarm_gets_back() -> None:

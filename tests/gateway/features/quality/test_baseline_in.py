@@ -10,7 +10,7 @@ from monitoring.quality.signals.entries import TEXT_MAX
 
 
 def test_a_class_is_named_by_no_more_than_feedback_tells_it_by() -> None:
-    asked = {"stream": "feedback", "wrong": 4, "of": 100, "reason": "counted"}
+    asked = {"signal": "feedback", "wrong": 4, "of": 100, "reason": "counted"}
     assert BaselineIn.model_validate({**asked, "of_class": "k" * TEXT_MAX}).of_class == "k" * TEXT_MAX
     with pytest.raises(ValidationError, match="of_class"):
         BaselineIn.model_validate({**asked, "of_class": "k" * (TEXT_MAX + 1)})

@@ -14,7 +14,7 @@ from monitoring.quality.verdicts.quality import (
     SUMMARY_KEY,
     ArmReport,
     Judgement,
-    StreamReport,
+    SignalReport,
     Summary,
 )
 from serving.object_store import CHANGES_KEY
@@ -25,12 +25,12 @@ MANY = 300
 def judged(number: int, labels: int = 100) -> Judgement:
     """A judgement of the size that real ones have."""
     streams = [
-        StreamReport(stream=name, labelled=True, observed=1000.0, baseline={"upper": 0.1})
+        SignalReport(signal=name, labelled=True, observed=1000.0, baseline={"upper": 0.1})
         for name in (*LABELLED, *UNLABELLED)
     ]
     arms = [ArmReport(arm="version", mean=0.9, low=0.8, high=0.95), ArmReport(arm="general", mean=0.9)]
     return Judgement(
-        task=f"task-{number}", version=f"task-{number}@v1", at=1.0, labels=labels, streams=streams, arms=arms
+        task=f"task-{number}", version=f"task-{number}@v1", at=1.0, labels=labels, reports=streams, arms=arms
     )
 
 
