@@ -165,7 +165,7 @@ class Gateway(FastAPI):
             self.router.routes.append(Route(path, _not_here, methods=["POST"]))
 
     def answer(self, exchange: Exchange) -> Answers:
-        """Who answers a request."""
+        """The function that answers a request."""
         wire_format = FORMATS.get(exchange.path.decode("latin-1")) if exchange.method == "POST" else None
         if wire_format is None:
             return self._answer_cold
@@ -183,7 +183,7 @@ class Gateway(FastAPI):
         return caller
 
     def may_be_slow(self, exchange: Exchange) -> bool:
-        """Whether the time that a request's body takes is bounded by who reads it: an upload's is."""
+        """True if the endpoint bounds the time that a request's body takes: an upload's does."""
         return is_upload(scope_of(exchange))
 
     def refused(self, exchange: Exchange, problem: Problem) -> None:
@@ -366,7 +366,7 @@ async def open_services(settings: Settings, config: Path | None, siblings: Sibli
 
 
 async def _look_around(services: Services) -> None:
-    """What a gateway has to know before it serves. Raises RedisError, and SettingsError for a key of no use."""
+    """Read all that a gateway must know before it serves. Raises RedisError, and SettingsError for a key of no use."""
     if services.settings.audit.head_key_file is not None:
         await asyncio.to_thread(key_of, services.settings.audit)
     read_gauges(services)
@@ -433,7 +433,7 @@ async def _snapshot_keeper(
     meters: Meters,
     registry: Registry,
 ) -> SnapshotKeeper:
-    """What keeps the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
+    """The keeper of the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
     served, since that holds the interpreter. Raises EmbeddingError where it is missing or damaged."""
     fixed = await _fixed_callers(settings, redis, audit)
     path = settings.fitting.minilm_file
@@ -450,7 +450,7 @@ def feedback_of(settings: Settings, redis: Redis) -> FeedbackStore:
 
 
 def upload_limits_of(settings: Settings) -> UploadLimits:
-    """What uploads may take."""
+    """Limits of uploads."""
     limits = settings.limits
     prompts = settings.fitting.prompts_bytes_max
     return UploadLimits(limits.adapter_bytes_max, limits.uploads_max, prompts_bytes_max=prompts)

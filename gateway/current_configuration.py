@@ -1,4 +1,4 @@
-"""What the configuration says, as this gateway goes by it now; and what is made of it, each thing in one place."""
+"""The configuration in force at this gateway, and what is made of it, each thing in one place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JUDGE_FORMS_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What each pool's engines cost, and what a saving is measured against. None where no price is known."""
+    """The cost of each pool's engines, and the price that a saving is held against. None where no price is known."""
 
     by_pool: dict[str, Price | None]
     general: Price | None
@@ -63,7 +63,7 @@ class Deployment:
 
 
 def deployed_of(settings: Settings) -> Deployed:
-    """What the policy takes from the settings."""
+    """The part of the settings that goes into the policy."""
     tasks = {name: task.policy(name, settings.cache_isolation) for name, task in settings.tasks.items()}
     pools = frozenset(name for name, pool in settings.pools.items() if pool.callable)
     auto_pool = settings.general_pool if settings.general_pool in pools else None
@@ -84,7 +84,7 @@ def prices_of(settings: Settings) -> Prices:
 
 
 def bounds_of(settings: Settings) -> Mapping[str, Bound]:
-    """What a request is thought to take at most, by what may stand in `model`."""
+    """Upper bounds of a request, by what may stand in `model`."""
     prices = prices_of(settings).by_pool
     adapted = [prices[name] for name, pool in settings.pools.items() if pool.base_folder is not None]
     pools = {name: bound_of(settings.limits.pool_max_tokens_max, [price]) for name, price in prices.items()}
@@ -99,6 +99,6 @@ def bounds_of(settings: Settings) -> Mapping[str, Bound]:
 
 
 def caps_of(settings: Settings) -> Mapping[str, Cap]:
-    """What tasks may send to their fallbacks."""
+    """Caps of what tasks may send to their fallbacks."""
     tasks = settings.tasks.items()
     return {name: Cap(task.general_share_max, task.general_usd_per_day) for name, task in tasks}

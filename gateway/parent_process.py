@@ -66,12 +66,12 @@ class ServingProcess:
     questions: Questions = field(default_factory=Questions)
     ready: bool = False
     settings: Settings | None = None
-    """What it was started with."""
+    """The settings that it was started with."""
     started_at: float = 0.0
     due_at: float = 0.0
     wait_seconds: float = 0.0
     measured: bytes = b""
-    """What it had measured when it was last asked: a killed process tells no more."""
+    """Its measurements when it was last asked: a killed process tells no more."""
 
     def send(self, message: ProcessMessage) -> None:
         """Send it a message, if it is there."""
@@ -95,7 +95,7 @@ class Parent:
         self._loop = asyncio.SelectorEventLoop(selectors.PollSelector())  # its state is not shared with a fork
         self._changed = asyncio.Event()
         self._ended = Meters(settings.series_max)
-        """What processes that are no more have measured."""
+        """Measurements of processes that have ended."""
         self._began = False
         """True once one of them was ready."""
         self._stops = 0

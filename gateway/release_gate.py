@@ -73,14 +73,14 @@ async def keep_leaders(services: Services, task: str) -> Callable[[AliasEntry], 
 
 
 class GateReferences(NamedTuple):
-    """What a version is held against, and the leaders of which it is not known whether they were better."""
+    """The bar for a version, and the leaders of which it is not known whether they were better."""
 
     held: list[GateReference]
     unranked: list[str]
 
 
 async def find_references(services: Services, version: Version) -> GateReferences:
-    """What a version is held against: the one that leads its task, and the best on the same rows of those that lead or
+    """The bar for a version: the one that leads its task, and the best on the same rows of those that lead or
     have led. Raises RedisError."""
     versions, leaders = services.snapshot.current.versions, await leaders_of(services, version.task)
     references: dict[str, Role] = {}

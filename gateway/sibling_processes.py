@@ -123,7 +123,7 @@ class Siblings:
         self.count = 1 if memory is None else memory.processes
         self.number = 0 if memory is None else memory.process
         self.answers: dict[Topic, Answering] = {}
-        """What this process does with a message of each topic."""
+        """The function for a message of each topic."""
         self._end = end
         self._channel: Channel | None = None
         self._questions = Questions()

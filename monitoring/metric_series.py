@@ -27,7 +27,7 @@ JOINING: Mapping[Joined, Callable[[float, float], float]] = MappingProxyType(
 FamilyFault = Literal["overflow", "lost"]
 """Faults of an update: beyond the family's series, or no number that can be counted."""
 Numbers = list[tuple[tuple[str, ...], list[float]]]
-"""What a family's series hold, by their label values: one number, or a histogram's counts and then its sum."""
+"""The content of a family's series, by their label values: one number, or a histogram's counts and then its sum."""
 Report = Callable[[FamilyFault, str], None]
 """Takes a fault and the name of its family."""
 
@@ -177,7 +177,7 @@ class Family(Generic[Cell]):
             yield from cell.lines(exemplars)
 
     def numbers(self) -> Numbers:
-        """What all series hold."""
+        """The content of all series."""
         return [(labels, cell.numbers()) for labels, cell in self._cells.items()]
 
     def add_numbers(self, numbers: Numbers) -> None:

@@ -301,7 +301,7 @@ class ObjectStore:
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
     async def fetch(self, name: str, make: Callable[[dict[str, Any]], T]) -> tuple[T | None, int]:
-        """What `make` makes of one object (None: there is none), and its generation, which is never newer.
+        """The result of `make` for one object (None: there is none), and its generation, which is never newer.
 
         Raises Unreadable where it can't be read.
         """

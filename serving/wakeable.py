@@ -1,4 +1,4 @@
-"""What one task waits for: woken by the event loop's callbacks, without losing time to an asyncio.Event."""
+"""An event that one task waits for: woken by the event loop's callbacks, without losing time to an asyncio.Event."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ Public = Annotated[str, Path(pattern=f"^[a-z0-9]{{{PUBLIC_LENGTH}}}$")]
 
 
 class LimitsIn(Body):
-    """What a key may take of all gateways together; what is left out is not bounded."""
+    """Limits of a key at all gateways together; what is left out is not bounded."""
 
     requests_per_minute: int | None = Field(None, ge=1, le=1_000_000_000)
     tokens_per_minute: int | None = Field(None, ge=1, le=1_000_000_000_000)
@@ -65,7 +65,7 @@ class CallerIn(Body):
 
 
 class CallerChange(Body):
-    """What is to be changed of a key. Of `limits`, too, only what is named is changed; null takes a limit away."""
+    """Changes of a key. Of `limits`, too, only what is named is changed; null takes a limit away."""
 
     name: str | None = Field(None, min_length=1, max_length=100)
     owner: Owner = None

@@ -38,11 +38,11 @@ WHAT_TO_DO: Mapping[str, str] = {
     "role_required": f"Give an admin's key with --key-file or in {KEY_VARIABLE}.",
     "gate_not_passed": "Here: --force --reason TEXT, of `state apply` --past-gate TEXT.",
 }
-"""What the command line adds to the gateway's own words."""
+"""Advice that the command line adds to the gateway's own words."""
 
 
 class CommandError(Exception):
-    """What ends a command; `exit_code` is what the shell sees."""
+    """The end of a command; `exit_code` is what the shell sees."""
 
     exit_code = 2
 
@@ -265,7 +265,7 @@ def _local_url(local: Path) -> str | None:
 
 
 def _is_here(url: str) -> bool:
-    """Whether the address can only be this machine's: a key that lies here is told to no other."""
+    """True if the address can only be this machine's: a key that lies here is told to no other."""
     host = httpx.URL(url).host
     try:
         address = ipaddress.ip_address(host)

@@ -1,4 +1,4 @@
-"""What `apprentice doctor` finds on this machine and at the engines."""
+"""The checks of `apprentice doctor` on this machine and at the engines."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def report_problem(check: str, found: str, advice: str) -> DoctorFinding:
 
 
 def check_folder(check: str, folder: Path) -> DoctorFinding:
-    """Whether a folder can be written, and how much space is left. One that is missing is made at the start."""
+    """Check that a folder can be written, and the space that is left. One that is missing is made at the start."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent
@@ -82,7 +82,7 @@ def check_folder(check: str, folder: Path) -> DoctorFinding:
 
 
 async def check_archive(settings: Settings) -> DoctorFinding:
-    """Whether the archive's folder can be written, or its bucket be listed and nothing is left in its former folder.
+    """Check that the archive's folder can be written, or its bucket be listed and nothing is left in its former folder.
     Nothing is written into the bucket."""
     from monitoring.archive.bucket import list_days
     from monitoring.buckets import BucketError
@@ -103,7 +103,7 @@ async def check_archive(settings: Settings) -> DoctorFinding:
 
 
 def check_descriptors(settings: Settings) -> DoctorFinding:
-    """Whether a gateway may hold as many connections as its limits allow: each request has two."""
+    """Check that a gateway may hold as many connections as its limits allow: each request has two."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * settings.limits.in_flight_max + DESCRIPTORS_KEPT
     found = f"{allowed} may be open, {wanted} may be needed"
@@ -114,14 +114,14 @@ def check_descriptors(settings: Settings) -> DoctorFinding:
 
 
 def check_webhook(settings: Settings) -> DoctorFinding:
-    """Whether people are told of verdicts by a webhook. Nothing is sent to it."""
+    """Check that people are told of verdicts by a webhook. Nothing is sent to it."""
     if settings.monitor.webhook_url is not None:
         return report_ok("webhook", "verdicts are told at monitor.webhook_url")
     return report_warning("webhook", NOBODY_WOKEN, "Set it, or use monitoring/alerts.")
 
 
 async def check_gateway(settings: Settings) -> DoctorFinding:
-    """Whether a gateway listens where the configuration says, and is ready. Its certificate is not judged."""
+    """Check that a gateway listens where the configuration says, and is ready. Its certificate is not judged."""
     host = settings.listen.host
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     url = f"{'https' if settings.listen.tls else 'http'}://{shown}:{settings.listen.port}"
@@ -178,7 +178,7 @@ async def check_engines(pools: Iterable[PoolConfig], http: httpx.AsyncClient) ->
 
 
 def check_shared_engines(settings: Settings, pools: Iterable[PoolConfig]) -> Iterator[DoctorFinding]:
-    """Whether an engine on this machine's CPU takes adapters for one pool and plays the base of another."""
+    """Check that no engine on this machine's CPU takes adapters for one pool and plays the base of another."""
     pools_at: dict[str, set[str]] = {}
     for pool in pools:
         for replica in pool.replicas:

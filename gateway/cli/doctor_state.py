@@ -1,4 +1,4 @@
-"""What `apprentice doctor` finds where state lives."""
+"""The checks of `apprentice doctor` where state lives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY
 CLOCK_SECONDS_WARNED = 1.0
 CLOCK_SECONDS_MAX = 30.0
 RECORD_BYTES = 2_500
-"""What a record takes in Redis with its index, where there are too few to measure."""
+"""The size of a record in Redis with its index, where there are too few to measure."""
 RECORDS_TO_MEASURE = 100
 
 
@@ -101,7 +101,7 @@ def _eviction(kept: Persistence) -> DoctorFinding:
 
 
 async def _memory(settings: Settings, redis: Redis, kept: Persistence) -> DoctorFinding:
-    """Whether as many records as the stream may keep find room beside what is there."""
+    """Check that as many records as the stream may keep find room beside what is there."""
     limit = kept.memory_bytes_max or kept.machine_bytes
     if limit is None or kept.memory_bytes is None:
         return report_warning("memory", "it does not tell how much it has", "See that it has room for the records.")

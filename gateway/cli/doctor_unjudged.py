@@ -1,4 +1,4 @@
-"""What `apprentice doctor` finds of checks that have nothing to judge by, so that they never fire, or always."""
+"""The findings of `apprentice doctor` on checks that have nothing to judge by, so that they never fire, or always."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.adapters.registry import Registry
 
 
 async def check_scope(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
-    """Whether what answers for a task that judges scope or gain has models for its selector. Raises RedisError."""
+    """Check that the versions of a task that judges scope or gain have models for its selector. Raises RedisError."""
     aliases = await Registry(redis).aliases()
     for name, task in sorted(settings.tasks.items()):
         alias = aliases.get(name)
@@ -30,7 +30,7 @@ async def check_scope(settings: Settings, redis: Redis) -> AsyncIterator[DoctorF
 
 
 async def check_confidence(settings: Settings, redis: Redis) -> AsyncIterator[DoctorFinding]:
-    """Whether what answers for a task with the check `low_confidence` is calibrated for it. Raises RedisError."""
+    """Check that the versions of a task with the check `low_confidence` are calibrated for it. Raises RedisError."""
     tasks = {name: task for name, task in settings.tasks.items() if task.checks.low_confidence.mode != "off"}
     aliases = await Registry(redis).aliases() if tasks else {}
     for name, task in sorted(tasks.items()):

@@ -104,7 +104,7 @@ def _arm_row(arm: str, figures: dict[str, Any]) -> Row:
 
 
 def _describe_preferences(compared: Mapping[str, Any]) -> str:
-    """What people who saw both answers, and not whose they were, hold better."""
+    """The preferences of people who saw both answers, and not whose they were."""
     first, second, rows = compared["first"], compared["second"], compared["rows"]
     text = f"People ({compared['reviewers']}) compared {rows} answers, blind: {first} is better on "
     text += f"{compared['first_better']}, {second} on {compared['second_better']}, {compared['same']} are as good"
@@ -177,7 +177,7 @@ def _class_cell(item: dict[str, Any] | None) -> str | None:
 
 
 def _tell_thresholds(out: Output, thresholds: dict[str, Any] | None) -> None:
-    """What the rows say of the threshold of the version's scope."""
+    """The threshold of the version's scope, as the rows show it."""
     if thresholds is None:
         return
     before, share = _percent(thresholds["deferred_before"]), _percent(thresholds["deferred_share"])

@@ -28,7 +28,7 @@ from serving.tls import TlsError, Trust, TrustingTransport
 
 
 async def examine(config: Path) -> list[DoctorFinding]:
-    """What the checks find; one finding alone where the configuration can't be used."""
+    """The findings of the checks; one finding alone where the configuration can't be used."""
     try:
         settings = load_settings(config)
     except SettingsError as error:

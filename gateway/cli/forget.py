@@ -70,7 +70,7 @@ def forget(
 
 
 def _is_known(api: Api, erasure: dict[str, Any], request: str | None) -> bool:
-    """Whether something was erased, or a record or texts were found that have nothing to erase."""
+    """True if something was erased, or a record or texts were found that have nothing to erase."""
     if any(erasure[name] for name in (*COUNTED, "datasets", "suites", "trainings")):
         return True
     if request is None:

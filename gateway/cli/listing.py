@@ -45,7 +45,7 @@ def make_care_cells(version: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _note(version: dict[str, Any]) -> str:
-    """What is to be known of a version: its own note, that it is stale or to be reviewed, or that replicas which are to
+    """Notes on a version: its own note, that it is stale or to be reviewed, or that replicas which are to
     have it are without it."""
     missing = [name for name in version["wanted"] if name not in version["ready"]]
     old = [f"{name} {text}" for name, text in make_care_cells(version) if text and (name != "review by" or "(" in text)]
@@ -147,7 +147,7 @@ def tell_version(out: Printer, answer: dict[str, Any]) -> None:
 
 
 def tell_alias(out: Printer, answer: dict[str, Any]) -> None:
-    """What the requests of a task do from now on."""
+    """The way of a task's requests from now on."""
     if out.answer(answer):
         return
     copied = shares_of(answer.get("shadow"))

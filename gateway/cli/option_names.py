@@ -1,4 +1,4 @@
-"""What the gateway calls a field, and what a command calls it: errors are told in the command's own words."""
+"""The names of a field at the gateway and in a command: errors are told in the command's own words."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ TEXT_LENGTH_SHOWN = 40
 EMPTY = "No rule is set. Set one: apprentice overrides set NAME --action ACTION"
 NOT_CONDITIONS = frozenset({"action", "version", "message", "system", "mode", "starts_at", "expires_at"})
 NOT_OF_A_RULE = frozenset({"id", "to_come", "expired", "generation", "version_state"})
-"""What the gateway tells of a rule beside what it was set with."""
+"""Fields of a rule beside those that it was set with."""
 
 
 def _about(text: str, metavar: str = "TEXT") -> Any:
@@ -176,7 +176,7 @@ def _which(rule: dict[str, Any]) -> str:
 
 
 def _does(rule: dict[str, Any]) -> str:
-    """What a rule does, in words."""
+    """The effect of a rule, in words."""
     if rule["action"] == "refuse":
         return f"refuse with {_short(rule['message'])}" if rule.get("message") else "refuse"
     if rule["action"] == "system":

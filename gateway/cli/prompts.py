@@ -72,7 +72,7 @@ def send_prompts(client: AdminClient, version: str, sources: Sources) -> dict[st
 
 
 def until_fitted(api: Api, version: str, wait_seconds: float) -> dict[str, Any]:
-    """What was fitted for a version, or how far that is when `wait_seconds` are over. Raises CommandError."""
+    """The fitted models of a version, or their progress when `wait_seconds` are over. Raises CommandError."""
     deadline = time.monotonic() + wait_seconds
     with (
         explain_interrupt(api.out, f"The fitting for {version} goes on", f"show {version}"),
@@ -114,7 +114,7 @@ def _ids_told(counts: dict[str, Any]) -> str:
 
 
 def make_fitted_cells(shown: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was fitted for a version, a few words for each kind; empty where there is none."""
+    """The fitted models of a version, a few words for each kind; empty where there is none."""
     cells = [("scope", _scope_cell(shown))]
     for kind, name, words in (("confidence", "calibration", _calibration_words), ("gain", "gain", _gain_words)):
         model = (shown.get(kind) or {}).get("model")

@@ -29,7 +29,7 @@ from serving.adapters.verification import digest_of
 
 @dataclass(frozen=True)
 class Package:
-    """What is sent: the adapter's folder, its manifest, the task, and a signature's bytes (None: unsigned)."""
+    """The parts of a push: the adapter's folder, its manifest, the task, and a signature's bytes (None: unsigned)."""
 
     folder: Path
     manifest: Path
@@ -38,7 +38,7 @@ class Package:
 
 
 def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key: Path | None, signer: str) -> Package:
-    """What lies in `folder`, signed with `sign_key` where one is given.
+    """The files in `folder`, signed with `sign_key` where one is given.
 
     Raises Unusable that says what is missing, or what may not lie there: the same as the gateway's own import refuses.
     """

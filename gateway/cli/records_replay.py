@@ -32,7 +32,7 @@ SET_AT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ReplayedVersion:
-    """What is said of one version that the archive does not know: what its labels are held against, and the version
+    """Facts about a version that the archive does not know: what its labels are held against, and the version
     that led before it."""
 
     version: str | None = None

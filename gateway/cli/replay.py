@@ -85,7 +85,7 @@ def replay(
     """Replay a file of labels through the monitor: its verdicts, with time and reason.
 
     CSV with a head, or JSON lines. Columns: `right` (1, 0, true, false) or `outcome` (1 is wrong); optionally `time`,
-    `caller`, `class`, `rater`, `asked` (time of the request), `change_point` (1 while the version is known to be worse).
+    `caller`, `class`, `rater`, `asked` (time of the request), `change_point` (1 while it is known to be worse).
     Without `time` the labels are spread over the days.
     """
     from monitoring.quality.replay.report import replay_labels
@@ -252,7 +252,7 @@ def _describe_claim(claim: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _describe_time(signal: Mapping[str, Any]) -> str:
-    """What its labels show of clusters and of the hour."""
+    """Clusters and the rhythm of the day, as its labels show them."""
     clusters = f"; about {signal['dispersion']:.1f} labels count as one" if signal["dispersion"] > 1.2 else ""
     return clusters + ("; errors follow the day" if signal["has_rhythm"] else "")
 

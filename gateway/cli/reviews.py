@@ -178,7 +178,7 @@ def _metric_of(client: AdminClient, request_id: str) -> tuple[dict[str, Any], di
 
 
 def _beside(client: AdminClient, request_id: str, first: dict[str, Any]) -> str:
-    """What counts of an answer that is not the first one."""
+    """The part that counts of an answer that is not the first one."""
     label = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")["label"]
     who = f"by {first.get('rater') or first['caller']} at {format_time(first['at'])}"
     counted = f"; the monitor has counted the first answer, {json.dumps(first['value'])} {who}"
@@ -186,7 +186,7 @@ def _beside(client: AdminClient, request_id: str, first: dict[str, Any]) -> str:
 
 
 def _values(metric: dict[str, Any]) -> str:
-    """What a value of the metric is, in words."""
+    """The values of the metric, in words."""
     if metric["kind"] == "boolean":
         return "yes or no"
     if metric["kind"] == "category":

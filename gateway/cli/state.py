@@ -31,7 +31,7 @@ Prune = Annotated[bool, typer.Option("--prune", help="Remove aliases, rules and 
 ROUND_SECONDS = 60.0
 WHAT_CHARACTERS_MAX = 1000
 UNTOLD = ("salt", "previous", "manifest digest", "signed by")
-"""What is told of an object's change only where nothing else changes."""
+"""Fields of an object's change that are told only where nothing else changes."""
 
 
 class Objects(StrEnum):
@@ -44,7 +44,7 @@ class Objects(StrEnum):
 
 
 ONE: Mapping[str, str] = {"versions": "version", "aliases": "alias", "overrides": "override", "callers": "caller"}
-"""What one object of a kind is called."""
+"""The word for one object of each kind."""
 
 
 @add_command(state)
@@ -262,7 +262,7 @@ def _row(change: dict[str, Any], done: bool, from_here: bool) -> Row:
 
 
 def _what(change: dict[str, Any]) -> str:
-    """What changes about an object, in a line."""
+    """The changes of an object, in a line."""
     before, after = (dict(list_evidence(change[side])) if change[side] else {} for side in ("before", "after"))
     names = [name for name in before | after if before.get(name, "-") != after.get(name, "-")]
     shown = [name for name in names if name not in UNTOLD] or names

@@ -1,4 +1,4 @@
-"""What a command prints: tables for people on a terminal, plain columns elsewhere, or the API's JSON alone."""
+"""The output of a command: tables for people on a terminal, plain columns elsewhere, or the API's JSON alone."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Printer:
 
 
 def tell_warnings(out: Printer, answer: Mapping[str, Any]) -> None:
-    """What the gateway did, and has doubts about: on stderr, a line each."""
+    """Print the gateway's warnings on stderr, a line each."""
     for text in answer.get("warnings") or ():
         out.note(f"Warning: {text}")
 

@@ -179,7 +179,7 @@ def _when(text: str | None) -> float | str | None:
 
 
 def _pin(client: AdminClient, answer: dict[str, Any]) -> str | None:
-    """What stands of an admin's word on the version that leads: pinned, or held, which leaves the monitor's verdict."""
+    """An admin's pin on the version that leads: pinned, or held, which leaves the monitor's verdict."""
     if not answer["pinned"]:
         return None
     versions = client.get(f"/tasks/{quote(answer['task'], safe='')}/quality")["quality"]["versions"]

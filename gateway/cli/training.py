@@ -168,7 +168,7 @@ def _so_far(answer: dict[str, Any]) -> str:
 
 
 def _tell(api: Api, answer: dict[str, Any], plot: Path | None) -> None:
-    """What came of it. Raises WatchFailed where no version did."""
+    """The result of a training. Raises WatchFailed where no version did."""
     _write_plot(api, answer, plot)
     if answer["status"] != "done":
         text = f"The training {answer['id']} of {answer['task']} is {answer['status']}. {answer['note']}"

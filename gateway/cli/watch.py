@@ -32,7 +32,7 @@ from serving.adapters.entries import PLACED
 POLL_SECONDS = 0.5
 TIME_NAME = re.compile(r"([a-z_]+_)?(at|from|until|since|due)")
 TIMES_FROM = 1_000_000_000
-"""What has such a name and is not less is a time, in Unix seconds: not a count, and not a span."""
+"""A number with such a name that is not less is a time, in Unix seconds: not a count, and not a span."""
 VERDICTS: Mapping[str, str] = {
     "continue": "none yet",
     "hold": "held, for people to judge",
@@ -46,7 +46,7 @@ PIPE_SECONDS = 30.0
 
 
 class WatchFailed(CommandError):
-    """What was waited for came to nothing; the text says why."""
+    """The awaited thing came to nothing; the text says why."""
 
     exit_code = 1
 
@@ -135,7 +135,7 @@ def explain_leaving(out: Printer, kind: str, name: str) -> Iterator[None]:
 
 
 def _hint(answer: dict[str, Any]) -> str:
-    """What the replicas that are not ready yet are about."""
+    """The states of the replicas that are not ready yet."""
     states = [f"{item['replica']} {item['state']}" for item in answer["placements"] if item["state"] != "ready"]
     return make_readable(", ".join(states))[:100]
 
@@ -195,7 +195,7 @@ def describe_canary(alias: dict[str, Any]) -> list[str]:
 
 
 def make_evidence_table(evidence: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """What a verdict rests on, a row for each signal: the tests' e-values, each beside the one that would show it."""
+    """The evidence of a verdict, a row for each signal: the tests' e-values, each beside the one that would show it."""
     columns = ("signal", "pairs", "canary minus active", "shown worse", "shown no worse", "needed")
     return columns, [_signal_row(name, seen) for name, seen in (evidence.get("signals") or {}).items()]
 

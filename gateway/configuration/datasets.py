@@ -8,7 +8,7 @@ from gateway.configuration.sections import FolderPath, Section
 
 
 class DatasetSettings(Section):
-    """What `apprentice datasets build` may take."""
+    """Bounds of `apprentice datasets build`."""
 
     folder: FolderPath | None = Field(
         None,

@@ -8,7 +8,7 @@ from gateway.configuration.sections import Section
 
 
 class EvaluationSettings(Section):
-    """What `apprentice evaluate` may take."""
+    """Bounds of `apprentice evaluate`."""
 
     concurrency: int = Field(8, ge=1, le=256, description="Rows in progress, beside callers.")
     load_share_max: float = Field(

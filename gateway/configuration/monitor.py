@@ -21,7 +21,7 @@ DAY_SECONDS = 86_400
 
 
 class MonitorSettings(Section):
-    """What holds for all tasks: the fleet's false alarms, and where the monitor's actions are told."""
+    """Settings for all tasks: the fleet's false alarms, and where the monitor's actions are told."""
 
     interval_seconds: Seconds = Field(1.0, description="Time between steps of the monitor.")
     false_alarms_per_month: float = Field(

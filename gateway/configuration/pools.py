@@ -29,7 +29,7 @@ FOR_ADAPTERS_ON_A_REPLICA = ("store_folder", "sidecar_url", "recycle_url")
 
 
 class PriceSettings(Section):
-    """What a pool's tokens or replicas cost. By token or by hour; unknown stays unknown."""
+    """The cost of a pool's tokens or replicas. By token or by hour; unknown stays unknown."""
 
     prompt_usd_per_million_tokens: Usd | None = Field(None, description="For prompt tokens.")
     completion_usd_per_million_tokens: Usd | None = Field(None, description="For completion tokens.")
@@ -161,11 +161,11 @@ class PoolSettings(BodySection):
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether adapters can be loaded on its engines."""
+        """True if adapters can be loaded on its engines."""
         return self.base_folder is not None or self.base_fingerprint is not None
 
     def limits(self, max_tokens_max: int, cache_isolation: CacheIsolation) -> TaskPolicy:
-        """What a caller may ask of the pool by its name; both arguments are the gateway's own."""
+        """Limits of requests that name the pool; both arguments are the gateway's own."""
         return TaskPolicy(
             "",
             None,

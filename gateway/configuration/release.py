@@ -15,7 +15,7 @@ def _mode_of(raw: Any) -> Any:
 
 
 class ReleaseSettings(Section):
-    """Who may release, and what a version has to show before it answers requests."""
+    """The rules of a release: the people who may do it, and the evidence that a version needs first."""
 
     approver_must_differ: bool = Field(
         False,

@@ -1,4 +1,4 @@
-"""What sections of the configuration are made of, and those that say how callers get in: listeners, door and queue."""
+"""The parts of the configuration's sections, and the sections on how callers get in: listeners, door and queue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.service_account import ServiceAccount
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 RedisGone = Literal["open", "closed"]
-"""Whether limits let requests through while Redis is gone."""
+"""The behaviour of limits while Redis is gone: `open` lets requests through."""
 
 
 def _refuse_address(path: Any) -> Any:
@@ -56,7 +56,7 @@ def _allowable(names: frozenset[str]) -> frozenset[str]:
 
 
 class BodySection(Section):
-    """What callers may put into the body of a request."""
+    """Fields that callers may put into the body of a request."""
 
     parameters_allowed: Annotated[frozenset[str], AfterValidator(_allowable)] = Field(
         frozenset(), description="Permitted fields that need permission."
@@ -170,7 +170,7 @@ class ConsoleSettings(Section):
 
 
 class DoorLimits(Section):
-    """What one connection may take."""
+    """Bounds of one connection."""
 
     connections_max: int = Field(10_000, ge=1, le=1_000_000, description="Open connections of one listener.")
     address_share_max: float = Field(
@@ -192,7 +192,7 @@ class DoorLimits(Section):
 
 
 class QueueLimits(Section):
-    """What waits for a place, and how long."""
+    """Bounds of the queue: its length and its waiting time."""
 
     queue_max: int = Field(1000, ge=0, le=100_000, description="Requests that may wait for a place; 0: none.")
     queue_seconds_max: Seconds = Field(5.0, description="Longest wait for a place.")

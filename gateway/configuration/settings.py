@@ -56,11 +56,11 @@ from serving.fleet import PoolConfig
 PROCESSES_MAX = 64
 ENVIRONMENT_PREFIX = "APPRENTICE_"
 COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
-"""What the commands that ask a gateway read (docs/reference/cli.md): no settings, and no fault either."""
+"""Variables that commands of a gateway read (docs/reference/cli.md): no settings, and no fault either."""
 
 
 class LimitSettings(DoorLimits, QueueLimits):
-    """What one request may take, and how often it is tried."""
+    """Bounds of one request, and the number of its tries."""
 
     request_timeout_seconds: Seconds = Field(120.0, description="Whole request, attempts and waits included.")
     answer_timeout_seconds: Seconds = Field(60.0, description="Longest silence of an unstreamed answer.")
@@ -134,7 +134,7 @@ class RecordSettings(Section):
 
 
 class RedisSettings(Section):
-    """What an acknowledgement waits for, where a Redis is configured, and how long its file keeps what was deleted."""
+    """The wait of an acknowledgement, where a Redis is configured, and how long its file keeps what was deleted."""
 
     replicas_acked_min: int = Field(0, ge=0, le=16, description="Replicas that must have a write on disk.")
     acked_timeout_seconds: float = Field(5.0, gt=0, le=9, description="Longest wait for a write on disk.")
@@ -331,7 +331,7 @@ class Settings(BaseSettings):
         )
 
     def _judges_itself(self, task: str) -> bool:
-        """Whether the model that judges the task's pairs is that of its fallback."""
+        """True if the model that judges the task's pairs is that of its fallback."""
         judge, fallback_pool = self.tasks[task].monitor.judge, self.pools.get(self.tasks[task].fallback_pool or "")
         judging = self.pools.get(judge.pool or self.general_pool)
         if judge.kind != "model" or fallback_pool is None or judging is None:

@@ -36,7 +36,7 @@ class TrainingParameters(Section):
 
 
 class TrainingSettings(Section):
-    """What `apprentice train` may take, and where it runs."""
+    """Bounds of `apprentice train`, and the place where it runs."""
 
     runner: RunnerName = Field("local", description="Runner of trainings that name none.")
     python: Path | None = Field(

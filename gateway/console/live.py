@@ -1,4 +1,4 @@
-"""What is live: a part of a page, sent again by server-sent events whenever it has become another."""
+"""Live parts: a part of a page, sent again by server-sent events whenever it has become another."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class Visit:
         return self.console.render(template, status, notes=notes, **self.shared() | context)
 
     def shared(self) -> dict[str, Any]:
-        """What all pages have."""
+        """The values that all pages have."""
         path = self.request.url.path
         return {
             "person": self.person,

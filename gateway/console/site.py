@@ -46,7 +46,7 @@ HEADERS = (
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
-"""What a browser may do with a page: load its own script and style, and nothing from elsewhere or inside the page."""
+"""The browser's policy for a page: load its own script and style, and nothing from elsewhere or inside the page."""
 STATIC = Path(__file__).with_name("static")
 KINDS: Mapping[str, str] = MappingProxyType(
     {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}

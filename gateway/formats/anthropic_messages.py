@@ -105,7 +105,7 @@ class ToolUseChoice(msgspec.Struct):
 
 
 class Thinking(msgspec.Struct):
-    """Whether the model thinks before it answers. It is a hint: the engine's template decides."""
+    """Thinking before the answer. It is a hint: the engine's template decides."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: int | None = None
@@ -127,7 +127,7 @@ class OutputConfig(msgspec.Struct):
 
 
 class CacheControl(msgspec.Struct):
-    """Whether the prompt is cached. It is a hint: engines cache by themselves."""
+    """Caching of the prompt. It is a hint: engines cache by themselves."""
 
     type: Annotated[str, Meta(max_length=64)]
     ttl: Annotated[str, Meta(max_length=64)] | None = None
@@ -312,7 +312,7 @@ def _read_image(block: ContentBlock, place: str) -> dict[str, Any]:
 
 
 def _read_result(block: ContentBlock, place: str) -> tuple[str, list[dict[str, Any]]]:
-    """What a tool gave back: its text, and its images, which tool messages can't hold."""
+    """The result of a tool: its text, and its images, which tool messages can't hold."""
     images: list[dict[str, Any]] = []
     content = block.content
     if isinstance(content, list):

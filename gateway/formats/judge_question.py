@@ -62,7 +62,7 @@ def make_judge_request(question: str, model: str, prompt: str | None, max_tokens
 
 
 def make_constraint(engine: EngineKind) -> Mapping[str, Any]:
-    """What keeps an engine of this kind from saying anything but yes or no."""
+    """The fields that keep an engine of this kind to yes or no."""
     return ENGINE_TRAITS[engine].answer_form("choices", list(VERDICTS), CHAT.json_schema)
 
 

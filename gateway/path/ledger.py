@@ -94,7 +94,7 @@ class Ledger:
         """Its place in a trace; None where nobody traces it."""
         self.traceparent = self.trace.header() if self.trace is not None else traceparent or trace_of(record.id)
         self.tracestate = tracestate
-        """What other tracers noted of its caller's trace; engines get it as it came."""
+        """The caller's `tracestate`, of other tracers; engines get it as it came."""
         self.score_began_at: float | None = None
         self.scored_at: float | None = None
         self.chosen_at: float | None = None

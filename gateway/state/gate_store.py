@@ -50,7 +50,7 @@ class GateStore:
         return name_kinds(await self.comparisons(version), await read_suites(self._redis, version.partition("@")[0]))
 
     async def evidence(self, versions: Sequence[str]) -> LeaderEvidence:
-        """What ranks versions: their comparisons, and the last accuracy of those that have one."""
+        """The figures that rank versions: their comparisons, and the last accuracy of those that have one."""
         return LeaderEvidence(
             {name: await self.comparisons(name) for name in versions}, await self._accuracies(versions)
         )

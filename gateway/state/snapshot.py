@@ -79,7 +79,7 @@ class Deployed:
 
 
 class _Derived(Generic[S, T]):
-    """What is made of something that is replaced as a whole, and never changed: made again only where it is another."""
+    """A value made of something that is replaced as a whole, never changed: made again only where it is another."""
 
     def __init__(self, make: Callable[[S], T]) -> None:
         self._make = make

@@ -15,7 +15,7 @@ from monitoring.helper_process import JobError
 
 KEY = "apprentice:archive:lock"
 LOCK_SECONDS = 60.0
-"""Who is killed has it for so long."""
+"""A killed holder has it for so long."""
 RENEW_SECONDS = 5.0
 WAIT_SECONDS = 0.05
 

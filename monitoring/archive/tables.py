@@ -242,7 +242,7 @@ def read(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str], named
 
 
 def find_table(storage: ArchiveStorage, wanted: ArchiveQuery, named: bool = False) -> str:
-    """What may be asked for as one table; without rows where there is no file."""
+    """A data set as one table; without rows where there is no file."""
     try:
         return read(storage, wanted.dataset, list(list_files(storage, wanted)), named)
     except Nothing:

@@ -21,7 +21,7 @@ TRAIN_FILE, HELDOUT_FILE, LEFT_OUT_FILE = "train.jsonl", "heldout.jsonl", "left_
 CARD_FILE, PAGE_FILE, REQUESTS_FILE = "card.json", "card.html", "requests.txt"
 PARTIAL, REMOVED, DELETED = ".partial-", ".removed-", ".deleted-"
 FILES_FOLDER = ".files"
-"""What was sent for a build, or is made to be sent."""
+"""Files that were sent for a build, or are made to be sent."""
 
 
 def write_set(folder: Path, built: BuiltSet, card: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ TURN_ROLES = ("user", "assistant")
 SHAREGPT_FIELDS = frozenset({"conversations", "system"})
 ANSWERS = ("output", "response", "expected")
 ALPACA_FIELDS = frozenset({"instruction", "input", "context", "output", "response", "system", "history", "text"})
-"""What is read, and the text of all in one, which some files have beside it."""
+"""The fields that are read, and the text of all in one, which some files have beside them."""
 TEXT_KEYS = ("text", "value", "arguments")
 """Where a block of TensorZero has its text: as it is, in older releases, and as the arguments of a template."""
 

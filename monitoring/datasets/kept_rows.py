@@ -140,7 +140,7 @@ def _take(text: KeptText, feedback: Sequence[Feedback], source: KeptSource, foun
 
 
 def _input_of(asked: dict[str, Any]) -> str:
-    """What is asked, as the inputs of rows are compared."""
+    """The input of a row, as inputs are compared."""
     messages = asked.get("messages") or [{"role": "user", "content": asked["prompt"]}]
     return fold_text(input_of(DataRow(messages=[*messages, {"role": "assistant", "content": ""}], id="")))
 

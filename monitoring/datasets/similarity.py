@@ -18,7 +18,7 @@ Values = NDArray[np.float64]
 
 
 def make_terms() -> Any:
-    """What makes TF-IDF vectors of texts once it is fitted to some."""
+    """A maker of TF-IDF vectors of texts, once it is fitted to some."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - a second, where it is of use
 
     return TfidfVectorizer(token_pattern=WORDS, ngram_range=(1, 2), sublinear_tf=True, max_features=TERMS_MAX)

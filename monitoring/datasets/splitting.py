@@ -13,7 +13,7 @@ GROUPS_MIN = 5
 
 
 def split_groups(rows: Sequence[DataRow], groups: Sequence[str], heldout_share: float) -> list[bool]:
-    """Whether each row is held out. Rows of a group are on one side.
+    """Decide which rows are held out. Rows of a group are on one side.
 
     A group's side is drawn by a hash of its name: what is held out once is so in later sets, too. A group of synthetic
     rows alone is for training, where there are others. A class of which chance holds out nothing gives its next group.

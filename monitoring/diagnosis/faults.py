@@ -182,7 +182,7 @@ def _judge_base(case: Case) -> Cause:
 
 
 def _general_alone(case: Case, right: bytes) -> bool:
-    """Whether general answers rightly, and nothing on the version's base does."""
+    """True if general answers rightly, and nothing on the version's base does."""
     answered = [each for each in case.answers if each.text is not None]
     able = {each.kind for each in answered if _form(each.text) == right}
     return able == {"general"} and any(each.kind == "base" for each in answered)

@@ -6,7 +6,7 @@ import msgspec
 
 
 class EvaluationArm(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an arm asks: `version`, whose bytes are `digest` and `manifest_digest`, or else the base of `pool`.
+    """The model of an arm: `version`, whose bytes are `digest` and `manifest_digest`, or else the base of `pool`.
 
     A pool gets `prompt` as its system message; None: the general prompt of the version that is evaluated.
     """

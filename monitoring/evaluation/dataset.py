@@ -177,7 +177,7 @@ def find_text_fault(beginning: bytes) -> str:
 
 
 def find_separator(head: str) -> str:
-    """What parts the columns of a CSV file with this first line: a comma, or what spreadsheets write in its place."""
+    """The delimiter of a CSV file with this first line: a comma, or what spreadsheets write in its place."""
     return max(SEPARATORS, key=QUOTED.sub("", head).count)
 
 

@@ -77,7 +77,7 @@ def tell_leaks(leaks: Leaks, results: Mapping[str, Sequence[RowResult]]) -> dict
 
 
 def describe_leaks(leaks: Leaks, rows: int) -> list[str]:
-    """What is to be said of the leaks, if there are any."""
+    """Notes on the leaks, if there are any."""
     found = len(leaks.same) + len(leaks.near)
     if not found:
         return []

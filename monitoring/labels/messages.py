@@ -12,7 +12,7 @@ VoteName = Literal["majority", "dawid_skene"]
 
 
 class RatingsJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What to report on: ratings with the known values of items (`gold`), or the text of a rater file."""
+    """The subject of a report: ratings with the known values of items (`gold`), or the text of a rater file."""
 
     ratings: list[Rating] = []
     gold: dict[str, str] = {}

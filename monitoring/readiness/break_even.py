@@ -26,7 +26,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
-    """What follows from the costs. `margin_usd` is saved with each request; at or below 0 tuning never pays.
+    """The break-even point. `margin_usd` is saved with each request; at or below 0 tuning never pays.
 
     Tuning pays from `requests_per_month` on. At the present volume it has paid after `months` (None: never, or
     unknown), a version has to live for `lifetime_months_min`, and `change_usd` is what each change of the rules costs:
@@ -43,7 +43,7 @@ class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_break_even(costs: Costs) -> BreakEven:
-    """What follows from these costs, as far as they are known."""
+    """The break-even point at these costs, as far as they are known."""
     unknown = tuple(name for name in Costs.__struct_fields__ if getattr(costs, name) is None)
     found: dict[str, float | None] = {"change_usd": costs.tuning_usd}
     margin = None

@@ -44,7 +44,7 @@ class LearningCurve(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rows tell. None is unknown; the sentence beside it says why.
+    """Facts from the rows. None is unknown; the sentence beside it says why.
 
     `groups` counts rows that tell as much as one row once. `unseen` is the share of requests of classes that the rows
     do not have, by Good and Turing; `effective_classes` as many equal classes as would be as hard to guess. `agreement`

@@ -37,7 +37,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prompted(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prompt reaches without tuning, measured by an evaluation: the best of its prompted arms."""
+    """The accuracy of a prompt without tuning, measured by an evaluation: the best of its prompted arms."""
 
     evaluation: str
     arm: str
@@ -46,7 +46,7 @@ class Prompted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a task beside its examples: its traffic, and the version that leads it."""
+    """Facts about a task beside its examples: its traffic, and the version that leads it."""
 
     task: str
     traffic: Traffic | None = None

@@ -74,7 +74,7 @@ def _write_rows(job: PreparationJob) -> Preparation:
 
 
 def _has_rows(path: str) -> bool:
-    """Whether a file is named, and not empty. Raises OSError."""
+    """True if a file is named, and not empty. Raises OSError."""
     return bool(path) and Path(path).stat().st_size > 0
 
 

@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.style.source import files, shown, tree
+from tests.style.source import ROOMS, files, shown, tree
 
 QUESTIONS = frozenset({"what", "which", "who", "whether"})
-FOLDERS = ("router", "tools", "tests", "examples")
+FOLDERS = (*ROOMS, "tests", "examples")
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:

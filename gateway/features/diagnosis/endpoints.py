@@ -83,7 +83,7 @@ async def look_up(services: Services, request_id: str) -> LookedUp:
 async def _answers(
     evaluations: Evaluations, task: str | None, version: str | None, looked_up: LookedUp
 ) -> tuple[ArmAnswer, ...]:
-    """What each arm answers now; none where there is no text, or no version to compare."""
+    """The answer of each arm now; none where there is no text, or no version to compare."""
     view, policy = evaluations.services.fleet.view(), evaluations.services.snapshot.current.policy
     own = view.versions.get(version or "")
     if looked_up.text is None or own is None or task is None or task not in policy.tasks:
@@ -102,7 +102,7 @@ async def _label(services: Services, request_id: str, task: str | None) -> Reque
 async def _find_scope(
     services: Services, record: Record | None, task: str | None, version: str | None, text: KeptText | None
 ) -> ServedScope | None:
-    """What the scope check found when it was served; else what the version's scope model, if there is one, says now."""
+    """The finding of the scope check when it was served; else the score of its scope model now, if there is one."""
     findings = record.findings if record is not None else []
     found = next((each for each in findings if each.check == "out_of_scope" and each.score is not None), None)
     if found is not None and found.score is not None:

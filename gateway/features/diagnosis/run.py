@@ -39,7 +39,7 @@ def look_up(job: LookupJob) -> LookedUp:
 
 
 def words_of(text: KeptText) -> str:
-    """What a request asks, as the rows of data sets are compared by it."""
+    """The content of a request by which the rows of data sets are compared."""
     if not text.messages:
         return text.prompt if isinstance(text.prompt, str) else "\n".join(text.prompt or [])
     return "\n".join(text_of(message) for message in text.messages if message.get("role") not in INSTRUCTING)

@@ -41,7 +41,7 @@ ROWS_AT_ONCE_MAX = 100
 REPEATS_MAX = 10
 PROMPT_CHARACTERS_MAX = 8000
 TOLD = ("id", "data_digest", "suite", "rows", "repeats", "arms", "metric", "calibrate", "fit_gain")
-"""What the audit has of an evaluation that is begun."""
+"""The fields of a begun evaluation that go into the audit."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
@@ -312,7 +312,7 @@ async def resolve_wanted(
     repeats: int,
     prompt: str = "",
 ) -> WantedEvaluation:
-    """What is evaluated, resolved. Raises Problem (400, 404, 409)."""
+    """The subject of an evaluation, resolved. Raises Problem (400, 404, 409)."""
     if "@" not in name:
         task = evaluations.services.snapshot.current.policy.tasks[
             require_task(evaluations.services, name, param="version")

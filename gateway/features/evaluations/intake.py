@@ -30,7 +30,7 @@ FILE_PIECE_BYTES = 1 << 14
 
 
 class Data(msgspec.Struct, frozen=True):
-    """What is known of data that were taken in; `notes` are the faults of data that can be used all the same, and
+    """Facts about data that were taken in; `notes` are the faults of data that can be used all the same, and
     `erased` counts the rows among them that were not kept."""
 
     digest: str

@@ -30,7 +30,7 @@ ArmName = Annotated[str | None, Query(max_length=80, description="An arm; unset:
 
 
 class PreferenceIn(Body):
-    """Which of the two answers to a row is better."""
+    """A judgement: the better of the two answers to a row."""
 
     number: Annotated[int, Field(ge=0, le=2**31)]
     better: Literal["a", "b", "same"]

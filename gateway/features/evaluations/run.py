@@ -37,7 +37,7 @@ from router.scope import ScopeError, ScopeModel
 BATCH = 500
 DIGITS = 6
 SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")
-"""What people want to know of a model, of its part of the report."""
+"""The figures of a model that people want, of its part of the report."""
 
 
 async def close(job: EvaluationJob) -> Closed:

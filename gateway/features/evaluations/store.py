@@ -48,7 +48,7 @@ LOGPROBS_MAX = 256
 LOGPROBS_EVALUATIONS = 5
 """The newest evaluations of which logprobs are kept."""
 PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage", "texts", "forgotten", "preferences", "given")
-"""What there is of an evaluation beside itself and its rows."""
+"""The parts of an evaluation beside itself and its rows."""
 
 KEEP = """
 if redis.call('HGET', KEYS[2], 'run') ~= ARGV[7] then return 0 end

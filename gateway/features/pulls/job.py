@@ -33,7 +33,7 @@ from serving.object_store import Stale
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 0.25
 KEPT_SECONDS = 86_400.0
-"""What a pull has left is kept for so long after its last byte, so that another one can go on."""
+"""The files of an unfinished pull are kept for so long after its last byte, so that another one can go on."""
 COMMAND = make_command("serving.adapters.sources.fetching")
 
 
@@ -146,7 +146,7 @@ class PullingWork:
 
 
 def _upload_of(pull: Pull, folder: Path) -> Upload:
-    """What was fetched, as an upload has it. Blocks. Raises Problem (422)."""
+    """The fetched files, as an upload has them. Blocks. Raises Problem (422)."""
     manifest, signature = folder / MANIFEST_FILE, folder / SIGNATURE_FILE
     if pull.manifest is not None:
         manifest = folder / "given.yaml"

@@ -83,7 +83,7 @@ async def answer_readiness(
     ] = None,
     seed: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> Any:
-    """Whether fine-tuning is worth it, and why."""
+    """Decide whether fine-tuning is worth it, with the reasons."""
     readiness = feature_of(request, Readiness)
     limits = readiness.services.settings.evaluation
     data = bytearray()

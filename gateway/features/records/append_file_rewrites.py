@@ -20,7 +20,7 @@ LOAD_SHARE_MAX = 0.01
 REWRITE_SECONDS_MAX = 120.0
 REWRITE_LOOK_SECONDS = 0.05
 FileState = Literal["rewritten", "none", "forbidden", "unfinished"]
-"""Whether deleted texts are out of the append-only file: they are with `rewritten`, and where there is no file."""
+"""The state of deleted texts in the append-only file: they are gone with `rewritten`, and with `none`."""
 LOOKS = 5
 """Times that each gateway looks in an interval."""
 

@@ -25,7 +25,7 @@ from serving.object_store import Change, Unchanged
 
 @dataclass(frozen=True)
 class Pusher:
-    """Who adds a version: the public part of the key, and the owner that the version keeps (None: none)."""
+    """The person who adds a version: the public part of the key, and the owner that the version keeps (None: none)."""
 
     public: str
     owner: str | None

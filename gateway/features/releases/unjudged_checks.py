@@ -22,7 +22,7 @@ COMMAND_OF: Mapping[Kind, str] = MappingProxyType(
         "gain": "apprentice evaluate {version} --fit-gain",
     }
 )
-"""What makes a model of this kind."""
+"""The step that makes a model of each kind."""
 
 
 class Lack(NamedTuple):

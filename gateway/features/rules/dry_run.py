@@ -28,7 +28,7 @@ EXAMPLES_MAX = 20
 BEFORE_RULES = frozenset(
     {"rate_limit_exceeded", "budget_exceeded", "caller_busy", "draining", "storage_unavailable", "model_not_allowed"}
 )
-"""What a request is refused with before any rule is asked."""
+"""Codes of refusals that come before any rule is asked."""
 
 
 @dataclass

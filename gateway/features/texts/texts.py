@@ -25,7 +25,7 @@ class Texts:
     shares: Mapping[str, float] = field(default_factory=dict)
     """The share of its requests that each task keeps; those that keep none are not here."""
     redactions: Mapping[str, Redact] = field(default_factory=dict)
-    """What each task's texts go through."""
+    """The redaction of each task's texts."""
     seals: Seals = field(default_factory=lambda: Seals({}, None))
     _read_from: Settings | None = None
 

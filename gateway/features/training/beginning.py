@@ -23,7 +23,7 @@ from serving.training.trainer import compute_trainer_digest
 
 RANK = 8
 TOLD = ("id", "task", "data", "runner", "begin", "parameters")
-"""What the audit has of a training that is begun."""
+"""The fields of a begun training that go into the audit."""
 GOLDEN_KEPT = 3
 
 

@@ -1,5 +1,5 @@
-"""What a request to train leads to, as `monitor.retraining` says: a data set and a command; with `auto` a training, and
-the evaluation that the gate reads. It never goes past the gate.
+"""The steps after a request to train, as `monitor.retraining` says: a data set and a command; with `auto` a training,
+and the evaluation that the gate reads. It never goes past the gate.
 
 Each step is noted in the request before the next one is looked at, and its id follows from the request's or from the
 data: whoever has the job next goes on where a killed gateway stopped, and nothing is begun twice.

@@ -105,7 +105,7 @@ class TrainingStore:
                 await self._redis.hdel(_key(name), *(f"{kind}:{step}" for step in steps[-2::-2]))
 
     async def progress(self, name: str) -> dict[str, Any]:
-        """What the trainer told: of its start, and the losses by step, oldest first."""
+        """The trainer's messages: of its start, and the losses by step, oldest first."""
         raw = await self._redis.hgetall(_key(name))
         told = {field.decode(): msgspec.json.decode(value) for field, value in raw.items()}
         points = {kind: _points(told, kind) for kind in ("step", "heldout")}

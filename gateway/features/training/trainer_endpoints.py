@@ -42,7 +42,7 @@ router = APIRouter(prefix="/v1", tags=["callers"])
 
 
 class TrainerMessage(Body):
-    """What a trainer tells; docs/guides/train.md has the kinds."""
+    """A message of a trainer; docs/guides/train.md has the kinds."""
 
     model_config = ConfigDict(extra="allow")
 

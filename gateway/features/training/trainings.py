@@ -42,11 +42,11 @@ class Trainings:
         return self.services.settings.training_folder
 
     def runs_here(self, training: Training) -> bool:
-        """Whether a training runs on this machine, rather than elsewhere with its files here."""
+        """True if a training runs on this machine, rather than elsewhere with its files here."""
         return training.place == self.place and training.runner == "local" and training.status == "running"
 
     def runs_elsewhere(self, training: Training) -> bool:
-        """Whether a training that runs elsewhere has its files here."""
+        """True if a training that runs elsewhere has its files here."""
         return training.place == self.place and training.runner != "local" and training.status == "running"
 
     def find_files(self, digest: str) -> TrainingFiles | None:

@@ -35,7 +35,7 @@ DISPERSION_TOLD = 1.2
 E_VALUES = (
     "An e-value says how much likelier all this is if answers got worse than if not (docs/explanation/judging.md)."
 )
-"""What the numbers of its evidence are."""
+"""The meaning of the numbers of its evidence."""
 
 
 def describe_signals(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
