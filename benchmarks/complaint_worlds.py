@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.complaint_runs import Events, Numbers, Places
+from benchmarks.harness import Unmeasurable
 from monitoring.quality.detectors.delays import TICK_SECONDS
 
 TICKS_PER_HOUR = int(3600 / TICK_SECONDS)
@@ -67,11 +71,27 @@ DOUBLED: tuple[dict[str, Any], ...] = (
     {"delay_hours": 12.0},
     {"complain": 0.25},
     {"shape": "office hours"},
+    {"shape": "quiet weekends"},
     {"ready_sd": 0.2},
     {"callers": 10},
     {"cluster": 2},
     {"cluster": 5},
 )
+
+
+def read_worlds(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The worlds in a file, by name: of each the fields of `World` that differ. Raises Unmeasurable for others."""
+    try:
+        worlds = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]])
+        for fields in worlds.values():
+            msgspec.convert(fields, World)
+            if unknown := fields.keys() - World.__dataclass_fields__.keys():
+                raise Unmeasurable(f"{path}: a world has no {', '.join(sorted(unknown))}.")
+    except OSError as error:
+        raise Unmeasurable(f"{path} can't be read: {error.strerror or error}.") from error
+    except msgspec.MsgspecError as error:
+        raise Unmeasurable(f"{path} holds no worlds: {error}.") from error
+    return worlds
 
 
 def traffic(world: World, ticks: int) -> Numbers:

@@ -19,6 +19,7 @@ false alarms   versions that do not change, for 30 days: after its reference per
     ready by day    on some days callers are readier to complain than on others: lognormal, sd 20%
     ten callers     of different readiness (lognormal, 0.8 nepers), whose parts of the requests are drawn anew each day
     pairs, fives    complaints come in clusters of two or of five within an hour, and are as many in all
+    --worlds FILE   others instead: a JSON object of names, each with the fields of `World` that differ
 doubled error  versions of which each request is twice as likely to be answered wrong from one moment on: the hours
                until the alarm, by how many complain and how late, and in some of the worlds above
 
@@ -34,6 +35,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,7 @@ from benchmarks.complaint_worlds import (
     World,
     describe,
     drawn,
+    read_worlds,
 )
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring.quality.detectors import baselines, complaints, delays
@@ -239,13 +242,16 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         callers=asked.callers,
         cluster=asked.cluster,
     )
-    rows = [still_row(name, replace(world, **other), asked.runs, asked.seed) for name, other in STILL.items()]
+    worlds = STILL if asked.worlds is None else read_worlds(asked.worlds)
+    twice = DOUBLED if asked.worlds is None else ({}, *worlds.values())
+    rows = [still_row(name, replace(world, **other), asked.runs, asked.seed) for name, other in worlds.items()]
     run(rows, asked.runs, asked.alpha)
     still = {row.name: false_alarms(row, asked.runs, asked.alpha, asked.seed) for row in rows}
-    rows = [doubled_row(replace(world, **other), asked.runs, asked.seed) for other in DOUBLED]
+    rows = [doubled_row(replace(world, **other), asked.runs, asked.seed) for other in twice]
     run(rows, asked.runs, asked.alpha)
     seen = [doubled(row, asked.runs, asked.alpha, asked.seed) for row in rows]
-    alike = [one["rate"] for name, one in still.items() if set(STILL[name]) == {"shape"}]
+    alike = [one["rate"] for name, one in still.items() if set(worlds[name]) == {"shape"} or asked.worlds]
+    slowest = seen[4:-1] if asked.worlds is None else seen[1:]
     whole = rate_of(round(sum(alike) * asked.runs), asked.runs * len(alike))
     worst = max(still.values(), key=lambda one: one["low"])
     return {
@@ -264,7 +270,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             "doubled_hours": seen[0]["hours"]["median"],
             "doubled_hours_low": seen[0]["hours"]["low"],
             "doubled_hours_high": seen[0]["hours"]["high"],
-            "doubled_hours_slowest_low": max(one["hours"]["low"] or 24.0 * SEEN_DAYS for one in seen[4:-1]),
+            "doubled_hours_slowest_low": max(one["hours"]["low"] or 24.0 * SEEN_DAYS for one in slowest),
         },
         "still": still,
         "doubled": seen,
@@ -341,6 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--callers", type=int, default=world.callers, help="of different readiness (default 1)")
     parser.add_argument("--cluster", type=int, default=world.cluster, help="complaints at a time (default 1)")
     parser.add_argument("--delay-sigma", type=float, default=world.delay_sigma, help="in nepers (default 1.5)")
+    parser.add_argument("--worlds", type=Path, help="worlds as JSON, by name, instead of the benchmark's own")
     asked = parser.parse_args(arguments)
     asked.runs = asked.runs or (100 if asked.full else 20)
     if asked.runs < 2 or not 0 < asked.alpha < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,25 @@ def test_what_can_not_be_simulated_is_refused(capsys: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit):
             late_feedback.main(wrong)
     assert capsys.readouterr().out == ""
+
+
+def test_worlds_come_from_a_file_instead(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, days in (("MONTH_DAYS", 1), ("LEARNING_DAYS", 2), ("SEEN_DAYS", 1)):
+        monkeypatch.setattr(late_feedback, name, days)
+    monkeypatch.setattr(complaints, "REFERENCE_SECONDS_MIN", DAY_SECONDS)
+    monkeypatch.setattr(complaints, "REFERENCE_SEEN", 150)
+    file = tmp_path / "worlds.json"
+    file.write_text('{"threes": {"cluster": 3}}')
+    asked = ["--json", "--runs", "3", "--per-hour", "600", "--worlds", str(file)]
+    assert late_feedback.main(asked) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (set(told["still"]), len(told["doubled"])) == ({"threes"}, 2)
+    for wrong in ('{"threes": {"clusters": 3}}', '{"threes": {"cluster": "three"}}', "[]"):
+        file.write_text(wrong)
+        assert late_feedback.main(asked) == 1
+        assert "worlds.json" in json.loads(capsys.readouterr().out.splitlines()[-1])["reasons"][0]
 
 
 def test_the_report_is_one_line_of_json_with_its_goals(
