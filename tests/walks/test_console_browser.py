@@ -67,10 +67,9 @@ async def opened(browser: Browser, faults: list[str], **options: Any) -> Page:
 
 
 async def find_faults(page: Page, axe: str) -> list[str]:
-    """The serious findings of axe on a page, and its width where that is more than the screen's."""
+    """The findings of axe on a page, and its width where that is more than the screen's."""
     await page.evaluate(axe)  # by the debugger, to which no policy of the page applies
     found = await page.evaluate("axe.run().then(result => result.violations)")
-    found = [each for each in found if each["impact"] in ("serious", "critical")]
     faults = [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
     over = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
     return faults + ([f"{over} px too wide"] if over > 0 else [])
