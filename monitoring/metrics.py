@@ -116,12 +116,14 @@ class Meters(MetricFamilies):
                 family.add_exemplars(other.exemplars[name])
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """Requests, cost and saving (US dollars) by task; what had no task is under an empty name."""
+        """Requests, cost and saving (US dollars) by task, "" without one; and cost by key, whose name is `@` and its
+        public part."""
         totals: dict[str, dict[str, float]] = {}
-        for family in (self.requests, self.cost_usd, self.saving_usd):
-            place = family.spec.labels.index("task")
+        for family in (self.requests, self.cost_usd, self.saving_usd, self.caller_cost_usd):
+            label, sign = ("caller", "@") if family is self.caller_cost_usd else ("task", "")
+            place = family.spec.labels.index(label)
             for labels, (value,) in family.numbers():
-                row = totals.setdefault(labels[place], {})
+                row = totals.setdefault(sign + labels[place], {})
                 row[family.spec.name] = row.get(family.spec.name, 0.0) + value
         return totals
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,6 +11,7 @@ from starlette.responses import Response
 
 from gateway.console.admin_api import fill_address
 from gateway.console.signed_in_request import Visit
+from gateway.console.task_pages import sum_counters
 from monitoring.datasets.card_page import make_card
 
 SPENT_MAX = 50
@@ -24,6 +26,7 @@ async def show_keys(visit: Visit) -> Response:
     for caller in [caller for caller in callers if caller["limits"]][:SPENT_MAX]:
         found = await visit.api.find(fill_address("/admin/v1/callers/{public}", public=caller["public"]))
         caller["usage"] = found["usage"] if found else {}
+    await _add_costs(visit, callers)
     return await visit.render("keys.html", callers=callers)
 
 
@@ -32,7 +35,15 @@ async def show_key(visit: Visit) -> Response:
     public = visit.request.path_params["public"]
     caller = await visit.api.get(fill_address("/admin/v1/callers/{public}", public=public))
     limits = {name: f"{value:.15g}" for name, value in caller["limits"].items()}
+    await _add_costs(visit, [caller])
     return await visit.render("key.html", caller=caller, limits=limits)
+
+
+async def _add_costs(visit: Visit, callers: Iterable[dict[str, Any]]) -> None:
+    """Add what each key's requests have cost since the gateway's start, as far as it is known."""
+    sums = await sum_counters(visit.console.services) or {}
+    for caller in callers:
+        caller["cost"] = sums.get(f"@{caller['public']}", {}).get("apprentice_caller_cost_usd_total")
 
 
 async def show_datasets(visit: Visit) -> Response:

@@ -13,9 +13,11 @@ import httpx
 import pytest
 
 from gateway.console import live
+from gateway.console.figures import format_usd
 from gateway.console.signed_in_request import COOKIE, validate_path
 from gateway.features.reviews.agreement_job import keep_agreement
 from gateway.features.reviews.reviews import Reviews
+from tests.waiting import until
 from tests.walks.conftest import Configure
 from tests.walks.console_world import ConsoleWorld, open_console_world
 from tests.walks.gateway import NO_AUTHORITIES, RunningGateway, run_gateway
@@ -376,6 +378,22 @@ async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: Con
         assert "The rule gifts is set" in changed.text
         other = await http.post("/console/rules/edit", data=fields | edited | {"name": "presents"})
         assert "The rule gifts is as it was" in other.text
+
+
+async def test_a_key_without_limits_shows_what_it_has_cost(gateway: RunningGateway) -> None:
+    key = await gateway.key(name="free")
+    async with gateway.http(key) as caller:
+        body = {"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]}
+        answer = await caller.post("/v1/chat/completions", json=body)
+    cost = float(answer.headers["x-apprentice-cost-usd"])
+    public = key.split("-")[2]
+    await until(lambda: f"@{public}" in gateway.services.meters.totals())
+    async with browsing(gateway, gateway.admin_key) as http:
+        of_key = (await http.get(f"/console/keys/{public}")).text
+        (row,) = [row for row in (await http.get("/console/keys")).text.split("<tr>") if public in row]
+    assert f"start</dt><dd>{format_usd(cost)}</dd>" in of_key
+    assert f'<td class="number">{format_usd(cost)}</td>' in row
+    assert "not bounded" in row
 
 
 async def test_loading_the_page_of_a_new_key_again_makes_no_other(gateway: RunningGateway) -> None:
